@@ -1,0 +1,56 @@
+# Every target sets up what it needs in a virtual environment of its own: a fresh clone and Python are enough.
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= demo-out
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+NATIVE := $(shell find csrc -type f)
+CXX_FILES := $(filter %.h %.cpp %.cu %.cuh,$(NATIVE))
+
+# pytest's answer when it finds nothing to run; true of the kind that is asked for, not a failure.
+NO_TESTS := 5
+
+.PHONY: demo test slow lint format bench gpu clean
+
+demo: $(INSTALLED)
+	@mkdir -p $(OUT)
+	$(BIN)/innervoice demo --out-dir $(OUT)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+bench: $(INSTALLED)
+	@mkdir -p bench
+	$(BIN)/python -m pytest bench --benchmark-only || { code=$$?; [ $$code -eq $(NO_TESTS) ] && echo "bench/ holds no benchmarks yet"; }
+
+# Beside the torch that the machine has: nothing else is installed or changed. Needs setuptools, pybind11, cmake and pytest there.
+gpu:
+	$(PYTHON) -m pip install --no-build-isolation --no-deps .
+	$(PYTHON) -m pytest -o pythonpath=tests -m gpu $(wildcard tests bench) || { code=$$?; [ $$code -eq $(NO_TESTS) ] && echo "there are no gpu tests yet"; }
+
+clean:
+	rm -rf build dist *.egg-info demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -f kernels/innervoice_kernels/_C*.so $(INSTALLED)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# Editable, so that only native code and requirements need a second run.
+$(INSTALLED): setup.py pyproject.toml constraints.txt CMakeLists.txt $(NATIVE) | $(VENV)/bin/python
+	$(BIN)/python -m pip install -c constraints.txt -e '.[test,dev]'
+	touch $@

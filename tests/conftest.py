@@ -1,0 +1,31 @@
+"""Shared fixtures: where the golden vectors, the tiny checkpoint and the recordings are."""
+
+from __future__ import annotations
+
+import sys
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# The root holds a folder named kernels, which transformers would take for a package of that name.
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Golden vectors of the original modules."""
+    return Path(__file__).resolve().parent / "data"
+
+
+@pytest.fixture(scope="session")
+def assets_dir() -> Path:
+    """What the package carries for its demo: a tiny checkpoint and two recordings."""
+    return Path(str(resources.files("innervoice"))) / "assets"
+
+
+@pytest.fixture(scope="session")
+def tiny_dir(assets_dir: Path) -> Path:
+    """The tiny checkpoint in the shipped on-disk format."""
+    return assets_dir / "tiny"
