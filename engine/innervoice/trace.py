@@ -1,0 +1,70 @@
+"""Spans and counters of every stage -> Chrome trace JSON, which Perfetto opens. Costs one attribute test when off.
+
+The only module below `engine` that reads a clock.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+
+class Tracer:
+    """Collects events while `enabled`; a tracer belongs to one engine, any thread may record."""
+
+    def __init__(self, enabled: bool = False) -> None:
+        self.enabled = enabled
+        self._events: list[dict[str, Any]] = []
+        self._start_ns = time.perf_counter_ns()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def span(self, name: str, **args: Any) -> Iterator[None]:
+        """Record how long the block took; args must be JSON values."""
+        if not self.enabled:
+            yield
+            return
+        begin = time.perf_counter_ns()
+        try:
+            yield
+        finally:
+            self._add(
+                {"name": name, "ph": "X", "ts": self._us(begin), "dur": (time.perf_counter_ns() - begin) / 1e3, "args": args}
+            )
+
+    def instant(self, name: str, **args: Any) -> None:
+        """Record a moment."""
+        if self.enabled:
+            self._add({"name": name, "ph": "i", "s": "t", "ts": self._us(time.perf_counter_ns()), "args": args})
+
+    def counter(self, name: str, **values: float) -> None:
+        """Record values over time, drawn as a graph."""
+        if self.enabled:
+            self._add({"name": name, "ph": "C", "ts": self._us(time.perf_counter_ns()), "args": values})
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write what was collected, whole or not at all. Raises OSError."""
+        with self._lock:
+            document = {"traceEvents": list(self._events), "displayTimeUnit": "ms"}
+        target = Path(path)
+        part = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            part.write_text(json.dumps(document), encoding="utf-8")
+            os.replace(part, target)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _us(self, clock_ns: int) -> float:
+        return (clock_ns - self._start_ns) / 1e3
+
+    def _add(self, event: dict[str, Any]) -> None:
+        event |= {"pid": os.getpid(), "tid": threading.get_ident()}
+        with self._lock:
+            self._events.append(event)
