@@ -1,0 +1,274 @@
+"""Schedule + vocabulary -> Program: one row of int32 a state, which the host cursor and the sampling kernel both walk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from innervoice.schedule.program import KINDS, Schedule, ScheduleError, Segment
+from innervoice.types import Sampling, Vocabulary
+
+
+class Kind(IntEnum):
+    """What a token is. The first three are also what a drawn state is."""
+
+    REFLECTION = 0
+    TRANSCRIPT = 1
+    SPEECH = 2
+    OPEN = 3
+    CLOSE = 4
+    DONE = 5
+    END = 6
+
+    @property
+    def label(self) -> str:
+        """The lower-case name that events and `replay` use."""
+        return self.name.lower()
+
+
+class Col(IntEnum):
+    """Columns of a state's row. NEXT is indexed by text done + 2 * reflection done."""
+
+    FORCED = 0  # 1: emits the ids at OFFSET, LENGTH of the forced buffer; 0: draws
+    KIND = 1  # Kind of what is emitted
+    BUDGET = 2  # -1: no cap
+    NEXT = 3
+    CLOSE_ROW = 7  # where NEXT is looked up after a drawn close or done; the row itself elsewhere
+    OFFSET = 8
+    LENGTH = 9
+    LOW0 = 10
+    HIGH0 = 11
+    LOW1 = 12
+    HIGH1 = 13
+    EXTRA0 = 14  # drawn as well; -1: none
+    EXTRA1 = 15
+    EXTRA_NEEDS_TEXT_DONE = 16  # 1: EXTRA0 only once the text is finished
+    ENTRY = 17  # 1: a reflection segment begins here, its cap is asked for
+    HEAD = 18  # 1: a segment begins here
+    DISCARD = 19  # 1: a speech id ends the text, is discarded, and the next state draws again
+    SAMPLING = 20  # index into Program.samplings, -1: the request's
+    WIDTH = 21
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled schedule. table [S, Col.WIDTH] int32, forced [N] int32, samplings: overrides that rows refer to."""
+
+    schedule: Schedule
+    vocabulary: Vocabulary
+    table: npt.NDArray[np.int32]
+    forced: npt.NDArray[np.int32]
+    samplings: tuple[Sampling, ...]
+    start: int
+
+
+NONE_LEFT = -1
+
+
+def compile_schedule(schedule: Schedule, vocabulary: Vocabulary, resolve: Callable[[str], int | None] | None = None) -> Program:
+    """Check a schedule against a vocabulary and lay it out as rows. resolve turns token strings of `tokens` into ids.
+
+    Raises ScheduleError naming the field (spec: an empty cycle, unknown kinds, budgets below 1, ...).
+    """
+    vocabulary = _with_tokens(schedule, vocabulary, resolve)
+    if not schedule.guided:
+        return Program(schedule, vocabulary, np.zeros((0, Col.WIDTH), np.int32), np.zeros(0, np.int32), (), NONE_LEFT)
+    _check(schedule, vocabulary)
+    return _Layout(schedule, vocabulary).program()
+
+
+def _with_tokens(schedule: Schedule, vocabulary: Vocabulary, resolve: Callable[[str], int | None] | None) -> Vocabulary:
+    for name, token in schedule.tokens.items():
+        value = resolve(token) if isinstance(token, str) and resolve else token
+        if isinstance(token, str) and not isinstance(value, int):
+            raise ScheduleError(f"schedule.tokens.{name}: the tokenizer has no token {token!r}")
+        if isinstance(value, int) and not 0 <= value < vocabulary.size:
+            raise ScheduleError(f"schedule.tokens.{name}: id {value} is outside the vocabulary of {vocabulary.size}")
+        vocabulary = replace(vocabulary, **cast(dict[str, Any], {name: value}))
+    if schedule.guided and schedule.has("reflection") and schedule.reflection != "off":
+        for name in ("open", "close"):
+            if getattr(vocabulary, name) is None and name not in schedule.tokens:
+                raise ScheduleError(
+                    f"the schedule has reflection but the checkpoint names no {name!r} token: "
+                    f"give it in schedule.json or schedule.tokens, or set tokens.{name} to null"
+                )
+    return vocabulary
+
+
+def _check(schedule: Schedule, vocabulary: Vocabulary) -> None:
+    if not schedule.cycle:
+        raise ScheduleError("schedule.cycle is empty: it needs at least one segment")
+    if schedule.first and len(schedule.first) != len(schedule.cycle):
+        raise ScheduleError(f"schedule.first has {len(schedule.first)} budgets for a cycle of {len(schedule.cycle)} segments")
+    if schedule.floor < 0:
+        raise ScheduleError(f"schedule.floor is {schedule.floor}: it must be 0 or more")
+    reflect = schedule.reflection
+    if reflect not in ("on", "off") and (not isinstance(reflect, int) or isinstance(reflect, bool) or reflect < 0):
+        raise ScheduleError(f'schedule.reflect is {reflect!r}: it must be "on", "off" or a cap of 0 or more')
+    weight = schedule.reflection_weight
+    if not 0 < weight < float("inf"):
+        raise ScheduleError(f"schedule.reflection_weight is {weight}: it must be a finite number above 0")
+    named = [(f"prologue[{i}]", s) for i, s in enumerate(schedule.prologue)]
+    named += [(f"cycle[{i}]", s) for i, s in enumerate(schedule.cycle)]
+    for where, segment in named:
+        _check_segment(segment, f"schedule.{where}", schedule, vocabulary)
+    for i, budget in enumerate(schedule.first):
+        if budget is not None:
+            _check_budget(budget, f"schedule.first[{i}]")
+            if schedule.cycle[i].kind == "forced":
+                raise ScheduleError(f"schedule.first[{i}] is a budget for a forced segment: it must be null")
+    kinds = {segment.kind for segment in schedule.cycle}
+    if not kinds - {"reflection"} or (kinds <= {"reflection", "transcript"} and schedule.has("speech")):
+        raise ScheduleError("schedule.cycle: nothing can run in it once text and reflection are finished; add speech")
+    if schedule.has("speech") and vocabulary.speech is None:
+        raise ScheduleError("the schedule has speech but no speech codebook is known: load a speech tokenizer or a decoder")
+
+
+def _check_segment(segment: Segment, where: str, schedule: Schedule, vocabulary: Vocabulary) -> None:
+    if segment.kind not in KINDS:
+        raise ScheduleError(f"{where}.kind is {segment.kind!r}: it must be one of {', '.join(KINDS)}")
+    if segment.kind == "forced":
+        _check_forced(segment, where, vocabulary)
+        return
+    if segment.budget is not None:
+        _check_budget(segment.budget, f"{where}.budget")
+    elif segment.kind == "speech" and any(s.kind == "transcript" for s in schedule.cycle):
+        raise ScheduleError(f"{where}.budget is null: in a cycle with transcript, speech needs a budget")
+    elif segment.kind == "reflection" and vocabulary.close is None and vocabulary.done is None:
+        raise ScheduleError(f"{where}.budget is null and there is neither a close nor a done token: nothing could end it")
+
+
+def _check_forced(segment: Segment, where: str, vocabulary: Vocabulary) -> None:
+    if segment.voice_as not in ("reflection", "transcript", "speech"):
+        raise ScheduleError(f"{where}.as is {segment.voice_as!r}: it must be reflection, transcript or speech")
+    if not segment.ids:
+        raise ScheduleError(f"{where}.ids is empty: a forced segment needs ids")
+    low, high = (vocabulary.speech or (0, 0)) if segment.voice_as == "speech" else (0, vocabulary.size)
+    for token in segment.ids:
+        if not low <= token < high:
+            raise ScheduleError(f"{where}.ids: {token} is outside the {segment.voice_as} ids [{low}, {high})")
+
+
+def _check_budget(budget: int, where: str) -> None:
+    if not isinstance(budget, int) or isinstance(budget, bool) or not 1 <= budget < 2**31:
+        raise ScheduleError(f"{where} is {budget!r}: a budget is a whole number from 1, or null")
+
+
+class _Layout:
+    """Lays segments out as rows: [open] body [close] for a reflection, one row for anything else."""
+
+    def __init__(self, schedule: Schedule, vocabulary: Vocabulary) -> None:
+        self.schedule, self.vocabulary = schedule, vocabulary
+        self.rows: list[list[int]] = []
+        self.forced: list[int] = []
+        self.samplings: list[Sampling] = []
+        self.sequence: list[tuple[Segment, int, int]] = []  # segment, its first row, the row whose NEXT leads on
+
+    def program(self) -> Program:
+        schedule = self.schedule
+        passes = [schedule.prologue]
+        if schedule.first:
+            budgets = (
+                own if new is None else new for own, new in zip((s.budget for s in schedule.cycle), schedule.first, strict=True)
+            )
+            passes.append(tuple(replace(s, budget=b) for s, b in zip(schedule.cycle, budgets, strict=True)))
+        loop_at = sum(len(p) for p in passes)
+        for segment in [s for p in passes for s in p] + list(schedule.cycle):
+            self._add(segment)
+        for index, (_, _, last) in enumerate(self.sequence):
+            for flags in range(4):
+                self.rows[last][Col.NEXT + flags] = self._target(index + 1, loop_at, flags)
+        table = np.array(self.rows, dtype=np.int32)
+        forced = np.array(self.forced, dtype=np.int32)
+        return Program(schedule, self.vocabulary, table, forced, tuple(self.samplings), self._target(0, loop_at, 0))
+
+    def _target(self, index: int, loop_at: int, flags: int) -> int:
+        """First row of the next segment that runs, skips resolved."""
+        for _ in range(2 * len(self.sequence) + 1):
+            if index == len(self.sequence):
+                index = loop_at
+            segment, row, _ = self.sequence[index]
+            skipped = (segment.kind == "transcript" and flags & 1) or (
+                segment.kind == "reflection" and (flags & 2 or self.schedule.reflection == "off")
+            )
+            if not skipped:
+                return row
+            index += 1
+        return NONE_LEFT
+
+    def _add(self, segment: Segment) -> None:
+        first = len(self.rows)
+        if segment.kind == "reflection":
+            last = self._add_reflection(segment)
+        elif segment.kind == "forced":
+            last = self._row(Kind[segment.voice_as.upper()], ids=segment.ids)
+        else:
+            last = self._add_spoken(segment)
+        self.rows[first][Col.HEAD] = 1
+        self.sequence.append((segment, first, last))
+
+    def _add_spoken(self, segment: Segment) -> int:
+        vocabulary, speech = self.vocabulary, self.vocabulary.speech or (0, 0)
+        if segment.kind == "speech":
+            needs_text_done = self.schedule.has("transcript")
+            return self._row(
+                Kind.SPEECH, segment, ranges=(speech,), extras=(vocabulary.end_of_turn,), extra_needs_text_done=needs_text_done
+            )
+        if self.schedule.has("speech"):
+            return self._row(Kind.TRANSCRIPT, segment, ranges=(vocabulary.text, speech), discard=True)
+        return self._row(Kind.TRANSCRIPT, segment, ranges=(vocabulary.text,), extras=(vocabulary.end_of_turn,))
+
+    def _add_reflection(self, segment: Segment) -> int:
+        vocabulary = self.vocabulary
+        entry = len(self.rows)
+        if vocabulary.open is not None:
+            self._row(Kind.OPEN, ids=(vocabulary.open,))
+        body = self._row(Kind.REFLECTION, segment, ranges=(vocabulary.text,), extras=(vocabulary.close, vocabulary.done))
+        for row in range(entry, body):
+            self._lead(row, body)
+        last = body
+        if vocabulary.close is not None:
+            last = self._row(Kind.CLOSE, ids=(vocabulary.close,))
+            self._lead(body, last)
+        self.rows[entry][Col.ENTRY] = 1
+        for row in range(entry, last + 1):
+            self.rows[row][Col.CLOSE_ROW] = last
+        return last
+
+    def _lead(self, row: int, to: int) -> None:
+        self.rows[row][Col.NEXT : Col.NEXT + 4] = [to] * 4
+
+    def _row(
+        self,
+        kind: Kind,
+        segment: Segment | None = None,
+        *,
+        ids: tuple[int, ...] = (),
+        ranges: tuple[tuple[int, int], ...] = (),
+        extras: tuple[int | None, ...] = (),
+        extra_needs_text_done: bool = False,
+        discard: bool = False,
+    ) -> int:
+        row = [0] * Col.WIDTH
+        row[Col.FORCED], row[Col.KIND] = int(bool(ids)), int(kind)
+        row[Col.OFFSET], row[Col.LENGTH] = len(self.forced), len(ids)
+        self.forced += ids
+        row[Col.BUDGET] = -1 if segment is None or segment.budget is None else segment.budget
+        row[Col.CLOSE_ROW] = len(self.rows)
+        for i, (low, high) in enumerate(ranges):
+            row[Col.LOW0 + 2 * i], row[Col.HIGH0 + 2 * i] = low, high
+        present = [token for token in extras if token is not None]
+        for i in range(2):
+            row[Col.EXTRA0 + i] = present[i] if i < len(present) else -1
+        row[Col.EXTRA_NEEDS_TEXT_DONE], row[Col.DISCARD] = int(extra_needs_text_done), int(discard)
+        row[Col.SAMPLING] = -1
+        if segment is not None and segment.sampling is not None:
+            row[Col.SAMPLING] = len(self.samplings)
+            self.samplings.append(segment.sampling)
+        self.rows.append(row)
+        return len(self.rows) - 1

@@ -1,0 +1,229 @@
+"""Where a reply stands in its schedule: the host twin of the kernel's cursor, walking the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from innervoice.schedule.compile import Col, Kind, Program
+from innervoice.types import Sampling
+
+UNLIMITED = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Ids that may be drawn: half-open ranges and single ids."""
+
+    ranges: tuple[tuple[int, int], ...]
+    extras: tuple[int, ...] = ()
+
+    def __contains__(self, token: int) -> bool:
+        return token in self.extras or any(low <= token < high for low, high in self.ranges)
+
+
+@dataclass(frozen=True)
+class Emission:
+    """One emitted token: its id, kind, the reply's segment it belongs to (from 0), and whether the schedule forced it."""
+
+    token: int
+    kind: Kind
+    segment: int
+    forced: bool
+
+
+class Cursor:
+    """Walks a guided Program: while `forced` is an id, call `emit_forced`; else draw from `mask` and call `draw`.
+
+    caps: run-time caps of the reflection segments in order; those beyond the list are uncapped. ignore_eos: end-of-turn is
+    never offered.
+    """
+
+    def __init__(self, program: Program, caps: Sequence[int] = (), *, ignore_eos: bool = False) -> None:
+        self.program = program
+        self.caps = list(caps)
+        self.text_done = self.reflection_done = self.is_done = False
+        self.num_reflections = 0
+        self.segment = -1
+        self._rows: list[list[int]] = program.table.tolist()
+        self._ignore_eos = ignore_eos
+        self._offers_done = False
+        self._fresh = True
+        self._limit = UNLIMITED
+        self._enter(program.start)
+
+    @property
+    def forced(self) -> int | None:
+        """The id that must come next, None when the next one is drawn."""
+        row = self._rows[self._row]
+        return int(self.program.forced[row[Col.OFFSET] + self._count]) if row[Col.FORCED] else None
+
+    @property
+    def mask(self) -> Mask:
+        """What may be drawn now. Valid while `forced` is None."""
+        row = self._rows[self._row]
+        ranges = [(row[Col.LOW0], row[Col.HIGH0]), (row[Col.LOW1], row[Col.HIGH1])]
+        extras = [row[Col.EXTRA0], row[Col.EXTRA1]]
+        if row[Col.EXTRA_NEEDS_TEXT_DONE] and not self.text_done:
+            extras = []
+        if self._ignore_eos:
+            extras = [token for token in extras if token != self.program.vocabulary.end_of_turn]
+        if self._offers_done and self.program.vocabulary.done is not None:
+            extras.append(self.program.vocabulary.done)
+        return Mask(tuple(r for r in ranges if r[0] < r[1]), tuple(dict.fromkeys(t for t in extras if t >= 0)))
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """The current segment's own sampling, None for the request's."""
+        index = self._rows[self._row][Col.SAMPLING]
+        return None if index < 0 else self.program.samplings[index]
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of the token that comes next."""
+        return Kind(self._rows[self._row][Col.KIND])
+
+    def emit_forced(self) -> Emission:
+        """Take the forced id."""
+        token = self.forced
+        assert token is not None, "emit_forced at a state that draws"
+        row, kind = self._rows[self._row], self.kind
+        self._offers_done = False
+        emission = self._emission(token, kind, forced=True)
+        self._count += 1
+        if self._count == row[Col.LENGTH]:
+            self._enter(self._next(self._row))
+            self._offers_done = kind is Kind.CLOSE
+        return emission
+
+    def draw(self, token: int) -> Emission | None:
+        """Take a drawn id. None: it ended the text and is discarded; the next draw uses the same logits."""
+        assert token in self.mask, f"{token} is not in the mask of state {self._row}"
+        row, vocabulary = self._rows[self._row], self.program.vocabulary
+        kind = self.kind
+        if kind is Kind.REFLECTION and token in (vocabulary.close, vocabulary.done):
+            return self._end_reflection(token)
+        if self._offers_done and token == vocabulary.done:
+            self._offers_done, self.reflection_done = False, True
+            return Emission(token, Kind.DONE, self.segment, forced=False)
+        if row[Col.DISCARD] and row[Col.LOW1] <= token < row[Col.HIGH1]:
+            self.text_done = True
+            self._enter(self._next(self._row))
+            return None
+        self._offers_done = False
+        if kind is not Kind.REFLECTION and token == vocabulary.end_of_turn:
+            self.is_done, self._fresh = True, True
+            return self._emission(token, Kind.END, forced=False)
+        emission = self._emission(token, kind, forced=False)
+        self._count += 1
+        self._leave_if_spent()
+        return emission
+
+    def lower_cap(self, cap: int) -> None:
+        """Lower the cap of the reflection segment that is open; at or below its count it closes now. No effect elsewhere."""
+        kind = self.kind
+        if kind is Kind.OPEN or kind is Kind.REFLECTION:
+            self._limit = min(self._limit, max(cap, self.program.schedule.floor))
+            if kind is Kind.REFLECTION:
+                self._leave_if_spent()
+
+    def _end_reflection(self, token: int) -> Emission:
+        is_done = token == self.program.vocabulary.done
+        emission = self._emission(token, Kind.DONE if is_done else Kind.CLOSE, forced=False)
+        self.reflection_done |= is_done
+        self._enter(self._next(self._rows[self._row][Col.CLOSE_ROW]))
+        self._offers_done = not is_done
+        return emission
+
+    def _leave_if_spent(self) -> None:
+        endless = self.kind is Kind.SPEECH and self.text_done
+        if self._count >= self._limit and not endless:
+            self._enter(self._next(self._row))
+
+    def _next(self, row: int) -> int:
+        return self._rows[row][Col.NEXT + self.text_done + 2 * self.reflection_done]
+
+    def _enter(self, index: int) -> None:
+        """Stand at the first row from index on that is not capped to nothing."""
+        row = self._rows[index]
+        while row[Col.ENTRY] and not self._open_reflection(index):
+            index = self._next(row[Col.CLOSE_ROW])
+            row = self._rows[index]
+        self._row, self._count = index, 0
+        self._fresh |= bool(row[Col.HEAD])
+        if not row[Col.FORCED] and not row[Col.ENTRY]:
+            body_of_open = row[Col.KIND] == Kind.REFLECTION
+            if not body_of_open:
+                self._limit = UNLIMITED if row[Col.BUDGET] < 0 else row[Col.BUDGET]
+            self._leave_if_spent()
+
+    def _open_reflection(self, index: int) -> bool:
+        """Ask for the segment's cap; False when nothing is left of its budget."""
+        row = self._rows[index]
+        body = row if row[Col.KIND] == Kind.REFLECTION else self._rows[row[Col.NEXT]]
+        schedule = self.program.schedule
+        cap = self.caps[self.num_reflections] if self.num_reflections < len(self.caps) else UNLIMITED
+        if isinstance(schedule.reflection, int):
+            cap = min(cap, schedule.reflection)
+        self.num_reflections += 1
+        budget = UNLIMITED if body[Col.BUDGET] < 0 else body[Col.BUDGET]
+        self._limit = min(budget, max(cap, schedule.floor))
+        return self._limit > 0
+
+    def _emission(self, token: int, kind: Kind, *, forced: bool) -> Emission:
+        self.segment += self._fresh
+        self._fresh = False
+        return Emission(token, kind, self.segment, forced)
+
+
+class FreeCursor:
+    """Unguided: every id may be drawn and is only labelled; any eos id of the checkpoint ends the reply."""
+
+    forced = None
+    sampling = None
+
+    def __init__(self, program: Program, *, ignore_eos: bool = False) -> None:
+        self.program = program
+        self.is_done = False
+        self.segment = -1
+        self.mask = Mask(((0, program.vocabulary.size),))
+        self._ends = frozenset() if ignore_eos else frozenset(program.vocabulary.eos)
+        self._in_reflection = False
+        self._last: str | None = None
+
+    def draw(self, token: int) -> Emission:
+        """Label a drawn id."""
+        kind = self._label(token)
+        group = "reflection" if kind in (Kind.OPEN, Kind.REFLECTION, Kind.CLOSE, Kind.DONE) else kind.label
+        if kind is Kind.OPEN or group != self._last:
+            self.segment += 1
+        self._last = None if kind is Kind.CLOSE else group
+        return Emission(token, kind, self.segment, forced=False)
+
+    def emit_forced(self) -> Emission:
+        """Never called: nothing is forced."""
+        raise AssertionError("a free cursor forces nothing")
+
+    def _label(self, token: int) -> Kind:
+        vocabulary = self.program.vocabulary
+        if token in self._ends:
+            self.is_done = True
+            return Kind.END
+        if vocabulary.speech and vocabulary.speech[0] <= token < vocabulary.speech[1]:
+            return Kind.SPEECH
+        if token == vocabulary.open and vocabulary.close is not None:
+            self._in_reflection = True
+            return Kind.OPEN
+        if not self._in_reflection:
+            return Kind.TRANSCRIPT
+        if token == vocabulary.close:
+            self._in_reflection = False
+            return Kind.CLOSE
+        return Kind.DONE if token == vocabulary.done else Kind.REFLECTION
+
+
+def make_cursor(program: Program, caps: Sequence[int] = (), *, ignore_eos: bool = False) -> Cursor | FreeCursor:
+    """The cursor for a program, guided or free."""
+    if program.schedule.guided:
+        return Cursor(program, caps, ignore_eos=ignore_eos)
+    return FreeCursor(program, ignore_eos=ignore_eos)

@@ -1,0 +1,172 @@
+"""What a reply is made of: segments in an order, as the caller writes them (Python or JSON)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+from innervoice.config.files import read_json, refuse_unknown
+from innervoice.types import Sampling
+
+KINDS = ("reflection", "transcript", "speech", "forced")
+TOKEN_NAMES = ("open", "close", "done", "end_of_turn")
+
+
+class ScheduleError(ValueError):
+    """A schedule that cannot run; the message names the field."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One line of a schedule: at most `budget` tokens of a kind (None: no cap), or exactly `ids` when the kind is forced.
+
+    voice_as: what forced ids count as (reflection, transcript or speech). sampling: overrides the request's for this segment.
+    """
+
+    kind: str
+    budget: int | None = None
+    ids: tuple[int, ...] = ()
+    sampling: Sampling | None = None
+    voice_as: str = "reflection"
+
+    @classmethod
+    def of(cls, data: Any, where: str) -> Segment:
+        """From JSON: ["speech", 26] or {"kind": "forced", "as": "reflection", "ids": [...]}."""
+        if isinstance(data, Segment):
+            return data
+        if isinstance(data, list | tuple) and len(data) == 2 and isinstance(data[0], str):
+            return cls(data[0], data[1])
+        if not isinstance(data, Mapping) or "kind" not in data:
+            raise ScheduleError(f"{where} is {data!r}: write [kind, budget] or an object with a kind")
+        refuse_unknown(data, ("kind", "budget", "as", "ids", "sampling"), where)
+        sampling = data.get("sampling")
+        if sampling is not None:
+            refuse_unknown(sampling, (f.name for f in fields(Sampling)), f"{where}.sampling")
+        ids = data.get("ids", ())
+        if not isinstance(ids, list | tuple) or not all(type(i) is int for i in ids):
+            raise ScheduleError(f"{where}.ids is {ids!r}: give a list of token ids")
+        return cls(
+            kind=data["kind"],
+            budget=data.get("budget"),
+            ids=tuple(ids),
+            sampling=None if sampling is None else Sampling(**sampling),
+            voice_as=data.get("as", "reflection"),
+        )
+
+    def to_json(self) -> Any:
+        """What `of` reads."""
+        sampling = None if self.sampling is None else _changed(self.sampling)
+        if self.kind == "forced":
+            return {"kind": "forced", "as": self.voice_as, "ids": list(self.ids)} | ({"sampling": sampling} if sampling else {})
+        if sampling:
+            return {"kind": self.kind, "budget": self.budget, "sampling": sampling}
+        return [self.kind, self.budget]
+
+
+def _changed(sampling: Sampling) -> dict[str, Any]:
+    default = Sampling()
+    return {f.name: v for f in fields(Sampling) if (v := getattr(sampling, f.name)) != getattr(default, f.name)}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """prologue once, then cycle again and again.
+
+    first: budgets of the cycle's first pass (None: unchanged). guided False: nothing is masked or forced.
+    floor: the least a reflection may be capped to at run time. reflection: "on", "off", or a cap for each.
+    reflection_weight w: ln w is added to the score of reflection keys for spoken queries. tokens: token strings or ids by name
+    (open, close, done, end_of_turn); None says that this schedule does without.
+    """
+
+    cycle: tuple[Segment, ...]
+    prologue: tuple[Segment, ...] = ()
+    first: tuple[int | None, ...] = ()
+    guided: bool = True
+    floor: int = 0
+    reflection: Literal["on", "off"] | int = "on"
+    reflection_weight: float = 1.0
+    tokens: Mapping[str, str | int | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("cycle", "prologue"):
+            value = tuple(Segment.of(s, f"schedule.{name}[{i}]") for i, s in enumerate(getattr(self, name)))
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "first", tuple(self.first))
+        refuse_unknown(self.tokens, TOKEN_NAMES, "schedule.tokens")
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """Prologue and cycle in one."""
+        return self.prologue + self.cycle
+
+    def has(self, kind: str) -> bool:
+        """Whether a drawn segment of this kind stands in prologue or cycle."""
+        return any(segment.kind == kind for segment in self.segments)
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> Schedule:
+        """A published schedule by name (`innervoice.schedule.PRESETS`), with `*_budget` and fields changed. Raises ValueError."""
+        from innervoice.schedule.presets import preset
+
+        return preset(name, **changes)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], source: str = "schedule") -> Schedule:
+        """From the JSON form. An unknown key or an ill-typed value is a ValueError that names it."""
+        refuse_unknown(data, _JSON_KEYS, source)
+        if not isinstance(data.get("cycle"), list | tuple):
+            raise ScheduleError(f"{source}: cycle is {data.get('cycle')!r}, expected a list of [kind, budget]")
+        values = {_JSON_KEYS[key]: value for key, value in data.items()}
+        for key, kind in _JSON_TYPES.items():
+            if key in data and (not isinstance(data[key], kind) or (isinstance(data[key], bool) and bool is not kind)):
+                raise ScheduleError(f"{source}: {key} is {data[key]!r}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form, defaults left out."""
+        default = Schedule(cycle=())
+        data: dict[str, Any] = {"prologue": [s.to_json() for s in self.prologue], "cycle": [s.to_json() for s in self.cycle]}
+        for key, name in _JSON_KEYS.items():
+            value = getattr(self, name)
+            if key not in data and value != getattr(default, name):
+                data[key] = list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, Mapping) else value
+        return data
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Schedule:
+        """From a JSON file. Raises FileNotFoundError, ValueError."""
+        return cls.from_dict(read_json(path), str(path))
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the JSON file that `load` reads."""
+        import json
+
+        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+
+    def with_changes(self, **changes: Any) -> Schedule:
+        """A copy with some fields changed."""
+        return replace(self, **changes)
+
+
+_JSON_KEYS = {
+    "prologue": "prologue",
+    "cycle": "cycle",
+    "first": "first",
+    "guided": "guided",
+    "floor": "floor",
+    "reflect": "reflection",
+    "reflection_weight": "reflection_weight",
+    "tokens": "tokens",
+}
+_JSON_TYPES: dict[str, type | tuple[type, ...]] = {
+    "prologue": (list, tuple),
+    "first": (list, tuple),
+    "guided": bool,
+    "floor": int,
+    "reflect": (str, int),
+    "reflection_weight": (int, float),
+    "tokens": Mapping,
+}

@@ -1,0 +1,72 @@
+"""Run a schedule greedily over scripted logits: how the cursor is held to golden traces, and how a schedule is tried out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from innervoice.config.files import refuse_unknown
+from innervoice.schedule.compile import compile_schedule
+from innervoice.schedule.cursor import Mask, make_cursor
+from innervoice.schedule.program import Schedule
+from innervoice.types import Vocabulary
+
+
+def replay(
+    schedule: Mapping[str, Any],
+    vocab: Mapping[str, Any],
+    logits: npt.ArrayLike,
+    max_new_tokens: int,
+    caps: Sequence[int] | None = None,
+) -> tuple[list[int], list[str]]:
+    """Ids and kinds of a greedy reply whose token t is drawn from logits[t].
+
+    schedule: the JSON form; it may hold the run-time `caps` itself. vocab: {"text": [lo, hi], "speech": [lo, hi], "eot", "open",
+    "close", "done"}, null where absent. logits [T, V]. Raises ValueError when the logits run out.
+    """
+    table = np.asarray(logits)
+    if table.ndim != 2:
+        raise ValueError(f"logits have shape {table.shape}, expected [T, V]")
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}: it must be 1 or more")
+    plain = {key: value for key, value in schedule.items() if key != "caps"}
+    vocabulary = _vocabulary(vocab, table.shape[1])
+    tokens = {name: getattr(vocabulary, name) for name in ("open", "close", "done")}
+    made = Schedule.from_dict(plain | {"tokens": tokens | dict(plain.get("tokens", {}))})
+    program = compile_schedule(made, vocabulary)
+    cursor = make_cursor(program, caps if caps is not None else schedule.get("caps") or ())
+    ids: list[int] = []
+    kinds: list[str] = []
+    while len(ids) < max_new_tokens and not cursor.is_done:
+        if len(ids) >= len(table):
+            raise ValueError(f"logits hold {len(table)} rows, but the reply goes on after that many tokens")
+        emission = None
+        while emission is None:
+            emission = cursor.emit_forced() if cursor.forced is not None else cursor.draw(_best(table[len(ids)], cursor.mask))
+        ids.append(emission.token)
+        kinds.append(emission.kind.label)
+    return ids, kinds
+
+
+def _best(row: npt.NDArray[Any], mask: Mask) -> int:
+    allowed = np.concatenate([np.arange(*r) for r in mask.ranges] + [np.array(mask.extras, dtype=np.int64)])
+    allowed.sort()
+    return int(allowed[np.argmax(row[allowed])])
+
+
+def _vocabulary(vocab: Mapping[str, Any], size: int) -> Vocabulary:
+    refuse_unknown(vocab, ("text", "speech", "eot", "open", "close", "done"), "vocab")
+    text, speech = vocab["text"], vocab.get("speech")
+    return Vocabulary(
+        size=size,
+        text=(text[0], text[1]),
+        speech=(speech[0], speech[1]) if speech else None,
+        end_of_turn=vocab.get("eot"),
+        open=vocab.get("open"),
+        close=vocab.get("close"),
+        done=vocab.get("done"),
+        eos=() if vocab.get("eot") is None else (vocab["eot"],),
+    )

@@ -1,0 +1,93 @@
+"""Masked sampling   id = argmax over allowed ids of  z/T + Gumbel(seed, n, d, id),  top-k then top-p on softmax(z/T)
+
+logits: [B, V]   ->   ids: [B] int64, logprobs: [B] float32
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from innervoice_kernels.philox import gumbel_noise
+
+REFUSED = -1
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How one row draws. ranges: half-open id ranges; extras: single ids; temperature 0: greedy; top_k 0 and top_p 1: off.
+
+    seed, n, d: key of the noise (the request's seed, tokens emitted so far, 1 after a discarded draw).
+    """
+
+    ranges: tuple[tuple[int, int], ...]
+    extras: tuple[int, ...] = ()
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+    n: int = 0
+    d: int = 0
+
+
+def sample_ref(logits: Tensor, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
+    """One id a row and its log-probability (softmax of the masked logits, before temperature).
+
+    Ids outside the mask are removed first, then temperature, top-k, top-p. Equal logits: the smallest id wins. A row in which no
+    allowed logit is a number (NaN, or all -inf) gets id -1.
+    """
+    picked = [_draw_row(row, draw) for row, draw in zip(logits, draws, strict=True)]
+    device = logits.device
+    ids = torch.tensor([i for i, _ in picked], dtype=torch.int64, device=device)
+    return ids, torch.tensor([p for _, p in picked], dtype=torch.float32, device=device)
+
+
+def allowed_ids(draw: Draw, device: torch.device) -> Tensor:
+    """The ids of a mask, ascending, each once -> [N] int64."""
+    parts: list[Tensor] = []
+    end = 0
+    for low, high in sorted((*draw.ranges, *((token, token + 1) for token in draw.extras))):
+        if max(low, end) < high:
+            parts.append(torch.arange(max(low, end), high, device=device))
+            end = high
+    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64, device=device)
+
+
+def _draw_row(row: Tensor, draw: Draw) -> tuple[int, float]:
+    ids = allowed_ids(draw, row.device)
+    z = row[ids].float()
+    if not len(ids) or not torch.isfinite(z.max()) or torch.isnan(z).any():
+        return REFUSED, float("nan")
+    logprobs = torch.log_softmax(z, dim=0)
+    if draw.temperature > 0:
+        scaled = z / draw.temperature
+        kept = _keep_top_p(_keep_top_k(scaled, draw.top_k), draw.top_p)
+        index = int(torch.argmax(kept + gumbel_noise(draw.seed, draw.n, draw.d, ids)))
+    else:
+        index = int(torch.argmax(z))
+    return int(ids[index]), float(logprobs[index])
+
+
+def _keep_top_k(z: Tensor, top_k: int) -> Tensor:
+    """The k largest and their equals; the rest -inf."""
+    if top_k == 0 or top_k >= len(z):
+        return z
+    return z.masked_fill(z < torch.topk(z, top_k).values[-1], float("-inf"))
+
+
+def _keep_top_p(z: Tensor, top_p: float) -> Tensor:
+    """The most probable ids until their sum reaches top_p, at least one; the rest -inf."""
+    if top_p >= 1.0:
+        return z
+    order = torch.argsort(z, descending=True, stable=True)
+    p = torch.softmax(z[order], dim=0)
+    dropped = order[torch.cumsum(p, dim=0) - p >= top_p]
+    return z.index_fill(0, dropped, float("-inf"))
+
+
+def sample(logits: Tensor, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
+    """The public op; see `sample_ref`."""
+    return sample_ref(logits, draws)

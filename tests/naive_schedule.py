@@ -1,0 +1,138 @@
+"""The schedule's rules read straight from the page, as a generator over scripted logits: no tables, no states. For tests only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+INFINITY = 10**9
+
+
+class Naive:
+    """Runs a guided schedule (JSON form) greedily; `vocab` as in `replay`."""
+
+    def __init__(
+        self, schedule: dict[str, Any], vocab: dict[str, Any], logits: np.ndarray, limit: int, caps: Sequence[int]
+    ) -> None:
+        self.schedule, self.vocab, self.logits, self.limit, self.caps = schedule, vocab, logits, limit, caps
+        self.text_done = self.reflection_done = self.over = self.offer = False
+        self.num_reflections = 0
+        self.out: list[tuple[int, str]] = []
+
+    def run(self) -> tuple[list[int], list[str]]:
+        for segment in self._segments():
+            self._run_segment(segment)
+            if self._full():
+                break
+        out = self.out[: self.limit]
+        return [token for token, _ in out], [kind for _, kind in out]
+
+    def _segments(self) -> Iterator[Any]:
+        yield from self.schedule.get("prologue", [])
+        first = self.schedule.get("first") or []
+        for segment, budget in zip(self.schedule["cycle"], first, strict=False):
+            yield segment if budget is None else [segment[0], budget]
+        while True:
+            yield from self.schedule["cycle"]
+
+    def _full(self) -> bool:
+        return self.over or len(self.out) >= self.limit
+
+    def _emit(self, token: int, kind: str) -> None:
+        self.out.append((token, kind))
+
+    def _has(self, kind: str) -> bool:
+        return any(isinstance(s, list) and s[0] == kind for s in self.schedule.get("prologue", []) + self.schedule["cycle"])
+
+    def _pick(self, ids: list[int]) -> int:
+        """Draw from ids, the offered done included; a drawn offer is emitted and the draw is made again."""
+        while True:
+            offered = self.offer and self.vocab["done"] is not None and self.vocab["done"] not in ids
+            row = self.logits[len(self.out)]
+            token = max(sorted([*ids, self.vocab["done"]] if offered else ids), key=lambda i: row[i])
+            if not (offered and token == self.vocab["done"]):
+                return token
+            self.offer, self.reflection_done = False, True
+            self._emit(token, "done")
+            if self._full():
+                return -1
+
+    def _run_segment(self, segment: Any) -> None:
+        if isinstance(segment, dict):
+            for token in segment["ids"]:
+                self._emit(token, segment["as"])
+            self.offer = False
+            return
+        getattr(self, f"_{segment[0]}")(INFINITY if segment[1] is None else segment[1])
+
+    def _reflection(self, budget: int) -> None:
+        reflect = self.schedule.get("reflect", "on")
+        if reflect == "off" or self.reflection_done:
+            return
+        cap = self.caps[self.num_reflections] if self.num_reflections < len(self.caps) else INFINITY
+        self.num_reflections += 1
+        cap = min(cap, reflect) if isinstance(reflect, int) else cap
+        budget = min(budget, max(cap, self.schedule.get("floor", 0)))
+        if budget == 0:
+            return
+        vocab = self.vocab
+        if vocab["open"] is not None:
+            self._emit(vocab["open"], "open")
+            self.offer = False
+        ends = [t for t in (vocab["close"], vocab["done"]) if t is not None]
+        for _ in range(budget):
+            if self._full():
+                return
+            token = self._pick([*range(*vocab["text"]), *ends])
+            self.offer = False
+            if token == vocab["done"]:
+                self.reflection_done = True
+                self._emit(token, "done")
+                return
+            if token == vocab["close"]:
+                self._emit(token, "close")
+                self.offer = True
+                return
+            self._emit(token, "reflection")
+        if vocab["close"] is not None and not self._full():
+            self._emit(vocab["close"], "close")
+            self.offer = True
+
+    def _transcript(self, budget: int) -> None:
+        if self.text_done:
+            return
+        vocab, spoken = self.vocab, self._has("speech")
+        more = list(range(*vocab["speech"])) if spoken else [vocab["eot"]]
+        for _ in range(budget):
+            if self._full():
+                return
+            token = self._pick([*range(*vocab["text"]), *more])
+            if self._full():
+                return
+            if spoken and token in more:
+                self.text_done = True
+                return
+            self.offer = False
+            if token == vocab["eot"]:
+                self._emit(token, "end")
+                self.over = True
+                return
+            self._emit(token, "transcript")
+
+    def _speech(self, budget: int) -> None:
+        vocab = self.vocab
+        count = 0
+        while (count < budget or self.text_done) and not self._full():
+            ends = [vocab["eot"]] if self.text_done or not self._has("transcript") else []
+            token = self._pick([*range(*vocab["speech"]), *ends])
+            if self._full():
+                return
+            self.offer = False
+            if token == vocab["eot"]:
+                self._emit(token, "end")
+                self.over = True
+                return
+            self._emit(token, "speech")
+            count += 1
