@@ -1,0 +1,108 @@
+"""Sound in: files, file bytes and arrays -> float32 samples of the first channel; another rate with soxr."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+
+from innervoice.types import AudioIn, Samples
+
+_FULL_SCALE = {"int16": 2.0**15, "int32": 2.0**31}
+_BLOCK = 1 << 20
+
+
+def read_audio(source: AudioIn) -> tuple[Samples, int]:
+    """The first channel as float32 [T], and its rate in Hz.
+
+    source: a path, the bytes of a file (any format that libsndfile reads), or (samples [T] or [T, C], rate); integers are scaled
+    to [-1, 1).
+    Raises FileNotFoundError, or ValueError for what holds no usable sound.
+    """
+    if isinstance(source, tuple):
+        if len(source) != 2:
+            raise ValueError(f"audio is a tuple of {len(source)} items, expected (samples, rate)")
+        samples, rate = _first_channel(source[0]), source[1]
+        where = "audio"
+    elif isinstance(source, bytes):
+        where = "audio bytes"
+        samples, rate = _decode(source, where)
+    elif isinstance(source, (str, os.PathLike)):
+        where = os.fspath(source)
+        samples, rate = _decode(_file_bytes(Path(source)), where)
+    else:
+        raise ValueError(f"audio is of type {type(source).__name__}, expected a path, the bytes of a file, or (samples, rate)")
+    check_samples(samples, rate, where)
+    return samples, int(rate)
+
+
+def check_samples(samples: Samples, rate: int, where: str = "audio") -> None:
+    """Raise ValueError unless samples [T] is at least one finite number and rate a positive whole number of Hz."""
+    if isinstance(rate, bool) or not isinstance(rate, (int, np.integer)) or rate <= 0:
+        raise ValueError(f"{where}: rate is {rate!r}, expected a whole number of Hz above 0")
+    if samples.ndim != 1:
+        raise ValueError(f"{where}: samples have shape {list(samples.shape)}, expected one channel [T]: take samples[:, 0]")
+    if len(samples) == 0:
+        raise ValueError(f"{where} holds 0 samples: record or choose some sound")
+    finite = np.isfinite(samples)
+    if not finite.all():
+        first = int(np.argmin(finite))
+        raise ValueError(f"{where}: sample {first} is {samples[first]}, expected finite numbers: export the sound again")
+
+
+def resample(samples: Samples, rate: int, target: int) -> Samples:
+    """Samples [T] at `rate` Hz -> ceil(T * target / rate) samples at `target` Hz (soxr, high quality)."""
+    if rate == target:
+        return samples
+    out = soxr.resample(samples, rate, target, "HQ")
+    num = -(-len(samples) * target // rate)
+    return np.pad(out[:num], (0, max(0, num - len(out)))).astype(np.float32, copy=False)
+
+
+def _first_channel(array: Any) -> Samples:
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"audio samples are of type {type(array).__name__}, expected a numpy array [T] or [T, C]")
+    if array.ndim not in (1, 2) or (array.ndim == 2 and array.shape[1] == 0):
+        raise ValueError(f"audio samples have shape {list(array.shape)}, expected [T] or [T, C] (time first)")
+    channel = array if array.ndim == 1 else array[:, 0]
+    if array.dtype.kind == "f":
+        with np.errstate(over="ignore"):  # an infinity is refused later, with its place
+            return channel.astype(np.float32)
+    if array.dtype.name in _FULL_SCALE:
+        return (channel / _FULL_SCALE[array.dtype.name]).astype(np.float32)
+    raise ValueError(f"audio samples are {array.dtype}, expected floating point in [-1, 1], int16 or int32")
+
+
+def _file_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"{path} does not exist: name an audio file") from None
+    except IsADirectoryError:
+        raise ValueError(f"{path} is a directory: name one audio file") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read ({error}): name an audio file") from None
+
+
+def _decode(data: bytes, where: str) -> tuple[Samples, int]:
+    if not data:
+        raise ValueError(f"{where}: the file is empty (0 bytes): record or choose some sound")
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            return _read_first_channel(file), file.samplerate
+    except (soundfile.SoundFileError, RuntimeError) as error:
+        why = getattr(error, "error_string", str(error))  # without the prefix that holds a memory address
+        raise ValueError(f"{where}: no audio that can be read ({why}): use a WAV, FLAC, OGG or MP3 file") from None
+
+
+def _read_first_channel(file: soundfile.SoundFile) -> Samples:
+    """Block by block (other channels are not kept) until nothing comes: a damaged file may hold less than it says."""
+    blocks = [np.zeros(0, np.float32)]
+    while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+        blocks.append(block[:, 0].copy())
+    return np.concatenate(blocks)
