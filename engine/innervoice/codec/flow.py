@@ -1,0 +1,103 @@
+"""Speech codes -> mel frames: encoder, length regulator, and an ODE from noise to mel by ten Euler steps (CosyVoice's flow).
+
+One row at a time. The ODE's state stays float32; the networks run in the dtype of the weights.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from innervoice.codec.flow_encoder import FlowEncoder, LengthRegulator
+from innervoice.codec.flow_estimator import FlowEstimator
+from innervoice.codec.layers import Tensors, affine, linear
+from innervoice.config.decoder import MEL_HOP, MEL_RATE, FlowConfig
+
+NOISE_SEED = 42
+DEFAULT_STEPS = 10
+
+
+def num_frames(num_codes: int, token_rate: float) -> int:
+    """Mel frames that so many codes make: trunc(n / token_rate * 22050 / 256), in float32 as the original has it."""
+    seconds = np.float32(num_codes) / np.float32(token_rate)
+    return int(seconds * np.float32(MEL_RATE) / np.float32(MEL_HOP))
+
+
+def step_times(steps: int) -> Tensor:
+    """t_0 ... t_steps, [steps + 1] float32: 1 - cos(pi/2 * k/steps)."""
+    return 1 - torch.cos(torch.linspace(0, 1, steps + 1) * (math.pi / 2))
+
+
+def noise_generator() -> torch.Generator:
+    """The generator of a call: the flow's noise comes first, the vocoder's phases and noise continue it."""
+    return torch.Generator("cpu").manual_seed(NOISE_SEED)
+
+
+class Flow:
+    """The flow with its weights; tensors are named as in flow.pt."""
+
+    def __init__(self, config: FlowConfig, tensors: Tensors) -> None:
+        self.config = config
+        self._embedding = tensors["input_embedding.weight"]
+        self._speaker = affine(tensors, "spk_embed_affine_layer")
+        self.encoder = FlowEncoder(config.encoder, tensors)
+        self._project = affine(tensors, "encoder_proj")
+        self.regulator = LengthRegulator(config.num_regulator_layers, tensors)
+        self.estimator = FlowEstimator(config.estimator, tensors)
+        self._shifts = self._time_shifts(DEFAULT_STEPS)
+
+    def __call__(
+        self,
+        codes: Tensor,
+        prompt_codes: Tensor,
+        prompt_mel: Tensor,
+        *,
+        generator: torch.Generator,
+        speaker: Tensor | None = None,
+        steps: int = DEFAULT_STEPS,
+    ) -> Tensor:
+        """codes [n], prompt_codes [p] int64; prompt_mel [1, C, P]; speaker [1, 192] -> mel [1, C, F(p + n) - P] float32.
+
+        generator draws the noise on the CPU, [1, C, F(p + n)]. Raises ValueError when steps is below 1.
+        """
+        if steps < 1:
+            raise ValueError(f"steps is {steps}: it must be 1 or more")
+        mu = self.mu(torch.cat([prompt_codes, codes]))
+        cond = torch.zeros_like(mu)
+        cond[..., : prompt_mel.shape[-1]] = prompt_mel
+        noise = torch.randn(mu.shape, generator=generator).to(mu.device)
+        return self.solve(noise, mu, self.speaker_vector(speaker), cond, steps)[..., prompt_mel.shape[-1] :]
+
+    def mu(self, codes: Tensor) -> Tensor:
+        """codes [n] -> what the flow is conditioned on, [1, C, F(n)] float32."""
+        states = linear(self.encoder(F.embedding(codes, self._embedding)[None]), self._project)  # [1, n, C]
+        return self.regulator(states, num_frames(codes.shape[0], self.config.token_rate)).float()
+
+    def speaker_vector(self, speaker: Tensor | None) -> Tensor:
+        """An x-vector [1, 192] -> [1, C] float32. None is the zero vector, which leaves the layer's bias: the shipped voice."""
+        weight = self._speaker.weight
+        if speaker is None:
+            speaker = torch.zeros(1, weight.shape[1])
+        if tuple(speaker.shape) != (1, weight.shape[1]):
+            raise ValueError(f"the speaker embedding has shape {list(speaker.shape)}, expected {[1, weight.shape[1]]}")
+        unit = F.normalize(speaker.float(), dim=1).to(weight)
+        return linear(unit, self._speaker).float()
+
+    def solve(self, x: Tensor, mu: Tensor, speaker: Tensor, cond: Tensor, steps: int = DEFAULT_STEPS) -> Tensor:
+        """Integrate from noise x [1, C, F] at t = 0 to mel at t = 1; guided and unguided branch run as one batch of 2."""
+        dtype = self._embedding.dtype
+        given, speaker, shown = (torch.cat([part, torch.zeros_like(part)]).to(dtype) for part in (mu, speaker, cond))
+        shifts = self._shifts if steps == DEFAULT_STEPS else self._time_shifts(steps)
+        times, guidance = step_times(steps).tolist(), self.config.guidance
+        for k in range(steps):
+            both = x.to(dtype).expand(2, -1, -1)
+            guided, unguided = self.estimator(both, given, speaker, shown, [shift[k] for shift in shifts]).float().chunk(2)
+            x = x + (times[k + 1] - times[k]) * ((1 + guidance) * guided - guidance * unguided)
+        return x
+
+    def _time_shifts(self, steps: int) -> list[Tensor]:
+        return self.estimator.time_shifts(step_times(steps)[:-1].to(self._embedding.device))

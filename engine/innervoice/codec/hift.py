@@ -1,0 +1,177 @@
+"""Mel frames -> samples: HiFT-GAN, a neural source filter with an inverse STFT at its end (Li et al. 2023, as in CosyVoice).
+
+F0 and source run in float32 whatever the dtype (their phase accumulates), as do the exponential and the inverse STFT.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from innervoice.codec.layers import Affine, Tensors, affine, conv, conv_transpose, linear
+from innervoice.config.decoder import HiftConfig
+from innervoice.config.decoder_tensors import is_delicate
+from innervoice_kernels.istft import istft
+from innervoice_kernels.snake import snake
+
+
+class Excitation(NamedTuple):
+    """Random part of the source: phase [1, H, 1] in radians, unit noise [1, H, n]; H harmonics, the fundamental first."""
+
+    phase: Tensor
+    noise: Tensor
+
+
+@dataclass(frozen=True)
+class _ResBlock:
+    """Pairs of a dilated and a plain convolution, each behind a snake, each pair with its residual."""
+
+    dilated: list[Affine]
+    plain: list[Affine]
+    alphas: list[tuple[Tensor, Tensor]]
+    dilations: tuple[int, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [B, C, T]."""
+        for first, second, (alpha, beta), dilation in zip(self.dilated, self.plain, self.alphas, self.dilations, strict=True):
+            half = first.weight.shape[-1] // 2
+            h = conv(snake(x, alpha), first, padding=half * dilation, dilation=dilation)
+            x = x + conv(snake(h, beta), second, padding=half)
+        return x
+
+
+@dataclass(frozen=True)
+class _Stage:
+    up: Affine
+    rate: int
+    source_down: Affine
+    source_rate: int
+    source_block: _ResBlock
+    blocks: list[_ResBlock]
+
+
+def fold_weight_norm(tensors: Tensors) -> dict[str, Tensor]:
+    """name.weight_g, name.weight_v -> name.weight = g * v / |v|, the norm over all but the first dimension."""
+    folded = {name: value for name, value in tensors.items() if not name.endswith((".weight_g", ".weight_v"))}
+    for name, direction in tensors.items():
+        if name.endswith(".weight_v"):
+            gain = tensors[f"{name[:-1]}g"]
+            folded[name.removesuffix("_v")] = gain * direction / direction.norm(dim=(1, 2), keepdim=True)
+    return folded
+
+
+class Hift:
+    """The vocoder with its weights; tensors are named as in hift.pt and float32."""
+
+    def __init__(
+        self, config: HiftConfig, tensors: Tensors, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+    ) -> None:
+        self.config = config
+        self._dtype = dtype
+        folded = fold_weight_norm(tensors)
+        weights = {name: value.to(device, torch.float32 if is_delicate(name) else dtype) for name, value in folded.items()}
+        self._f0 = [affine(weights, f"f0_predictor.condnet.{2 * i}") for i in range(5)]
+        self._f0_out = affine(weights, "f0_predictor.classifier")
+        self._merge = affine(weights, "m_source.l_linear")
+        self._pre, self._post = affine(weights, "conv_pre"), affine(weights, "conv_post")
+        self._stages = [_stage(config, weights, i) for i in range(len(config.upsample_rates))]
+        self._window = torch.hann_window(config.n_fft, device=device)
+
+    def __call__(
+        self, mel: Tensor, *, generator: torch.Generator | None = None, cached_source: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """mel [1, C, T] float32 -> samples [1, n], source [1, 1, n]; n = T * frame_len.
+
+        generator draws random phases and noise (None: neither). cached_source [1, 1, m] replaces the source's first m values.
+        """
+        excitation = None if generator is None else self.draw(mel.shape[-1], generator)
+        source = self.source(self.f0(mel), excitation)
+        if cached_source is not None:
+            source = torch.cat([cached_source, source[..., cached_source.shape[-1] :]], -1)
+        return self.render(mel, source), source
+
+    def f0(self, mel: Tensor) -> Tensor:
+        """mel [B, C, T] -> fundamental frequency in Hz, [B, T]."""
+        x = mel.float()
+        for layer in self._f0:
+            x = F.elu(conv(x, layer, padding=1))
+        return linear(x.transpose(1, 2), self._f0_out)[..., 0].abs()
+
+    def draw(self, num_frames: int, generator: torch.Generator) -> Excitation:
+        """Phases in [-pi, pi), then noise, as the original draws them on the CPU; the fundamental's phase is 0."""
+        harmonics, device = self.config.num_harmonics + 1, self._window.device
+        phase = torch.rand(1, harmonics, 1, generator=generator) * (2 * math.pi) - math.pi
+        phase[:, 0] = 0
+        noise = torch.randn(1, harmonics, num_frames * self.config.frame_len, generator=generator)
+        return Excitation(phase.to(device), noise.to(device))
+
+    def source(self, f0: Tensor, excitation: Excitation | None = None) -> Tensor:
+        """f0 [B, T] in Hz -> sines of all harmonics, merged: [B, 1, n] float32. None: zero phases and no noise."""
+        config = self.config
+        f0 = f0.repeat_interleave(config.frame_len, -1)[:, None]  # [B, 1, n]
+        harmonics = torch.arange(1, config.num_harmonics + 2, device=f0.device)[:, None]
+        # Float32 steps summed in float64: what torch's own float32 cumsum does on a CPU, and the same on every device.
+        cycles = (f0 * harmonics / config.sample_rate).double().cumsum(-1).float() % 1
+        angle = 2 * math.pi * cycles
+        if excitation is not None:
+            angle = angle + excitation.phase
+        voiced = (f0 > config.voiced_threshold).float()
+        sines = config.sine_amplitude * torch.sin(angle) * voiced
+        if excitation is not None:
+            sines = sines + (voiced * config.noise_sigma + (1 - voiced) * config.sine_amplitude / 3) * excitation.noise
+        return torch.tanh(linear(sines.transpose(1, 2), self._merge)).transpose(1, 2)
+
+    def render(self, mel: Tensor, source: Tensor) -> Tensor:
+        """mel [B, C, T], source [B, 1, n] -> samples [B, n] float32, clipped to audio_limit."""
+        config = self.config
+        spectrum = self._stft(source[:, 0]).to(self._dtype)
+        x = conv(mel.to(self._dtype), self._pre, padding=3)
+        for stage in self._stages:
+            x = self._upsample(x, spectrum, stage, is_last=stage is self._stages[-1])
+        x = conv(F.leaky_relu(x), self._post, padding=3).float()
+        log_magnitude, phase = x.chunk(2, 1)
+        magnitude, angle = log_magnitude.exp().clamp(max=100.0), torch.sin(phase)
+        samples = istft(magnitude * torch.cos(angle), magnitude * torch.sin(angle), self._window, config.hop_len)
+        return samples.clamp(-config.audio_limit, config.audio_limit)
+
+    def _stft(self, source: Tensor) -> Tensor:
+        """[B, n] -> real parts, then imaginary parts: [B, n_fft + 2, n / hop + 1]."""
+        n_fft = self.config.n_fft
+        spectrum = torch.stft(source, n_fft, self.config.hop_len, n_fft, self._window, return_complex=True)
+        return torch.cat([spectrum.real, spectrum.imag], 1)
+
+    def _upsample(self, x: Tensor, spectrum: Tensor, stage: _Stage, is_last: bool) -> Tensor:
+        padding = (stage.up.weight.shape[-1] - stage.rate) // 2
+        x = conv_transpose(F.leaky_relu(x, self.config.slope), stage.up, stride=stage.rate, padding=padding)
+        if is_last:
+            x = F.pad(x, (1, 0), mode="reflect")
+        x = x + stage.source_block(conv(spectrum, stage.source_down, stride=stage.source_rate, padding=stage.source_rate // 2))
+        blocks = [block(x) for block in stage.blocks]
+        return sum(blocks[1:], blocks[0]) / len(blocks)
+
+
+def _stage(config: HiftConfig, weights: Tensors, stage: int) -> _Stage:
+    first = stage * len(config.resblock_kernels)
+    return _Stage(
+        up=affine(weights, f"ups.{stage}"),
+        rate=config.upsample_rates[stage],
+        source_down=affine(weights, f"source_downs.{stage}"),
+        source_rate=math.prod(config.upsample_rates[stage + 1 :]),
+        source_block=_resblock(weights, f"source_resblocks.{stage}", config.source_dilations[stage]),
+        blocks=[_resblock(weights, f"resblocks.{first + i}", row) for i, row in enumerate(config.resblock_dilations)],
+    )
+
+
+def _resblock(weights: Tensors, name: str, dilations: tuple[int, ...]) -> _ResBlock:
+    indices = range(len(dilations))
+    return _ResBlock(
+        dilated=[affine(weights, f"{name}.convs1.{i}") for i in indices],
+        plain=[affine(weights, f"{name}.convs2.{i}") for i in indices],
+        alphas=[(weights[f"{name}.activations1.{i}.alpha"], weights[f"{name}.activations2.{i}.alpha"]) for i in indices],
+        dilations=dilations,
+    )
