@@ -1,0 +1,61 @@
+"""Model families: which code reads a checkpoint, chosen by its config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import Any, Protocol
+
+import torch
+
+from innervoice.config.model import ModelConfig
+from innervoice.model.families import glm4_voice
+from innervoice.model.weights import ModelWeights
+from innervoice.safetensors_file import TensorSource
+from innervoice.text import TextTokenizer
+from innervoice.types import Vocabulary
+
+
+class Family(Protocol):
+    """What a family module offers."""
+
+    NAME: str
+    MODEL_TYPES: tuple[str, ...]
+
+    def read_config(self, data: Mapping[str, Any], source: str | PathLike[str]) -> ModelConfig:
+        """config.json as ModelConfig. Raises ValueError for a setting that the family does not run."""
+        ...
+
+    def load_weights(
+        self, config: ModelConfig, tensors: TensorSource, dtype: torch.dtype, device: str | torch.device
+    ) -> ModelWeights:
+        """All weights, tensor by tensor. Raises ValueError for a tensor that is missing or misshapen."""
+        ...
+
+    def load_text(
+        self, directory: str | PathLike[str], num_codes: int | None, *, stand_in: bool = False
+    ) -> tuple[TextTokenizer, Vocabulary]:
+        """The tokenizer, and which ids mean what; num_codes: size of the speech tokenizer's codebook, None without one.
+
+        stand_in: where the tokenizer's files are missing, make up one of the right size. Raises FileNotFoundError, ValueError.
+        """
+        ...
+
+    def prompt_ids(
+        self, tokenizer: TextTokenizer, vocabulary: Vocabulary, user: str | Sequence[int], system: str | None = None
+    ) -> list[int]:
+        """One user turn, text or speech codes, in the family's template."""
+        ...
+
+
+FAMILIES: tuple[Family, ...] = (glm4_voice,)
+
+
+def family_of(data: Mapping[str, Any], source: str | PathLike[str]) -> Family:
+    """The family that runs this config.json. Raises ValueError naming what is supported."""
+    kind = data.get("model_type")
+    for family in FAMILIES:
+        if kind in family.MODEL_TYPES:
+            return family
+    supported = ", ".join(repr(name) for family in FAMILIES for name in family.MODEL_TYPES)
+    raise ValueError(f"{source}: model_type {kind!r} is not a language model of a supported type: expected {supported}")

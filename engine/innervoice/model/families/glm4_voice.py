@@ -1,0 +1,144 @@
+"""GLM-4-Voice: the ChatGLM checkpoint format, its tensor names and its prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from innervoice import text
+from innervoice.config.files import note_unknown, require
+from innervoice.config.model import ModelConfig, dtype_bytes
+from innervoice.model.weights import LayerWeights, ModelWeights
+from innervoice.safetensors_file import TensorSource
+from innervoice.text import TextTokenizer, load_vocabulary, prompt_ids
+from innervoice.types import Vocabulary
+
+__all__ = ["MODEL_TYPES", "NAME", "load_text", "load_weights", "prompt_ids", "read_config"]
+
+NAME = "glm4_voice"
+MODEL_TYPES: tuple[str, ...] = ("chatglm",)
+
+# Settings of the original code, its default, and the one value that is run here.
+_FIXED: dict[str, tuple[Any, Any]] = {
+    "rmsnorm": (True, True),
+    "post_layer_norm": (True, True),
+    "original_rope": (True, True),
+    "add_bias_linear": (False, False),
+    "apply_residual_connection_post_layernorm": (False, False),
+    "fp32_residual_connection": (False, False),
+    "quantization_bit": (0, 0),
+    "pre_seq_len": (None, None),
+}
+_USED = (
+    "model_type", "num_layers", "num_hidden_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "kv_channels",
+    "multi_query_attention", "multi_query_group_num", "padded_vocab_size", "vocab_size", "layernorm_epsilon", "add_qkv_bias",
+    "rope_ratio", "seq_length", "tie_word_embeddings", "torch_dtype", "dtype", "eos_token_id", "pad_token_id",
+)  # fmt: skip
+_NEUTRAL = (
+    "architectures", "auto_map", "transformers_version", "use_cache", "_name_or_path", "hidden_dropout", "attention_dropout",
+    "classifier_dropout", "bias_dropout_fusion", "apply_query_key_layer_scaling", "attention_softmax_in_fp32",
+)  # fmt: skip
+_DEFAULT_MAX_POSITION = 8192  # the base model's; the frequencies do not depend on it
+
+
+def read_config(data: Mapping[str, Any], source: str | PathLike[str]) -> ModelConfig:
+    """ChatGLM's config.json. Raises ValueError naming a key that is missing or asks for what is not supported."""
+    note_unknown(data, (*_FIXED, *_USED, *_NEUTRAL), source)
+    for key, (default, expected) in _FIXED.items():
+        if data.get(key, default) != expected:
+            raise ValueError(f"{source}: {key} is {data[key]!r}, which is not supported; GLM-4-Voice has {expected!r}")
+    heads, head_dim = _size(data, "num_attention_heads", source), _size(data, "kv_channels", source)
+    kv_heads = _size(data, "multi_query_group_num", source) if data.get("multi_query_attention", False) else heads
+    if heads % kv_heads or head_dim % 4:
+        raise ValueError(
+            f"{source}: num_attention_heads {heads} must be a multiple of multi_query_group_num {kv_heads}, "
+            f"and kv_channels {head_dim} of 4"
+        )
+    dtype = data.get("torch_dtype", data.get("dtype", "bfloat16"))
+    dtype_bytes(dtype)
+    return ModelConfig(
+        family=NAME,
+        num_layers=_size(data, "num_layers", source),
+        hidden_size=_size(data, "hidden_size", source),
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        ffn_size=_size(data, "ffn_hidden_size", source),
+        vocab_size=_size(data, "padded_vocab_size", source),
+        norm_eps=float(require(data, "layernorm_epsilon", source)),
+        rotary_dim=head_dim // 2,
+        rope_theta=10000.0 * float(data.get("rope_ratio", 1)),
+        rope_interleaved=True,
+        qkv_bias=bool(data.get("add_qkv_bias", False)),
+        tied=bool(data.get("tie_word_embeddings", False)),
+        max_position=_size(data, "seq_length", source) if "seq_length" in data else _DEFAULT_MAX_POSITION,
+        dtype=dtype,
+    )
+
+
+def load_weights(
+    config: ModelConfig, tensors: TensorSource, dtype: torch.dtype, device: str | torch.device = "cpu"
+) -> ModelWeights:
+    """All weights, tensor by tensor. Raises ValueError for a tensor that is missing or misshapen."""
+    width = config.hidden_size
+
+    def get(name: str, *shape: int) -> Tensor:
+        return tensors.get(f"transformer.{name}", shape, dtype=dtype, device=device)
+
+    embedding = get("embedding.word_embeddings.weight", config.vocab_size, width)
+
+    def layer(index: int) -> LayerWeights:
+        prefix = f"encoder.layers.{index}"
+        qkv = get(f"{prefix}.self_attention.query_key_value.weight", config.qkv_size, width)
+        bias = get(f"{prefix}.self_attention.query_key_value.bias", config.qkv_size) if config.qkv_bias else None
+        return LayerWeights(
+            attention_norm=get(f"{prefix}.input_layernorm.weight", width),
+            qkv=_heads_in_order(qkv, config),
+            qkv_bias=None if bias is None else _heads_in_order(bias, config),
+            attention_out=get(f"{prefix}.self_attention.dense.weight", width, config.num_heads * config.head_dim),
+            ffn_norm=get(f"{prefix}.post_attention_layernorm.weight", width),
+            gate_up=get(f"{prefix}.mlp.dense_h_to_4h.weight", 2 * config.ffn_size, width),
+            down=get(f"{prefix}.mlp.dense_4h_to_h.weight", width, config.ffn_size),
+        )
+
+    return ModelWeights(
+        embedding=embedding,
+        layers=tuple(layer(index) for index in range(config.num_layers)),
+        final_norm=get("encoder.final_layernorm.weight", width),
+        output=embedding if config.tied else get("output_layer.weight", config.vocab_size, width),
+    )
+
+
+def load_text(
+    directory: str | PathLike[str], num_codes: int | None, *, stand_in: bool = False
+) -> tuple[TextTokenizer, Vocabulary]:
+    """The tokenizer and the vocabulary of a checkpoint; num_codes: size of the speech codebook, None without one.
+
+    stand_in: where the tokenizer's files are missing, make up one of the right size. Raises FileNotFoundError, ValueError.
+    """
+    if stand_in and not all((Path(directory) / name).exists() for name in ("tokenizer.model", "tokenizer_config.json")):
+        return text.stand_in(directory, num_codes)
+    tokenizer = TextTokenizer.from_pretrained(directory)
+    return tokenizer, load_vocabulary(directory, num_codes, tokenizer=tokenizer)
+
+
+def _size(data: Mapping[str, Any], key: str, source: str | PathLike[str]) -> int:
+    value = require(data, key, source, int)
+    if value < 1:
+        raise ValueError(f"{source}: {key} is {value}, expected 1 or more")
+    return int(value)
+
+
+def _heads_in_order(rows: Tensor, config: ModelConfig) -> Tensor:
+    """Rows of the joint projection as all queries, all keys, all values.
+
+    Without grouped queries the original keeps query, key and value of each head together: [H, 3, head_dim, ...].
+    """
+    if config.num_kv_heads < config.num_heads:
+        return rows
+    return torch.unflatten(rows, 0, (config.num_heads, 3, config.head_dim)).transpose(0, 1).flatten(0, 2)

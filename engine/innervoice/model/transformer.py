@@ -1,0 +1,96 @@
+"""The decoder: token ids and a paged KV cache in, hidden states and logits out. Rows of any lengths, prefill and decode mixed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from innervoice.config.model import ModelConfig
+from innervoice.model.weights import LayerWeights, ModelWeights
+from innervoice_kernels.activation import silu_mul
+from innervoice_kernels.attention import paged_attention
+from innervoice_kernels.kvstore import store_kv
+from innervoice_kernels.norm import rms_norm
+from innervoice_kernels.rope import rotary
+
+
+@dataclass(frozen=True)
+class AttentionInputs:
+    """Where the T tokens of a ragged batch of B rows stand. Row b owns tokens query_start[b] to query_start[b + 1].
+
+    They are the last ones of its context_len[b] tokens; position i of the row lies in page page_table[b, i // page_size].
+    query_tag and log_weight are the reflection weight of paged_attention, or both None.
+    """
+
+    positions: Tensor  # [T] int64
+    slots: Tensor  # [T] int64, page * page_size + offset
+    page_table: Tensor  # [B, N] int32
+    query_start: Tensor  # [B + 1] int32
+    context_len: Tensor  # [B] int32
+    query_tag: Tensor | None = None  # [T] int32
+    log_weight: Tensor | None = None  # [B] float32
+
+
+@dataclass(frozen=True)
+class KVCache:
+    """Keys (rotated) and values of all layers in pages, and for each place the reply whose reflection it holds, or 0."""
+
+    k: Tensor  # [L, P, page_size, G, head_dim]
+    v: Tensor
+    key_tag: Tensor  # [P, page_size] int32
+
+    @classmethod
+    def allocate(
+        cls, config: ModelConfig, num_pages: int, page_size: int, dtype: torch.dtype, device: str | torch.device = "cpu"
+    ) -> KVCache:
+        """Empty pages."""
+        shape = (config.num_layers, num_pages, page_size, config.num_kv_heads, config.head_dim)
+        k, v = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
+        return cls(k, v, torch.zeros(num_pages, page_size, dtype=torch.int32, device=device))
+
+
+class Transformer:
+    """A decoder over plain weight tensors; it holds no state between calls."""
+
+    def __init__(self, config: ModelConfig, weights: ModelWeights) -> None:
+        self.config = config
+        self.weights = weights
+        exponents = torch.arange(0, config.rotary_dim, 2, dtype=torch.float32) / config.rotary_dim
+        self._inv_freq = (1.0 / config.rope_theta**exponents).to(weights.embedding.device)  # [rotary_dim / 2]
+
+    @torch.inference_mode()
+    def forward(self, ids: Tensor, batch: AttentionInputs, kv: KVCache) -> Tensor:
+        """Hidden states [T, D] after the final norm for ids [T] int64; writes the keys and values of these tokens into kv."""
+        x = F.embedding(ids, self.weights.embedding)
+        # The original rounds cos and sin to the model's type before it multiplies.
+        angle = batch.positions[:, None].float() * self._inv_freq  # [T, rotary_dim / 2]
+        cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+        for index, layer in enumerate(self.weights.layers):
+            x = x + self._attention(index, layer, x, cos, sin, batch, kv)
+            gate_up = F.linear(rms_norm(x, layer.ffn_norm, self.config.norm_eps), layer.gate_up)
+            x = x + F.linear(silu_mul(gate_up), layer.down)
+        return rms_norm(x, self.weights.final_norm, self.config.norm_eps)
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Hidden states [..., D] -> float32 logits [..., V]."""
+        return F.linear(hidden, self.weights.output).float()
+
+    def _attention(
+        self, index: int, layer: LayerWeights, x: Tensor, cos: Tensor, sin: Tensor, batch: AttentionInputs, kv: KVCache
+    ) -> Tensor:
+        """x [T, D] -> [T, D]."""
+        c = self.config
+        qkv = F.linear(rms_norm(x, layer.attention_norm, c.norm_eps), layer.qkv, layer.qkv_bias)
+        heads = torch.unflatten(qkv, -1, (-1, c.head_dim))  # [T, H + 2G, head_dim]
+        q, k, v = torch.split(heads, [c.num_heads, c.num_kv_heads, c.num_kv_heads], dim=1)
+        q, k = rotary(q, cos, sin, c.rope_interleaved), rotary(k, cos, sin, c.rope_interleaved)
+        store_kv(k, v, kv.k[index], kv.v[index], batch.slots)
+        y = paged_attention(
+            q, kv.k[index], kv.v[index], batch.page_table, batch.query_start, batch.context_len, c.head_dim**-0.5,
+            query_tag=batch.query_tag, key_tag=None if batch.query_tag is None else kv.key_tag, log_weight=batch.log_weight,
+        )  # fmt: skip
+        return F.linear(y.flatten(1), layer.attention_out)

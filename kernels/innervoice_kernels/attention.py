@@ -1,0 +1,83 @@
+"""Paged attention   y = softmax(scale q K^T + bias) V, causal        q: [T, H, D]   pages: [P, S, G, D]   ->   [T, H, D]"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_QUERY_BLOCK = 256  # bounds the score matrix [H, block, keys] of a long prefill
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
+    """q [T, H, D], k and v [N, G, D], bias [T, N] -> [T, H, D]; head h reads group h // (H / G)."""
+    num_tokens, num_heads, head_dim = q.shape
+    groups = k.shape[1]
+    q = torch.unflatten(q, 1, (groups, -1)).permute(1, 2, 0, 3).reshape(groups, -1, head_dim)  # [G, H/G * T, D]
+    scores = torch.unflatten(q @ k.permute(1, 2, 0) * scale, 1, (-1, num_tokens)) + bias  # [G, H/G, T, N]
+    y = torch.softmax(scores, dim=-1).flatten(1, 2) @ v.transpose(0, 1)  # [G, H/G * T, D]
+    return torch.unflatten(y, 1, (-1, num_tokens)).permute(2, 0, 1, 3).reshape(num_tokens, num_heads, head_dim)
+
+
+def paged_attention_ref(
+    q: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    page_table: Tensor,
+    query_start: Tensor,
+    context_len: Tensor,
+    scale: float,
+    query_tag: Tensor | None = None,
+    key_tag: Tensor | None = None,
+    log_weight: Tensor | None = None,
+) -> Tensor:
+    """y_t = sum_j softmax_j(scale q_t.k_j + bias_tj) v_j over the keys j of the row up to t's own position.
+
+    q [T, H, D]; k_pages, v_pages [P, S, G, D], H a multiple of G; page_table [B, N], query_start [B+1], context_len [B] int32.
+    Row b's queries are the last query_start[b+1] - query_start[b] of its context_len[b] positions; position i lies in page
+    page_table[b, i // S] at offset i % S. bias is log_weight[b] where query_tag[t] == key_tag[j] != 0, else 0; query_tag [T]
+    and key_tag [P, S] int32, log_weight [B]: all three or none. Tokens that no row owns come out 0.
+    In float32 (float64 for float64 input), rounded once. Vaswani et al., 2017; grouped queries: Ainslie et al., 2023.
+    """
+    wide = torch.promote_types(q.dtype, torch.float32)
+    page_size = k_pages.shape[1]
+    out = torch.zeros_like(q)
+    starts, lengths = query_start.tolist(), context_len.tolist()
+    for row, length in enumerate(lengths):
+        begin, end = starts[row], starts[row + 1]
+        if begin == end:
+            continue
+        pages = page_table[row, : -(-length // page_size)].long()
+        k = k_pages[pages].flatten(0, 1)[:length].to(wide)  # [N, G, D]
+        v = v_pages[pages].flatten(0, 1)[:length].to(wide)
+        tags = None if key_tag is None else key_tag[pages].flatten()[:length]
+        key_position = torch.arange(length, device=q.device)
+        for first in range(begin, end, _QUERY_BLOCK):
+            last = min(first + _QUERY_BLOCK, end)
+            seen = length - (end - last)  # keys up to this block's last query
+            query_position = key_position[seen - (last - first) : seen]
+            bias = torch.zeros(last - first, seen, dtype=wide, device=q.device)
+            if query_tag is not None and tags is not None and log_weight is not None:
+                tag = query_tag[first:last, None]
+                bias += log_weight[row].to(wide) * ((tag == tags[:seen]) & (tag != 0))
+            bias.masked_fill_(key_position[:seen] > query_position[:, None], float("-inf"))
+            out[first:last] = _attend(q[first:last].to(wide), k[:seen], v[:seen], bias, scale).to(q.dtype)
+    return out
+
+
+def paged_attention(
+    q: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    page_table: Tensor,
+    query_start: Tensor,
+    context_len: Tensor,
+    scale: float,
+    query_tag: Tensor | None = None,
+    key_tag: Tensor | None = None,
+    log_weight: Tensor | None = None,
+) -> Tensor:
+    """Causal attention of a ragged batch of rows, prefill and decode mixed, over paged keys and values: q [T, H, D] -> [T, H, D].
+
+    Arguments as in paged_attention_ref.
+    """
+    return paged_attention_ref(q, k_pages, v_pages, page_table, query_start, context_len, scale, query_tag, key_tag, log_weight)
