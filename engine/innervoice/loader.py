@@ -1,0 +1,101 @@
+"""Checkpoint directories -> a core that is ready to step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
+
+import torch
+
+from innervoice.blocks import PagePool, pages_for
+from innervoice.checkpoint import CheckpointPaths
+from innervoice.codec.decoder import SpeechDecoder
+from innervoice.codec.speech_tokenizer import SpeechTokenizer
+from innervoice.config.model import GenerationConfig, read_generation_config
+from innervoice.core import Core
+from innervoice.errors import OutOfCapacity
+from innervoice.model.families import Family
+from innervoice.model.transformer import Transformer
+from innervoice.plan import DTYPES, MOST_SESSIONS, PAGE_SIZE, Configs, Plan, read_configs
+from innervoice.runner import Runner
+from innervoice.safetensors_file import DummyTensors, TensorDir
+from innervoice.text import TextTokenizer
+from innervoice.trace import Tracer
+from innervoice.types import Vocabulary
+from innervoice.voice import Voice
+
+LoadFormat = Literal["auto", "dummy"]
+Streaming = Literal["offline", "reference"]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The parts of an engine."""
+
+    core: Core
+    family: Family
+    tokenizer: TextTokenizer
+    vocabulary: Vocabulary
+    generation: GenerationConfig
+    speech_tokenizer: SpeechTokenizer | None
+    decoder: SpeechDecoder | None
+
+
+def load(paths: CheckpointPaths, plan: Plan, tracer: Tracer, *, load_format: str, streaming: str, vocoder_noise: bool) -> Loaded:
+    """Load every part as planned. Raises ValueError, FileNotFoundError for bad files, OutOfCapacity when it does not fit."""
+    _check_choice("load_format", load_format, get_args(LoadFormat))
+    _check_choice("streaming", streaming, get_args(Streaming))
+    if plan.sessions < 1:
+        raise OutOfCapacity(_too_large(plan))
+    configs = read_configs(paths)
+    family = configs.family
+    # A dummy model may come without tokenizer files: it then gets a stand-in of the right size.
+    tokenizer, vocabulary = family.load_text(paths.model, configs.num_codes, stand_in=load_format == "dummy")
+    dummy = load_format == "dummy"
+    with tracer.span("load"):
+        source = DummyTensors() if dummy else TensorDir(paths.model)
+        weights = family.load_weights(configs.model, source, DTYPES[plan.dtype], plan.device)
+        speech_tokenizer, decoder = _load_codec(paths, configs, plan, tracer, load_format, vocoder_noise)
+    voice = None if decoder is None else Voice(decoder, cast(Streaming, streaming), tracer)
+    max_rows = min(plan.sessions, MOST_SESSIONS[torch.device(plan.device).type])
+    num_pages = max_rows * pages_for(plan.max_model_len, PAGE_SIZE)
+    core = Core(
+        Runner(Transformer(configs.model, weights), num_pages, PAGE_SIZE, tracer),
+        PagePool(num_pages),
+        tokenizer,
+        voice,
+        tracer,
+        max_rows=max_rows,
+        max_model_len=plan.max_model_len,
+    )
+    generation = read_generation_config(paths.model)
+    return Loaded(core, family, tokenizer, vocabulary, generation, speech_tokenizer, decoder)
+
+
+def _load_codec(
+    paths: CheckpointPaths, configs: Configs, plan: Plan, tracer: Tracer, load_format: str, vocoder_noise: bool
+) -> tuple[SpeechTokenizer | None, SpeechDecoder | None]:
+    dtype = DTYPES[plan.codec_dtype]
+    common: dict[str, Any] = {"device": plan.device, "dtype": dtype, "load_format": load_format, "tracer": tracer}
+    tokenizer = decoder = None
+    if paths.speech_tokenizer is not None:
+        tokenizer = SpeechTokenizer.from_pretrained(paths.speech_tokenizer, **common)
+    if paths.decoder is not None:
+        decoder = SpeechDecoder.from_pretrained(paths.decoder, vocoder_noise=vocoder_noise, **common)
+    return tokenizer, decoder
+
+
+def _too_large(plan: Plan) -> str:
+    def gib(num_bytes: int) -> str:
+        return f"{num_bytes / 2**30:.2f} GiB"
+
+    return (
+        f"the model does not fit: {gib(plan.weight_bytes)} of weights, {gib(plan.fixed_bytes - plan.weight_bytes)} of codec and "
+        f"{gib(plan.kv_bytes_per_session)} of cache for a session of {plan.max_model_len} tokens, with "
+        f"{gib(plan.memory_bytes)} on {plan.device}: lower max_model_len, raise memory_fraction or take a smaller dtype"
+    )
+
+
+def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}: use {' or '.join(allowed)}")

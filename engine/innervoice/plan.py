@@ -1,0 +1,145 @@
+"""Does it fit? Bytes of weights, cache and codec from the config files alone, and how many sessions the memory carries."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from innervoice.checkpoint import CheckpointPaths
+from innervoice.config import decoder_tensors, speech_tokenizer
+from innervoice.config.decoder import DecoderConfig, read_decoder_config
+from innervoice.config.files import read_json
+from innervoice.config.model import ModelConfig, dtype_bytes
+from innervoice.config.speech_tokenizer import SpeechTokenizerConfig, read_speech_tokenizer_config
+from innervoice.model.families import Family, family_of
+
+PAGE_SIZE = 16
+DEFAULT_MODEL_LEN = 8192
+MOST_SESSIONS = {"cpu": 16, "cuda": 256}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Configs:
+    """The config files of a model, read and checked against each other."""
+
+    family: Family
+    model: ModelConfig
+    speech_tokenizer: SpeechTokenizerConfig | None
+    decoder: DecoderConfig | None
+
+    @property
+    def num_codes(self) -> int | None:
+        """Size of the speech codebook, None without speech."""
+        if self.speech_tokenizer is not None:
+            return self.speech_tokenizer.vocab_size
+        return None if self.decoder is None else self.decoder.flow.vocab_size
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bytes by use; sessions: how many of max_model_len tokens each fit at once (0: the weights alone are too large)."""
+
+    weight_bytes: int
+    kv_bytes_per_token: int
+    kv_bytes_per_session: int
+    codec_bytes: int
+    speech_tokenizer_bytes: int
+    memory_bytes: int
+    max_model_len: int
+    sessions: int
+    device: str
+    dtype: str
+    codec_dtype: str
+
+    @property
+    def fixed_bytes(self) -> int:
+        """What is needed before the first session."""
+        return self.weight_bytes + self.codec_bytes + self.speech_tokenizer_bytes
+
+
+def read_configs(paths: CheckpointPaths) -> Configs:
+    """Read the config files. Raises FileNotFoundError, and ValueError when one is not supported or the parts do not match."""
+    source = paths.model / "config.json"
+    data = read_json(source)
+    family = family_of(data, source)
+    tokenizer = None if paths.speech_tokenizer is None else read_speech_tokenizer_config(paths.speech_tokenizer)
+    decoder = None if paths.decoder is None else read_decoder_config(paths.decoder / "config.yaml")
+    if tokenizer is not None and decoder is not None and tokenizer.vocab_size != decoder.flow.vocab_size:
+        raise ValueError(
+            f"{paths.speech_tokenizer} has {tokenizer.vocab_size} speech codes and {paths.decoder} {decoder.flow.vocab_size}: "
+            "they do not belong together"
+        )
+    return Configs(family, family.read_config(data, source), tokenizer, decoder)
+
+
+def choose_device(device: str) -> torch.device:
+    """A device by name; "auto": the first GPU, or the CPU. Raises ValueError for one that is not there."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device {device!r} is unknown: use auto, cpu, cuda or cuda:N") from None
+    if chosen.type not in MOST_SESSIONS:
+        raise ValueError(f"device {device!r} is not supported: use auto, cpu, cuda or cuda:N")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {device!r} is not here: {torch.cuda.device_count()} CUDA devices were found; use cpu")
+    return chosen
+
+
+def make_plan(
+    paths: CheckpointPaths,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    codec_dtype: str = "auto",
+    memory_fraction: float = 0.9,
+    max_sessions: int | None = None,
+    max_model_len: int | None = None,
+) -> Plan:
+    """The plan for a checkpoint on this machine; nothing is loaded. Raises ValueError, FileNotFoundError."""
+    configs, chosen = read_configs(paths), choose_device(device)
+    _check_limits(memory_fraction, max_sessions, max_model_len, configs.model)
+    dtype = configs.model.dtype if dtype == "auto" else dtype
+    codec_dtype = "float32" if codec_dtype == "auto" else codec_dtype
+    model_len = max_model_len or min(configs.model.max_position, DEFAULT_MODEL_LEN)
+    codec_itemsize = dtype_bytes(codec_dtype)
+    tokenizer, decoder = configs.speech_tokenizer, configs.decoder
+    fixed = {
+        "weight_bytes": configs.model.weight_bytes(dtype),
+        "codec_bytes": 0 if decoder is None else decoder_tensors.tensor_bytes(decoder, codec_itemsize),
+        "speech_tokenizer_bytes": 0 if tokenizer is None else speech_tokenizer.tensor_bytes(tokenizer, codec_dtype),
+    }
+    kv_token = configs.model.kv_bytes_per_token(dtype)
+    kv_session = -(-model_len // PAGE_SIZE) * PAGE_SIZE * kv_token
+    memory = _memory_bytes(chosen)
+    fitting = max(0, int(memory * memory_fraction) - sum(fixed.values())) // kv_session
+    return Plan(
+        **fixed,
+        kv_bytes_per_token=kv_token,
+        kv_bytes_per_session=kv_session,
+        memory_bytes=memory,
+        max_model_len=model_len,
+        sessions=min(fitting, max_sessions or fitting),
+        device=str(chosen),
+        dtype=dtype,
+        codec_dtype=codec_dtype,
+    )
+
+
+def _check_limits(memory_fraction: float, max_sessions: int | None, max_model_len: int | None, model: ModelConfig) -> None:
+    if not 0 < memory_fraction <= 1:
+        raise ValueError(f"memory_fraction is {memory_fraction}: it must be above 0 and at most 1")
+    if max_sessions is not None and max_sessions < 1:
+        raise ValueError(f"max_sessions is {max_sessions}: it must be 1 or more")
+    if max_model_len is not None and not 1 <= max_model_len <= model.max_position:
+        raise ValueError(f"max_model_len is {max_model_len}: the model takes 1 to {model.max_position} tokens")
+
+
+def _memory_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1])
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,34 @@
+"""One forward pass over a batch of rows; owns the pages of keys and values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from innervoice.batch import Row, make_batch
+from innervoice.model.transformer import KVCache, Transformer
+from innervoice.trace import Tracer
+
+
+class Runner:
+    """Runs the model eagerly. num_pages pages of page_size tokens hold the keys and values of every row."""
+
+    def __init__(self, model: Transformer, num_pages: int, page_size: int, tracer: Tracer) -> None:
+        embedding = model.weights.embedding
+        self.model, self.page_size, self.device = model, page_size, embedding.device
+        self.kv = KVCache.allocate(model.config, num_pages, page_size, embedding.dtype, embedding.device)
+        self._tracer = tracer
+
+    @torch.inference_mode()
+    def forward(self, rows: Sequence[Row]) -> Tensor:
+        """Feed what the rows have not cached yet; logits [B, V] float32 after each row's last token."""
+        batch = make_batch(rows, self.page_size, self.device)
+        with self._tracer.span("forward", rows=len(rows), tokens=len(batch.ids)):
+            self.kv.key_tag.view(-1)[batch.attention.slots] = batch.key_tag
+            hidden = self.model.forward(batch.ids, batch.attention, self.kv)
+            logits = self.model.logits(hidden[batch.last])
+        for row in rows:
+            row.num_cached = len(row.ids)
+        return logits
