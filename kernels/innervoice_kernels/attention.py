@@ -34,8 +34,8 @@ def paged_attention_ref(
 
     q [T, H, D]; k_pages, v_pages [P, S, G, D], H a multiple of G; page_table [B, N], query_start [B+1], context_len [B] int32.
     Row b's queries are the last query_start[b+1] - query_start[b] of its context_len[b] positions; position i lies in page
-    page_table[b, i // S] at offset i % S. bias is log_weight[b] where query_tag[t] == key_tag[j] != 0, else 0; query_tag [T]
-    and key_tag [P, S] int32, log_weight [B]: all three or none. Tokens that no row owns come out 0.
+    page_table[b, i // S] at offset i % S. bias is log_weight[t] where query_tag[t] == key_tag[j] != 0, else 0; query_tag [T]
+    and key_tag [P, S] int32, log_weight [T]: all three or none. Tokens that no row owns come out 0.
     In float32 (float64 for float64 input), rounded once. Vaswani et al., 2017; grouped queries: Ainslie et al., 2023.
     """
     wide = torch.promote_types(q.dtype, torch.float32)
@@ -58,7 +58,7 @@ def paged_attention_ref(
             bias = torch.zeros(last - first, seen, dtype=wide, device=q.device)
             if query_tag is not None and tags is not None and log_weight is not None:
                 tag = query_tag[first:last, None]
-                bias += log_weight[row].to(wide) * ((tag == tags[:seen]) & (tag != 0))
+                bias += log_weight[first:last, None].to(wide) * ((tag == tags[:seen]) & (tag != 0))
             bias.masked_fill_(key_position[:seen] > query_position[:, None], float("-inf"))
             out[first:last] = _attend(q[first:last].to(wide), k[:seen], v[:seen], bias, scale).to(q.dtype)
     return out

@@ -13,6 +13,8 @@ from torch import Tensor
 def istft_ref(real: Tensor, imag: Tensor, window: Tensor, hop: int) -> Tensor:
     """The definition, in float32 or wider. Imaginary parts of the lowest and highest bin are ignored."""
     n_fft, wide = window.shape[0], torch.promote_types(real.dtype, torch.float32)
+    if not real.shape[0]:  # the transform refuses an empty batch
+        return real.new_empty(0, hop * (real.shape[-1] - 1), dtype=wide)
     w = window.to(wide)[:, None]  # [n_fft, 1]
     inner = F.pad(imag.to(wide)[:, 1:-1], (0, 0, 1, 1))
     frames = torch.fft.irfft(torch.complex(real.to(wide), inner), n_fft, dim=1) * w  # [B, n_fft, T]

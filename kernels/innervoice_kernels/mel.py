@@ -22,6 +22,8 @@ _LOG_STEP = math.log(6.4) / 27.0  # log of the frequency ratio of one mel above 
 def log_mel_ref(samples: torch.Tensor, filters: torch.Tensor, hop: int = 160) -> torch.Tensor:
     """The definition above, in the samples' own dtype (float32 or float64)."""
     n_fft = 2 * (filters.shape[0] - 1)
+    if not samples.shape[0]:  # the transform refuses an empty batch
+        return samples.new_empty(0, filters.shape[1], samples.shape[1] // hop)
     window = torch.hann_window(n_fft, dtype=samples.dtype, device=samples.device)
     spectrum = torch.stft(samples, n_fft, hop, window=window, center=True, pad_mode="reflect", return_complex=True)
     power = spectrum[..., :-1].abs().square()  # [B, n_fft / 2 + 1, T / hop]

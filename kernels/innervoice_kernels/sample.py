@@ -36,8 +36,9 @@ class Draw:
 def sample_ref(logits: Tensor, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
     """One id a row and its log-probability (softmax of the masked logits, before temperature).
 
-    Ids outside the mask are removed first, then temperature, top-k, top-p. Equal logits: the smallest id wins. A row in which no
-    allowed logit is a number (NaN, or all -inf) gets id -1.
+    Ids outside the mask are removed first, then temperature, top-k, top-p. Equal logits: the smallest id wins. A row without
+    allowed ids, with NaN among their logits, or with a largest one that is not finite gets id -1 and NaN. In float32 (float64 for
+    float64 logits).
     """
     picked = [_draw_row(row, draw) for row, draw in zip(logits, draws, strict=True)]
     device = logits.device
@@ -58,34 +59,34 @@ def allowed_ids(draw: Draw, device: torch.device) -> Tensor:
 
 def _draw_row(row: Tensor, draw: Draw) -> tuple[int, float]:
     ids = allowed_ids(draw, row.device)
-    z = row[ids].float()
+    z = row[ids].to(torch.promote_types(row.dtype, torch.float32))
     if not len(ids) or not torch.isfinite(z.max()) or torch.isnan(z).any():
         return REFUSED, float("nan")
-    logprobs = torch.log_softmax(z, dim=0)
     if draw.temperature > 0:
         scaled = z / draw.temperature
-        kept = _keep_top_p(_keep_top_k(scaled, draw.top_k), draw.top_p)
-        index = int(torch.argmax(kept + gumbel_noise(draw.seed, draw.n, draw.d, ids)))
+        kept = _keep_top_p(scaled, _keep_top_k(scaled, draw.top_k), draw.top_p)
+        noise = gumbel_noise(draw.seed, draw.n, draw.d, ids[kept])  # an id's noise does not depend on what else is kept
+        index = int(kept[torch.argmax(scaled[kept] + noise)])
     else:
         index = int(torch.argmax(z))
-    return int(ids[index]), float(logprobs[index])
+    return int(ids[index]), float(torch.log_softmax(z, dim=0)[index])
 
 
 def _keep_top_k(z: Tensor, top_k: int) -> Tensor:
-    """The k largest and their equals; the rest -inf."""
+    """Places of the k largest and their equals, ascending."""
     if top_k == 0 or top_k >= len(z):
-        return z
-    return z.masked_fill(z < torch.topk(z, top_k).values[-1], float("-inf"))
+        return torch.arange(len(z), device=z.device)
+    return torch.nonzero(z >= torch.topk(z, top_k).values[-1])[:, 0]
 
 
-def _keep_top_p(z: Tensor, top_p: float) -> Tensor:
-    """The most probable ids until their sum reaches top_p, at least one; the rest -inf."""
+def _keep_top_p(z: Tensor, kept: Tensor, top_p: float) -> Tensor:
+    """Of the kept places, those of the most probable ids until their sum reaches top_p, at least one; ascending."""
     if top_p >= 1.0:
-        return z
-    order = torch.argsort(z, descending=True, stable=True)
+        return kept
+    order = kept[torch.argsort(z[kept], descending=True, stable=True)]
     p = torch.softmax(z[order], dim=0)
-    dropped = order[torch.cumsum(p, dim=0) - p >= top_p]
-    return z.index_fill(0, dropped, float("-inf"))
+    dropped = torch.cumsum(p, dim=0) - p >= top_p
+    return order[~dropped].sort().values
 
 
 def sample(logits: Tensor, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,83 @@
+"""What a case and an op are, and the tensors that cases are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Device = str | torch.device
+Inputs = dict[str, Any]
+Maker = Callable[[torch.dtype, Device, torch.Generator], Inputs]
+Outputs = tuple[Tensor, ...]
+
+HALVES_TOO = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class Case:
+    """make_inputs(dtype, device, generator) gives the op's keyword arguments; the generator lives on the CPU."""
+
+    name: str
+    make_inputs: Maker
+
+
+@dataclass(frozen=True)
+class Op:
+    """The public op and its reference.
+
+    cases: for tests and bench; real: shapes of GLM-4-Voice, for the bench; dtypes: those that the op takes.
+    mutates: arguments that are written in place, compared instead of a result.
+    exact: the definition in float64; None: the reference on inputs widened to float64.
+    near_tie: for an op whose first result is ids: (widened inputs, ids) -> bool, true where an id is as good as the best one up
+    to rounding in float32. Every other id must equal that of the definition in float64.
+    traffic: (inputs, outputs) -> bytes read and written at least; None: every tensor once.
+    """
+
+    name: str
+    fast: Callable[..., Any]
+    ref: Callable[..., Any]
+    cases: tuple[Case, ...]
+    real: tuple[Case, ...] = ()
+    dtypes: tuple[torch.dtype, ...] = HALVES_TOO
+    mutates: tuple[str, ...] = ()
+    exact: Callable[..., Any] | None = None
+    near_tie: Callable[[Inputs, Tensor], Tensor] | None = None
+    traffic: Callable[[Inputs, Outputs], int] | None = None
+
+    def outputs(self, function: Callable[..., Any], inputs: Inputs) -> Outputs:
+        """What the function returns, or what it leaves in the arguments that it writes."""
+        result = function(**inputs)
+        if self.mutates:
+            return tuple(inputs[name] for name in self.mutates)
+        return result if isinstance(result, tuple) else (result,)
+
+    def num_bytes(self, inputs: Inputs, outputs: Outputs) -> int:
+        """Bytes that any implementation has to move: what is read once and what is written once."""
+        if self.traffic is not None:
+            return self.traffic(inputs, outputs)
+        return num_bytes(*(value for value in inputs.values() if isinstance(value, Tensor)), *outputs)
+
+
+def num_bytes(*tensors: Tensor) -> int:
+    """Bytes of the elements of these tensors, whatever lies between them."""
+    return sum(x.numel() * x.element_size() for x in tensors)
+
+
+def fresh(*shape: int, dtype: torch.dtype, device: Device) -> Tensor:
+    """New memory full of NaN, so that what is read without having been written shows."""
+    return torch.full(shape, float("nan"), dtype=dtype, device=device)
+
+
+def normal(*shape: int, dtype: torch.dtype, device: Device, generator: torch.Generator) -> Tensor:
+    """Normal numbers, the same on every device."""
+    return torch.randn(shape, generator=generator).to(dtype).to(device)
+
+
+def rows(*shape: int, dtype: torch.dtype, device: Device, generator: torch.Generator, skip: int = 0) -> Tensor:
+    """Normal rows of the given shape; with skip, they are cut out of rows that are wider by so much."""
+    x = normal(*shape[:-1], shape[-1] + skip, dtype=dtype, device=device, generator=generator)
+    return x[..., skip:]

@@ -1,0 +1,150 @@
+"""Cases of the language model's ops."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from innervoice_kernels import activation, attention, kvstore, norm, rope
+from innervoice_kernels.testing.case import Case, Device, Inputs, Op, Outputs, fresh, normal, num_bytes, rows
+
+
+def _norm_case(name: str, *shape: int, skip: int = 0) -> Case:
+    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+        x = rows(*shape, dtype=dtype, device=device, generator=generator, skip=skip)
+        return {"x": x, "w": 1 + 0.1 * normal(shape[-1], dtype=dtype, device=device, generator=generator), "eps": 3.90625e-08}
+
+    return Case(name, make)
+
+
+def _silu_case(name: str, *shape: int, skip: int = 0) -> Case:
+    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+        return {"x": rows(*shape, dtype=dtype, device=device, generator=generator, skip=skip)}
+
+    return Case(name, make)
+
+
+def _rope_case(name: str, time: int, heads: int, width: int, rotated: int, interleaved: bool = True, skip: int = 0) -> Case:
+    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+        x = rows(time, heads * width, dtype=dtype, device=device, generator=generator, skip=skip)
+        angle = torch.rand(time, rotated // 2, generator=generator) * 6.28
+        cos, sin = angle.cos().to(dtype).to(device), angle.sin().to(dtype).to(device)
+        return {"x": torch.unflatten(x, -1, (heads, width)), "cos": cos, "sin": sin, "interleaved": interleaved}
+
+    return Case(name, make)
+
+
+def _store_case(name: str, time: int, groups: int, width: int, pages: int, page_size: int, idle: int = 0, skip: int = 0) -> Case:
+    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+        wide = [rows(time, groups * width, dtype=dtype, device=device, generator=generator, skip=skip) for _ in range(2)]
+        k, v = (torch.unflatten(x, -1, (groups, width)) for x in wide)
+        slots = torch.randperm(pages * page_size, generator=generator)[:time]
+        slots[:idle] = -1
+        k_pages, v_pages = (fresh(pages, page_size, groups, width, dtype=dtype, device=device) for _ in range(2))
+        return {"k": k, "v": v, "k_pages": k_pages, "v_pages": v_pages, "slots": slots.to(device)}
+
+    return Case(name, make)
+
+
+def _store_traffic(inputs: Inputs, outputs: Outputs) -> int:
+    """Every token that has a slot is read and written; the rest of the pages is left alone."""
+    kept = inputs["slots"] >= 0
+    return num_bytes(inputs["slots"]) + 2 * num_bytes(inputs["k"][kept], inputs["v"][kept])
+
+
+def _attention_case(
+    name: str,
+    shape: tuple[tuple[int, int], ...],
+    heads: int = 4,
+    groups: int = 2,
+    width: int = 16,
+    page_size: int = 16,
+    weight: bool = False,
+    skip: int = 0,
+) -> Case:
+    """shape: (number of queries, context length) of each row. Pages lie shuffled; what no row uses is NaN."""
+
+    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+        counts = [-(-length // page_size) for _, length in shape]
+        num_pages = sum(counts) + 1
+        order = torch.randperm(num_pages, generator=generator)
+        table = torch.zeros(len(shape), max(counts, default=0), dtype=torch.int32)
+        k_pages, v_pages = (fresh(num_pages, page_size, groups, width, dtype=dtype, device=device) for _ in range(2))
+        taken = 0
+        for row, ((_, length), count) in enumerate(zip(shape, counts, strict=True)):
+            table[row, :count] = order[taken : taken + count]
+            taken += count
+            slots = (table[row, :count, None].long() * page_size + torch.arange(page_size)).flatten()[:length].to(device)
+            keys, values = (normal(length, groups, width, dtype=dtype, device=device, generator=generator) for _ in range(2))
+            kvstore.store_kv_ref(keys, values, k_pages, v_pages, slots)
+        starts = torch.tensor([0, *(queries for queries, _ in shape)]).cumsum(0).int()
+        q = rows(int(starts[-1]), heads * width, dtype=dtype, device=device, generator=generator, skip=skip)
+        inputs: Inputs = {
+            "q": torch.unflatten(q, -1, (heads, width)), "k_pages": k_pages, "v_pages": v_pages, "page_table": table.to(device),
+            "query_start": starts.to(device), "context_len": torch.tensor([n for _, n in shape], dtype=torch.int32).to(device),
+            "scale": width**-0.5,
+        }  # fmt: skip
+        if weight:
+            inputs["query_tag"] = torch.randint(0, 3, (len(q),), generator=generator, dtype=torch.int32).to(device)
+            inputs["key_tag"] = torch.randint(0, 3, (num_pages, page_size), generator=generator, dtype=torch.int32).to(device)
+            inputs["log_weight"] = (0.5 * torch.rand(len(q), generator=generator)).to(device)
+        return inputs
+
+    return Case(name, make)
+
+
+def _attention_traffic(inputs: Inputs, outputs: Outputs) -> int:
+    """Queries and results once, the keys and values (and tags) of rows that have queries once, the tables once."""
+    k_pages: Tensor = inputs["k_pages"]
+    active = inputs["query_start"].diff() > 0
+    keys = int(inputs["context_len"][active].sum())
+    a_key = 2 * num_bytes(k_pages[0, 0]) + (0 if inputs.get("key_tag") is None else 4)
+    small = [inputs[name] for name in ("page_table", "query_start", "context_len", "query_tag", "log_weight") if name in inputs]
+    return keys * a_key + num_bytes(inputs["q"], *small, *outputs)
+
+
+_MIXED = ((1, 37), (5, 5), (3, 61), (0, 9), (1, 1), (17, 33))  # decode, prefill, chunk, inactive row
+_QKV = 4096 + 2 * 2 * 128  # GLM-4-Voice's queries, keys and values lie side by side
+
+OPS = (
+    Op("rms_norm", norm.rms_norm, norm.rms_norm_ref, (
+        _norm_case("one", 1, 1), _norm_case("primes", 7, 131), _norm_case("model", 3, 4096),
+        _norm_case("wide rows", 5, 64, skip=64), _norm_case("three dims", 2, 3, 64), _norm_case("empty", 0, 64),
+    ), real=(_norm_case("decode", 1, 4096), _norm_case("decode 16", 16, 4096), _norm_case("prefill 512", 512, 4096))),
+    Op("silu_mul", activation.silu_mul, activation.silu_mul_ref, (
+        _silu_case("one", 1, 2), _silu_case("primes", 7, 262), _silu_case("model", 3, 27392),
+        _silu_case("wide rows", 5, 64, skip=32), _silu_case("empty", 0, 64),
+    ), real=(_silu_case("decode", 1, 27392), _silu_case("decode 16", 16, 27392), _silu_case("prefill 512", 512, 27392))),
+    Op("rotary", rope.rotary, rope.rotary_ref, (
+        _rope_case("one", 1, 1, 2, 2), _rope_case("primes", 13, 5, 14, 6), _rope_case("model", 11, 32, 128, 64, skip=512),
+        _rope_case("halves", 7, 3, 16, 16, interleaved=False), _rope_case("empty", 0, 4, 32, 16),
+    ), real=(
+        _rope_case("decode, queries", 1, 32, 128, 64, skip=_QKV - 4096),
+        _rope_case("decode, keys", 1, 2, 128, 64, skip=_QKV - 256),
+        _rope_case("prefill 512, queries", 512, 32, 128, 64, skip=_QKV - 4096),
+        _rope_case("prefill 512, keys", 512, 2, 128, 64, skip=_QKV - 256),
+    )),
+    Op("store_kv", kvstore.store_kv, kvstore.store_kv_ref, (
+        _store_case("one", 1, 1, 1, 1, 1), _store_case("primes", 13, 3, 7, 5, 11),
+        _store_case("model", 40, 2, 128, 4, 16, skip=4096),
+        _store_case("idle", 5, 2, 16, 2, 8, idle=2), _store_case("empty", 0, 2, 16, 1, 16),
+    ), real=(
+        _store_case("decode", 1, 2, 128, 129, 16, skip=_QKV - 256),
+        _store_case("prefill 512", 512, 2, 128, 129, 16, skip=_QKV - 256),
+    ), mutates=("k_pages", "v_pages"), traffic=_store_traffic),
+    Op("paged_attention", attention.paged_attention, attention.paged_attention_ref, (
+        _attention_case("one", ((1, 1),), heads=1, groups=1, width=2, page_size=1),
+        _attention_case("decode", ((1, 7), (1, 130), (1, 1))),
+        _attention_case("prefill", ((53, 53),)), _attention_case("chunk", ((19, 71),)), _attention_case("mixed", _MIXED),
+        _attention_case("mixed, weighted", _MIXED, weight=True), _attention_case("one head a group", _MIXED, heads=2),
+        _attention_case("primes", _MIXED, heads=15, groups=5, width=7, page_size=3, weight=True),
+        _attention_case("model", ((1, 300), (37, 300)), heads=32, width=128, skip=512),
+        _attention_case("long", ((301, 517),)), _attention_case("empty", ()),
+        _attention_case("nobody active", ((0, 5), (0, 0))),
+    ), real=(
+        _attention_case("decode at 2k", ((1, 2048),), heads=32, width=128, skip=_QKV - 4096),
+        _attention_case("decode 16 at 2k", ((1, 2048),) * 16, heads=32, width=128, skip=_QKV - 4096),
+        _attention_case("decode at 2k, weighted", ((1, 2048),), heads=32, width=128, skip=_QKV - 4096, weight=True),
+        _attention_case("prefill 512", ((512, 512),), heads=32, width=128, skip=_QKV - 4096),
+    ), traffic=_attention_traffic),
+)  # fmt: skip

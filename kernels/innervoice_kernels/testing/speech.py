@@ -1,0 +1,115 @@
+"""Cases of the codec's ops, and which code ids are near-ties."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from innervoice_kernels import istft, mel, snake, vq
+from innervoice_kernels.testing.case import Case, Device, Inputs, Op, normal, rows
+
+_EPS = torch.finfo(torch.float32).eps
+
+
+def _snake_case(name: str, batch: int, channels: int, time: int, skip: int = 0, transposed: bool = False) -> Case:
+    """transposed: a view of [B, T, C]. The first channel's alpha is 0."""
+
+    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+        shape = (batch, time, channels) if transposed else (batch, channels, time)
+        x = rows(*shape, dtype=dtype, device=device, generator=generator, skip=skip)
+        alpha = 1 + 0.5 * normal(channels, dtype=dtype, device=device, generator=generator)
+        alpha[:1] = 0
+        return {"x": x.mT if transposed else x, "alpha": alpha}
+
+    return Case(name, make)
+
+
+def _istft_case(name: str, batch: int, time: int, n_fft: int = 16, hop: int = 4, transposed: bool = False, skip: int = 0) -> Case:
+    """transposed: views of [B, T, F]. The imaginary parts of the lowest and highest bin are not 0: they are to be ignored."""
+
+    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+        bins = n_fft // 2 + 1
+        shape = (batch, time, bins) if transposed else (batch, bins, time)
+        parts = [rows(*shape, dtype=dtype, device=device, generator=generator, skip=skip) for _ in range(2)]
+        real, imag = (x.mT if transposed else x for x in parts)
+        return {"real": real, "imag": imag, "window": torch.hann_window(n_fft).to(dtype).to(device), "hop": hop}
+
+    return Case(name, make)
+
+
+def _code_case(name: str, *shape: int, codes: int, skip: int = 0, double: bool = False) -> Case:
+    """double: every code stands twice in the codebook, of which the first is to be found."""
+
+    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+        x = rows(*shape, dtype=dtype, device=device, generator=generator, skip=skip)
+        codebook = rows(codes, shape[-1], dtype=dtype, device=device, generator=generator, skip=skip)
+        return {"x": x, "codebook": codebook.repeat(2, 1) if double else codebook}
+
+    return Case(name, make)
+
+
+def near_tie(inputs: Inputs, ids: Tensor) -> Tensor:
+    """A code whose squared distance exceeds the least by no more than float32's rounding of a sum of D terms.
+
+    That is sqrt(D) eps (|x| + |c|)^2, c being the longest code.
+    """
+    codebook: Tensor = inputs["codebook"]  # [K, D]
+    width = codebook.shape[-1]
+    flat, picked = inputs["x"].reshape(-1, width), ids.flatten()
+    known = (picked >= 0) & (picked < len(codebook))
+    length = codebook.norm(dim=-1)
+    least = (length.square() - 2 * flat @ codebook.T).amin(-1) + flat.square().sum(-1)
+    own = (flat - codebook[picked.clamp(0, len(codebook) - 1)]).square().sum(-1)
+    slack = width**0.5 * _EPS * (flat.norm(dim=-1) + length.max()).square()
+    is_tie: Tensor = known & (own <= least + slack)
+    return is_tie.reshape(ids.shape)
+
+
+def _mel_case(
+    name: str,
+    batch: int,
+    time: int,
+    n_fft: int = 400,
+    hop: int = 160,
+    bins: int = 128,
+    rate: int = 16000,
+    silent: int = 0,
+    skip: int = 0,
+) -> Case:
+    """silent: rows that are 0 throughout."""
+
+    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+        samples = 0.1 * rows(batch, time, dtype=dtype, device=device, generator=generator, skip=skip)
+        samples[:silent] = 0
+        return {"samples": samples, "filters": mel.mel_filters(bins, n_fft, rate).to(device), "hop": hop}
+
+    return Case(name, make)
+
+
+# A chunk of 26 tokens is 179 mel frames, of which the vocoder makes 8 and then 64 times as many.
+_STAGES = ((256, 8 * 179), (128, 64 * 179 + 1))
+
+OPS = (
+    Op("snake", snake.snake, snake.snake_ref, (
+        _snake_case("one", 1, 1, 1), _snake_case("primes", 2, 7, 131), _snake_case("wide rows", 2, 5, 64, skip=32),
+        _snake_case("channels last", 2, 8, 33, transposed=True), _snake_case("empty", 0, 4, 8), _snake_case("no time", 2, 4, 0),
+    ), real=tuple(_snake_case(f"{channels} x {time}", 1, channels, time) for channels, time in _STAGES)),
+    Op("istft", istft.istft, istft.istft_ref, (
+        _istft_case("two frames", 1, 2), _istft_case("one frame", 1, 1), _istft_case("primes", 3, 13, n_fft=22, hop=7),
+        _istft_case("long", 1, 401), _istft_case("wide rows", 2, 9, skip=5), _istft_case("frames first", 2, 9, transposed=True),
+        _istft_case("empty", 0, 5),
+    ), real=(_istft_case("chunk of 26 tokens", 1, _STAGES[1][1]),)),
+    Op("nearest_code", vq.nearest_code, vq.nearest_code_ref, (
+        _code_case("one", 1, 1, codes=1), _code_case("primes", 7, 13, codes=131), _code_case("three dims", 2, 3, 16, codes=64),
+        _code_case("wide rows", 5, 32, codes=50, skip=16), _code_case("equal codes", 41, 8, codes=37, double=True),
+        _code_case("crowded", 67, 2, codes=5000), _code_case("empty", 0, 16, codes=8),
+    ), real=(
+        _code_case("one token", 1, 1280, codes=16384), _code_case("2 s", 25, 1280, codes=16384),
+        _code_case("30 s", 375, 1280, codes=16384),
+    ), near_tie=near_tie),
+    Op("log_mel", mel.log_mel, mel.log_mel_ref, (
+        _mel_case("two frames", 1, 320), _mel_case("primes", 3, 7 * 13, n_fft=22, hop=7, bins=5, rate=8000),
+        _mel_case("one mel", 1, 64, n_fft=16, hop=8, bins=1, rate=8000), _mel_case("wide rows", 2, 1600, skip=100),
+        _mel_case("silent row", 3, 800, silent=1), _mel_case("empty", 0, 800),
+    ), real=(_mel_case("2 s", 1, 32000), _mel_case("30 s", 1, 480000)), dtypes=(torch.float32,)),
+)  # fmt: skip
