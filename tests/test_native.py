@@ -157,6 +157,13 @@ def test_capsules_are_consumed_and_their_memory_given_back() -> None:
     assert sys.getrefcount(context) == references
 
 
+def test_pool_takes_tensors_of_anybody() -> None:
+    pool = _C.PagePool(2, page_size=2)
+    [page] = pool.allocate(1)
+    assert pool.publish(-1, page, torch.tensor([5, 6]), read_only([0, 0])) == page
+    assert pool.match(read_only([5, 6, 7]), torch.zeros(3, dtype=torch.int64)) == [page]
+
+
 def test_a_used_capsule_is_refused() -> None:
     producer = OldProducer(np.array([3, 6], np.int32))
     _C.fill_slots(**{**GOOD, "context_len": producer})

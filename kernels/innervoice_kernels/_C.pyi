@@ -1,4 +1,4 @@
-"""The native module: page pool and slot arithmetic. Built by CMake, without torch; tensors come in over DLPack."""
+"""The native module: page pool, prefix tree and slot arithmetic. Built by CMake, without torch; tensors come in over DLPack."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -10,37 +10,114 @@ class SupportsDLPack(Protocol):
     def __dlpack__(self) -> Callable[..., Any]: ...
 
 class OutOfPages(RuntimeError):
-    """Fewer pages are free than were asked for; nothing was allocated. The message holds the numbers."""
+    """Fewer pages are free or cached than were asked for; nothing was allocated. The message holds the numbers."""
+
+class PoolCounters:
+    """What has happened since the pool was made; a snapshot."""
+
+    @property
+    def hits(self) -> int:
+        """Pages that match found."""
+
+    @property
+    def misses(self) -> int:
+        """Full pages that match was asked for and did not find."""
+
+    @property
+    def published(self) -> int:
+        """Pages that became findable."""
+
+    @property
+    def merged(self) -> int:
+        """Pages given up at publish because an equal one was there."""
+
+    @property
+    def evictions(self) -> int:
+        """Cached pages that allocate took."""
 
 class PagePool:
-    """Reference counts of pages 0 to num_pages - 1. A call on several pages happens wholly or not at all; O(1) a page.
+    """Pages 0 to num_pages - 1 of page_size tokens each, counted by reference, and the tree of those that can be found again.
 
-    Raises ValueError for a negative num_pages.
+    A page is free, held, or cached: published, without references, and kept until its place is needed. A published page is held
+    while it has references or while a page behind it is held. A call happens wholly or not at all; O(1) a page, but for hashing
+    its tokens. hash_bits: how many bits of the 64-bit hash are used; fewer make collisions, which cost time and nothing else.
+    Methods that take a page raise IndexError when there is no such page. Not thread-safe. Raises ValueError for a negative
+    num_pages, a page_size below 1, hash_bits outside 0 to 64.
     """
 
-    def __init__(self, num_pages: int) -> None: ...
+    def __init__(self, num_pages: int, page_size: int = 16, hash_bits: int = 64) -> None: ...
     def allocate(self, count: int) -> list[int]:
-        """`count` free pages, each with one reference. Raises OutOfPages, or ValueError for a negative count."""
+        """`count` pages, each with one reference: free ones first, then cached ones, which are forgotten.
+
+        Of the cached pages the one let go longest ago is taken first, but none before the cached pages behind it. Raises
+        OutOfPages, or ValueError for a negative count.
+        """
 
     def retain(self, pages: Sequence[int]) -> None:
-        """One more reference to each page. Raises IndexError (no such page) or ValueError (the page is free), naming the page."""
+        """One more reference to each page. Raises ValueError for a page without references, naming it."""
 
     def free(self, pages: Sequence[int]) -> None:
-        """One reference less to each page; a page without references is free again. Raises as retain does."""
+        """One reference less to each page; without any, a published page is cached and another is free. Raises as retain does."""
+
+    def publish(self, parent: int, page: int, ids: SupportsDLPack, keys: SupportsDLPack) -> int:
+        """Make a full page findable behind `parent`, a published page with references, or -1. Returns the page that holds these
+        tokens from now on: this one, or an equal one that was there before, to which the caller's reference is moved.
+
+        ids, keys [page_size] int64, contiguous, in host memory. A key says what else the token's K and V depend on. Raises
+        ValueError for a page without references or published elsewhere, a parent that is not one, or wrong arrays.
+        """
+
+    def match(self, ids: SupportsDLPack, keys: SupportsDLPack) -> list[int]:
+        """The longest chain of published pages that holds the beginning of the tokens, each with one more reference.
+
+        ids, keys [T] int64, contiguous, in host memory; only whole pages are looked for. A caller that must compute the last
+        token passes all but that one. Raises ValueError for wrong arrays.
+        """
+
+    def unpublish(self, page: int) -> None:
+        """Take a page out of the tree. Raises ValueError unless it has references, is published, and has no page behind it."""
 
     def ref_count(self, page: int) -> int:
-        """References to the page, 0 when it is free. Raises IndexError."""
+        """References to the page, 0 when it is free or cached."""
+
+    def is_shared(self, page: int) -> bool:
+        """Whether others may read the page (two references, or published), so that it must not be written in place."""
+
+    def is_published(self, page: int) -> bool:
+        """Whether the page is in the tree."""
+
+    def num_children(self, page: int) -> int:
+        """Published pages right behind this one."""
 
     def check_integrity(self) -> None:
-        """Raise RuntimeError when free list and reference counts disagree, naming the page. O(num_pages)."""
+        """What check_state holds of the pool's state. Raises RuntimeError. O(num_pages)."""
+
+    def state(self) -> PoolState:
+        """A copy of all that the pool knows, counters aside."""
+
+    @property
+    def page_size(self) -> int:
+        """Tokens that a page holds."""
 
     @property
     def num_pages(self) -> int:
-        """All pages, free or held."""
+        """All pages: free, cached or held."""
 
     @property
     def num_free(self) -> int:
-        """Pages that nobody refers to."""
+        """Pages that hold nothing."""
+
+    @property
+    def num_cached(self) -> int:
+        """Published pages that nobody holds: allocate may evict them."""
+
+    @property
+    def num_available(self) -> int:
+        """Free and cached pages: what allocate can give."""
+
+    @property
+    def counters(self) -> PoolCounters:
+        """Hits, misses, pages published and merged, evictions."""
 
     @property
     def free_pages(self) -> list[int]:
@@ -50,11 +127,46 @@ class PagePool:
     def ref_counts(self) -> list[int]:
         """A copy of every page's reference count."""
 
-def check_pages(free_pages: Sequence[int], ref_counts: Sequence[int]) -> None:
-    """What PagePool.check_integrity holds: a page is on the free list, once, exactly when it has no references.
+class PageList:
+    """A doubly linked list of pages. In all arrays and links -1 is an end of a chain, or the root, and -2 stands for outside."""
 
-    Raises RuntimeError that names the page.
+    older: list[int]
+    newer: list[int]
+    oldest: int
+    newest: int
+    size: int
+
+class PrefixTree:
+    """Published pages: parents, numbers of children, chained hash table, and contents [num_pages, 2, page_size] (ids, keys)."""
+
+    parents: list[int]
+    num_children: list[int]
+    hashes: list[int]
+    buckets: list[int]
+    next_in_bucket: list[int]
+    contents: list[int]
+
+class PoolState:
+    """A pool's state as plain data. Setting an attribute changes this copy; a list of another size raises ValueError.
+
+    cached: pages of the tree that nobody holds, in the order they were let go, children before their parent.
     """
+
+    free_pages: list[int]
+    ref_counts: list[int]
+    num_held_children: list[int]
+    tree: PrefixTree
+    cached: PageList
+
+def check_state(state: PoolState) -> None:
+    """Raise RuntimeError, naming a page, unless every rule of a pool's state holds.
+
+    Each page is free, cached or held, and only one of these; links agree both ways; parents are in the tree; hashes, numbers of
+    children and of held children are right; no two pages are equal; no cached page is evicted after its parent.
+    """
+
+def check_pages(free_pages: Sequence[int], holders: Sequence[int], cached_pages: Sequence[int] = ()) -> None:
+    """The first of those rules: a page is free or cached, once, exactly when it has no holders. Raises RuntimeError."""
 
 def fill_slots(
     page_table: SupportsDLPack,
