@@ -6,22 +6,21 @@ import dataclasses
 import json
 import logging
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rows import Rows, greedy
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from innervoice.config.files import read_json
 from innervoice.config.model import GenerationConfig, ModelConfig, read_generation_config
 from innervoice.model.families import family_of, glm4_voice
-from innervoice.model.transformer import AttentionInputs, KVCache, Transformer
+from innervoice.model.transformer import Transformer
 from innervoice.safetensors_file import DummyTensors, TensorDir
 
-PAGE = 16
 SHIPPED: dict[str, Any] = {
     "model_type": "chatglm", "architectures": ["ChatGLMForConditionalGeneration"], "num_layers": 40, "hidden_size": 4096,
     "ffn_hidden_size": 13696, "num_attention_heads": 32, "multi_query_attention": True, "multi_query_group_num": 2,
@@ -33,43 +32,6 @@ SHIPPED: dict[str, Any] = {
 
 def config_of(**changes: Any) -> ModelConfig:
     return glm4_voice.read_config(SHIPPED | changes, "config.json")
-
-
-class Rows:
-    """Rows over a paged cache whose pages are handed out in shuffled order; step() feeds each row any number of tokens."""
-
-    def __init__(self, model: Transformer, num_rows: int, max_len: int, weights: Sequence[float] | None = None) -> None:
-        config, embedding = model.config, model.weights.embedding
-        pages = -(-max_len // PAGE)
-        self.model = model
-        self.kv = KVCache.allocate(config, num_rows * pages, PAGE, embedding.dtype)
-        self.kv.k.fill_(float("nan"))
-        self.kv.v.fill_(float("nan"))
-        order = torch.randperm(num_rows * pages, generator=torch.Generator().manual_seed(3))
-        self.table = order.reshape(num_rows, pages).int()
-        self.lengths = [0] * num_rows
-        self.log_weight = None if weights is None else torch.tensor(weights).log()
-
-    def step(self, ids: Sequence[Sequence[int]], tags: Sequence[Sequence[tuple[int, int]]] | None = None) -> list[Tensor]:
-        """Logits [n, V] of each row's new tokens; tags: (query tag, key tag) of each token."""
-        positions = [torch.arange(n, n + len(new)) for n, new in zip(self.lengths, ids, strict=True)]
-        slots = torch.cat([self.table[row, p // PAGE].long() * PAGE + p % PAGE for row, p in enumerate(positions)])
-        self.lengths = [n + len(new) for n, new in zip(self.lengths, ids, strict=True)]
-        flat_tags = torch.tensor([tag for row in tags or [] for tag in row], dtype=torch.int32)
-        if tags is not None:
-            self.kv.key_tag.flatten()[slots] = flat_tags[:, 1]
-        counts = [len(new) for new in ids]
-        batch = AttentionInputs(
-            positions=torch.cat(positions),
-            slots=slots,
-            page_table=self.table,
-            query_start=torch.tensor([0, *counts]).cumsum(0).int(),
-            context_len=torch.tensor(self.lengths, dtype=torch.int32),
-            query_tag=None if tags is None else flat_tags[:, 0],
-            log_weight=self.log_weight,
-        )
-        hidden = self.model.forward(torch.tensor([i for new in ids for i in new]), batch, self.kv)
-        return list(self.model.logits(hidden).split(counts))
 
 
 # The tiny checkpoint, float32.
@@ -94,16 +56,6 @@ def expected(data_dir: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def tensors(data_dir: Path) -> dict[str, Tensor]:
     return load_file(data_dir / "tiny" / "expected.safetensors")
-
-
-def greedy(rows: Rows, prompts: list[list[int]], count: int) -> list[list[int]]:
-    out: list[list[int]] = [[] for _ in prompts]
-    feed = prompts
-    for _ in range(count):
-        feed = [[int(logits[-1].argmax())] for logits in rows.step(feed)]
-        for ids, new in zip(out, feed, strict=True):
-            ids.extend(new)
-    return out
 
 
 @pytest.mark.parametrize("case", [0, 1])
@@ -310,7 +262,8 @@ def test_shipped_config() -> None:
 def test_parameter_count_is_the_sum_of_the_tensors(tiny: Transformer) -> None:
     weights = tiny.weights
     layers = [getattr(layer, field.name) for layer in weights.layers for field in dataclasses.fields(layer)]
-    total = sum(tensor.numel() for tensor in [weights.embedding, weights.final_norm, weights.output, *layers])
+    tensors = [weights.embedding, weights.final_norm, weights.output, *layers]
+    total = sum(tensor.numel() for tensor in tensors if tensor is not None)
     assert tiny.config.num_parameters == total
 
 
@@ -365,6 +318,13 @@ def test_generation_config(folder: Path, tmp_path: Path) -> None:
     ):
         file.write_text(json.dumps(content))
         assert read_generation_config(tmp_path) == expected
+
+
+def test_a_penalty_is_named_and_not_applied(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "generation_config.json").write_text(json.dumps({"repetition_penalty": 1.05, "top_k": 20}))
+    assert read_generation_config(tmp_path).top_k == 20
+    assert "repetition_penalty 1.05 is not applied" in caplog.text
 
 
 @pytest.mark.parametrize(

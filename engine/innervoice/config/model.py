@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from innervoice.config.files import note_unknown, read_json
+from innervoice.config.files import note_unknown, read_json, require
+from innervoice.config.rope import RopeScaling
+
+log = logging.getLogger("innervoice")
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -16,7 +21,8 @@ DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 class ModelConfig:
     """A decoder with RMSNorm before each part, rotary positions, grouped queries and a gated SiLU feed-forward part.
 
-    rotary_dim: how many of head_dim are rotated; tied: the output layer is the embedding; dtype: what the checkpoint names.
+    rotary_dim: how many of head_dim are rotated; tied: the output layer is the embedding; dtype: what the checkpoint names;
+    qk_norm: RMSNorm over each head's query and key before they are rotated; rope_scaling None: plain frequencies.
     """
 
     family: str
@@ -35,6 +41,8 @@ class ModelConfig:
     tied: bool
     max_position: int
     dtype: str
+    qk_norm: bool = False
+    rope_scaling: RopeScaling | None = None
 
     @property
     def qkv_size(self) -> int:
@@ -45,7 +53,8 @@ class ModelConfig:
     def num_parameters(self) -> int:
         """Numbers in all weight tensors."""
         attention = self.qkv_size * (self.hidden_size + self.qkv_bias) + self.num_heads * self.head_dim * self.hidden_size
-        layer = 2 * self.hidden_size + attention + 3 * self.ffn_size * self.hidden_size
+        norms = 2 * self.hidden_size + 2 * self.head_dim * self.qk_norm
+        layer = norms + attention + 3 * self.ffn_size * self.hidden_size
         tables = self.vocab_size * self.hidden_size * (1 if self.tied else 2)
         return self.num_layers * layer + self.hidden_size + tables
 
@@ -63,6 +72,14 @@ def dtype_bytes(dtype: str) -> int:
     if dtype not in DTYPE_BYTES:
         raise ValueError(f"dtype {dtype!r} is not supported: use {', '.join(DTYPE_BYTES)}")
     return DTYPE_BYTES[dtype]
+
+
+def read_size(data: Mapping[str, Any], key: str, source: str | PathLike[str]) -> int:
+    """data[key] as a whole number of 1 or more. Raises ValueError naming file and key."""
+    value = require(data, key, source, int)
+    if value < 1:
+        raise ValueError(f"{source}: {key} is {value}, expected 1 or more")
+    return int(value)
 
 
 @dataclass(frozen=True)
@@ -89,8 +106,10 @@ def read_generation_config(directory: str | PathLike[str]) -> GenerationConfig:
     path = Path(directory) / "generation_config.json"
     data = read_json(path) if path.exists() else {}
     note_unknown(data, _GENERATION_KEYS, path)
-    if data.get("repetition_penalty", 1.0) not in (None, 1, 1.0) or data.get("num_beams", 1) not in (None, 1):
-        raise ValueError(f"{path}: repetition_penalty and num_beams are not supported; remove them or set them to 1")
+    if data.get("num_beams", 1) not in (None, 1):
+        raise ValueError(f"{path}: num_beams is {data['num_beams']!r}, which is not supported; remove it or set it to 1")
+    if data.get("repetition_penalty", 1) not in (None, 1):
+        log.warning("%s: repetition_penalty %s is not applied: there are no penalties", path, data["repetition_penalty"])
     if data.get("eos_token_id") is not None:
         eos = _ids(data["eos_token_id"], path)
     else:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from innervoice.config.model import ModelConfig
+from innervoice.model.rope_scaling import frequencies
 from innervoice.model.weights import LayerWeights, ModelWeights
 from innervoice_kernels.activation import silu_mul
 from innervoice_kernels.attention import paged_attention
@@ -31,7 +32,7 @@ class AttentionInputs:
     query_start: Tensor  # [B + 1] int32
     context_len: Tensor  # [B] int32
     query_tag: Tensor | None = None  # [T] int32
-    log_weight: Tensor | None = None  # [B] float32
+    log_weight: Tensor | None = None  # [T] float32
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ class Transformer:
     def __init__(self, config: ModelConfig, weights: ModelWeights) -> None:
         self.config = config
         self.weights = weights
-        exponents = torch.arange(0, config.rotary_dim, 2, dtype=torch.float32) / config.rotary_dim
-        self._inv_freq = (1.0 / config.rope_theta**exponents).to(weights.embedding.device)  # [rotary_dim / 2]
+        inv_freq, self._rotary_scale = frequencies(config)
+        self._inv_freq = inv_freq.to(weights.embedding.device)  # [rotary_dim / 2]
 
     @torch.inference_mode()
     def forward(self, ids: Tensor, batch: AttentionInputs, kv: KVCache) -> Tensor:
@@ -67,7 +68,7 @@ class Transformer:
         x = F.embedding(ids, self.weights.embedding)
         # The original rounds cos and sin to the model's type before it multiplies.
         angle = batch.positions[:, None].float() * self._inv_freq  # [T, rotary_dim / 2]
-        cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+        cos, sin = ((part * self._rotary_scale).to(x.dtype) for part in (angle.cos(), angle.sin()))
         for index, layer in enumerate(self.weights.layers):
             x = x + self._attention(index, layer, x, cos, sin, batch, kv)
             gate_up = F.linear(rms_norm(x, layer.ffn_norm, self.config.norm_eps), layer.gate_up)
@@ -87,6 +88,8 @@ class Transformer:
         qkv = F.linear(rms_norm(x, layer.attention_norm, c.norm_eps), layer.qkv, layer.qkv_bias)
         heads = torch.unflatten(qkv, -1, (-1, c.head_dim))  # [T, H + 2G, head_dim]
         q, k, v = torch.split(heads, [c.num_heads, c.num_kv_heads, c.num_kv_heads], dim=1)
+        if layer.q_norm is not None and layer.k_norm is not None:
+            q, k = rms_norm(q, layer.q_norm, c.norm_eps), rms_norm(k, layer.k_norm, c.norm_eps)
         q, k = rotary(q, cos, sin, c.rope_interleaved), rotary(k, cos, sin, c.rope_interleaved)
         store_kv(k, v, kv.k[index], kv.v[index], batch.slots)
         y = paged_attention(

@@ -11,7 +11,8 @@ from torch import Tensor
 class LayerWeights:
     """One layer. Linear weights are [out, in].
 
-    qkv: rows of all query heads, then key heads, then value heads; gate_up: gate rows (through SiLU), then up rows.
+    qkv: rows of all query heads, then key heads, then value heads; gate_up: gate rows (through SiLU), then up rows; q_norm and
+    k_norm: of one head, the same for all.
     """
 
     attention_norm: Tensor  # [D]
@@ -21,6 +22,8 @@ class LayerWeights:
     ffn_norm: Tensor  # [D]
     gate_up: Tensor  # [2F, D]
     down: Tensor  # [D, F]
+    q_norm: Tensor | None = None  # [head_dim]
+    k_norm: Tensor | None = None
 
 
 @dataclass(frozen=True)

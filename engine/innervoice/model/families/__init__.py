@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from innervoice.config.model import ModelConfig
-from innervoice.model.families import glm4_voice
+from innervoice.model.families import glm, glm4_voice, llama
 from innervoice.model.weights import ModelWeights
 from innervoice.safetensors_file import TensorSource
 from innervoice.text import TextTokenizer
@@ -41,14 +41,25 @@ class Family(Protocol):
         """
         ...
 
-    def prompt_ids(
-        self, tokenizer: TextTokenizer, vocabulary: Vocabulary, user: str | Sequence[int], system: str | None = None
+    def turn_ids(
+        self,
+        tokenizer: TextTokenizer,
+        vocabulary: Vocabulary,
+        user: str | Sequence[int],
+        system: str | None = None,
+        *,
+        first: bool,
     ) -> list[int]:
-        """One user turn, text or speech codes, in the family's template."""
+        """The ids that one user turn, text or speech codes, adds to a dialogue, up to where the reply begins.
+
+        first: the whole opening, with the system text; system None: the model's own. Otherwise what comes between the reply
+        before and the next one: the history holds that reply's ids as they were drawn, without its end of turn, which these ids
+        begin with where the template has one. Give the same system at every turn. Raises ValueError.
+        """
         ...
 
 
-FAMILIES: tuple[Family, ...] = (glm4_voice,)
+FAMILIES: tuple[Family, ...] = (glm4_voice, llama, glm)
 
 
 def family_of(data: Mapping[str, Any], source: str | PathLike[str]) -> Family:

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from innervoice import text
 from innervoice.config.files import note_unknown, require
-from innervoice.config.model import ModelConfig, dtype_bytes
+from innervoice.config.model import ModelConfig, dtype_bytes, read_size
 from innervoice.model.weights import LayerWeights, ModelWeights
 from innervoice.safetensors_file import TensorSource
-from innervoice.text import TextTokenizer, load_vocabulary, prompt_ids
+from innervoice.text import TextTokenizer, TiktokenTokenizer, load_vocabulary, turn_ids
 from innervoice.types import Vocabulary
 
-__all__ = ["MODEL_TYPES", "NAME", "load_text", "load_weights", "prompt_ids", "read_config"]
+__all__ = ["MODEL_TYPES", "NAME", "load_text", "load_weights", "read_config", "turn_ids"]
 
 NAME = "glm4_voice"
 MODEL_TYPES: tuple[str, ...] = ("chatglm",)
@@ -52,8 +52,8 @@ def read_config(data: Mapping[str, Any], source: str | PathLike[str]) -> ModelCo
     for key, (default, expected) in _FIXED.items():
         if data.get(key, default) != expected:
             raise ValueError(f"{source}: {key} is {data[key]!r}, which is not supported; GLM-4-Voice has {expected!r}")
-    heads, head_dim = _size(data, "num_attention_heads", source), _size(data, "kv_channels", source)
-    kv_heads = _size(data, "multi_query_group_num", source) if data.get("multi_query_attention", False) else heads
+    heads, head_dim = read_size(data, "num_attention_heads", source), read_size(data, "kv_channels", source)
+    kv_heads = read_size(data, "multi_query_group_num", source) if data.get("multi_query_attention", False) else heads
     if heads % kv_heads or head_dim % 4:
         raise ValueError(
             f"{source}: num_attention_heads {heads} must be a multiple of multi_query_group_num {kv_heads}, "
@@ -63,20 +63,20 @@ def read_config(data: Mapping[str, Any], source: str | PathLike[str]) -> ModelCo
     dtype_bytes(dtype)
     return ModelConfig(
         family=NAME,
-        num_layers=_size(data, "num_layers", source),
-        hidden_size=_size(data, "hidden_size", source),
+        num_layers=read_size(data, "num_layers", source),
+        hidden_size=read_size(data, "hidden_size", source),
         num_heads=heads,
         num_kv_heads=kv_heads,
         head_dim=head_dim,
-        ffn_size=_size(data, "ffn_hidden_size", source),
-        vocab_size=_size(data, "padded_vocab_size", source),
+        ffn_size=read_size(data, "ffn_hidden_size", source),
+        vocab_size=read_size(data, "padded_vocab_size", source),
         norm_eps=float(require(data, "layernorm_epsilon", source)),
         rotary_dim=head_dim // 2,
         rope_theta=10000.0 * float(data.get("rope_ratio", 1)),
         rope_interleaved=True,
         qkv_bias=bool(data.get("add_qkv_bias", False)),
         tied=bool(data.get("tie_word_embeddings", False)),
-        max_position=_size(data, "seq_length", source) if "seq_length" in data else _DEFAULT_MAX_POSITION,
+        max_position=read_size(data, "seq_length", source) if "seq_length" in data else _DEFAULT_MAX_POSITION,
         dtype=dtype,
     )
 
@@ -123,15 +123,8 @@ def load_text(
     """
     if stand_in and not all((Path(directory) / name).exists() for name in ("tokenizer.model", "tokenizer_config.json")):
         return text.stand_in(directory, num_codes)
-    tokenizer = TextTokenizer.from_pretrained(directory)
+    tokenizer = TiktokenTokenizer.from_pretrained(directory)
     return tokenizer, load_vocabulary(directory, num_codes, tokenizer=tokenizer)
-
-
-def _size(data: Mapping[str, Any], key: str, source: str | PathLike[str]) -> int:
-    value = require(data, key, source, int)
-    if value < 1:
-        raise ValueError(f"{source}: {key} is {value}, expected 1 or more")
-    return int(value)
 
 
 def _heads_in_order(rows: Tensor, config: ModelConfig) -> Tensor:

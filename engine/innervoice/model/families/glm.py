@@ -1,0 +1,40 @@
+"""GLM-4 in Hugging Face's layout: half of each head rotated in neighbouring pairs, gate and up in one tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any
+
+import torch
+
+from innervoice.config.model import ModelConfig
+from innervoice.model.families import hugging_face
+from innervoice.model.families.hugging_face import load_text, turn_ids
+from innervoice.model.weights import ModelWeights
+from innervoice.safetensors_file import TensorSource
+
+__all__ = ["MODEL_TYPES", "NAME", "load_text", "load_weights", "read_config", "turn_ids"]
+
+NAME = "glm"
+MODEL_TYPES: tuple[str, ...] = ("glm",)
+
+
+def read_config(data: Mapping[str, Any], source: str | PathLike[str]) -> ModelConfig:
+    """config.json as ModelConfig. Raises ValueError naming a key that is missing or asks for what is not supported."""
+    return hugging_face.read_config(
+        data,
+        source,
+        family=NAME,
+        qkv_bias=bool(data.get("attention_bias", True)),
+        head_dim=128,
+        interleaved=True,
+        partial=0.5,
+    )
+
+
+def load_weights(
+    config: ModelConfig, tensors: TensorSource, dtype: torch.dtype, device: str | torch.device = "cpu"
+) -> ModelWeights:
+    """All weights, tensor by tensor. Raises ValueError for a tensor that is missing or misshapen."""
+    return hugging_face.load_weights(config, tensors, dtype, device, fused_gate_up=True)

@@ -1,0 +1,169 @@
+"""What the families in Hugging Face's own layout have in common: config keys, tensor names, tokenizer.json and chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from innervoice import text
+from innervoice.config.files import note_unknown, require
+from innervoice.config.model import ModelConfig, dtype_bytes, read_generation_config, read_size
+from innervoice.config.rope import YarnScaling, read_rope
+from innervoice.model.weights import LayerWeights, ModelWeights
+from innervoice.safetensors_file import TensorSource
+from innervoice.text import JsonTokenizer, TextTokenizer, load_vocabulary
+from innervoice.types import Vocabulary
+
+# Settings and the values that are run here; the first of them is what a missing key stands for.
+_FIXED: dict[str, tuple[Any, ...]] = {
+    "hidden_act": ("silu",),
+    "mlp_bias": (False, None),
+    "use_sliding_window": (False, None),
+    "quantization_config": (None,),
+    "is_encoder_decoder": (False, None),
+}
+_USED = (
+    "model_type", "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads",
+    "head_dim", "vocab_size", "rms_norm_eps", "attention_bias", "rope_parameters", "rope_theta", "rope_scaling",
+    "partial_rotary_factor", "original_max_position_embeddings", "max_position_embeddings", "tie_word_embeddings",
+    "torch_dtype", "dtype", "bos_token_id", "eos_token_id", "pad_token_id", "layer_types", "sliding_window",
+)  # fmt: skip
+_NEUTRAL = (
+    "architectures", "attention_dropout", "initializer_range", "max_window_layers", "pretraining_tp", "rope_interleaved",
+    "transformers.js_config", "transformers_version", "use_cache", "_name_or_path", "output_attentions", "output_hidden_states",
+    "return_dict", "is_llama_config", "chunk_size_feed_forward", "problem_type", "id2label", "label2id",
+)  # fmt: skip
+
+
+def read_config(
+    data: Mapping[str, Any],
+    source: str | PathLike[str],
+    *,
+    family: str,
+    qkv_bias: bool,
+    qk_norm: bool = False,
+    head_dim: int | None = None,
+    interleaved: bool = False,
+    partial: float = 1.0,
+) -> ModelConfig:
+    """config.json as ModelConfig; head_dim (None: hidden size by heads) and partial rotation stand in for missing keys.
+
+    Raises ValueError naming a key that is missing or asks for what is not supported.
+    """
+    note_unknown(data, (*_FIXED, *_USED, *_NEUTRAL), source)
+    _refuse(data, source)
+    heads, width = read_size(data, "num_attention_heads", source), read_size(data, "hidden_size", source)
+    kv_heads = read_size(data, "num_key_value_heads", source) if data.get("num_key_value_heads") is not None else heads
+    head_dim = read_size(data, "head_dim", source) if data.get("head_dim") is not None else head_dim or width // heads
+    max_position = read_size(data, "max_position_embeddings", source)
+    rope = read_rope(data, source, max_position=max_position, default_partial=partial)
+    rotary_dim = int(head_dim * rope.partial)
+    if heads % kv_heads or rotary_dim % 2 or not 2 <= rotary_dim <= head_dim:
+        raise ValueError(
+            f"{source}: num_attention_heads {heads} must be a multiple of num_key_value_heads {kv_heads}, "
+            f"and {rotary_dim} rotated dimensions of head_dim {head_dim} must be even and not more than it"
+        )
+    if isinstance(rope.scaling, YarnScaling):
+        max_position = max(max_position, int(rope.scaling.original_max_position * rope.scaling.factor))
+    dtype = data.get("torch_dtype") or data.get("dtype") or "float32"
+    dtype_bytes(dtype)
+    return ModelConfig(
+        family=family,
+        num_layers=read_size(data, "num_hidden_layers", source),
+        hidden_size=width,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        ffn_size=read_size(data, "intermediate_size", source),
+        vocab_size=read_size(data, "vocab_size", source),
+        norm_eps=float(require(data, "rms_norm_eps", source)),
+        rotary_dim=rotary_dim,
+        rope_theta=rope.theta,
+        rope_interleaved=interleaved,
+        qkv_bias=qkv_bias,
+        tied=bool(data.get("tie_word_embeddings", False)),
+        max_position=max_position,
+        dtype=dtype,
+        qk_norm=qk_norm,
+        rope_scaling=rope.scaling,
+    )
+
+
+def load_weights(
+    config: ModelConfig, tensors: TensorSource, dtype: torch.dtype, device: str | torch.device, *, fused_gate_up: bool
+) -> ModelWeights:
+    """All weights, tensor by tensor; fused_gate_up: the file has gate and up in one tensor, as they are kept here.
+
+    Raises ValueError for a tensor that is missing or misshapen.
+    """
+    width = config.hidden_size
+
+    def get(name: str, *shape: int) -> Tensor:
+        return tensors.get(name, shape, dtype=dtype, device=device)
+
+    embedding = get("model.embed_tokens.weight", config.vocab_size, width)
+
+    def layer(index: int) -> LayerWeights:
+        prefix = f"model.layers.{index}"
+        attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
+        heads = {"q": config.num_heads, "k": config.num_kv_heads, "v": config.num_kv_heads}
+        rows = {f"{attention}.{name}_proj": count * config.head_dim for name, count in heads.items()}
+        halves = [f"{mlp}.{name}_proj.weight" for name in ("gate", "up")]
+        return LayerWeights(
+            attention_norm=get(f"{prefix}.input_layernorm.weight", width),
+            qkv=torch.cat([get(f"{name}.weight", count, width) for name, count in rows.items()]),
+            qkv_bias=torch.cat([get(f"{name}.bias", count) for name, count in rows.items()]) if config.qkv_bias else None,
+            attention_out=get(f"{attention}.o_proj.weight", width, config.num_heads * config.head_dim),
+            ffn_norm=get(f"{prefix}.post_attention_layernorm.weight", width),
+            gate_up=get(f"{mlp}.gate_up_proj.weight", 2 * config.ffn_size, width)
+            if fused_gate_up
+            else torch.cat([get(name, config.ffn_size, width) for name in halves]),
+            down=get(f"{mlp}.down_proj.weight", width, config.ffn_size),
+            q_norm=get(f"{attention}.q_norm.weight", config.head_dim) if config.qk_norm else None,
+            k_norm=get(f"{attention}.k_norm.weight", config.head_dim) if config.qk_norm else None,
+        )
+
+    return ModelWeights(
+        embedding=embedding,
+        layers=tuple(layer(index) for index in range(config.num_layers)),
+        final_norm=get("model.norm.weight", width),
+        output=embedding if config.tied else get("lm_head.weight", config.vocab_size, width),
+    )
+
+
+def load_text(
+    directory: str | PathLike[str], num_codes: int | None, *, stand_in: bool = False
+) -> tuple[TextTokenizer, Vocabulary]:
+    """tokenizer.json with its chat template, and the vocabulary: end of turn is the eos id that the template closes replies with.
+
+    num_codes: size of the speech codebook, None without one. stand_in: where tokenizer.json is missing, make up a tokenizer of
+    the right size. Raises FileNotFoundError, ValueError.
+    """
+    if stand_in and not (Path(directory) / "tokenizer.json").exists():
+        return text.stand_in(directory, num_codes)
+    tokenizer = JsonTokenizer.from_pretrained(directory)
+    end_of_turn = text.end_of_turn(tokenizer, read_generation_config(directory).eos)
+    return tokenizer, load_vocabulary(directory, num_codes, tokenizer=tokenizer, end_of_turn=end_of_turn)
+
+
+def turn_ids(
+    tokenizer: TextTokenizer, vocabulary: Vocabulary, user: str | Sequence[int], system: str | None = None, *, first: bool
+) -> list[int]:
+    """One user turn in the checkpoint's chat template; see Family.turn_ids. Raises ValueError for speech."""
+    if not isinstance(user, str):
+        raise ValueError("this model takes no speech: give text")
+    return text.chat_turn_ids(tokenizer, user, system, first=first)
+
+
+def _refuse(data: Mapping[str, Any], source: str | PathLike[str]) -> None:
+    for key, run in _FIXED.items():
+        if data.get(key, run[0]) not in run:
+            raise ValueError(f"{source}: {key} is {data[key]!r}, which is not supported; supported is {run[0]!r}")
+    other = [kind for kind in data.get("layer_types") or [] if kind != "full_attention"]
+    if other:
+        raise ValueError(f"{source}: layer_types has {other[0]!r}, which is not supported; supported is 'full_attention'")

@@ -1,0 +1,44 @@
+"""Llama, Qwen2 (bias on query, key and value) and Qwen3 (norm on query and key) in Hugging Face's layout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any
+
+import torch
+
+from innervoice.config.model import ModelConfig
+from innervoice.model.families import hugging_face
+from innervoice.model.families.hugging_face import load_text, turn_ids
+from innervoice.model.weights import ModelWeights
+from innervoice.safetensors_file import TensorSource
+
+__all__ = ["MODEL_TYPES", "NAME", "load_text", "load_weights", "read_config", "turn_ids"]
+
+NAME = "llama"
+MODEL_TYPES: tuple[str, ...] = ("llama", "qwen2", "qwen3")
+_QWEN3_HEAD_DIM = 128
+
+
+def read_config(data: Mapping[str, Any], source: str | PathLike[str]) -> ModelConfig:
+    """config.json as ModelConfig. Raises ValueError naming a key that is missing or asks for what is not supported."""
+    kind = data.get("model_type")
+    # Qwen2 has no such key: its bias is on query, key and value alone, always. The key would put one on the output too.
+    if kind != "qwen2" and data.get("attention_bias"):
+        raise ValueError(f"{source}: attention_bias is true, which is not supported for model_type {kind!r}")
+    return hugging_face.read_config(
+        data,
+        source,
+        family=NAME,
+        qkv_bias=kind == "qwen2",
+        qk_norm=kind == "qwen3",
+        head_dim=_QWEN3_HEAD_DIM if kind == "qwen3" else None,
+    )
+
+
+def load_weights(
+    config: ModelConfig, tensors: TensorSource, dtype: torch.dtype, device: str | torch.device = "cpu"
+) -> ModelWeights:
+    """All weights, tensor by tensor. Raises ValueError for a tensor that is missing or misshapen."""
+    return hugging_face.load_weights(config, tensors, dtype, device, fused_gate_up=False)
