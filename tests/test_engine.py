@@ -112,7 +112,7 @@ def test_rows_together_give_the_ids_they_give_alone(engine: Engine, prompts: dic
     assert [len(ids) for ids in alone] == [20, 25, 30, 35]
     assert len({tuple(ids[:20]) for ids in alone}) == 4
     engine._loaded.core.pool.check_integrity()
-    assert engine._loaded.core.pool.num_free == engine._loaded.core.pool.num_pages
+    assert engine._loaded.core.pool.num_available == engine._loaded.core.pool.num_pages
 
 
 def test_events_are_numbered_timed_and_whole(engine: Engine, prompts: dict[str, Any]) -> None:
@@ -258,7 +258,7 @@ def test_cancel_frees_everything(engine: Engine, prompts: dict[str, Any]) -> Non
     events = list(stream)
     assert isinstance(events[-1], Done)
     assert events[-1].finish_reason == "cancelled"
-    assert engine._loaded.core.pool.num_free == engine._loaded.core.pool.num_pages
+    assert engine._loaded.core.pool.num_available == engine._loaded.core.pool.num_pages
 
 
 def test_a_timeout_ends_the_reply(engine: Engine, prompts: dict[str, Any]) -> None:
@@ -338,7 +338,7 @@ def test_a_closed_engine_refuses_and_close_ends_what_runs(tiny_dir: Path) -> Non
     stream = engine.stream(Text("hello"), sampling=greedy(5000))
     engine.close()
     assert stream.reply().finish_reason == "cancelled"
-    with pytest.raises(RuntimeError, match="closed"):
+    with pytest.raises(ValueError, match="closed"):
         engine.generate(Text("hello"))
     engine.close()
     patient = Engine.from_pretrained(tiny_dir, device="cpu")

@@ -57,8 +57,8 @@ def write_shipped_configs(target: Path, tiny_dir: Path, num_layers: int) -> None
     change(
         "glm-4-voice-9b/config.json",
         num_layers=num_layers, num_hidden_layers=num_layers, hidden_size=4096, ffn_hidden_size=13696, num_attention_heads=32,
-        kv_channels=128, padded_vocab_size=168960, vocab_size=168960, torch_dtype="bfloat16", eos_token_id=[151329, 151336, 151338],
-        pad_token_id=151329,
+        kv_channels=128, padded_vocab_size=168960, vocab_size=168960, torch_dtype="bfloat16",
+        eos_token_id=[151329, 151336, 151338], pad_token_id=151329,
     )  # fmt: skip
     change("glm-4-voice-9b/generation_config.json", eos_token_id=[151329, 151336, 151338], pad_token_id=151329)
     change(
@@ -69,7 +69,8 @@ def write_shipped_configs(target: Path, tiny_dir: Path, num_layers: int) -> None
     yaml = (tiny_dir / "glm-4-voice-decoder" / "config.yaml").read_text()
     for small, full in (
         ("input_size: 64", "input_size: 512"), ("vocab_size: 64", "vocab_size: 16384"), ("output_size: 64", "output_size: 512"),
-        ("attention_heads: 4", "attention_heads: 8"), ("linear_units: 96", "linear_units: 2048"), ("num_blocks: 2", "num_blocks: 6"),
+        ("attention_heads: 4", "attention_heads: 8"), ("linear_units: 96", "linear_units: 2048"),
+        ("num_blocks: 2", "num_blocks: 6"),
         ("channels: [32, 32]", "channels: [256, 256]"), ("attention_head_dim: 16", "attention_head_dim: 64"),
         ("n_blocks: 2", "n_blocks: 4"), ("num_mid_blocks: 3", "num_mid_blocks: 12"), ("num_heads: 2", "num_heads: 8"),
         ("base_channels: 32", "base_channels: 512"), ("cond_channels: 48", "cond_channels: 512"),

@@ -4,6 +4,7 @@ from innervoice.engine import Engine
 from innervoice.errors import EngineDead, OutOfCapacity, RequestFailed
 from innervoice.plan import Plan
 from innervoice.schedule import Schedule, ScheduleError, Segment
+from innervoice.session import Session
 from innervoice.stream import Stream
 from innervoice.types import (
     Audio,
@@ -42,6 +43,7 @@ __all__ = [
     "Schedule",
     "ScheduleError",
     "Segment",
+    "Session",
     "Speech",
     "Stream",
     "Text",

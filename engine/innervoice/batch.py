@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 import torch
@@ -24,33 +25,65 @@ class Role(IntEnum):
 
 @dataclass
 class Row:
-    """A running sequence. ids[:num_cached] have keys and values in pages; the rest is fed to the next forward pass.
+    """A sequence that keeps its pages. ids[:num_cached] have keys and values; the rest is fed to the next forward pass.
 
-    roles[i] says what ids[i] is, replies[i] which reply of the row it belongs to (0: none, then from 1).
+    roles[i] says what ids[i] is, replies[i] which reply of the row it belongs to (0: none, then from 1); weights[r] is ln w of
+    reply r. page_keys[i] is what, beside the ids, the keys and values of a page depend on: equal keys and ids, equal pages.
     """
 
-    ids: list[int]
-    roles: list[Role]
-    replies: list[int]
     table: PageTable
+    ids: list[int] = field(default_factory=list)
+    roles: list[Role] = field(default_factory=list)
+    replies: list[int] = field(default_factory=list)
+    page_keys: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=lambda: [0.0])
     num_cached: int = 0
-    log_weight: float = 0.0
 
-    @classmethod
-    def of_prompt(cls, ids: Sequence[int], table: PageTable, log_weight: float = 0.0) -> Row:
-        """A row that holds a prompt and nothing else."""
-        return cls(list(ids), [Role.NEUTRAL] * len(ids), [0] * len(ids), table, log_weight=log_weight)
+    @property
+    def num_new(self) -> int:
+        """Tokens that the next forward pass feeds."""
+        return len(self.ids) - self.num_cached
+
+    def extend(self, ids: Sequence[int]) -> None:
+        """Add prompt tokens."""
+        for token in ids:
+            self.append(token, Role.NEUTRAL, 0)
+
+    def begin_reply(self, log_weight: float) -> int:
+        """Number of a new reply whose reflection weight is exp(log_weight)."""
+        self.weights.append(log_weight)
+        return len(self.weights) - 1
 
     def append(self, token: int, role: Role, reply: int) -> None:
         """Add a token behind the rest."""
         self.ids.append(token)
         self.roles.append(role)
         self.replies.append(reply)
+        self.page_keys.append(_page_key(role, reply, self.weights[reply]))
 
-    def tags(self, role: Role, begin: int) -> list[int]:
-        """From position begin on: the reply's number where the token has the role, else 0."""
-        pairs = zip(self.roles[begin:], self.replies[begin:], strict=True)
-        return [reply if own is role else 0 for own, reply in pairs]
+    def drop_last(self) -> None:
+        """Take the last token back; it has not been fed yet."""
+        assert self.num_new > 0, "the last token is cached"
+        for column in (self.ids, self.roles, self.replies, self.page_keys):
+            column.pop()
+
+    def fork(self) -> Row:
+        """A copy that shares the pages."""
+        table, keys, weights = self.table.fork(), list(self.page_keys), list(self.weights)
+        return Row(table, list(self.ids), list(self.roles), list(self.replies), keys, weights, self.num_cached)
+
+    def tags(self, role: Role) -> list[int]:
+        """For each token to be fed: the number of its reply if the token has the role and the reply is weighted, else 0."""
+        new = range(self.num_cached, len(self.ids))
+        return [self.replies[i] if self.roles[i] is role and self.weights[self.replies[i]] else 0 for i in new]
+
+
+def _page_key(role: Role, reply: int, log_weight: float) -> int:
+    """0 where no reflection weight is at work, so that replies share pages whatever their schedules were."""
+    if role is Role.NEUTRAL or log_weight == 0.0:
+        return 0
+    bits: int = struct.unpack("<I", struct.pack("<f", log_weight))[0]
+    return bits << 31 | (reply & 0x1FFFFFFF) << 2 | role
 
 
 @dataclass(frozen=True)
@@ -67,7 +100,7 @@ def make_batch(rows: Sequence[Row], page_size: int, device: torch.device) -> Bat
     """All tokens of the rows that are not cached yet. Each row has at least one, and pages for all its tokens."""
     starts = [0]
     for row in rows:
-        starts.append(starts[-1] + len(row.ids) - row.num_cached)
+        starts.append(starts[-1] + row.num_new)
     pages = [row.table.pages for row in rows]
     width = max(map(len, pages))
     page_table = torch.tensor([row + [0] * (width - len(row)) for row in pages], dtype=torch.int32)
@@ -76,19 +109,18 @@ def make_batch(rows: Sequence[Row], page_size: int, device: torch.device) -> Bat
     slots = torch.empty(starts[-1], dtype=torch.int64)
     _C.fill_slots(page_table, query_start, context_len, page_size, slots)
     positions = torch.cat([torch.arange(row.num_cached, len(row.ids)) for row in rows])
-    weighted = any(row.log_weight for row in rows)
+    query_tags = [(row, tag) for row in rows for tag in row.tags(Role.SPOKEN)]
+    weighted = any(weight for row in rows for weight in row.weights)
+    weights = [row.weights[tag] for row, tag in query_tags]
     attention = AttentionInputs(
         positions=positions.to(device),
         slots=slots.to(device),
         page_table=page_table.to(device),
         query_start=query_start.to(device),
         context_len=context_len.to(device),
-        query_tag=_tags(rows, Role.SPOKEN, device) if weighted else None,
-        log_weight=torch.tensor([row.log_weight for row in rows], dtype=torch.float32, device=device) if weighted else None,
+        query_tag=torch.tensor([tag for _, tag in query_tags], dtype=torch.int32, device=device) if weighted else None,
+        log_weight=torch.tensor(weights, dtype=torch.float32, device=device) if weighted else None,
     )
     ids = torch.tensor([i for row in rows for i in row.ids[row.num_cached :]], dtype=torch.int64, device=device)
-    return Batch(ids, _tags(rows, Role.HIDDEN, device), attention.query_start[1:].long() - 1, attention)
-
-
-def _tags(rows: Sequence[Row], role: Role, device: torch.device) -> Tensor:
-    return torch.tensor([t for row in rows for t in row.tags(role, row.num_cached)], dtype=torch.int32, device=device)
+    key_tag = torch.tensor([tag for row in rows for tag in row.tags(Role.HIDDEN)], dtype=torch.int32, device=device)
+    return Batch(ids, key_tag, attention.query_start[1:].long() - 1, attention)

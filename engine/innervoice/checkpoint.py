@@ -11,7 +11,7 @@ from innervoice.config.files import read_json
 
 HUB_PARTS = {"glm-4-voice-9b": ("glm-4-voice-tokenizer", "glm-4-voice-decoder")}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_WANTED = ["*.json", "*.safetensors", "*.model", "*.yaml", "*.pt"]
+_WANTED = ["*.json", "*.jinja", "*.safetensors", "*.model", "*.yaml", "*.pt"]
 
 
 @dataclass(frozen=True)

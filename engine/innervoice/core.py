@@ -4,52 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor
 
-from innervoice.batch import Role, Row
+from innervoice.batch import Row
 from innervoice.blocks import PagePool, PageTable
-from innervoice.reply_log import HIDDEN, ReplyLog
+from innervoice.codec.audio import Resampler
+from innervoice.dialogue import Dialogue, Export, Paused
+from innervoice.errors import OutOfCapacity
+from innervoice.reply_log import ReplyLog
 from innervoice.runner import Runner
-from innervoice.schedule import Cursor, Emission, FreeCursor, Kind, Program, make_cursor
+from innervoice.running import Request, Running
+from innervoice.schedule import make_cursor
 from innervoice.text import TextTokenizer
 from innervoice.trace import Tracer
-from innervoice.types import Event, FinishReason, Sampling
+from innervoice.types import Event, FinishReason
 from innervoice.voice import Voice
-from innervoice_kernels.sample import REFUSED, Draw, sample
-
-
-@dataclass(frozen=True)
-class Request:
-    """A validated request: sampling has no unset field; submitted_s is the caller's clock when it came."""
-
-    reply_id: str
-    prompt_ids: tuple[int, ...]
-    program: Program
-    sampling: Sampling
-    submitted_s: float
-    caps: tuple[int, ...] = ()
-    deadline_s: float = math.inf
-
-
-@dataclass
-class _Running:
-    request: Request
-    row: Row
-    cursor: Cursor | FreeCursor
-    log: ReplyLog
-    num_tokens: int = 0
-    num_speech: int = 0
-    finish: FinishReason | None = None
-    error: str | None = None
+from innervoice_kernels.sample import REFUSED, sample
 
 
 class Core:
-    """Runs requests, at most max_rows at once, the others waiting in order. Not thread-safe: one thread steps it.
+    """Runs requests, all of those admitted in every step, the others waiting in order. Not thread-safe: one thread steps it.
 
-    step_tokens and step_voice make events; drain hands them over stamped with the time they were ready.
+    A row is a dialogue or a single reply; at most max_rows hold pages at once. step_tokens and step_voice make events; drain
+    hands them over stamped with the time they were ready.
     """
 
     def __init__(
@@ -62,14 +41,16 @@ class Core:
         *,
         max_rows: int,
         max_model_len: int,
+        share_prefixes: bool = True,
     ) -> None:
         self.runner, self.pool = runner, pool
-        self.max_model_len = max_model_len
+        self.max_rows, self.max_model_len = max_rows, max_model_len
         self._tokenizer, self._voice, self._tracer = tokenizer, voice, tracer
-        self._max_rows = max_rows
+        self._share = share_prefixes
         self._codes_per_s = math.inf if voice is None else voice.codes_per_s
         self._waiting: list[Request] = []
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, Running] = {}
+        self._dialogues: dict[str, Dialogue] = {}
         self._outbox: list[Callable[[float], Event]] = []
 
     @property
@@ -77,47 +58,96 @@ class Core:
         """Whether a step would do anything."""
         return bool(self._waiting or self._running or self._outbox)
 
+    @property
+    def num_rows(self) -> int:
+        """Dialogues, and single replies that run."""
+        return len(self._dialogues) + sum(r.request.session_id is None for r in self._running.values())
+
     def submit(self, request: Request) -> None:
-        """Queue a request."""
+        """Queue a request. Raises ValueError for a turn whose dialogue is busy, gone, or too long with it."""
+        if request.session_id is not None:
+            dialogue = self._idle(request.session_id)
+            self._check_length(len(dialogue.row.ids) + len(request.prompt_ids))
+            dialogue.busy = request.reply_id
         self._waiting.append(request)
 
     def cancel(self, reply_id: str, reason: FinishReason = "cancelled") -> None:
         """End a reply now; its pages are free and its Done is next. Unknown and ended replies are left alone."""
         for request in [r for r in self._waiting if r.reply_id == reply_id]:
             self._waiting.remove(request)
-            self._outbox.append(_stamped(request, partial(self._new_log(request).done, reason, None)))
+            running = self._make_running(request, self._new_row())
+            self._leave(request)
+            self._outbox.append(running.stamped(partial(running.log.done, reason, None)))
         if reply_id in self._running:
             self._end(self._running[reply_id], reason)
+
+    def open_session(self, session_id: str, export: Export | None = None) -> None:
+        """A new dialogue, empty or as exported. Raises OutOfCapacity with the numbers, ValueError when it is too long."""
+        if self.num_rows >= self.max_rows:
+            raise OutOfCapacity(
+                f"all {self.max_rows} sessions are in use: close one, or load the model with more max_sessions", 1.0
+            )
+        row = self._new_row()
+        if export is not None:
+            self._check_length(len(export.ids))
+            export.fill(row)
+        self._dialogues[session_id] = Dialogue(row, None if export is None else export.paused)
+
+    def fork_session(self, session_id: str, new_id: str) -> None:
+        """A second dialogue that shares the pages of the first; a running reply is paused in it. Raises OutOfCapacity."""
+        dialogue = self._known(session_id)
+        self.open_session(new_id)
+        self._dialogues[new_id] = Dialogue(dialogue.row.fork(), self._paused(dialogue))
+
+    def export_session(self, session_id: str, model: str) -> Export:
+        """What restores the dialogue; a running reply is paused in it."""
+        dialogue = self._known(session_id)
+        return Export.of(dialogue.row, self._paused(dialogue), model)
+
+    def session_state(self, session_id: str) -> tuple[int, Paused | None]:
+        """Tokens of its history, and the reply that a fork or a restore left unfinished. Raises ValueError while it replies."""
+        dialogue = self._idle(session_id)
+        return len(dialogue.row.ids), dialogue.paused
+
+    def close_session(self, session_id: str) -> None:
+        """End its reply and free its pages. Raises ValueError for a dialogue that is not there."""
+        dialogue = self._known(session_id)
+        if dialogue.busy is not None:
+            self.cancel(dialogue.busy)
+        del self._dialogues[session_id]
+        dialogue.row.table.release()
 
     def step_tokens(self, now: float) -> None:
         """One forward pass over all running rows, and one drawn token for each, with the forced ones behind it."""
         self._time_out(now)
         self._admit()
-        active = [r for r in self._running.values() if r.finish is None]
-        for running in active:
+        for running in self._unfinished():
             self._emit_forced(running)
-        active = [r for r in active if r.finish is None]
+        active = self._unfinished()
         if not active:
             return
         for running in active:
-            running.row.table.grow(len(running.row.ids))
-        logits = self.runner.forward([r.row for r in active])
+            self._make_writable(running.row)
+        logits = self.runner.forward([running.row for running in active])
+        if self._share:
+            for running in active:
+                running.row.table.publish(running.row.ids, running.row.page_keys, running.row.num_cached)
         with self._tracer.span("sample", rows=len(active)):
             self._draw(active, logits, d=0)
 
     def step_voice(self) -> None:
         """Turn the speech tokens of every reply that has a chunk ready into sound, and end the replies that are complete."""
-        if self._voice is not None:
-            for reply_id, pcm, is_last in self._voice.step():
-                running = self._running[reply_id]
-                if len(pcm):
-                    self._outbox.append(_stamped(running.request, partial(running.log.audio, pcm)))
-                if is_last:
-                    assert running.finish is not None, "the voice finished before the reply"
-                    self._end(running, running.finish)
-        else:
+        if self._voice is None:
             for running in [r for r in self._running.values() if r.finish is not None]:
-                assert running.finish is not None
+                self._end(running, running.finish or "stop")
+            return
+        for reply_id, samples, is_last in self._voice.step():
+            running = self._running[reply_id]
+            pcm = running.sound(samples, is_last)
+            if len(pcm):
+                self._outbox.append(running.stamped(partial(running.log.audio, pcm)))
+            if is_last:
+                assert running.finish is not None, "the voice finished before the reply"
                 self._end(running, running.finish)
 
     def drain(self, now: float) -> list[Event]:
@@ -126,114 +156,151 @@ class Core:
         return [make(now) for make in made]
 
     def _admit(self) -> None:
-        while self._waiting and len(self._running) < self._max_rows:
-            request = self._waiting.pop(0)
-            weight = request.program.schedule.reflection_weight
-            running = _Running(
-                request=request,
-                row=Row.of_prompt(request.prompt_ids, PageTable(self.pool, self.runner.page_size), math.log(weight)),
-                cursor=make_cursor(request.program, request.caps, ignore_eos=request.sampling.ignore_eos),
-                log=self._new_log(request),
-            )
-            self._running[request.reply_id] = running
-            if self._voice is not None:
-                self._voice.open(request.reply_id)
-            self._tracer.instant("admit", reply=request.reply_id, prompt=len(request.prompt_ids))
+        waiting, self._waiting = self._waiting, []
+        for request in waiting:
+            if request.session_id is None and self.num_rows >= self.max_rows:
+                self._waiting.append(request)
+                continue
+            dialogue = None if request.session_id is None else self._dialogues[request.session_id]
+            self._start(request, dialogue)
 
-    def _new_log(self, request: Request) -> ReplyLog:
-        return ReplyLog(
-            request.reply_id,
-            self._tokenizer,
-            num_prompt=len(request.prompt_ids),
-            sampling=request.sampling,
-            speech_start=(request.program.vocabulary.speech or (0, 0))[0],
-            rate=1 if self._voice is None else self._voice.sample_rate,
+    def _start(self, request: Request, dialogue: Dialogue | None) -> None:
+        row = self._new_row() if dialogue is None else dialogue.row
+        paused = None if dialogue is None else dialogue.paused
+        if paused is not None and request.prompt_ids:  # a new turn instead of the rest of the reply
+            if paused.cursor["is_done"]:
+                row.drop_last()
+            paused = None
+        row.extend(request.prompt_ids)
+        if self._share and not row.table.pages:
+            row.num_cached = row.table.adopt(row.ids, row.page_keys)
+        running = self._make_running(request, row, paused)
+        self._running[request.reply_id] = running
+        if self._voice is not None:
+            self._voice.open(request.reply_id)
+        if dialogue is not None:
+            dialogue.paused = None
+        if paused is not None:
+            running.resume(paused, self._voice)
+            self._finish(running)
+        self._tracer.instant("admit", reply=request.reply_id, prompt=len(row.ids), cached=row.num_cached)
+
+    def _make_running(self, request: Request, row: Row, paused: Paused | None = None) -> Running:
+        sampling, program = request.sampling, request.program
+        weight = program.schedule.reflection_weight
+        number = row.begin_reply(math.log(weight)) if paused is None else len(row.weights) - 1
+        own_rate = 1 if self._voice is None else self._voice.sample_rate
+        rate = request.output_rate or own_rate
+        state = None if paused is None else paused.cursor
+        return Running(
+            request=request,
+            row=row,
+            cursor=make_cursor(program, request.caps, ignore_eos=sampling.ignore_eos, state=state),
+            log=ReplyLog(
+                request.reply_id,
+                self._tokenizer,
+                num_prompt=len(row.ids) - (0 if paused is None else paused.num_tokens),
+                num_cached=row.num_cached,
+                sampling=sampling,
+                speech_start=(program.vocabulary.speech or (0, 0))[0],
+                rate=rate,
+            ),
+            number=number,
+            resampler=None if rate == own_rate else Resampler(own_rate, rate),
         )
 
-    def _draw(self, active: Sequence[_Running], logits: Tensor, *, d: int) -> None:
-        draws = [self._draw_of(running, d) for running in active]
-        ids, logprobs = sample(logits, draws)
+    def _make_writable(self, row: Row) -> None:
+        """Pages for all tokens, and a page of its own for the first that will be written."""
+        moved = row.table.writable(row.num_cached) if row.num_cached < row.table.capacity else None
+        if moved is not None:
+            self.runner.copy_page(*moved)
+        row.table.grow(len(row.ids))
+
+    def _draw(self, active: Sequence[Running], logits: Tensor, *, d: int) -> None:
+        ids, logprobs = sample(logits, [running.draw(d) for running in active])
         again: list[int] = []
         for index, (running, token, logprob) in enumerate(zip(active, ids.tolist(), logprobs.tolist(), strict=True)):
             if token == REFUSED:
-                self._fail(running, "the model's logits are not numbers; check the weights, or use a wider dtype")
+                running.error = "the model's logits are not numbers: check the weights, or use a wider dtype"
+                self._stop(running, "error")
                 continue
             emission = running.cursor.draw(token)
             if emission is not None:
-                self._emit(running, emission, logprob)
+                self._outbox.append(running.take(emission, logprob, self._voice))
+                self._finish(running)
             self._emit_forced(running)
             # A discarded draw is drawn again, unless a forced id has taken the place of this token.
-            if emission is None and running.finish is None and running.row.num_cached == len(running.row.ids):
+            if emission is None and running.finish is None and running.row.num_new == 0:
                 again.append(index)
         if again:
             assert d == 0, "a token takes at most one discarded draw"
             self._draw([active[i] for i in again], logits[again], d=1)
 
-    def _draw_of(self, running: _Running, d: int) -> Draw:
-        sampling, own, mask = running.request.sampling, running.cursor.sampling, running.cursor.mask
-        temperature, top_k, top_p = sampling.temperature, sampling.top_k, sampling.top_p
-        if own is not None:
-            temperature = temperature if own.temperature is None else own.temperature
-            top_k = top_k if own.top_k is None else own.top_k
-            top_p = top_p if own.top_p is None else own.top_p
-        assert temperature is not None and top_k is not None and top_p is not None and sampling.seed is not None
-        return Draw(mask.ranges, mask.extras, temperature, top_k, top_p, sampling.seed, n=running.num_tokens, d=d)
-
-    def _emit_forced(self, running: _Running) -> None:
+    def _emit_forced(self, running: Running) -> None:
         while running.finish is None and running.cursor.forced is not None:
-            self._emit(running, running.cursor.emit_forced(), None)
+            self._outbox.append(running.take(running.cursor.emit_forced(), None, self._voice))
+            self._finish(running)
 
-    def _emit(self, running: _Running, emission: Emission, logprob: float | None) -> None:
-        request, kind, token = running.request, emission.kind, emission.token
-        hidden = kind in HIDDEN
-        role = Role.HIDDEN if hidden else Role.NEUTRAL if kind is Kind.END else Role.SPOKEN
-        running.row.append(token, role, 1)
-        logprob = logprob if request.sampling.logprobs else None
-        self._outbox.append(_stamped(request, partial(running.log.token, emission, logprob)))
-        running.num_tokens += 1
-        running.num_speech += kind is Kind.SPEECH
-        if self._voice is not None:
-            if kind is Kind.SPEECH:
-                self._voice.push(request.reply_id, [token - (request.program.vocabulary.speech or (0, 0))[0]])
-            elif kind is not Kind.END:
-                self._voice.tick(request.reply_id)
-        self._finish_if_over(running, token)
-
-    def _finish_if_over(self, running: _Running, token: int) -> None:
-        sampling = running.request.sampling
-        if running.cursor.is_done or token in sampling.stop_token_ids:
-            running.finish = "stop"
-        elif (
-            running.num_tokens >= sampling.max_new_tokens
-            or len(running.row.ids) >= self.max_model_len
-            or (sampling.max_audio_s is not None and running.num_speech >= sampling.max_audio_s * self._codes_per_s)
-        ):
-            running.finish = "length"
+    def _finish(self, running: Running) -> None:
+        if running.finish is None:
+            running.finish_if_over(self.max_model_len, self._codes_per_s)
         if running.finish is not None and self._voice is not None:
             self._voice.finish(running.request.reply_id)
 
-    def _fail(self, running: _Running, error: str) -> None:
-        running.error = error
-        self._end(running, "error")
-
     def _time_out(self, now: float) -> None:
-        late = [r.reply_id for r in self._waiting if now >= r.deadline_s]
-        late += [key for key, running in self._running.items() if now >= running.request.deadline_s]
-        for reply_id in late:
+        for reply_id in [r.reply_id for r in self._waiting if now >= r.deadline_s]:
             self.cancel(reply_id, "timeout")
+        for running in self._unfinished():
+            if now >= running.request.deadline_s:
+                self._stop(running, "timeout")
 
-    def _end(self, running: _Running, reason: FinishReason) -> None:
-        request = running.request
+    def _stop(self, running: Running, reason: FinishReason) -> None:
+        """Take no more tokens; what was spoken is still voiced."""
+        running.finish = reason
+        self._finish(running)
+
+    def _end(self, running: Running, reason: FinishReason) -> None:
+        request, row = running.request, running.row
         del self._running[request.reply_id]
-        running.row.table.release()
         if self._voice is not None:
             self._voice.close(request.reply_id)
-        self._outbox.append(_stamped(request, partial(running.log.done, reason, running.error)))
+        if request.session_id is None:
+            row.table.release()
+        elif running.cursor.is_done:
+            row.drop_last()  # the next turn's template begins with the end of this one
+        self._leave(request)
+        self._outbox.append(running.stamped(partial(running.log.done, reason, running.error)))
         self._tracer.counter("pages", free=self.pool.num_free)
 
+    def _leave(self, request: Request) -> None:
+        if request.session_id is not None:
+            self._dialogues[request.session_id].busy = None
 
-def _stamped(request: Request, make: Callable[..., Event]) -> Callable[[float], Event]:
-    def at(now: float) -> Event:
-        return make(t=now - request.submitted_s)
+    def _unfinished(self) -> list[Running]:
+        return [running for running in self._running.values() if running.finish is None]
 
-    return at
+    def _new_row(self) -> Row:
+        return Row(PageTable(self.pool, self.runner.page_size))
+
+    def _known(self, session_id: str) -> Dialogue:
+        if session_id not in self._dialogues:
+            raise ValueError("the session is closed: open a new one, or restore it from an export")
+        return self._dialogues[session_id]
+
+    def _idle(self, session_id: str) -> Dialogue:
+        dialogue = self._known(session_id)
+        if dialogue.busy is not None:
+            raise ValueError("the session is still replying: read that reply to its end or cancel it")
+        return dialogue
+
+    def _paused(self, dialogue: Dialogue) -> Paused | None:
+        running = self._running.get(dialogue.busy or "")
+        return dialogue.paused if running is None else running.pause()
+
+    def _check_length(self, num_tokens: int) -> None:
+        most = self.max_model_len
+        if num_tokens >= most:
+            raise ValueError(
+                f"history and prompt have {num_tokens} tokens, {num_tokens - most + 1} more than the cache holds beside a reply: "
+                f"load the model with max_model_len above {num_tokens}, or open a new session"
+            )

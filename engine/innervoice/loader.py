@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -11,15 +13,14 @@ from innervoice.blocks import PagePool, pages_for
 from innervoice.checkpoint import CheckpointPaths
 from innervoice.codec.decoder import SpeechDecoder
 from innervoice.codec.speech_tokenizer import SpeechTokenizer
-from innervoice.config.model import GenerationConfig, read_generation_config
+from innervoice.config.model import read_generation_config
 from innervoice.core import Core
 from innervoice.errors import OutOfCapacity
-from innervoice.model.families import Family
+from innervoice.intake import Intake
 from innervoice.model.transformer import Transformer
 from innervoice.plan import DTYPES, MOST_SESSIONS, PAGE_SIZE, Configs, Plan, read_configs
 from innervoice.runner import Runner
 from innervoice.safetensors_file import DummyTensors, TensorDir
-from innervoice.text import TextTokenizer
 from innervoice.trace import Tracer
 from innervoice.types import Vocabulary
 from innervoice.voice import Voice
@@ -30,18 +31,23 @@ Streaming = Literal["offline", "reference"]
 
 @dataclass(frozen=True)
 class Loaded:
-    """The parts of an engine."""
+    """The parts of an engine. model: what tells this model from others in an exported session."""
 
     core: Core
-    family: Family
-    tokenizer: TextTokenizer
-    vocabulary: Vocabulary
-    generation: GenerationConfig
-    speech_tokenizer: SpeechTokenizer | None
-    decoder: SpeechDecoder | None
+    intake: Intake
+    model: str
 
 
-def load(paths: CheckpointPaths, plan: Plan, tracer: Tracer, *, load_format: str, streaming: str, vocoder_noise: bool) -> Loaded:
+def load(
+    paths: CheckpointPaths,
+    plan: Plan,
+    tracer: Tracer,
+    *,
+    load_format: str,
+    streaming: str,
+    vocoder_noise: bool,
+    share_prefixes: bool,
+) -> Loaded:
     """Load every part as planned. Raises ValueError, FileNotFoundError for bad files, OutOfCapacity when it does not fit."""
     _check_choice("load_format", load_format, get_args(LoadFormat))
     _check_choice("streaming", streaming, get_args(Streaming))
@@ -67,9 +73,24 @@ def load(paths: CheckpointPaths, plan: Plan, tracer: Tracer, *, load_format: str
         tracer,
         max_rows=max_rows,
         max_model_len=plan.max_model_len,
+        share_prefixes=share_prefixes,
     )
-    generation = read_generation_config(paths.model)
-    return Loaded(core, family, tokenizer, vocabulary, generation, speech_tokenizer, decoder)
+    intake = Intake(
+        family=family,
+        tokenizer=tokenizer,
+        vocabulary=vocabulary,
+        generation=read_generation_config(paths.model),
+        speech_tokenizer=speech_tokenizer,
+        max_model_len=plan.max_model_len,
+        sample_rate=1 if voice is None else voice.sample_rate,
+    )
+    return Loaded(core, intake, _fingerprint(configs, vocabulary))
+
+
+def _fingerprint(configs: Configs, vocabulary: Vocabulary) -> str:
+    """A digest of what the ids and the keys and values mean; the weights themselves are not in it."""
+    told = json.dumps([asdict(configs.model), asdict(vocabulary)], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:32]
 
 
 def _load_codec(

@@ -32,12 +32,20 @@ class ReplyLog:
     """Makes the events of a reply in order. speech_start: the first speech id; rate: of the audio, in Hz."""
 
     def __init__(
-        self, reply_id: str, tokenizer: TextTokenizer, *, num_prompt: int, sampling: Sampling, speech_start: int, rate: int
+        self,
+        reply_id: str,
+        tokenizer: TextTokenizer,
+        *,
+        num_prompt: int,
+        num_cached: int,
+        sampling: Sampling,
+        speech_start: int,
+        rate: int,
     ) -> None:
         self.reply_id = reply_id
         self._speech_start, self._rate = speech_start, rate
         self._hidden_text, self._spoken_text = TextStream(tokenizer), TextStream(tokenizer)
-        self._usage = Usage(prompt_tokens=num_prompt, sampling=sampling)
+        self._usage = Usage(prompt_tokens=num_prompt, cached_tokens=num_cached, sampling=sampling)
         self._num_events = self._num_samples = 0
         self._first_audio_at: float | None = None
         self._last_audio_at = 0.0
@@ -60,6 +68,10 @@ class ReplyLog:
         if kind is Kind.TRANSCRIPT:
             return Transcript(**common, text=self._spoken_text.feed([token]))
         return Reflection(**common, text=self._hidden_text.feed([token]) if kind is Kind.REFLECTION else "")
+
+    def catch_up(self, is_hidden: bool, token: int) -> None:
+        """A token that an earlier log has told: only its bytes count, which may begin a character."""
+        (self._hidden_text if is_hidden else self._spoken_text).feed([token])
 
     def audio(self, pcm: Samples, *, t: float) -> AudioChunk:
         """A chunk of sound."""

@@ -22,6 +22,13 @@ class Runner:
         self._tracer = tracer
 
     @torch.inference_mode()
+    def copy_page(self, source: int, target: int) -> None:
+        """Copy the keys and values of all layers from one page to another."""
+        for pages in (self.kv.k, self.kv.v):
+            pages[:, target] = pages[:, source]
+        self.kv.key_tag[target] = self.kv.key_tag[source]
+
+    @torch.inference_mode()
     def forward(self, rows: Sequence[Row]) -> Tensor:
         """Feed what the rows have not cached yet; logits [B, V] float32 after each row's last token."""
         batch = make_batch(rows, self.page_size, self.device)

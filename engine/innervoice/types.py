@@ -155,6 +155,7 @@ class Usage:
     """Counts and times of one reply. Names and definitions of the times: ARCHITECTURE.md, "What each number is called"."""
 
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     reflection_tokens: int = 0
     transcript_tokens: int = 0
     speech_tokens: int = 0

@@ -6,13 +6,18 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any, TypeVar
 
-from innervoice.core import Core, Request
+from innervoice.core import Core
 from innervoice.errors import EngineDead
+from innervoice.running import Request
 from innervoice.stream import Stream
 from innervoice.types import Done
 
 log = logging.getLogger("innervoice")
+T = TypeVar("T")
 
 
 class Worker:
@@ -23,30 +28,55 @@ class Worker:
         self._core = core
         self._changed = threading.Condition()
         self._orders: list[Callable[[], None]] = []
+        self._answers: set[Future[Any]] = set()
         self._streams: dict[str, Stream] = {}
         self._is_closing = False
         self._death: BaseException | None = None
         self._thread: threading.Thread | None = None
 
-    def submit(self, request: Request, stream: Stream) -> None:
-        """Start a reply whose events go to the stream. Raises EngineDead, or RuntimeError on a closed engine."""
+    def call(self, ask: Callable[[Core], T]) -> T:
+        """Run `ask` between two steps and return, or raise, what it does. Raises EngineDead, or ValueError on a closed engine."""
+        answer: Future[T] = Future()
+
+        def order() -> None:
+            self._answers.discard(answer)
+            try:
+                answer.set_result(ask(self._core))
+            except Exception as error:
+                answer.set_exception(error)
+
         with self._changed:
-            self.check_health()
-            if self._is_closing:
-                raise RuntimeError("the engine is closed: make a new one with Engine.from_pretrained")
-            self._streams[request.reply_id] = stream
-            self._orders.append(lambda: self._core.submit(request))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="innervoice-core", daemon=True)
-                self._thread.start()
-            self._changed.notify_all()
+            self._order(order)
+            self._answers.add(answer)
+        return answer.result()
+
+    def submit(self, request: Request, rate: int) -> Stream:
+        """Start a reply, whose audio has that rate. Raises what `Core.submit` does, EngineDead, ValueError on a closed engine."""
+        reply_id = request.reply_id
+        stream = Stream(reply_id, rate, lambda: self.cancel(reply_id))
+        with self._changed:
+            self._check_open()
+            self._streams[reply_id] = stream
+        try:
+            self.call(lambda core: core.submit(request))
+        except BaseException:
+            with self._changed:
+                self._streams.pop(reply_id, None)
+                self._changed.notify_all()
+            raise
+        return stream
 
     def cancel(self, reply_id: str) -> None:
         """End a reply; one that is over already is left alone."""
         with self._changed:
-            if reply_id in self._streams:
+            if reply_id in self._streams and self._death is None:
                 self._orders.append(lambda: self._core.cancel(reply_id))
                 self._changed.notify_all()
+
+    def close_session(self, session_id: str) -> None:
+        """End a dialogue; one that is gone already, or an engine that is, is left alone."""
+        with suppress(ValueError, EngineDead):
+            self.call(lambda core: core.close_session(session_id))
 
     def check_health(self) -> None:
         """Raise EngineDead, with the cause, once the core has stopped on a failure."""
@@ -58,13 +88,26 @@ class Worker:
         with self._changed:
             self._is_closing = True
             if drain_s > 0:
-                self._changed.wait_for(lambda: not self._streams, timeout=drain_s)
-            for reply_id in list(self._streams):
-                self._orders.append(lambda key=reply_id: self._core.cancel(key))  # type: ignore[misc]
+                self._changed.wait_for(lambda: not self._streams or self._death is not None, timeout=drain_s)
+            self._orders += [lambda key=reply_id: self._core.cancel(key) for reply_id in self._streams]  # type: ignore[misc]
             self._changed.notify_all()
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join()
+
+    def _check_open(self) -> None:
+        self.check_health()
+        if self._is_closing:
+            raise ValueError("the engine is closed: make a new one with Engine.from_pretrained")
+
+    def _order(self, order: Callable[[], None]) -> None:
+        """Queue work for the core's thread. The lock is held."""
+        self._check_open()
+        self._orders.append(order)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="innervoice-core", daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
 
     def _run(self) -> None:
         try:
@@ -74,16 +117,22 @@ class Worker:
                 self._core.step_voice()
                 self._deliver()
         except BaseException as error:
-            log.debug("the engine stopped", exc_info=error)  # readers get the error itself
-            with self._changed:
-                self._death = error
-                streams = list(self._streams.values())
-                self._streams.clear()
-                self._changed.notify_all()
-            for stream in streams:
-                failure = EngineDead(f"the engine stopped: {error}")
-                failure.__cause__ = error
-                stream.fail(failure)
+            self._die(error)
+
+    def _die(self, error: BaseException) -> None:
+        log.debug("the engine stopped", exc_info=error)  # readers get the error itself
+        with self._changed:
+            self._death = error
+            streams = list(self._streams.values())
+            answers, self._answers = self._answers, set()
+            self._streams.clear()
+            self._changed.notify_all()
+        failure = EngineDead(f"the engine stopped: {error}")
+        failure.__cause__ = error
+        for stream in streams:
+            stream.fail(failure)
+        for answer in answers:
+            answer.set_exception(failure)
 
     def _take_orders(self) -> bool:
         """Wait for something to do and carry out what was asked; False: closed, with nothing left."""

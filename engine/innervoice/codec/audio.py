@@ -64,6 +64,18 @@ def resample(samples: Samples, rate: int, target: int) -> Samples:
     return np.pad(out[:num], (0, max(0, num - len(out)))).astype(np.float32, copy=False)
 
 
+class Resampler:
+    """Resamples a sound that comes in chunks; the chunks of the result join to what resampling at once would give."""
+
+    def __init__(self, rate: int, target: int) -> None:
+        self._stream = soxr.ResampleStream(rate, target, 1, dtype="float32", quality="HQ")
+
+    def push(self, samples: Samples, is_last: bool) -> Samples:
+        """The next samples [T] -> those that are ready, all the rest with the last ones."""
+        out: Samples = self._stream.resample_chunk(samples, last=is_last)
+        return out
+
+
 def _first_channel(array: Any) -> Samples:
     if not isinstance(array, np.ndarray):
         raise ValueError(f"audio samples are of type {type(array).__name__}, expected a numpy array [T] or [T, C]")

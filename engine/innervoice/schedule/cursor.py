@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from innervoice.schedule.compile import Col, Kind, Program
 from innervoice.types import Sampling
@@ -39,6 +40,11 @@ class Cursor:
     never offered.
     """
 
+    _STATE = (
+        "caps", "text_done", "reflection_done", "is_done", "num_reflections", "segment", "_offers_done", "_fresh", "_limit",
+        "_row", "_count",
+    )  # fmt: skip
+
     def __init__(self, program: Program, caps: Sequence[int] = (), *, ignore_eos: bool = False) -> None:
         self.program = program
         self.caps = list(caps)
@@ -51,6 +57,11 @@ class Cursor:
         self._fresh = True
         self._limit = UNLIMITED
         self._enter(program.start)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Where it stands, as JSON values; `make_cursor` takes it."""
+        return {name: list(v) if isinstance(v := getattr(self, name), list) else v for name in self._STATE}
 
     @property
     def forced(self) -> int | None:
@@ -181,6 +192,7 @@ class FreeCursor:
 
     forced = None
     sampling = None
+    _STATE = ("is_done", "segment", "_in_reflection", "_last")
 
     def __init__(self, program: Program, *, ignore_eos: bool = False) -> None:
         self.program = program
@@ -190,6 +202,11 @@ class FreeCursor:
         self._ends = frozenset() if ignore_eos else frozenset(program.vocabulary.eos)
         self._in_reflection = False
         self._last: str | None = None
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Where it stands, as JSON values; `make_cursor` takes it."""
+        return {name: list(v) if isinstance(v := getattr(self, name), list) else v for name in self._STATE}
 
     def draw(self, token: int) -> Emission:
         """Label a drawn id."""
@@ -222,8 +239,15 @@ class FreeCursor:
         return Kind.DONE if token == vocabulary.done else Kind.REFLECTION
 
 
-def make_cursor(program: Program, caps: Sequence[int] = (), *, ignore_eos: bool = False) -> Cursor | FreeCursor:
-    """The cursor for a program, guided or free."""
+def make_cursor(
+    program: Program, caps: Sequence[int] = (), *, ignore_eos: bool = False, state: Mapping[str, Any] | None = None
+) -> Cursor | FreeCursor:
+    """The cursor for a program, guided or free, at its start or where `state` says."""
+    cursor: Cursor | FreeCursor
     if program.schedule.guided:
-        return Cursor(program, caps, ignore_eos=ignore_eos)
-    return FreeCursor(program, ignore_eos=ignore_eos)
+        cursor = Cursor(program, caps, ignore_eos=ignore_eos)
+    else:
+        cursor = FreeCursor(program, ignore_eos=ignore_eos)
+    for name, value in (state or {}).items():
+        setattr(cursor, name, list(value) if isinstance(value, list) else value)
+    return cursor

@@ -1,0 +1,82 @@
+"""A dialogue between turns: its row, and what continues a reply that it was cut out of. Exported as bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from innervoice.batch import Role, Row
+from innervoice.types import FinishReason, Sampling
+
+FORMAT = "innervoice session 1"
+
+
+@dataclass(frozen=True)
+class Paused:
+    """A reply that was running when its session was forked or exported; cursor is the cursor's state."""
+
+    schedule: dict[str, Any]
+    sampling: Sampling
+    cursor: dict[str, Any]
+    num_tokens: int
+    num_samples: int
+    finish: FinishReason | None = None
+
+
+@dataclass
+class Dialogue:
+    """A session as the core keeps it. busy: the reply that is running, if any."""
+
+    row: Row
+    paused: Paused | None = None
+    busy: str | None = None
+
+
+@dataclass(frozen=True)
+class Export:
+    """What a session is made of: everything but the keys and values, which are computed again on restore."""
+
+    model: str
+    ids: list[int]
+    roles: list[int]
+    replies: list[int]
+    weights: list[float]
+    paused: Paused | None = None
+    injected: list[int] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, row: Row, paused: Paused | None, model: str) -> Export:
+        """Copies a row."""
+        return cls(model, list(row.ids), [int(r) for r in row.roles], list(row.replies), list(row.weights), paused)
+
+    def fill(self, row: Row) -> None:
+        """Put the tokens into an empty row."""
+        row.weights = list(self.weights)
+        for token, role, reply in zip(self.ids, self.roles, self.replies, strict=True):
+            row.append(token, Role(role), reply)
+
+    def to_bytes(self) -> bytes:
+        """A line that says what it is, a line with the checksum of the rest, and JSON."""
+        body = json.dumps(asdict(self)).encode()
+        return b"\n".join((FORMAT.encode(), hashlib.sha256(body).hexdigest().encode(), body))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, model: str) -> Export:
+        """Read what `to_bytes` wrote. Raises ValueError for foreign or damaged data and for a session of another model."""
+        head, _, rest = bytes(data).partition(b"\n")
+        if head != FORMAT.encode():
+            raise ValueError(f"restore: these {len(data)} bytes are no exported session of this version ({FORMAT})")
+        checksum, _, body = rest.partition(b"\n")
+        if hashlib.sha256(body).hexdigest().encode() != checksum:
+            raise ValueError("restore: the exported session is damaged, its checksum does not match: export it again")
+        values = json.loads(body)
+        if values["model"] != model:
+            raise ValueError("restore: the session was exported from another model; its ids mean nothing to this one")
+        if values["paused"] is not None:
+            sampling = Sampling(
+                **{**values["paused"]["sampling"], "stop_token_ids": tuple(values["paused"]["sampling"]["stop_token_ids"])}
+            )
+            values["paused"] = Paused(**{**values["paused"], "sampling": sampling})
+        return cls(**{f.name: values[f.name] for f in fields(cls)})

@@ -1,0 +1,137 @@
+"""A reply in progress: its row, its cursor, its log, and what it does with an emitted token. Reads no clock."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from innervoice.batch import Role, Row
+from innervoice.codec.audio import Resampler
+from innervoice.dialogue import Paused
+from innervoice.reply_log import HIDDEN, ReplyLog
+from innervoice.schedule import Cursor, Emission, FreeCursor, Kind, Program
+from innervoice.types import Event, FinishReason, Samples, Sampling
+from innervoice.voice import Voice
+from innervoice_kernels.sample import Draw
+
+
+@dataclass(frozen=True)
+class Request:
+    """A validated request: sampling has no unset field; submitted_s is the caller's clock when it came.
+
+    session_id: the dialogue that it continues, None for a single reply. output_rate: of the audio, None: the decoder's own.
+    """
+
+    reply_id: str
+    prompt_ids: tuple[int, ...]
+    program: Program
+    sampling: Sampling
+    submitted_s: float
+    caps: tuple[int, ...] = ()
+    deadline_s: float = math.inf
+    session_id: str | None = None
+    output_rate: int | None = None
+
+
+@dataclass
+class Running:
+    """State of one reply. number: of the reply within its row; num_samples: made by the voice, before any resampling.
+
+    skip_samples: how many of the next ones a paused reply had delivered before.
+    """
+
+    request: Request
+    row: Row
+    cursor: Cursor | FreeCursor
+    log: ReplyLog
+    number: int
+    resampler: Resampler | None = None
+    num_tokens: int = 0
+    num_speech: int = 0
+    num_samples: int = 0
+    skip_samples: int = 0
+    finish: FinishReason | None = None
+    error: str | None = None
+
+    def draw(self, d: int) -> Draw:
+        """How the next token is drawn; d: 1 after a discarded draw."""
+        sampling, own, mask = self.request.sampling, self.cursor.sampling, self.cursor.mask
+        temperature, top_k, top_p = sampling.temperature, sampling.top_k, sampling.top_p
+        if own is not None:
+            temperature = temperature if own.temperature is None else own.temperature
+            top_k = top_k if own.top_k is None else own.top_k
+            top_p = top_p if own.top_p is None else own.top_p
+        assert temperature is not None and top_k is not None and top_p is not None and sampling.seed is not None
+        return Draw(mask.ranges, mask.extras, temperature, top_k, top_p, sampling.seed, n=self.num_tokens, d=d)
+
+    def take(self, emission: Emission, logprob: float | None, voice: Voice | None) -> Callable[[float], Event]:
+        """Add an emitted token to the row and the voice -> its event, once it is given the time."""
+        kind, token = emission.kind, emission.token
+        role = Role.HIDDEN if kind in HIDDEN else Role.NEUTRAL if kind is Kind.END else Role.SPOKEN
+        self.row.append(token, role, self.number)
+        self.num_tokens += 1
+        self.num_speech += kind is Kind.SPEECH
+        if voice is not None:
+            self._speak(kind, token, voice)
+        return self.stamped(partial(self.log.token, emission, logprob if self.request.sampling.logprobs else None))
+
+    def finish_if_over(self, max_model_len: int, codes_per_s: float) -> None:
+        """Set `finish` when the last token was the reply's last."""
+        sampling = self.request.sampling
+        if self.cursor.is_done or (self.num_tokens and self.row.ids[-1] in sampling.stop_token_ids):
+            self.finish = "stop"
+        elif (
+            self.num_tokens >= sampling.max_new_tokens
+            or len(self.row.ids) >= max_model_len
+            or (sampling.max_audio_s is not None and self.num_speech >= sampling.max_audio_s * codes_per_s)
+        ):
+            self.finish = "length"
+
+    def sound(self, pcm: Samples, is_last: bool) -> Samples:
+        """The voice's samples as the caller hears them: what was delivered before cut off, at the caller's rate."""
+        self.num_samples += len(pcm)
+        skipped = min(self.skip_samples, len(pcm))
+        self.skip_samples -= skipped
+        pcm = pcm[skipped:]
+        return pcm if self.resampler is None else self.resampler.push(pcm, is_last)
+
+    def stamped(self, make: Callable[..., Event]) -> Callable[[float], Event]:
+        """An event that waits for the time it is ready."""
+        submitted_s = self.request.submitted_s
+
+        def at(now: float) -> Event:
+            return make(t=now - submitted_s)
+
+        return at
+
+    def pause(self) -> Paused:
+        """What continues this reply elsewhere."""
+        schedule = self.request.program.schedule.to_dict()
+        return Paused(schedule, self.request.sampling, self.cursor.state, self.num_tokens, self.num_samples, self.finish)
+
+    def resume(self, paused: Paused, voice: Voice | None) -> None:
+        """Catch up with a paused reply whose tokens are in the row already: say its codes again, in silence."""
+        self.num_tokens, self.skip_samples, self.finish = paused.num_tokens, paused.num_samples, paused.finish
+        for role, token in self._own_tokens():
+            self.log.catch_up(role is Role.HIDDEN, token)
+            kind = Kind.SPEECH if role is Role.SPOKEN and self._is_speech(token) else Kind.TRANSCRIPT
+            self.num_speech += kind is Kind.SPEECH
+            if voice is not None:
+                self._speak(kind, token, voice)
+
+    def _own_tokens(self) -> Iterator[tuple[Role, int]]:
+        row = self.row
+        return ((r, i) for r, i, n in zip(row.roles, row.ids, row.replies, strict=True) if n == self.number)
+
+    def _is_speech(self, token: int) -> bool:
+        speech = self.request.program.vocabulary.speech
+        return speech is not None and speech[0] <= token < speech[1]
+
+    def _speak(self, kind: Kind, token: int, voice: Voice) -> None:
+        reply_id = self.request.reply_id
+        if kind is Kind.SPEECH:
+            voice.push(reply_id, [token - (self.request.program.vocabulary.speech or (0, 0))[0]])
+        elif kind is not Kind.END:
+            voice.tick(reply_id)

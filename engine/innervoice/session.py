@@ -1,0 +1,147 @@
+"""Session: a dialogue that keeps its pages, so that a turn costs only what is new."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from innervoice.codec.audio import check_samples, read_audio
+from innervoice.dialogue import Export, Paused
+from innervoice.intake import Intake, RequestOptions
+from innervoice.running import Request
+from innervoice.schedule import Schedule, Segment
+from innervoice.stream import Stream
+from innervoice.types import Prompt, Samples
+from innervoice.worker import Worker
+
+
+class Session:
+    """Turns that share one history. Thread-safe; one reply at a time; a context manager. Made by `Engine.open_session`."""
+
+    def __init__(self, worker: Worker, intake: Intake, options: RequestOptions, model: str, injected: Sequence[int] = ()) -> None:
+        self.session_id = uuid.uuid4().hex
+        self._worker, self._intake, self._options, self._model = worker, intake, options, model
+        self._lock = threading.RLock()
+        self._audio: list[Samples] = []
+        self._audio_rate: int | None = None
+        self._committed: tuple[Samples, int] | None = None
+        self._injected = list(injected)
+
+    @classmethod
+    def open(cls, worker: Worker, intake: Intake, options: RequestOptions, model: str, export: Export | None = None) -> Session:
+        """A new dialogue, or an exported one. Raises OutOfCapacity, ValueError."""
+        session = cls(worker, intake, options, model, () if export is None else export.injected)
+        worker.call(lambda core: core.open_session(session.session_id, export))
+        return session
+
+    def reply(self, prompt: Prompt | None = None, **request: Any) -> Stream:
+        """Answer the prompt, or the committed audio, or go on with the reply that a fork or restore left unfinished.
+
+        request: as for `Engine.stream`; what is not given is as `open_session` had it. Raises ValueError for bad input, for a
+        session that is closed or still replying, and for a history that the cache does not hold.
+        """
+        submitted_s = self._worker.clock()
+        options = self._options.changed(**request)
+        with self._lock:
+            length, paused = self._worker.call(lambda core: core.session_state(self.session_id))
+            prompt = self._committed if prompt is None else prompt
+            if prompt is None:
+                return self._resume(paused, options, submitted_s)
+            options, first = self._with_injected(options), length == 0
+            made = self._intake.request(prompt, options, submitted_s, first=first, session_id=self.session_id)
+            stream = self._submit(made)
+            self._committed, self._injected = None, []
+            return stream
+
+    def push_audio(self, pcm: np.ndarray | bytes, rate: int) -> None:
+        """Frames of any size while the user speaks: float32 in [-1, 1] or int16, [T] or [T, C]; bytes are int16 mono.
+
+        Raises ValueError for a rate that changes before commit_audio or clear_audio, and for what is no sound.
+        """
+        array = np.frombuffer(pcm, dtype="<i2") if isinstance(pcm, bytes | bytearray | memoryview) else pcm
+        samples, rate = read_audio((array, rate))
+        with self._lock:
+            if self._audio_rate not in (None, rate):
+                raise ValueError(
+                    f"the rate changed from {self._audio_rate} to {rate} Hz within a turn: commit_audio or clear_audio first"
+                )
+            self._audio_rate = rate
+            self._audio.append(samples)
+
+    def commit_audio(self) -> None:
+        """End of the user's turn: the next `reply()` answers it. Raises ValueError when nothing was pushed."""
+        with self._lock:
+            if self._audio_rate is None:
+                raise ValueError("nothing was pushed: push_audio first")
+            samples = np.concatenate(self._audio)
+            check_samples(samples, self._audio_rate)
+            self._committed = (samples, self._audio_rate)
+            self.clear_audio()
+
+    def clear_audio(self) -> None:
+        """Forget what was pushed and not committed."""
+        with self._lock:
+            self._audio, self._audio_rate = [], None
+
+    def inject(self, text: str) -> None:
+        """Queue a hidden segment (a tool's result, another model's reasoning) that the next reply begins with, word for word."""
+        ids = self._intake.tokenizer.encode(text)
+        if not ids:
+            raise ValueError("the text to inject is empty")
+        with self._lock:
+            self._injected += ids
+
+    def fork(self) -> Session:
+        """A second session with the same history, sharing its pages; a running reply is left unfinished in it.
+
+        Raises OutOfCapacity when all sessions are in use.
+        """
+        with self._lock:
+            twin = Session(self._worker, self._intake, self._options, self._model, self._injected)
+            twin._audio, twin._audio_rate, twin._committed = list(self._audio), self._audio_rate, self._committed
+            self._worker.call(lambda core: core.fork_session(self.session_id, twin.session_id))
+            return twin
+
+    def export(self) -> bytes:
+        """Token ids, kinds, cursor and seed; for `open_session(restore=)`. Audio that was pushed is not in it."""
+        with self._lock:
+            made: Export = self._worker.call(lambda core: core.export_session(self.session_id, self._model))
+            return replace(made, injected=list(self._injected)).to_bytes()
+
+    def close(self) -> None:
+        """End its reply and free its pages; any number of times."""
+        self._worker.close_session(self.session_id)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _resume(self, paused: Paused | None, options: RequestOptions, submitted_s: float) -> Stream:
+        if paused is None:
+            raise ValueError("there is nothing to reply to: give a prompt, or push_audio and commit_audio first")
+        options = options.changed(schedule=Schedule.from_dict(paused.schedule), sampling=paused.sampling)
+        made = self._intake.request(None, options, submitted_s, session_id=self.session_id)
+        return self._submit(made)
+
+    def _submit(self, request: Request) -> Stream:
+        return self._worker.submit(request, request.output_rate or self._intake.sample_rate)
+
+    def _with_injected(self, options: RequestOptions) -> RequestOptions:
+        """The schedule with what was injected as its first segment, wrapped in open and close where the model has them."""
+        if not self._injected:
+            return options
+        program = self._intake.compile(options.schedule)
+        around = program.vocabulary
+        ids = [i for i in (around.open, *self._injected, around.close) if i is not None]
+        schedule = program.schedule
+        if not schedule.guided:
+            raise ValueError("a free reply takes no injected text: use a guided schedule")
+        return options.changed(schedule=replace(schedule, prologue=(Segment("forced", ids=tuple(ids)), *schedule.prologue)))
