@@ -326,9 +326,14 @@ def test_demo_and_plan_refuse_alike(folder: Path, capsys: pytest.CaptureFixture[
 def test_outputs_appear_together_or_not_at_all(folder: Path) -> None:
     Path("reply.wav").write_text("old")
     outputs = cli.Outputs(Path("reply.wav"), Path("events.jsonl"))
-    with pytest.raises(RuntimeError), cli.staged(outputs) as parts:
-        parts.audio.write_text("new")
-        raise RuntimeError
+
+    def fail() -> None:
+        with cli.staged(outputs) as parts:
+            parts.audio.write_text("new")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert listing(folder) == ["reply.wav"] and Path("reply.wav").read_text() == "old"
     with cli.staged(outputs) as parts:
         assert parts.trace is None and parts.events is not None

@@ -166,5 +166,5 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_events(path, [{"kind": "audio", "t": float("nan")}])
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="none"):
         write_events(tmp_path / "none" / "events.jsonl", [])
