@@ -355,6 +355,9 @@ def test_trace_shows_every_stage(engine: Engine, assets_dir: Path, tmp_path: Pat
     assert all({"name", "ph", "ts", "pid", "tid"} <= e.keys() for e in events)
     with pytest.raises(OSError, match="cannot be written"), engine.trace(tmp_path / "no" / "trace.json"):
         pass
+    with engine.trace(tmp_path / "second.json"), pytest.raises(ValueError, match="recorded already"):
+        engine.trace(tmp_path / "third.json").__enter__()
+    assert json.loads((tmp_path / "second.json").read_text())["traceEvents"] == []
 
 
 def test_a_model_alone_answers_text_in_text(tiny_dir: Path, assets_dir: Path) -> None:

@@ -202,7 +202,8 @@ def test_half_precision_keeps_most_codes(tiny_dir: Path, tiny: SpeechTokenizer, 
 
 
 def test_encoding_leaves_a_span(tiny_dir: Path, reading: np.ndarray) -> None:
-    tracer = Tracer(enabled=True)
+    tracer = Tracer()
+    tracer.start()
     SpeechTokenizer.from_pretrained(tiny_dir / "glm-4-voice-tokenizer", tracer=tracer).encode(reading[:1280], 16000)
     assert [event["name"] for event in tracer._events] == ["speech_tokenizer"]
 

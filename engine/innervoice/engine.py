@@ -44,6 +44,7 @@ class Engine:
         device: str = "auto",
         dtype: str = "auto",
         codec_dtype: str = "auto",
+        kv_dtype: str = "auto",
         memory_fraction: float = 0.9,
         max_sessions: int | None = None,
         max_model_len: int | None = None,
@@ -55,10 +56,11 @@ class Engine:
         """Load a model.
 
         model: directory of the language model, or the parent of all three parts, or a hub id. load_format "dummy": random
-        weights from config files alone. dtype "auto": the checkpoint's own; codec_dtype "auto": float32. max_model_len: tokens of
-        prompt and reply together. threads: CPU threads, for the whole process. streaming: "offline" (sound in one piece at the
-        end) or "reference" (chunks of 25, 50, 100, 150, 200 tokens, as GLM-4-Voice's demo cuts them). vocoder_noise False:
-        reproducible sound. share_prefixes: keep the pages of what was computed, for whoever begins with the same tokens.
+        weights from config files alone. dtype "auto": the checkpoint's own; codec_dtype "auto": float32; kv_dtype "auto": the
+        model's. max_model_len: tokens of prompt and reply together. threads: CPU threads, for the whole process. streaming:
+        "offline" (sound in one piece at the end) or "reference" (chunks of 25, 50, 100, 150, 200 tokens, as GLM-4-Voice's demo
+        cuts them). vocoder_noise False: reproducible sound. share_prefixes: keep the pages of what was computed, for whoever
+        begins with the same tokens.
         Raises FileNotFoundError, ValueError, OutOfCapacity.
         """
         if threads is not None:
@@ -71,6 +73,7 @@ class Engine:
             device=device,
             dtype=dtype,
             codec_dtype=codec_dtype,
+            kv_dtype=kv_dtype,
             memory_fraction=memory_fraction,
             max_sessions=max_sessions,
             max_model_len=max_model_len,
@@ -137,15 +140,15 @@ class Engine:
 
     @contextmanager
     def trace(self, path: str | PathLike[str]) -> Iterator[None]:
-        """Record what runs inside the block as Chrome trace JSON, which Perfetto opens. Raises OSError before it begins."""
+        """Record what runs inside the block as Chrome trace JSON, for Perfetto. Raises OSError, ValueError before it begins."""
         target = Path(path)
         if not os.access(target.parent, os.W_OK):
             raise OSError(f"{target} cannot be written: {target.parent} is no directory that may be written to")
-        self._tracer.enabled = True
+        self._tracer.start()
         try:
             yield
         finally:
-            self._tracer.enabled = False
+            self._tracer.stop()
             self._tracer.save(target)
 
     def check_health(self) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 
+from innervoice.blocks import PageFormat, check_page_format, page_bytes, pages_for
 from innervoice.checkpoint import CheckpointPaths
 from innervoice.config import decoder_tensors, speech_tokenizer
 from innervoice.config.decoder import DecoderConfig, read_decoder_config
@@ -96,6 +98,7 @@ def make_plan(
     device: str = "auto",
     dtype: str = "auto",
     codec_dtype: str = "auto",
+    kv_dtype: str = "auto",
     memory_fraction: float = 0.9,
     max_sessions: int | None = None,
     max_model_len: int | None = None,
@@ -113,13 +116,12 @@ def make_plan(
         "codec_bytes": 0 if decoder is None else decoder_tensors.tensor_bytes(decoder, codec_itemsize),
         "speech_tokenizer_bytes": 0 if tokenizer is None else speech_tokenizer.tensor_bytes(tokenizer, codec_dtype),
     }
-    kv_token = configs.model.kv_bytes_per_token(dtype)
-    kv_session = -(-model_len // PAGE_SIZE) * PAGE_SIZE * kv_token
+    kv_session = pages_for(model_len, PAGE_SIZE) * _page_bytes(configs.model, dtype, kv_dtype)
     memory = _memory_bytes(chosen)
     fitting = max(0, int(memory * memory_fraction) - sum(fixed.values())) // kv_session
     return Plan(
         **fixed,
-        kv_bytes_per_token=kv_token,
+        kv_bytes_per_token=configs.model.kv_bytes_per_token(dtype),
         kv_bytes_per_session=kv_session,
         memory_bytes=memory,
         max_model_len=model_len,
@@ -137,6 +139,17 @@ def _check_limits(memory_fraction: float, max_sessions: int | None, max_model_le
         raise ValueError(f"max_sessions is {max_sessions}: it must be 1 or more")
     if max_model_len is not None and not 1 <= max_model_len <= model.max_position:
         raise ValueError(f"max_model_len is {max_model_len}: the model takes 1 to {model.max_position} tokens")
+
+
+def _page_bytes(model: ModelConfig, dtype: str, kv_dtype: str) -> int:
+    page_format = dtype if kv_dtype == "auto" else kv_dtype
+    check_page_format(page_format)
+    if page_format != dtype:
+        raise ValueError(
+            f"kv_dtype is {kv_dtype!r}: keys and values are kept in the model's own dtype, {dtype}: use auto"
+        )
+    shape = {"num_layers": model.num_layers, "num_kv_heads": model.num_kv_heads, "head_dim": model.head_dim}
+    return page_bytes(cast(PageFormat, page_format), PAGE_SIZE, **shape)
 
 
 def _memory_bytes(device: torch.device) -> int:

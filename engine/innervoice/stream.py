@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from types import TracebackType
 
 import numpy as np
@@ -108,7 +109,7 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
             self._ready.notify_all()
             waiters, self._waiters = self._waiters, []
         for loop, event in waiters:
-            if not loop.is_closed():
+            with suppress(RuntimeError):  # the reader's loop was closed
                 loop.call_soon_threadsafe(event.set)
 
     def _has_news(self) -> bool:

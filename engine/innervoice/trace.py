@@ -17,13 +17,24 @@ from typing import Any
 
 
 class Tracer:
-    """Collects events while `enabled`; a tracer belongs to one engine, any thread may record."""
+    """Collects events between start and stop; a tracer belongs to one engine, any thread may record."""
 
-    def __init__(self, enabled: bool = False) -> None:
-        self.enabled = enabled
+    def __init__(self) -> None:
+        self.enabled = False
         self._events: list[dict[str, Any]] = []
         self._start_ns = time.perf_counter_ns()
         self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Forget what was recorded and record from now on. Raises ValueError while it records already."""
+        with self._lock:
+            if self.enabled:
+                raise ValueError("a trace is being recorded already: end it first")
+            self._events, self._start_ns, self.enabled = [], time.perf_counter_ns(), True
+
+    def stop(self) -> None:
+        """Record no more; what was recorded stays."""
+        self.enabled = False
 
     @contextmanager
     def span(self, name: str, **args: Any) -> Iterator[None]:
