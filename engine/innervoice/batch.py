@@ -68,8 +68,9 @@ class Row:
             column.pop()
 
     def fork(self) -> Row:
-        """A copy that shares the pages."""
+        """A copy that shares the pages of what is cached."""
         table, keys, weights = self.table.fork(), list(self.page_keys), list(self.weights)
+        table.truncate(self.num_cached)
         return Row(table, list(self.ids), list(self.roles), list(self.replies), keys, weights, self.num_cached)
 
     def tags(self, role: Role) -> list[int]:

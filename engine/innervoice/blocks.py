@@ -45,13 +45,10 @@ class PageTable:
     """The pages that one row holds, in the order of its tokens: token t lies in pages[t // page_size].
 
     `ids` and `keys` are a row's tokens from its first; a key is a number that says what a token's K and V depend on besides the
-    ids up to it. Equal ids and keys up to the end of a page mean equal contents, wherever they were computed. page_size: what
-    the caller counts with; ValueError when the pool does not.
+    ids up to it. Equal ids and keys up to the end of a page mean equal contents, wherever they were computed.
     """
 
-    def __init__(self, pool: PagePool, page_size: int | None = None) -> None:
-        if page_size not in (None, pool.page_size):
-            raise ValueError(f"page_size is {page_size}, but the pool's pages hold {pool.page_size} tokens: make them equal")
+    def __init__(self, pool: PagePool) -> None:
         self.pool = pool
         self.page_size = pool.page_size
         self.pages: list[int] = []

@@ -270,7 +270,7 @@ class Core:
             row.drop_last()  # the next turn's template begins with the end of this one
         self._leave(request)
         self._outbox.append(running.stamped(partial(running.log.done, reason, running.error)))
-        self._tracer.counter("pages", free=self.pool.num_free)
+        self._tracer.counter("pages", available=self.pool.num_available, cached=self.pool.num_cached)
 
     def _leave(self, request: Request) -> None:
         if request.session_id is not None:
@@ -280,7 +280,7 @@ class Core:
         return [running for running in self._running.values() if running.finish is None]
 
     def _new_row(self) -> Row:
-        return Row(PageTable(self.pool, self.runner.page_size))
+        return Row(PageTable(self.pool))
 
     def _known(self, session_id: str) -> Dialogue:
         if session_id not in self._dialogues:

@@ -67,7 +67,7 @@ def load(
     num_pages = max_rows * pages_for(plan.max_model_len, PAGE_SIZE)
     core = Core(
         Runner(Transformer(configs.model, weights), num_pages, PAGE_SIZE, tracer),
-        PagePool(num_pages),
+        PagePool(num_pages, PAGE_SIZE),
         tokenizer,
         voice,
         tracer,
