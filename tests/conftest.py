@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import resources
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 # The root holds a folder named kernels, which transformers would take for a package of that name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """One thread for small tensors, which more only slow down, most of all where other work runs beside; all for the slow tests."""
+    torch.set_num_threads((os.cpu_count() or 1) if item.get_closest_marker("slow") else 1)
 
 
 @pytest.fixture(scope="session")

@@ -250,6 +250,43 @@ def test_reference_streaming_sends_sound_before_the_end(tiny_dir: Path, prompts:
     assert chunks[0].to_pcm16().dtype == np.int16
 
 
+def test_steady_streaming_is_exact_in_length_and_independent_of_neighbours(tiny_dir: Path, prompts: dict[str, Any]) -> None:
+    with Engine.from_pretrained(tiny_dir, device="cpu", streaming="steady") as steady:
+        request = {"schedule": SHORT_REFLECTION, "sampling": greedy(130)}
+        alone = steady.generate(prompts["text"], **request)
+        assert len(alone.audio.samples) == 256 * (441 * alone.usage.speech_tokens // 64)
+        assert [type(e) for e in alone.events].count(AudioChunk) > 2
+        assert alone.usage.first_chunk_s is not None
+        assert alone.usage.first_chunk_s < 0.4
+        streams = [steady.stream(p, **request) for p in (prompts["case1"], prompts["text"], Text("so?"))]
+        replies = [stream.reply() for stream in streams]
+        assert np.array_equal(replies[1].audio.samples, alone.audio.samples)
+        assert not np.array_equal(replies[2].audio.samples, alone.audio.samples)
+
+
+def test_a_broken_voice_ends_its_reply_alone(tiny_dir: Path, prompts: dict[str, Any]) -> None:
+    with Engine.from_pretrained(tiny_dir, device="cpu", streaming="steady") as steady:
+        request = {"schedule": SHORT_REFLECTION, "sampling": greedy(60)}
+        expected = steady.generate(prompts["text"], **request)
+        voice = steady._loaded.core._voice
+        assert voice is not None
+        step, broken = voice.step, {"key": ""}
+
+        def break_one() -> Any:
+            chunks = step()
+            if chunks and not broken["key"]:
+                broken["key"] = chunks[0][0]
+                voice._lane.errors[broken["key"]] = "the codec made no numbers"  # type: ignore[index]
+                chunks = [(broken["key"], np.zeros(0, np.float32), True), *(c for c in chunks if c[0] != broken["key"])]
+            return chunks
+
+        voice.step = break_one  # type: ignore[method-assign]
+        first, second = (steady.stream(prompts["text"], **request) for _ in range(2))
+        with pytest.raises(RequestFailed, match="the codec made no numbers"):
+            first.reply()
+        assert np.array_equal(second.reply().audio.samples, expected.audio.samples)
+
+
 def test_cancel_frees_everything(engine: Engine, prompts: dict[str, Any]) -> None:
     stream = engine.stream(prompts["text"], sampling=greedy(2000))
     next(stream)

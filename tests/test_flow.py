@@ -39,7 +39,7 @@ def error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 def test_encoder_and_length_regulator(flow: Flow, golden: Golden) -> None:
     states = flow.encoder(F.embedding(golden["t.tokens"], golden["w.input_embedding.weight"]))
     assert error(states, golden["t.encoder_out"]) < 1e-4
-    projected = linear(states, flow._project)
+    projected = linear(states, flow.project)
     assert error(projected, golden["t.mu80"]) < 1e-4
     assert error(flow.regulator(projected, 158).transpose(1, 2), golden["t.mu"]) < 1e-4
     assert error(flow.mu(golden["t.tokens"][0]).transpose(1, 2), golden["t.mu"]) < 1e-4

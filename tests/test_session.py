@@ -26,7 +26,7 @@ def hot(seed: int, num: int = 24) -> Sampling:
 
 @pytest.fixture(scope="module")
 def engine(tiny_dir: Path) -> Iterator[Engine]:
-    with Engine.from_pretrained(tiny_dir, device="cpu", vocoder_noise=False, max_sessions=16) as made:
+    with Engine.from_pretrained(tiny_dir, device="cpu", streaming="reference", vocoder_noise=False, max_sessions=16) as made:
         yield made
 
 

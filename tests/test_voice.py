@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load, save
 
 from innervoice.codec.decoder import SpeechDecoder
 from innervoice.voice import Voice
@@ -106,7 +107,7 @@ def test_a_chunk_is_decoded_when_the_next_token_arrives() -> None:
     assert voice.step() == []
 
 
-@pytest.mark.parametrize("mode", ["reference", "offline"])
+@pytest.mark.parametrize("mode", ["reference", "offline", "steady"])
 def test_pushes_of_any_size_sound_the_same(decoder: SpeechDecoder, mode: Any) -> None:
     codes = [i * 5 % 64 for i in range(82)]
     one_by_one = heard(Voice(decoder, mode), "a", [[code] for code in codes])
@@ -137,12 +138,12 @@ def test_a_reply_that_ends_with_nothing_pending_is_flushed(decoder: SpeechDecode
     assert sum(len(samples) for _, samples, _ in parts) == 172 * 256
 
 
-@pytest.mark.parametrize("mode", ["reference", "offline"])
+@pytest.mark.parametrize("mode", ["reference", "offline", "steady"])
 def test_a_reply_without_speech_ends(decoder: SpeechDecoder, mode: Any) -> None:
     assert len(heard(Voice(decoder, mode), "a", [])) == 0
 
 
-@pytest.mark.parametrize("mode", ["reference", "offline"])
+@pytest.mark.parametrize("mode", ["reference", "offline", "steady"])
 def test_keys_do_not_disturb_each_other(decoder: SpeechDecoder, mode: Any) -> None:
     replies = {"a": list(range(30)), "b": [3] * 55, "c": []}
     voice = Voice(decoder, mode)
@@ -184,3 +185,67 @@ def test_close_forgets_at_any_time(decoder: SpeechDecoder) -> None:
     voice.open("a")
     voice.finish("a")
     assert [len(samples) for _, samples, _ in voice.step()] == [0]
+
+
+def test_steady_is_the_default_and_copies_replies(decoder: SpeechDecoder) -> None:
+    voice = Voice(decoder, max_slots=3)
+    assert voice.mode == "steady"
+    codes = [i * 5 % 64 for i in range(40)]
+    voice.open("a")
+    voice.push("a", codes[:20])
+    head = [samples for _, samples, _ in voice.step()]
+    voice.fork("a", "b")
+    voice.restore("c", voice.export("a"))
+    for key in "abc":
+        voice.push(key, codes[20:])
+        voice.finish(key)
+    parts = voice.step()
+    whole = heard(Voice(decoder), "a", [codes])
+    for key in "abc":
+        assert np.array_equal(np.concatenate([*head, *(samples for owner, samples, _ in parts if owner == key)]), whole)
+    assert len(whole) == 256 * (441 * 40 // 64)
+
+
+def test_steady_refuses_in_a_sentence(decoder: SpeechDecoder) -> None:
+    voice = Voice(decoder, max_slots=1)
+    voice.open("a")
+    with pytest.raises(ValueError, match="all 1 voice slots are taken"):
+        voice.open("b")
+    with pytest.raises(ValueError, match="open already"):
+        voice.fork("a", "a")
+    with pytest.raises(ValueError, match="'b' is not open"):
+        voice.export("b")
+    with pytest.raises(ValueError, match="out of range"):
+        voice.push("a", [64])
+    with pytest.raises(ValueError, match="not an exported voice"):
+        voice.restore("b", b"nothing")
+    voice.push("a", [])
+    assert voice.step() == []
+    voice.finish("a")
+    for call in (voice.finish, voice.tick):
+        with pytest.raises(ValueError, match="takes no more codes"):
+            call("a")
+    with pytest.raises(ValueError, match="cannot copy a reply"):
+        Voice(decoder, "offline").export("a")
+
+
+def test_a_broken_reply_ends_and_says_why(decoder: SpeechDecoder) -> None:
+    voice = Voice(decoder)
+    for key in "ab":
+        voice.open(key)
+        voice.push(key, range(20))
+    voice.step()
+    exported = load(voice.export("a"))
+    exported["flow.tail"][0, 0] = float("nan")
+    voice.close("a")
+    voice.restore("a", save(exported))
+    for key in "ab":
+        voice.push(key, range(20))
+    parts = voice.step()
+    assert [(key, len(samples), last) for key, samples, last in parts if key == "a"] == [("a", 0, True)]
+    assert list(voice.errors) == ["a"]
+    assert [len(samples) for key, samples, _ in parts if key == "b"] == [46080]
+    with pytest.raises(ValueError, match="'a': the reply broke"):
+        voice.push("a", [1])
+    voice.close("a")
+    assert voice.errors == {}

@@ -41,6 +41,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Dtype = Annotated[Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Type of the weights and the cache.")]
 MemoryFraction = Annotated[float, typer.Option(help="Share of the device's memory to use.")]
 MaxModelLen = Annotated[int | None, typer.Option(help="Longest sequence, prompt included, in tokens.")]
+Streaming = Annotated[Literal["offline", "steady", "reference"], typer.Option(help="Sound at the end, or in chunks.")]
 ScheduleName = Annotated[str | None, typer.Option("--schedule", help=f"A .json file, or one of {', '.join(PRESETS)}.")]
 
 
@@ -101,7 +102,9 @@ def generate(
     dtype: Dtype = "auto",
     max_model_len: MaxModelLen = None,
     load_format: Annotated[Literal["auto", "dummy"], typer.Option(help="dummy: random weights, from the config alone.")] = "auto",
-    streaming: Annotated[Literal["offline", "reference"], typer.Option(help="Sound at the end, or in chunks.")] = "offline",
+    streaming: Annotated[
+        Literal["offline", "steady", "reference"], typer.Option(help="Sound at the end, or in chunks.")
+    ] = "offline",
     vocoder_noise: Annotated[Literal["on", "off"], typer.Option(help="off: reproducible sound.")] = "on",
     out: Annotated[Path, typer.Option(help="The sound: .wav, .flac or .ogg.")] = Path("reply.wav"),
     events: Annotated[Path | None, typer.Option(help="The reply's segments as JSON lines.")] = None,

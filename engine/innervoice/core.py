@@ -143,6 +143,10 @@ class Core:
             return
         for reply_id, samples, is_last in self._voice.step():
             running = self._running[reply_id]
+            if reply_id in self._voice.errors:
+                running.error = self._voice.errors[reply_id]
+                self._end(running, "error")
+                continue
             pcm = running.sound(samples, is_last)
             if len(pcm):
                 self._outbox.append(running.stamped(partial(running.log.audio, pcm)))

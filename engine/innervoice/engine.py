@@ -58,9 +58,9 @@ class Engine:
         model: directory of the language model, or the parent of all three parts, or a hub id. load_format "dummy": random
         weights from config files alone. dtype "auto": the checkpoint's own; codec_dtype "auto": float32; kv_dtype "auto": the
         model's. max_model_len: tokens of prompt and reply together. threads: CPU threads, for the whole process. streaming:
-        "offline" (sound in one piece at the end) or "reference" (chunks of 25, 50, 100, 150, 200 tokens, as GLM-4-Voice's demo
-        cuts them). vocoder_noise False: reproducible sound. share_prefixes: keep the pages of what was computed, for whoever
-        begins with the same tokens.
+        "offline" (sound in one piece at the end), "steady" (a chunk after 10 tokens, then every 26, at the same cost whatever
+        the length) or "reference" (chunks of 25, 50, 100, 150, 200 tokens, as GLM-4-Voice's demo cuts them). vocoder_noise
+        False: reproducible sound. share_prefixes: keep the pages of what was computed, for whoever begins with the same tokens.
         Raises FileNotFoundError, ValueError, OutOfCapacity.
         """
         if threads is not None:

@@ -23,10 +23,9 @@ from innervoice.runner import Runner
 from innervoice.safetensors_file import DummyTensors, TensorDir
 from innervoice.trace import Tracer
 from innervoice.types import Vocabulary
-from innervoice.voice import Voice
+from innervoice.voice import Mode, Voice
 
 LoadFormat = Literal["auto", "dummy"]
-Streaming = Literal["offline", "reference"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def load(
 ) -> Loaded:
     """Load every part as planned. Raises ValueError, FileNotFoundError for bad files, OutOfCapacity when it does not fit."""
     _check_choice("load_format", load_format, get_args(LoadFormat))
-    _check_choice("streaming", streaming, get_args(Streaming))
+    _check_choice("streaming", streaming, get_args(Mode))
     if plan.sessions < 1:
         raise OutOfCapacity(_too_large(plan))
     configs = read_configs(paths)
@@ -62,8 +61,8 @@ def load(
         source = DummyTensors() if dummy else TensorDir(paths.model)
         weights = family.load_weights(configs.model, source, DTYPES[plan.dtype], plan.device)
         speech_tokenizer, decoder = _load_codec(paths, configs, plan, tracer, load_format, vocoder_noise)
-    voice = None if decoder is None else Voice(decoder, cast(Streaming, streaming), tracer)
     max_rows = min(plan.sessions, MOST_SESSIONS[torch.device(plan.device).type])
+    voice = None if decoder is None else Voice(decoder, cast(Mode, streaming), tracer, max_slots=max_rows)
     num_pages = max_rows * pages_for(plan.max_model_len, PAGE_SIZE)
     core = Core(
         Runner(Transformer(configs.model, weights), num_pages, PAGE_SIZE, tracer),

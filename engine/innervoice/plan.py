@@ -145,9 +145,7 @@ def _page_bytes(model: ModelConfig, dtype: str, kv_dtype: str) -> int:
     page_format = dtype if kv_dtype == "auto" else kv_dtype
     check_page_format(page_format)
     if page_format != dtype:
-        raise ValueError(
-            f"kv_dtype is {kv_dtype!r}: keys and values are kept in the model's own dtype, {dtype}: use auto"
-        )
+        raise ValueError(f"kv_dtype is {kv_dtype!r}: keys and values are kept in the model's own dtype, {dtype}: use auto")
     shape = {"num_layers": model.num_layers, "num_kv_heads": model.num_kv_heads, "head_dim": model.head_dim}
     return page_bytes(cast(PageFormat, page_format), PAGE_SIZE, **shape)
 

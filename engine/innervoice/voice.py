@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from innervoice.codec.chunks import SteadySettings
 from innervoice.codec.decoder import SpeechDecoder
 from innervoice.codec.reference_stream import ReferenceState
+from innervoice.codec.steady import Slot
 from innervoice.trace import Tracer
 from innervoice.types import Samples
+
+_T = TypeVar("_T")
 
 CHUNK_SIZES = (25, 50, 100, 150, 200)
 """Codes of the first, second, ... chunk in `reference` mode; the last size is kept."""
@@ -34,59 +41,132 @@ class _Stream:
             self.num_closed += 1
 
 
+Mode = Literal["steady", "offline", "reference"]
+Chunks = list[tuple[str, Samples, bool]]
+
+
 class Voice:
-    """Keys are replies. `offline`: everything at the end, in one call. `reference`: chunks as GLM-4-Voice's demo cuts them."""
+    """Keys are replies. `steady`: chunks at fixed token indices, all replies in one call. `reference`: chunks as GLM-4-Voice's
+    demo cuts them. `offline`: everything at the end.
+    """
 
     def __init__(
-        self, decoder: SpeechDecoder, mode: Literal["offline", "reference"] = "reference", tracer: Tracer | None = None
+        self,
+        decoder: SpeechDecoder,
+        mode: Mode = "steady",
+        tracer: Tracer | None = None,
+        *,
+        max_slots: int = 64,
+        settings: SteadySettings | None = None,
     ) -> None:
-        if mode not in ("offline", "reference"):
-            raise ValueError(f"streaming mode {mode!r} is not known: use 'offline' or 'reference'")
+        if mode not in ("steady", "offline", "reference"):
+            raise ValueError(f"streaming mode {mode!r} is not known: use 'steady', 'offline' or 'reference'")
         self.decoder = decoder
         self.mode = mode
         self.sample_rate = decoder.sample_rate
         self.codes_per_s = decoder.codes_per_s
         self._tracer = tracer or Tracer()
-        self._streams: dict[str, _Stream] = {}
+        self._lane = _SteadyLane(decoder, max_slots, settings) if mode == "steady" else _ChunkLane(decoder, mode)
 
     def open(self, key: str) -> None:
-        """Begin a reply. Raises ValueError when the key is in use."""
-        if key in self._streams:
-            raise ValueError(f"voice {key!r} is open already: close it first or use another key")
-        self._streams[key] = _Stream(self.decoder.init_state())
+        """Begin a reply. Raises ValueError when the key is in use or all slots are taken."""
+        self._lane.refuse_open(key)
+        self._lane.open(key)
 
     def push(self, key: str, codes: Sequence[int]) -> None:
-        """Speech codes arrived, in order. Raises ValueError for an unknown or finished key and for a code out of range."""
+        """Speech codes arrived, in order; none is fine. Raises ValueError: key unknown, finished or broken, code out of range."""
+        self._lane.push(key, self.decoder.check(codes))
+
+    def tick(self, key: str) -> None:
+        """A token that is not speech arrived; in `reference` mode it closes a full chunk. Not for the reply's end: `finish`."""
+        self._lane.tick(key)
+
+    def finish(self, key: str) -> None:
+        """No more codes will come; the next step decodes what is left. Raises ValueError for an unknown or finished key."""
+        self._lane.finish(key)
+
+    def step(self) -> Chunks:
+        """Decode all that is ready: (key, samples, is the reply's last), each key's in order; the last one may be empty.
+
+        A reply that breaks ends with an empty last chunk and an entry in `errors`; the others are not touched.
+        """
+        with self._tracer.span("voice step", open=self._lane.num_open):
+            return self._lane.step()
+
+    @property
+    def errors(self) -> Mapping[str, str]:
+        """Open keys whose reply broke, each with a sentence that says why."""
+        return self._lane.errors
+
+    def close(self, key: str) -> None:
+        """Forget a reply, finished or not. Raises ValueError for an unknown key."""
+        self._lane.close(key)
+
+    def fork(self, key: str, new_key: str) -> None:
+        """A second reply goes on from where one is. Raises ValueError: key unknown, new key in use, no slot, not `steady`."""
+        self._lane.refuse_open(new_key)
+        self._steady().fork(key, new_key)
+
+    def export(self, key: str) -> bytes:
+        """A reply's whole state. Raises ValueError for an unknown or broken key, and in a mode that is not `steady`."""
+        return self._steady().export(key)
+
+    def restore(self, key: str, exported: bytes) -> None:
+        """Open a key with what `export` gave, in a voice of the same weights and settings. Raises ValueError."""
+        self._lane.refuse_open(key)
+        self._steady().restore(key, exported)
+
+    def _steady(self) -> _SteadyLane:
+        if not isinstance(self._lane, _SteadyLane):
+            raise ValueError(f"{self.mode!r} streaming cannot copy a reply: use 'steady'")
+        return self._lane
+
+
+class _ChunkLane:
+    """`offline` and `reference`: one reply after the other."""
+
+    errors: Mapping[str, str] = {}
+
+    def __init__(self, decoder: SpeechDecoder, mode: Mode) -> None:
+        self._decoder, self._mode = decoder, mode
+        self._streams: dict[str, _Stream] = {}
+
+    @property
+    def num_open(self) -> int:
+        return len(self._streams)
+
+    def refuse_open(self, key: str) -> None:
+        _refuse_open(key, self._streams)
+
+    def open(self, key: str) -> None:
+        self._streams[key] = _Stream(self._decoder.init_state())
+
+    def push(self, key: str, codes: Sequence[int]) -> None:
         stream = self._unfinished(key)
-        for code in self.decoder.check(codes):
-            if self.mode == "reference":
+        for code in codes:
+            if self._mode == "reference":
                 stream.close_full_chunk()
             stream.pending.append(code)
 
     def tick(self, key: str) -> None:
-        """A token that is not speech arrived: it closes a full chunk, as in the original. Not for the reply's end: `finish`."""
         stream = self._unfinished(key)
-        if self.mode == "reference":
+        if self._mode == "reference":
             stream.close_full_chunk()
 
     def finish(self, key: str) -> None:
-        """No more codes will come; the next step decodes what is left. Raises ValueError for an unknown or finished key."""
         self._unfinished(key).finished = True
 
-    def step(self) -> list[tuple[str, Samples, bool]]:
-        """Decode all that is ready: (key, samples, is the reply's last), each key's in order; the last one may be empty."""
-        with self._tracer.span("voice step", open=len(self._streams)):
-            return [chunk for key, stream in self._streams.items() for chunk in self._decode(key, stream)]
+    def step(self) -> Chunks:
+        return [chunk for key, stream in self._streams.items() for chunk in self._decode(key, stream)]
 
     def close(self, key: str) -> None:
-        """Forget a reply, finished or not. Raises ValueError for an unknown key."""
-        self._stream(key)
+        _find(key, self._streams)
         del self._streams[key]
 
-    def _decode(self, key: str, stream: _Stream) -> list[tuple[str, Samples, bool]]:
+    def _decode(self, key: str, stream: _Stream) -> Chunks:
         chunks = []
         while stream.ready:
-            samples, stream.state = self.decoder.push(stream.state, stream.ready.pop(0), final=False)
+            samples, stream.state = self._decoder.push(stream.state, stream.ready.pop(0), final=False)
             chunks.append((key, samples, False))
         if stream.finished and not stream.is_done:
             chunks.append((key, self._rest(stream), True))
@@ -96,18 +176,100 @@ class Voice:
         codes = tuple(stream.pending)
         stream.pending.clear()
         stream.is_done = True
-        if self.mode == "offline":
-            return self.decoder.decode(codes)
-        samples, stream.state = self.decoder.push(stream.state, codes, final=True)
+        if self._mode == "offline":
+            return self._decoder.decode(codes)
+        samples, stream.state = self._decoder.push(stream.state, codes, final=True)
         return samples
 
-    def _stream(self, key: str) -> _Stream:
-        if key not in self._streams:
-            raise ValueError(f"voice {key!r} is not open: open it first")
-        return self._streams[key]
-
     def _unfinished(self, key: str) -> _Stream:
-        stream = self._stream(key)
+        stream = _find(key, self._streams)
         if stream.finished:
             raise ValueError(f"voice {key!r} is finished: it takes no more codes")
         return stream
+
+
+class _SteadyLane:
+    """`steady`: every reply in a slot, one call for all."""
+
+    def __init__(self, decoder: SpeechDecoder, max_slots: int, settings: SteadySettings | None) -> None:
+        self._decoder = decoder.steady(settings, num_slots=max_slots)
+        self._slots: dict[str, Slot] = {}
+        self._finished: set[str] = set()
+        self.errors: dict[str, str] = {}
+
+    @property
+    def num_open(self) -> int:
+        return len(self._slots)
+
+    def refuse_open(self, key: str) -> None:
+        _refuse_open(key, self._slots)
+
+    def open(self, key: str) -> None:
+        self._slots[key] = self._decoder.open()
+
+    def push(self, key: str, codes: Sequence[int]) -> None:
+        self._decoder.push(self._unfinished(key), codes)
+
+    def tick(self, key: str) -> None:
+        self._unfinished(key)
+
+    def finish(self, key: str) -> None:
+        self._decoder.finish(self._unfinished(key))
+        self._finished.add(key)
+
+    def step(self) -> Chunks:
+        keys = {slot: key for key, slot in self._slots.items()}
+        chunks = []
+        for sound in self._decoder.step():
+            key = keys[sound.slot]
+            if sound.error is not None:
+                self.errors[key] = sound.error
+            chunks.append((key, sound.samples, sound.last))
+        return chunks
+
+    def close(self, key: str) -> None:
+        self._decoder.close(_find(key, self._slots))
+        del self._slots[key]
+        self._finished.discard(key)
+        self.errors.pop(key, None)
+
+    def fork(self, key: str, new_key: str) -> None:
+        self._slots[new_key] = self._decoder.fork(self._unbroken(key))
+        if key in self._finished:
+            self._finished.add(new_key)
+
+    def export(self, key: str) -> bytes:
+        return save_tensors(self._decoder.export(self._unbroken(key)))
+
+    def restore(self, key: str, exported: bytes) -> None:
+        try:
+            tensors = load_tensors(exported)
+        except Exception as error:
+            raise ValueError(f"these bytes are not an exported voice: {error}") from error
+        slot = self._decoder.restore(tensors)
+        self._slots[key] = slot
+        if self._decoder.is_finished(slot):
+            self._finished.add(key)
+
+    def _unbroken(self, key: str) -> Slot:
+        slot = _find(key, self._slots)
+        if key in self.errors:
+            raise ValueError(f"voice {key!r}: {self.errors[key]}")
+        return slot
+
+    def _unfinished(self, key: str) -> Slot:
+        slot = self._unbroken(key)
+        if key in self._finished:
+            raise ValueError(f"voice {key!r} is finished: it takes no more codes")
+        return slot
+
+
+def _refuse_open(key: str, known: Mapping[str, object]) -> None:
+    if key in known:
+        raise ValueError(f"voice {key!r} is open already: close it first or use another key")
+
+
+def _find(key: str, known: Mapping[str, _T]) -> _T:
+    if key not in known:
+        raise ValueError(f"voice {key!r} is not open: open it first")
+    return known[key]

@@ -9,16 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from innervoice_kernels.conv import add_overlap, beyond
+
 
 def istft_ref(real: Tensor, imag: Tensor, window: Tensor, hop: int) -> Tensor:
     """The definition, in float32 or wider. Imaginary parts of the lowest and highest bin are ignored."""
     n_fft, wide = window.shape[0], torch.promote_types(real.dtype, torch.float32)
-    if not real.shape[0]:  # the transform refuses an empty batch
-        return real.new_empty(0, hop * (real.shape[-1] - 1), dtype=wide)
-    w = window.to(wide)[:, None]  # [n_fft, 1]
-    inner = F.pad(imag.to(wide)[:, 1:-1], (0, 0, 1, 1))
-    frames = torch.fft.irfft(torch.complex(real.to(wide), inner), n_fft, dim=1) * w  # [B, n_fft, T]
-    envelope = _overlap_add(w.square().expand(1, -1, frames.shape[-1]), hop)
+    w = window.to(wide)
+    frames = _frames(real.to(wide), imag.to(wide), w)
+    envelope = _overlap_add(w.square()[:, None].expand(1, -1, frames.shape[-1]), hop)
     trimmed = slice(n_fft // 2, envelope.shape[-1] - n_fft // 2)
     return _overlap_add(frames, hop)[:, trimmed] / envelope[:, trimmed]
 
@@ -26,6 +25,52 @@ def istft_ref(real: Tensor, imag: Tensor, window: Tensor, hop: int) -> Tensor:
 def istft(real: Tensor, imag: Tensor, window: Tensor, hop: int) -> Tensor:
     """Samples of a one-sided spectrum: real, imag [B, n_fft/2 + 1, T] -> [B, hop * (T - 1)], float32 or wider."""
     return istft_ref(real, imag, window, hop)
+
+
+def stream_istft_ref(
+    real: Tensor, imag: Tensor, state: Tensor, n: Tensor, window: Tensor, hop: int, start: Tensor, end: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The same over a stream. start [B]: position of the first frame; end [B]: number of frames; state [B, n_fft - hop]: overlap.
+
+    -> y [B, hop T], state'. Column 0 of y is sample hop * start - n_fft / 2 of the whole: it is the caller's to drop what lies
+    before 0 or after hop * (end - 1). Frames outside [0, end) count for nothing.
+    """
+    steps = real.shape[-1]
+    wide = torch.promote_types(real.dtype, torch.float32)
+    w = window.to(wide)
+    frames = _frames(real.to(wide), imag.to(wide), w)
+    position = start[:, None] + torch.arange(steps, device=real.device)
+    outside = (position < 0) | (position >= end[:, None])
+    summed = _overlap_add(frames.masked_fill((outside | beyond(n, steps))[:, None], 0), hop)
+    summed, after = add_overlap(summed, state, n * hop)
+    y = summed[:, : hop * steps] / _envelope(w, hop, start, end, steps)
+    return y, torch.where((n == 0)[:, None], state, after)
+
+
+def stream_istft(
+    real: Tensor, imag: Tensor, state: Tensor, n: Tensor, window: Tensor, hop: int, start: Tensor, end: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One chunk of frames to samples: real, imag [B, n_fft/2 + 1, T] -> y [B, hop T], state'."""
+    return stream_istft_ref(real, imag, state, n, window, hop, start, end)
+
+
+def _frames(real: Tensor, imag: Tensor, window: Tensor) -> Tensor:
+    """Windowed samples of each frame, [B, n_fft, T]."""
+    if not real.numel():  # which the FFT refuses
+        return real.new_zeros(real.shape[0], len(window), real.shape[2])
+    inner = F.pad(imag[:, 1:-1], (0, 0, 1, 1))
+    frames: Tensor = torch.fft.irfft(torch.complex(real, inner), len(window), dim=1)
+    return frames * window[:, None]
+
+
+def _envelope(window: Tensor, hop: int, start: Tensor, end: Tensor, steps: int) -> Tensor:
+    """Sum of squared windows of the frames that there are, at each sample: [B, hop * steps]; 1 where there is none."""
+    count = len(window) // hop
+    taps = window.square().view(count, hop)  # tap i: how a frame i places back ends up here
+    position = (start[:, None] + torch.arange(steps, device=window.device))[..., None] - torch.arange(count, device=window.device)
+    there = ((position >= 0) & (position < end[:, None, None])).to(window.dtype)  # [B, T, count]
+    total: Tensor = (there @ taps).flatten(1)
+    return torch.where(total > 1e-6, total, torch.ones_like(total))
 
 
 def _overlap_add(frames: Tensor, hop: int) -> Tensor:

@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from innervoice.codec.flow import DEFAULT_STEPS, Flow, noise_generator
+from innervoice.codec.chunks import SteadySettings
+from innervoice.codec.flow import DEFAULT_STEPS, NOISE_SEED, Flow, noise_generator
 from innervoice.codec.hift import Hift
 from innervoice.codec.layers import load_tensors
 from innervoice.codec.pickle_file import PickleFile
 from innervoice.codec.reference_stream import ReferenceState, ReferenceStream
+from innervoice.codec.steady import SteadyDecoder
 from innervoice.config.decoder import DecoderConfig, read_decoder_config
 from innervoice.config.decoder_tensors import flow_shapes, hift_shapes, tensor_bytes
 from innervoice.safetensors_file import DummyTensors, TensorSource
@@ -23,6 +25,7 @@ from innervoice.trace import Tracer
 from innervoice.types import Samples
 
 Device = str | torch.device
+Noise = Literal["call", "frame"]
 
 
 class SpeechDecoder:
@@ -74,19 +77,47 @@ class SpeechDecoder:
         return cls(config, flow, hift, device=device, dtype=dtype, vocoder_noise=vocoder_noise, tracer=tracer)
 
     @torch.inference_mode()
-    def decode(self, codes: Sequence[int], *, speaker: Tensor | None = None, steps: int = DEFAULT_STEPS) -> Samples:
-        """All codes in one call; none make 0 samples. speaker: an x-vector [1, 192]. Raises ValueError: a code out of range."""
+    def decode(
+        self, codes: Sequence[int], *, speaker: Tensor | None = None, steps: int = DEFAULT_STEPS, noise: Noise = "call"
+    ) -> Samples:
+        """All codes in one call; none make 0 samples. speaker: an x-vector [1, 192]. Raises ValueError: a code out of range.
+
+        noise: "call" draws it by a generator, as the original; "frame" by absolute frame and sample, as `steady` streaming.
+        """
         checked = self.check(codes)
         if not checked:
             return np.zeros(0, np.float32)
-        generator = noise_generator()
-        samples, _ = self._hift(self._mel(checked, generator, speaker, steps), generator=generator if self._noise else None)
+        generator = noise_generator() if noise == "call" else None
+        mel = self._mel(checked, generator, speaker, steps)
+        if generator is None:
+            samples = self._hift.render(mel, self._hift.steady_source(mel, NOISE_SEED if self._noise else None))
+        else:
+            samples, _ = self._hift(mel, generator=generator if self._noise else None)
         return samples[0].cpu().numpy()
 
     @torch.inference_mode()
-    def mel(self, codes: Sequence[int], *, speaker: Tensor | None = None, steps: int = DEFAULT_STEPS) -> Tensor:
+    def mel(
+        self, codes: Sequence[int], *, speaker: Tensor | None = None, steps: int = DEFAULT_STEPS, noise: Noise = "call"
+    ) -> Tensor:
         """The mel frames that `decode` makes sound of, [1, C, F] float32. Raises ValueError."""
-        return self._mel(self.check(codes), noise_generator(), speaker, steps)
+        return self._mel(self.check(codes), noise_generator() if noise == "call" else None, speaker, steps)
+
+    def steady(
+        self, settings: SteadySettings | None = None, *, num_slots: int = 64, rows_at_once: int | None = None
+    ) -> SteadyDecoder:
+        """`steady` streaming over this decoder's weights; rows_at_once None: 1 on a CPU, all elsewhere. Raises ValueError."""
+        if rows_at_once is None and torch.device(self._device).type == "cpu":
+            rows_at_once = 1
+        return SteadyDecoder(
+            self._flow,
+            self._hift,
+            settings,
+            num_slots=num_slots,
+            rows_at_once=rows_at_once,
+            noise=self._noise,
+            device=self._device,
+            tracer=self._tracer,
+        )
 
     def init_state(self) -> ReferenceState:
         """The state of a reply before its first chunk."""
@@ -117,7 +148,7 @@ class SpeechDecoder:
                 raise ValueError(f"speech code {code} is out of range: this decoder knows codes 0 to {self.vocab_size - 1}")
         return tuple(int(code) for code in codes)
 
-    def _mel(self, codes: tuple[int, ...], generator: torch.Generator, speaker: Tensor | None, steps: int) -> Tensor:
+    def _mel(self, codes: tuple[int, ...], generator: torch.Generator | None, speaker: Tensor | None, steps: int) -> Tensor:
         if not codes:
             raise ValueError("no speech codes: mel frames need one at least")
         state = self.init_state()

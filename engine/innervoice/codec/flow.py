@@ -1,6 +1,6 @@
 """Speech codes -> mel frames: encoder, length regulator, and an ODE from noise to mel by ten Euler steps (CosyVoice's flow).
 
-One row at a time. The ODE's state stays float32; the networks run in the dtype of the weights.
+`Flow` takes one row; its parts take several. The ODE's state stays float32; the networks run in the dtype of the weights.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from innervoice.codec.flow_encoder import FlowEncoder, LengthRegulator
 from innervoice.codec.flow_estimator import FlowEstimator
 from innervoice.codec.layers import Tensors, affine, linear
 from innervoice.config.decoder import MEL_HOP, MEL_RATE, FlowConfig
+from innervoice_kernels.noise import frame_noise
 
 NOISE_SEED = 42
 DEFAULT_STEPS = 10
@@ -42,13 +43,13 @@ class Flow:
 
     def __init__(self, config: FlowConfig, tensors: Tensors) -> None:
         self.config = config
-        self._embedding = tensors["input_embedding.weight"]
+        self.embedding = tensors["input_embedding.weight"]
         self._speaker = affine(tensors, "spk_embed_affine_layer")
         self.encoder = FlowEncoder(config.encoder, tensors)
-        self._project = affine(tensors, "encoder_proj")
+        self.project = affine(tensors, "encoder_proj")
         self.regulator = LengthRegulator(config.num_regulator_layers, tensors)
         self.estimator = FlowEstimator(config.estimator, tensors)
-        self._shifts = self._time_shifts(DEFAULT_STEPS)
+        self._shifts = {DEFAULT_STEPS: self._time_shifts(DEFAULT_STEPS)}
 
     def __call__(
         self,
@@ -56,25 +57,26 @@ class Flow:
         prompt_codes: Tensor,
         prompt_mel: Tensor,
         *,
-        generator: torch.Generator,
+        generator: torch.Generator | None,
         speaker: Tensor | None = None,
         steps: int = DEFAULT_STEPS,
     ) -> Tensor:
         """codes [n], prompt_codes [p] int64; prompt_mel [1, C, P]; speaker [1, 192] -> mel [1, C, F(p + n) - P] float32.
 
-        generator draws the noise on the CPU, [1, C, F(p + n)]. Raises ValueError when steps is below 1.
+        generator draws the noise on the CPU, [1, C, F(p + n)]; None: noise by absolute frame, as `steady` streaming has it.
+        Raises ValueError when steps is below 1.
         """
         if steps < 1:
             raise ValueError(f"steps is {steps}: it must be 1 or more")
         mu = self.mu(torch.cat([prompt_codes, codes]))
         cond = torch.zeros_like(mu)
         cond[..., : prompt_mel.shape[-1]] = prompt_mel
-        noise = torch.randn(mu.shape, generator=generator).to(mu.device)
+        noise = _noise_by_frame(mu) if generator is None else torch.randn(mu.shape, generator=generator).to(mu.device)
         return self.solve(noise, mu, self.speaker_vector(speaker), cond, steps)[..., prompt_mel.shape[-1] :]
 
     def mu(self, codes: Tensor) -> Tensor:
         """codes [n] -> what the flow is conditioned on, [1, C, F(n)] float32."""
-        states = linear(self.encoder(F.embedding(codes, self._embedding)[None]), self._project)  # [1, n, C]
+        states = linear(self.encoder(F.embedding(codes, self.embedding)[None]), self.project)  # [1, n, C]
         return self.regulator(states, num_frames(codes.shape[0], self.config.token_rate)).float()
 
     def speaker_vector(self, speaker: Tensor | None) -> Tensor:
@@ -87,17 +89,36 @@ class Flow:
         unit = F.normalize(speaker.float(), dim=1).to(weight)
         return linear(unit, self._speaker).float()
 
-    def solve(self, x: Tensor, mu: Tensor, speaker: Tensor, cond: Tensor, steps: int = DEFAULT_STEPS) -> Tensor:
-        """Integrate from noise x [1, C, F] at t = 0 to mel at t = 1; guided and unguided branch run as one batch of 2."""
-        dtype = self._embedding.dtype
+    def solve(
+        self, x: Tensor, mu: Tensor, speaker: Tensor, cond: Tensor, steps: int = DEFAULT_STEPS, n: Tensor | None = None
+    ) -> Tensor:
+        """Integrate from noise x [B, C, F] at t = 0 to mel at t = 1; guided and unguided branches run as one batch of 2 B.
+
+        mu, cond [B, C, F]; speaker [B, C]; n [B]: true lengths, None: all rows have F frames.
+        """
+        dtype = self.embedding.dtype
         given, speaker, shown = (torch.cat([part, torch.zeros_like(part)]).to(dtype) for part in (mu, speaker, cond))
-        shifts = self._shifts if steps == DEFAULT_STEPS else self._time_shifts(steps)
+        lengths = None if n is None else torch.cat([n, n])
+        shifts = self.time_shifts(steps)
         times, guidance = step_times(steps).tolist(), self.config.guidance
         for k in range(steps):
-            both = x.to(dtype).expand(2, -1, -1)
-            guided, unguided = self.estimator(both, given, speaker, shown, [shift[k] for shift in shifts]).float().chunk(2)
+            both = torch.cat([x, x]).to(dtype)
+            velocity = self.estimator(both, given, speaker, shown, [shift[k] for shift in shifts], lengths).float()
+            guided, unguided = velocity.chunk(2)
             x = x + (times[k + 1] - times[k]) * ((1 + guidance) * guided - guidance * unguided)
         return x
 
+    def time_shifts(self, steps: int) -> list[Tensor]:
+        """What time adds in each stage at each of the solver's steps, computed once for a number of steps."""
+        if steps not in self._shifts:
+            self._shifts[steps] = self._time_shifts(steps)
+        return self._shifts[steps]
+
     def _time_shifts(self, steps: int) -> list[Tensor]:
-        return self.estimator.time_shifts(step_times(steps)[:-1].to(self._embedding.device))
+        return self.estimator.time_shifts(step_times(steps)[:-1].to(self.embedding.device))
+
+
+def _noise_by_frame(mu: Tensor) -> Tensor:
+    rows, channels, frames = mu.shape
+    seed = torch.full((rows,), NOISE_SEED, device=mu.device)
+    return frame_noise(seed, torch.arange(frames, device=mu.device).expand(rows, -1), channels)

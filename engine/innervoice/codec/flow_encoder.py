@@ -12,12 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from innervoice.codec.layers import Affine, Tensors, affine, conv, group_norm, layer_norm, linear
+from innervoice.codec.flow_estimator import Lengths, clear, norm_mish
+from innervoice.codec.layers import Affine, Tensors, affine, conv, layer_norm, linear
 from innervoice.config.decoder import EncoderConfig
 
 
 @dataclass(frozen=True)
-class _Layer:
+class EncoderLayer:
+    """A layer's weights."""
+
     norm_attention: Affine
     qkv: Affine
     position: Tensor  # [D, D]
@@ -28,6 +31,10 @@ class _Layer:
     up: Affine
     down: Affine
 
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """x [B, n, D] with its residual."""
+        return x + linear(F.silu(linear(layer_norm(x, self.norm_ffn), self.up)), self.down)
+
 
 class FlowEncoder:
     """[n] embedded tokens -> [n] states; a token sees all before it and its own block of `block_size`."""
@@ -36,22 +43,30 @@ class FlowEncoder:
         self.config = config
         self._input = affine(tensors, "encoder.embed.out.0")
         self._input_norm = affine(tensors, "encoder.embed.out.1")
-        self._layers = [_layer(tensors, f"encoder.encoders.{i}") for i in range(config.num_layers)]
+        self.layers = [_layer(tensors, f"encoder.encoders.{i}") for i in range(config.num_layers)]
         self._output_norm = affine(tensors, "encoder.after_norm")
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [1, n, D_in] -> [1, n, D]. One row only: nothing is masked for padding."""
         assert x.shape[0] == 1
         n, width = x.shape[1], self.config.width
-        x = layer_norm(linear(x, self._input), self._input_norm) * math.sqrt(width)
+        x = self.enter(x)
         table = relative_positions(n, width, x.device).to(x.dtype)  # [2n-1, D]
         hidden = ~block_causal(n, self.config.block_size, x.device)  # [n, n]
-        for layer in self._layers:
+        for layer in self.layers:
             x = x + self._attend(layer_norm(x, layer.norm_attention), table, hidden, layer)
-            x = x + linear(F.silu(linear(layer_norm(x, layer.norm_ffn), layer.up)), layer.down)
+            x = layer.feed_forward(x)
+        return self.leave(x)
+
+    def enter(self, x: Tensor) -> Tensor:
+        """Embedded tokens [B, n, D_in] -> what the first layer takes, [B, n, D]."""
+        return layer_norm(linear(x, self._input), self._input_norm) * math.sqrt(self.config.width)
+
+    def leave(self, x: Tensor) -> Tensor:
+        """What the last layer gives [B, n, D] -> states [B, n, D]."""
         return layer_norm(x, self._output_norm)
 
-    def _attend(self, x: Tensor, table: Tensor, hidden: Tensor, layer: _Layer) -> Tensor:
+    def _attend(self, x: Tensor, table: Tensor, hidden: Tensor, layer: EncoderLayer) -> Tensor:
         n, heads = x.shape[1], self.config.num_heads
         q, k, v = linear(x, layer.qkv).view(n, 3, heads, -1).permute(1, 2, 0, 3)  # [H, n, d] each
         positions = F.linear(table, layer.position).view(2 * n - 1, heads, -1).permute(1, 2, 0)  # [H, d, 2n-1]
@@ -72,10 +87,15 @@ class LengthRegulator:
 
     def __call__(self, x: Tensor, num_frames: int) -> Tensor:
         """x [1, n, C] -> [1, C, F]."""
-        x = x[:, nearest(x.shape[1], num_frames, x.device)].transpose(1, 2)
+        return self.smooth(x[:, nearest(x.shape[1], num_frames, x.device)].transpose(1, 2))
+
+    def smooth(self, x: Tensor, n: Tensor | None = None) -> Tensor:
+        """Frames [B, C, F] after resampling -> [B, C, F]. n [B]: true lengths, what lies beyond is zero; None: all of F."""
+        lengths = None if n is None else Lengths.of(n, x.shape[-1])
+        x = clear(x, lengths)
         for weights, norm in self._layers:
-            x = F.mish(group_norm(conv(x, weights, padding=1), norm, 1))
-        return conv(x, self._out)
+            x = norm_mish(conv(x, weights, padding=1), norm, 1, lengths)
+        return clear(conv(x, self._out), lengths)
 
 
 def relative_positions(n: int, width: int, device: torch.device | str = "cpu") -> Tensor:
@@ -105,10 +125,10 @@ def nearest(n: int, num_frames: int, device: torch.device | str = "cpu") -> Tens
     return (frames * factor).floor().long().clamp(max=n - 1)
 
 
-def _layer(tensors: Tensors, name: str) -> _Layer:
+def _layer(tensors: Tensors, name: str) -> EncoderLayer:
     weight = torch.cat([tensors[f"{name}.self_attn.linear_{part}.weight"] for part in "qkv"])
     bias = torch.cat([tensors[f"{name}.self_attn.linear_{part}.bias"] for part in "qkv"])
-    return _Layer(
+    return EncoderLayer(
         norm_attention=affine(tensors, f"{name}.norm_mha"),
         qkv=Affine(weight, bias),
         position=tensors[f"{name}.self_attn.linear_pos.weight"],

@@ -12,8 +12,40 @@ from torch import Tensor
 
 from innervoice.codec.layers import Affine, Tensors, affine, conv, conv_transpose, group_norm, layer_norm, linear
 from innervoice.config.decoder import EstimatorConfig
+from innervoice_kernels.conv import beyond
+from innervoice_kernels.groupnorm import group_norm_mish
 
 _GROUPS = 8
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """True lengths n [B] of padded rows of T frames; beyond [B, T] is true for frames that only pad."""
+
+    n: Tensor
+    beyond: Tensor
+
+    @classmethod
+    def of(cls, n: Tensor, frames: int) -> Lengths:
+        """Rows of n [B] frames, padded to the same number."""
+        return cls(n, beyond(n, frames))
+
+    def halved(self) -> Lengths:
+        """The same rows at half the resolution."""
+        return Lengths.of((self.n + 1) // 2, (self.beyond.shape[1] + 1) // 2)
+
+
+def clear(x: Tensor, lengths: Lengths | None) -> Tensor:
+    """x [B, C, T] with zeros where rows are padded, as a convolution wants it."""
+    return x if lengths is None else x.masked_fill(lengths.beyond[:, None], 0)
+
+
+def norm_mish(x: Tensor, layer: Affine, groups: int, lengths: Lengths | None) -> Tensor:
+    """GroupNorm over true lengths, then Mish: [B, C, T], zero where rows are padded."""
+    if lengths is None:
+        return F.mish(group_norm(x, layer, groups))
+    assert layer.bias is not None
+    return group_norm_mish(x, lengths.n, layer.weight, layer.bias, groups)
 
 
 @dataclass(frozen=True)
@@ -25,11 +57,11 @@ class _Transformer:
     up: Affine
     down: Affine
 
-    def __call__(self, x: Tensor, heads: int) -> Tensor:
-        """x [B, T, C]; all frames see each other."""
+    def __call__(self, x: Tensor, heads: int, visible: Tensor | None) -> Tensor:
+        """x [B, T, C]; all frames see each other, or those that are visible [B, 1, 1, T]."""
         rows, frames, _ = x.shape
         q, k, v = F.linear(layer_norm(x, self.norm_attention), self.qkv).view(rows, frames, 3, heads, -1).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(rows, frames, -1)
+        attended = F.scaled_dot_product_attention(q, k, v, visible).transpose(1, 2).reshape(rows, frames, -1)
         x = x + linear(attended, self.out)
         return x + linear(F.gelu(linear(layer_norm(x, self.norm_ffn), self.up)), self.down)
 
@@ -47,18 +79,19 @@ class _Stage:
     transformers: list[_Transformer]
     resample: Affine | None
 
-    def __call__(self, x: Tensor, shift: Tensor, heads: int) -> Tensor:
-        """x [B, C, T]; shift [C', 1], what the time adds -> [B, C', T]."""
-        h = F.mish(group_norm(conv(x, self.conv1, padding=1), self.norm1, _GROUPS)) + shift
-        h = F.mish(group_norm(conv(h, self.conv2, padding=1), self.norm2, _GROUPS)) + conv(x, self.skip)
+    def __call__(self, x: Tensor, shift: Tensor, heads: int, lengths: Lengths | None) -> Tensor:
+        """x [B, C, T], zero where padded; shift [C', 1], what the time adds -> [B, C', T], zero where padded."""
+        h = norm_mish(conv(x, self.conv1, padding=1), self.norm1, _GROUPS, lengths) + shift
+        h = norm_mish(conv(clear(h, lengths), self.conv2, padding=1), self.norm2, _GROUPS, lengths) + conv(x, self.skip)
         h = h.transpose(1, 2)
+        visible = None if lengths is None else ~lengths.beyond[:, None, None]
         for transformer in self.transformers:
-            h = transformer(h, heads)
-        return h.transpose(1, 2)
+            h = transformer(h, heads, visible)
+        return clear(h.transpose(1, 2), lengths)
 
 
 class FlowEstimator:
-    """dx/dt of the flow at (x, t), given mu, speaker and prompt frames. No padding: all rows of a call have the same length."""
+    """dx/dt of the flow at (x, t), given mu, speaker and prompt frames; rows may have lengths of their own."""
 
     def __init__(self, config: EstimatorConfig, tensors: Tensors) -> None:
         self.config = config
@@ -77,29 +110,38 @@ class FlowEstimator:
         shared = F.mish(linear(F.silu(linear(embedded, first)), second))
         return [linear(shared, stage.time)[..., None] for stage in (*self._down, *self._mid, *self._up)]
 
-    def __call__(self, x: Tensor, mu: Tensor, speaker: Tensor, cond: Tensor, shifts: Sequence[Tensor]) -> Tensor:
-        """x, mu, cond [B, C, T]; speaker [B, C]; shifts: one [C', 1] a stage -> velocity [B, C, T]."""
-        h = torch.cat([x, mu, speaker[:, :, None].expand_as(x), cond], 1)
+    def __call__(
+        self, x: Tensor, mu: Tensor, speaker: Tensor, cond: Tensor, shifts: Sequence[Tensor], n: Tensor | None = None
+    ) -> Tensor:
+        """x, mu, cond [B, C, T]; speaker [B, C]; shifts: one [C', 1] a stage -> velocity [B, C, T].
+
+        n [B]: true lengths; what lies beyond is not looked at and comes out as zero. None: all rows have T frames.
+        """
+        lengths = None if n is None else Lengths.of(n, x.shape[-1])
+        h = clear(torch.cat([x, mu, speaker[:, :, None].expand_as(x), cond], 1), lengths)
         shift, heads, skips = iter(shifts), self.config.num_heads, []
         for level, stage in enumerate(self._down):
-            h = stage(h, next(shift), heads)
-            skips.append(h)
+            h = stage(h, next(shift), heads, lengths)
+            skips.append((h, lengths))
             assert stage.resample is not None
-            h = conv(h, stage.resample, stride=1 if level == len(self._down) - 1 else 2, padding=1)
+            is_last = level == len(self._down) - 1
+            lengths = lengths if is_last or lengths is None else lengths.halved()
+            h = clear(conv(h, stage.resample, stride=1 if is_last else 2, padding=1), lengths)
         for stage in self._mid:
-            h = stage(h, next(shift), heads)
+            h = stage(h, next(shift), heads, lengths)
         h = self._ascend(h, skips, shift)
+        lengths = skips[0][1]
         weights, norm = self._final
-        return conv(F.mish(group_norm(conv(h, weights, padding=1), norm, _GROUPS)), self._out)
+        return clear(conv(norm_mish(conv(h, weights, padding=1), norm, _GROUPS, lengths), self._out), lengths)
 
-    def _ascend(self, h: Tensor, skips: list[Tensor], shift: Iterator[Tensor]) -> Tensor:
+    def _ascend(self, h: Tensor, skips: list[tuple[Tensor, Lengths | None]], shift: Iterator[Tensor]) -> Tensor:
         for level, stage in enumerate(self._up):
-            skip = skips.pop()
-            h = stage(torch.cat([h[..., : skip.shape[-1]], skip], 1), next(shift), self.config.num_heads)
+            skip, lengths = skips[-1 - level]
+            h = stage(torch.cat([clear(h[..., : skip.shape[-1]], lengths), skip], 1), next(shift), self.config.num_heads, lengths)
             assert stage.resample is not None
             is_last = level == len(self._up) - 1
             h = conv(h, stage.resample, padding=1) if is_last else conv_transpose(h, stage.resample, stride=2, padding=1)
-        return h
+        return clear(h, skips[0][1])
 
 
 def time_embedding(times: Tensor, width: int) -> Tensor:

@@ -13,11 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from innervoice.codec.layers import Affine, Tensors, affine, conv, conv_transpose, linear
+from innervoice.codec.layers import Affine, Tensors, affine, conv, conv_transpose, linear, widened
 from innervoice.config.decoder import HiftConfig
 from innervoice.config.decoder_tensors import is_delicate
 from innervoice_kernels.istft import istft
+from innervoice_kernels.noise import harmonic_phases, sample_noise
+from innervoice_kernels.residual import ResidualWeights
 from innervoice_kernels.snake import snake
+from innervoice_kernels.source import SourceSettings, stream_source
 
 
 class Excitation(NamedTuple):
@@ -28,31 +31,35 @@ class Excitation(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _ResBlock:
+class ResBlock:
     """Pairs of a dilated and a plain convolution, each behind a snake, each pair with its residual."""
 
-    dilated: list[Affine]
-    plain: list[Affine]
-    alphas: list[tuple[Tensor, Tensor]]
-    dilations: tuple[int, ...]
+    units: list[ResidualWeights]
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [B, C, T]."""
-        for first, second, (alpha, beta), dilation in zip(self.dilated, self.plain, self.alphas, self.dilations, strict=True):
-            half = first.weight.shape[-1] // 2
-            h = conv(snake(x, alpha), first, padding=half * dilation, dilation=dilation)
-            x = x + conv(snake(h, beta), second, padding=half)
+        for unit in self.units:
+            first, second, half = Affine(unit.first, unit.first_bias), Affine(unit.second, unit.second_bias), unit.half
+            h = conv(snake(x, unit.alpha), first, padding=half * unit.dilation, dilation=unit.dilation)
+            x = x + conv(snake(h, unit.beta), second, padding=half)
         return x
+
+    @property
+    def delay(self) -> int:
+        """Steps that the block sees ahead."""
+        return sum(unit.delay for unit in self.units)
 
 
 @dataclass(frozen=True)
-class _Stage:
+class Stage:
+    """One upsampling with the source that joins it; source_rate: STFT frames a step of its result."""
+
     up: Affine
     rate: int
     source_down: Affine
     source_rate: int
-    source_block: _ResBlock
-    blocks: list[_ResBlock]
+    source_block: ResBlock
+    blocks: list[ResBlock]
 
 
 def fold_weight_norm(tensors: Tensors) -> dict[str, Tensor]:
@@ -72,15 +79,24 @@ class Hift:
         self, config: HiftConfig, tensors: Tensors, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
     ) -> None:
         self.config = config
-        self._dtype = dtype
+        self.dtype = dtype
         folded = fold_weight_norm(tensors)
         weights = {name: value.to(device, torch.float32 if is_delicate(name) else dtype) for name, value in folded.items()}
-        self._f0 = [affine(weights, f"f0_predictor.condnet.{2 * i}") for i in range(5)]
-        self._f0_out = affine(weights, "f0_predictor.classifier")
+        self.f0_layers = [affine(weights, f"f0_predictor.condnet.{2 * i}") for i in range(5)]
+        self.f0_out = affine(weights, "f0_predictor.classifier")
         self._merge = affine(weights, "m_source.l_linear")
-        self._pre, self._post = affine(weights, "conv_pre"), affine(weights, "conv_post")
-        self._stages = [_stage(config, weights, i) for i in range(len(config.upsample_rates))]
-        self._window = torch.hann_window(config.n_fft, device=device)
+        self.pre, self.post = affine(weights, "conv_pre"), affine(weights, "conv_post")
+        self.stages = [_stage(config, weights, i) for i in range(len(config.upsample_rates))]
+        self.window = torch.hann_window(config.n_fft, device=device)
+        self.source_settings = SourceSettings(
+            weight=self._merge.weight,
+            bias=weights["m_source.l_linear.bias"],
+            sample_rate=config.sample_rate,
+            frame_len=config.frame_len,
+            amplitude=config.sine_amplitude,
+            sigma=config.noise_sigma,
+            voiced_above=config.voiced_threshold,
+        )
 
     def __call__(
         self, mel: Tensor, *, generator: torch.Generator | None = None, cached_source: Tensor | None = None
@@ -95,16 +111,16 @@ class Hift:
             source = torch.cat([cached_source, source[..., cached_source.shape[-1] :]], -1)
         return self.render(mel, source), source
 
-    def f0(self, mel: Tensor) -> Tensor:
-        """mel [B, C, T] -> fundamental frequency in Hz, [B, T]."""
-        x = mel.float()
-        for layer in self._f0:
-            x = F.elu(conv(x, layer, padding=1))
-        return linear(x.transpose(1, 2), self._f0_out)[..., 0].abs()
+    def f0(self, mel: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """mel [B, C, T] -> fundamental frequency in Hz, [B, T]. float64: where rounding would add up, in `steady` streaming."""
+        x = mel.to(dtype)
+        for layer in self.f0_layers:
+            x = F.elu(conv(x, widened(layer, dtype), padding=1))
+        return linear(x.transpose(1, 2), widened(self.f0_out, dtype))[..., 0].abs()
 
     def draw(self, num_frames: int, generator: torch.Generator) -> Excitation:
         """Phases in [-pi, pi), then noise, as the original draws them on the CPU; the fundamental's phase is 0."""
-        harmonics, device = self.config.num_harmonics + 1, self._window.device
+        harmonics, device = self.config.num_harmonics + 1, self.window.device
         phase = torch.rand(1, harmonics, 1, generator=generator) * (2 * math.pi) - math.pi
         phase[:, 0] = 0
         noise = torch.randn(1, harmonics, num_frames * self.config.frame_len, generator=generator)
@@ -126,26 +142,42 @@ class Hift:
             sines = sines + (voiced * config.noise_sigma + (1 - voiced) * config.sine_amplitude / 3) * excitation.noise
         return torch.tanh(linear(sines.transpose(1, 2), self._merge)).transpose(1, 2)
 
+    def steady_source(self, mel: Tensor, seed: int | None) -> Tensor:
+        """The source of `steady` streaming: mel [1, C, T] -> [1, 1, n]; F0 and phase in float64, noise by sample, None: none."""
+        f0 = self.f0(mel, torch.float64)
+        phases = noise = None
+        if seed is not None:
+            key, start = f0.new_full((1,), seed, dtype=torch.int64), f0.new_zeros(1, dtype=torch.int64)
+            phases = harmonic_phases(key, self.config.num_harmonics + 1)
+            noise = sample_noise(key, start, f0.shape[-1] * self.config.frame_len, self.config.num_harmonics + 1)
+        n, cycles = f0.new_tensor([f0.shape[-1]], dtype=torch.int64), f0.new_zeros(1, dtype=torch.float64)
+        return stream_source(f0, cycles, n, self.source_settings, phases, noise)[0][:, None]
+
     def render(self, mel: Tensor, source: Tensor) -> Tensor:
         """mel [B, C, T], source [B, 1, n] -> samples [B, n] float32, clipped to audio_limit."""
         config = self.config
-        spectrum = self._stft(source[:, 0]).to(self._dtype)
-        x = conv(mel.to(self._dtype), self._pre, padding=3)
-        for stage in self._stages:
-            x = self._upsample(x, spectrum, stage, is_last=stage is self._stages[-1])
-        x = conv(F.leaky_relu(x), self._post, padding=3).float()
-        log_magnitude, phase = x.chunk(2, 1)
-        magnitude, angle = log_magnitude.exp().clamp(max=100.0), torch.sin(phase)
-        samples = istft(magnitude * torch.cos(angle), magnitude * torch.sin(angle), self._window, config.hop_len)
+        spectrum = self._stft(source[:, 0]).to(self.dtype)
+        x = conv(mel.to(self.dtype), self.pre, padding=3)
+        for stage in self.stages:
+            x = self._upsample(x, spectrum, stage, is_last=stage is self.stages[-1])
+        x = conv(F.leaky_relu(x), self.post, padding=3)
+        real, imag = self.head(x)
+        samples = istft(real, imag, self.window, config.hop_len)
         return samples.clamp(-config.audio_limit, config.audio_limit)
+
+    def head(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the last convolution gives, [B, n_fft + 2, T]: log-magnitudes and phases -> spectrum, real and imaginary parts."""
+        log_magnitude, phase = x.float().chunk(2, 1)
+        magnitude, angle = log_magnitude.exp().clamp(max=100.0), torch.sin(phase)
+        return magnitude * torch.cos(angle), magnitude * torch.sin(angle)
 
     def _stft(self, source: Tensor) -> Tensor:
         """[B, n] -> real parts, then imaginary parts: [B, n_fft + 2, n / hop + 1]."""
         n_fft = self.config.n_fft
-        spectrum = torch.stft(source, n_fft, self.config.hop_len, n_fft, self._window, return_complex=True)
+        spectrum = torch.stft(source, n_fft, self.config.hop_len, n_fft, self.window, return_complex=True)
         return torch.cat([spectrum.real, spectrum.imag], 1)
 
-    def _upsample(self, x: Tensor, spectrum: Tensor, stage: _Stage, is_last: bool) -> Tensor:
+    def _upsample(self, x: Tensor, spectrum: Tensor, stage: Stage, is_last: bool) -> Tensor:
         padding = (stage.up.weight.shape[-1] - stage.rate) // 2
         x = conv_transpose(F.leaky_relu(x, self.config.slope), stage.up, stride=stage.rate, padding=padding)
         if is_last:
@@ -155,9 +187,9 @@ class Hift:
         return sum(blocks[1:], blocks[0]) / len(blocks)
 
 
-def _stage(config: HiftConfig, weights: Tensors, stage: int) -> _Stage:
+def _stage(config: HiftConfig, weights: Tensors, stage: int) -> Stage:
     first = stage * len(config.resblock_kernels)
-    return _Stage(
+    return Stage(
         up=affine(weights, f"ups.{stage}"),
         rate=config.upsample_rates[stage],
         source_down=affine(weights, f"source_downs.{stage}"),
@@ -167,11 +199,10 @@ def _stage(config: HiftConfig, weights: Tensors, stage: int) -> _Stage:
     )
 
 
-def _resblock(weights: Tensors, name: str, dilations: tuple[int, ...]) -> _ResBlock:
-    indices = range(len(dilations))
-    return _ResBlock(
-        dilated=[affine(weights, f"{name}.convs1.{i}") for i in indices],
-        plain=[affine(weights, f"{name}.convs2.{i}") for i in indices],
-        alphas=[(weights[f"{name}.activations1.{i}.alpha"], weights[f"{name}.activations2.{i}.alpha"]) for i in indices],
-        dilations=dilations,
-    )
+def _resblock(weights: Tensors, name: str, dilations: tuple[int, ...]) -> ResBlock:
+    units = []
+    for i, dilation in enumerate(dilations):
+        first, second = affine(weights, f"{name}.convs1.{i}"), affine(weights, f"{name}.convs2.{i}")
+        alpha, beta = (weights[f"{name}.activations{half}.{i}.alpha"] for half in (1, 2))
+        units.append(ResidualWeights(alpha, first.weight, first.bias, beta, second.weight, second.bias, dilation))
+    return ResBlock(units)

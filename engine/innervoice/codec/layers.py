@@ -36,6 +36,11 @@ def affine(tensors: Tensors, name: str) -> Affine:
     return Affine(tensors[f"{name}.weight"], tensors[f"{name}.bias"])
 
 
+def widened(layer: Affine, dtype: torch.dtype) -> Affine:
+    """The same layer in another dtype."""
+    return Affine(layer.weight.to(dtype), None if layer.bias is None else layer.bias.to(dtype))
+
+
 def linear(x: Tensor, layer: Affine) -> Tensor:
     """[..., D] -> [..., D']."""
     return F.linear(x, layer.weight, layer.bias)

@@ -1,0 +1,166 @@
+"""HiFT over a stream: any cutting of the mel frames gives the samples of one call over all of them.
+
+Every layer is centred, so that its output is late by its reach to the right, and zero outside the reply as the padding of the one
+call is. Late together, with the shipped sizes: 4656 samples or 18.2 frames, through F0, source, STFT and the widest blocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from innervoice.codec.hift import Hift, ResBlock, Stage
+from innervoice.codec.layers import Affine, linear, widened
+from innervoice.codec.streaming import Pass, State
+from innervoice_kernels.istft import stream_istft
+from innervoice_kernels.noise import harmonic_phases, sample_noise
+from innervoice_kernels.source import stream_source
+from innervoice_kernels.stft import stream_stft
+
+UNKNOWN_END = 1 << 40
+"""Number of frames of a reply that goes on."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A stage's place in the stream, in steps of its own rate (steps a frame), waits of the source in STFT frames.
+
+    extra: steps that the reply has more than frames * rate. late: of the stage's result.
+    """
+
+    stage: Stage
+    rate: int
+    extra: int
+    up_late: int
+    down_late: int
+    main_wait: int
+    source_wait: int
+    joined_late: int
+    late: int
+
+
+class HiftStream:
+    """The vocoder as a stream. late: samples by which it is behind; flush_frames: frames to feed to get the last ones out."""
+
+    def __init__(self, hift: Hift, noise: bool) -> None:
+        config = hift.config
+        if config.n_fft % (2 * config.hop_len):
+            raise ValueError(f"steady streaming needs an n_fft that is a multiple of twice its hop, not {config.n_fft}")
+        self._hift, self._noise = hift, noise
+        self._rate = config.frame_len // config.hop_len  # STFT frames a mel frame
+        self._f0_layers = [widened(layer, torch.float64) for layer in hift.f0_layers]
+        self._f0_out = widened(hift.f0_out, torch.float64)
+        self._f0_late = sum(_half(layer) for layer in hift.f0_layers)
+        self._stft_late = self._f0_late * self._rate + config.n_fft // (2 * config.hop_len) - 1
+        self._plans: list[_Plan] = []
+        rate, late = 1, _half(hift.pre)
+        for stage in hift.stages:
+            self._plans.append(_plan(stage, rate, late, self._stft_late, is_last=stage is hift.stages[-1]))
+            rate, late = self._plans[-1].rate, self._plans[-1].late
+        self._post_late = late + _half(hift.post)
+        self.frame_len = config.frame_len
+        self.late = self._post_late * config.hop_len + config.n_fft // 2
+        self.flush_frames = -(-self.late // self.frame_len)
+
+    def __call__(
+        self, mel: Tensor, state: State, n: Tensor, start: Tensor, end: Tensor, seed: Tensor, *, inner: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """mel [B, C, T] float32; n, start, end, seed [B] int64 -> samples [B, T * frame_len] float32, state'.
+
+        Row b brings n[b] frames after start[b] others; end[b] is the reply's length or UNKNOWN_END: what is fed from there on
+        is not looked at. Column 0 is sample start * frame_len - late of the reply; outside the reply samples are undefined.
+        inner: the caller knows that no row has an end yet and that all have brought flush_frames frames before.
+        """
+        at = Pass(state, n, start, end, inner)
+        mel = at.clip(mel, 1, 0)
+        spectrum = self._spectrum(at, mel, seed)
+        x = at.clip(at.conv("pre", mel.to(self._hift.dtype), self._hift.pre, 1), 1, _half(self._hift.pre))
+        for index, plan in enumerate(self._plans):
+            x = self._stage(at, f"stage{index}", plan, x, spectrum)
+        return self._samples(at, x), at.after
+
+    def _spectrum(self, at: Pass, mel: Tensor, seed: Tensor) -> Tensor:
+        """The source's STFT [B, n_fft + 2, T * rate]."""
+        config, settings = self._hift.config, self._hift.source_settings
+        f0, start = self._f0(at, mel), (at.start - self._f0_late) * self.frame_len
+        phases = noise = None
+        if self._noise:
+            phases = harmonic_phases(seed, config.num_harmonics + 1)
+            noise = sample_noise(seed, start, f0.shape[-1] * self.frame_len, config.num_harmonics + 1)
+        cycles = at.before("cycles", like=f0)
+        source, at.after["cycles"] = stream_source(f0, cycles, at.n, settings, phases, noise)
+        past = at.before("stft", config.n_fft - config.hop_len, like=source)
+        spectrum, at.after["stft"] = stream_stft(
+            source, past, at.n * self.frame_len, self._hift.window, config.hop_len, start, at.end * self.frame_len
+        )
+        return at.clip(spectrum, self._rate, self._stft_late, 1).to(self._hift.dtype)
+
+    def _f0(self, at: Pass, mel: Tensor) -> Tensor:
+        """F0 in float64: the phase is its sum, and float32's rounding would drift with the cutting."""
+        x, late = mel.double(), 0
+        for index, layer in enumerate(self._f0_layers):
+            late += _half(layer)
+            x = at.clip(F.elu(at.conv(f"f0.{index}", x, layer, 1)), 1, late)
+        return at.clip(linear(x.transpose(1, 2), self._f0_out).transpose(1, 2).abs(), 1, late)[:, 0]
+
+    def _stage(self, at: Pass, name: str, plan: _Plan, x: Tensor, spectrum: Tensor) -> Tensor:
+        stage, rate, extra = plan.stage, plan.rate, plan.extra
+        x = at.transpose(f"{name}.up", F.leaky_relu(x, self._hift.config.slope), stage.up, rate // stage.rate, stage.rate)
+        if extra:
+            x = _reflect_first(x, at.start * rate - plan.up_late)
+        x = at.delay(f"{name}.wait", at.clip(x, rate, plan.up_late, extra), rate, plan.main_wait)
+        down = at.delay(f"{name}.source.wait", spectrum, self._rate, plan.source_wait)
+        down = at.conv(f"{name}.source.down", down, stage.source_down, self._rate, stride=stage.source_rate)
+        down = at.clip(down, rate, plan.down_late, extra)
+        x = x + _block(at, f"{name}.source", down, stage.source_block, rate, plan.down_late, extra)
+        total = torch.zeros_like(x)
+        for index, block in enumerate(stage.blocks):
+            wait = plan.late - plan.joined_late - block.delay
+            waited = at.delay(f"{name}.{index}.wait", x, rate, wait)
+            total = total + _block(at, f"{name}.{index}", waited, block, rate, plan.joined_late + wait, extra)
+        return total / len(stage.blocks)
+
+    def _samples(self, at: Pass, x: Tensor) -> Tensor:
+        config = self._hift.config
+        real, imag = self._hift.head(at.conv("post", F.leaky_relu(x), self._hift.post, self._rate))
+        past = at.before("istft", config.n_fft - config.hop_len, like=real)
+        start, end = at.start * self._rate - self._post_late, at.end * self._rate + 1
+        samples, at.after["istft"] = stream_istft(
+            real, imag, past, at.n * self._rate, self._hift.window, config.hop_len, start, end
+        )
+        return samples.clamp(-config.audio_limit, config.audio_limit)
+
+
+def _plan(stage: Stage, rate_before: int, late_before: int, stft_late: int, is_last: bool) -> _Plan:
+    """Make both branches of a stage equally late: the earlier one waits."""
+    rate, extra, step = rate_before * stage.rate, int(is_last), stage.source_rate
+    up_late = late_before * stage.rate + (stage.up.weight.shape[-1] - stage.rate) // 2 - extra
+    if extra and up_late % rate > rate - 3:
+        raise ValueError("steady streaming: with these kernel sizes the vocoder reflects its first sample across frames")
+    reach = stage.source_down.weight.shape[-1] - step
+    align = (step // 2 - reach - stft_late) % step  # so that a stride begins at a frame's first column
+    down_late = (stft_late + align + reach - step // 2) // step
+    joined = max(up_late, down_late + stage.source_block.delay)
+    wait = joined - down_late - stage.source_block.delay
+    late = joined + max(block.delay for block in stage.blocks)
+    return _Plan(stage, rate, extra, up_late, down_late + wait, joined - up_late, align + wait * step, joined, late)
+
+
+def _block(at: Pass, name: str, x: Tensor, block: ResBlock, rate: int, late: int, extra: int) -> Tensor:
+    for index, unit in enumerate(block.units):
+        x = at.residual(f"{name}.{index}", x, unit, rate, late, extra)
+        late += unit.delay
+    return x
+
+
+def _reflect_first(x: Tensor, start: Tensor) -> Tensor:
+    """Position 0 takes the value of position 2, its mirror image at 1: x [B, C, T], column 0 at position start [B]."""
+    is_first = start[:, None] + torch.arange(x.shape[-1], device=x.device) == 0
+    return torch.where(is_first[:, None], x.roll(-2, -1), x)
+
+
+def _half(layer: Affine) -> int:
+    return layer.weight.shape[-1] // 2

@@ -1,0 +1,314 @@
+"""`steady` streaming: many replies at once, each in a slot, cut at fixed token indices whatever the pattern of pushes.
+
+A step decodes one chunk of every reply that has one: one call of the flow for all rows of a padded length, one of the vocoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from innervoice.codec.chunks import Chunk, SteadySettings, next_border
+from innervoice.codec.flow import NOISE_SEED, Flow
+from innervoice.codec.flow_stream import FlowStream
+from innervoice.codec.hift import Hift
+from innervoice.codec.hift_stream import UNKNOWN_END, HiftStream
+from innervoice.codec.state import Slots
+from innervoice.trace import Tracer
+from innervoice.types import Samples
+
+_FRAME_BUCKET = 32
+_T = TypeVar("_T")
+
+
+class Slot(NamedTuple):
+    """One reply. number: which reply it is of all, so that a slot used after its release is noticed."""
+
+    place: int
+    number: int
+
+
+class Sound(NamedTuple):
+    """What a step made of a reply; last: nothing follows. error: a sentence instead of samples; the reply is broken."""
+
+    slot: Slot
+    samples: Samples
+    last: bool
+    error: str | None = None
+
+
+@dataclass
+class _Reply:
+    """codes: tokens from the open block on; begin: tokens decoded; heard: frames given to the vocoder."""
+
+    slot: Slot
+    seed: int
+    speaker: Tensor
+    codes: list[int] = field(default_factory=list)
+    num_codes: int = 0
+    begin: int = 0
+    heard: int = 0
+    finished: bool = False
+    done: bool = False
+    error: str | None = None
+
+
+class SteadyDecoder:
+    """A flow and a vocoder with num_slots slots. rows_at_once: rows that share a call of the networks, None: all.
+
+    With 1, a reply's samples are the same bit by bit whoever speaks beside it; with more, as far as matrix products are.
+    """
+
+    def __init__(
+        self,
+        flow: Flow,
+        hift: Hift,
+        settings: SteadySettings | None = None,
+        *,
+        num_slots: int = 64,
+        rows_at_once: int | None = None,
+        noise: bool = True,
+        device: torch.device | str = "cpu",
+        tracer: Tracer | None = None,
+    ) -> None:
+        self.settings = settings or SteadySettings()
+        self._flow, self._device, self._tracer = flow, device, tracer or Tracer()
+        self._frames = FlowStream(flow, self.settings, device)
+        self._vocoder = HiftStream(hift, noise)
+        self._rows_at_once = rows_at_once
+        self._replies: dict[int, _Reply] = {}
+        self._num_opened, self.num_slots = 0, num_slots
+        self._flow_state, self._hift_state = (Slots(row, num_slots) for row in self._first_states())
+
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of streaming state a slot."""
+        return self._flow_state.num_bytes + self._hift_state.num_bytes
+
+    def open(self, *, seed: int = NOISE_SEED, speaker: Tensor | None = None) -> Slot:
+        """Begin a reply. seed: of its noise; speaker: an x-vector [1, 192]. Raises ValueError when all slots are taken."""
+        with torch.inference_mode():
+            vector = self._flow.speaker_vector(speaker)
+        if not bool(vector.isfinite().all()):
+            raise ValueError("the speaker embedding holds values that are not finite")
+        slot = self._free_slot()
+        self._flow_state.reset(slot.place)
+        self._hift_state.reset(slot.place)
+        self._replies[slot.place] = _Reply(slot, seed, vector)
+        return slot
+
+    def push(self, slot: Slot, codes: Sequence[int]) -> None:
+        """Codes arrived, known to be in range. Raises ValueError for a released, finished or broken reply."""
+        reply = self._unfinished(slot)
+        reply.codes.extend(codes)
+        reply.num_codes += len(codes)
+
+    def finish(self, slot: Slot) -> None:
+        """No more codes will come. Raises ValueError for a released, finished or broken reply."""
+        self._unfinished(slot).finished = True
+
+    def is_finished(self, slot: Slot) -> bool:
+        """Whether `finish` was called. Raises ValueError for a released slot."""
+        return self._reply(slot).finished
+
+    def close(self, slot: Slot) -> None:
+        """Release a slot, whatever its reply's state. Raises ValueError when it is released already."""
+        self._reply(slot)
+        del self._replies[slot.place]
+
+    def fork(self, slot: Slot) -> Slot:
+        """A second reply that goes on from where this one is. Raises ValueError when it is released or no slot is free."""
+        reply, twin = self._reply(slot), self._free_slot()
+        self._flow_state.copy(slot.place, twin.place)
+        self._hift_state.copy(slot.place, twin.place)
+        self._replies[twin.place] = replace(reply, slot=twin, codes=list(reply.codes))
+        return twin
+
+    def export(self, slot: Slot) -> dict[str, Tensor]:
+        """Everything about a reply, as tensors on the CPU. Raises ValueError when the slot is released or the reply broken."""
+        reply = self._reply(slot)
+        if reply.error is not None:
+            raise ValueError(reply.error)
+        numbers = (reply.seed, reply.num_codes, reply.begin, reply.heard, reply.finished, reply.done)
+        host = {"numbers": torch.tensor(numbers), "codes": torch.tensor(reply.codes, dtype=torch.int64)}
+        host |= {"speaker": reply.speaker.cpu(), "settings": self._settings_tensor()}
+        named = {f"flow.{name}": value for name, value in self._flow_state.export(slot.place).items()}
+        return host | named | {f"hift.{name}": value for name, value in self._hift_state.export(slot.place).items()}
+
+    def restore(self, exported: dict[str, Tensor]) -> Slot:
+        """A reply that `export` gave, here or in another decoder of the same weights and settings. Raises ValueError."""
+        settings = exported.get("settings")
+        if settings is None or not torch.equal(settings, self._settings_tensor()):
+            raise ValueError("the reply was exported with other settings of steady streaming: restore it where they are the same")
+        slot = self._free_slot()
+        for part, slots in (("flow.", self._flow_state), ("hift.", self._hift_state)):
+            slots.restore(slot.place, {k.removeprefix(part): v for k, v in exported.items() if k.startswith(part)})
+        seed, num_codes, begin, heard, finished, done = exported["numbers"].tolist()
+        codes, speaker = exported["codes"].tolist(), exported["speaker"].to(self._device)
+        self._replies[slot.place] = _Reply(slot, seed, speaker, codes, num_codes, begin, heard, bool(finished), bool(done))
+        return slot
+
+    @torch.inference_mode()
+    def step(self) -> list[Sound]:
+        """Decode all that is ready: each reply's sounds in order; `last` once, after `finish`."""
+        sounds: list[Sound] = []
+        while ready := [reply for reply in self._replies.values() if self._chunk(reply) is not None]:
+            sounds += self._decode(ready)
+        return sounds + self._flush([reply for reply in self._replies.values() if reply.finished and not reply.done])
+
+    def _decode(self, replies: list[_Reply]) -> list[Sound]:
+        """One chunk of each."""
+        fed, sounds = [], []
+        for group in self._groups(replies):
+            chunks = [self._chunk(reply) for reply in group]
+            known = [chunk for chunk in chunks if chunk is not None]
+            with self._tracer.span("flow", rows=len(group), frames=max(chunk.window_len for chunk in known)):
+                mel, is_good = self._flow_call(group, known)
+            for reply, chunk, frames, good in zip(group, known, mel, is_good, strict=True):
+                if good:
+                    fed.append((reply, frames, chunk.sure_frame - chunk.first_frame))
+                else:
+                    sounds.append(self._break(reply))
+                self._advance(reply, chunk)
+        return sounds + self._vocode(fed, last=False)
+
+    def _flow_call(self, group: list[_Reply], chunks: list[Chunk]) -> tuple[Tensor, list[bool]]:
+        """Frames [B, C, max_new], and which rows are finite."""
+        slots = [reply.slot.place for reply in group]
+        size = self._flow.config.encoder.block_size
+        codes = [reply.codes[: chunk.end - chunk.begin // size * size] for reply, chunk in zip(group, chunks, strict=True)]
+        seed = torch.tensor([reply.seed for reply in group], device=self._device)
+        speaker = torch.cat([reply.speaker for reply in group])
+        mel, after = self._frames(codes, chunks, self._flow_state.take(slots), seed, speaker)
+        self._flow_state.put(slots, after)
+        return mel, [bool(good) for good in mel.isfinite().all(-1).all(-1).tolist()]
+
+    def _flush(self, replies: list[_Reply]) -> list[Sound]:
+        """What is left of finished replies: the frames held back, and what the vocoder is behind."""
+        silent = [reply for reply in replies if reply.num_codes == 0]
+        spoken = [reply for reply in replies if reply.num_codes > 0]
+        for reply in replies:
+            reply.done = True
+        sounds = [Sound(reply.slot, np.zeros(0, np.float32), True) for reply in silent]
+        if not spoken:
+            return sounds
+        tails = self._flow_state.take([reply.slot.place for reply in spoken])["tail"]
+        fed = []
+        for reply, tail in zip(spoken, tails, strict=True):
+            held = self._frames.clock.frames(reply.num_codes) - reply.heard
+            frames = F.pad(tail[:, :held], (0, self._vocoder.flush_frames))
+            fed.append((reply, frames, frames.shape[-1]))
+        return sounds + self._vocode(fed, last=True)
+
+    def _vocode(self, fed: list[tuple[_Reply, Tensor, int]], last: bool) -> list[Sound]:
+        """Frames [C, at least n] of each reply -> its samples."""
+        sounds = []
+        for group in _pieces([part for part in fed if part[2] > 0], self._rows_at_once):
+            size = -(-max(n for _, _, n in group) // _FRAME_BUCKET) * _FRAME_BUCKET
+            mel = torch.stack([F.pad(frames[:, :n], (0, size - n)) for _, frames, n in group])
+            samples = self._vocoder_call([reply for reply, _, _ in group], mel, [n for _, _, n in group], last)
+            for (reply, _, n), row in zip(group, samples, strict=True):
+                sounds.append(Sound(reply.slot, self._cut(row, reply, n, last), last))
+                reply.heard += n
+        return sounds
+
+    def _vocoder_call(self, replies: list[_Reply], mel: Tensor, lengths: list[int], last: bool) -> Samples:
+        slots = [reply.slot.place for reply in replies]
+        ends = [self._end(reply) if last else UNKNOWN_END for reply in replies]
+        rows = (lengths, [reply.heard for reply in replies], ends, [reply.seed for reply in replies])
+        n, start, end, seed = torch.tensor(rows, device=self._device)
+        inner = not last and all(reply.heard >= self._vocoder.flush_frames for reply in replies)
+        with self._tracer.span("vocoder", rows=len(replies), frames=mel.shape[-1]):
+            samples, after = self._vocoder(mel, self._hift_state.take(slots), n, start, end, seed, inner=inner)
+            self._hift_state.put(slots, after)
+            return samples.cpu().numpy()
+
+    def _cut(self, samples: Samples, reply: _Reply, n: int, last: bool) -> Samples:
+        """The samples of a call that are the reply's: nothing before its first one, nothing after its end."""
+        start = reply.heard * self._vocoder.frame_len - self._vocoder.late
+        stop = start + n * self._vocoder.frame_len
+        if last:
+            stop = min(stop, self._end(reply) * self._vocoder.frame_len)
+        return samples[max(0, -start) : max(0, stop - start)].copy()
+
+    def _chunk(self, reply: _Reply) -> Chunk | None:
+        """The chunk that can be decoded now."""
+        if reply.error is not None or reply.begin == reply.num_codes:
+            return None
+        border = next_border(reply.begin, self.settings)
+        if reply.num_codes < border and not reply.finished:
+            return None
+        return Chunk(reply.begin, min(border, reply.num_codes), self.settings, self._frames.clock)
+
+    def _advance(self, reply: _Reply, chunk: Chunk) -> None:
+        size = self._flow.config.encoder.block_size
+        del reply.codes[: chunk.end // size * size - chunk.begin // size * size]
+        reply.begin = chunk.end
+
+    def _break(self, reply: _Reply) -> Sound:
+        reply.error = f"the reply broke after {reply.begin} codes: its mel frames are not finite; close it and start again"
+        reply.finished = reply.done = True
+        return Sound(reply.slot, np.zeros(0, np.float32), True, reply.error)
+
+    def _groups(self, replies: list[_Reply]) -> Iterator[list[_Reply]]:
+        """Rows of one padded length, at most rows_at_once."""
+
+        def length(reply: _Reply) -> int:
+            chunk = self._chunk(reply)
+            assert chunk is not None
+            return chunk.bucket_len
+
+        for _, group in groupby(sorted(replies, key=length), key=length):
+            yield from _pieces(list(group), self._rows_at_once)
+
+    def _end(self, reply: _Reply) -> int:
+        return self._frames.clock.frames(reply.num_codes)
+
+    def _free_slot(self) -> Slot:
+        free = next((index for index in range(self.num_slots) if index not in self._replies), None)
+        if free is None:
+            raise ValueError(f"all {self.num_slots} voice slots are taken: close one, or make room for more with num_slots")
+        self._num_opened += 1
+        return Slot(free, self._num_opened)
+
+    def _reply(self, slot: Slot) -> _Reply:
+        reply = self._replies.get(slot.place)
+        if reply is None or reply.slot != slot:
+            raise ValueError(f"voice slot {slot.place} was released: open a new one")
+        return reply
+
+    def _unfinished(self, slot: Slot) -> _Reply:
+        reply = self._reply(slot)
+        if reply.error is not None:
+            raise ValueError(reply.error)
+        if reply.finished:
+            raise ValueError(f"the reply in voice slot {slot.place} is finished: it takes no more codes")
+        return reply
+
+    def _settings_tensor(self) -> Tensor:
+        s = self.settings
+        return torch.tensor(
+            (s.first, s.chunk, s.look_back, s.hold_back, s.fade, s.encoder_blocks, s.steps, int(s.show_look_back))
+        )
+
+    @torch.inference_mode()
+    def _first_states(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What a chunk of one token leaves behind: names, shapes and dtypes of the state."""
+        zero = torch.zeros(1, dtype=torch.int64, device=self._device)
+        mel = torch.zeros(1, self._flow.config.mel_channels, 1, device=self._device)
+        _, hift = self._vocoder(mel, {}, zero, zero, zero + UNKNOWN_END, zero)
+        chunk = Chunk(0, 1, replace(self.settings, steps=1), self._frames.clock)
+        _, flow = self._frames([[0]], [chunk], {}, zero, mel[..., 0])
+        return flow, hift
+
+
+def _pieces(rows: list[_T], size: int | None) -> Iterator[list[_T]]:
+    step = size or max(1, len(rows))
+    return (rows[i : i + step] for i in range(0, len(rows), step))
