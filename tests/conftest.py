@@ -16,7 +16,7 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != RO
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """One thread for small tensors, which more only slow down, most of all where other work runs beside; all for the slow tests."""
+    """One thread for small tensors, which more only slow down, most of all beside other work; all of them for the slow tests."""
     torch.set_num_threads((os.cpu_count() or 1) if item.get_closest_marker("slow") else 1)
 
 

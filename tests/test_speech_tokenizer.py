@@ -13,10 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from innervoice.codec import speech_tokenizer
 from innervoice.codec.audio import read_audio
 from innervoice.codec.speech_tokenizer import SpeechTokenizer
-from innervoice.codec.whisper_encoder import block_mask, encode, pool
+from innervoice.codec.whisper_encoder import Block, Context, encode_blocks, pool
 from innervoice.config.speech_tokenizer import (
     SpeechTokenizerConfig,
     num_parameters,
@@ -99,10 +98,24 @@ def test_features_equal_the_original(golden: dict[str, torch.Tensor]) -> None:
 def test_states_and_ids_equal_the_original(golden: dict[str, torch.Tensor], golden_dir: Path) -> None:
     config = read_speech_tokenizer_config(golden_dir)
     weights = {name[2:]: w for name, w in golden.items() if name.startswith("w.")}
-    num_positions = golden["t.attention_mask"][:, ::2].sum(1)
-    states = encode(weights, config, golden["t.features"], num_positions)
+    num_positions = golden["t.attention_mask"][:, ::2].sum(1).tolist()
+    states = torch.stack(all_states(weights, config, golden["t.features"], num_positions))
     assert (states - golden["t.pre_pool"]).abs().max() < 1e-5
-    assert torch.equal(nearest_code(pool(states, 4), weights["codebook.weight"]), golden["t.ids"])
+    codes = nearest_code(torch.stack([pool(row, 4) for row in states]), weights["codebook.weight"])
+    assert torch.equal(codes, golden["t.ids"])
+
+
+def all_states(weights: Any, config: SpeechTokenizerConfig, features: torch.Tensor, num_positions: list[int]) -> list[Any]:
+    """Block after block of features [B, M, F], all rows in one call."""
+    contexts, states = [Context(weights, config) for _ in features], []
+    for start in range(0, features.shape[2] // 2, config.block_len):
+        stop = min(start + config.block_len, features.shape[2] // 2)
+        blocks = [
+            Block(row.T[max(0, 2 * start - 4) : 2 * stop], start, max(0, min(num, stop) - start), context)
+            for row, num, context in zip(features, num_positions, contexts, strict=True)
+        ]
+        states.append(encode_blocks(weights, config, blocks))
+    return [torch.cat(row) for row in zip(*states, strict=True)]
 
 
 def test_waves_become_the_original_tokens(golden: dict[str, torch.Tensor], golden_dir: Path) -> None:
@@ -116,14 +129,6 @@ def test_recordings_become_the_original_ids(tiny: SpeechTokenizer, data_dir: Pat
     expected = json.loads((data_dir / "tiny" / "expected.json").read_text())[case]
     name = "question.wav" if expected["wav"] == "001.wav" else "reading.wav"
     assert tiny.encode(*read_audio(assets_dir / name)) == expected["speech_ids"]
-
-
-def test_block_mask_follows_the_rule() -> None:
-    mask = block_mask(7, 3, torch.tensor([7, 5]))
-    for row, real in enumerate((7, 5)):
-        for i in range(7):
-            for j in range(7):
-                assert mask[row, 0, i, j].item() == ((j <= i or i // 3 == j // 3) and j < real)
 
 
 def test_nearest_code_takes_the_first_of_equals(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,19 +171,11 @@ def test_long_recordings_are_cut_into_pieces(tiny: SpeechTokenizer, reading: np.
     assert codes == [code for start in (0, 480000, 960000) for code in tiny.encode(wave[start : start + 480000], 16000)]
 
 
-def test_pieces_do_not_depend_on_the_batch(tiny: SpeechTokenizer, reading: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    wave = np.resize(reading, 480000 * 3)
-    together = tiny.encode(wave, 16000)
-    monkeypatch.setattr(speech_tokenizer, "MAX_BATCH", 1)
-    assert tiny.encode(wave, 16000) == together
-
-
 def test_states_do_not_depend_on_padding(golden: dict[str, torch.Tensor], golden_dir: Path) -> None:
-    tokenizer = SpeechTokenizer.from_pretrained(golden_dir)
-    features, num = golden["t.features"][1:], torch.tensor([54])
+    config = read_speech_tokenizer_config(golden_dir)
     weights = {name[2:]: w for name, w in golden.items() if name.startswith("w.")}
-    alone = encode(weights, tokenizer.config, features[..., :112], num)
-    assert (alone - golden["t.pre_pool"][1:, :56]).abs().max() < 1e-5
+    alone = all_states(weights, config, golden["t.features"][1:, :, :112], [54])[0]
+    assert (alone - golden["t.pre_pool"][1, :56]).abs().max() < 1e-5
 
 
 def test_last_piece_sees_the_zeros_of_a_common_length(tiny: SpeechTokenizer) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch.nn import functional as F
 
 _LINEAR_HZ = 200.0 / 3.0  # Hz per mel below 1 kHz
 _KNEE_HZ = 1000.0
@@ -24,12 +25,21 @@ def log_mel_ref(samples: torch.Tensor, filters: torch.Tensor, hop: int = 160) ->
     n_fft = 2 * (filters.shape[0] - 1)
     if not samples.shape[0]:  # the transform refuses an empty batch
         return samples.new_empty(0, filters.shape[1], samples.shape[1] // hop)
+    padded = F.pad(samples, (n_fft // 2, n_fft // 2), mode="reflect")
+    log = log_frames(padded, filters, hop)[..., :-1]  # [B, M, T / hop]
+    return floor_frames(log, log.amax(dim=(1, 2), keepdim=True))
+
+
+def log_frames(samples: torch.Tensor, filters: torch.Tensor, hop: int = 160) -> torch.Tensor:
+    """Log-mel values of the frames that lie wholly within samples [..., T], before the floor -> [..., M, F]."""
+    n_fft = 2 * (filters.shape[0] - 1)
     window = torch.hann_window(n_fft, dtype=samples.dtype, device=samples.device)
-    spectrum = torch.stft(samples, n_fft, hop, window=window, center=True, pad_mode="reflect", return_complex=True)
-    power = spectrum[..., :-1].abs().square()  # [B, n_fft / 2 + 1, T / hop]
-    mel = filters.to(samples.dtype).T @ power  # [B, M, T / hop]
-    log = mel.clamp_min(1e-10).log10()
-    loudest = log.amax(dim=(1, 2), keepdim=True)
+    spectrum = torch.stft(samples, n_fft, hop, window=window, center=False, return_complex=True)  # [..., n_fft / 2 + 1, F]
+    return (filters.to(samples.dtype).T @ spectrum.abs().square()).clamp_min(1e-10).log10()
+
+
+def floor_frames(log: torch.Tensor, loudest: torch.Tensor) -> torch.Tensor:
+    """Features from log-mel values and the loudest of them, which broadcasts."""
     return (torch.maximum(log, loudest - 8.0) + 4.0) / 4.0
 
 

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from os import PathLike
 from typing import Literal
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 
-from innervoice.codec.audio import check_samples, resample
-from innervoice.codec.whisper_encoder import Weights, encode, pool
+from innervoice.codec.audio import check_samples
+from innervoice.codec.tokenizer_stream import Network, TokenizerStream, encode_ready
+from innervoice.codec.whisper_encoder import Weights
 from innervoice.config.speech_tokenizer import SpeechTokenizerConfig, read_speech_tokenizer_config, tensor_shapes
 from innervoice.safetensors_file import DummyTensors, TensorDir, TensorSource
 from innervoice.trace import Tracer
 from innervoice.types import Samples
-from innervoice_kernels.mel import log_mel, mel_filters
-from innervoice_kernels.vq import nearest_code
+from innervoice_kernels.mel import mel_filters
 
-MAX_BATCH = 8  # pieces a pass: bounds the memory that a long recording takes
-REFERENCE_BATCH = 128  # pieces that the original pads to a common length
 _FULL_PREFIX = "model.encoder."  # of a checkpoint that also holds the speech recogniser's decoder
 
 
@@ -29,10 +25,9 @@ class SpeechTokenizer:
 
     def __init__(self, config: SpeechTokenizerConfig, weights: Weights, tracer: Tracer | None = None) -> None:
         self.config = config
-        self._weights = weights
+        filters = mel_filters(config.num_mel_bins, config.n_fft, config.sample_rate)
+        self._network = Network(config, weights, filters.to(weights["codebook.weight"].device))
         self._tracer = tracer or Tracer()
-        self._device = weights["codebook.weight"].device
-        self._filters = mel_filters(config.num_mel_bins, config.n_fft, config.sample_rate).to(self._device)
 
     @classmethod
     def from_pretrained(
@@ -63,7 +58,7 @@ class SpeechTokenizer:
     @property
     def num_bytes(self) -> int:
         """Bytes of the weights."""
-        return sum(weight.numel() * weight.element_size() for weight in self._weights.values())
+        return sum(weight.numel() * weight.element_size() for weight in self._network.weights.values())
 
     def encode(self, samples: Samples, rate: int) -> list[int]:
         """Codes of a recording: samples [T] of any rate -> one code each 80 ms begun, piece after piece of 30 s.
@@ -71,34 +66,21 @@ class SpeechTokenizer:
         Raises ValueError for no samples, for numbers that are not finite and for a rate that is none.
         """
         check_samples(samples, rate)
-        with self._tracer.span("speech_tokenizer", samples=len(samples), rate=int(rate)), torch.inference_mode():
-            wave = resample(samples.astype(np.float32, copy=False), int(rate), self.config.sample_rate)
-            pieces, tail = self._cut(wave)
-            codes = []
-            for start in range(0, len(pieces), MAX_BATCH):
-                codes += self._encode_batch(pieces[start : start + MAX_BATCH])
-            if len(tail):
-                codes += self._encode_batch(tail[None], zeros_follow=len(pieces) % REFERENCE_BATCH > 0)
-            return codes
+        with self._tracer.span("speech_tokenizer", samples=len(samples), rate=int(rate)):
+            stream = self.stream(rate)
+            stream.push(samples)
+            return stream.finish()
 
-    def _cut(self, wave: Samples) -> tuple[torch.Tensor, torch.Tensor]:
-        """Whole pieces [B, T], and what is left [T]."""
-        whole = len(wave) - len(wave) % self.config.piece_len
-        samples = torch.from_numpy(np.require(wave, requirements=["C", "W"]))
-        return samples[:whole].view(-1, self.config.piece_len), samples[whole:]
+    def stream(self, rate: int) -> TokenizerStream:
+        """A recording that comes in frames at `rate` Hz. Raises ValueError for a rate that is none."""
+        return TokenizerStream(self._network, rate)
 
-    def _encode_batch(self, pieces: torch.Tensor, zeros_follow: bool = False) -> list[int]:
-        """Codes of pieces [B, T], row after row.
+    def step(self, streams: Sequence[TokenizerStream]) -> None:
+        """Encode what is ready in all streams, a block of each in one call of the network; `take` then has it at no cost.
 
-        zeros_follow: the original pads this piece to a longer one beside it, so its last frame sees zeros and no reflection.
+        Raises ValueError for a stream of another tokenizer.
         """
-        config = self.config
-        num_samples = pieces.shape[1]
-        num_tokens = math.ceil(num_samples / config.token_len)
-        padded_len = (num_tokens + zeros_follow) * config.token_len
-        padded = F.pad(pieces.to(self._device), (0, padded_len - num_samples))
-        features = log_mel(padded, self._filters, config.hop)[..., : num_tokens * config.token_len // config.hop]
-        num_positions = torch.full((len(pieces),), math.ceil(num_samples / config.position_len), device=self._device)
-        states = encode(self._weights, config, features, num_positions)
-        codes: list[int] = nearest_code(pool(states, config.pooling), self._weights["codebook.weight"]).flatten().tolist()
-        return codes
+        if any(stream.network is not self._network for stream in streams):
+            raise ValueError("a stream of another tokenizer was given: step each with the tokenizer that opened it")
+        with self._tracer.span("speech_tokenizer_step", streams=len(streams)):
+            encode_ready(list(dict.fromkeys(streams)))
