@@ -139,7 +139,7 @@ def encode_ready(streams: Sequence[TokenizerStream]) -> None:
             states = [piece.joined(rows) for piece, rows in zip(pieces, states, strict=True)]
             vectors = [piece.pooled(rows) for piece, rows in zip(pieces, states, strict=True)]
             codes = nearest_code(torch.cat(vectors), network.weights["codebook.weight"])
-        split = codes.split([len(rows) for rows in vectors])
+        split = torch.split(codes, [len(rows) for rows in vectors])
         for stream, piece, rows, part in zip(waiting, pieces, states, [part.tolist() for part in split], strict=True):
             piece.keep(rows, part)
             stream._release()

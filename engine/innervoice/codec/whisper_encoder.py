@@ -65,7 +65,7 @@ def encode_blocks(weights: Weights, config: SpeechTokenizerConfig, blocks: Seque
         normed = _norm(packed, weights, f"{name}.self_attn_layer_norm")
         packed = packed + _attend(normed, weights, config, i, blocks, lens)
         packed = packed + _feed_forward(_norm(packed, weights, f"{name}.final_layer_norm"), weights, name)
-    return list(packed.split(lens))
+    return list(torch.split(packed, lens))
 
 
 def pool(x: torch.Tensor, size: int) -> torch.Tensor:
@@ -82,7 +82,7 @@ def _causal_conv(rows: Sequence[torch.Tensor], weights: Weights, name: str, stri
     """Rows [T + 2, C] -> [T / stride, D], after GELU. A matrix product of windows: cuDNN would round float32 to TF32."""
     windows = [row.unfold(0, CONV_KERNEL, stride).flatten(1) for row in rows]  # [T / stride, C * kernel]
     y = F.linear(torch.cat(windows), weights[f"{name}.weight"].flatten(1), weights[f"{name}.bias"])
-    return list(F.gelu(y).split([len(row) for row in windows]))
+    return list(torch.split(F.gelu(y), [len(row) for row in windows]))
 
 
 def _norm(x: torch.Tensor, weights: Weights, name: str) -> torch.Tensor:
@@ -98,14 +98,19 @@ def _attend(
 ) -> torch.Tensor:
     """Projections of all rows at once, attention row by row: each at its true length, with no copy of another's keys."""
     name = f"layers.{layer}.self_attn"
-    q, k, v = (_linear(x, weights, f"{name}.{part}_proj").split(lens) for part in "qkv")
+    q, k, v = (torch.split(_linear(x, weights, f"{name}.{part}_proj"), lens) for part in "qkv")
     rows = []
     for block, queries, keys, values in zip(blocks, q, k, v, strict=True):
         all_keys, all_values = block.context.write(layer, block.start, keys[: block.num_real], values[: block.num_real])
-        heads = (t.unflatten(-1, (config.num_heads, -1)).transpose(0, 1)[None] for t in (queries, all_keys, all_values))
-        y = F.scaled_dot_product_attention(*heads)  # [1, H, T, D / H]
+        heads = [_split_heads(t, config.num_heads) for t in (queries, all_keys, all_values)]
+        y = F.scaled_dot_product_attention(heads[0], heads[1], heads[2])  # [1, H, T, D / H]
         rows.append(y[0].transpose(0, 1).flatten(1))
     return _linear(torch.cat(rows), weights, f"{name}.out_proj")
+
+
+def _split_heads(x: torch.Tensor, num_heads: int) -> torch.Tensor:
+    """[T, D] -> [1, H, T, D / H]."""
+    return torch.unflatten(x, -1, (num_heads, -1)).transpose(0, 1)[None]
 
 
 def _feed_forward(x: torch.Tensor, weights: Weights, name: str) -> torch.Tensor:
