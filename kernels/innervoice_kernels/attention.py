@@ -5,6 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from innervoice_kernels.attention_decode import Workspace, decode
+from innervoice_kernels.attention_prefill import prefill
+from innervoice_kernels.backend import TRITON, choose
+from innervoice_kernels.kvstore import check_pages
+
 _QUERY_BLOCK = 256  # bounds the score matrix [H, block, keys] of a long prefill
 
 
@@ -64,6 +69,46 @@ def paged_attention_ref(
     return out
 
 
+def _paged_attention_triton(
+    q: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    page_table: Tensor,
+    query_start: Tensor,
+    context_len: Tensor,
+    scale: float,
+    query_tag: Tensor | None,
+    key_tag: Tensor | None,
+    log_weight: Tensor | None,
+    max_queries: int | None,
+    out: Tensor | None,
+    workspace: Workspace | None,
+) -> Tensor:
+    check_pages("paged_attention", k_pages, v_pages)
+    groups, width = k_pages.shape[2:]
+    if q.dtype != k_pages.dtype or q.shape[2] != width or q.shape[1] % groups or (width > 1 and q.stride(2) != 1):
+        raise ValueError(
+            f"paged_attention: q is {q.dtype} {tuple(q.shape)} with strides {q.stride()}, the pages are {k_pages.dtype} "
+            f"{tuple(k_pages.shape)}: expected one type, [T, H, D] with contiguous vectors and [P, S, G, D], H a multiple of G"
+        )
+    numbers = {"page_table": page_table, "query_start": query_start, "context_len": context_len}
+    for name, x in numbers.items():
+        if x.dtype != torch.int32 or (x.numel() > 1 and x.stride(-1) != 1):
+            raise ValueError(f"paged_attention: {name} is {x.dtype} with strides {x.stride()}, expected contiguous int32")
+    tags = None
+    if query_tag is not None and key_tag is not None and log_weight is not None:
+        tags = (query_tag, key_tag, log_weight)
+    if out is None:
+        out = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
+    if len(context_len) == 0 or len(q) == 0:
+        return out
+    batch = (q, k_pages, v_pages, page_table, query_start, context_len, scale, tags, out)
+    decode(*batch, workspace)
+    if max_queries is None or max_queries > 1:
+        prefill(*batch)
+    return out
+
+
 def paged_attention(
     q: Tensor,
     k_pages: Tensor,
@@ -75,9 +120,20 @@ def paged_attention(
     query_tag: Tensor | None = None,
     key_tag: Tensor | None = None,
     log_weight: Tensor | None = None,
+    *,
+    max_queries: int | None = None,
+    out: Tensor | None = None,
+    workspace: Workspace | None = None,
 ) -> Tensor:
     """Causal attention of a ragged batch of rows, prefill and decode mixed, over paged keys and values: q [T, H, D] -> [T, H, D].
 
-    Arguments as in paged_attention_ref.
+    Arguments as in paged_attention_ref. max_queries: no row has more, which spares a launch where it is 1. out: contiguous, its
+    tokens that no row owns are left as they are. workspace: kept from call to call, as a captured graph needs it.
     """
-    return paged_attention_ref(q, k_pages, v_pages, page_table, query_start, context_len, scale, query_tag, key_tag, log_weight)
+    if choose("paged_attention", q) == TRITON:
+        return _paged_attention_triton(
+            q, k_pages, v_pages, page_table, query_start, context_len, scale, query_tag, key_tag, log_weight, max_queries, out,
+            workspace,
+        )  # fmt: skip
+    y = paged_attention_ref(q, k_pages, v_pages, page_table, query_start, context_len, scale, query_tag, key_tag, log_weight)
+    return y if out is None else out.copy_(y)

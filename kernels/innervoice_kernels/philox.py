@@ -9,6 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from innervoice_kernels.backend import TRITON, choose
+from innervoice_kernels.jit import Block, Num, Ptr, cdiv, constexpr, jit, launch, tl
+
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
 LOW = 0xFFFFFFFF
@@ -27,7 +30,7 @@ def philox_ref(
     return c0, c1, c2, c3
 
 
-def gumbel_noise(seed: int, n: int, d: int, ids: Tensor) -> Tensor:
+def gumbel_noise_ref(seed: int, n: int, d: int, ids: Tensor) -> Tensor:
     """Standard Gumbel noise for ids [V] int64 at draw d of token n -> [V] float32.
 
     -ln(-ln u) with u = (first word >> 9, plus a half) / 2**23, counter (id, n, d, 0), key (seed low, seed high).
@@ -40,3 +43,40 @@ def gumbel_noise(seed: int, n: int, d: int, ids: Tensor) -> Tensor:
 
 def _high(product: Tensor) -> Tensor:
     return (product >> 32) & LOW
+
+
+@jit
+def gumbel(seed: Num, n: Num, d: Num, ids: Block) -> Block:
+    """What gumbel_noise_ref gives for ids below 2**32, with int64 seed, n, d that broadcast with them."""
+    zero = tl.zeros_like(ids).to(tl.uint32)
+    word = tl.philox(seed, ids.to(tl.uint32), zero + n.to(tl.uint32), zero + d.to(tl.uint32), zero)[0]
+    u = ((word >> 9).to(tl.float32) + 0.5) * 1.1920928955078125e-07  # 2**-23
+    return -tl.log(-tl.log(u))
+
+
+@jit
+def _gumbel_kernel(ids: Ptr, y: Ptr, key: Ptr, V: Num, BLOCK: constexpr) -> None:
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    noise = gumbel(tl.load(key), tl.load(key + 1), tl.load(key + 2), tl.load(ids + place, mask=place < V, other=0))
+    tl.store(y + place, noise, mask=place < V)
+
+
+_BLOCK = 512  # 4 a thread of 4 warps: ten rounds each keep the integer units busy
+
+
+def signed(seed: int) -> int:
+    """The 64 bits of a seed as an int64."""
+    return seed - 2**64 if seed >= 2**63 else seed
+
+
+def _gumbel_noise_triton(seed: int, n: int, d: int, ids: Tensor) -> Tensor:
+    y = torch.empty(len(ids), dtype=torch.float32, device=ids.device)
+    key = torch.tensor([signed(seed), n, d], dtype=torch.int64, device=ids.device)
+    launch(_gumbel_kernel, (cdiv(len(ids), _BLOCK),), ids.contiguous(), y, key, len(ids), BLOCK=_BLOCK, num_warps=4)
+    return y
+
+
+def gumbel_noise(seed: int, n: int, d: int, ids: Tensor) -> Tensor:
+    """Standard Gumbel noise for ids [V] int64 at draw d of token n -> [V] float32; see gumbel_noise_ref."""
+    run = _gumbel_noise_triton if choose("gumbel_noise", ids) == TRITON else gumbel_noise_ref
+    return run(seed, n, d, ids)

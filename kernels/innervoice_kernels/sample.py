@@ -11,7 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from innervoice_kernels.philox import gumbel_noise
+from innervoice_kernels.backend import TRITON, choose
+from innervoice_kernels.cursor import Draws
+from innervoice_kernels.philox import gumbel_noise_ref, signed
+from innervoice_kernels.sample_pick import Offers, pick, summary
 
 REFUSED = -1
 
@@ -65,7 +68,7 @@ def _draw_row(row: Tensor, draw: Draw) -> tuple[int, float]:
     if draw.temperature > 0:
         scaled = z / draw.temperature
         kept = _keep_top_p(scaled, _keep_top_k(scaled, draw.top_k), draw.top_p)
-        noise = gumbel_noise(draw.seed, draw.n, draw.d, ids[kept])  # an id's noise does not depend on what else is kept
+        noise = gumbel_noise_ref(draw.seed, draw.n, draw.d, ids[kept])  # an id's noise does not depend on what else is kept
         index = int(kept[torch.argmax(scaled[kept] + noise)])
     else:
         index = int(torch.argmax(z))
@@ -89,6 +92,38 @@ def _keep_top_p(z: Tensor, kept: Tensor, top_p: float) -> Tensor:
     return order[~dropped].sort().values
 
 
+_PARTS = (2, 3)  # ranges and single ids that a kernel's mask holds
+
+
+def _sample_triton(logits: Tensor, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
+    if len(logits) != len(draws) or not logits.is_floating_point():
+        raise ValueError(
+            f"sample: logits are {logits.dtype} {tuple(logits.shape)} for {len(draws)} draws, expected a row for each"
+        )
+    made = draws_of(draws, logits.device)
+    logits = logits if logits.stride(-1) == 1 else logits.contiguous()
+    offers = Offers.allocate(len(draws), logits.shape[1], 1, logits.device, logits)
+    summary(offers, made, 1)
+    pick(offers, made, 1)
+    return offers.drawn.long(), offers.logprob
+
+
+def draws_of(draws: Sequence[Draw], device: torch.device) -> Draws:
+    """Draws as kernels read them. Raises ValueError for a mask of more than 2 ranges and 3 single ids."""
+    masks = []
+    for draw in draws:
+        ranges, extras = [r for r in draw.ranges if r[0] < r[1]], list(dict.fromkeys(draw.extras))
+        if len(ranges) > _PARTS[0] or len(extras) > _PARTS[1]:
+            raise ValueError(f"sample: a mask of {ranges} and {extras}, expected at most 2 ranges and 3 single ids")
+        ends = [end for r in ranges for end in r]
+        masks.append([*ends, *[0] * (4 - len(ends)), *extras, *[-1] * (3 - len(extras)), draw.top_k])
+    return Draws(
+        torch.tensor(masks, dtype=torch.int32, device=device).reshape(-1, 8),
+        torch.tensor([(draw.temperature, draw.top_p) for draw in draws], dtype=torch.float32, device=device).reshape(-1, 2),
+        torch.tensor([(signed(draw.seed), draw.n, draw.d) for draw in draws], dtype=torch.int64, device=device).reshape(-1, 3),
+    )
+
+
 def sample(logits: Tensor, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
     """The public op; see `sample_ref`."""
-    return sample_ref(logits, draws)
+    return _sample_triton(logits, draws) if choose("sample", logits) == TRITON else sample_ref(logits, draws)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from innervoice_kernels import philox, sample
+from innervoice_kernels import head, philox, sample
 from innervoice_kernels.sample import Draw
 from innervoice_kernels.testing.case import Case, Device, Inputs, Op, Outputs, fresh, num_bytes, rows
 
@@ -41,6 +41,30 @@ def _broken_case(name: str) -> Case:
         return {"logits": logits, "draws": draws}
 
     return Case(name, make)
+
+
+def _head_case(name: str, draws: tuple[Draw, ...], vocabulary: int, width: int, skip: int = 0) -> Case:
+    """Logits of a few units; whole numbers, so that their float32 sums, and so the ids, are the same in every order."""
+
+    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+        x, w = (
+            torch.randint(-2, 3, (n, width + skip), generator=generator).to(dtype).to(device) for n in (len(draws), vocabulary)
+        )
+        return {"x": x[:, skip:] / 2, "w": w[:, skip:] / 2, "draws": draws}
+
+    return Case(name, make)
+
+
+def head_near_tie(inputs: Inputs, ids: Tensor) -> Tensor:
+    """Near-ties of the logits, which are exact."""
+    return near_tie({"logits": inputs["x"] @ inputs["w"].T, "draws": inputs["draws"]}, ids)
+
+
+def _head_traffic(inputs: Inputs, outputs: Outputs) -> int:
+    """The weights that some row may draw by, once; the input and the results."""
+    w: Tensor = inputs["w"]
+    touched = torch.cat([sample.allowed_ids(draw, w.device) for draw in inputs["draws"]]).unique()
+    return len(touched) * num_bytes(w[0]) + num_bytes(inputs["x"], *outputs)
 
 
 def _gumbel_case(name: str, count: int, start: int = 0, step: int = 1, seed: int = 0, n: int = 0, d: int = 0) -> Case:
@@ -114,7 +138,7 @@ def _default(low: int, high: int, count: int = 1) -> tuple[Draw, ...]:
 
 
 OPS = (
-    Op("gumbel_noise", philox.gumbel_noise, philox.gumbel_noise, (
+    Op("gumbel_noise", philox.gumbel_noise, philox.gumbel_noise_ref, (
         _gumbel_case("one", 1), _gumbel_case("primes", 131, start=7, seed=13, n=17, d=1),
         _gumbel_case("every third", 67, step=3, n=2),
         _gumbel_case("large key", 1000, start=168000, seed=2**64 - 1, n=2**32 - 1), _gumbel_case("empty", 0),
@@ -134,4 +158,14 @@ OPS = (
         _sample_case("speech, top-k 50 and top-p", _default(*SPEECH), VOCABULARY),
         _sample_case("speech, top-k 50 and top-p, 16 rows", _default(*SPEECH, count=16), VOCABULARY),
     ), near_tie=near_tie, traffic=_traffic),
+    Op("head_sample", head.head_sample, head.head_sample_ref, (
+        _head_case("one", (Draw(((0, 1),)),), 1, 1), _head_case("primes", _mixed(131), 131, 37),
+        _head_case("narrow", (*_default(300, 320, count=3), Draw((), (63, 64, 999))), 1000, 24),
+        _head_case("wide rows", _mixed(64), 64, 32, skip=16), _head_case("17 rows", _default(5, 60, count=17), 67, 16),
+        _head_case("empty", (), 10, 16),
+    ), real=(
+        _head_case("vocabulary, greedy", (Draw(((0, VOCABULARY),)),), VOCABULARY, 4096),
+        _head_case("vocabulary, top-k 50 and top-p", _default(0, VOCABULARY), VOCABULARY, 4096),
+        _head_case("speech, top-k 50 and top-p", _default(*SPEECH), VOCABULARY, 4096),
+    ), near_tie=head_near_tie, traffic=_head_traffic),
 )  # fmt: skip

@@ -1,0 +1,133 @@
+"""Compile every kernel of the language model's step for sm_90, without a GPU, at GLM-4-Voice-9B's shapes.
+
+`python -m bench.aot --json FILE` writes a list of {name, shape, config, registers, spills, shared_bytes,
+triton}: registers a thread, bytes that a
+thread spills to local memory (loads and stores, as ptxas counts them), shared memory a block, all read from ptxas's own
+report. The shapes come through the public ops, on meta tensors, so that what is compiled is what a GPU would launch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from innervoice_kernels.jit import HAS_TRITON, Launch, recorded
+
+CAPABILITY = 90
+NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.int32: "i32", torch.int64: "i64"}
+TABLE = Path(__file__).resolve().parent / "aot_sm90.json"
+
+
+def signature(launch: Launch) -> tuple[dict[str, str], dict[str, Any], dict[tuple[int, ...], list[list[Any]]]]:
+    """Types, constants and alignments of a launch's arguments, as Triton's own specialisation finds them."""
+    types: dict[str, str] = {}
+    constants: dict[str, Any] = {}
+    aligned: dict[tuple[int, ...], list[list[Any]]] = {}
+    for index, param in enumerate(launch.kernel.params):
+        value = launch.arguments[param.name]
+        if param.is_constexpr or value is None or (isinstance(value, int) and value == 1):
+            types[param.name], constants[param.name] = "constexpr", value
+            continue
+        types[param.name] = _type_of(value)
+        start = value.storage_offset() * value.element_size() if isinstance(value, Tensor) else value
+        if not isinstance(value, float) and start % 16 == 0:
+            aligned[index,] = [["tt.divisibility", 16]]
+    return types, constants, aligned
+
+
+def _type_of(value: Tensor | int | float) -> str:
+    if isinstance(value, Tensor):
+        return "*" + NAMES[value.dtype]
+    if isinstance(value, float):
+        return "fp32"
+    return "i32" if -(2**31) <= value < 2**31 else "i64"
+
+
+def compile_launch(launch: Launch) -> dict[str, int]:
+    """Registers a thread, spilled bytes a thread and shared memory a block of a launch, compiled for sm_90."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    source = ASTSource(launch.kernel, *signature(launch))
+    compiled = triton.compile(source, target=GPUTarget("cuda", CAPABILITY, 32), options=launch.options)
+    return resources(compiled.asm["ptx"]) | {"shared_bytes": compiled.metadata.shared}
+
+
+def resources(ptx: str) -> dict[str, int]:
+    """What ptxas, the one of its package that Triton itself would run, says of a kernel: registers and spilled bytes."""
+    from triton.backends.nvidia.compiler import get_ptxas
+
+    ptxas = get_ptxas(CAPABILITY).path
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.ptx"
+        path.write_text(ptx)
+        command = [ptxas, "-v", f"-arch=sm_{CAPABILITY}a", path, "-o", Path(folder) / "kernel.cubin"]
+        report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    spills = sum(int(n) for n in re.findall(r"(\d+) bytes spill (?:stores|loads)", report))
+    registers = re.findall(r"Used (\d+) registers", report)
+    assert len(registers) == 1, f"ptxas reported {len(registers)} kernels:\n{report}"
+    return {"registers": int(registers[0]), "spills": spills}
+
+
+def launches_of_all() -> Iterator[tuple[str, str, Launch]]:
+    """(kernel, shape, launch) of every kernel, configuration and alignment that the shapes launch, each once."""
+    from bench.aot_shapes import CALLS
+
+    seen: set[str] = set()
+    for call in CALLS:
+        with recorded() as launches:
+            call.run()
+        for launch in launches:
+            name = launch.kernel.__name__.removeprefix("_").removesuffix("_kernel")
+            key = f"{name} {describe(launch)} {signature(launch)}"
+            if key not in seen:
+                seen.add(key)
+                yield name, call.name, launch
+
+
+def record(name: str, shape: str, launch: Launch) -> dict[str, Any]:
+    """A line of the table."""
+    import triton
+
+    return {"name": name, "shape": shape, "config": describe(launch), **compile_launch(launch), "triton": triton.__version__}
+
+
+def describe(launch: Launch) -> dict[str, Any]:
+    """The constants and options of a launch."""
+    constants = {p.name: launch.arguments[p.name] for p in launch.kernel.params if p.is_constexpr}
+    dtype = next(NAMES[x.dtype] for x in launch.arguments.values() if isinstance(x, Tensor))
+    return {"dtype": dtype} | constants | launch.options
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help=f"where the records go; the checked-in table is bench/{TABLE.name}"
+    )
+    parser.add_argument("--only", metavar="TEXT", help="kernels whose name holds this")
+    arguments = parser.parse_args()
+    if not HAS_TRITON:
+        raise SystemExit("bench.aot needs Triton: pip install 'innervoice[gpu]'")
+    made = []
+    for name, shape, launch in launches_of_all():
+        if arguments.only is None or arguments.only in name:
+            line = record(name, shape, launch)
+            made.append(line)
+            numbers = "  ".join(f"{key} {line[key]:6}" for key in ("registers", "spills", "shared_bytes"))
+            print(f"{name:16} {shape:36} {numbers}  {line['config']}", flush=True)
+    if arguments.json is not None:
+        arguments.json.write_text("[\n" + ",\n".join(json.dumps(line) for line in made) + "\n]\n")
+
+
+if __name__ == "__main__":
+    main()

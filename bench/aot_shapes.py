@@ -1,0 +1,145 @@
+"""The calls whose kernels are compiled ahead of time: every op of the step, at GLM-4-Voice-9B's shapes, on meta tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from innervoice_kernels import activation, attention, cursor, head, kvstore, linear, norm, philox, qkv, rope, sample_pick
+from innervoice_kernels.backend import use
+
+D, H, G, WIDTH, FFN, VOCABULARY = 4096, 32, 2, 128, 13696, 168960
+QKV = (H + 2 * G) * WIDTH
+EPS = 1.5625e-07
+ROWS = (1, 16, 512)
+
+
+@dataclass(frozen=True)
+class Call:
+    """An op's call at a shape."""
+
+    name: str
+    run: Callable[[], Any]
+
+
+def empty(*shape: int, dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def ints(*shape: int) -> Tensor:
+    return empty(*shape, dtype=torch.int32)
+
+
+def call(name: str, op: Callable[..., Any], *args: Any, **kwargs: Any) -> Call:
+    def run() -> None:
+        with use("triton"):
+            op(*args, **kwargs)
+
+    return Call(name, run)
+
+
+def elementwise(rows: int, dtype: torch.dtype) -> list[Call]:
+    x, w, name = empty(rows, D, dtype=dtype), empty(D, dtype=dtype), f"{rows} rows"
+    return [
+        call(name, norm.rms_norm, x, w, EPS),
+        call(name, norm.add_rms_norm, x, x, w, EPS),
+        call(name, activation.silu_mul, empty(rows, 2 * FFN, dtype=dtype)),
+    ]
+
+
+def pages(page_size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    shape = (4096, page_size, G, WIDTH)
+    return empty(*shape, dtype=dtype), empty(*shape, dtype=dtype)
+
+
+def heads(rows: int, page_size: int, dtype: torch.dtype) -> list[Call]:
+    x, name = empty(rows, QKV, dtype=dtype), f"{rows} rows, pages of {page_size}"
+    cos, slots = empty(rows, WIDTH // 4, dtype=dtype), empty(rows, dtype=torch.int64)
+    kv = pages(page_size, dtype)
+    split = torch.unflatten(x, 1, (-1, WIDTH))
+    return [
+        call(name, qkv.qkv_rope_store, x, cos, cos, *kv, slots, True, bias=empty(QKV, dtype=dtype)),
+        call(name, qkv.qkv_rope_store, x, cos, cos, *kv, slots, True),
+        call(name, rope.rotary, split[:, :H], cos, cos, True),
+        call(name, kvstore.store_kv, split[:, H : H + G], split[:, H + G :], *kv, slots),
+    ]
+
+
+def attend(rows: int, queries: int, page_size: int, dtype: torch.dtype, weighted: bool) -> Call:
+    """queries 1: decode; more: rows of both kinds."""
+    tokens = rows * queries
+    q, kv = empty(tokens, H, WIDTH, dtype=dtype), pages(page_size, dtype)
+    table = ints(rows, 4096 // page_size)
+    tags = [ints(tokens), ints(4096, page_size), empty(tokens, dtype=torch.float32)] if weighted else []
+    name = f"{rows} rows of {queries}, pages of {page_size}"
+    return call(name, attention.paged_attention, q, *kv, table, ints(rows + 1), ints(rows), 128**-0.5, *tags, max_queries=queries)
+
+
+def products(rows: int, dtype: torch.dtype) -> list[Call]:
+    """The four products of a layer, as the step fuses them."""
+    x, wide, norm_of = empty(rows, D, dtype=dtype), empty(rows, FFN, dtype=dtype), linear.Norm(empty(D, dtype=dtype), EPS)
+    weights = [empty(*shape, dtype=dtype) for shape in ((QKV, D), (D, D), (2 * FFN, D), (D, FFN))]
+    return [
+        call(f"qkv, {rows} rows", linear.linear, x, weights[0], empty(QKV, dtype=dtype), norm=norm_of),
+        call(f"qkv, {rows} rows, bare", linear.linear, x, weights[0]),
+        call(f"out, {rows} rows", linear.linear, x, weights[1], residual=x),
+        call(f"gate and up, {rows} rows", linear.gated_linear, x, weights[2], norm_of),
+        call(f"down, {rows} rows", linear.linear, wide, weights[3], residual=x),
+    ]
+
+
+def end_of_step(rows: int, dtype: torch.dtype, invariant: bool) -> Call:
+    """What may be drawn, the head, the draws, the cursors."""
+    meta = torch.device("meta")
+    made = cursor.Rows.allocate(rows, 32, meta)
+    programs = cursor.Programs(ints(64, 21), ints(64), empty(4, 3, dtype=torch.float32))
+    offers = sample_pick.Offers.allocate(rows, VOCABULARY, cursor.SLOTS, meta)
+    x, w = empty(rows, D, dtype=dtype), empty(VOCABULARY, D, dtype=dtype)
+
+    def run() -> None:
+        cursor.prepare(made, programs)
+        head.head_step(x, w, made, programs, offers, invariant=invariant)
+
+    return Call(f"{rows} rows", run)
+
+
+def cursors(rows: int) -> Call:
+    """Cursors that take what was drawn elsewhere."""
+    made = cursor.Rows.allocate(rows, 32, torch.device("meta"))
+    programs = cursor.Programs(ints(64, 21), ints(64), empty(4, 3, dtype=torch.float32))
+    drawn, logprob = ints(rows, cursor.SLOTS), empty(rows, cursor.SLOTS, dtype=torch.float32)
+    return Call(f"{rows} rows", lambda: cursor.advance(made, programs, drawn, logprob))
+
+
+def draws(rows: int) -> Call:
+    """Logits that are there already."""
+    meta = torch.device("meta")
+    offers = sample_pick.Offers.allocate(rows, VOCABULARY, cursor.SLOTS, meta)
+    made = cursor.Draws.allocate(rows * cursor.SLOTS, meta)
+
+    def run() -> None:
+        sample_pick.summary(offers, made, cursor.SLOTS)
+        sample_pick.pick(offers, made, cursor.SLOTS)
+
+    return Call(f"{rows} rows of logits", run)
+
+
+BF16, PAGE_SIZES = torch.bfloat16, (16, 32, 64, 128)
+CALLS: list[Call] = []
+for rows in ROWS:
+    CALLS += elementwise(rows, BF16)
+    for page_size in PAGE_SIZES:
+        CALLS += heads(rows, page_size, BF16)
+CALLS += [attend(8, 512, page_size, BF16, weighted) for page_size in PAGE_SIZES for weighted in (False, True)]
+CALLS += [attend(8, 512, 16, dtype, True) for dtype in (torch.float16, torch.float32)]
+for dtype in (BF16, torch.float16, torch.float32):
+    for rows in (1, 8, 16):
+        CALLS += [*products(rows, dtype), end_of_step(rows, dtype, True)]
+CALLS += [end_of_step(rows, BF16, True) for rows in (32, 128, 256)]
+CALLS += [draws(rows) for rows in (1, 32, 128, 256)]
+CALLS += [cursors(rows) for rows in (1, 128)]
+CALLS += [call("vocabulary", philox.gumbel_noise, 1, 0, 0, empty(VOCABULARY, dtype=torch.int64))]

@@ -1,0 +1,70 @@
+"""One tile of queries against a stretch of a row's paged keys: the online softmax that decode and prefill share."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from innervoice_kernels.jit import Block, Num, Ptr, constexpr, dot, jit, narrow, next_power, tl
+
+_LOG2E = tl.constexpr(1.4426950408889634)
+LEAST = 16  # sides of a dot
+
+
+class Tile(NamedTuple):
+    """keys: that one step of the loop takes. rows, warps, prefill_stages: of a prefill tile; decode has 4 warps."""
+
+    keys: int
+    rows: int
+    warps: int
+    prefill_stages: int
+
+
+# A step reads about 16 KiB of keys and as much of values. 128 rows, 8 tokens of 16 heads, are two warpgroups of 64; vectors above
+# 256 bytes have half of both. Float32 is not multiplied by the tensor cores, so that its tiles are bounded by registers.
+_NARROW, _WIDE, _FLOAT32 = Tile(64, 128, 8, 3), Tile(32, 64, 8, 2), Tile(16, 32, 8, 2)
+_NARROW_BYTES = 256
+
+
+def tile_of(pages: Tensor) -> Tile:
+    """The configuration for keys of this width and type."""
+    if pages.element_size() == 4:
+        return _FLOAT32
+    return _NARROW if next_power(pages.shape[-1], LEAST) * pages.element_size() <= _NARROW_BYTES else _WIDE
+
+
+@jit
+def attend(
+    q: Block, position: Block, tag: Block, log_weight: Block, k_pages: Ptr, v_pages: Ptr, key_tag: Ptr, table: Ptr, group: Num,
+    begin: Num, end: Num, scale: Num, page_stride: Num, slot_stride: Num, head_stride: Num, tag_stride: Num, D: constexpr,
+    PAGE_SIZE: constexpr, BLOCK_D: constexpr, KEYS: constexpr, WEIGHTED: constexpr,
+) -> tuple[Block, ...]:  # fmt: skip
+    """Queries q [M, BLOCK_D] over keys begin to end -> (largest score [M], sum of exp [M], weighted values [M, BLOCK_D]).
+
+    Scores are in base 2. A query sees keys up to its position [M]; each must see one of the first step's. The result is the same
+    whatever other queries share the tile, and steps that a query does not see leave it unchanged. (Milakov, Gimelshein 2018)
+    """
+    top = tl.full([q.shape[0]], float("-inf"), tl.float32)
+    total = tl.zeros([q.shape[0]], tl.float32)
+    y = tl.zeros([q.shape[0], BLOCK_D], tl.float32)
+    column = tl.arange(0, BLOCK_D)
+    for first in tl.range(begin, end, KEYS):
+        key = first + tl.arange(0, KEYS)
+        inside = key < end
+        page = tl.load(table + key // PAGE_SIZE, mask=inside, other=0).to(tl.int64)
+        place = page * page_stride + key % PAGE_SIZE * slot_stride + group * head_stride
+        k = tl.load(k_pages + place[None, :] + column[:, None], mask=inside[None, :] & (column < D)[:, None], other=0.0)
+        v = tl.load(v_pages + place[:, None] + column[None, :], mask=inside[:, None] & (column < D)[None, :], other=0.0)
+        score = dot(q, k, tl.zeros([q.shape[0], KEYS], tl.float32)) * (scale * _LOG2E)
+        if WEIGHTED:
+            tags = tl.load(key_tag + page * tag_stride + key % PAGE_SIZE, mask=inside, other=0)
+            score += tl.where((tag[:, None] == tags[None, :]) & (tag != 0)[:, None], log_weight[:, None] * _LOG2E, 0.0)
+        score = tl.where(inside[None, :] & (key[None, :] <= position[:, None]), score, float("-inf"))
+        new_top = tl.maximum(top, tl.max(score, axis=1))
+        rescale = tl.exp2(top - new_top)
+        p = tl.exp2(score - new_top[:, None])
+        total = total * rescale + tl.sum(p, axis=1)
+        y = dot(narrow(p, v_pages), v, y * rescale[:, None])
+        top = new_top
+    return top, total, y

@@ -1,0 +1,130 @@
+"""Which implementation of an op runs: the plain-torch reference, or the Triton kernel.
+
+The choice for an op is, first that holds: `with use(...)`; the environment's INNERVOICE_BACKEND; Triton for CUDA tensors where
+it can be imported and the GPU is new enough; the reference. INNERVOICE_BACKEND=ref, or triton,paged_attention=ref for single ops.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+from innervoice_kernels.jit import HAS_TRITON, INTERPRETED, triton
+
+REF = "ref"
+TRITON = "triton"
+IMPLEMENTATIONS = (REF, TRITON)
+VARIABLE = "INNERVOICE_BACKEND"
+OLDEST = (8, 0)  # bfloat16 on the tensor cores and asynchronous copies
+
+_ALL = "*"
+_log = logging.getLogger("innervoice.kernels")
+
+
+class _Choice:
+    """The wishes of one scope, and what followed from them for each (op, type of device) that was asked for."""
+
+    def __init__(self, wishes: Mapping[str, str]) -> None:
+        self.wishes = dict(wishes)
+        self.found: dict[tuple[str, str], str] = {}
+
+    def resolve(self, op: str, device: torch.device) -> str:
+        name = self.wishes.get(op, self.wishes.get(_ALL))
+        if name is None:
+            name = TRITON if _default_is_triton(device) else REF
+        elif name == TRITON:
+            _check_triton(op, device)
+        self.found[op, device.type] = name
+        _log.debug("%s on %s: %s", op, device.type, name)
+        return name
+
+
+def _default_is_triton(device: torch.device) -> bool:
+    if device.type not in _logged:
+        _logged[device.type] = _describe(device)
+        _log.info("kernels on %s: %s", device.type, _logged[device.type])
+    return _logged[device.type].startswith(TRITON)
+
+
+def _describe(device: torch.device) -> str:
+    if device.type != "cuda":
+        return REF
+    if not HAS_TRITON:
+        return f"{REF} (Triton is not installed: pip install 'innervoice[gpu]')"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < OLDEST:
+        return (
+            f"{REF} (the kernels need compute capability {OLDEST[0]}.{OLDEST[1]}, this GPU has {capability[0]}.{capability[1]})"
+        )
+    return f"{TRITON} {triton.__version__}"
+
+
+def _check_triton(op: str, device: torch.device) -> None:
+    if not HAS_TRITON:
+        raise ValueError(
+            f"{op}: the triton implementation was chosen, but Triton is not installed: pip install 'innervoice[gpu]'"
+        )
+    if device.type not in ("cuda", "meta") and not INTERPRETED:
+        raise ValueError(
+            f"{op}: the triton implementation was chosen for tensors on {device.type}: "
+            "move them to cuda, or set TRITON_INTERPRET=1 to interpret the kernels"
+        )
+
+
+def _parse(text: str) -> dict[str, str]:
+    """The wishes in "triton,paged_attention=ref"."""
+    wishes: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        op, equals, name = part.partition("=")
+        wishes[op.strip() if equals else _ALL] = (name if equals else op).strip()
+    return _checked(wishes, f"{VARIABLE}={text}")
+
+
+def _checked(wishes: dict[str, str], where: str) -> dict[str, str]:
+    for name in wishes.values():
+        if name not in IMPLEMENTATIONS:
+            raise ValueError(f"{where}: there is no implementation {name!r}; there are {', '.join(IMPLEMENTATIONS)}")
+    return wishes
+
+
+_logged: dict[str, str] = {}
+_of_the_process: list[_Choice] = []
+_current: ContextVar[_Choice | None] = ContextVar("innervoice_backend", default=None)
+
+
+def _scope() -> _Choice:
+    choice = _current.get()
+    if choice is not None:
+        return choice
+    if not _of_the_process:
+        _of_the_process.append(_Choice(_parse(os.environ.get(VARIABLE, ""))))
+    return _of_the_process[0]
+
+
+def choose(op: str, x: Tensor) -> str:
+    """The implementation of an op for tensors where x is: found out once for an op and a type of device, then looked up.
+
+    Raises ValueError when what was asked for cannot run there.
+    """
+    choice = _scope()
+    return choice.found.get((op, x.device.type)) or choice.resolve(op, x.device)
+
+
+@contextmanager
+def use(implementation: str | None = None, **ops: str) -> Iterator[None]:
+    """Within, all ops, or those named, run this implementation: use("ref"), use("triton", rms_norm="ref").
+
+    What is not named stays as it was outside. Raises ValueError for an unknown implementation.
+    """
+    wishes = _scope().wishes if implementation is None else {_ALL: implementation}
+    token = _current.set(_Choice(_checked({**wishes, **ops}, "use")))
+    try:
+        yield
+    finally:
+        _current.reset(token)

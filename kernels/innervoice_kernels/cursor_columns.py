@@ -1,0 +1,121 @@
+"""What the numbers in the cursor's tensors mean. Column, Kind: as the engine compiles schedules (its Col and Kind)."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+UNLIMITED = 2**31 - 1
+
+
+class Kind(IntEnum):
+    """What a token is. The first three are also what a drawn state is."""
+
+    REFLECTION = 0
+    TRANSCRIPT = 1
+    SPEECH = 2
+    OPEN = 3
+    CLOSE = 4
+    DONE = 5
+    END = 6
+
+
+class Column(IntEnum):
+    """Columns of a state of a program. NEXT is indexed by text done + 2 * reflection done."""
+
+    FORCED = 0
+    KIND = 1
+    BUDGET = 2
+    NEXT = 3
+    CLOSE_ROW = 7
+    OFFSET = 8
+    LENGTH = 9
+    LOW0 = 10
+    HIGH0 = 11
+    LOW1 = 12
+    HIGH1 = 13
+    EXTRA0 = 14
+    EXTRA1 = 15
+    EXTRA_NEEDS_TEXT_DONE = 16
+    ENTRY = 17
+    HEAD = 18
+    DISCARD = 19
+    SAMPLING = 20
+    WIDTH = 21
+
+
+class State(IntEnum):
+    """Columns of a row's state. ROW -1: at the start of its program. LAST and IN_REFLECTION are those of unguided replies."""
+
+    ROW = 0
+    COUNT = 1
+    LIMIT = 2
+    TEXT_DONE = 3
+    REFLECTION_DONE = 4
+    IS_DONE = 5  # one of Ending
+    NUM_REFLECTIONS = 6
+    SEGMENT = 7
+    OFFERS_DONE = 8
+    FRESH = 9
+    NUM_TOKENS = 10
+    IN_REFLECTION = 11
+    LAST = 12
+    WIDTH = 13
+
+
+class Request(IntEnum):
+    """Columns of what holds for a whole reply; ids that a checkpoint does not have are -1."""
+
+    TABLE = 0  # first rows of its program in the tables of all programs
+    FORCED = 1
+    SAMPLINGS = 2
+    START = 3
+    IS_GUIDED = 4
+    FLOOR = 5
+    REFLECT = 6  # cap of every reflection, UNLIMITED: none
+    END_OF_TURN = 7
+    OPEN = 8
+    CLOSE = 9
+    DONE = 10
+    SPEECH_LOW = 11
+    SPEECH_HIGH = 12
+    VOCABULARY = 13
+    IGNORE_EOS = 14
+    MAX_TOKENS = 15
+    TOP_K = 16
+    EOS = 17  # of unguided replies, up to 4
+    WIDTH = 21
+
+
+class Output(IntEnum):
+    """Columns of what a step emitted for a row. TOKEN and KIND are -1 where there was nothing to emit, or a draw failed."""
+
+    TOKEN = 0
+    KIND = 1
+    SEGMENT = 2
+    IS_FORCED = 3
+    IS_DONE = 4
+    WIDTH = 5
+
+
+class Ending(IntEnum):
+    """Why a row emits nothing more."""
+
+    RUNNING = 0
+    STOP = 1
+    LENGTH = 2
+    REFUSED = 3
+    IDLE = 4
+
+
+class Mask(IntEnum):
+    """Columns of a draw's mask: two half-open ranges, three single ids (-1: none), and top_k (0: off)."""
+
+    LOW0 = 0
+    HIGH0 = 1
+    LOW1 = 2
+    HIGH1 = 3
+    EXTRA0 = 4
+    EXTRA1 = 5
+    EXTRA2 = 6
+    TOP_K = 7
+    WIDTH = 8

@@ -1,0 +1,133 @@
+"""Triton where it is installed, and a stand-in where it is not, so that every op's file holds its kernel beside its reference.
+
+Kernels are launched by `launch` alone: within `recorded()` it writes launches down instead, which is how the ahead-of-time
+compiler learns what an op launches at a shape, from tensors on torch's meta device.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from innervoice_kernels.interpreter import mend
+
+
+class _Absent:
+    """Stands in for triton's modules: decorators and constants give back what they are given."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self
+
+    def __call__(self, value: Any = None, *args: Any, **kwargs: Any) -> Any:
+        return value
+
+
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+INTERPRETED = HAS_TRITON and os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes")
+
+triton: Any = importlib.import_module("triton") if HAS_TRITON else _Absent()
+tl: Any = importlib.import_module("triton.language") if HAS_TRITON else _Absent()
+
+if INTERPRETED:
+    mend()
+
+# In a kernel's signature: Ptr an address, Num a number known at run time, constexpr one known to the compiler, Block a tile.
+if TYPE_CHECKING:
+    Ptr: TypeAlias = Any
+    Num: TypeAlias = Any
+    Block: TypeAlias = Any
+    constexpr: TypeAlias = Any
+else:  # Triton looks these names up
+    Ptr = Num = Block = tl.tensor
+    constexpr = tl.constexpr
+
+
+def jit(function: Callable[..., Any]) -> Any:
+    """triton.jit, or the function as it is where Triton is absent."""
+    return triton.jit(function)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What would have run: a kernel with its arguments by name (tensors, numbers, constants) and its compile options."""
+
+    kernel: Any
+    arguments: dict[str, Any]
+    options: dict[str, int]
+
+
+_OPTIONS = ("num_warps", "num_stages")
+_recorders: list[list[Launch]] = []
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
+    """Run kernel over the grid, on the device of its first tensor; an empty grid runs nothing."""
+    if _recorders:
+        _recorders[-1].append(_record(kernel, args, constants))
+        return
+    if 0 in grid:
+        return
+    device = next(x.device for x in args if isinstance(x, Tensor))
+    if device.type != "cuda" or device.index == torch.cuda.current_device():
+        kernel[grid](*args, **constants)
+        return
+    with torch.cuda.device(device):
+        kernel[grid](*args, **constants)
+
+
+@contextmanager
+def recorded() -> Iterator[list[Launch]]:
+    """Within, launches are written down in the list and do not run."""
+    launches: list[Launch] = []
+    _recorders.append(launches)
+    try:
+        yield launches
+    finally:
+        _recorders.pop()
+
+
+def _record(kernel: Any, args: tuple[Any, ...], constants: dict[str, Any]) -> Launch:
+    options = {name: constants[name] for name in _OPTIONS if name in constants}
+    names = [name for name in kernel.arg_names if name not in constants]
+    arguments = dict(zip(names, args, strict=True)) | {k: v for k, v in constants.items() if k not in _OPTIONS}
+    return Launch(kernel, arguments, options)
+
+
+def next_power(number: int, least: int = 1) -> int:
+    """The smallest power of two that is at least `number` and `least`."""
+    return max(least, 1 << max(number - 1, 0).bit_length())
+
+
+def cdiv(a: int, b: int) -> int:
+    """a / b, rounded up."""
+    return -(-a // b)
+
+
+# The interpreter cuts bfloat16 off where hardware rounds, and multiplies its bit patterns in a dot: both are put right here.
+_INTERPRETED = tl.constexpr(INTERPRETED)
+
+
+@jit
+def narrow(x: Block, like: Ptr) -> Block:
+    """Float32 x in the type that an address points to, rounded to nearest even."""
+    if _INTERPRETED and like.dtype.element_ty == tl.bfloat16:
+        bits = x.to(tl.int32, bitcast=True)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000
+        x = bits.to(tl.float32, bitcast=True)
+    return x.to(like.dtype.element_ty)
+
+
+@jit
+def dot(a: Block, b: Block, total: Block) -> Block:
+    """a @ b + total on the tensor cores, added up in float32; float32 operands are multiplied as such, not as tf32."""
+    if _INTERPRETED:
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, total, input_precision="ieee")

@@ -1,0 +1,77 @@
+"""The kernels compiled ahead of time for sm_90: nothing spills, registers and shared memory are the checked-in table's."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from innervoice_kernels.jit import HAS_TRITON, INTERPRETED
+
+BENCH = Path(__file__).resolve().parent.parent / "bench"
+QUICK = {"rms_norm", "silu_mul", "store_kv", "summary", "prepare"}  # compiled in a few seconds together
+compiles = pytest.mark.skipif(not HAS_TRITON or INTERPRETED, reason="needs Triton, not interpreted")
+
+REGISTERS, SHARED_BYTES = 16, 2048  # by which a record may differ from the table's: another ptxas
+
+
+@cache
+def bench(name: str) -> ModuleType:
+    """A module of bench/, which is not a package of the project and not on its path."""
+    full = f"bench.{name}"
+    if full not in sys.modules:
+        spec = importlib.util.spec_from_file_location(full, BENCH / f"{name}.py")
+        assert spec is not None and spec.loader is not None
+        sys.modules[full] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[full])
+    return sys.modules[full]
+
+
+def table() -> list[dict[str, Any]]:
+    return list(json.loads((BENCH / "aot_sm90.json").read_text()))
+
+
+def key(record: dict[str, Any]) -> str:
+    return json.dumps([record["name"], record["shape"], record["config"]], sort_keys=True)
+
+
+def hold(names: set[str] | None) -> None:
+    aot, known = bench("aot"), {key(record): record for record in table()}
+    bench("aot_shapes")
+    seen = set()
+    for name, shape, launch in aot.launches_of_all():
+        expected = known.get(key({"name": name, "shape": shape, "config": aot.describe(launch)}))
+        assert expected is not None, f"{name} at {shape} is not in the table: run python -m bench.aot --json bench/aot_sm90.json"
+        seen.add(key(expected))
+        if names is None or name in names:
+            made = aot.record(name, shape, launch)
+            if made["triton"] == expected["triton"]:
+                assert made["spills"] == 0, made
+                assert abs(made["registers"] - expected["registers"]) <= REGISTERS, (made, expected)
+                assert abs(made["shared_bytes"] - expected["shared_bytes"]) <= SHARED_BYTES, (made, expected)
+    assert seen == set(known)
+
+
+def test_nothing_spills_in_the_table() -> None:
+    records = table()
+    assert len(records) > 50
+    assert [record for record in records if record["spills"]] == []
+    limit = 227 * 1024  # shared memory that a block may have on sm_90
+    assert [record for record in records if record["shared_bytes"] > limit] == []
+
+
+@compiles
+def test_small_kernels_compile_as_the_table_says() -> None:
+    hold(QUICK)
+
+
+@compiles
+@pytest.mark.slow
+def test_all_kernels_compile_as_the_table_says() -> None:
+    hold(None)
