@@ -58,8 +58,8 @@ def test_public_op_obeys_the_error_rule_on_the_gpu(op: Op, case: Case, dtype: to
 @pytest.mark.slow
 @pytest.mark.parametrize(("op", "case"), REAL)
 def test_public_op_obeys_the_error_rule_at_real_shapes(op: Op, case: Case) -> None:
-    for dtype in op.dtypes:
-        check(op, case, dtype)
+    """In the type that the model is shipped in; the small cases run in all of them."""
+    check(op, case, torch.bfloat16 if torch.bfloat16 in op.dtypes else op.dtypes[0])
 
 
 @pytest.mark.parametrize(("op", "case"), ALL)
