@@ -108,6 +108,7 @@ def test_random_schedules_equal_the_naive_interpreter(
         ({"cycle": [["speech", 3]], "first": [0]}, "schedule.first[0] is 0"),
         ({"cycle": [{"kind": "forced", "ids": [3]}], "first": [4]}, "schedule.first[0] is a budget for a forced segment"),
         ({"cycle": [["speech", 3]], "floor": -1}, "schedule.floor is -1"),
+        ({"cycle": [{"kind": "speech", "budget": 3, "sampling": {"seed": 1}}]}, "schedule.cycle[0].sampling.seed belongs to"),
         ({"cycle": [["speech", 3]], "reflect": "maybe"}, "schedule.reflect is 'maybe'"),
         ({"cycle": [["speech", 3]], "reflection_weight": 0}, "schedule.reflection_weight is 0"),
         ({"cycle": [["speech", 3]], "reflection_weight": float("inf")}, "schedule.reflection_weight is inf"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from typing import Any, cast
 
@@ -135,6 +135,7 @@ def _check_segment(segment: Segment, where: str, schedule: Schedule, vocabulary:
     if segment.kind == "forced":
         _check_forced(segment, where, vocabulary)
         return
+    _check_sampling(segment.sampling, f"{where}.sampling")
     if segment.budget is not None:
         _check_budget(segment.budget, f"{where}.budget")
     elif segment.kind == "speech" and any(s.kind == "transcript" for s in schedule.cycle):
@@ -152,6 +153,16 @@ def _check_forced(segment: Segment, where: str, vocabulary: Vocabulary) -> None:
     for token in segment.ids:
         if not low <= token < high:
             raise ScheduleError(f"{where}.ids: {token} is outside the {segment.voice_as} ids [{low}, {high})")
+
+
+def _check_sampling(sampling: Sampling | None, where: str) -> None:
+    """A segment changes how its tokens are drawn; seed, limits and the rest belong to the request."""
+    if sampling is None:
+        return
+    plain = replace(sampling, temperature=None, top_k=None, top_p=None)
+    other = [f.name for f in fields(Sampling) if getattr(plain, f.name) != getattr(Sampling(), f.name)]
+    if other:
+        raise ScheduleError(f"{where}.{other[0]} belongs to the request: a segment has temperature, top_k and top_p of its own")
 
 
 def _check_budget(budget: int, where: str) -> None:
