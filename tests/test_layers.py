@@ -33,6 +33,7 @@ RANKS = {
     "reply_log": 3,
     "runner": 4,
     "voice": 4,
+    "simulator": 4,
     "stream": 4,
     "dialogue": 4,
     "running": 5,
@@ -50,7 +51,7 @@ RANKS = {
     "cli": 11,
     "__main__": 12,
 }
-WITHOUT_TORCH = ("types", "config", "errors", "schedule", "scheduler", "blocks")
+WITHOUT_TORCH = ("types", "config", "errors", "schedule", "scheduler", "simulator", "blocks")
 
 
 def modules(folder: Path) -> list[Path]:
