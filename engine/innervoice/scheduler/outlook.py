@@ -19,7 +19,7 @@ class Outlook(NamedTuple):
     """All replies, in time, as if those that could draw did so in every step.
 
     rows: what is known of them; draws: which of them could draw, num: how many. step_s: from one such step to the next.
-    left_s: until the tokens of the next chunk must be there; room_s: what is left of that beside its spoken tokens and the margin;
+    left_s: until the tokens of the next chunk must be there; room_s: what is left of that beside its spoken tokens and a margin;
     token_s: how long each of these tokens may take. All three are +inf for those that cannot draw or that nobody listens to.
     """
 
