@@ -52,6 +52,9 @@ class Engine:
         streaming: str = "offline",
         vocoder_noise: bool = True,
         share_prefixes: bool = True,
+        policy: str = "slack",
+        max_waiting: int | None = None,
+        preempt: str = "recompute",
     ) -> Engine:
         """Load a model.
 
@@ -61,6 +64,9 @@ class Engine:
         "offline" (sound in one piece at the end), "steady" (a chunk after 10 tokens, then every 26, at the same cost whatever
         the length) or "reference" (chunks of 25, 50, 100, 150, 200 tokens, as GLM-4-Voice's demo cuts them). vocoder_noise
         False: reproducible sound. share_prefixes: keep the pages of what was computed, for whoever begins with the same tokens.
+        policy: who takes part in a step: "slack" (whose sound runs out first; reflection is funded by sound that is unplayed),
+        "fixed" (arrival order, reflection cut at a constant) or "fcfs" (arrival order). max_waiting: replies that may wait, more
+        are refused. preempt: what a reply that gives its pages to others does when it gets some again: "recompute" or "swap".
         Raises FileNotFoundError, ValueError, OutOfCapacity.
         """
         if threads is not None:
@@ -87,6 +93,9 @@ class Engine:
             streaming=streaming,
             vocoder_noise=vocoder_noise,
             share_prefixes=share_prefixes,
+            policy=policy,
+            max_waiting=max_waiting,
+            preempt=preempt,
         )
         return cls(loaded, plan, tracer)
 
@@ -96,6 +105,7 @@ class Engine:
     def generate(self, prompt: list[Prompt], **request: Any) -> list[Reply]: ...
     def generate(self, prompt: Prompt | list[Prompt], **request: Any) -> Reply | list[Reply]:
         """Run to the end; `request` as for `stream`. A list of prompts gives a list of replies. Raises RequestFailed."""
+        request = {"realtime": False, **request}
         if not isinstance(prompt, list):
             return self.stream(prompt, **request).reply()
         streams = [self.stream(one, **request) for one in prompt]
@@ -107,8 +117,10 @@ class Engine:
         prompt: a path, file bytes or (samples, rate) for speech; Text for typed text; Ids for ids as they are. request:
         schedule: a Schedule, a preset's name or a .json file (default: interleaved, or text alone for a model without speech);
         sampling: a Sampling; system: replaces the model's own sentence; output_rate: of the audio in Hz (default: the decoder's
-        own); reflection_caps: run-time caps of the reflection segments in order; timeout_s. Raises ValueError, FileNotFoundError
-        for bad input, EngineDead.
+        own); reflection_caps: run-time caps of the reflection segments in order; timeout_s; priority: higher ones first;
+        realtime: whether somebody listens meanwhile, so that the reply is made at the listener's pace and reflects as long as
+        unplayed sound allows (False: as fast as it goes and as its schedule says; `generate` sets it). Raises ValueError,
+        FileNotFoundError for bad input, OutOfCapacity when max_waiting replies wait already, EngineDead.
         """
         submitted_s = self._worker.clock()
         self.check_health()

@@ -83,6 +83,13 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
 
         self._change(change)
 
+    def drop_unread(self) -> None:
+        """For the engine: forget what the reader has not taken yet; `reply` does not have it either."""
+        with self._ready:
+            for event in self._unread:
+                self._events.remove(event)
+            self._unread.clear()
+
     def fail(self, error: BaseException) -> None:
         """For the engine: no event will follow; readers get the error."""
 
@@ -129,7 +136,7 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
         done = self._events[-1]
         assert isinstance(done, Done), "a reply ends in Done"
         if done.finish_reason == "error":
-            raise RequestFailed(done.error)
+            raise self._failure or RequestFailed(done.error)
         transcript, reflections = collect_text(self._events)
         chunks = [event.pcm for event in self._events if isinstance(event, AudioChunk)]
         samples = np.concatenate(chunks) if chunks else np.zeros(0, dtype=np.float32)

@@ -182,6 +182,20 @@ class Done(Event):
 
 
 @dataclass(frozen=True)
+class Heard:
+    """What an interruption left in the history.
+
+    speech_tokens, transcript: of the reply that was interrupted. unheard_text_tokens: transcript tokens among them whose sound,
+    by the `proportional` estimate, was not heard: none under cut="transcript". history_tokens: of the whole dialogue.
+    """
+
+    speech_tokens: int
+    transcript: str
+    unheard_text_tokens: int
+    history_tokens: int
+
+
+@dataclass(frozen=True)
 class Audio:
     """samples [n] float32 in [-1, 1]; rate in Hz."""
 

@@ -14,10 +14,12 @@ from innervoice.core import Core
 from innervoice.errors import EngineDead
 from innervoice.running import Request
 from innervoice.stream import Stream
-from innervoice.types import Done
+from innervoice.types import Done, Heard
 
 log = logging.getLogger("innervoice")
 T = TypeVar("T")
+
+_SHORTEST_NAP_S, _LONGEST_NAP_S = 0.001, 0.05  # while replies run and none can go on
 
 
 class Worker:
@@ -31,6 +33,7 @@ class Worker:
         self._answers: set[Future[Any]] = set()
         self._streams: dict[str, Stream] = {}
         self._is_closing = False
+        self._is_resting = False  # the last step found nothing to do
         self._death: BaseException | None = None
         self._thread: threading.Thread | None = None
 
@@ -58,13 +61,24 @@ class Worker:
             self._check_open()
             self._streams[reply_id] = stream
         try:
-            self.call(lambda core: core.submit(request))
+            self.call(lambda core: core.submit(request, self.clock()))
         except BaseException:
             with self._changed:
                 self._streams.pop(reply_id, None)
                 self._changed.notify_all()
             raise
         return stream
+
+    def interrupt(self, ask: Callable[[Core], Heard]) -> Heard:
+        """Like `call`; the streams that it ends drop what was not read, and have their last event when it returns."""
+
+        def order(core: Core) -> Heard:
+            self._deliver()
+            heard = ask(core)
+            self._deliver(drop_unread=True)
+            return heard
+
+        return self.call(order)
 
     def cancel(self, reply_id: str) -> None:
         """End a reply; one that is over already is left alone."""
@@ -76,7 +90,7 @@ class Worker:
     def close_session(self, session_id: str) -> None:
         """End a dialogue; one that is gone already, or an engine that is, is left alone."""
         with suppress(ValueError, EngineDead):
-            self.call(lambda core: core.close_session(session_id))
+            self.call(lambda core: core.dialogues.close(session_id))
 
     def check_health(self) -> None:
         """Raise EngineDead, with the cause, once the core has stopped on a failure."""
@@ -112,43 +126,72 @@ class Worker:
     def _run(self) -> None:
         try:
             while self._take_orders():
-                self._core.step_tokens(self.clock())
-                self._deliver()
-                self._core.step_voice()
-                self._deliver()
+                self._step()
         except BaseException as error:
             self._die(error)
+
+    def _step(self) -> None:
+        """A step of tokens and one of sound, each told to the scheduler with what it took."""
+        core, costs = self._core, self._core.costs
+        begin = self.clock()
+        tokens = core.step_tokens(begin)
+        end = self.clock()
+        if tokens.rows or tokens.prompt_tokens:
+            costs.observe_step(tokens.rows, tokens.prompt_tokens, end - begin)
+        self._deliver()
+        begin = self.clock()
+        sound = core.step_voice(begin)
+        end = self.clock()
+        if sound.chunks:
+            costs.observe_voice(sound.chunks, end - begin)
+        self._deliver()
+        self._is_resting = not (tokens.rows or tokens.prompt_tokens or sound.chunks)
 
     def _die(self, error: BaseException) -> None:
         log.debug("the engine stopped", exc_info=error)  # readers get the error itself
         with self._changed:
             self._death = error
-            streams = list(self._streams.values())
+            streams, self._streams = self._streams, {}
             answers, self._answers = self._answers, set()
-            self._streams.clear()
             self._changed.notify_all()
         failure = EngineDead(f"the engine stopped: {error}")
         failure.__cause__ = error
-        for stream in streams:
+        last = self._last_words(str(failure))
+        for reply_id, stream in streams.items():
+            if reply_id in last:
+                stream.put(last[reply_id])
             stream.fail(failure)
         for answer in answers:
             answer.set_exception(failure)
 
+    def _last_words(self, error: str) -> dict[str, Done]:
+        """The last event of every reply, as far as the broken core can still tell."""
+        with suppress(Exception):
+            events = self._core.replies.last_words(self.clock(), error)
+            return {event.reply_id: event for event in events if isinstance(event, Done)}
+        return {}
+
     def _take_orders(self) -> bool:
         """Wait for something to do and carry out what was asked; False: closed, with nothing left."""
         with self._changed:
-            while not self._orders and not self._core.has_work:
-                if self._is_closing:
+            while not self._orders and (not self._core.has_work or self._is_resting):
+                if self._is_closing and not self._core.has_work:
                     return False
-                self._changed.wait()
+                self._is_resting = False
+                self._changed.wait(self._nap_s() if self._core.has_work else None)
             orders, self._orders = self._orders, []
         for order in orders:
             order()
         return True
 
-    def _deliver(self) -> None:
+    def _nap_s(self) -> float:
+        return min(max(self._core.wake_s - self.clock(), _SHORTEST_NAP_S), _LONGEST_NAP_S)
+
+    def _deliver(self, *, drop_unread: bool = False) -> None:
         for event in self._core.drain(self.clock()):
             stream = self._streams[event.reply_id]
+            if drop_unread and isinstance(event, Done):
+                stream.drop_unread()
             stream.put(event)
             if isinstance(event, Done):
                 with self._changed:

@@ -52,6 +52,16 @@ class KVCache:
         k, v = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
         return cls(k, v, torch.zeros(num_pages, page_size, dtype=torch.int32, device=device))
 
+    def take(self, pages: Tensor) -> KVCache:
+        """A copy of some pages on the host. pages [P'] int64."""
+        return KVCache(self.k[:, pages].cpu(), self.v[:, pages].cpu(), self.key_tag[pages].cpu())
+
+    def put(self, pages: Tensor, taken: KVCache, first: int) -> None:
+        """Write what `take` gave, from its page `first` on, into these pages."""
+        for target, source in ((self.k, taken.k), (self.v, taken.v)):
+            target[:, pages] = source[:, first:].to(target.device)
+        self.key_tag[pages] = taken.key_tag[first:].to(self.key_tag.device)
+
 
 class Transformer:
     """A decoder over plain weight tensors; it holds no state between calls."""
