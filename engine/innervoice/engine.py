@@ -83,6 +83,7 @@ class Engine:
             memory_fraction=memory_fraction,
             max_sessions=max_sessions,
             max_model_len=max_model_len,
+            streaming=streaming,
         )
         tracer = Tracer()
         loaded = load(
