@@ -19,6 +19,7 @@ RANKS = {
     "types": 0,
     "config": 0,
     "errors": 0,
+    "metrics": 0,
     "trace": 1,
     "text": 1,
     "checkpoint": 1,
@@ -50,7 +51,7 @@ RANKS = {
     "cli": 11,
     "__main__": 12,
 }
-WITHOUT_TORCH = ("types", "config", "errors", "schedule", "scheduler", "blocks")
+WITHOUT_TORCH = ("types", "config", "errors", "metrics", "schedule", "scheduler", "blocks")
 
 
 def modules(folder: Path) -> list[Path]:
