@@ -32,6 +32,7 @@ RANKS = {
     "scheduler": 3,
     "plan": 3,
     "reply_log": 3,
+    "outlet": 3,
     "runner": 4,
     "voice": 4,
     "stream": 4,
@@ -42,14 +43,17 @@ RANKS = {
     "loader": 7,
     "worker": 7,
     "session": 8,
+    "recording": 8,
     "engine": 9,
     "eventlog": 9,
     "__init__": 10,
     "server": 10,
     "display": 10,
+    "replay": 10,
     "environment": 10,
-    "cli": 11,
-    "__main__": 12,
+    "cli_replay": 11,
+    "cli": 12,
+    "__main__": 13,
 }
 WITHOUT_TORCH = ("types", "config", "errors", "metrics", "schedule", "scheduler", "blocks")
 
