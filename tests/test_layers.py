@@ -19,10 +19,12 @@ RANKS = {
     "types": 0,
     "config": 0,
     "errors": 0,
+    "metrics": 0,
     "trace": 1,
     "text": 1,
     "checkpoint": 1,
     "safetensors_file": 1,
+    "outlet": 1,
     "schedule": 2,
     "blocks": 2,
     "model": 2,
@@ -41,6 +43,7 @@ RANKS = {
     "isolation": 5,
     "intake": 6,
     "ledger": 6,
+    "recording": 6,
     "dialogues": 7,
     "replies": 8,
     "core": 9,
@@ -53,10 +56,12 @@ RANKS = {
     "server": 13,
     "display": 13,
     "environment": 13,
-    "cli": 14,
+    "replay": 13,
+    "cli_replay": 14,
+    "cli": 15,
     "__main__": 15,
 }
-WITHOUT_TORCH = ("types", "config", "errors", "schedule", "scheduler", "blocks", "playback")
+WITHOUT_TORCH = ("types", "config", "errors", "schedule", "scheduler", "blocks", "playback", "metrics")
 
 
 def modules(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from innervoice.dialogue import Export
 from innervoice.intake import RequestOptions
 from innervoice.loader import Loaded, load
 from innervoice.plan import Plan, make_plan
+from innervoice.recording import request_line
 from innervoice.session import Session
 from innervoice.stream import Stream
 from innervoice.trace import Tracer
@@ -109,7 +111,7 @@ class Engine:
         request = {"realtime": False, **request}
         if not isinstance(prompt, list):
             return self.stream(prompt, **request).reply()
-        streams = [self.stream(one, **request) for one in prompt]
+        streams = [self.stream(one, **request).bounded(math.inf, math.inf) for one in prompt]
         return [stream.reply() for stream in streams]
 
     def stream(self, prompt: Prompt, **request: Any) -> Stream:
@@ -127,7 +129,9 @@ class Engine:
         self.check_health()
         intake = self._loaded.intake
         made = intake.request(prompt, RequestOptions().changed(**request), submitted_s)
-        return self._worker.submit(made, made.output_rate or intake.sample_rate)
+        stream = self._worker.submit(made, made.output_rate or intake.sample_rate)
+        stream.record = request_line(made, self.model_id)
+        return stream
 
     def astream(self, prompt: Prompt, **request: Any) -> Stream:
         """`stream`, under the name async readers look for."""
@@ -142,6 +146,11 @@ class Engine:
         loaded = self._loaded
         export = None if restore is None else Export.from_bytes(restore, loaded.model)
         return Session.open(self._worker, loaded.intake, RequestOptions().changed(**request), loaded.model, export)
+
+    @property
+    def model_id(self) -> str:
+        """What tells this model from others in an export or an event log: a digest of what its ids and its cache mean."""
+        return self._loaded.model
 
     def default_sampling(self) -> Sampling:
         """The checkpoint's own, from generation_config.json."""

@@ -269,7 +269,7 @@ class Replies:
         elif running.cursor.is_done:
             row.drop_last()  # the next turn's template begins with the end of this one
         self._leave(request)
-        self.outbox.append(running.stamped(partial(running.log.done, reason, running.error)))
+        self.outbox.append(running.stamped(partial(running.log.done, reason, running.error, running.granted)))
         self._tracer.counter("pages", available=self._pool.num_available, cached=self._pool.num_cached)
 
     def _leave(self, request: Request) -> None:

@@ -82,11 +82,15 @@ class ReplyLog:
         start, self._num_samples = self._num_samples, self._num_samples + len(pcm)
         return AudioChunk(**self._next(t), pcm=pcm, rate=self.rate, start=start)
 
-    def done(self, reason: FinishReason, error: str | None, *, t: float) -> Done:
-        """The last event."""
+    def done(self, reason: FinishReason, error: str | None, caps: tuple[int, ...] = (), *, t: float) -> Done:
+        """The last event. caps: those that the reflections had, in order."""
         audio_s = self._num_samples / self.rate if self._num_samples else 0.0
         usage = replace(
-            self._usage, audio_s=audio_s, e2el_ms=1e3 * t, audio_rtf=self._last_audio_at / audio_s if audio_s else None
+            self._usage,
+            audio_s=audio_s,
+            e2el_ms=1e3 * t,
+            audio_rtf=self._last_audio_at / audio_s if audio_s else None,
+            reflection_caps=caps,
         )
         return Done(**self._next(t), finish_reason=reason, usage=usage, error=error)
 

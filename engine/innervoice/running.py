@@ -72,6 +72,11 @@ class Running:
         """What the caller caps a reflection to, counted from 0."""
         return self._own_caps[number] if number < len(self._own_caps) else UNLIMITED
 
+    @property
+    def granted(self) -> tuple[int, ...]:
+        """The caps that the reflections have had so far: given as `reflection_caps` they make the same reply."""
+        return () if isinstance(self.cursor, FreeCursor) else tuple(self.cursor.granted)
+
     def grant(self, cap: int) -> None:
         """The scheduler's cap for the open reflection, which it can only lower, or for the next one.
 

@@ -169,6 +169,7 @@ class Usage:
     audio_rtf: float | None = None
     e2el_ms: float = 0.0
     hidden_before_audio: int = 0
+    reflection_caps: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

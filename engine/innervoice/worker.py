@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -12,9 +13,10 @@ from typing import Any, TypeVar
 
 from innervoice.core import Core
 from innervoice.errors import EngineDead
+from innervoice.outlet import Outlet, deliver, fail_all
 from innervoice.running import Request
 from innervoice.stream import Stream
-from innervoice.types import Done, Heard
+from innervoice.types import Done, Event, Heard
 
 log = logging.getLogger("innervoice")
 T = TypeVar("T")
@@ -23,15 +25,20 @@ _SHORTEST_NAP_S, _LONGEST_NAP_S = 0.001, 0.05  # while replies run and none can 
 
 
 class Worker:
-    """Steps a core whenever it has work. Every method may be called from any thread."""
+    """Steps a core whenever it has work. Every method may be called from any thread.
 
-    def __init__(self, core: Core, clock: Callable[[], float] = time.monotonic) -> None:
+    A reply whose reader is behind pauses; after reader_timeout_s of that it ends with an error. One whose reader is gone is
+    cancelled.
+    """
+
+    def __init__(self, core: Core, clock: Callable[[], float] = time.monotonic, *, reader_timeout_s: float | None = None) -> None:
         self.clock = clock
+        self._reader_timeout_s = math.inf if reader_timeout_s is None else reader_timeout_s
         self._core = core
         self._changed = threading.Condition()
         self._orders: list[Callable[[], None]] = []
         self._answers: set[Future[Any]] = set()
-        self._streams: dict[str, Stream] = {}
+        self._outlets: dict[str, Outlet] = {}
         self._is_closing = False
         self._is_resting = False  # the last step found nothing to do
         self._death: BaseException | None = None
@@ -56,15 +63,15 @@ class Worker:
     def submit(self, request: Request, rate: int) -> Stream:
         """Start a reply, whose audio has that rate. Raises what `Core.submit` does, EngineDead, ValueError on a closed engine."""
         reply_id = request.reply_id
-        stream = Stream(reply_id, rate, lambda: self.cancel(reply_id))
+        stream = Stream(reply_id, rate, lambda: self.cancel(reply_id), self._wake)
         with self._changed:
             self._check_open()
-            self._streams[reply_id] = stream
+            self._outlets[reply_id] = stream.outlet
         try:
             self.call(lambda core: core.submit(request, self.clock()))
         except BaseException:
             with self._changed:
-                self._streams.pop(reply_id, None)
+                self._outlets.pop(reply_id, None)
                 self._changed.notify_all()
             raise
         return stream
@@ -83,7 +90,7 @@ class Worker:
     def cancel(self, reply_id: str) -> None:
         """End a reply; one that is over already is left alone."""
         with self._changed:
-            if reply_id in self._streams and self._death is None:
+            if reply_id in self._outlets and self._death is None:
                 self._orders.append(lambda: self._core.cancel(reply_id))
                 self._changed.notify_all()
 
@@ -102,8 +109,8 @@ class Worker:
         with self._changed:
             self._is_closing = True
             if drain_s > 0:
-                self._changed.wait_for(lambda: not self._streams or self._death is not None, timeout=drain_s)
-            self._orders += [lambda key=reply_id: self._core.cancel(key) for reply_id in self._streams]  # type: ignore[misc]
+                self._changed.wait_for(lambda: not self._outlets or self._death is not None, timeout=drain_s)
+            self._orders += [lambda key=reply_id: self._core.cancel(key) for reply_id in self._outlets]  # type: ignore[misc]
             self._changed.notify_all()
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
@@ -151,16 +158,14 @@ class Worker:
         log.debug("the engine stopped", exc_info=error)  # readers get the error itself
         with self._changed:
             self._death = error
-            streams, self._streams = self._streams, {}
+            outlets, self._outlets = self._outlets, {}
             answers, self._answers = self._answers, set()
             self._changed.notify_all()
         failure = EngineDead(f"the engine stopped: {error}")
         failure.__cause__ = error
         last = self._last_words(str(failure))
-        for reply_id, stream in streams.items():
-            if reply_id in last:
-                stream.put(last[reply_id])
-            stream.fail(failure)
+        deliver([(outlet, [last[reply_id]]) for reply_id, outlet in outlets.items() if reply_id in last])
+        fail_all(outlets.values(), failure)
         for answer in answers:
             answer.set_exception(failure)
 
@@ -182,18 +187,42 @@ class Worker:
             orders, self._orders = self._orders, []
         for order in orders:
             order()
+        self._look_at_readers()
         return True
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._is_resting = False
+            self._changed.notify_all()
+
+    def _look_at_readers(self) -> None:
+        """Pause the replies whose readers are behind, end those whose readers are gone."""
+        now, replies = self.clock(), self._core.replies
+        for reply_id, outlet in list(self._outlets.items()):
+            if outlet.is_abandoned:
+                replies.cancel(reply_id)
+            elif outlet.neglected_s(now) > self._reader_timeout_s:
+                replies.cancel(reply_id, "error", f"nobody read this reply for {self._reader_timeout_s:g} s, with its queue full")
+            else:
+                replies.set_blocked(reply_id, outlet.is_full)
 
     def _nap_s(self) -> float:
         return min(max(self._core.wake_s - self.clock(), _SHORTEST_NAP_S), _LONGEST_NAP_S)
 
     def _deliver(self, *, drop_unread: bool = False) -> None:
+        """Hand over what was made: one lock a reply, one call an event loop."""
+        batches: dict[str, list[Event]] = {}
         for event in self._core.drain(self.clock()):
-            stream = self._streams[event.reply_id]
-            if drop_unread and isinstance(event, Done):
-                stream.drop_unread()
-            stream.put(event)
-            if isinstance(event, Done):
-                with self._changed:
-                    del self._streams[event.reply_id]
-                    self._changed.notify_all()
+            batches.setdefault(event.reply_id, []).append(event)
+        if not batches:
+            return
+        over = [reply_id for reply_id, events in batches.items() if isinstance(events[-1], Done)]
+        for reply_id in over if drop_unread else ():
+            self._outlets[reply_id].drop_unread()
+            batches[reply_id] = batches[reply_id][-1:]
+        deliver([(self._outlets[reply_id], events) for reply_id, events in batches.items()])
+        if over:
+            with self._changed:
+                for reply_id in over:
+                    del self._outlets[reply_id]
+                self._changed.notify_all()
