@@ -40,6 +40,7 @@ RANKS = {
     "intake": 6,
     "loader": 7,
     "worker": 7,
+    "listening": 7,
     "session": 8,
     "engine": 9,
     "eventlog": 9,

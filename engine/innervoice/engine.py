@@ -15,6 +15,7 @@ import torch
 from innervoice.checkpoint import locate
 from innervoice.dialogue import Export
 from innervoice.intake import RequestOptions
+from innervoice.listening import Listener
 from innervoice.loader import Loaded, load
 from innervoice.plan import Plan, make_plan
 from innervoice.session import Session
@@ -30,6 +31,8 @@ class Engine:
     def __init__(self, loaded: Loaded, plan: Plan, tracer: Tracer) -> None:
         self._loaded, self._plan, self._tracer = loaded, plan, tracer
         self._worker = Worker(loaded.core)
+        tokenizer = loaded.intake.speech_tokenizer
+        self._listener = None if tokenizer is None else Listener(tokenizer, loaded.intake.max_model_len)
 
     @classmethod
     def from_pretrained(
@@ -107,8 +110,8 @@ class Engine:
         prompt: a path, file bytes or (samples, rate) for speech; Text for typed text; Ids for ids as they are. request:
         schedule: a Schedule, a preset's name or a .json file (default: interleaved, or text alone for a model without speech);
         sampling: a Sampling; system: replaces the model's own sentence; output_rate: of the audio in Hz (default: the decoder's
-        own); reflection_caps: run-time caps of the reflection segments in order; timeout_s. Raises ValueError, FileNotFoundError
-        for bad input, EngineDead.
+        own); output_format: "float32" or "int16" samples; reflection_caps: run-time caps of the reflection segments in order;
+        timeout_s. Raises ValueError, FileNotFoundError for bad input, EngineDead.
         """
         submitted_s = self._worker.clock()
         self.check_health()
@@ -128,7 +131,8 @@ class Engine:
         """
         loaded = self._loaded
         export = None if restore is None else Export.from_bytes(restore, loaded.model)
-        return Session.open(self._worker, loaded.intake, RequestOptions().changed(**request), loaded.model, export)
+        options = RequestOptions().changed(**request)
+        return Session.open(self._worker, self._listener, loaded.intake, options, loaded.model, export)
 
     def default_sampling(self) -> Sampling:
         """The checkpoint's own, from generation_config.json."""
@@ -154,9 +158,13 @@ class Engine:
     def check_health(self) -> None:
         """Raise EngineDead, with the cause, once the core has stopped."""
         self._worker.check_health()
+        if self._listener is not None:
+            self._listener.check_health()
 
     def close(self, drain_s: float = 0.0) -> None:
         """Refuse new requests, give running ones drain_s seconds, cancel the rest, stop."""
+        if self._listener is not None:
+            self._listener.close()
         self._worker.close(drain_s)
 
     def __enter__(self) -> Engine:

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
@@ -132,5 +133,5 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
             raise RequestFailed(done.error)
         transcript, reflections = collect_text(self._events)
         chunks = [event.pcm for event in self._events if isinstance(event, AudioChunk)]
-        samples = np.concatenate(chunks) if chunks else np.zeros(0, dtype=np.float32)
+        samples: Any = np.concatenate(chunks) if chunks else np.zeros(0, dtype=np.float32)
         return Reply(Audio(samples, self._rate), transcript, reflections, list(self._events), done.finish_reason, done.usage)
