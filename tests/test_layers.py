@@ -41,6 +41,7 @@ RANKS = {
     "heard": 4,
     "running": 5,
     "isolation": 5,
+    "listening": 5,
     "intake": 6,
     "ledger": 6,
     "recording": 6,

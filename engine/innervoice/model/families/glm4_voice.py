@@ -15,10 +15,10 @@ from innervoice.config.files import note_unknown, require
 from innervoice.config.model import ModelConfig, dtype_bytes, read_size
 from innervoice.model.weights import LayerWeights, ModelWeights
 from innervoice.safetensors_file import TensorSource
-from innervoice.text import TextTokenizer, TiktokenTokenizer, load_vocabulary, turn_ids
+from innervoice.text import TextTokenizer, TiktokenTokenizer, load_vocabulary, turn_head_ids, turn_ids
 from innervoice.types import Vocabulary
 
-__all__ = ["MODEL_TYPES", "NAME", "load_text", "load_weights", "read_config", "turn_ids"]
+__all__ = ["MODEL_TYPES", "NAME", "load_text", "load_weights", "read_config", "turn_head_ids", "turn_ids"]
 
 NAME = "glm4_voice"
 MODEL_TYPES: tuple[str, ...] = ("chatglm",)
