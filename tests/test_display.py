@@ -97,9 +97,10 @@ def test_a_plan_in_readable_units() -> None:
         "voice_bytes_per_session": 3 * 2**20,
         "max_model_len": 8192,
     }
-    rows = plan_rows({**sizes, **cache, "sessions": 7, "device": "cpu", "dtype": "bfloat16", "codec_dtype": "float32"})
+    kinds = {"quantization": None, "kv_dtype": "fp8_e4m3"}
+    rows = plan_rows({**sizes, **cache, "sessions": 7, "device": "cpu", "dtype": "bfloat16", "codec_dtype": "float32"} | kinds)
     assert rows["weights"] == "3.0 GiB (bfloat16)" and rows["speech tokenizer"] == "512 B (float32)"
-    assert rows["speech decoder"] == "1.0 MiB (float32)" and rows["cache per token"] == "1.5 KiB"
+    assert rows["speech decoder"] == "1.0 MiB (float32)" and rows["cache per token"] == "1.5 KiB (fp8_e4m3)"
     assert rows["voice per session"] == "3.0 MiB"
     assert rows["cache per session"] == "2.0 MiB (of 8192 tokens)" and rows["sessions that fit"] == "7"
     assert rows["device"] == "cpu, 1024.0 GiB of memory"

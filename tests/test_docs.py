@@ -161,9 +161,11 @@ def test_options_of_readme_exist() -> None:
     for words in commands():
         assert {word for word in words if word.startswith("--")} <= options_of(words[0])
     told = set(re.findall(r"--[a-z][a-z-]+", section(README, "Command line")))
-    assert told - {"--debug"} <= options_of("generate")
+    assert told - {"--debug"} <= options_of("generate") | options_of("quantize")
     assert options_of("generate") - {"--help"} <= told, "options that README does not name"
-    assert set(re.findall(r"--[a-z][a-z-]+", README)) - {"--debug"} <= options_of("generate") | options_of("plan")
+    assert set(re.findall(r"--[a-z][a-z-]+", README)) - {"--debug"} <= options_of("generate") | options_of("plan") | options_of(
+        "quantize"
+    )
 
 
 def test_presets_of_readme_are_all_presets() -> None:

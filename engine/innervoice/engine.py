@@ -14,6 +14,7 @@ from typing import Any, overload
 import torch
 
 from innervoice.checkpoint import locate
+from innervoice.config.quantization import Quantization
 from innervoice.dialogue import Export
 from innervoice.intake import RequestOptions
 from innervoice.listening import Listener, ReadsAhead
@@ -48,6 +49,7 @@ class Engine:
         load_format: str = "auto",
         device: str = "auto",
         dtype: str = "auto",
+        quantization: str | Quantization | None = None,
         codec_dtype: str = "auto",
         kv_dtype: str = "auto",
         memory_fraction: float = 0.9,
@@ -65,13 +67,15 @@ class Engine:
 
         model: directory of the language model, or the parent of all three parts, or a hub id. load_format "dummy": random
         weights from config files alone. dtype "auto": the checkpoint's own; codec_dtype "auto": float32; kv_dtype "auto": the
-        model's. max_model_len: tokens of prompt and reply together. threads: CPU threads, for the whole process. streaming:
-        "offline" (sound in one piece at the end), "steady" (a chunk after 10 tokens, then every 26, at the same cost whatever
-        the length) or "reference" (chunks of 25, 50, 100, 150, 200 tokens, as GLM-4-Voice's demo cuts them). vocoder_noise
-        False: reproducible sound. share_prefixes: keep the pages of what was computed, for whoever begins with the same tokens.
-        policy: who takes part in a step: "slack" (whose sound runs out first; reflection is funded by sound that is unplayed),
-        "fixed" (arrival order, reflection cut at a constant) or "fcfs" (arrival order). max_waiting: replies that may wait, more
-        are refused. preempt: what a reply that gives its pages to others does when it gets some again: "recompute" or "swap".
+        model's; "fp8_e4m3": half of that. quantization: "int8", "int4", "fp8" or a Quantization, which the weights are turned
+        into while they are read; None: as they are in the file. max_model_len: tokens of prompt and reply together. threads: CPU
+        threads, for the whole process. streaming: "offline" (sound in one piece at the end), "steady" (a chunk after 10 tokens,
+        then every 26, at the same cost whatever the length) or "reference" (chunks of 25, 50, 100, 150, 200 tokens, as
+        GLM-4-Voice's demo cuts them). vocoder_noise False: reproducible sound. share_prefixes: keep the pages of what was
+        computed, for whoever begins with the same tokens. policy: who takes part in a step: "slack" (whose sound runs out first;
+        reflection is funded by sound that is unplayed), "fixed" (arrival order, reflection cut at a constant) or "fcfs" (arrival
+        order). max_waiting: replies that may wait, more are refused. preempt: what a reply that gives its pages to others does
+        when it gets some again: "recompute" or "swap".
         Raises FileNotFoundError, ValueError, OutOfCapacity.
         """
         if threads is not None:
@@ -83,6 +87,7 @@ class Engine:
             paths,
             device=device,
             dtype=dtype,
+            quantization=quantization,
             codec_dtype=codec_dtype,
             kv_dtype=kv_dtype,
             memory_fraction=memory_fraction,

@@ -23,20 +23,22 @@ class HostPages:
 
 
 class Runner:
-    """Runs the model eagerly. num_pages pages of page_size tokens hold the keys and values of every row."""
+    """Runs the model eagerly. num_pages pages of page_size tokens hold the keys and values of every row.
 
-    def __init__(self, model: Transformer, num_pages: int, page_size: int, tracer: Tracer) -> None:
-        embedding = model.weights.embedding
-        self.model, self.page_size, self.device = model, page_size, embedding.device
-        self.kv = KVCache.allocate(model.config, num_pages, page_size, embedding.dtype, embedding.device)
+    kv_dtype: of the pages, None: the model's own.
+    """
+
+    def __init__(
+        self, model: Transformer, num_pages: int, page_size: int, tracer: Tracer, kv_dtype: torch.dtype | None = None
+    ) -> None:
+        self.model, self.page_size, self.device = model, page_size, model.weights.device
+        self.kv = KVCache.allocate(model.config, num_pages, page_size, kv_dtype or model.weights.dtype, self.device)
         self._tracer = tracer
 
     @torch.inference_mode()
     def copy_page(self, source: int, target: int) -> None:
         """Copy the keys and values of all layers from one page to another."""
-        for pages in (self.kv.k, self.kv.v):
-            pages[:, target] = pages[:, source]
-        self.kv.key_tag[target] = self.kv.key_tag[source]
+        self.kv.copy_page(source, target)
 
     @torch.inference_mode()
     def save_pages(self, row: Row) -> HostPages:
