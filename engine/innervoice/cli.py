@@ -192,7 +192,7 @@ def answer(load: dict[str, Any], prompt: Prompt, request: dict[str, Any], output
     with staged(outputs) as parts, Engine.from_pretrained(**load) as engine:
         log, lines = EventLog(), list[Line]()
         traced = engine.trace(parts.trace) if parts.trace else nullcontext()
-        with traced, engine.stream(prompt, **request) as stream, Display(console) as display:
+        with traced, engine.stream(prompt, **{"realtime": False, **request}) as stream, Display(console) as display:
             lines.append({**(stream.record or {}), "engine": {name: _plain(value) for name, value in load.items()}})
             for event in stream:
                 complete = log.feed(event)

@@ -80,8 +80,9 @@ class Core:
 
     @property
     def has_work(self) -> bool:
-        """Whether there is anything that is not over, or not handed over."""
-        return bool(len(self.ledger) or self.replies.outbox)
+        """Whether there is anything that is not over, not handed over, or not fed ahead."""
+        replies = self.replies
+        return bool(replies.active or replies.waiting or replies.outbox) or self.ledger.has_prompts_ahead
 
     @property
     def num_rows(self) -> int:
@@ -138,13 +139,12 @@ class Core:
                 self.replies.end(running, running.finish or "stop")
             return Work()
         jobs = self.ledger.jobs
-        ready = [one.key for one in self._voice.ready()]
-        jobs.chunks_ready[jobs.places] = 0
-        jobs.chunks_ready[[self.replies.active[key].place for key in ready]] = 1
+        ready = self._voice.ready()
+        self.ledger.update_ready([(self.replies.active[key], pending) for key, pending in ready])
         plan = plan_voice(jobs, self.costs, self.settings, now, idle=not self._did_step)
         self.wake_s = min(self.wake_s, plan.wake_s)
         chosen = set(plan.places.tolist())
-        keys = [key for key in ready if self.replies.active[key].place in chosen]
+        keys = [key for key, _ in ready if self.replies.active[key].place in chosen]
         if not keys:
             return Work()
         for reply_id, samples, is_last in self._voice.step(keys):
@@ -192,7 +192,8 @@ class Core:
             if isinstance(entry, Running) and (entry.finish is not None or entry.row.num_new == 0):
                 continue
             row, left = entry.row, entry.row.num_new
-            is_whole = left - num <= (_FORCED_MARGIN if isinstance(entry, Running) else 0)
+            more = _FORCED_MARGIN if isinstance(entry, Running) and num < self.settings.prefill_chunk else 0
+            is_whole = left - num <= more
             row.limit = None if is_whole else row.num_cached + num
             if not self.replies.make_writable(row):
                 row.limit = None
