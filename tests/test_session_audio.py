@@ -41,15 +41,22 @@ def expected(engine: Engine, assets_dir: Path) -> list[int]:
 
 @pytest.fixture
 def told(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
-    """History and what was told behind it, each time; the session must not be replying."""
-    core, listener, kept = engine._loaded.core, engine._listener, list[list[int]]()
+    """History and what was told behind it, each time that it was taken; nothing when it was taken back."""
+    dialogues, kept = engine._loaded.core.dialogues, list[list[int]]()
+    original = dialogues.listen
 
     def listen(session_id: str, ids: Sequence[int]) -> None:
-        kept.append([*core._idle(session_id).row.ids, *ids] if ids else [])
+        original(session_id, ids)
+        kept.append([*history_of(engine, session_id), *ids] if ids else [])
 
-    monkeypatch.setattr(core, "listen", listen, raising=False)
-    monkeypatch.setattr(listener, "_call", engine._worker.call)
+    monkeypatch.setattr(dialogues, "listen", listen)
     return kept
+
+
+def history_of(engine: Engine, session_id: str) -> list[int]:
+    """On the core's thread."""
+    dialogue = engine._loaded.core.dialogues.known(session_id)
+    return dialogue.row.ids[: len(dialogue.row.ids) - dialogue.draft]
 
 
 def push(session: Session, samples: np.ndarray, rate: int = 16000, size: int = FRAME) -> None:
@@ -70,13 +77,17 @@ def wait_until(is_so: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
-def row_ids(engine: Engine, session: Session) -> list[int]:
-    ids: list[int] = engine._worker.call(lambda core: list(core._dialogues[session.session_id].row.ids))
-    return ids
+def history(engine: Engine, session: Session) -> list[int]:
+    return engine._worker.call(lambda core: history_of(engine, session.session_id))
 
 
-def test_the_prompt_begins_with_what_was_told(engine: Engine, told: list[list[int]], assets_dir: Path) -> None:
-    """In every turn, behind the history; at the reply at most a block and the template's end are new."""
+def num_fed(engine: Engine, session: Session) -> int:
+    """Tokens of the history and of what was told that have their keys and values."""
+    return engine._worker.call(lambda core: core.dialogues.known(session.session_id).row.num_cached)
+
+
+def test_what_is_left_at_the_reply_does_not_grow_with_the_turn(engine: Engine, told: list[list[int]], assets_dir: Path) -> None:
+    """In every turn, the prompt begins with what was told and fed; a block and the template's end are left."""
     reading = read_audio(assets_dir / "reading.wav")[0]
     with engine.open_session(system="be brief", **REQUEST) as session:
         for turn, seconds in enumerate((9, 21, 5)):
@@ -84,15 +95,34 @@ def test_the_prompt_begins_with_what_was_told(engine: Engine, told: list[list[in
             push(session, samples)
             complete = 50 * ((16000 * seconds - 40) // 64000)
             head = engine._loaded.intake.heard_ids([], "be brief", first=turn == 0)
-            history = row_ids(engine, session)
-            num = len(history) + len(head) + complete
-            wait_until(lambda num=num: bool(told) and len(told[-1]) == num)
+            num = len(history(engine, session)) + len(head) + complete
+            wait_until(lambda num=num: bool(told) and len(told[-1]) == num == num_fed(engine, session))
             session.commit_audio()
             usage = session.reply().reply().usage
-            prompt = row_ids(engine, session)[: usage.prompt_tokens]
+            prompt = history(engine, session)[: usage.prompt_tokens]
             assert all(prompt[: len(ids)] == ids for ids in told)
-            assert 0 < usage.prompt_tokens - len(told[-1]) <= 50 + 20
+            assert usage.cached_tokens == num
+            assert 0 < usage.prompt_tokens - num <= 50 + 20
             told.clear()
+
+
+def test_a_shout_that_revises_what_was_fed_leaves_the_reply_as_it_is(engine: Engine, told: list[list[int]]) -> None:
+    noise = np.random.default_rng(5).standard_normal(3 * 64000 + 9000).astype(np.float32)
+    samples = noise * np.repeat(np.float32([0.1, 1e-5, 1e-5, 1.0]), 64000)[: len(noise)]
+    expected = engine.generate((samples, 16000), **REQUEST).ids
+    with engine.open_session(**REQUEST) as session:
+        push(session, samples[: 3 * 64000 + 640])
+        head = len(engine._loaded.intake.heard_ids([], None, first=True))
+        wait_until(lambda: bool(told) and len(told[-1]) == head + 150 == num_fed(engine, session))
+        push(session, samples[3 * 64000 + 640 :])
+        session.commit_audio()
+        assert session._committed is not None
+        codes, listened = session._committed.codes(), session._committed.listened
+        reply = session.reply().reply()
+    first_changed = next(i for i, code in enumerate(told[-1][head:]) if code - 405 != codes[i])
+    assert first_changed >= 50 and listened.recomputed_tokens >= 100
+    assert reply.ids == expected
+    assert reply.usage.cached_tokens == head + first_changed
 
 
 def test_a_turn_pushed_during_a_reply_is_told_when_the_reply_is_over(
@@ -106,11 +136,11 @@ def test_a_turn_pushed_during_a_reply_is_told_when_the_reply_is_over(
         assert told == []
         stream.cancel()
         stream.reply()
-        history = row_ids(engine, session)
+        before = history(engine, session)
         push(session, question[:FRAME])
         wait_until(lambda: told != [])
-        assert told[-1][: len(history)] == history
-        assert len(told[-1]) == len(history) + len(engine._loaded.intake.heard_ids([], None, first=False)) + 50
+        assert told[-1][: len(before)] == before
+        assert len(told[-1]) == len(before) + len(engine._loaded.intake.heard_ids([], None, first=False)) + 50
         session.commit_audio()
         assert len(session.reply(**REQUEST).reply().ids) == 12
 
