@@ -33,6 +33,8 @@ RANKS = {
     "plan": 3,
     "reply_log": 3,
     "outlet": 3,
+    "telemetry": 3,
+    "prometheus": 4,
     "runner": 4,
     "voice": 4,
     "stream": 4,
