@@ -52,8 +52,10 @@ RANKS = {
     "server": 10,
     "display": 10,
     "replay": 10,
+    "loadgen": 10,
     "environment": 10,
     "cli_replay": 11,
+    "cli_bench": 11,
     "cli": 12,
     "__main__": 13,
 }

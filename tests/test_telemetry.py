@@ -8,7 +8,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -47,6 +47,7 @@ def log_of(events: list[Event]) -> RequestLog:
     )
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 6))
 def test_counts_are_the_figures_of_metrics(seed: int, num_replies: int) -> None:
     replies = [reply(str(i), seed + i) for i in range(num_replies)]
@@ -71,6 +72,7 @@ def test_counts_are_the_figures_of_metrics(seed: int, num_replies: int) -> None:
     assert pickle.loads(pickle.dumps(stats)) == stats
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 40), min_size=1, max_size=200), st.floats(0, 1))
 def test_a_quantile_is_within_its_bucket(values: list[float], share: float) -> None:
     bounds = (0.0, 0.5, 1.0, 5.0, 10.0, 50.0)

@@ -1,4 +1,4 @@
-"""The command line: innervoice demo | generate | replay | plan | env. Bad input is one sentence on stderr and exit code 2."""
+"""The command line: innervoice demo | generate | replay | bench | plan | env. Bad input: one sentence, exit code 2."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rich.console import Console
 
 from innervoice import __version__, environment
 from innervoice.checkpoint import locate
+from innervoice.cli_bench import bench
 from innervoice.cli_replay import replay_command
 from innervoice.codec.audio import read_audio
 from innervoice.display import Display, plan_rows
@@ -148,6 +149,7 @@ def plan(
 
 
 app.command("replay")(replay_command)
+app.add_typer(bench, name="bench")
 
 
 @app.command()
