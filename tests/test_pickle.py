@@ -31,6 +31,7 @@ from innervoice.types import (
     Done,
     End,
     Event,
+    Heard,
     Ids,
     Reflection,
     Reply,
@@ -54,7 +55,9 @@ PCM = np.linspace(-1, 1, 7, dtype=np.float32)
 DONE = Done(**EVENT, finish_reason="interrupted", usage=USAGE, error="why")
 LOG = RequestLog(0.5, 1000, ((1.0, 10), (2.0, 20)), ((0.75, "speech"),), 2.5, 0.1, "stop", None, "r")
 REPLY = Reply(Audio(PCM, 22050), "hi", ["hm"], [AudioChunk(**EVENT, pcm=PCM, rate=22050, start=0), DONE], "stop", USAGE)
-RECORDING = Recording((1, 2), SCHEDULE, SAMPLING, (3,), 16000, "m", (Token("speech", 0, 4),), (Chunk(0, 7, 22050, 1),), "stop")
+RECORDING = Recording(
+    (1, 2), SCHEDULE, SAMPLING, (3,), 16000, "int16", "m", (Token("speech", 0, 4),), (Chunk(0, 7, 22050, 1),), "stop"
+)
 
 EXAMPLES: list[Any] = [
     Text("hello"),
@@ -73,6 +76,8 @@ EXAMPLES: list[Any] = [
     DONE,
     REPLY.audio,
     REPLY,
+    AudioChunk(**EVENT, pcm=np.array([1, -2], np.int16), rate=22050, start=0),
+    Heard(3, "hi", 2, 40),
     Vocabulary(10, (0, 5), (5, 9), 9, eos=(9,)),
     Bounds(5, 1.5),
     LOG,

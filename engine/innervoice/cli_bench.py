@@ -19,10 +19,7 @@ from innervoice.metrics import Distribution, RequestLog, RunMetrics, summarize
 from innervoice.schedule import Schedule
 from innervoice.types import Sampling
 
-bench = typer.Typer(help="Measure an engine, or what another server's log says.", rich_markup_mode=None)
 
-
-@bench.command()
 def stream(
     model: Annotated[str | None, typer.Option(help="Checkpoint directory or hub id; default: the packaged tiny one.")] = None,
     manifest: Annotated[Path | None, typer.Option(help="Questions, one JSON object a line; default: two recordings.")] = None,
@@ -56,7 +53,6 @@ def stream(
     _print(run.metrics, as_json, {"num_starved": run.num_starved, "lag_p99_ms": run.lag_p99_ms})
 
 
-@bench.command()
 def metrics(
     log: Annotated[Path, typer.Argument(metavar="REQUESTS.jsonl", help="What bench stream wrote, or another server's log.")],
     as_json: Annotated[bool, typer.Option("--json", help="As a JSON object.")] = False,

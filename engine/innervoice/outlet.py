@@ -66,6 +66,17 @@ class Outlet:
         """Seconds of sound that wait."""
         return self._unread_s
 
+    @property
+    def failure(self) -> BaseException | None:
+        """What the engine failed with."""
+        return self._failure
+
+    def drop_unread(self) -> None:
+        """Forget what the reader has not taken yet."""
+        with self._ready:
+            self._unread.clear()
+            self._unread_s, self.is_full = 0.0, False
+
     def neglected_s(self, now: float) -> float:
         """For how long this has been full and nothing was taken, as far as was asked: ask once a step, or now and then."""
         if not self.is_full or len(self.taken) != self._num_seen_taken:

@@ -192,7 +192,7 @@ async def _listen(pool: ThreadPoolExecutor, ask: Ask, question: str, caller: int
                 elif isinstance(event, AudioChunk):
                     player.feed(len(event.pcm) / event.rate)
                     audio.append((now, len(event.pcm)))
-                    pcm.append(event.pcm)
+                    pcm.append(event.pcm if event.pcm.dtype == np.float32 else event.pcm / np.float32(2**15))
                     rate = event.rate
                 elif isinstance(event, Done):
                     done, error = event, event.error
