@@ -150,7 +150,7 @@ def test_commands_of_readme_run(folder: Path) -> None:
     def keys(some: list[dict[str, Any]]) -> dict[str, list[str]]:
         return {line["kind"]: [*line, *line.get("usage", ())] for line in some}
 
-    assert set(keys(told)) == {"reflection", "transcript", "speech", "audio", "done"}
+    assert set(keys(told)) == {"request", "reflection", "transcript", "speech", "audio", "done"}
     came = {kind: names for kind, names in keys(lines).items() if kind != "end"}
     assert came.keys() >= {"speech", "audio", "done"}  # the other kinds have the same keys as speech
     assert came == {kind: keys(told)[kind] for kind in came}

@@ -1,4 +1,4 @@
-"""The command line: innervoice demo | generate | plan | quantize | env. Bad input is one sentence on stderr and exit code 2."""
+"""The command line: innervoice demo | generate | replay | plan | quantize | env. Bad input is one sentence and exit code 2."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rich.console import Console
 
 from innervoice import __version__, environment
 from innervoice.checkpoint import locate
+from innervoice.cli_replay import replay_command
 from innervoice.codec.audio import read_audio
 from innervoice.config.quantization import Quantization
 from innervoice.display import Display, plan_rows, written_as_it_goes, written_table
@@ -157,6 +158,9 @@ def plan(
         print(environment.as_text(plan_rows(made)))
 
 
+app.command("replay")(replay_command)
+
+
 @app.command()
 def quantize(
     model: Annotated[str, typer.Argument(metavar="DIR", help="Checkpoint directory, or a hub id.")],
@@ -189,6 +193,7 @@ def answer(load: dict[str, Any], prompt: Prompt, request: dict[str, Any], output
         log, lines = EventLog(), list[Line]()
         traced = engine.trace(parts.trace) if parts.trace else nullcontext()
         with traced, engine.stream(prompt, **request) as stream, Display(console) as display:
+            lines.append({**(stream.record or {}), "engine": {name: _plain(value) for name, value in load.items()}})
             for event in stream:
                 complete = log.feed(event)
                 lines += complete
@@ -278,6 +283,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = f"{usage().rstrip('.')}; see innervoice --help" if usage else _sentence(error)
         print("innervoice:", " ".join(message.split()), file=sys.stderr)
         return 2
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
 
 
 def _sentence(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from innervoice.dialogue import Export
 from innervoice.intake import RequestOptions
 from innervoice.loader import Loaded, load
 from innervoice.plan import Plan, make_plan
+from innervoice.recording import request_line
 from innervoice.session import Session
 from innervoice.stream import Stream
 from innervoice.trace import Tracer
@@ -54,6 +56,9 @@ class Engine:
         streaming: str = "offline",
         vocoder_noise: bool = True,
         share_prefixes: bool = True,
+        policy: str = "slack",
+        max_waiting: int | None = None,
+        preempt: str = "recompute",
     ) -> Engine:
         """Load a model.
 
@@ -65,6 +70,9 @@ class Engine:
         then every 26, at the same cost whatever the length) or "reference" (chunks of 25, 50, 100, 150, 200 tokens, as
         GLM-4-Voice's demo cuts them). vocoder_noise False: reproducible sound. share_prefixes: keep the pages of what was
         computed, for whoever begins with the same tokens.
+        policy: who takes part in a step: "slack" (whose sound runs out first; reflection is funded by sound that is unplayed),
+        "fixed" (arrival order, reflection cut at a constant) or "fcfs" (arrival order). max_waiting: replies that may wait, more
+        are refused. preempt: what a reply that gives its pages to others does when it gets some again: "recompute" or "swap".
         Raises FileNotFoundError, ValueError, OutOfCapacity.
         """
         if threads is not None:
@@ -82,6 +90,7 @@ class Engine:
             memory_fraction=memory_fraction,
             max_sessions=max_sessions,
             max_model_len=max_model_len,
+            streaming=streaming,
         )
         tracer = Tracer()
         loaded = load(
@@ -92,6 +101,9 @@ class Engine:
             streaming=streaming,
             vocoder_noise=vocoder_noise,
             share_prefixes=share_prefixes,
+            policy=policy,
+            max_waiting=max_waiting,
+            preempt=preempt,
         )
         return cls(loaded, plan, tracer)
 
@@ -101,9 +113,10 @@ class Engine:
     def generate(self, prompt: list[Prompt], **request: Any) -> list[Reply]: ...
     def generate(self, prompt: Prompt | list[Prompt], **request: Any) -> Reply | list[Reply]:
         """Run to the end; `request` as for `stream`. A list of prompts gives a list of replies. Raises RequestFailed."""
+        request = {"realtime": False, **request}
         if not isinstance(prompt, list):
             return self.stream(prompt, **request).reply()
-        streams = [self.stream(one, **request) for one in prompt]
+        streams = [self.stream(one, **request).bounded(math.inf, math.inf) for one in prompt]
         return [stream.reply() for stream in streams]
 
     def stream(self, prompt: Prompt, **request: Any) -> Stream:
@@ -112,14 +125,18 @@ class Engine:
         prompt: a path, file bytes or (samples, rate) for speech; Text for typed text; Ids for ids as they are. request:
         schedule: a Schedule, a preset's name or a .json file (default: interleaved, or text alone for a model without speech);
         sampling: a Sampling; system: replaces the model's own sentence; output_rate: of the audio in Hz (default: the decoder's
-        own); reflection_caps: run-time caps of the reflection segments in order; timeout_s. Raises ValueError, FileNotFoundError
-        for bad input, EngineDead.
+        own); reflection_caps: run-time caps of the reflection segments in order; timeout_s; priority: higher ones first;
+        realtime: whether somebody listens meanwhile, so that the reply is made at the listener's pace and reflects as long as
+        unplayed sound allows (False: as fast as it goes and as its schedule says; `generate` sets it). Raises ValueError,
+        FileNotFoundError for bad input, OutOfCapacity when max_waiting replies wait already, EngineDead.
         """
         submitted_s = self._worker.clock()
         self.check_health()
         intake = self._loaded.intake
         made = intake.request(prompt, RequestOptions().changed(**request), submitted_s)
-        return self._worker.submit(made, made.output_rate or intake.sample_rate)
+        stream = self._worker.submit(made, made.output_rate or intake.sample_rate)
+        stream.record = request_line(made, self.model_id)
+        return stream
 
     def astream(self, prompt: Prompt, **request: Any) -> Stream:
         """`stream`, under the name async readers look for."""
@@ -134,6 +151,11 @@ class Engine:
         loaded = self._loaded
         export = None if restore is None else Export.from_bytes(restore, loaded.model)
         return Session.open(self._worker, loaded.intake, RequestOptions().changed(**request), loaded.model, export)
+
+    @property
+    def model_id(self) -> str:
+        """What tells this model from others in an export or an event log: a digest of what its ids and its cache mean."""
+        return self._loaded.model
 
     def default_sampling(self) -> Sampling:
         """The checkpoint's own, from generation_config.json."""

@@ -30,6 +30,8 @@ class RequestOptions:
     output_rate: int | None = None
     reflection_caps: Sequence[int] = ()
     timeout_s: float | None = None
+    priority: int = 0
+    realtime: bool = True
 
     def changed(self, **changes: object) -> RequestOptions:
         """A copy with some options changed. Raises TypeError for a name that is none."""
@@ -86,6 +88,8 @@ class Intake:
             deadline_s=float("inf") if timeout_s is None else submitted_s + timeout_s,
             session_id=session_id,
             output_rate=rate,
+            priority=options.priority,
+            is_live=options.realtime,
         )
 
     def compile(self, schedule: Schedule | str | None) -> Program:

@@ -22,8 +22,10 @@ from innervoice.model.gguf_source import GgufSource
 from innervoice.model.quant_source import QuantizedDir, QuantizingSource
 from innervoice.model.transformer import Transformer
 from innervoice.plan import DTYPES, FP8_PAGES, MOST_SESSIONS, PAGE_SIZE, Configs, Plan, read_configs
+from innervoice.replies import Preempt
 from innervoice.runner import Runner
 from innervoice.safetensors_file import DummyTensors, TensorDir, TensorSource
+from innervoice.scheduler import Policy, SchedulerSettings
 from innervoice.trace import Tracer
 from innervoice.types import Vocabulary
 from innervoice.voice import Mode, Voice
@@ -49,10 +51,17 @@ def load(
     streaming: str,
     vocoder_noise: bool,
     share_prefixes: bool,
+    policy: str,
+    max_waiting: int | None,
+    preempt: str,
 ) -> Loaded:
     """Load every part as planned. Raises ValueError, FileNotFoundError for bad files, OutOfCapacity when it does not fit."""
     _check_choice("load_format", load_format, get_args(LoadFormat))
     _check_choice("streaming", streaming, get_args(Mode))
+    _check_choice("policy", policy, get_args(Policy))
+    _check_choice("preempt", preempt, get_args(Preempt))
+    if max_waiting is not None and max_waiting < 0:
+        raise ValueError(f"max_waiting is {max_waiting}: it must be 0 or more")
     if plan.sessions < 1:
         raise OutOfCapacity(_too_large(plan))
     configs = read_configs(paths)
@@ -79,6 +88,9 @@ def load(
         max_rows=max_rows,
         max_model_len=plan.max_model_len,
         share_prefixes=share_prefixes,
+        scheduler=SchedulerSettings(policy=cast(Policy, policy), max_rows=max_rows, page_size=PAGE_SIZE),
+        max_waiting=max_waiting,
+        preempt=cast(Preempt, preempt),
     )
     intake = Intake(
         family=family,

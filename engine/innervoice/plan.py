@@ -10,6 +10,7 @@ import torch
 
 from innervoice.blocks import PageFormat, check_page_format, page_bytes, pages_for
 from innervoice.checkpoint import CheckpointPaths
+from innervoice.codec.slot_bytes import slot_bytes
 from innervoice.config import decoder_tensors, speech_tokenizer
 from innervoice.config.decoder import DecoderConfig, read_decoder_config
 from innervoice.config.files import read_json
@@ -48,11 +49,15 @@ class Configs:
 
 @dataclass(frozen=True)
 class Plan:
-    """Bytes by use; sessions: how many of max_model_len tokens each fit at once (0: the weights alone are too large)."""
+    """Bytes by use; sessions: how many of max_model_len tokens each fit at once (0: the weights alone are too large).
+
+    voice_bytes_per_session: a slot of `steady` streaming, 0 without a decoder or in another streaming.
+    """
 
     weight_bytes: int
     kv_bytes_per_token: int
     kv_bytes_per_session: int
+    voice_bytes_per_session: int
     codec_bytes: int
     speech_tokenizer_bytes: int
     memory_bytes: int
@@ -111,6 +116,7 @@ def make_plan(
     memory_fraction: float = 0.9,
     max_sessions: int | None = None,
     max_model_len: int | None = None,
+    streaming: str = "steady",
 ) -> Plan:
     """The plan for a checkpoint on this machine; nothing is loaded. Raises ValueError, FileNotFoundError."""
     configs, chosen = read_configs(paths), choose_device(device)
@@ -129,12 +135,14 @@ def make_plan(
     kv_dtype = dtype if kv_dtype == "auto" else kv_dtype
     kv_page = _page_bytes(configs.model, dtype, kv_dtype)
     kv_session = pages_for(model_len, PAGE_SIZE) * kv_page
+    voice_slot = slot_bytes(decoder, codec_itemsize) if decoder is not None and streaming == "steady" else 0
     memory = _memory_bytes(chosen)
-    fitting = max(0, int(memory * memory_fraction) - sum(fixed.values())) // kv_session
+    fitting = max(0, int(memory * memory_fraction) - sum(fixed.values())) // (kv_session + voice_slot)
     return Plan(
         **fixed,
         kv_bytes_per_token=kv_page // PAGE_SIZE,
         kv_bytes_per_session=kv_session,
+        voice_bytes_per_session=voice_slot,
         memory_bytes=memory,
         max_model_len=model_len,
         sessions=min(fitting, max_sessions or fitting),

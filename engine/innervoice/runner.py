@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,6 +11,15 @@ from torch import Tensor
 from innervoice.batch import Row, make_batch
 from innervoice.model.transformer import KVCache, Transformer
 from innervoice.trace import Tracer
+
+
+@dataclass(frozen=True)
+class HostPages:
+    """A row's first pages, off the device; they hold num_tokens tokens."""
+
+    kv: KVCache
+    num_pages: int
+    num_tokens: int
 
 
 class Runner:
@@ -31,6 +41,23 @@ class Runner:
         self.kv.copy_page(source, target)
 
     @torch.inference_mode()
+    def save_pages(self, row: Row) -> HostPages:
+        """Copy what is cached of a row to the host."""
+        num_pages = -(-row.num_cached // self.page_size)
+        used = torch.tensor(row.table.pages[:num_pages], dtype=torch.int64, device=self.device)
+        return HostPages(self.kv.take(used), num_pages, row.num_cached)
+
+    @torch.inference_mode()
+    def load_pages(self, row: Row, saved: HostPages) -> None:
+        """Put saved pages back behind those that the row has computed already; it must hold pages for them, and own those."""
+        if saved.num_tokens <= row.num_cached:
+            return
+        first = row.num_cached // self.page_size
+        held = torch.tensor(row.table.pages[first : saved.num_pages], dtype=torch.int64, device=self.device)
+        self.kv.put(held, saved.kv, first)
+        row.num_cached = saved.num_tokens
+
+    @torch.inference_mode()
     def forward(self, rows: Sequence[Row]) -> Tensor:
         """Feed what the rows have not cached yet; logits [B, V] float32 after each row's last token."""
         batch = make_batch(rows, self.page_size, self.device)
@@ -39,5 +66,5 @@ class Runner:
             hidden = self.model.forward(batch.ids, batch.attention, self.kv)
             logits = self.model.logits(hidden[batch.last])
         for row in rows:
-            row.num_cached = len(row.ids)
+            row.num_cached = row.end
         return logits

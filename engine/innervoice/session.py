@@ -13,11 +13,12 @@ import numpy as np
 
 from innervoice.codec.audio import check_samples, read_audio
 from innervoice.dialogue import Export, Paused
+from innervoice.heard import Behind, Cut
 from innervoice.intake import Intake, RequestOptions
 from innervoice.running import Request
 from innervoice.schedule import Schedule, Segment
 from innervoice.stream import Stream
-from innervoice.types import Prompt, Samples
+from innervoice.types import Heard, Prompt, Samples
 from innervoice.worker import Worker
 
 
@@ -37,7 +38,7 @@ class Session:
     def open(cls, worker: Worker, intake: Intake, options: RequestOptions, model: str, export: Export | None = None) -> Session:
         """A new dialogue, or an exported one. Raises OutOfCapacity, ValueError."""
         session = cls(worker, intake, options, model, () if export is None else export.injected)
-        worker.call(lambda core: core.open_session(session.session_id, export))
+        worker.call(lambda core: core.dialogues.open(session.session_id, export))
         return session
 
     def reply(self, prompt: Prompt | None = None, **request: Any) -> Stream:
@@ -49,7 +50,7 @@ class Session:
         submitted_s = self._worker.clock()
         options = self._options.changed(**request)
         with self._lock:
-            length, paused = self._worker.call(lambda core: core.session_state(self.session_id))
+            length, paused = self._worker.call(lambda core: core.dialogues.session_state(self.session_id))
             prompt = self._committed if prompt is None else prompt
             if prompt is None:
                 return self._resume(paused, options, submitted_s)
@@ -97,6 +98,28 @@ class Session:
         with self._lock:
             self._injected += ids
 
+    def ack_playback(self, played_ms: float, *, reply_id: str | None = None) -> None:
+        """The player has played so much of a reply, from its beginning: of the last one, or of the one that is named.
+
+        Cumulative. From then on the engine goes by it; without it, the reply is taken to play in real time from its first
+        sample. A report on an earlier reply of this session is counted and changes nothing. Raises ValueError, nothing changed,
+        for a negative time, more than was sent, or a reply that this session did not make.
+        """
+        now, played_s = self._worker.clock(), played_ms / 1e3
+        self._worker.call(lambda core: core.dialogues.acknowledge(self.session_id, now, played_s, reply_id))
+
+    def interrupt(self, played_ms: float | None = None, *, cut: Cut = "speech", reflection: Behind = "drop") -> Heard:
+        """The user speaks: stop the reply, free what it holds, cut the history to what was heard of it -> what is kept.
+
+        played_ms: how much of it was played, None: as acknowledged or assumed. cut "speech": up to the last speech token that was
+        heard, with the text that had run ahead of it. "transcript": text that was not yet heard is taken back too (estimate
+        `proportional`), and what stands behind it is computed again. reflection "keep": hidden tokens behind the cut stay. A
+        reply that is over can be interrupted while it plays. Its stream ends with Done, "interrupted"; events not yet read are
+        dropped. Raises ValueError, nothing changed, for bad arguments, as `ack_playback`, and in a session that has not replied.
+        """
+        now, played_s = self._worker.clock(), None if played_ms is None else played_ms / 1e3
+        return self._worker.interrupt(lambda core: core.dialogues.interrupt(self.session_id, now, played_s, cut, reflection))
+
     def fork(self) -> Session:
         """A second session with the same history, sharing its pages; a running reply is left unfinished in it.
 
@@ -105,13 +128,13 @@ class Session:
         with self._lock:
             twin = Session(self._worker, self._intake, self._options, self._model, self._injected)
             twin._audio, twin._audio_rate, twin._committed = list(self._audio), self._audio_rate, self._committed
-            self._worker.call(lambda core: core.fork_session(self.session_id, twin.session_id))
+            self._worker.call(lambda core: core.dialogues.fork(self.session_id, twin.session_id))
             return twin
 
     def export(self) -> bytes:
         """Token ids, kinds, cursor and seed; for `open_session(restore=)`. Audio that was pushed is not in it."""
         with self._lock:
-            made: Export = self._worker.call(lambda core: core.export_session(self.session_id, self._model))
+            made: Export = self._worker.call(lambda core: core.dialogues.export(self.session_id, self._model))
             return replace(made, injected=list(self._injected)).to_bytes()
 
     def close(self) -> None:

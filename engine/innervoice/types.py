@@ -169,6 +169,7 @@ class Usage:
     audio_rtf: float | None = None
     e2el_ms: float = 0.0
     hidden_before_audio: int = 0
+    reflection_caps: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +180,20 @@ class Done(Event):
     usage: Usage
     error: str | None = None
     kind: str = field(default="done", init=False)
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What an interruption left in the history.
+
+    speech_tokens, transcript: of the reply that was interrupted. unheard_text_tokens: transcript tokens among them whose sound,
+    by the `proportional` estimate, was not heard: none under cut="transcript". history_tokens: of the whole dialogue.
+    """
+
+    speech_tokens: int
+    transcript: str
+    unheard_text_tokens: int
+    history_tokens: int
 
 
 @dataclass(frozen=True)

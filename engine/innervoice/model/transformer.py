@@ -77,6 +77,19 @@ class KVCache:
                 pages[:, target] = pages[:, source]
         self.key_tag[target] = self.key_tag[source]
 
+    def take(self, pages: Tensor) -> KVCache:
+        """A copy of some pages on the host. pages [P'] int64."""
+        scales = (None if scale is None else scale[:, pages].cpu() for scale in (self.k_scale, self.v_scale))
+        return KVCache(self.k[:, pages].cpu(), self.v[:, pages].cpu(), self.key_tag[pages].cpu(), *scales)
+
+    def put(self, pages: Tensor, taken: KVCache, first: int) -> None:
+        """Write what `take` gave, from its page `first` on, into these pages."""
+        ours, theirs = ((kv.k, kv.v, kv.k_scale, kv.v_scale) for kv in (self, taken))
+        for target, source in zip(ours, theirs, strict=True):
+            if target is not None and source is not None:
+                target[:, pages] = source[:, first:].to(target.device)
+        self.key_tag[pages] = taken.key_tag[first:].to(self.key_tag.device)
+
 
 class Transformer:
     """A decoder over weights in memory; it holds no state between calls."""
