@@ -1,4 +1,4 @@
-"""The command line: innervoice demo | generate | replay | plan | quantize | env. Bad input is one sentence and exit code 2."""
+"""The command line: innervoice demo | generate | replay | plan | quantize | env. Bad input: a sentence on stderr, exit code 2."""
 
 from __future__ import annotations
 

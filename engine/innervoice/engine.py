@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -17,6 +17,7 @@ from innervoice.checkpoint import locate
 from innervoice.config.quantization import Quantization
 from innervoice.dialogue import Export
 from innervoice.intake import RequestOptions
+from innervoice.listening import Listener, ReadsAhead
 from innervoice.loader import Loaded, load
 from innervoice.plan import Plan, make_plan
 from innervoice.recording import request_line
@@ -33,6 +34,8 @@ class Engine:
     def __init__(self, loaded: Loaded, plan: Plan, tracer: Tracer) -> None:
         self._loaded, self._plan, self._tracer = loaded, plan, tracer
         self._worker = Worker(loaded.core)
+        tokenizer = loaded.intake.speech_tokenizer
+        self._listener = None if tokenizer is None else Listener(tokenizer, loaded.intake.max_model_len, self._tell_dialogues)
 
     @classmethod
     def from_pretrained(
@@ -69,10 +72,10 @@ class Engine:
         threads, for the whole process. streaming: "offline" (sound in one piece at the end), "steady" (a chunk after 10 tokens,
         then every 26, at the same cost whatever the length) or "reference" (chunks of 25, 50, 100, 150, 200 tokens, as
         GLM-4-Voice's demo cuts them). vocoder_noise False: reproducible sound. share_prefixes: keep the pages of what was
-        computed, for whoever begins with the same tokens.
-        policy: who takes part in a step: "slack" (whose sound runs out first; reflection is funded by sound that is unplayed),
-        "fixed" (arrival order, reflection cut at a constant) or "fcfs" (arrival order). max_waiting: replies that may wait, more
-        are refused. preempt: what a reply that gives its pages to others does when it gets some again: "recompute" or "swap".
+        computed, for whoever begins with the same tokens. policy: who takes part in a step: "slack" (whose sound runs out first;
+        reflection is funded by sound that is unplayed), "fixed" (arrival order, reflection cut at a constant) or "fcfs" (arrival
+        order). max_waiting: replies that may wait, more are refused. preempt: what a reply that gives its pages to others does
+        when it gets some again: "recompute" or "swap".
         Raises FileNotFoundError, ValueError, OutOfCapacity.
         """
         if threads is not None:
@@ -125,10 +128,11 @@ class Engine:
         prompt: a path, file bytes or (samples, rate) for speech; Text for typed text; Ids for ids as they are. request:
         schedule: a Schedule, a preset's name or a .json file (default: interleaved, or text alone for a model without speech);
         sampling: a Sampling; system: replaces the model's own sentence; output_rate: of the audio in Hz (default: the decoder's
-        own); reflection_caps: run-time caps of the reflection segments in order; timeout_s; priority: higher ones first;
-        realtime: whether somebody listens meanwhile, so that the reply is made at the listener's pace and reflects as long as
-        unplayed sound allows (False: as fast as it goes and as its schedule says; `generate` sets it). Raises ValueError,
-        FileNotFoundError for bad input, OutOfCapacity when max_waiting replies wait already, EngineDead.
+        own); output_format: "float32" or "int16" samples; reflection_caps: run-time caps of the reflection segments in order;
+        timeout_s; priority: higher ones first; realtime: whether somebody listens meanwhile, so that the reply is made at the
+        listener's pace and reflects as long as unplayed sound allows (False: as fast as it goes and as its schedule says;
+        `generate` sets it). Raises ValueError, FileNotFoundError for bad input, OutOfCapacity when max_waiting replies wait
+        already, EngineDead.
         """
         submitted_s = self._worker.clock()
         self.check_health()
@@ -150,7 +154,8 @@ class Engine:
         """
         loaded = self._loaded
         export = None if restore is None else Export.from_bytes(restore, loaded.model)
-        return Session.open(self._worker, loaded.intake, RequestOptions().changed(**request), loaded.model, export)
+        options = RequestOptions().changed(**request)
+        return Session.open(self._worker, self._listener, loaded.intake, options, loaded.model, export)
 
     @property
     def model_id(self) -> str:
@@ -181,13 +186,20 @@ class Engine:
     def check_health(self) -> None:
         """Raise EngineDead, with the cause, once the core has stopped."""
         self._worker.check_health()
+        if self._listener is not None:
+            self._listener.check_health()
 
     def close(self, drain_s: float = 0.0) -> None:
         """Refuse new requests, give running ones drain_s seconds, cancel the rest, stop."""
+        if self._listener is not None:
+            self._listener.close()
         self._worker.close(drain_s)
 
     def __enter__(self) -> Engine:
         return self
+
+    def _tell_dialogues(self, tell: Callable[[ReadsAhead], None]) -> None:
+        self._worker.call(lambda core: tell(core.dialogues))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()

@@ -14,7 +14,7 @@ import numpy as np
 
 from innervoice.running import Request
 from innervoice.schedule import Schedule
-from innervoice.types import Samples, Sampling
+from innervoice.types import OutputFormat, Pcm16, Samples, Sampling
 
 Line = dict[str, Any]
 
@@ -28,14 +28,15 @@ def request_line(request: Request, model: str) -> Line:
         "sampling": asdict(request.sampling),
         "reflection_caps": list(request.caps),
         "output_rate": request.output_rate,
+        "output_format": request.output_format,
         "is_turn": request.session_id is not None,
         "model": model,
     }
 
 
-def crc32(pcm: Samples) -> int:
-    """Of the samples as little-endian float32."""
-    return zlib.crc32(np.ascontiguousarray(pcm, "<f4").tobytes())
+def crc32(pcm: Samples | Pcm16) -> int:
+    """Of the samples as they are, little-endian float32 or int16."""
+    return zlib.crc32(np.ascontiguousarray(pcm, pcm.dtype.newbyteorder("<")).tobytes())
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Recording:
     sampling: Sampling
     reflection_caps: tuple[int, ...]
     output_rate: int | None
+    output_format: OutputFormat
     model: str
     tokens: tuple[Token, ...]
     chunks: tuple[Chunk, ...]
@@ -101,6 +103,7 @@ class Recording:
                 sampling=sampling,
                 reflection_caps=tuple(caps),
                 output_rate=head["output_rate"],
+                output_format=head["output_format"],
                 model=head["model"],
                 tokens=tuple(Token(line["kind"], line["segment"], i) for line in lines if "segment" in line for i in line["ids"]),
                 chunks=tuple(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from innervoice.engine import Engine
 from innervoice.recording import Recording, Token, crc32
-from innervoice.types import AudioChunk, Done, Event, Ids, Samples, TokenEvent
+from innervoice.types import AudioChunk, Done, Event, Ids, Pcm16, Samples, TokenEvent
 
 CUT = ("cancelled", "interrupted", None)  # ends that came from outside, between any two tokens
 
@@ -20,7 +21,7 @@ class Replayed:
 
     num_tokens: int
     num_samples: int
-    samples: Samples
+    samples: Samples | Pcm16
     mismatch: str | None
 
 
@@ -34,7 +35,7 @@ def replay(engine: Engine, recording: Recording) -> Replayed:
             f"the log is of the model {recording.model}, and this is {engine.model_id}: load the one that it was made with"
         )
     tokens: list[Token] = []
-    chunks: list[Samples] = []
+    chunks: list[Samples | Pcm16] = []
     reason = None
     for event in _events(engine, recording):
         if isinstance(event, TokenEvent):
@@ -43,7 +44,7 @@ def replay(engine: Engine, recording: Recording) -> Replayed:
             chunks.append(event.pcm)
         elif isinstance(event, Done):
             reason = event.finish_reason
-    samples = np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
+    samples: Any = np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
     mismatch = _compare_tokens(recording, tokens) or _compare_sound(recording, samples)
     if mismatch is None and recording.reason in ("stop", "length") and reason != recording.reason:
         mismatch = f"the reply ended with {reason}, recorded is {recording.reason}"
@@ -62,6 +63,7 @@ def _events(engine: Engine, recording: Recording) -> Iterator[Event]:
         sampling=sampling,
         reflection_caps=recording.reflection_caps,
         output_rate=recording.output_rate,
+        output_format=recording.output_format,
         realtime=False,
     ) as stream:
         for event in stream:

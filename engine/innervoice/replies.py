@@ -21,7 +21,7 @@ from innervoice.schedule import make_cursor
 from innervoice.scheduler import Phase
 from innervoice.text import TextTokenizer
 from innervoice.trace import Tracer
-from innervoice.types import Event, FinishReason, Samples
+from innervoice.types import Event, FinishReason, Pcm16, Samples
 from innervoice.voice import Voice
 
 Preempt = Literal["recompute", "swap"]
@@ -219,7 +219,7 @@ class Replies:
             self.outbox.append(running.take(running.cursor.emit_forced(), None, self._voice))
             self._finish(running)
 
-    def send(self, running: Running, pcm: Samples, now: float) -> Event:
+    def send(self, running: Running, pcm: Samples | Pcm16, now: float) -> Event:
         """A chunk of sound leaves: the listener's clock goes on from here."""
         event = running.stamped(partial(running.log.audio, pcm))(now)
         running.playback.send(now, len(pcm) / running.log.rate)

@@ -16,6 +16,7 @@ from innervoice.types import (
     End,
     Event,
     FinishReason,
+    Pcm16,
     Reflection,
     Samples,
     Sampling,
@@ -73,7 +74,7 @@ class ReplyLog:
         """A token that an earlier log has told: only its bytes count, which may begin a character."""
         (self._hidden_text if is_hidden else self._spoken_text).feed([token])
 
-    def audio(self, pcm: Samples, *, t: float) -> AudioChunk:
+    def audio(self, pcm: Samples | Pcm16, *, t: float) -> AudioChunk:
         """A chunk of sound."""
         if self._first_audio_at is None:
             self._first_audio_at = t

@@ -14,7 +14,7 @@ from innervoice.playback import Playback
 from innervoice.reply_log import HIDDEN, ReplyLog
 from innervoice.runner import HostPages
 from innervoice.schedule import UNLIMITED, Cursor, Emission, FreeCursor, Kind, Program
-from innervoice.types import Event, FinishReason, Samples, Sampling
+from innervoice.types import Event, FinishReason, OutputFormat, Pcm16, Samples, Sampling, to_pcm16
 from innervoice.voice import Voice
 from innervoice_kernels.sample import Draw
 
@@ -24,7 +24,8 @@ class Request:
     """A validated request: sampling has no unset field; submitted_s is the caller's clock when it came.
 
     session_id: the dialogue that it continues, None for a single reply. output_rate: of the audio, None: the decoder's own.
-    priority: higher ones first. is_live: somebody listens while it is spoken, so that its pace is the listener's.
+    output_format: what its samples are. priority: higher ones first. is_live: somebody listens while it is spoken, so that its
+    pace is the listener's.
     """
 
     reply_id: str
@@ -38,6 +39,7 @@ class Request:
     output_rate: int | None = None
     priority: int = 0
     is_live: bool = False
+    output_format: OutputFormat = "float32"
 
 
 @dataclass
@@ -126,13 +128,14 @@ class Running:
         ):
             self.finish = "length"
 
-    def sound(self, pcm: Samples, is_last: bool) -> Samples:
-        """The voice's samples as the caller hears them: what was delivered before cut off, at the caller's rate."""
+    def sound(self, pcm: Samples, is_last: bool) -> Samples | Pcm16:
+        """The voice's samples as the caller asked for them, without those that were delivered before."""
         self.num_samples += len(pcm)
         skipped = min(self.skip_samples, len(pcm))
         self.skip_samples -= skipped
         pcm = pcm[skipped:]
-        return pcm if self.resampler is None else self.resampler.push(pcm, is_last)
+        heard = pcm if self.resampler is None else self.resampler.push(pcm, is_last)
+        return to_pcm16(heard) if self.request.output_format == "int16" else heard
 
     def stamped(self, make: Callable[..., Event]) -> Callable[[float], Event]:
         """An event that waits for the time it is ready."""

@@ -110,5 +110,5 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
             raise self.outlet.failure or RequestFailed(done.error)
         transcript, reflections = collect_text(events)
         chunks = [event.pcm for event in events if isinstance(event, AudioChunk)]
-        samples = np.concatenate(chunks) if chunks else np.zeros(0, dtype=np.float32)
+        samples: Any = np.concatenate(chunks) if chunks else np.zeros(0, dtype=np.float32)
         return Reply(Audio(samples, self._rate), transcript, reflections, events, done.finish_reason, done.usage)

@@ -79,16 +79,25 @@ class KVCache:
 
     def take(self, pages: Tensor) -> KVCache:
         """A copy of some pages on the host. pages [P'] int64."""
-        scales = (None if scale is None else scale[:, pages].cpu() for scale in (self.k_scale, self.v_scale))
-        return KVCache(self.k[:, pages].cpu(), self.v[:, pages].cpu(), self.key_tag[pages].cpu(), *scales)
+        k, v, *scales = (None if held is None else held.index_select(1, pages).cpu() for held in self._paged())
+        assert k is not None and v is not None
+        return KVCache(_like(self.k, k), _like(self.v, v), self.key_tag[pages].cpu(), *scales)
 
     def put(self, pages: Tensor, taken: KVCache, first: int) -> None:
         """Write what `take` gave, from its page `first` on, into these pages."""
-        ours, theirs = ((kv.k, kv.v, kv.k_scale, kv.v_scale) for kv in (self, taken))
-        for target, source in zip(ours, theirs, strict=True):
+        for target, source in zip(self._paged(), taken._paged(), strict=True):
             if target is not None and source is not None:
-                target[:, pages] = source[:, first:].to(target.device)
+                target.index_copy_(1, pages, source[:, first:].to(target.device))
         self.key_tag[pages] = taken.key_tag[first:].to(self.key_tag.device)
+
+    def _paged(self) -> list[Tensor | None]:
+        """What has a page in its second dimension; float8 as bytes, which alone can be indexed everywhere."""
+        held = (self.k, self.v, self.k_scale, self.v_scale)
+        return [one if one is None or one.element_size() > 1 else one.view(torch.uint8) for one in held]
+
+
+def _like(held: Tensor, taken: Tensor) -> Tensor:
+    return taken if taken.dtype == held.dtype else taken.view(held.dtype)
 
 
 class Transformer:

@@ -17,10 +17,10 @@ from innervoice.model.quant import Weight, rows_of
 from innervoice.model.quant_source import read_weight
 from innervoice.model.weights import LayerWeights, ModelWeights
 from innervoice.safetensors_file import TensorSource
-from innervoice.text import TextTokenizer, TiktokenTokenizer, load_vocabulary, turn_ids
+from innervoice.text import TextTokenizer, TiktokenTokenizer, load_vocabulary, turn_head_ids, turn_ids
 from innervoice.types import Vocabulary
 
-__all__ = ["MODEL_TYPES", "NAME", "load_text", "load_weights", "read_config", "turn_ids"]
+__all__ = ["MODEL_TYPES", "NAME", "load_text", "load_weights", "read_config", "turn_head_ids", "turn_ids"]
 
 NAME = "glm4_voice"
 MODEL_TYPES: tuple[str, ...] = ("chatglm",)

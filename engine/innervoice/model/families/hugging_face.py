@@ -40,6 +40,7 @@ _NEUTRAL = (
     "transformers.js_config", "transformers_version", "use_cache", "_name_or_path", "output_attentions", "output_hidden_states",
     "return_dict", "is_llama_config", "chunk_size_feed_forward", "problem_type", "id2label", "label2id",
 )  # fmt: skip
+_NO_SPEECH = "this model takes no speech: give text"
 
 
 def read_config(
@@ -162,8 +163,15 @@ def turn_ids(
 ) -> list[int]:
     """One user turn in the checkpoint's chat template; see Family.turn_ids. Raises ValueError for speech."""
     if not isinstance(user, str):
-        raise ValueError("this model takes no speech: give text")
+        raise ValueError(_NO_SPEECH)
     return text.chat_turn_ids(tokenizer, user, system, first=first)
+
+
+def turn_head_ids(
+    tokenizer: TextTokenizer, vocabulary: Vocabulary, codes: Sequence[int], system: str | None = None, *, first: bool
+) -> list[int]:
+    """See Family.turn_head_ids. Raises ValueError: there is no speech in this template."""
+    raise ValueError(_NO_SPEECH)
 
 
 def _refuse(data: Mapping[str, Any], source: str | PathLike[str]) -> None:
