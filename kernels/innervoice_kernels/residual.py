@@ -5,17 +5,22 @@ Both convolutions are centred: column t of y is position t - h (d + 1) of the wh
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from innervoice_kernels import _C
+from innervoice_kernels.backend import NATIVE, choose
 from innervoice_kernels.conv import shifted
+from innervoice_kernels.native import LANES, floats, is_float32, taps_first, team
 from innervoice_kernels.snake import snake
 
 
-class ResidualWeights(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class ResidualWeights:
     """alpha, beta [C]; first, second [C, C, k] with biases [C]; k odd."""
 
     alpha: Tensor
@@ -35,6 +40,19 @@ class ResidualWeights(NamedTuple):
     def delay(self) -> int:
         """By how many columns y is later than x."""
         return self.half * (self.dilation + 1)
+
+    @cached_property
+    def native(self) -> _C.ResidualUnit:
+        """The weights as native code reads them, padded to whole vectors and packed when they are first used."""
+        extra = -len(self.alpha) % LANES
+
+        def vector(x: Tensor | None) -> Tensor:
+            return F.pad(floats(torch.zeros_like(self.alpha) if x is None else x), (0, extra))
+
+        first, second = (taps_first(F.pad(w, (0, 0, 0, extra, 0, extra))) for w in (self.first, self.second))
+        # Alpha is 1 where there is no channel: anything but what would divide by nearly 0.
+        alpha, beta = (F.pad(floats(x), (0, extra), value=1.0) for x in (self.alpha, self.beta))
+        return _C.ResidualUnit(alpha, first, vector(self.first_bias), beta, second, vector(self.second_bias), self.dilation)
 
 
 Bounds = tuple[Tensor, Tensor]
@@ -70,4 +88,35 @@ def stream_residual(
     x: Tensor, history: Tensor, inner: Tensor, n: Tensor, weights: ResidualWeights, bounds: Bounds | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One chunk through a residual unit: x [B, C, T] -> y [B, C, T], history', inner'."""
+    if is_float32(x, weights.first) and choose("residual", x, has_native=True) == NATIVE:
+        return _stream_residual_native(x, history, inner, n, weights, bounds)
     return stream_residual_ref(x, history, inner, n, weights, bounds)
+
+
+def _stream_residual_native(
+    x: Tensor, history: Tensor, inner: Tensor, n: Tensor, weights: ResidualWeights, bounds: Bounds | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    x, history, inner = x.contiguous(), history.contiguous(), inner.contiguous()
+    y, history_after, inner_after = torch.empty_like(x), torch.empty_like(history), torch.empty_like(inner)
+    weights.native(team(), x, history, inner, n, bounds, y, history_after, inner_after)
+    return y, history_after, inner_after
+
+
+def residual_ref(x: Tensor, weights: ResidualWeights) -> Tensor:
+    """The same of a whole signal: both convolutions see zeros outside it."""
+    half, dilation = weights.half, weights.dilation
+    first, second = (weights.first, weights.first_bias), (weights.second, weights.second_bias)
+    h = F.conv1d(snake(x, weights.alpha), *first, padding=half * dilation, dilation=dilation)
+    return x + F.conv1d(snake(h, weights.beta), *second, padding=half)
+
+
+def residual(x: Tensor, weights: ResidualWeights) -> Tensor:
+    """A whole signal through a residual unit: x [B, C, T] -> y [B, C, T]."""
+    if not (is_float32(x, weights.first) and choose("residual", x, has_native=True) == NATIVE):
+        return residual_ref(x, weights)
+    rows, channels, steps = x.shape
+    history = x.new_zeros(rows, channels, 2 * weights.half * weights.dilation)
+    n = torch.full((rows,), steps + weights.delay)
+    bounds = (torch.zeros_like(n), torch.full_like(n, steps))
+    padded = F.pad(x, (0, weights.delay))
+    return stream_residual(padded, history, x.new_zeros(rows, channels, 2 * weights.half), n, weights, bounds)[0][..., weights.delay :]
