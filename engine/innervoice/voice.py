@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from innervoice.codec.chunks import SteadySettings
+from innervoice.codec.chunks import SteadySettings, next_border
 from innervoice.codec.decoder import SpeechDecoder
 from innervoice.codec.reference_stream import ReferenceState
 from innervoice.codec.steady import Slot
@@ -84,7 +84,25 @@ class Voice:
         self.sample_rate = decoder.sample_rate
         self.codes_per_s = decoder.codes_per_s
         self._tracer = tracer or Tracer()
+        self._settings = settings or SteadySettings()
         self._lane = _SteadyLane(decoder, max_slots, settings) if mode == "steady" else _ChunkLane(decoder, mode)
+
+    @property
+    def num_open(self) -> int:
+        """Replies that are open."""
+        return self._lane.num_open
+
+    def next_border(self, num_codes: int) -> int | None:
+        """How many codes, more than these, complete a reply's next chunk; None: nothing is decoded before its end."""
+        if self.mode == "offline":
+            return None
+        if self.mode == "steady":
+            return next_border(num_codes, self._settings)
+        border = index = 0
+        while border <= num_codes:
+            border += CHUNK_SIZES[min(index, len(CHUNK_SIZES) - 1)]
+            index += 1
+        return border
 
     def open(self, key: str) -> None:
         """Begin a reply. Raises ValueError when the key is in use or all slots are taken."""

@@ -209,7 +209,9 @@ class SteadyDecoder:
             self._flow_state.put(slots, after)
             is_good = mel.isfinite().all(-1).all(-1).tolist()
         return [
-            _Fed(reply, frames, chunk.sure_frame - chunk.first_frame) if good else ArithmeticError("its mel frames are not finite")
+            _Fed(reply, frames, chunk.sure_frame - chunk.first_frame)
+            if good
+            else ArithmeticError("its mel frames are not finite")
             for reply, chunk, frames, good in zip(group, chunks, mel, is_good, strict=True)
         ]
 
@@ -256,7 +258,9 @@ class SteadyDecoder:
             self._hift_state.put(slots, after)
             made = samples.cpu().numpy()
         good = np.isfinite(made).all(-1)
-        return [row if is_good else ArithmeticError("its samples are not finite") for row, is_good in zip(made, good, strict=True)]
+        return [
+            row if is_good else ArithmeticError("its samples are not finite") for row, is_good in zip(made, good, strict=True)
+        ]
 
     def _cut(self, samples: Samples, reply: _Reply, n: int, last: bool) -> Samples:
         """The samples of a call that are the reply's: nothing before its first one, nothing after its end."""
