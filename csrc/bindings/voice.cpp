@@ -25,7 +25,9 @@ class Floats {
  public:
   Floats(const char* name, const py::object& tensor) : import_(name, tensor), name_(name) {}
 
-  const float* match(Pattern pattern) const { return innervoice::match<const float>(name_, import_.argument(), pattern); }
+  const float* match(Pattern pattern) const {
+    return innervoice::match<const float>(name_, import_.argument(), pattern);
+  }
   float* match_writable(Pattern pattern) const { return innervoice::match<float>(name_, import_.argument(), pattern); }
 
  private:
@@ -73,8 +75,9 @@ void need_lengths(const std::int64_t* n, std::int64_t rows, std::int64_t most) {
 
 FlowBlock block_of(Numerics numerics, const Tensors& t, std::int64_t channels, std::int64_t heads) {
   need(t.size() == 11, "a transformer has 11 tensors: two norms, qkv, out, up, down, with biases but for qkv");
-  FlowBlock block{norm_of("norm1", t[0], t[1], channels), weight_of(numerics, "qkv", t[2]), affine_of(numerics, "out", t[3], t[4]),
-                  norm_of("norm2", t[5], t[6], channels), affine_of(numerics, "up", t[7], t[8]), affine_of(numerics, "down", t[9], t[10])};
+  FlowBlock block{norm_of("norm1", t[0], t[1], channels), weight_of(numerics, "qkv", t[2]),
+                  affine_of(numerics, "out", t[3], t[4]), norm_of("norm2", t[5], t[6], channels),
+                  affine_of(numerics, "up", t[7], t[8]),  affine_of(numerics, "down", t[9], t[10])};
   const std::int64_t inner = block.out.weight.depth();
   need(block.qkv.depth() == channels && block.qkv.columns() == 3 * inner && inner % (16 * heads) == 0,
        "qkv: expected [3 H d, 1, C] with d a multiple of 16");
@@ -87,25 +90,26 @@ FlowBlock block_of(Numerics numerics, const Tensors& t, std::int64_t channels, s
   return block;
 }
 
-std::unique_ptr<FlowStage> stage_of(const Tensors& t, const std::vector<Tensors>& blocks, std::int64_t heads, bool halves,
-                                    const IsaName& isa) {
+std::unique_ptr<FlowStage> stage_of(const Tensors& t, const std::vector<Tensors>& blocks, std::int64_t heads,
+                                    bool halves, const IsaName& isa) {
   const Numerics numerics = numerics_of(halves, isa);
   need(t.size() == 10 && heads > 0, "a stage has 10 tensors: conv, norm, conv, norm, skip, each with its bias");
   Affine first = affine_of(numerics, "first", t[0], t[1]), second = affine_of(numerics, "second", t[4], t[5]);
   Affine skip = affine_of(numerics, "skip", t[8], t[9]);
   const std::int64_t channels = first.weight.columns();
   need(channels % 16 == 0 && first.weight.taps() == 3 && second.weight.taps() == 3 && skip.weight.taps() == 1 &&
-           second.weight.depth() == channels && second.weight.columns() == channels && skip.weight.columns() == channels &&
-           skip.weight.depth() == first.weight.depth(),
+           second.weight.depth() == channels && second.weight.columns() == channels &&
+           skip.weight.columns() == channels && skip.weight.depth() == first.weight.depth(),
        "a stage's weights do not fit: expected [C, 3, K], [C, 3, C], [C, 1, K] with C a multiple of 16");
   std::vector<FlowBlock> made;
   for (const Tensors& block : blocks) made.push_back(block_of(numerics, block, channels, heads));
   return std::make_unique<FlowStage>(numerics, heads, std::move(first), norm_of("norm1", t[2], t[3], channels),
-                                     std::move(second), norm_of("norm2", t[6], t[7], channels), std::move(skip), std::move(made));
+                                     std::move(second), norm_of("norm2", t[6], t[7], channels), std::move(skip),
+                                     std::move(made));
 }
 
-void run_stage(const FlowStage& stage, ThreadTeam& team, const py::object& x, const py::object& n, const py::object& shift,
-               const py::object& out) {
+void run_stage(const FlowStage& stage, ThreadTeam& team, const py::object& x, const py::object& n,
+               const py::object& shift, const py::object& out) {
   const Floats from("x", x), added("shift", shift), to("out", out);
   const Import lengths("n", n);
   Size R("R"), T("T"), K("K"), C("C");
@@ -147,17 +151,20 @@ std::unique_ptr<ResidualUnit> unit_of(const py::object& alpha, const py::object&
                                       const py::object& beta, const py::object& second, const py::object& second_bias,
                                       std::int64_t dilation, bool halves, const IsaName& isa) {
   const Numerics numerics = numerics_of(halves, isa);
-  Affine one = affine_of(numerics, "first", first, first_bias), two = affine_of(numerics, "second", second, second_bias);
+  Affine one = affine_of(numerics, "first", first, first_bias),
+         two = affine_of(numerics, "second", second, second_bias);
   const std::int64_t width = one.weight.depth();
-  need(width % 16 == 0 && one.weight.columns() == width && two.weight.columns() == width && two.weight.depth() == width &&
-           one.weight.taps() == two.weight.taps() && one.weight.taps() % 2 == 1 && dilation > 0,
+  need(width % 16 == 0 && one.weight.columns() == width && two.weight.columns() == width &&
+           two.weight.depth() == width && one.weight.taps() == two.weight.taps() && one.weight.taps() % 2 == 1 &&
+           dilation > 0,
        "a residual unit has weights [C, k, C], C a multiple of 16 and k odd, and a dilation above 0");
   return std::make_unique<ResidualUnit>(numerics, vector_of("alpha", alpha, width), std::move(one),
                                         vector_of("beta", beta, width), std::move(two), dilation);
 }
 
-void run_unit(const ResidualUnit& unit, ThreadTeam& team, const py::object& x, const py::object& history, const py::object& inner,
-              const py::object& n, const std::optional<std::pair<py::object, py::object>>& bounds, const py::object& y,
+void run_unit(const ResidualUnit& unit, ThreadTeam& team, const py::object& x, const py::object& history,
+              const py::object& inner, const py::object& n,
+              const std::optional<std::pair<py::object, py::object>>& bounds, const py::object& y,
               const py::object& history_after, const py::object& inner_after) {
   const Floats from("x", x), past("history", history), middle("inner", inner), to("y", y);
   const Floats past_after("history_after", history_after), middle_after("inner_after", inner_after);
@@ -202,8 +209,8 @@ void define_voice(py::module_& m) {
       .def("__call__", &run_conv, py::arg("team"), py::arg("x"), py::arg("n"), py::arg("stride"), py::arg("pad"),
            py::arg("out"), py::arg("out_n"));
   py::class_<ResidualUnit>(m, "ResidualUnit")
-      .def(py::init(&unit_of), py::arg("alpha"), py::arg("first"), py::arg("first_bias"), py::arg("beta"), py::arg("second"),
-           py::arg("second_bias"), py::arg("dilation"), halves, isa)
+      .def(py::init(&unit_of), py::arg("alpha"), py::arg("first"), py::arg("first_bias"), py::arg("beta"),
+           py::arg("second"), py::arg("second_bias"), py::arg("dilation"), halves, isa)
       .def("__call__", &run_unit, py::arg("team"), py::arg("x"), py::arg("history"), py::arg("inner"), py::arg("n"),
            py::arg("bounds"), py::arg("y"), py::arg("history_after"), py::arg("inner_after"));
 }

@@ -75,7 +75,8 @@ void FrameConv::run(ThreadTeam& team, const float* x, std::int64_t rows, std::in
   for (std::int64_t row = 0; row < rows; ++row) {
     char* begin = elements + row * padded * depth * size;
     std::memset(begin, 0, static_cast<std::size_t>(pad * depth * size));
-    std::memset(begin + (pad + n[row]) * depth * size, 0, static_cast<std::size_t>((padded - pad - n[row]) * depth * size));
+    std::memset(begin + (pad + n[row]) * depth * size, 0,
+                static_cast<std::size_t>((padded - pad - n[row]) * depth * size));
     std::fill_n(y + (row * out_frames + out_n[row]) * columns, (out_frames - out_n[row]) * columns, 0.0f);
   }
   team.run([&](Member& me) {
@@ -93,8 +94,8 @@ void FrameConv::run(ThreadTeam& team, const float* x, std::int64_t rows, std::in
         to.bias = layer_.bias.data();
         to.y = y + (p.row * out_frames + p.first) * columns;
         to.y_stride = columns;
-        kernels.product(elements + (p.row * padded + p.first * stride) * depth * size, stride * depth, p.count, w.taps(),
-                        depth, depth, w.panels(), columns, to);
+        kernels.product(elements + (p.row * padded + p.first * stride) * depth * size, stride * depth, p.count,
+                        w.taps(), depth, depth, w.panels(), columns, to);
       }
     });
   });

@@ -120,9 +120,10 @@ void product(const void* a, std::int64_t row_stride, std::int64_t rows, std::int
     }
     for (std::int64_t m = 0; m < rows; m += kTileRows) {
       const std::int64_t some = rows - m < kTileRows ? rows - m : kTileRows;
-      tile_of_rows<kTileRows>(some, static_cast<const E*>(a) + m * row_stride, row_stride, taps, tap_stride, depth, panel,
-                              sums);
-      for (std::int64_t i = 0; i < some; ++i) finish_row<E>(sums + i * kPanelColumns, bias, count, m + i, first, finish);
+      tile_of_rows<kTileRows>(some, static_cast<const E*>(a) + m * row_stride, row_stride, taps, tap_stride, depth,
+                              panel, sums);
+      for (std::int64_t i = 0; i < some; ++i)
+        finish_row<E>(sums + i * kPanelColumns, bias, count, m + i, first, finish);
     }
   }
 }
@@ -147,8 +148,8 @@ inline void pack_value(const std::uint16_t* value, std::int64_t row, std::int64_
 }
 
 template <typename E>
-void attend(const void* q, const void* k, const void* v, std::int64_t stride, std::int64_t n, std::int64_t width, void* y,
-            std::int64_t y_stride, float* scratch) {
+void attend(const void* q, const void* k, const void* v, std::int64_t stride, std::int64_t n, std::int64_t width,
+            void* y, std::int64_t y_stride, float* scratch) {
   const std::int64_t keys = rounded(n, kPanelColumns), value_panels = rounded(width, kPanelColumns) / kPanelColumns;
   auto* key_panels = reinterpret_cast<E*>(scratch);
   E* values = key_panels + keys * width;
@@ -160,7 +161,8 @@ void attend(const void* q, const void* k, const void* v, std::int64_t stride, st
     pack_key(key, width, key_panels + i / kPanelColumns * kPanelColumns * width + i % kPanelColumns * key_step(key));
     const E* value = static_cast<const E*>(v) + i * stride;
     for (std::int64_t p = 0; p < value_panels; ++p) {
-      const std::int64_t first = p * kPanelColumns, count = width - first < kPanelColumns ? width - first : kPanelColumns;
+      const std::int64_t first = p * kPanelColumns,
+                         count = width - first < kPanelColumns ? width - first : kPanelColumns;
       pack_value(value + first, i, count, values + p * keys * kPanelColumns);
     }
   }
@@ -174,10 +176,12 @@ void attend(const void* q, const void* k, const void* v, std::int64_t stride, st
         std::memcpy(scores + i * keys + first, sums + i * kPanelColumns, kPanelColumns * sizeof(float));
       }
     }
-    for (std::int64_t i = 0; i < rows; ++i) scale[i] = 1.0f / softmax_row(scores + i * keys, n, keys, weights + i * keys);
+    for (std::int64_t i = 0; i < rows; ++i)
+      scale[i] = 1.0f / softmax_row(scores + i * keys, n, keys, weights + i * keys);
     for (std::int64_t p = 0; p < value_panels; ++p) {
       tile_of_rows<kTileRows>(rows, weights, keys, 1, 0, keys, values + p * keys * kPanelColumns, sums);
-      const std::int64_t first = p * kPanelColumns, count = width - first < kPanelColumns ? width - first : kPanelColumns;
+      const std::int64_t first = p * kPanelColumns,
+                         count = width - first < kPanelColumns ? width - first : kPanelColumns;
       for (std::int64_t i = 0; i < rows; ++i) {
         E* out = static_cast<E*>(y) + (m + i) * y_stride + first;
         E whole[kPanelColumns];

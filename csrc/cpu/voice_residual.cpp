@@ -25,8 +25,8 @@ void rows_of(const float* x, std::int64_t ldx, std::int64_t channels, std::int64
 }
 
 // Columns first ... first + count - 1 of past ++ x as rows.
-void window_of(const float* past, std::int64_t past_columns, const float* x, std::int64_t columns, std::int64_t channels,
-               std::int64_t first, std::int64_t count, float* rows, std::int64_t stride) {
+void window_of(const float* past, std::int64_t past_columns, const float* x, std::int64_t columns,
+               std::int64_t channels, std::int64_t first, std::int64_t count, float* rows, std::int64_t stride) {
   const std::int64_t old = std::clamp<std::int64_t>(past_columns - first, 0, count);
   if (old > 0) rows_of(past + first, past_columns, channels, old, rows, stride);
   if (old < count) {
@@ -78,8 +78,10 @@ void ResidualUnit::piece(const ResidualCall& call, std::int64_t row, std::int64_
   to.bias = first_.bias.data();
   to.y = new_middle;
   to.y_stride = width;
-  kernels.product(elements, width, made, first_.weight.taps(), dilation_ * width, width, first_.weight.panels(), width, to);
-  if (call.start != nullptr) clip(new_middle, made, width, call.start[row] - half() * dilation_ + made_first, call.end[row]);
+  kernels.product(elements, width, made, first_.weight.taps(), dilation_ * width, width, first_.weight.panels(), width,
+                  to);
+  if (call.start != nullptr)
+    clip(new_middle, made, width, call.start[row] - half() * dilation_ + made_first, call.end[row]);
   if (kept > 0) {
     std::fill_n(middle, kept * width, 0.0f);
     rows_of(call.inner + row * channels * inner + begin, inner, channels, kept, middle, width);

@@ -133,14 +133,36 @@ void FlowStage::run(ThreadTeam& team, const float* x, std::int64_t rows, std::in
   }
   for (std::int64_t row = 0; row < rows; ++row) longest = std::max(longest, n[row]);
   const std::int64_t head = inner / heads_, cells = rows * frames;
-  Job job{numerics_, element_kernels_of(numerics_), element_bytes(numerics_), frames, frames + 2, depth(), channels(),
-          inner, pieces_of(rows, n, kFrames), nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, 0, {}};
-  job.own_floats = std::max(element_floats(numerics_, kFrames * job.channels) + element_floats(numerics_, kFrames * hidden),
-                            lines(attend_floats(longest, head)));
+  Job job{numerics_,
+          element_kernels_of(numerics_),
+          element_bytes(numerics_),
+          frames,
+          frames + 2,
+          depth(),
+          channels(),
+          inner,
+          pieces_of(rows, n, kFrames),
+          nullptr,
+          nullptr,
+          nullptr,
+          nullptr,
+          nullptr,
+          nullptr,
+          nullptr,
+          nullptr,
+          0,
+          {}};
+  job.own_floats =
+      std::max(element_floats(numerics_, kFrames * job.channels) + element_floats(numerics_, kFrames * hidden),
+               lines(attend_floats(longest, head)));
   const auto elements = [&](std::int64_t count) { return element_floats(numerics_, count); };
-  const std::int64_t sizes[] = {elements(rows * job.padded * job.depth), elements(rows * job.padded * job.channels),
-                                elements(cells * 3 * inner), elements(cells * inner), lines(cells * job.channels),
-                                lines(rows * job.channels), lines(rows * job.channels)};
+  const std::int64_t sizes[] = {elements(rows * job.padded * job.depth),
+                                elements(rows * job.padded * job.channels),
+                                elements(cells * 3 * inner),
+                                elements(cells * inner),
+                                lines(cells * job.channels),
+                                lines(rows * job.channels),
+                                lines(rows * job.channels)};
   std::int64_t total = job.own_floats * team.num_threads();
   for (const std::int64_t count : sizes) total += count;
   float* memory = kept_memory().floats(total);
@@ -158,7 +180,8 @@ void FlowStage::run(ThreadTeam& team, const float* x, std::int64_t rows, std::in
   job.sums.resize(job.pieces.size() * 2 * static_cast<std::size_t>(job.channels));
   for (std::int64_t row = 0; row < rows; ++row) {
     for (const std::int64_t frame : {std::int64_t{0}, n[row] + 1}) {  // zeros before and after
-      std::memset(job.x + (row * job.padded + frame) * job.depth * job.size, 0, static_cast<std::size_t>(job.depth * job.size));
+      std::memset(job.x + (row * job.padded + frame) * job.depth * job.size, 0,
+                  static_cast<std::size_t>(job.depth * job.size));
       std::memset(job.hidden + (row * job.padded + frame) * job.channels * job.size, 0,
                   static_cast<std::size_t>(job.channels * job.size));
     }

@@ -274,7 +274,7 @@ class FrameConv:
         """x [R, T, K], out [R, T', N] float32; n, out_n [R] int64: true frames of both. Raises ValueError."""
 
 class ResidualUnit:
-    """A residual unit of the vocoder, weights [C, k, C] packed; see residual.py. C is the channels rounded up to a multiple of 16."""
+    """A residual unit of the vocoder, weights [C, k, C] packed; see residual.py. C: the channels, up to a multiple of 16."""
 
     def __init__(
         self,

@@ -57,9 +57,13 @@ class StageWeights:
     @cached_property
     def native(self) -> _C.FlowStage:
         """The weights as native code reads them, packed when they are first used."""
+        return self.packed()
+
+    def packed(self, halves: bool = False, isa: str | None = None) -> _C.FlowStage:
+        """The same for products in bfloat16, or for other instructions. Raises ValueError for what is not there."""
         parts = (self.conv1, self.norm1, self.conv2, self.norm2, self.skip)
         tensors = [part for pair in parts for part in _packed(pair)]
-        return _C.FlowStage(tensors, [self._block(block) for block in self.transformers], self.heads)
+        return _C.FlowStage(tensors, [self._block(block) for block in self.transformers], self.heads, halves, isa)
 
     def _block(self, block: TransformerWeights) -> list[Tensor]:
         inner = block.qkv.shape[0] // 3
@@ -82,8 +86,9 @@ def _norm_mish(x: Tensor, norm: Pair, n: Tensor | None) -> Tensor:
 def _transformer(x: Tensor, weights: TransformerWeights, heads: int, visible: Tensor | None) -> Tensor:
     rows, frames, channels = x.shape
     normed = F.layer_norm(x, (channels,), *weights.norm_attention, 1e-5)
-    q, k, v = F.linear(normed, weights.qkv).view(rows, frames, 3, heads, -1).permute(2, 0, 3, 1, 4)
-    attended = F.scaled_dot_product_attention(q, k, v, visible).transpose(1, 2).reshape(rows, frames, -1)
+    inner = weights.qkv.shape[0] // 3
+    q, k, v = F.linear(normed, weights.qkv).view(rows, frames, 3, heads, inner // heads).permute(2, 0, 3, 1, 4)
+    attended = F.scaled_dot_product_attention(q, k, v, visible).transpose(1, 2).reshape(rows, frames, inner)
     x = x + F.linear(attended, *weights.out)
     normed = F.layer_norm(x, (channels,), *weights.norm_ffn, 1e-5)
     return x + F.linear(F.gelu(F.linear(normed, *weights.up)), *weights.down)

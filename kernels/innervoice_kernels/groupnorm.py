@@ -17,9 +17,10 @@ def group_norm_mish_ref(x: Tensor, n: Tensor, weight: Tensor, bias: Tensor, grou
     rows, channels, steps = x.shape
     wide = torch.promote_types(x.dtype, torch.float32)
     outside = beyond(n, steps)[:, None]  # [B, 1, T]
-    y = x.to(wide).masked_fill(outside, 0).view(rows, groups, -1)
+    grouped = (rows, groups, channels // groups * steps)
+    y = x.to(wide).masked_fill(outside, 0).reshape(grouped)
     count = (n * (channels // groups)).clamp(min=1).to(wide)[:, None, None]  # [B, 1, 1]
-    centred = (y - y.sum(-1, keepdim=True) / count).view(rows, channels, steps).masked_fill(outside, 0).view(rows, groups, -1)
+    centred = (y - y.sum(-1, keepdim=True) / count).view(rows, channels, steps).masked_fill(outside, 0).reshape(grouped)
     variance = centred.square().sum(-1, keepdim=True) / count
     normed = (centred / (variance + eps).sqrt()).view(rows, channels, steps)
     y = F.mish(normed * weight.to(wide)[:, None] + bias.to(wide)[:, None])

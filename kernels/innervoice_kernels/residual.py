@@ -44,6 +44,10 @@ class ResidualWeights:
     @cached_property
     def native(self) -> _C.ResidualUnit:
         """The weights as native code reads them, padded to whole vectors and packed when they are first used."""
+        return self.packed()
+
+    def packed(self, halves: bool = False, isa: str | None = None) -> _C.ResidualUnit:
+        """The same for products in bfloat16, or for other instructions. Raises ValueError for what is not there."""
         extra = -len(self.alpha) % LANES
 
         def vector(x: Tensor | None) -> Tensor:
@@ -52,7 +56,8 @@ class ResidualWeights:
         first, second = (taps_first(F.pad(w, (0, 0, 0, extra, 0, extra))) for w in (self.first, self.second))
         # Alpha is 1 where there is no channel: anything but what would divide by nearly 0.
         alpha, beta = (F.pad(floats(x), (0, extra), value=1.0) for x in (self.alpha, self.beta))
-        return _C.ResidualUnit(alpha, first, vector(self.first_bias), beta, second, vector(self.second_bias), self.dilation)
+        biases = vector(self.first_bias), vector(self.second_bias)
+        return _C.ResidualUnit(alpha, first, biases[0], beta, second, biases[1], self.dilation, halves, isa)
 
 
 Bounds = tuple[Tensor, Tensor]
@@ -119,4 +124,6 @@ def residual(x: Tensor, weights: ResidualWeights) -> Tensor:
     n = torch.full((rows,), steps + weights.delay)
     bounds = (torch.zeros_like(n), torch.full_like(n, steps))
     padded = F.pad(x, (0, weights.delay))
-    return stream_residual(padded, history, x.new_zeros(rows, channels, 2 * weights.half), n, weights, bounds)[0][..., weights.delay :]
+    return stream_residual(padded, history, x.new_zeros(rows, channels, 2 * weights.half), n, weights, bounds)[0][
+        ..., weights.delay :
+    ]

@@ -11,7 +11,8 @@
 namespace innervoice {
 
 // A weight [N, taps, K] in the order in which a product reads it: panels of columns, depth within. Products take in
-// floats, or bfloat16 (halves) and add up in floats. Throws std::invalid_argument for halves without AVX-512 or of odd K.
+// floats, or bfloat16 (halves) and add up in floats. Throws std::invalid_argument for halves without AVX-512 or of odd
+// K.
 class PackedWeight {
  public:
   PackedWeight(Isa isa, bool halves, const float* w, std::int64_t columns, std::int64_t taps, std::int64_t depth);
@@ -59,8 +60,8 @@ class FrameConv {
   Affine layer_;
 };
 
-// A transformer of the flow: LayerNorm, attention of all frames of a row, LayerNorm, GELU feed-forward. The scale of its
-// scores, 1 / sqrt(d), is in the weights of the queries.
+// A transformer of the flow: LayerNorm, attention of all frames of a row, LayerNorm, GELU feed-forward. The scale of
+// its scores, 1 / sqrt(d), is in the weights of the queries.
 struct FlowBlock {
   Norm norm_attention;
   PackedWeight qkv;
@@ -106,7 +107,8 @@ struct ResidualCall {
   std::int64_t rows, channels, columns;
 };
 
-// A residual unit of the vocoder: y = x + conv(snake(conv_d(snake(x)))). Weights are padded to a multiple of 16 channels.
+// A residual unit of the vocoder: y = x + conv(snake(conv_d(snake(x)))). Weights are padded to a multiple of 16
+// channels.
 class ResidualUnit {
  public:
   ResidualUnit(Numerics numerics, std::vector<float> alpha, Affine first, std::vector<float> beta, Affine second,

@@ -151,9 +151,7 @@ def _transformer(tensors: Tensors, name: str) -> TransformerWeights:
         return tensors[f"{name}.{part}.weight"], tensors[f"{name}.{part}.bias"]
 
     qkv = torch.cat([tensors[f"{name}.attn1.to_{part}.weight"] for part in "qkv"])
-    return TransformerWeights(
-        pair("norm1"), qkv, pair("attn1.to_out.0"), pair("norm3"), pair("ff.net.0.proj"), pair("ff.net.2")
-    )
+    return TransformerWeights(pair("norm1"), qkv, pair("attn1.to_out.0"), pair("norm3"), pair("ff.net.0.proj"), pair("ff.net.2"))
 
 
 def _conv(layer: Affine, pad: int, stride: int = 1) -> FrameConvWeights:
