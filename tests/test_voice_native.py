@@ -111,7 +111,12 @@ def test_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     x, n, shift, weights = stage_of("tiny")
     calls: list[int] = []
     native: Callable[..., Tensor] = flow_stage._flow_stage_native
-    monkeypatch.setattr(flow_stage, "_flow_stage_native", lambda *args: calls.append(1) or native(*args))
+
+    def counted(*args: Any) -> Tensor:
+        calls.append(1)
+        return native(*args)
+
+    monkeypatch.setattr(flow_stage, "_flow_stage_native", counted)
     flow_stage.flow_stage(x, n, shift, weights)
     with use("native"):
         flow_stage.flow_stage(x, n, shift, weights)

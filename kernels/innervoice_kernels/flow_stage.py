@@ -17,7 +17,7 @@ from innervoice_kernels import _C
 from innervoice_kernels.backend import NATIVE, choose
 from innervoice_kernels.conv import beyond
 from innervoice_kernels.groupnorm import group_norm_mish
-from innervoice_kernels.native import are_multiples, floats, is_float32, taps_first, team
+from innervoice_kernels.native import are_halves, are_multiples, floats, takes, taps_first, team
 
 GROUPS = 8
 Pair = tuple[Tensor, Tensor]
@@ -49,15 +49,16 @@ class StageWeights:
 
     @cached_property
     def has_native(self) -> bool:
-        """Whether native code takes these sizes and this type."""
+        """Whether native code takes these sizes."""
         channels = self.conv1[0].shape[0]
         inner = [block.qkv.shape[0] // (3 * self.heads) for block in self.transformers]
-        return is_float32(self.conv1[0]) and channels % GROUPS == 0 and are_multiples([channels, *inner])
+        sizes = [channels, self.conv1[0].shape[1], *inner, *(block.up[0].shape[0] for block in self.transformers)]
+        return channels % GROUPS == 0 and are_multiples(sizes)
 
     @cached_property
     def native(self) -> _C.FlowStage:
         """The weights as native code reads them, packed when they are first used."""
-        return self.packed()
+        return self.packed(are_halves(self.conv1[0]))
 
     def packed(self, halves: bool = False, isa: str | None = None) -> _C.FlowStage:
         """The same for products in bfloat16, or for other instructions. Raises ValueError for what is not there."""
@@ -113,14 +114,14 @@ def flow_stage_ref(x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWei
 
 def _flow_stage_native(x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWeights) -> Tensor:
     rows, frames, _ = x.shape
-    y = x.new_empty(rows, frames, weights.conv1[0].shape[0])
+    y = torch.empty(rows, frames, weights.conv1[0].shape[0])
     lengths = torch.full((rows,), frames) if n is None else n
-    weights.native(team(), x.contiguous(), lengths, shift.contiguous(), y)
-    return y
+    weights.native(team(), floats(x), lengths, floats(shift), y)
+    return y.to(x.dtype)
 
 
 def flow_stage(x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWeights) -> Tensor:
     """A stage over each row's own frames: x [R, T, K], n [R] or None, shift [C] -> y [R, T, C], zero from n[r] on."""
-    if weights.has_native and is_float32(x) and choose("flow_stage", x, has_native=True) == NATIVE:
+    if weights.has_native and takes(x, weights.conv1[0]) and choose("flow_stage", x, has_native=True) == NATIVE:
         return _flow_stage_native(x, n, shift, weights)
     return flow_stage_ref(x, n, shift, weights)

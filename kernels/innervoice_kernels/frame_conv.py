@@ -15,7 +15,7 @@ from torch import Tensor
 from innervoice_kernels import _C
 from innervoice_kernels.backend import NATIVE, choose
 from innervoice_kernels.conv import beyond
-from innervoice_kernels.native import floats, is_float32, taps_first, team
+from innervoice_kernels.native import are_halves, floats, takes, taps_first, team
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class FrameConvWeights:
     @cached_property
     def native(self) -> _C.FrameConv:
         """The weights as native code reads them, packed when they are first used."""
-        return _C.FrameConv(taps_first(self.weight), floats(self.bias))
+        return _C.FrameConv(taps_first(self.weight), floats(self.bias), are_halves(self.weight))
 
     def count(self, frames: int) -> int:
         """Frames of the result."""
@@ -55,14 +55,15 @@ def frame_conv_ref(x: Tensor, n: Tensor | None, weights: FrameConvWeights) -> Te
 def _frame_conv_native(x: Tensor, n: Tensor | None, weights: FrameConvWeights) -> Tensor:
     rows, frames, _ = x.shape
     lengths = torch.full((rows,), frames) if n is None else n
-    y = x.new_empty(rows, weights.count(frames), weights.weight.shape[0])
+    y = torch.empty(rows, weights.count(frames), weights.weight.shape[0])
     out_n = (lengths + weights.stride - 1) // weights.stride
-    weights.native(team(), x.contiguous(), lengths, weights.stride, weights.pad, y, out_n)
-    return y
+    weights.native(team(), floats(x), lengths, weights.stride, weights.pad, y, out_n)
+    return y.to(x.dtype)
 
 
 def frame_conv(x: Tensor, n: Tensor | None, weights: FrameConvWeights) -> Tensor:
     """A convolution over each row's own frames: x [R, T, K], n [R] or None -> y [R, ceil(T / s), N]."""
-    if is_float32(x, weights.weight) and choose("frame_conv", x, has_native=True) == NATIVE:
+    is_even = x.dtype == torch.float32 or x.shape[-1] % 2 == 0  # bfloat16 is multiplied in pairs
+    if is_even and takes(x, weights.weight) and choose("frame_conv", x, has_native=True) == NATIVE:
         return _frame_conv_native(x, n, weights)
     return frame_conv_ref(x, n, weights)

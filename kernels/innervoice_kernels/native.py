@@ -34,9 +34,16 @@ def taps_first(weight: Tensor) -> Tensor:
     return floats(weight[:, None] if weight.ndim == 2 else weight.transpose(1, 2))
 
 
-def is_float32(*tensors: Tensor) -> bool:
-    """Whether all are float32 on a CPU."""
-    return all(x.dtype == torch.float32 and x.device.type == "cpu" for x in tensors)
+def takes(x: Tensor, weight: Tensor) -> bool:
+    """Whether native code multiplies these: on a CPU, both float32, or bfloat16 where the processor multiplies it."""
+    if x.device.type != "cpu" or x.dtype != weight.dtype:
+        return False
+    return x.dtype == torch.float32 or are_halves(weight)
+
+
+def are_halves(weight: Tensor) -> bool:
+    """Whether products with this weight run in bfloat16; what they take in is rounded to it, everything else is float32."""
+    return weight.dtype == torch.bfloat16 and _C.has_halves()
 
 
 def are_multiples(sizes: Sequence[int]) -> bool:
