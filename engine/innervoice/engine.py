@@ -63,7 +63,7 @@ class Engine:
         max_sessions: int | None = None,
         max_model_len: int | None = None,
         threads: int | None = None,
-        streaming: str = "offline",
+        streaming: str = "steady",
         vocoder_noise: bool = True,
         share_prefixes: bool = True,
         policy: str = "slack",
@@ -78,8 +78,8 @@ class Engine:
         weights from config files alone. dtype "auto": the checkpoint's own; codec_dtype "auto": float32; kv_dtype "auto": the
         model's; "fp8_e4m3": half of that. quantization: "int8", "int4", "fp8" or a Quantization, which the weights are turned
         into while they are read; None: as they are in the file. max_model_len: tokens of prompt and reply together. threads: CPU
-        threads, for the whole process. streaming: "offline" (sound in one piece at the end), "steady" (a chunk after 10 tokens,
-        then every 26, at the same cost whatever the length) or "reference" (chunks of 25, 50, 100, 150, 200 tokens, as
+        threads, for the whole process. streaming: "steady" (a chunk after 10 tokens, then every 26, at the same cost whatever
+        the length), "offline" (sound in one piece at the end) or "reference" (chunks of 25, 50, 100, 150, 200 tokens, as
         GLM-4-Voice's demo cuts them). vocoder_noise False: reproducible sound. share_prefixes: keep the pages of what was
         computed, for whoever begins with the same tokens. policy: who takes part in a step: "slack" (whose sound runs out first;
         reflection is funded by sound that is unplayed), "fixed" (arrival order, reflection cut at a constant) or "fcfs" (arrival
