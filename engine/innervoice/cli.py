@@ -1,4 +1,4 @@
-"""The command line: innervoice demo | generate | replay | bench | plan | quantize | env. Bad input: a sentence, exit code 2."""
+"""The command line: innervoice demo | generate | replay | simulate | bench | plan | quantize | env. Bad input: exit code 2."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from innervoice import __version__, environment
 from innervoice.checkpoint import locate
 from innervoice.cli_bench import metrics, stream
 from innervoice.cli_replay import replay_command
+from innervoice.cli_simulate import simulate_command
 from innervoice.codec.audio import read_audio
 from innervoice.config.quantization import Quantization
 from innervoice.display import Display, plan_rows, written_as_it_goes, written_table
@@ -164,6 +165,7 @@ def plan(
 
 
 app.command("replay")(replay_command)
+app.command("simulate")(simulate_command)
 
 
 @app.command()
