@@ -39,6 +39,7 @@ RANKS = {
     "prometheus": 4,
     "runner": 4,
     "voice": 4,
+    "simulator": 4,
     "stream": 4,
     "dialogue": 4,
     "heard": 4,
@@ -69,7 +70,7 @@ RANKS = {
     "cli": 15,
     "__main__": 15,
 }
-WITHOUT_TORCH = ("types", "config", "errors", "schedule", "scheduler", "blocks", "playback", "metrics")
+WITHOUT_TORCH = ("types", "config", "errors", "schedule", "scheduler", "simulator", "blocks", "playback", "metrics")
 
 
 def modules(folder: Path) -> list[Path]:
