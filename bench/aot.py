@@ -34,12 +34,13 @@ def signature(launch: Launch) -> tuple[dict[str, str], dict[str, Any], dict[tupl
     aligned: dict[tuple[int, ...], list[list[Any]]] = {}
     for index, param in enumerate(launch.kernel.params):
         value = launch.arguments[param.name]
-        if param.is_constexpr or value is None or (isinstance(value, int) and value == 1):
+        fixed = not param.do_not_specialize and isinstance(value, int) and value == 1
+        if param.is_constexpr or value is None or fixed:
             types[param.name], constants[param.name] = "constexpr", value
             continue
         types[param.name] = _type_of(value)
         start = value.storage_offset() * value.element_size() if isinstance(value, Tensor) else value
-        if not isinstance(value, float) and start % 16 == 0:
+        if not isinstance(value, float) and not param.do_not_specialize and start % 16 == 0:
             aligned[index,] = [["tt.divisibility", 16]]
     return types, constants, aligned
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from innervoice_kernels import activation, attention, cursor, head, kvstore, linear, norm, philox, qkv, rope, sample_pick
+from innervoice_kernels import activation, attention, cursor, head, kvstore, linear, norm, philox, qkv, rope, sample_pick, step
 from innervoice_kernels.backend import use
 
 D, H, G, WIDTH, FFN, VOCABULARY = 4096, 32, 2, 128, 13696, 168960
@@ -107,6 +107,21 @@ def end_of_step(rows: int, dtype: torch.dtype, invariant: bool) -> Call:
     return Call(f"{rows} rows", run)
 
 
+def ends(rows: int, dtype: torch.dtype) -> Call:
+    """What rows feed into a step, and what they keep of it."""
+    meta = torch.device("meta")
+    feed, inputs = step.Feed.allocate(rows, 512, meta), step.Inputs.allocate(rows, D, WIDTH // 4, dtype, meta)
+    made, ring = cursor.Rows.allocate(rows, 32, meta), step.Ring.allocate(64, rows, meta)
+    embedding, angles = empty(VOCABULARY, D, dtype=dtype), empty(8192, WIDTH // 4, dtype=dtype)
+
+    def run() -> None:
+        with use("triton"):
+            step.begin_step(feed, made.state, embedding, angles, angles, ints(4096, 16), inputs)
+            step.end_step(feed, made, ring)
+
+    return Call(f"{rows} rows", run)
+
+
 def cursors(rows: int) -> Call:
     """Cursors that take what was drawn elsewhere."""
     made = cursor.Rows.allocate(rows, 32, torch.device("meta"))
@@ -142,4 +157,5 @@ for dtype in (BF16, torch.float16, torch.float32):
 CALLS += [end_of_step(rows, BF16, True) for rows in (32, 128, 256)]
 CALLS += [draws(rows) for rows in (1, 32, 128, 256)]
 CALLS += [cursors(rows) for rows in (1, 128)]
+CALLS += [ends(rows, BF16) for rows in (1, 256)]
 CALLS += [call("vocabulary", philox.gumbel_noise, 1, 0, 0, empty(VOCABULARY, dtype=torch.int64))]

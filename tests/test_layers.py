@@ -32,6 +32,7 @@ RANKS = {
     "plan": 3,
     "reply_log": 3,
     "runner": 4,
+    "stepper": 4,
     "voice": 4,
     "stream": 4,
     "dialogue": 4,
@@ -40,6 +41,7 @@ RANKS = {
     "intake": 6,
     "loader": 7,
     "worker": 7,
+    "decode_bench": 7,
     "session": 8,
     "engine": 9,
     "eventlog": 9,
@@ -47,6 +49,7 @@ RANKS = {
     "server": 10,
     "display": 10,
     "environment": 10,
+    "bench_cli": 10,
     "cli": 11,
     "__main__": 12,
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from innervoice_kernels.attention_tile import LEAST, attend, tile_of
-from innervoice_kernels.jit import Num, Ptr, constexpr, jit, launch, narrow, next_power, tl
+from innervoice_kernels.jit import Count, Num, Ptr, constexpr, jit, launch, narrow, next_power, tl
 
 _MANY_ROWS = 4096
 
@@ -17,9 +17,9 @@ _MANY_ROWS = 4096
 @jit
 def _prefill_kernel(
     q: Ptr, k_pages: Ptr, v_pages: Ptr, page_table: Ptr, query_start: Ptr, context_len: Ptr, query_tag: Ptr, key_tag: Ptr,
-    log_weight: Ptr, out: Ptr, B: Num, scale: Num, q_token: Num, q_head: Num, table_row: Num, page_stride: Num, slot_stride: Num,
-    head_stride: Num, tag_stride: Num, H: constexpr, G: constexpr, D: constexpr, PAGE_SIZE: constexpr, WEIGHTED: constexpr,
-    TOKENS: constexpr, HEADS: constexpr, BLOCK_B: constexpr, BLOCK_D: constexpr, KEYS: constexpr,
+    log_weight: Ptr, out: Ptr, B: Count, scale: Num, q_token: Num, q_head: Num, table_row: Num, page_stride: Num,
+    slot_stride: Num, head_stride: Num, tag_stride: Num, H: constexpr, G: constexpr, D: constexpr, PAGE_SIZE: constexpr,
+    WEIGHTED: constexpr, TOKENS: constexpr, HEADS: constexpr, BLOCK_B: constexpr, BLOCK_D: constexpr, KEYS: constexpr,
 ) -> None:  # fmt: skip
     """TOKENS tokens of a row and group a program; tile row i is head i % HEADS of token i // HEADS."""
     tile, group = tl.program_id(0), tl.program_id(1)

@@ -40,19 +40,42 @@ if INTERPRETED:
     mend()
 
 # In a kernel's signature: Ptr an address, Num a number known at run time, constexpr one known to the compiler, Block a tile.
+# Triton compiles once more for a Num that is 1 or a multiple of 16; Count is a number of rows, for which one kernel serves all.
 if TYPE_CHECKING:
     Ptr: TypeAlias = Any
     Num: TypeAlias = Any
+    Count: TypeAlias = Any
     Block: TypeAlias = Any
     constexpr: TypeAlias = Any
 else:  # Triton looks these names up
-    Ptr = Num = Block = tl.tensor
+    Ptr = Num = Count = Block = tl.tensor
     constexpr = tl.constexpr
 
 
 def jit(function: Callable[..., Any]) -> Any:
     """triton.jit, or the function as it is where Triton is absent."""
-    return triton.jit(function)
+    counts = [name for name, kind in function.__annotations__.items() if kind == "Count"]
+    return triton.jit(function, do_not_specialize=counts) if counts and HAS_TRITON else triton.jit(function)
+
+
+_compiled: list[str] = []
+
+
+def num_compiled() -> int:
+    """Kernels that were compiled, or loaded from Triton's cache, since the first call: what a first use costs."""
+    if HAS_TRITON and not INTERPRETED and triton.knobs.runtime.jit_post_compile_hook is not _note:
+        _earlier.append(triton.knobs.runtime.jit_post_compile_hook)
+        triton.knobs.runtime.jit_post_compile_hook = _note
+    return len(_compiled)
+
+
+_earlier: list[Any] = []
+
+
+def _note(**compilation: Any) -> Any:
+    _compiled.append(compilation["repr"])
+    hook = _earlier[-1]
+    return None if hook is None else hook(**compilation)
 
 
 @dataclass(frozen=True)
