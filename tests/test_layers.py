@@ -49,7 +49,7 @@ RANKS = {
     "server": 10,
     "display": 10,
     "environment": 10,
-    "bench_cli": 10,
+    "cli_decode": 10,
     "cli": 11,
     "__main__": 12,
 }

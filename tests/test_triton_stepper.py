@@ -53,7 +53,7 @@ def test_tokens_are_the_host_s() -> None:
 def test_tokens_of_every_preset_are_the_host_s() -> None:
     budgets = {"fixed_ratio": {"transcript_budget": 3, "speech_budget": 4}}
     presets = [Schedule.preset(name, **budgets.get(name, {})) for name in PRESETS]
-    replies = [Reply((7, 1, i), schedule, WARM) for i, schedule in enumerate(presets) for sampling in (GREEDY, WARM)]
+    replies = [Reply((7, 1, i), schedule, WARM) for i, schedule in enumerate(presets)]
     stepped = hold(replies, steps=20)
     assert all(stepped.tokens)
 

@@ -16,8 +16,8 @@ import typer
 from rich.console import Console
 
 from innervoice import __version__, environment
-from innervoice.bench_cli import bench_app
 from innervoice.checkpoint import locate
+from innervoice.cli_decode import decode
 from innervoice.codec.audio import read_audio
 from innervoice.display import Display, plan_rows
 from innervoice.engine import Engine
@@ -32,7 +32,9 @@ SOUND = (".wav", ".flac", ".ogg")
 DEMO_SAMPLING = Sampling(seed=34, max_new_tokens=200)  # a seed whose reply reflects twice and ends by itself
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-app.add_typer(bench_app, name="bench")
+bench = typer.Typer(help="Time parts of the engine.", rich_markup_mode=None)
+bench.command()(decode)
+app.add_typer(bench, name="bench")
 
 Model = Annotated[str, typer.Option(help="Checkpoint directory, the parent of all three directories, or a hub id.")]
 SpeechTokenizer = Annotated[str | None, typer.Option(help="Directory of the speech tokenizer, if not beside the model.")]

@@ -1,4 +1,4 @@
-"""The command line's benchmarks: `innervoice bench decode`."""
+"""innervoice bench decode: the decode loop, timed."""
 
 from __future__ import annotations
 
@@ -12,15 +12,7 @@ import typer
 from innervoice.decode_bench import DecodeModel, StepperLoop, make_loop, step_bytes, time_prefill, time_steps
 from innervoice.trace import Tracer
 
-bench_app = typer.Typer(help="Time parts of the engine.", no_args_is_help=True)
 
-
-@bench_app.callback()
-def _bench() -> None:
-    """Time parts of the engine."""
-
-
-@bench_app.command()
 def decode(
     model: Annotated[str, typer.Option(help="Checkpoint directory; with --load-format dummy, config.json is enough.")],
     load_format: Annotated[Literal["auto", "dummy"], typer.Option(help="dummy: random weights.")] = "auto",
