@@ -24,6 +24,7 @@ from innervoice_kernels.jit import HAS_TRITON, Launch, recorded
 
 CAPABILITY = 90
 NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.int32: "i32", torch.int64: "i64"}
+NAMES |= {torch.int8: "i8", torch.uint8: "u8", torch.float8_e4m3fn: "fp8e4nv"}
 TABLE = Path(__file__).resolve().parent / "aot_sm90.json"
 
 
@@ -34,13 +35,12 @@ def signature(launch: Launch) -> tuple[dict[str, str], dict[str, Any], dict[tupl
     aligned: dict[tuple[int, ...], list[list[Any]]] = {}
     for index, param in enumerate(launch.kernel.params):
         value = launch.arguments[param.name]
-        fixed = not param.do_not_specialize and isinstance(value, int) and value == 1
-        if param.is_constexpr or value is None or fixed:
+        if param.is_constexpr or value is None or (isinstance(value, int) and value == 1):
             types[param.name], constants[param.name] = "constexpr", value
             continue
         types[param.name] = _type_of(value)
         start = value.storage_offset() * value.element_size() if isinstance(value, Tensor) else value
-        if not isinstance(value, float) and not param.do_not_specialize and start % 16 == 0:
+        if not isinstance(value, float) and start % 16 == 0:
             aligned[index,] = [["tt.divisibility", 16]]
     return types, constants, aligned
 

@@ -51,7 +51,7 @@ def decode(
 
 
 def _figures(loaded: DecodeModel, seconds: list[float], batch: int, context: int) -> dict[str, Any]:
-    weights = loaded.transformer.weights.embedding
+    weights = loaded.transformer.weights
     dtype = str(weights.dtype).removeprefix("torch.")
     step_s = median(seconds)
     deciles = quantiles(seconds, n=10, method="inclusive") if len(seconds) > 1 else [step_s] * 9

@@ -40,7 +40,7 @@ class DecodeModel:
     @property
     def device(self) -> torch.device:
         """Where its weights are."""
-        return self.transformer.weights.embedding.device
+        return self.transformer.weights.device
 
     @classmethod
     def load(
@@ -163,7 +163,7 @@ def make_loop(model: DecodeModel, rows: int, context: int, steps: int, tracer: T
     """The loop for where the model is. Raises ValueError for sizes below 1; options: of the stepper."""
     if min(rows, context, steps) < 1:
         raise ValueError(f"decode of {rows} rows, {context} tokens of context, {steps} steps: each must be 1 or more")
-    if choose("step", model.transformer.weights.embedding) == TRITON:
+    if choose("step", model.transformer.weights.final_norm) == TRITON:
         return StepperLoop(model, rows, context, steps, tracer, **options)
     return RunnerLoop(model, rows, context, steps, tracer)
 
@@ -216,8 +216,8 @@ def time_prefill(model: DecodeModel, num_tokens: int, rounds: int, tracer: Trace
 
 def random_cache(transformer: Transformer, num_pages: int) -> KVCache:
     """A cache full of normal numbers."""
-    embedding = transformer.weights.embedding
-    kv = KVCache.allocate(transformer.config, num_pages, PAGE_SIZE, embedding.dtype, embedding.device)
+    weights = transformer.weights
+    kv = KVCache.allocate(transformer.config, num_pages, PAGE_SIZE, weights.dtype, weights.device)
     fill_cache(kv)
     return kv
 

@@ -47,6 +47,8 @@ def refusal(name: str, call: Call) -> str | None:
         return "it plans on the host, which a captured graph cannot"
     if call.q.dtype not in _HALVES:
         return f"it takes bfloat16 and float16, not {call.q.dtype}"
+    if call.k_pages.dtype != call.q.dtype:
+        return f"the pages hold {call.k_pages.dtype} with scales"
     page_size = call.k_pages.shape[1]
     if name == "flash_attn" and not _has("flash_attn_interface") and page_size % _FA2_PAGE:
         return f"flash-attn 2 reads pages of {_FA2_PAGE} tokens, these have {page_size}"
@@ -87,7 +89,8 @@ def _flash_attn(call: Call) -> Tensor:
             call.q, call.k_pages, call.v_pages, cu_seqlens_q=call.query_start, cu_seqlens_k=lengths, max_seqlen_q=most,
             max_seqlen_k=int(call.context_len.max()), softmax_scale=call.scale, causal=True, block_table=call.page_table,
         )  # fmt: skip
-    return result[0] if isinstance(result, tuple) else result
+    y: Tensor = result[0] if isinstance(result, tuple) else result
+    return y
 
 
 class _Planned:
@@ -105,7 +108,8 @@ class _Planned:
         if len(self._planned) != len(batch) or any(a is not b for a, b in zip(self._planned, batch, strict=True)):
             self._plan(call)
             self._planned = batch
-        return self._wrapper.run(call.q, (call.k_pages, call.v_pages))  # type: ignore[no-any-return]
+        result: Tensor = self._wrapper.run(call.q, (call.k_pages, call.v_pages))
+        return result
 
     def _plan(self, call: Call) -> None:
         page_size, groups, width = call.k_pages.shape[1:]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from innervoice_kernels.cursor_columns import UNLIMITED, Column, Ending, Kind, Output, Request, State
 from innervoice_kernels.cursor_walk import advance_rows, prepare_rows
-from innervoice_kernels.jit import Count, Num, Ptr, cdiv, constexpr, jit, launch, next_power, tl
+from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, jit, launch, next_power, tl
 from innervoice_kernels.philox import signed
 
 SLOTS = 2  # draws of a row: from where it stands, and from where it would stand after a discarded draw
@@ -199,7 +199,7 @@ _LANES = 128  # rows a program, four warps: loads of a state's columns wait toge
 @jit
 def _prepare_kernel(
     state: Ptr, request: Ptr, scale: Ptr, seed: Ptr, caps: Ptr, lower: Ptr, successor: Ptr, mask: Ptr, mask_scale: Ptr, key: Ptr,
-    table: Ptr, forced: Ptr, samplings: Ptr, B: Count, C: Num, LANES: constexpr,
+    table: Ptr, forced: Ptr, samplings: Ptr, B: Num, C: Num, LANES: constexpr,
 ) -> None:  # fmt: skip
     prepare_rows(
         tl.program_id(0) * LANES + tl.arange(0, LANES), state, request, scale, seed, caps, lower, successor, mask, mask_scale,
@@ -210,7 +210,7 @@ def _prepare_kernel(
 @jit
 def _advance_kernel(
     state: Ptr, request: Ptr, caps: Ptr, successor: Ptr, table: Ptr, forced: Ptr, drawn: Ptr, drawn_logprob: Ptr, output: Ptr,
-    logprob: Ptr, B: Count, C: Num, LANES: constexpr,
+    logprob: Ptr, B: Num, C: Num, LANES: constexpr,
 ) -> None:  # fmt: skip
     advance_rows(
         tl.program_id(0) * LANES + tl.arange(0, LANES), state, request, caps, successor, table, forced, drawn, drawn_logprob,

@@ -40,22 +40,19 @@ if INTERPRETED:
     mend()
 
 # In a kernel's signature: Ptr an address, Num a number known at run time, constexpr one known to the compiler, Block a tile.
-# Triton compiles once more for a Num that is 1 or a multiple of 16; Count is a number of rows, for which one kernel serves all.
 if TYPE_CHECKING:
     Ptr: TypeAlias = Any
     Num: TypeAlias = Any
-    Count: TypeAlias = Any
     Block: TypeAlias = Any
     constexpr: TypeAlias = Any
 else:  # Triton looks these names up
-    Ptr = Num = Count = Block = tl.tensor
+    Ptr = Num = Block = tl.tensor
     constexpr = tl.constexpr
 
 
 def jit(function: Callable[..., Any]) -> Any:
     """triton.jit, or the function as it is where Triton is absent."""
-    counts = [name for name, kind in function.__annotations__.items() if kind == "Count"]
-    return triton.jit(function, do_not_specialize=counts) if counts and HAS_TRITON else triton.jit(function)
+    return triton.jit(function)
 
 
 _compiled: list[str] = []
@@ -134,7 +131,7 @@ def cdiv(a: int, b: int) -> int:
     return -(-a // b)
 
 
-# The interpreter cuts bfloat16 off where hardware rounds, and multiplies its bit patterns in a dot: both are put right here.
+# The interpreter cuts bfloat16 and fp8 off where hardware rounds, and multiplies bit patterns in a dot: both are put right here.
 _INTERPRETED = tl.constexpr(INTERPRETED)
 
 
@@ -145,6 +142,11 @@ def narrow(x: Block, like: Ptr) -> Block:
         bits = x.to(tl.int32, bitcast=True)
         bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000
         x = bits.to(tl.float32, bitcast=True)
+    if _INTERPRETED and like.dtype.element_ty == tl.float8e4nv:
+        bits = x.to(tl.int32, bitcast=True)
+        bits = (bits + 0x7FFFF + ((bits >> 20) & 1)) & -0x100000  # three bits behind the point
+        steps = (x + 24576.0) - 24576.0  # 1.5 x 2^14, whose last bit is 2^-9: the steps below 2^-6
+        x = tl.where(tl.abs(x) < 0.015625, steps, bits.to(tl.float32, bitcast=True))
     return x.to(like.dtype.element_ty)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from innervoice_kernels.backend import TRITON, choose
-from innervoice_kernels.jit import Block, Count, Num, Ptr, cdiv, constexpr, jit, launch, narrow, next_power, tl
+from innervoice_kernels.jit import Block, Num, Ptr, cdiv, constexpr, jit, launch, narrow, next_power, tl
 from innervoice_kernels.kvstore import check_pages, slot_place, store_kv_ref
 from innervoice_kernels.norm import rms_norm_ref
 from innervoice_kernels.rope import FEW, FEW_TOKENS, MANY, partner, rotary_ref, turned
@@ -60,7 +60,7 @@ def _head_values(start: Block, bias: Ptr, column: Block, mask: Block, BIAS: cons
 
 @jit
 def _qkv_kernel(
-    qkv: Ptr, bias: Ptr, cos: Ptr, sin: Ptr, q_norm: Ptr, k_norm: Ptr, q: Ptr, k_pages: Ptr, v_pages: Ptr, slots: Ptr, T: Count,
+    qkv: Ptr, bias: Ptr, cos: Ptr, sin: Ptr, q_norm: Ptr, k_norm: Ptr, q: Ptr, k_pages: Ptr, v_pages: Ptr, slots: Ptr, T: Num,
     qkv_token: Num, page: Num, offset: Num, stride: Num, eps: Num, H: constexpr, G: constexpr, D: constexpr, R: constexpr,
     PAGE_SIZE: constexpr, INTERLEAVED: constexpr, BIAS: constexpr, NORM: constexpr, BLOCK: constexpr, TOKENS: constexpr,
 ) -> None:  # fmt: skip

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from innervoice_kernels.cursor import SLOTS, Draws, Programs, Rows
 from innervoice_kernels.cursor_walk import advance_rows
-from innervoice_kernels.jit import Block, Count, Num, Ptr, cdiv, constexpr, jit, launch, next_power, tl
+from innervoice_kernels.jit import Block, Num, Ptr, cdiv, constexpr, jit, launch, next_power, tl
 from innervoice_kernels.philox import gumbel
 from innervoice_kernels.sample_cut import draw_filtered
 
@@ -106,7 +106,7 @@ def summarise(
 
 @jit
 def _summary_kernel(
-    logits: Ptr, mask: Ptr, scale: Ptr, key: Ptr, top: Ptr, total: Ptr, score: Ptr, best: Ptr, B: Count, V: Num, N: Num,
+    logits: Ptr, mask: Ptr, scale: Ptr, key: Ptr, top: Ptr, total: Ptr, score: Ptr, best: Ptr, B: Num, V: Num, N: Num,
     row_stride: Num, SLOTS: constexpr, ROWS: constexpr, TILE: constexpr,
 ) -> None:  # fmt: skip
     """One tile of ids of ROWS rows a program."""
@@ -123,7 +123,7 @@ def _summary_kernel(
 def _pick_kernel(
     logits: Ptr, mask: Ptr, scale: Ptr, key: Ptr, top: Ptr, total: Ptr, score: Ptr, best: Ptr, hot: Ptr, drawn: Ptr, logprob: Ptr,
     arrived: Ptr, state: Ptr, request: Ptr, caps: Ptr, successor: Ptr, table: Ptr, forced: Ptr, output: Ptr, out_logprob: Ptr,
-    B: Count, C: Num, V: Num, N: Num, row_stride: Num, SLOTS: constexpr, TILE: constexpr, TILES: constexpr, CHUNK: constexpr,
+    B: Num, C: Num, V: Num, N: Num, row_stride: Num, SLOTS: constexpr, TILE: constexpr, TILES: constexpr, CHUNK: constexpr,
     ADVANCE: constexpr, LANES: constexpr,
 ) -> None:  # fmt: skip
     """One slot a program."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from innervoice_kernels.backend import TRITON, choose
 from innervoice_kernels.cursor import Rows
 from innervoice_kernels.cursor_columns import Ending, Kind, Output, State
-from innervoice_kernels.jit import Count, Num, Ptr, constexpr, jit, launch, next_power, tl
+from innervoice_kernels.jit import Num, Ptr, constexpr, jit, launch, next_power, tl
 
 RING_COLUMNS = Output.WIDTH + 1  # the cursor's output, and the bits of the log-probability
 _HIDDEN = (Kind.REFLECTION, Kind.OPEN, Kind.CLOSE, Kind.DONE)
@@ -195,7 +195,7 @@ def end_step_ref(feed: Feed, rows: Rows, ring: Ring) -> None:
 
 @jit
 def _end_kernel(
-    token: Ptr, kind: Ptr, position: Ptr, output: Ptr, logprob: Ptr, lines: Ptr, count: Ptr, B: Count, ring_len: Num,
+    token: Ptr, kind: Ptr, position: Ptr, output: Ptr, logprob: Ptr, lines: Ptr, count: Ptr, B: Num, ring_len: Num,
     line_len: Num, LANES: constexpr,
 ) -> None:  # fmt: skip
     """All rows in one program, which therefore may count the step."""

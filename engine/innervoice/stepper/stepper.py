@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from innervoice.model.quant import embed
 from innervoice.model.transformer import KVCache, Transformer
 from innervoice.schedule.compile import Kind
 from innervoice.stepper.layers import Memory, decode_layers
@@ -20,7 +21,7 @@ from innervoice_kernels.cursor import SLOTS, prepare
 from innervoice_kernels.cursor_columns import Ending, Output
 from innervoice_kernels.head import head_step
 from innervoice_kernels.jit import num_compiled
-from innervoice_kernels.sample_pick import Offers
+from innervoice_kernels.sample_pick import Offers, pick, summary
 from innervoice_kernels.step import Inputs, Ring, begin_step, end_step
 
 _RING = 64  # steps that may be queued by one call
@@ -103,13 +104,13 @@ class Stepper:
         graphs: bool = True,
         invariant: bool = False,
     ) -> None:
-        embedding, page_size = model.weights.embedding, kv.k.shape[2]
-        if choose("step", embedding) != TRITON:
+        weights, page_size = model.weights, kv.k.shape[2]
+        if choose("step", weights.final_norm) != TRITON:
             raise ValueError(
-                f"the stepper needs Triton on {embedding.device.type}: use a GPU with Triton, or TRITON_INTERPRET=1 with "
+                f"the stepper needs Triton on {weights.device.type}: use a GPU with Triton, or TRITON_INTERPRET=1 with "
                 "INNERVOICE_BACKEND=triton to interpret its kernels"
             )
-        self.device, self.invariant = embedding.device, invariant
+        self.device, self.invariant = weights.device, invariant
         self.max_rows, self.max_model_len = max_rows, max_model_len
         self.buckets = buckets_for(max_rows)
         self.rows = DeviceRows(max_rows, -(-max_model_len // page_size), num_caps, self.device)
@@ -117,8 +118,10 @@ class Stepper:
         self._use_graphs = graphs and self.device.type == "cuda"
         self._cos, self._sin = model.rotation(torch.arange(max_model_len, device=self.device))
         self._memory = Memory.allocate(model, max_rows, max_model_len)
-        self._inputs = Inputs.allocate(max_rows, embedding.shape[1], self._cos.shape[1], embedding.dtype, self.device)
-        self._offers = Offers.allocate(max_rows, len(model.weights.output), SLOTS, self.device)
+        self._inputs = Inputs.allocate(max_rows, model.config.hidden_size, self._cos.shape[1], weights.dtype, self.device)
+        # A quantised table is looked up by the model's own means; what is looked up then has no width.
+        self._table = weights.embedding if isinstance(weights.embedding, Tensor) else torch.empty(1, 0, device=self.device)
+        self._offers = Offers.allocate(max_rows, model.config.vocab_size, SLOTS, self.device)
         self._ring = Ring.allocate(_RING, max_rows, self.device)
         self._graphs: dict[tuple[int, bool], torch.cuda.CUDAGraph] = {}
         self._pool: Any = None  # one pool of memory for all graphs: they run one at a time
@@ -210,13 +213,20 @@ class Stepper:
         feed, cursor, programs = rows.feed.first(bucket), rows.cursor.first(bucket), rows.programs.tensors
         inputs, offers = self._inputs.first(bucket), self._offers.first(bucket, SLOTS)
         with tracer.span("begin", rows=bucket):
-            begin_step(feed, cursor.state, weights.embedding, self._cos, self._sin, self._kv.key_tag, inputs)
+            begin_step(feed, cursor.state, self._table, self._cos, self._sin, self._kv.key_tag, inputs)
+            if self._table.shape[1] == 0:
+                inputs.x.copy_(embed(weights.embedding, feed.token, weights.dtype))
             prepare(cursor, programs)
         hidden = decode_layers(
             self._model, feed, inputs, self._kv, self._memory, tracer, weighted=weighted, invariant=self.invariant
         )
         with tracer.span("head", rows=bucket):
-            head_step(hidden, weights.output, cursor, programs, offers, invariant=self.invariant)
+            if isinstance(weights.output, Tensor):
+                head_step(hidden, weights.output, cursor, programs, offers, invariant=self.invariant)
+            else:
+                offers.logits.copy_(self._model.logits(hidden))
+                summary(offers, cursor.draws, SLOTS)
+                pick(offers, cursor.draws, SLOTS, cursor, programs)
         end_step(feed, cursor, self._ring)
 
 
