@@ -148,7 +148,7 @@ def test_what_they_cannot_run_is_logged_once(
 
 
 def test_a_library_is_chosen_for_attention_alone(installed: set[str], caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(ValueError, match=r"no implementation 'flashinfer'; there are ref, triton$"), use("flashinfer"):
+    with pytest.raises(ValueError, match=r"no implementation 'flashinfer'; there are ref, triton, native$"), use("flashinfer"):
         pass
     with pytest.raises(ValueError, match="no implementation 'flash_attn'"), use(rms_norm="flash_attn"):
         pass
@@ -159,5 +159,5 @@ def test_a_library_is_chosen_for_attention_alone(installed: set[str], caplog: py
         choose("paged_attention", torch.zeros(1))
     with caplog.at_level(logging.INFO, logger="innervoice.kernels"):
         choice = backend._Choice({"paged_attention": "flashinfer"})
-        assert choice.resolve("paged_attention", torch.device("cuda")) == "flashinfer"
+        assert choice.resolve("paged_attention", torch.device("cuda"), False) == "flashinfer"
     assert caplog.records[-1].getMessage() == "paged_attention on cuda: flashinfer"

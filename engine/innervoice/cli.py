@@ -1,4 +1,4 @@
-"""The command line: innervoice demo | generate | replay | plan | quantize | bench | env. Bad input: one sentence, exit code 2."""
+"""The command line: innervoice demo | generate | replay | bench | plan | quantize | env. Bad input: a sentence, exit code 2."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rich.console import Console
 
 from innervoice import __version__, environment
 from innervoice.checkpoint import locate
+from innervoice.cli_bench import metrics, stream
 from innervoice.cli_decode import decode
 from innervoice.cli_replay import replay_command
 from innervoice.codec.audio import read_audio
@@ -36,6 +37,8 @@ DEMO_SAMPLING = Sampling(seed=34, max_new_tokens=200)  # a seed whose reply refl
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 bench = typer.Typer(help="Time parts of the engine.", rich_markup_mode=None)
+bench.command()(stream)
+bench.command()(metrics)
 bench.command()(decode)
 app.add_typer(bench, name="bench")
 
@@ -117,7 +120,7 @@ def generate(
     load_format: Annotated[Literal["auto", "dummy"], typer.Option(help="dummy: random weights, from the config alone.")] = "auto",
     streaming: Annotated[
         Literal["offline", "steady", "reference"], typer.Option(help="Sound at the end, or in chunks.")
-    ] = "offline",
+    ] = "steady",
     vocoder_noise: Annotated[Literal["on", "off"], typer.Option(help="off: reproducible sound.")] = "on",
     out: Annotated[Path, typer.Option(help="The sound: .wav, .flac or .ogg.")] = Path("reply.wav"),
     events: Annotated[Path | None, typer.Option(help="The reply's segments as JSON lines.")] = None,

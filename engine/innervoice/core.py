@@ -16,6 +16,7 @@ from innervoice.replies import Preempt, Replies
 from innervoice.runner import Runner
 from innervoice.running import Request, Running
 from innervoice.scheduler import LearnedCosts, Phase, SchedulerSettings, StepPlan, plan_step, plan_voice
+from innervoice.telemetry import Occupancy
 from innervoice.text import TextTokenizer
 from innervoice.trace import Tracer
 from innervoice.types import Event, FinishReason
@@ -77,6 +78,7 @@ class Core:
         self.ledger, self.dialogues = self.replies.ledger, self.replies.dialogues
         self._voice, self._tracer, self._share = voice, tracer, share_prefixes
         self._did_step = False
+        self._told: dict[str, int] = {}
 
     @property
     def has_work(self) -> bool:
@@ -162,6 +164,28 @@ class Core:
                 assert running.finish is not None, "the voice finished before the reply"
                 self.replies.end(running, running.finish)
         return Work(chunks=len(keys))
+
+    def occupancy(self) -> Occupancy:
+        """Who holds what."""
+        replies, pool, voice = self.replies, self.pool, self._voice
+        return Occupancy(
+            running=len(replies.active),
+            waiting=len(replies.waiting),
+            sessions=len(self.dialogues),
+            pages=pool.num_pages,
+            pages_free=pool.num_available,
+            pages_cached=pool.num_cached,
+            slots=0 if voice is None else self.max_rows,
+            slots_used=0 if voice is None else voice.num_open,
+        )
+
+    def incidents(self) -> dict[str, int]:
+        """What happened since the last call that is worth a number."""
+        replies, dialogues = self.replies, self.dialogues
+        totals = {"preempted": replies.num_preempted, "late_ack": dialogues.num_late_acks, "fed_ahead": dialogues.num_draft_kept}
+        new = {what: total - self._told.get(what, 0) for what, total in totals.items()}
+        self._told = totals
+        return {what: number for what, number in new.items() if number}
 
     def drain(self, now: float) -> list[Event]:
         """Events made since the last call, in order, ready at `now`."""
