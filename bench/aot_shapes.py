@@ -24,6 +24,7 @@ from innervoice_kernels import (  # fmt: skip
     qkv,
     rope,
     sample_pick,
+    step,
 )
 from innervoice_kernels.backend import use
 
@@ -154,6 +155,21 @@ def end_of_step(rows: int, dtype: torch.dtype, invariant: bool) -> Call:
     return Call(f"{rows} rows", run)
 
 
+def ends(rows: int, dtype: torch.dtype) -> Call:
+    """What rows feed into a step, and what they keep of it."""
+    meta = torch.device("meta")
+    feed, inputs = step.Feed.allocate(rows, 512, meta), step.Inputs.allocate(rows, D, WIDTH // 4, dtype, meta)
+    made, ring = cursor.Rows.allocate(rows, 32, meta), step.Ring.allocate(64, rows, meta)
+    embedding, angles = empty(VOCABULARY, D, dtype=dtype), empty(8192, WIDTH // 4, dtype=dtype)
+
+    def run() -> None:
+        with use("triton"):
+            step.begin_step(feed, made.state, embedding, angles, angles, ints(4096, 16), inputs)
+            step.end_step(feed, made, ring)
+
+    return Call(f"{rows} rows", run)
+
+
 def cursors(rows: int) -> Call:
     """Cursors that take what was drawn elsewhere."""
     made = cursor.Rows.allocate(rows, 32, torch.device("meta"))
@@ -194,4 +210,5 @@ CALLS += quantised(64, BF16, "qkv", "int8", "fp8", "int4 32")
 CALLS += [made for dtype in (torch.float16, torch.float32) for made in quantised(16, dtype, "qkv", "int8", "int4 64")]
 CALLS += [draws(rows) for rows in (1, 32, 128, 256)]
 CALLS += [cursors(rows) for rows in (1, 128)]
+CALLS += [ends(rows, BF16) for rows in (1, 256)]
 CALLS += [call("vocabulary", philox.gumbel_noise, 1, 0, 0, empty(VOCABULARY, dtype=torch.int64))]

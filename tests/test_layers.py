@@ -38,6 +38,7 @@ RANKS = {
     "playback": 3,
     "prometheus": 4,
     "runner": 4,
+    "stepper": 4,
     "voice": 4,
     "simulator": 4,
     "stream": 4,
@@ -47,6 +48,7 @@ RANKS = {
     "running": 5,
     "isolation": 5,
     "listening": 5,
+    "decode_bench": 5,
     "intake": 6,
     "ledger": 6,
     "recording": 6,
@@ -67,6 +69,7 @@ RANKS = {
     "loadgen": 13,
     "cli_replay": 14,
     "cli_bench": 14,
+    "cli_decode": 14,
     "cli": 15,
     "__main__": 15,
 }

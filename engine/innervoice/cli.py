@@ -18,6 +18,7 @@ from rich.console import Console
 from innervoice import __version__, environment
 from innervoice.checkpoint import locate
 from innervoice.cli_bench import metrics, stream
+from innervoice.cli_decode import decode
 from innervoice.cli_replay import replay_command
 from innervoice.codec.audio import read_audio
 from innervoice.config.quantization import Quantization
@@ -38,6 +39,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 bench = typer.Typer(help="Time parts of the engine.", rich_markup_mode=None)
 bench.command()(stream)
 bench.command()(metrics)
+bench.command()(decode)
 app.add_typer(bench, name="bench")
 
 Model = Annotated[str, typer.Option(help="Checkpoint directory, the parent of all three directories, or a hub id.")]
