@@ -52,6 +52,7 @@ class Engine:
         streaming: str = "offline",
         vocoder_noise: bool = True,
         share_prefixes: bool = True,
+        backend: str = "auto",
     ) -> Engine:
         """Load a model.
 
@@ -61,6 +62,7 @@ class Engine:
         "offline" (sound in one piece at the end), "steady" (a chunk after 10 tokens, then every 26, at the same cost whatever
         the length) or "reference" (chunks of 25, 50, 100, 150, 200 tokens, as GLM-4-Voice's demo cuts them). vocoder_noise
         False: reproducible sound. share_prefixes: keep the pages of what was computed, for whoever begins with the same tokens.
+        backend: of the language model: "auto" is native code on a CPU where it covers the model, else "plain" PyTorch.
         Raises FileNotFoundError, ValueError, OutOfCapacity.
         """
         if threads is not None:
@@ -87,6 +89,8 @@ class Engine:
             streaming=streaming,
             vocoder_noise=vocoder_noise,
             share_prefixes=share_prefixes,
+            backend=backend,
+            threads=threads,
         )
         return cls(loaded, plan, tracer)
 

@@ -17,6 +17,7 @@ from innervoice.config.model import read_generation_config
 from innervoice.core import Core
 from innervoice.errors import OutOfCapacity
 from innervoice.intake import Intake
+from innervoice.model.native import check_backend
 from innervoice.model.transformer import Transformer
 from innervoice.plan import DTYPES, MOST_SESSIONS, PAGE_SIZE, Configs, Plan, read_configs
 from innervoice.runner import Runner
@@ -46,10 +47,13 @@ def load(
     streaming: str,
     vocoder_noise: bool,
     share_prefixes: bool,
+    backend: str = "auto",
+    threads: int | None = None,
 ) -> Loaded:
     """Load every part as planned. Raises ValueError, FileNotFoundError for bad files, OutOfCapacity when it does not fit."""
     _check_choice("load_format", load_format, get_args(LoadFormat))
     _check_choice("streaming", streaming, get_args(Mode))
+    check_backend(backend)
     if plan.sessions < 1:
         raise OutOfCapacity(_too_large(plan))
     configs = read_configs(paths)
@@ -65,7 +69,7 @@ def load(
     voice = None if decoder is None else Voice(decoder, cast(Mode, streaming), tracer, max_slots=max_rows)
     num_pages = max_rows * pages_for(plan.max_model_len, PAGE_SIZE)
     core = Core(
-        Runner(Transformer(configs.model, weights), num_pages, PAGE_SIZE, tracer),
+        Runner(Transformer(configs.model, weights), num_pages, PAGE_SIZE, tracer, backend=backend, threads=threads),
         PagePool(num_pages, PAGE_SIZE),
         tokenizer,
         voice,

@@ -8,17 +8,32 @@ import torch
 from torch import Tensor
 
 from innervoice.batch import Row, make_batch
+from innervoice.model.native import make_native
 from innervoice.model.transformer import KVCache, Transformer
 from innervoice.trace import Tracer
 
 
 class Runner:
-    """Runs the model eagerly. num_pages pages of page_size tokens hold the keys and values of every row."""
+    """Runs the model. num_pages pages of page_size tokens hold the keys and values of every row.
 
-    def __init__(self, model: Transformer, num_pages: int, page_size: int, tracer: Tracer) -> None:
+    backend: "auto" (native code on the CPU where it covers the model, else plain PyTorch), "native" or "plain"; threads: of the
+    native code, None: one for each physical core that the process may use.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        num_pages: int,
+        page_size: int,
+        tracer: Tracer,
+        *,
+        backend: str = "auto",
+        threads: int | None = None,
+    ) -> None:
         embedding = model.weights.embedding
         self.model, self.page_size, self.device = model, page_size, embedding.device
         self.kv = KVCache.allocate(model.config, num_pages, page_size, embedding.dtype, embedding.device)
+        self._native = make_native(model, self.kv, backend, threads)
         self._tracer = tracer
 
     @torch.inference_mode()
@@ -34,8 +49,11 @@ class Runner:
         batch = make_batch(rows, self.page_size, self.device)
         with self._tracer.span("forward", rows=len(rows), tokens=len(batch.ids)):
             self.kv.key_tag.view(-1)[batch.attention.slots] = batch.key_tag
-            hidden = self.model.forward(batch.ids, batch.attention, self.kv)
-            logits = self.model.logits(hidden[batch.last])
+            if self._native is not None:
+                logits = self._native.logits(batch.ids, batch.attention, self.kv, batch.last)
+            else:
+                hidden = self.model.forward(batch.ids, batch.attention, self.kv)
+                logits = self.model.logits(hidden[batch.last])
         for row in rows:
             row.num_cached = len(row.ids)
         return logits
