@@ -13,7 +13,9 @@ namespace {
 
 constexpr std::int64_t kFloatBlock = 16 * kLanes;
 constexpr std::int64_t kInt4Block = 4 * kShorts;  // columns whose codes one vector holds
-constexpr std::int64_t kIntColumns = 4096;        // products of codes that 32 bits hold: 4096 / 8 (127 32767) < 2^31
+constexpr std::int64_t kBytesAhead = 2048;
+constexpr std::int64_t kLineBytes = 64;
+constexpr std::int64_t kIntColumns = 4096;  // products of codes that 32 bits hold: 4096 / 8 (127 32767) < 2^31
 
 inline std::int64_t rounded_up(std::int64_t count, std::int64_t block) { return (count + block - 1) / block * block; }
 
@@ -21,6 +23,9 @@ inline Vec load_weights(const float* w) { return load(w); }
 inline Vec load_weights(const std::uint16_t* w) { return load_bf16(w); }
 inline float as_float(float w) { return w; }
 inline float as_float(std::uint16_t w) { return float_of_bf16(w); }
+
+// How far ahead the weights are fetched: whole blocks of rows, so that what stands side by side is fetched so too.
+inline std::int64_t bytes_ahead(std::int64_t block_bytes) { return rounded_up(kBytesAhead, block_bytes); }
 
 // Sums of kR x kM pairs from vectors to y.
 template <int kR, int kM>
@@ -51,8 +56,12 @@ struct FloatProduct {
         for (Vec& one : row) one = zero();
       }
     }
+    const std::int64_t ahead = bytes_ahead(kR * K * static_cast<std::int64_t>(sizeof(Number)));
     std::int64_t k = 0;
     for (; k + kChains * kLanes <= K; k += kChains * kLanes) {
+      if (k * sizeof(Number) % kLineBytes == 0) {
+        for (int r = 0; r < kR; ++r) prefetch(reinterpret_cast<const char*>(w + r * K + k) + ahead);
+      }
       for (int c = 0; c < kChains; ++c) {
         const std::int64_t place = k + c * kLanes;
         Vec a[kM];
@@ -93,6 +102,7 @@ struct Int8Product {
     const std::int64_t K = w.columns;
     const auto* codes = static_cast<const std::int8_t*>(w.row(n));
     const std::int16_t* a = x.codes + row * x.ld;
+    const std::int64_t ahead = bytes_ahead(kR * K);
     Vec total[kM][kR];
     for (auto& one : total) {
       for (Vec& v : one) v = zero();
@@ -105,6 +115,9 @@ struct Int8Product {
       }
       std::int64_t k = begin;
       for (; k + kShorts <= end; k += kShorts) {
+        if (k % kLineBytes == 0) {
+          for (int r = 0; r < kR; ++r) prefetch(codes + r * K + k + ahead);
+        }
         for (int r = 0; r < kR; ++r) {
           const Shorts b = widen(codes + r * K + k);
           for (int m = 0; m < kM; ++m) part[m][r] = dot(part[m][r], b, load_shorts(a + m * x.ld + k));
@@ -129,7 +142,7 @@ struct Int8Product {
 template <int kR, int kM, int kGroups, int kBlocks, bool kMinimum>
 struct Int4Product {
   static void run(const Weight& w, std::int64_t n, const Inputs& x, std::int64_t row, float* y, std::int64_t ldy) {
-    const std::int64_t bytes = w.row_bytes(), groups = w.num_groups();
+    const std::int64_t bytes = w.row_bytes(), groups = w.num_groups(), ahead = bytes_ahead(kR * bytes);
     const auto* codes = static_cast<const std::uint8_t*>(w.row(n));
     const std::uint16_t* scales = w.group_scale + n * groups;
     const std::uint16_t* minima = kMinimum ? w.group_minimum + n * groups : nullptr;
@@ -149,6 +162,7 @@ struct Int4Product {
       for (std::int64_t block = span * kBlocks; block < blocks && block < (span + 1) * kBlocks; ++block) {
         for (int r = 0; r < kR; ++r) {
           const std::uint8_t* place = codes + r * bytes + block * (kInt4Block / 2);
+          if (block * (kInt4Block / 2) % kLineBytes == 0) prefetch(place + ahead);
           const Shorts packed =
               block < whole ? load_shorts(reinterpret_cast<const std::int16_t*>(place)) : last_codes(place, bytes);
           const Shorts b0 = nibbles<0>(packed), b1 = nibbles<1>(packed), b2 = nibbles<2>(packed),
