@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-GROUPS = (32, 64, 128)  # inputs that share an int4 scale
 MIDDLE = 8  # the int4 code of 0 where there is no minimum
 
 

@@ -14,18 +14,22 @@ In a file the tensors of a weight NAME are called NAME.codes, NAME.scale and NAM
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from innervoice_kernels.weight_formats import GROUPS, MIDDLE, int4_ref, packed, scaled_ref, spread
+from innervoice.config.quantization import GROUPS, Quantization
+from innervoice_kernels.linear_int4 import int4_linear
+from innervoice_kernels.linear_scaled import scaled_linear
+from innervoice_kernels.weight_formats import MIDDLE, int4_ref, packed, scaled_ref, spread
 
 FP8 = torch.float8_e4m3fn
 _LARGEST_FP8 = 448.0
+_LANE_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -141,41 +145,91 @@ def to_int4(w: Tensor, group: int = 32, symmetric: bool = False) -> Int4Weight:
     return Int4Weight(packed(numbers), scale, minimum, columns, group)
 
 
+def quantize(w: Tensor, to: Quantization) -> Quantized:
+    """w [N, K] in a format. Raises ValueError for NaN, infinity, and what the format cannot hold."""
+    if to.format == "int4":
+        assert to.group is not None
+        return to_int4(w, to.group, to.symmetric)
+    return to_int8(w) if to.format == "int8" else to_fp8(w)
+
+
+def empty(shape: tuple[int, int], to: Quantization, device: str | torch.device) -> Quantized:
+    """A weight [N, K] in a format, its numbers not set."""
+    rows, columns = shape
+    if to.format == "int4":
+        assert to.group is not None
+        codes = torch.empty(rows, -(-columns // 2), dtype=torch.uint8, device=device)
+        scale, minimum = (torch.empty(rows, -(-columns // to.group), dtype=torch.float16, device=device) for _ in range(2))
+        return Int4Weight(codes, scale, None if to.symmetric else minimum, columns, to.group)
+    scale = torch.empty(rows, dtype=torch.float32, device=device)
+    if to.format == "int8":
+        return Int8Weight(torch.empty(rows, columns, dtype=torch.int8, device=device), scale)
+    return Fp8Weight(torch.empty(rows, columns, dtype=FP8, device=device), scale)
+
+
 def linear(weight: Weight, x: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + b: x [..., K], weight [N, K], bias [N] -> [..., N] in x's type."""
     if isinstance(weight, Tensor):
         return F.linear(x, weight, bias)
-    return F.linear(x, weight.dequantize(x.dtype), bias)
+    rows = x.flatten(0, -2)
+    if isinstance(weight, Int4Weight):
+        y = int4_linear(rows, weight.codes, weight.scale, weight.minimum, weight.group, bias)
+    else:
+        y = scaled_linear(rows, weight.codes, weight.scale, bias)
+    return y.view(*x.shape[:-1], -1) if y.numel() else y.new_empty(*x.shape[:-1], weight.shape[0])
 
 
 def embed(weight: Weight, ids: Tensor, dtype: torch.dtype) -> Tensor:
     """Rows of a weight [N, K] by number: ids [T] -> [T, K] in dtype."""
-    if isinstance(weight, Tensor):
-        return F.embedding(ids, weight)
-    return rows_of(weight, ids).dequantize(dtype)
+    rows = rows_of(weight, ids)
+    return rows if isinstance(rows, Tensor) else rows.dequantize(dtype)
 
 
-def rows_of(weight: Quantized, index: Tensor) -> Quantized:
+def rows_of(weight: Weight, index: Tensor) -> Weight:
     """The rows of a weight by number, in that order."""
-    return replace(weight, **{name: x[index] for name, x in tensors_of(weight).items()})
+    if isinstance(weight, Tensor):
+        return weight[index]
+    return with_tensors(weight, {name: x[index] for name, x in tensors_of(weight).items()})
 
 
-def joined(weights: Sequence[Weight]) -> Weight:
-    """Weights of one format and the same K, one below the other. Raises ValueError where they differ."""
-    kinds = {description(weight) for weight in weights}
-    if len(kinds) != 1:
-        raise ValueError(f"weights of one product differ: {' and '.join(sorted(kinds))}: quantise them alike")
+def joined(weights: Sequence[Weight], dtype: torch.dtype) -> Weight:
+    """Weights of the same K, one below the other; where their formats differ, dequantised to dtype."""
     first = weights[0]
-    if isinstance(first, Tensor):
-        return torch.cat([weight for weight in weights if isinstance(weight, Tensor)])
+    if isinstance(first, Tensor) or len({description(weight) for weight in weights}) > 1:
+        return torch.cat([weight if isinstance(weight, Tensor) else weight.dequantize(dtype) for weight in weights])
     parts = [tensors_of(weight) for weight in weights if not isinstance(weight, Tensor)]
-    return replace(first, **{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+    return with_tensors(first, {name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+
+
+def laid_out(weight: Weight) -> Weight:
+    """The same weight in memory as the GPU reads it best: rows of codes begin at multiples of 16 bytes, of which a lane reads 16
+    at once; the scales and minima of a group lie side by side for all outputs.
+    """
+    if isinstance(weight, Tensor):
+        return weight
+    codes = weight.codes
+    width = codes.shape[1]
+    if width % _LANE_BYTES:
+        padded = codes.new_zeros(len(codes), -(-width // _LANE_BYTES) * _LANE_BYTES)
+        padded[:, :width] = codes
+        codes = padded[:, :width]
+    if not isinstance(weight, Int4Weight):
+        return with_tensors(weight, {"codes": codes, "scale": weight.scale})
+    turned = {name: x.t().contiguous().t() for name, x in tensors_of(weight).items() if name != "codes"}
+    return with_tensors(weight, {"codes": codes, **turned})
 
 
 def tensors_of(weight: Quantized) -> dict[str, Tensor]:
     """The tensors of a weight by the names of its fields."""
     held = {field.name: getattr(weight, field.name) for field in fields(weight)}
     return {name: value for name, value in held.items() if isinstance(value, Tensor)}
+
+
+def with_tensors(like: Quantized, tensors: Mapping[str, Tensor]) -> Quantized:
+    """A weight of the same format that holds these tensors. Raises ValueError where their types or shapes do not fit."""
+    if isinstance(like, Int4Weight):
+        return Int4Weight(tensors["codes"], tensors["scale"], tensors.get("minimum"), like.num_columns, like.group)
+    return type(like)(tensors["codes"], tensors["scale"])
 
 
 def description(weight: Weight) -> str:

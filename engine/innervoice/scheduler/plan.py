@@ -274,7 +274,7 @@ def plan_voice(jobs: Jobs, costs: LearnedCosts, settings: SchedulerSettings, now
     # A chunk of a whole one's worth of sound away: others may be ready with it then.
     latest_s = jobs.sound_end_s[ready] - voice_s - step_s - settings.margin_s - settings.horizon_s
     due = ~heard & jobs.is_live[ready] | (latest_s <= now) & heard
-    if idle:
+    if idle or not jobs.is_live[places].any():
         due |= True
     late = now - jobs.served_s[ready] > settings.starve_s
     due |= late
