@@ -117,6 +117,9 @@ def generate(
     quantization: QuantizationName = None,
     kv_dtype: KvDtype = "auto",
     max_model_len: MaxModelLen = None,
+    backend: Annotated[
+        Literal["auto", "native", "plain"], typer.Option(help="Of the language model on a CPU: native code, or PyTorch.")
+    ] = "auto",
     load_format: Annotated[Literal["auto", "dummy"], typer.Option(help="dummy: random weights, from the config alone.")] = "auto",
     streaming: Annotated[
         Literal["offline", "steady", "reference"], typer.Option(help="Sound at the end, or in chunks.")
@@ -131,7 +134,7 @@ def generate(
     request = {"schedule": read_schedule(schedule), "sampling": sampling, "system": system}
     load: dict[str, Any] = {"model": model, "speech_tokenizer": speech_tokenizer, "decoder": decoder, "revision": revision}
     load |= {"local_files_only": local_files_only, "load_format": load_format, "device": device, "dtype": dtype}
-    load |= {"quantization": quantization, "kv_dtype": kv_dtype}
+    load |= {"quantization": quantization, "backend": backend, "kv_dtype": kv_dtype}
     load |= {"max_model_len": max_model_len, "streaming": streaming, "vocoder_noise": vocoder_noise == "on"}
     outputs = Outputs(out, events, trace)
     if recording and Path(recording).resolve() in (path.resolve() for path in _paths(outputs).values()):
