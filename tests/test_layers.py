@@ -46,6 +46,7 @@ RANKS = {
     "__init__": 10,
     "server": 10,
     "display": 10,
+    "codec_commands": 10,
     "environment": 10,
     "cli": 11,
     "__main__": 12,

@@ -1,4 +1,4 @@
-"""The command line: innervoice demo | generate | plan | env. Bad input is one sentence on stderr and exit code 2."""
+"""The command line: innervoice demo | generate | plan | codec | env. Bad input is one sentence on stderr and exit code 2."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from innervoice import __version__, environment
+from innervoice import __version__, codec_commands, environment
 from innervoice.checkpoint import locate
 from innervoice.codec.audio import read_audio
 from innervoice.display import Display, plan_rows
@@ -31,6 +31,7 @@ SOUND = (".wav", ".flac", ".ogg")
 DEMO_SAMPLING = Sampling(seed=34, max_new_tokens=200)  # a seed whose reply reflects twice and ends by itself
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app.add_typer(codec_commands.app, name="codec")
 
 Model = Annotated[str, typer.Option(help="Checkpoint directory, the parent of all three directories, or a hub id.")]
 SpeechTokenizer = Annotated[str | None, typer.Option(help="Directory of the speech tokenizer, if not beside the model.")]
