@@ -47,9 +47,9 @@ def transpose_taps(weight: Tensor, bias: Tensor | None, stride: int) -> Taps:
 
 def apply_taps_ref(x: Tensor, taps: Taps) -> Tensor:
     """The definition, by torch's convolution: x [B, W, C] -> [B, T up, C' / up], T = W / stride - (k - 1) dilation."""
-    folded = x.reshape(len(x), x.shape[1] // taps.stride, -1)
+    folded = x.reshape(len(x), x.shape[1] // taps.stride, x.shape[2] * taps.stride)
     y = F.conv1d(folded.mT, taps.weight.permute(2, 1, 0), taps.bias, dilation=taps.dilation).mT
-    return y.reshape(len(x), y.shape[1] * taps.up, -1)
+    return y.reshape(len(x), y.shape[1] * taps.up, y.shape[2] // taps.up)
 
 
 def _apply_taps_products(x: Tensor, taps: Taps) -> Tensor:

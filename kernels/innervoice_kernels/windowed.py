@@ -15,7 +15,8 @@ from innervoice_kernels.backend import TRITON, choose
 from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, dot, jit, launch, narrow, next_power, tl
 
 _LOG2E = tl.constexpr(1.4426950408889634)
-_QUERIES, _KEYS = 16, 32  # one side of the tensor cores; a window of 250 is 9 steps at most
+_QUERIES = 16  # a side of the tensor cores
+_KEYS, _KEYS_FLOAT32 = 32, 16  # a window of 250 is 9 steps, or 17 whose products take more registers
 _LOWEST = tl.constexpr(-1e30)
 
 
@@ -129,7 +130,7 @@ def _window_attention_triton(q: Tensor, ring: Tensor, slots: Tensor, start: Tens
     launch(
         _window_attention_kernel, (cdiv(tokens, _QUERIES), heads, rows), q, ring, slots, start, n, y, q.stride(0), q.stride(1),
         q.stride(2), tokens, ring.shape[2], window, width**-0.5, H=heads, G=groups, D=width, BLOCK_D=next_power(width, 16),
-        QUERIES=_QUERIES, KEYS=_KEYS, num_warps=4, num_stages=2,
+        QUERIES=_QUERIES, KEYS=_KEYS_FLOAT32 if q.dtype == torch.float32 else _KEYS, num_warps=4, num_stages=2,
     )  # fmt: skip
     return y
 
