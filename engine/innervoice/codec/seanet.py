@@ -65,11 +65,11 @@ class Seanet:
         x = run.conv("first", x, at, self.first)
         for index, stage in enumerate(self.stages):
             x = self._units(run, f"stage{index}", x, at, stage)
-            x = run.conv(f"stage{index}.change", F.elu(x), at, stage.change)
+            x = run.conv(f"stage{index}.change", F.elu_(x), at, stage.change)
             at = at.down(stage.change.stride)
         if self.lstm:
             x = run.lstm("lstm", x, at, list(self.lstm))
-        return run.conv("last", F.elu(x), at, self.last), at
+        return run.conv("last", F.elu_(x), at, self.last), at
 
     def decode(self, run: Runner, x: Tensor, at: Level) -> Tensor:
         """Latent [B, T, width] -> samples [B, T * hop, channels]."""
@@ -77,15 +77,15 @@ class Seanet:
         if self.lstm:
             x = run.lstm("lstm", x, at, list(self.lstm))
         for index, stage in enumerate(self.stages):
-            x = run.conv(f"stage{index}.change", F.elu(x), at, stage.change)
+            x = run.conv(f"stage{index}.change", F.elu_(x), at, stage.change)
             at = at.up(stage.change.up)
             x = self._units(run, f"stage{index}", x, at, stage)
-        return run.conv("last", F.elu(x), at, self.last)
+        return run.conv("last", F.elu_(x), at, self.last)
 
     def _units(self, run: Runner, name: str, x: Tensor, at: Level, stage: Stage) -> Tensor:
         for index, unit in enumerate(stage.units):
             inner = run.conv(f"{name}.{index}.wide", F.elu(x), at, unit.wide)
-            inner = run.conv(f"{name}.{index}.narrow", F.elu(inner), at, unit.narrow)
+            inner = run.conv(f"{name}.{index}.narrow", F.elu_(inner), at, unit.narrow)
             x = inner + (x if unit.shortcut is None else run.conv(f"{name}.{index}.shortcut", x, at, unit.shortcut))
         return x
 
