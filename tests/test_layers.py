@@ -36,6 +36,7 @@ RANKS = {
     "reply_log": 3,
     "telemetry": 3,
     "playback": 3,
+    "codec_commands": 3,
     "prometheus": 4,
     "runner": 4,
     "stepper": 4,

@@ -1,4 +1,7 @@
-"""The command line: innervoice demo | generate | replay | bench | plan | quantize | env. Bad input: a sentence, exit code 2."""
+"""The command line: innervoice demo | generate | replay | bench | plan | quantize | codec | env.
+
+Bad input is one sentence on stderr and exit code 2.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from innervoice import __version__, environment
+from innervoice import __version__, codec_commands, environment
 from innervoice.checkpoint import locate
 from innervoice.cli_bench import metrics, stream
 from innervoice.cli_decode import decode
@@ -41,6 +44,7 @@ bench.command()(stream)
 bench.command()(metrics)
 bench.command()(decode)
 app.add_typer(bench, name="bench")
+app.add_typer(codec_commands.app, name="codec")
 
 Model = Annotated[str, typer.Option(help="Checkpoint directory, the parent of all three directories, or a hub id.")]
 SpeechTokenizer = Annotated[str | None, typer.Option(help="Directory of the speech tokenizer, if not beside the model.")]
