@@ -54,6 +54,7 @@ RANKS = {
     "core": 9,
     "loader": 10,
     "worker": 10,
+    "calibration": 10,
     "session": 11,
     "engine": 12,
     "eventlog": 12,

@@ -118,7 +118,7 @@ def generate(
     load_format: Annotated[Literal["auto", "dummy"], typer.Option(help="dummy: random weights, from the config alone.")] = "auto",
     streaming: Annotated[
         Literal["offline", "steady", "reference"], typer.Option(help="Sound at the end, or in chunks.")
-    ] = "offline",
+    ] = "steady",
     vocoder_noise: Annotated[Literal["on", "off"], typer.Option(help="off: reproducible sound.")] = "on",
     out: Annotated[Path, typer.Option(help="The sound: .wav, .flac or .ogg.")] = Path("reply.wav"),
     events: Annotated[Path | None, typer.Option(help="The reply's segments as JSON lines.")] = None,
@@ -197,7 +197,7 @@ def answer(load: dict[str, Any], prompt: Prompt, request: dict[str, Any], output
     with staged(outputs) as parts, Engine.from_pretrained(**load) as engine:
         log, lines = EventLog(), list[Line]()
         traced = engine.trace(parts.trace) if parts.trace else nullcontext()
-        with traced, engine.stream(prompt, **request) as stream, Display(console) as display:
+        with traced, engine.stream(prompt, **{"realtime": False, **request}) as stream, Display(console) as display:
             lines.append({**(stream.record or {}), "engine": {name: _plain(value) for name, value in load.items()}})
             for event in stream:
                 complete = log.feed(event)

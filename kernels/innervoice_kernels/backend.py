@@ -1,7 +1,9 @@
-"""Which implementation of an op runs: the plain-torch reference, or the Triton kernel.
+"""Which implementation of an op runs: the plain-torch reference, the Triton kernel, or the native code for CPUs.
 
 The choice for an op is, first that holds: `with use(...)`; the environment's INNERVOICE_BACKEND; Triton for CUDA tensors where
-it can be imported and the GPU is new enough; the reference. INNERVOICE_BACKEND=ref, or triton,paged_attention=ref for single ops.
+it can be imported and the GPU is new enough; native code for CPU tensors where the op has any; the reference.
+INNERVOICE_BACKEND=ref, or triton,paged_attention=ref for single ops. Where "native" is chosen for all, an op without native code
+runs its reference.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from innervoice_kernels.jit import HAS_TRITON, INTERPRETED, triton
 
 REF = "ref"
 TRITON = "triton"
-IMPLEMENTATIONS = (REF, TRITON)
+NATIVE = "native"
+IMPLEMENTATIONS = (REF, TRITON, NATIVE)
 VARIABLE = "INNERVOICE_BACKEND"
 OLDEST = (8, 0)  # bfloat16 on the tensor cores and asynchronous copies
 
@@ -34,12 +37,14 @@ class _Choice:
         self.wishes = dict(wishes)
         self.found: dict[tuple[str, str], str] = {}
 
-    def resolve(self, op: str, device: torch.device) -> str:
+    def resolve(self, op: str, device: torch.device, has_native: bool) -> str:
         name = self.wishes.get(op, self.wishes.get(_ALL))
         if name is None:
-            name = TRITON if _default_is_triton(device) else REF
+            name = NATIVE if has_native and device.type == "cpu" else TRITON if _default_is_triton(device) else REF
         elif name == TRITON:
             _check_triton(op, device)
+        elif name == NATIVE:
+            name = _checked_native(op, device, has_native)
         self.found[op, device.type] = name
         _log.debug("%s on %s: %s", op, device.type, name)
         return name
@@ -63,6 +68,14 @@ def _describe(device: torch.device) -> str:
             f"{REF} (the kernels need compute capability {OLDEST[0]}.{OLDEST[1]}, this GPU has {capability[0]}.{capability[1]})"
         )
     return f"{TRITON} {triton.__version__}"
+
+
+def _checked_native(op: str, device: torch.device, has_native: bool) -> str:
+    if not has_native:
+        return REF
+    if device.type != "cpu":
+        raise ValueError(f"{op}: the native implementation was chosen for tensors on {device.type}: move them to the CPU")
+    return NATIVE
 
 
 def _check_triton(op: str, device: torch.device) -> None:
@@ -107,13 +120,15 @@ def _scope() -> _Choice:
     return _of_the_process[0]
 
 
-def choose(op: str, x: Tensor) -> str:
+def choose(op: str, x: Tensor, *, has_native: bool = False) -> str:
     """The implementation of an op for tensors where x is: found out once for an op and a type of device, then looked up.
+
+    has_native: whether the op has native code; it must always say the same.
 
     Raises ValueError when what was asked for cannot run there.
     """
     choice = _scope()
-    return choice.found.get((op, x.device.type)) or choice.resolve(op, x.device)
+    return choice.found.get((op, x.device.type)) or choice.resolve(op, x.device, has_native)
 
 
 @contextmanager
