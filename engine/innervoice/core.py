@@ -165,6 +165,25 @@ class Core:
                 self.replies.end(running, running.finish)
         return Work(chunks=len(keys))
 
+    @property
+    def can_stream(self) -> bool:
+        """Whether sound comes while a reply is made."""
+        return self._voice is not None and self._voice.next_border(0) is not None
+
+    def try_voice(self, num: int, key: str) -> None:
+        """Make first chunks for so many replies that mean nothing, and forget them."""
+        voice = self._voice
+        assert voice is not None, "there is no voice"
+        keys = [f"{key}-{i}" for i in range(num)]
+        for one in keys:
+            voice.open(one)
+            voice.push(one, [0] * (voice.next_border(0) or 1))
+        try:
+            voice.step(keys)
+        finally:
+            for one in keys:
+                voice.close(one)
+
     def occupancy(self) -> Occupancy:
         """Who holds what."""
         replies, pool, voice = self.replies, self.pool, self._voice

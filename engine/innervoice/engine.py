@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import torch
 
+from innervoice.calibration import calibrate
 from innervoice.checkpoint import locate
 from innervoice.config.quantization import Quantization
 from innervoice.dialogue import Export
@@ -67,11 +68,13 @@ class Engine:
         streaming: str = "steady",
         vocoder_noise: bool = True,
         share_prefixes: bool = True,
+        backend: str = "auto",
         policy: str = "slack",
         max_waiting: int | None = None,
         preempt: str = "recompute",
         reader_timeout_s: float | None = None,
         name: str = "engine",
+        warmup: bool | None = None,
     ) -> Engine:
         """Load a model.
 
@@ -85,8 +88,9 @@ class Engine:
         computed, for whoever begins with the same tokens. policy: who takes part in a step: "slack" (whose sound runs out first;
         reflection is funded by sound that is unplayed), "fixed" (arrival order, reflection cut at a constant) or "fcfs" (arrival
         order). max_waiting: replies that may wait, more are refused. preempt: what a reply that gives its pages to others does
-        when it gets some again: "recompute" or "swap". reader_timeout_s: a reply whose reader leaves a full queue unread that long
-        ends with an error; until then it pauses. name: of this engine in metrics.
+        when it gets some again: "recompute" or "swap". reader_timeout_s: a reply whose reader leaves a full queue unread so long
+        ends with an error; until then it pauses. name: of this engine in metrics. warmup: see there; None: on a GPU.
+        backend: of the language model: "auto" is native code on a CPU where it covers the model, else "plain" PyTorch.
         Raises FileNotFoundError, ValueError, OutOfCapacity.
         """
         if threads is not None:
@@ -115,11 +119,16 @@ class Engine:
             streaming=streaming,
             vocoder_noise=vocoder_noise,
             share_prefixes=share_prefixes,
+            backend=backend,
+            threads=threads,
             policy=policy,
             max_waiting=max_waiting,
             preempt=preempt,
         )
-        return cls(loaded, plan, tracer, name=name, reader_timeout_s=reader_timeout_s)
+        engine = cls(loaded, plan, tracer, name=name, reader_timeout_s=reader_timeout_s)
+        if warmup or (warmup is None and torch.device(plan.device).type == "cuda"):
+            engine.warmup()
+        return engine
 
     @overload
     def generate(self, prompt: Prompt, **request: Any) -> Reply: ...
@@ -172,6 +181,15 @@ class Engine:
     def model_id(self) -> str:
         """What tells this model from others in an export or an event log: a digest of what its ids and its cache mean."""
         return self._loaded.model
+
+    def warmup(self, batch_sizes: Sequence[int] | None = None) -> float:
+        """Run steps and codec calls of these sizes (None: all powers of 2, for 2 s at most) -> seconds taken.
+
+        What is compiled at first use is compiled, and the scheduler knows what steps cost before the first reply. Raises
+        ValueError while replies run, and for sizes that do not fit.
+        """
+        worker = self._worker
+        return worker.call(lambda core: calibrate(core, worker.clock, batch_sizes))
 
     def stats(self) -> Stats:
         """What was counted so far: pages, slots, queue, step times, first audio, underruns, tokens. Prints as a table."""
