@@ -1,4 +1,7 @@
-"""The command line: innervoice demo | generate | replay | plan | quantize | env. Bad input: a sentence on stderr, exit code 2."""
+"""The command line: innervoice demo | generate | replay | bench | plan | quantize | codec | env.
+
+Bad input is one sentence on stderr and exit code 2.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,10 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from innervoice import __version__, environment
+from innervoice import __version__, codec_commands, environment
 from innervoice.checkpoint import locate
+from innervoice.cli_bench import metrics, stream
+from innervoice.cli_decode import decode
 from innervoice.cli_replay import replay_command
 from innervoice.codec.audio import read_audio
 from innervoice.config.quantization import Quantization
@@ -34,6 +39,12 @@ SOUND = (".wav", ".flac", ".ogg")
 DEMO_SAMPLING = Sampling(seed=34, max_new_tokens=200)  # a seed whose reply reflects twice and ends by itself
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+bench = typer.Typer(help="Time parts of the engine.", rich_markup_mode=None)
+bench.command()(stream)
+bench.command()(metrics)
+bench.command()(decode)
+app.add_typer(bench, name="bench")
+app.add_typer(codec_commands.app, name="codec")
 
 Model = Annotated[str, typer.Option(help="Checkpoint directory, the parent of all three directories, or a hub id.")]
 SpeechTokenizer = Annotated[str | None, typer.Option(help="Directory of the speech tokenizer, if not beside the model.")]
@@ -110,10 +121,13 @@ def generate(
     quantization: QuantizationName = None,
     kv_dtype: KvDtype = "auto",
     max_model_len: MaxModelLen = None,
+    backend: Annotated[
+        Literal["auto", "native", "plain"], typer.Option(help="Of the language model on a CPU: native code, or PyTorch.")
+    ] = "auto",
     load_format: Annotated[Literal["auto", "dummy"], typer.Option(help="dummy: random weights, from the config alone.")] = "auto",
     streaming: Annotated[
         Literal["offline", "steady", "reference"], typer.Option(help="Sound at the end, or in chunks.")
-    ] = "offline",
+    ] = "steady",
     vocoder_noise: Annotated[Literal["on", "off"], typer.Option(help="off: reproducible sound.")] = "on",
     out: Annotated[Path, typer.Option(help="The sound: .wav, .flac or .ogg.")] = Path("reply.wav"),
     events: Annotated[Path | None, typer.Option(help="The reply's segments as JSON lines.")] = None,
@@ -124,7 +138,7 @@ def generate(
     request = {"schedule": read_schedule(schedule), "sampling": sampling, "system": system}
     load: dict[str, Any] = {"model": model, "speech_tokenizer": speech_tokenizer, "decoder": decoder, "revision": revision}
     load |= {"local_files_only": local_files_only, "load_format": load_format, "device": device, "dtype": dtype}
-    load |= {"quantization": quantization, "kv_dtype": kv_dtype}
+    load |= {"quantization": quantization, "backend": backend, "kv_dtype": kv_dtype}
     load |= {"max_model_len": max_model_len, "streaming": streaming, "vocoder_noise": vocoder_noise == "on"}
     outputs = Outputs(out, events, trace)
     if recording and Path(recording).resolve() in (path.resolve() for path in _paths(outputs).values()):
@@ -192,7 +206,7 @@ def answer(load: dict[str, Any], prompt: Prompt, request: dict[str, Any], output
     with staged(outputs) as parts, Engine.from_pretrained(**load) as engine:
         log, lines = EventLog(), list[Line]()
         traced = engine.trace(parts.trace) if parts.trace else nullcontext()
-        with traced, engine.stream(prompt, **request) as stream, Display(console) as display:
+        with traced, engine.stream(prompt, **{"realtime": False, **request}) as stream, Display(console) as display:
             lines.append({**(stream.record or {}), "engine": {name: _plain(value) for name, value in load.items()}})
             for event in stream:
                 complete = log.feed(event)
