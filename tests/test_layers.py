@@ -70,6 +70,7 @@ RANKS = {
     "loadgen": 13,
     "cli_replay": 14,
     "cli_bench": 14,
+    "cli_simulate": 14,
     "cli_decode": 14,
     "cli": 15,
     "__main__": 15,

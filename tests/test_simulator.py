@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from innervoice.cli import main
 from innervoice.scheduler import Phase, Policy, SchedulerSettings, plan_step
 from innervoice.simulator import (
     H200_BF16,
@@ -20,12 +21,15 @@ from innervoice.simulator import (
     Measured,
     Roofline,
     Run,
+    SimReply,
     Spoken,
     Turn,
     Workload,
     World,
     constant,
     from_file,
+    is_carried,
+    most_carried,
     poisson,
     read_profile,
     simulate,
@@ -214,6 +218,40 @@ def test_arrivals_and_profile_from_files(tmp_path: Path) -> None:
     assert device.step_s(1, 10**9, 100) == pytest.approx(0.005)
     assert device.step_s(127, 0) == pytest.approx(0.0067 + 63 * 0.0027 / 63)
     assert simulate(device, SchedulerSettings(), load, 20.0).num_underruns == 0
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    profile = tmp_path / "step_times.json"
+    profile.write_text(json.dumps({"decode": {"1": 0.03, "2": 0.06}, "voice": {"1": 0.01, "2": 0.02}, "prefill_token_s": 1e-4}))
+    words = ["simulate", "--profile", str(profile), "--hidden", "0", "--seconds", "20", "--json"]
+    assert main([*words, "--streams", "1"]) == 0
+    one = json.loads(capsys.readouterr().out)
+    assert (one["is_carried"], one["underruns"], one["first_chunk_s"], one["reflection_per_audio_s"]) == (True, 0, 0.8, 0.0)
+    assert main([*words, "--streams", "4", "--policy", "fcfs"]) == 0
+    assert json.loads(capsys.readouterr().out)["underruns"] > 0
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["streams_carried"] == 1
+    assert main([*words, "--streams", "3", "--arrivals", "x.jsonl"]) == 2
+    assert "--arrivals" in capsys.readouterr().err
+    assert main([*words, "--streams", "0"]) == 2
+    assert main(["simulate", "--machine", "abacus"]) == 2
+    assert "abacus" in capsys.readouterr().err
+
+
+def test_what_is_carried_is_found_by_bisection() -> None:
+    asked: list[int] = []
+
+    def runs(num: int) -> list[Run]:
+        asked.append(num)
+        late = [(0.0, 1.0), (0.9 if num <= 70 else 1.2, 1.0)]
+        reply = SimReply(0, 0.0, 1, 25, math.inf, chunks=late, num_underruns=int(num > 70))
+        return [Run("slack", 10.0, [reply])]
+
+    assert most_carried(runs, 10, 200, step=5)[0] == 70
+    assert len(asked) <= 6
+    assert most_carried(runs, 80, 200) == (0, [])
+    waits = Run("slack", 10.0, [SimReply(0, 0.0, 1, 25, math.inf)])
+    assert not is_carried(waits)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,11 @@
+<<<<<<< HEAD
+"""The command line: innervoice demo | generate | replay | simulate | bench | plan | quantize | env. Bad input: exit code 2."""
+=======
 """The command line: innervoice demo | generate | replay | bench | plan | quantize | codec | env.
 
 Bad input is one sentence on stderr and exit code 2.
 """
+>>>>>>> main
 
 from __future__ import annotations
 
@@ -23,6 +27,7 @@ from innervoice.checkpoint import locate
 from innervoice.cli_bench import metrics, stream
 from innervoice.cli_decode import decode
 from innervoice.cli_replay import replay_command
+from innervoice.cli_simulate import simulate_command
 from innervoice.codec.audio import read_audio
 from innervoice.config.quantization import Quantization
 from innervoice.display import Display, plan_rows, written_as_it_goes, written_table
@@ -173,6 +178,7 @@ def plan(
 
 
 app.command("replay")(replay_command)
+app.command("simulate")(simulate_command)
 
 
 @app.command()

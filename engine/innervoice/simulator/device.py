@@ -75,8 +75,8 @@ H200_FP8 = Roofline(flops=1580e12, weight_bytes=8.85e9, kv_bytes=20_480)
 class Measured:
     """A machine of which step times are known by rows and codec times by chunks.
 
-    Between sizes straight lines; beyond the last two, their slope. A step that feeds prompts takes prefill_token_s longer for each
-    token; contexts are those of the measurement.
+    Between sizes straight lines; beyond the last two, their slope. A step that feeds prompts is prefill_token_s longer a token.
+    Contexts are those of the measurement.
     """
 
     decode: Mapping[int, float]

@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from innervoice.metrics import RequestLog, RunMetrics, summarize
+
+_TICKS = 100  # a second of sound, in the logs
+
 
 @dataclass
 class SimReply:
@@ -32,6 +36,11 @@ class SimReply:
     def first_audio_s(self) -> float | None:
         """From the question to the first sound."""
         return self.chunks[0][0] - self.submitted_s if self.chunks else None
+
+    def log(self) -> RequestLog:
+        """What reached the client, without its tokens."""
+        audio = tuple((t, round(sound_s * _TICKS)) for t, sound_s in self.chunks)
+        return RequestLog(self.submitted_s, _TICKS, audio, finished_s=self.finished_s)
 
 
 @dataclass
@@ -65,6 +74,10 @@ class Run:
     def busy(self) -> float:
         """Share of the time in which the machine worked."""
         return (self.step_s + self.voice_s) / self.duration_s
+
+    def figures(self) -> RunMetrics:
+        """The figures by which engines are compared; those of tokens are not among them."""
+        return summarize([reply.log() for reply in self.replies if reply.chunks])
 
     def first_audio(self, quantile: float) -> float:
         """Seconds to first sound; a reply that waits for it at the end counts with what it has waited. nan: no replies."""
