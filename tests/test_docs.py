@@ -57,8 +57,8 @@ def commands() -> list[list[str]]:
     return [shlex.split(line)[1:] for line in lines]
 
 
-def options_of(command: str) -> set[str]:
-    shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
+def options_of(*command: str) -> set[str]:
+    shown = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "200"})
     assert shown.exit_code == 0
     return set(re.findall(r"--[a-z][a-z-]+", shown.output))
 
@@ -159,13 +159,13 @@ def test_commands_of_readme_run(folder: Path) -> None:
 
 def test_options_of_readme_exist() -> None:
     for words in commands():
-        assert {word for word in words if word.startswith("--")} <= options_of(words[0])
+        command = words[:2] if words[0] == "bench" else words[:1]
+        assert {word for word in words if word.startswith("--")} <= options_of(*command)
     told = set(re.findall(r"--[a-z][a-z-]+", section(README, "Command line")))
-    assert told - {"--debug"} <= options_of("generate") | options_of("quantize")
+    assert told - {"--debug"} <= options_of("generate") | options_of("quantize") | options_of("bench", "stream")
     assert options_of("generate") - {"--help"} <= told, "options that README does not name"
-    assert set(re.findall(r"--[a-z][a-z-]+", README)) - {"--debug"} <= options_of("generate") | options_of("plan") | options_of(
-        "quantize"
-    )
+    shown = [options_of("generate"), options_of("plan"), options_of("quantize"), options_of("bench", "stream")]
+    assert set(re.findall(r"--[a-z][a-z-]+", README)) - {"--debug"} <= set().union(*shown)
 
 
 def test_presets_of_readme_are_all_presets() -> None:

@@ -218,22 +218,6 @@ def test_injected_text_begins_the_next_reply(engine: Engine) -> None:
             session.inject("")
 
 
-def test_output_rate_is_resampled_without_seams(engine: Engine, tiny_dir: Path) -> None:
-    native = engine.generate(Text("hello"), schedule="interleaved", sampling=Sampling(temperature=0, max_new_tokens=80))
-    assert native.audio.rate == 22050
-    with Engine.from_pretrained(tiny_dir, device="cpu", streaming="reference", vocoder_noise=False) as chunked:
-        request = {"schedule": "interleaved", "sampling": Sampling(temperature=0, max_new_tokens=80)}
-        plain = chunked.generate(Text("hello"), **request).audio
-        for rate in (16000, 48000):
-            wide = chunked.generate(Text("hello"), output_rate=rate, **request).audio
-            import soxr
-
-            assert wide.rate == rate
-            assert np.abs(wide.samples - soxr.resample(plain.samples, 22050, rate, "HQ")).max() < 1e-4
-    with pytest.raises(ValueError, match="output_rate is 0"):
-        engine.generate(Text("hello"), output_rate=0)
-
-
 @pytest.mark.parametrize("kind", ["wav", "flac", "ogg"])
 def test_audio_files_out_and_in(engine: Engine, tmp_path: Path, kind: str) -> None:
     audio = engine.generate(Text("hello"), schedule="interleaved", sampling=Sampling(temperature=0, max_new_tokens=60)).audio

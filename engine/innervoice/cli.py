@@ -1,4 +1,4 @@
-"""The command line: innervoice demo | generate | replay | plan | quantize | env. Bad input: a sentence on stderr, exit code 2."""
+"""The command line: innervoice demo | generate | replay | bench | plan | quantize | env. Bad input: a sentence, exit code 2."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rich.console import Console
 
 from innervoice import __version__, environment
 from innervoice.checkpoint import locate
+from innervoice.cli_bench import metrics, stream
 from innervoice.cli_replay import replay_command
 from innervoice.codec.audio import read_audio
 from innervoice.config.quantization import Quantization
@@ -34,6 +35,10 @@ SOUND = (".wav", ".flac", ".ogg")
 DEMO_SAMPLING = Sampling(seed=34, max_new_tokens=200)  # a seed whose reply reflects twice and ends by itself
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+bench = typer.Typer(help="Time parts of the engine.", rich_markup_mode=None)
+bench.command()(stream)
+bench.command()(metrics)
+app.add_typer(bench, name="bench")
 
 Model = Annotated[str, typer.Option(help="Checkpoint directory, the parent of all three directories, or a hub id.")]
 SpeechTokenizer = Annotated[str | None, typer.Option(help="Directory of the speech tokenizer, if not beside the model.")]
@@ -192,7 +197,7 @@ def answer(load: dict[str, Any], prompt: Prompt, request: dict[str, Any], output
     with staged(outputs) as parts, Engine.from_pretrained(**load) as engine:
         log, lines = EventLog(), list[Line]()
         traced = engine.trace(parts.trace) if parts.trace else nullcontext()
-        with traced, engine.stream(prompt, **request) as stream, Display(console) as display:
+        with traced, engine.stream(prompt, **{"realtime": False, **request}) as stream, Display(console) as display:
             lines.append({**(stream.record or {}), "engine": {name: _plain(value) for name, value in load.items()}})
             for event in stream:
                 complete = log.feed(event)
