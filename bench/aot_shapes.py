@@ -196,7 +196,6 @@ def draws(rows: int) -> Call:
     return Call(f"{rows} rows of logits", run)
 
 
-<<<<<<< HEAD
 def residual_vq(dtype: torch.dtype) -> list[Call]:
     """The quantisers of Mimi, EnCodec 24 kHz and DAC."""
     made = []
@@ -221,7 +220,8 @@ def windows(rows: int, tokens: int, dtype: torch.dtype) -> list[Call]:
         call(name, windowed.store_window, x, x, ring, *places),
         call(name, windowed.window_attention, x, ring, *places, 250),
     ]
-=======
+
+
 def voice(rows: int, dtype: torch.dtype) -> list[Call]:
     """Flow and vocoder over a chunk of 26 tokens, 179 frames, with a window of 887."""
     made, name = [], f"{rows} rows"
@@ -238,7 +238,6 @@ def voice(rows: int, dtype: torch.dtype) -> list[Call]:
         made.append(call(f"{shape}, inside", residual.stream_residual, x, past, inner, n, weights, None))
     codes, vectors = empty(16384, 1280, dtype=dtype), empty(rows * 25, 1280, dtype=dtype)
     return [*made, call(f"{rows * 25} vectors", vq.nearest_code, vectors, codes)]
->>>>>>> voice
 
 
 BF16, PAGE_SIZES = torch.bfloat16, (16, 32, 64, 128)

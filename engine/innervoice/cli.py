@@ -1,11 +1,7 @@
-<<<<<<< HEAD
-"""The command line: innervoice demo | generate | replay | simulate | bench | plan | quantize | env. Bad input: exit code 2."""
-=======
-"""The command line: innervoice demo | generate | replay | bench | plan | quantize | codec | env.
+"""The command line: innervoice demo | generate | replay | simulate | bench | plan | quantize | codec | env.
 
 Bad input is one sentence on stderr and exit code 2.
 """
->>>>>>> main
 
 from __future__ import annotations
 
