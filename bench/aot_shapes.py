@@ -9,13 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from innervoice_kernels import (
+from innervoice_kernels import (  # fmt: skip
     activation,
     attention,
     cursor,
     head,
     kvstore,
+    kvstore_fp8,
     linear,
+    linear_int4,
+    linear_scaled,
     norm,
     philox,
     qkv,
@@ -93,6 +96,18 @@ def attend(rows: int, queries: int, page_size: int, dtype: torch.dtype, weighted
     return call(name, attention.paged_attention, q, *kv, table, ints(rows + 1), ints(rows), 128**-0.5, *tags, max_queries=queries)
 
 
+def fp8_cache(rows: int, queries: int, dtype: torch.dtype) -> list[Call]:
+    """Storing into pages of fp8, and attention over them."""
+    tokens, kv = rows * queries, pages(16, torch.float8_e4m3fn)
+    q, new, name = empty(tokens, H, WIDTH, dtype=dtype), empty(tokens, G, WIDTH, dtype=dtype), f"{rows} rows of {queries}, fp8"
+    scales = {f"{x}_scale": empty(4096, G, dtype=torch.float32) for x in ("k", "v")}
+    batch = (ints(rows, 256), ints(rows + 1), ints(rows))
+    return [
+        call(name, kvstore_fp8.store_kv_fp8, new, new, *kv, *scales.values(), empty(tokens, dtype=torch.int64)),
+        call(name, attention.paged_attention, q, *kv, *batch, 128**-0.5, **scales, max_queries=queries),
+    ]
+
+
 def products(rows: int, dtype: torch.dtype) -> list[Call]:
     """The four products of a layer, as the step fuses them."""
     x, wide, norm_of = empty(rows, D, dtype=dtype), empty(rows, FFN, dtype=dtype), linear.Norm(empty(D, dtype=dtype), EPS)
@@ -104,6 +119,26 @@ def products(rows: int, dtype: torch.dtype) -> list[Call]:
         call(f"gate and up, {rows} rows", linear.gated_linear, x, weights[2], norm_of),
         call(f"down, {rows} rows", linear.linear, wide, weights[3], residual=x),
     ]
+
+
+def quantised(rows: int, dtype: torch.dtype, label: str, *formats: str) -> list[Call]:
+    """A product over quantised weights, laid out as for the GPU: int4 scales and minima group by group."""
+    n, k, more = (
+        (QKV, D, {"bias": empty(QKV, dtype=dtype)}) if label == "qkv" else (D, FFN, {"residual": empty(rows, D, dtype=dtype)})
+    )
+    x, codes4, scale = empty(rows, k, dtype=dtype), empty(n, k // 2, dtype=torch.uint8), empty(n, dtype=torch.float32)
+    made = []
+    for name in formats:
+        title = f"{label}, {rows} rows, {name}"
+        if name in ("int8", "fp8"):
+            codes = empty(n, k, dtype=torch.int8 if name == "int8" else torch.float8_e4m3fn)
+            made.append(call(title, linear_scaled.scaled_linear, x, codes, scale, **more))
+            continue
+        kind, group = name.split()
+        steps, low = (empty(k // int(group), n, dtype=torch.float16).t() for _ in range(2))
+        args = (x, codes4, steps, None if kind == "symmetric" else low, int(group))
+        made.append(call(title, linear_int4.int4_linear, *args, **more))
+    return made
 
 
 def end_of_step(rows: int, dtype: torch.dtype, invariant: bool) -> Call:
@@ -178,10 +213,15 @@ for rows in ROWS:
         CALLS += heads(rows, page_size, BF16)
 CALLS += [attend(8, 512, page_size, BF16, weighted) for page_size in PAGE_SIZES for weighted in (False, True)]
 CALLS += [attend(8, 512, 16, dtype, True) for dtype in (torch.float16, torch.float32)]
+CALLS += [call_fp8 for rows, queries in ((8, 512), (8, 1)) for call_fp8 in fp8_cache(rows, queries, BF16)]
 for dtype in (BF16, torch.float16, torch.float32):
     for rows in (1, 8, 16):
         CALLS += [*products(rows, dtype), end_of_step(rows, dtype, True)]
 CALLS += [end_of_step(rows, BF16, True) for rows in (32, 128, 256)]
+for label in ("qkv", "down"):
+    CALLS += quantised(1, BF16, label, "int8", "fp8", "int4 32", "int4 128", "symmetric 32")
+CALLS += quantised(64, BF16, "qkv", "int8", "fp8", "int4 32")
+CALLS += [made for dtype in (torch.float16, torch.float32) for made in quantised(16, dtype, "qkv", "int8", "int4 64")]
 CALLS += [draws(rows) for rows in (1, 32, 128, 256)]
 CALLS += [cursors(rows) for rows in (1, 128)]
 CALLS += [call("vocabulary", philox.gumbel_noise, 1, 0, 0, empty(VOCABULARY, dtype=torch.int64))]

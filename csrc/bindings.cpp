@@ -1,4 +1,4 @@
-// Python's view of the native code. The only file that knows Python.
+// Python's view of the native code. Only this file and bindings/ know Python.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -6,7 +6,8 @@
 #include <utility>
 #include <vector>
 
-#include "innervoice/dlpack.h"
+#include "bindings/cpu.h"
+#include "bindings/import.h"
 #include "innervoice/page_pool.h"
 #include "innervoice/pool_state.h"
 #include "innervoice/slots.h"
@@ -16,68 +17,6 @@ namespace py = pybind11;
 
 namespace innervoice {
 namespace {
-
-// Holds a capsule's tensor for the length of a call; the producer gets it back at the end.
-class Import {
- public:
-  Import(const char* name, const py::object& tensor) {
-    if (!py::hasattr(tensor, "__dlpack__")) {
-      throw py::type_error(std::string(name) + ": expected a tensor or an array, got " +
-                           Py_TYPE(tensor.ptr())->tp_name);
-    }
-    const py::object capsule = request(tensor);
-    if (!take<dlpack::ManagedTensorVersioned>(capsule, "dltensor_versioned", "used_dltensor_versioned", versioned_) &&
-        !take<dlpack::ManagedTensor>(capsule, "dltensor", "used_dltensor", plain_)) {
-      throw py::type_error(std::string(name) + ": __dlpack__ returned no unused DLPack capsule");
-    }
-    if (versioned_ != nullptr && versioned_->version.major != dlpack::kMajorVersion) {
-      const std::string version = std::to_string(versioned_->version.major);
-      give_back(versioned_);
-      throw py::value_error(std::string(name) + ": DLPack version " + version + " is not known, only version 1");
-    }
-  }
-
-  ~Import() {
-    give_back(versioned_);
-    give_back(plain_);
-  }
-
-  Import(const Import&) = delete;
-  Import& operator=(const Import&) = delete;
-
-  Argument argument() const {
-    if (versioned_ != nullptr) return {versioned_->tensor, (versioned_->flags & dlpack::kReadOnly) != 0};
-    return {plain_->tensor, false};
-  }
-
- private:
-  // Producers older than DLPack 1.0 do not know max_version.
-  static py::object request(const py::object& tensor) {
-    const py::object dlpack = tensor.attr("__dlpack__");
-    try {
-      return dlpack(py::arg("max_version") = py::make_tuple(dlpack::kMajorVersion, 0));
-    } catch (const py::error_already_set& error) {
-      if (!error.matches(PyExc_TypeError)) throw;
-    }
-    return dlpack();
-  }
-
-  template <typename Managed>
-  static bool take(const py::object& capsule, const char* name, const char* used_name, Managed*& managed) {
-    if (PyCapsule_IsValid(capsule.ptr(), name) == 0) return false;
-    managed = static_cast<Managed*>(PyCapsule_GetPointer(capsule.ptr(), name));
-    PyCapsule_SetName(capsule.ptr(), used_name);
-    return true;
-  }
-
-  template <typename Managed>
-  static void give_back(Managed* managed) {
-    if (managed != nullptr && managed->deleter != nullptr) managed->deleter(managed);
-  }
-
-  dlpack::ManagedTensorVersioned* versioned_ = nullptr;
-  dlpack::ManagedTensor* plain_ = nullptr;
-};
 
 void fill_slots_of_tensors(const py::object& page_table, const py::object& query_start, const py::object& context_len,
                            std::int64_t page_size, const py::object& out) {
@@ -203,6 +142,7 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Native parts of innervoice. Docstrings and types: _C.pyi.";
   define_state(m);
   define_pool(m);
+  define_cpu(m);
   m.def("fill_slots", &fill_slots_of_tensors, py::arg("page_table"), py::arg("query_start"), py::arg("context_len"),
         py::arg("page_size"), py::arg("out"));
 }

@@ -15,11 +15,18 @@ PAGE = 16
 class Rows:
     """Rows over a paged cache whose pages are handed out in shuffled order; step() feeds each row any number of tokens."""
 
-    def __init__(self, model: Transformer, num_rows: int, max_len: int, weights: Sequence[float] | None = None) -> None:
-        config, embedding = model.config, model.weights.embedding
+    def __init__(
+        self,
+        model: Transformer,
+        num_rows: int,
+        max_len: int,
+        weights: Sequence[float] | None = None,
+        kv_dtype: torch.dtype | None = None,
+    ) -> None:
+        config = model.config
         pages = -(-max_len // PAGE)
         self.model = model
-        self.kv = KVCache.allocate(config, num_rows * pages, PAGE, embedding.dtype)
+        self.kv = KVCache.allocate(config, num_rows * pages, PAGE, kv_dtype or model.weights.dtype)
         self.kv.k.fill_(float("nan"))
         self.kv.v.fill_(float("nan"))
         order = torch.randperm(num_rows * pages, generator=torch.Generator().manual_seed(3))

@@ -309,9 +309,9 @@ def test_page_bytes() -> None:
 
 
 def test_page_formats_without_kernels_are_refused() -> None:
-    for name in ("float32", "bfloat16", "float16"):
+    for name in ("float32", "bfloat16", "float16", "fp8_e4m3"):
         check_page_format(name)
-    with pytest.raises(ValueError, match=r"^page format 'int8' has no kernels yet: use float32, bfloat16, float16$"):
+    with pytest.raises(ValueError, match=r"^page format 'int8' has no kernels yet: use float32, bfloat16, float16, fp8_e4m3$"):
         check_page_format("int8")
-    with pytest.raises(ValueError, match=r"^page format 'q4' is unknown: use float32, bfloat16, float16$"):
+    with pytest.raises(ValueError, match=r"^page format 'q4' is unknown: use float32, bfloat16, float16, fp8_e4m3$"):
         check_page_format("q4")

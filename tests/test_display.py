@@ -91,9 +91,16 @@ def test_the_summary_tells_first_audio_with_the_length_of_its_chunk() -> None:
 
 def test_a_plan_in_readable_units() -> None:
     sizes = {"weight_bytes": 3 * 2**30, "speech_tokenizer_bytes": 512, "codec_bytes": 2**20, "memory_bytes": 2**40}
-    cache = {"kv_bytes_per_token": 1536, "kv_bytes_per_session": 2**21, "max_model_len": 8192}
-    rows = plan_rows({**sizes, **cache, "sessions": 7, "device": "cpu", "dtype": "bfloat16", "codec_dtype": "float32"})
+    cache = {
+        "kv_bytes_per_token": 1536,
+        "kv_bytes_per_session": 2**21,
+        "voice_bytes_per_session": 3 * 2**20,
+        "max_model_len": 8192,
+    }
+    kinds = {"quantization": None, "kv_dtype": "fp8_e4m3"}
+    rows = plan_rows({**sizes, **cache, "sessions": 7, "device": "cpu", "dtype": "bfloat16", "codec_dtype": "float32"} | kinds)
     assert rows["weights"] == "3.0 GiB (bfloat16)" and rows["speech tokenizer"] == "512 B (float32)"
-    assert rows["speech decoder"] == "1.0 MiB (float32)" and rows["cache per token"] == "1.5 KiB"
+    assert rows["speech decoder"] == "1.0 MiB (float32)" and rows["cache per token"] == "1.5 KiB (fp8_e4m3)"
+    assert rows["voice per session"] == "3.0 MiB"
     assert rows["cache per session"] == "2.0 MiB (of 8192 tokens)" and rows["sessions that fit"] == "7"
     assert rows["device"] == "cpu, 1024.0 GiB of memory"

@@ -152,7 +152,7 @@ def test_commands_of_readme_run(folder: Path) -> None:
     def keys(some: list[dict[str, Any]]) -> dict[str, list[str]]:
         return {line["kind"]: [*line, *line.get("usage", ())] for line in some}
 
-    assert set(keys(told)) == {"reflection", "transcript", "speech", "audio", "done"}
+    assert set(keys(told)) == {"request", "reflection", "transcript", "speech", "audio", "done"}
     came = {kind: names for kind, names in keys(lines).items() if kind != "end"}
     assert came.keys() >= {"speech", "audio", "done"}  # the other kinds have the same keys as speech
     assert came == {kind: keys(told)[kind] for kind in came}
@@ -164,9 +164,9 @@ def test_options_of_readme_exist() -> None:
         command = words[: 2 if words[0] == "codec" else 1]
         assert {word for word in words if word.startswith("--")} <= options_of(*command)
     told = set(re.findall(r"--[a-z][a-z-]+", section(README, "Command line")))
-    assert told - {"--debug"} <= options_of("generate")
+    assert told - {"--debug"} <= options_of("generate") | options_of("quantize")
     assert options_of("generate") - {"--help"} <= told, "options that README does not name"
-    every = options_of("generate") | options_of("plan") | options_of("codec", "encode")
+    every = options_of("generate") | options_of("plan") | options_of("quantize") | options_of("codec", "encode")
     assert set(re.findall(r"--[a-z][a-z-]+", README)) - {"--debug"} <= every
 
 

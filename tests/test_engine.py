@@ -254,7 +254,7 @@ def test_reference_streaming_sends_sound_before_the_end(tiny_dir: Path, prompts:
 
 def test_steady_streaming_is_exact_in_length_and_independent_of_neighbours(tiny_dir: Path, prompts: dict[str, Any]) -> None:
     with Engine.from_pretrained(tiny_dir, device="cpu", streaming="steady") as steady:
-        request = {"schedule": SHORT_REFLECTION, "sampling": greedy(130)}
+        request = {"schedule": SHORT_REFLECTION, "sampling": greedy(130), "realtime": False}
         alone = steady.generate(prompts["text"], **request)
         assert len(alone.audio.samples) == 256 * (441 * alone.usage.speech_tokens // 64)
         assert [type(e) for e in alone.events].count(AudioChunk) > 2
@@ -268,14 +268,14 @@ def test_steady_streaming_is_exact_in_length_and_independent_of_neighbours(tiny_
 
 def test_a_broken_voice_ends_its_reply_alone(tiny_dir: Path, prompts: dict[str, Any]) -> None:
     with Engine.from_pretrained(tiny_dir, device="cpu", streaming="steady") as steady:
-        request = {"schedule": SHORT_REFLECTION, "sampling": greedy(60)}
+        request = {"schedule": SHORT_REFLECTION, "sampling": greedy(60), "realtime": False}
         expected = steady.generate(prompts["text"], **request)
         voice = steady._loaded.core._voice
         assert voice is not None
         step, broken = voice.step, {"key": ""}
 
-        def break_one() -> Any:
-            chunks = step()
+        def break_one(keys: Any) -> Any:
+            chunks = step(keys)
             if chunks and not broken["key"]:
                 broken["key"] = chunks[0][0]
                 voice._lane.errors[broken["key"]] = "the codec made no numbers"  # type: ignore[index]

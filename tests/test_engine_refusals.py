@@ -60,7 +60,7 @@ def test_bad_places_and_options(tiny_dir: Path, tmp_path: Path, assets_dir: Path
     refused(ValueError, "is a file", assets_dir / "question.wav")
     refused(ValueError, "device 'tpu'", tiny_dir, device="tpu")
     refused(ValueError, "dtype 'int3'", tiny_dir, dtype="int3")
-    refused(ValueError, "page format 'fp8_e4m3' has no kernels yet", tiny_dir, kv_dtype="fp8_e4m3")
+    refused(ValueError, "page format 'int8' has no kernels yet", tiny_dir, kv_dtype="int8")
     refused(ValueError, "kv_dtype is 'float16'", tiny_dir, kv_dtype="float16")
     refused(ValueError, "max_sessions is 0", tiny_dir, max_sessions=0)
     refused(ValueError, "max_model_len is -1", tiny_dir, max_model_len=-1)

@@ -66,7 +66,7 @@ def test_a_reply_becomes_a_line_a_segment() -> None:
     first = {"kind": "transcript", "segment": 0, "ids": [1, 2], "text": "hello"}
     assert lines[0] == {**first, "t": 0.1, "t_end": 0.2, "forced": False}
     assert lines[2]["ids"] == [90, 7, 91] and lines[2]["text"] == "why" and not lines[2]["forced"]
-    assert lines[3] == {"kind": "audio", "t": 0.8, "start": 0, "samples": 441, "rate": 22050}
+    assert lines[3] == {"kind": "audio", "t": 0.8, "start": 0, "samples": 441, "rate": 22050, "crc32": 0x31408EF8}
     assert lines[5]["reason"] == "stop" and lines[5]["error"] is None and lines[5]["t"] == 0.9
 
 

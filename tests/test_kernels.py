@@ -15,6 +15,7 @@ from innervoice_kernels.activation import silu_mul_ref
 from innervoice_kernels.attention import paged_attention_ref
 from innervoice_kernels.istft import istft_ref
 from innervoice_kernels.kvstore import store_kv_ref
+from innervoice_kernels.kvstore_fp8 import store_kv_fp8_ref
 from innervoice_kernels.mel import log_mel_ref
 from innervoice_kernels.norm import rms_norm_ref
 from innervoice_kernels.philox import LOW, MULTIPLIERS, WEYL, gumbel_noise
@@ -71,7 +72,9 @@ def test_reference_is_close_in_float32_and_leaks_no_unwritten_memory(op: Op, cas
         narrow = op.outputs(op.ref, inputs)
     for got, exact in zip(narrow, op.outputs(op.exact or op.ref, wide), strict=True):
         assert may_hold_nan or not got.isnan().any()
-        torch.testing.assert_close(got.double(), exact.double(), rtol=1e-5, atol=ATOL.get(op.name, 1e-6), equal_nan=True)
+        # fp8 has three bits behind the point, and equal steps below 2^-6.
+        rtol, atol = (2**-4, 2**-10) if got.dtype == torch.float8_e4m3fn else (1e-5, ATOL.get(op.name, 1e-6))
+        torch.testing.assert_close(got.double(), exact.double(), rtol=rtol, atol=atol, equal_nan=True)
 
 
 def test_check_refuses_a_wrong_op() -> None:
@@ -211,13 +214,47 @@ def dense_attention(inputs: dict[str, Any]) -> Tensor:
                 elif inputs.get("query_tag") is not None and 0 != inputs["query_tag"][query] == inputs["key_tag"][place]:
                     mask[query - begin, key] = inputs["log_weight"][query]
         heads = q.shape[1] // inputs["k_pages"].shape[2]
-        pages = (inputs["k_pages"], inputs["v_pages"])
+        pages = [_numbers(inputs, name) for name in ("k", "v")]
         k, v = (torch.stack([side[place] for place in places]).repeat_interleave(heads, 1) for side in pages)
         y = F.scaled_dot_product_attention(
             q[begin:end].transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), attn_mask=mask, scale=inputs["scale"]
         )
         out[begin:end] = y.transpose(0, 1)
     return out
+
+
+def _numbers(inputs: dict[str, Any], name: str) -> Tensor:
+    """The pages, those of fp8 times their scales."""
+    pages, scale = inputs[f"{name}_pages"], inputs.get(f"{name}_scale")
+    return pages if scale is None else pages.double() * scale.double()[:, None, :, None]
+
+
+@every("store_kv_fp8")
+def test_fp8_pages_hold_what_was_stored_to_three_bits(case: Case) -> None:
+    """Token by token into new pages, as all at once; other pages and their scales are as they were."""
+    inputs = inputs_of(case, torch.float32)
+    slots, page_size = inputs["slots"], inputs["k_pages"].shape[1]
+    first = slots[:1].clamp(min=0) // page_size * page_size
+    slots = torch.where(slots >= 0, slots - slots[:1] + first, slots)  # the first token begins its page
+    whole, single = ({name: x.clone() for name, x in inputs.items()} for _ in range(2))
+    store_kv_fp8_ref(**whole | {"slots": slots})
+    for index in range(len(slots)):
+        one = {name: single[name][index : index + 1] for name in ("k", "v")}
+        store_kv_fp8_ref(**single | one | {"slots": slots[index : index + 1]})
+    kept = slots >= 0
+    page, offset = slots[kept] // page_size, slots[kept] % page_size
+    touched = torch.zeros(len(inputs["k_pages"]), dtype=torch.bool).index_fill_(0, page, True)
+    for name in ("k", "v"):
+        scale = whole[f"{name}_scale"]
+        begun = torch.zeros_like(touched).index_fill_(0, page[offset == 0], True)
+        assert torch.equal(scale[begun], single[f"{name}_scale"][begun])
+        assert torch.equal(scale[~touched], inputs[f"{name}_scale"][~touched])
+        assert torch.equal(whole[f"{name}_pages"][~touched].float(), inputs[f"{name}_pages"][~touched].float())
+        right, sizes = inputs[name][kept].double(), scale[page].double()[:, :, None]
+        for got in (whole, single):
+            error = (_numbers(got, name)[page, offset] - right).abs()
+            assert bool((error <= torch.maximum(right.abs() / 16, 1.5 * sizes * 2**-10)).all())
+        assert bool((right.abs() <= 448 * sizes).all())
 
 
 @every("paged_attention")

@@ -68,7 +68,7 @@ def test_the_second_turn_sees_what_one_long_prompt_would_show(engine: Engine) ->
     with engine.open_session(schedule=SCHEDULE) as session:
         ask(session, 0)
         second = ask(session, 1)
-        history = engine._worker.call(lambda core: list(core._dialogues[session.session_id].row.ids))
+        history = engine._worker.call(lambda core: list(core.dialogues.known(session.session_id).row.ids))
     prompt = Ids(history[: second.usage.prompt_tokens])
     assert engine.generate(prompt, schedule=SCHEDULE, sampling=hot(1)).ids == second.ids
 
@@ -158,7 +158,7 @@ def test_a_reply_cut_out_anywhere_continues_with_identical_ids_and_sound(
         twin = session.fork() if way == "fork" else engine.open_session(restore=session.export(), schedule=schedule)
         whole = stream.reply()
         with twin:
-            state = engine._worker.call(lambda core: core.session_state(twin.session_id))
+            state = engine._worker.call(lambda core: core.dialogues.session_state(twin.session_id))
             if state[1] is None:  # the reply was over before the cut
                 return
             told = state[1].num_tokens
@@ -214,22 +214,6 @@ def test_injected_text_begins_the_next_reply(engine: Engine) -> None:
         assert ask(session, 1).reflections[0] != "it is raining"
         with pytest.raises(ValueError, match="the text to inject is empty"):
             session.inject("")
-
-
-def test_output_rate_is_resampled_without_seams(engine: Engine, tiny_dir: Path) -> None:
-    native = engine.generate(Text("hello"), schedule="interleaved", sampling=Sampling(temperature=0, max_new_tokens=80))
-    assert native.audio.rate == 22050
-    with Engine.from_pretrained(tiny_dir, device="cpu", streaming="reference", vocoder_noise=False) as chunked:
-        request = {"schedule": "interleaved", "sampling": Sampling(temperature=0, max_new_tokens=80)}
-        plain = chunked.generate(Text("hello"), **request).audio
-        for rate in (16000, 48000):
-            wide = chunked.generate(Text("hello"), output_rate=rate, **request).audio
-            import soxr
-
-            assert wide.rate == rate
-            assert np.abs(wide.samples - soxr.resample(plain.samples, 22050, rate, "HQ")).max() < 1e-4
-    with pytest.raises(ValueError, match="output_rate is 0"):
-        engine.generate(Text("hello"), output_rate=0)
 
 
 @pytest.mark.parametrize("kind", ["wav", "flac", "ogg"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from innervoice.codec.chunks import Chunk, Clock, SteadySettings, next_border
 from innervoice.codec.decoder import SpeechDecoder
 from innervoice.codec.flow_encoder import nearest
+from innervoice.codec.slot_bytes import slot_bytes
 from innervoice.codec.steady import Slot, SteadyDecoder
 
 CLOCK = Clock.of(12.5)
@@ -213,6 +215,41 @@ def test_a_broken_reply_leaves_the_others_alone(decoder: SpeechDecoder, rows: in
     for call in (voice.finish, voice.export):
         with pytest.raises(ValueError, match="not finite"):
             call(errors[0].slot)
+
+
+def test_a_failing_call_of_many_rows_fails_one_reply(decoder: SpeechDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of a call that fails are run one by one: whichever fails alone breaks, in the flow and in the vocoder."""
+    codes = random_codes(20, 3)
+    whole = np.concatenate(speak(steady(decoder, None), codes, [20]))
+    for part in ("_flow_call", "_vocoder_call"):
+        voice = steady(decoder, None)
+        slots = [voice.open() for _ in range(3)]
+        original = getattr(voice, part)
+
+        def fail(rows: list, *args: object, call: object = original, bad: Slot = slots[1]) -> object:  # type: ignore[type-arg]
+            if any(getattr(row, "reply", row).slot == bad for row in rows):
+                raise RuntimeError("no memory")
+            return call(rows, *args)  # type: ignore[operator]
+
+        monkeypatch.setattr(voice, part, fail)
+        for slot in slots:
+            voice.push(slot, codes)
+            voice.finish(slot)
+        sounds = voice.step()
+        assert [(sound.slot, sound.last) for sound in sounds if sound.error] == [(slots[1], True)]
+        for slot in (slots[0], slots[2]):
+            ours = np.concatenate([sound.samples for sound in sounds if sound.slot == slot])
+            assert relative_error(ours, whole) <= ROUNDING
+        assert voice.ready() == []
+
+
+def test_slot_bytes_are_known_before_loading(decoder: SpeechDecoder, tiny_dir: Path) -> None:
+    for changes in ({}, {"look_back": 64, "show_look_back": True, "encoder_blocks": 3, "hold_back": 9}):
+        voice = steady(decoder, **changes)
+        assert slot_bytes(decoder.config, 4, voice.settings) == voice.slot_bytes
+    for dtype in (torch.float32, torch.bfloat16):
+        tiny = SpeechDecoder.from_pretrained(tiny_dir / "glm-4-voice-decoder", dtype=dtype)
+        assert slot_bytes(tiny.config, dtype.itemsize) == tiny.steady(num_slots=1).slot_bytes
 
 
 def test_speaker_steps_and_seed_make_a_difference(decoder: SpeechDecoder) -> None:

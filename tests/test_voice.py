@@ -249,3 +249,68 @@ def test_a_broken_reply_ends_and_says_why(decoder: SpeechDecoder) -> None:
         voice.push("a", [1])
     voice.close("a")
     assert voice.errors == {}
+
+
+def test_a_step_decodes_what_is_named_and_ready_tells_what_is_due(decoder: SpeechDecoder) -> None:
+    voice, alone = Voice(decoder), Voice(decoder)
+    codes = {"a": [*range(12)], "b": [*range(9)], "c": [*range(36)], "d": []}
+    for key, row in codes.items():
+        voice.open(key)
+        voice.push(key, row)
+    assert voice.ready() == [("a", 12), ("c", 36)]
+    assert {key for key, _, _ in voice.step(["c", "b"])} == {"c"}
+    assert voice.ready() == [("a", 12)]
+    for key in "bd":
+        voice.finish(key)
+    assert voice.ready() == [("a", 12), ("b", 9), ("d", 0)]
+    with pytest.raises(ValueError, match="'x' is not open"):
+        voice.step(["a", "x"])
+    assert voice.ready() == [("a", 12), ("b", 9), ("d", 0)]
+    assert voice.step([]) == []
+    parts = voice.step(["b"])
+    assert {key for key, _, _ in parts} == {"b"}
+    assert np.array_equal(np.concatenate([samples for _, samples, _ in parts]), heard(alone, "b", [codes["b"]]))
+    assert {key for key, _, _ in voice.step()} == {"a", "d"}
+    assert voice.ready() == []
+
+
+def test_ready_in_chunks_of_the_demo(decoder: SpeechDecoder) -> None:
+    fake: Any = Recorder()
+    for mode, due in (("reference", [("a", 26), ("b", 3)]), ("offline", [("b", 3)])):
+        voice = Voice(fake, mode)  # type: ignore[arg-type]
+        for key, count in (("a", 26), ("b", 3), ("c", 24)):
+            voice.open(key)
+            voice.push(key, range(count))
+        voice.finish("b")
+        assert voice.ready() == due
+
+
+@pytest.mark.parametrize("mode", ["steady", "reference", "offline"])
+def test_an_error_in_one_reply_is_its_own(decoder: SpeechDecoder, mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    voice, clean = Voice(decoder, mode), Voice(decoder, mode)
+    whole = heard(clean, "b", [range(30)])
+    part = "_flow_call" if mode == "steady" else "push" if mode == "reference" else "decode"
+    owner: Any = voice._steady()._decoder if mode == "steady" else decoder
+    original = getattr(owner, part)
+
+    def fail_for_codes_from_40_on(*args: Any, **named: Any) -> Any:
+        if mode == "steady":
+            wrong = any(40 in reply.codes for reply in args[0])
+        else:
+            wrong = 40 in (args[1] if mode == "reference" else args[0])
+        if wrong:
+            raise RuntimeError("out of something")
+        return original(*args, **named)
+
+    monkeypatch.setattr(owner, part, fail_for_codes_from_40_on)
+    for key, codes in (("a", range(40, 64)), ("b", range(30))):
+        voice.open(key)
+        voice.push(key, codes)
+        voice.finish(key)
+    parts = voice.step()
+    assert [(len(samples), last) for key, samples, last in parts if key == "a"] == [(0, True)]
+    assert list(voice.errors) == ["a"] and "out of something" in voice.errors["a"]
+    assert np.array_equal(np.concatenate([samples for key, samples, _ in parts if key == "b"]), whole)
+    assert voice.ready() == []
+    with pytest.raises(ValueError, match="'a': the reply broke after 0 codes: out of something"):
+        voice.push("a", [1])

@@ -25,7 +25,8 @@ class Role(IntEnum):
 
 @dataclass
 class Row:
-    """A sequence that keeps its pages. ids[:num_cached] have keys and values; the rest is fed to the next forward pass.
+    """A sequence that keeps its pages. ids[:num_cached] have keys and values; the rest is fed to the next forward pass, or, with
+    a limit, only as many as bring num_cached to it: a long prompt goes in by chunks.
 
     roles[i] says what ids[i] is, replies[i] which reply of the row it belongs to (0: none, then from 1); weights[r] is ln w of
     reply r. page_keys[i] is what, beside the ids, the keys and values of a page depend on: equal keys and ids, equal pages.
@@ -38,11 +39,17 @@ class Row:
     page_keys: list[int] = field(default_factory=list)
     weights: list[float] = field(default_factory=lambda: [0.0])
     num_cached: int = 0
+    limit: int | None = None
+
+    @property
+    def end(self) -> int:
+        """One past the last token that the next forward pass feeds."""
+        return len(self.ids) if self.limit is None else self.limit
 
     @property
     def num_new(self) -> int:
         """Tokens that the next forward pass feeds."""
-        return len(self.ids) - self.num_cached
+        return self.end - self.num_cached
 
     def extend(self, ids: Sequence[int]) -> None:
         """Add prompt tokens."""
@@ -63,9 +70,28 @@ class Row:
 
     def drop_last(self) -> None:
         """Take the last token back; it has not been fed yet."""
-        assert self.num_new > 0, "the last token is cached"
+        assert self.num_cached < len(self.ids), "the last token is cached"
+        self.truncate(len(self.ids) - 1)
+
+    def truncate(self, num_tokens: int) -> None:
+        """Keep the first tokens; pages behind them are given back."""
         for column in (self.ids, self.roles, self.replies, self.page_keys):
-            column.pop()
+            del column[num_tokens:]
+        self.table.truncate(min(num_tokens, self.table.capacity))
+        self.num_cached = min(self.num_cached, num_tokens)
+
+    def keep(self, indices: Sequence[int]) -> None:
+        """Keep these tokens, in this order; what stays in its place keeps its pages, the rest is to be fed again."""
+        same = next((i for i, index in enumerate(indices) if i != index), len(indices))
+        moved = [(self.ids[i], self.roles[i], self.replies[i]) for i in indices[same:]]
+        self.truncate(same)
+        for token, role, reply in moved:
+            self.append(token, role, reply)
+
+    def release(self) -> None:
+        """Give every page back; all tokens are to be fed again."""
+        self.table.release()
+        self.num_cached, self.limit = 0, None
 
     def fork(self) -> Row:
         """A copy that shares the pages of what is cached."""
@@ -75,7 +101,7 @@ class Row:
 
     def tags(self, role: Role) -> list[int]:
         """For each token to be fed: the number of its reply if the token has the role and the reply is weighted, else 0."""
-        new = range(self.num_cached, len(self.ids))
+        new = range(self.num_cached, self.end)
         return [self.replies[i] if self.roles[i] is role and self.weights[self.replies[i]] else 0 for i in new]
 
 
@@ -98,7 +124,7 @@ class Batch:
 
 
 def make_batch(rows: Sequence[Row], page_size: int, device: torch.device) -> Batch:
-    """All tokens of the rows that are not cached yet. Each row has at least one, and pages for all its tokens."""
+    """The tokens that the rows are to be fed. Each row has at least one, and pages for all of them."""
     starts = [0]
     for row in rows:
         starts.append(starts[-1] + row.num_new)
@@ -106,10 +132,10 @@ def make_batch(rows: Sequence[Row], page_size: int, device: torch.device) -> Bat
     width = max(map(len, pages))
     page_table = torch.tensor([row + [0] * (width - len(row)) for row in pages], dtype=torch.int32)
     query_start = torch.tensor(starts, dtype=torch.int32)
-    context_len = torch.tensor([len(row.ids) for row in rows], dtype=torch.int32)
+    context_len = torch.tensor([row.end for row in rows], dtype=torch.int32)
     slots = torch.empty(starts[-1], dtype=torch.int64)
     _C.fill_slots(page_table, query_start, context_len, page_size, slots)
-    positions = torch.cat([torch.arange(row.num_cached, len(row.ids)) for row in rows])
+    positions = torch.cat([torch.arange(row.num_cached, row.end) for row in rows])
     query_tags = [(row, tag) for row in rows for tag in row.tags(Role.SPOKEN)]
     weighted = any(weight for row in rows for weight in row.weights)
     weights = [row.weights[tag] for row, tag in query_tags]
@@ -122,6 +148,6 @@ def make_batch(rows: Sequence[Row], page_size: int, device: torch.device) -> Bat
         query_tag=torch.tensor([tag for _, tag in query_tags], dtype=torch.int32, device=device) if weighted else None,
         log_weight=torch.tensor(weights, dtype=torch.float32, device=device) if weighted else None,
     )
-    ids = torch.tensor([i for row in rows for i in row.ids[row.num_cached :]], dtype=torch.int64, device=device)
+    ids = torch.tensor([i for row in rows for i in row.ids[row.num_cached : row.end]], dtype=torch.int64, device=device)
     key_tag = torch.tensor([tag for row in rows for tag in row.tags(Role.HIDDEN)], dtype=torch.int32, device=device)
     return Batch(ids, key_tag, attention.query_start[1:].long() - 1, attention)

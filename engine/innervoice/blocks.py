@@ -17,14 +17,15 @@ PageFormat = Literal["float32", "bfloat16", "float16", "int8", "fp8_e4m3"]
 
 _ROOT = -1
 _ITEM_BYTES: dict[PageFormat, int] = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "fp8_e4m3": 1}
+_UNREAD = ("int8",)
 _SCALE_BYTES: dict[PageFormat, int] = {"int8": 4, "fp8_e4m3": 4}
 
 
 def check_page_format(name: str) -> None:
     """Raise ValueError for a page format that the kernels do not read, or not yet."""
-    running = [known for known in get_args(PageFormat) if known not in _SCALE_BYTES]
+    running = [known for known in get_args(PageFormat) if known not in _UNREAD]
     if name not in running:
-        status = "has no kernels yet" if name in _SCALE_BYTES else "is unknown"
+        status = "has no kernels yet" if name in _UNREAD else "is unknown"
         raise ValueError(f"page format {name!r} {status}: use {', '.join(running)}")
 
 

@@ -1,4 +1,4 @@
-"""Where the parts of a model are: a local directory, the parent of all three, or a hub id."""
+"""Where the parts of a model are: a local directory, the parent of all three, a GGUF file, or a hub id."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 
 from innervoice.config.files import read_json
+from innervoice.config.gguf import unpack
 
 HUB_PARTS = {"glm-4-voice-9b": ("glm-4-voice-tokenizer", "glm-4-voice-decoder")}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -49,8 +50,10 @@ def _directory(place: str | PathLike[str], revision: str | None, local_files_onl
     path = Path(place)
     if path.is_dir():
         return path
+    if path.is_file() and path.suffix == ".gguf":
+        return unpack(path)
     if path.exists():
-        raise ValueError(f"{path} is a file: give the directory that holds the checkpoint")
+        raise ValueError(f"{path} is a file: give the directory that holds the checkpoint, or a .gguf file")
     if isinstance(place, str) and _HUB_ID.fullmatch(place):
         return _download(place, revision, local_files_only)
     raise FileNotFoundError(f"{path} does not exist: give a checkpoint directory or a hub id such as THUDM/glm-4-voice-9b")

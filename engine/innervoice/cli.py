@@ -1,4 +1,4 @@
-"""The command line: innervoice demo | generate | plan | codec | env. Bad input is one sentence on stderr and exit code 2."""
+"""The command line: demo | generate | replay | plan | quantize | codec | env. Bad input: a sentence on stderr, exit code 2."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ from rich.console import Console
 
 from innervoice import __version__, codec_commands, environment
 from innervoice.checkpoint import locate
+from innervoice.cli_replay import replay_command
 from innervoice.codec.audio import read_audio
-from innervoice.display import Display, plan_rows
+from innervoice.config.quantization import Quantization
+from innervoice.display import Display, plan_rows, written_as_it_goes, written_table
 from innervoice.engine import Engine
 from innervoice.errors import EngineDead, OutOfCapacity, RequestFailed
 from innervoice.eventlog import EventLog, Line, write_events
 from innervoice.plan import make_plan
+from innervoice.quantize import Quantizer
 from innervoice.schedule import PRESETS, Schedule
 from innervoice.types import Prompt, Sampling, Text
 
@@ -39,7 +42,11 @@ Decoder = Annotated[str | None, typer.Option(help="Directory of the speech decod
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
 LocalOnly = Annotated[bool, typer.Option("--local-files-only", help="Download nothing.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Dtype = Annotated[Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Type of the weights and the cache.")]
+Dtype = Annotated[Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Type of the weights, and of the cache.")]
+QuantizationName = Annotated[
+    Literal["int8", "int4", "fp8"] | None, typer.Option("--quantization", help="Quantise the weights while they are read.")
+]
+KvDtype = Annotated[Literal["auto", "fp8_e4m3"], typer.Option("--kv-dtype", help="Type of the cache; auto: the model's.")]
 MemoryFraction = Annotated[float, typer.Option(help="Share of the device's memory to use.")]
 MaxModelLen = Annotated[int | None, typer.Option(help="Longest sequence, prompt included, in tokens.")]
 Streaming = Annotated[Literal["offline", "steady", "reference"], typer.Option(help="Sound at the end, or in chunks.")]
@@ -101,6 +108,8 @@ def generate(
     max_new_tokens: Annotated[int, typer.Option(help="Tokens of the reply, hidden ones included.")] = Sampling.max_new_tokens,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    quantization: QuantizationName = None,
+    kv_dtype: KvDtype = "auto",
     max_model_len: MaxModelLen = None,
     load_format: Annotated[Literal["auto", "dummy"], typer.Option(help="dummy: random weights, from the config alone.")] = "auto",
     streaming: Annotated[
@@ -116,6 +125,7 @@ def generate(
     request = {"schedule": read_schedule(schedule), "sampling": sampling, "system": system}
     load: dict[str, Any] = {"model": model, "speech_tokenizer": speech_tokenizer, "decoder": decoder, "revision": revision}
     load |= {"local_files_only": local_files_only, "load_format": load_format, "device": device, "dtype": dtype}
+    load |= {"quantization": quantization, "kv_dtype": kv_dtype}
     load |= {"max_model_len": max_model_len, "streaming": streaming, "vocoder_noise": vocoder_noise == "on"}
     outputs = Outputs(out, events, trace)
     if recording and Path(recording).resolve() in (path.resolve() for path in _paths(outputs).values()):
@@ -132,6 +142,8 @@ def plan(
     local_files_only: LocalOnly = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    quantization: QuantizationName = None,
+    kv_dtype: KvDtype = "auto",
     memory_fraction: MemoryFraction = 0.9,
     max_sessions: Annotated[int | None, typer.Option(help="Sessions at once; default: as many as fit.")] = None,
     max_model_len: MaxModelLen = None,
@@ -140,11 +152,33 @@ def plan(
     """Bytes of weights, cache and codec, and how many sessions fit; loads nothing."""
     paths = locate(model, speech_tokenizer, decoder, revision=revision, local_files_only=local_files_only)
     limits: dict[str, Any] = {"memory_fraction": memory_fraction, "max_sessions": max_sessions, "max_model_len": max_model_len}
-    made = asdict(make_plan(paths, device=device, dtype=dtype, **limits))
+    made = asdict(make_plan(paths, device=device, dtype=dtype, quantization=quantization, kv_dtype=kv_dtype, **limits))
     if as_json:
         print(json.dumps(made, default=str))
     else:
         print(environment.as_text(plan_rows(made)))
+
+
+app.command("replay")(replay_command)
+
+
+@app.command()
+def quantize(
+    model: Annotated[str, typer.Argument(metavar="DIR", help="Checkpoint directory, or a hub id.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The directory to write; it must not exist, or be empty.")],
+    to: Annotated[Literal["int8", "int4", "fp8"], typer.Option(help="Format of the weights that are multiplied.")],
+    group: Annotated[int | None, typer.Option(help="Columns that share an int4 scale: 32 (the default), 64 or 128.")] = None,
+    symmetric: Annotated[bool, typer.Option("--symmetric", help="int4 without a minimum a group.")] = False,
+    keep_head: Annotated[bool, typer.Option("--keep-head", help="Leave the output layer as it is.")] = False,
+    revision: Revision = None,
+    local_files_only: LocalOnly = False,
+) -> None:
+    """Write the language model of a checkpoint with its weights quantised, and say each tensor's size and error."""
+    paths = locate(model, revision=revision, local_files_only=local_files_only)
+    quantizer = Quantizer(paths, out, Quantization(to, group, symmetric, not keep_head))
+    written = written_as_it_goes(quantizer.run(), len(quantizer), Console(stderr=True))
+    Console(width=max(80, 60 + max(len(one.name) for one in written))).print(written_table(written))
+    say(f"wrote {out}: {quantizer.to}, {sum(one.num_bytes for one in written):,} bytes of weights")
 
 
 @app.command()
@@ -159,7 +193,8 @@ def answer(load: dict[str, Any], prompt: Prompt, request: dict[str, Any], output
     with staged(outputs) as parts, Engine.from_pretrained(**load) as engine:
         log, lines = EventLog(), list[Line]()
         traced = engine.trace(parts.trace) if parts.trace else nullcontext()
-        with traced, engine.stream(prompt, **request) as stream, Display(console) as display:
+        with traced, engine.stream(prompt, **{"realtime": False, **request}) as stream, Display(console) as display:
+            lines.append({**(stream.record or {}), "engine": {name: _plain(value) for name, value in load.items()}})
             for event in stream:
                 complete = log.feed(event)
                 lines += complete
@@ -249,6 +284,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = f"{usage().rstrip('.')}; see innervoice --help" if usage else _sentence(error)
         print("innervoice:", " ".join(message.split()), file=sys.stderr)
         return 2
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
 
 
 def _sentence(error: Exception) -> str:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from innervoice.batch import Role, Row
+from innervoice.playback import Playback
 from innervoice.types import FinishReason, Sampling
 
 FORMAT = "innervoice session 1"
@@ -25,13 +26,38 @@ class Paused:
     finish: FinishReason | None = None
 
 
+@dataclass(frozen=True)
+class Spoken:
+    """The reply that a dialogue heard last, running or over: what an interruption needs. number: within the row."""
+
+    reply_id: str
+    number: int
+    speech: tuple[int, int]
+    codes_per_s: float
+    playback: Playback
+
+
 @dataclass
 class Dialogue:
-    """A session as the core keeps it. busy: the reply that is running, if any."""
+    """A session as the core keeps it.
+
+    busy: the reply that is running, if any. last: the one that is, or was, heard. replies: ids of all it ever made. used: when it
+    was last needed, as a count. draft: how many tokens at the row's end are guessed: what a user who still speaks has said.
+    """
 
     row: Row
     paused: Paused | None = None
     busy: str | None = None
+    last: Spoken | None = None
+    replies: set[str] = field(default_factory=set)
+    used: int = 0
+    draft: int = 0
+    draft_place: int | None = None
+
+    def drop_draft(self, keep: int = 0) -> None:
+        """Take what is guessed back, but for its first `keep` tokens, which are certain now."""
+        self.row.truncate(len(self.row.ids) - self.draft + keep)
+        self.draft = 0
 
 
 @dataclass(frozen=True)
@@ -47,9 +73,10 @@ class Export:
     injected: list[int] = field(default_factory=list)
 
     @classmethod
-    def of(cls, row: Row, paused: Paused | None, model: str) -> Export:
-        """Copies a row."""
-        return cls(model, list(row.ids), [int(r) for r in row.roles], list(row.replies), list(row.weights), paused)
+    def of(cls, row: Row, paused: Paused | None, model: str, num_tokens: int) -> Export:
+        """Copies the first tokens of a row."""
+        roles = [int(role) for role in row.roles[:num_tokens]]
+        return cls(model, row.ids[:num_tokens], roles, row.replies[:num_tokens], list(row.weights), paused)
 
     def fill(self, row: Row) -> None:
         """Put the tokens into an empty row."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.live import Live
+from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
+from innervoice.config.quantization import Quantization
 from innervoice.eventlog import Line
+from innervoice.quantize import Written
 
 _STYLE = {"reflection": "dim italic", "transcript": "bold", "speech": "cyan", "audio": "green", "end": "dim"}
 _LABEL_LEN = 22  # cells before a line's text: time, kind and the gaps
@@ -82,13 +85,35 @@ def plan_rows(plan: Line) -> dict[str, str]:
     """Name -> value of a plan's fields, in the order to print."""
     return {
         "device": f"{plan['device']}, {_bytes(plan['memory_bytes'])} of memory",
-        "weights": f"{_bytes(plan['weight_bytes'])} ({plan['dtype']})",
+        "weights": f"{_bytes(plan['weight_bytes'])} ({_formats(plan)})",
         "speech tokenizer": f"{_bytes(plan['speech_tokenizer_bytes'])} ({plan['codec_dtype']})",
         "speech decoder": f"{_bytes(plan['codec_bytes'])} ({plan['codec_dtype']})",
-        "cache per token": _bytes(plan["kv_bytes_per_token"]),
+        "cache per token": f"{_bytes(plan['kv_bytes_per_token'])} ({plan['kv_dtype']})",
         "cache per session": f"{_bytes(plan['kv_bytes_per_session'])} (of {plan['max_model_len']} tokens)",
+        "voice per session": _bytes(plan["voice_bytes_per_session"]),
         "sessions that fit": str(plan["sessions"]),
     }
+
+
+def _formats(plan: Line) -> str:
+    told = plan["quantization"]
+    return str(plan["dtype"]) if told is None else f"{Quantization(**told)}, the rest {plan['dtype']}"
+
+
+def written_as_it_goes(written: Iterable[Written], total: int, console: Console) -> list[Written]:
+    """Take all tensors, under a progress bar."""
+    return list(track(written, "quantising", total=total, console=console, transient=True))
+
+
+def written_table(written: Sequence[Written]) -> Table:
+    """Format, size and error of each tensor."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for title, side in (("tensor", "left"), ("format", "left"), ("shape", "right"), ("size", "right"), ("error", "right")):
+        table.add_column(title, justify=side, no_wrap=True)  # type: ignore[arg-type]
+    for one in written:
+        error = "" if one.error is None else f"{one.error:.2%}"
+        table.add_row(one.name, one.format, " x ".join(map(str, one.shape)), _bytes(one.num_bytes), error)
+    return table
 
 
 def printable(text: str) -> str:

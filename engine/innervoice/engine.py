@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -13,10 +14,13 @@ from typing import Any, overload
 import torch
 
 from innervoice.checkpoint import locate
+from innervoice.config.quantization import Quantization
 from innervoice.dialogue import Export
 from innervoice.intake import RequestOptions
+from innervoice.listening import Listener, ReadsAhead
 from innervoice.loader import Loaded, load
 from innervoice.plan import Plan, make_plan
+from innervoice.recording import request_line
 from innervoice.session import Session
 from innervoice.stream import Stream
 from innervoice.trace import Tracer
@@ -30,6 +34,8 @@ class Engine:
     def __init__(self, loaded: Loaded, plan: Plan, tracer: Tracer) -> None:
         self._loaded, self._plan, self._tracer = loaded, plan, tracer
         self._worker = Worker(loaded.core)
+        tokenizer = loaded.intake.speech_tokenizer
+        self._listener = None if tokenizer is None else Listener(tokenizer, loaded.intake.max_model_len, self._tell_dialogues)
 
     @classmethod
     def from_pretrained(
@@ -43,6 +49,7 @@ class Engine:
         load_format: str = "auto",
         device: str = "auto",
         dtype: str = "auto",
+        quantization: str | Quantization | None = None,
         codec_dtype: str = "auto",
         kv_dtype: str = "auto",
         memory_fraction: float = 0.9,
@@ -52,15 +59,23 @@ class Engine:
         streaming: str = "offline",
         vocoder_noise: bool = True,
         share_prefixes: bool = True,
+        policy: str = "slack",
+        max_waiting: int | None = None,
+        preempt: str = "recompute",
     ) -> Engine:
         """Load a model.
 
         model: directory of the language model, or the parent of all three parts, or a hub id. load_format "dummy": random
         weights from config files alone. dtype "auto": the checkpoint's own; codec_dtype "auto": float32; kv_dtype "auto": the
-        model's. max_model_len: tokens of prompt and reply together. threads: CPU threads, for the whole process. streaming:
-        "offline" (sound in one piece at the end), "steady" (a chunk after 10 tokens, then every 26, at the same cost whatever
-        the length) or "reference" (chunks of 25, 50, 100, 150, 200 tokens, as GLM-4-Voice's demo cuts them). vocoder_noise
-        False: reproducible sound. share_prefixes: keep the pages of what was computed, for whoever begins with the same tokens.
+        model's; "fp8_e4m3": half of that. quantization: "int8", "int4", "fp8" or a Quantization, which the weights are turned
+        into while they are read; None: as they are in the file. max_model_len: tokens of prompt and reply together. threads: CPU
+        threads, for the whole process. streaming: "offline" (sound in one piece at the end), "steady" (a chunk after 10 tokens,
+        then every 26, at the same cost whatever the length) or "reference" (chunks of 25, 50, 100, 150, 200 tokens, as
+        GLM-4-Voice's demo cuts them). vocoder_noise False: reproducible sound. share_prefixes: keep the pages of what was
+        computed, for whoever begins with the same tokens. policy: who takes part in a step: "slack" (whose sound runs out first;
+        reflection is funded by sound that is unplayed), "fixed" (arrival order, reflection cut at a constant) or "fcfs" (arrival
+        order). max_waiting: replies that may wait, more are refused. preempt: what a reply that gives its pages to others does
+        when it gets some again: "recompute" or "swap".
         Raises FileNotFoundError, ValueError, OutOfCapacity.
         """
         if threads is not None:
@@ -72,11 +87,13 @@ class Engine:
             paths,
             device=device,
             dtype=dtype,
+            quantization=quantization,
             codec_dtype=codec_dtype,
             kv_dtype=kv_dtype,
             memory_fraction=memory_fraction,
             max_sessions=max_sessions,
             max_model_len=max_model_len,
+            streaming=streaming,
         )
         tracer = Tracer()
         loaded = load(
@@ -87,6 +104,9 @@ class Engine:
             streaming=streaming,
             vocoder_noise=vocoder_noise,
             share_prefixes=share_prefixes,
+            policy=policy,
+            max_waiting=max_waiting,
+            preempt=preempt,
         )
         return cls(loaded, plan, tracer)
 
@@ -96,9 +116,10 @@ class Engine:
     def generate(self, prompt: list[Prompt], **request: Any) -> list[Reply]: ...
     def generate(self, prompt: Prompt | list[Prompt], **request: Any) -> Reply | list[Reply]:
         """Run to the end; `request` as for `stream`. A list of prompts gives a list of replies. Raises RequestFailed."""
+        request = {"realtime": False, **request}
         if not isinstance(prompt, list):
             return self.stream(prompt, **request).reply()
-        streams = [self.stream(one, **request) for one in prompt]
+        streams = [self.stream(one, **request).bounded(math.inf, math.inf) for one in prompt]
         return [stream.reply() for stream in streams]
 
     def stream(self, prompt: Prompt, **request: Any) -> Stream:
@@ -107,14 +128,19 @@ class Engine:
         prompt: a path, file bytes or (samples, rate) for speech; Text for typed text; Ids for ids as they are. request:
         schedule: a Schedule, a preset's name or a .json file (default: interleaved, or text alone for a model without speech);
         sampling: a Sampling; system: replaces the model's own sentence; output_rate: of the audio in Hz (default: the decoder's
-        own); reflection_caps: run-time caps of the reflection segments in order; timeout_s. Raises ValueError, FileNotFoundError
-        for bad input, EngineDead.
+        own); output_format: "float32" or "int16" samples; reflection_caps: run-time caps of the reflection segments in order;
+        timeout_s; priority: higher ones first; realtime: whether somebody listens meanwhile, so that the reply is made at the
+        listener's pace and reflects as long as unplayed sound allows (False: as fast as it goes and as its schedule says;
+        `generate` sets it). Raises ValueError, FileNotFoundError for bad input, OutOfCapacity when max_waiting replies wait
+        already, EngineDead.
         """
         submitted_s = self._worker.clock()
         self.check_health()
         intake = self._loaded.intake
         made = intake.request(prompt, RequestOptions().changed(**request), submitted_s)
-        return self._worker.submit(made, made.output_rate or intake.sample_rate)
+        stream = self._worker.submit(made, made.output_rate or intake.sample_rate)
+        stream.record = request_line(made, self.model_id)
+        return stream
 
     def astream(self, prompt: Prompt, **request: Any) -> Stream:
         """`stream`, under the name async readers look for."""
@@ -128,7 +154,13 @@ class Engine:
         """
         loaded = self._loaded
         export = None if restore is None else Export.from_bytes(restore, loaded.model)
-        return Session.open(self._worker, loaded.intake, RequestOptions().changed(**request), loaded.model, export)
+        options = RequestOptions().changed(**request)
+        return Session.open(self._worker, self._listener, loaded.intake, options, loaded.model, export)
+
+    @property
+    def model_id(self) -> str:
+        """What tells this model from others in an export or an event log: a digest of what its ids and its cache mean."""
+        return self._loaded.model
 
     def default_sampling(self) -> Sampling:
         """The checkpoint's own, from generation_config.json."""
@@ -154,13 +186,20 @@ class Engine:
     def check_health(self) -> None:
         """Raise EngineDead, with the cause, once the core has stopped."""
         self._worker.check_health()
+        if self._listener is not None:
+            self._listener.check_health()
 
     def close(self, drain_s: float = 0.0) -> None:
         """Refuse new requests, give running ones drain_s seconds, cancel the rest, stop."""
+        if self._listener is not None:
+            self._listener.close()
         self._worker.close(drain_s)
 
     def __enter__(self) -> Engine:
         return self
+
+    def _tell_dialogues(self, tell: Callable[[ReadsAhead], None]) -> None:
+        self._worker.call(lambda core: tell(core.dialogues))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()

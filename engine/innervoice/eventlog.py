@@ -1,4 +1,4 @@
-"""A reply's events as JSON lines: one line a segment, one an audio chunk, a last one for the end."""
+"""A reply's events as JSON lines: a first one for the request, one a segment, one an audio chunk, a last one for the end."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from innervoice.recording import crc32
 from innervoice.types import AudioChunk, Done, Event, TokenEvent
 
 Line = dict[str, Any]
 
 
 class EventLog:
-    """Gathers events into lines while they come.
+    """Gathers events into lines while they come; the request's line (`Stream.record`) is the writer's to put before them.
 
     A segment's line is complete when the next token belongs to another segment, or at the end; audio lines are complete
     at once. So every generated id stands in exactly one line, in order, and no segment is split. `forced` in a line:
@@ -36,7 +37,8 @@ class EventLog:
         if isinstance(event, TokenEvent):
             return self._grow(event)
         if isinstance(event, AudioChunk):
-            return [{"kind": event.kind, "t": event.t, "start": event.start, "samples": len(event.pcm), "rate": event.rate}]
+            line = {"kind": event.kind, "t": event.t, "start": event.start, "samples": len(event.pcm), "rate": event.rate}
+            return [line | {"crc32": crc32(event.pcm)}]
         if isinstance(event, Done):
             usage = _plain(asdict(event.usage))
             return [

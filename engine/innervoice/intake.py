@@ -6,18 +6,26 @@ import secrets
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import get_args
 
-from innervoice.codec.audio import read_audio
+from innervoice.codec.audio import MAX_RATE, MIN_RATE, read_audio
 from innervoice.codec.speech_tokenizer import SpeechTokenizer
 from innervoice.config.model import GenerationConfig
 from innervoice.model.families import Family
 from innervoice.running import Request
 from innervoice.schedule import Program, Schedule, Segment, compile_schedule
 from innervoice.text import TextTokenizer
-from innervoice.types import Ids, Prompt, Sampling, Text, Vocabulary
+from innervoice.types import Ids, OutputFormat, Prompt, Sampling, Text, Vocabulary
 
 TEXT_ONLY = Schedule(cycle=(Segment("transcript"),))
-MOST_RATE = 384_000  # Hz
+NO_SPEECH_TOKENIZER = "a recording needs a speech tokenizer, and none was loaded: give speech_tokenizer=, or a Text prompt"
+
+
+@dataclass(frozen=True)
+class Codes:
+    """A recording that was turned into codes while it was spoken."""
+
+    codes: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -28,8 +36,11 @@ class RequestOptions:
     sampling: Sampling | None = None
     system: str | None = None
     output_rate: int | None = None
+    output_format: OutputFormat = "float32"
     reflection_caps: Sequence[int] = ()
     timeout_s: float | None = None
+    priority: int = 0
+    realtime: bool = True
 
     def changed(self, **changes: object) -> RequestOptions:
         """A copy with some options changed. Raises TypeError for a name that is none."""
@@ -59,7 +70,7 @@ class Intake:
 
     def request(
         self,
-        prompt: Prompt | None,
+        prompt: Prompt | Codes | None,
         options: RequestOptions,
         submitted_s: float,
         *,
@@ -70,8 +81,10 @@ class Intake:
         timeout_s, rate = options.timeout_s, options.output_rate
         if timeout_s is not None and timeout_s <= 0:
             raise ValueError(f"timeout_s is {timeout_s}: it must be above 0")
-        if rate is not None and not 1 <= rate <= MOST_RATE:
-            raise ValueError(f"output_rate is {rate}: it must be 1 to {MOST_RATE} Hz")
+        if rate is not None and not MIN_RATE <= rate <= MAX_RATE:
+            raise ValueError(f"output_rate is {rate}: it must be {MIN_RATE} to {MAX_RATE} Hz")
+        if options.output_format not in get_args(OutputFormat):
+            raise ValueError(f"output_format is {options.output_format!r}: use {' or '.join(get_args(OutputFormat))}")
         wrong = [cap for cap in options.reflection_caps if cap < 0]
         if wrong:
             raise ValueError(f"reflection_caps holds {wrong[0]}: a cap is 0 or more")
@@ -86,7 +99,14 @@ class Intake:
             deadline_s=float("inf") if timeout_s is None else submitted_s + timeout_s,
             session_id=session_id,
             output_rate=rate,
+            priority=options.priority,
+            is_live=options.realtime,
+            output_format=options.output_format,
         )
+
+    def heard_ids(self, codes: Sequence[int], system: str | None, *, first: bool) -> list[int]:
+        """What the prompt of a turn begins with, once its recording begins with these codes. Raises ValueError."""
+        return self.family.turn_head_ids(self.tokenizer, self.vocabulary, codes, system, first=first)
 
     def compile(self, schedule: Schedule | str | None) -> Program:
         """A schedule, a preset's name or a .json file, compiled for this vocabulary. Raises ValueError, FileNotFoundError."""
@@ -104,7 +124,7 @@ class Intake:
         unset = {name: getattr(default, name) for name in ("temperature", "top_k", "top_p") if getattr(sampling, name) is None}
         return replace(sampling, **unset, seed=seed)
 
-    def _prompt_ids(self, prompt: Prompt, system: str | None, first: bool) -> list[int]:
+    def _prompt_ids(self, prompt: Prompt | Codes, system: str | None, first: bool) -> list[int]:
         if isinstance(prompt, Ids):
             return list(prompt.ids)
         user: str | list[int]
@@ -112,10 +132,10 @@ class Intake:
             if not prompt.text.strip():
                 raise ValueError("the prompt's text is empty")
             user = prompt.text
+        elif isinstance(prompt, Codes):
+            user = list(prompt.codes)
         elif self.speech_tokenizer is None:
-            raise ValueError(
-                "a recording needs a speech tokenizer, and none was loaded: give speech_tokenizer=, or a Text prompt"
-            )
+            raise ValueError(NO_SPEECH_TOKENIZER)
         else:
             user = self.speech_tokenizer.encode(*read_audio(prompt))
         return self.family.turn_ids(self.tokenizer, self.vocabulary, user, system, first=first)

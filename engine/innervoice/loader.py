@@ -13,14 +13,19 @@ from innervoice.blocks import PagePool, pages_for
 from innervoice.checkpoint import CheckpointPaths
 from innervoice.codec.decoder import SpeechDecoder
 from innervoice.codec.speech_tokenizer import SpeechTokenizer
+from innervoice.config.gguf import MODEL
 from innervoice.config.model import read_generation_config
 from innervoice.core import Core
 from innervoice.errors import OutOfCapacity
 from innervoice.intake import Intake
+from innervoice.model.gguf_source import GgufSource
+from innervoice.model.quant_source import QuantizedDir, QuantizingSource
 from innervoice.model.transformer import Transformer
-from innervoice.plan import DTYPES, MOST_SESSIONS, PAGE_SIZE, Configs, Plan, read_configs
+from innervoice.plan import DTYPES, FP8_PAGES, MOST_SESSIONS, PAGE_SIZE, Configs, Plan, read_configs
+from innervoice.replies import Preempt
 from innervoice.runner import Runner
-from innervoice.safetensors_file import DummyTensors, TensorDir
+from innervoice.safetensors_file import DummyTensors, TensorDir, TensorSource
+from innervoice.scheduler import Policy, SchedulerSettings
 from innervoice.trace import Tracer
 from innervoice.types import Vocabulary
 from innervoice.voice import Mode, Voice
@@ -46,10 +51,17 @@ def load(
     streaming: str,
     vocoder_noise: bool,
     share_prefixes: bool,
+    policy: str,
+    max_waiting: int | None,
+    preempt: str,
 ) -> Loaded:
     """Load every part as planned. Raises ValueError, FileNotFoundError for bad files, OutOfCapacity when it does not fit."""
     _check_choice("load_format", load_format, get_args(LoadFormat))
     _check_choice("streaming", streaming, get_args(Mode))
+    _check_choice("policy", policy, get_args(Policy))
+    _check_choice("preempt", preempt, get_args(Preempt))
+    if max_waiting is not None and max_waiting < 0:
+        raise ValueError(f"max_waiting is {max_waiting}: it must be 0 or more")
     if plan.sessions < 1:
         raise OutOfCapacity(_too_large(plan))
     configs = read_configs(paths)
@@ -58,14 +70,17 @@ def load(
     tokenizer, vocabulary = family.load_text(paths.model, configs.num_codes, stand_in=load_format == "dummy")
     dummy = load_format == "dummy"
     with tracer.span("load"):
-        source = DummyTensors() if dummy else TensorDir(paths.model)
+        source = _source(paths, configs, plan, dummy)
         weights = family.load_weights(configs.model, source, DTYPES[plan.dtype], plan.device)
+        if torch.device(plan.device).type == "cuda":
+            weights = weights.laid_out()
         speech_tokenizer, decoder = _load_codec(paths, configs, plan, tracer, load_format, vocoder_noise)
     max_rows = min(plan.sessions, MOST_SESSIONS[torch.device(plan.device).type])
     voice = None if decoder is None else Voice(decoder, cast(Mode, streaming), tracer, max_slots=max_rows)
     num_pages = max_rows * pages_for(plan.max_model_len, PAGE_SIZE)
+    kv_dtype = torch.float8_e4m3fn if plan.kv_dtype == FP8_PAGES else DTYPES[plan.kv_dtype]
     core = Core(
-        Runner(Transformer(configs.model, weights), num_pages, PAGE_SIZE, tracer),
+        Runner(Transformer(configs.model, weights), num_pages, PAGE_SIZE, tracer, kv_dtype),
         PagePool(num_pages, PAGE_SIZE),
         tokenizer,
         voice,
@@ -73,6 +88,9 @@ def load(
         max_rows=max_rows,
         max_model_len=plan.max_model_len,
         share_prefixes=share_prefixes,
+        scheduler=SchedulerSettings(policy=cast(Policy, policy), max_rows=max_rows, page_size=PAGE_SIZE),
+        max_waiting=max_waiting,
+        preempt=cast(Preempt, preempt),
     )
     intake = Intake(
         family=family,
@@ -84,6 +102,15 @@ def load(
         sample_rate=1 if voice is None else voice.sample_rate,
     )
     return Loaded(core, intake, _fingerprint(configs, vocabulary))
+
+
+def _source(paths: CheckpointPaths, configs: Configs, plan: Plan, dummy: bool) -> TensorSource:
+    """The weights of the language model, in the format that is planned."""
+    if configs.quantization is not None and not dummy:
+        return QuantizedDir(TensorDir(paths.model), configs.quantization)
+    file = paths.model / MODEL
+    source = DummyTensors() if dummy else GgufSource(file) if file.exists() else TensorDir(paths.model)
+    return source if plan.quantization is None else QuantizingSource(source, plan.quantization)
 
 
 def _fingerprint(configs: Configs, vocabulary: Vocabulary) -> str:

@@ -10,27 +10,34 @@ import torch
 
 from innervoice.blocks import PageFormat, check_page_format, page_bytes, pages_for
 from innervoice.checkpoint import CheckpointPaths
+from innervoice.codec.slot_bytes import slot_bytes
 from innervoice.config import decoder_tensors, speech_tokenizer
 from innervoice.config.decoder import DecoderConfig, read_decoder_config
 from innervoice.config.files import read_json
+from innervoice.config.gguf import MODEL
 from innervoice.config.model import ModelConfig, dtype_bytes
+from innervoice.config.quantization import Quantization, as_quantization, read_quantization
 from innervoice.config.speech_tokenizer import SpeechTokenizerConfig, read_speech_tokenizer_config
 from innervoice.model.families import Family, family_of
+from innervoice.model.gguf_source import GgufSource
+from innervoice.model.quant_source import BlankSource, WeightSource
 
 PAGE_SIZE = 16
 DEFAULT_MODEL_LEN = 8192
 MOST_SESSIONS = {"cpu": 16, "cuda": 256}
+FP8_PAGES = "fp8_e4m3"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Configs:
-    """The config files of a model, read and checked against each other."""
+    """The config files of a model, read and checked against each other. quantization: of the weights in the file."""
 
     family: Family
     model: ModelConfig
     speech_tokenizer: SpeechTokenizerConfig | None
     decoder: DecoderConfig | None
+    quantization: Quantization | None = None
 
     @property
     def num_codes(self) -> int | None:
@@ -42,11 +49,15 @@ class Configs:
 
 @dataclass(frozen=True)
 class Plan:
-    """Bytes by use; sessions: how many of max_model_len tokens each fit at once (0: the weights alone are too large)."""
+    """Bytes by use; sessions: how many of max_model_len tokens each fit at once (0: the weights alone are too large).
+
+    voice_bytes_per_session: a slot of `steady` streaming, 0 without a decoder or in another streaming.
+    """
 
     weight_bytes: int
     kv_bytes_per_token: int
     kv_bytes_per_session: int
+    voice_bytes_per_session: int
     codec_bytes: int
     speech_tokenizer_bytes: int
     memory_bytes: int
@@ -55,6 +66,8 @@ class Plan:
     device: str
     dtype: str
     codec_dtype: str
+    quantization: Quantization | None = None
+    kv_dtype: str = ""
 
     @property
     def fixed_bytes(self) -> int:
@@ -65,7 +78,7 @@ class Plan:
 def read_configs(paths: CheckpointPaths) -> Configs:
     """Read the config files. Raises FileNotFoundError, and ValueError when one is not supported or the parts do not match."""
     source = paths.model / "config.json"
-    data = read_json(source)
+    data, quantization = read_quantization(read_json(source), source)
     family = family_of(data, source)
     tokenizer = None if paths.speech_tokenizer is None else read_speech_tokenizer_config(paths.speech_tokenizer)
     decoder = None if paths.decoder is None else read_decoder_config(paths.decoder / "config.yaml")
@@ -74,7 +87,7 @@ def read_configs(paths: CheckpointPaths) -> Configs:
             f"{paths.speech_tokenizer} has {tokenizer.vocab_size} speech codes and {paths.decoder} {decoder.flow.vocab_size}: "
             "they do not belong together"
         )
-    return Configs(family, family.read_config(data, source), tokenizer, decoder)
+    return Configs(family, family.read_config(data, source), tokenizer, decoder, quantization)
 
 
 def choose_device(device: str) -> torch.device:
@@ -97,39 +110,65 @@ def make_plan(
     *,
     device: str = "auto",
     dtype: str = "auto",
+    quantization: str | Quantization | None = None,
     codec_dtype: str = "auto",
     kv_dtype: str = "auto",
     memory_fraction: float = 0.9,
     max_sessions: int | None = None,
     max_model_len: int | None = None,
+    streaming: str = "steady",
 ) -> Plan:
     """The plan for a checkpoint on this machine; nothing is loaded. Raises ValueError, FileNotFoundError."""
     configs, chosen = read_configs(paths), choose_device(device)
     _check_limits(memory_fraction, max_sessions, max_model_len, configs.model)
+    made = _quantization(paths, configs, quantization)
     dtype = configs.model.dtype if dtype == "auto" else dtype
     codec_dtype = "float32" if codec_dtype == "auto" else codec_dtype
     model_len = max_model_len or min(configs.model.max_position, DEFAULT_MODEL_LEN)
     codec_itemsize = dtype_bytes(codec_dtype)
     tokenizer, decoder = configs.speech_tokenizer, configs.decoder
     fixed = {
-        "weight_bytes": configs.model.weight_bytes(dtype),
+        "weight_bytes": _weight_bytes(paths, configs, dtype, made),
         "codec_bytes": 0 if decoder is None else decoder_tensors.tensor_bytes(decoder, codec_itemsize),
         "speech_tokenizer_bytes": 0 if tokenizer is None else speech_tokenizer.tensor_bytes(tokenizer, codec_dtype),
     }
-    kv_session = pages_for(model_len, PAGE_SIZE) * _page_bytes(configs.model, dtype, kv_dtype)
+    kv_dtype = dtype if kv_dtype == "auto" else kv_dtype
+    kv_page = _page_bytes(configs.model, dtype, kv_dtype)
+    kv_session = pages_for(model_len, PAGE_SIZE) * kv_page
+    voice_slot = slot_bytes(decoder, codec_itemsize) if decoder is not None and streaming == "steady" else 0
     memory = _memory_bytes(chosen)
-    fitting = max(0, int(memory * memory_fraction) - sum(fixed.values())) // kv_session
+    fitting = max(0, int(memory * memory_fraction) - sum(fixed.values())) // (kv_session + voice_slot)
     return Plan(
         **fixed,
-        kv_bytes_per_token=configs.model.kv_bytes_per_token(dtype),
+        kv_bytes_per_token=kv_page // PAGE_SIZE,
         kv_bytes_per_session=kv_session,
+        voice_bytes_per_session=voice_slot,
         memory_bytes=memory,
         max_model_len=model_len,
         sessions=min(fitting, max_sessions or fitting),
         device=str(chosen),
         dtype=dtype,
         codec_dtype=codec_dtype,
+        quantization=made,
+        kv_dtype=kv_dtype,
     )
+
+
+def _quantization(paths: CheckpointPaths, configs: Configs, wanted: str | Quantization | None) -> Quantization | None:
+    """The format that weights will have. Raises ValueError where the file has another than is wanted."""
+    asked = as_quantization(wanted)
+    if configs.quantization is None or asked in (None, configs.quantization):
+        return configs.quantization or asked
+    raise ValueError(f"{paths.model} is quantised already, as {configs.quantization}, not {asked}: leave quantization out")
+
+
+def _weight_bytes(paths: CheckpointPaths, configs: Configs, dtype: str, quantization: Quantization | None) -> int:
+    dtype_bytes(dtype)
+    file = paths.model / MODEL
+    blank: WeightSource = BlankSource(quantization)
+    if quantization is None and file.exists():
+        blank = GgufSource(file, blank=True)
+    return configs.family.load_weights(configs.model, blank, DTYPES[dtype], "meta").num_bytes
 
 
 def _check_limits(memory_fraction: float, max_sessions: int | None, max_model_len: int | None, model: ModelConfig) -> None:
@@ -142,12 +181,11 @@ def _check_limits(memory_fraction: float, max_sessions: int | None, max_model_le
 
 
 def _page_bytes(model: ModelConfig, dtype: str, kv_dtype: str) -> int:
-    page_format = dtype if kv_dtype == "auto" else kv_dtype
-    check_page_format(page_format)
-    if page_format != dtype:
-        raise ValueError(f"kv_dtype is {kv_dtype!r}: keys and values are kept in the model's own dtype, {dtype}: use auto")
+    check_page_format(kv_dtype)
+    if kv_dtype not in (dtype, FP8_PAGES):
+        raise ValueError(f"kv_dtype is {kv_dtype!r}: keys and values are kept in the model's own dtype, {dtype}, or {FP8_PAGES}")
     shape = {"num_layers": model.num_layers, "num_kv_heads": model.num_kv_heads, "head_dim": model.head_dim}
-    return page_bytes(cast(PageFormat, page_format), PAGE_SIZE, **shape)
+    return page_bytes(cast(PageFormat, kv_dtype), PAGE_SIZE, **shape)
 
 
 def _memory_bytes(device: torch.device) -> int:

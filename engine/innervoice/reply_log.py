@@ -16,6 +16,7 @@ from innervoice.types import (
     End,
     Event,
     FinishReason,
+    Pcm16,
     Reflection,
     Samples,
     Sampling,
@@ -43,7 +44,7 @@ class ReplyLog:
         rate: int,
     ) -> None:
         self.reply_id = reply_id
-        self._speech_start, self._rate = speech_start, rate
+        self._speech_start, self.rate = speech_start, rate
         self._hidden_text, self._spoken_text = TextStream(tokenizer), TextStream(tokenizer)
         self._usage = Usage(prompt_tokens=num_prompt, cached_tokens=num_cached, sampling=sampling)
         self._num_events = self._num_samples = 0
@@ -73,20 +74,24 @@ class ReplyLog:
         """A token that an earlier log has told: only its bytes count, which may begin a character."""
         (self._hidden_text if is_hidden else self._spoken_text).feed([token])
 
-    def audio(self, pcm: Samples, *, t: float) -> AudioChunk:
+    def audio(self, pcm: Samples | Pcm16, *, t: float) -> AudioChunk:
         """A chunk of sound."""
         if self._first_audio_at is None:
             self._first_audio_at = t
-            self._usage = replace(self._usage, audio_ttfp_ms=1e3 * t, first_chunk_s=len(pcm) / self._rate)
+            self._usage = replace(self._usage, audio_ttfp_ms=1e3 * t, first_chunk_s=len(pcm) / self.rate)
         self._last_audio_at = t
         start, self._num_samples = self._num_samples, self._num_samples + len(pcm)
-        return AudioChunk(**self._next(t), pcm=pcm, rate=self._rate, start=start)
+        return AudioChunk(**self._next(t), pcm=pcm, rate=self.rate, start=start)
 
-    def done(self, reason: FinishReason, error: str | None, *, t: float) -> Done:
-        """The last event."""
-        audio_s = self._num_samples / self._rate if self._num_samples else 0.0
+    def done(self, reason: FinishReason, error: str | None, caps: tuple[int, ...] = (), *, t: float) -> Done:
+        """The last event. caps: those that the reflections had, in order."""
+        audio_s = self._num_samples / self.rate if self._num_samples else 0.0
         usage = replace(
-            self._usage, audio_s=audio_s, e2el_ms=1e3 * t, audio_rtf=self._last_audio_at / audio_s if audio_s else None
+            self._usage,
+            audio_s=audio_s,
+            e2el_ms=1e3 * t,
+            audio_rtf=self._last_audio_at / audio_s if audio_s else None,
+            reflection_caps=caps,
         )
         return Done(**self._next(t), finish_reason=reason, usage=usage, error=error)
 

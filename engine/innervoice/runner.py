@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,21 +13,49 @@ from innervoice.model.transformer import KVCache, Transformer
 from innervoice.trace import Tracer
 
 
-class Runner:
-    """Runs the model eagerly. num_pages pages of page_size tokens hold the keys and values of every row."""
+@dataclass(frozen=True)
+class HostPages:
+    """A row's first pages, off the device; they hold num_tokens tokens."""
 
-    def __init__(self, model: Transformer, num_pages: int, page_size: int, tracer: Tracer) -> None:
-        embedding = model.weights.embedding
-        self.model, self.page_size, self.device = model, page_size, embedding.device
-        self.kv = KVCache.allocate(model.config, num_pages, page_size, embedding.dtype, embedding.device)
+    kv: KVCache
+    num_pages: int
+    num_tokens: int
+
+
+class Runner:
+    """Runs the model eagerly. num_pages pages of page_size tokens hold the keys and values of every row.
+
+    kv_dtype: of the pages, None: the model's own.
+    """
+
+    def __init__(
+        self, model: Transformer, num_pages: int, page_size: int, tracer: Tracer, kv_dtype: torch.dtype | None = None
+    ) -> None:
+        self.model, self.page_size, self.device = model, page_size, model.weights.device
+        self.kv = KVCache.allocate(model.config, num_pages, page_size, kv_dtype or model.weights.dtype, self.device)
         self._tracer = tracer
 
     @torch.inference_mode()
     def copy_page(self, source: int, target: int) -> None:
         """Copy the keys and values of all layers from one page to another."""
-        for pages in (self.kv.k, self.kv.v):
-            pages[:, target] = pages[:, source]
-        self.kv.key_tag[target] = self.kv.key_tag[source]
+        self.kv.copy_page(source, target)
+
+    @torch.inference_mode()
+    def save_pages(self, row: Row) -> HostPages:
+        """Copy what is cached of a row to the host."""
+        num_pages = -(-row.num_cached // self.page_size)
+        used = torch.tensor(row.table.pages[:num_pages], dtype=torch.int64, device=self.device)
+        return HostPages(self.kv.take(used), num_pages, row.num_cached)
+
+    @torch.inference_mode()
+    def load_pages(self, row: Row, saved: HostPages) -> None:
+        """Put saved pages back behind those that the row has computed already; it must hold pages for them, and own those."""
+        if saved.num_tokens <= row.num_cached:
+            return
+        first = row.num_cached // self.page_size
+        held = torch.tensor(row.table.pages[first : saved.num_pages], dtype=torch.int64, device=self.device)
+        self.kv.put(held, saved.kv, first)
+        row.num_cached = saved.num_tokens
 
     @torch.inference_mode()
     def forward(self, rows: Sequence[Row]) -> Tensor:
@@ -37,5 +66,5 @@ class Runner:
             hidden = self.model.forward(batch.ids, batch.attention, self.kv)
             logits = self.model.logits(hidden[batch.last])
         for row in rows:
-            row.num_cached = len(row.ids)
+            row.num_cached = row.end
         return logits

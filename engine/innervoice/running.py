@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from innervoice.batch import Role, Row
 from innervoice.codec.audio import Resampler
 from innervoice.dialogue import Paused
+from innervoice.playback import Playback
 from innervoice.reply_log import HIDDEN, ReplyLog
-from innervoice.schedule import Cursor, Emission, FreeCursor, Kind, Program
-from innervoice.types import Event, FinishReason, Samples, Sampling
+from innervoice.runner import HostPages
+from innervoice.schedule import UNLIMITED, Cursor, Emission, FreeCursor, Kind, Program
+from innervoice.types import Event, FinishReason, OutputFormat, Pcm16, Samples, Sampling, to_pcm16
 from innervoice.voice import Voice
 from innervoice_kernels.sample import Draw
 
@@ -22,6 +24,8 @@ class Request:
     """A validated request: sampling has no unset field; submitted_s is the caller's clock when it came.
 
     session_id: the dialogue that it continues, None for a single reply. output_rate: of the audio, None: the decoder's own.
+    output_format: what its samples are. priority: higher ones first. is_live: somebody listens while it is spoken, so that its
+    pace is the listener's.
     """
 
     reply_id: str
@@ -33,13 +37,17 @@ class Request:
     deadline_s: float = math.inf
     session_id: str | None = None
     output_rate: int | None = None
+    priority: int = 0
+    is_live: bool = False
+    output_format: OutputFormat = "float32"
 
 
 @dataclass
 class Running:
     """State of one reply. number: of the reply within its row; num_samples: made by the voice, before any resampling.
 
-    skip_samples: how many of the next ones a paused reply had delivered before.
+    skip_samples: how many of the next ones a paused reply had delivered before. place: in the scheduler's table. playback: the
+    listener's clock. host_pages: keys and values that wait on the host while the reply has no pages.
     """
 
     request: Request
@@ -47,13 +55,43 @@ class Running:
     cursor: Cursor | FreeCursor
     log: ReplyLog
     number: int
+    place: int
     resampler: Resampler | None = None
+    playback: Playback = field(default_factory=Playback)
+    host_pages: HostPages | None = None
+    num_hidden: int = 0
     num_tokens: int = 0
     num_speech: int = 0
     num_samples: int = 0
     skip_samples: int = 0
     finish: FinishReason | None = None
     error: str | None = None
+
+    def __post_init__(self) -> None:
+        self._own_caps = [] if isinstance(self.cursor, FreeCursor) else list(self.cursor.caps)
+
+    def own_cap(self, number: int) -> int:
+        """What the caller caps a reflection to, counted from 0."""
+        return self._own_caps[number] if number < len(self._own_caps) else UNLIMITED
+
+    @property
+    def granted(self) -> tuple[int, ...]:
+        """The caps that the reflections have had so far: given as `reflection_caps` they make the same reply."""
+        return () if isinstance(self.cursor, FreeCursor) else tuple(self.cursor.granted)
+
+    def grant(self, cap: int) -> None:
+        """The scheduler's cap for the open reflection, which it can only lower, or for the next one.
+
+        An open one keeps at least one token: closed empty, it would not be what a cap of 0 makes of it, nothing at all.
+        """
+        cursor = self.cursor
+        if isinstance(cursor, FreeCursor):
+            return
+        if cursor.kind is Kind.REFLECTION:
+            if cap < cursor.limit:
+                cursor.lower_cap(max(cap, 1))
+        else:
+            cursor.cap_next(min(cap, self.own_cap(cursor.num_reflections)))
 
     def draw(self, d: int) -> Draw:
         """How the next token is drawn; d: 1 after a discarded draw."""
@@ -72,6 +110,7 @@ class Running:
         role = Role.HIDDEN if kind in HIDDEN else Role.NEUTRAL if kind is Kind.END else Role.SPOKEN
         self.row.append(token, role, self.number)
         self.num_tokens += 1
+        self.num_hidden += role is Role.HIDDEN
         self.num_speech += kind is Kind.SPEECH
         if voice is not None:
             self._speak(kind, token, voice)
@@ -89,13 +128,14 @@ class Running:
         ):
             self.finish = "length"
 
-    def sound(self, pcm: Samples, is_last: bool) -> Samples:
-        """The voice's samples as the caller hears them: what was delivered before cut off, at the caller's rate."""
+    def sound(self, pcm: Samples, is_last: bool) -> Samples | Pcm16:
+        """The voice's samples as the caller asked for them, without those that were delivered before."""
         self.num_samples += len(pcm)
         skipped = min(self.skip_samples, len(pcm))
         self.skip_samples -= skipped
         pcm = pcm[skipped:]
-        return pcm if self.resampler is None else self.resampler.push(pcm, is_last)
+        heard = pcm if self.resampler is None else self.resampler.push(pcm, is_last)
+        return to_pcm16(heard) if self.request.output_format == "int16" else heard
 
     def stamped(self, make: Callable[..., Event]) -> Callable[[float], Event]:
         """An event that waits for the time it is ready."""
@@ -109,7 +149,8 @@ class Running:
     def pause(self) -> Paused:
         """What continues this reply elsewhere."""
         schedule = self.request.program.schedule.to_dict()
-        return Paused(schedule, self.request.sampling, self.cursor.state, self.num_tokens, self.num_samples, self.finish)
+        state = self.cursor.state if isinstance(self.cursor, FreeCursor) else self.cursor.state | {"caps": list(self._own_caps)}
+        return Paused(schedule, self.request.sampling, state, self.num_tokens, self.num_samples, self.finish)
 
     def resume(self, paused: Paused, voice: Voice | None) -> None:
         """Catch up with a paused reply whose tokens are in the row already: say its codes again, in silence."""
@@ -118,6 +159,7 @@ class Running:
             self.log.catch_up(role is Role.HIDDEN, token)
             kind = Kind.SPEECH if role is Role.SPOKEN and self._is_speech(token) else Kind.TRANSCRIPT
             self.num_speech += kind is Kind.SPEECH
+            self.num_hidden += role is Role.HIDDEN
             if voice is not None:
                 self._speak(kind, token, voice)
 

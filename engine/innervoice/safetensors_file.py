@@ -43,6 +43,10 @@ class TensorFile:
     def __contains__(self, name: object) -> bool:
         return name in self._known
 
+    def metadata(self) -> dict[str, str]:
+        """What the header says of the whole file."""
+        return dict(self._file.metadata() or {})
+
     def shape(self, name: str) -> Shape:
         """A tensor's shape, read from the header. Raises ValueError when there is no such tensor."""
         return tuple(self._file.get_slice(self._checked(name)).get_shape())
@@ -91,6 +95,10 @@ class TensorDir:
 
     def __contains__(self, name: object) -> bool:
         return name in self._files
+
+    def metadata(self) -> dict[str, str]:
+        """What the headers say of their files, later files over earlier ones."""
+        return {key: value for file in dict.fromkeys(self._files.values()) for key, value in file.metadata().items()}
 
     def shape(self, name: str) -> Shape:
         """A tensor's shape, read from the header. Raises ValueError when there is no such tensor."""

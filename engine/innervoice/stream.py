@@ -1,42 +1,37 @@
-"""The reader's end of a reply: an iterator, sync or async, over events that another thread puts in."""
+"""The reader's end of a reply: an iterator, sync or async, over events that another thread puts into its outlet."""
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
 from innervoice.errors import RequestFailed
+from innervoice.outlet import UNBOUNDED, Bounds, Outlet, deliver, fail_all
 from innervoice.reply_log import collect_text
 from innervoice.types import Audio, AudioChunk, Done, Event, Reply
 
 
 class Stream(Iterator[Event], AsyncIterator[Event]):
-    """Events of one reply, the last of them Done. `for` and `async for` both read it; leaving its `with` block cancels it."""
+    """Events of one reply, the last of them Done. `for` and `async for` both read it; leaving its `with` block cancels it.
 
-    def __init__(self, reply_id: str, rate: int, cancel: Callable[[], None]) -> None:
+    A reader that is slow slows its own reply alone: see `bounded`. A stream that nobody holds any more is abandoned, and its
+    reply is cancelled.
+    """
+
+    def __init__(self, reply_id: str, rate: int, cancel: Callable[[], None], on_room: Callable[[], None] | None = None) -> None:
         self.reply_id = reply_id
+        self.outlet = Outlet(on_room)
+        self.record: dict[str, Any] | None = None  # the request, as an event log begins with
         self._rate, self._cancel = rate, cancel
-        self._unread: deque[Event] = deque()
-        self._events: list[Event] = []
-        self._ready = threading.Condition()
-        self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
-        self._failure: BaseException | None = None
-        self._is_over = False
 
     def __iter__(self) -> Iterator[Event]:
         return self
 
     def __next__(self) -> Event:
-        with self._ready:
-            while not self._has_news():
-                self._ready.wait()
-            event = self._take()
+        event = self.outlet.read()
         if event is None:
             raise StopIteration
         return event
@@ -45,18 +40,29 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
         return self
 
     async def __anext__(self) -> Event:
-        waiter = (asyncio.get_running_loop(), asyncio.Event())
-        while True:
-            with self._ready:
-                if self._has_news():
-                    event = self._take()
-                    break
-                self._waiters.append(waiter)
-            await waiter[1].wait()
-            waiter[1].clear()
+        event = await self.outlet.aread()
         if event is None:
             raise StopAsyncIteration
         return event
+
+    def __del__(self) -> None:
+        # Nothing but a flag: this may run in any thread, whatever locks it holds.
+        outlet = getattr(self, "outlet", None)
+        if outlet is not None:
+            outlet.is_abandoned = True
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much waits unread that the reply is paused."""
+        return self.outlet.is_full
+
+    def bounded(self, events: float = Bounds.events, audio_s: float = Bounds.audio_s) -> Stream:
+        """Pause the reply while so many events, or seconds of sound, wait unread; math.inf: never. Returns the stream.
+
+        Raises ValueError for less than one event, or no sound at all.
+        """
+        self.outlet.set_bounds(Bounds(events, audio_s))
+        return self
 
     def cancel(self) -> None:
         """Stop the reply, from any thread, any number of times; Done with reason "cancelled" still comes."""
@@ -64,32 +70,25 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
 
     def reply(self) -> Reply:
         """Block until the end. Events that were read before are in it too. Raises RequestFailed, EngineDead."""
+        self.outlet.set_bounds(UNBOUNDED)
         for _ in self:
             pass
         return self._whole()
 
     async def areply(self) -> Reply:
         """Wait for the end. Raises RequestFailed, EngineDead."""
+        self.outlet.set_bounds(UNBOUNDED)
         async for _ in self:
             pass
         return self._whole()
 
     def put(self, event: Event) -> None:
         """For the engine: add an event."""
-
-        def change() -> None:
-            self._unread.append(event)
-            self._events.append(event)
-
-        self._change(change)
+        deliver([(self.outlet, [event])])
 
     def fail(self, error: BaseException) -> None:
         """For the engine: no event will follow; readers get the error."""
-
-        def change() -> None:
-            self._failure = error
-
-        self._change(change)
+        fail_all([self.outlet], error)
 
     def __enter__(self) -> Stream:
         return self
@@ -103,34 +102,13 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.cancel()
 
-    def _change(self, change: Callable[[], None]) -> None:
-        with self._ready:
-            change()
-            self._ready.notify_all()
-            waiters, self._waiters = self._waiters, []
-        for loop, event in waiters:
-            with suppress(RuntimeError):  # the reader's loop was closed
-                loop.call_soon_threadsafe(event.set)
-
-    def _has_news(self) -> bool:
-        return bool(self._unread) or self._is_over or self._failure is not None
-
-    def _take(self) -> Event | None:
-        """The next event, None at the end. The lock is held."""
-        if self._unread:
-            event = self._unread.popleft()
-            self._is_over |= isinstance(event, Done)
-            return event
-        if self._failure is not None and not self._is_over:
-            raise self._failure
-        return None
-
     def _whole(self) -> Reply:
-        done = self._events[-1]
+        events = list(self.outlet.taken)
+        done = events[-1]
         assert isinstance(done, Done), "a reply ends in Done"
         if done.finish_reason == "error":
-            raise RequestFailed(done.error)
-        transcript, reflections = collect_text(self._events)
-        chunks = [event.pcm for event in self._events if isinstance(event, AudioChunk)]
-        samples = np.concatenate(chunks) if chunks else np.zeros(0, dtype=np.float32)
-        return Reply(Audio(samples, self._rate), transcript, reflections, list(self._events), done.finish_reason, done.usage)
+            raise self.outlet.failure or RequestFailed(done.error)
+        transcript, reflections = collect_text(events)
+        chunks = [event.pcm for event in events if isinstance(event, AudioChunk)]
+        samples: Any = np.concatenate(chunks) if chunks else np.zeros(0, dtype=np.float32)
+        return Reply(Audio(samples, self._rate), transcript, reflections, events, done.finish_reason, done.usage)

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 
 Samples = npt.NDArray[np.float32]
+Pcm16 = npt.NDArray[np.int16]
 Kind = Literal["reflection", "transcript", "speech"]
+OutputFormat = Literal["float32", "int16"]
 FinishReason = Literal["stop", "length", "cancelled", "interrupted", "timeout", "error"]
 
 
@@ -130,22 +132,24 @@ class End(TokenEvent):
     kind: str = field(default="end", init=False)
 
 
-def to_pcm16(samples: Samples) -> npt.NDArray[np.int16]:
-    """Float samples in [-1, 1] to 16-bit integers: round(x * 32767), clipped."""
+def to_pcm16(samples: Samples | Pcm16) -> Pcm16:
+    """Float samples in [-1, 1] to 16-bit integers, round(x * 32767), clipped; integers as they are."""
+    if samples.dtype == np.int16:
+        return cast(Pcm16, samples)
     scaled: Samples = np.rint(samples * 32767.0)
     return scaled.clip(-32768, 32767).astype(np.int16)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudioChunk(Event):
-    """pcm [n] float32 in [-1, 1]; rate in Hz; start: the index of the first sample within the reply."""
+    """pcm [n] float32 in [-1, 1], or int16 where that was asked for; rate in Hz; start: its first sample's index in the reply."""
 
-    pcm: Samples
+    pcm: Samples | Pcm16
     rate: int
     start: int
     kind: str = field(default="audio", init=False)
 
-    def to_pcm16(self) -> npt.NDArray[np.int16]:
+    def to_pcm16(self) -> Pcm16:
         """The samples as 16-bit integers."""
         return to_pcm16(self.pcm)
 
@@ -169,6 +173,7 @@ class Usage:
     audio_rtf: float | None = None
     e2el_ms: float = 0.0
     hidden_before_audio: int = 0
+    reflection_caps: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,10 +187,24 @@ class Done(Event):
 
 
 @dataclass(frozen=True)
-class Audio:
-    """samples [n] float32 in [-1, 1]; rate in Hz."""
+class Heard:
+    """What an interruption left in the history.
 
-    samples: Samples
+    speech_tokens, transcript: of the reply that was interrupted. unheard_text_tokens: transcript tokens among them whose sound,
+    by the `proportional` estimate, was not heard: none under cut="transcript". history_tokens: of the whole dialogue.
+    """
+
+    speech_tokens: int
+    transcript: str
+    unheard_text_tokens: int
+    history_tokens: int
+
+
+@dataclass(frozen=True)
+class Audio:
+    """samples [n] float32 in [-1, 1], or int16 where that was asked for; rate in Hz."""
+
+    samples: Samples | Pcm16
     rate: int
 
     @property

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
+import numpy as np
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from innervoice.codec.chunks import SteadySettings
+from innervoice.codec.chunks import SteadySettings, next_border
 from innervoice.codec.decoder import SpeechDecoder
 from innervoice.codec.reference_stream import ReferenceState
 from innervoice.codec.steady import Slot
@@ -22,6 +23,13 @@ CHUNK_SIZES = (25, 50, 100, 150, 200)
 """Codes of the first, second, ... chunk in `reference` mode; the last size is kept."""
 
 
+class Ready(NamedTuple):
+    """A reply that a step would decode; pending: its codes that wait for one, none when only its end is left to be heard."""
+
+    key: str
+    pending: int
+
+
 @dataclass
 class _Stream:
     """One reply: codes of the open chunk, closed chunks that wait for `step`, how many were closed, and the decoder's state."""
@@ -32,6 +40,16 @@ class _Stream:
     num_closed: int = 0
     finished: bool = False
     is_done: bool = False
+
+    @property
+    def num_waiting(self) -> int:
+        """Codes that no step has decoded."""
+        return sum(map(len, self.ready)) + len(self.pending)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a step would do something."""
+        return bool(self.ready) or (self.finished and not self.is_done)
 
     def close_full_chunk(self) -> None:
         """A token arrives: the original looks at the chunk now, before it takes the token in."""
@@ -66,7 +84,25 @@ class Voice:
         self.sample_rate = decoder.sample_rate
         self.codes_per_s = decoder.codes_per_s
         self._tracer = tracer or Tracer()
+        self._settings = settings or SteadySettings()
         self._lane = _SteadyLane(decoder, max_slots, settings) if mode == "steady" else _ChunkLane(decoder, mode)
+
+    @property
+    def num_open(self) -> int:
+        """Replies that are open."""
+        return self._lane.num_open
+
+    def next_border(self, num_codes: int) -> int | None:
+        """How many codes, more than these, complete a reply's next chunk; None: nothing is decoded before its end."""
+        if self.mode == "offline":
+            return None
+        if self.mode == "steady":
+            return next_border(num_codes, self._settings)
+        border = index = 0
+        while border <= num_codes:
+            border += CHUNK_SIZES[min(index, len(CHUNK_SIZES) - 1)]
+            index += 1
+        return border
 
     def open(self, key: str) -> None:
         """Begin a reply. Raises ValueError when the key is in use or all slots are taken."""
@@ -85,13 +121,19 @@ class Voice:
         """No more codes will come; the next step decodes what is left. Raises ValueError for an unknown or finished key."""
         self._lane.finish(key)
 
-    def step(self) -> Chunks:
+    def ready(self) -> list[Ready]:
+        """The replies that have something due, in the order they were opened in."""
+        return self._lane.ready()
+
+    def step(self, keys: Collection[str] | None = None) -> Chunks:
         """Decode all that is ready: (key, samples, is the reply's last), each key's in order; the last one may be empty.
 
+        keys: of these replies alone; one that has nothing due is passed over. None: of all.
         A reply that breaks ends with an empty last chunk and an entry in `errors`; the others are not touched.
+        Raises ValueError for an unknown key, before anything is decoded.
         """
         with self._tracer.span("voice step", open=self._lane.num_open):
-            return self._lane.step()
+            return self._lane.step(keys)
 
     @property
     def errors(self) -> Mapping[str, str]:
@@ -125,11 +167,10 @@ class Voice:
 class _ChunkLane:
     """`offline` and `reference`: one reply after the other."""
 
-    errors: Mapping[str, str] = {}
-
     def __init__(self, decoder: SpeechDecoder, mode: Mode) -> None:
         self._decoder, self._mode = decoder, mode
         self._streams: dict[str, _Stream] = {}
+        self.errors: dict[str, str] = {}
 
     @property
     def num_open(self) -> int:
@@ -156,21 +197,36 @@ class _ChunkLane:
     def finish(self, key: str) -> None:
         self._unfinished(key).finished = True
 
-    def step(self) -> Chunks:
-        return [chunk for key, stream in self._streams.items() for chunk in self._decode(key, stream)]
+    def ready(self) -> list[Ready]:
+        return [Ready(key, stream.num_waiting) for key, stream in self._streams.items() if stream.is_due]
+
+    def step(self, keys: Collection[str] | None) -> Chunks:
+        named = dict(self._streams) if keys is None else {key: _find(key, self._streams) for key in keys}
+        chunks: Chunks = []
+        for key, stream in named.items():
+            try:
+                self._decode(key, stream, chunks)
+            except Exception as error:
+                chunks.append(self._break(key, stream, error))
+        return chunks
 
     def close(self, key: str) -> None:
         _find(key, self._streams)
         del self._streams[key]
+        self.errors.pop(key, None)
 
-    def _decode(self, key: str, stream: _Stream) -> Chunks:
-        chunks = []
+    def _decode(self, key: str, stream: _Stream, chunks: Chunks) -> None:
         while stream.ready:
             samples, stream.state = self._decoder.push(stream.state, stream.ready.pop(0), final=False)
-            chunks.append((key, samples, False))
+            chunks.append((key, _finite(samples), False))
         if stream.finished and not stream.is_done:
-            chunks.append((key, self._rest(stream), True))
-        return chunks
+            chunks.append((key, _finite(self._rest(stream)), True))
+
+    def _break(self, key: str, stream: _Stream, error: Exception) -> tuple[str, Samples, bool]:
+        self.errors[key] = f"the reply broke after {len(stream.state.codes)} codes: {error}; close it and start again"
+        stream.ready.clear()
+        stream.finished = stream.is_done = True
+        return key, np.zeros(0, np.float32), True
 
     def _rest(self, stream: _Stream) -> Samples:
         codes = tuple(stream.pending)
@@ -183,6 +239,8 @@ class _ChunkLane:
 
     def _unfinished(self, key: str) -> _Stream:
         stream = _find(key, self._streams)
+        if key in self.errors:
+            raise ValueError(f"voice {key!r}: {self.errors[key]}")
         if stream.finished:
             raise ValueError(f"voice {key!r} is finished: it takes no more codes")
         return stream
@@ -217,11 +275,15 @@ class _SteadyLane:
         self._decoder.finish(self._unfinished(key))
         self._finished.add(key)
 
-    def step(self) -> Chunks:
-        keys = {slot: key for key, slot in self._slots.items()}
-        chunks = []
-        for sound in self._decoder.step():
-            key = keys[sound.slot]
+    def ready(self) -> list[Ready]:
+        names = self._names()
+        return [Ready(names[slot], pending) for slot, pending in self._decoder.ready()]
+
+    def step(self, keys: Collection[str] | None) -> Chunks:
+        names, chunks = self._names(), []
+        slots = None if keys is None else [_find(key, self._slots) for key in keys]
+        for sound in self._decoder.step(slots):
+            key = names[sound.slot]
             if sound.error is not None:
                 self.errors[key] = sound.error
             chunks.append((key, sound.samples, sound.last))
@@ -251,6 +313,9 @@ class _SteadyLane:
         if self._decoder.is_finished(slot):
             self._finished.add(key)
 
+    def _names(self) -> dict[Slot, str]:
+        return {slot: key for key, slot in self._slots.items()}
+
     def _unbroken(self, key: str) -> Slot:
         slot = _find(key, self._slots)
         if key in self.errors:
@@ -273,3 +338,9 @@ def _find(key: str, known: Mapping[str, _T]) -> _T:
     if key not in known:
         raise ValueError(f"voice {key!r} is not open: open it first")
     return known[key]
+
+
+def _finite(samples: Samples) -> Samples:
+    if not np.isfinite(samples).all():
+        raise ArithmeticError("its samples are not finite")
+    return samples

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -12,25 +13,34 @@ from typing import Any, TypeVar
 
 from innervoice.core import Core
 from innervoice.errors import EngineDead
+from innervoice.outlet import Outlet, deliver, fail_all
 from innervoice.running import Request
 from innervoice.stream import Stream
-from innervoice.types import Done
+from innervoice.types import Done, Event, Heard
 
 log = logging.getLogger("innervoice")
 T = TypeVar("T")
 
+_SHORTEST_NAP_S, _LONGEST_NAP_S = 0.001, 0.05  # while replies run and none can go on
+
 
 class Worker:
-    """Steps a core whenever it has work. Every method may be called from any thread."""
+    """Steps a core whenever it has work. Every method may be called from any thread.
 
-    def __init__(self, core: Core, clock: Callable[[], float] = time.monotonic) -> None:
+    A reply whose reader is behind pauses; after reader_timeout_s of that it ends with an error. One whose reader is gone is
+    cancelled.
+    """
+
+    def __init__(self, core: Core, clock: Callable[[], float] = time.monotonic, *, reader_timeout_s: float | None = None) -> None:
         self.clock = clock
+        self._reader_timeout_s = math.inf if reader_timeout_s is None else reader_timeout_s
         self._core = core
         self._changed = threading.Condition()
         self._orders: list[Callable[[], None]] = []
         self._answers: set[Future[Any]] = set()
-        self._streams: dict[str, Stream] = {}
+        self._outlets: dict[str, Outlet] = {}
         self._is_closing = False
+        self._is_resting = False  # the last step found nothing to do
         self._death: BaseException | None = None
         self._thread: threading.Thread | None = None
 
@@ -53,30 +63,41 @@ class Worker:
     def submit(self, request: Request, rate: int) -> Stream:
         """Start a reply, whose audio has that rate. Raises what `Core.submit` does, EngineDead, ValueError on a closed engine."""
         reply_id = request.reply_id
-        stream = Stream(reply_id, rate, lambda: self.cancel(reply_id))
+        stream = Stream(reply_id, rate, lambda: self.cancel(reply_id), self._wake)
         with self._changed:
             self._check_open()
-            self._streams[reply_id] = stream
+            self._outlets[reply_id] = stream.outlet
         try:
-            self.call(lambda core: core.submit(request))
+            self.call(lambda core: core.submit(request, self.clock()))
         except BaseException:
             with self._changed:
-                self._streams.pop(reply_id, None)
+                self._outlets.pop(reply_id, None)
                 self._changed.notify_all()
             raise
         return stream
 
+    def interrupt(self, ask: Callable[[Core], Heard]) -> Heard:
+        """Like `call`; the streams that it ends drop what was not read, and have their last event when it returns."""
+
+        def order(core: Core) -> Heard:
+            self._deliver()
+            heard = ask(core)
+            self._deliver(drop_unread=True)
+            return heard
+
+        return self.call(order)
+
     def cancel(self, reply_id: str) -> None:
         """End a reply; one that is over already is left alone."""
         with self._changed:
-            if reply_id in self._streams and self._death is None:
+            if reply_id in self._outlets and self._death is None:
                 self._orders.append(lambda: self._core.cancel(reply_id))
                 self._changed.notify_all()
 
     def close_session(self, session_id: str) -> None:
         """End a dialogue; one that is gone already, or an engine that is, is left alone."""
         with suppress(ValueError, EngineDead):
-            self.call(lambda core: core.close_session(session_id))
+            self.call(lambda core: core.dialogues.close(session_id))
 
     def check_health(self) -> None:
         """Raise EngineDead, with the cause, once the core has stopped on a failure."""
@@ -88,8 +109,8 @@ class Worker:
         with self._changed:
             self._is_closing = True
             if drain_s > 0:
-                self._changed.wait_for(lambda: not self._streams or self._death is not None, timeout=drain_s)
-            self._orders += [lambda key=reply_id: self._core.cancel(key) for reply_id in self._streams]  # type: ignore[misc]
+                self._changed.wait_for(lambda: not self._outlets or self._death is not None, timeout=drain_s)
+            self._orders += [lambda key=reply_id: self._core.cancel(key) for reply_id in self._outlets]  # type: ignore[misc]
             self._changed.notify_all()
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
@@ -112,45 +133,96 @@ class Worker:
     def _run(self) -> None:
         try:
             while self._take_orders():
-                self._core.step_tokens(self.clock())
-                self._deliver()
-                self._core.step_voice()
-                self._deliver()
+                self._step()
         except BaseException as error:
             self._die(error)
+
+    def _step(self) -> None:
+        """A step of tokens and one of sound, each told to the scheduler with what it took."""
+        core, costs = self._core, self._core.costs
+        begin = self.clock()
+        tokens = core.step_tokens(begin)
+        end = self.clock()
+        if tokens.rows or tokens.prompt_tokens:
+            costs.observe_step(tokens.rows, tokens.prompt_tokens, end - begin)
+        self._deliver()
+        begin = self.clock()
+        sound = core.step_voice(begin)
+        end = self.clock()
+        if sound.chunks:
+            costs.observe_voice(sound.chunks, end - begin)
+        self._deliver()
+        self._is_resting = not (tokens.rows or tokens.prompt_tokens or sound.chunks)
 
     def _die(self, error: BaseException) -> None:
         log.debug("the engine stopped", exc_info=error)  # readers get the error itself
         with self._changed:
             self._death = error
-            streams = list(self._streams.values())
+            outlets, self._outlets = self._outlets, {}
             answers, self._answers = self._answers, set()
-            self._streams.clear()
             self._changed.notify_all()
         failure = EngineDead(f"the engine stopped: {error}")
         failure.__cause__ = error
-        for stream in streams:
-            stream.fail(failure)
+        last = self._last_words(str(failure))
+        deliver([(outlet, [last[reply_id]]) for reply_id, outlet in outlets.items() if reply_id in last])
+        fail_all(outlets.values(), failure)
         for answer in answers:
             answer.set_exception(failure)
+
+    def _last_words(self, error: str) -> dict[str, Done]:
+        """The last event of every reply, as far as the broken core can still tell."""
+        with suppress(Exception):
+            events = self._core.replies.last_words(self.clock(), error)
+            return {event.reply_id: event for event in events if isinstance(event, Done)}
+        return {}
 
     def _take_orders(self) -> bool:
         """Wait for something to do and carry out what was asked; False: closed, with nothing left."""
         with self._changed:
-            while not self._orders and not self._core.has_work:
-                if self._is_closing:
+            while not self._orders and (not self._core.has_work or self._is_resting):
+                if self._is_closing and not self._core.has_work:
                     return False
-                self._changed.wait()
+                self._is_resting = False
+                self._changed.wait(self._nap_s() if self._core.has_work else None)
             orders, self._orders = self._orders, []
         for order in orders:
             order()
+        self._look_at_readers()
         return True
 
-    def _deliver(self) -> None:
+    def _wake(self) -> None:
+        with self._changed:
+            self._is_resting = False
+            self._changed.notify_all()
+
+    def _look_at_readers(self) -> None:
+        """Pause the replies whose readers are behind, end those whose readers are gone."""
+        now, replies = self.clock(), self._core.replies
+        for reply_id, outlet in list(self._outlets.items()):
+            if outlet.is_abandoned:
+                replies.cancel(reply_id)
+            elif outlet.neglected_s(now) > self._reader_timeout_s:
+                replies.cancel(reply_id, "error", f"nobody read this reply for {self._reader_timeout_s:g} s, with its queue full")
+            else:
+                replies.set_blocked(reply_id, outlet.is_full)
+
+    def _nap_s(self) -> float:
+        return min(max(self._core.wake_s - self.clock(), _SHORTEST_NAP_S), _LONGEST_NAP_S)
+
+    def _deliver(self, *, drop_unread: bool = False) -> None:
+        """Hand over what was made: one lock a reply, one call an event loop."""
+        batches: dict[str, list[Event]] = {}
         for event in self._core.drain(self.clock()):
-            stream = self._streams[event.reply_id]
-            stream.put(event)
-            if isinstance(event, Done):
-                with self._changed:
-                    del self._streams[event.reply_id]
-                    self._changed.notify_all()
+            batches.setdefault(event.reply_id, []).append(event)
+        if not batches:
+            return
+        over = [reply_id for reply_id, events in batches.items() if isinstance(events[-1], Done)]
+        for reply_id in over if drop_unread else ():
+            self._outlets[reply_id].drop_unread()
+            batches[reply_id] = batches[reply_id][-1:]
+        deliver([(self._outlets[reply_id], events) for reply_id, events in batches.items()])
+        if over:
+            with self._changed:
+                for reply_id in over:
+                    del self._outlets[reply_id]
+                self._changed.notify_all()

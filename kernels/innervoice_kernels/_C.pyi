@@ -182,3 +182,53 @@ def fill_slots(
     Raises ValueError, with nothing written, for a wrong dtype, size, layout or device, numbers that do not fit each other, or a
     negative page where a row writes; TypeError for what is no tensor.
     """
+
+def available_isas() -> list[str]:
+    """What the CPU kernels can use here, the best last: plain, avx2 (with FMA and F16C), avx512 (with VNNI and BF16)."""
+
+def num_usable_cores() -> int:
+    """Physical cores that this process may use."""
+
+class ThreadTeam:
+    """Threads that wait for kernels' work; one job at a time, a second caller waits.
+
+    num_threads 0: one for each physical core that the process may use. pin: each thread but the caller stays on one core.
+    spin_us: how long a waiting thread looks for work before it sleeps; a team larger than the cores sleeps at once.
+    Raises ValueError for numbers below 0 or more than 256 threads.
+    """
+
+    def __init__(self, num_threads: int = 0, pin: bool = False, spin_us: int = 50) -> None: ...
+    @property
+    def num_threads(self) -> int: ...
+
+class Weight:
+    """A matrix [N, K] for the CPU kernels, as it lies in the tensors, which are kept and not copied.
+
+    data float32 or bfloat16 [N, K]; or int8 [N, K] with scale float32 [N]; or uint8 [N, ceil(columns / 2)] of two codes, the
+    even k in the low four bits, with scale and perhaps minimum float16 [N, ceil(columns / group)]. Raises ValueError for anything else.
+    """
+
+    def __init__(
+        self,
+        data: SupportsDLPack,
+        scale: SupportsDLPack | None = None,
+        minimum: SupportsDLPack | None = None,
+        columns: int = 0,
+        group: int = 0,
+    ) -> None: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
+
+def gemm(
+    team: ThreadTeam,
+    x: SupportsDLPack,
+    weight: Weight,
+    out: SupportsDLPack,
+    bias: SupportsDLPack | None = None,
+    isa: str | None = None,
+) -> None:
+    """out = x W^T + bias: x [M, K], out [M, N], bias [N], float32 and contiguous. isa None: the best of available_isas().
+
+    Quantised weights are multiplied as the float32 numbers they stand for; the order of each sum does not depend on the number of
+    threads. Raises ValueError for a wrong dtype, size or layout, and for an isa that is not there.
+    """

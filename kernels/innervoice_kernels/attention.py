@@ -9,6 +9,7 @@ from innervoice_kernels.attention_decode import Workspace, decode
 from innervoice_kernels.attention_prefill import prefill
 from innervoice_kernels.backend import TRITON, choose
 from innervoice_kernels.kvstore import check_pages
+from innervoice_kernels.kvstore_fp8 import check_scales
 
 _QUERY_BLOCK = 256  # bounds the score matrix [H, block, keys] of a long prefill
 
@@ -23,6 +24,12 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tens
     return torch.unflatten(y, 1, (-1, num_tokens)).permute(2, 0, 1, 3).reshape(num_tokens, num_heads, head_dim)
 
 
+def _gathered(x: Tensor, scale: Tensor | None, pages: Tensor, wide: torch.dtype) -> Tensor:
+    """The tokens of some pages, [N, G, D]."""
+    found = x[pages].to(wide)
+    return (found if scale is None else found * scale[pages].to(wide)[:, None, :, None]).flatten(0, 1)
+
+
 def paged_attention_ref(
     q: Tensor,
     k_pages: Tensor,
@@ -34,13 +41,16 @@ def paged_attention_ref(
     query_tag: Tensor | None = None,
     key_tag: Tensor | None = None,
     log_weight: Tensor | None = None,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
 ) -> Tensor:
     """y_t = sum_j softmax_j(scale q_t.k_j + bias_tj) v_j over the keys j of the row up to t's own position.
 
     q [T, H, D]; k_pages, v_pages [P, S, G, D], H a multiple of G; page_table [B, N], query_start [B+1], context_len [B] int32.
     Row b's queries are the last query_start[b+1] - query_start[b] of its context_len[b] positions; position i lies in page
     page_table[b, i // S] at offset i % S. bias is log_weight[t] where query_tag[t] == key_tag[j] != 0, else 0; query_tag [T]
-    and key_tag [P, S] int32, log_weight [T]: all three or none. Tokens that no row owns come out 0.
+    and key_tag [P, S] int32, log_weight [T]: all three or none. k_scale, v_scale [P, G] float32, both or none: what multiplies
+    the numbers of a page, which are fp8. Tokens that no row owns come out 0.
     In float32 (float64 for float64 input), rounded once. Vaswani et al., 2017; grouped queries: Ainslie et al., 2023.
     """
     wide = torch.promote_types(q.dtype, torch.float32)
@@ -52,8 +62,9 @@ def paged_attention_ref(
         if begin == end:
             continue
         pages = page_table[row, : -(-length // page_size)].long()
-        k = k_pages[pages].flatten(0, 1)[:length].to(wide)  # [N, G, D]
-        v = v_pages[pages].flatten(0, 1)[:length].to(wide)
+        k, v = (
+            _gathered(x, scale_of, pages, wide)[:length] for x, scale_of in ((k_pages, k_scale), (v_pages, v_scale))
+        )  # [N, G, D]
         tags = None if key_tag is None else key_tag[pages].flatten()[:length]
         key_position = torch.arange(length, device=q.device)
         for first in range(begin, end, _QUERY_BLOCK):
@@ -80,16 +91,23 @@ def _paged_attention_triton(
     query_tag: Tensor | None,
     key_tag: Tensor | None,
     log_weight: Tensor | None,
+    k_scale: Tensor | None,
+    v_scale: Tensor | None,
     max_queries: int | None,
     out: Tensor | None,
     workspace: Workspace | None,
 ) -> Tensor:
     check_pages("paged_attention", k_pages, v_pages)
     groups, width = k_pages.shape[2:]
-    if q.dtype != k_pages.dtype or q.shape[2] != width or q.shape[1] % groups or (width > 1 and q.stride(2) != 1):
+    scales = None if k_scale is None or v_scale is None else (k_scale, v_scale)
+    if scales is not None:
+        check_scales("paged_attention", k_pages, *scales)
+    expected = q.dtype if scales is None else torch.float8_e4m3fn
+    if k_pages.dtype != expected or q.shape[2] != width or q.shape[1] % groups or (width > 1 and q.stride(2) != 1):
         raise ValueError(
             f"paged_attention: q is {q.dtype} {tuple(q.shape)} with strides {q.stride()}, the pages are {k_pages.dtype} "
-            f"{tuple(k_pages.shape)}: expected one type, [T, H, D] with contiguous vectors and [P, S, G, D], H a multiple of G"
+            f"{tuple(k_pages.shape)}: expected pages of {expected}, [T, H, D] with contiguous vectors and [P, S, G, D], H a "
+            "multiple of G"
         )
     numbers = {"page_table": page_table, "query_start": query_start, "context_len": context_len}
     for name, x in numbers.items():
@@ -102,7 +120,7 @@ def _paged_attention_triton(
         out = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
     if len(context_len) == 0 or len(q) == 0:
         return out
-    batch = (q, k_pages, v_pages, page_table, query_start, context_len, scale, tags, out)
+    batch = (q, k_pages, v_pages, page_table, query_start, context_len, scale, tags, scales, out)
     decode(*batch, workspace)
     if max_queries is None or max_queries > 1:
         prefill(*batch)
@@ -121,6 +139,8 @@ def paged_attention(
     key_tag: Tensor | None = None,
     log_weight: Tensor | None = None,
     *,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
     max_queries: int | None = None,
     out: Tensor | None = None,
     workspace: Workspace | None = None,
@@ -132,8 +152,10 @@ def paged_attention(
     """
     if choose("paged_attention", q) == TRITON:
         return _paged_attention_triton(
-            q, k_pages, v_pages, page_table, query_start, context_len, scale, query_tag, key_tag, log_weight, max_queries, out,
-            workspace,
+            q, k_pages, v_pages, page_table, query_start, context_len, scale, query_tag, key_tag, log_weight, k_scale, v_scale,
+            max_queries, out, workspace,
         )  # fmt: skip
-    y = paged_attention_ref(q, k_pages, v_pages, page_table, query_start, context_len, scale, query_tag, key_tag, log_weight)
+    y = paged_attention_ref(
+        q, k_pages, v_pages, page_table, query_start, context_len, scale, query_tag, key_tag, log_weight, k_scale, v_scale
+    )  # fmt: skip
     return y if out is None else out.copy_(y)

@@ -72,10 +72,10 @@ def _combine(partial: Ptr, stats: Ptr, first: Num, count: Num, SPLITS: constexpr
 @jit
 def _decode_kernel(
     q: Ptr, k_pages: Ptr, v_pages: Ptr, page_table: Ptr, query_start: Ptr, context_len: Ptr, query_tag: Ptr, key_tag: Ptr,
-    log_weight: Ptr, out: Ptr, partial: Ptr, stats: Ptr, arrived: Ptr, scale: Num, q_token: Num, q_head: Num, table_row: Num,
-    page_stride: Num, slot_stride: Num, head_stride: Num, tag_stride: Num, H: constexpr, G: constexpr, D: constexpr,
-    PAGE_SIZE: constexpr, WEIGHTED: constexpr, M: constexpr, BLOCK_D: constexpr, KEYS: constexpr, SPLITS: constexpr,
-    SPLIT_KEYS: constexpr, MOST_SPLITS: constexpr,
+    log_weight: Ptr, k_scale: Ptr, v_scale: Ptr, out: Ptr, partial: Ptr, stats: Ptr, arrived: Ptr, scale: Num, q_token: Num,
+    q_head: Num, table_row: Num, page_stride: Num, slot_stride: Num, head_stride: Num, tag_stride: Num, H: constexpr,
+    G: constexpr, D: constexpr, PAGE_SIZE: constexpr, WEIGHTED: constexpr, SCALED: constexpr, M: constexpr, BLOCK_D: constexpr,
+    KEYS: constexpr, SPLITS: constexpr, SPLIT_KEYS: constexpr, MOST_SPLITS: constexpr,
 ) -> None:  # fmt: skip
     """One split of a row and group a program; rows that have not exactly one query are left to the other kernel."""
     split, group, row = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -98,8 +98,8 @@ def _decode_kernel(
     begin = split * span
     top, total, y = attend(
         queries, position, tag, weight, k_pages, v_pages, key_tag, page_table + row.to(tl.int64) * table_row, group, begin,
-        tl.minimum(begin + span, length), scale, page_stride, slot_stride, head_stride, tag_stride, D, PAGE_SIZE, BLOCK_D, KEYS,
-        WEIGHTED,
+        tl.minimum(begin + span, length), scale, page_stride, slot_stride, head_stride, tag_stride, k_scale, v_scale, out, G, D,
+        PAGE_SIZE, BLOCK_D, KEYS, WEIGHTED, SCALED,
     )  # fmt: skip
     place = out + (token * H + head[:, None]) * D + column[None, :]
     if count == 1:
@@ -126,10 +126,11 @@ def decode(
     context_len: Tensor,
     scale: float,
     tags: tuple[Tensor, Tensor, Tensor] | None,
+    scales: tuple[Tensor, Tensor] | None,
     out: Tensor,
     workspace: Workspace | None,
 ) -> None:
-    """Fill the tokens of rows that have exactly one query. tags: query_tag, key_tag, log_weight."""
+    """Fill the tokens of rows that have exactly one query. tags: query_tag, key_tag, log_weight; scales: k_scale, v_scale."""
     num_rows, (_, heads, width), (_, page_size, groups, _) = len(context_len), q.shape, k_pages.shape
     max_context = page_table.shape[1] * page_size
     if workspace is None:
@@ -138,10 +139,11 @@ def decode(
     if workspace.arrived.numel() < num_rows * groups or workspace.partial.numel() < num_rows * groups * splits * rows * block:
         raise ValueError(f"paged_attention: the workspace is too small for {num_rows} rows of {max_context} tokens")
     query_tag, key_tag, log_weight = tags or (context_len, context_len, context_len)
+    k_scale, v_scale = scales or (context_len, context_len)
     launch(
         _decode_kernel, (splits, groups, num_rows), q, k_pages, v_pages, page_table, query_start, context_len, query_tag, key_tag,
-        log_weight, out, workspace.partial, workspace.stats, workspace.arrived, scale, q.stride(0), q.stride(1),
+        log_weight, k_scale, v_scale, out, workspace.partial, workspace.stats, workspace.arrived, scale, q.stride(0), q.stride(1),
         page_table.stride(0), *k_pages.stride()[:3], key_tag.stride(0), H=heads, G=groups, D=width, PAGE_SIZE=page_size,
-        WEIGHTED=tags is not None, M=rows, BLOCK_D=block, KEYS=tile_of(k_pages).keys, SPLITS=splits, SPLIT_KEYS=SPLIT,
-        MOST_SPLITS=MOST, num_warps=_WARPS, num_stages=_STAGES,
+        WEIGHTED=tags is not None, SCALED=scales is not None, M=rows, BLOCK_D=block, KEYS=tile_of(q, k_pages).keys, SPLITS=splits,
+        SPLIT_KEYS=SPLIT, MOST_SPLITS=MOST, num_warps=_WARPS, num_stages=_STAGES,
     )  # fmt: skip

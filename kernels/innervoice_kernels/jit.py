@@ -111,7 +111,7 @@ def cdiv(a: int, b: int) -> int:
     return -(-a // b)
 
 
-# The interpreter cuts bfloat16 off where hardware rounds, and multiplies its bit patterns in a dot: both are put right here.
+# The interpreter cuts bfloat16 and fp8 off where hardware rounds, and multiplies bit patterns in a dot: both are put right here.
 _INTERPRETED = tl.constexpr(INTERPRETED)
 
 
@@ -122,6 +122,11 @@ def narrow(x: Block, like: Ptr) -> Block:
         bits = x.to(tl.int32, bitcast=True)
         bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000
         x = bits.to(tl.float32, bitcast=True)
+    if _INTERPRETED and like.dtype.element_ty == tl.float8e4nv:
+        bits = x.to(tl.int32, bitcast=True)
+        bits = (bits + 0x7FFFF + ((bits >> 20) & 1)) & -0x100000  # three bits behind the point
+        steps = (x + 24576.0) - 24576.0  # 1.5 x 2^14, whose last bit is 2^-9: the steps below 2^-6
+        x = tl.where(tl.abs(x) < 0.015625, steps, bits.to(tl.float32, bitcast=True))
     return x.to(like.dtype.element_ty)
 
 

@@ -52,9 +52,18 @@ inline SizeTerm operator+(Size& size, std::int64_t plus) { return {size, plus}; 
 
 using Pattern = std::initializer_list<SizeTerm>;
 
+// Elements of 16 bits that C++ has no type for.
+struct Bfloat16 {
+  std::uint16_t bits;
+};
+struct Float16 {
+  std::uint16_t bits;
+};
+
 template <typename T>
 constexpr dlpack::DataType dtype_of() {
-  static_assert(std::is_integral_v<T> || std::is_floating_point_v<T>);
+  if constexpr (std::is_same_v<T, Bfloat16>) return {dlpack::kBfloat, 16, 1};
+  if constexpr (std::is_same_v<T, Float16>) return {dlpack::kFloat, 16, 1};
   constexpr auto code = std::is_floating_point_v<T> ? dlpack::kFloat
                         : std::is_same_v<T, bool>   ? dlpack::kBool
                         : std::is_signed_v<T>       ? dlpack::kInt

@@ -1,4 +1,4 @@
-"""Sound in: files, file bytes and arrays -> float32 samples, of the first channel or of all; another rate with soxr."""
+"""Sound in: files, file bytes, arrays and frames -> float32 samples, of the first channel or all; another rate with soxr."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from innervoice.types import AudioIn, Samples
 
 _FULL_SCALE = {"int16": 2.0**15, "int32": 2.0**31}
 _BLOCK = 1 << 20
+MIN_RATE, MAX_RATE = 1000, 384_000  # Hz; what sound cards know, with room on both sides
 
 
 def read_audio(source: AudioIn) -> tuple[Samples, int]:
@@ -52,9 +53,9 @@ def _read(source: AudioIn, most: int | None) -> tuple[Samples, int, str]:
 
 
 def check_samples(samples: Samples, rate: int, where: str = "audio") -> None:
-    """Raise ValueError unless samples [T] is at least one finite number and rate a positive whole number of Hz."""
-    if isinstance(rate, bool) or not isinstance(rate, (int, np.integer)) or rate <= 0:
-        raise ValueError(f"{where}: rate is {rate!r}, expected a whole number of Hz above 0")
+    """Raise ValueError unless samples [T] is at least one finite number and rate a whole number of Hz that sound has."""
+    if isinstance(rate, bool) or not isinstance(rate, (int, np.integer)) or not MIN_RATE <= rate <= MAX_RATE:
+        raise ValueError(f"{where}: rate is {rate!r}, expected a whole number of Hz from {MIN_RATE} to {MAX_RATE}")
     if samples.ndim != 1:
         raise ValueError(f"{where}: samples have shape {list(samples.shape)}, expected one channel [T]: take samples[:, 0]")
     if len(samples) == 0:
@@ -65,25 +66,55 @@ def check_samples(samples: Samples, rate: int, where: str = "audio") -> None:
         raise ValueError(f"{where}: sample {first} is {samples[first]}, expected finite numbers: export the sound again")
 
 
+def read_frame(pcm: np.ndarray | bytes, rate: int) -> Samples:
+    """The first channel of a frame as float32 [T], a copy; pcm: as `read_audio` takes arrays, or the bytes of int16 mono.
+
+    Raises ValueError for what is no sound, and for a frame of 0 samples.
+    """
+    if isinstance(pcm, bytes | bytearray | memoryview):
+        num_bytes = memoryview(pcm).nbytes
+        if num_bytes % 2:
+            raise ValueError(f"frame: {num_bytes} bytes are no whole number of int16 samples: send 2 bytes a sample")
+        pcm = np.frombuffer(pcm, dtype="<i2")
+    samples = _channels(pcm, 1)[:, 0]
+    check_samples(samples, rate, "frame")
+    return samples
+
+
 def resample(samples: Samples, rate: int, target: int) -> Samples:
     """Samples [T] at `rate` Hz -> ceil(T * target / rate) samples at `target` Hz (soxr, high quality)."""
     if rate == target:
         return samples
     out = soxr.resample(samples, rate, target, "HQ")
-    num = -(-len(samples) * target // rate)
-    return np.pad(out[:num], (0, max(0, num - len(out)))).astype(np.float32, copy=False)
+    return _fit(out, resampled_len(len(samples), rate, target)).astype(np.float32, copy=False)
+
+
+def resampled_len(num: int, rate: int, target: int) -> int:
+    """Samples at `target` Hz of so many at `rate` Hz; a sample that is begun counts."""
+    return -(-num * target // rate)
 
 
 class Resampler:
-    """Resamples a sound that comes in chunks; the chunks of the result join to what resampling at once would give."""
+    """Resamples a sound that comes in chunks; those of the result join to what `resample` gives of the whole, bit for bit."""
 
     def __init__(self, rate: int, target: int) -> None:
+        self._rate, self._target = rate, target
         self._stream = soxr.ResampleStream(rate, target, 1, dtype="float32", quality="HQ")
+        self._num_in = self._num_out = 0
 
     def push(self, samples: Samples, is_last: bool) -> Samples:
-        """The next samples [T] -> those that are ready, all the rest with the last ones."""
+        """The next samples [T], T from 0 on -> those that are ready, all the rest with the last ones."""
+        self._num_in += len(samples)
         out: Samples = self._stream.resample_chunk(samples, last=is_last)
+        if is_last:
+            out = _fit(out, resampled_len(self._num_in, self._rate, self._target) - self._num_out)
+        self._num_out += len(out)
         return out
+
+
+def _fit(samples: Samples, num: int) -> Samples:
+    """Cut or filled with zeros to so many: soxr rounds a length to the nearest, so one sample may be missing."""
+    return np.pad(samples[:num], (0, max(0, num - len(samples))))
 
 
 def _channels(array: Any, most: int | None) -> Samples:

@@ -7,6 +7,7 @@ it begins at ceil(441 t / 64 - 1/4), so that frame f belongs to token floor(64 (
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -33,6 +34,11 @@ class SteadySettings:
     encoder_blocks: int = 12
     steps: int = 10
     show_look_back: bool = False
+
+    @property
+    def num_shown(self) -> int:
+        """Mel frames of the past that are kept to be shown."""
+        return self.look_back + 1 if self.show_look_back else 0
 
     def __post_init__(self) -> None:
         for name in ("first", "chunk", "encoder_blocks", "steps"):
@@ -109,3 +115,8 @@ def next_border(num_tokens: int, settings: SteadySettings) -> int:
     if num_tokens < settings.first:
         return settings.first
     return settings.first + ((num_tokens - settings.first) // settings.chunk + 1) * settings.chunk
+
+
+def num_states(settings: SteadySettings, clock: Clock, block_size: int) -> int:
+    """Encoded tokens before the open block that a chunk's window may reach back to."""
+    return math.ceil((settings.look_back + settings.hold_back + 2) / clock.frames_per_token) + block_size + 1

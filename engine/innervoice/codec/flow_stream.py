@@ -6,7 +6,6 @@ the first `fade` of them are a mix whose weights sum to 1. Frames given away are
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from innervoice.codec.chunks import Chunk, Clock, SteadySettings
+from innervoice.codec.chunks import Chunk, Clock, SteadySettings, num_states
 from innervoice.codec.encoder_stream import EncoderStream
 from innervoice.codec.flow import Flow
 from innervoice.codec.layers import linear
@@ -46,9 +45,8 @@ class FlowStream:
         self._block_size = flow.config.encoder.block_size
         most = max(settings.first, settings.chunk + self._block_size - 1)
         self._encoder = EncoderStream(flow.encoder, settings.encoder_blocks, most, device)
-        per_token = self.clock.frames_per_token
-        self._num_states = math.ceil((settings.look_back + settings.hold_back + 2) / per_token) + self._block_size + 1
-        self._num_shown = settings.look_back + 1 if settings.show_look_back else 0
+        self._num_states = num_states(settings, self.clock, self._block_size)
+        self._num_shown = settings.num_shown
         self.max_new = max(self.clock.frames(settings.first), self.clock.frames(settings.chunk) + 1 + settings.hold_back)
         self._rise = (torch.arange(settings.fade, device=device) + 0.5) / max(settings.fade, 1)
 

@@ -6,6 +6,7 @@ call is. Late together, with the shipped sizes: 4656 samples or 18.2 frames, thr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,13 +26,24 @@ UNKNOWN_END = 1 << 40
 
 
 @dataclass(frozen=True)
-class _Plan:
+class StageShape:
+    """What decides how late a stage is: its kernels and strides, and how far its blocks see ahead."""
+
+    up_kernel: int
+    rate: int
+    down_kernel: int
+    down_stride: int
+    source_delay: int
+    delays: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class StagePlan:
     """A stage's place in the stream, in steps of its own rate (steps a frame), waits of the source in STFT frames.
 
-    extra: steps that the reply has more than frames * rate. late: of the stage's result.
+    extra: steps that the reply has more than frames * rate. late: of the stage's result; waits: of each block before it.
     """
 
-    stage: Stage
     rate: int
     extra: int
     up_late: int
@@ -40,6 +52,7 @@ class _Plan:
     source_wait: int
     joined_late: int
     late: int
+    waits: tuple[int, ...]
 
 
 class HiftStream:
@@ -55,12 +68,8 @@ class HiftStream:
         self._f0_out = widened(hift.f0_out, torch.float64)
         self._f0_late = sum(_half(layer) for layer in hift.f0_layers)
         self._stft_late = self._f0_late * self._rate + config.n_fft // (2 * config.hop_len) - 1
-        self._plans: list[_Plan] = []
-        rate, late = 1, _half(hift.pre)
-        for stage in hift.stages:
-            self._plans.append(_plan(stage, rate, late, self._stft_late, is_last=stage is hift.stages[-1]))
-            rate, late = self._plans[-1].rate, self._plans[-1].late
-        self._post_late = late + _half(hift.post)
+        self._plans = plan_stages([_shape(stage) for stage in hift.stages], _half(hift.pre), self._stft_late)
+        self._post_late = self._plans[-1].late + _half(hift.post)
         self.frame_len = config.frame_len
         self.late = self._post_late * config.hop_len + config.n_fft // 2
         self.flush_frames = -(-self.late // self.frame_len)
@@ -78,8 +87,8 @@ class HiftStream:
         mel = at.clip(mel, 1, 0)
         spectrum = self._spectrum(at, mel, seed)
         x = at.clip(at.conv("pre", mel.to(self._hift.dtype), self._hift.pre, 1), 1, _half(self._hift.pre))
-        for index, plan in enumerate(self._plans):
-            x = self._stage(at, f"stage{index}", plan, x, spectrum)
+        for index, (stage, plan) in enumerate(zip(self._hift.stages, self._plans, strict=True)):
+            x = self._stage(at, f"stage{index}", stage, plan, x, spectrum)
         return self._samples(at, x), at.after
 
     def _spectrum(self, at: Pass, mel: Tensor, seed: Tensor) -> Tensor:
@@ -106,8 +115,8 @@ class HiftStream:
             x = at.clip(F.elu(at.conv(f"f0.{index}", x, layer, 1)), 1, late)
         return at.clip(linear(x.transpose(1, 2), self._f0_out).transpose(1, 2).abs(), 1, late)[:, 0]
 
-    def _stage(self, at: Pass, name: str, plan: _Plan, x: Tensor, spectrum: Tensor) -> Tensor:
-        stage, rate, extra = plan.stage, plan.rate, plan.extra
+    def _stage(self, at: Pass, name: str, stage: Stage, plan: StagePlan, x: Tensor, spectrum: Tensor) -> Tensor:
+        rate, extra = plan.rate, plan.extra
         x = at.transpose(f"{name}.up", F.leaky_relu(x, self._hift.config.slope), stage.up, rate // stage.rate, stage.rate)
         if extra:
             x = _reflect_first(x, at.start * rate - plan.up_late)
@@ -117,8 +126,7 @@ class HiftStream:
         down = at.clip(down, rate, plan.down_late, extra)
         x = x + _block(at, f"{name}.source", down, stage.source_block, rate, plan.down_late, extra)
         total = torch.zeros_like(x)
-        for index, block in enumerate(stage.blocks):
-            wait = plan.late - plan.joined_late - block.delay
+        for index, (block, wait) in enumerate(zip(stage.blocks, plan.waits, strict=True)):
             waited = at.delay(f"{name}.{index}.wait", x, rate, wait)
             total = total + _block(at, f"{name}.{index}", waited, block, rate, plan.joined_late + wait, extra)
         return total / len(stage.blocks)
@@ -134,19 +142,34 @@ class HiftStream:
         return samples.clamp(-config.audio_limit, config.audio_limit)
 
 
-def _plan(stage: Stage, rate_before: int, late_before: int, stft_late: int, is_last: bool) -> _Plan:
+def plan_stages(shapes: Sequence[StageShape], late: int, stft_late: int) -> list[StagePlan]:
+    """The stages one after the other; late: of what the first is given, in frames; stft_late: of the source's spectrum."""
+    plans, rate = [], 1
+    for shape in shapes:
+        plans.append(_plan(shape, rate, late, stft_late, is_last=shape is shapes[-1]))
+        rate, late = plans[-1].rate, plans[-1].late
+    return plans
+
+
+def _plan(shape: StageShape, rate_before: int, late_before: int, stft_late: int, is_last: bool) -> StagePlan:
     """Make both branches of a stage equally late: the earlier one waits."""
-    rate, extra, step = rate_before * stage.rate, int(is_last), stage.source_rate
-    up_late = late_before * stage.rate + (stage.up.weight.shape[-1] - stage.rate) // 2 - extra
+    rate, extra, step = rate_before * shape.rate, int(is_last), shape.down_stride
+    up_late = late_before * shape.rate + (shape.up_kernel - shape.rate) // 2 - extra
     if extra and up_late % rate > rate - 3:
         raise ValueError("steady streaming: with these kernel sizes the vocoder reflects its first sample across frames")
-    reach = stage.source_down.weight.shape[-1] - step
+    reach = shape.down_kernel - step
     align = (step // 2 - reach - stft_late) % step  # so that a stride begins at a frame's first column
     down_late = (stft_late + align + reach - step // 2) // step
-    joined = max(up_late, down_late + stage.source_block.delay)
-    wait = joined - down_late - stage.source_block.delay
-    late = joined + max(block.delay for block in stage.blocks)
-    return _Plan(stage, rate, extra, up_late, down_late + wait, joined - up_late, align + wait * step, joined, late)
+    joined = max(up_late, down_late + shape.source_delay)
+    wait = joined - down_late - shape.source_delay
+    late = joined + max(shape.delays)
+    waits = tuple(late - joined - delay for delay in shape.delays)
+    return StagePlan(rate, extra, up_late, down_late + wait, joined - up_late, align + wait * step, joined, late, waits)
+
+
+def _shape(stage: Stage) -> StageShape:
+    kernels, delays = (stage.up.weight.shape[-1], stage.source_down.weight.shape[-1]), tuple(b.delay for b in stage.blocks)
+    return StageShape(kernels[0], stage.rate, kernels[1], stage.source_rate, stage.source_block.delay, delays)
 
 
 def _block(at: Pass, name: str, x: Tensor, block: ResBlock, rate: int, late: int, extra: int) -> Tensor:

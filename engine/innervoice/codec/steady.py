@@ -5,7 +5,7 @@ A step decodes one chunk of every reply that has one: one call of the flow for a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import NamedTuple, TypeVar
@@ -26,6 +26,7 @@ from innervoice.types import Samples
 
 _FRAME_BUCKET = 32
 _T = TypeVar("_T")
+_U = TypeVar("_U")
 
 
 class Slot(NamedTuple):
@@ -58,6 +59,14 @@ class _Reply:
     finished: bool = False
     done: bool = False
     error: str | None = None
+
+
+class _Fed(NamedTuple):
+    """Frames [C, at least n] of a reply on their way to the vocoder, n of them meant."""
+
+    reply: _Reply
+    frames: Tensor
+    n: int
 
 
 class SteadyDecoder:
@@ -155,40 +164,56 @@ class SteadyDecoder:
         self._replies[slot.place] = _Reply(slot, seed, speaker, codes, num_codes, begin, heard, bool(finished), bool(done))
         return slot
 
+    def ready(self) -> list[tuple[Slot, int]]:
+        """Replies for which `step` would do something, and how many codes of each wait to be decoded."""
+        return [(reply.slot, reply.num_codes - reply.begin) for reply in self._replies.values() if self._is_due(reply)]
+
     @torch.inference_mode()
-    def step(self) -> list[Sound]:
-        """Decode all that is ready: each reply's sounds in order; `last` once, after `finish`."""
+    def step(self, slots: Collection[Slot] | None = None) -> list[Sound]:
+        """Decode all that is ready, of these slots or of all: each reply's sounds in order; `last` once, after `finish`.
+
+        A reply that fails breaks alone: its sound tells the error. Raises ValueError for a released slot, before any decoding.
+        """
+        replies = list(self._replies.values()) if slots is None else [self._reply(slot) for slot in dict.fromkeys(slots)]
         sounds: list[Sound] = []
-        while ready := [reply for reply in self._replies.values() if self._chunk(reply) is not None]:
-            sounds += self._decode(ready)
-        return sounds + self._flush([reply for reply in self._replies.values() if reply.finished and not reply.done])
+        while due := [reply for reply in replies if self._chunk(reply) is not None]:
+            sounds += self._decode(due)
+        return sounds + self._flush([reply for reply in replies if reply.finished and not reply.done])
+
+    def _is_due(self, reply: _Reply) -> bool:
+        return self._chunk(reply) is not None or (reply.finished and not reply.done)
 
     def _decode(self, replies: list[_Reply]) -> list[Sound]:
         """One chunk of each."""
-        fed, sounds = [], []
+        fed: list[_Fed] = []
+        sounds: list[Sound] = []
         for group in self._groups(replies):
-            chunks = [self._chunk(reply) for reply in group]
-            known = [chunk for chunk in chunks if chunk is not None]
-            with self._tracer.span("flow", rows=len(group), frames=max(chunk.window_len for chunk in known)):
-                mel, is_good = self._flow_call(group, known)
-            for reply, chunk, frames, good in zip(group, known, mel, is_good, strict=True):
-                if good:
-                    fed.append((reply, frames, chunk.sure_frame - chunk.first_frame))
+            for reply, made in zip(group, _each(self._flow_call, group), strict=True):
+                if isinstance(made, Exception):
+                    sounds.append(self._break(reply, made))
                 else:
-                    sounds.append(self._break(reply))
-                self._advance(reply, chunk)
+                    fed.append(made)
+                    self._advance(reply)
         return sounds + self._vocode(fed, last=False)
 
-    def _flow_call(self, group: list[_Reply], chunks: list[Chunk]) -> tuple[Tensor, list[bool]]:
-        """Frames [B, C, max_new], and which rows are finite."""
+    def _flow_call(self, group: list[_Reply]) -> list[_Fed | Exception]:
+        """The next frames of each."""
+        chunks = [chunk for chunk in map(self._chunk, group) if chunk is not None]
         slots = [reply.slot.place for reply in group]
         size = self._flow.config.encoder.block_size
         codes = [reply.codes[: chunk.end - chunk.begin // size * size] for reply, chunk in zip(group, chunks, strict=True)]
         seed = torch.tensor([reply.seed for reply in group], device=self._device)
         speaker = torch.cat([reply.speaker for reply in group])
-        mel, after = self._frames(codes, chunks, self._flow_state.take(slots), seed, speaker)
-        self._flow_state.put(slots, after)
-        return mel, [bool(good) for good in mel.isfinite().all(-1).all(-1).tolist()]
+        with self._tracer.span("flow", rows=len(group), frames=max(chunk.window_len for chunk in chunks)):
+            mel, after = self._frames(codes, chunks, self._flow_state.take(slots), seed, speaker)
+            self._flow_state.put(slots, after)
+            is_good = mel.isfinite().all(-1).all(-1).tolist()
+        return [
+            _Fed(reply, frames, chunk.sure_frame - chunk.first_frame)
+            if good
+            else ArithmeticError("its mel frames are not finite")
+            for reply, chunk, frames, good in zip(group, chunks, mel, is_good, strict=True)
+        ]
 
     def _flush(self, replies: list[_Reply]) -> list[Sound]:
         """What is left of finished replies: the frames held back, and what the vocoder is behind."""
@@ -204,31 +229,38 @@ class SteadyDecoder:
         for reply, tail in zip(spoken, tails, strict=True):
             held = self._frames.clock.frames(reply.num_codes) - reply.heard
             frames = F.pad(tail[:, :held], (0, self._vocoder.flush_frames))
-            fed.append((reply, frames, frames.shape[-1]))
+            fed.append(_Fed(reply, frames, frames.shape[-1]))
         return sounds + self._vocode(fed, last=True)
 
-    def _vocode(self, fed: list[tuple[_Reply, Tensor, int]], last: bool) -> list[Sound]:
-        """Frames [C, at least n] of each reply -> its samples."""
+    def _vocode(self, fed: list[_Fed], last: bool) -> list[Sound]:
+        """Frames of each reply -> its samples."""
         sounds = []
-        for group in _pieces([part for part in fed if part[2] > 0], self._rows_at_once):
-            size = -(-max(n for _, _, n in group) // _FRAME_BUCKET) * _FRAME_BUCKET
-            mel = torch.stack([F.pad(frames[:, :n], (0, size - n)) for _, frames, n in group])
-            samples = self._vocoder_call([reply for reply, _, _ in group], mel, [n for _, _, n in group], last)
-            for (reply, _, n), row in zip(group, samples, strict=True):
-                sounds.append(Sound(reply.slot, self._cut(row, reply, n, last), last))
-                reply.heard += n
+        for group in _pieces([part for part in fed if part.n > 0], self._rows_at_once):
+            for (reply, _, n), made in zip(group, _each(lambda rows: self._vocoder_call(rows, last), group), strict=True):
+                if isinstance(made, Exception):
+                    sounds.append(self._break(reply, made))
+                else:
+                    sounds.append(Sound(reply.slot, self._cut(made, reply, n, last), last))
+                    reply.heard += n
         return sounds
 
-    def _vocoder_call(self, replies: list[_Reply], mel: Tensor, lengths: list[int], last: bool) -> Samples:
+    def _vocoder_call(self, fed: list[_Fed], last: bool) -> list[Samples | Exception]:
+        replies = [reply for reply, _, _ in fed]
+        size = -(-max(n for _, _, n in fed) // _FRAME_BUCKET) * _FRAME_BUCKET
+        mel = torch.stack([F.pad(frames[:, :n], (0, size - n)) for _, frames, n in fed])
         slots = [reply.slot.place for reply in replies]
         ends = [self._end(reply) if last else UNKNOWN_END for reply in replies]
-        rows = (lengths, [reply.heard for reply in replies], ends, [reply.seed for reply in replies])
+        rows = ([n for _, _, n in fed], [reply.heard for reply in replies], ends, [reply.seed for reply in replies])
         n, start, end, seed = torch.tensor(rows, device=self._device)
         inner = not last and all(reply.heard >= self._vocoder.flush_frames for reply in replies)
-        with self._tracer.span("vocoder", rows=len(replies), frames=mel.shape[-1]):
+        with self._tracer.span("vocoder", rows=len(replies), frames=size):
             samples, after = self._vocoder(mel, self._hift_state.take(slots), n, start, end, seed, inner=inner)
             self._hift_state.put(slots, after)
-            return samples.cpu().numpy()
+            made = samples.cpu().numpy()
+        good = np.isfinite(made).all(-1)
+        return [
+            row if is_good else ArithmeticError("its samples are not finite") for row, is_good in zip(made, good, strict=True)
+        ]
 
     def _cut(self, samples: Samples, reply: _Reply, n: int, last: bool) -> Samples:
         """The samples of a call that are the reply's: nothing before its first one, nothing after its end."""
@@ -247,13 +279,15 @@ class SteadyDecoder:
             return None
         return Chunk(reply.begin, min(border, reply.num_codes), self.settings, self._frames.clock)
 
-    def _advance(self, reply: _Reply, chunk: Chunk) -> None:
-        size = self._flow.config.encoder.block_size
+    def _advance(self, reply: _Reply) -> None:
+        """The reply's chunk is decoded."""
+        chunk, size = self._chunk(reply), self._flow.config.encoder.block_size
+        assert chunk is not None
         del reply.codes[: chunk.end // size * size - chunk.begin // size * size]
         reply.begin = chunk.end
 
-    def _break(self, reply: _Reply) -> Sound:
-        reply.error = f"the reply broke after {reply.begin} codes: its mel frames are not finite; close it and start again"
+    def _break(self, reply: _Reply, error: Exception) -> Sound:
+        reply.error = f"the reply broke after {reply.begin} codes: {error}; close it and start again"
         reply.finished = reply.done = True
         return Sound(reply.slot, np.zeros(0, np.float32), True, reply.error)
 
@@ -312,3 +346,13 @@ class SteadyDecoder:
 def _pieces(rows: list[_T], size: int | None) -> Iterator[list[_T]]:
     step = size or max(1, len(rows))
     return (rows[i : i + step] for i in range(0, len(rows), step))
+
+
+def _each(call: Callable[[list[_T]], list[_U | Exception]], rows: list[_T]) -> list[_U | Exception]:
+    """What a call makes of its rows. If it fails they are called one by one, so that only those fail that do so alone."""
+    try:
+        return call(rows)
+    except Exception as error:
+        if len(rows) == 1:
+            return [error]
+    return [made for row in rows for made in _each(call, [row])]

@@ -49,7 +49,6 @@ class TokenizerStream:
         self.num_recomputed = 0
         self._resampler = None if self.rate == network.config.sample_rate else Resampler(self.rate, network.config.sample_rate)
         self._num_pushed = 0  # samples at `rate`
-        self._num_samples = 0  # at the network's rate
         self._is_ended = False
         self._pieces: deque[_Piece] = deque()  # the first is being encoded
         self._num_pieces = 0
@@ -79,9 +78,7 @@ class TokenizerStream:
             return
         self._is_ended = True
         if self._resampler:
-            missing = -(-self._num_pushed * self.network.config.sample_rate // self.rate) - self._num_samples
-            rest = self._resampler.push(np.zeros(0, np.float32), True)[:missing]
-            self._write(np.pad(rest, (0, missing - len(rest))))
+            self._write(self._resampler.push(np.zeros(0, np.float32), True))
         if self._pieces:
             self._pieces[-1].is_ended = True
             self._listen(self._pieces[-1])
@@ -89,6 +86,14 @@ class TokenizerStream:
     def ready(self) -> bool:
         """Is a block waiting to be encoded, for the first time or again?"""
         return bool(self._pieces) and self._pieces[0].num_encoded < self._pieces[0].num_complete
+
+    @property
+    def num_missing(self) -> int:
+        """Samples at the network's rate that the next block waits for; those that a resampler holds back are missing too."""
+        config = self.network.config
+        if self._pieces and not self._pieces[-1].is_ended:
+            return self._pieces[-1].num_missing
+        return min(config.piece_len, _needed(config, CONV_STRIDE * config.block_len))
 
     def take(self) -> tuple[int, list[int]]:
         """Encode what is ready; (start, codes): the codes from place `start` on that are new or differ from those taken before.
@@ -109,7 +114,6 @@ class TokenizerStream:
         return self._codes()
 
     def _write(self, samples: Samples) -> None:
-        self._num_samples += len(samples)
         while len(samples):
             if not self._pieces or self._pieces[-1].is_ended:
                 self._pieces.append(_Piece(self.network, self._num_pieces % REFERENCE_BATCH > 0))
@@ -164,6 +168,12 @@ class _Piece:
         self._context = Context(network.weights, config)
         self._states = network.weights["conv1.weight"].new_empty(0, config.hidden_size)
 
+    @property
+    def num_missing(self) -> int:
+        """Samples until the next block is complete or the piece is full."""
+        config = self._config
+        return min(config.piece_len, _needed(config, self._num_frames + CONV_STRIDE * config.block_len)) - self._num_samples
+
     def write(self, samples: Samples) -> int:
         """Take what fits; the number taken. A full piece is ended."""
         start = self._num_samples
@@ -215,8 +225,7 @@ class _Piece:
         stop = self._num_frames + CONV_STRIDE * config.block_len
         if self.is_ended:
             return min(stop, self._padded_len() // config.hop)
-        needed = max(stop * config.hop, (stop - 1) * config.hop + config.n_fft // 2)
-        return stop if self._num_samples >= needed else self._num_frames
+        return stop if self._num_samples >= _needed(config, stop) else self._num_frames
 
     def _padded_len(self) -> int:
         return math.ceil(self._num_samples / self._config.token_len) * self._config.token_len
@@ -252,3 +261,8 @@ class _Piece:
         num_void = len(self.codes) - num_valid
         del self.codes[num_valid:]
         return num_void
+
+
+def _needed(config: SpeechTokenizerConfig, stop: int) -> int:
+    """Samples of a piece that its frames before `stop` need."""
+    return max(stop * config.hop, (stop - 1) * config.hop + config.n_fft // 2)

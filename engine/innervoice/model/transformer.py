@@ -6,14 +6,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from innervoice.config.model import ModelConfig
+from innervoice.model.quant import embed, linear
 from innervoice.model.rope_scaling import frequencies
 from innervoice.model.weights import LayerWeights, ModelWeights
 from innervoice_kernels.activation import silu_mul
 from innervoice_kernels.attention import paged_attention
 from innervoice_kernels.kvstore import store_kv
+from innervoice_kernels.kvstore_fp8 import store_kv_fp8
 from innervoice_kernels.norm import rms_norm
 from innervoice_kernels.rope import rotary
 
@@ -37,11 +38,16 @@ class AttentionInputs:
 
 @dataclass(frozen=True)
 class KVCache:
-    """Keys (rotated) and values of all layers in pages, and for each place the reply whose reflection it holds, or 0."""
+    """Keys (rotated) and values of all layers in pages, and for each place the reply whose reflection it holds, or 0.
+
+    Pages of float8_e4m3fn have a scale a page and head.
+    """
 
     k: Tensor  # [L, P, page_size, G, head_dim]
     v: Tensor
     key_tag: Tensor  # [P, page_size] int32
+    k_scale: Tensor | None = None  # [L, P, G] float32
+    v_scale: Tensor | None = None
 
     @classmethod
     def allocate(
@@ -50,50 +56,92 @@ class KVCache:
         """Empty pages."""
         shape = (config.num_layers, num_pages, page_size, config.num_kv_heads, config.head_dim)
         k, v = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
-        return cls(k, v, torch.zeros(num_pages, page_size, dtype=torch.int32, device=device))
+        tag = torch.zeros(num_pages, page_size, dtype=torch.int32, device=device)
+        if dtype != torch.float8_e4m3fn:
+            return cls(k, v, tag)
+        scales = (torch.zeros(*shape[:2], shape[3], dtype=torch.float32, device=device) for _ in range(2))
+        return cls(k, v, tag, *scales)
+
+    def store(self, layer: int, k: Tensor, v: Tensor, slots: Tensor) -> None:
+        """Write the keys and values [T, G, head_dim] of a layer's new tokens."""
+        pages = (self.k[layer], self.v[layer])
+        if self.k_scale is None or self.v_scale is None:
+            store_kv(k, v, *pages, slots)
+        else:
+            store_kv_fp8(k, v, *pages, self.k_scale[layer], self.v_scale[layer], slots)
+
+    def copy_page(self, source: int, target: int) -> None:
+        """Copy what one page holds of all layers to another."""
+        for pages in (self.k, self.v, self.k_scale, self.v_scale):
+            if pages is not None:
+                pages[:, target] = pages[:, source]
+        self.key_tag[target] = self.key_tag[source]
+
+    def take(self, pages: Tensor) -> KVCache:
+        """A copy of some pages on the host. pages [P'] int64."""
+        k, v, *scales = (None if held is None else held.index_select(1, pages).cpu() for held in self._paged())
+        assert k is not None and v is not None
+        return KVCache(_like(self.k, k), _like(self.v, v), self.key_tag[pages].cpu(), *scales)
+
+    def put(self, pages: Tensor, taken: KVCache, first: int) -> None:
+        """Write what `take` gave, from its page `first` on, into these pages."""
+        for target, source in zip(self._paged(), taken._paged(), strict=True):
+            if target is not None and source is not None:
+                target.index_copy_(1, pages, source[:, first:].to(target.device))
+        self.key_tag[pages] = taken.key_tag[first:].to(self.key_tag.device)
+
+    def _paged(self) -> list[Tensor | None]:
+        """What has a page in its second dimension; float8 as bytes, which alone can be indexed everywhere."""
+        held = (self.k, self.v, self.k_scale, self.v_scale)
+        return [one if one is None or one.element_size() > 1 else one.view(torch.uint8) for one in held]
+
+
+def _like(held: Tensor, taken: Tensor) -> Tensor:
+    return taken if taken.dtype == held.dtype else taken.view(held.dtype)
 
 
 class Transformer:
-    """A decoder over plain weight tensors; it holds no state between calls."""
+    """A decoder over weights in memory; it holds no state between calls."""
 
     def __init__(self, config: ModelConfig, weights: ModelWeights) -> None:
         self.config = config
         self.weights = weights
         inv_freq, self._rotary_scale = frequencies(config)
-        self._inv_freq = inv_freq.to(weights.embedding.device)  # [rotary_dim / 2]
+        self._inv_freq = inv_freq.to(weights.device)  # [rotary_dim / 2]
 
     @torch.inference_mode()
     def forward(self, ids: Tensor, batch: AttentionInputs, kv: KVCache) -> Tensor:
         """Hidden states [T, D] after the final norm for ids [T] int64; writes the keys and values of these tokens into kv."""
-        x = F.embedding(ids, self.weights.embedding)
+        x = embed(self.weights.embedding, ids, self.weights.dtype)
         # The original rounds cos and sin to the model's type before it multiplies.
         angle = batch.positions[:, None].float() * self._inv_freq  # [T, rotary_dim / 2]
         cos, sin = ((part * self._rotary_scale).to(x.dtype) for part in (angle.cos(), angle.sin()))
         for index, layer in enumerate(self.weights.layers):
             x = x + self._attention(index, layer, x, cos, sin, batch, kv)
-            gate_up = F.linear(rms_norm(x, layer.ffn_norm, self.config.norm_eps), layer.gate_up)
-            x = x + F.linear(silu_mul(gate_up), layer.down)
+            gate_up = linear(layer.gate_up, rms_norm(x, layer.ffn_norm, self.config.norm_eps))
+            x = x + linear(layer.down, silu_mul(gate_up))
         return rms_norm(x, self.weights.final_norm, self.config.norm_eps)
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., D] -> float32 logits [..., V]."""
-        return F.linear(hidden, self.weights.output).float()
+        return linear(self.weights.output, hidden).float()
 
     def _attention(
         self, index: int, layer: LayerWeights, x: Tensor, cos: Tensor, sin: Tensor, batch: AttentionInputs, kv: KVCache
     ) -> Tensor:
         """x [T, D] -> [T, D]."""
         c = self.config
-        qkv = F.linear(rms_norm(x, layer.attention_norm, c.norm_eps), layer.qkv, layer.qkv_bias)
+        qkv = linear(layer.qkv, rms_norm(x, layer.attention_norm, c.norm_eps), layer.qkv_bias)
         heads = torch.unflatten(qkv, -1, (-1, c.head_dim))  # [T, H + 2G, head_dim]
         q, k, v = torch.split(heads, [c.num_heads, c.num_kv_heads, c.num_kv_heads], dim=1)
         if layer.q_norm is not None and layer.k_norm is not None:
             q, k = rms_norm(q, layer.q_norm, c.norm_eps), rms_norm(k, layer.k_norm, c.norm_eps)
         q, k = rotary(q, cos, sin, c.rope_interleaved), rotary(k, cos, sin, c.rope_interleaved)
-        store_kv(k, v, kv.k[index], kv.v[index], batch.slots)
+        kv.store(index, k, v, batch.slots)
         y = paged_attention(
             q, kv.k[index], kv.v[index], batch.page_table, batch.query_start, batch.context_len, c.head_dim**-0.5,
             query_tag=batch.query_tag, key_tag=None if batch.query_tag is None else kv.key_tag, log_weight=batch.log_weight,
+            k_scale=None if kv.k_scale is None else kv.k_scale[index], v_scale=None if kv.v_scale is None else kv.v_scale[index],
         )  # fmt: skip
-        return F.linear(y.flatten(1), layer.attention_out)
+        return linear(layer.attention_out, y.flatten(1))

@@ -2,35 +2,69 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
+import torch
 from torch import Tensor
+
+from innervoice.model.quant import Weight, laid_out, num_bytes
 
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One layer. Linear weights are [out, in].
+    """One layer. Linear weights are [out, in], perhaps quantised.
 
     qkv: rows of all query heads, then key heads, then value heads; gate_up: gate rows (through SiLU), then up rows; q_norm and
     k_norm: of one head, the same for all.
     """
 
     attention_norm: Tensor  # [D]
-    qkv: Tensor  # [(H + 2G) * head_dim, D]
+    qkv: Weight  # [(H + 2G) * head_dim, D]
     qkv_bias: Tensor | None
-    attention_out: Tensor  # [D, H * head_dim]
+    attention_out: Weight  # [D, H * head_dim]
     ffn_norm: Tensor  # [D]
-    gate_up: Tensor  # [2F, D]
-    down: Tensor  # [D, F]
+    gate_up: Weight  # [2F, D]
+    down: Weight  # [D, F]
     q_norm: Tensor | None = None  # [head_dim]
     k_norm: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class ModelWeights:
-    """All weights of a decoder, of one type and on one device. output is the embedding itself where they are tied."""
+    """All weights of a decoder, on one device. output is the embedding itself where they are tied.
 
-    embedding: Tensor  # [V, D]
+    All that is not quantised is of one type, which is the type of the hidden states too.
+    """
+
+    embedding: Weight  # [V, D]
     layers: tuple[LayerWeights, ...]
     final_norm: Tensor  # [D]
-    output: Tensor  # [V, D]
+    output: Weight  # [V, D]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of what is not quantised."""
+        return self.final_norm.dtype
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors, an embedding that is the output layer counted once."""
+        layers = (getattr(layer, field.name) for layer in self.layers for field in fields(layer))
+        tables = [self.embedding] if self.output is self.embedding else [self.embedding, self.output]
+        return sum(num_bytes(x) for x in (*layers, *tables, self.final_norm) if x is not None)
+
+    def laid_out(self) -> ModelWeights:
+        """The same weights, in memory as the GPU's kernels read them best."""
+
+        def turned(x: LayerWeights) -> LayerWeights:
+            qkv, out, gate_up, down = (laid_out(weight) for weight in (x.qkv, x.attention_out, x.gate_up, x.down))
+            return replace(x, qkv=qkv, attention_out=out, gate_up=gate_up, down=down)
+
+        embedding = laid_out(self.embedding)
+        output = embedding if self.output is self.embedding else laid_out(self.output)
+        return replace(self, embedding=embedding, layers=tuple(map(turned, self.layers)), output=output)
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self.final_norm.device

@@ -37,17 +37,19 @@ class Cursor:
     """Walks a guided Program: while `forced` is an id, call `emit_forced`; else draw from `mask` and call `draw`.
 
     caps: run-time caps of the reflection segments in order; those beyond the list are uncapped. ignore_eos: end-of-turn is
-    never offered.
+    never offered. `granted` are the caps that took effect, in the same order: given as caps they make the same reply, whatever
+    was lowered meanwhile.
     """
 
     _STATE = (
-        "caps", "text_done", "reflection_done", "is_done", "num_reflections", "segment", "_offers_done", "_fresh", "_limit",
-        "_row", "_count",
+        "caps", "granted", "text_done", "reflection_done", "is_done", "num_reflections", "segment", "_offers_done", "_fresh",
+        "_limit", "_row", "_count",
     )  # fmt: skip
 
     def __init__(self, program: Program, caps: Sequence[int] = (), *, ignore_eos: bool = False) -> None:
         self.program = program
         self.caps = list(caps)
+        self.granted: list[int] = []
         self.text_done = self.reflection_done = self.is_done = False
         self.num_reflections = 0
         self.segment = -1
@@ -62,6 +64,21 @@ class Cursor:
     def state(self) -> dict[str, Any]:
         """Where it stands, as JSON values; `make_cursor` takes it."""
         return {name: list(v) if isinstance(v := getattr(self, name), list) else v for name in self._STATE}
+
+    @property
+    def row(self) -> int:
+        """The row of the program's table where it stands."""
+        return self._row
+
+    @property
+    def count(self) -> int:
+        """Tokens of that row that are emitted."""
+        return self._count
+
+    @property
+    def limit(self) -> int:
+        """How many tokens the open segment may have."""
+        return self._limit
 
     @property
     def forced(self) -> int | None:
@@ -138,6 +155,12 @@ class Cursor:
             if kind is Kind.REFLECTION:
                 self._leave_if_spent()
 
+    def cap_next(self, cap: int) -> None:
+        """Give the next reflection a cap, beside its own and whatever `caps` says of it."""
+        number = self.num_reflections
+        self.caps += [UNLIMITED] * (number + 1 - len(self.caps))
+        self.caps[number] = cap
+
     def _end_reflection(self, token: int) -> Emission:
         is_done = token == self.program.vocabulary.done
         emission = self._emission(token, Kind.DONE if is_done else Kind.CLOSE, forced=False)
@@ -149,6 +172,8 @@ class Cursor:
     def _leave_if_spent(self) -> None:
         endless = self.kind is Kind.SPEECH and self.text_done
         if self._count >= self._limit and not endless:
+            if self.kind is Kind.REFLECTION:
+                self.granted[-1] = self._count
             self._enter(self._next(self._row))
 
     def _next(self, row: int) -> int:
@@ -179,6 +204,7 @@ class Cursor:
         self.num_reflections += 1
         budget = UNLIMITED if body[Col.BUDGET] < 0 else body[Col.BUDGET]
         self._limit = min(budget, max(cap, schedule.floor))
+        self.granted.append(UNLIMITED if self._limit > 0 else 0)
         return self._limit > 0
 
     def _emission(self, token: int, kind: Kind, *, forced: bool) -> Emission:

@@ -2,7 +2,7 @@
 
 from innervoice.text.chat import chat_turn_ids, end_of_turn
 from innervoice.text.chat_template import ChatTemplate
-from innervoice.text.templates import SPEECH_SYSTEM, TEXT_SYSTEM, turn_ids
+from innervoice.text.templates import SPEECH_SYSTEM, TEXT_SYSTEM, turn_head_ids, turn_ids
 from innervoice.text.tiktoken_file import TiktokenTokenizer, read_added_tokens, read_ranks
 from innervoice.text.tokenizer import TextStream, TextTokenizer
 from innervoice.text.tokenizer_json import JsonTokenizer
@@ -23,5 +23,6 @@ __all__ = [
     "read_ranks",
     "speech_ids",
     "stand_in",
+    "turn_head_ids",
     "turn_ids",
 ]

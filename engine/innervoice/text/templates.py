@@ -29,10 +29,26 @@ def turn_ids(
     """
     special, encode = tokenizer.require_special, tokenizer.encode
     if isinstance(user, str):
-        system = TEXT_SYSTEM if system is None else system
-        content = encode("\n" + user)
+        turn = [*_opening(tokenizer, TEXT_SYSTEM if system is None else system, first=first), *encode("\n" + user)]
     else:
-        system = SPEECH_SYSTEM if system is None else system
-        content = [*encode("\n"), special("<|begin_of_audio|>"), *speech_ids(vocabulary, user), special("<|end_of_audio|>")]
-    opening = [special("[gMASK]"), special("<sop>"), special("<|system|>"), *encode("\n" + system)] if first else []
-    return [*opening, special("<|user|>"), *content, special("<|assistant|>"), *encode("streaming_transcription\n")]
+        turn = [*turn_head_ids(tokenizer, vocabulary, user, system, first=first), special("<|end_of_audio|>")]
+    return [*turn, special("<|assistant|>"), *encode("streaming_transcription\n")]
+
+
+def turn_head_ids(
+    tokenizer: TextTokenizer, vocabulary: Vocabulary, codes: Sequence[int], system: str | None = None, *, first: bool
+) -> list[int]:
+    """What is known of a turn while it is spoken: `turn_ids` of any recording that begins with these codes begins with this.
+
+    Raises ValueError as `turn_ids` does.
+    """
+    opening = _opening(tokenizer, SPEECH_SYSTEM if system is None else system, first=first)
+    begin = tokenizer.require_special("<|begin_of_audio|>")
+    return [*opening, *tokenizer.encode("\n"), begin, *speech_ids(vocabulary, codes)]
+
+
+def _opening(tokenizer: TextTokenizer, system: str, *, first: bool) -> list[int]:
+    """All before the line break that the user's words or sound follow."""
+    special = tokenizer.require_special
+    told = [special("[gMASK]"), special("<sop>"), special("<|system|>"), *tokenizer.encode("\n" + system)] if first else []
+    return [*told, special("<|user|>")]

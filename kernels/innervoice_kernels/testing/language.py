@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from innervoice_kernels import activation, attention, kvstore, linear, norm, qkv, rope
+from innervoice_kernels import activation, attention, kvstore, kvstore_fp8, linear, norm, qkv, rope
 from innervoice_kernels.testing.case import Case, Device, Inputs, Op, Outputs, fresh, normal, num_bytes, rows
 
 
@@ -182,6 +182,51 @@ def _attention_case(
     return Case(name, make)
 
 
+def _fp8_attention_case(name: str, shape: tuple[tuple[int, int], ...], **more: Any) -> Case:
+    """The same with pages of fp8, whose values are of very different size from page to page."""
+
+    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+        inputs = _attention_case(name, shape, **more).make_inputs(dtype, device, generator)
+        for x in ("k", "v"):
+            pages = inputs[f"{x}_pages"]
+            inputs[f"{x}_pages"] = (pages.float() * 60).clamp(-448, 448).to(torch.float8_e4m3fn)
+            powers = torch.randint(-8, -5, (pages.shape[0], pages.shape[2]), generator=generator)
+            inputs[f"{x}_scale"] = torch.exp2(powers.float()).to(device)
+        return inputs
+
+    return Case(name, make)
+
+
+def _fp8_store_case(
+    name: str,
+    runs: tuple[tuple[int, int], ...],
+    groups: int,
+    width: int,
+    pages: int,
+    page_size: int,
+    idle: int = 0,
+    skip: int = 0,
+) -> Case:
+    """runs: (first slot, tokens), one after the other; behind them idle tokens. What is in the pages may have to be divided."""
+
+    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+        slots = torch.cat([*(torch.arange(first, first + count) for first, count in runs), torch.full((idle,), -1)])
+        wide = [rows(len(slots), groups * width, dtype=dtype, device=device, generator=generator, skip=skip) for _ in range(2)]
+        sizes = torch.exp2(torch.randint(-3, 4, (len(slots), 1), generator=generator).float()).to(dtype).to(device)
+        k, v = (torch.unflatten(x * sizes, -1, (groups, width)) for x in wide)
+        held, scales = [], []
+        for _ in range(2):
+            numbers = torch.randint(-448, 449, (pages, page_size, groups, width), generator=generator).float()
+            held.append(numbers.to(torch.float8_e4m3fn).to(device))
+            scales.append(torch.exp2(torch.randint(-10, -6, (pages, groups), generator=generator).float()).to(device))
+        return {
+            "k": k, "v": v, "k_pages": held[0], "v_pages": held[1], "k_scale": scales[0], "v_scale": scales[1],
+            "slots": slots.long().to(device),
+        }  # fmt: skip
+
+    return Case(name, make)
+
+
 def _attention_traffic(inputs: Inputs, outputs: Outputs) -> int:
     """Queries and results once, the keys and values (and tags) of rows that have queries once, the tables once."""
     k_pages: Tensor = inputs["k_pages"]
@@ -243,6 +288,13 @@ OPS = (
         _store_case("decode", 1, 2, 128, 129, 16, skip=_QKV - 256),
         _store_case("prefill 512", 512, 2, 128, 129, 16, skip=_QKV - 256),
     ), mutates=("k_pages", "v_pages"), traffic=_store_traffic),
+    Op("store_kv_fp8", kvstore_fp8.store_kv_fp8, kvstore_fp8.store_kv_fp8_ref, (
+        _fp8_store_case("one", ((0, 1),), 1, 1, 1, 1), _fp8_store_case("primes", ((5, 13), (29, 3)), 3, 7, 5, 11),
+        _fp8_store_case("prefill", ((16, 40),), 2, 128, 5, 16, skip=64), _fp8_store_case("idle", ((7, 1), (12, 1)), 2, 16, 2, 8,
+        idle=2), _fp8_store_case("empty", (), 2, 16, 1, 16),
+    ), real=(
+        _fp8_store_case("decode", ((1027, 1),), 2, 128, 129, 16), _fp8_store_case("prefill 512", ((64, 512),), 2, 128, 129, 16),
+    ), mutates=("k_pages", "v_pages", "k_scale", "v_scale"), traffic=_store_traffic),
     Op("qkv_rope_store", _into(qkv.qkv_rope_store), _into(qkv.qkv_rope_store_ref), (
         _qkv_case("one", 1, 1, 1, 2, 2, page_size=1), _qkv_case("primes", 13, 5, 3, 14, 6, page_size=3, interleaved=False),
         _qkv_case("model", 5, 32, 2, 128, 64, pages=3, skip=64), _qkv_case("many", 67, 3, 1, 16, 8),
@@ -260,11 +312,14 @@ OPS = (
         _attention_case("mixed, weighted", _MIXED, weight=True), _attention_case("one head a group", _MIXED, heads=2),
         _attention_case("primes", _MIXED, heads=15, groups=5, width=7, page_size=3, weight=True),
         _attention_case("model", ((1, 300), (37, 300)), heads=32, width=128, skip=512),
+        _fp8_attention_case("fp8, mixed", _MIXED), _fp8_attention_case("fp8, primes, weighted", _MIXED, heads=15, groups=5,
+        width=7, page_size=3, weight=True),
         _attention_case("long", ((301, 517),)), _attention_case("empty", ()),
         _attention_case("nobody active", ((0, 5), (0, 0))),
     ), real=(
         _attention_case("decode at 2k", ((1, 2048),), heads=32, width=128, skip=_QKV - 4096),
         _attention_case("decode 16 at 2k", ((1, 2048),) * 16, heads=32, width=128, skip=_QKV - 4096),
+        _fp8_attention_case("fp8, decode 16 at 2k", ((1, 2048),) * 16, heads=32, width=128, skip=_QKV - 4096),
         _attention_case("decode at 2k, weighted", ((1, 2048),), heads=32, width=128, skip=_QKV - 4096, weight=True),
         _attention_case("prefill 512", ((512, 512),), heads=32, width=128, skip=_QKV - 4096),
     ), traffic=_attention_traffic),

@@ -58,6 +58,18 @@ class Family(Protocol):
         """
         ...
 
+    def turn_head_ids(
+        self,
+        tokenizer: TextTokenizer,
+        vocabulary: Vocabulary,
+        codes: Sequence[int],
+        system: str | None = None,
+        *,
+        first: bool,
+    ) -> list[int]:
+        """What `turn_ids` of every recording that begins with these codes begins with. Raises ValueError, as it does."""
+        ...
+
 
 FAMILIES: tuple[Family, ...] = (glm4_voice, llama, glm)
 

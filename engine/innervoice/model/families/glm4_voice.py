@@ -13,12 +13,14 @@ from torch import Tensor
 from innervoice import text
 from innervoice.config.files import note_unknown, require
 from innervoice.config.model import ModelConfig, dtype_bytes, read_size
+from innervoice.model.quant import Weight, rows_of
+from innervoice.model.quant_source import read_weight
 from innervoice.model.weights import LayerWeights, ModelWeights
 from innervoice.safetensors_file import TensorSource
-from innervoice.text import TextTokenizer, TiktokenTokenizer, load_vocabulary, turn_ids
+from innervoice.text import TextTokenizer, TiktokenTokenizer, load_vocabulary, turn_head_ids, turn_ids
 from innervoice.types import Vocabulary
 
-__all__ = ["MODEL_TYPES", "NAME", "load_text", "load_weights", "read_config", "turn_ids"]
+__all__ = ["MODEL_TYPES", "NAME", "load_text", "load_weights", "read_config", "turn_head_ids", "turn_ids"]
 
 NAME = "glm4_voice"
 MODEL_TYPES: tuple[str, ...] = ("chatglm",)
@@ -90,27 +92,32 @@ def load_weights(
     def get(name: str, *shape: int) -> Tensor:
         return tensors.get(f"transformer.{name}", shape, dtype=dtype, device=device)
 
-    embedding = get("embedding.word_embeddings.weight", config.vocab_size, width)
+    def weight(name: str, *shape: int, head: bool = False) -> Weight:
+        return read_weight(tensors, f"transformer.{name}", shape, dtype=dtype, device=device, head=head)
+
+    name, size = "embedding.word_embeddings.weight", (config.vocab_size, width)
+    embedding = weight(name, *size, head=True) if config.tied else get(name, *size)
+    order = _row_order(config)
 
     def layer(index: int) -> LayerWeights:
         prefix = f"encoder.layers.{index}"
-        qkv = get(f"{prefix}.self_attention.query_key_value.weight", config.qkv_size, width)
+        qkv = weight(f"{prefix}.self_attention.query_key_value.weight", config.qkv_size, width)
         bias = get(f"{prefix}.self_attention.query_key_value.bias", config.qkv_size) if config.qkv_bias else None
         return LayerWeights(
             attention_norm=get(f"{prefix}.input_layernorm.weight", width),
-            qkv=_heads_in_order(qkv, config),
-            qkv_bias=None if bias is None else _heads_in_order(bias, config),
-            attention_out=get(f"{prefix}.self_attention.dense.weight", width, config.num_heads * config.head_dim),
+            qkv=qkv if order is None else rows_of(qkv, order.to(device)),
+            qkv_bias=bias if order is None or bias is None else bias[order.to(device)],
+            attention_out=weight(f"{prefix}.self_attention.dense.weight", width, config.num_heads * config.head_dim),
             ffn_norm=get(f"{prefix}.post_attention_layernorm.weight", width),
-            gate_up=get(f"{prefix}.mlp.dense_h_to_4h.weight", 2 * config.ffn_size, width),
-            down=get(f"{prefix}.mlp.dense_4h_to_h.weight", width, config.ffn_size),
+            gate_up=weight(f"{prefix}.mlp.dense_h_to_4h.weight", 2 * config.ffn_size, width),
+            down=weight(f"{prefix}.mlp.dense_4h_to_h.weight", width, config.ffn_size),
         )
 
     return ModelWeights(
         embedding=embedding,
         layers=tuple(layer(index) for index in range(config.num_layers)),
         final_norm=get("encoder.final_layernorm.weight", width),
-        output=embedding if config.tied else get("output_layer.weight", config.vocab_size, width),
+        output=embedding if config.tied else weight("output_layer.weight", *size, head=True),
     )
 
 
@@ -127,11 +134,11 @@ def load_text(
     return tokenizer, load_vocabulary(directory, num_codes, tokenizer=tokenizer)
 
 
-def _heads_in_order(rows: Tensor, config: ModelConfig) -> Tensor:
-    """Rows of the joint projection as all queries, all keys, all values.
+def _row_order(config: ModelConfig) -> Tensor | None:
+    """The rows of the joint projection in the order of all queries, all keys, all values; None: they are in it.
 
-    Without grouped queries the original keeps query, key and value of each head together: [H, 3, head_dim, ...].
+    Without grouped queries the original keeps query, key and value of each head together: [H, 3, head_dim].
     """
     if config.num_kv_heads < config.num_heads:
-        return rows
-    return torch.unflatten(rows, 0, (config.num_heads, 3, config.head_dim)).transpose(0, 1).flatten(0, 2)
+        return None
+    return torch.arange(config.qkv_size).view(config.num_heads, 3, config.head_dim).transpose(0, 1).flatten()

@@ -14,6 +14,8 @@ from innervoice import text
 from innervoice.config.files import note_unknown, require
 from innervoice.config.model import ModelConfig, dtype_bytes, read_generation_config, read_size
 from innervoice.config.rope import YarnScaling, read_rope
+from innervoice.model.quant import Weight, joined
+from innervoice.model.quant_source import read_weight
 from innervoice.model.weights import LayerWeights, ModelWeights
 from innervoice.safetensors_file import TensorSource
 from innervoice.text import JsonTokenizer, TextTokenizer, load_vocabulary
@@ -38,6 +40,7 @@ _NEUTRAL = (
     "transformers.js_config", "transformers_version", "use_cache", "_name_or_path", "output_attentions", "output_hidden_states",
     "return_dict", "is_llama_config", "chunk_size_feed_forward", "problem_type", "id2label", "label2id",
 )  # fmt: skip
+_NO_SPEECH = "this model takes no speech: give text"
 
 
 def read_config(
@@ -106,7 +109,11 @@ def load_weights(
     def get(name: str, *shape: int) -> Tensor:
         return tensors.get(name, shape, dtype=dtype, device=device)
 
-    embedding = get("model.embed_tokens.weight", config.vocab_size, width)
+    def weight(name: str, *shape: int, head: bool = False) -> Weight:
+        return read_weight(tensors, name, shape, dtype=dtype, device=device, head=head)
+
+    name, size = "model.embed_tokens.weight", (config.vocab_size, width)
+    embedding = weight(name, *size, head=True) if config.tied else get(name, *size)
 
     def layer(index: int) -> LayerWeights:
         prefix = f"model.layers.{index}"
@@ -116,14 +123,14 @@ def load_weights(
         halves = [f"{mlp}.{name}_proj.weight" for name in ("gate", "up")]
         return LayerWeights(
             attention_norm=get(f"{prefix}.input_layernorm.weight", width),
-            qkv=torch.cat([get(f"{name}.weight", count, width) for name, count in rows.items()]),
+            qkv=joined([weight(f"{name}.weight", count, width) for name, count in rows.items()], dtype),
             qkv_bias=torch.cat([get(f"{name}.bias", count) for name, count in rows.items()]) if config.qkv_bias else None,
-            attention_out=get(f"{attention}.o_proj.weight", width, config.num_heads * config.head_dim),
+            attention_out=weight(f"{attention}.o_proj.weight", width, config.num_heads * config.head_dim),
             ffn_norm=get(f"{prefix}.post_attention_layernorm.weight", width),
-            gate_up=get(f"{mlp}.gate_up_proj.weight", 2 * config.ffn_size, width)
+            gate_up=weight(f"{mlp}.gate_up_proj.weight", 2 * config.ffn_size, width)
             if fused_gate_up
-            else torch.cat([get(name, config.ffn_size, width) for name in halves]),
-            down=get(f"{mlp}.down_proj.weight", width, config.ffn_size),
+            else joined([weight(name, config.ffn_size, width) for name in halves], dtype),
+            down=weight(f"{mlp}.down_proj.weight", width, config.ffn_size),
             q_norm=get(f"{attention}.q_norm.weight", config.head_dim) if config.qk_norm else None,
             k_norm=get(f"{attention}.k_norm.weight", config.head_dim) if config.qk_norm else None,
         )
@@ -132,7 +139,7 @@ def load_weights(
         embedding=embedding,
         layers=tuple(layer(index) for index in range(config.num_layers)),
         final_norm=get("model.norm.weight", width),
-        output=embedding if config.tied else get("lm_head.weight", config.vocab_size, width),
+        output=embedding if config.tied else weight("lm_head.weight", *size, head=True),
     )
 
 
@@ -156,8 +163,15 @@ def turn_ids(
 ) -> list[int]:
     """One user turn in the checkpoint's chat template; see Family.turn_ids. Raises ValueError for speech."""
     if not isinstance(user, str):
-        raise ValueError("this model takes no speech: give text")
+        raise ValueError(_NO_SPEECH)
     return text.chat_turn_ids(tokenizer, user, system, first=first)
+
+
+def turn_head_ids(
+    tokenizer: TextTokenizer, vocabulary: Vocabulary, codes: Sequence[int], system: str | None = None, *, first: bool
+) -> list[int]:
+    """See Family.turn_head_ids. Raises ValueError: there is no speech in this template."""
+    raise ValueError(_NO_SPEECH)
 
 
 def _refuse(data: Mapping[str, Any], source: str | PathLike[str]) -> None:

@@ -10,11 +10,11 @@ import torch
 
 from innervoice.config.model import ModelConfig
 from innervoice.model.families import hugging_face
-from innervoice.model.families.hugging_face import load_text, turn_ids
+from innervoice.model.families.hugging_face import load_text, turn_head_ids, turn_ids
 from innervoice.model.weights import ModelWeights
 from innervoice.safetensors_file import TensorSource
 
-__all__ = ["MODEL_TYPES", "NAME", "load_text", "load_weights", "read_config", "turn_ids"]
+__all__ = ["MODEL_TYPES", "NAME", "load_text", "load_weights", "read_config", "turn_head_ids", "turn_ids"]
 
 NAME = "llama"
 MODEL_TYPES: tuple[str, ...] = ("llama", "qwen2", "qwen3")

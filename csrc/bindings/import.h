@@ -1,0 +1,77 @@
+// Tensors of Python's side for the length of a call, over DLPack.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <string>
+
+#include "innervoice/dlpack.h"
+#include "innervoice/tensor_view.h"
+
+namespace innervoice {
+
+namespace py = pybind11;
+
+// Holds a capsule's tensor for the length of a call; the producer gets it back at the end.
+class Import {
+ public:
+  Import(const char* name, const py::object& tensor) {
+    if (!py::hasattr(tensor, "__dlpack__")) {
+      throw py::type_error(std::string(name) + ": expected a tensor or an array, got " +
+                           Py_TYPE(tensor.ptr())->tp_name);
+    }
+    const py::object capsule = request(tensor);
+    if (!take<dlpack::ManagedTensorVersioned>(capsule, "dltensor_versioned", "used_dltensor_versioned", versioned_) &&
+        !take<dlpack::ManagedTensor>(capsule, "dltensor", "used_dltensor", plain_)) {
+      throw py::type_error(std::string(name) + ": __dlpack__ returned no unused DLPack capsule");
+    }
+    if (versioned_ != nullptr && versioned_->version.major != dlpack::kMajorVersion) {
+      const std::string version = std::to_string(versioned_->version.major);
+      give_back(versioned_);
+      throw py::value_error(std::string(name) + ": DLPack version " + version + " is not known, only version 1");
+    }
+  }
+
+  ~Import() {
+    give_back(versioned_);
+    give_back(plain_);
+  }
+
+  Import(const Import&) = delete;
+  Import& operator=(const Import&) = delete;
+
+  Argument argument() const {
+    if (versioned_ != nullptr) return {versioned_->tensor, (versioned_->flags & dlpack::kReadOnly) != 0};
+    return {plain_->tensor, false};
+  }
+
+ private:
+  // Producers older than DLPack 1.0 do not know max_version.
+  static py::object request(const py::object& tensor) {
+    const py::object dlpack = tensor.attr("__dlpack__");
+    try {
+      return dlpack(py::arg("max_version") = py::make_tuple(dlpack::kMajorVersion, 0));
+    } catch (const py::error_already_set& error) {
+      if (!error.matches(PyExc_TypeError)) throw;
+    }
+    return dlpack();
+  }
+
+  template <typename Managed>
+  static bool take(const py::object& capsule, const char* name, const char* used_name, Managed*& managed) {
+    if (PyCapsule_IsValid(capsule.ptr(), name) == 0) return false;
+    managed = static_cast<Managed*>(PyCapsule_GetPointer(capsule.ptr(), name));
+    PyCapsule_SetName(capsule.ptr(), used_name);
+    return true;
+  }
+
+  template <typename Managed>
+  static void give_back(Managed* managed) {
+    if (managed != nullptr && managed->deleter != nullptr) managed->deleter(managed);
+  }
+
+  dlpack::ManagedTensorVersioned* versioned_ = nullptr;
+  dlpack::ManagedTensor* plain_ = nullptr;
+};
+
+}  // namespace innervoice

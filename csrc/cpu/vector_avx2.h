@@ -1,0 +1,64 @@
+// Vectors of eight floats. Included inside a kernel file that is compiled for AVX2, FMA and F16C only.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace innervoice {
+namespace {
+
+constexpr int kLanes = 8;
+using Vec = __m256;
+
+inline Vec set1(float x) { return _mm256_set1_ps(x); }
+inline Vec zero() { return _mm256_setzero_ps(); }
+inline Vec load(const float* x) { return _mm256_loadu_ps(x); }
+inline void store(float* y, Vec x) { _mm256_storeu_ps(y, x); }
+inline Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
+inline Vec mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
+inline Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+inline Vec div(Vec a, Vec b) { return _mm256_div_ps(a, b); }
+inline Vec max(Vec a, Vec b) { return _mm256_max_ps(a, b); }
+inline Vec min(Vec a, Vec b) { return _mm256_min_ps(a, b); }
+inline float sum(Vec x) {
+  const __m128 half = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  const __m128 quarter = _mm_add_ps(half, _mm_movehl_ps(half, half));
+  return _mm_cvtss_f32(_mm_add_ss(quarter, _mm_movehdup_ps(quarter)));
+}
+inline Vec load_bf16(const std::uint16_t* x) {
+  const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+inline Vec load_int8(const std::int8_t* x) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(x))));
+}
+// x 2^n for whole n.
+inline Vec scale_by_power(Vec x, Vec n) {
+  const __m256i bits = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+  return _mm256_mul_ps(x, _mm256_castsi256_ps(bits));
+}
+inline Vec round_to_whole(Vec x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+// y[k, n] = x[n, k] for kLanes rows and columns.
+inline void transpose(const float* x, std::int64_t ldx, float* y, std::int64_t ldy) {
+  Vec half[8], quarter[8];
+  for (int n = 0; n < 4; ++n) {  // rows n and n + 4 side by side
+    const float *low = x + n * ldx, *high = x + (n + 4) * ldx;
+    half[n] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(low)), _mm_loadu_ps(high), 1);
+    half[n + 4] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(low + 4)), _mm_loadu_ps(high + 4), 1);
+  }
+  for (int k = 0; k < 8; k += 4) {
+    quarter[k] = _mm256_unpacklo_ps(half[k], half[k + 1]);
+    quarter[k + 1] = _mm256_unpackhi_ps(half[k], half[k + 1]);
+    quarter[k + 2] = _mm256_unpacklo_ps(half[k + 2], half[k + 3]);
+    quarter[k + 3] = _mm256_unpackhi_ps(half[k + 2], half[k + 3]);
+    store(y + k * ldy, _mm256_shuffle_ps(quarter[k], quarter[k + 2], 0x44));
+    store(y + (k + 1) * ldy, _mm256_shuffle_ps(quarter[k], quarter[k + 2], 0xee));
+    store(y + (k + 2) * ldy, _mm256_shuffle_ps(quarter[k + 1], quarter[k + 3], 0x44));
+    store(y + (k + 3) * ldy, _mm256_shuffle_ps(quarter[k + 1], quarter[k + 3], 0xee));
+  }
+}
+inline void prefetch(const void* x) { _mm_prefetch(static_cast<const char*>(x), _MM_HINT_T0); }
+
+}  // namespace
+}  // namespace innervoice

@@ -1,0 +1,44 @@
+// Vectors of sixteen floats. Included inside a kernel file that is compiled for AVX-512 only.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace innervoice {
+namespace {
+
+constexpr int kLanes = 16;
+using Vec = __m512;
+
+inline Vec set1(float x) { return _mm512_set1_ps(x); }
+inline Vec zero() { return _mm512_setzero_ps(); }
+inline Vec load(const float* x) { return _mm512_loadu_ps(x); }
+inline void store(float* y, Vec x) { _mm512_storeu_ps(y, x); }
+inline Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
+inline Vec mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
+inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+inline Vec div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
+inline Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+inline Vec min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
+inline float sum(Vec x) { return _mm512_reduce_add_ps(x); }
+inline Vec load_bf16(const std::uint16_t* x) {
+  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+inline Vec load_int8(const std::int8_t* x) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x))));
+}
+// x 2^n for whole n.
+inline Vec scale_by_power(Vec x, Vec n) { return _mm512_scalef_ps(x, n); }
+inline Vec round_to_whole(Vec x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+// y[k, n] = x[n, k] for kLanes rows and columns.
+inline void transpose(const float* x, std::int64_t ldx, float* y, std::int64_t ldy) {
+  const __m512i rows = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512i places = _mm512_mullo_epi32(rows, _mm512_set1_epi32(static_cast<int>(ldx)));
+  for (int k = 0; k < kLanes; ++k) store(y + k * ldy, _mm512_i32gather_ps(places, x + k, 4));
+}
+inline void prefetch(const void* x) { _mm_prefetch(static_cast<const char*>(x), _MM_HINT_T0); }
+
+}  // namespace
+}  // namespace innervoice

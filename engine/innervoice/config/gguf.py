@@ -1,0 +1,182 @@
+"""A GGUF file's metadata as the text files of a checkpoint directory, in which it is called model.gguf.
+
+Such a directory may also be made by hand, from the model's own config.json and tokenizer files and its GGUF file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+MODEL = "model.gguf"
+ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+_BY_HAND = f"put the file as {MODEL} into a directory with the model's own config.json, tokenizer.json and tokenizer_config.json"
+_CONTROL, _USER_DEFINED = 3, 4  # GGUF's types of tokens that stand beside the pairs
+_CASES = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_WORDS = _CASES + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def open_gguf(path: Path) -> Any:
+    """A reader of the gguf library. Raises FileNotFoundError, and ValueError for a damaged file or without the library."""
+    try:
+        from gguf import GGUFReader
+    except ImportError:
+        raise ValueError(f"{path}: GGUF files are read by the gguf library: pip install gguf") from None
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: name a .gguf file")
+    try:
+        return GGUFReader(path)
+    except (ValueError, IndexError, KeyError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as GGUF ({error}): download it again") from None
+
+
+def unpack(path: Path) -> Path:
+    """A directory for a .gguf file, in the user's cache; made once. Raises ValueError for a model that is not run from GGUF."""
+    path = path.resolve()
+    stat = path.stat()
+    told = f"{path} {stat.st_size} {stat.st_mtime_ns}"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "innervoice" / "gguf"
+    folder = cache / f"{path.stem}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
+    if folder.exists():
+        return folder
+    files = text_files(open_gguf(path), path)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(dir=cache, prefix="."))
+    except OSError as error:
+        raise OSError(f"cannot write to {cache} ({error.strerror}): set XDG_CACHE_HOME, or {_BY_HAND}") from None
+    try:
+        for name, content in files.items():
+            (part / name).write_text(json.dumps(content), encoding="utf-8")
+        (part / MODEL).symlink_to(path)
+        if not folder.exists():
+            part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def text_files(reader: Any, path: Path) -> dict[str, dict[str, Any]]:
+    """config.json and what stands beside it, by name. Raises ValueError for a model that is not run from GGUF."""
+    data = {name: field.contents() for name, field in reader.fields.items()}
+    tensors = {tensor.name for tensor in reader.tensors}
+    config = _config(data, tensors, path)
+    return {
+        "config.json": config,
+        "generation_config.json": {"eos_token_id": config["eos_token_id"]},
+        "tokenizer.json": _tokenizer(data, path),
+        "tokenizer_config.json": _chat(data),
+    }
+
+
+def _config(data: Mapping[str, Any], tensors: set[str], path: Path) -> dict[str, Any]:
+    kind = data.get("general.architecture")
+    if kind not in ARCHITECTURES:
+        raise ValueError(f"{path}: architecture {kind!r} is not supported; supported are {', '.join(ARCHITECTURES)}")
+
+    def of(key: str) -> Any:
+        if f"{kind}.{key}" not in data:
+            raise ValueError(f"{path}: key '{kind}.{key}' is missing: {_BY_HAND}")
+        return data[f"{kind}.{key}"]
+
+    if data.get(f"{kind}.expert_count"):
+        raise ValueError(f"{path}: {data[f'{kind}.expert_count']} experts are not supported")
+    scaled = data.get(f"{kind}.rope.scaling.type", "none") != "none"
+    if scaled or "rope_freqs.weight" in tensors:
+        raise ValueError(f"{path}: scaled rotary positions are not read from GGUF: {_BY_HAND}")
+    width, heads = of("embedding_length"), of("attention.head_count")
+    head_dim = data.get(f"{kind}.attention.key_length", width // heads)
+    if data.get(f"{kind}.rope.dimension_count", head_dim) != head_dim:
+        raise ValueError(f"{path}: {kind}.rope.dimension_count is not the width of a head, {head_dim}, which is not supported")
+    return {
+        "architectures": [ARCHITECTURES[kind]],
+        "model_type": kind,
+        "hidden_size": width,
+        "intermediate_size": of("feed_forward_length"),
+        "num_hidden_layers": of("block_count"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": data.get(f"{kind}.attention.head_count_kv", heads),
+        "head_dim": head_dim,
+        "rms_norm_eps": float(f"{of('attention.layer_norm_rms_epsilon'):.6g}"),  # a float32 there, 1e-05 for 9.99999974e-06
+        "rope_theta": data.get(f"{kind}.rope.freq_base", 10000.0),
+        "max_position_embeddings": of("context_length"),
+        "vocab_size": len(_required(data, "tokenizer.ggml.tokens", path)),
+        "tie_word_embeddings": "output.weight" not in tensors,
+        "hidden_act": "silu",
+        "torch_dtype": "float32",
+        "bos_token_id": data.get("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": _ends(data),
+    }
+
+
+def _ends(data: Mapping[str, Any]) -> list[int]:
+    ends = (data.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot"))
+    return list(dict.fromkeys(end for end in ends if end is not None))
+
+
+def _tokenizer(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Byte-level pairs as tokenizer.json has them."""
+    kind, pre = data.get("tokenizer.ggml.model"), data.get("tokenizer.ggml.pre", "gpt-2")
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    steps = {
+        "gpt-2": [byte_level],
+        "smollm": [{"type": "Digits", "individual_digits": True}, byte_level],
+        "llama-bpe": [_split(_WORDS % "{1,3}"), byte_level | {"use_regex": False}],
+        "qwen2": [_split(_WORDS % ""), byte_level | {"use_regex": False}],
+    }
+    if kind != "gpt2" or pre not in steps:
+        raise ValueError(f"{path}: tokenizer {kind!r} with splitting {pre!r} is not read from GGUF: {_BY_HAND}")
+    tokens, types = (_required(data, f"tokenizer.ggml.{name}", path) for name in ("tokens", "token_type"))
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    added = [
+        {"id": i, "content": token, **flags, "special": kind == _CONTROL}
+        for i, (token, kind) in enumerate(zip(tokens, types, strict=True))
+        if kind in (_CONTROL, _USER_DEFINED)
+    ]
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": {"type": "NFC"} if pre == "qwen2" else None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps[pre]},
+        "post_processor": None,
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": pre == "llama-bpe",
+            "vocab": {token: i for i, token in enumerate(tokens)},
+            "merges": _required(data, "tokenizer.ggml.merges", path),
+        },
+    }
+
+
+def _split(pattern: str) -> dict[str, Any]:
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+def _chat(data: Mapping[str, Any]) -> dict[str, Any]:
+    tokens = data["tokenizer.ggml.tokens"]
+    ids = {f"{name}_token": data.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")}
+    made: dict[str, Any] = {name: tokens[i] for name, i in ids.items() if i is not None}
+    if "tokenizer.chat_template" in data:
+        made["chat_template"] = data["tokenizer.chat_template"]
+    return {"tokenizer_class": "PreTrainedTokenizerFast", **made}
+
+
+def _required(data: Mapping[str, Any], key: str, path: Path) -> Any:
+    if key not in data:
+        raise ValueError(f"{path}: key {key!r} is missing: {_BY_HAND}")
+    return data[key]

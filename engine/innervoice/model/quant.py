@@ -1,0 +1,281 @@
+"""Quantised weights: what they hold, how they are made, and the one place where a weight of any kind is multiplied.
+
+A weight is [N, K], N outputs of K inputs. Every format is made row by row:
+
+int8  codes int8 [N, K], scale float32 [N]: w = scale q, q from -127 to 127
+fp8   codes float8_e4m3fn [N, K], scale float32 [N]: w = scale q
+int4  codes uint8 [N, ceil(K / 2)], even k in the low four bits, odd k in the high ones (0 past an odd K); groups of 32, 64 or 128
+      columns, the last one perhaps smaller; scale and minimum float16 [N, ceil(K / group)]: w = scale q + minimum with q from 0
+      to 15; without a minimum (symmetric) w = scale (q - 8), where scale may be negative. Groups of 32 with a minimum are GGUF's
+      Q4_1, without one its Q4_0.
+
+In a file the tensors of a weight NAME are called NAME.codes, NAME.scale and NAME.minimum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from innervoice.config.quantization import GROUPS, Quantization
+from innervoice_kernels.linear_int4 import int4_linear
+from innervoice_kernels.linear_scaled import scaled_linear
+from innervoice_kernels.weight_formats import MIDDLE, int4_ref, packed, scaled_ref, spread
+
+FP8 = torch.float8_e4m3fn
+_LARGEST_FP8 = 448.0
+_LANE_BYTES = 16
+
+
+@dataclass(frozen=True)
+class Int8Weight:
+    """w = scale q; one scale an output."""
+
+    codes: Tensor  # [N, K] int8
+    scale: Tensor  # [N] float32
+
+    def __post_init__(self) -> None:
+        _check("int8 codes", self.codes, torch.int8, None)
+        _check("the scales of int8 codes", self.scale, torch.float32, (len(self.codes),))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, K)."""
+        return (self.codes.shape[0], self.codes.shape[1])
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """[N, K], computed in float32 and rounded once."""
+        return scaled_ref(self.codes, self.scale).to(dtype)
+
+
+@dataclass(frozen=True)
+class Fp8Weight:
+    """w = scale q with q in e4m3; one scale an output."""
+
+    codes: Tensor  # [N, K] float8_e4m3fn
+    scale: Tensor  # [N] float32
+
+    def __post_init__(self) -> None:
+        _check("fp8 codes", self.codes, FP8, None)
+        _check("the scales of fp8 codes", self.scale, torch.float32, (len(self.codes),))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, K)."""
+        return (self.codes.shape[0], self.codes.shape[1])
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """[N, K], computed in float32 and rounded once."""
+        return scaled_ref(self.codes, self.scale).to(dtype)
+
+
+@dataclass(frozen=True)
+class Int4Weight:
+    """w = scale q + minimum, or scale (q - 8) where minimum is None; one scale a group of an output's inputs."""
+
+    codes: Tensor  # [N, ceil(K / 2)] uint8, the even k in the low four bits
+    scale: Tensor  # [N, ceil(K / group)] float16
+    minimum: Tensor | None  # [N, ceil(K / group)] float16
+    num_columns: int  # K
+    group: int
+
+    def __post_init__(self) -> None:
+        check_group(self.group)
+        rows = self.codes.shape[0]
+        _check("int4 codes", self.codes, torch.uint8, (rows, -(-self.num_columns // 2)))
+        groups = (rows, -(-self.num_columns // self.group))
+        _check("the scales of int4 codes", self.scale, torch.float16, groups)
+        if self.minimum is not None:
+            _check("the minima of int4 codes", self.minimum, torch.float16, groups)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, K)."""
+        return (self.codes.shape[0], self.num_columns)
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """[N, K], computed in float32 and rounded once."""
+        return int4_ref(self.codes, self.scale, self.minimum, self.num_columns, self.group).to(dtype)
+
+
+Quantized: TypeAlias = Int8Weight | Int4Weight | Fp8Weight
+Weight: TypeAlias = Tensor | Quantized
+
+
+def to_int8(w: Tensor) -> Int8Weight:
+    """w [N, K] with the largest magnitude of each row at 127. Raises ValueError for NaN or infinity."""
+    w = _finite(w)
+    scale = w.abs().amax(dim=1) / 127
+    return Int8Weight(torch.round(w / _divisor(scale)[:, None]).to(torch.int8), scale)
+
+
+def to_fp8(w: Tensor) -> Fp8Weight:
+    """w [N, K] with the largest magnitude of each row at 448, e4m3's largest. Raises ValueError for NaN or infinity."""
+    w = _finite(w)
+    scale = w.abs().amax(dim=1) / _LARGEST_FP8
+    # A quotient may come out above 448 by a rounding, which e4m3 has no number for.
+    return Fp8Weight((w / _divisor(scale)[:, None]).clamp(-_LARGEST_FP8, _LARGEST_FP8).to(FP8), scale)
+
+
+def to_int4(w: Tensor, group: int = 32, symmetric: bool = False) -> Int4Weight:
+    """w [N, K] in groups of `group` columns: from the smallest to the largest of a group, or its extreme at -8.
+
+    Raises ValueError for NaN, infinity or what float16 cannot hold, and for a group that is not 32, 64 or 128.
+    """
+    check_group(group)
+    w = _finite(w)
+    rows, columns = w.shape
+    groups = -(-columns // group)
+    # The last column again fills the last group up: it changes neither its smallest nor its largest.
+    full = torch.cat([w, w[:, -1:].expand(rows, groups * group - columns)], dim=1).view(rows, groups, group)
+    if symmetric:
+        extreme = full.gather(2, full.abs().argmax(dim=2, keepdim=True)).squeeze(2)
+        scale, minimum, zero = _half(extreme / -MIDDLE), None, float(MIDDLE)
+    else:
+        low = full.amin(dim=2)
+        minimum, zero = _half(low), 0.0
+        scale = _half((full.amax(dim=2) - low) / 15)
+    offset = 0.0 if minimum is None else spread(minimum.float(), columns, group)
+    numbers = torch.round((w - offset) / _divisor(spread(scale.float(), columns, group)) + zero).clamp(0, 15)
+    return Int4Weight(packed(numbers), scale, minimum, columns, group)
+
+
+def quantize(w: Tensor, to: Quantization) -> Quantized:
+    """w [N, K] in a format. Raises ValueError for NaN, infinity, and what the format cannot hold."""
+    if to.format == "int4":
+        assert to.group is not None
+        return to_int4(w, to.group, to.symmetric)
+    return to_int8(w) if to.format == "int8" else to_fp8(w)
+
+
+def empty(shape: tuple[int, int], to: Quantization, device: str | torch.device) -> Quantized:
+    """A weight [N, K] in a format, its numbers not set."""
+    rows, columns = shape
+    if to.format == "int4":
+        assert to.group is not None
+        codes = torch.empty(rows, -(-columns // 2), dtype=torch.uint8, device=device)
+        scale, minimum = (torch.empty(rows, -(-columns // to.group), dtype=torch.float16, device=device) for _ in range(2))
+        return Int4Weight(codes, scale, None if to.symmetric else minimum, columns, to.group)
+    scale = torch.empty(rows, dtype=torch.float32, device=device)
+    if to.format == "int8":
+        return Int8Weight(torch.empty(rows, columns, dtype=torch.int8, device=device), scale)
+    return Fp8Weight(torch.empty(rows, columns, dtype=FP8, device=device), scale)
+
+
+def linear(weight: Weight, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x W^T + b: x [..., K], weight [N, K], bias [N] -> [..., N] in x's type."""
+    if isinstance(weight, Tensor):
+        return F.linear(x, weight, bias)
+    rows = x.flatten(0, -2)
+    if isinstance(weight, Int4Weight):
+        y = int4_linear(rows, weight.codes, weight.scale, weight.minimum, weight.group, bias)
+    else:
+        y = scaled_linear(rows, weight.codes, weight.scale, bias)
+    return y.view(*x.shape[:-1], -1) if y.numel() else y.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+def embed(weight: Weight, ids: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rows of a weight [N, K] by number: ids [T] -> [T, K] in dtype."""
+    rows = rows_of(weight, ids)
+    return rows if isinstance(rows, Tensor) else rows.dequantize(dtype)
+
+
+def rows_of(weight: Weight, index: Tensor) -> Weight:
+    """The rows of a weight by number, in that order."""
+    if isinstance(weight, Tensor):
+        return weight[index]
+    return with_tensors(weight, {name: x[index] for name, x in tensors_of(weight).items()})
+
+
+def joined(weights: Sequence[Weight], dtype: torch.dtype) -> Weight:
+    """Weights of the same K, one below the other; where their formats differ, dequantised to dtype."""
+    first = weights[0]
+    if isinstance(first, Tensor) or len({description(weight) for weight in weights}) > 1:
+        return torch.cat([weight if isinstance(weight, Tensor) else weight.dequantize(dtype) for weight in weights])
+    parts = [tensors_of(weight) for weight in weights if not isinstance(weight, Tensor)]
+    return with_tensors(first, {name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+
+
+def laid_out(weight: Weight) -> Weight:
+    """The same weight in memory as the GPU reads it best: rows of codes begin at multiples of 16 bytes, of which a lane reads 16
+    at once; the scales and minima of a group lie side by side for all outputs.
+    """
+    if isinstance(weight, Tensor):
+        return weight
+    codes = weight.codes
+    width = codes.shape[1]
+    if width % _LANE_BYTES:
+        padded = codes.new_zeros(len(codes), -(-width // _LANE_BYTES) * _LANE_BYTES)
+        padded[:, :width] = codes
+        codes = padded[:, :width]
+    if not isinstance(weight, Int4Weight):
+        return with_tensors(weight, {"codes": codes, "scale": weight.scale})
+    turned = {name: x.t().contiguous().t() for name, x in tensors_of(weight).items() if name != "codes"}
+    return with_tensors(weight, {"codes": codes, **turned})
+
+
+def tensors_of(weight: Quantized) -> dict[str, Tensor]:
+    """The tensors of a weight by the names of its fields."""
+    held = {field.name: getattr(weight, field.name) for field in fields(weight)}
+    return {name: value for name, value in held.items() if isinstance(value, Tensor)}
+
+
+def with_tensors(like: Quantized, tensors: Mapping[str, Tensor]) -> Quantized:
+    """A weight of the same format that holds these tensors. Raises ValueError where their types or shapes do not fit."""
+    if isinstance(like, Int4Weight):
+        return Int4Weight(tensors["codes"], tensors["scale"], tensors.get("minimum"), like.num_columns, like.group)
+    return type(like)(tensors["codes"], tensors["scale"])
+
+
+def description(weight: Weight) -> str:
+    """The format in words: "int4 in groups of 32 with minimum"."""
+    if isinstance(weight, Int4Weight):
+        return f"int4 in groups of {weight.group} {'without' if weight.minimum is None else 'with'} minimum"
+    if isinstance(weight, Tensor):
+        return str(weight.dtype).removeprefix("torch.")
+    return "int8" if isinstance(weight, Int8Weight) else "fp8"
+
+
+def num_bytes(weight: Weight) -> int:
+    """Bytes of all its tensors."""
+    held = [weight] if isinstance(weight, Tensor) else tensors_of(weight).values()
+    return sum(x.numel() * x.element_size() for x in held)
+
+
+def check_group(group: int) -> None:
+    """Raise ValueError for a size of groups that there is not."""
+    if group not in GROUPS:
+        raise ValueError(f"a group of {group} columns does not fit: use {', '.join(map(str, GROUPS))}")
+
+
+def _check(name: str, x: Tensor, dtype: torch.dtype, shape: tuple[int, ...] | None) -> None:
+    if x.dtype != dtype or (x.dim() != 2 if shape is None else tuple(x.shape) != shape):
+        expected = f"{dtype} {'[N, K]' if shape is None else list(shape)}".removeprefix("torch.")
+        raise ValueError(f"{name} are {str(x.dtype).removeprefix('torch.')} {list(x.shape)}, expected {expected}")
+
+
+def _finite(w: Tensor) -> Tensor:
+    """w in float32. Raises ValueError."""
+    if w.dim() != 2 or not w.is_floating_point():
+        raise ValueError(f"only floating-point weights [N, K] are quantised, this one is {w.dtype} {list(w.shape)}")
+    bad = int(w.numel() - torch.isfinite(w).sum())
+    if bad:
+        raise ValueError(f"{bad} of {w.numel()} numbers are NaN or infinite: the weights are damaged, take them anew")
+    return w.float()
+
+
+def _half(x: Tensor) -> Tensor:
+    rounded = x.half()
+    if not bool(torch.isfinite(rounded).all()):
+        raise ValueError(f"a scale or minimum of {x.abs().max().item():.3g} is above float16's 65504: take int8 or fp8")
+    return rounded
+
+
+def _divisor(scale: Tensor) -> Tensor:
+    """1 in place of 0: what has scale 0 gets the code of 0."""
+    return torch.where(scale == 0, torch.ones_like(scale), scale)

@@ -1,0 +1,61 @@
+"""The listener's clock: how much of what was sent has been heard, and when the player runs dry. Reads no clock."""
+
+from __future__ import annotations
+
+import math
+
+
+class Playback:
+    """One reply as its player has it. The player starts with the first sound it gets, unbuffered, and plays in real time.
+
+    While it says nothing that is assumed; once it reports (`acknowledge`), its word counts and the assumption goes on from there.
+    """
+
+    def __init__(self) -> None:
+        self.sent_s = 0.0  # sound that was sent
+        self.underrun_s = 0.0  # the longest silence so far, of those that were assumed
+        self._dry_s = -math.inf  # when the player has played all of it
+        self._acknowledged_s = 0.0
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is anything to hear."""
+        return self.sent_s > 0
+
+    @property
+    def dry_s(self) -> float:
+        """When the player has played everything that was sent; -inf before the first sound."""
+        return self._dry_s
+
+    def send(self, now: float, sound_s: float) -> float:
+        """So many seconds of sound leave now -> how long the player has been silent before them, 0 for the first."""
+        silence_s = max(0.0, now - self._dry_s) if self.has_begun else 0.0
+        self.underrun_s = max(self.underrun_s, silence_s)
+        self._dry_s = max(now, self._dry_s) + sound_s
+        self.sent_s += sound_s
+        return silence_s
+
+    def acknowledge(self, now: float, played_s: float) -> None:
+        """The player has played so many seconds of this reply by now; cumulative, an older report than the last changes nothing.
+
+        Raises ValueError, nothing changed, for what is no number, negative, or more than was sent (a millisecond is forgiven).
+        """
+        if not 0 <= played_s < math.inf:
+            raise ValueError(f"played_ms is {1e3 * played_s:g}: it must be 0 or more")
+        if played_s > self.sent_s + 1e-3:
+            raise ValueError(f"played_ms is {1e3 * played_s:.0f} and only {1e3 * self.sent_s:.0f} ms were sent")
+        if played_s < self._acknowledged_s:
+            return
+        self._acknowledged_s = played_s
+        if self.has_begun:
+            self._dry_s = now + max(0.0, self.sent_s - played_s)
+
+    def heard_s(self, now: float) -> float:
+        """Seconds of this reply that the listener has heard."""
+        if not self.has_begun:
+            return 0.0
+        return min(self.sent_s, max(self._acknowledged_s, self.sent_s - max(0.0, self._dry_s - now)))
+
+    def unplayed_s(self, now: float) -> float:
+        """Seconds that were sent and are not heard yet."""
+        return self.sent_s - self.heard_s(now)

@@ -1,0 +1,71 @@
+"""What is still to come of a reply, as its schedule has it: what a scheduler asks before it grants anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from innervoice.schedule.compile import Col, Kind
+from innervoice.schedule.cursor import UNLIMITED, Cursor, FreeCursor
+
+_MOST_SEGMENTS = 256
+
+
+@dataclass(frozen=True)
+class OpenReflection:
+    """The reflection that is open, or the next one. count: its hidden tokens so far; most: what its schedule allows it."""
+
+    is_open: bool
+    count: int
+    most: int
+
+
+def spoken_until(cursor: Cursor | FreeCursor, num_codes: int) -> int:
+    """Transcript and speech tokens to draw until so many more speech tokens are there, segments as long as their budgets.
+
+    Forced ids and reflection are not counted: the first cost no draw, the second is what the answer is for. A reply that does not
+    say (a free one, or one whose schedule has no more speech) is taken to speak all the time.
+    """
+    if isinstance(cursor, FreeCursor):
+        return num_codes
+    row, done, total, left = cursor.row, cursor.count, 0, num_codes
+    for _ in range(_MOST_SEGMENTS):
+        if row < 0 or left <= 0:
+            return total
+        values = cursor.program.table[row]
+        kind, flags = values[Col.KIND], cursor.text_done + 2 * cursor.reflection_done
+        if values[Col.FORCED]:
+            left -= int(values[Col.LENGTH] - done) if kind == Kind.SPEECH else 0
+        elif kind in (Kind.TRANSCRIPT, Kind.SPEECH):
+            open_ended = values[Col.BUDGET] < 0 or (kind == Kind.SPEECH and cursor.text_done)
+            num = (left if kind == Kind.SPEECH else 0) if open_ended else max(int(values[Col.BUDGET]) - done, 0)
+            num = min(num, left) if kind == Kind.SPEECH else num
+            total, left = total + num, left - (num if kind == Kind.SPEECH else 0)
+        row, done = int(values[Col.NEXT + flags]), 0
+    return total + max(left, 0)
+
+
+def reflection_ahead(cursor: Cursor | FreeCursor) -> OpenReflection | None:
+    """The open reflection or the next one; None when there is none to come, or the engine has no say in it."""
+    if isinstance(cursor, FreeCursor):
+        return None
+    if cursor.kind is Kind.REFLECTION and cursor.forced is None:
+        return OpenReflection(True, cursor.count, _most(cursor, cursor.row))
+    row = cursor.row
+    for _ in range(_MOST_SEGMENTS):
+        values = cursor.program.table[row]
+        row = int(values[Col.NEXT + cursor.text_done + 2 * cursor.reflection_done])
+        if row < 0:
+            return None
+        if cursor.program.table[row, Col.ENTRY]:
+            body = row if cursor.program.table[row, Col.KIND] == Kind.REFLECTION else int(cursor.program.table[row, Col.NEXT])
+            return OpenReflection(False, 0, _most(cursor, body))
+        if row == cursor.row:
+            return None
+    return None
+
+
+def _most(cursor: Cursor, body: int) -> int:
+    budget = int(cursor.program.table[body, Col.BUDGET])
+    own = cursor.program.schedule.reflection
+    most = UNLIMITED if budget < 0 else budget
+    return min(most, own) if isinstance(own, int) else most

@@ -1,0 +1,141 @@
+"""What the scheduler knows of every reply: one numpy column a fact, one place a reply, so that a plan costs microseconds."""
+
+from __future__ import annotations
+
+import heapq
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+Places = NDArray[np.int64]
+NOBODY: Places = np.zeros(0, np.int64)
+
+
+class Phase(IntEnum):
+    """What a reply needs next."""
+
+    FREE = 0
+    WAITING = 1  # a row
+    PREFILL = 2  # its prompt fed, before it can draw
+    DECODE = 3  # a token
+    VOICING = 4  # nothing but sound: its tokens are complete
+
+
+_COLUMNS: dict[str, tuple[type, float]] = {
+    "phase": (np.int8, Phase.FREE),
+    "order": (np.int64, 0),  # of arrival
+    "priority": (np.int64, 0),  # higher first
+    "submitted_s": (np.float64, 0.0),
+    "served_s": (np.float64, 0.0),  # when a step last did something for it
+    "prompt_left": (np.int64, 0),  # tokens to feed before the next draw
+    "prompt_len": (np.int64, 0),  # tokens that had to be fed when it got its row
+    "context": (np.int64, 0),  # tokens in the row, the prompt's that are not fed yet among them
+    "num_drawn": (np.int64, 0),  # tokens of the reply so far
+    "pages": (np.int64, 0),  # held
+    "is_live": (np.bool_, False),  # somebody listens in real time
+    "is_blocked": (np.bool_, False),  # its reader does not read
+    "is_listening": (np.bool_, False),  # prompt of a user who still speaks: fed ahead, nothing is drawn
+    "has_sound": (np.bool_, False),
+    "sound_end_s": (np.float64, 0.0),  # when the player runs dry
+    "unvoiced_s": (np.float64, 0.0),  # sound of tokens that are decoded and not voiced yet
+    "ready_s": (np.float64, 0.0),  # the part of it that lies in the chunks that are ready for the codec
+    "spoken_left": (np.int64, 0),  # spoken tokens until the codec can make the next chunk
+    "is_reflecting": (np.bool_, False),
+    "hidden_count": (np.int64, 0),  # of the open reflection
+    "hidden_cap": (np.int64, 0),  # of the open reflection, or granted to the next
+    "hidden_most": (np.int64, 0),  # what its schedule allows
+    "hidden_floor": (np.int64, 0),
+    "hidden_total": (np.int64, 0),
+    "sound_total_s": (np.float64, 0.0),
+    "chunk_s": (np.float64, 0.0),  # sound of the next chunk
+    "spoken_rate": (np.float64, 18.75),  # transcript and speech tokens per second of sound
+    "chunks_ready": (np.int64, 0),  # for the codec
+}
+
+
+class Columns:
+    """One array a fact, all of one length."""
+
+    phase: NDArray[np.int8]
+    order: NDArray[np.int64]
+    priority: NDArray[np.int64]
+    submitted_s: NDArray[np.float64]
+    served_s: NDArray[np.float64]
+    prompt_left: NDArray[np.int64]
+    prompt_len: NDArray[np.int64]
+    context: NDArray[np.int64]
+    num_drawn: NDArray[np.int64]
+    pages: NDArray[np.int64]
+    is_live: NDArray[np.bool_]
+    is_blocked: NDArray[np.bool_]
+    is_listening: NDArray[np.bool_]
+    has_sound: NDArray[np.bool_]
+    sound_end_s: NDArray[np.float64]
+    unvoiced_s: NDArray[np.float64]
+    ready_s: NDArray[np.float64]
+    spoken_left: NDArray[np.int64]
+    is_reflecting: NDArray[np.bool_]
+    hidden_count: NDArray[np.int64]
+    hidden_cap: NDArray[np.int64]
+    hidden_most: NDArray[np.int64]
+    hidden_floor: NDArray[np.int64]
+    hidden_total: NDArray[np.int64]
+    sound_total_s: NDArray[np.float64]
+    chunk_s: NDArray[np.float64]
+    spoken_rate: NDArray[np.float64]
+    chunks_ready: NDArray[np.int64]
+
+
+class Jobs(Columns):
+    """A table of replies. Columns are public arrays, indexed by place; whoever runs the replies writes what changed."""
+
+    def __init__(self, capacity: int = 64) -> None:
+        self._num_added = 0
+        self._free: list[int] = []  # a heap: the lowest is given first, so that the places in use lie together
+        self._used = 0  # no place from here on is in use
+        for name, (dtype, empty) in _COLUMNS.items():
+            setattr(self, name, np.full(capacity, empty, dtype))
+        self._rows: tuple[int, Columns] = (-1, self)
+
+    def __len__(self) -> int:
+        return int(np.count_nonzero(self.phase[: self._used]))
+
+    @property
+    def places(self) -> Places:
+        """Places in use, in no particular order of arrival."""
+        return np.flatnonzero(self.phase[: self._used])
+
+    @property
+    def rows(self) -> Columns:
+        """The columns up to the last place in use; those that are free among them have the phase FREE. Views, not copies."""
+        if self._rows[0] != self._used:
+            seen = Columns()
+            seen.__dict__.update((name, getattr(self, name)[: self._used]) for name in _COLUMNS)
+            self._rows = (self._used, seen)
+        return self._rows[1]
+
+    def add(self, now: float, *, priority: int = 0) -> int:
+        """A new reply that waits; its place."""
+        place = heapq.heappop(self._free) if self._free else self._grow()
+        for name, (_, empty) in _COLUMNS.items():
+            getattr(self, name)[place] = empty
+        self._num_added += 1
+        self.order[place], self.priority[place] = self._num_added, priority
+        self.submitted_s[place] = self.served_s[place] = now
+        self.phase[place] = Phase.WAITING
+        return place
+
+    def remove(self, place: int) -> None:
+        """Forget a reply. Its place may be given to another."""
+        assert self.phase[place] != Phase.FREE, "the place is free"
+        self.phase[place] = Phase.FREE
+        heapq.heappush(self._free, place)
+
+    def _grow(self) -> int:
+        place, self._used = self._used, self._used + 1
+        if place == len(self.phase):
+            for name, (dtype, empty) in _COLUMNS.items():
+                column = getattr(self, name)
+                setattr(self, name, np.concatenate([column, np.full(len(column), empty, dtype)]))
+        return place

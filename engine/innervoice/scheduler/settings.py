@@ -1,0 +1,56 @@
+"""What a scheduling policy is made of, with its defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Policy = Literal["slack", "fixed", "fcfs"]
+
+
+@dataclass(frozen=True)
+class SchedulerSettings:
+    """`slack`: ours. `fixed`: as `slack` orders nothing: arrival order, fixed_hidden tokens a reflection. `fcfs`: arrival order.
+
+    max_rows: replies that may hold pages; max_batch: rows of one step; prefill_chunk: prompt tokens of one step at most.
+    fixed_hidden: cap of every reflection segment under `fixed`.
+
+    Of `slack` alone. frontier_s: a reply is not spoken further than so many seconds past what was heard. margin_s and
+    margin_share: sound that must be left when a chunk arrives, fixed and as a share of what the chunk costs. horizon_s: a reply
+    with less slack is urgent. plateau: how much longer a step may take than with its urgent rows alone, for the sake of others.
+    max_load: a reply waits while the spoken tokens of all, with it, would take more of the time. first_audio_stretch: the first
+    sound is due after so many times what it takes alone. reflection_rate: hidden tokens per second of sound to aim at, None: as
+    many as slack pays for. starve_s: no row that could go on waits longer.
+    """
+
+    policy: Policy = "slack"
+    max_rows: int = 256
+    max_batch: int = 1024
+    prefill_chunk: int = 512
+    fixed_hidden: int = 100
+    frontier_s: float = 8.0
+    margin_s: float = 0.06
+    margin_share: float = 0.25
+    horizon_s: float = 0.12
+    plateau: float = 0.1
+    batching_share: float = 0.3
+    max_load: float = 0.95
+    first_audio_stretch: float = 1.35
+    reflection_rate: float | None = None
+    starve_s: float = 1.0
+    page_size: int = 16
+
+    def __post_init__(self) -> None:
+        if self.policy not in get_args(Policy):
+            raise ValueError(f"policy is {self.policy!r}: use {', '.join(get_args(Policy))}")
+        for name in ("max_rows", "max_batch", "prefill_chunk", "page_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be 1 or more")
+        for name in ("frontier_s", "max_load", "starve_s", "first_audio_stretch"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0")
+        for name in ("fixed_hidden", "margin_s", "margin_share", "horizon_s", "plateau"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be 0 or more")
+        if self.reflection_rate is not None and not self.reflection_rate >= 0:
+            raise ValueError(f"reflection_rate is {self.reflection_rate}: it must be 0 or more, or None")
