@@ -21,7 +21,7 @@ from innervoice.codec.decoder import SpeechDecoder
 from innervoice.codec.flow import Flow
 from innervoice.codec.hift import Hift
 from innervoice.codec.layers import load_tensors
-from innervoice.codec.steady import SteadyDecoder
+from innervoice.codec.steady import Slot
 from innervoice.config.decoder import DecoderConfig
 from innervoice.config.decoder_tensors import flow_shapes, hift_shapes
 from innervoice.safetensors_file import DummyTensors
@@ -31,6 +31,7 @@ TINY = Path(__file__).resolve().parent.parent / "engine" / "innervoice" / "asset
 PLAIN, COMPILED = "plain torch modules", "torch.compile, CUDA graphs"
 CLOCK = Clock.of(12.5)
 CHUNK_S = 26 / 12.5
+FULL_AT = 140  # tokens at the end of the first chunk whose look-back is full
 
 
 class Shipped:
@@ -83,7 +84,7 @@ def networks(shipped: Shipped, quick: bool) -> Iterator[Record]:
     goals = (None, None, "G16a") if shipped.device == "cpu" else ("G9a", "G9c", None)
     rounds = 2 if quick else 5
     common = {"device": shipped.device, "dtype": shipped.name, "peer_name": PLAIN, "unit": "ms"}
-    ends = {"first": 36} if quick else {"first": 36, "look-back full": 140}
+    ends = {"first": 36} if quick else {"first": 36, "look-back full": FULL_AT}
     for name, tokens in ends.items():
         frames, new = window(tokens), CLOCK.frames(tokens) - CLOCK.frames(tokens - 26)
         runs = {"step": shipped.step(1, frames), "vocoder": shipped.vocoder(1, new)}
@@ -118,7 +119,7 @@ def race(run: Callable[[], Tensor], device: str, rounds: int) -> tuple[Times, Ti
 
 def compiled(shipped: Shipped, quick: bool) -> Iterator[Record]:
     """G9b: a step against torch.compile with CUDA graphs."""
-    frames = window(140)
+    frames = window(FULL_AT)
     run = shipped.step(1, frames)
     peer = torch.compile(plainly(run), mode="reduce-overhead")
     with torch.inference_mode():
@@ -140,35 +141,42 @@ def batches(shipped: Shipped, quick: bool) -> Iterator[Record]:
             )
 
 
-def reply_costs(decoder: SteadyDecoder, num_tokens: int) -> list[tuple[float, float]]:
-    """A reply chunk by chunk: (seconds of sound before it, seconds to make it)."""
-    slot, made, sound = decoder.open(), [], 0
-    for token in range(num_tokens):
+def reply_length(device: str, quick: bool) -> Iterator[Record]:
+    """G17: a chunk at the end of a reply of 5 minutes against the first one with a full look-back, in turns, on the tiny decoder.
+
+    The reply is copied just before each of the two, so that either can be made again and again. details: every chunk's cost.
+    """
+    settings = replace(SteadySettings(), steps=2)
+    decoder = SpeechDecoder.from_pretrained(TINY, device=device).steady(settings, num_slots=4)
+    slot, kept, total = decoder.open(), [], 750 if quick else 3750
+    costs: list[tuple[float, float]] = []
+    for token in range(total):
+        ends_full = token in (FULL_AT - 1, total - 1 - (total - 10) % 26)
+        if ends_full:
+            kept.append(decoder.fork(slot))
         decoder.push(slot, [token * 7 % 64])
         if decoder.ready():
             begin = perf_counter()
-            samples = sum(len(part.samples) for part in decoder.step())
-            made.append((sound / 22050, perf_counter() - begin))
-            sound += samples
+            decoder.step()
+            costs.append((token / 12.5, perf_counter() - begin))
     decoder.close(slot)
-    return made
 
+    def again(source: Slot) -> Callable[[], None]:
+        def make() -> None:
+            twin = decoder.fork(source)
+            decoder.push(twin, [1])
+            assert len(decoder.step()) == 1
+            decoder.close(twin)
 
-def reply_length(device: str, quick: bool) -> Iterator[Record]:
-    """G17: the cost of a chunk over a reply of 5 minutes, on the tiny decoder; minute 5 against the first full look-back."""
-    settings = replace(SteadySettings(), steps=2)
-    decoder = SpeechDecoder.from_pretrained(TINY, device=device).steady(settings, num_slots=1)
-    reply_costs(decoder, 62)
-    costs = reply_costs(decoder, 750 if quick else 3750)
-    full = next(i for i in range(len(costs)) if window(10 + 26 * i) >= settings.look_back + 179 - 1)
-    first, last = (sorted(cost for _, cost in part) for part in (costs[full : full + 16], costs[-16:]))
-    ratio = last[8] / first[8]
-    yield Record(
-        "a chunk at the reply's end", f"{len(costs)} chunks, look-back of {settings.look_back} frames", "ms", device,
-        1e3 * last[8], goal="G17", peer=1e3 * first[8], peer_name="first chunks of full look-back", ratio=ratio, dtype="float32",
-        n=16, median=1e3 * last[8], p10=1e3 * last[1], p90=1e3 * last[14],
-        details={"steps": settings.steps, "sound_s": [at for at, _ in costs], "cost_s": [cost for _, cost in costs]},
-    )  # fmt: skip
+        return make
+
+    times = interleaved({"first": again(kept[0]), "last": again(kept[1])}, device=device, rounds=4 if quick else 16, warmup=2)
+    shape = f"{total / 12.5:.0f} s of sound, look-back of {settings.look_back} frames"
+    peer = {"peer": times["first"], "peer_name": "first chunk of full look-back"}
+    details = {"steps": settings.steps, "sound_s": [at for at, _ in costs], "cost_s": [cost for _, cost in costs]}
+    ratio = times["last"].median / times["first"].median
+    more = {"goal": "G17", "ratio": ratio, "dtype": "float32", "unit": "ms", "details": details}
+    yield Record.of("a chunk at the reply's end", shape, times["last"], device=device, **peer, **more)
 
 
 CASES = ("networks", "reply_length", "batches", "compiled")

@@ -43,7 +43,8 @@ class Engine:
         self._loaded, self._plan, self._tracer = loaded, plan, tracer
         self._worker = Worker(loaded.core, telemetry=Telemetry(name), reader_timeout_s=reader_timeout_s)
         tokenizer = loaded.intake.speech_tokenizer
-        self._listener = None if tokenizer is None else Listener(tokenizer, loaded.intake.max_model_len, self._tell_dialogues)
+        listener = (loaded.intake.max_model_len, self._tell_dialogues, self._worker.telemetry.count)
+        self._listener = None if tokenizer is None else Listener(tokenizer, *listener)
 
     @classmethod
     def from_pretrained(
