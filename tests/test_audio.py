@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from innervoice.codec.audio import read_audio, resample
+from innervoice.codec.audio import Resampler, read_audio, read_frame, resample
 
 RATE = 16000
 STEREO = np.stack([np.sin(np.arange(4000) * 0.05), np.full(4000, 0.25)], 1).astype(np.float32) * 0.5  # [T, C]
@@ -80,6 +82,32 @@ def test_resampled_length_rounds_up(num: int, rate: int, expected: int) -> None:
     assert len(resample(np.ones(num, np.float32), rate, RATE)) == expected
 
 
+@settings(deadline=None, max_examples=30, derandomize=True, database=None)
+@given(
+    rate=st.sampled_from([1000, 8000, 16000, 22050, 44100, 47999]), target=st.sampled_from([8000, 16000, 22050, 24000, 48000]),
+    lens=st.lists(st.one_of(st.integers(0, 3), st.integers(0, 9000)), min_size=1, max_size=12), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_resampled_chunks_join_to_what_the_whole_gives(rate: int, target: int, lens: list[int], seed: int) -> None:
+    wave = np.random.default_rng(seed).standard_normal(sum(lens)).astype(np.float32)
+    resampler, parts = Resampler(rate, target), np.split(wave, np.cumsum(lens)[:-1])
+    chunks = [resampler.push(part, number == len(lens) - 1) for number, part in enumerate(parts)]
+    assert all(chunk.dtype == np.float32 for chunk in chunks)
+    assert np.array_equal(np.concatenate(chunks), resample(wave, rate, target))
+    assert sum(map(len, chunks)) == -(-len(wave) * target // rate)
+
+
+def test_frames_are_copies_of_the_first_channel() -> None:
+    for source in (STEREO, (STEREO * 32767).astype(np.int16), STEREO[:, 0].copy()):
+        samples = read_frame(source, RATE)
+        assert np.array_equal(samples, read_audio((source, RATE))[0])
+        assert not np.shares_memory(samples, source)
+    pcm = (STEREO[:, 0] * 32767).astype("<i2")
+    for data in (pcm.tobytes(), bytearray(pcm.tobytes()), memoryview(pcm)):
+        assert np.array_equal(read_frame(data, RATE), pcm / np.float32(32768))
+    with pytest.raises(ValueError, match="frame: 5 bytes are no whole number of int16 samples: send 2 bytes a sample"):
+        read_frame(b"12345", RATE)
+
+
 def test_truncated_file_gives_what_it_holds() -> None:
     """Never memory that the decoder did not fill."""
     whole = io.BytesIO()
@@ -111,6 +139,8 @@ GOOD = STEREO[:, 0]
         ((GOOD[:0], RATE), "holds 0 samples"),
         ((GOOD, 0), "rate is 0, expected"),
         ((GOOD, -16000), "rate is -16000, expected"),
+        ((GOOD, 999), "rate is 999, expected a whole number of Hz from 1000 to 384000"),
+        ((GOOD, 10**12), "rate is 1000000000000, expected"),
         ((GOOD, 16000.5), "rate is 16000.5, expected"),
         ((GOOD, None), "rate is None, expected"),
         ((GOOD, True), "rate is True, expected"),
@@ -124,6 +154,7 @@ GOOD = STEREO[:, 0]
         (3, "of type int, expected"),
         ("a\0b", "cannot be read"),
     ],
+    ids=lambda value: value if isinstance(value, str) and value.isprintable() else type(value).__name__,  # files hold a date
 )
 def test_bad_sound_is_refused_in_one_sentence(source: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:

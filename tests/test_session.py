@@ -82,7 +82,9 @@ def test_ids_are_the_same_with_sharing_on_and_off_alone_and_in_a_crowd(engine: E
             return [ask(session, start + turn).ids for turn in range(3)]
 
     alone = [dialogue(engine, start) for start in range(16)]
-    with Engine.from_pretrained(tiny_dir, device="cpu", vocoder_noise=False, share_prefixes=False) as unshared:
+    with Engine.from_pretrained(
+        tiny_dir, device="cpu", streaming="offline", vocoder_noise=False, share_prefixes=False
+    ) as unshared:
         assert [dialogue(unshared, start) for start in range(3)] == alone[:3]
         assert unshared._loaded.core.pool.num_cached == 0
     sessions = [engine.open_session(schedule=schedule) for _ in range(16)]
@@ -130,7 +132,7 @@ def test_an_export_continues_with_identical_ids_elsewhere(engine: Engine, tiny_d
         data = session.export()
         expected = ask(session, 2).ids
     with (
-        Engine.from_pretrained(tiny_dir, device="cpu", vocoder_noise=False) as other,
+        Engine.from_pretrained(tiny_dir, device="cpu", streaming="offline", vocoder_noise=False) as other,
         other.open_session(restore=data, schedule=SCHEDULE) as restored,
     ):
         assert ask(restored, 2).ids == expected
@@ -214,22 +216,6 @@ def test_injected_text_begins_the_next_reply(engine: Engine) -> None:
         assert ask(session, 1).reflections[0] != "it is raining"
         with pytest.raises(ValueError, match="the text to inject is empty"):
             session.inject("")
-
-
-def test_output_rate_is_resampled_without_seams(engine: Engine, tiny_dir: Path) -> None:
-    native = engine.generate(Text("hello"), schedule="interleaved", sampling=Sampling(temperature=0, max_new_tokens=80))
-    assert native.audio.rate == 22050
-    with Engine.from_pretrained(tiny_dir, device="cpu", streaming="reference", vocoder_noise=False) as chunked:
-        request = {"schedule": "interleaved", "sampling": Sampling(temperature=0, max_new_tokens=80)}
-        plain = chunked.generate(Text("hello"), **request).audio
-        for rate in (16000, 48000):
-            wide = chunked.generate(Text("hello"), output_rate=rate, **request).audio
-            import soxr
-
-            assert wide.rate == rate
-            assert np.abs(wide.samples - soxr.resample(plain.samples, 22050, rate, "HQ")).max() < 1e-4
-    with pytest.raises(ValueError, match="output_rate is 0"):
-        engine.generate(Text("hello"), output_rate=0)
 
 
 @pytest.mark.parametrize("kind", ["wav", "flac", "ogg"])

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from innervoice.model.families import glm4_voice
-from innervoice.text import SPEECH_SYSTEM, TextStream, TiktokenTokenizer, load_vocabulary, turn_ids
+from innervoice.text import SPEECH_SYSTEM, TextStream, TiktokenTokenizer, load_vocabulary, turn_head_ids, turn_ids
 from innervoice.types import Vocabulary
 
 NUM_CODES = 64
@@ -235,6 +235,19 @@ def test_later_turns(tokenizer: TiktokenTokenizer, vocabulary: Vocabulary, user:
     assert later == glm4_voice.turn_ids(tokenizer, vocabulary, user, None, first=False)
     content = tokenizer.encode("\nso?") if user == "so?" else [*tokenizer.encode("\n"), 387, 405, 468, 388]
     assert later == [380, *content, tokenizer.special("<|assistant|>"), *tokenizer.encode("streaming_transcription\n")]
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("system", [None, "be brief"])
+def test_a_turn_begins_with_its_head_at_every_code(
+    tokenizer: TiktokenTokenizer, vocabulary: Vocabulary, expected: dict[str, Any], system: str | None, first: bool
+) -> None:
+    codes = expected["case0"]["speech_ids"]
+    ids = turn_ids(tokenizer, vocabulary, codes, system, first=first)
+    heads = [turn_head_ids(tokenizer, vocabulary, codes[:num], system, first=first) for num in range(len(codes) + 1)]
+    assert all(ids[: len(head)] == head and len(head) == len(heads[0]) + num for num, head in enumerate(heads))
+    assert heads[0][-1] == tokenizer.special("<|begin_of_audio|>")
+    assert ids[len(heads[-1])] == tokenizer.special("<|end_of_audio|>")
 
 
 def test_prompt_by_arithmetic_and_system(tokenizer: TiktokenTokenizer, vocabulary: Vocabulary) -> None:

@@ -1,4 +1,7 @@
-"""The command line: innervoice demo | generate | replay | plan | quantize | env. Bad input: a sentence on stderr, exit code 2."""
+"""The command line: innervoice demo | generate | replay | simulate | bench | plan | quantize | codec | env.
+
+Bad input is one sentence on stderr and exit code 2.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,12 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from innervoice import __version__, environment
+from innervoice import __version__, codec_commands, environment
 from innervoice.checkpoint import locate
+from innervoice.cli_bench import metrics, stream
+from innervoice.cli_decode import decode
 from innervoice.cli_replay import replay_command
+from innervoice.cli_simulate import simulate_command
 from innervoice.codec.audio import read_audio
 from innervoice.config.quantization import Quantization
 from innervoice.display import Display, plan_rows, written_as_it_goes, written_table
@@ -34,6 +40,12 @@ SOUND = (".wav", ".flac", ".ogg")
 DEMO_SAMPLING = Sampling(seed=34, max_new_tokens=200)  # a seed whose reply reflects twice and ends by itself
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+bench = typer.Typer(help="Time parts of the engine.", rich_markup_mode=None)
+bench.command()(stream)
+bench.command()(metrics)
+bench.command()(decode)
+app.add_typer(bench, name="bench")
+app.add_typer(codec_commands.app, name="codec")
 
 Model = Annotated[str, typer.Option(help="Checkpoint directory, the parent of all three directories, or a hub id.")]
 SpeechTokenizer = Annotated[str | None, typer.Option(help="Directory of the speech tokenizer, if not beside the model.")]
@@ -116,7 +128,7 @@ def generate(
     load_format: Annotated[Literal["auto", "dummy"], typer.Option(help="dummy: random weights, from the config alone.")] = "auto",
     streaming: Annotated[
         Literal["offline", "steady", "reference"], typer.Option(help="Sound at the end, or in chunks.")
-    ] = "offline",
+    ] = "steady",
     vocoder_noise: Annotated[Literal["on", "off"], typer.Option(help="off: reproducible sound.")] = "on",
     out: Annotated[Path, typer.Option(help="The sound: .wav, .flac or .ogg.")] = Path("reply.wav"),
     events: Annotated[Path | None, typer.Option(help="The reply's segments as JSON lines.")] = None,
@@ -162,6 +174,7 @@ def plan(
 
 
 app.command("replay")(replay_command)
+app.command("simulate")(simulate_command)
 
 
 @app.command()
@@ -195,7 +208,7 @@ def answer(load: dict[str, Any], prompt: Prompt, request: dict[str, Any], output
     with staged(outputs) as parts, Engine.from_pretrained(**load) as engine:
         log, lines = EventLog(), list[Line]()
         traced = engine.trace(parts.trace) if parts.trace else nullcontext()
-        with traced, engine.stream(prompt, **request) as stream, Display(console) as display:
+        with traced, engine.stream(prompt, **{"realtime": False, **request}) as stream, Display(console) as display:
             lines.append({**(stream.record or {}), "engine": {name: _plain(value) for name, value in load.items()}})
             for event in stream:
                 complete = log.feed(event)

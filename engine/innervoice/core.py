@@ -16,6 +16,7 @@ from innervoice.replies import Preempt, Replies
 from innervoice.runner import Runner
 from innervoice.running import Request, Running
 from innervoice.scheduler import LearnedCosts, Phase, SchedulerSettings, StepPlan, plan_step, plan_voice
+from innervoice.telemetry import Occupancy
 from innervoice.text import TextTokenizer
 from innervoice.trace import Tracer
 from innervoice.types import Event, FinishReason
@@ -77,11 +78,13 @@ class Core:
         self.ledger, self.dialogues = self.replies.ledger, self.replies.dialogues
         self._voice, self._tracer, self._share = voice, tracer, share_prefixes
         self._did_step = False
+        self._told: dict[str, int] = {}
 
     @property
     def has_work(self) -> bool:
-        """Whether there is anything that is not over, or not handed over."""
-        return bool(len(self.ledger) or self.replies.outbox)
+        """Whether there is anything that is not over, not handed over, or not fed ahead."""
+        replies = self.replies
+        return bool(replies.active or replies.waiting or replies.outbox) or self.ledger.has_prompts_ahead
 
     @property
     def num_rows(self) -> int:
@@ -138,13 +141,12 @@ class Core:
                 self.replies.end(running, running.finish or "stop")
             return Work()
         jobs = self.ledger.jobs
-        ready = [one.key for one in self._voice.ready()]
-        jobs.chunks_ready[jobs.places] = 0
-        jobs.chunks_ready[[self.replies.active[key].place for key in ready]] = 1
+        ready = self._voice.ready()
+        self.ledger.update_ready([(self.replies.active[key], pending) for key, pending in ready])
         plan = plan_voice(jobs, self.costs, self.settings, now, idle=not self._did_step)
         self.wake_s = min(self.wake_s, plan.wake_s)
         chosen = set(plan.places.tolist())
-        keys = [key for key in ready if self.replies.active[key].place in chosen]
+        keys = [key for key, _ in ready if self.replies.active[key].place in chosen]
         if not keys:
             return Work()
         for reply_id, samples, is_last in self._voice.step(keys):
@@ -162,6 +164,47 @@ class Core:
                 assert running.finish is not None, "the voice finished before the reply"
                 self.replies.end(running, running.finish)
         return Work(chunks=len(keys))
+
+    @property
+    def can_stream(self) -> bool:
+        """Whether sound comes while a reply is made."""
+        return self._voice is not None and self._voice.next_border(0) is not None
+
+    def try_voice(self, num: int, key: str) -> None:
+        """Make first chunks for so many replies that mean nothing, and forget them."""
+        voice = self._voice
+        assert voice is not None, "there is no voice"
+        keys = [f"{key}-{i}" for i in range(num)]
+        for one in keys:
+            voice.open(one)
+            voice.push(one, [0] * (voice.next_border(0) or 1))
+        try:
+            voice.step(keys)
+        finally:
+            for one in keys:
+                voice.close(one)
+
+    def occupancy(self) -> Occupancy:
+        """Who holds what."""
+        replies, pool, voice = self.replies, self.pool, self._voice
+        return Occupancy(
+            running=len(replies.active),
+            waiting=len(replies.waiting),
+            sessions=len(self.dialogues),
+            pages=pool.num_pages,
+            pages_free=pool.num_available,
+            pages_cached=pool.num_cached,
+            slots=0 if voice is None else self.max_rows,
+            slots_used=0 if voice is None else voice.num_open,
+        )
+
+    def incidents(self) -> dict[str, int]:
+        """What happened since the last call that is worth a number."""
+        replies, dialogues = self.replies, self.dialogues
+        totals = {"preempted": replies.num_preempted, "late_ack": dialogues.num_late_acks, "fed_ahead": dialogues.num_draft_kept}
+        new = {what: total - self._told.get(what, 0) for what, total in totals.items()}
+        self._told = totals
+        return {what: number for what, number in new.items() if number}
 
     def drain(self, now: float) -> list[Event]:
         """Events made since the last call, in order, ready at `now`."""
@@ -192,7 +235,8 @@ class Core:
             if isinstance(entry, Running) and (entry.finish is not None or entry.row.num_new == 0):
                 continue
             row, left = entry.row, entry.row.num_new
-            is_whole = left - num <= (_FORCED_MARGIN if isinstance(entry, Running) else 0)
+            more = _FORCED_MARGIN if isinstance(entry, Running) and num < self.settings.prefill_chunk else 0
+            is_whole = left - num <= more
             row.limit = None if is_whole else row.num_cached + num
             if not self.replies.make_writable(row):
                 row.limit = None

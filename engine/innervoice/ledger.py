@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from innervoice.dialogue import Dialogue
@@ -19,6 +20,7 @@ class _Ahead:
     """What comes of a cursor, as of one of its rows: valid while it stays there, by its count."""
 
     row: int
+    last_border: int
     border: int
     count: int
     spoken_left: int
@@ -38,6 +40,12 @@ class Ledger:
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def has_prompts_ahead(self) -> bool:
+        """Whether a user who still speaks has said something that is not fed yet."""
+        places = self.jobs.places
+        return bool((self.jobs.is_listening[places] & (self.jobs.prompt_left[places] > 0)).any())
+
     def at(self, place: int) -> Entry:
         """Who stands there."""
         return self._entries[place]
@@ -49,7 +57,7 @@ class Ledger:
         self._entries[place] = request
         jobs.submitted_s[place] = request.submitted_s
         jobs.context[place], jobs.pages[place] = num_tokens, num_pages
-        jobs.prompt_left[place] = max(num_tokens - num_cached, 1)
+        jobs.prompt_left[place] = jobs.prompt_len[place] = max(num_tokens - num_cached, 1)
         jobs.is_live[place] = request.is_live and self._streams
         jobs.spoken_rate[place] = self._spoken_rate(request.program)
         self._look_ahead(place, make_cursor(request.program, request.caps), num_speech=0)
@@ -83,7 +91,7 @@ class Ledger:
         """Write down where a reply stands now."""
         place, jobs, row = running.place, self.jobs, running.row
         jobs.context[place], jobs.pages[place] = len(row.ids), len(row.table.pages)
-        jobs.hidden_total[place] = running.num_hidden
+        jobs.hidden_total[place], jobs.num_drawn[place] = running.num_hidden, running.num_tokens
         if jobs.phase[place] == Phase.PREFILL:
             jobs.prompt_left[place] = row.num_new
         if running.finish is not None:
@@ -103,15 +111,31 @@ class Ledger:
         jobs.has_sound[place] = running.playback.has_begun
         jobs.sound_end_s[place] = running.playback.dry_s if running.playback.has_begun else 0.0
 
+    def update_ready(self, ready: Sequence[tuple[Running, int]]) -> None:
+        """Write down whose next chunk the codec can make; with each, the codes that wait for it."""
+        assert self._voice is not None, "no voice, no chunks"
+        jobs = self.jobs
+        jobs.chunks_ready[jobs.places], jobs.ready_s[jobs.places] = 0, 0.0
+        for running, pending in ready:
+            jobs.chunks_ready[running.place] = 1
+            chunk = pending if running.finish is not None else pending - running.num_speech + self._last_border(running.place)
+            jobs.ready_s[running.place] = max(chunk, 0) / self._voice.codes_per_s
+
+    def _last_border(self, place: int) -> int:
+        """Codes of the chunks that are complete."""
+        return self._ahead[place].last_border
+
     def _look_ahead(self, place: int, cursor: Cursor | FreeCursor, num_speech: int) -> None:
         jobs = self.jobs
         border = self._border(num_speech)
         row, count = (-1, 0) if isinstance(cursor, FreeCursor) else (cursor.row, cursor.count)
         ahead = self._ahead.get(place)
         if ahead is None or row < 0 or (ahead.row, ahead.border) != (row, border):
+            last = 0 if ahead is None else ahead.last_border
             if self._streams and self._voice is not None and (ahead is None or ahead.border != border):
-                jobs.chunk_s[place] = (border - num_speech) / self._voice.codes_per_s
-            ahead = _Ahead(row, border, count, spoken_until(cursor, border - num_speech), reflection_ahead(cursor))
+                last = 0 if ahead is None else ahead.border
+                jobs.chunk_s[place] = (border - last) / self._voice.codes_per_s
+            ahead = _Ahead(row, last, border, count, spoken_until(cursor, border - num_speech), reflection_ahead(cursor))
             self._ahead[place] = ahead
         spoken = isinstance(cursor, FreeCursor) or cursor.kind in (Kind.TRANSCRIPT, Kind.SPEECH)
         jobs.spoken_left[place] = max(ahead.spoken_left - (count - ahead.count if spoken else 0), 0)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
+from itertools import accumulate
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,16 +21,18 @@ class BucketTimes:
     """
 
     def __init__(self, seed: Mapping[int, float] | None = None) -> None:
-        self._size = np.zeros(_NUM_BUCKETS)
-        self._mean, self._spread, self._count = np.zeros(_NUM_BUCKETS), np.zeros(_NUM_BUCKETS), np.zeros(_NUM_BUCKETS, np.int64)
-        self._known: tuple[NDArray[np.float64], NDArray[np.float64]] = (np.zeros(0), np.zeros(0))
+        self._size, self._mean, self._spread = ([0.0] * _NUM_BUCKETS for _ in range(3))
+        self._count = [0] * _NUM_BUCKETS
+        self._seen: list[int] = []
+        self._sizes: list[float] = []  # of the buckets that were seen, and what is expected of them
+        self._seconds: list[float] = []
         for size, seconds in (seed or {}).items():
             self.observe(size, seconds)
 
     @property
     def points(self) -> dict[int, float]:
         """Measured sizes and their estimates, for the trace and for a profile file."""
-        return {round(float(size)): float(seconds) for size, seconds in zip(*self._known, strict=True)}
+        return {round(size): seconds for size, seconds in zip(self._sizes, self._seconds, strict=True)}
 
     def observe(self, size: int, seconds: float) -> None:
         """A call with so many items took so long. A clock that jumped back is not believed."""
@@ -35,37 +40,62 @@ class BucketTimes:
             return
         bucket = min(int(size).bit_length() - 1, _NUM_BUCKETS - 1)
         if self._count[bucket] == 0:
-            self._size[bucket], self._mean[bucket] = size, seconds
+            self._size[bucket], self._mean[bucket] = float(size), float(seconds)
         else:
             rate = max(_RATE, 1 / (1 + self._count[bucket]))
             error = seconds - self._mean[bucket]
             self._mean[bucket] += rate * error
             self._spread[bucket] += rate * (abs(error) - self._spread[bucket])
             self._size[bucket] += rate * (size - self._size[bucket])
+        if self._count[bucket] == 0:
+            self._seen = sorted([*self._seen, bucket])
         self._count[bucket] += 1
-        seen = self._count > 0
+        self._sizes = [self._size[i] for i in self._seen]
         # A larger call is never expected to take less.
-        self._known = self._size[seen], np.maximum.accumulate((self._mean + self._spread)[seen])
+        self._seconds = list(accumulate([self._mean[i] + self._spread[i] for i in self._seen], max))
 
     def estimate(self, size: float) -> float:
         """Seconds for so many items; 0 before anything was measured."""
-        sizes, seconds = self._known
-        if size <= 0 or not len(sizes):
+        sizes, seconds = self._sizes, self._seconds
+        if size <= 0 or not sizes:
             return 0.0
-        if size <= sizes[-1]:
-            return float(np.interp(size, sizes, seconds))
-        if len(sizes) == 1:
-            return float(seconds[0] * (1 + 0.5 * (size / sizes[0] - 1)))
-        slope = (seconds[-1] - seconds[-2]) / max(sizes[-1] - sizes[-2], 1e-9)
-        return float(seconds[-1] + slope * (size - sizes[-1]))
+        if size <= sizes[0]:
+            return seconds[0]
+        right = bisect_left(sizes, size)
+        return seconds[right - 1] + self._slope(right) * (size - sizes[right - 1])
 
     def most_within(self, seconds: float, most: int) -> int:
         """The largest size up to `most` that is estimated to take no longer."""
-        low, high = 0, most
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if self.estimate(middle) <= seconds else (low, middle - 1)
-        return low
+        if not self._sizes or self.estimate(most) <= seconds:
+            return most
+        right = bisect_right(self._seconds, seconds)
+        if right == 0:
+            return 0
+        size = self._sizes[right - 1] + (seconds - self._seconds[right - 1]) / max(self._slope(right), 1e-12)
+        found = min(most, int(size) + 1)
+        while found > 0 and self.estimate(found) > seconds:  # once or twice, for the rounding
+            found -= 1
+        return found
+
+    def least_at(self, rate: float, most: int) -> int:
+        """The smallest size up to `most` at which so many items a second are done; `most` when none is."""
+        sizes, seconds = self._sizes, self._seconds
+        right = next((i for i in range(len(sizes)) if sizes[i] >= rate * seconds[i]), len(sizes))
+        if right == 0:
+            return min(most, max(1, ceil(rate * seconds[0] - 1e-9))) if sizes else 1
+        slope = self._slope(right)
+        if rate * slope >= 1:
+            return most
+        size = rate * (seconds[right - 1] - slope * sizes[right - 1]) / (1 - rate * slope)
+        return min(most, max(1, ceil(size - 1e-9)))
+
+    def _slope(self, right: int) -> float:
+        """Of the line that ends at the point `right`, or that begins at the last one."""
+        sizes, seconds = self._sizes, self._seconds
+        if len(sizes) == 1:
+            return 0.5 * seconds[0] / sizes[0]
+        right = min(right, len(sizes) - 1)
+        return (seconds[right] - seconds[right - 1]) / max(sizes[right] - sizes[right - 1], 1e-9)
 
 
 class LearnedCosts:
@@ -84,9 +114,9 @@ class LearnedCosts:
         """How much longer a step is in coming than it takes: the codec and prompts share the device. From 1 to 4."""
         return min(max(self._busy_s / self._decode_s, 1.0), 4.0)
 
-    def first_audio_s(self, context: NDArray[np.int64], spoken: NDArray[np.int64]) -> NDArray[np.float64]:
+    def first_audio_s(self, prompt: NDArray[np.int64], drawn: NDArray[np.int64]) -> NDArray[np.float64]:
         """What first sound takes a reply that is alone: its prompt of so many tokens fed, so many tokens drawn, a chunk made."""
-        alone: NDArray[np.float64] = context * self.prefill_token_s + spoken * self.decode.estimate(1) + self.voice.estimate(1)
+        alone: NDArray[np.float64] = prompt * self.prefill_token_s + drawn * self.decode.estimate(1) + self.voice.estimate(1)
         return alone
 
     def observe_step(self, rows: int, prefill_tokens: int, seconds: float) -> None:
@@ -95,8 +125,8 @@ class LearnedCosts:
         if prefill_tokens == 0:
             self.decode.observe(rows, seconds)
             return
-        a_token = (seconds - self.decode.estimate(rows)) / prefill_tokens
-        if not 0 <= a_token < 1e3:
+        a_token = max(0.0, seconds - self.decode.estimate(rows)) / prefill_tokens
+        if not a_token < 1e3:
             return
         rate = _RATE if self._prefill_known else 1.0
         self.prefill_token_s += rate * (a_token - self.prefill_token_s)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
 from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
 Places = NDArray[np.int64]
+NOBODY: Places = np.zeros(0, np.int64)
 
 
 class Phase(IntEnum):
@@ -27,7 +29,9 @@ _COLUMNS: dict[str, tuple[type, float]] = {
     "submitted_s": (np.float64, 0.0),
     "served_s": (np.float64, 0.0),  # when a step last did something for it
     "prompt_left": (np.int64, 0),  # tokens to feed before the next draw
-    "context": (np.int64, 0),  # tokens in the row
+    "prompt_len": (np.int64, 0),  # tokens that had to be fed when it got its row
+    "context": (np.int64, 0),  # tokens in the row, the prompt's that are not fed yet among them
+    "num_drawn": (np.int64, 0),  # tokens of the reply so far
     "pages": (np.int64, 0),  # held
     "is_live": (np.bool_, False),  # somebody listens in real time
     "is_blocked": (np.bool_, False),  # its reader does not read
@@ -35,6 +39,7 @@ _COLUMNS: dict[str, tuple[type, float]] = {
     "has_sound": (np.bool_, False),
     "sound_end_s": (np.float64, 0.0),  # when the player runs dry
     "unvoiced_s": (np.float64, 0.0),  # sound of tokens that are decoded and not voiced yet
+    "ready_s": (np.float64, 0.0),  # the part of it that lies in the chunks that are ready for the codec
     "spoken_left": (np.int64, 0),  # spoken tokens until the codec can make the next chunk
     "is_reflecting": (np.bool_, False),
     "hidden_count": (np.int64, 0),  # of the open reflection
@@ -49,8 +54,8 @@ _COLUMNS: dict[str, tuple[type, float]] = {
 }
 
 
-class Jobs:
-    """A table of replies. Columns are public arrays, indexed by place; whoever runs the replies writes what changed."""
+class Columns:
+    """One array a fact, all of one length."""
 
     phase: NDArray[np.int8]
     order: NDArray[np.int64]
@@ -58,7 +63,9 @@ class Jobs:
     submitted_s: NDArray[np.float64]
     served_s: NDArray[np.float64]
     prompt_left: NDArray[np.int64]
+    prompt_len: NDArray[np.int64]
     context: NDArray[np.int64]
+    num_drawn: NDArray[np.int64]
     pages: NDArray[np.int64]
     is_live: NDArray[np.bool_]
     is_blocked: NDArray[np.bool_]
@@ -66,6 +73,7 @@ class Jobs:
     has_sound: NDArray[np.bool_]
     sound_end_s: NDArray[np.float64]
     unvoiced_s: NDArray[np.float64]
+    ready_s: NDArray[np.float64]
     spoken_left: NDArray[np.int64]
     is_reflecting: NDArray[np.bool_]
     hidden_count: NDArray[np.int64]
@@ -78,12 +86,17 @@ class Jobs:
     spoken_rate: NDArray[np.float64]
     chunks_ready: NDArray[np.int64]
 
+
+class Jobs(Columns):
+    """A table of replies. Columns are public arrays, indexed by place; whoever runs the replies writes what changed."""
+
     def __init__(self, capacity: int = 64) -> None:
         self._num_added = 0
-        self._free: list[int] = []
-        self._used = 0  # places ever used
+        self._free: list[int] = []  # a heap: the lowest is given first, so that the places in use lie together
+        self._used = 0  # no place from here on is in use
         for name, (dtype, empty) in _COLUMNS.items():
             setattr(self, name, np.full(capacity, empty, dtype))
+        self._rows: tuple[int, Columns] = (-1, self)
 
     def __len__(self) -> int:
         return int(np.count_nonzero(self.phase[: self._used]))
@@ -93,9 +106,18 @@ class Jobs:
         """Places in use, in no particular order of arrival."""
         return np.flatnonzero(self.phase[: self._used])
 
+    @property
+    def rows(self) -> Columns:
+        """The columns up to the last place in use; those that are free among them have the phase FREE. Views, not copies."""
+        if self._rows[0] != self._used:
+            seen = Columns()
+            seen.__dict__.update((name, getattr(self, name)[: self._used]) for name in _COLUMNS)
+            self._rows = (self._used, seen)
+        return self._rows[1]
+
     def add(self, now: float, *, priority: int = 0) -> int:
         """A new reply that waits; its place."""
-        place = self._free.pop() if self._free else self._grow()
+        place = heapq.heappop(self._free) if self._free else self._grow()
         for name, (_, empty) in _COLUMNS.items():
             getattr(self, name)[place] = empty
         self._num_added += 1
@@ -108,7 +130,7 @@ class Jobs:
         """Forget a reply. Its place may be given to another."""
         assert self.phase[place] != Phase.FREE, "the place is free"
         self.phase[place] = Phase.FREE
-        self._free.append(place)
+        heapq.heappush(self._free, place)
 
     def _grow(self) -> int:
         place, self._used = self._used, self._used + 1

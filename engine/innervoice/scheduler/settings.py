@@ -33,6 +33,7 @@ class SchedulerSettings:
     margin_share: float = 0.25
     horizon_s: float = 0.12
     plateau: float = 0.1
+    batching_share: float = 0.3
     max_load: float = 0.95
     first_audio_stretch: float = 1.35
     reflection_rate: float | None = None
