@@ -1,4 +1,4 @@
-"""The calls whose kernels are compiled ahead of time: every op of the step, at GLM-4-Voice-9B's shapes, on meta tensors."""
+"""The calls whose kernels are compiled ahead of time, on meta tensors: the step at GLM-4-Voice-9B's shapes, the codecs' own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from innervoice_kernels import (  # fmt: skip
+from innervoice_kernels import (
     activation,
     attention,
     cursor,
@@ -25,8 +25,11 @@ from innervoice_kernels import (  # fmt: skip
     qkv,
     residual,
     rope,
+    rvq,
     sample_pick,
+    step,
     vq,
+    windowed,
 )
 from innervoice_kernels.backend import use
 
@@ -157,6 +160,21 @@ def end_of_step(rows: int, dtype: torch.dtype, invariant: bool) -> Call:
     return Call(f"{rows} rows", run)
 
 
+def ends(rows: int, dtype: torch.dtype) -> Call:
+    """What rows feed into a step, and what they keep of it."""
+    meta = torch.device("meta")
+    feed, inputs = step.Feed.allocate(rows, 512, meta), step.Inputs.allocate(rows, D, WIDTH // 4, dtype, meta)
+    made, ring = cursor.Rows.allocate(rows, 32, meta), step.Ring.allocate(64, rows, meta)
+    embedding, angles = empty(VOCABULARY, D, dtype=dtype), empty(8192, WIDTH // 4, dtype=dtype)
+
+    def run() -> None:
+        with use("triton"):
+            step.begin_step(feed, made.state, embedding, angles, angles, ints(4096, 16), inputs)
+            step.end_step(feed, made, ring)
+
+    return Call(f"{rows} rows", run)
+
+
 def cursors(rows: int) -> Call:
     """Cursors that take what was drawn elsewhere."""
     made = cursor.Rows.allocate(rows, 32, torch.device("meta"))
@@ -178,6 +196,32 @@ def draws(rows: int) -> Call:
     return Call(f"{rows} rows of logits", run)
 
 
+def residual_vq(dtype: torch.dtype) -> list[Call]:
+    """The quantisers of Mimi, EnCodec 24 kHz and DAC."""
+    made = []
+    for name, rows, sizes, codes, width, out in (
+        ("Mimi", 16, (1, 31), 2048, 256, 512), ("EnCodec", 75, (32,), 1024, 128, 0), ("DAC", 86, (1,) * 9, 1024, 8, 1024),
+    ):  # fmt: skip
+        num, table = sum(sizes), empty(sum(sizes), codes, width, dtype=dtype)
+        project, bias = (empty(len(sizes), out, width, dtype=dtype), empty(out, dtype=dtype)) if out else (None, None)
+        codebooks = rvq.Codebooks(table, sizes, project, bias if out == 1024 else None)
+        name = f"{name}, {str(dtype)[6:]}"
+        made.append(call(name, rvq.rvq_decode, empty(1, num, rows, dtype=torch.int64), codebooks))
+        if out != 1024:
+            made.append(call(name, rvq.rvq_encode, empty(1, rows, width, dtype=dtype), table))
+    return made
+
+
+def windows(rows: int, tokens: int, dtype: torch.dtype) -> list[Call]:
+    """Mimi's transformer: 8 heads of 64, a window of 250."""
+    x, ring = empty(rows, tokens, 8, 64, dtype=dtype), empty(rows, 2, 249 + tokens, 8, 64, dtype=dtype)
+    places, name = [empty(rows, dtype=torch.int64)] * 3, f"Mimi, {rows} rows of {tokens}"
+    return [
+        call(name, windowed.store_window, x, x, ring, *places),
+        call(name, windowed.window_attention, x, ring, *places, 250),
+    ]
+
+
 def voice(rows: int, dtype: torch.dtype) -> list[Call]:
     """Flow and vocoder over a chunk of 26 tokens, 179 frames, with a window of 887."""
     made, name = [], f"{rows} rows"
@@ -194,6 +238,8 @@ def voice(rows: int, dtype: torch.dtype) -> list[Call]:
 
 BF16, PAGE_SIZES = torch.bfloat16, (16, 32, 64, 128)
 CALLS: list[Call] = []
+for dtype in (BF16, torch.float32):
+    CALLS += [*residual_vq(dtype), *windows(16, 2, dtype), *windows(1, 16, dtype)]
 for rows in ROWS:
     CALLS += elementwise(rows, BF16)
     for page_size in PAGE_SIZES:
@@ -212,4 +258,5 @@ CALLS += [made for dtype in (torch.float16, torch.float32) for made in quantised
 CALLS += [made for dtype in (BF16, torch.float32) for made in voice(2, dtype)]
 CALLS += [draws(rows) for rows in (1, 32, 128, 256)]
 CALLS += [cursors(rows) for rows in (1, 128)]
+CALLS += [ends(rows, BF16) for rows in (1, 256)]
 CALLS += [call("vocabulary", philox.gumbel_noise, 1, 0, 0, empty(VOCABULARY, dtype=torch.int64))]

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from bench.record import Record, device_name, parser, report
 from bench.stream_records import run_records, timeline
+from bench.stream_sim import records as simulated
 
 from innervoice import Engine, Sampling, Schedule
 from innervoice.loadgen import Listened, Question, Run, bundled_questions, converse
@@ -126,7 +127,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made.add_argument("--reflection", type=int, default=60, help="the schedule's cap of a reflection, in tokens")
     made.add_argument("--replayed", type=int, default=None, help="sessions that are made again alone; default 4")
     made.add_argument("--threads", type=int, default=None, help="CPU threads")
+    made.add_argument(
+        "--simulate", default=None, nargs="?", const="all", metavar="PART", help="instead, listeners under a virtual clock"
+    )
     args = made.parse_args(arguments)
+    if args.simulate is not None:
+        report(simulated(quick=args.quick, part=args.simulate), args.json)
+        return
     args.sessions = args.sessions or ("2" if args.quick else "32")
     args.seconds = args.seconds or (3.0 if args.quick else 60.0)
     args.replayed = (1 if args.quick else 4) if args.replayed is None else args.replayed

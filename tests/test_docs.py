@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from codec_models import make_module, save
 from test_layers import ENGINE, RANKS, modules, unit
 from typer.testing import CliRunner
 
@@ -25,6 +26,7 @@ TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md
 README, ARCHITECTURE = TEXTS["README.md"], TEXTS["ARCHITECTURE.md"]
 FOLDERS = ("engine/innervoice", "kernels/innervoice_kernels", "csrc", "tests")
 ENDINGS = (".py", ".pyi", ".cpp", ".h", ".cu", ".cuh")
+COMMANDS = ("generate", "quantize", "simulate", "bench stream")  # whose options the command line's section may name
 RUN_COMMANDS = "import json, sys; from innervoice.cli import main; sys.exit(max(map(main, json.loads(sys.argv[1]))))"
 
 
@@ -83,6 +85,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_dir: Path, assets_dir:
     (made / "checkpoints").mkdir()
     (made / "checkpoints" / "glm-4-voice").symlink_to(tiny_dir)
     (made / "question.wav").symlink_to(assets_dir / "question.wav")
+    save(make_module("mimi"), made / "checkpoints" / "mimi")
     (made / "README.py").write_text(snippets(), encoding="utf-8")
     run(made, "README.py")
     return made
@@ -159,12 +162,12 @@ def test_commands_of_readme_run(folder: Path) -> None:
 
 def test_options_of_readme_exist() -> None:
     for words in commands():
-        command = words[:2] if words[0] == "bench" else words[:1]
+        command = words[: 2 if words[0] in ("bench", "codec") else 1]
         assert {word for word in words if word.startswith("--")} <= options_of(*command)
     told = set(re.findall(r"--[a-z][a-z-]+", section(README, "Command line")))
-    assert told - {"--debug"} <= options_of("generate") | options_of("quantize") | options_of("bench", "stream")
+    assert told - {"--debug"} <= set().union(*(options_of(*name.split()) for name in COMMANDS))
     assert options_of("generate") - {"--help"} <= told, "options that README does not name"
-    shown = [options_of("generate"), options_of("plan"), options_of("quantize"), options_of("bench", "stream")]
+    shown = [options_of("plan"), options_of("codec", "encode"), *(options_of(*name.split()) for name in COMMANDS)]
     assert set(re.findall(r"--[a-z][a-z-]+", README)) - {"--debug"} <= set().union(*shown)
 
 

@@ -36,9 +36,12 @@ RANKS = {
     "reply_log": 3,
     "telemetry": 3,
     "playback": 3,
+    "codec_commands": 3,
     "prometheus": 4,
     "runner": 4,
+    "stepper": 4,
     "voice": 4,
+    "simulator": 4,
     "stream": 4,
     "dialogue": 4,
     "heard": 4,
@@ -46,6 +49,7 @@ RANKS = {
     "running": 5,
     "isolation": 5,
     "listening": 5,
+    "decode_bench": 5,
     "intake": 6,
     "ledger": 6,
     "recording": 6,
@@ -66,10 +70,12 @@ RANKS = {
     "loadgen": 13,
     "cli_replay": 14,
     "cli_bench": 14,
+    "cli_simulate": 14,
+    "cli_decode": 14,
     "cli": 15,
     "__main__": 15,
 }
-WITHOUT_TORCH = ("types", "config", "errors", "schedule", "scheduler", "blocks", "playback", "metrics")
+WITHOUT_TORCH = ("types", "config", "errors", "schedule", "scheduler", "simulator", "blocks", "playback", "metrics")
 
 
 def modules(folder: Path) -> list[Path]:

@@ -1,5 +1,7 @@
 """innervoice: the inference engine for spoken language models that think while they speak."""
 
+from innervoice.codec.codec import Codec
+from innervoice.codec.codes import Codes
 from innervoice.engine import Engine
 from innervoice.errors import EngineDead, OutOfCapacity, RequestFailed
 from innervoice.plan import Plan
@@ -28,6 +30,8 @@ __version__ = "0.1.0"
 __all__ = [
     "Audio",
     "AudioChunk",
+    "Codec",
+    "Codes",
     "Done",
     "End",
     "Engine",

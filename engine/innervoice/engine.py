@@ -43,7 +43,8 @@ class Engine:
         self._loaded, self._plan, self._tracer = loaded, plan, tracer
         self._worker = Worker(loaded.core, telemetry=Telemetry(name), reader_timeout_s=reader_timeout_s)
         tokenizer = loaded.intake.speech_tokenizer
-        self._listener = None if tokenizer is None else Listener(tokenizer, loaded.intake.max_model_len, self._tell_dialogues)
+        listener = (loaded.intake.max_model_len, self._tell_dialogues, self._worker.telemetry.count)
+        self._listener = None if tokenizer is None else Listener(tokenizer, *listener)
 
     @classmethod
     def from_pretrained(
@@ -67,6 +68,7 @@ class Engine:
         streaming: str = "steady",
         vocoder_noise: bool = True,
         share_prefixes: bool = True,
+        backend: str = "auto",
         policy: str = "slack",
         max_waiting: int | None = None,
         preempt: str = "recompute",
@@ -88,6 +90,7 @@ class Engine:
         order). max_waiting: replies that may wait, more are refused. preempt: what a reply that gives its pages to others does
         when it gets some again: "recompute" or "swap". reader_timeout_s: a reply whose reader leaves a full queue unread so long
         ends with an error; until then it pauses. name: of this engine in metrics. warmup: see there; None: on a GPU.
+        backend: of the language model: "auto" is native code on a CPU where it covers the model, else "plain" PyTorch.
         Raises FileNotFoundError, ValueError, OutOfCapacity.
         """
         if threads is not None:
@@ -116,6 +119,8 @@ class Engine:
             streaming=streaming,
             vocoder_noise=vocoder_noise,
             share_prefixes=share_prefixes,
+            backend=backend,
+            threads=threads,
             policy=policy,
             max_waiting=max_waiting,
             preempt=preempt,

@@ -301,3 +301,53 @@ class ResidualUnit:
         inner_after: SupportsDLPack,
     ) -> None:
         """x, y [B, C, T], history [B, C, 2 h d], inner [B, C, 2 h] float32; n [B], bounds [B] each int64. Raises ValueError."""
+
+def product(x: SupportsDLPack, weight: Weight, out: SupportsDLPack, isa: str | None = None) -> None:
+    """out = x W^T for few rows, on the calling thread: x [M, K], out [M, N], float32 and contiguous.
+
+    Inputs of int8 and int4 weights are rounded to 16 bits, each row's largest magnitude at 32767; of bfloat16 weights, on
+    avx512, to bfloat16. Raises ValueError as gemm does.
+    """
+
+class Decoder:
+    """A decoder's step in one call: all layers by a team of threads. Weights are views of tensors, which are kept.
+
+    shape: num_heads, num_kv_heads, head_dim, norm_eps, rope_interleaved, inv_freq (a list), rotary_scale, rounds_to_bf16 (cosine
+    and sine), is_exact (quantised weights as float32 numbers, their inputs not rounded). layers: attention_norm, qkv, qkv_bias,
+    q_norm, k_norm, attention_out, ffn_norm, gate_up, down each: Weights, and float32 vectors or None. Raises ValueError for
+    shapes that do not fit each other, and for an isa that is not there.
+    """
+
+    def __init__(
+        self,
+        team: ThreadTeam,
+        shape: dict[str, object],
+        embedding: Weight,
+        layers: list[dict[str, object]],
+        final_norm: SupportsDLPack,
+        output: Weight,
+        isa: str | None = None,
+    ) -> None: ...
+    def step(
+        self,
+        *,
+        ids: SupportsDLPack,
+        positions: SupportsDLPack,
+        slots: SupportsDLPack,
+        page_table: SupportsDLPack,
+        query_start: SupportsDLPack,
+        context_len: SupportsDLPack,
+        k_pages: SupportsDLPack,
+        v_pages: SupportsDLPack,
+        key_tag: SupportsDLPack,
+        query_tag: SupportsDLPack | None,
+        log_weight: SupportsDLPack | None,
+        wanted: SupportsDLPack,
+        logits: SupportsDLPack,
+    ) -> None:
+        """Write the keys and values of T tokens of a ragged batch into the pages and `logits` [W, V] of the tokens `wanted` [W].
+
+        ids, positions, slots [T] int64, wanted int64, ascending; page_table [B, N], query_start [B + 1], context_len [B] int32;
+        pages [L, P, page_size, G, head_dim] float32 or bfloat16; the reflection weight's key_tag [P, page_size] and query_tag [T]
+        int32, log_weight [T] float32. Raises ValueError, with nothing written, for what does not fit or is not there.
+        """

@@ -1,13 +1,15 @@
-"""Which implementation of an op runs: the plain-torch reference, the Triton kernel, or the native code for CPUs.
+"""Which implementation of an op runs: the plain-torch reference, the Triton kernel, the native code for CPUs, or a library.
 
 The choice for an op is, first that holds: `with use(...)`; the environment's INNERVOICE_BACKEND; Triton for CUDA tensors where
 it can be imported and the GPU is new enough; native code for CPU tensors where the op has any; the reference.
 INNERVOICE_BACKEND=ref, or triton,paged_attention=ref for single ops. Where "native" is chosen for all, an op without native code
-runs its reference.
+runs its reference. paged_attention has two more, libraries that run where they are installed and asked for: flash_attn and
+flashinfer.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -23,6 +25,12 @@ REF = "ref"
 TRITON = "triton"
 NATIVE = "native"
 IMPLEMENTATIONS = (REF, TRITON, NATIVE)
+# The packages of libraries, and their modules, of which one is enough.
+LIBRARIES = {
+    "flash_attn": ("flash-attn", "flash_attn", "flash_attn_interface"),
+    "flashinfer": ("flashinfer-python", "flashinfer"),
+}
+_BY_LIBRARY = "paged_attention"  # the op that they have
 VARIABLE = "INNERVOICE_BACKEND"
 OLDEST = (8, 0)  # bfloat16 on the tensor cores and asynchronous copies
 
@@ -43,6 +51,8 @@ class _Choice:
             name = NATIVE if has_native and device.type == "cpu" else TRITON if _default_is_triton(device) else REF
         elif name == TRITON:
             _check_triton(op, device)
+        elif name in LIBRARIES:
+            _check_library(name, device)
         elif name == NATIVE:
             name = _checked_native(op, device, has_native)
         self.found[op, device.type] = name
@@ -90,6 +100,15 @@ def _check_triton(op: str, device: torch.device) -> None:
         )
 
 
+def _check_library(name: str, device: torch.device) -> None:
+    package, *modules = LIBRARIES[name]
+    if not any(importlib.util.find_spec(module) is not None for module in modules):
+        raise ValueError(f"{_BY_LIBRARY}: {name} was chosen, but is not installed: pip install {package}")
+    if device.type != "cuda":
+        raise ValueError(f"{_BY_LIBRARY}: {name} was chosen for tensors on {device.type}: it runs on cuda alone")
+    _log.info("%s on %s: %s", _BY_LIBRARY, device.type, name)
+
+
 def _parse(text: str) -> dict[str, str]:
     """The wishes in "triton,paged_attention=ref"."""
     wishes: dict[str, str] = {}
@@ -100,9 +119,10 @@ def _parse(text: str) -> dict[str, str]:
 
 
 def _checked(wishes: dict[str, str], where: str) -> dict[str, str]:
-    for name in wishes.values():
-        if name not in IMPLEMENTATIONS:
-            raise ValueError(f"{where}: there is no implementation {name!r}; there are {', '.join(IMPLEMENTATIONS)}")
+    for op, name in wishes.items():
+        known = (*IMPLEMENTATIONS, *LIBRARIES) if op == _BY_LIBRARY else IMPLEMENTATIONS
+        if name not in known:
+            raise ValueError(f"{where}: there is no implementation {name!r}; there are {', '.join(known)}")
     return wishes
 
 

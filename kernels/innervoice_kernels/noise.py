@@ -13,7 +13,7 @@ from torch import Tensor
 
 from innervoice_kernels.philox import LOW, philox_ref
 
-FLOW_STREAM, SOURCE_STREAM, PHASE_STREAM = 0, 1, 2
+FLOW_STREAM, SOURCE_STREAM, PHASE_STREAM, CODEC_STREAM = 0, 1, 2, 3
 
 
 def uniforms(seed: Tensor, stream: int, first: Tensor, second: Tensor) -> Tensor:

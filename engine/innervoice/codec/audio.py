@@ -1,4 +1,4 @@
-"""Sound in: files, file bytes, arrays and frames -> float32 samples of the first channel; another rate with soxr."""
+"""Sound in: files, file bytes, arrays and frames -> float32 samples, of the first channel or of all; another rate with soxr."""
 
 from __future__ import annotations
 
@@ -25,21 +25,31 @@ def read_audio(source: AudioIn) -> tuple[Samples, int]:
     to [-1, 1).
     Raises FileNotFoundError, or ValueError for what holds no usable sound.
     """
+    samples, rate, where = _read(source, 1)
+    check_samples(samples[:, 0], rate, where)
+    return samples[:, 0], int(rate)
+
+
+def read_channels(source: AudioIn) -> tuple[Samples, int]:
+    """All channels as float32 [T, C], and the rate in Hz; otherwise as `read_audio`."""
+    samples, rate, where = _read(source, None)
+    for channel in samples.T:
+        check_samples(channel, rate, where)
+    return samples, int(rate)
+
+
+def _read(source: AudioIn, most: int | None) -> tuple[Samples, int, str]:
+    """The first channels [T, C] (None: all), the rate as it is told, and what to call the source."""
     if isinstance(source, tuple):
         if len(source) != 2:
             raise ValueError(f"audio is a tuple of {len(source)} items, expected (samples, rate)")
-        samples, rate = _first_channel(source[0]), source[1]
-        where = "audio"
-    elif isinstance(source, bytes):
-        where = "audio bytes"
-        samples, rate = _decode(source, where)
-    elif isinstance(source, (str, os.PathLike)):
+        return _channels(source[0], most), source[1], "audio"
+    if isinstance(source, bytes):
+        return *_decode(source, "audio bytes", most), "audio bytes"
+    if isinstance(source, (str, os.PathLike)):
         where = os.fspath(source)
-        samples, rate = _decode(_file_bytes(Path(source)), where)
-    else:
-        raise ValueError(f"audio is of type {type(source).__name__}, expected a path, the bytes of a file, or (samples, rate)")
-    check_samples(samples, rate, where)
-    return samples, int(rate)
+        return *_decode(_file_bytes(Path(source)), where, most), where
+    raise ValueError(f"audio is of type {type(source).__name__}, expected a path, the bytes of a file, or (samples, rate)")
 
 
 def check_samples(samples: Samples, rate: int, where: str = "audio") -> None:
@@ -66,7 +76,7 @@ def read_frame(pcm: np.ndarray | bytes, rate: int) -> Samples:
         if num_bytes % 2:
             raise ValueError(f"frame: {num_bytes} bytes are no whole number of int16 samples: send 2 bytes a sample")
         pcm = np.frombuffer(pcm, dtype="<i2")
-    samples = _first_channel(pcm)
+    samples = _channels(pcm, 1)[:, 0]
     check_samples(samples, rate, "frame")
     return samples
 
@@ -107,17 +117,17 @@ def _fit(samples: Samples, num: int) -> Samples:
     return np.pad(samples[:num], (0, max(0, num - len(samples))))
 
 
-def _first_channel(array: Any) -> Samples:
+def _channels(array: Any, most: int | None) -> Samples:
     if not isinstance(array, np.ndarray):
         raise ValueError(f"audio samples are of type {type(array).__name__}, expected a numpy array [T] or [T, C]")
     if array.ndim not in (1, 2) or (array.ndim == 2 and array.shape[1] == 0):
         raise ValueError(f"audio samples have shape {list(array.shape)}, expected [T] or [T, C] (time first)")
-    channel = array if array.ndim == 1 else array[:, 0]
+    channels = (array[:, None] if array.ndim == 1 else array)[:, :most]
     if array.dtype.kind == "f":
         with np.errstate(over="ignore"):  # an infinity is refused later, with its place
-            return channel.astype(np.float32)
+            return channels.astype(np.float32)
     if array.dtype.name in _FULL_SCALE:
-        return (channel / _FULL_SCALE[array.dtype.name]).astype(np.float32)
+        return (channels / _FULL_SCALE[array.dtype.name]).astype(np.float32)
     raise ValueError(f"audio samples are {array.dtype}, expected floating point in [-1, 1], int16 or int32")
 
 
@@ -132,20 +142,20 @@ def _file_bytes(path: Path) -> bytes:
         raise ValueError(f"{str(path)!r} cannot be read ({error}): name an audio file") from None
 
 
-def _decode(data: bytes, where: str) -> tuple[Samples, int]:
+def _decode(data: bytes, where: str, most: int | None) -> tuple[Samples, int]:
     if not data:
         raise ValueError(f"{where}: the file is empty (0 bytes): record or choose some sound")
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
-            return _read_first_channel(file), file.samplerate
+            return _read_blocks(file, most), file.samplerate
     except (soundfile.SoundFileError, RuntimeError) as error:
         why = getattr(error, "error_string", str(error))  # without the prefix that holds a memory address
         raise ValueError(f"{where}: no audio that can be read ({why}): use a WAV, FLAC, OGG or MP3 file") from None
 
 
-def _read_first_channel(file: soundfile.SoundFile) -> Samples:
+def _read_blocks(file: soundfile.SoundFile, most: int | None) -> Samples:
     """Block by block (other channels are not kept) until nothing comes: a damaged file may hold less than it says."""
-    blocks = [np.zeros(0, np.float32)]
+    blocks = [np.zeros((0, min(file.channels, most or file.channels)), np.float32)]
     while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
-        blocks.append(block[:, 0].copy())
+        blocks.append(block[:, :most].copy())
     return np.concatenate(blocks)

@@ -9,48 +9,60 @@ from torch import Tensor
 
 
 class Slots:
-    """State by name, [num_slots, ...] each. A call takes the rows it needs and puts them back: other slots are not touched."""
+    """State by name, [num_slots, ...] each. A call takes the rows it needs and puts them back: other slots are not touched.
 
-    def __init__(self, row: Mapping[str, Tensor], num_slots: int) -> None:
+    kept: tensors [num_slots, ...] that are too large to be taken, such as keys and values: a call is given them whole, with the
+    slots, and writes in place.
+    """
+
+    def __init__(self, row: Mapping[str, Tensor], num_slots: int, kept: Mapping[str, Tensor] | None = None) -> None:
         self._tensors = {name: value.new_zeros(num_slots, *value.shape[1:]) for name, value in row.items()}
+        self.kept = dict(kept or {})
+        assert all(len(value) == num_slots for value in self.kept.values()) and not self.kept.keys() & self._tensors.keys()
 
     @property
     def num_bytes(self) -> int:
         """Bytes of one slot."""
-        return sum(value[:1].nbytes for value in self._tensors.values())
+        return sum(value[:1].nbytes for value in self._all().values())
 
     def take(self, slots: Sequence[int]) -> dict[str, Tensor]:
         """The state of these slots, in this order, [B, ...] each."""
-        return {name: value[self._index(slots)] for name, value in self._tensors.items()}
+        index = self.index(slots)
+        return {name: value[index] for name, value in self._tensors.items()}
 
     def put(self, slots: Sequence[int], state: Mapping[str, Tensor]) -> None:
         """Write rows back. Every name must be there: a state is written whole."""
         assert state.keys() == self._tensors.keys(), "a state is written whole"
+        index = self.index(slots)
         for name, value in self._tensors.items():
-            value[self._index(slots)] = state[name]
+            value[index] = state[name]
 
     def reset(self, slot: int) -> None:
         """Back to zeros, the state before the first chunk."""
-        for value in self._tensors.values():
+        for value in self._all().values():
             value[slot] = 0
 
     def copy(self, slot: int, target: int) -> None:
         """Make the target's state that of the slot."""
-        for value in self._tensors.values():
+        for value in self._all().values():
             value[target] = value[slot]
 
     def export(self, slot: int) -> dict[str, Tensor]:
         """A slot's state, copied to the CPU."""
-        return {name: value[slot].to("cpu", copy=True) for name, value in self._tensors.items()}
+        return {name: value[slot].to("cpu", copy=True) for name, value in self._all().items()}
 
     def restore(self, slot: int, state: Mapping[str, Tensor]) -> None:
         """Write what `export` gave. Raises ValueError when it is of another decoder; then nothing is written."""
-        for name, value in self._tensors.items():
+        for name, value in self._all().items():
             found = state.get(name)
             if found is None or (found.shape, found.dtype) != (value.shape[1:], value.dtype):
                 raise ValueError(f"the state's {name!r} is not of this decoder: restore it where it was exported")
-        for name, value in self._tensors.items():
+        for name, value in self._all().items():
             value[slot] = state[name].to(value.device)
 
-    def _index(self, slots: Sequence[int]) -> Tensor:
+    def index(self, slots: Sequence[int]) -> Tensor:
+        """The slots as a tensor [B], beside the state."""
         return torch.tensor(slots, device=next(iter(self._tensors.values())).device)
+
+    def _all(self) -> dict[str, Tensor]:
+        return self._tensors | self.kept

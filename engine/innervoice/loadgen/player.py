@@ -8,7 +8,7 @@ import asyncio
 class Player:
     """Begins with the first sound, unbuffered, and waits for what is missing. One event loop; times are the loop's.
 
-    num_starved: how often there was nothing to play before the end; starved_s: for how long in all.
+    num_starved: how often there was nothing to play before more sound came; starved_s: for how long in all.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
@@ -27,6 +27,7 @@ class Player:
         now = self._loop.time()
         if self._is_starving:
             assert self._dry_s is not None, "it has begun"
+            self.num_starved += 1
             self.starved_s += now - self._dry_s
             self._is_starving = False
             self._dry_s = now
@@ -50,4 +51,3 @@ class Player:
             self._played.set()
         else:
             self._is_starving = True
-            self.num_starved += 1

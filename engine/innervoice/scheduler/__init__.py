@@ -2,8 +2,9 @@
 
 from innervoice.scheduler.costs import LearnedCosts
 from innervoice.scheduler.jobs import Jobs, Phase, Places
-from innervoice.scheduler.plan import StepPlan, VoicePlan, plan_step, plan_voice
+from innervoice.scheduler.plan import StepPlan, plan_step
 from innervoice.scheduler.settings import Policy, SchedulerSettings
+from innervoice.scheduler.voice import VoicePlan, plan_voice
 
 __all__ = [
     "Jobs",

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Places = NDArray[np.int64]
+NOBODY: Places = np.zeros(0, np.int64)
 
 
 class Phase(IntEnum):

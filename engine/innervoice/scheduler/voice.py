@@ -1,0 +1,61 @@
+"""Whose sound the codec makes now."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from innervoice.scheduler.costs import LearnedCosts
+from innervoice.scheduler.jobs import NOBODY, Jobs, Phase, Places
+from innervoice.scheduler.settings import SchedulerSettings
+
+_WAITING = int(Phase.WAITING)
+
+
+@dataclass(frozen=True)
+class VoicePlan:
+    """The replies whose next chunk the codec makes now, and, when there are none, when to ask again."""
+
+    places: Places = field(default_factory=NOBODY.copy)
+    wake_s: float = math.inf
+
+
+def plan_voice(jobs: Jobs, costs: LearnedCosts, settings: SchedulerSettings, now: float, *, idle: bool) -> VoicePlan:
+    """The codec's next call. idle: the language model has nothing to do.
+
+    First sound and sound that runs out are made at once. Other chunks wait while a first sound is in the making, and until there
+    are so many that a call's own cost no longer counts; they come along with others as long as they cost next to nothing.
+    """
+    places = jobs.places
+    ready = places[jobs.chunks_ready[places] > 0]
+    if settings.policy != "slack" or not len(ready):
+        return VoicePlan(ready)
+    live, sounding = jobs.is_live[ready], jobs.has_sound[ready]
+    num = len(ready)
+    voice_s, step_s = costs.voice.estimate(num), costs.decode.estimate(len(places)) * costs.stretch
+    latest_s = np.where(live & sounding, jobs.sound_end_s[ready], math.inf)
+    latest_s -= voice_s + step_s + settings.margin_s + settings.horizon_s
+    latest_s[live & ~sounding] = -math.inf
+    due = (latest_s <= now) | (now - jobs.served_s[ready] > settings.starve_s)
+    num_due = int(np.count_nonzero(due))
+    order = np.lexsort((latest_s, ~due))
+    if idle or (_pays(costs, num, settings) and not _first_is_near(jobs, places)):
+        size = num if idle else max(num_due, costs.voice.most_within(max(step_s, costs.voice.estimate(num_due)), num), 1)
+    elif num_due:
+        size = max(num_due, costs.voice.most_within(costs.voice.estimate(num_due) * (1 + settings.plateau), num))
+    else:
+        return VoicePlan(NOBODY, float(np.min(latest_s)))
+    return VoicePlan(ready[order][:size])
+
+
+def _first_is_near(jobs: Jobs, places: Places) -> bool:
+    """Whether a listener waits for the first sound of a reply that has its row."""
+    waits = jobs.is_live[places] & ~jobs.has_sound[places] & (jobs.phase[places] != _WAITING) & ~jobs.is_listening[places]
+    return bool(waits.any())
+
+
+def _pays(costs: LearnedCosts, num: int, settings: SchedulerSettings) -> bool:
+    """Whether waiting for more chunks saves little: a call of twice as many costs nearly twice as much."""
+    return costs.voice.estimate(2 * num) >= 2 * costs.voice.estimate(num) * (1 - settings.batching_share)
