@@ -205,7 +205,8 @@ class Weight:
     """A matrix [N, K] for the CPU kernels, as it lies in the tensors, which are kept and not copied.
 
     data float32 or bfloat16 [N, K]; or int8 [N, K] with scale float32 [N]; or uint8 [N, ceil(columns / 2)] of two codes, the
-    even k in the low four bits, with scale and perhaps minimum float16 [N, ceil(columns / group)]. Raises ValueError for anything else.
+    even k in the low four bits, with scale and perhaps minimum float16 [N, ceil(columns / group)]. Raises ValueError for
+    anything else.
     """
 
     def __init__(

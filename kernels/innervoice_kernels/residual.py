@@ -47,8 +47,8 @@ class ResidualWeights:
         """Weights [k, C, C] of both convolutions with their biases, as the Triton kernel reads them."""
         first, second = (weight.permute(2, 0, 1).contiguous() for weight in (self.first, self.second))
         none = torch.zeros_like(self.alpha)
-        biases = (none if bias is None else bias for bias in (self.first_bias, self.second_bias))
-        return first, second, *biases
+        first_bias, second_bias = (none if bias is None else bias for bias in (self.first_bias, self.second_bias))
+        return first, second, first_bias, second_bias
 
     @cached_property
     def native(self) -> _C.ResidualUnit:
@@ -126,9 +126,9 @@ def _stream_residual_triton(
 def _stream_residual_native(
     x: Tensor, history: Tensor, inner: Tensor, n: Tensor, weights: ResidualWeights, bounds: Bounds | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    given = tuple(floats(part) for part in (x, history, inner))
-    y, history_after, inner_after = (torch.empty_like(part) for part in given)
-    weights.native(team(), *given, n, bounds, y, history_after, inner_after)
+    wave, before, middle = (floats(part) for part in (x, history, inner))
+    y, history_after, inner_after = (torch.empty_like(part) for part in (wave, before, middle))
+    weights.native(team(), wave, before, middle, n, bounds, y, history_after, inner_after)
     return y.to(x.dtype), history_after.to(x.dtype), inner_after.to(x.dtype)
 
 
