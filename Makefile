@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= demo-out
+RESULTS ?= bench/results
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
@@ -11,7 +12,7 @@ CXX_FILES := $(filter %.h %.cpp %.cu %.cuh,$(NATIVE))
 # pytest's answer when it finds nothing to run; true of the kind that is asked for, not a failure.
 NO_TESTS := 5
 
-.PHONY: demo test slow kernels lint format bench gpu clean
+.PHONY: demo test slow kernels lint format bench gpu gpu-install gpu-tests gpu-kernels gpu-decode gpu-report clean
 
 demo: $(INSTALLED)
 	@mkdir -p $(OUT)
@@ -46,9 +47,25 @@ bench: $(INSTALLED)
 	$(BIN)/python -m pytest bench --benchmark-only || { code=$$?; [ $$code -eq $(NO_TESTS) ] && echo "bench/ holds no benchmarks yet"; }
 
 # Beside the torch that the machine has: nothing else is installed or changed. Needs setuptools, pybind11, cmake and pytest there.
-gpu:
+# Every part runs, whatever the one before it said; each may be run alone, and has a limit of its own so that all end in ten minutes.
+gpu: gpu-install
+	@failed=; for part in gpu-tests gpu-kernels gpu-decode gpu-report; do $(MAKE) $$part || failed="$$failed $$part"; done; \
+	[ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
+
+gpu-install:
 	$(PYTHON) -m pip install --no-build-isolation --no-deps .
-	$(PYTHON) -m pytest -o pythonpath=tests -m gpu $(wildcard tests bench) || { code=$$?; [ $$code -eq $(NO_TESTS) ] && echo "there are no gpu tests yet"; }
+
+gpu-tests:
+	timeout 240 $(PYTHON) -m pytest -o pythonpath=tests -m gpu tests
+
+gpu-kernels:
+	timeout 120 $(PYTHON) -m bench.kernels --device cuda --json $(RESULTS)/kernels.json
+
+gpu-decode:
+	timeout 200 $(PYTHON) -m bench.decode --device cuda --json $(RESULTS)/decode.json
+
+gpu-report:
+	$(PYTHON) -m bench.report --results $(RESULTS)
 
 clean:
 	rm -rf build dist *.egg-info demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from innervoice_kernels import (  # fmt: skip
+from innervoice_kernels import (
     activation,
     attention,
     cursor,
+    groupnorm,
     head,
     kvstore,
     kvstore_fp8,
@@ -22,9 +23,12 @@ from innervoice_kernels import (  # fmt: skip
     norm,
     philox,
     qkv,
+    residual,
     rope,
     rvq,
     sample_pick,
+    step,
+    vq,
     windowed,
 )
 from innervoice_kernels.backend import use
@@ -156,6 +160,21 @@ def end_of_step(rows: int, dtype: torch.dtype, invariant: bool) -> Call:
     return Call(f"{rows} rows", run)
 
 
+def ends(rows: int, dtype: torch.dtype) -> Call:
+    """What rows feed into a step, and what they keep of it."""
+    meta = torch.device("meta")
+    feed, inputs = step.Feed.allocate(rows, 512, meta), step.Inputs.allocate(rows, D, WIDTH // 4, dtype, meta)
+    made, ring = cursor.Rows.allocate(rows, 32, meta), step.Ring.allocate(64, rows, meta)
+    embedding, angles = empty(VOCABULARY, D, dtype=dtype), empty(8192, WIDTH // 4, dtype=dtype)
+
+    def run() -> None:
+        with use("triton"):
+            step.begin_step(feed, made.state, embedding, angles, angles, ints(4096, 16), inputs)
+            step.end_step(feed, made, ring)
+
+    return Call(f"{rows} rows", run)
+
+
 def cursors(rows: int) -> Call:
     """Cursors that take what was drawn elsewhere."""
     made = cursor.Rows.allocate(rows, 32, torch.device("meta"))
@@ -203,6 +222,24 @@ def windows(rows: int, tokens: int, dtype: torch.dtype) -> list[Call]:
     ]
 
 
+def voice(rows: int, dtype: torch.dtype) -> list[Call]:
+    """Flow and vocoder over a chunk of 26 tokens, 179 frames, with a window of 887."""
+    made, name = [], f"{rows} rows"
+    for channels, groups, frames in ((256, 8, 887), (80, 1, 887)):
+        x, norm_of = empty(rows, channels, frames, dtype=dtype), [empty(channels, dtype=dtype) for _ in range(2)]
+        made.append(call(f"{name} of {channels}", groupnorm.group_norm_mish, x, ints(rows).long(), *norm_of, groups))
+    for channels, steps, taps, dilation in ((256, 8 * 179, 7, 3), (128, 64 * 179, 11, 5), (128, 64 * 179, 3, 1)):
+        x, vector = empty(rows, channels, steps, dtype=dtype), empty(channels, dtype=dtype)
+        past, inner = (empty(rows, channels, (taps - 1) * d, dtype=dtype) for d in (dilation, 1))
+        w = empty(channels, channels, taps, dtype=dtype)
+        weights = residual.ResidualWeights(vector, w, vector, vector, w, vector, dilation)
+        n, shape = ints(rows).long(), f"{name} of {channels}, {taps} taps"
+        made.append(call(shape, residual.stream_residual, x, past, inner, n, weights, (n, n)))
+        made.append(call(f"{shape}, inside", residual.stream_residual, x, past, inner, n, weights, None))
+    codes, vectors = empty(16384, 1280, dtype=dtype), empty(rows * 25, 1280, dtype=dtype)
+    return [*made, call(f"{rows * 25} vectors", vq.nearest_code, vectors, codes)]
+
+
 BF16, PAGE_SIZES = torch.bfloat16, (16, 32, 64, 128)
 CALLS: list[Call] = []
 for dtype in (BF16, torch.float32):
@@ -222,6 +259,8 @@ for label in ("qkv", "down"):
     CALLS += quantised(1, BF16, label, "int8", "fp8", "int4 32", "int4 128", "symmetric 32")
 CALLS += quantised(64, BF16, "qkv", "int8", "fp8", "int4 32")
 CALLS += [made for dtype in (torch.float16, torch.float32) for made in quantised(16, dtype, "qkv", "int8", "int4 64")]
+CALLS += [made for dtype in (BF16, torch.float32) for made in voice(2, dtype)]
 CALLS += [draws(rows) for rows in (1, 32, 128, 256)]
 CALLS += [cursors(rows) for rows in (1, 128)]
+CALLS += [ends(rows, BF16) for rows in (1, 256)]
 CALLS += [call("vocabulary", philox.gumbel_noise, 1, 0, 0, empty(VOCABULARY, dtype=torch.int64))]

@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from functools import cache
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from benches import BENCH, bench
 
 from innervoice_kernels.jit import HAS_TRITON, INTERPRETED
 
-BENCH = Path(__file__).resolve().parent.parent / "bench"
-QUICK = {"rms_norm", "silu_mul", "store_kv", "summary", "prepare"}  # compiled in a few seconds together
+QUICK = {"rms_norm", "silu_mul", "store_kv", "summary", "prepare", "begin", "end"}  # compiled in a few seconds together
 compiles = pytest.mark.skipif(not HAS_TRITON or INTERPRETED, reason="needs Triton, not interpreted")
 
 REGISTERS, SHARED_BYTES = 16, 2048  # by which a record may differ from the table's: another ptxas
-
-
-@cache
-def bench(name: str) -> ModuleType:
-    """A module of bench/, which is not a package of the project and not on its path."""
-    full = f"bench.{name}"
-    if full not in sys.modules:
-        spec = importlib.util.spec_from_file_location(full, BENCH / f"{name}.py")
-        assert spec is not None and spec.loader is not None
-        sys.modules[full] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[full])
-    return sys.modules[full]
 
 
 def table() -> list[dict[str, Any]]:
@@ -43,7 +26,6 @@ def key(record: dict[str, Any]) -> str:
 
 def hold(names: set[str] | None) -> None:
     aot, known = bench("aot"), {key(record): record for record in table()}
-    bench("aot_shapes")
     seen = set()
     for name, shape, launch in aot.launches_of_all():
         expected = known.get(key({"name": name, "shape": shape, "config": aot.describe(launch)}))

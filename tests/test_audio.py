@@ -154,6 +154,7 @@ GOOD = STEREO[:, 0]
         (3, "of type int, expected"),
         ("a\0b", "cannot be read"),
     ],
+    ids=lambda value: value if isinstance(value, str) and value.isprintable() else type(value).__name__,  # files hold a date
 )
 def test_bad_sound_is_refused_in_one_sentence(source: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scripted_core import CODES_PER_S, Told, World, program
 
+from innervoice.calibration import calibrate
 from innervoice.errors import OutOfCapacity
 from innervoice.playback import Playback
 from innervoice.schedule import UNLIMITED, Schedule, Segment
@@ -166,3 +167,18 @@ def test_what_a_user_says_is_fed_while_it_is_said() -> None:
     dialogues.listen("s", TEXT)
     dialogues.listen("s", ())
     assert len(dialogues.known("s").row.ids) == len(prompt) + 1 and not world.core.has_work
+
+
+def test_a_calibration_tells_what_steps_cost_and_leaves_nothing() -> None:
+    world = World(max_rows=8)
+    ticks = iter(range(10**6))
+    seconds = calibrate(world.core, lambda: 0.001 * next(ticks), budget_s=1.0)
+    costs = world.core.costs
+    assert sorted(costs.decode.points) == sorted(costs.voice.points) == [1, 2, 4, 8] and seconds > 0
+    world.core.check_integrity()
+    assert world.pool.num_available == world.pool.num_pages and world.voice.num_open == 0
+    with pytest.raises(ValueError, match="batch size is 9"):
+        calibrate(world.core, lambda: 0.0, [9])
+    world.submit("r", TEXT, SPEAKS)
+    with pytest.raises(ValueError, match="replies are running"):
+        calibrate(world.core, lambda: 0.0)

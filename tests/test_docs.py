@@ -26,6 +26,7 @@ TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md
 README, ARCHITECTURE = TEXTS["README.md"], TEXTS["ARCHITECTURE.md"]
 FOLDERS = ("engine/innervoice", "kernels/innervoice_kernels", "csrc", "tests")
 ENDINGS = (".py", ".pyi", ".cpp", ".h", ".cu", ".cuh")
+COMMANDS = ("generate", "quantize", "simulate", "bench stream")  # whose options the command line's section may name
 RUN_COMMANDS = "import json, sys; from innervoice.cli import main; sys.exit(max(map(main, json.loads(sys.argv[1]))))"
 
 
@@ -161,13 +162,13 @@ def test_commands_of_readme_run(folder: Path) -> None:
 
 def test_options_of_readme_exist() -> None:
     for words in commands():
-        command = words[: 2 if words[0] == "codec" else 1]
+        command = words[: 2 if words[0] in ("bench", "codec") else 1]
         assert {word for word in words if word.startswith("--")} <= options_of(*command)
     told = set(re.findall(r"--[a-z][a-z-]+", section(README, "Command line")))
-    assert told - {"--debug"} <= options_of("generate") | options_of("quantize")
+    assert told - {"--debug"} <= set().union(*(options_of(*name.split()) for name in COMMANDS))
     assert options_of("generate") - {"--help"} <= told, "options that README does not name"
-    every = options_of("generate") | options_of("plan") | options_of("quantize") | options_of("codec", "encode")
-    assert set(re.findall(r"--[a-z][a-z-]+", README)) - {"--debug"} <= every
+    shown = [options_of("plan"), options_of("codec", "encode"), *(options_of(*name.split()) for name in COMMANDS)]
+    assert set(re.findall(r"--[a-z][a-z-]+", README)) - {"--debug"} <= set().union(*shown)
 
 
 def test_presets_of_readme_are_all_presets() -> None:

@@ -49,7 +49,7 @@ def expected(data_dir: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def engine(tiny_dir: Path) -> Iterator[Engine]:
-    with Engine.from_pretrained(tiny_dir, device="cpu", vocoder_noise=False) as made:
+    with Engine.from_pretrained(tiny_dir, device="cpu", streaming="offline", vocoder_noise=False) as made:
         yield made
 
 

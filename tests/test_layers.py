@@ -34,9 +34,14 @@ RANKS = {
     "scheduler": 3,
     "plan": 3,
     "reply_log": 3,
+    "telemetry": 3,
     "playback": 3,
+    "codec_commands": 3,
+    "prometheus": 4,
     "runner": 4,
+    "stepper": 4,
     "voice": 4,
+    "simulator": 4,
     "stream": 4,
     "dialogue": 4,
     "heard": 4,
@@ -44,6 +49,7 @@ RANKS = {
     "running": 5,
     "isolation": 5,
     "listening": 5,
+    "decode_bench": 5,
     "intake": 6,
     "ledger": 6,
     "recording": 6,
@@ -52,6 +58,7 @@ RANKS = {
     "core": 9,
     "loader": 10,
     "worker": 10,
+    "calibration": 10,
     "session": 11,
     "engine": 12,
     "eventlog": 12,
@@ -60,12 +67,15 @@ RANKS = {
     "display": 13,
     "environment": 13,
     "replay": 13,
-    "codec_commands": 13,
+    "loadgen": 13,
     "cli_replay": 14,
+    "cli_bench": 14,
+    "cli_simulate": 14,
+    "cli_decode": 14,
     "cli": 15,
     "__main__": 15,
 }
-WITHOUT_TORCH = ("types", "config", "errors", "schedule", "scheduler", "blocks", "playback", "metrics")
+WITHOUT_TORCH = ("types", "config", "errors", "schedule", "scheduler", "simulator", "blocks", "playback", "metrics")
 
 
 def modules(folder: Path) -> list[Path]:

@@ -120,7 +120,8 @@ def test_any_frames_give_the_codes_of_the_whole(
     levels: tuple[float, ...],
 ) -> None:  # fmt: skip
     core = Told()
-    listener = Listener(short, 4096, core.call)
+    counts: dict[str, int] = {}
+    listener = Listener(short, 4096, core.call, lambda what, number: counts.update({what: counts.get(what, 0) + number}))
     wave = noise(seed, max(1, int(seconds * rate)), *levels)
     wave = (wave * 32767).clip(-32768, 32767).astype(np.int16) if is_int else wave
     wave = np.stack([wave, wave[::-1]], 1) if is_stereo else wave
@@ -131,7 +132,11 @@ def test_any_frames_give_the_codes_of_the_whole(
     assert codes == short.encode(*read_audio((wave, rate)))
     assert all(told[:1] == [-1] and len(told) - 1 <= len(codes) for told in core.ids.get("a", []))
     assert listener.listened == utterance.listened
-    assert utterance.listened.encoded_tokens - utterance.listened.recomputed_tokens == len(codes)
+    cost = utterance.listened
+    assert cost.encoded_tokens - cost.recomputed_tokens == len(codes)
+    ahead = cost.encoded_tokens - cost.late_tokens
+    told = {"encoded_ahead": ahead, "encoded_late": cost.late_tokens, "encoded_again": cost.recomputed_tokens}
+    assert counts == {what: number for what, number in told.items() if number}
     listener.close()
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from innervoice.metrics import (
@@ -57,6 +57,7 @@ def played(audio: tuple[tuple[float, int], ...]) -> tuple[int, int]:
     return dry, silent
 
 
+@settings(deadline=None)
 @given(chunks)
 def test_stalls_are_those_of_a_player(audio: tuple[tuple[float, int], ...]) -> None:
     found = find_underruns(audio, RATE)
@@ -65,6 +66,7 @@ def test_stalls_are_those_of_a_player(audio: tuple[tuple[float, int], ...]) -> N
     assert found.max_s == pytest.approx(silent / 1000, abs=1e-9)
 
 
+@settings(deadline=None)
 @given(chunks)
 def test_lateness_by_its_definition(audio: tuple[tuple[float, int], ...]) -> None:
     found = find_underruns(audio, RATE)
@@ -76,6 +78,7 @@ def test_lateness_by_its_definition(audio: tuple[tuple[float, int], ...]) -> Non
     assert found.is_measured == (len(real) > 1)
 
 
+@settings(deadline=None)
 @given(chunks, st.floats(0, 10))
 def test_a_later_start_of_the_clock_changes_nothing(audio: tuple[tuple[float, int], ...], shift: float) -> None:
     here, there = find_underruns(audio, RATE), find_underruns([(t + shift, n) for t, n in audio], RATE)
@@ -128,6 +131,7 @@ def test_nothing_is_measured_of_nothing() -> None:
     assert run.audio_ttfp_ms == Distribution(0)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(chunks, tokens), max_size=6))
 def test_a_run_is_its_requests(made: list[tuple[tuple[tuple[float, int], ...], tuple[tuple[float, str], ...]]]) -> None:
     logs = [log(*audio, tokens=words) for audio, words in made]
@@ -147,6 +151,7 @@ def test_a_run_is_its_requests(made: list[tuple[tuple[tuple[float, int], ...], t
     assert pickle.loads(pickle.dumps(run)) == run
 
 
+@settings(deadline=None)
 @given(chunks, tokens)
 def test_a_log_survives_json_and_pickle(audio: tuple[tuple[float, int], ...], words: tuple[tuple[float, str], ...]) -> None:
     one = log(*audio, tokens=words, request_id="r", finished_s=4.0)
@@ -198,6 +203,7 @@ def test_leading_silence_is_found_to_a_frame() -> None:
     assert leading_silence_s(np.zeros(0, np.float32), 10_000) == 0.0
 
 
+@settings(deadline=None)
 @given(st.integers(0, 999), st.floats(0.01, 1.0))
 def test_silence_ends_within_a_frame_of_the_first_sound(silent: int, level: float) -> None:
     tone = np.full(1000, level, np.float32)

@@ -18,6 +18,7 @@ from innervoice import Engine, Sampling, Text, cli
 from innervoice.checkpoint import CheckpointPaths, locate
 from innervoice.config.files import read_json
 from innervoice.config.quantization import KEY, Quantization, read_quantization
+from innervoice.model import quant
 from innervoice.model.families import llama
 from innervoice.model.quant import (
     Fp8Weight,
@@ -112,6 +113,15 @@ def test_rows_may_be_cut_joined_and_looked_up(to: Quantization) -> None:
     mixed = joined([made, w], torch.float32)
     assert isinstance(mixed, Tensor)
     assert torch.equal(mixed, torch.cat([made.dequantize(), w]))
+
+
+def test_a_large_weight_is_quantised_by_blocks_of_rows_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    w = normal(23, 70)
+    whole = [quantize(w, to) for to in FORMATS]
+    monkeypatch.setattr(quant, "_BLOCK_NUMBERS", 300)
+    for to, right in zip(FORMATS, whole, strict=True):
+        for a, b in zip(tensors_of(quantize(w, to)).values(), tensors_of(right).values(), strict=True):
+            assert torch.equal(a.float(), b.float())
 
 
 @every_format
@@ -272,6 +282,12 @@ def test_a_cache_of_fp8_changes_logits_little_and_takes_half_the_bytes(small: Pa
     assert plans[1].kv_bytes_per_session == plans[0].kv_bytes_per_session // 2 + scales * 8
     held = eight.kv
     before = [x.clone().float() for x in (held.k, held.v, held.k_scale, held.v_scale) if x is not None]
+    pages = torch.tensor([0, 1, 2])
+    taken = held.take(pages)
+    for part in (held.k, held.v, held.k_scale, held.v_scale):
+        assert part is not None
+        part[:, :3] = 0
+    held.put(pages, taken, 0)
     held.copy_page(0, 3)
     for old, new in zip(before, (held.k, held.v, held.k_scale, held.v_scale), strict=True):
         assert new is not None

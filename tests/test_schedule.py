@@ -276,3 +276,5 @@ def test_replay_checks_its_arguments() -> None:
         replay(schedule, VOCAB, np.zeros((2, 34)), 3)
     with pytest.raises(ValueError, match="max_new_tokens is 0"):
         replay(schedule, VOCAB, np.zeros((2, 34)), 0)
+    with pytest.raises(ValueError, match="kernel is 'cuda': use host or triton"):
+        replay(schedule, VOCAB, np.zeros((2, 34)), 3, kernel="cuda")

@@ -82,7 +82,9 @@ def test_ids_are_the_same_with_sharing_on_and_off_alone_and_in_a_crowd(engine: E
             return [ask(session, start + turn).ids for turn in range(3)]
 
     alone = [dialogue(engine, start) for start in range(16)]
-    with Engine.from_pretrained(tiny_dir, device="cpu", vocoder_noise=False, share_prefixes=False) as unshared:
+    with Engine.from_pretrained(
+        tiny_dir, device="cpu", streaming="offline", vocoder_noise=False, share_prefixes=False
+    ) as unshared:
         assert [dialogue(unshared, start) for start in range(3)] == alone[:3]
         assert unshared._loaded.core.pool.num_cached == 0
     sessions = [engine.open_session(schedule=schedule) for _ in range(16)]
@@ -130,7 +132,7 @@ def test_an_export_continues_with_identical_ids_elsewhere(engine: Engine, tiny_d
         data = session.export()
         expected = ask(session, 2).ids
     with (
-        Engine.from_pretrained(tiny_dir, device="cpu", vocoder_noise=False) as other,
+        Engine.from_pretrained(tiny_dir, device="cpu", streaming="offline", vocoder_noise=False) as other,
         other.open_session(restore=data, schedule=SCHEDULE) as restored,
     ):
         assert ask(restored, 2).ids == expected

@@ -119,6 +119,8 @@ def test_a_shout_that_revises_what_was_fed_leaves_the_reply_as_it_is(engine: Eng
         assert session._committed is not None
         codes, listened = session._committed.codes(), session._committed.listened
         reply = session.reply().reply()
+    incidents = engine.stats().incidents
+    assert incidents["encoded_again"] == listened.recomputed_tokens and incidents["encoded_ahead"] >= 150
     first_changed = next(i for i, code in enumerate(told[-1][head:]) if code - 405 != codes[i])
     assert first_changed >= 50 and listened.recomputed_tokens >= 100
     assert reply.ids == expected

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from innervoice.errors import EngineDead, RequestFailed
@@ -149,6 +149,7 @@ def test_bounds_that_hold_nothing_are_refused(bounds: dict[str, float]) -> None:
         stream().bounded(**bounds)
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(st.integers(1, 6), st.just(-1)), max_size=60), st.integers(1, 8))
 def test_fullness_is_that_of_a_counter(steps: list[int], most: int) -> None:
     """A number delivers so many events, -1 reads one."""

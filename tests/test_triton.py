@@ -53,7 +53,7 @@ def test_on_the_cpu_the_reference_runs() -> None:
 def test_unknown_implementations_are_named() -> None:
     with pytest.raises(ValueError, match="'cuda'; there are ref, triton"), use("cuda"):
         pass
-    with pytest.raises(ValueError, match="'flash'; there are ref, triton"), use(paged_attention="flash"):
+    with pytest.raises(ValueError, match="'flash'; there are ref, triton, flash_attn, flashinfer"), use(paged_attention="flash"):
         pass
 
 

@@ -22,12 +22,12 @@ need_interpreter()
 from test_schedule import VOCABULARY, schedules  # noqa: E402
 from triton_rows import rows_of  # noqa: E402
 
-from innervoice.schedule import Cursor, Emission, FreeCursor, Kind, Program, Schedule, compile_schedule, make_cursor  # noqa: E402
+from innervoice.schedule import Cursor, Emission, FreeCursor, Kind, Program, Schedule, compile_schedule, make_cursor, replay  # noqa: E402
 from innervoice.schedule import compile as host_columns  # noqa: E402
 from innervoice.types import Sampling, Vocabulary  # noqa: E402
 from innervoice_kernels import cursor_columns as device_columns  # noqa: E402
-from innervoice_kernels.cursor import SLOTS, Programs, Rows, advance, pack_state, prepare  # noqa: E402
-from innervoice_kernels.cursor_columns import Ending, Output, State  # noqa: E402
+from innervoice_kernels.cursor import SLOTS, Programs, Rows, advance, pack_state, prepare, unpack_state  # noqa: E402
+from innervoice_kernels.cursor_columns import UNLIMITED, Ending, Output, State  # noqa: E402
 from innervoice_kernels.replay import replay_rows, step  # noqa: E402
 from innervoice_kernels.sample import Draw, sample_ref  # noqa: E402
 from innervoice_kernels.sample_pick import Offers  # noqa: E402
@@ -88,6 +88,33 @@ def test_golden_traces_through_the_sampling_kernel(data_dir: Path) -> None:
 @pytest.mark.slow
 def test_all_golden_traces_through_the_sampling_kernel(data_dir: Path) -> None:
     hold_replay(data_dir, range(240))
+
+
+@pytest.mark.parametrize("index", [40, 200])
+def test_replay_by_the_kernel(data_dir: Path, index: int) -> None:
+    trace = json.loads((data_dir / "golden" / "schedule_traces.json").read_text())[index]
+    logits = load_file(data_dir / "golden" / "schedule_traces.safetensors")["logits"][index].numpy()
+    got = replay(trace["schedule"], trace["vocab"], logits, trace["max_new_tokens"], kernel="triton")
+    assert got == (trace["ids"], trace["kinds"])
+    assert replay(trace["schedule"], trace["vocab"], logits, trace["max_new_tokens"], kernel="host") == got
+
+
+def test_cursors_go_from_the_host_to_the_device_and_back() -> None:
+    """Guided and free, after every token of a reply."""
+    generator = torch.Generator().manual_seed(6)
+    guided = {"cycle": [["reflection", 3], ["transcript", 2], ["speech", 2]], "tokens": {"done": None}}
+    for data in (guided, {"cycle": [], "guided": False}):
+        program = compile_schedule(Schedule.from_dict(data), VOCABULARY)
+        host = Host(program, GREEDY, (2, UNLIMITED, 1))
+        for num_tokens in range(1, 12):
+            host.step(torch.randn(34, generator=generator))
+            if host.cursor.is_done:
+                break
+            state = pack_state(host.cursor.state, num_tokens)
+            assert state[State.NUM_TOKENS] == num_tokens
+            caps = [2, UNLIMITED, 1, UNLIMITED]
+            assert unpack_state(state, caps, program.schedule.guided) == host.cursor.state
+        assert num_tokens > 2
 
 
 @dataclass

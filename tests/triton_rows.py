@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from innervoice.schedule import Program
+from innervoice.schedule.pack import request_values, sampling_table
 from innervoice.types import Sampling
 from innervoice_kernels.cursor import Programs, Rows, request_columns
-from innervoice_kernels.cursor_columns import UNLIMITED
 
 Tables = tuple[Tensor, Tensor, Tensor]
 
 
 def tables_of(program: Program) -> Tables:
     """Table, forced ids and samplings, as Programs.join takes them."""
-
-    def known(value: float | None) -> float:
-        return math.nan if value is None else float(value)
-
-    samplings = [[known(s.temperature), known(s.top_p), known(s.top_k)] for s in program.samplings]
-    return torch.from_numpy(program.table), torch.from_numpy(program.forced), torch.tensor(samplings).reshape(-1, 3)
+    return tuple(torch.from_numpy(part) for part in (program.table, program.forced, sampling_table(program)))
 
 
 def request_of(program: Program, sampling: Sampling, before: Sequence[Tables] = ()) -> list[int]:
     """The columns of a reply whose program stands behind others."""
-    v, cap = program.vocabulary, program.schedule.reflection
-    low, high = v.speech or (0, 0)
     table, forced, samplings = (sum(len(tables[i]) for tables in before) for i in range(3))
-    return request_columns(
-        table=table, forced=forced, samplings=samplings, start=max(program.start, 0), is_guided=program.schedule.guided,
-        floor=program.schedule.floor, reflect=cap if isinstance(cap, int) else UNLIMITED, end_of_turn=v.end_of_turn, open=v.open,
-        close=v.close, done=v.done, speech_low=low, speech_high=high, vocabulary=v.size, ignore_eos=sampling.ignore_eos,
-        max_tokens=sampling.max_new_tokens, top_k=sampling.top_k or 0, eos=v.eos,
-    )  # fmt: skip
+    return request_columns(table=table, forced=forced, samplings=samplings, **request_values(program, sampling))
 
 
 def rows_of(replies: Sequence[tuple[Program, Sampling, Sequence[int]]], device: str = "cpu") -> tuple[Rows, Programs]:

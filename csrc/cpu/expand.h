@@ -4,35 +4,11 @@
 #include <cstdint>
 #include <cstring>
 
+#include "cpu/half.h"
 #include "innervoice/weight.h"
 
 namespace innervoice {
 namespace {
-
-inline float float_of_half(std::uint16_t half) {
-  const std::uint32_t sign = static_cast<std::uint32_t>(half & 0x8000u) << 16;
-  std::uint32_t exponent = (half >> 10) & 0x1fu, mantissa = half & 0x3ffu;
-  std::uint32_t bits;
-  if (exponent == 0x1f) {
-    bits = sign | 0x7f800000u | mantissa << 13;
-  } else if (exponent != 0) {
-    bits = sign | (exponent + 112) << 23 | mantissa << 13;
-  } else {  // subnormal: a whole number of 2^-24
-    const float magnitude = static_cast<float>(mantissa) * 5.9604644775390625e-8f;
-    std::memcpy(&bits, &magnitude, sizeof(bits));
-    bits |= sign;
-  }
-  float y;
-  std::memcpy(&y, &bits, sizeof(y));
-  return y;
-}
-
-inline float float_of_bf16(std::uint16_t bf16) {
-  const std::uint32_t bits = static_cast<std::uint32_t>(bf16) << 16;
-  float y;
-  std::memcpy(&y, &bits, sizeof(y));
-  return y;
-}
 
 inline void expand_int4(const Weight& w, std::int64_t n, std::int64_t begin, std::int64_t depth, float* y) {
   const auto* codes = static_cast<const std::uint8_t*>(w.row(n));

@@ -75,4 +75,11 @@ void gemm(ThreadTeam& team, Isa isa, const float* x, std::int64_t ldx, std::int6
   });
 }
 
+void product(Isa isa, const float* x, std::int64_t ldx, std::int64_t M, const Weight& w, float* y, std::int64_t ldy) {
+  const Kernels& kernels = kernels_of(isa);
+  Scratch scratch;
+  const Inputs inputs = kernels.ready(w, x, ldx, M, scratch.floats(kernels.ready_floats(w, M)));
+  kernels.product(w, 0, w.rows, inputs, M, y, ldy);
+}
+
 }  // namespace innervoice

@@ -8,6 +8,46 @@
 
 namespace innervoice {
 
+// Rows of inputs as the products with a kind of weight read them. Quantised weights: whole numbers of 16 bits with one
+// scale a row, its largest magnitude at 32767, in the order in which the weight's codes come out of their bytes.
+struct Inputs {
+  const float* x = nullptr;  // [M, ldx]
+  std::int64_t ldx = 0;
+  const std::uint16_t* bf16 = nullptr;  // [M, ld], where bfloat16 weights are multiplied as such
+  const std::int16_t* codes = nullptr;  // [M, ld], 0 past K
+  std::int64_t ld = 0;
+  const float* scale = nullptr;  // [M]
+  const std::int32_t* sums =
+      nullptr;  // int4: [M, ld_sums], of each group's codes, in lanes: times -8 without a minimum
+  std::int64_t ld_sums = 0;
+};
+
+// One layer's keys and values as a group of query heads reads them.
+struct PagedKeys {
+  const void* k;  // of the layer and the group: element (page, offset) at page * page_stride + offset * token_stride
+  const void* v;
+  bool is_bf16;  // else float32
+  std::int64_t page_stride;
+  std::int64_t token_stride;
+  std::int64_t page_size;
+  const std::int32_t* pages;    // of the row
+  const std::int32_t* key_tag;  // [P, page_size], or null
+};
+
+// Queries of one row that stand one behind another, all heads of a group: query i, head h at q + i * ldq + h *
+// head_dim.
+struct Queries {
+  const float* q;
+  std::int64_t ldq;
+  std::int64_t count;
+  std::int64_t heads;
+  std::int64_t head_dim;
+  std::int64_t position;    // of the first; query i sees keys up to position + i
+  const std::int32_t* tag;  // [count], or null
+  const float* log_weight;  // [count]
+  float scale;
+};
+
 struct Kernels {
   // A tile of the blocked product: tile_rows rows of x, panel_columns columns of w.
   std::int64_t tile_rows;
@@ -24,6 +64,29 @@ struct Kernels {
 
   // y[k] = w[n, begin + k] for k in [0, depth).
   void (*expand)(const Weight& w, std::int64_t n, std::int64_t begin, std::int64_t depth, float* y);
+
+  // Floats of memory that `ready` needs for M rows.
+  std::int64_t (*ready_floats)(const Weight& w, std::int64_t M);
+
+  // x [M, K] made ready for w, in `memory` (aligned to a cache line); x must stay.
+  Inputs (*ready)(const Weight& w, const float* x, std::int64_t ldx, std::int64_t M, float* memory);
+
+  // y[m, n - first] = sum_k x[m, k] w[n, k] for n in [first, last): for few rows, each of w is read once.
+  void (*product)(const Weight& w, std::int64_t first, std::int64_t last, const Inputs& x, std::int64_t M, float* y,
+                  std::int64_t ldy);
+
+  // y = x / sqrt(mean(x^2) + eps) w, D numbers; y may be x.
+  void (*rms_norm)(const float* x, const float* w, float eps, std::int64_t D, float* y);
+
+  // y = gate sigmoid(gate) up.
+  void (*silu_mul)(const float* gate, const float* up, std::int64_t count, float* y);
+
+  // Softmax attention over keys [begin, end) of the row, of which each query sees one or more. out [count * heads,
+  // head_dim] is not divided by the sum of weights yet; largest and total, [count * heads], are the largest score and
+  // the sum of exp(score - largest). memory: attend_floats.
+  void (*attend)(const Queries& queries, const PagedKeys& keys, std::int64_t begin, std::int64_t end, float* out,
+                 float* largest, float* total, float* memory);
+  std::int64_t (*attend_floats)(std::int64_t rows, std::int64_t head_dim);
 };
 
 // Throws std::invalid_argument when isa is not available here.

@@ -11,6 +11,7 @@ constexpr int kPanelVectors = 2;
 }  // namespace
 }  // namespace innervoice
 
+#include "cpu/bf16_dots.h"
 #include "cpu/kernel_table.h"
 
 namespace innervoice {

@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <cstring>
 
 namespace innervoice {
 namespace {
@@ -39,6 +40,50 @@ inline Vec scale_by_power(Vec x, Vec n) {
   return _mm256_mul_ps(x, _mm256_castsi256_ps(bits));
 }
 inline Vec round_to_whole(Vec x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+// y[i] = the sum of the lanes of x[i], for four vectors.
+inline void store_sums(float* y, const Vec* x) {
+  const Vec pairs = _mm256_hadd_ps(_mm256_hadd_ps(x[0], x[1]), _mm256_hadd_ps(x[2], x[3]));
+  _mm_storeu_ps(y, _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1)));
+}
+// Rounded to whole numbers of 16 bits.
+inline void store_int16(std::int16_t* y, Vec x) {
+  const __m256i whole = _mm256_cvtps_epi32(x);
+  const __m128i low = _mm256_castsi256_si128(whole), high = _mm256_extracti128_si256(whole, 1);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(y), _mm_packs_epi32(low, high));
+}
+
+constexpr int kShorts = 16;
+using Shorts = __m256i;
+using Ints = __m256i;
+
+inline Shorts load_shorts(const std::int16_t* x) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)); }
+inline Shorts widen(const std::int8_t* x) {
+  return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
+}
+// Of every four codes that two bytes hold, the i-th.
+template <int i>
+inline Shorts nibbles(Shorts x) {
+  if constexpr (i == 3) return _mm256_srli_epi16(x, 12);
+  const Shorts moved = i == 0 ? x : _mm256_srli_epi16(x, 4 * i);
+  return _mm256_and_si256(moved, _mm256_set1_epi16(15));
+}
+inline Ints zero_ints() { return _mm256_setzero_si256(); }
+inline Ints load_ints(const std::int32_t* x) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)); }
+// Adds the products of neighbours.
+inline Ints dot(Ints sum, Shorts a, Shorts b) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }
+inline Vec to_floats(Ints x) { return _mm256_cvtepi32_ps(x); }
+
+// The float16 numbers scales[0 .. count), each over an equal share of the lanes; 0 past available.
+template <int count>
+inline Vec spread_halves(const std::uint16_t* scales, std::int64_t available) {
+  static_assert(count == 1 || count == 2);
+  if constexpr (count == 1) return _mm256_cvtph_ps(_mm_set1_epi16(static_cast<short>(scales[0])));
+  std::uint32_t both = scales[0];
+  if (available > 1) std::memcpy(&both, scales, sizeof(both));
+  const __m128i order = _mm_setr_epi8(0, 1, 0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3, 2, 3);
+  return _mm256_cvtph_ps(_mm_shuffle_epi8(_mm_cvtsi32_si128(static_cast<int>(both)), order));
+}
+
 // y[k, n] = x[n, k] for kLanes rows and columns.
 inline void transpose(const float* x, std::int64_t ldx, float* y, std::int64_t ldy) {
   Vec half[8], quarter[8];

@@ -32,6 +32,47 @@ inline Vec load_int8(const std::int8_t* x) {
 // x 2^n for whole n.
 inline Vec scale_by_power(Vec x, Vec n) { return _mm512_scalef_ps(x, n); }
 inline Vec round_to_whole(Vec x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+// y[i] = the sum of the lanes of x[i], for four vectors.
+inline void store_sums(float* y, const Vec* x) {
+  for (int i = 0; i < 4; ++i) y[i] = sum(x[i]);
+}
+// Rounded to whole numbers of 16 bits.
+inline void store_int16(std::int16_t* y, Vec x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(y), _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(x)));
+}
+
+constexpr int kShorts = 32;
+using Shorts = __m512i;
+using Ints = __m512i;
+
+inline Shorts load_shorts(const std::int16_t* x) { return _mm512_loadu_si512(x); }
+inline Shorts widen(const std::int8_t* x) {
+  return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
+}
+// Of every four codes that two bytes hold, the i-th.
+template <int i>
+inline Shorts nibbles(Shorts x) {
+  if constexpr (i == 3) return _mm512_srli_epi16(x, 12);
+  const Shorts moved = i == 0 ? x : _mm512_srli_epi16(x, 4 * i);
+  return _mm512_and_si512(moved, _mm512_set1_epi16(15));
+}
+inline Ints zero_ints() { return _mm512_setzero_si512(); }
+inline Ints load_ints(const std::int32_t* x) { return _mm512_loadu_si512(x); }
+// Adds the products of neighbours.
+inline Ints dot(Ints sum, Shorts a, Shorts b) { return _mm512_dpwssd_epi32(sum, a, b); }
+inline Vec to_floats(Ints x) { return _mm512_cvtepi32_ps(x); }
+
+// The float16 numbers scales[0 .. count), each over an equal share of the lanes; 0 past available.
+template <int count>
+inline Vec spread_halves(const std::uint16_t* scales, std::int64_t available) {
+  static_assert(count == 1 || count == 2 || count == 4);
+  const __mmask8 there = static_cast<__mmask8>((1u << (available < count ? available : count)) - 1);
+  const __m256i all = _mm256_castsi128_si256(_mm_maskz_loadu_epi16(there, scales));
+  const __m256i lanes = _mm256_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  constexpr int shift = count == 4 ? 2 : count == 2 ? 3 : 4;
+  return _mm512_cvtph_ps(_mm256_permutexvar_epi16(_mm256_srli_epi16(lanes, shift), all));
+}
+
 // y[k, n] = x[n, k] for kLanes rows and columns.
 inline void transpose(const float* x, std::int64_t ldx, float* y, std::int64_t ldy) {
   const __m512i rows = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "cpu/half.h"
+
 namespace innervoice {
 namespace {
 
@@ -76,6 +78,68 @@ inline Vec scale_by_power(const Vec& x, const Vec& n) {
 inline Vec round_to_whole(const Vec& x) {
   return each([&](int i) { return std::nearbyintf(x.lane[i]); });
 }
+// y[i] = the sum of the lanes of x[i], for four vectors.
+inline void store_sums(float* y, const Vec* x) {
+  for (int i = 0; i < 4; ++i) y[i] = sum(x[i]);
+}
+// Rounded to whole numbers of 16 bits.
+inline void store_int16(std::int16_t* y, const Vec& x) {
+  for (int i = 0; i < kLanes; ++i) y[i] = static_cast<std::int16_t>(std::nearbyintf(x.lane[i]));
+}
+
+constexpr int kShorts = 16;
+
+struct Shorts {
+  std::int16_t lane[kShorts];
+};
+struct Ints {
+  std::int32_t lane[kLanes];
+};
+
+inline Shorts load_shorts(const std::int16_t* x) {
+  Shorts y;
+  std::memcpy(y.lane, x, sizeof(y.lane));
+  return y;
+}
+inline Shorts widen(const std::int8_t* x) {
+  Shorts y;
+  for (int i = 0; i < kShorts; ++i) y.lane[i] = x[i];
+  return y;
+}
+// Of every four codes that two bytes hold, the i-th.
+template <int i>
+inline Shorts nibbles(const Shorts& x) {
+  Shorts y;
+  for (int n = 0; n < kShorts; ++n)
+    y.lane[n] = static_cast<std::int16_t>((static_cast<std::uint16_t>(x.lane[n]) >> (4 * i)) & 15);
+  return y;
+}
+inline Ints zero_ints() { return {}; }
+inline Ints load_ints(const std::int32_t* x) {
+  Ints y;
+  std::memcpy(y.lane, x, sizeof(y.lane));
+  return y;
+}
+// Adds the products of neighbours.
+inline Ints dot(const Ints& sum, const Shorts& a, const Shorts& b) {
+  Ints y;
+  for (int i = 0; i < kLanes; ++i)
+    y.lane[i] = sum.lane[i] + a.lane[2 * i] * b.lane[2 * i] + a.lane[2 * i + 1] * b.lane[2 * i + 1];
+  return y;
+}
+inline Vec to_floats(const Ints& x) {
+  return each([&](int i) { return static_cast<float>(x.lane[i]); });
+}
+
+// The float16 numbers scales[0 .. count), each over an equal share of the lanes; 0 past available.
+template <int count>
+inline Vec spread_halves(const std::uint16_t* scales, std::int64_t available) {
+  return each([&](int i) {
+    const int group = i / (kLanes / count);
+    return group < available ? float_of_half(scales[group]) : 0.0f;
+  });
+}
+
 // y[k, n] = x[n, k] for kLanes rows and columns.
 inline void transpose(const float* x, std::int64_t ldx, float* y, std::int64_t ldy) {
   for (int n = 0; n < kLanes; ++n) {

@@ -1,4 +1,7 @@
-"""The command line: demo | generate | replay | plan | quantize | codec | env. Bad input: a sentence on stderr, exit code 2."""
+"""The command line: innervoice demo | generate | replay | simulate | bench | plan | quantize | codec | env.
+
+Bad input is one sentence on stderr and exit code 2.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ from rich.console import Console
 
 from innervoice import __version__, codec_commands, environment
 from innervoice.checkpoint import locate
+from innervoice.cli_bench import metrics, stream
+from innervoice.cli_decode import decode
 from innervoice.cli_replay import replay_command
+from innervoice.cli_simulate import simulate_command
 from innervoice.codec.audio import read_audio
 from innervoice.config.quantization import Quantization
 from innervoice.display import Display, plan_rows, written_as_it_goes, written_table
@@ -34,6 +40,11 @@ SOUND = (".wav", ".flac", ".ogg")
 DEMO_SAMPLING = Sampling(seed=34, max_new_tokens=200)  # a seed whose reply reflects twice and ends by itself
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+bench = typer.Typer(help="Time parts of the engine.", rich_markup_mode=None)
+bench.command()(stream)
+bench.command()(metrics)
+bench.command()(decode)
+app.add_typer(bench, name="bench")
 app.add_typer(codec_commands.app, name="codec")
 
 Model = Annotated[str, typer.Option(help="Checkpoint directory, the parent of all three directories, or a hub id.")]
@@ -111,10 +122,13 @@ def generate(
     quantization: QuantizationName = None,
     kv_dtype: KvDtype = "auto",
     max_model_len: MaxModelLen = None,
+    backend: Annotated[
+        Literal["auto", "native", "plain"], typer.Option(help="Of the language model on a CPU: native code, or PyTorch.")
+    ] = "auto",
     load_format: Annotated[Literal["auto", "dummy"], typer.Option(help="dummy: random weights, from the config alone.")] = "auto",
     streaming: Annotated[
         Literal["offline", "steady", "reference"], typer.Option(help="Sound at the end, or in chunks.")
-    ] = "offline",
+    ] = "steady",
     vocoder_noise: Annotated[Literal["on", "off"], typer.Option(help="off: reproducible sound.")] = "on",
     out: Annotated[Path, typer.Option(help="The sound: .wav, .flac or .ogg.")] = Path("reply.wav"),
     events: Annotated[Path | None, typer.Option(help="The reply's segments as JSON lines.")] = None,
@@ -125,7 +139,7 @@ def generate(
     request = {"schedule": read_schedule(schedule), "sampling": sampling, "system": system}
     load: dict[str, Any] = {"model": model, "speech_tokenizer": speech_tokenizer, "decoder": decoder, "revision": revision}
     load |= {"local_files_only": local_files_only, "load_format": load_format, "device": device, "dtype": dtype}
-    load |= {"quantization": quantization, "kv_dtype": kv_dtype}
+    load |= {"quantization": quantization, "backend": backend, "kv_dtype": kv_dtype}
     load |= {"max_model_len": max_model_len, "streaming": streaming, "vocoder_noise": vocoder_noise == "on"}
     outputs = Outputs(out, events, trace)
     if recording and Path(recording).resolve() in (path.resolve() for path in _paths(outputs).values()):
@@ -160,6 +174,7 @@ def plan(
 
 
 app.command("replay")(replay_command)
+app.command("simulate")(simulate_command)
 
 
 @app.command()

@@ -16,6 +16,7 @@ from innervoice.replies import Preempt, Replies
 from innervoice.runner import Runner
 from innervoice.running import Request, Running
 from innervoice.scheduler import LearnedCosts, Phase, SchedulerSettings, StepPlan, plan_step, plan_voice
+from innervoice.telemetry import Occupancy
 from innervoice.text import TextTokenizer
 from innervoice.trace import Tracer
 from innervoice.types import Event, FinishReason
@@ -77,6 +78,7 @@ class Core:
         self.ledger, self.dialogues = self.replies.ledger, self.replies.dialogues
         self._voice, self._tracer, self._share = voice, tracer, share_prefixes
         self._did_step = False
+        self._told: dict[str, int] = {}
 
     @property
     def has_work(self) -> bool:
@@ -162,6 +164,47 @@ class Core:
                 assert running.finish is not None, "the voice finished before the reply"
                 self.replies.end(running, running.finish)
         return Work(chunks=len(keys))
+
+    @property
+    def can_stream(self) -> bool:
+        """Whether sound comes while a reply is made."""
+        return self._voice is not None and self._voice.next_border(0) is not None
+
+    def try_voice(self, num: int, key: str) -> None:
+        """Make first chunks for so many replies that mean nothing, and forget them."""
+        voice = self._voice
+        assert voice is not None, "there is no voice"
+        keys = [f"{key}-{i}" for i in range(num)]
+        for one in keys:
+            voice.open(one)
+            voice.push(one, [0] * (voice.next_border(0) or 1))
+        try:
+            voice.step(keys)
+        finally:
+            for one in keys:
+                voice.close(one)
+
+    def occupancy(self) -> Occupancy:
+        """Who holds what."""
+        replies, pool, voice = self.replies, self.pool, self._voice
+        return Occupancy(
+            running=len(replies.active),
+            waiting=len(replies.waiting),
+            sessions=len(self.dialogues),
+            pages=pool.num_pages,
+            pages_free=pool.num_available,
+            pages_cached=pool.num_cached,
+            slots=0 if voice is None else self.max_rows,
+            slots_used=0 if voice is None else voice.num_open,
+        )
+
+    def incidents(self) -> dict[str, int]:
+        """What happened since the last call that is worth a number."""
+        replies, dialogues = self.replies, self.dialogues
+        totals = {"preempted": replies.num_preempted, "late_ack": dialogues.num_late_acks, "fed_ahead": dialogues.num_draft_kept}
+        new = {what: total - self._told.get(what, 0) for what, total in totals.items()}
+        self._told = totals
+        return {what: number for what, number in new.items() if number}
 
     def drain(self, now: float) -> list[Event]:
         """Events made since the last call, in order, ready at `now`."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 
+from innervoice.calibration import calibrate
 from innervoice.checkpoint import locate
 from innervoice.config.quantization import Quantization
 from innervoice.dialogue import Export
@@ -20,22 +21,30 @@ from innervoice.intake import RequestOptions
 from innervoice.listening import Listener, ReadsAhead
 from innervoice.loader import Loaded, load
 from innervoice.plan import Plan, make_plan
+from innervoice.prometheus import make_collector
 from innervoice.recording import request_line
 from innervoice.session import Session
 from innervoice.stream import Stream
+from innervoice.telemetry import Stats, Telemetry
 from innervoice.trace import Tracer
 from innervoice.types import Prompt, Reply, Sampling
 from innervoice.worker import Worker
+
+if TYPE_CHECKING:
+    from prometheus_client.registry import Collector
 
 
 class Engine:
     """A loaded model that answers prompts. Thread-safe; a context manager. Make one with `Engine.from_pretrained`."""
 
-    def __init__(self, loaded: Loaded, plan: Plan, tracer: Tracer) -> None:
+    def __init__(
+        self, loaded: Loaded, plan: Plan, tracer: Tracer, *, name: str = "engine", reader_timeout_s: float | None = None
+    ) -> None:
         self._loaded, self._plan, self._tracer = loaded, plan, tracer
-        self._worker = Worker(loaded.core)
+        self._worker = Worker(loaded.core, telemetry=Telemetry(name), reader_timeout_s=reader_timeout_s)
         tokenizer = loaded.intake.speech_tokenizer
-        self._listener = None if tokenizer is None else Listener(tokenizer, loaded.intake.max_model_len, self._tell_dialogues)
+        listener = (loaded.intake.max_model_len, self._tell_dialogues, self._worker.telemetry.count)
+        self._listener = None if tokenizer is None else Listener(tokenizer, *listener)
 
     @classmethod
     def from_pretrained(
@@ -56,12 +65,16 @@ class Engine:
         max_sessions: int | None = None,
         max_model_len: int | None = None,
         threads: int | None = None,
-        streaming: str = "offline",
+        streaming: str = "steady",
         vocoder_noise: bool = True,
         share_prefixes: bool = True,
+        backend: str = "auto",
         policy: str = "slack",
         max_waiting: int | None = None,
         preempt: str = "recompute",
+        reader_timeout_s: float | None = None,
+        name: str = "engine",
+        warmup: bool | None = None,
     ) -> Engine:
         """Load a model.
 
@@ -69,13 +82,15 @@ class Engine:
         weights from config files alone. dtype "auto": the checkpoint's own; codec_dtype "auto": float32; kv_dtype "auto": the
         model's; "fp8_e4m3": half of that. quantization: "int8", "int4", "fp8" or a Quantization, which the weights are turned
         into while they are read; None: as they are in the file. max_model_len: tokens of prompt and reply together. threads: CPU
-        threads, for the whole process. streaming: "offline" (sound in one piece at the end), "steady" (a chunk after 10 tokens,
-        then every 26, at the same cost whatever the length) or "reference" (chunks of 25, 50, 100, 150, 200 tokens, as
+        threads, for the whole process. streaming: "steady" (a chunk after 10 tokens, then every 26, at the same cost whatever
+        the length), "offline" (sound in one piece at the end) or "reference" (chunks of 25, 50, 100, 150, 200 tokens, as
         GLM-4-Voice's demo cuts them). vocoder_noise False: reproducible sound. share_prefixes: keep the pages of what was
         computed, for whoever begins with the same tokens. policy: who takes part in a step: "slack" (whose sound runs out first;
         reflection is funded by sound that is unplayed), "fixed" (arrival order, reflection cut at a constant) or "fcfs" (arrival
         order). max_waiting: replies that may wait, more are refused. preempt: what a reply that gives its pages to others does
-        when it gets some again: "recompute" or "swap".
+        when it gets some again: "recompute" or "swap". reader_timeout_s: a reply whose reader leaves a full queue unread so long
+        ends with an error; until then it pauses. name: of this engine in metrics. warmup: see there; None: on a GPU.
+        backend: of the language model: "auto" is native code on a CPU where it covers the model, else "plain" PyTorch.
         Raises FileNotFoundError, ValueError, OutOfCapacity.
         """
         if threads is not None:
@@ -104,11 +119,16 @@ class Engine:
             streaming=streaming,
             vocoder_noise=vocoder_noise,
             share_prefixes=share_prefixes,
+            backend=backend,
+            threads=threads,
             policy=policy,
             max_waiting=max_waiting,
             preempt=preempt,
         )
-        return cls(loaded, plan, tracer)
+        engine = cls(loaded, plan, tracer, name=name, reader_timeout_s=reader_timeout_s)
+        if warmup or (warmup is None and torch.device(plan.device).type == "cuda"):
+            engine.warmup()
+        return engine
 
     @overload
     def generate(self, prompt: Prompt, **request: Any) -> Reply: ...
@@ -161,6 +181,26 @@ class Engine:
     def model_id(self) -> str:
         """What tells this model from others in an export or an event log: a digest of what its ids and its cache mean."""
         return self._loaded.model
+
+    def warmup(self, batch_sizes: Sequence[int] | None = None) -> float:
+        """Run steps and codec calls of these sizes (None: all powers of 2, for 2 s at most) -> seconds taken.
+
+        What is compiled at first use is compiled, and the scheduler knows what steps cost before the first reply. Raises
+        ValueError while replies run, and for sizes that do not fit.
+        """
+        worker = self._worker
+        return worker.call(lambda core: calibrate(core, worker.clock, batch_sizes))
+
+    def stats(self) -> Stats:
+        """What was counted so far: pages, slots, queue, step times, first audio, underruns, tokens. Prints as a table."""
+        return self._worker.telemetry.stats(self._worker.clock())
+
+    def collector(self, *others: Engine) -> Collector:
+        """The same for Prometheus, to be registered in a registry of the caller's; with other engines where they share it.
+
+        Raises ImportError without prometheus-client, ValueError for engines of one name.
+        """
+        return make_collector(self._worker.telemetry, *(other._worker.telemetry for other in others))
 
     def default_sampling(self) -> Sampling:
         """The checkpoint's own, from generation_config.json."""

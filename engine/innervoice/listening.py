@@ -43,6 +43,7 @@ class ReadsAhead(Protocol):
 
 Tell = Callable[[ReadsAhead, Sequence[int] | None], None]  # the codes so far, None: forget them; raises what `listen` does
 Call = Callable[[Callable[[ReadsAhead], None]], None]
+Count = Callable[[str, int], None]
 
 
 @dataclass
@@ -146,13 +147,16 @@ class Listener:
     """Encodes the utterances of all sessions on a thread of its own, which the first of them starts.
 
     max_tokens: more speech tokens than that no turn may have. call: runs what it is given on the core's thread and waits, as
-    `Worker.call` does; None: nobody reads ahead.
+    `Worker.call` does; None: nobody reads ahead. count: told of tokens encoded_ahead (before their turn's end), encoded_late,
+    and encoded_again (of both: because a louder frame came).
     """
 
-    def __init__(self, tokenizer: SpeechTokenizer, max_tokens: int, call: Call | None = None) -> None:
+    def __init__(
+        self, tokenizer: SpeechTokenizer, max_tokens: int, call: Call | None = None, count: Count = lambda what, number: None
+    ) -> None:
         self.lock = threading.RLock()
         self.listened = Listened()  # by all utterances together
-        self._tokenizer, self._max_tokens, self._call = tokenizer, max_tokens, call
+        self._tokenizer, self._max_tokens, self._call, self._count = tokenizer, max_tokens, call, count
         self._changed = threading.Condition(self.lock)
         self._waiting: dict[Utterance, None] = {}  # in order
         self._open: set[Utterance] = set()
@@ -291,8 +295,12 @@ class Listener:
             utterance._codes[start:] = codes
             recomputed = stream.num_recomputed - counted.recomputed_tokens
             encoded = len(utterance._codes) + stream.num_recomputed - counted.encoded_tokens
+            is_late = utterance._is_ended
             for counter in (counted, self.listened):
-                counter.add(encoded, recomputed, encoded if utterance._is_ended else 0)
+                counter.add(encoded, recomputed, encoded if is_late else 0)
+        for what, number in (("encoded_late" if is_late else "encoded_ahead", encoded), ("encoded_again", recomputed)):
+            if number:
+                self._count(what, number)
 
     def _read_ahead(self, utterances: Sequence[Utterance]) -> None:
         """Tell the core what has changed, in one call."""

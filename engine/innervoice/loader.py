@@ -19,6 +19,7 @@ from innervoice.core import Core
 from innervoice.errors import OutOfCapacity
 from innervoice.intake import Intake
 from innervoice.model.gguf_source import GgufSource
+from innervoice.model.native import check_backend
 from innervoice.model.quant_source import QuantizedDir, QuantizingSource
 from innervoice.model.transformer import Transformer
 from innervoice.plan import DTYPES, FP8_PAGES, MOST_SESSIONS, PAGE_SIZE, Configs, Plan, read_configs
@@ -54,10 +55,13 @@ def load(
     policy: str,
     max_waiting: int | None,
     preempt: str,
+    backend: str = "auto",
+    threads: int | None = None,
 ) -> Loaded:
     """Load every part as planned. Raises ValueError, FileNotFoundError for bad files, OutOfCapacity when it does not fit."""
     _check_choice("load_format", load_format, get_args(LoadFormat))
     _check_choice("streaming", streaming, get_args(Mode))
+    check_backend(backend)
     _check_choice("policy", policy, get_args(Policy))
     _check_choice("preempt", preempt, get_args(Preempt))
     if max_waiting is not None and max_waiting < 0:
@@ -80,7 +84,7 @@ def load(
     num_pages = max_rows * pages_for(plan.max_model_len, PAGE_SIZE)
     kv_dtype = torch.float8_e4m3fn if plan.kv_dtype == FP8_PAGES else DTYPES[plan.kv_dtype]
     core = Core(
-        Runner(Transformer(configs.model, weights), num_pages, PAGE_SIZE, tracer, kv_dtype),
+        Runner(Transformer(configs.model, weights), num_pages, PAGE_SIZE, tracer, kv_dtype, backend=backend, threads=threads),
         PagePool(num_pages, PAGE_SIZE),
         tokenizer,
         voice,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from innervoice.config.files import read_json
 from innervoice.config.gguf import MODEL
 from innervoice.config.quantization import KEY, Quantization
 from innervoice.model.gguf_source import GgufSource
-from innervoice.model.quant import Weight, empty, num_bytes, tensors_of
+from innervoice.model.quant import Quantized, empty, num_bytes, row_blocks, rows_of, tensors_of
 from innervoice.model.quant_source import METADATA, BlankSource, QuantizingSource, describe
 from innervoice.plan import DTYPES, Configs, read_configs
 from innervoice.safetensors_file import SINGLE, TensorDir
@@ -89,7 +90,7 @@ class Quantizer:
         assert not isinstance(weight, Tensor)
         for field, tensor in tensors_of(weight).items():
             writer.write(f"{name}.{field}", tensor)
-        return Written(name, self.to.format, shape, num_bytes(weight), _error(weight, self._source.get(name, shape).float()))
+        return Written(name, self.to.format, shape, num_bytes(weight), _error(weight, self._source.get(name, shape)))
 
     def _layouts(self) -> dict[str, Layout]:
         layouts = {}
@@ -122,7 +123,12 @@ def _wanted(configs: Configs, to: Quantization, dtype: torch.dtype) -> BlankSour
     return blank
 
 
-def _error(weight: Weight, right: Tensor) -> float:
-    assert not isinstance(weight, Tensor)
-    norm = torch.linalg.vector_norm(right).item()
-    return torch.linalg.vector_norm(weight.dequantize() - right).item() / norm if norm else 0.0
+def _error(weight: Quantized, right: Tensor) -> float:
+    first, wrong, size = 0, 0.0, 0.0
+    for block in row_blocks(right):
+        got = rows_of(weight, torch.arange(first, first + len(block)))
+        assert not isinstance(got, Tensor)
+        wrong += (got.dequantize() - block.float()).square().sum().item()
+        size += block.float().square().sum().item()
+        first += len(block)
+    return math.sqrt(wrong / size) if size else 0.0

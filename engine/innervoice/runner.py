@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from innervoice.batch import Row, make_batch
+from innervoice.model.native import make_native
 from innervoice.model.transformer import KVCache, Transformer
 from innervoice.trace import Tracer
 
@@ -23,16 +24,26 @@ class HostPages:
 
 
 class Runner:
-    """Runs the model eagerly. num_pages pages of page_size tokens hold the keys and values of every row.
+    """Runs the model. num_pages pages of page_size tokens hold the keys and values of every row.
 
-    kv_dtype: of the pages, None: the model's own.
+    kv_dtype: of the pages, None: the model's own. backend: "auto" (native code on the CPU where it covers the model, else plain
+    PyTorch), "native" or "plain"; threads: of the native code, None: one for each physical core that the process may use.
     """
 
     def __init__(
-        self, model: Transformer, num_pages: int, page_size: int, tracer: Tracer, kv_dtype: torch.dtype | None = None
+        self,
+        model: Transformer,
+        num_pages: int,
+        page_size: int,
+        tracer: Tracer,
+        kv_dtype: torch.dtype | None = None,
+        *,
+        backend: str = "auto",
+        threads: int | None = None,
     ) -> None:
         self.model, self.page_size, self.device = model, page_size, model.weights.device
         self.kv = KVCache.allocate(model.config, num_pages, page_size, kv_dtype or model.weights.dtype, self.device)
+        self._native = make_native(model, self.kv, backend, threads)
         self._tracer = tracer
 
     @torch.inference_mode()
@@ -63,8 +74,11 @@ class Runner:
         batch = make_batch(rows, self.page_size, self.device)
         with self._tracer.span("forward", rows=len(rows), tokens=len(batch.ids)):
             self.kv.key_tag.view(-1)[batch.attention.slots] = batch.key_tag
-            hidden = self.model.forward(batch.ids, batch.attention, self.kv)
-            logits = self.model.logits(hidden[batch.last])
+            if self._native is not None:
+                logits = self._native.logits(batch.ids, batch.attention, self.kv, batch.last)
+            else:
+                hidden = self.model.forward(batch.ids, batch.attention, self.kv)
+                logits = self.model.logits(hidden[batch.last])
         for row in rows:
             row.num_cached = row.end
         return logits

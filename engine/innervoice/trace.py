@@ -1,5 +1,6 @@
 """Spans and counters of every stage -> Chrome trace JSON, which Perfetto opens. Costs one attribute test when off.
 
+Where there is a GPU, spans are NVTX ranges too, for nsys.
 The only module below `engine` that reads a clock.
 """
 
@@ -15,12 +16,14 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
+
 
 class Tracer:
     """Collects events between start and stop; a tracer belongs to one engine, any thread may record."""
 
     def __init__(self) -> None:
-        self.enabled = False
+        self.enabled = self._nvtx = False
         self._events: list[dict[str, Any]] = []
         self._start_ns = time.perf_counter_ns()
         self._lock = threading.Lock()
@@ -31,6 +34,7 @@ class Tracer:
             if self.enabled:
                 raise ValueError("a trace is being recorded already: end it first")
             self._events, self._start_ns, self.enabled = [], time.perf_counter_ns(), True
+            self._nvtx = torch.cuda.is_available()
 
     def stop(self) -> None:
         """Record no more; what was recorded stays."""
@@ -43,12 +47,29 @@ class Tracer:
             yield
             return
         begin = time.perf_counter_ns()
+        if self._nvtx:
+            torch.cuda.nvtx.range_push(name)  # type: ignore[no-untyped-call]
         try:
             yield
         finally:
+            if self._nvtx:
+                torch.cuda.nvtx.range_pop()  # type: ignore[no-untyped-call]
             self._add(
                 {"name": name, "ph": "X", "ts": self._us(begin), "dur": (time.perf_counter_ns() - begin) / 1e3, "args": args}
             )
+
+    def device_span(self, name: str, begin_ns: int, device_ms: float, **args: Any) -> None:
+        """Record what took device_ms on the device, as its events say, and was queued at begin_ns of `now_ns`.
+
+        What happens inside a captured graph has no span of its own; this says how long the whole took.
+        """
+        if self.enabled:
+            event = {"name": name, "ph": "X", "ts": self._us(begin_ns), "dur": device_ms * 1e3, "cat": "device"}
+            self._add(event | {"args": args | {"device_ms": device_ms}})
+
+    def now_ns(self) -> int:
+        """The clock of spans."""
+        return time.perf_counter_ns()
 
     def instant(self, name: str, **args: Any) -> None:
         """Record a moment."""

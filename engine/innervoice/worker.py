@@ -12,10 +12,11 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from innervoice.core import Core
-from innervoice.errors import EngineDead
+from innervoice.errors import EngineDead, OutOfCapacity
 from innervoice.outlet import Outlet, deliver, fail_all
 from innervoice.running import Request
 from innervoice.stream import Stream
+from innervoice.telemetry import Telemetry
 from innervoice.types import Done, Event, Heard
 
 log = logging.getLogger("innervoice")
@@ -31,8 +32,16 @@ class Worker:
     cancelled.
     """
 
-    def __init__(self, core: Core, clock: Callable[[], float] = time.monotonic, *, reader_timeout_s: float | None = None) -> None:
+    def __init__(
+        self,
+        core: Core,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        reader_timeout_s: float | None = None,
+        telemetry: Telemetry | None = None,
+    ) -> None:
         self.clock = clock
+        self.telemetry = telemetry or Telemetry()
         self._reader_timeout_s = math.inf if reader_timeout_s is None else reader_timeout_s
         self._core = core
         self._changed = threading.Condition()
@@ -69,10 +78,12 @@ class Worker:
             self._outlets[reply_id] = stream.outlet
         try:
             self.call(lambda core: core.submit(request, self.clock()))
-        except BaseException:
+        except BaseException as error:
             with self._changed:
                 self._outlets.pop(reply_id, None)
                 self._changed.notify_all()
+            if isinstance(error, OutOfCapacity):
+                self.telemetry.count("refused")
             raise
         return stream
 
@@ -145,14 +156,19 @@ class Worker:
         end = self.clock()
         if tokens.rows or tokens.prompt_tokens:
             costs.observe_step(tokens.rows, tokens.prompt_tokens, end - begin)
+            self.telemetry.step(end - begin, tokens.rows)
         self._deliver()
         begin = self.clock()
         sound = core.step_voice(begin)
         end = self.clock()
         if sound.chunks:
             costs.observe_voice(sound.chunks, end - begin)
+            self.telemetry.codec(end - begin)
         self._deliver()
         self._is_resting = not (tokens.rows or tokens.prompt_tokens or sound.chunks)
+        self.telemetry.occupy(core.occupancy())
+        for what, number in core.incidents().items():
+            self.telemetry.count(what, number)
 
     def _die(self, error: BaseException) -> None:
         log.debug("the engine stopped", exc_info=error)  # readers get the error itself
@@ -200,6 +216,7 @@ class Worker:
         now, replies = self.clock(), self._core.replies
         for reply_id, outlet in list(self._outlets.items()):
             if outlet.is_abandoned:
+                self.telemetry.count("abandoned")
                 replies.cancel(reply_id)
             elif outlet.neglected_s(now) > self._reader_timeout_s:
                 replies.cancel(reply_id, "error", f"nobody read this reply for {self._reader_timeout_s:g} s, with its queue full")
@@ -212,7 +229,10 @@ class Worker:
     def _deliver(self, *, drop_unread: bool = False) -> None:
         """Hand over what was made: one lock a reply, one call an event loop."""
         batches: dict[str, list[Event]] = {}
-        for event in self._core.drain(self.clock()):
+        now = self.clock()
+        events = self._core.drain(now)
+        self.telemetry.events(events, now)
+        for event in events:
             batches.setdefault(event.reply_id, []).append(event)
         if not batches:
             return

@@ -205,7 +205,8 @@ class Weight:
     """A matrix [N, K] for the CPU kernels, as it lies in the tensors, which are kept and not copied.
 
     data float32 or bfloat16 [N, K]; or int8 [N, K] with scale float32 [N]; or uint8 [N, ceil(columns / 2)] of two codes, the
-    even k in the low four bits, with scale and perhaps minimum float16 [N, ceil(columns / group)]. Raises ValueError for anything else.
+    even k in the low four bits, with scale and perhaps minimum float16 [N, ceil(columns / group)]. Raises ValueError for
+    anything else.
     """
 
     def __init__(
@@ -232,3 +233,122 @@ def gemm(
     Quantised weights are multiplied as the float32 numbers they stand for; the order of each sum does not depend on the number of
     threads. Raises ValueError for a wrong dtype, size or layout, and for an isa that is not there.
     """
+
+def has_halves() -> bool:
+    """Whether products of bfloat16 run here, as the classes below can be told to take: with AVX-512."""
+
+class FlowStage:
+    """A stage of the flow's U-Net, its weights packed: residual block, then transformers; see flow_stage.py.
+
+    tensors: conv1, norm1, conv2, norm2, skip, weight and bias each; a block: norm1, qkv (weight alone, the queries' scaled), out,
+    norm2, up, down. Weights are float32 [N, taps, K], norms and biases [N]. halves: products in bfloat16, added up in float32.
+    isa None: the best of available_isas(). Raises ValueError for sizes that do not fit and for an isa that is not there.
+    """
+
+    def __init__(
+        self,
+        tensors: Sequence[SupportsDLPack],
+        blocks: Sequence[Sequence[SupportsDLPack]],
+        heads: int,
+        halves: bool = False,
+        isa: str | None = None,
+    ) -> None: ...
+    def __call__(
+        self, team: ThreadTeam, x: SupportsDLPack, n: SupportsDLPack, shift: SupportsDLPack, out: SupportsDLPack
+    ) -> None:
+        """x [R, T, K], shift [C], out [R, T, C] float32; n [R] int64 -> out, zero from n[r] on. Raises ValueError."""
+
+class FrameConv:
+    """A convolution over frames, its weight [N, taps, K] packed; see frame_conv.py. Arguments and errors as FlowStage."""
+
+    def __init__(self, weight: SupportsDLPack, bias: SupportsDLPack, halves: bool = False, isa: str | None = None) -> None: ...
+    def __call__(
+        self,
+        team: ThreadTeam,
+        x: SupportsDLPack,
+        n: SupportsDLPack,
+        stride: int,
+        pad: int,
+        out: SupportsDLPack,
+        out_n: SupportsDLPack,
+    ) -> None:
+        """x [R, T, K], out [R, T', N] float32; n, out_n [R] int64: true frames of both. Raises ValueError."""
+
+class ResidualUnit:
+    """A residual unit of the vocoder, weights [C, k, C] packed; see residual.py. C: the channels, up to a multiple of 16."""
+
+    def __init__(
+        self,
+        alpha: SupportsDLPack,
+        first: SupportsDLPack,
+        first_bias: SupportsDLPack,
+        beta: SupportsDLPack,
+        second: SupportsDLPack,
+        second_bias: SupportsDLPack,
+        dilation: int,
+        halves: bool = False,
+        isa: str | None = None,
+    ) -> None: ...
+    def __call__(
+        self,
+        team: ThreadTeam,
+        x: SupportsDLPack,
+        history: SupportsDLPack,
+        inner: SupportsDLPack,
+        n: SupportsDLPack,
+        bounds: tuple[SupportsDLPack, SupportsDLPack] | None,
+        y: SupportsDLPack,
+        history_after: SupportsDLPack,
+        inner_after: SupportsDLPack,
+    ) -> None:
+        """x, y [B, C, T], history [B, C, 2 h d], inner [B, C, 2 h] float32; n [B], bounds [B] each int64. Raises ValueError."""
+
+def product(x: SupportsDLPack, weight: Weight, out: SupportsDLPack, isa: str | None = None) -> None:
+    """out = x W^T for few rows, on the calling thread: x [M, K], out [M, N], float32 and contiguous.
+
+    Inputs of int8 and int4 weights are rounded to 16 bits, each row's largest magnitude at 32767; of bfloat16 weights, on
+    avx512, to bfloat16. Raises ValueError as gemm does.
+    """
+
+class Decoder:
+    """A decoder's step in one call: all layers by a team of threads. Weights are views of tensors, which are kept.
+
+    shape: num_heads, num_kv_heads, head_dim, norm_eps, rope_interleaved, inv_freq (a list), rotary_scale, rounds_to_bf16 (cosine
+    and sine), is_exact (quantised weights as float32 numbers, their inputs not rounded). layers: attention_norm, qkv, qkv_bias,
+    q_norm, k_norm, attention_out, ffn_norm, gate_up, down each: Weights, and float32 vectors or None. Raises ValueError for
+    shapes that do not fit each other, and for an isa that is not there.
+    """
+
+    def __init__(
+        self,
+        team: ThreadTeam,
+        shape: dict[str, object],
+        embedding: Weight,
+        layers: list[dict[str, object]],
+        final_norm: SupportsDLPack,
+        output: Weight,
+        isa: str | None = None,
+    ) -> None: ...
+    def step(
+        self,
+        *,
+        ids: SupportsDLPack,
+        positions: SupportsDLPack,
+        slots: SupportsDLPack,
+        page_table: SupportsDLPack,
+        query_start: SupportsDLPack,
+        context_len: SupportsDLPack,
+        k_pages: SupportsDLPack,
+        v_pages: SupportsDLPack,
+        key_tag: SupportsDLPack,
+        query_tag: SupportsDLPack | None,
+        log_weight: SupportsDLPack | None,
+        wanted: SupportsDLPack,
+        logits: SupportsDLPack,
+    ) -> None:
+        """Write the keys and values of T tokens of a ragged batch into the pages and `logits` [W, V] of the tokens `wanted` [W].
+
+        ids, positions, slots [T] int64, wanted int64, ascending; page_table [B, N], query_start [B + 1], context_len [B] int32;
+        pages [L, P, page_size, G, head_dim] float32 or bfloat16; the reflection weight's key_tag [P, page_size] and query_tag [T]
+        int32, log_weight [T] float32. Raises ValueError, with nothing written, for what does not fit or is not there.
+        """

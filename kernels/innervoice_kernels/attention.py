@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from innervoice_kernels.attention_decode import Workspace, decode
+from innervoice_kernels.attention_libraries import Call, attend
 from innervoice_kernels.attention_prefill import prefill
-from innervoice_kernels.backend import TRITON, choose
+from innervoice_kernels.backend import LIBRARIES, REF, choose
 from innervoice_kernels.kvstore import check_pages
 from innervoice_kernels.kvstore_fp8 import check_scales
 
@@ -150,7 +151,15 @@ def paged_attention(
     Arguments as in paged_attention_ref. max_queries: no row has more, which spares a launch where it is 1. out: contiguous, its
     tokens that no row owns are left as they are. workspace: kept from call to call, as a captured graph needs it.
     """
-    if choose("paged_attention", q) == TRITON:
+    chosen = choose("paged_attention", q)
+    if chosen in LIBRARIES:
+        call = Call(
+            q, k_pages, v_pages, page_table, query_start, context_len, scale, query_tag is not None, workspace is not None
+        )
+        y = attend(chosen, call)
+        if y is not None:
+            return y if out is None else out.copy_(y)
+    if chosen != REF:
         return _paged_attention_triton(
             q, k_pages, v_pages, page_table, query_start, context_len, scale, query_tag, key_tag, log_weight, k_scale, v_scale,
             max_queries, out, workspace,

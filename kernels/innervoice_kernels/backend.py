@@ -1,11 +1,15 @@
-"""Which implementation of an op runs: the plain-torch reference, or the Triton kernel.
+"""Which implementation of an op runs: the plain-torch reference, the Triton kernel, the native code for CPUs, or a library.
 
 The choice for an op is, first that holds: `with use(...)`; the environment's INNERVOICE_BACKEND; Triton for CUDA tensors where
-it can be imported and the GPU is new enough; the reference. INNERVOICE_BACKEND=ref, or triton,paged_attention=ref for single ops.
+it can be imported and the GPU is new enough; native code for CPU tensors where the op has any; the reference.
+INNERVOICE_BACKEND=ref, or triton,paged_attention=ref for single ops. Where "native" is chosen for all, an op without native code
+runs its reference. paged_attention has two more, libraries that run where they are installed and asked for: flash_attn and
+flashinfer.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -19,7 +23,14 @@ from innervoice_kernels.jit import HAS_TRITON, INTERPRETED, triton
 
 REF = "ref"
 TRITON = "triton"
-IMPLEMENTATIONS = (REF, TRITON)
+NATIVE = "native"
+IMPLEMENTATIONS = (REF, TRITON, NATIVE)
+# The packages of libraries, and their modules, of which one is enough.
+LIBRARIES = {
+    "flash_attn": ("flash-attn", "flash_attn", "flash_attn_interface"),
+    "flashinfer": ("flashinfer-python", "flashinfer"),
+}
+_BY_LIBRARY = "paged_attention"  # the op that they have
 VARIABLE = "INNERVOICE_BACKEND"
 OLDEST = (8, 0)  # bfloat16 on the tensor cores and asynchronous copies
 
@@ -34,12 +45,16 @@ class _Choice:
         self.wishes = dict(wishes)
         self.found: dict[tuple[str, str], str] = {}
 
-    def resolve(self, op: str, device: torch.device) -> str:
+    def resolve(self, op: str, device: torch.device, has_native: bool) -> str:
         name = self.wishes.get(op, self.wishes.get(_ALL))
         if name is None:
-            name = TRITON if _default_is_triton(device) else REF
+            name = NATIVE if has_native and device.type == "cpu" else TRITON if _default_is_triton(device) else REF
         elif name == TRITON:
             _check_triton(op, device)
+        elif name in LIBRARIES:
+            _check_library(name, device)
+        elif name == NATIVE:
+            name = _checked_native(op, device, has_native)
         self.found[op, device.type] = name
         _log.debug("%s on %s: %s", op, device.type, name)
         return name
@@ -65,6 +80,14 @@ def _describe(device: torch.device) -> str:
     return f"{TRITON} {triton.__version__}"
 
 
+def _checked_native(op: str, device: torch.device, has_native: bool) -> str:
+    if not has_native:
+        return REF
+    if device.type != "cpu":
+        raise ValueError(f"{op}: the native implementation was chosen for tensors on {device.type}: move them to the CPU")
+    return NATIVE
+
+
 def _check_triton(op: str, device: torch.device) -> None:
     if not HAS_TRITON:
         raise ValueError(
@@ -77,6 +100,15 @@ def _check_triton(op: str, device: torch.device) -> None:
         )
 
 
+def _check_library(name: str, device: torch.device) -> None:
+    package, *modules = LIBRARIES[name]
+    if not any(importlib.util.find_spec(module) is not None for module in modules):
+        raise ValueError(f"{_BY_LIBRARY}: {name} was chosen, but is not installed: pip install {package}")
+    if device.type != "cuda":
+        raise ValueError(f"{_BY_LIBRARY}: {name} was chosen for tensors on {device.type}: it runs on cuda alone")
+    _log.info("%s on %s: %s", _BY_LIBRARY, device.type, name)
+
+
 def _parse(text: str) -> dict[str, str]:
     """The wishes in "triton,paged_attention=ref"."""
     wishes: dict[str, str] = {}
@@ -87,9 +119,10 @@ def _parse(text: str) -> dict[str, str]:
 
 
 def _checked(wishes: dict[str, str], where: str) -> dict[str, str]:
-    for name in wishes.values():
-        if name not in IMPLEMENTATIONS:
-            raise ValueError(f"{where}: there is no implementation {name!r}; there are {', '.join(IMPLEMENTATIONS)}")
+    for op, name in wishes.items():
+        known = (*IMPLEMENTATIONS, *LIBRARIES) if op == _BY_LIBRARY else IMPLEMENTATIONS
+        if name not in known:
+            raise ValueError(f"{where}: there is no implementation {name!r}; there are {', '.join(known)}")
     return wishes
 
 
@@ -107,13 +140,15 @@ def _scope() -> _Choice:
     return _of_the_process[0]
 
 
-def choose(op: str, x: Tensor) -> str:
+def choose(op: str, x: Tensor, *, has_native: bool = False) -> str:
     """The implementation of an op for tensors where x is: found out once for an op and a type of device, then looked up.
+
+    has_native: whether the op has native code; it must always say the same.
 
     Raises ValueError when what was asked for cannot run there.
     """
     choice = _scope()
-    return choice.found.get((op, x.device.type)) or choice.resolve(op, x.device)
+    return choice.found.get((op, x.device.type)) or choice.resolve(op, x.device, has_native)
 
 
 @contextmanager

@@ -7,13 +7,13 @@ program is the engine's compiled schedule: a row of int32 a state. A step reads 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from innervoice_kernels.cursor_columns import UNLIMITED, Column, Ending, Output, Request, State
+from innervoice_kernels.cursor_columns import UNLIMITED, Column, Ending, Kind, Output, Request, State
 from innervoice_kernels.cursor_walk import advance_rows, prepare_rows
 from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, jit, launch, next_power, tl
 from innervoice_kernels.philox import signed
@@ -27,6 +27,10 @@ _HOST_NAMES = {
 }  # fmt: skip
 
 
+_FREE_NAMES = {"is_done": State.IS_DONE, "segment": State.SEGMENT, "_in_reflection": State.IN_REFLECTION}
+_FLAGS = ("text_done", "reflection_done", "_offers_done", "_fresh", "_in_reflection")
+
+
 def first_state() -> list[int]:
     """A row at the start of its reply."""
     state = [0] * State.WIDTH
@@ -36,12 +40,26 @@ def first_state() -> list[int]:
 
 
 def pack_state(host: Mapping[str, Any], num_tokens: int) -> list[int]:
-    """The state of a guided host cursor, as its `state` says, that has emitted so many tokens."""
+    """The state of a host cursor, guided or free, as its `state` says, that has emitted so many tokens."""
     state = first_state()
-    for name, column in _HOST_NAMES.items():
+    for name, column in (_HOST_NAMES if "_row" in host else _FREE_NAMES).items():
         state[column] = int(host[name])
+    if "_last" in host:
+        state[State.LAST] = -1 if host["_last"] is None else Kind[host["_last"].upper()]
     state[State.NUM_TOKENS] = num_tokens
     return state
+
+
+def unpack_state(state: Sequence[int], caps: Sequence[int], is_guided: bool) -> dict[str, Any]:
+    """The `state` of the host cursor that stands where a row does; caps: those of its Rows."""
+    host: dict[str, Any] = {name: state[column] for name, column in (_HOST_NAMES if is_guided else _FREE_NAMES).items()}
+    host |= {name: bool(value) for name, value in host.items() if name in _FLAGS}
+    host["is_done"] = state[State.IS_DONE] == Ending.STOP
+    if is_guided:
+        known = max((index + 1 for index, cap in enumerate(caps) if cap != UNLIMITED), default=0)
+        return host | {"caps": list(caps[:known])}
+    last = state[State.LAST]
+    return host | {"_last": None if last < 0 else Kind(last).name.lower()}
 
 
 def request_columns(*, eos: Sequence[int] = (), **values: int | None) -> list[int]:
@@ -146,15 +164,28 @@ class Rows:
             logprob=torch.zeros(num_rows, dtype=torch.float32, device=device),
         )
 
+    def first(self, num_rows: int) -> Rows:
+        """The first rows, in the same memory."""
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        draws = Draws(*(getattr(self.draws, f.name)[: SLOTS * num_rows] for f in fields(Draws)))
+        return Rows(**{name: part[:num_rows] for name, part in parts.items() if name != "draws"}, draws=draws)
+
     def begin(
-        self, row: int, request: Sequence[int], temperature: float, top_p: float, seed: int, caps: Sequence[int] = ()
+        self,
+        row: int,
+        request: Sequence[int],
+        temperature: float,
+        top_p: float,
+        seed: int,
+        caps: Sequence[int] = (),
+        state: Sequence[int] | None = None,
     ) -> None:
-        """Put a reply at its start into a row. request: the columns of Request."""
+        """Put a reply into a row, at its start or where `state` says. request, state: the columns of Request and State."""
         device, num_caps = self.state.device, self.caps.shape[1]
         if len(caps) > num_caps:
             raise ValueError(f"a reply has {len(caps)} caps of reflections, the rows hold {num_caps}")
         filled = [*(min(cap, UNLIMITED) for cap in caps), *[UNLIMITED] * (num_caps - len(caps))]
-        self.state[row] = torch.tensor(first_state(), dtype=torch.int32, device=device)
+        self.state[row] = torch.tensor(list(state or first_state()), dtype=torch.int32, device=device)
         self.request[row] = torch.tensor(list(request), dtype=torch.int32, device=device)
         self.scale[row] = torch.tensor([temperature, top_p], device=device)
         self.seed[row] = signed(seed)

@@ -98,13 +98,14 @@ class Output(IntEnum):
 
 
 class Ending(IntEnum):
-    """Why a row emits nothing more."""
+    """Why a row emits nothing, or nothing more."""
 
     RUNNING = 0
     STOP = 1
     LENGTH = 2
     REFUSED = 3
     IDLE = 4
+    WAITING = 5  # for a page: the row runs on when it has one
 
 
 class Mask(IntEnum):

@@ -18,7 +18,7 @@ from innervoice_kernels.jit import Block, Num, Ptr, jit, tl
     _R_SPEECH_LOW, _R_SPEECH_HIGH, _R_VOCABULARY, _R_IGNORE_EOS, _R_MAX_TOKENS, _R_TOP_K, _R_EOS, _REQUEST_WIDTH,
 ) = (tl.constexpr(int(i)) for i in Request)  # fmt: skip
 _REFLECTION, _TRANSCRIPT, _SPEECH, _OPEN, _CLOSE, _DONE, _END = (tl.constexpr(int(i)) for i in Kind)
-_RUNNING, _STOP, _LENGTH_SPENT, _REFUSED, _IDLE = (tl.constexpr(int(i)) for i in Ending)
+_RUNNING, _STOP, _LENGTH_SPENT, _REFUSED, _IDLE, _WAITING = (tl.constexpr(int(i)) for i in Ending)
 _O_TOKEN, _O_KIND, _O_SEGMENT, _O_IS_FORCED, _O_IS_DONE, _OUTPUT_WIDTH = (tl.constexpr(int(i)) for i in Output)
 _M_LOW0, _M_HIGH0, _M_LOW1, _M_HIGH1, _M_EXTRA0, _, _M_EXTRA2, _M_TOP_K, _MASK_WIDTH = (tl.constexpr(int(i)) for i in Mask)
 _UNLIMITED = tl.constexpr(UNLIMITED)

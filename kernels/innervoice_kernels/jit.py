@@ -55,6 +55,26 @@ def jit(function: Callable[..., Any]) -> Any:
     return triton.jit(function)
 
 
+_compiled: list[str] = []
+
+
+def num_compiled() -> int:
+    """Kernels that were compiled, or loaded from Triton's cache, since the first call: what a first use costs."""
+    if HAS_TRITON and not INTERPRETED and triton.knobs.runtime.jit_post_compile_hook is not _note:
+        _earlier.append(triton.knobs.runtime.jit_post_compile_hook)
+        triton.knobs.runtime.jit_post_compile_hook = _note
+    return len(_compiled)
+
+
+_earlier: list[Any] = []
+
+
+def _note(**compilation: Any) -> Any:
+    _compiled.append(compilation["repr"])
+    hook = _earlier[-1]
+    return None if hook is None else hook(**compilation)
+
+
 @dataclass(frozen=True)
 class Launch:
     """What would have run: a kernel with its arguments by name (tensors, numbers, constants) and its compile options."""

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from innervoice_kernels.cursor import SLOTS, Programs, Rows, prepare
+from innervoice_kernels.backend import TRITON, choose, use
+from innervoice_kernels.cursor import SLOTS, Programs, Rows, prepare, request_columns
 from innervoice_kernels.cursor_columns import Ending, Kind, Output
 from innervoice_kernels.sample_pick import Offers, pick, summary
 
 Trace = tuple[list[int], list[str]]
+Arrays = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]
 
 
 def replay_rows(rows: Rows, programs: Programs, logits: Tensor) -> list[Trace]:
@@ -37,6 +44,24 @@ def replay_rows(rows: Rows, programs: Programs, logits: Tensor) -> list[Trace]:
     if running:
         raise ValueError(f"logits hold {logits.shape[1]} rows, but a reply goes on after that many tokens")
     return traces
+
+
+def replay_program(
+    program: Arrays, request: Mapping[str, Any], logits: NDArray[Any], caps: Sequence[int], device: str | None = None
+) -> Trace:
+    """One greedy reply. program: its table, forced ids and samplings; request: as request_columns takes it; logits [T, V].
+
+    device: the GPU where there is one, unless given. Raises ValueError where the kernels cannot run, and as `replay_rows` does.
+    """
+    scripted = torch.from_numpy(np.asarray(logits, dtype=np.float32)).to(
+        device or ("cuda" if torch.cuda.is_available() else "cpu")
+    )
+    with use(TRITON):
+        choose("replay", scripted)
+    rows = Rows.allocate(1, max(len(caps), 1), scripted.device)
+    rows.begin(0, request_columns(**request), temperature=0.0, top_p=1.0, seed=0, caps=caps)
+    table, forced, samplings = (torch.from_numpy(np.asarray(part)) for part in program)
+    return replay_rows(rows, Programs.join([(table, forced, samplings)], scripted.device), scripted[None])[0]
 
 
 def step(rows: Rows, programs: Programs, logits: Tensor, offers: Offers) -> None:

@@ -7,7 +7,7 @@ picked advances the cursors of all rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -58,6 +58,11 @@ class Offers:
             logprob=empty(number, dtype=torch.float32),
             arrived=torch.zeros(1, dtype=torch.int32, device=device),
         )
+
+    def first(self, num_rows: int, slots: int) -> Offers:
+        """Those of the first rows, in the same memory."""
+        parts = {f.name: getattr(self, f.name)[: num_rows * slots] for f in fields(self)}
+        return Offers(**parts | {"logits": self.logits[:num_rows], "arrived": self.arrived})
 
 
 @jit

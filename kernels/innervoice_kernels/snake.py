@@ -5,6 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from innervoice_kernels import activation_blocks
+from innervoice_kernels.backend import TRITON, choose
+from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, jit, launch, narrow, tl
+
+_BLOCK = 1024  # 8 a thread of 4 warps
+
 
 def snake_ref(x: Tensor, alpha: Tensor) -> Tensor:
     """The definition, in float32 or wider inside; one alpha a channel, stored as it is (not its logarithm)."""
@@ -16,4 +22,24 @@ def snake_ref(x: Tensor, alpha: Tensor) -> Tensor:
 
 def snake(x: Tensor, alpha: Tensor) -> Tensor:
     """Snake activation, one alpha a channel: x [B, C, T], alpha [C]."""
+    if choose("snake", x) == TRITON:
+        return _snake_triton(x, alpha)
     return snake_ref(x, alpha)
+
+
+@jit
+def _snake_kernel(x: Ptr, alpha: Ptr, y: Ptr, x_row: Num, x_channel: Num, x_step: Num, C: Num, T: Num, BLOCK: constexpr) -> None:
+    """BLOCK steps of one channel of one row a program."""
+    row, channel = tl.program_id(1).to(tl.int64) // C, tl.program_id(1) % C
+    step = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    value = tl.load(x + row * x_row + channel * x_channel + step * x_step, mask=step < T, other=0.0).to(tl.float32)
+    made = activation_blocks.snake(value, tl.load(alpha + channel).to(tl.float32))
+    tl.store(y + (row * C + channel) * T + step, narrow(made, y), mask=step < T)
+
+
+def _snake_triton(x: Tensor, alpha: Tensor) -> Tensor:
+    rows, channels, steps = x.shape
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    grid = (cdiv(steps, _BLOCK), rows * channels)
+    launch(_snake_kernel, grid, x, alpha.contiguous(), y, *x.stride(), channels, steps, BLOCK=_BLOCK, num_warps=4)
+    return y

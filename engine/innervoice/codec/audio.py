@@ -1,4 +1,4 @@
-"""Sound in: files, file bytes, arrays and frames -> float32 samples, of the first channel or all; another rate with soxr."""
+"""Sound in: files, file bytes, arrays and frames -> float32 samples, of the first channel or of all; another rate with soxr."""
 
 from __future__ import annotations
 

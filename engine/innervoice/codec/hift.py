@@ -18,8 +18,7 @@ from innervoice.config.decoder import HiftConfig
 from innervoice.config.decoder_tensors import is_delicate
 from innervoice_kernels.istft import istft
 from innervoice_kernels.noise import harmonic_phases, sample_noise
-from innervoice_kernels.residual import ResidualWeights
-from innervoice_kernels.snake import snake
+from innervoice_kernels.residual import ResidualWeights, residual
 from innervoice_kernels.source import SourceSettings, stream_source
 
 
@@ -39,9 +38,7 @@ class ResBlock:
     def __call__(self, x: Tensor) -> Tensor:
         """x [B, C, T]."""
         for unit in self.units:
-            first, second, half = Affine(unit.first, unit.first_bias), Affine(unit.second, unit.second_bias), unit.half
-            h = conv(snake(x, unit.alpha), first, padding=half * unit.dilation, dilation=unit.dilation)
-            x = x + conv(snake(h, unit.beta), second, padding=half)
+            x = residual(x, unit)
         return x
 
     @property

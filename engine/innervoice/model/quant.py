@@ -30,6 +30,7 @@ from innervoice_kernels.weight_formats import MIDDLE, int4_ref, packed, scaled_r
 FP8 = torch.float8_e4m3fn
 _LARGEST_FP8 = 448.0
 _LANE_BYTES = 16
+_BLOCK_NUMBERS = 1 << 24  # 64 MiB in float32
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,17 @@ def to_int4(w: Tensor, group: int = 32, symmetric: bool = False) -> Int4Weight:
 
 
 def quantize(w: Tensor, to: Quantization) -> Quantized:
-    """w [N, K] in a format. Raises ValueError for NaN, infinity, and what the format cannot hold."""
+    """w [N, K] in a format, some rows at a time. Raises ValueError for NaN, infinity, and what the format cannot hold."""
+    made = [_quantized(block, to) for block in row_blocks(w)]
+    return with_tensors(made[0], {name: torch.cat([tensors_of(part)[name] for part in made]) for name in tensors_of(made[0])})
+
+
+def row_blocks(w: Tensor) -> tuple[Tensor, ...]:
+    """The rows of w [N, K] in blocks that take little memory in float32; one that is empty for no rows."""
+    return torch.split(w, max(1, _BLOCK_NUMBERS // max(w.shape[-1], 1)))
+
+
+def _quantized(w: Tensor, to: Quantization) -> Quantized:
     if to.format == "int4":
         assert to.group is not None
         return to_int4(w, to.group, to.symmetric)

@@ -109,13 +109,17 @@ class Transformer:
         inv_freq, self._rotary_scale = frequencies(config)
         self._inv_freq = inv_freq.to(weights.device)  # [rotary_dim / 2]
 
+    def rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine [T, rotary_dim / 2] at positions [T], rounded to the model's type, as the original does."""
+        angle = positions[:, None].float() * self._inv_freq
+        cos, sin = ((part * self._rotary_scale).to(self.weights.dtype) for part in (angle.cos(), angle.sin()))
+        return cos, sin
+
     @torch.inference_mode()
     def forward(self, ids: Tensor, batch: AttentionInputs, kv: KVCache) -> Tensor:
         """Hidden states [T, D] after the final norm for ids [T] int64; writes the keys and values of these tokens into kv."""
         x = embed(self.weights.embedding, ids, self.weights.dtype)
-        # The original rounds cos and sin to the model's type before it multiplies.
-        angle = batch.positions[:, None].float() * self._inv_freq  # [T, rotary_dim / 2]
-        cos, sin = ((part * self._rotary_scale).to(x.dtype) for part in (angle.cos(), angle.sin()))
+        cos, sin = self.rotation(batch.positions)
         for index, layer in enumerate(self.weights.layers):
             x = x + self._attention(index, layer, x, cos, sin, batch, kv)
             gate_up = linear(layer.gate_up, rms_norm(x, layer.ffn_norm, self.config.norm_eps))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from innervoice.config.files import refuse_unknown
-from innervoice.schedule.compile import compile_schedule
+from innervoice.schedule.compile import Program, compile_schedule
 from innervoice.schedule.cursor import Mask, make_cursor
+from innervoice.schedule.pack import request_values, sampling_table
 from innervoice.schedule.program import Schedule
-from innervoice.types import Vocabulary
+from innervoice.types import Sampling, Vocabulary
 
 
 def replay(
@@ -21,23 +23,30 @@ def replay(
     logits: npt.ArrayLike,
     max_new_tokens: int,
     caps: Sequence[int] | None = None,
+    kernel: str = "host",
 ) -> tuple[list[int], list[str]]:
     """Ids and kinds of a greedy reply whose token t is drawn from logits[t].
 
     schedule: the JSON form; it may hold the run-time `caps` itself. vocab: {"text": [lo, hi], "speech": [lo, hi], "eot", "open",
-    "close", "done"}, null where absent. logits [T, V]. Raises ValueError when the logits run out.
+    "close", "done"}, null where absent. logits [T, V]. kernel: "host" is this package's cursor, "triton" the one inside the
+    sampling kernel, on a GPU or with TRITON_INTERPRET=1. Raises ValueError when the logits run out, or the kernel cannot run.
     """
     table = np.asarray(logits)
     if table.ndim != 2:
         raise ValueError(f"logits have shape {table.shape}, expected [T, V]")
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens is {max_new_tokens}: it must be 1 or more")
+    if kernel not in ("host", "triton"):
+        raise ValueError(f"kernel is {kernel!r}: use host or triton")
     plain = {key: value for key, value in schedule.items() if key != "caps"}
     vocabulary = _vocabulary(vocab, table.shape[1])
     tokens = {name: getattr(vocabulary, name) for name in ("open", "close", "done")}
     made = Schedule.from_dict(plain | {"tokens": tokens | dict(plain.get("tokens", {}))})
     program = compile_schedule(made, vocabulary)
-    cursor = make_cursor(program, caps if caps is not None else schedule.get("caps") or ())
+    capped = caps if caps is not None else schedule.get("caps") or ()
+    if kernel == "triton":
+        return _by_kernel(program, table, max_new_tokens, capped)
+    cursor = make_cursor(program, capped)
     ids: list[int] = []
     kinds: list[str] = []
     while len(ids) < max_new_tokens and not cursor.is_done:
@@ -48,6 +57,16 @@ def replay(
             emission = cursor.emit_forced() if cursor.forced is not None else cursor.draw(_best(table[len(ids)], cursor.mask))
         ids.append(emission.token)
         kinds.append(emission.kind.label)
+    return ids, kinds
+
+
+def _by_kernel(
+    program: Program, logits: npt.NDArray[Any], max_new_tokens: int, caps: Sequence[int]
+) -> tuple[list[int], list[str]]:
+    # Found only when it is asked for: nothing else of this package needs torch.
+    kernels = importlib.import_module("innervoice_kernels.replay")
+    request = request_values(program, Sampling(max_new_tokens=max_new_tokens))
+    ids, kinds = kernels.replay_program((program.table, program.forced, sampling_table(program)), request, logits, caps)
     return ids, kinds
 
 

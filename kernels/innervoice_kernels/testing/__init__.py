@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from innervoice_kernels.testing import codecs, language, quantised, sampling, speech
+from innervoice_kernels.testing import codec, codecs, language, quantised, sampling, speech
 from innervoice_kernels.testing.case import Case, Device, Inputs, Maker, Op, fresh, normal
 from innervoice_kernels.testing.rule import check, errors
 
 __all__ = ["CASES", "OPS", "Case", "Device", "Inputs", "Maker", "Op", "check", "errors", "fresh", "normal"]
 
-OPS: Mapping[str, Op] = {op.name: op for op in (*language.OPS, *quantised.OPS, *sampling.OPS, *speech.OPS, *codecs.OPS)}
+_PARTS = (language, quantised, sampling, speech, codec, codecs)
+OPS: Mapping[str, Op] = {op.name: op for part in _PARTS for op in part.OPS}
 CASES: Mapping[str, tuple[Case, ...]] = {name: op.cases for name, op in OPS.items()}

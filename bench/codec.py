@@ -1,0 +1,206 @@
+"""What speech out costs: `python -m bench.codec [--device cpu|cuda] [--quick] [--json FILE] [--only CASE]`.
+
+Shipped sizes with random weights, float32 on a CPU and bfloat16 on a GPU. The peer is the plain torch modules over the same
+frames with the guidance branches batched, in the same process and in turns; on a GPU also torch.compile with CUDA graphs.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from bench.record import Record, Times, interleaved, parser, report
+from torch import Tensor
+
+from innervoice.codec.chunks import Chunk, Clock, SteadySettings
+from innervoice.codec.decoder import SpeechDecoder
+from innervoice.codec.flow import Flow
+from innervoice.codec.hift import Hift
+from innervoice.codec.layers import load_tensors
+from innervoice.codec.steady import Slot
+from innervoice.config.decoder import DecoderConfig
+from innervoice.config.decoder_tensors import flow_shapes, hift_shapes
+from innervoice.safetensors_file import DummyTensors
+from innervoice_kernels.backend import use
+
+TINY = Path(__file__).resolve().parent.parent / "engine" / "innervoice" / "assets" / "tiny" / "glm-4-voice-decoder"
+PLAIN, COMPILED = "plain torch modules", "torch.compile, CUDA graphs"
+CLOCK = Clock.of(12.5)
+CHUNK_S = 26 / 12.5
+FULL_AT = 140  # tokens at the end of the first chunk whose look-back is full
+
+
+class Shipped:
+    """Flow and vocoder of GLM-4-Voice's sizes, and what a chunk of 26 tokens gives them."""
+
+    def __init__(self, device: str) -> None:
+        config = DecoderConfig()
+        self.device, self.dtype = device, torch.float32 if device == "cpu" else torch.bfloat16
+        self.name = "float32" if device == "cpu" else "bfloat16"
+        with torch.inference_mode():
+            self.flow = Flow(config.flow, load_tensors(DummyTensors(), flow_shapes(config.flow), self.dtype, device))
+            hift = load_tensors(DummyTensors(), hift_shapes(config.hift), torch.float32)
+            self.hift = Hift(config.hift, hift, self.dtype, device)
+
+    def step(self, rows: int, frames: int) -> Callable[[], Tensor]:
+        """One Euler step over so many frames, both guidance branches."""
+        x, mu = (torch.randn(rows, 80, frames, device=self.device) for _ in range(2))
+        speaker, cond = torch.randn(rows, 80, device=self.device), torch.zeros(rows, 80, frames, device=self.device)
+        return lambda: self.flow.solve(x, mu, speaker, cond, 1)
+
+    def vocoder(self, rows: int, frames: int) -> Callable[[], Tensor]:
+        """Mel frames and their source to samples."""
+        mel = torch.randn(rows, 80, frames, device=self.device)
+        source = 0.1 * torch.randn(rows, 1, 256 * frames, device=self.device)
+        return lambda: self.hift.render(mel, source)
+
+
+def plainly(run: Callable[[], object]) -> Callable[[], object]:
+    """The same by the plain torch modules."""
+
+    def plain() -> object:
+        with use("ref"):
+            return run()
+
+    return plain
+
+
+def window(tokens: int) -> int:
+    """Frames of the flow's window in the chunk that ends after so many tokens."""
+    return Chunk(tokens - 26, tokens, SteadySettings(), CLOCK).window_len
+
+
+def flow_flops(rows: int, frames: int) -> int:
+    """Of one Euler step with guidance: 86.2 MFLOP a frame and 45,056 a pair of frames, twice."""
+    return 2 * rows * int(86.2e6 * frames + 45056 * frames**2)
+
+
+def networks(shipped: Shipped, quick: bool) -> Iterator[Record]:
+    """G16a, G9: an Euler step and the vocoder against plain torch; together, a chunk of 26 tokens."""
+    goals = (None, None, "G16a") if shipped.device == "cpu" else ("G9a", "G9c", None)
+    rounds = 2 if quick else 5
+    common = {"device": shipped.device, "dtype": shipped.name, "peer_name": PLAIN, "unit": "ms"}
+    ends = {"first": 36} if quick else {"first": 36, "look-back full": FULL_AT}
+    for name, tokens in ends.items():
+        frames, new = window(tokens), CLOCK.frames(tokens) - CLOCK.frames(tokens - 26)
+        runs = {"step": shipped.step(1, frames), "vocoder": shipped.vocoder(1, new)}
+        timed = {part: race(run, shipped.device, rounds) for part, run in runs.items()}
+        step, vocoder = timed["step"], timed["vocoder"]
+        shape = f"{frames} frames, {name} chunk"
+        flops = flow_flops(1, frames)
+        yield Record.of("flow, Euler step", shape, step[0], peer=step[1], goal=goals[0], flops=flops, **common)
+        yield Record.of("vocoder", f"{new} frames", vocoder[0], peer=vocoder[1], goal=goals[1], flops=int(602e6) * new, **common)
+        steps = SteadySettings().steps
+        ours, peer = (1e3 * (steps * one.median + other.median) for one, other in zip(step, vocoder, strict=True))
+        details = {
+            "steps": steps,
+            "rtf": ours / 1e3 / CHUNK_S,
+            "peer_rtf": peer / 1e3 / CHUNK_S,
+            "sum": "10 steps and the vocoder",
+        }
+        more = {"ours": ours, "peer": peer, "ratio": peer / ours, "goal": goals[2], "details": details, "n": step[0].n}
+        yield Record("flow and vocoder, a chunk", shape, **common, **more, flops=steps * flops + int(602e6) * new)
+
+
+def race(run: Callable[[], Tensor], device: str, rounds: int) -> tuple[Times, Times]:
+    """The same thing by the fast ops and by plain torch, in turns; results must agree before times count."""
+    with torch.inference_mode():
+        fast, plain = run(), plainly(run)()
+        assert isinstance(plain, Tensor)
+        error = float((fast.float() - plain.float()).abs().max() / plain.float().abs().max())
+        assert error < (1e-3 if device == "cpu" else 0.1), f"the results differ by {error:.3g}: no time is taken"
+        times = interleaved({"ours": run, "peer": plainly(run)}, device=device, rounds=rounds, warmup=1)
+    return times["ours"], times["peer"]
+
+
+def compiled(shipped: Shipped, quick: bool) -> Iterator[Record]:
+    """G9b: a step against torch.compile with CUDA graphs."""
+    frames = window(FULL_AT)
+    run = shipped.step(1, frames)
+    peer = torch.compile(plainly(run), mode="reduce-overhead")
+    with torch.inference_mode():
+        times = interleaved({"ours": run, "peer": peer}, device=shipped.device, rounds=3 if quick else 20, warmup=3)
+    common = {"device": shipped.device, "dtype": shipped.name, "peer_name": COMPILED, "unit": "ms", "goal": "G9b"}
+    yield Record.of("flow, Euler step", f"{frames} frames, look-back full chunk", times["ours"], peer=times["peer"], **common)
+
+
+def batches(shipped: Shipped, quick: bool) -> Iterator[Record]:
+    """A step and the vocoder over 1 to 64 sessions at once: time a session."""
+    frames, new = window(36), 179
+    for rows in (1, 4) if quick else (1, 4, 16, 64):
+        for name, run in (("flow, Euler step", shipped.step(rows, frames)), ("vocoder", shipped.vocoder(rows, new))):
+            with torch.inference_mode():
+                times = interleaved({"ours": run}, device=shipped.device, rounds=3, warmup=1)["ours"]
+            a_session = Times(tuple(second / rows for second in times.seconds), times.warmup)
+            yield Record.of(
+                f"{name}, a session", f"{rows} sessions", a_session, unit="ms", device=shipped.device, dtype=shipped.name
+            )
+
+
+def reply_length(device: str, quick: bool) -> Iterator[Record]:
+    """G17: a chunk at the end of a reply of 5 minutes against the first one with a full look-back, in turns, on the tiny decoder.
+
+    The reply is copied just before each of the two, so that either can be made again and again. details: every chunk's cost.
+    """
+    settings = replace(SteadySettings(), steps=2)
+    decoder = SpeechDecoder.from_pretrained(TINY, device=device).steady(settings, num_slots=4)
+    slot, kept, total = decoder.open(), [], 750 if quick else 3750
+    costs: list[tuple[float, float]] = []
+    for token in range(total):
+        ends_full = token in (FULL_AT - 1, total - 1 - (total - 10) % 26)
+        if ends_full:
+            kept.append(decoder.fork(slot))
+        decoder.push(slot, [token * 7 % 64])
+        if decoder.ready():
+            begin = perf_counter()
+            decoder.step()
+            costs.append((token / 12.5, perf_counter() - begin))
+    decoder.close(slot)
+
+    def again(source: Slot) -> Callable[[], None]:
+        def make() -> None:
+            twin = decoder.fork(source)
+            decoder.push(twin, [1])
+            assert len(decoder.step()) == 1
+            decoder.close(twin)
+
+        return make
+
+    times = interleaved({"first": again(kept[0]), "last": again(kept[1])}, device=device, rounds=4 if quick else 16, warmup=2)
+    shape = f"{total / 12.5:.0f} s of sound, look-back of {settings.look_back} frames"
+    peer = {"peer": times["first"], "peer_name": "first chunk of full look-back"}
+    details = {"steps": settings.steps, "sound_s": [at for at, _ in costs], "cost_s": [cost for _, cost in costs]}
+    ratio = times["last"].median / times["first"].median
+    more = {"goal": "G17", "ratio": ratio, "dtype": "float32", "unit": "ms", "details": details}
+    yield Record.of("a chunk at the reply's end", shape, times["last"], device=device, **peer, **more)
+
+
+CASES = ("networks", "reply_length", "batches", "compiled")
+
+
+def records(args: argparse.Namespace) -> Iterator[Record]:
+    """All of it, or --only one case."""
+    names = [args.only] if args.only else [name for name in CASES if args.device == "cuda" or name != "compiled"]
+    shipped = None
+    for name in names:
+        if name == "reply_length":
+            yield from reply_length(args.device, args.quick)
+            continue
+        shipped = shipped or Shipped(args.device)
+        yield from {"networks": networks, "batches": batches, "compiled": compiled}[name](shipped, args.quick)
+
+
+def main() -> None:
+    """Run as the contract of bench/record.py has it."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--only", choices=CASES, help="one case")
+    args = arguments.parse_args()
+    report(records(args), args.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""The decode step and the prefill of GLM-4-Voice's shape, against the ceilings and the peers (goals G1, G2, G3, G7).
+
+On a GPU at 9B with random weights, 2,048 tokens of context. On a CPU a small model: that it runs, and nothing of the goals.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from bench.ceilings import measure
+from bench.peers import static_decode, transformers_glm
+from bench.record import Record, Times, device_name, gpu_state, interleaved, parser, report
+from bench.shapes import GLM_4_VOICE, SMALL, random_model
+
+from innervoice.decode_bench import DecodeModel, Loop, make_loop, step_bytes, step_flops, time_prefill
+from innervoice.trace import Tracer
+
+CRIPPLED = 0.70  # of the copy's bandwidth: below it a compiled peer proves nothing
+INNER = 8  # steps between two marks
+
+
+class Decode:
+    """The measurements of one model on one device."""
+
+    def __init__(self, device: str, quick: bool) -> None:
+        self.device, self.quick = device, quick
+        self.on_gpu = device == "cuda"
+        self.context = 2048 if self.on_gpu else 128
+        self.batches = [1, 8, 32, 64, 128, 256] if self.on_gpu else [1, 4]
+        self.prompts = [500, 1000, 2000] if self.on_gpu else [100]
+        if quick:
+            self.batches, self.prompts = self.batches[:2], self.prompts[:1]
+        self.rounds = 3 if quick else 15
+        self.ceilings, self.ceiling_records = measure(device, quick)
+
+    def records(self) -> Iterator[Record]:
+        yield from self.ceiling_records
+        model = random_model(GLM_4_VOICE if self.on_gpu else SMALL, self.device)
+        self.dtype = str(model.transformer.weights.embedding.dtype).removeprefix("torch.")
+        yield from self.against_peers(model)
+        for rows in self.batches[1:]:
+            self.free()
+            yield self.batched(model, rows)
+        for num_tokens in self.prompts:
+            self.free()
+            yield self.prefill(model, num_tokens)
+
+    def against_peers(self, model: DecodeModel) -> Iterator[Record]:
+        """Batch 1, in turns with every peer that runs here; G1 is ours alone."""
+        loop = self.loop(model, 1)
+        runs: dict[str, Callable[[], object]] = {"ours": loop.step}
+        failed: dict[str, str] = {}
+        for name, make in self.peers().items():
+            try:
+                runs[name] = make(model.transformer, 1, self.context)
+            except Exception as error:  # a peer that does not run here is no fault of ours, and is told in its record
+                failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        times = interleaved(runs, device=self.device, rounds=self.rounds, warmup=2, inner=INNER)
+        loop.finish()
+        num_bytes = self.bytes(model, 1)
+        mbu = num_bytes / times["ours"].median / self.ceilings.copy_bw
+        yield self.record(model, 1, times["ours"], goal="G1" if self.on_gpu else None, peer=None, peer_name="copy", ratio=mbu)
+        for name in runs.keys() - {"ours"}:
+            peer_mbu = num_bytes / times[name].median / self.ceilings.copy_bw
+            weak = "compile" in name and self.on_gpu and peer_mbu < CRIPPLED
+            invalid = f"the peer reaches {peer_mbu:.2f} of the copy's bandwidth, under {CRIPPLED}" if weak else None
+            goal = {"torch.compile static cache": "G2", "transformers eager": "G3"}.get(name) if self.on_gpu else None
+            yield self.record(model, 1, times["ours"], goal=goal, peer=times[name], peer_name=name, invalid=invalid)
+        for name, reason in failed.items():
+            yield self.record(model, 1, times["ours"], goal=None, peer=None, peer_name=name, invalid=f"the peer failed: {reason}")
+
+    def peers(self) -> dict[str, Callable[..., Callable[[], Any]]]:
+        """Makers of steps by name. Compiling takes minutes: not in a quick run."""
+
+        def of(maker: Callable[..., Callable[[], Any]], compiled: bool) -> Callable[..., Callable[[], Any]]:
+            return lambda model, rows, context: maker(model, rows, context, compiled=compiled)
+
+        found = {"transformers eager": of(transformers_glm.stepper, False), "static cache": of(static_decode.stepper, False)}
+        if self.on_gpu and not self.quick:
+            found["torch.compile static cache"] = of(static_decode.stepper, True)
+            found["transformers compile static cache"] = of(transformers_glm.stepper, True)
+        return found
+
+    def batched(self, model: DecodeModel, rows: int) -> Record:
+        """A batch over the roof: bytes and FLOPs of products and of attention, each at its own ceiling."""
+        loop = self.loop(model, rows)
+        times = interleaved({"ours": loop.step}, device=self.device, rounds=self.rounds, warmup=2, inner=INNER)["ours"]
+        loop.finish()
+        roof = self.roof_s(model, rows)
+        goal = "G7" if rows == 128 and self.on_gpu else None
+        return self.record(model, rows, times, goal=goal, peer=None, peer_name="roof", ratio=roof / times.median)
+
+    def roof_s(self, model: DecodeModel, rows: int) -> float:
+        """T(B) = max(W / BW, 2 P B / F) + max(B ctx kv / BW, 4 B ctx H d L / F), with the ceilings of this run."""
+        config, c = model.transformer.config, self.ceilings
+        alone, products = step_bytes(config, self.dtype, 0, 0), step_flops(config, rows, 0)
+        cache, scores = self.bytes(model, rows) - alone, step_flops(config, rows, self.context) - products
+        return c.floor_s(alone, products) + c.floor_s(cache, scores)
+
+    def prefill(self, model: DecodeModel, num_tokens: int) -> Record:
+        """One prompt, against the time of its FLOPs."""
+        times = Times(tuple(time_prefill(model, num_tokens, self.rounds, Tracer())), 1)
+        config = model.transformer.config
+        head = 2 * config.vocab_size * config.hidden_size
+        flops = num_tokens * (step_flops(config, 1, 0) - head) + head
+        attention = 2 * config.num_layers * config.num_heads * config.head_dim * num_tokens**2
+        floor = self.ceilings.floor_s(step_bytes(config, self.dtype, 1, num_tokens), flops + attention)
+        return Record.of(
+            "prefill", f"{num_tokens} tokens", times, unit="ms", device=device_name(self.device), dtype=self.dtype,
+            peer_name="floor", ratio=floor / times.median, flops=flops + attention, details=self.ceilings.details, **self.state(),
+        )  # fmt: skip
+
+    def loop(self, model: DecodeModel, rows: int) -> Loop:
+        return make_loop(model, rows, self.context, (self.rounds + 4) * INNER, Tracer())
+
+    def bytes(self, model: DecodeModel, rows: int) -> int:
+        return step_bytes(model.transformer.config, self.dtype, rows, self.context)
+
+    def record(self, model: DecodeModel, rows: int, times: Times, **more: Any) -> Record:
+        shape = f"{rows} rows, {self.context} tokens"
+        flops = step_flops(model.transformer.config, rows, self.context)
+        return Record.of(
+            "decode step", shape, times, unit="ms", device=device_name(self.device), dtype=self.dtype,
+            bytes=self.bytes(model, rows), flops=flops, details=self.ceilings.details, **self.state(), **more,
+        )  # fmt: skip
+
+    def state(self) -> dict[str, Any]:
+        return gpu_state() if self.on_gpu else {}
+
+    def free(self) -> None:
+        gc.collect()
+        if self.on_gpu:
+            torch.cuda.empty_cache()
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parser(__doc__).parse_args(argv)
+    report(Decode(arguments.device, arguments.quick).records(), arguments.json)
+
+
+if __name__ == "__main__":
+    main()

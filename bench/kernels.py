@@ -1,0 +1,190 @@
+"""Every op at GLM-4-Voice's shapes: its time, share of the ceiling and peers; decode attention and the head (goals G5, G6, G8).
+
+`--only TEXT` measures the ops whose name holds it. An op whose check against float64 fails gets a record that says so.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from bench.ceilings import Ceilings, graphed, measure, per_call
+from bench.peers.attention import flashinfer_calls, sdpa_calls
+from bench.record import Record, device_name, gpu_state, interleaved, parser, report
+from torch import Tensor
+from torch.nn import functional as F
+
+from innervoice_kernels.attention import paged_attention
+from innervoice_kernels.attention_decode import Workspace
+from innervoice_kernels.cursor import SLOTS, Programs, Rows, prepare, request_columns
+from innervoice_kernels.head import head_step
+from innervoice_kernels.sample_pick import Offers
+from innervoice_kernels.testing import OPS, Case, Op, check
+
+CACHE = 192 << 20  # bytes of inputs that runs rotate over, so that they come from memory and not from the L2 cache
+MOST_SETS = 32
+HEADS, GROUPS, WIDTH, HIDDEN, VOCABULARY, PAGE, CONTEXT = 32, 2, 128, 4096, 168960, 16, 2048
+
+
+def _norm(x: Tensor, w: Tensor, eps: float) -> Tensor:
+    return F.rms_norm(x, (x.shape[-1],), w, eps)
+
+
+def _linear(x: Tensor, w: Tensor, bias: Tensor | None = None, residual: Tensor | None = None, norm: Any = None) -> Tensor:
+    y = F.linear(x if norm is None else _norm(x, norm.w, norm.eps), w, bias)
+    return y if residual is None else y + residual
+
+
+# What torch itself has for an op, fused as far as it goes; the others are held against their own reference.
+TORCH: dict[str, Callable[..., Any]] = {
+    "rms_norm": _norm,
+    "silu_mul": lambda x: F.silu(x[..., : x.shape[-1] // 2]) * x[..., x.shape[-1] // 2 :],
+    "linear": _linear,
+}
+
+
+class Kernels:
+    """The measurements of one device."""
+
+    def __init__(self, device: str, quick: bool, only: str | None) -> None:
+        self.device, self.quick, self.only = device, quick, only
+        self.on_gpu = device == "cuda"
+        self.rounds = 3 if quick else 15
+        self.ceilings: Ceilings
+
+    def records(self) -> Iterator[Record]:
+        self.ceilings, made = measure(self.device, self.quick)
+        yield from made
+        for op in OPS.values():
+            if self.only is None or self.only in op.name:
+                for case in (op.cases if self.quick or not op.real else op.real)[: 1 if self.quick else None]:
+                    yield self.op(op, case)
+        if self.on_gpu and (self.only is None or self.only in "decode_attention"):
+            for rows in (1, 8, 32, 128):
+                yield from self.attention(rows)
+        if self.on_gpu and (self.only is None or self.only in "head_step"):
+            for rows in (1, 8, 32, 128):
+                yield self.head(rows)
+
+    def op(self, op: Op, case: Case) -> Record:
+        """The public op beside torch's own or its reference, on inputs in turn."""
+        dtype = torch.bfloat16 if self.on_gpu and torch.bfloat16 in op.dtypes else op.dtypes[0]
+        peer, peer_name = (TORCH[op.name], "torch") if op.name in TORCH else (op.ref, "plain torch")
+        common: dict[str, Any] = {"device": device_name(self.device), "dtype": str(dtype).removeprefix("torch.")}
+        try:
+            error = check(op, case, dtype, self.device)
+        except AssertionError as failure:
+            return Record(op.name, case.name, "us", ours=None, invalid=f"the check failed: {failure}", **common)
+        inputs = case.make_inputs(dtype, self.device, torch.Generator().manual_seed(0))
+        num_bytes = op.num_bytes(inputs, op.outputs(op.fast, inputs))
+        sets = [inputs, *(copy.deepcopy(inputs) for _ in range(min(MOST_SETS, CACHE // max(num_bytes, 1)) - 1))]
+        runs, captured = self.runs({"ours": op.fast, "peer": peer}, sets if self.on_gpu and not self.quick else sets[:1])
+        with torch.inference_mode():
+            times = interleaved({k: run for k, (run, _) in runs.items()}, device=self.device, rounds=self.rounds)
+        ours, theirs = (per_call(times[k], runs[k][1]) for k in ("ours", "peer"))
+        return Record.of(
+            op.name, case.name, ours, peer=theirs, peer_name=peer_name, bytes=num_bytes,
+            details=self.ceilings.details | {"error": error, "captured": captured,
+                                             "share_of_copy": num_bytes / ours.median / self.ceilings.copy_bw},
+            **common, **self.state(),
+        )  # fmt: skip
+
+    def runs(
+        self, functions: dict[str, Callable[..., Any]], sets: list[dict[str, Any]]
+    ) -> tuple[dict[str, tuple[Callable[[], object], int]], bool]:
+        """Each function over all sets as one graph, or, where one of them cannot be captured, as it is -> runs, and which."""
+
+        def calls(function: Callable[..., Any]) -> list[Callable[[], object]]:
+            return [lambda inputs=inputs: function(**inputs) for inputs in sets]
+
+        def eager(function: Callable[..., Any]) -> Callable[[], object]:
+            return lambda: [call() for call in calls(function)]
+
+        if self.on_gpu:
+            try:
+                return {name: (graphed(calls(function)), len(sets)) for name, function in functions.items()}, True
+            except RuntimeError:  # something waits for the host
+                torch.cuda.synchronize()
+        return {name: (eager(function), len(sets)) for name, function in functions.items()}, False
+
+    def attention(self, rows: int) -> Iterator[Record]:
+        """Decode attention of as many layers as do not fit the L2 cache, against FlashInfer, SDPA and the copy."""
+        pages = CONTEXT // PAGE
+        each = 2 * rows * CONTEXT * GROUPS * WIDTH * 2
+        num_layers = max(2, min(40, CACHE // each))
+        shape = (rows * pages, PAGE, GROUPS, WIDTH)
+        layers = [(self.normal(*shape), self.normal(*shape)) for _ in range(num_layers)]
+        table = torch.randperm(rows * pages, device=self.device).int().reshape(rows, pages)
+        q, out = self.normal(rows, HEADS, WIDTH), self.normal(rows, HEADS, WIDTH)
+        starts = torch.arange(rows + 1, dtype=torch.int32, device=self.device)
+        lengths = torch.full((rows,), CONTEXT, dtype=torch.int32, device=self.device)
+        workspace = Workspace.allocate(rows, HEADS, GROUPS, WIDTH, CONTEXT, q.device)
+
+        def ours(k: Tensor, v: Tensor) -> Callable[[], object]:
+            return lambda: paged_attention(
+                q, k, v, table, starts, lengths, WIDTH**-0.5, max_queries=1, out=out, workspace=workspace
+            )
+
+        runs: dict[str, Callable[[], object]] = {"ours": graphed([ours(k, v) for k, v in layers])}
+        failed: dict[str, str] = {}
+        makers: dict[str, Callable[[], list[Callable[[], Tensor]]]] = {
+            "FlashInfer": lambda: flashinfer_calls(q, layers, table, CONTEXT),
+            "SDPA, dense cache": lambda: sdpa_calls(q, GROUPS, CONTEXT, num_layers),
+        }
+        for name, make in makers.items():
+            try:
+                runs[name] = graphed(make())
+            except Exception as error:  # the peer is not here, or does not run here
+                failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        times = {k: per_call(t, num_layers) for k, t in interleaved(runs, device=self.device, rounds=self.rounds).items()}
+        share = each / times["ours"].median / self.ceilings.copy_bw
+        common: dict[str, Any] = {"bytes": each, "flops": 4 * rows * CONTEXT * HEADS * WIDTH} | self.common()
+        name, case = "decode attention", f"{rows} rows, {CONTEXT} tokens, pages of {PAGE}"
+        yield Record.of(name, case, times["ours"], goal="G6" if rows >= 32 else None, peer_name="copy", ratio=share, **common)
+        for peer in runs.keys() - {"ours"}:
+            goal = "G5" if peer == "FlashInfer" else None
+            yield Record.of(name, case, times["ours"], goal=goal, peer=times[peer], peer_name=peer, **common)
+        for peer, reason in failed.items():
+            yield Record.of(name, case, times["ours"], peer_name=peer, invalid=f"the peer failed: {reason}", **common)
+
+    def head(self, rows: int) -> Record:
+        """The whole end of a step, drawing by top-k and top-p, over the bare product of the head."""
+        x, w = self.normal(rows, HIDDEN), self.normal(VOCABULARY, HIDDEN) * HIDDEN**-0.5
+        made, programs = Rows.allocate(rows, 1, self.device), Programs.join([], self.device)
+        request = request_columns(vocabulary=VOCABULARY, ignore_eos=1, top_k=50)
+        for row in range(rows):
+            made.begin(row, request, temperature=0.8, top_p=0.9, seed=row)
+        offers = Offers.allocate(rows, VOCABULARY, SLOTS, x.device)
+
+        def ours() -> None:
+            prepare(made, programs)
+            head_step(x, w, made, programs, offers)
+
+        runs = {"ours": graphed([ours]), "bare": graphed([lambda: F.linear(x, w)])}
+        times = interleaved(runs, device=self.device, rounds=self.rounds)
+        return Record.of(
+            "head and sampling", f"{rows} rows, all ids", times["ours"], goal="G8", peer=times["bare"], peer_name="bare product",
+            ratio=times["ours"].median / times["bare"].median, bytes=w.numel() * 2, **self.common(),
+        )  # fmt: skip
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(shape, device=self.device, dtype=torch.bfloat16)
+
+    def common(self) -> dict[str, Any]:
+        return {"device": device_name(self.device), "dtype": "bfloat16", "details": self.ceilings.details} | self.state()
+
+    def state(self) -> dict[str, Any]:
+        return gpu_state() if self.on_gpu else {}
+
+
+def main(argv: list[str] | None = None) -> None:
+    options = parser(__doc__)
+    options.add_argument("--only", metavar="TEXT", help="ops whose name holds this")
+    arguments = options.parse_args(argv)
+    report(Kernels(arguments.device, arguments.quick, arguments.only).records(), arguments.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Listeners in real time on the real engine: does anybody hear a gap?
+
+Every session asks, hears the reply out as fast as it plays, pauses, and asks again, for --seconds; the players count how often
+they run dry. Then some sessions are made again, alone, with the reflection that they were granted: their tokens must be the
+same.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import torch
+from bench.record import Record, device_name, parser, report
+from bench.stream_records import run_records, timeline
+from bench.stream_sim import records as simulated
+
+from innervoice import Engine, Sampling, Schedule
+from innervoice.loadgen import Listened, Question, Run, bundled_questions, converse
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is run."""
+
+    sessions: int
+    seconds: float
+    policy: str
+    device: str
+    model: str
+    replayed: int
+    seed: int = 0
+    max_sessions: int | None = None
+
+
+def real_time(setting: Setting, questions: Sequence[Question], request: dict[str, Any]) -> Iterator[Record]:
+    """One population of real listeners, and some of its sessions again."""
+    common = {"device": device_name(setting.device), "dtype": "float32" if setting.device == "cpu" else "bfloat16"}
+    load: dict[str, Any] = {"device": setting.device, "dtype": common["dtype"], "streaming": "steady", "policy": setting.policy}
+    with Engine.from_pretrained(setting.model, max_sessions=setting.max_sessions, **load) as engine:
+        converse(engine, questions, num_sessions=1, seconds=1.0, request=request)  # warm-up
+        run = converse(
+            engine, questions, num_sessions=setting.sessions, seconds=setting.seconds, seed=setting.seed, request=request
+        )
+        details = {"num_starved": run.num_starved, "timeline": _timeline(run)}
+        yield from run_records(
+            run.metrics,
+            part="real time",
+            policy=setting.policy,
+            sessions=setting.sessions,
+            seconds=setting.seconds,
+            details=details,
+            **common,
+        )
+        yield _lag(run, setting, common)
+        yield _replays(engine, run, questions, setting, common)
+
+
+def _timeline(run: Run) -> Any:
+    longest = max(run.listened, key=lambda one: len(one.log.audio))
+    return timeline(longest.log)
+
+
+def _lag(run: Run, setting: Setting, common: dict[str, str]) -> Record:
+    lags_ms = 1e3 * np.asarray(run.lags_s)
+    p10, median, p90, p99 = np.percentile(lags_ms, [10, 50, 90, 99]).tolist()
+    spread = {"n": len(lags_ms), "median": median, "p10": p10, "p90": p90}
+    shape = f"{setting.sessions} sessions, {setting.policy}, {setting.seconds:g} s"
+    return Record(name="real time: event loop lag p99", shape=shape, unit="ms", ours=p99, **spread, **common)
+
+
+def _replays(engine: Engine, run: Run, questions: Sequence[Question], setting: Setting, common: dict[str, str]) -> Record:
+    """Turns whose tokens differ when their session is made again alone."""
+    prompts = {question.name: question.prompt for question in questions}
+    num_turns = num_wrong = 0
+    for caller in range(min(setting.replayed, setting.sessions)):
+        turns = [one for one in run.listened if one.caller == caller]
+        with engine.open_session() as session:
+            for turn in turns:
+                assert turn.usage is not None, f"turn {num_turns} failed: {turn.log.error}"
+                caps = {"reflection_caps": turn.usage.reflection_caps, "realtime": False}
+                made = session.reply(prompts[turn.question], **dict(turn.request) | caps).reply()
+                num_turns, num_wrong = num_turns + 1, num_wrong + (made.ids != _ids(turn))
+    shape = f"{setting.sessions} sessions, {setting.policy}, {setting.seconds:g} s"
+    details = {"sessions": setting.replayed, "turns": num_turns}
+    return Record(
+        name="real time: turns that differ alone",
+        shape=shape,
+        unit="turns",
+        ours=num_wrong,
+        n=num_turns,
+        details=details,
+        **common,
+    )
+
+
+def _ids(turn: Listened) -> list[int]:
+    return [i for line in turn.lines for i in line.get("ids", ())]
+
+
+def records(args: argparse.Namespace) -> Iterator[Record]:
+    """All populations that were asked for, policy by policy."""
+    request = {
+        "schedule": Schedule.preset("stitch_s", reflection_budget=args.reflection),
+        "sampling": Sampling(temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=600, max_audio_s=args.audio, ignore_eos=True),
+    }
+    for policy in args.policy.split(","):
+        for sessions in map(int, args.sessions.split(",")):
+            setting = Setting(
+                sessions, args.seconds, policy, args.device, args.model, args.replayed, max_sessions=2 * sessions + 2
+            )
+            yield from real_time(setting, bundled_questions(), request)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run from the command line."""
+    made = parser(__doc__)
+    made.add_argument("--model", default=str(resources.files("innervoice") / "assets" / "tiny"), help="default: the packaged one")
+    made.add_argument("--sessions", default=None, help="numbers of sessions, with commas between them; default 32")
+    made.add_argument("--seconds", type=float, default=None, help="for how long they ask; default 60")
+    made.add_argument("--policy", default="slack", help="policies, with commas between them")
+    made.add_argument("--audio", type=float, default=8.0, help="seconds of sound of a reply")
+    made.add_argument("--reflection", type=int, default=60, help="the schedule's cap of a reflection, in tokens")
+    made.add_argument("--replayed", type=int, default=None, help="sessions that are made again alone; default 4")
+    made.add_argument("--threads", type=int, default=None, help="CPU threads")
+    made.add_argument(
+        "--simulate", default=None, nargs="?", const="all", metavar="PART", help="instead, listeners under a virtual clock"
+    )
+    args = made.parse_args(arguments)
+    if args.simulate is not None:
+        report(simulated(quick=args.quick, part=args.simulate), args.json)
+        return
+    args.sessions = args.sessions or ("2" if args.quick else "32")
+    args.seconds = args.seconds or (3.0 if args.quick else 60.0)
+    args.replayed = (1 if args.quick else 4) if args.replayed is None else args.replayed
+    args.audio = min(args.audio, 2.0) if args.quick else args.audio
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    report(records(args), args.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+// Products with bfloat16 weights by AVX512-BF16: inputs rounded to bfloat16, sums in float32. Included inside its
+// kernel file, behind the vectors.
+#pragma once
+
+#include <immintrin.h>
+
+#include "cpu/product_kernels.h"
+
+namespace innervoice {
+namespace {
+
+constexpr bool kDotsOfBf16 = true;
+
+inline __m512bh load_pairs(const std::uint16_t* x, __mmask32 there) {
+  return reinterpret_cast<__m512bh>(_mm512_maskz_loadu_epi16(there, x));
+}
+
+template <int kR, int kM>
+struct Bf16Product {
+  static void run(const std::uint16_t* w, std::int64_t K, const std::uint16_t* x, std::int64_t ldx, float* y,
+                  std::int64_t ldy) {
+    Vec total[kM][kR];
+    for (auto& one : total) {
+      for (Vec& v : one) v = zero();
+    }
+    for (std::int64_t k = 0; k < K; k += kShorts) {
+      const __mmask32 there = K - k >= kShorts ? ~__mmask32{0} : (__mmask32{1} << (K - k)) - 1;
+      __m512bh a[kM];
+      for (int m = 0; m < kM; ++m) a[m] = load_pairs(x + m * ldx + k, there);
+      for (int r = 0; r < kR; ++r) {
+        const __m512bh b = load_pairs(w + r * K + k, there);
+        for (int m = 0; m < kM; ++m) total[m][r] = _mm512_dpbf16_ps(total[m][r], a[m], b);
+      }
+    }
+    store_totals<kR, kM>(total, nullptr, nullptr, y, ldy);
+  }
+};
+
+struct Bf16Body {
+  const Weight& w;
+  std::int64_t first;
+  const Inputs& x;
+  float* y;
+  std::int64_t ldy;
+  template <int kR, int kM>
+  void operator()(std::int64_t n, std::int64_t m) const {
+    const auto* weights = static_cast<const std::uint16_t*>(w.row(n));
+    Bf16Product<kR, kM>::run(weights, w.columns, x.bf16 + m * x.ld, x.ld, y + m * ldy + n - first, ldy);
+  }
+};
+
+inline void product_bf16(const Weight& w, std::int64_t first, std::int64_t last, const Inputs& x, std::int64_t M,
+                         float* y, std::int64_t ldy) {
+  cover(first, last, M, Bf16Body{w, first, x, y, ldy});
+}
+
+}  // namespace
+}  // namespace innervoice

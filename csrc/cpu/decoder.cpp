@@ -1,0 +1,369 @@
+#include "innervoice/decoder.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "cpu/attention_plan.h"
+#include "cpu/half.h"
+#include "cpu/kernels.h"
+#include "innervoice/gemm.h"
+
+namespace innervoice {
+namespace {
+
+constexpr std::int64_t kFewRows = 16;      // up to which a weight is read once for all rows, beyond by blocks
+constexpr std::int64_t kMostTokens = 256;  // that pass through the layers together
+constexpr std::int64_t kOutputs = 32;      // that a thread takes at a time
+constexpr std::int64_t kLogits = 256;
+
+void check(bool holds, const std::string& message) {
+  if (!holds) throw std::invalid_argument(message);
+}
+
+std::string shape_of(const Weight& w) { return "[" + std::to_string(w.rows) + ", " + std::to_string(w.columns) + "]"; }
+
+void check_shape(const char* name, const Weight& w, std::int64_t rows, std::int64_t columns) {
+  check(w.rows == rows && w.columns == columns, std::string(name) + ": expected [" + std::to_string(rows) + ", " +
+                                                    std::to_string(columns) + "], got " + shape_of(w));
+}
+
+void check_model(const DecoderModel& model) {
+  const std::int64_t D = model.embedding.columns, H = model.num_heads, G = model.num_kv_heads, size = model.head_dim;
+  check(H > 0 && G > 0 && size > 0 && H % G == 0 && !model.layers.empty(),
+        "a decoder has heads in equal groups and layers: got " + std::to_string(H) + " heads, " + std::to_string(G) +
+            " groups, " + std::to_string(model.layers.size()) + " layers");
+  check(2 * static_cast<std::int64_t>(model.inv_freq.size()) <= size, "more dimensions are rotated than a head has");
+  for (const DecoderLayer& layer : model.layers) {
+    check_shape("qkv", layer.qkv, (H + 2 * G) * size, D);
+    check_shape("attention_out", layer.attention_out, D, H * size);
+    check_shape("gate_up", layer.gate_up, 2 * layer.down.columns, D);
+    check_shape("down", layer.down, D, layer.down.columns);
+  }
+  check_shape("output", model.output, model.embedding.rows, D);
+}
+
+}  // namespace
+
+struct Decoder::Work {
+  struct Thread {
+    Scratch ready, out, product, attention;
+  };
+
+  const DecoderModel model;
+  const std::shared_ptr<ThreadTeam> team;
+  const Isa isa;
+  const Kernels& kernels;
+  std::int64_t D, F, pairs, num_outputs;
+  std::vector<Thread> threads;
+  Scratch x_memory, normed_memory, heads_memory, attended_memory, gated_memory, angle_memory, partial_memory,
+      wanted_memory;
+  float *x = nullptr, *normed = nullptr, *heads = nullptr, *attended = nullptr, *gated = nullptr, *angles = nullptr;
+  float *partials = nullptr, *hidden = nullptr;
+  std::vector<std::atomic<std::int64_t>> joined;  // pieces of each join that are done
+
+  Work(DecoderModel given, std::shared_ptr<ThreadTeam> threads_of, Isa chosen)
+      : model(std::move(given)), team(std::move(threads_of)), isa(chosen), kernels(kernels_of(chosen)) {
+    check_model(model);
+    D = model.embedding.columns;
+    F = 0;
+    for (const DecoderLayer& layer : model.layers) F = std::max(F, layer.down.columns);
+    pairs = static_cast<std::int64_t>(model.inv_freq.size());
+    num_outputs = model.num_heads * model.head_dim;
+    threads.resize(static_cast<std::size_t>(team->num_threads()));
+  }
+
+  // Inputs of a product, ready once for all its outputs.
+  struct Source {
+    const Weight* w;
+    const float* x;
+    std::int64_t ldx;
+    Inputs inputs;
+    bool is_few;
+  };
+
+  Source source(Thread& mine, const Weight& w, const float* from, std::int64_t ldx, std::int64_t count) const {
+    const bool is_quantised = w.kind == WeightKind::kInt8 || w.kind == WeightKind::kInt4;
+    Source y = {&w, from, ldx, {}, count <= kFewRows && !(is_quantised && model.is_exact)};
+    if (y.is_few) y.inputs = kernels.ready(w, from, ldx, count, mine.ready.floats(kernels.ready_floats(w, count)));
+    return y;
+  }
+
+  // y[m, n - first] for n in [first, last).
+  void multiply(Thread& mine, const Source& from, std::int64_t first, std::int64_t last, std::int64_t count, float* y,
+                std::int64_t ldy) const {
+    if (from.is_few) {
+      kernels.product(*from.w, first, last, from.inputs, count, y, ldy);
+    } else {
+      gemm_columns(isa, from.x, from.ldx, count, *from.w, first, last, y, ldy, mine.product);
+    }
+  }
+
+  // Rows of x normed: for few rows every thread makes its own, which saves a meeting.
+  const float* norm(Member& me, Thread& mine, const float* w, const float* from, std::int64_t count) {
+    if (count <= kFewRows) {
+      float* own = mine.out.floats(count * D);
+      for (std::int64_t m = 0; m < count; ++m) kernels.rms_norm(from + m * D, w, model.norm_eps, D, own + m * D);
+      return own;
+    }
+    me.for_each(count, 4, [&](std::int64_t first, std::int64_t last) {
+      for (std::int64_t m = first; m < last; ++m) kernels.rms_norm(from + m * D, w, model.norm_eps, D, normed + m * D);
+    });
+    return normed;
+  }
+
+  void embed(Member& me, const DecoderBatch& batch, std::int64_t begin, std::int64_t count) {
+    me.for_each(count, 4, [&](std::int64_t first, std::int64_t last) {
+      for (std::int64_t m = first; m < last; ++m) {
+        kernels.expand(model.embedding, batch.ids[begin + m], 0, D, x + m * D);
+        for (std::int64_t i = 0; i < pairs; ++i) {
+          const float angle =
+              static_cast<float>(batch.positions[begin + m]) * model.inv_freq[static_cast<std::size_t>(i)];
+          angles[(2 * m) * pairs + i] = as_stored(std::cos(angle) * model.rotary_scale);
+          angles[(2 * m + 1) * pairs + i] = as_stored(std::sin(angle) * model.rotary_scale);
+        }
+      }
+    });
+  }
+
+  float as_stored(float y) const { return model.rounds_to_bf16 ? float_of_bf16(bf16_of_float(y)) : y; }
+
+  void rotate(float* head, std::int64_t m) const {
+    const float *cosine = angles + 2 * m * pairs, *sine = cosine + pairs;
+    const std::int64_t near = model.rope_interleaved ? 2 : 1, far = model.rope_interleaved ? 1 : pairs;
+    for (std::int64_t i = 0; i < pairs; ++i) {
+      const float a = head[i * near], b = head[i * near + far];
+      head[i * near] = a * cosine[i] - b * sine[i];
+      head[i * near + far] = b * cosine[i] + a * sine[i];
+    }
+  }
+
+  void keep(const DecoderPages& pages, std::size_t layer, bool is_value, std::int64_t group, std::int64_t slot,
+            const float* head) const {
+    if (slot < 0) return;
+    const std::int64_t G = model.num_kv_heads, size = model.head_dim;
+    const std::int64_t tokens = static_cast<std::int64_t>(layer) * pages.num_pages * pages.page_size + slot;
+    const std::int64_t place = (tokens * G + group) * size;
+    void* to = is_value ? pages.v : pages.k;
+    if (!pages.is_bf16) {
+      std::memcpy(static_cast<float*>(to) + place, head, static_cast<std::size_t>(size) * sizeof(float));
+      return;
+    }
+    auto* bf16 = static_cast<std::uint16_t*>(to) + place;
+    for (std::int64_t d = 0; d < size; ++d) bf16[d] = bf16_of_float(head[d]);
+  }
+
+  // Norm, queries, keys, values, their norms and rotation; a piece of work is a head. Ends in a meeting.
+  void project(Member& me, Thread& mine, std::size_t index, const DecoderBatch& batch, const DecoderPages& pages,
+               std::int64_t begin, std::int64_t count) {
+    const DecoderLayer& layer = model.layers[index];
+    const std::int64_t H = model.num_heads, G = model.num_kv_heads, size = model.head_dim;
+    const Source from = source(mine, layer.qkv, norm(me, mine, layer.attention_norm, x, count), D, count);
+    me.for_each(H + 2 * G, 1, [&](std::int64_t head, std::int64_t) {
+      const bool is_query = head < H, is_value = head >= H + G;
+      float* y = is_query ? heads + head * size : mine.attention.floats(count * size);
+      const std::int64_t ldy = is_query ? num_outputs : size;
+      multiply(mine, from, head * size, (head + 1) * size, count, y, ldy);
+      const float* norm_weight = is_value ? nullptr : is_query ? layer.q_norm : layer.k_norm;
+      for (std::int64_t m = 0; m < count; ++m) {
+        float* row = y + m * ldy;
+        if (layer.qkv_bias != nullptr) {
+          for (std::int64_t d = 0; d < size; ++d) row[d] += layer.qkv_bias[head * size + d];
+        }
+        if (norm_weight != nullptr) kernels.rms_norm(row, norm_weight, model.norm_eps, size, row);
+        if (!is_value) rotate(row, m);
+        if (!is_query) keep(pages, index, is_value, (head - H) % G, batch.slots[begin + m], row);
+      }
+    });
+  }
+
+  void attend(Thread& mine, const AttentionPlan& plan, const AttentionPiece& piece, std::size_t layer,
+              const DecoderBatch& batch, const DecoderPages& pages, std::int64_t begin) {
+    const std::int64_t G = model.num_kv_heads, size = model.head_dim, each = model.num_heads / G,
+                       rows = piece.count * each;
+    const std::int64_t place =
+        static_cast<std::int64_t>(layer) * pages.num_pages * pages.page_size * G * size + piece.group * size;
+    const std::int64_t bytes = place * (pages.is_bf16 ? 2 : 4), m = piece.first - begin;
+    PagedKeys keys = {static_cast<const char*>(pages.k) + bytes,
+                      static_cast<const char*>(pages.v) + bytes,
+                      pages.is_bf16,
+                      pages.page_size * G * size,
+                      G * size,
+                      pages.page_size,
+                      batch.page_table + piece.row * batch.columns,
+                      batch.query_tag == nullptr ? nullptr : pages.key_tag};
+    Queries queries = {heads + m * num_outputs + piece.group * each * size,
+                       num_outputs,
+                       piece.count,
+                       each,
+                       size,
+                       piece.position,
+                       batch.query_tag == nullptr ? nullptr : batch.query_tag + piece.first,
+                       batch.query_tag == nullptr ? nullptr : batch.log_weight + piece.first,
+                       1.0f / std::sqrt(static_cast<float>(size))};
+    const bool is_whole = piece.join < 0;
+    const std::int64_t own = is_whole ? rows * (size + 2) : 0;
+    float* memory = mine.attention.floats(own + kernels.attend_floats(rows, size));
+    float* result = is_whole ? memory : partials + piece.partial * (size + 2);
+    kernels.attend(queries, keys, piece.begin, piece.end, result + 2 * rows, result, result + rows, memory + own);
+    std::int64_t num_pieces = 1;
+    if (!is_whole) {
+      const AttentionJoin& join = plan.joins[static_cast<std::size_t>(piece.join)];
+      num_pieces = join.num_pieces;
+      std::atomic<std::int64_t>& done = joined[static_cast<std::size_t>(piece.join)];
+      if (done.fetch_add(1, std::memory_order_acq_rel) + 1 < num_pieces) return;
+      done.store(0, std::memory_order_relaxed);  // for the next layer, behind the next meeting
+      result = partials + join.partial * (size + 2);
+    }
+    for (std::int64_t row = 0; row < rows; ++row) {
+      const std::int64_t query = row / each, head = piece.group * each + row % each;
+      merge(result, rows, row, num_pieces, attended + (m + query) * num_outputs + head * size);
+    }
+  }
+
+  // The pieces' results for one query and head, weighed by their largest scores; always in the same order.
+  void merge(const float* pieces, std::int64_t rows, std::int64_t row, std::int64_t num_pieces, float* y) const {
+    const std::int64_t size = model.head_dim, stride = rows * (size + 2);
+    float most = -INFINITY, total = 0.0f;
+    for (std::int64_t p = 0; p < num_pieces; ++p) most = std::max(most, pieces[p * stride + row]);
+    std::fill(y, y + size, 0.0f);
+    for (std::int64_t p = 0; p < num_pieces; ++p) {
+      const float* piece = pieces + p * stride;
+      const float factor = piece[row] == -INFINITY ? 0.0f : std::exp(piece[row] - most);
+      total += factor * piece[rows + row];
+      for (std::int64_t d = 0; d < size; ++d) y[d] += factor * piece[2 * rows + row * size + d];
+    }
+    for (std::int64_t d = 0; d < size; ++d) y[d] /= total;
+  }
+
+  // x += from W^T, a few outputs a piece. Ends in a meeting.
+  void add_product(Member& me, Thread& mine, const Weight& w, const float* from, std::int64_t count) {
+    const Source inputs = source(mine, w, from, w.columns, count);
+    me.for_each(D, kOutputs, [&](std::int64_t first, std::int64_t last) {
+      float* y = mine.out.floats(count * kOutputs);
+      multiply(mine, inputs, first, last, count, y, kOutputs);
+      for (std::int64_t m = 0; m < count; ++m) {
+        for (std::int64_t n = first; n < last; ++n) x[m * D + n] += y[m * kOutputs + n - first];
+      }
+    });
+  }
+
+  void feed_forward(Member& me, Thread& mine, const DecoderLayer& layer, std::int64_t count) {
+    const std::int64_t width = layer.down.columns;
+    const Source from = source(mine, layer.gate_up, norm(me, mine, layer.ffn_norm, x, count), D, count);
+    me.for_each(width, kOutputs, [&](std::int64_t first, std::int64_t last) {
+      float* gate = mine.attention.floats(2 * count * kOutputs);
+      float* up = gate + count * kOutputs;
+      multiply(mine, from, first, last, count, gate, kOutputs);
+      multiply(mine, from, width + first, width + last, count, up, kOutputs);
+      for (std::int64_t m = 0; m < count; ++m) {
+        kernels.silu_mul(gate + m * kOutputs, up + m * kOutputs, last - first, gated + m * width + first);
+      }
+    });
+    add_product(me, mine, layer.down, gated, count);
+  }
+
+  void layers(Member& me, const DecoderBatch& batch, const DecoderPages& pages, const AttentionPlan& plan,
+              std::int64_t begin, std::int64_t count) {
+    Thread& mine = threads[static_cast<std::size_t>(me.index())];
+    embed(me, batch, begin, count);
+    for (std::size_t index = 0; index < model.layers.size(); ++index) {
+      project(me, mine, index, batch, pages, begin, count);
+      me.for_each(static_cast<std::int64_t>(plan.pieces.size()), 1, [&](std::int64_t piece, std::int64_t) {
+        attend(mine, plan, plan.pieces[static_cast<std::size_t>(piece)], index, batch, pages, begin);
+      });
+      add_product(me, mine, model.layers[index].attention_out, attended, count);
+      feed_forward(me, mine, model.layers[index], count);
+    }
+  }
+
+  void head(Member& me, std::int64_t count, float* logits) {
+    Thread& mine = threads[static_cast<std::size_t>(me.index())];
+    const std::int64_t V = model.output.rows;
+    for (std::int64_t begin = 0; begin < count; begin += kMostTokens) {
+      const std::int64_t rows = std::min(kMostTokens, count - begin);
+      const Source from =
+          source(mine, model.output, norm(me, mine, model.final_norm, hidden + begin * D, rows), D, rows);
+      me.for_each(V, kLogits, [&](std::int64_t first, std::int64_t last) {
+        multiply(mine, from, first, last, rows, logits + begin * V + first, V);
+      });
+    }
+  }
+
+  void reserve(std::int64_t count, const AttentionPlan& plan, std::int64_t num_wanted) {
+    x = x_memory.floats(count * D);
+    normed = normed_memory.floats(count * D);
+    heads = heads_memory.floats(count * num_outputs);
+    attended = attended_memory.floats(count * num_outputs);
+    gated = gated_memory.floats(count * F);
+    angles = angle_memory.floats(count * 2 * pairs);
+    partials = partial_memory.floats(plan.num_partials * (model.head_dim + 2));
+    hidden = wanted_memory.floats(num_wanted * D);
+    if (joined.size() < plan.joins.size()) joined = std::vector<std::atomic<std::int64_t>>(plan.joins.size());
+  }
+
+  void check_batch(const DecoderBatch& batch, const DecoderPages& pages) const {
+    const std::int64_t V = model.embedding.rows, places = pages.num_pages * pages.page_size;
+    for (std::int64_t t = 0; t < batch.num_tokens; ++t) {
+      check(batch.ids[t] >= 0 && batch.ids[t] < V, "ids[" + std::to_string(t) + "] is " + std::to_string(batch.ids[t]) +
+                                                       ": the vocabulary has " + std::to_string(V));
+      check(batch.slots[t] < places, "slots[" + std::to_string(t) + "] is " + std::to_string(batch.slots[t]) +
+                                         ": the pages hold " + std::to_string(places) + " tokens");
+    }
+    check(batch.query_start[0] == 0 && batch.query_start[batch.num_rows] == batch.num_tokens,
+          "query_start must lead from 0 to the number of tokens");
+    for (std::int64_t row = 0; row < batch.num_rows; ++row) {
+      const std::int64_t queries = batch.query_start[row + 1] - batch.query_start[row],
+                         context = batch.context_len[row];
+      check(queries >= 0 && queries <= context && context <= batch.columns * pages.page_size,
+            "row " + std::to_string(row) + " has " + std::to_string(queries) + " queries of " +
+                std::to_string(context) + " tokens, and pages for " + std::to_string(batch.columns * pages.page_size));
+      for (std::int64_t i = 0; queries > 0 && i * pages.page_size < context; ++i) {
+        const std::int64_t page = batch.page_table[row * batch.columns + i];
+        check(page >= 0 && page < pages.num_pages, "row " + std::to_string(row) + " holds page " +
+                                                       std::to_string(page) + " of " + std::to_string(pages.num_pages));
+      }
+    }
+    for (std::int64_t i = 0; i < batch.num_wanted; ++i) {
+      check(batch.wanted[i] >= 0 && batch.wanted[i] < batch.num_tokens &&
+                (i == 0 || batch.wanted[i - 1] < batch.wanted[i]),
+            "wanted tokens must ascend and be in the batch");
+    }
+  }
+};
+
+Decoder::Decoder(DecoderModel model, std::shared_ptr<ThreadTeam> team, Isa isa)
+    : work_(std::make_unique<Work>(std::move(model), std::move(team), isa)) {}
+
+Decoder::~Decoder() = default;
+
+const DecoderModel& Decoder::model() const { return work_->model; }
+
+void Decoder::step(const DecoderBatch& batch, const DecoderPages& pages, float* logits) {
+  Work& work = *work_;
+  work.check_batch(batch, pages);
+  std::int64_t num_found = 0;
+  for (std::int64_t begin = 0; begin < batch.num_tokens; begin += kMostTokens) {
+    const std::int64_t count = std::min(kMostTokens, batch.num_tokens - begin), end = begin + count;
+    const AttentionPlan plan = plan_attention(batch, work.model, begin, end);
+    work.reserve(count, plan, batch.num_wanted);
+    const bool is_last = end == batch.num_tokens;
+    work.team->run([&](Member& me) {
+      work.layers(me, batch, pages, plan, begin, count);
+      if (me.index() == 0) {
+        for (; num_found < batch.num_wanted && batch.wanted[num_found] < end; ++num_found) {
+          std::memcpy(work.hidden + num_found * work.D, work.x + (batch.wanted[num_found] - begin) * work.D,
+                      static_cast<std::size_t>(work.D) * sizeof(float));
+        }
+      }
+      if (!is_last) return;
+      me.meet();
+      work.head(me, batch.num_wanted, logits);
+    });
+  }
+}
+
+}  // namespace innervoice

@@ -1,0 +1,161 @@
+// Functions of vectors and rows that the voice needs. Included inside a kernel file behind its vectors.
+#pragma once
+
+#include <cstdint>
+
+namespace innervoice {
+namespace {
+
+inline Vec sub(Vec a, Vec b) { return fma(set1(-1.0f), b, a); }
+
+// Elements are floats, or bfloat16 in 16 bits, rounded to nearest even.
+inline void put(float* elements, Vec x) { store(elements, x); }
+#if defined(__AVX512BF16__)
+inline void put(std::uint16_t* elements, Vec x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(elements), (__m256i)_mm512_cvtneps_pbh(x));
+}
+#endif
+
+// e^x for x <= 88, with an error of about an ulp; what is too small to be a normal number is 0.
+inline Vec exp_of(Vec x) {
+  x = max(x, set1(-87.0f));
+  const Vec n = round_to_whole(mul(x, set1(1.44269504088896341f)));
+  Vec r = fma(n, set1(-0.693359375f), x);
+  r = fma(n, set1(2.12194440e-4f), r);
+  Vec y = set1(1.9875691500e-4f);  // Cephes's polynomial of expf
+  y = fma(y, r, set1(1.3981999507e-3f));
+  y = fma(y, r, set1(8.3334519073e-3f));
+  y = fma(y, r, set1(4.1665795894e-2f));
+  y = fma(y, r, set1(1.6666665459e-1f));
+  y = fma(y, r, set1(5.0000001201e-1f));
+  y = fma(mul(r, r), y, add(r, set1(1.0f)));
+  return scale_by_power(y, n);
+}
+
+// x / 2 (1 + erf(x / sqrt 2)); erf by formula 7.1.26 of Abramowitz and Stegun, 1.5e-7.
+inline Vec gelu(Vec x) {
+  const Vec z = mul(max(x, sub(zero(), x)), set1(0.70710678118654752f));
+  const Vec t = div(set1(1.0f), fma(set1(0.3275911f), z, set1(1.0f)));
+  Vec p = set1(1.061405429f);
+  p = fma(p, t, set1(-1.453152027f));
+  p = fma(p, t, set1(1.421413741f));
+  p = fma(p, t, set1(-0.284496736f));
+  p = fma(p, t, set1(0.254829592f));
+  const Vec tail = mul(mul(p, t), exp_of(max(sub(zero(), mul(z, z)), set1(-87.0f))));  // 1 - erf z
+  // x >= 0: x - x tail / 2; x < 0: x tail / 2.
+  const Vec half = mul(mul(x, set1(0.5f)), tail);
+  return add(sub(max(x, zero()), max(half, zero())), min(half, zero()));
+}
+
+// x tanh(ln(1 + e^x)) = x (e^2 + 2 e) / (e^2 + 2 e + 2) of e = e^x.
+inline Vec mish(Vec x) {
+  const Vec e = exp_of(min(x, set1(20.0f)));
+  const Vec top = mul(e, add(e, set1(2.0f)));
+  return mul(x, div(top, add(top, set1(2.0f))));
+}
+
+// sin(x)^2, which repeats after pi.
+inline Vec sin_squared(Vec x) {
+  const Vec n = round_to_whole(mul(x, set1(0.318309886183790672f)));
+  Vec r = fma(n, set1(-3.140625f), x);
+  r = fma(n, set1(-9.67502593994140625e-4f), r);
+  r = fma(n, set1(-1.509957990978376432e-7f), r);
+  const Vec z = mul(r, r);
+  Vec y = set1(-2.3889859e-8f);
+  y = fma(y, z, set1(2.7525562e-6f));
+  y = fma(y, z, set1(-1.98408974e-4f));
+  y = fma(y, z, set1(8.3333310e-3f));
+  y = fma(y, z, set1(-1.66666667e-1f));
+  y = fma(mul(y, z), r, r);
+  return mul(y, y);
+}
+
+template <typename E>
+void narrow(const float* x, std::int64_t count, void* elements) {
+  auto* y = static_cast<E*>(elements);
+  std::int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) put(y + i, load(x + i));
+  if (i == count) return;
+  float rest[kLanes] = {};
+  E narrowed[kLanes];
+  for (std::int64_t j = i; j < count; ++j) rest[j - i] = x[j];
+  put(narrowed, load(rest));
+  for (std::int64_t j = i; j < count; ++j) y[j] = narrowed[j - i];
+}
+
+template <typename E>
+void layer_norm(const float* x, std::int64_t rows, std::int64_t channels, const float* weight, const float* bias,
+                void* elements) {
+  auto* y = static_cast<E*>(elements);
+  const float part = 1.0f / static_cast<float>(channels);
+  for (std::int64_t row = 0; row < rows; ++row, x += channels, y += channels) {
+    Vec total = zero(), square = zero();
+    for (std::int64_t c = 0; c < channels; c += kLanes) total = add(total, load(x + c));
+    const Vec mean = set1(sum(total) * part);
+    for (std::int64_t c = 0; c < channels; c += kLanes) {
+      const Vec centred = sub(load(x + c), mean);
+      square = fma(centred, centred, square);
+    }
+    const Vec scale = set1(1.0f / __builtin_sqrtf(sum(square) * part + 1e-5f));
+    for (std::int64_t c = 0; c < channels; c += kLanes) {
+      put(y + c, fma(mul(sub(load(x + c), mean), scale), load(weight + c), load(bias + c)));
+    }
+  }
+}
+
+template <typename E>
+void norm_mish(const float* x, std::int64_t rows, std::int64_t channels, const float* scale, const float* shift,
+               const float* after, void* elements) {
+  auto* y = static_cast<E*>(elements);
+  for (std::int64_t row = 0; row < rows; ++row, x += channels, y += channels) {
+    for (std::int64_t c = 0; c < channels; c += kLanes) {
+      const Vec z = mish(fma(load(x + c), load(scale + c), load(shift + c)));
+      put(y + c, after == nullptr ? z : add(z, load(after + c)));
+    }
+  }
+}
+
+inline void add_norm_mish(const float* x, std::int64_t rows, std::int64_t channels, const float* scale,
+                          const float* shift, float* y) {
+  for (std::int64_t row = 0; row < rows; ++row, x += channels, y += channels) {
+    for (std::int64_t c = 0; c < channels; c += kLanes) {
+      store(y + c, add(load(y + c), mish(fma(load(x + c), load(scale + c), load(shift + c)))));
+    }
+  }
+}
+
+template <typename E>
+void snake(const float* x, std::int64_t rows, std::int64_t channels, const float* alpha, void* elements) {
+  auto* y = static_cast<E*>(elements);
+  for (std::int64_t row = 0; row < rows; ++row, x += channels, y += channels) {
+    for (std::int64_t c = 0; c < channels; c += kLanes) {
+      const Vec a = load(alpha + c), z = load(x + c);
+      put(y + c, add(z, div(sin_squared(mul(a, z)), add(a, set1(1e-9f)))));
+    }
+  }
+}
+
+// weights = e^(scores - their largest) of n scores, 0 up to `width`; returns their sum.
+template <typename E>
+float softmax_row(float* scores, std::int64_t n, std::int64_t width, E* weights) {
+  for (std::int64_t i = n; i < width; ++i) scores[i] = -1e30f;
+  Vec most = set1(scores[0]);
+  for (std::int64_t i = 0; i < width; i += kLanes) most = max(most, load(scores + i));
+  float lanes[kLanes], largest = scores[0];
+  store(lanes, most);
+  for (int i = 0; i < kLanes; ++i) largest = lanes[i] > largest ? lanes[i] : largest;
+  Vec total = zero();
+  for (std::int64_t i = 0; i < width; i += kLanes) {
+    const Vec e = exp_of(sub(load(scores + i), set1(largest)));
+    store(scores + i, e);
+  }
+  for (std::int64_t i = n; i < width; ++i) scores[i] = 0.0f;
+  for (std::int64_t i = 0; i < width; i += kLanes) {
+    total = add(total, load(scores + i));
+    put(weights + i, load(scores + i));
+  }
+  return sum(total);
+}
+
+}  // namespace
+}  // namespace innervoice

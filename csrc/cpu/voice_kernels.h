@@ -1,0 +1,68 @@
+// What a kernel file offers the voice for its instructions. Every function runs on the calling thread alone.
+#pragma once
+
+#include <cstdint>
+
+#include "innervoice/isa.h"
+
+namespace innervoice {
+
+// What becomes of a product's sums, in this order: + bias, GELU, + add, stored as floats and as elements.
+struct Finish {
+  const float* bias = nullptr;  // [columns]
+  bool gelu = false;
+  const float* add = nullptr;  // [rows, columns]
+  std::int64_t add_stride = 0;
+  float* y = nullptr;  // [rows, columns]
+  std::int64_t y_stride = 0;
+  void* elements = nullptr;  // [rows, columns]
+  std::int64_t element_stride = 0;
+};
+
+// Elements are what products take in: float, or bfloat16 with sums in float.
+struct ElementKernels {
+  // sum_tap,k a[m * row_stride + tap * tap_stride + k] w[n, tap, k] for m in [0, rows), n in [0, columns); panels: of
+  // voice.h's PackedWeight. bfloat16: depth is even.
+  void (*product)(const void* a, std::int64_t row_stride, std::int64_t rows, std::int64_t taps, std::int64_t tap_stride,
+                  std::int64_t depth, const void* panels, std::int64_t columns, const Finish& finish);
+
+  void (*narrow)(const float* x, std::int64_t count, void* elements);
+
+  // LayerNorm of rows of a multiple of 16 channels, eps 1e-5.
+  void (*layer_norm)(const float* x, std::int64_t rows, std::int64_t channels, const float* weight, const float* bias,
+                     void* elements);
+
+  // mish(x scale + shift) + after (null: none), a scale, shift and after a channel.
+  void (*norm_mish)(const float* x, std::int64_t rows, std::int64_t channels, const float* scale, const float* shift,
+                    const float* after, void* elements);
+
+  // softmax(q k^T) v of one head: n rows of width elements, q scaled already, rows `stride` elements apart.
+  // scratch: attend_floats(n, width) floats.
+  void (*attend)(const void* q, const void* k, const void* v, std::int64_t stride, std::int64_t n, std::int64_t width,
+                 void* y, std::int64_t y_stride, float* scratch);
+
+  // x + sin(a x)^2 / (a + 1e-9) of [rows, channels], a multiple of 16 channels.
+  void (*snake)(const float* x, std::int64_t rows, std::int64_t channels, const float* alpha, void* elements);
+};
+
+struct VoiceKernels {
+  std::int64_t panel_columns;
+  ElementKernels floats;
+  ElementKernels halves;  // null functions where the instructions have no products of bfloat16
+
+  // y += mish(x scale + shift).
+  void (*add_norm_mish)(const float* x, std::int64_t rows, std::int64_t channels, const float* scale,
+                        const float* shift, float* y);
+};
+
+// Throws std::invalid_argument when isa is not available here.
+const VoiceKernels& voice_kernels_of(Isa isa);
+
+// Floats that `attend` needs.
+std::int64_t attend_floats(std::int64_t n, std::int64_t width);
+
+const VoiceKernels& plain_voice_kernels();
+const VoiceKernels& avx2_voice_kernels();
+const VoiceKernels& avx512_voice_kernels();
+
+}  // namespace innervoice

@@ -1,0 +1,24 @@
+// The voice's table of a kernel file, included at its end.
+#pragma once
+
+#include "cpu/voice_kernels.h"
+#include "cpu/voice_products.h"
+
+namespace innervoice {
+namespace {
+
+template <typename E>
+constexpr ElementKernels element_kernels() {
+  return {product<E>, narrow<E>, layer_norm<E>, norm_mish<E>, attend<E>, snake<E>};
+}
+
+#if defined(__AVX512BF16__)
+constexpr ElementKernels kHalves = element_kernels<std::uint16_t>();
+#else
+constexpr ElementKernels kHalves = {};
+#endif
+
+constexpr VoiceKernels kVoice = {kPanelColumns, element_kernels<float>(), kHalves, add_norm_mish};
+
+}  // namespace
+}  // namespace innervoice

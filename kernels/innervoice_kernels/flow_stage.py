@@ -1,0 +1,127 @@
+"""A stage of the flow's U-Net   h = norm_mish(conv(x)) + shift;  y = norm_mish(conv(h)) + skip x;  then transformers
+
+norm_mish: GroupNorm of 8 groups over a row's true length, then Mish. A transformer: y += out(attention(norm(y))), all frames of a
+row seeing each other; y += down(gelu(up(norm(y)))).    x: [R, T, K]   ->   [R, T, C]   (Matcha-TTS, Mehta et al. 2023)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from innervoice_kernels import _C
+from innervoice_kernels.backend import NATIVE, choose
+from innervoice_kernels.conv import beyond
+from innervoice_kernels.groupnorm import group_norm_mish
+from innervoice_kernels.native import are_halves, are_multiples, floats, takes, taps_first, team
+
+GROUPS = 8
+Pair = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class TransformerWeights:
+    """Weight and bias of norms [C] and linear maps; qkv [3 H d, C] has no bias."""
+
+    norm_attention: Pair
+    qkv: Tensor
+    out: Pair
+    norm_ffn: Pair
+    up: Pair
+    down: Pair
+
+
+@dataclass(frozen=True, eq=False)
+class StageWeights:
+    """Weight and bias of convolutions over three frames, norms [C] and the skip [C, K, 1]; heads of the transformers."""
+
+    conv1: Pair
+    norm1: Pair
+    conv2: Pair
+    norm2: Pair
+    skip: Pair
+    transformers: tuple[TransformerWeights, ...]
+    heads: int
+
+    @cached_property
+    def has_native(self) -> bool:
+        """Whether native code takes these sizes."""
+        channels = self.conv1[0].shape[0]
+        inner = [block.qkv.shape[0] // (3 * self.heads) for block in self.transformers]
+        sizes = [channels, self.conv1[0].shape[1], *inner, *(block.up[0].shape[0] for block in self.transformers)]
+        return channels % GROUPS == 0 and are_multiples(sizes)
+
+    @cached_property
+    def native(self) -> _C.FlowStage:
+        """The weights as native code reads them, packed when they are first used."""
+        return self.packed(are_halves(self.conv1[0]))
+
+    def packed(self, halves: bool = False, isa: str | None = None) -> _C.FlowStage:
+        """The same for products in bfloat16, or for other instructions. Raises ValueError for what is not there."""
+        parts = (self.conv1, self.norm1, self.conv2, self.norm2, self.skip)
+        tensors = [part for pair in parts for part in _packed(pair)]
+        return _C.FlowStage(tensors, [self._block(block) for block in self.transformers], self.heads, halves, isa)
+
+    def _block(self, block: TransformerWeights) -> list[Tensor]:
+        inner = block.qkv.shape[0] // 3
+        qkv = torch.cat([block.qkv[:inner] * (inner // self.heads) ** -0.5, block.qkv[inner:]])
+        rest = (block.out, block.norm_ffn, block.up, block.down)
+        return [*_packed(block.norm_attention), taps_first(qkv), *(part for pair in rest for part in _packed(pair))]
+
+
+def _packed(pair: Pair) -> Pair:
+    weight, bias = pair
+    return (floats(weight) if weight.ndim == 1 else taps_first(weight)), floats(bias)
+
+
+def _norm_mish(x: Tensor, norm: Pair, n: Tensor | None) -> Tensor:
+    if n is None:
+        return F.mish(F.group_norm(x, GROUPS, *norm, 1e-5))
+    return group_norm_mish(x, n, *norm, GROUPS)
+
+
+def _transformer(x: Tensor, weights: TransformerWeights, heads: int, visible: Tensor | None) -> Tensor:
+    rows, frames, channels = x.shape
+    normed = F.layer_norm(x, (channels,), *weights.norm_attention, 1e-5)
+    inner = weights.qkv.shape[0] // 3
+    q, k, v = F.linear(normed, weights.qkv).view(rows, frames, 3, heads, inner // heads).permute(2, 0, 3, 1, 4)
+    attended = F.scaled_dot_product_attention(q, k, v, visible).transpose(1, 2).reshape(rows, frames, inner)
+    x = x + F.linear(attended, *weights.out)
+    normed = F.layer_norm(x, (channels,), *weights.norm_ffn, 1e-5)
+    return x + F.linear(F.gelu(F.linear(normed, *weights.up)), *weights.down)
+
+
+def flow_stage_ref(x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWeights) -> Tensor:
+    """The definition. n None: all rows have T frames."""
+    outside = None if n is None else beyond(n, x.shape[1])[:, None]  # [R, 1, T]
+
+    def clear(y: Tensor) -> Tensor:
+        return y if outside is None else y.masked_fill(outside, 0)
+
+    x = clear(x.transpose(1, 2))
+    h = _norm_mish(F.conv1d(x, *weights.conv1, padding=1), weights.norm1, n) + shift[:, None]
+    h = _norm_mish(F.conv1d(clear(h), *weights.conv2, padding=1), weights.norm2, n) + F.conv1d(x, *weights.skip)
+    h = h.transpose(1, 2)
+    visible = None if outside is None else ~outside[:, None]
+    for block in weights.transformers:
+        h = _transformer(h, block, weights.heads, visible)
+    return h if outside is None else h.masked_fill(outside.transpose(1, 2), 0)
+
+
+def _flow_stage_native(x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWeights) -> Tensor:
+    rows, frames, _ = x.shape
+    y = torch.empty(rows, frames, weights.conv1[0].shape[0])
+    lengths = torch.full((rows,), frames) if n is None else n
+    weights.native(team(), floats(x), lengths, floats(shift), y)
+    return y.to(x.dtype)
+
+
+def flow_stage(x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWeights) -> Tensor:
+    """A stage over each row's own frames: x [R, T, K], n [R] or None, shift [C] -> y [R, T, C], zero from n[r] on."""
+    if weights.has_native and takes(x, weights.conv1[0]) and choose("flow_stage", x, has_native=True) == NATIVE:
+        return _flow_stage_native(x, n, shift, weights)
+    return flow_stage_ref(x, n, shift, weights)

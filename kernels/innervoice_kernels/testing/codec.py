@@ -1,0 +1,187 @@
+"""Cases of the networks of flow and vocoder: stages, convolutions over frames, residual units, norms, relative attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from innervoice_kernels import flow_stage, frame_conv, groupnorm, relative, residual
+from innervoice_kernels.testing.case import Case, Device, Inputs, Op, normal, rows
+
+
+def _weights(
+    shapes: dict[str, tuple[int, ...]], dtype: torch.dtype, device: Device, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """By name: biases small, norms near 1, everything else scaled so that what comes out is as large as what goes in."""
+    made = {}
+    for name, shape in shapes.items():
+        fan_in = 1
+        for size in shape[1:]:
+            fan_in *= size
+        values = torch.randn(shape, generator=generator) * fan_in**-0.5
+        made[name] = (1 + 0.1 * values if name.startswith("norm") else 0.1 * values if len(shape) == 1 else values).to(dtype)
+    return {name: value.to(device) for name, value in made.items()}
+
+
+def _padded(x: Tensor, lengths: list[int], axis: int) -> Tensor:
+    """NaN where a row is padded."""
+    for row, n in enumerate(lengths):
+        x[row].narrow(axis - 1, n, x.shape[axis] - n).fill_(torch.nan)
+    return x
+
+
+def _stage_shapes(inputs: int, channels: int, inner: int, hidden: int, blocks: int) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {
+        "conv1": (channels, inputs, 3), "bias1": (channels,), "norm1": (channels,), "shift1": (channels,),
+        "conv2": (channels, channels, 3), "bias2": (channels,), "norm2": (channels,), "shift2": (channels,),
+        "skip": (channels, inputs, 1), "bias3": (channels,),
+    }  # fmt: skip
+    for i in range(blocks):
+        shapes |= {
+            f"norm_a{i}": (channels,), f"shift_a{i}": (channels,), f"qkv{i}": (3 * inner, channels), f"out{i}": (channels, inner),
+            f"out_b{i}": (channels,), f"norm_f{i}": (channels,), f"shift_f{i}": (channels,), f"up{i}": (hidden, channels),
+            f"up_b{i}": (hidden,), f"down{i}": (channels, hidden), f"down_b{i}": (channels,),
+        }  # fmt: skip
+    return shapes
+
+
+def _stage_weights(heads: int, w: dict[str, Tensor]) -> flow_stage.StageWeights:
+    def block(i: int) -> flow_stage.TransformerWeights:
+        pairs = [(w[f"{a}{i}"], w[f"{b}{i}"]) for a, b in (("norm_a", "shift_a"), ("out", "out_b"), ("norm_f", "shift_f"))]
+        feed = [(w[f"{name}{i}"], w[f"{name}_b{i}"]) for name in ("up", "down")]
+        return flow_stage.TransformerWeights(pairs[0], w[f"qkv{i}"], pairs[1], pairs[2], *feed)
+
+    count = sum(name.startswith("qkv") for name in w)
+    convs = [(w["conv1"], w["bias1"]), (w["norm1"], w["shift1"]), (w["conv2"], w["bias2"]), (w["norm2"], w["shift2"])]
+    return flow_stage.StageWeights(*convs, (w["skip"], w["bias3"]), tuple(map(block, range(count))), heads)
+
+
+def _stage_case(
+    name: str, lengths: list[int], frames: int, inputs: int, channels: int, heads: int, width: int, hidden: int, blocks: int = 2
+) -> Case:
+    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+        x = rows(len(lengths), frames, inputs, dtype=dtype, device=device, generator=generator)
+        shift = normal(channels, dtype=dtype, device=device, generator=generator)
+        w = _weights(_stage_shapes(inputs, channels, heads * width, hidden, blocks), dtype, device, generator)
+        n = torch.tensor(lengths, dtype=torch.int64, device=device)
+        return {"x": _padded(x, lengths, 1), "n": n, "shift": shift, "heads": heads, **w}
+
+    return Case(name, make)
+
+
+def _run_stage(function: Any, x: Tensor, n: Tensor, shift: Tensor, heads: int, **w: Tensor) -> Tensor:
+    return function(x, n, shift, _stage_weights(heads, w))  # type: ignore[no-any-return]
+
+
+def _conv_case(
+    name: str, lengths: list[int], frames: int, inputs: int, outputs: int, taps: int, pad: int, stride: int = 1
+) -> Case:
+    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+        x = rows(len(lengths), frames, inputs, dtype=dtype, device=device, generator=generator)
+        w = _weights({"weight": (outputs, inputs, taps), "bias": (outputs,)}, dtype, device, generator)
+        n = torch.tensor(lengths, dtype=torch.int64, device=device)
+        return {"x": _padded(x, lengths, 1), "n": n, "pad": pad, "stride": stride, **w}
+
+    return Case(name, make)
+
+
+def _run_conv(function: Any, x: Tensor, n: Tensor, pad: int, stride: int, weight: Tensor, bias: Tensor) -> Tensor:
+    return function(x, n, frame_conv.FrameConvWeights(weight, bias, pad, stride))  # type: ignore[no-any-return]
+
+
+def _unit_case(
+    name: str, n: list[int], columns: int, channels: int, taps: int, dilation: int, edges: list[tuple[int, int]] | None = None
+) -> Case:
+    """edges: position of column 0 and number of positions of each row, None: nothing is clipped."""
+
+    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+        half = taps // 2
+        shape = {"dtype": dtype, "device": device, "generator": generator}
+        shapes = {"first": (channels, channels, taps), "b1": (channels,), "second": (channels, channels, taps), "b2": (channels,)}
+        x = _padded(rows(len(n), channels, columns, **shape), n, 2)  # type: ignore[arg-type]
+        history = rows(len(n), channels, 2 * half * dilation, **shape)  # type: ignore[arg-type]
+        inner = rows(len(n), channels, 2 * half, **shape)  # type: ignore[arg-type]
+        alpha, beta = (1 + 0.3 * normal(channels, **shape) for _ in range(2))  # type: ignore[arg-type]
+        bounds = None if edges is None else tuple(torch.tensor(part, device=device) for part in zip(*edges, strict=True))
+        w = _weights(shapes, dtype, device, generator)
+        lengths = torch.tensor(n, dtype=torch.int64, device=device)
+        return {"x": x, "history": history, "inner": inner, "n": lengths, "bounds": bounds, "alpha": alpha, "beta": beta,
+                "dilation": dilation, **w}  # fmt: skip
+
+    return Case(name, make)
+
+
+def _run_unit(
+    function: Any, x: Tensor, history: Tensor, inner: Tensor, n: Tensor, bounds: residual.Bounds | None, alpha: Tensor,
+    beta: Tensor, dilation: int, first: Tensor, b1: Tensor, second: Tensor, b2: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """What lies beyond a row's own columns is undefined: it is set to 0."""
+    weights = residual.ResidualWeights(alpha, first, b1, beta, second, b2, dilation)
+    y, *after = function(x, history, inner, n, weights, bounds)
+    outside = torch.arange(x.shape[-1], device=x.device) >= n[:, None]
+    return y.masked_fill(outside[:, None], 0), after[0], after[1]
+
+
+def _norm_case(name: str, lengths: list[int], channels: int, frames: int, groups: int, offset: float = 0.0) -> Case:
+    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+        x = rows(len(lengths), channels, frames, dtype=dtype, device=device, generator=generator) + offset
+        weight, bias = (normal(channels, dtype=dtype, device=device, generator=generator) for _ in range(2))
+        n = torch.tensor(lengths, dtype=torch.int64, device=device)
+        return {"x": _padded(x, lengths, 2), "n": n, "weight": weight, "bias": bias, "groups": groups}
+
+    return Case(name, make)
+
+
+def _relative_case(name: str, batch: int, heads: int, queries: int, keys: int, width: int) -> Case:
+    """Every row sees keys of its own; keys that nobody sees hold large numbers."""
+
+    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+        shape = {"dtype": dtype, "device": device, "generator": generator}
+        q = rows(batch, heads, queries, width, **shape)  # type: ignore[arg-type]
+        k, v = (rows(batch, heads, keys, width, **shape) for _ in range(2))  # type: ignore[arg-type]
+        positions = rows(heads, keys + queries - 1, width, **shape)  # type: ignore[arg-type]
+        bias_u, bias_v = (rows(heads, width, **shape) for _ in range(2))  # type: ignore[arg-type]
+        visible = torch.rand(batch, queries, keys, generator=generator) < 0.7
+        visible[..., 0] = True
+        visible[..., keys // 2] = keys < 3
+        k[:, :, keys // 2] = 100 if keys >= 3 else k[:, :, keys // 2]
+        return {"q": q, "k": k, "v": v, "bias_u": bias_u, "bias_v": bias_v, "positions": positions, "visible": visible.to(device)}
+
+    return Case(name, make)
+
+
+# A chunk of 26 tokens with its whole look-back: 887 frames, of both guidance branches.
+_WINDOW = 887
+
+OPS = (
+    Op("flow_stage", lambda **given: _run_stage(flow_stage.flow_stage, **given),
+       lambda **given: _run_stage(flow_stage.flow_stage_ref, **given), (
+        _stage_case("tiny", [37, 5, 1], 37, 320, 32, 2, 16, 64), _stage_case("a row of none", [13, 0], 16, 32, 16, 1, 16, 16, 1),
+        _stage_case("primes", [53], 53, 8, 8, 2, 4, 24), _stage_case("more than a panel", [97, 61], 101, 48, 80, 3, 32, 112, 1),
+        _stage_case("no transformer", [50], 50, 16, 32, 1, 16, 16, 0), _stage_case("empty", [], 4, 16, 16, 1, 16, 16, 1),
+    ), real=(_stage_case("first", [_WINDOW] * 2, _WINDOW, 320, 256, 8, 64, 1024, 4),
+             _stage_case("middle", [444] * 2, 444, 256, 256, 8, 64, 1024, 4))),
+    Op("frame_conv", lambda **given: _run_conv(frame_conv.frame_conv, **given),
+       lambda **given: _run_conv(frame_conv.frame_conv_ref, **given), (
+        _conv_case("same", [17, 4], 19, 16, 32, 3, 1), _conv_case("one frame", [1], 1, 16, 16, 3, 1),
+        _conv_case("half", [19, 8, 0], 19, 16, 16, 3, 1, 2), _conv_case("primes", [101], 103, 7, 13, 5, 3),
+        _conv_case("point", [49], 49, 80, 256, 1, 0), _conv_case("empty", [], 3, 16, 16, 3, 1),
+    ), real=(_conv_case("half", [_WINDOW] * 2, _WINDOW, 256, 256, 3, 1, 2),)),
+    Op("stream_residual", lambda **given: _run_unit(residual.stream_residual, **given),
+       lambda **given: _run_unit(residual.stream_residual_ref, **given), (
+        _unit_case("model", [70, 0, 33], 70, 32, 7, 3), _unit_case("edges", [40, 40], 40, 16, 11, 5, [(-30, 21), (900, 1 << 40)]),
+        _unit_case("primes", [197, 13], 199, 13, 3, 1, [(5, 150), (-7, 9)]), _unit_case("few columns", [1, 2], 2, 8, 11, 5),
+        _unit_case("one tap", [9], 9, 4, 1, 1), _unit_case("pieces", [500], 500, 48, 5, 2), _unit_case("empty", [], 5, 16, 3, 1),
+    ), real=(_unit_case("256 channels", [8 * 179], 8 * 179, 256, 7, 3),
+             _unit_case("128 channels", [64 * 179], 64 * 179, 128, 11, 5))),
+    Op("group_norm_mish", groupnorm.group_norm_mish, groupnorm.group_norm_mish_ref, (
+        _norm_case("one", [1], 8, 1, 8), _norm_case("primes", [131, 7, 0], 15, 137, 3), _norm_case("one group", [40], 80, 41, 1),
+        _norm_case("far from 0", [300], 16, 300, 4, 30.0), _norm_case("empty", [], 8, 5, 2),
+    ), real=(_norm_case("stage", [_WINDOW] * 2, 256, _WINDOW, 8), _norm_case("regulator", [_WINDOW], 80, _WINDOW, 1))),
+    Op("relative_attention", relative.relative_attention, relative.relative_attention_ref, (
+        _relative_case("one", 1, 1, 1, 1, 16), _relative_case("primes", 2, 3, 7, 19, 16),
+        _relative_case("wide", 1, 2, 35, 67, 64), _relative_case("empty", 0, 2, 3, 5, 16),
+    ), real=(_relative_case("chunk", 1, 8, 35, 155, 64),)),
+)  # fmt: skip
