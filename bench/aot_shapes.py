@@ -228,14 +228,10 @@ def voice(rows: int, dtype: torch.dtype) -> list[Call]:
     for channels, groups, frames in ((256, 8, 887), (80, 1, 887)):
         x, norm_of = empty(rows, channels, frames, dtype=dtype), [empty(channels, dtype=dtype) for _ in range(2)]
         made.append(call(f"{name} of {channels}", groupnorm.group_norm_mish, x, ints(rows).long(), *norm_of, groups))
-    for channels, steps, taps, dilation in ((256, 8 * 179, 7, 3), (128, 64 * 179, 11, 5), (128, 64 * 179, 3, 1)):
-        x, vector = empty(rows, channels, steps, dtype=dtype), empty(channels, dtype=dtype)
-        past, inner = (empty(rows, channels, (taps - 1) * d, dtype=dtype) for d in (dilation, 1))
-        w = empty(channels, channels, taps, dtype=dtype)
-        weights = residual.ResidualWeights(vector, w, vector, vector, w, vector, dilation)
-        n, shape = ints(rows).long(), f"{name} of {channels}, {taps} taps"
-        made.append(call(shape, residual.stream_residual, x, past, inner, n, weights, (n, n)))
-        made.append(call(f"{shape}, inside", residual.stream_residual, x, past, inner, n, weights, None))
+    x, vector, w = empty(rows, 128, 64 * 179, dtype=dtype), empty(128, dtype=dtype), empty(128, 128, 11, dtype=dtype)
+    past, inner = (empty(rows, 128, 10 * dilation, dtype=dtype) for dilation in (5, 1))
+    weights, n = residual.ResidualWeights(vector, w, vector, vector, w, vector, 5), ints(rows).long()
+    made.append(call(f"{name} of 128, 11 taps", residual.stream_residual, x, past, inner, n, weights, (n, n)))
     codes, vectors = empty(16384, 1280, dtype=dtype), empty(rows * 25, 1280, dtype=dtype)
     return [*made, call(f"{rows * 25} vectors", vq.nearest_code, vectors, codes)]
 

@@ -30,7 +30,6 @@ from innervoice_kernels.backend import use
 TINY = Path(__file__).resolve().parent.parent / "engine" / "innervoice" / "assets" / "tiny" / "glm-4-voice-decoder"
 PLAIN, COMPILED = "plain torch modules", "torch.compile, CUDA graphs"
 CLOCK = Clock.of(12.5)
-CHUNK_S = 26 / 12.5
 FULL_AT = 140  # tokens at the end of the first chunk whose look-back is full
 
 
@@ -82,28 +81,23 @@ def flow_flops(rows: int, frames: int) -> int:
 def networks(shipped: Shipped, quick: bool) -> Iterator[Record]:
     """G16a, G9: an Euler step and the vocoder against plain torch; together, a chunk of 26 tokens."""
     goals = (None, None, "G16a") if shipped.device == "cpu" else ("G9a", "G9c", None)
-    rounds = 2 if quick else 5
+    rounds = 3 if quick else 5
     common = {"device": shipped.device, "dtype": shipped.name, "peer_name": PLAIN, "unit": "ms"}
-    ends = {"first": 36} if quick else {"first": 36, "look-back full": FULL_AT}
-    for name, tokens in ends.items():
-        frames, new = window(tokens), CLOCK.frames(tokens) - CLOCK.frames(tokens - 26)
+    sizes = {"10 tokens": (68, 68)} if quick else {"26 tokens": (window(36), 179), "full look-back": (window(FULL_AT), 179)}
+    for name, (frames, new) in sizes.items():
         runs = {"step": shipped.step(1, frames), "vocoder": shipped.vocoder(1, new)}
         timed = {part: race(run, shipped.device, rounds) for part, run in runs.items()}
         step, vocoder = timed["step"], timed["vocoder"]
-        shape = f"{frames} frames, {name} chunk"
+        shape = f"{frames} frames, {name}"
         flops = flow_flops(1, frames)
         yield Record.of("flow, Euler step", shape, step[0], peer=step[1], goal=goals[0], flops=flops, **common)
         yield Record.of("vocoder", f"{new} frames", vocoder[0], peer=vocoder[1], goal=goals[1], flops=int(602e6) * new, **common)
         steps = SteadySettings().steps
         ours, peer = (1e3 * (steps * one.median + other.median) for one, other in zip(step, vocoder, strict=True))
-        details = {
-            "steps": steps,
-            "rtf": ours / 1e3 / CHUNK_S,
-            "peer_rtf": peer / 1e3 / CHUNK_S,
-            "sum": "10 steps and the vocoder",
-        }
+        sound_ms = 1e3 * new * 256 / 22050
+        details = {"rtf": ours / sound_ms, "peer_rtf": peer / sound_ms, "sum": f"{steps} steps and the vocoder"}
         more = {"ours": ours, "peer": peer, "ratio": peer / ours, "goal": goals[2], "details": details, "n": step[0].n}
-        yield Record("flow and vocoder, a chunk", shape, **common, **more, flops=steps * flops + int(602e6) * new)
+        yield Record("flow and vocoder, a chunk", shape, **(common | more), flops=steps * flops + int(602e6) * new)
 
 
 def race(run: Callable[[], Tensor], device: str, rounds: int) -> tuple[Times, Times]:
@@ -179,7 +173,28 @@ def reply_length(device: str, quick: bool) -> Iterator[Record]:
     yield Record.of("a chunk at the reply's end", shape, times["last"], device=device, **peer, **more)
 
 
-CASES = ("networks", "reply_length", "batches", "compiled")
+def borders(device: str) -> Iterator[Record]:
+    """The largest step of the sound where chunks meet, beside the 99.9th percentile of those inside chunks; tiny decoder."""
+    decoder = SpeechDecoder.from_pretrained(TINY, device=device).steady(num_slots=1)
+    slot = decoder.open()
+    decoder.push(slot, [token * 7 % 64 for token in range(88)])
+    decoder.finish(slot)
+    parts = [torch.from_numpy(sound.samples) for sound in decoder.step()]
+    samples = torch.cat(parts)
+    steps, joints = samples.diff().abs(), torch.tensor([len(part) for part in parts]).cumsum(0)[:-1]
+    inside = torch.ones(len(steps), dtype=torch.bool).index_fill(0, joints - 1, False)
+    most, usual = float(steps[joints - 1].max()), float(steps[inside].double().quantile(0.999))
+    spectrum = torch.stft(samples, 254, 256, window=torch.hann_window(254), return_complex=True).abs().clamp(min=1e-5)
+    details = {
+        "spectrogram_db": (20 * spectrum.log10()).round().int().T.tolist(),
+        "border_frames": (joints / 256).tolist(),
+    }
+    shape = f"{len(joints)} borders, {len(samples)} samples"
+    more = {"peer": usual, "peer_name": "99.9th percentile inside chunks", "ratio": usual / most, "details": details}
+    yield Record("sample steps at borders", shape, "of full scale", device, most, dtype="float32", n=len(joints), **more)
+
+
+CASES = ("networks", "reply_length", "borders", "batches", "compiled")
 
 
 def records(args: argparse.Namespace) -> Iterator[Record]:
@@ -187,8 +202,8 @@ def records(args: argparse.Namespace) -> Iterator[Record]:
     names = [args.only] if args.only else [name for name in CASES if args.device == "cuda" or name != "compiled"]
     shipped = None
     for name in names:
-        if name == "reply_length":
-            yield from reply_length(args.device, args.quick)
+        if name in ("reply_length", "borders"):
+            yield from reply_length(args.device, args.quick) if name == "reply_length" else borders(args.device)
             continue
         shipped = shipped or Shipped(args.device)
         yield from {"networks": networks, "batches": batches, "compiled": compiled}[name](shipped, args.quick)

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import smollm2
+import torch
 from rows import Rows
 
 from innervoice import Engine, Sampling, Schedule, Segment, Text
 from innervoice.config.files import read_json
+from innervoice.config.quantization import Quantization
 from innervoice.model.families import llama
-from innervoice.model.transformer import Transformer
+from innervoice.model.native import NativeDecoder
+from innervoice.model.quant_source import QuantizingSource
+from innervoice.model.transformer import AttentionInputs, KVCache, Transformer
+from innervoice.model.weights import ModelWeights
 from innervoice.safetensors_file import TensorDir
+from innervoice_kernels import _C
+from innervoice_kernels.testing.rule import errors
 
 pytestmark = [
     pytest.mark.slow,
@@ -49,7 +57,6 @@ def tokenizer(folder: Path) -> Any:
 
 def test_greedy_tokens_equal_transformers(engine: Engine, folder: Path, tokenizer: Any) -> None:
     """Each of 64 drawn tokens is the one that transformers' class, in float32, finds likeliest after those before it."""
-    import torch
     from transformers import LlamaForCausalLM
 
     messages = [{"role": "user", "content": "Tell me a short story about a fox and 12 hens."}]
@@ -89,3 +96,38 @@ def test_it_thinks_and_then_answers(engine: Engine) -> None:
     assert reply.reflections[0].strip()
     assert reply.transcript.strip()
     assert reply.transcript not in "".join(reply.reflections)
+
+
+@pytest.mark.parametrize("format_name", ["int8", "int4"])
+def test_quantised_logits_by_the_error_rule(folder: Path, tokenizer: Any, format_name: str) -> None:
+    """The native decoder in bfloat16 against plain PyTorch of the same quantised weights, in bfloat16 and in float64."""
+    ids = tokenizer.encode("The fox and the 12 hens lived in a wood. One day the fox said:")
+    config = llama.read_config(read_json(folder / "config.json"), folder / "config.json")
+    source = QuantizingSource(TensorDir(folder), Quantization(format_name))
+    weights = llama.load_weights(config, source, torch.bfloat16)
+    native = NativeDecoder(Transformer(config, weights), _C.ThreadTeam(2))
+    got = run_native(native, weights, config, ids)
+    ref, ref64 = (Rows(plain(config, weights, dtype), 1, 64).step([ids])[0] for dtype in (torch.bfloat16, torch.float64))
+    error, bound = errors(got, ref, ref64)
+    print(f"\n{format_name}: error {error:.2g}, bound {bound:.2g}, largest logit {ref64.abs().max():.1f}")
+    assert error <= bound
+
+
+def plain(config: Any, weights: ModelWeights, dtype: torch.dtype) -> Transformer:
+    """The numbers that the weights stand for, in a type."""
+
+    def of(x: Any) -> Any:
+        return None if x is None else x.to(dtype) if isinstance(x, torch.Tensor) else x.dequantize(dtype)
+
+    layers = tuple(replace(layer, **{name: of(x) for name, x in vars(layer).items()}) for layer in weights.layers)
+    embedding = of(weights.embedding)
+    output = embedding if weights.output is weights.embedding else of(weights.output)
+    return Transformer(config, ModelWeights(embedding, layers, of(weights.final_norm), output))
+
+
+def run_native(native: NativeDecoder, weights: ModelWeights, config: Any, ids: list[int]) -> torch.Tensor:
+    kv = KVCache.allocate(config, 4, 16, weights.dtype)
+    at = torch.arange(len(ids))
+    table, start = torch.arange(4, dtype=torch.int32)[None], torch.tensor([0, len(ids)], dtype=torch.int32)
+    batch = AttentionInputs(at, at, table, start, torch.tensor([len(ids)], dtype=torch.int32))
+    return native.logits(torch.tensor(ids), batch, kv, at)

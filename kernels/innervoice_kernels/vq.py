@@ -7,7 +7,7 @@ import torch
 from innervoice_kernels.backend import TRITON, choose
 from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, dot, jit, launch, tl
 
-_ROWS, _CODES, _DEPTH = 16, 64, 32
+_ROWS, _CODES, _DEPTH = 16, 32, 32
 _PROGRAMS = 264  # two for each SM of the largest chips: codes are divided until there are so many
 _CHUNK = 1 << 24  # distances held at once
 
@@ -80,7 +80,7 @@ def _nearest_code_triton(x: torch.Tensor, codebook: torch.Tensor) -> torch.Tenso
     ids = torch.empty(parts, len(rows), dtype=torch.int32, device=x.device)
     launch(
         _nearest_code_kernel, (tiles, parts), rows, codes, least, ids, rows.stride(0), codes.stride(0), len(rows), count, share,
-        D=width, ROWS=_ROWS, CODES=_CODES, DEPTH=_DEPTH, num_warps=4, num_stages=3,
+        D=width, ROWS=_ROWS, CODES=_CODES, DEPTH=_DEPTH, num_warps=4, num_stages=2,
     )  # fmt: skip
     nearest = least.argmin(0, keepdim=True)  # of equal ones the first part, whose codes come first
     return ids.gather(0, nearest)[0].long().reshape(x.shape[:-1])

@@ -1,0 +1,105 @@
+"""Short sessions, one after the other by the thousand: does memory grow, does throughput fall?
+
+--callers sessions are open at any time; each asks once, hears the reply, and is closed. Memory and time are looked at after every
+tenth of them: the last tenth is held against the second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import os
+import time
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+
+from bench.record import Record, device_name, parser, report
+
+from innervoice import Engine, Sampling, Schedule, Text
+
+SCHEDULE = Schedule.preset("stitch_s", transcript_budget=3, speech_budget=5, reflection_budget=3)
+TENTHS = 10
+
+
+def resident_bytes() -> int:
+    """Memory of this process that lies in RAM."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+async def _short_session(engine: Engine, number: int, num_tokens: int) -> None:
+    sampling = Sampling(temperature=1.0, top_k=0, top_p=1.0, seed=number, max_new_tokens=num_tokens, ignore_eos=True)
+    session = await asyncio.to_thread(engine.open_session, schedule=SCHEDULE, sampling=sampling)
+    try:
+        stream = await asyncio.to_thread(session.reply, Text(f"question {number}"))
+        reply = await stream.areply()
+        assert len(reply.ids) == num_tokens, f"session {number} gave {len(reply.ids)} tokens"
+    finally:
+        await asyncio.to_thread(session.close)
+
+
+async def _crowd(engine: Engine, numbers: range, callers: int, num_tokens: int) -> None:
+    waiting = iter(numbers)
+
+    async def caller() -> None:
+        for number in waiting:
+            await _short_session(engine, number, num_tokens)
+
+    await asyncio.gather(*(caller() for _ in range(callers)))
+
+
+def records(args: argparse.Namespace) -> Iterator[Record]:
+    """Memory and throughput of the last tenth against the second."""
+    size = max(1, args.sessions // TENTHS)
+    memory: list[int] = []
+    rates: list[float] = []
+    with Engine.from_pretrained(args.model, device=args.device, max_sessions=args.callers + 1) as engine:
+        for tenth in range(TENTHS):
+            begin = time.perf_counter()
+            asyncio.run(_crowd(engine, range(tenth * size, (tenth + 1) * size), args.callers, args.tokens))
+            rates.append(size / (time.perf_counter() - begin))
+            gc.collect()
+            memory.append(resident_bytes())
+        core = engine._loaded.core
+        core.check_integrity()
+        assert core.pool.num_available == core.pool.num_pages, "pages leak"
+    common = {
+        "device": device_name(args.device),
+        "dtype": "as stored",
+        "shape": f"{TENTHS * size} sessions, {args.callers} at once",
+    }
+    yield Record(
+        name="soak: resident memory, last tenth over second",
+        ours=memory[-1] / memory[1],
+        unit="ratio",
+        better="lower",
+        n=TENTHS * size,
+        details={"resident_bytes": memory},
+        **common,
+    )
+    yield Record(
+        name="soak: sessions a second, last tenth over second",
+        ours=rates[-1] / rates[1],
+        unit="ratio",
+        better="higher",
+        n=TENTHS * size,
+        details={"sessions_a_second": rates},
+        **common,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run from the command line."""
+    made = parser(__doc__)
+    made.add_argument("--model", default=str(resources.files("innervoice") / "assets" / "tiny"), help="default: the packaged one")
+    made.add_argument("--sessions", type=int, default=None, help="in all; default 10000")
+    made.add_argument("--callers", type=int, default=32, help="sessions that are open at once")
+    made.add_argument("--tokens", type=int, default=8, help="tokens of a reply")
+    args = made.parse_args(arguments)
+    args.sessions = args.sessions or (40 if args.quick else 10_000)
+    report(records(args), args.json)
+
+
+if __name__ == "__main__":
+    main()

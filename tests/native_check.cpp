@@ -1,0 +1,216 @@
+// The CPU kernels without Python, for sanitizers: every kind of weight, odd sizes, buffers that end where the data
+// ends, teams of several threads. Ends with 0 when results are finite, equal for every number of threads, and near
+// those of plain C++.
+#include <cmath>
+#include <cstdio>
+#include <memory>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "innervoice/decoder.h"
+#include "innervoice/gemm.h"
+
+namespace {
+
+using namespace innervoice;
+
+std::mt19937 generator(1);
+
+// Numbers of a weight, each in a block of memory of its own size.
+struct Numbers {
+  std::vector<float> floats;
+  std::vector<std::uint16_t> halves, scales, minima;
+  std::vector<std::int8_t> codes;
+  std::vector<std::uint8_t> packed;
+  Weight weight;
+
+  Numbers(WeightKind kind, std::int64_t rows, std::int64_t columns, std::int64_t group = 0, bool has_minimum = false) {
+    std::uniform_real_distribution<float> real(-0.2f, 0.2f);
+    weight.kind = kind;
+    weight.rows = rows;
+    weight.columns = columns;
+    weight.group = group;
+    const auto count = static_cast<std::size_t>(rows * columns);
+    if (kind == WeightKind::kFloat32) {
+      for (std::size_t i = 0; i < count; ++i) floats.push_back(real(generator));
+      weight.data = floats.data();
+    } else if (kind == WeightKind::kBfloat16) {
+      for (std::size_t i = 0; i < count; ++i) halves.push_back(static_cast<std::uint16_t>(0x3c00 + generator() % 256));
+      weight.data = halves.data();
+    } else if (kind == WeightKind::kInt8) {
+      for (std::size_t i = 0; i < count; ++i) codes.push_back(static_cast<std::int8_t>(generator() % 255 - 127));
+      floats.assign(static_cast<std::size_t>(rows), 0.002f);
+      weight.data = codes.data();
+      weight.scale = floats.data();
+    } else {
+      for (std::int64_t i = 0; i < rows * ((columns + 1) / 2); ++i)
+        packed.push_back(static_cast<std::uint8_t>(generator()));
+      const auto groups = static_cast<std::size_t>(rows * weight.num_groups());
+      scales.assign(groups, 0x2400);  // 2^-6
+      minima.assign(has_minimum ? groups : 0, 0xb000);
+      weight.data = packed.data();
+      weight.group_scale = scales.data();
+      weight.group_minimum = has_minimum ? minima.data() : nullptr;
+    }
+  }
+};
+
+bool near(const std::vector<float>& a, const std::vector<float>& b, float tolerance) {
+  float largest = 0.0f, error = 0.0f;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    if (!std::isfinite(a[i])) return false;
+    largest = std::fmax(largest, std::fabs(b[i]));
+    error = std::fmax(error, std::fabs(a[i] - b[i]));
+  }
+  return error <= tolerance * largest;
+}
+
+struct Kind {
+  WeightKind kind;
+  std::int64_t group;
+  bool has_minimum;
+};
+
+const Kind kKinds[] = {{WeightKind::kFloat32, 0, false}, {WeightKind::kBfloat16, 0, false},
+                       {WeightKind::kInt8, 0, false},    {WeightKind::kInt4, 32, true},
+                       {WeightKind::kInt4, 64, false},   {WeightKind::kInt4, 128, true}};
+
+bool check_products(Isa isa) {
+  ThreadTeam team(3);
+  const std::int64_t sizes[][3] = {{1, 1, 1}, {3, 17, 5}, {7, 65, 257}, {2, 33, 96}, {16, 9, 130}};
+  for (const Kind& kind : kKinds) {
+    for (const auto& [M, N, K] : sizes) {
+      const Numbers w(kind.kind, N, K, kind.group, kind.has_minimum);
+      std::vector<float> x(static_cast<std::size_t>(M * K)), y(static_cast<std::size_t>(M * N)), z(y);
+      for (float& value : x) value = static_cast<float>(generator() % 1000) / 500.0f - 1.0f;
+      product(isa, x.data(), K, M, w.weight, y.data(), N);
+      gemm(team, isa, x.data(), K, M, w.weight, nullptr, z.data(), N);
+      if (!near(y, z, 0.02f)) return std::printf("product of kind %d\n", static_cast<int>(kind.kind)), false;
+    }
+  }
+  return true;
+}
+
+struct Model {
+  std::vector<std::unique_ptr<Numbers>> kept;
+  std::vector<float> ones = std::vector<float>(256, 1.0f);
+
+  Weight weight(const Kind& kind, std::int64_t rows, std::int64_t columns) {
+    return kept.emplace_back(std::make_unique<Numbers>(kind.kind, rows, columns, kind.group, kind.has_minimum))->weight;
+  }
+
+  DecoderModel make(const Kind& kind) {
+    DecoderModel model;
+    model.num_heads = 6, model.num_kv_heads = 2, model.head_dim = 10;
+    model.norm_eps = 1e-5f;
+    model.inv_freq = {1.0f, 0.5f, 0.25f, 0.125f};
+    model.embedding = model.output = weight(kKinds[0], 50, 36);
+    model.final_norm = ones.data();
+    for (int i = 0; i < 2; ++i) {
+      DecoderLayer layer;
+      layer.attention_norm = layer.ffn_norm = layer.q_norm = layer.k_norm = layer.qkv_bias = ones.data();
+      layer.qkv = weight(kind, 100, 36);
+      layer.attention_out = weight(kind, 36, 60);
+      layer.gate_up = weight(kind, 2 * 45, 36);
+      layer.down = weight(kind, 36, 45);
+      model.layers.push_back(layer);
+    }
+    return model;
+  }
+};
+
+// Two rows: a prompt in two parts and one of 5 tokens, then steps of a token each; long contexts are cut into pieces.
+std::vector<float> decode(const DecoderModel& model, Isa isa, int threads, bool is_long) {
+  Decoder decoder(model, std::make_shared<ThreadTeam>(threads, false, threads == 2 ? 0 : 20), isa);
+  const std::int64_t page_size = 4, num_pages = 280;
+  std::vector<float> k(static_cast<std::size_t>(2 * num_pages * page_size * 20)), v(k), logits, all;
+  std::vector<std::int32_t> key_tag(static_cast<std::size_t>(num_pages * page_size)), table(2 * 140);
+  for (std::int32_t i = 0; i < 280; ++i) table[static_cast<std::size_t>(i)] = (i * 37) % 280;
+  std::int32_t lengths[2] = {0, 0};
+  for (int step = 0; step < 4; ++step) {
+    const std::int32_t counts[2] = {step >= 2 ? 1 : is_long ? 270 : 19, step == 0 ? 5 : 1};
+    DecoderBatch batch;
+    std::vector<std::int64_t> ids, positions, slots, wanted;
+    std::vector<std::int32_t> start = {0}, context, tags;
+    std::vector<float> weights;
+    for (int row = 0; row < 2; ++row) {
+      for (std::int32_t i = 0; i < counts[row]; ++i, ++lengths[row]) {
+        ids.push_back((lengths[row] * 7 + row) % 50);
+        positions.push_back(lengths[row]);
+        slots.push_back(table[static_cast<std::size_t>(row * 140 + lengths[row] / 4)] * 4 + lengths[row] % 4);
+        tags.push_back(lengths[row] % 3);
+        weights.push_back(0.3f);
+      }
+      start.push_back(static_cast<std::int32_t>(ids.size()));
+      context.push_back(lengths[row]);
+      wanted.push_back(static_cast<std::int64_t>(ids.size()) - 1);
+    }
+    batch.num_tokens = static_cast<std::int64_t>(ids.size());
+    batch.num_rows = batch.num_wanted = 2;
+    batch.columns = 140;
+    batch.ids = ids.data(), batch.positions = positions.data(), batch.slots = slots.data();
+    batch.page_table = table.data(), batch.query_start = start.data(), batch.context_len = context.data();
+    batch.query_tag = tags.data(), batch.log_weight = weights.data(), batch.wanted = wanted.data();
+    const DecoderPages pages = {k.data(), v.data(), false, num_pages, page_size, key_tag.data()};
+    logits.assign(100, 0.0f);
+    decoder.step(batch, pages, logits.data());
+    all.insert(all.end(), logits.begin(), logits.end());
+  }
+  return all;
+}
+
+bool check_decoder(Isa isa) {
+  for (const Kind& kind : kKinds) {
+    Model kept;
+    const DecoderModel model = kept.make(kind);
+    const bool is_long = kind.kind == WeightKind::kFloat32;
+    const std::vector<float> one = decode(model, isa, 1, is_long);
+    for (const int threads : {2, 3}) {
+      if (decode(model, isa, threads, is_long) != one)
+        return std::printf("%d threads change the result\n", threads), false;
+    }
+    if (!near(one, decode(model, Isa::kPlain, 1, is_long), 0.05f))
+      return std::printf("%s is far off\n", name_of(isa)), false;
+  }
+  return true;
+}
+
+// Jobs of several callers, one after another; teams that come and go.
+bool check_team() {
+  ThreadTeam team(4);
+  std::vector<std::int64_t> sums(3, 0);
+  std::vector<std::thread> callers;
+  for (std::size_t caller = 0; caller < sums.size(); ++caller) {
+    callers.emplace_back([&team, &sums, caller] {
+      for (int job = 0; job < 40; ++job) {
+        std::vector<std::int64_t> done(101, 0);
+        team.run([&](Member& me) {
+          for (int turn = 0; turn < 3; ++turn) {
+            me.for_each(101, 7, [&](std::int64_t first, std::int64_t last) {
+              for (std::int64_t i = first; i < last; ++i) ++done[static_cast<std::size_t>(i)];
+            });
+          }
+        });
+        for (const std::int64_t count : done) sums[caller] += count;
+      }
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  for (int i = 0; i < 20; ++i) ThreadTeam(3, i % 2 == 0, i).run([](Member& me) { me.meet(); });
+  for (const std::int64_t sum : sums) {
+    if (sum != 40 * 3 * 101) return std::printf("pieces were lost\n"), false;
+  }
+  return true;
+}
+
+}  // namespace
+
+int main() {
+  bool is_right = check_team();
+  for (const innervoice::Isa isa : {innervoice::Isa::kPlain, innervoice::Isa::kAvx2, innervoice::Isa::kAvx512}) {
+    if (innervoice::is_available(isa)) is_right = is_right && check_products(isa) && check_decoder(isa);
+  }
+  std::printf(is_right ? "right\n" : "wrong\n");
+  return is_right ? 0 : 1;
+}
