@@ -65,12 +65,7 @@ class Replies:
         dialogue = None if request.session_id is None else self.dialogues.idle(request.session_id)
         history = 0 if dialogue is None else len(dialogue.row.ids) - dialogue.draft
         self.check_length(history + len(request.prompt_ids))
-        if self._max_waiting is not None and len(self.waiting) >= self._max_waiting:
-            raise OutOfCapacity(
-                f"{len(self.active)} replies run and {len(self.waiting)} wait, as many as may: try again, or load the model with "
-                "a larger max_waiting",
-                1.0,
-            )
+        self.check_room()
         cached = pages = 0
         if dialogue is not None:
             dialogue.busy = request.reply_id
@@ -79,6 +74,22 @@ class Replies:
             cached, pages = dialogue.row.num_cached, len(dialogue.row.table.pages)
         place = self.ledger.enter(request, now, num_tokens=history + len(request.prompt_ids), num_cached=cached, num_pages=pages)
         self.waiting[request.reply_id] = request, place
+
+    def check_room(self, num_coming: int = 0) -> None:
+        """Raise OutOfCapacity when no more replies may wait, with so many that are on their way. Any thread may ask."""
+        if self._max_waiting is None:
+            return
+        if len(self.waiting) + num_coming >= self._max_waiting + max(0, self.max_rows - len(self.active)):
+            raise OutOfCapacity(
+                f"{len(self.active)} replies run and {len(self.waiting)} wait, as many as may: try again, or load the model with "
+                "a larger max_waiting",
+                1.0,
+            )
+
+    def refuse(self, request: Request, error: str) -> None:
+        """End a request that never got in."""
+        running = self._make_running(request, -1, self.new_row())
+        self.outbox.append(running.stamped(partial(running.log.done, "error", error)))
 
     def cancel(self, reply_id: str, reason: FinishReason = "cancelled", error: str | None = None) -> None:
         """End a reply now; its pages are free and its Done is next. Unknown and ended replies are left alone."""

@@ -48,6 +48,7 @@ class Worker:
         self._orders: list[Callable[[], None]] = []
         self._answers: set[Future[Any]] = set()
         self._outlets: dict[str, Outlet] = {}
+        self._num_coming = 0  # single replies whose submission is not carried out yet
         self._is_closing = False
         self._is_resting = False  # the last step found nothing to do
         self._death: BaseException | None = None
@@ -70,14 +71,22 @@ class Worker:
         return answer.result()
 
     def submit(self, request: Request, rate: int) -> Stream:
-        """Start a reply, whose audio has that rate. Raises what `Core.submit` does, EngineDead, ValueError on a closed engine."""
+        """Start a reply, whose audio has that rate. A turn of a dialogue waits for the step that runs, a single reply does not.
+
+        Raises what `Core.submit` does, EngineDead, ValueError on a closed engine.
+        """
         reply_id = request.reply_id
         stream = Stream(reply_id, rate, lambda: self.cancel(reply_id), self._wake)
-        with self._changed:
-            self._check_open()
-            self._outlets[reply_id] = stream.outlet
         try:
-            self.call(lambda core: core.submit(request, self.clock()))
+            with self._changed:
+                self._check_open()
+                if request.session_id is None:
+                    self._core.replies.check_room(self._num_coming)
+                    self._num_coming += 1
+                    self._order(lambda: self._begin(request))
+                self._outlets[reply_id] = stream.outlet
+            if request.session_id is not None:
+                self.call(lambda core: core.submit(request, self.clock()))
         except BaseException as error:
             with self._changed:
                 self._outlets.pop(reply_id, None)
@@ -86,6 +95,15 @@ class Worker:
                 self.telemetry.count("refused")
             raise
         return stream
+
+    def _begin(self, request: Request) -> None:
+        """On the core's thread. What could not be foreseen when it was submitted ends the reply with an error."""
+        with self._changed:
+            self._num_coming -= 1
+        try:
+            self._core.submit(request, self.clock())
+        except Exception as error:
+            self._core.replies.refuse(request, str(error))
 
     def interrupt(self, ask: Callable[[Core], Heard]) -> Heard:
         """Like `call`; the streams that it ends drop what was not read, and have their last event when it returns."""
