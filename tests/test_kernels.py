@@ -37,9 +37,10 @@ DTYPED = [
 ATOL = {
     "log_mel": 1e-4,
     "flow_stage": 2e-5,
+    "int4_linear": 5e-6,
     "stream_residual": 1e-5,
     "group_norm_mish": 1e-5,
-}  # the logarithm of little power; 1e-6 for the rest
+}  # the logarithm of little power, long sums; 1e-6 for the rest
 
 
 def every(name: str) -> pytest.MarkDecorator:

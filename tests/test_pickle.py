@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import innervoice
-from innervoice import Plan, Schedule, Segment
+from innervoice import Codec, Codes, Plan, Schedule, Segment
 from innervoice.errors import EngineDead, OutOfCapacity, RequestFailed
 from innervoice.loadgen import Listened, Load, Question, Run
 from innervoice.metrics import Distribution, RequestLog, StreamsCarried, measure, summarize
@@ -80,6 +80,7 @@ EXAMPLES: list[Any] = [
     Heard(3, "hi", 2, 40),
     Vocabulary(10, (0, 5), (5, 9), 9, eos=(9,)),
     Bounds(5, 1.5),
+    Codes("mimi", (np.array([1, 2]), np.array([3, 4])), np.ones(1, np.float32), 9),
     LOG,
     measure(LOG),
     measure(LOG).underruns,
@@ -136,7 +137,10 @@ def public_dataclasses() -> set[type]:
 
 
 def test_every_public_dataclass_has_an_example() -> None:
-    assert {kind.__name__ for kind in public_dataclasses() - {type(example) for example in EXAMPLES}} <= {Plan.__name__}
+    assert {kind.__name__ for kind in public_dataclasses() - {type(example) for example in EXAMPLES}} <= {
+        Plan.__name__,
+        Codec.__name__,
+    }
 
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))

@@ -222,8 +222,8 @@ def test_arrivals_and_profile_from_files(tmp_path: Path) -> None:
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     profile = tmp_path / "step_times.json"
-    profile.write_text(json.dumps({"decode": {"1": 0.03, "2": 0.06}, "voice": {"1": 0.01, "2": 0.02}, "prefill_token_s": 1e-4}))
-    words = ["simulate", "--profile", str(profile), "--hidden", "0", "--seconds", "20", "--json"]
+    profile.write_text(json.dumps({"decode": {"1": 0.012, "2": 0.06}, "voice": {"1": 0.01, "2": 0.02}, "prefill_token_s": 1e-4}))
+    words = ["simulate", "--profile", str(profile), "--hidden", "0", "--seconds", "60", "--json"]
     assert main([*words, "--streams", "1"]) == 0
     one = json.loads(capsys.readouterr().out)
     assert (one["is_carried"], one["underruns"], one["first_chunk_s"], one["reflection_per_audio_s"]) == (True, 0, 0.8, 0.0)

@@ -53,7 +53,10 @@ def test_on_the_cpu_the_reference_runs() -> None:
 def test_unknown_implementations_are_named() -> None:
     with pytest.raises(ValueError, match="'cuda'; there are ref, triton"), use("cuda"):
         pass
-    with pytest.raises(ValueError, match="'flash'; there are ref, triton, flash_attn, flashinfer"), use(paged_attention="flash"):
+    with (
+        pytest.raises(ValueError, match="'flash'; there are ref, triton, native, flash_attn, flashinfer"),
+        use(paged_attention="flash"),
+    ):
         pass
 
 
@@ -106,7 +109,7 @@ def test_the_choice_is_logged_once(caplog: pytest.LogCaptureFixture, monkeypatch
     monkeypatch.setattr(backend, "_logged", {})
     with caplog.at_level(logging.INFO, logger="innervoice.kernels"):
         for op in ("rms_norm", "silu_mul", "rms_norm"):
-            backend._Choice({}).resolve(op, torch.device("cpu"))
+            backend._Choice({}).resolve(op, torch.device("cpu"), has_native=False)
     assert [record.getMessage() for record in caplog.records] == ["kernels on cpu: ref"]
 
 

@@ -13,7 +13,7 @@ from innervoice.scheduler.costs import LearnedCosts
 from innervoice.scheduler.jobs import Columns, Phase, Places
 from innervoice.scheduler.settings import SchedulerSettings
 
-_WAITING = int(Phase.WAITING)
+_FREE, _WAITING = int(Phase.FREE), int(Phase.WAITING)
 
 
 class DraftStep(NamedTuple):
@@ -31,7 +31,8 @@ def admit_rows(
 ) -> list[int]:
     """Replies that get a row now, in order of priority and arrival; none overtakes one that does not fit.
 
-    A row needs pages for its whole prompt, beside those that are promised to others, and one for each that runs.
+    A row needs pages for its whole prompt, beside those that are promised to others, and one for each that runs. A user who
+    still speaks takes no row.
     """
     waiting = np.flatnonzero(rows.phase == _WAITING)
     if not len(waiting):
@@ -39,7 +40,7 @@ def admit_rows(
     if len(waiting) > 1:
         waiting = waiting[np.lexsort((rows.order[waiting], -rows.priority[waiting]))]
     held = np.flatnonzero(runs)
-    num_rows = int(np.count_nonzero(rows.phase)) - len(waiting)
+    num_rows = int(np.count_nonzero((rows.phase != _FREE) & ~rows.is_listening)) - len(waiting)
     pages_free -= int(np.maximum(num_pages(rows.context[held] + 1, settings) - rows.pages[held], 1).sum())
     load = _SpokenLoad.of(rows, held[rows.is_live[held] & ~rows.is_listening[held]])
     chosen = list[int]()
