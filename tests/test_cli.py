@@ -352,9 +352,9 @@ def test_an_output_behind_a_link_keeps_the_link(folder: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
 def test_ctrl_c_ends_with_130_and_leaves_nothing(tmp_path: Path, tiny_dir: Path) -> None:
-    (tmp_path / "long.json").write_text('{"cycle": [["transcript", 1], ["speech", 1], ["reflection", 3000]]}')
+    (tmp_path / "long.json").write_text('{"cycle": [["transcript", 1], ["speech", 1], ["reflection", 7000]]}')
     words = command(
-        "generate", "--text", "hi", "--model", tiny_dir, "--schedule", "long.json", "--max-new-tokens", 4000, "--seed", 1
+        "generate", "--text", "hi", "--model", tiny_dir, "--schedule", "long.json", "--max-new-tokens", 8000, "--seed", 1
     )
     pipe = subprocess.PIPE
     with subprocess.Popen(words, cwd=tmp_path, env=environ(), stdout=pipe, stderr=pipe) as process:

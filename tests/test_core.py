@@ -72,7 +72,8 @@ def test_a_prompt_goes_in_by_chunks_beside_those_who_speak() -> None:
 def test_unplayed_sound_pays_for_reflection_and_load_takes_it_back() -> None:
     granted, silences = [], []
     for num in (1, 4, 8):
-        world = World(num_pages=1000, max_rows=8, max_model_len=600, step_s=lambda rows, fed: 0.004 + 0.001 * rows)
+        settings = {"reserve_s": 0.0}
+        world = World(1000, 8, lambda rows, fed: 0.004 + 0.001 * rows, max_model_len=600, settings=settings)
         for n in range(num):
             world.submit(f"r{n}", [*TEXT, n], THINKS, most=400)
         world.run(20000)

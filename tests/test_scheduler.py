@@ -100,7 +100,8 @@ def test_every_plan_is_possible(table: tuple[Jobs, float, int], chosen: Schedule
     places, runs = jobs.places, (Phase.PREFILL, Phase.DECODE)
     assert all(jobs.phase[place] == Phase.WAITING for place in plan.admit)
     held = sum(1 for place in places if jobs.phase[place] != Phase.WAITING)
-    assert not plan.admit or held + len(plan.admit) <= chosen.max_rows
+    speaking = sum(1 for place in places if jobs.phase[place] != Phase.WAITING and not jobs.is_listening[place])
+    assert not plan.admit or speaking + len(plan.admit) <= chosen.max_rows
     assert len(plan.decode) <= chosen.max_batch
     assert len(set(plan.decode.tolist())) == len(plan.decode)
     for place in plan.decode.tolist():
@@ -184,9 +185,12 @@ def test_a_first_sound_leaves_the_others_their_pace() -> None:
     for _ in range(100):
         add(jobs, sound_end_s=8.0)
     add(jobs, has_sound=False, spoken_left=22, prompt_len=100)
-    plan = plan_step(jobs, costs(row_s=0.4e-3), SchedulerSettings(), 0.0, 1000)
+    learned = costs(row_s=0.4e-3)
+    plan = plan_step(jobs, learned, SchedulerSettings(reserve_s=100.0), 0.0, 1000)
     step_s = 0.004 + 0.4e-3 * len(plan.decode)
     assert len(plan.decode) / step_s >= 100 * 18.75
+    rested = plan_step(jobs, learned, SchedulerSettings(reserve_s=1.0), 0.0, 1000)  # all of them have more than half of that left
+    assert 100 in rested.decode.tolist() and len(rested.decode) < len(plan.decode) / 4
 
 
 def test_least_room_goes_first_and_priority_before_that() -> None:
@@ -244,7 +248,7 @@ def test_a_lone_prompt_is_always_admitted() -> None:
     place = add(jobs, phase=Phase.WAITING, context=2000)
     plan = plan_step(jobs, costs(), SchedulerSettings(), 0.0, 40)
     assert plan.admit == [place]
-    assert plan.prefill == [(place, 512)]
+    assert plan.prefill == [(place, SchedulerSettings().prefill_chunk)]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -259,13 +263,13 @@ def test_pages_are_taken_from_those_who_need_them_least(policy: Policy) -> None:
 
 
 def test_reflection_is_what_the_sound_pays_for() -> None:
-    """cap = (unplayed - margin - codec - spoken tokens with their margin) / step, by hand."""
+    """cap = (unplayed - margin - reserve - codec - spoken tokens with their margin) / step, by hand."""
     jobs = Jobs()
     place = add(jobs, sound_end_s=2.0, spoken_left=30, hidden_most=1000, hidden_cap=1000)
-    chosen, learned = SchedulerSettings(margin_s=0.06, margin_share=0.25), costs(step_s=0.009, row_s=0.001)
+    chosen, learned = SchedulerSettings(margin_s=0.06, margin_share=0.25, reserve_s=0.5), costs(step_s=0.009, row_s=0.001)
     plan = plan_step(jobs, learned, chosen, 0.0, 1000)
     assert plan.cap_places.tolist() == [place]
-    assert plan.caps.tolist() == [math.floor((2.0 - 0.06 - 0.001 - 30 * 0.01 * 1.25) / 0.01)]
+    assert plan.caps.tolist() == [math.floor((2.0 - 0.06 - 0.5 - 0.001 - 30 * 0.01 * 1.25) / 0.01)]
     jobs.ready_s[place] = 1.0
     assert plan_step(jobs, learned, chosen, 0.0, 1000).caps[0] == plan.caps[0] + 100
     jobs.is_reflecting[place], jobs.hidden_count[place] = True, 7

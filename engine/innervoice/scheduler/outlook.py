@@ -60,15 +60,15 @@ def look_ahead(rows: Columns, draws: NDArray[np.bool_], costs: LearnedCosts, set
 def grant(settings: SchedulerSettings, outlook: Outlook) -> Places:
     """Hidden-token caps: what the unplayed sound pays for beside the next chunk's cost, from floor to most.
 
-    cap = clip(floor(room / step), floor, most), counted from the beginning of an open reflection, which is only ever lowered. A
-    reply whose sound has not begun, or that nobody listens to, has what its schedule allows; it pays with its first sound, as its
-    schedule asks.
+    cap = clip(floor((room - reserve) / step), floor, most), counted from the beginning of an open reflection, which is only
+    ever lowered. A reply whose sound has not begun, or that nobody listens to, has what its schedule allows; it pays with its
+    first sound, as its schedule asks.
     """
     rows, most = outlook.rows, outlook.rows.hidden_most
     opened = rows.is_reflecting
     count = rows.hidden_count * opened
     pace = 1 / outlook.step_s if outlook.step_s > 0 else 1e9
-    cap = np.floor(np.minimum(outlook.room_s * pace, _UNLIMITED)) + count
+    cap = np.floor(np.minimum((outlook.room_s - settings.reserve_s) * pace, _UNLIMITED)) + count
     if settings.reflection_rate is not None:
         sound_s = rows.sound_total_s + rows.unvoiced_s + rows.chunk_s
         cap = np.minimum(cap, np.ceil(settings.reflection_rate * sound_s) - rows.hidden_total + count)
@@ -81,8 +81,8 @@ def choose(
 ) -> Places:
     """Who draws: all, or those with the least room, as few as the most urgent of them asks for.
 
-    But no fewer than keep pace with what all listeners hear, than have run out of room or have waited too long, and than a step
-    takes along at little cost.
+    But no fewer than have run out of room or have waited too long, than a step takes along at little cost, and, once the reserve
+    of somebody is half spent, than keep pace with what all listeners hear.
     """
     most = min(settings.max_batch, outlook.num)
     if most == 0:
@@ -93,7 +93,8 @@ def choose(
     rows, room_s = outlook.rows, outlook.room_s[drawing]
     urgent = rows.has_sound[drawing] & (room_s < 0)
     starved = rows.served_s[drawing] < now - settings.starve_s
-    pace = costs.decode.least_at(_demand(settings, rows, able) * costs.stretch, most)
+    short = rows.has_sound[drawing] & (room_s < 0.5 * settings.reserve_s)
+    pace = costs.decode.least_at(_demand(settings, rows, able) * costs.stretch, most) if short.any() else 1
     size = max(costs.decode.most_within(allowed_s, most), pace, int(np.count_nonzero(urgent | starved)), 1)
     size = max(size, costs.decode.most_within(costs.decode.estimate(size) * (1 + settings.plateau), most))
     return drawing[_rank(rows, drawing, room_s, urgent, starved)[: min(size, most)]]

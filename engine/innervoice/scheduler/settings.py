@@ -16,26 +16,29 @@ class SchedulerSettings:
     fixed_hidden: cap of every reflection segment under `fixed`.
 
     Of `slack` alone. frontier_s: a reply is not spoken further than so many seconds past what was heard. margin_s and
-    margin_share: sound that must be left when a chunk arrives, fixed and as a share of what the chunk costs. horizon_s: a reply
-    with less slack is urgent. plateau: how much longer a step may take than with its urgent rows alone, for the sake of others.
-    max_load: a reply waits while the spoken tokens of all, with it, would take more of the time. first_audio_stretch: the first
-    sound is due after so many times what it takes alone. reflection_rate: hidden tokens per second of sound to aim at, None: as
-    many as slack pays for. starve_s: no row that could go on waits longer.
+    margin_share: sound that must be left when a chunk arrives, fixed and as a share of what the chunk costs. horizon_s: a
+    reply with less slack is urgent. plateau: how much longer a step may take than with its urgent rows alone, for the sake of
+    others; batching_share: of what a codec call costs, how much waiting for more chunks must save to be worth it. max_load: a
+    reply waits while the spoken tokens of all, with it, would take more of the time. first_audio_stretch: the first sound is
+    due after so many times what it takes alone. reserve_s: sound that reflection leaves unspent, so that listeners can be
+    left alone for a moment when somebody waits for a first sound. reflection_rate: hidden tokens per second of sound to aim
+    at, None: as many as slack pays for. starve_s: no row that could go on waits longer.
     """
 
     policy: Policy = "slack"
     max_rows: int = 256
     max_batch: int = 1024
-    prefill_chunk: int = 512
+    prefill_chunk: int = 256
     fixed_hidden: int = 100
     frontier_s: float = 8.0
     margin_s: float = 0.06
     margin_share: float = 0.25
     horizon_s: float = 0.12
-    plateau: float = 0.1
+    plateau: float = 0.03
     batching_share: float = 0.3
     max_load: float = 0.95
-    first_audio_stretch: float = 1.35
+    first_audio_stretch: float = 1.1
+    reserve_s: float = 0.5
     reflection_rate: float | None = None
     starve_s: float = 1.0
     page_size: int = 16
@@ -49,7 +52,7 @@ class SchedulerSettings:
         for name in ("frontier_s", "max_load", "starve_s", "first_audio_stretch"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0")
-        for name in ("fixed_hidden", "margin_s", "margin_share", "horizon_s", "plateau"):
+        for name in ("fixed_hidden", "margin_s", "margin_share", "horizon_s", "plateau", "batching_share", "reserve_s"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be 0 or more")
         if self.reflection_rate is not None and not self.reflection_rate >= 0:
