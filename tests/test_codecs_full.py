@@ -38,7 +38,7 @@ SNACS = {
     "44 kHz": SNAC | {"sampling_rate": 44100, "encoder_dim": 64, "encoder_rates": [3, 3, 7, 7], "decoder_dim": 1536,
                       "decoder_rates": [7, 7, 3, 3], "attn_window_size": 32, "vq_strides": [8, 4, 2, 1]},
 }  # fmt: skip
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -243,7 +243,7 @@ def test_random_lives() -> None:
     live(50, 25)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_many_random_lives() -> None:
     live(250, 40)
 

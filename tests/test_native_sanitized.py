@@ -11,7 +11,7 @@ import pytest
 
 from innervoice_kernels import _C
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("attention_plan", "decoder", "gemm", "isa", "thread_team", "kernels_plain")

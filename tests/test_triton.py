@@ -29,19 +29,19 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 def interpret(markers: str) -> None:
     files = sorted(str(path) for path in TESTS.glob("test_triton_*.py"))
-    done = run("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", markers, *files, TRITON_INTERPRET="1")
+    done = run("-m", "pytest", "-q", "-x", "-n", "2", "-p", "no:cacheprovider", "-m", markers, *files, TRITON_INTERPRET="1")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
 
 @pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
 def test_kernels_under_the_interpreter() -> None:
-    interpret("not slow and not gpu")
+    interpret("not slow and not long and not gpu")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
 def test_kernels_under_the_interpreter_at_length() -> None:
-    interpret("slow and not gpu")
+    interpret("slow and not long and not gpu")
 
 
 def test_on_the_cpu_the_reference_runs() -> None:

@@ -113,7 +113,8 @@ def test_cursors_go_from_the_host_to_the_device_and_back() -> None:
             state = pack_state(host.cursor.state, num_tokens)
             assert state[State.NUM_TOKENS] == num_tokens
             caps = [2, UNLIMITED, 1, UNLIMITED]
-            assert unpack_state(state, caps, program.schedule.guided) == host.cursor.state
+            kept = {name: value for name, value in host.cursor.state.items() if name != "granted"}  # which the host alone keeps
+            assert unpack_state(state, caps, program.schedule.guided) == kept
         assert num_tokens > 2
 
 

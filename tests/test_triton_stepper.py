@@ -49,7 +49,7 @@ def test_tokens_are_the_host_s() -> None:
     assert stepped.stepper.stats().ready_s is None
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_tokens_of_every_preset_are_the_host_s() -> None:
     budgets = {"fixed_ratio": {"transcript_budget": 3, "speech_budget": 4}}
     presets = [Schedule.preset(name, **budgets.get(name, {})) for name in PRESETS]
@@ -101,7 +101,7 @@ def test_rows_move_pause_and_go_on() -> None:
     assert stepped.tokens[0] == expected[:3]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_tokens_of_a_row_are_the_same_alone_and_in_any_bucket() -> None:
     """With `invariant`, 17 rows, more than a tile has, give each the tokens that it has alone."""
     model = small_model(torch.bfloat16)
