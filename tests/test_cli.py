@@ -351,13 +351,18 @@ def test_an_output_behind_a_link_keeps_the_link(folder: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
+def heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_ends_with_130_and_leaves_nothing(tmp_path: Path, tiny_dir: Path) -> None:
     (tmp_path / "long.json").write_text('{"cycle": [["transcript", 1], ["speech", 1], ["reflection", 7000]]}')
     words = command(
         "generate", "--text", "hi", "--model", tiny_dir, "--schedule", "long.json", "--max-new-tokens", 8000, "--seed", 1
     )
     pipe = subprocess.PIPE
-    with subprocess.Popen(words, cwd=tmp_path, env=environ(), stdout=pipe, stderr=pipe) as process:
+    # A shell that runs the tests in its background has them ignore the signal.
+    with subprocess.Popen(words, cwd=tmp_path, env=environ(), stdout=pipe, stderr=pipe, preexec_fn=heed_interrupts) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
