@@ -81,6 +81,7 @@ def hold_replay(data_dir: Path, indices: Sequence[int]) -> None:
     assert replay_rows(rows, programs, logits) == [(trace["ids"], trace["kinds"]) for trace in traces]
 
 
+@pytest.mark.slow
 def test_golden_traces_through_the_sampling_kernel(data_dir: Path) -> None:
     hold_replay(data_dir, range(0, 240, 16))
 
@@ -217,6 +218,7 @@ RANDOM = given(several=st.lists(replies(), min_size=8, max_size=12), seed=st.int
 CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 
 
+@pytest.mark.slow
 @settings(max_examples=2, deadline=None, suppress_health_check=CHECKS, derandomize=True)
 @RANDOM
 def test_random_schedules_equal_the_host(several: list[tuple[Program, Sampling, list[int]]], seed: int) -> None:
