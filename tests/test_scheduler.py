@@ -185,10 +185,10 @@ def test_first_sound_comes_first_and_narrows_the_step() -> None:
 def test_a_prompt_that_somebody_waits_for_is_fed_beside_those_in_need_alone() -> None:
     jobs = Jobs()
     for _ in range(50):
-        add(jobs, sound_end_s=4.0)
-    short = add(jobs, sound_end_s=0.1)
+        add(jobs, sound_end_s=4.0, spoken_rate=0.1)
+    short = add(jobs, sound_end_s=0.5, spoken_left=75)
     prompt = add(jobs, phase=Phase.PREFILL, context=500, prompt_left=500, prompt_len=500, has_sound=False)
-    settings = SchedulerSettings(reserve_s=0.0)
+    settings = SchedulerSettings()
     plan = plan_step(jobs, costs(), settings, 0.0, 1000)
     assert plan.decode.tolist() == [short]
     assert dict(plan.prefill)[prompt] > 0
@@ -365,9 +365,9 @@ def test_an_idle_engine_makes_few_chunks_at_a_time() -> None:
     jobs = Jobs()
     for _ in range(50):
         add(jobs, chunks_ready=1, sound_end_s=9.0)
-    dear = LearnedCosts({n: 0.004 for n in (1, 64)}, {n: 0.1 * n for n in (1, 64)}, 20e-6)
+    dear = LearnedCosts(dict.fromkeys((1, 64), 0.004), {n: 0.1 * n for n in (1, 64)}, 20e-6)
     assert len(plan_voice(jobs, dear, SchedulerSettings(), 0.0, idle=True).places) == 2
-    flat = LearnedCosts({n: 0.004 for n in (1, 64)}, {n: 0.1 + 1e-4 * n for n in (1, 64)}, 20e-6)
+    flat = LearnedCosts(dict.fromkeys((1, 64), 0.004), {n: 0.1 + 1e-4 * n for n in (1, 64)}, 20e-6)
     assert len(plan_voice(jobs, flat, SchedulerSettings(), 0.0, idle=True).places) == 50
 
 

@@ -89,8 +89,8 @@ def choose(
     """Who draws: all, or those with the least room, as few as the most urgent of them asks for.
 
     But no fewer than have run out of room or have waited too long, than a step takes along at little cost, and, once the reserve
-    of somebody is half spent, than keep pace with what all listeners hear. feeds_first: the step feeds the prompt of somebody who
-    waits for a first sound. Prompts are bound by arithmetic, so that every row makes the step longer: none comes along for others.
+    of somebody is half spent, than keep pace with what all listeners hear. feeds_first: the step feeds the prompt of somebody
+    who waits for a first sound. Prompts are bound by arithmetic, where every row makes the step longer: none comes along.
     """
     most = min(settings.max_batch, outlook.num)
     if most == 0:

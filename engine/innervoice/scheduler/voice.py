@@ -27,7 +27,7 @@ def plan_voice(jobs: Jobs, costs: LearnedCosts, settings: SchedulerSettings, now
 
     First sound and sound that runs out are made at once; beside a first sound, only what would else come too late. Other chunks
     wait while a first sound is in the making, and until there are so many that a call's own cost no longer counts; then so many
-    are made as take about a step, or twice as long as one of them. They come along with others as long as they cost next to nothing.
+    are made as take about a step, or twice as long as one of them. They come along with others where they cost next to nothing.
     """
     places = jobs.places
     ready = places[jobs.chunks_ready[places] > 0]
