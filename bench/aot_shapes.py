@@ -13,6 +13,7 @@ from innervoice_kernels import (
     activation,
     attention,
     cursor,
+    elu_unit,
     groupnorm,
     head,
     kvstore,
@@ -28,6 +29,7 @@ from innervoice_kernels import (
     rvq,
     sample_pick,
     step,
+    taps,
     vq,
     windowed,
 )
@@ -222,6 +224,26 @@ def windows(rows: int, tokens: int, dtype: torch.dtype) -> list[Call]:
     ]
 
 
+def seanet(rows: int, dtype: torch.dtype) -> list[Call]:
+    """Mimi's decoder over a frame, of EnCodec what it has beside: the first and the last convolution up, units, and the end."""
+    made = []
+    for channels, out, stride, columns in ((1024, 512, 8, 2), (128, 64, 4, 480)):
+        x, past = empty(rows, columns, channels, dtype=dtype), empty(rows, 1, channels, dtype=dtype)
+        layer = taps.Taps(empty(2, channels, stride * out, dtype=dtype), empty(stride * out, dtype=dtype), up=stride)
+        made.append(call(f"{rows} rows of {channels}, up {stride}", taps.apply_taps, x, layer, past))
+    x, past = empty(rows, 1920, 64, dtype=dtype), empty(rows, 2, 64, dtype=dtype)
+    last = taps.Taps(empty(3, 64, 1, dtype=dtype), empty(1, dtype=dtype))
+    made.append(call(f"{rows} rows, to mono", taps.apply_taps, x, last, past))
+    for channels, columns, shortcut in ((64, 1920, False), (128, 480, False), (32, 320, True)):
+        x, past, bias = (empty(*shape, dtype=dtype) for shape in ((rows, columns, channels), (rows, 2, channels), (channels,)))
+        wide = taps.Taps(empty(3, channels, channels // 2, dtype=dtype), empty(channels // 2, dtype=dtype))
+        narrow = taps.Taps(empty(1, channels // 2, channels, dtype=dtype), bias)
+        beside = taps.Taps(empty(1, channels, channels, dtype=dtype), bias) if shortcut else None
+        unit = elu_unit.EluUnit(wide, narrow, beside)
+        made.append(call(f"{rows} rows of {channels}", elu_unit.elu_unit, x, unit, past, True))
+    return made
+
+
 def voice(rows: int, dtype: torch.dtype) -> list[Call]:
     """Flow and vocoder over a chunk of 26 tokens, 179 frames, with a window of 887."""
     made, name = [], f"{rows} rows"
@@ -239,7 +261,7 @@ def voice(rows: int, dtype: torch.dtype) -> list[Call]:
 BF16, PAGE_SIZES = torch.bfloat16, (16, 32, 64, 128)
 CALLS: list[Call] = []
 for dtype in (BF16, torch.float32):
-    CALLS += [*residual_vq(dtype), *windows(16, 2, dtype), *windows(1, 16, dtype)]
+    CALLS += [*residual_vq(dtype), *windows(16, 2, dtype), *windows(1, 16, dtype), *seanet(1, dtype), *seanet(16, dtype)]
 for rows in ROWS:
     CALLS += elementwise(rows, BF16)
     for page_size in PAGE_SIZES:

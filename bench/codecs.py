@@ -19,12 +19,14 @@ from bench.record import ROOT, Record, Times, device_name, interleaved, parser, 
 
 from innervoice.codec.codec import Codec
 from innervoice.codec.codes import Codes
+from innervoice_kernels import _C
 
 KINDS = {
     "mimi": ("mimi", {}, 8),
     "encodec 24 kHz": ("encodec", {}, 8),
     "dac 44 kHz": ("dac", {"sampling_rate": 44100, "downsampling_ratios": [2, 4, 8, 8]}, 9),
 }
+ISA = _C.available_isas()[-1]  # of native code on a CPU
 STREAMS = ((1, 1), (1, 4), (16, 1))  # sessions, frames a step
 
 
@@ -114,7 +116,8 @@ def streams(case: Case, sessions: int, frames: int, rounds: int) -> Record:
     scaled = Times(tuple(one / (size * sessions) for one in times.seconds), times.warmup)
     return Record.of(
         f"{case.name} stream decode", f"{sessions} sessions, {frames} frames a step", scaled, unit="s", dtype=str(case.dtype)[6:],
-        device=device_name(case.device), details={"step_ms": times.median * 1e3, "per": "second of one session's sound"},
+        device=device_name(case.device),
+        details={"step_ms": times.median * 1e3, "per": "second of one session's sound", "isa": ISA},
     )  # fmt: skip
 
 
@@ -124,7 +127,8 @@ def record(name: str, shape: str, case: Case, ours: Times, peer: Times, is_goal:
     more: dict[str, Any] = {"goal": "G16b", "ratio": scaled[0].median} if is_goal else {}
     return Record.of(
         name, shape, scaled[0], peer=scaled[1], unit="s", dtype=str(case.dtype)[6:], device=device_name(case.device),
-        peer_name="transformers", details={"per": "second of sound", "times_peer": peer.median / ours.median}, **more,
+        peer_name="transformers",
+        details={"per": "second of sound", "times_peer": peer.median / ours.median, "isa": ISA}, **more,
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/codec.h"
 #include "bindings/cpu.h"
 #include "bindings/import.h"
 #include "bindings/sample.h"
@@ -147,6 +148,7 @@ PYBIND11_MODULE(_C, m) {
   define_pool(m);
   define_cpu(m);
   define_voice(m);
+  define_codec(m);
   define_source(m);
   define_sample(m);
   m.def("fill_slots", &fill_slots_of_tensors, py::arg("page_table"), py::arg("query_start"), py::arg("context_len"),

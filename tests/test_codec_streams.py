@@ -278,6 +278,17 @@ def test_slots_survive_ten_thousand_operations(kind: str, codecs: dict[str, Code
     assert fuzz.checked >= 300
 
 
+def test_a_session_is_reset_in_its_place(codecs: dict[str, Codec]) -> None:
+    stream = codecs["mimi"].stream_decode(3)
+    first, second, third = (stream.open() for _ in range(3))
+    stream.close(first)  # a free place before it
+    again = stream.reset(second)
+    assert again.place == second.place and again != second
+    with pytest.raises(ValueError, match="slot 1 was released"):
+        stream.finish(second)
+    assert not stream.is_over(third)
+
+
 def test_misuse_is_refused(codecs: dict[str, Codec]) -> None:
     codec = codecs["mimi"]
     encode: EncodeStream = codec.stream_encode(1)

@@ -16,8 +16,14 @@ from innervoice.codec.codec import Codec  # noqa: E402
 from innervoice_kernels.backend import use  # noqa: E402
 from innervoice_kernels.testing import OPS, Case, Op, check  # noqa: E402
 
-NAMES = ("rvq_decode", "rvq_encode", "store_window", "window_attention")
-CASES = [pytest.param(OPS[name], case, id=f"{name}-{case.name}") for name in NAMES for case in OPS[name].cases]
+NAMES = ("rvq_decode", "rvq_encode", "store_window", "window_attention", "apply_taps", "elu_unit")
+LONG = {("elu_unit", "pieces"), ("elu_unit", "whole"), ("apply_taps", "pieces"), ("apply_taps", "a mono sound"),
+        ("apply_taps", "to mono")}  # fmt: skip
+CASES = [
+    pytest.param(OPS[name], case, id=f"{name}-{case.name}", marks=[pytest.mark.slow] if (name, case.name) in LONG else [])
+    for name in NAMES
+    for case in OPS[name].cases
+]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -35,11 +41,15 @@ def test_equal_codes_give_the_first() -> None:
     assert torch.equal(ids[0, 0], torch.arange(40))
 
 
-def test_mimi_runs_on_the_kernels(tmp_path: Path) -> None:
+@pytest.mark.parametrize("others", [
+    pytest.param({"apply_taps": "ref", "elu_unit": "ref"}, id="but for convolutions"),
+    pytest.param({}, id="all", marks=pytest.mark.slow),
+])  # fmt: skip
+def test_mimi_runs_on_the_kernels(tmp_path: Path, others: dict[str, str]) -> None:
     codec = Codec.from_pretrained(save(make_module("mimi"), tmp_path))
     sound = (0.3 * np.random.default_rng(0).standard_normal(480).astype(np.float32), codec.sample_rate)
     codes = codec.encode(sound)
-    with use("triton", rotary="ref"):
+    with use("triton", rotary="ref", **others):
         made = codec.encode(sound)
         heard = codec.decode(codes).samples
     assert all(np.array_equal(ours, theirs) for ours, theirs in zip(made.ids, codes.ids, strict=True))

@@ -16,20 +16,35 @@ inline void put(std::uint16_t* elements, Vec x) {
 }
 #endif
 
-// e^x for x <= 88, with an error of about an ulp; what is too small to be a normal number is 0.
-inline Vec exp_of(Vec x) {
-  x = max(x, set1(-87.0f));
-  const Vec n = round_to_whole(mul(x, set1(1.44269504088896341f)));
-  Vec r = fma(n, set1(-0.693359375f), x);
-  r = fma(n, set1(2.12194440e-4f), r);
-  Vec y = set1(1.9875691500e-4f);  // Cephes's polynomial of expf
+// x - n ln 2.
+inline Vec reduced(Vec x, Vec n) { return fma(n, set1(2.12194440e-4f), fma(n, set1(-0.693359375f), x)); }
+
+// (e^r - 1 - r) / r^2 for |r| <= ln 2 / 2, Cephes's polynomial of expf.
+inline Vec exp_rest(Vec r) {
+  Vec y = set1(1.9875691500e-4f);
   y = fma(y, r, set1(1.3981999507e-3f));
   y = fma(y, r, set1(8.3334519073e-3f));
   y = fma(y, r, set1(4.1665795894e-2f));
   y = fma(y, r, set1(1.6666665459e-1f));
-  y = fma(y, r, set1(5.0000001201e-1f));
-  y = fma(mul(r, r), y, add(r, set1(1.0f)));
-  return scale_by_power(y, n);
+  return fma(y, r, set1(5.0000001201e-1f));
+}
+
+// e^x for x <= 88, with an error of about an ulp; what is too small to be a normal number is 0.
+inline Vec exp_of(Vec x) {
+  x = max(x, set1(-87.0f));
+  const Vec n = round_to_whole(mul(x, set1(1.44269504088896341f)));
+  const Vec r = reduced(x, n);
+  return scale_by_power(fma(mul(r, r), exp_rest(r), add(r, set1(1.0f))), n);
+}
+
+// x above 0, e^x - 1 below, where what is near 0 keeps its digits.
+inline Vec elu(Vec x) {
+  const Vec low = max(min(x, zero()), set1(-87.0f));
+  const Vec n = round_to_whole(mul(low, set1(1.44269504088896341f)));
+  const Vec r = reduced(low, n);
+  const Vec power = scale_by_power(set1(1.0f), n);
+  const Vec less = fma(power, fma(mul(r, r), exp_rest(r), r), sub(power, set1(1.0f)));
+  return add(max(zero(), x), less);
 }
 
 // x / 2 (1 + erf(x / sqrt 2)); erf by formula 7.1.26 of Abramowitz and Stegun, 1.5e-7.
@@ -83,9 +98,20 @@ void narrow(const float* x, std::int64_t count, void* elements) {
   for (std::int64_t j = i; j < count; ++j) y[j] = narrowed[j - i];
 }
 
+// Neither length nor place changes a value's bits.
+inline void elu_row(const float* x, std::int64_t count, float* y) {
+  std::int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) store(y + i, elu(load(x + i)));
+  if (i == count) return;
+  float rest[kLanes] = {};
+  for (std::int64_t j = i; j < count; ++j) rest[j - i] = x[j];
+  store(rest, elu(load(rest)));
+  for (std::int64_t j = i; j < count; ++j) y[j] = rest[j - i];
+}
+
 template <typename E>
 void layer_norm(const float* x, std::int64_t rows, std::int64_t channels, const float* weight, const float* bias,
-                void* elements) {
+                float eps, void* elements) {
   auto* y = static_cast<E*>(elements);
   const float part = 1.0f / static_cast<float>(channels);
   for (std::int64_t row = 0; row < rows; ++row, x += channels, y += channels) {
@@ -96,7 +122,7 @@ void layer_norm(const float* x, std::int64_t rows, std::int64_t channels, const 
       const Vec centred = sub(load(x + c), mean);
       square = fma(centred, centred, square);
     }
-    const Vec scale = set1(1.0f / __builtin_sqrtf(sum(square) * part + 1e-5f));
+    const Vec scale = set1(1.0f / __builtin_sqrtf(sum(square) * part + eps));
     for (std::int64_t c = 0; c < channels; c += kLanes) {
       put(y + c, fma(mul(sub(load(x + c), mean), scale), load(weight + c), load(bias + c)));
     }

@@ -7,11 +7,15 @@
 
 namespace innervoice {
 
-// What becomes of a product's sums, in this order: + bias, GELU, + add, stored as floats and as elements.
+// What becomes of a product's sums, in this order: + bias, GELU or ELU, * scale, + add, ELU,
+// stored as floats and as elements.
 struct Finish {
   const float* bias = nullptr;  // [columns]
   bool gelu = false;
-  const float* add = nullptr;  // [rows, columns]
+  bool elu = false;
+  bool elu_last = false;
+  const float* scale = nullptr;  // [columns]
+  const float* add = nullptr;    // [rows, columns]
   std::int64_t add_stride = 0;
   float* y = nullptr;  // [rows, columns]
   std::int64_t y_stride = 0;
@@ -28,9 +32,9 @@ struct ElementKernels {
 
   void (*narrow)(const float* x, std::int64_t count, void* elements);
 
-  // LayerNorm of rows of a multiple of 16 channels, eps 1e-5.
+  // LayerNorm of rows of a multiple of 16 channels.
   void (*layer_norm)(const float* x, std::int64_t rows, std::int64_t channels, const float* weight, const float* bias,
-                     void* elements);
+                     float eps, void* elements);
 
   // mish(x scale + shift) + after (null: none), a scale, shift and after a channel.
   void (*norm_mish)(const float* x, std::int64_t rows, std::int64_t channels, const float* scale, const float* shift,
@@ -45,6 +49,9 @@ struct ElementKernels {
   void (*snake)(const float* x, std::int64_t rows, std::int64_t channels, const float* alpha, void* elements);
 };
 
+// Rows that a gathered product takes at most.
+constexpr std::int64_t kGathered = 96;
+
 struct VoiceKernels {
   std::int64_t panel_columns;
   ElementKernels floats;
@@ -53,6 +60,22 @@ struct VoiceKernels {
   // y += mish(x scale + shift).
   void (*add_norm_mish)(const float* x, std::int64_t rows, std::int64_t channels, const float* scale,
                         const float* shift, float* y);
+
+  // sum_tap,k rows[tap * count + m][k] w[n, tap, k] for m in [0, count), count <= kGathered: rows that lie anywhere.
+  void (*gathered_product)(const float* const* rows, std::int64_t count, std::int64_t taps, std::int64_t depth,
+                           const float* panels, std::int64_t columns, const Finish& finish);
+
+  // The same plus bias for few columns, the weight [N, taps, K] as it is; y [count, columns].
+  void (*gathered_dots)(const float* const* rows, std::int64_t count, std::int64_t taps, std::int64_t depth,
+                        const float* weight, std::int64_t columns, const float* bias, float* y);
+
+  void (*elu_row)(const float* x, std::int64_t count, float* y);
+
+  // y = softmax(scale q k^T) v of one query, `count` keys from place `first` of a ring of `places`, `stride` floats
+  // from one to the next; `width` of a multiple of 16. scores: count + 16 floats.
+  void (*ring_attend)(const float* q, float scale, const float* k, const float* v, std::int64_t stride,
+                      std::int64_t places, std::int64_t first, std::int64_t count, std::int64_t width, float* scores,
+                      float* y);
 };
 
 // Throws std::invalid_argument when isa is not available here.

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "cpu/voice_functions.h"
+#include "cpu/voice_kernels.h"
 
 namespace innervoice {
 namespace {
@@ -80,32 +81,43 @@ inline void tile_of_rows(std::int64_t rows, const E* a, std::int64_t row_stride,
   }
 }
 
+// One row of a whole panel; other: what is added, or null.
+template <typename E>
+inline void finish_whole_row(const float* sums, const float* bias, std::int64_t row, std::int64_t first,
+                             const float* other, const Finish& to) {
+  float* y = to.y == nullptr ? nullptr : to.y + row * to.y_stride + first;
+  E* elements = to.elements == nullptr ? nullptr : static_cast<E*>(to.elements) + row * to.element_stride + first;
+  for (std::int64_t n = 0; n < kPanelColumns; n += kLanes) {
+    Vec x = add(load(sums + n), load(bias + n));
+    if (to.gelu) x = gelu(x);
+    if (to.elu) x = elu(x);
+    if (to.scale != nullptr) x = mul(x, load(to.scale + first + n));
+    if (other != nullptr) x = add(x, load(other + n));
+    if (to.elu_last) x = elu(x);
+    if (y != nullptr) store(y + n, x);
+    if (elements != nullptr) put(elements + n, x);
+  }
+}
+
 template <typename E>
 inline void finish_row(float* sums, const float* bias, std::int64_t columns, std::int64_t row, std::int64_t first,
                        const Finish& to) {
   const float* other = to.add == nullptr ? nullptr : to.add + row * to.add_stride + first;
-  for (std::int64_t n = 0; n < kPanelColumns; n += kLanes) {
-    Vec x = add(load(sums + n), load(bias + n));
-    if (to.gelu) x = gelu(x);
-    store(sums + n, x);
-  }
-  if (other != nullptr) {
-    for (std::int64_t n = 0; n < columns; ++n) sums[n] += other[n];
-  }
-  if (to.y != nullptr) {
-    std::memcpy(to.y + row * to.y_stride + first, sums, static_cast<std::size_t>(columns) * sizeof(float));
-  }
+  if (columns == kPanelColumns) return finish_whole_row<E>(sums, bias, row, first, other, to);
+  float scale[kPanelColumns], added[kPanelColumns] = {}, y[kPanelColumns];
+  E elements[kPanelColumns];
+  for (std::int64_t n = 0; n < columns; ++n) scale[n] = to.scale == nullptr ? 1.0f : to.scale[first + n];
+  for (std::int64_t n = columns; n < kPanelColumns; ++n) scale[n] = 1.0f;
+  for (std::int64_t n = 0; other != nullptr && n < columns; ++n) added[n] = other[n];
+  Finish whole = to;
+  whole.scale = scale;
+  whole.y = y;
+  whole.elements = elements;
+  finish_whole_row<E>(sums, bias, 0, 0, added, whole);
+  const auto count = static_cast<std::size_t>(columns);
+  if (to.y != nullptr) std::memcpy(to.y + row * to.y_stride + first, y, count * sizeof(float));
   if (to.elements == nullptr) return;
-  E* elements = static_cast<E*>(to.elements) + row * to.element_stride + first;
-  if (columns == kPanelColumns) {
-    for (std::int64_t n = 0; n < kPanelColumns; n += kLanes) {
-      put(elements + n, load(sums + n));
-    }
-  } else {
-    E whole[kPanelColumns];
-    for (std::int64_t n = 0; n < kPanelColumns; n += kLanes) put(whole + n, load(sums + n));
-    std::memcpy(elements, whole, static_cast<std::size_t>(columns) * sizeof(E));
-  }
+  std::memcpy(static_cast<E*>(to.elements) + row * to.element_stride + first, elements, count * sizeof(E));
 }
 
 template <typename E>

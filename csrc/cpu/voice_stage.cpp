@@ -9,6 +9,7 @@ namespace innervoice {
 namespace {
 
 constexpr std::int64_t kGroups = 8;
+constexpr float kEps = 1e-5f;
 
 // A call in progress: what the threads share. Elements lie in `x`, `hidden` (with a frame of zeros around each row's
 // frames), q, k, v and `attended`; floats in `h`.
@@ -80,7 +81,7 @@ void convolve(Job& job, const Affine& layer, const char* from, std::int64_t dept
 void project(const Job& job, const FlowBlock& block, const Piece& p, const float* y, float* own) {
   const std::int64_t place = p.row * job.frames + p.first;
   job.kernels.layer_norm(y + place * job.channels, p.count, job.channels, block.norm_attention.weight.data(),
-                         block.norm_attention.bias.data(), own);
+                         block.norm_attention.bias.data(), kEps, own);
   Finish to;
   to.elements = job.qkv + place * 3 * job.inner * job.size;
   to.element_stride = 3 * job.inner;
@@ -96,7 +97,8 @@ void feed_forward(const Job& job, const FlowBlock& block, const Piece& p, float*
   to.add_stride = job.channels;
   job.kernels.product(job.attended + place * job.inner * job.size, job.inner, p.count, 1, 0, job.inner,
                       block.out.weight.panels(), job.channels, to);
-  job.kernels.layer_norm(rows, p.count, job.channels, block.norm_ffn.weight.data(), block.norm_ffn.bias.data(), own);
+  job.kernels.layer_norm(rows, p.count, job.channels, block.norm_ffn.weight.data(), block.norm_ffn.bias.data(), kEps,
+                         own);
   const std::int64_t width = block.up.weight.columns();
   float* hidden = own + element_floats(job.numerics, kFrames * job.channels);
   Finish up;

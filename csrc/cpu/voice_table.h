@@ -1,8 +1,8 @@
 // The voice's table of a kernel file, included at its end.
 #pragma once
 
+#include "cpu/voice_gathered.h"
 #include "cpu/voice_kernels.h"
-#include "cpu/voice_products.h"
 
 namespace innervoice {
 namespace {
@@ -18,7 +18,9 @@ constexpr ElementKernels kHalves = element_kernels<std::uint16_t>();
 constexpr ElementKernels kHalves = {};
 #endif
 
-constexpr VoiceKernels kVoice = {kPanelColumns, element_kernels<float>(), kHalves, add_norm_mish};
+constexpr VoiceKernels kVoice = {
+    kPanelColumns, element_kernels<float>(), kHalves, add_norm_mish, gathered_product, gathered_dots, elu_row,
+    ring_attend};
 
 }  // namespace
 }  // namespace innervoice

@@ -349,6 +349,56 @@ class ResidualUnit:
     ) -> None:
         """x, y [B, C, T], history [B, C, 2 h d], inner [B, C, 2 h] float32; n [B], bounds [B] each int64. Raises ValueError."""
 
+class TapsConv:
+    """A convolution of a stream, weight [N, taps, K] float32 packed; see taps.py. Raises ValueError for misshapen tensors."""
+
+    def __init__(
+        self, weight: SupportsDLPack, bias: SupportsDLPack | None, dilation: int = 1, isa: str | None = None
+    ) -> None: ...
+    def __call__(self, team: ThreadTeam, before: SupportsDLPack, x: SupportsDLPack, out: SupportsDLPack) -> None:
+        """before [B, P, K], x [B, T, K], out [B, P + T - (taps - 1) dilation, N] float32. Raises ValueError."""
+
+class EluUnit:
+    """A residual unit of SEANet: wide [H, k, C], narrow [C, 1, H], shortcut [C, 1, C], with their biases; see elu_unit.py."""
+
+    def __init__(
+        self,
+        wide: tuple[SupportsDLPack, SupportsDLPack | None],
+        narrow: tuple[SupportsDLPack, SupportsDLPack | None],
+        shortcut: tuple[SupportsDLPack, SupportsDLPack | None] | None = None,
+        dilation: int = 1,
+        isa: str | None = None,
+    ) -> None: ...
+    def __call__(self, team: ThreadTeam, before: SupportsDLPack, x: SupportsDLPack, elu: bool, out: SupportsDLPack) -> None:
+        """before [B, P, C], x [B, T, C], out [B, P + T - (k - 1) dilation, C] float32. Raises ValueError."""
+
+class WindowLayer:
+    """A layer of Mimi's transformer: norm, its bias, qkv, out, scale, norm, its bias, up, down, scale; see window_layer.py."""
+
+    def __init__(
+        self,
+        tensors: Sequence[SupportsDLPack],
+        biases: Sequence[SupportsDLPack | None],
+        heads: int,
+        groups: int,
+        window: int,
+        eps: float,
+        isa: str | None = None,
+    ) -> None: ...
+    def __call__(
+        self,
+        team: ThreadTeam,
+        x: SupportsDLPack,
+        cos: SupportsDLPack,
+        sin: SupportsDLPack,
+        ring: SupportsDLPack,
+        slots: SupportsDLPack,
+        start: SupportsDLPack,
+        n: SupportsDLPack,
+        out: SupportsDLPack,
+    ) -> None:
+        """x, out [B, T, D]; cos, sin [B T, d / 2]; ring [S, 2, R, G, d], written; slots, start, n [B] int64. ValueError."""
+
 def product(x: SupportsDLPack, weight: Weight, out: SupportsDLPack, isa: str | None = None) -> None:
     """out = x W^T for few rows, on the calling thread: x [M, K], out [M, N], float32 and contiguous.
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from innervoice_kernels.elu_unit import EluUnit, elu_unit
 from innervoice_kernels.taps import Taps, apply_taps
 
 Padding = Literal["constant", "reflect", "replicate"]
@@ -52,18 +53,30 @@ class CausalPass:
         """x [B, T, C] -> [B, T up / stride, C']; state [B, past, C]: the columns before x."""
         if taps.past == 0:
             return apply_taps(x, taps)
-        past = taps.past
         mode = "constant" if taps.up > 1 else padding or self._padding  # before a transposed convolution there is nothing
+        state = self._begun(name, x, at, mode, taps.past)
+        if at.ends and taps.stride > 1:
+            return apply_taps(_padded_end(torch.cat([state, x], 1), at, mode, taps.past), taps)
+        return apply_taps(x, taps, state)
+
+    def unit(self, name: str, x: Tensor, at: Level, unit: EluUnit, elu: bool) -> Tensor:
+        """A residual unit: x [B, T, C] -> [B, T, C], its ELU if `elu`; state [B, past, C]: the columns before x."""
+        past = unit.wide.past
+        state = self._begun(name, x, at, self._padding, past) if past > 0 else None
+        return elu_unit(x, unit, state, elu)
+
+    def _begun(self, name: str, x: Tensor, at: Level, mode: Padding, past: int) -> Tensor:
+        """The columns before x, [B, past, C]; those before what comes next are kept."""
         state = self._state(name, x, at, mode, past)
-        window = torch.cat([state, x], 1)
-        if at.full:
-            self.after[name] = window[:, x.shape[1] :]
+        steps = x.shape[1]
+        if at.full and steps >= past:
+            self.after[name] = x[:, steps - past :].clone()
+        elif at.full:
+            self.after[name] = torch.cat([state[:, steps:], x], 1)
         else:
             index = at.n[:, None] + torch.arange(past, device=x.device)
-            self.after[name] = _columns(window, index)
-        if at.ends and taps.stride > 1:
-            window = _padded_end(window, at, mode, past)
-        return apply_taps(window, taps)
+            self.after[name] = _columns(torch.cat([state, x], 1), index)
+        return state
 
     def delayed(self, name: str, x: Tensor, at: Level) -> Tensor:
         """x [B, T, C], one column later; state [B, 1, C]: its last column."""

@@ -18,6 +18,7 @@ from innervoice.codec.layers import Affine
 from innervoice.codec.seanet import Seanet, load_decoder, load_encoder
 from innervoice.codec.weights import Weights
 from innervoice.config.codecs import EncodecConfig
+from innervoice_kernels.elu_unit import EluUnit
 from innervoice_kernels.rvq import Codebooks, rvq_decode, rvq_encode
 from innervoice_kernels.taps import Taps, apply_taps
 
@@ -83,6 +84,13 @@ class _CentredPass:
         right = taps.past // 2
         extra = -x.shape[1] % taps.stride
         return self._normed(name, apply_taps(_mirrored(x, taps.past - right, right + extra), taps))
+
+    def unit(self, name: str, x: Tensor, at: Level, unit: EluUnit, elu: bool) -> Tensor:
+        """A residual unit, layer by layer: every convolution is normed."""
+        inner = self.conv(f"{name}.wide", F.elu(x), at, unit.wide)
+        inner = self.conv(f"{name}.narrow", F.elu_(inner), at, unit.narrow)
+        x = inner + (x if unit.shortcut is None else self.conv(f"{name}.shortcut", x, at, unit.shortcut))
+        return F.elu_(x) if elu else x
 
     def lstm(self, name: str, x: Tensor, at: Level, weights: list[Tensor]) -> Tensor:
         """x + LSTM(x) from zeros."""

@@ -15,6 +15,7 @@ from innervoice.codec.causal import Level
 from innervoice.codec.layers import Affine
 from innervoice.codec.weights import Weights
 from innervoice.config.codecs import SeanetShape
+from innervoice_kernels.elu_unit import EluUnit
 from innervoice_kernels.taps import Taps
 
 
@@ -25,25 +26,20 @@ class Runner(Protocol):
         """A convolution with its padding or its state."""
         ...
 
+    def unit(self, name: str, x: Tensor, at: Level, unit: EluUnit, elu: bool) -> Tensor:
+        """A residual unit, its ELU if `elu`."""
+        ...
+
     def lstm(self, name: str, x: Tensor, at: Level, weights: list[Tensor]) -> Tensor:
         """x + LSTM(x)."""
         ...
 
 
 @dataclass(frozen=True)
-class Unit:
-    """A residual unit: wide (dilated), then narrow (1 x 1), beside a 1 x 1 convolution or nothing."""
-
-    wide: Taps
-    narrow: Taps
-    shortcut: Taps | None
-
-
-@dataclass(frozen=True)
 class Stage:
     """Residual units at one rate and the convolution to the next; the decoder has the convolution first."""
 
-    units: tuple[Unit, ...]
+    units: tuple[EluUnit, ...]
     change: Taps
 
 
@@ -65,7 +61,7 @@ class Seanet:
         x = run.conv("first", x, at, self.first)
         for index, stage in enumerate(self.stages):
             x = self._units(run, f"stage{index}", x, at, stage)
-            x = run.conv(f"stage{index}.change", F.elu_(x), at, stage.change)
+            x = run.conv(f"stage{index}.change", x, at, stage.change)
             at = at.down(stage.change.stride)
         if self.lstm:
             x = run.lstm("lstm", x, at, list(self.lstm))
@@ -76,18 +72,18 @@ class Seanet:
         x = run.conv("first", x, at, self.first)
         if self.lstm:
             x = run.lstm("lstm", x, at, list(self.lstm))
+        x = F.elu_(x)
         for index, stage in enumerate(self.stages):
-            x = run.conv(f"stage{index}.change", F.elu_(x), at, stage.change)
+            x = run.conv(f"stage{index}.change", x, at, stage.change)
             at = at.up(stage.change.up)
             x = self._units(run, f"stage{index}", x, at, stage)
-        return run.conv("last", F.elu_(x), at, self.last)
+        return run.conv("last", x, at, self.last)
 
     def _units(self, run: Runner, name: str, x: Tensor, at: Level, stage: Stage) -> Tensor:
+        """The units of a stage and the ELU behind them."""
         for index, unit in enumerate(stage.units):
-            inner = run.conv(f"{name}.{index}.wide", F.elu(x), at, unit.wide)
-            inner = run.conv(f"{name}.{index}.narrow", F.elu_(inner), at, unit.narrow)
-            x = inner + (x if unit.shortcut is None else run.conv(f"{name}.{index}.shortcut", x, at, unit.shortcut))
-        return x
+            x = run.unit(f"{name}.{index}", x, at, unit, index == len(stage.units) - 1)
+        return x if stage.units else F.elu_(x)
 
 
 @dataclass
@@ -112,7 +108,7 @@ class _Loader:
         self._norm(ours, name, out)
         return self.weights.transpose(f"{self.prefix}.{name}.conv", channels, out, stride)
 
-    def units(self, ours: str, width: int) -> tuple[Unit, ...]:
+    def units(self, ours: str, width: int) -> tuple[EluUnit, ...]:
         made = []
         for depth in range(self.shape.num_residual_layers):
             name, own, inner = f"layers.{self.index}", f"{ours}.{depth}", width // self.shape.compress
@@ -120,7 +116,7 @@ class _Loader:
             wide = self.conv(f"{own}.wide", f"{name}.block.1", inner, width, self.shape.residual_kernel_size, dilation=dilation)
             narrow = self.conv(f"{own}.narrow", f"{name}.block.3", width, inner, 1)
             short = self.conv(f"{own}.shortcut", f"{name}.shortcut", width, width, 1) if self.shape.conv_shortcut else None
-            made.append(Unit(wide, narrow, short))
+            made.append(EluUnit(wide, narrow, short))
             self.index += 1
         return tuple(made)
 

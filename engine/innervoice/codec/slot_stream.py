@@ -90,11 +90,7 @@ class SlotStream(ABC):
         place = next((place for place in range(self.num_slots) if place not in self._rows), None)
         if place is None:
             raise ValueError(f"all {self.num_slots} slots of the stream are taken: close one first, or make a stream of more")
-        slot = Slot(place, self._num_opened)
-        self._num_opened += 1
-        self._rows[place] = Row(slot, Buffer(0, self._no_columns()))
-        self._clear(place)
-        return slot
+        return self._begin(place)
 
     def finish(self, slot: Slot) -> None:
         """No more will come: the next steps give the rest."""
@@ -103,7 +99,7 @@ class SlotStream(ABC):
     def reset(self, slot: Slot) -> Slot:
         """End a session and begin another in its place, whatever it was at."""
         self.close(slot)
-        return self.open()
+        return self._begin(slot.place)
 
     def close(self, slot: Slot) -> None:
         """Release a slot."""
@@ -145,6 +141,13 @@ class SlotStream(ABC):
         while made := self.step():
             pieces += made
         return pieces
+
+    def _begin(self, place: int) -> Slot:
+        slot = Slot(place, self._num_opened)
+        self._num_opened += 1
+        self._rows[place] = Row(slot, Buffer(0, self._no_columns()))
+        self._clear(place)
+        return slot
 
     def _append(self, slot: Slot, columns: np.ndarray, scales: Sequence[float] = ()) -> None:
         row = self._unfinished(slot)

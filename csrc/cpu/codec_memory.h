@@ -1,0 +1,62 @@
+// How a codec's work is cut, and the memory of a thread that does a piece of it.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "cpu/voice_memory.h"
+
+namespace innervoice {
+
+// [0, total) in pieces of nearly one size, `most` at most.
+struct Pieces {
+  std::int64_t total, size, number;
+
+  Pieces(std::int64_t total_, std::int64_t most) : total(total_) {
+    const std::int64_t needed = (total + most - 1) / most;
+    size = (total + needed - 1) / needed;
+    number = (total + size - 1) / size;
+  }
+  std::int64_t begin(std::int64_t piece) const { return piece * size; }
+  std::int64_t count(std::int64_t piece) const { return std::min(size, total - piece * size); }
+};
+
+// Floats that take the addresses of a piece's rows.
+inline std::int64_t table_floats(std::int64_t taps) {
+  return lines(taps * kGathered * (static_cast<std::int64_t>(sizeof(float*)) / 4));
+}
+
+// A product with a weight, cut by rows and by columns.
+class Items {
+ public:
+  Items(Isa isa, const PackedWeight& weight, std::int64_t rows, int num_threads)
+      : weight_(weight),
+        width_(voice_kernels_of(isa).panel_columns),
+        rows_(rows, kGathered),
+        panels_((weight.columns() + width_ - 1) / width_, panels_of_a_group(num_threads)) {}
+
+  std::int64_t number() const { return rows_.number * panels_.number; }
+  const Pieces& rows() const { return rows_; }
+  std::int64_t piece(std::int64_t item) const { return item % rows_.number; }
+  std::int64_t first(std::int64_t item) const { return panels_.begin(item / rows_.number) * width_; }
+  std::int64_t count(std::int64_t item) const {
+    return std::min(weight_.columns() - first(item), panels_.count(item / rows_.number) * width_);
+  }
+  const float* panels(std::int64_t item) const {
+    return static_cast<const float*>(weight_.panels()) + first(item) * weight_.taps() * weight_.depth();
+  }
+
+ private:
+  static constexpr std::int64_t kOfAThread = 3;  // so that threads end together
+
+  std::int64_t panels_of_a_group(int num_threads) const {
+    const std::int64_t wanted = (kOfAThread * num_threads + rows_.number - 1) / rows_.number;
+    return ((weight_.columns() + width_ - 1) / width_ + wanted - 1) / wanted;
+  }
+
+  const PackedWeight& weight_;
+  std::int64_t width_;
+  Pieces rows_, panels_;
+};
+
+}  // namespace innervoice
