@@ -60,10 +60,11 @@ class NativeDecoder:
         Raises ValueError, with nothing written, for ids, slots or pages that are not there.
         """
         out = torch.empty(len(wanted), self.vocab_size)
+        of = {name: None if x is None else x.numpy() for name, x in vars(batch).items()}  # NumPy's DLPack takes a tenth of torch's
         self._decoder.step(
-            ids=ids, positions=batch.positions, slots=batch.slots, page_table=batch.page_table, query_start=batch.query_start,
-            context_len=batch.context_len, k_pages=kv.k, v_pages=kv.v, key_tag=kv.key_tag, query_tag=batch.query_tag,
-            log_weight=batch.log_weight, wanted=wanted, logits=out,
+            ids=ids.numpy(), positions=of["positions"], slots=of["slots"], page_table=of["page_table"],
+            query_start=of["query_start"], context_len=of["context_len"], k_pages=kv.k, v_pages=kv.v, key_tag=kv.key_tag.numpy(),
+            query_tag=of["query_tag"], log_weight=of["log_weight"], wanted=wanted.numpy(), logits=out.numpy(),
         )  # fmt: skip
         return out
 
