@@ -1,5 +1,5 @@
-// Rows of inputs in the form that products with quantised weights read. Included inside a kernel file, behind
-// product_kernels.h.
+// Rows of inputs in the form that the products read. Included inside a kernel file, behind bf16_product.h or
+// bf16_dots.h.
 #pragma once
 
 #include <cmath>

@@ -60,7 +60,8 @@ class NativeDecoder:
         Raises ValueError, with nothing written, for ids, slots or pages that are not there.
         """
         out = torch.empty(len(wanted), self.vocab_size)
-        of = {name: None if x is None else x.numpy() for name, x in vars(batch).items()}  # NumPy's DLPack takes a tenth of torch's
+        # As NumPy's arrays: their way through DLPack takes a tenth of what torch's does.
+        of = {name: None if x is None else x.numpy() for name, x in vars(batch).items()}
         self._decoder.step(
             ids=ids.numpy(), positions=of["positions"], slots=of["slots"], page_table=of["page_table"],
             query_start=of["query_start"], context_len=of["context_len"], k_pages=kv.k, v_pages=kv.v, key_tag=kv.key_tag.numpy(),
