@@ -1,15 +1,15 @@
 """Listeners in real time on the real engine: does anybody hear a gap?
 
-Every session asks, hears the reply out as fast as it plays, pauses, and asks again, for --seconds; the players count how often
-they run dry. Then some sessions are made again, alone, with the reflection that they were granted: their tokens must be the
-same.
+Every session speaks its question as fast as it was recorded, hears the reply out as fast as it plays, pauses, and asks again,
+for --seconds; the players count how often they run dry. Then some sessions are made again, alone, with the reflection that they
+were granted: their tokens must be the same.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
@@ -19,7 +19,7 @@ from bench.record import Record, device_name, parser, report
 from bench.stream_records import run_records, timeline
 from bench.stream_sim import records as simulated
 
-from innervoice import Engine, Sampling, Schedule
+from innervoice import Engine, Sampling, Schedule, SteadySettings
 from innervoice.loadgen import Listened, Question, Run, bundled_questions, converse
 
 
@@ -35,16 +35,34 @@ class Setting:
     replayed: int
     seed: int = 0
     max_sessions: int | None = None
+    steady: SteadySettings = field(default_factory=SteadySettings)
+
+    @property
+    def shape(self) -> str:
+        """How records call it."""
+        steady = f"look-back {self.steady.look_back}, {self.steady.steps} solver steps"
+        return f"{self.sessions} sessions, {self.policy}, {self.seconds:g} s, {steady}"
 
 
 def real_time(setting: Setting, questions: Sequence[Question], request: dict[str, Any]) -> Iterator[Record]:
     """One population of real listeners, and some of its sessions again."""
     common = {"device": device_name(setting.device), "dtype": "float32" if setting.device == "cpu" else "bfloat16"}
-    load: dict[str, Any] = {"device": setting.device, "dtype": common["dtype"], "streaming": "steady", "policy": setting.policy}
+    load: dict[str, Any] = {
+        "device": setting.device,
+        "dtype": common["dtype"],
+        "streaming": setting.steady,
+        "policy": setting.policy,
+    }
     with Engine.from_pretrained(setting.model, max_sessions=setting.max_sessions, **load) as engine:
         converse(engine, questions, num_sessions=1, seconds=1.0, request=request)  # warm-up
         run = converse(
-            engine, questions, num_sessions=setting.sessions, seconds=setting.seconds, seed=setting.seed, request=request
+            engine,
+            questions,
+            num_sessions=setting.sessions,
+            seconds=setting.seconds,
+            seed=setting.seed,
+            speaks=True,
+            request=request,
         )
         details = {"num_starved": run.num_starved, "timeline": _timeline(run)}
         yield from run_records(
@@ -53,6 +71,7 @@ def real_time(setting: Setting, questions: Sequence[Question], request: dict[str
             policy=setting.policy,
             sessions=setting.sessions,
             seconds=setting.seconds,
+            shape=setting.shape,
             details=details,
             **common,
         )
@@ -69,8 +88,7 @@ def _lag(run: Run, setting: Setting, common: dict[str, str]) -> Record:
     lags_ms = 1e3 * np.asarray(run.lags_s)
     p10, median, p90, p99 = np.percentile(lags_ms, [10, 50, 90, 99]).tolist()
     spread = {"n": len(lags_ms), "median": median, "p10": p10, "p90": p90}
-    shape = f"{setting.sessions} sessions, {setting.policy}, {setting.seconds:g} s"
-    return Record(name="real time: event loop lag p99", shape=shape, unit="ms", ours=p99, **spread, **common)
+    return Record(name="real time: event loop lag p99", shape=setting.shape, unit="ms", ours=p99, **spread, **common)
 
 
 def _replays(engine: Engine, run: Run, questions: Sequence[Question], setting: Setting, common: dict[str, str]) -> Record:
@@ -85,11 +103,10 @@ def _replays(engine: Engine, run: Run, questions: Sequence[Question], setting: S
                 caps = {"reflection_caps": turn.usage.reflection_caps, "realtime": False}
                 made = session.reply(prompts[turn.question], **dict(turn.request) | caps).reply()
                 num_turns, num_wrong = num_turns + 1, num_wrong + (made.ids != _ids(turn))
-    shape = f"{setting.sessions} sessions, {setting.policy}, {setting.seconds:g} s"
     details = {"sessions": setting.replayed, "turns": num_turns}
     return Record(
         name="real time: turns that differ alone",
-        shape=shape,
+        shape=setting.shape,
         unit="turns",
         ours=num_wrong,
         n=num_turns,
@@ -108,10 +125,18 @@ def records(args: argparse.Namespace) -> Iterator[Record]:
         "schedule": Schedule.preset("stitch_s", reflection_budget=args.reflection),
         "sampling": Sampling(temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=600, max_audio_s=args.audio, ignore_eos=True),
     }
+    steady = SteadySettings(look_back=args.look_back, steps=args.solver_steps)
     for policy in args.policy.split(","):
         for sessions in map(int, args.sessions.split(",")):
             setting = Setting(
-                sessions, args.seconds, policy, args.device, args.model, args.replayed, max_sessions=2 * sessions + 2
+                sessions,
+                args.seconds,
+                policy,
+                args.device,
+                args.model,
+                args.replayed,
+                max_sessions=2 * sessions + 2,
+                steady=steady,
             )
             yield from real_time(setting, bundled_questions(), request)
 
@@ -126,6 +151,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made.add_argument("--audio", type=float, default=8.0, help="seconds of sound of a reply")
     made.add_argument("--reflection", type=int, default=60, help="the schedule's cap of a reflection, in tokens")
     made.add_argument("--replayed", type=int, default=None, help="sessions that are made again alone; default 4")
+    made.add_argument("--look-back", type=int, default=SteadySettings.look_back, help="mel frames that the flow sees again")
+    made.add_argument("--solver-steps", type=int, default=SteadySettings.steps, help="steps of the flow's solver")
     made.add_argument("--threads", type=int, default=None, help="CPU threads")
     made.add_argument(
         "--simulate", default=None, nargs="?", const="all", metavar="PART", help="instead, listeners under a virtual clock"

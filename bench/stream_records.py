@@ -20,7 +20,7 @@ def run_records(
     more: fields of every record, such as dtype; `details` of the first one are joined with what the plots read: sessions,
     policy, num_stalls, c100, underrun_s, and, where somebody gave it, timeline (see `timeline`).
     """
-    shape = f"{sessions} sessions, {policy}, {seconds:g} s"
+    shape = more.pop("shape", f"{sessions} sessions, {policy}, {seconds:g} s")
     own = {"sessions": sessions, "policy": policy, "part": part, "num_requests": figures.num_requests}
     heard = {
         "c50": figures.c50,

@@ -8,6 +8,7 @@
 
 #include "bindings/cpu.h"
 #include "bindings/import.h"
+#include "bindings/source.h"
 #include "bindings/voice.h"
 #include "innervoice/page_pool.h"
 #include "innervoice/pool_state.h"
@@ -145,6 +146,7 @@ PYBIND11_MODULE(_C, m) {
   define_pool(m);
   define_cpu(m);
   define_voice(m);
+  define_source(m);
   m.def("fill_slots", &fill_slots_of_tensors, py::arg("page_table"), py::arg("query_start"), py::arg("context_len"),
         py::arg("page_size"), py::arg("out"));
 }

@@ -29,6 +29,7 @@ from innervoice import (
     ScheduleError,
     Segment,
     Speech,
+    SteadySettings,
     Text,
     TokenEvent,
     Transcript,
@@ -264,6 +265,16 @@ def test_steady_streaming_is_exact_in_length_and_independent_of_neighbours(tiny_
         replies = [stream.reply() for stream in streams]
         assert np.array_equal(replies[1].audio.samples, alone.audio.samples)
         assert not np.array_equal(replies[2].audio.samples, alone.audio.samples)
+
+
+def test_steady_streaming_takes_settings(tiny_dir: Path, prompts: dict[str, Any]) -> None:
+    settings = SteadySettings(first=5, chunk=20, look_back=40, steps=2)
+    with Engine.from_pretrained(tiny_dir, device="cpu", streaming=settings) as engine:
+        assert engine.plan().voice_bytes_per_session == engine._loaded.core._voice._lane._decoder.slot_bytes  # type: ignore[union-attr]
+        made = engine.generate(prompts["text"], schedule=SHORT_REFLECTION, sampling=greedy(130), realtime=False)
+    chunks = [e for e in made.events if isinstance(e, AudioChunk)]
+    assert len(made.audio.samples) == 256 * (441 * made.usage.speech_tokens // 64)
+    assert round((len(chunks[0].pcm) / 256 + 38) * 64 / 441) in (5, 25)  # less what flow and vocoder hold back
 
 
 def test_a_broken_voice_ends_its_reply_alone(tiny_dir: Path, prompts: dict[str, Any]) -> None:

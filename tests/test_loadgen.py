@@ -106,6 +106,7 @@ class Scripted:
     def __init__(self, gap_s: float = 0.0, refuse: frozenset[str] = frozenset()) -> None:
         self.gap_s, self.refuse = gap_s, refuse
         self.seeds: list[int] = []
+        self.pushed: list[tuple[float, np.ndarray]] = []
         self.now = self.most = self.sessions = 0
         self._lock = threading.Lock()
 
@@ -136,8 +137,15 @@ class Scripted:
         self.sessions += 1
         return self
 
-    def reply(self, prompt: Text, **request: Any) -> Stream:
-        return self.stream(prompt, **request)
+    def reply(self, prompt: Text | None, **request: Any) -> Stream:
+        return self.stream(Text("spoken") if prompt is None else prompt, **request)
+
+    def push_audio(self, pcm: np.ndarray, rate: int) -> None:
+        assert rate == 8000
+        self.pushed.append((time.monotonic(), pcm))
+
+    def commit_audio(self) -> None:
+        assert self.pushed, "nothing was pushed"
 
     def close(self) -> None:
         self.sessions -= 1
@@ -174,6 +182,17 @@ def test_dialogues_ask_again_until_the_time_is_over() -> None:
     assert min(turns) >= 2 and engine.sessions == 0 and engine.most <= 3
     first = [one.question for one in run.listened if one.caller == 0]
     assert first[:2] == ["a", "b"] and len(set(engine.seeds) - {77}) == engine.seeds.__len__() - engine.seeds.count(77)
+
+
+def test_a_recording_is_spoken_in_real_time() -> None:
+    engine, sound = Scripted(), np.linspace(-1, 1, 3000, dtype=np.float32)
+    spoken = [Question("spoken", (sound, 8000))]
+    run = converse(engine, spoken, num_sessions=1, seconds=0.3, pause_s=0.01, speaks=True)
+    assert [one.question for one in run.listened] == ["spoken"]
+    assert np.array_equal(np.concatenate([pcm for _, pcm in engine.pushed]), sound)
+    assert [len(pcm) for _, pcm in engine.pushed] == [800, 800, 800, 600]
+    assert engine.pushed[-1][0] - engine.pushed[0][0] >= 0.27
+    assert run.listened[0].log.submitted_s >= engine.pushed[-1][0]
 
 
 def test_a_manifest_is_read(tmp_path: Path, assets_dir: Path) -> None:

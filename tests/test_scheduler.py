@@ -162,8 +162,10 @@ def test_the_voice_makes_what_is_ready_and_says_when_to_ask_again(
     plan = plan_voice(jobs, costs(), SchedulerSettings(policy=policy), now, idle=idle)
     assert set(plan.places.tolist()) <= ready
     assert len(set(plan.places.tolist())) == len(plan.places)
-    if idle or policy != "slack":
+    if policy != "slack":
         assert set(plan.places.tolist()) == ready
+    if idle:
+        assert bool(len(plan.places)) == bool(ready)
     waits = [place for place in ready if jobs.is_live[place] and not jobs.has_sound[place]]
     assert set(waits) <= set(plan.places.tolist())
     if ready and not len(plan.places):
@@ -178,6 +180,20 @@ def test_first_sound_comes_first_and_narrows_the_step() -> None:
     plan = plan_step(jobs, costs(row_s=1e-3), SchedulerSettings(), 0.0, 1000)
     assert plan.decode[0] == new
     assert len(plan.decode) < 20
+
+
+def test_a_prompt_that_somebody_waits_for_is_fed_beside_those_in_need_alone() -> None:
+    jobs = Jobs()
+    for _ in range(50):
+        add(jobs, sound_end_s=4.0, spoken_rate=0.1)
+    short = add(jobs, sound_end_s=0.5, spoken_left=75)
+    prompt = add(jobs, phase=Phase.PREFILL, context=500, prompt_left=500, prompt_len=500, has_sound=False)
+    settings = SchedulerSettings()
+    plan = plan_step(jobs, costs(), settings, 0.0, 1000)
+    assert plan.decode.tolist() == [short]
+    assert dict(plan.prefill)[prompt] > 0
+    jobs.is_listening[prompt] = True  # its user still speaks: nobody waits
+    assert len(plan_step(jobs, costs(), settings, 0.0, 1000).decode) > 10
 
 
 def test_a_first_sound_leaves_the_others_their_pace() -> None:
@@ -332,6 +348,27 @@ def test_chunks_wait_for_each_other_where_a_call_is_dear() -> None:
     jobs.sound_end_s[0] = 0.05
     assert plan_voice(jobs, dear, SchedulerSettings(), 0.0, idle=False).places[0] == 0
     assert len(plan_voice(jobs, costs(), SchedulerSettings(), 0.0, idle=False).places) >= 1  # cheap ones are made at once
+
+
+def test_first_sounds_are_made_beside_those_alone_that_would_come_too_late() -> None:
+    settings = SchedulerSettings()
+    jobs = Jobs()
+    first = add(jobs, chunks_ready=1, has_sound=False)
+    late = add(jobs, chunks_ready=1, sound_end_s=settings.margin_s)
+    soon = add(jobs, chunks_ready=1, sound_end_s=settings.margin_s + 0.1)
+    assert set(plan_voice(jobs, costs(), settings, 0.0, idle=False).places.tolist()) == {first, late}
+    jobs.chunks_ready[first] = 0
+    assert set(plan_voice(jobs, costs(), settings, 0.0, idle=False).places.tolist()) == {late, soon}
+
+
+def test_an_idle_engine_makes_few_chunks_at_a_time() -> None:
+    jobs = Jobs()
+    for _ in range(50):
+        add(jobs, chunks_ready=1, sound_end_s=9.0)
+    dear = LearnedCosts(dict.fromkeys((1, 64), 0.004), {n: 0.1 * n for n in (1, 64)}, 20e-6)
+    assert len(plan_voice(jobs, dear, SchedulerSettings(), 0.0, idle=True).places) == 2
+    flat = LearnedCosts(dict.fromkeys((1, 64), 0.004), {n: 0.1 + 1e-4 * n for n in (1, 64)}, 20e-6)
+    assert len(plan_voice(jobs, flat, SchedulerSettings(), 0.0, idle=True).places) == 50
 
 
 def test_places_are_given_again_and_columns_grow() -> None:

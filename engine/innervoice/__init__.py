@@ -1,5 +1,6 @@
 """innervoice: the inference engine for spoken language models that think while they speak."""
 
+from innervoice.codec.chunks import SteadySettings
 from innervoice.codec.codec import Codec
 from innervoice.codec.codes import Codes
 from innervoice.engine import Engine
@@ -49,6 +50,7 @@ __all__ = [
     "Segment",
     "Session",
     "Speech",
+    "SteadySettings",
     "Stream",
     "Text",
     "TokenEvent",

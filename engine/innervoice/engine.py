@@ -15,6 +15,7 @@ import torch
 
 from innervoice.calibration import calibrate
 from innervoice.checkpoint import locate
+from innervoice.codec.chunks import SteadySettings
 from innervoice.config.quantization import Quantization
 from innervoice.dialogue import Export
 from innervoice.intake import RequestOptions
@@ -65,7 +66,7 @@ class Engine:
         max_sessions: int | None = None,
         max_model_len: int | None = None,
         threads: int | None = None,
-        streaming: str = "steady",
+        streaming: str | SteadySettings = "steady",
         vocoder_noise: bool = True,
         share_prefixes: bool = True,
         backend: str = "auto",
@@ -83,14 +84,15 @@ class Engine:
         model's; "fp8_e4m3": half of that. quantization: "int8", "int4", "fp8" or a Quantization, which the weights are turned
         into while they are read; None: as they are in the file. max_model_len: tokens of prompt and reply together. threads: CPU
         threads, for the whole process. streaming: "steady" (a chunk after 10 tokens, then every 26, at the same cost whatever
-        the length), "offline" (sound in one piece at the end) or "reference" (chunks of 25, 50, 100, 150, 200 tokens, as
-        GLM-4-Voice's demo cuts them). vocoder_noise False: reproducible sound. share_prefixes: keep the pages of what was
-        computed, for whoever begins with the same tokens. policy: who takes part in a step: "slack" (whose sound runs out first;
-        reflection is funded by sound that is unplayed), "fixed" (arrival order, reflection cut at a constant) or "fcfs" (arrival
-        order). max_waiting: replies that may wait, more are refused. preempt: what a reply that gives its pages to others does
-        when it gets some again: "recompute" or "swap". reader_timeout_s: a reply whose reader leaves a full queue unread so long
-        ends with an error; until then it pauses. name: of this engine in metrics. warmup: see there; None: on a GPU.
-        backend: of the language model: "auto" is native code on a CPU where it covers the model, else "plain" PyTorch.
+        the length; a SteadySettings for other chunks, another look-back or fewer solver steps), "offline" (sound in one piece at
+        the end) or "reference" (chunks of 25, 50, 100, 150, 200 tokens, as GLM-4-Voice's demo cuts them). vocoder_noise False:
+        reproducible sound. share_prefixes: keep the pages of what was computed, for whoever begins with the same tokens. policy:
+        who takes part in a step: "slack" (whose sound runs out first; reflection is funded by sound that is unplayed), "fixed"
+        (arrival order, reflection cut at a constant) or "fcfs" (arrival order). max_waiting: replies that may wait, more are
+        refused. preempt: what a reply that gives its pages to others does when it gets some again: "recompute" or "swap".
+        reader_timeout_s: a reply whose reader leaves a full queue unread so long ends with an error; until then it pauses. name:
+        of this engine in metrics. warmup: see there; None: on a GPU. backend: of the language model: "auto" is native code on a
+        CPU where it covers the model, else "plain" PyTorch.
         Raises FileNotFoundError, ValueError, OutOfCapacity.
         """
         if threads is not None:

@@ -11,6 +11,7 @@ import torch
 
 from innervoice.blocks import PagePool, pages_for
 from innervoice.checkpoint import CheckpointPaths
+from innervoice.codec.chunks import SteadySettings
 from innervoice.codec.decoder import SpeechDecoder
 from innervoice.codec.speech_tokenizer import SpeechTokenizer
 from innervoice.config.gguf import MODEL
@@ -49,7 +50,7 @@ def load(
     tracer: Tracer,
     *,
     load_format: str,
-    streaming: str,
+    streaming: str | SteadySettings,
     vocoder_noise: bool,
     share_prefixes: bool,
     policy: str,
@@ -60,7 +61,8 @@ def load(
 ) -> Loaded:
     """Load every part as planned. Raises ValueError, FileNotFoundError for bad files, OutOfCapacity when it does not fit."""
     _check_choice("load_format", load_format, get_args(LoadFormat))
-    _check_choice("streaming", streaming, get_args(Mode))
+    mode, settings = ("steady", streaming) if isinstance(streaming, SteadySettings) else (streaming, None)
+    _check_choice("streaming", mode, get_args(Mode))
     check_backend(backend)
     _check_choice("policy", policy, get_args(Policy))
     _check_choice("preempt", preempt, get_args(Preempt))
@@ -80,7 +82,7 @@ def load(
             weights = weights.laid_out()
         speech_tokenizer, decoder = _load_codec(paths, configs, plan, tracer, load_format, vocoder_noise)
     max_rows = min(plan.sessions, MOST_SESSIONS[torch.device(plan.device).type])
-    voice = None if decoder is None else Voice(decoder, cast(Mode, streaming), tracer, max_slots=max_rows)
+    voice = None if decoder is None else Voice(decoder, cast(Mode, mode), tracer, max_slots=max_rows, settings=settings)
     num_pages = max_rows * pages_for(plan.max_model_len, PAGE_SIZE)
     kv_dtype = torch.float8_e4m3fn if plan.kv_dtype == FP8_PAGES else DTYPES[plan.kv_dtype]
     core = Core(

@@ -10,6 +10,7 @@ import torch
 
 from innervoice.blocks import PageFormat, check_page_format, page_bytes, pages_for
 from innervoice.checkpoint import CheckpointPaths
+from innervoice.codec.chunks import SteadySettings
 from innervoice.codec.slot_bytes import slot_bytes
 from innervoice.config import decoder_tensors, speech_tokenizer
 from innervoice.config.decoder import DecoderConfig, read_decoder_config
@@ -116,7 +117,7 @@ def make_plan(
     memory_fraction: float = 0.9,
     max_sessions: int | None = None,
     max_model_len: int | None = None,
-    streaming: str = "steady",
+    streaming: str | SteadySettings = "steady",
 ) -> Plan:
     """The plan for a checkpoint on this machine; nothing is loaded. Raises ValueError, FileNotFoundError."""
     configs, chosen = read_configs(paths), choose_device(device)
@@ -135,7 +136,10 @@ def make_plan(
     kv_dtype = dtype if kv_dtype == "auto" else kv_dtype
     kv_page = _page_bytes(configs.model, dtype, kv_dtype)
     kv_session = pages_for(model_len, PAGE_SIZE) * kv_page
-    voice_slot = slot_bytes(decoder, codec_itemsize) if decoder is not None and streaming == "steady" else 0
+    steady = SteadySettings() if streaming == "steady" else streaming
+    voice_slot = 0
+    if decoder is not None and isinstance(steady, SteadySettings):
+        voice_slot = slot_bytes(decoder, codec_itemsize, steady)
     memory = _memory_bytes(chosen)
     fitting = max(0, int(memory * memory_fraction) - sum(fixed.values())) // (kv_session + voice_slot)
     return Plan(

@@ -11,6 +11,9 @@ import math
 import torch
 from torch import Tensor
 
+from innervoice_kernels import _C
+from innervoice_kernels.backend import NATIVE, choose
+from innervoice_kernels.native import team
 from innervoice_kernels.philox import LOW, philox_ref
 
 FLOW_STREAM, SOURCE_STREAM, PHASE_STREAM, CODEC_STREAM = 0, 1, 2, 3
@@ -30,10 +33,27 @@ def normals(seed: Tensor, stream: int, first: Tensor, second: Tensor) -> Tensor:
     return torch.stack([radius * angle.cos(), radius * angle.sin()], -1).flatten(-2)
 
 
+def _grid_ref(seed: Tensor, stream: int, first: Tensor, seconds: int) -> Tensor:
+    lanes = torch.arange(seconds, device=first.device)[:, None]
+    return normals(seed[:, None, None], stream, first[:, None], lanes)
+
+
+def _grid_native(seed: Tensor, stream: int, first: Tensor, seconds: int) -> Tensor:
+    rows, count = first.shape
+    made = torch.empty(rows, seconds, count, 4)
+    _C.fill_normals(team(), seed.expand(rows).contiguous(), stream, first.contiguous(), made)
+    return made
+
+
+def normal_grid(seed: Tensor, stream: int, first: Tensor, seconds: int) -> Tensor:
+    """Four normals of each counter (first[b, f], s): seed [B], first [B, F] int64 -> [B, seconds, F, 4] float32."""
+    run = _grid_native if choose("normal_grid", first, has_native=True) == NATIVE else _grid_ref
+    return run(seed, stream, first, seconds)
+
+
 def frame_noise(seed: Tensor, frames: Tensor, channels: int) -> Tensor:
     """The flow's noise: seed [B], absolute frames [B, T] -> [B, channels, T]; channel 4 i + j is normal j of (frame, i)."""
-    quads = torch.arange(-(-channels // 4), device=frames.device)[:, None]
-    made = normals(seed[:, None, None], FLOW_STREAM, frames[:, None], quads)  # [B, channels / 4, T, 4]
+    made = normal_grid(seed, FLOW_STREAM, frames, -(-channels // 4))  # [B, channels / 4, T, 4]
     return made.transpose(2, 3).flatten(1, 2)[:, :channels]
 
 
@@ -43,8 +63,7 @@ def sample_noise(seed: Tensor, start: Tensor, count: int, harmonics: int) -> Ten
     Sample 4 i + j of harmonic h is normal j of (i, h).
     """
     quads = (start // 4)[:, None] + torch.arange(count // 4, device=start.device)
-    lanes = torch.arange(harmonics, device=start.device)[:, None]
-    return normals(seed[:, None, None], SOURCE_STREAM, quads[:, None], lanes).flatten(2)
+    return normal_grid(seed, SOURCE_STREAM, quads, harmonics).flatten(2)
 
 
 def harmonic_phases(seed: Tensor, harmonics: int) -> Tensor:

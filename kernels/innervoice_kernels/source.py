@@ -12,6 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from innervoice_kernels import _C
+from innervoice_kernels.backend import NATIVE, choose
+from innervoice_kernels.native import floats, team
+
 
 @dataclass(frozen=True)
 class SourceSettings:
@@ -50,8 +54,23 @@ def stream_source_ref(
     return merged, begins.gather(1, n[:, None])[:, 0] % 1
 
 
+def _stream_source_native(
+    f0: Tensor, cycles: Tensor, n: Tensor, settings: SourceSettings, phases: Tensor | None, noise: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    y = torch.empty(f0.shape[0], f0.shape[1] * settings.frame_len)
+    after = torch.empty_like(cycles, dtype=torch.float64)
+    phases, noise = (None if x is None else floats(x) for x in (phases, noise))
+    _C.stream_source(
+        team(), f0.double().contiguous(), cycles.double().contiguous(), n.contiguous(), phases, noise,
+        floats(settings.weight[0]), float(settings.bias), settings.sample_rate, settings.frame_len, settings.amplitude,
+        settings.sigma, settings.voiced_above, y, after,
+    )  # fmt: skip
+    return y, after
+
+
 def stream_source(
     f0: Tensor, cycles: Tensor, n: Tensor, settings: SourceSettings, phases: Tensor | None, noise: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """One chunk of the source: f0 [B, T] -> samples [B, T frame_len] float32, and the cycles after n[b] frames."""
-    return stream_source_ref(f0, cycles, n, settings, phases, noise)
+    run = _stream_source_native if choose("stream_source", f0, has_native=True) == NATIVE else stream_source_ref
+    return run(f0, cycles, n, settings, phases, noise)

@@ -20,10 +20,12 @@ from innervoice.eventlog import EventLog, Line
 from innervoice.loadgen.player import Player
 from innervoice.loadgen.questions import Question
 from innervoice.metrics import RequestLog, RunMetrics, leading_silence_s, summarize
+from innervoice.session import Session
 from innervoice.stream import Stream
-from innervoice.types import AudioChunk, Done, TokenEvent, Usage
+from innervoice.types import AudioChunk, Done, Prompt, Samples, TokenEvent, Usage
 
 BEAT_S = 0.001
+FRAME_S = 0.1  # of speech that is pushed
 Ask = Callable[[], Stream]
 
 
@@ -134,12 +136,14 @@ def converse(
     seconds: float,
     seed: int = 0,
     pause_s: float = 0.5,
+    speaks: bool = False,
     request: Mapping[str, Any] | None = None,
 ) -> Run:
     """So many dialogues at once: each asks, hears the reply out in real time, waits up to 2 pause_s, and asks again.
 
-    They begin at random within the first 5 s or a fifth of the time; no question is asked after `seconds`. Blocks until all is
-    heard.
+    They begin at random within the first 5 s or a fifth of the time; no question is asked after `seconds`. speaks: recordings
+    are pushed in real time, frame by frame, and the question is asked when its last frame is there; else they are there at once.
+    Blocks until all is heard.
     """
 
     async def callers(pool: ThreadPoolExecutor) -> Run:
@@ -155,7 +159,11 @@ def converse(
                     turn = len(made)
                     question = questions[(number + turn) % len(questions)]
                     options = question.request(request or {}, random.getrandbits(32))
-                    ask = lambda q=question, o=options: session.reply(q.prompt, **o)  # noqa: E731
+                    prompt: Prompt | None = question.prompt
+                    if speaks and isinstance(prompt, tuple):
+                        await _speak(pool, session, *prompt)
+                        prompt = None
+                    ask = lambda p=prompt, o=options: session.reply(p, **o)  # noqa: E731
                     made.append(await _listen(pool, ask, question.name, number, options))
                     if made[-1].log.error is not None:
                         break
@@ -169,6 +177,17 @@ def converse(
         return Run(sorted((one for own in made for one in own), key=lambda one: one.log.submitted_s), lags_s)
 
     return _with_pool(callers)
+
+
+async def _speak(pool: ThreadPoolExecutor, session: Session, samples: Samples, rate: int) -> None:
+    """Push a recording, a frame whenever it would have been spoken, and commit it."""
+    loop = asyncio.get_running_loop()
+    begin, size = loop.time(), round(FRAME_S * rate)
+    for first in range(0, len(samples), size):
+        frame = samples[first : first + size]
+        await asyncio.sleep(max(0.0, begin + (first + len(frame)) / rate - loop.time()))
+        await loop.run_in_executor(pool, session.push_audio, frame, rate)
+    await loop.run_in_executor(pool, session.commit_audio)
 
 
 async def _listen(pool: ThreadPoolExecutor, ask: Ask, question: str, caller: int, request: Mapping[str, Any]) -> Listened:

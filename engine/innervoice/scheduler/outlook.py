@@ -77,26 +77,36 @@ def grant(settings: SchedulerSettings, outlook: Outlook) -> Places:
 
 
 def choose(
-    costs: LearnedCosts, settings: SchedulerSettings, now: float, outlook: Outlook, drawing: Places, able: NDArray[np.bool_]
+    costs: LearnedCosts,
+    settings: SchedulerSettings,
+    now: float,
+    outlook: Outlook,
+    drawing: Places,
+    able: NDArray[np.bool_],
+    *,
+    feeds_first: bool = False,
 ) -> Places:
     """Who draws: all, or those with the least room, as few as the most urgent of them asks for.
 
     But no fewer than have run out of room or have waited too long, than a step takes along at little cost, and, once the reserve
-    of somebody is half spent, than keep pace with what all listeners hear.
+    of somebody is half spent, than keep pace with what all listeners hear. feeds_first: the step feeds the prompt of somebody
+    who waits for a first sound. Prompts are bound by arithmetic, where every row makes the step longer: none comes along.
     """
     most = min(settings.max_batch, outlook.num)
     if most == 0:
         return NOBODY
     allowed_s = float(np.min(outlook.token_s)) / costs.stretch
-    if most == outlook.num and costs.decode.estimate(most) <= allowed_s:
+    if not feeds_first and most == outlook.num and costs.decode.estimate(most) <= allowed_s:
         return drawing
     rows, room_s = outlook.rows, outlook.room_s[drawing]
-    urgent = rows.has_sound[drawing] & (room_s < 0)
+    urgent = room_s < 0
     starved = rows.served_s[drawing] < now - settings.starve_s
     short = rows.has_sound[drawing] & (room_s < 0.5 * settings.reserve_s)
     pace = costs.decode.least_at(_demand(settings, rows, able) * costs.stretch, most) if short.any() else 1
-    size = max(costs.decode.most_within(allowed_s, most), pace, int(np.count_nonzero(urgent | starved)), 1)
-    size = max(size, costs.decode.most_within(costs.decode.estimate(size) * (1 + settings.plateau), most))
+    size = max(pace, int(np.count_nonzero(urgent | starved)), 1)
+    if not feeds_first:
+        size = max(size, costs.decode.most_within(allowed_s, most))
+        size = max(size, costs.decode.most_within(costs.decode.estimate(size) * (1 + settings.plateau), most))
     return drawing[_rank(rows, drawing, room_s, urgent, starved)[: min(size, most)]]
 
 

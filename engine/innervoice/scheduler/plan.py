@@ -5,8 +5,8 @@ step unless somebody would come too late by that. Work is moved in time, not add
 covers the next chunk with a margin, and what it could not do early, because its first chunk was short or the machine was busy,
 it does later. Once it is frontier_s ahead of its listener it rests, and those with less sound go faster; so a burst meets
 buffers of seconds. What gives way first is reflection: its cap is what the sound leaves beside the next chunk, and that chunk
-costs more as the load grows. A first sound narrows the step to fewer rows, but never below the pace of all that is heard, and
-never at the cost of sound that runs out.
+costs more as the load grows. A first sound narrows the step to fewer rows, fewest while its prompt is fed, but never below the
+pace of all that is heard, and never at the cost of sound that runs out.
 """
 
 from __future__ import annotations
@@ -83,10 +83,11 @@ def _slack_step(
         draws = draws & ~rests
     outlook = look_ahead(rows, draws, costs, settings, now)
     drawing = np.flatnonzero(draws)
-    chosen = choose(costs, settings, now, outlook, drawing, able)
     waiting = able & (rows.prompt_left > 0)
     budget = _prefill_len(costs, settings, now, outlook, waiting) if waiting.any() else 0
     prefill = _prefill(rows, budget, waiting)
+    feeds_first = any(rows.is_live[place] and not rows.is_listening[place] for place, _ in prefill)
+    chosen = choose(costs, settings, now, outlook, drawing, able, feeds_first=feeds_first)
     return DraftStep(chosen, prefill, drawing, grant(settings, outlook)[drawing], wake_s)
 
 

@@ -25,8 +25,9 @@ class VoicePlan:
 def plan_voice(jobs: Jobs, costs: LearnedCosts, settings: SchedulerSettings, now: float, *, idle: bool) -> VoicePlan:
     """The codec's next call. idle: the language model has nothing to do.
 
-    First sound and sound that runs out are made at once. Other chunks wait while a first sound is in the making, and until there
-    are so many that a call's own cost no longer counts; they come along with others as long as they cost next to nothing.
+    First sound and sound that runs out are made at once; beside a first sound, only what would else come too late. Other chunks
+    wait while a first sound is in the making, and until there are so many that a call's own cost no longer counts; then so many
+    are made as take about a step, or twice as long as one of them. They come along with others where they cost next to nothing.
     """
     places = jobs.places
     ready = places[jobs.chunks_ready[places] > 0]
@@ -37,12 +38,16 @@ def plan_voice(jobs: Jobs, costs: LearnedCosts, settings: SchedulerSettings, now
     voice_s, step_s = costs.voice.estimate(num), costs.decode.estimate(len(places)) * costs.stretch
     latest_s = np.where(live & sounding, jobs.sound_end_s[ready], math.inf)
     latest_s -= voice_s + step_s + settings.margin_s + settings.horizon_s
-    latest_s[live & ~sounding] = -math.inf
+    first = live & ~sounding
+    if first.any():
+        latest_s += settings.horizon_s  # what only would be late soon lets first sounds pass
+    latest_s[first] = -math.inf
     due = (latest_s <= now) | (now - jobs.served_s[ready] > settings.starve_s)
     num_due = int(np.count_nonzero(due))
     order = np.lexsort((latest_s, ~due))
     if idle or (_pays(costs, num, settings) and not _first_is_near(jobs, places)):
-        size = num if idle else max(num_due, costs.voice.most_within(max(step_s, costs.voice.estimate(num_due)), num), 1)
+        patience_s = max(step_s, 2 * costs.voice.estimate(1), costs.voice.estimate(num_due))
+        size = max(num_due, costs.voice.most_within(patience_s, num))
     elif num_due:
         size = max(num_due, costs.voice.most_within(costs.voice.estimate(num_due) * (1 + settings.plateau), num))
     else:
