@@ -61,11 +61,12 @@ class NativeDecoder:
         """
         out = torch.empty(len(wanted), self.vocab_size)
         # As NumPy's arrays: their way through DLPack takes a tenth of what torch's does.
-        of = {name: None if x is None else x.numpy() for name, x in vars(batch).items()}
+        tag, log_weight = batch.query_tag, batch.log_weight
         self._decoder.step(
-            ids=ids.numpy(), positions=of["positions"], slots=of["slots"], page_table=of["page_table"],
-            query_start=of["query_start"], context_len=of["context_len"], k_pages=kv.k, v_pages=kv.v, key_tag=kv.key_tag.numpy(),
-            query_tag=of["query_tag"], log_weight=of["log_weight"], wanted=wanted.numpy(), logits=out.numpy(),
+            ids=ids.numpy(), positions=batch.positions.numpy(), slots=batch.slots.numpy(), page_table=batch.page_table.numpy(),
+            query_start=batch.query_start.numpy(), context_len=batch.context_len.numpy(), k_pages=kv.k, v_pages=kv.v,
+            key_tag=kv.key_tag.numpy(), query_tag=None if tag is None else tag.numpy(),
+            log_weight=None if log_weight is None else log_weight.numpy(), wanted=wanted.numpy(), logits=out.numpy(),
         )  # fmt: skip
         return out
 
