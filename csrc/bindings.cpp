@@ -8,6 +8,7 @@
 
 #include "bindings/cpu.h"
 #include "bindings/import.h"
+#include "bindings/sample.h"
 #include "bindings/source.h"
 #include "bindings/voice.h"
 #include "innervoice/page_pool.h"
@@ -147,6 +148,7 @@ PYBIND11_MODULE(_C, m) {
   define_cpu(m);
   define_voice(m);
   define_source(m);
+  define_sample(m);
   m.def("fill_slots", &fill_slots_of_tensors, py::arg("page_table"), py::arg("query_start"), py::arg("context_len"),
         py::arg("page_size"), py::arg("out"));
 }

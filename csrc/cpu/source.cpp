@@ -3,6 +3,8 @@
 #include <cmath>
 #include <vector>
 
+#include "innervoice/philox.h"
+
 namespace innervoice {
 namespace {
 
@@ -10,30 +12,9 @@ constexpr float kTurn = 6.283185307179586f;
 constexpr std::int64_t kCounters = 512;  // a piece of noise
 constexpr std::int64_t kFrames = 4;      // a piece of the source
 
-struct Words {
-  std::uint32_t w[4];
-};
-
-// Philox4x32-10 of counter (c0, c1, 0, 0).
-inline Words philox(std::uint32_t c0, std::uint32_t c1, std::uint32_t k0, std::uint32_t k1) {
-  std::uint32_t c2 = 0, c3 = 0;
-  for (int round = 0; round < 10; ++round) {
-    const std::uint64_t a = std::uint64_t{0xD2511F53} * c0, b = std::uint64_t{0xCD9E8D57} * c2;
-    c0 = static_cast<std::uint32_t>(b >> 32) ^ c1 ^ k0;
-    c1 = static_cast<std::uint32_t>(b);
-    c2 = static_cast<std::uint32_t>(a >> 32) ^ c3 ^ k1;
-    c3 = static_cast<std::uint32_t>(a);
-    k0 += 0x9E3779B9;
-    k1 += 0xBB67AE85;
-  }
-  return {{c0, c1, c2, c3}};
-}
-
-inline float uniform(std::uint32_t word) { return (static_cast<float>(word >> 9) + 0.5f) * 0x1p-23f; }
-
 // Two normals of two words, by Box and Muller.
 inline void pair(const std::uint32_t* words, float* y) {
-  const float radius = std::sqrt(-2.0f * std::log(uniform(words[0]))), angle = uniform(words[1]) * kTurn;
+  const float radius = std::sqrt(-2.0f * std::log(uniform_of(words[0]))), angle = uniform_of(words[1]) * kTurn;
   y[0] = radius * std::cos(angle);
   y[1] = radius * std::sin(angle);
 }
@@ -76,9 +57,9 @@ void fill_normals(ThreadTeam& team, const std::int64_t* seed, std::int64_t strea
     me.for_each(rows * seconds * count, kCounters, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t i = begin; i < end; ++i) {
         const std::int64_t line = i / count, row = line / seconds;
-        const Words words = philox(static_cast<std::uint32_t>(first[row * count + i % count]),
-                                   static_cast<std::uint32_t>(line % seconds), static_cast<std::uint32_t>(seed[row]),
-                                   static_cast<std::uint32_t>(stream));
+        const PhiloxWords words = philox(static_cast<std::uint32_t>(first[row * count + i % count]),
+                                         static_cast<std::uint32_t>(line % seconds), 0, 0,
+                                         static_cast<std::uint32_t>(seed[row]), static_cast<std::uint32_t>(stream));
         pair(words.w, y + 4 * i);
         pair(words.w + 2, y + 4 * i + 2);
       }

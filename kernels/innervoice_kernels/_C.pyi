@@ -262,6 +262,24 @@ def stream_source(
     out [B, L T] float32, cycles_after [B] float64. Raises ValueError for a wrong dtype, size or layout, and n[b] beyond T.
     """
 
+def sample(
+    team: ThreadTeam,
+    logits: SupportsDLPack,
+    offsets: SupportsDLPack,
+    ranges: SupportsDLPack,
+    temperature: SupportsDLPack,
+    top_k: SupportsDLPack,
+    top_p: SupportsDLPack,
+    keys: SupportsDLPack,
+    ids: SupportsDLPack,
+    logprobs: SupportsDLPack,
+) -> None:
+    """Masked sampling, as in sample.py: logits [B, V] float32; row b draws of ranges[offsets[b] : offsets[b + 1]], [N, 2] int64.
+
+    temperature float32, top_k int64, top_p float64, keys (seed, n, d) int64 [B, 3]; ids int64 and logprobs float32 [B] are
+    written. Raises ValueError for a wrong dtype, size or layout, and for ranges that overlap or leave the vocabulary.
+    """
+
 def has_halves() -> bool:
     """Whether products of bfloat16 run here, as the classes below can be told to take: with AVX-512."""
 

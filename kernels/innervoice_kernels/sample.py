@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-from innervoice_kernels.backend import TRITON, choose
+from innervoice_kernels import _C
+from innervoice_kernels.backend import NATIVE, TRITON, choose
 from innervoice_kernels.cursor import Draws
+from innervoice_kernels.native import floats, team
 from innervoice_kernels.philox import gumbel_noise_ref, signed
 from innervoice_kernels.sample_pick import Offers, pick, summary
 
@@ -92,6 +96,32 @@ def _keep_top_p(z: Tensor, kept: Tensor, top_p: float) -> Tensor:
     return order[~dropped].sort().values
 
 
+@lru_cache(maxsize=1024)
+def _merged(ranges: tuple[tuple[int, int], ...], extras: tuple[int, ...]) -> list[int]:
+    """The ids of a mask as ascending ranges that do not overlap: low, high, low, high ..."""
+    parts: list[int] = []
+    for low, high in sorted((*ranges, *((token, token + 1) for token in extras))):
+        low = max(low, parts[-1] if parts else 0)
+        if low < high:
+            parts += [low, high]
+    return parts
+
+
+def _sample_native(logits: Tensor, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
+    if len(logits) != len(draws):
+        raise ValueError(f"sample: {len(logits)} rows of logits for {len(draws)} draws")
+    masks = [_merged(draw.ranges, draw.extras) for draw in draws]
+    offsets = torch.tensor([0, *accumulate(len(mask) // 2 for mask in masks)])
+    ranges = torch.tensor([end for mask in masks for end in mask], dtype=torch.int64).reshape(-1, 2)
+    keys = torch.tensor([(signed(draw.seed), draw.n, draw.d) for draw in draws], dtype=torch.int64).reshape(-1, 3)
+    temperature = torch.tensor([draw.temperature for draw in draws], dtype=torch.float32)
+    top_k = torch.tensor([draw.top_k for draw in draws], dtype=torch.int64)
+    top_p = torch.tensor([draw.top_p for draw in draws], dtype=torch.float64)
+    ids, logprobs = torch.empty(len(draws), dtype=torch.int64), torch.empty(len(draws))
+    _C.sample(team(), floats(logits), offsets, ranges, temperature, top_k, top_p, keys, ids, logprobs)
+    return ids, logprobs
+
+
 _PARTS = (2, 3)  # ranges and single ids that a kernel's mask holds
 
 
@@ -126,4 +156,8 @@ def draws_of(draws: Sequence[Draw], device: torch.device) -> Draws:
 
 def sample(logits: Tensor, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
     """The public op; see `sample_ref`."""
-    return _sample_triton(logits, draws) if choose("sample", logits) == TRITON else sample_ref(logits, draws)
+    chosen = choose("sample", logits, has_native=True)
+    if chosen == NATIVE and logits.dtype == torch.float64:
+        return sample_ref(logits, draws)
+    run = {TRITON: _sample_triton, NATIVE: _sample_native}.get(chosen, sample_ref)
+    return run(logits, draws)
