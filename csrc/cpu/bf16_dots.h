@@ -9,7 +9,20 @@
 namespace innervoice {
 namespace {
 
-constexpr bool kDotsOfBf16 = true;
+inline std::int64_t bf16_ready_floats(const Weight& w, std::int64_t M) {
+  return (M * rounded_up(w.columns, kShorts) + 1) / 2;
+}
+
+inline void ready_bf16(const Weight& w, Inputs& y, std::int64_t M, float* memory) {
+  const std::int64_t K = w.columns;
+  auto* bf16 = reinterpret_cast<std::uint16_t*>(memory);
+  y.ld = rounded_up(K, kShorts);
+  for (std::int64_t m = 0; m < M; ++m) {
+    for (std::int64_t k = 0; k < K; ++k) bf16[m * y.ld + k] = bf16_of_float(y.x[m * y.ldx + k]);
+    for (std::int64_t k = K; k < y.ld; ++k) bf16[m * y.ld + k] = 0;
+  }
+  y.bf16 = bf16;
+}
 
 inline __m512bh load_pairs(const std::uint16_t* x, __mmask32 there) {
   return reinterpret_cast<__m512bh>(_mm512_maskz_loadu_epi16(there, x));

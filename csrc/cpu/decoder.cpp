@@ -11,6 +11,7 @@
 #include "cpu/half.h"
 #include "cpu/kernels.h"
 #include "innervoice/gemm.h"
+#include "innervoice/large_pages.h"
 
 namespace innervoice {
 namespace {
@@ -46,6 +47,22 @@ void check_model(const DecoderModel& model) {
   check_shape("output", model.output, model.embedding.rows, D);
 }
 
+void use_large_pages_for(const DecoderModel& model) {
+  std::vector<MemoryRange> ranges;
+  const auto add = [&](const Weight& w) {
+    ranges.push_back({w.data, static_cast<std::size_t>(w.rows * w.row_bytes())});
+    const auto groups = static_cast<std::size_t>(w.rows * w.num_groups());
+    for (const std::uint16_t* numbers : {w.group_scale, w.group_minimum}) {
+      if (numbers != nullptr) ranges.push_back({numbers, groups * sizeof(std::uint16_t)});
+    }
+  };
+  add(model.output);
+  for (const DecoderLayer& layer : model.layers) {
+    for (const Weight* w : {&layer.qkv, &layer.attention_out, &layer.gate_up, &layer.down}) add(*w);
+  }
+  use_large_pages(std::move(ranges));
+}
+
 }  // namespace
 
 struct Decoder::Work {
@@ -68,6 +85,7 @@ struct Decoder::Work {
   Work(DecoderModel given, std::shared_ptr<ThreadTeam> threads_of, Isa chosen)
       : model(std::move(given)), team(std::move(threads_of)), isa(chosen), kernels(kernels_of(chosen)) {
     check_model(model);
+    use_large_pages_for(model);
     D = model.embedding.columns;
     F = 0;
     for (const DecoderLayer& layer : model.layers) F = std::max(F, layer.down.columns);

@@ -13,18 +13,14 @@ namespace {
 
 constexpr std::int64_t kFloatBlock = 16 * kLanes;
 constexpr std::int64_t kInt4Block = 4 * kShorts;  // columns whose codes one vector holds
-constexpr std::int64_t kBytesAhead = 2048;
+constexpr std::int64_t kBytesAhead = 4096;
 constexpr std::int64_t kLineBytes = 64;
 constexpr std::int64_t kIntColumns = 4096;  // products of codes that 32 bits hold: 4096 / 8 (127 32767) < 2^31
 
 inline std::int64_t rounded_up(std::int64_t count, std::int64_t block) { return (count + block - 1) / block * block; }
 
-inline Vec load_weights(const float* w) { return load(w); }
-inline Vec load_weights(const std::uint16_t* w) { return load_bf16(w); }
-inline float as_float(float w) { return w; }
-inline float as_float(std::uint16_t w) { return float_of_bf16(w); }
-
-// How far ahead the weights are fetched: whole blocks of rows, so that what stands side by side is fetched so too.
+// How far ahead the weights are fetched: whole blocks of rows. They are fetched in the order of their addresses,
+// whatever the order in which rows side by side are read: memory serves one stream faster than several.
 inline std::int64_t bytes_ahead(std::int64_t block_bytes) { return rounded_up(kBytesAhead, block_bytes); }
 
 // Sums of kR x kM pairs from vectors to y.
@@ -47,8 +43,7 @@ inline void store_totals(Vec (&total)[kM][kR], const float* factor, const float*
 
 template <int kR, int kM>
 struct FloatProduct {
-  template <typename Number>
-  static void run(const Number* w, std::int64_t K, const float* x, std::int64_t ldx, float* y, std::int64_t ldy) {
+  static void run(const float* w, std::int64_t K, const float* x, std::int64_t ldx, float* y, std::int64_t ldy) {
     constexpr int kChains = kR * kM >= 8 ? 1 : 2;
     Vec total[kChains][kM][kR];
     for (auto& chain : total) {
@@ -56,18 +51,19 @@ struct FloatProduct {
         for (Vec& one : row) one = zero();
       }
     }
-    const std::int64_t ahead = bytes_ahead(kR * K * static_cast<std::int64_t>(sizeof(Number)));
+    const char* ahead =
+        reinterpret_cast<const char*>(w) + bytes_ahead(kR * K * static_cast<std::int64_t>(sizeof(float)));
     std::int64_t k = 0;
     for (; k + kChains * kLanes <= K; k += kChains * kLanes) {
-      if (k * sizeof(Number) % kLineBytes == 0) {
-        for (int r = 0; r < kR; ++r) prefetch(reinterpret_cast<const char*>(w + r * K + k) + ahead);
+      if (k * sizeof(float) % kLineBytes == 0) {
+        for (int r = 0; r < kR; ++r, ahead += kLineBytes) prefetch(ahead);
       }
       for (int c = 0; c < kChains; ++c) {
         const std::int64_t place = k + c * kLanes;
         Vec a[kM];
         for (int m = 0; m < kM; ++m) a[m] = load(x + m * ldx + place);
         for (int r = 0; r < kR; ++r) {
-          const Vec b = load_weights(w + r * K + place);
+          const Vec b = load(w + r * K + place);
           for (int m = 0; m < kM; ++m) total[c][m][r] = fma(a[m], b, total[c][m][r]);
         }
       }
@@ -80,7 +76,7 @@ struct FloatProduct {
     store_totals<kR, kM>(total[0], nullptr, nullptr, y, ldy);
     for (; k < K; ++k) {
       for (int r = 0; r < kR; ++r) {
-        for (int m = 0; m < kM; ++m) y[m * ldy + r] += x[m * ldx + k] * as_float(w[r * K + k]);
+        for (int m = 0; m < kM; ++m) y[m * ldy + r] += x[m * ldx + k] * w[r * K + k];
       }
     }
   }
@@ -102,7 +98,7 @@ struct Int8Product {
     const std::int64_t K = w.columns;
     const auto* codes = static_cast<const std::int8_t*>(w.row(n));
     const std::int16_t* a = x.codes + row * x.ld;
-    const std::int64_t ahead = bytes_ahead(kR * K);
+    const std::int8_t* ahead = codes + bytes_ahead(kR * K);
     Vec total[kM][kR];
     for (auto& one : total) {
       for (Vec& v : one) v = zero();
@@ -116,7 +112,7 @@ struct Int8Product {
       std::int64_t k = begin;
       for (; k + kShorts <= end; k += kShorts) {
         if (k % kLineBytes == 0) {
-          for (int r = 0; r < kR; ++r) prefetch(codes + r * K + k + ahead);
+          for (int r = 0; r < kR; ++r, ahead += kLineBytes) prefetch(ahead);
         }
         for (int r = 0; r < kR; ++r) {
           const Shorts b = widen(codes + r * K + k);
@@ -142,8 +138,9 @@ struct Int8Product {
 template <int kR, int kM, int kGroups, int kBlocks, bool kMinimum>
 struct Int4Product {
   static void run(const Weight& w, std::int64_t n, const Inputs& x, std::int64_t row, float* y, std::int64_t ldy) {
-    const std::int64_t bytes = w.row_bytes(), groups = w.num_groups(), ahead = bytes_ahead(kR * bytes);
+    const std::int64_t bytes = w.row_bytes(), groups = w.num_groups();
     const auto* codes = static_cast<const std::uint8_t*>(w.row(n));
+    const std::uint8_t* ahead = codes + bytes_ahead(kR * bytes);
     const std::uint16_t* scales = w.group_scale + n * groups;
     const std::uint16_t* minima = kMinimum ? w.group_minimum + n * groups : nullptr;
     const std::int16_t* a = x.codes + row * x.ld;
@@ -160,9 +157,11 @@ struct Int4Product {
         for (int r = 0; r < kR; ++r) part[m][r] = start;
       }
       for (std::int64_t block = span * kBlocks; block < blocks && block < (span + 1) * kBlocks; ++block) {
+        if (block * (kInt4Block / 2) % kLineBytes == 0) {
+          for (int r = 0; r < kR; ++r, ahead += kLineBytes) prefetch(ahead);
+        }
         for (int r = 0; r < kR; ++r) {
           const std::uint8_t* place = codes + r * bytes + block * (kInt4Block / 2);
-          if (block * (kInt4Block / 2) % kLineBytes == 0) prefetch(place + ahead);
           const Shorts packed =
               block < whole ? load_shorts(reinterpret_cast<const std::int16_t*>(place)) : last_codes(place, bytes);
           const Shorts b0 = nibbles<0>(packed), b1 = nibbles<1>(packed), b2 = nibbles<2>(packed),
@@ -222,7 +221,6 @@ inline void cover(std::int64_t first, std::int64_t last, std::int64_t M, Body&& 
   }
 }
 
-template <typename Number>
 struct FloatBody {
   const Weight& w;
   std::int64_t first;
@@ -231,7 +229,7 @@ struct FloatBody {
   std::int64_t ldy;
   template <int kR, int kM>
   void operator()(std::int64_t n, std::int64_t m) const {
-    FloatProduct<kR, kM>::run(static_cast<const Number*>(w.row(n)), w.columns, x.x + m * x.ldx, x.ldx,
+    FloatProduct<kR, kM>::run(static_cast<const float*>(w.row(n)), w.columns, x.x + m * x.ldx, x.ldx,
                               y + m * ldy + n - first, ldy);
   }
 };

@@ -1,5 +1,5 @@
-// Rows of inputs in the form that products with quantised weights read. Included inside a kernel file, behind
-// product_kernels.h.
+// Rows of inputs in the form that the products read. Included inside a kernel file, behind bf16_product.h or
+// bf16_dots.h.
 #pragma once
 
 #include <cmath>
@@ -27,7 +27,7 @@ inline std::int64_t ready_floats(const Weight& w, std::int64_t M) {
       // One row more: where a row is turned into codes before they are put in order.
       return scales + floats_of_shorts((M + 1) * rounded_up(w.columns, kInt4Block)) + M * spans_of(w) * kLanes;
     }
-    case WeightKind::kBfloat16: return kDotsOfBf16 ? floats_of_shorts(M * rounded_up(w.columns, kShorts)) : 0;
+    case WeightKind::kBfloat16: return bf16_ready_floats(w, M);
     default: return 0;
   }
 }
@@ -85,15 +85,7 @@ inline Inputs ready(const Weight& w, const float* x, std::int64_t ldx, std::int6
   y.x = x;
   y.ldx = ldx;
   const std::int64_t K = w.columns;
-  if (w.kind == WeightKind::kBfloat16 && kDotsOfBf16) {
-    auto* bf16 = reinterpret_cast<std::uint16_t*>(memory);
-    y.ld = rounded_up(K, kShorts);
-    for (std::int64_t m = 0; m < M; ++m) {
-      for (std::int64_t k = 0; k < K; ++k) bf16[m * y.ld + k] = bf16_of_float(x[m * ldx + k]);
-      for (std::int64_t k = K; k < y.ld; ++k) bf16[m * y.ld + k] = 0;
-    }
-    y.bf16 = bf16;
-  }
+  if (w.kind == WeightKind::kBfloat16) ready_bf16(w, y, M, memory);
   if (w.kind != WeightKind::kInt8 && w.kind != WeightKind::kInt4) return y;
   const bool is_int4 = w.kind == WeightKind::kInt4;
   y.ld = rounded_up(K, is_int4 ? kInt4Block : kShorts);

@@ -31,6 +31,19 @@ inline Vec load_bf16(const std::uint16_t* x) {
   const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
   return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
 }
+// Sixteen numbers: those at even places, those at odd ones.
+inline void load_bf16_pairs(const std::uint16_t* x, Vec& even, Vec& odd) {
+  const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
+  even = _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
+  odd = _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
+}
+// Sixteen numbers, those at even places first.
+inline void split_pairs(const float* x, float* y) {
+  const Vec low = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(x)), _mm_loadu_ps(x + 8), 1);
+  const Vec high = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(x + 4)), _mm_loadu_ps(x + 12), 1);
+  store(y, _mm256_shuffle_ps(low, high, 0x88));
+  store(y + kLanes, _mm256_shuffle_ps(low, high, 0xdd));
+}
 inline Vec load_int8(const std::int8_t* x) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(x))));
 }

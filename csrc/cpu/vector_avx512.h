@@ -26,6 +26,12 @@ inline Vec load_bf16(const std::uint16_t* x) {
   const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
   return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
+// Numbers of a vector's bytes: those at even places, those at odd ones.
+inline void load_bf16_pairs(const std::uint16_t* x, Vec& even, Vec& odd) {
+  const __m512i pairs = _mm512_loadu_si512(x);
+  even = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+  odd = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+}
 inline Vec load_int8(const std::int8_t* x) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x))));
 }

@@ -63,6 +63,18 @@ inline Vec load_bf16(const std::uint16_t* x) {
     return y;
   });
 }
+// Sixteen numbers: those at even places, those at odd ones.
+inline void load_bf16_pairs(const std::uint16_t* x, Vec& even, Vec& odd) {
+  even = each([&](int i) { return float_of_bf16(x[2 * i]); });
+  odd = each([&](int i) { return float_of_bf16(x[2 * i + 1]); });
+}
+// Sixteen numbers, those at even places first.
+inline void split_pairs(const float* x, float* y) {
+  for (int i = 0; i < kLanes; ++i) {
+    y[i] = x[2 * i];
+    y[kLanes + i] = x[2 * i + 1];
+  }
+}
 inline Vec load_int8(const std::int8_t* x) {
   return each([&](int i) { return static_cast<float>(x[i]); });
 }
