@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from innervoice_kernels import _C, elu_unit, taps, window_layer
+from innervoice_kernels import _C, elu_unit, snake, taps, window_layer
 from innervoice_kernels.backend import use
 from innervoice_kernels.testing import OPS, check
 from innervoice_kernels.testing.codecs import _apply, run_layer, run_unit
@@ -49,6 +49,21 @@ def test_every_case_follows_the_error_rule_for_all_instructions(isa: str, name: 
     run, by = RUNS[name]
     for case in OPS[name].cases:
         check(OPS[name], case, torch.float32, fast=partial(run, partial(by, isa)))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("rows", [1, 300])
+def test_snake_is_its_definition_for_all_instructions(isa: str, rows: int) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    x = (8 * torch.randn(2, rows, 48, generator=generator)).mT
+    alpha = 3 * torch.rand(48, generator=generator)
+    alpha[0] = 0
+    y, expected = snake._snake_native(x, alpha, isa), snake.snake_ref(x.double(), alpha.double())
+    if isa == ISAS[-1]:
+        assert torch.equal(y, snake.snake(x, alpha))
+    torch.testing.assert_close(y.double(), expected, rtol=2e-6, atol=2e-6)
+    with use("ref"):
+        assert torch.equal(snake.snake(x, alpha), snake.snake_ref(x, alpha))
 
 
 def given(op: str, case: str) -> dict[str, Any]:

@@ -144,9 +144,24 @@ void run_window_layer(const WindowLayer& layer, ThreadTeam& team, const py::obje
   layer.run(team, call, input, result);
 }
 
+void snake_of_tensors(ThreadTeam& team, const py::object& x, const py::object& alpha, const py::object& out,
+                      const IsaName& isa) {
+  const Floats from("x", x), rates("alpha", alpha), to("out", out);
+  Size R("R"), C("C");
+  const float* input = from.match({R, C});
+  need(C.value() > 0 && C.value() % 16 == 0, "x: its channels must be a multiple of 16");
+  const float* a = rates.match({C});
+  float* y = to.match_writable({R, C});
+  const Isa chosen = numerics_of(false, isa).isa;
+  const py::gil_scoped_release release;
+  snake(team, chosen, input, R.value(), C.value(), a, y);
+}
+
 }  // namespace
 
 void define_codec(py::module_& m) {
+  m.def("snake", &snake_of_tensors, py::arg("team"), py::arg("x"), py::arg("alpha"), py::arg("out"),
+        py::arg("isa") = py::none());
   const auto isa = py::arg("isa") = py::none();
   py::class_<TapsConv>(m, "TapsConv")
       .def(py::init(&taps_of), py::arg("weight"), py::arg("bias"), py::arg("dilation") = 1, isa)

@@ -64,4 +64,15 @@ void TapsConv::run(ThreadTeam& team, const Window& window, float* y) const {
   });
 }
 
+void snake(ThreadTeam& team, Isa isa, const float* x, std::int64_t rows, std::int64_t channels, const float* alpha,
+           float* y) {
+  const auto run = voice_kernels_of(isa).floats.snake;
+  const std::int64_t grain = std::max<std::int64_t>(1, 4096 / channels);
+  team.run([&](Member& me) {
+    me.for_each(rows, grain, [&](std::int64_t first, std::int64_t last) {
+      run(x + first * channels, last - first, channels, alpha, y + first * channels);
+    });
+  });
+}
+
 }  // namespace innervoice

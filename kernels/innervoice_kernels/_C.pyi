@@ -280,6 +280,9 @@ def sample(
     written. Raises ValueError for a wrong dtype, size or layout, and for ranges that overlap or leave the vocabulary.
     """
 
+def snake(team: ThreadTeam, x: SupportsDLPack, alpha: SupportsDLPack, out: SupportsDLPack, isa: str | None = None) -> None:
+    """x + sin(a x)^2 / (a + 1e-9): x, out [R, C] float32, alpha [C], C a multiple of 16. Raises ValueError."""
+
 def has_halves() -> bool:
     """Whether products of bfloat16 run here, as the classes below can be told to take: with AVX-512."""
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from innervoice_kernels import activation_blocks
-from innervoice_kernels.backend import TRITON, choose
+from innervoice_kernels import _C, activation_blocks
+from innervoice_kernels.backend import NATIVE, TRITON, choose
 from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, jit, launch, narrow, tl
+from innervoice_kernels.native import LANES, floats, team
 
 _BLOCK = 1024  # 8 a thread of 4 warps
 
@@ -21,10 +22,20 @@ def snake_ref(x: Tensor, alpha: Tensor) -> Tensor:
 
 
 def snake(x: Tensor, alpha: Tensor) -> Tensor:
-    """Snake activation, one alpha a channel: x [B, C, T], alpha [C]."""
-    if choose("snake", x) == TRITON:
+    """Snake activation, one alpha a channel: x [B, C, T], alpha [C]. Native code takes channels side by side in memory."""
+    chosen = choose("snake", x, has_native=True)
+    if chosen == TRITON:
         return _snake_triton(x, alpha)
+    if chosen == NATIVE and x.dtype == torch.float32 and x.shape[1] % LANES == 0 and x.mT.is_contiguous():
+        return _snake_native(x, alpha)
     return snake_ref(x, alpha)
+
+
+def _snake_native(x: Tensor, alpha: Tensor, isa: str | None = None) -> Tensor:
+    flat = x.mT.detach().reshape(-1, x.shape[1])
+    y = torch.empty_like(flat)
+    _C.snake(team(), flat, floats(alpha), y, isa)
+    return y.view(x.mT.shape).mT
 
 
 @jit

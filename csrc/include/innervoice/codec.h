@@ -120,4 +120,8 @@ class WindowLayer {
   Shape shape_;
 };
 
+// y = x + sin(a x)^2 / (a + 1e-9) of rows of `channels`, a multiple of 16, an a = alpha[c] each.
+void snake(ThreadTeam& team, Isa isa, const float* x, std::int64_t rows, std::int64_t channels, const float* alpha,
+           float* y);
+
 }  // namespace innervoice
