@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import innervoice
-from innervoice import Codec, Codes, Plan, Schedule, Segment
+from innervoice import Codec, Codes, Plan, Schedule, Segment, SteadySettings
 from innervoice.errors import EngineDead, OutOfCapacity, RequestFailed
 from innervoice.loadgen import Listened, Load, Question, Run
 from innervoice.metrics import Distribution, RequestLog, StreamsCarried, measure, summarize
@@ -61,6 +61,7 @@ RECORDING = Recording(
 
 EXAMPLES: list[Any] = [
     Text("hello"),
+    SteadySettings(look_back=344, steps=5),
     Ids([1, 2]),
     SAMPLING,
     SCHEDULE,
