@@ -68,7 +68,7 @@ class ScriptedRunner:
             self.pages[row.table.pages[index]] = list(saved.contents[index])
         row.num_cached = saved.num_tokens
 
-    def forward(self, rows: Sequence[Row]) -> Tensor:
+    def forward(self, rows: Sequence[Row], outputs: object = None) -> Tensor:
         if self.is_broken:
             raise RuntimeError("the device is lost")
         for row in rows:

@@ -190,6 +190,32 @@ def test_logits_of_a_bfloat16_model(isa: str, kind: str) -> None:
     assert error <= bound
 
 
+@pytest.mark.parametrize("kind", ["bfloat16", "int8", "int4-32"])
+@pytest.mark.parametrize("isa", ISAS)
+def test_the_head_computes_what_is_wanted_alone_and_bit_by_bit_the_same(isa: str, kind: str) -> None:
+    model = make_model(replace(BASE, tied=False, hidden_size=160, ffn_size=96), kind, torch.bfloat16)
+    native = NativeDecoder(model, _C.ThreadTeam(2), isa)
+    rows = NativeRows(model, native, 2, 64)
+    made: list[Tensor] = []
+    logits = native.logits
+
+    def with_outputs(ids: Tensor, batch: AttentionInputs, kv: KVCache, wanted: Tensor) -> Tensor:
+        for outputs in (None, [(3, 4), (7, 290), (299, 300)], [], [(0, native.vocab_size)]):
+            made.append(logits(ids, batch, kv, wanted, outputs))  # the same keys and values are written again
+        return made[0]
+
+    native.logits = with_outputs  # type: ignore[method-assign]
+    rows.step([[1, 2, 3, 4, 5], [6]])
+    whole, some, none, again = made
+    wanted = torch.zeros(whole.shape[1], dtype=torch.bool)
+    wanted[[3, 299]] = wanted[7:290] = True
+    assert torch.equal(whole, again) and torch.equal(some[:, wanted], whole[:, wanted])
+    assert some[:, ~wanted].isnan().all() and none.isnan().all()
+    native.logits = lambda *given: logits(*given, [(5, 99999)])  # type: ignore[method-assign, assignment]
+    with pytest.raises(ValueError, match=r"outputs must be ascending ranges of ids below \d+, not 5 to 99999"):
+        rows.step([[1], [2]])
+
+
 @pytest.mark.parametrize("kind", ["int8", "int4-32"])
 def test_a_float32_model_keeps_its_inputs(kind: str) -> None:
     model = make_model(replace(BASE, tied=False), kind)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -234,6 +235,29 @@ def test_segment_numbers() -> None:
     after = [cursor.draw(25), cursor.draw(25), cursor.draw(25), cursor.draw(30)]
     assert [(e.kind.label, e.segment) for e in after if e] == [("speech", 1)] * 3 + [("end", 2)]
     assert cursor.is_done
+
+
+@pytest.mark.parametrize("name", ["interleaved", "stitch_r", "stitch_s"])
+def test_logits_that_are_offered_hold_whatever_is_drawn_from_them(name: str) -> None:
+    """Of a discarded draw and of the one that follows it."""
+    random, discarded, narrow = Random(name), 0, 0
+    for _ in range(40):
+        cursor = Cursor(compile_schedule(Schedule.preset(name), VOCABULARY))
+        for _ in range(200):
+            if cursor.is_done:
+                break
+            if cursor.forced is not None:
+                cursor.emit_forced()
+                continue
+            offered = {token for low, high in cursor.offered for token in range(low, high)}
+            narrow += len(offered) < VOCABULARY.size
+            emission = None
+            while emission is None and not cursor.is_done and cursor.forced is None:
+                allowed = [token for token in range(VOCABULARY.size) if token in cursor.mask]
+                assert set(allowed) <= offered
+                emission = cursor.draw(random.choice(allowed))
+                discarded += emission is None
+    assert discarded > 5 and narrow > 100
 
 
 def test_the_done_offer_is_withdrawn_by_a_forced_token() -> None:

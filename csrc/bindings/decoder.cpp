@@ -66,7 +66,8 @@ class HeldDecoder {
   void step(const py::object& ids, const py::object& positions, const py::object& slots, const py::object& page_table,
             const py::object& query_start, const py::object& context_len, const py::object& k_pages,
             const py::object& v_pages, const py::object& key_tag, const py::object& query_tag,
-            const py::object& log_weight, const py::object& wanted, const py::object& logits) {
+            const py::object& log_weight, const py::object& wanted, const py::object& logits,
+            const py::object& outputs) {
     Imports held;
     const auto argument = [&](const char* name, const py::object& tensor) {
       return held.emplace_back(std::make_unique<Import>(name, tensor))->argument();
@@ -85,6 +86,12 @@ class HeldDecoder {
     batch.num_rows = B.value();
     batch.columns = columns.value();
     batch.num_wanted = W.value();
+    if (!outputs.is_none()) {
+      Size N("N"), two("2");
+      two.bind(2);
+      batch.outputs = match<const std::int64_t>("outputs", argument("outputs", outputs), {N, two});
+      batch.num_outputs = N.value();
+    }
     DecoderPages pages;
     match_pages(argument("k_pages", k_pages), argument("v_pages", v_pages), pages);
     if (!query_tag.is_none()) {
@@ -140,7 +147,7 @@ void define_decoder(py::module_& m) {
       .def("step", &HeldDecoder::step, py::kw_only(), py::arg("ids"), py::arg("positions"), py::arg("slots"),
            py::arg("page_table"), py::arg("query_start"), py::arg("context_len"), py::arg("k_pages"),
            py::arg("v_pages"), py::arg("key_tag"), py::arg("query_tag"), py::arg("log_weight"), py::arg("wanted"),
-           py::arg("logits"));
+           py::arg("logits"), py::arg("outputs") = py::none());
 }
 
 }  // namespace innervoice

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "cpu/attention_plan.h"
 #include "cpu/half.h"
@@ -76,6 +77,7 @@ struct Decoder::Work {
   const Kernels& kernels;
   std::int64_t D, F, pairs, num_outputs;
   std::vector<Thread> threads;
+  std::vector<std::pair<std::int64_t, std::int64_t>> output_pieces;
   Scratch x_memory, normed_memory, heads_memory, attended_memory, gated_memory, angle_memory, partial_memory,
       wanted_memory;
   float *x = nullptr, *normed = nullptr, *heads = nullptr, *attended = nullptr, *gated = nullptr, *angles = nullptr;
@@ -298,6 +300,16 @@ struct Decoder::Work {
     }
   }
 
+  // The ids whose logits are wanted, in pieces.
+  void cut_outputs(const DecoderBatch& batch) {
+    output_pieces.clear();
+    const auto cut = [&](std::int64_t first, std::int64_t last) {
+      for (; first < last; first += kLogits) output_pieces.emplace_back(first, std::min(first + kLogits, last));
+    };
+    if (batch.num_outputs < 0) return cut(0, model.output.rows);
+    for (std::int64_t i = 0; i < batch.num_outputs; ++i) cut(batch.outputs[2 * i], batch.outputs[2 * i + 1]);
+  }
+
   void head(Member& me, std::int64_t count, float* logits) {
     Thread& mine = threads[static_cast<std::size_t>(me.index())];
     const std::int64_t V = model.output.rows;
@@ -305,7 +317,8 @@ struct Decoder::Work {
       const std::int64_t rows = std::min(kMostTokens, count - begin);
       const Source from =
           source(mine, model.output, norm(me, mine, model.final_norm, hidden + begin * D, rows), D, rows);
-      me.for_each(V, kLogits, [&](std::int64_t first, std::int64_t last) {
+      me.for_each(static_cast<std::int64_t>(output_pieces.size()), 1, [&](std::int64_t piece, std::int64_t) {
+        const auto [first, last] = output_pieces[static_cast<std::size_t>(piece)];
         multiply(mine, from, first, last, rows, logits + begin * V + first, V);
       });
     }
@@ -350,6 +363,13 @@ struct Decoder::Work {
                 (i == 0 || batch.wanted[i - 1] < batch.wanted[i]),
             "wanted tokens must ascend and be in the batch");
     }
+    for (std::int64_t i = 0, end = 0; i < batch.num_outputs; ++i) {
+      const std::int64_t first = batch.outputs[2 * i], last = batch.outputs[2 * i + 1];
+      check(end <= first && first <= last && last <= model.output.rows,
+            "outputs must be ascending ranges of ids below " + std::to_string(model.output.rows) + ", not " +
+                std::to_string(first) + " to " + std::to_string(last));
+      end = last;
+    }
   }
 };
 
@@ -363,6 +383,7 @@ const DecoderModel& Decoder::model() const { return work_->model; }
 void Decoder::step(const DecoderBatch& batch, const DecoderPages& pages, float* logits) {
   Work& work = *work_;
   work.check_batch(batch, pages);
+  work.cut_outputs(batch);
   std::int64_t num_found = 0;
   for (std::int64_t begin = 0; begin < batch.num_tokens; begin += kMostTokens) {
     const std::int64_t count = std::min(kMostTokens, batch.num_tokens - begin), end = begin + count;

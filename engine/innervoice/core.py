@@ -21,7 +21,7 @@ from innervoice.text import TextTokenizer
 from innervoice.trace import Tracer
 from innervoice.types import Event, FinishReason
 from innervoice.voice import Voice
-from innervoice_kernels.sample import REFUSED, sample
+from innervoice_kernels.sample import REFUSED, merge_spans, sample
 
 _FORCED_MARGIN = 16  # forced tokens behind a prompt do not cost a step of their own
 
@@ -117,7 +117,8 @@ class Core:
         if not self._did_step:
             return Work()
         rows = [running.row for running in drawing] + feeding
-        logits, failed = forward_apart(self.runner, rows, self.replies.new_row)
+        offered = merge_spans(span for running in drawing for span in running.cursor.offered)
+        logits, failed = forward_apart(self.runner, rows, self.replies.new_row, offered)
         for row in rows:
             row.limit = None
         for running in [r for r in drawing if id(r.row) in failed]:

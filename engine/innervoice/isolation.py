@@ -13,21 +13,23 @@ from innervoice.blocks import OutOfPages
 from innervoice.runner import Runner
 
 
-def forward_apart(runner: Runner, rows: Sequence[Row], new_row: Callable[[], Row]) -> tuple[Tensor, dict[int, Exception]]:
-    """Logits [B, V] of the rows, and what failed, by the `id` of its row; the logits of such a row are NaN.
+def forward_apart(
+    runner: Runner, rows: Sequence[Row], new_row: Callable[[], Row], outputs: Sequence[tuple[int, int]] | None = None
+) -> tuple[Tensor, dict[int, Exception]]:
+    """Logits [B, V] of the rows, and what failed, by the `id` of its row; the logits of such a row are NaN. outputs: see forward.
 
     When the batch fails, each row is run by itself. When none goes through, a row of one harmless token is tried: a failure
     that it shares belongs to no row, and is raised.
     """
     try:
-        return runner.forward(rows), {}
+        return runner.forward(rows, outputs), {}
     except Exception as error:
         whole = error
     failed: dict[int, Exception] = {}
     logits: list[Tensor | None] = []
     for row in rows:
         try:
-            logits.append(runner.forward([row]))
+            logits.append(runner.forward([row], outputs))
         except Exception as error:
             failed[id(row)] = error
             logits.append(None)

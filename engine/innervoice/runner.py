@@ -69,13 +69,16 @@ class Runner:
         row.num_cached = saved.num_tokens
 
     @torch.inference_mode()
-    def forward(self, rows: Sequence[Row]) -> Tensor:
-        """Feed what the rows have not cached yet; logits [B, V] float32 after each row's last token."""
+    def forward(self, rows: Sequence[Row], outputs: Sequence[tuple[int, int]] | None = None) -> Tensor:
+        """Feed what the rows have not cached yet; logits [B, V] float32 after each row's last token.
+
+        outputs: half-open ranges of ids, ascending and apart, beside which logits may be left out (as NaN). None: all are there.
+        """
         batch = make_batch(rows, self.page_size, self.device)
         with self._tracer.span("forward", rows=len(rows), tokens=len(batch.ids)):
             self.kv.key_tag.view(-1)[batch.attention.slots] = batch.key_tag
             if self._native is not None:
-                logits = self._native.logits(batch.ids, batch.attention, self.kv, batch.last)
+                logits = self._native.logits(batch.ids, batch.attention, self.kv, batch.last, outputs)
             else:
                 hidden = self.model.forward(batch.ids, batch.attention, self.kv)
                 logits = self.model.logits(hidden[batch.last])

@@ -444,8 +444,11 @@ class Decoder:
         log_weight: SupportsDLPack | None,
         wanted: SupportsDLPack,
         logits: SupportsDLPack,
+        outputs: SupportsDLPack | None = None,
     ) -> None:
         """Write the keys and values of T tokens of a ragged batch into the pages and `logits` [W, V] of the tokens `wanted` [W].
+
+        outputs: half-open ranges [N, 2] int64 of the ids whose logits are written, ascending and apart; None: all.
 
         ids, positions, slots [T] int64, wanted int64, ascending; page_table [B, N], query_start [B + 1], context_len [B] int32;
         pages [L, P, page_size, G, head_dim] float32 or bfloat16; the reflection weight's key_tag [P, page_size] and query_tag [T]

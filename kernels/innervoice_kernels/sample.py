@@ -5,7 +5,7 @@ logits: [B, V]   ->   ids: [B] int64, logprobs: [B] float32
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -55,12 +55,8 @@ def sample_ref(logits: Tensor, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
 
 def allowed_ids(draw: Draw, device: torch.device) -> Tensor:
     """The ids of a mask, ascending, each once -> [N] int64."""
-    parts: list[Tensor] = []
-    end = 0
-    for low, high in sorted((*draw.ranges, *((token, token + 1) for token in draw.extras))):
-        if max(low, end) < high:
-            parts.append(torch.arange(max(low, end), high, device=device))
-            end = high
+    spans = merge_spans((*draw.ranges, *((token, token + 1) for token in draw.extras)))
+    parts = [torch.arange(low, high, device=device) for low, high in spans]
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64, device=device)
 
 
@@ -96,23 +92,28 @@ def _keep_top_p(z: Tensor, kept: Tensor, top_p: float) -> Tensor:
     return order[~dropped].sort().values
 
 
+def merge_spans(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Half-open ranges of ids, in any order -> the same ids in ranges that ascend and do not overlap."""
+    merged: list[tuple[int, int]] = []
+    end = 0
+    for low, high in sorted(spans):
+        if max(low, end) < high:
+            merged.append((max(low, end), high))
+            end = high
+    return merged
+
+
 @lru_cache(maxsize=1024)
-def _merged(ranges: tuple[tuple[int, int], ...], extras: tuple[int, ...]) -> list[int]:
-    """The ids of a mask as ascending ranges that do not overlap: low, high, low, high ..."""
-    parts: list[int] = []
-    for low, high in sorted((*ranges, *((token, token + 1) for token in extras))):
-        low = max(low, parts[-1] if parts else 0)
-        if low < high:
-            parts += [low, high]
-    return parts
+def _mask(ranges: tuple[tuple[int, int], ...], extras: tuple[int, ...]) -> list[tuple[int, int]]:
+    return merge_spans((*ranges, *((token, token + 1) for token in extras)))
 
 
 def _sample_native(logits: Tensor, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
     if len(logits) != len(draws):
         raise ValueError(f"sample: {len(logits)} rows of logits for {len(draws)} draws")
-    masks = [_merged(draw.ranges, draw.extras) for draw in draws]
-    offsets = torch.tensor([0, *accumulate(len(mask) // 2 for mask in masks)])
-    ranges = torch.tensor([end for mask in masks for end in mask], dtype=torch.int64).reshape(-1, 2)
+    masks = [_mask(draw.ranges, draw.extras) for draw in draws]
+    offsets = torch.tensor([0, *accumulate(map(len, masks))])
+    ranges = torch.tensor([span for mask in masks for span in mask], dtype=torch.int64).reshape(-1, 2)
     keys = torch.tensor([(signed(draw.seed), draw.n, draw.d) for draw in draws], dtype=torch.int64).reshape(-1, 3)
     temperature = torch.tensor([draw.temperature for draw in draws], dtype=torch.float32)
     top_k = torch.tensor([draw.top_k for draw in draws], dtype=torch.int64)

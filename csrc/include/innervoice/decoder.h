@@ -65,7 +65,9 @@ struct DecoderBatch {
   const std::int32_t* query_tag = nullptr;    // [T], or null: no reflection weight
   const float* log_weight = nullptr;          // [T]
   std::int64_t num_wanted = 0;
-  const std::int64_t* wanted = nullptr;  // [num_wanted] tokens, ascending, whose logits are wanted
+  const std::int64_t* wanted = nullptr;   // [num_wanted] tokens, ascending, whose logits are wanted
+  std::int64_t num_outputs = -1;          // of which ids: -1: of all
+  const std::int64_t* outputs = nullptr;  // [num_outputs, 2] half-open ranges, ascending and apart
 };
 
 class Decoder {

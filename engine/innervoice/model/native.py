@@ -7,8 +7,10 @@ float32; inputs of quantised weights are rounded to 16 bits (in float32 models n
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,12 +56,20 @@ class NativeDecoder:
         self.team, self.vocab_size = team, c.vocab_size
         self._decoder = _C.Decoder(team, shape, embedding, layers, w.final_norm.float(), output, isa)
 
-    def logits(self, ids: Tensor, batch: AttentionInputs, kv: KVCache, wanted: Tensor) -> Tensor:
+    def logits(
+        self, ids: Tensor, batch: AttentionInputs, kv: KVCache, wanted: Tensor, outputs: Sequence[tuple[int, int]] | None = None
+    ) -> Tensor:
         """Feed ids [T]; float32 logits [W, V] behind the tokens `wanted` [W], ascending. Writes their keys and values into kv.
 
+        outputs: half-open ranges of ids, ascending and apart; only their logits are computed, the others are NaN. None: all.
         Raises ValueError, with nothing written, for ids, slots or pages that are not there.
         """
         out = torch.empty(len(wanted), self.vocab_size)
+        if outputs is not None:
+            end = 0
+            for first, last in (*outputs, (self.vocab_size, self.vocab_size)):
+                out[:, end:first] = torch.nan
+                end = last
         # As NumPy's arrays: their way through DLPack takes a tenth of what torch's does.
         tag, log_weight = batch.query_tag, batch.log_weight
         self._decoder.step(
@@ -67,6 +77,7 @@ class NativeDecoder:
             query_start=batch.query_start.numpy(), context_len=batch.context_len.numpy(), k_pages=kv.k, v_pages=kv.v,
             key_tag=kv.key_tag.numpy(), query_tag=None if tag is None else tag.numpy(),
             log_weight=None if log_weight is None else log_weight.numpy(), wanted=wanted.numpy(), logits=out.numpy(),
+            outputs=None if outputs is None else np.array(outputs, np.int64).reshape(-1, 2),
         )  # fmt: skip
         return out
 

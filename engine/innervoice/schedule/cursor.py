@@ -22,6 +22,11 @@ class Mask:
     def __contains__(self, token: int) -> bool:
         return token in self.extras or any(low <= token < high for low, high in self.ranges)
 
+    @property
+    def spans(self) -> tuple[tuple[int, int], ...]:
+        """All of them as ranges, in no order."""
+        return (*self.ranges, *((token, token + 1) for token in self.extras))
+
 
 @dataclass(frozen=True)
 class Emission:
@@ -99,6 +104,13 @@ class Cursor:
         if self._offers_done and self.program.vocabulary.done is not None:
             extras.append(self.program.vocabulary.done)
         return Mask(tuple(r for r in ranges if r[0] < r[1]), tuple(dict.fromkeys(t for t in extras if t >= 0)))
+
+    @property
+    def offered(self) -> tuple[tuple[int, int], ...]:
+        """Ranges of ids whose logits a draw may look at, those of the draw that may follow from the same logits included."""
+        if self._rows[self._row][Col.DISCARD]:
+            return ((0, self.program.vocabulary.size),)
+        return self.mask.spans
 
     @property
     def sampling(self) -> Sampling | None:
@@ -225,6 +237,7 @@ class FreeCursor:
         self.is_done = False
         self.segment = -1
         self.mask = Mask(((0, program.vocabulary.size),))
+        self.offered = self.mask.ranges
         self._ends = frozenset() if ignore_eos else frozenset(program.vocabulary.eos)
         self._in_reflection = False
         self._last: str | None = None
