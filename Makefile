@@ -12,7 +12,7 @@ CXX_FILES := $(filter %.h %.cpp %.cu %.cuh,$(NATIVE))
 # pytest's answer when it finds nothing to run; true of the kind that is asked for, not a failure.
 NO_TESTS := 5
 
-.PHONY: demo test slow long kernels lint format bench gpu gpu-install gpu-tests gpu-kernels gpu-decode gpu-report clean
+.PHONY: demo test slow long kernels lint format bench gpu gpu-install gpu-tests gpu-kernels gpu-decode gpu-codec gpu-codecs gpu-report clean
 
 demo: $(INSTALLED)
 	@mkdir -p $(OUT)
@@ -54,7 +54,7 @@ bench: $(INSTALLED)
 # Beside the torch that the machine has: nothing else is installed or changed. Needs setuptools, pybind11, cmake and pytest there.
 # Every part runs, whatever the one before it said; each may be run alone, and has a limit of its own so that all end in ten minutes.
 gpu: gpu-install
-	@failed=; for part in gpu-tests gpu-kernels gpu-decode gpu-report; do $(MAKE) $$part || failed="$$failed $$part"; done; \
+	@failed=; for part in gpu-tests gpu-kernels gpu-decode gpu-codec gpu-codecs gpu-report; do $(MAKE) $$part || failed="$$failed $$part"; done; \
 	[ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
 
 gpu-install:
@@ -68,6 +68,12 @@ gpu-kernels:
 
 gpu-decode:
 	timeout 200 $(PYTHON) -m bench.decode --device cuda --json $(RESULTS)/decode.json
+
+gpu-codec:
+	timeout 120 $(PYTHON) -m bench.codec --device cuda --json $(RESULTS)/codec.json
+
+gpu-codecs:
+	timeout 120 $(PYTHON) -m bench.codecs --device cuda --json $(RESULTS)/codecs.json
 
 gpu-report:
 	$(PYTHON) -m bench.report --results $(RESULTS)
