@@ -22,6 +22,7 @@ from innervoice import (
     Engine,
     EngineDead,
     Ids,
+    OutOfCapacity,
     Reflection,
     RequestFailed,
     Sampling,
@@ -265,6 +266,16 @@ def test_steady_streaming_is_exact_in_length_and_independent_of_neighbours(tiny_
         replies = [stream.reply() for stream in streams]
         assert np.array_equal(replies[1].audio.samples, alone.audio.samples)
         assert not np.array_equal(replies[2].audio.samples, alone.audio.samples)
+
+
+def test_as_many_sessions_as_were_asked_for(tiny_dir: Path) -> None:
+    for asked, most in ((None, 16), (40, 40)):
+        with Engine.from_pretrained(tiny_dir, device="cpu", max_sessions=asked) as engine:
+            sessions = [engine.open_session() for _ in range(most)]
+            with pytest.raises(OutOfCapacity, match=f"all {most} sessions are in use"):
+                engine.open_session()
+            for session in sessions:
+                session.close()
 
 
 def test_steady_streaming_takes_settings(tiny_dir: Path, prompts: dict[str, Any]) -> None:

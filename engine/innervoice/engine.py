@@ -82,17 +82,18 @@ class Engine:
         model: directory of the language model, or the parent of all three parts, or a hub id. load_format "dummy": random
         weights from config files alone. dtype "auto": the checkpoint's own; codec_dtype "auto": float32; kv_dtype "auto": the
         model's; "fp8_e4m3": half of that. quantization: "int8", "int4", "fp8" or a Quantization, which the weights are turned
-        into while they are read; None: as they are in the file. max_model_len: tokens of prompt and reply together. threads: CPU
-        threads, for the whole process. streaming: "steady" (a chunk after 10 tokens, then every 26, at the same cost whatever
-        the length; a SteadySettings for other chunks, another look-back or fewer solver steps), "offline" (sound in one piece at
-        the end) or "reference" (chunks of 25, 50, 100, 150, 200 tokens, as GLM-4-Voice's demo cuts them). vocoder_noise False:
-        reproducible sound. share_prefixes: keep the pages of what was computed, for whoever begins with the same tokens. policy:
-        who takes part in a step: "slack" (whose sound runs out first; reflection is funded by sound that is unplayed), "fixed"
-        (arrival order, reflection cut at a constant) or "fcfs" (arrival order). max_waiting: replies that may wait, more are
-        refused. preempt: what a reply that gives its pages to others does when it gets some again: "recompute" or "swap".
-        reader_timeout_s: a reply whose reader leaves a full queue unread so long ends with an error; until then it pauses. name:
-        of this engine in metrics. warmup: see there; None: on a GPU. backend: of the language model: "auto" is native code on a
-        CPU where it covers the model, else "plain" PyTorch.
+        into while they are read; None: as they are in the file. max_sessions: None: 16 on a CPU, 256 on a GPU, or as many as
+        fit. max_model_len: tokens of prompt and reply together. threads: CPU threads, for the whole process. streaming:
+        "steady" (a chunk after 10 tokens, then every 26, at the same cost whatever the length; a SteadySettings for other
+        chunks, another look-back or fewer solver steps), "offline" (sound in one piece at the end) or "reference" (chunks of
+        25, 50, 100, 150, 200 tokens, as GLM-4-Voice's demo cuts them). vocoder_noise False: reproducible sound. share_prefixes:
+        keep the pages of what was computed, for whoever begins with the same tokens. policy: who takes part in a step: "slack"
+        (whose sound runs out first; reflection is funded by sound that is unplayed), "fixed" (arrival order, reflection cut at
+        a constant) or "fcfs" (arrival order). max_waiting: replies that may wait, more are refused. preempt: what a reply that
+        gives its pages to others does when it gets some again: "recompute" or "swap". reader_timeout_s: a reply whose reader
+        leaves a full queue unread so long ends with an error; until then it pauses. name: of this engine in metrics. warmup:
+        see there; None: on a GPU. backend: of the language model: "auto" is native code on a CPU where it covers the model,
+        else "plain" PyTorch.
         Raises FileNotFoundError, ValueError, OutOfCapacity.
         """
         if threads is not None:
@@ -124,6 +125,7 @@ class Engine:
             backend=backend,
             threads=threads,
             policy=policy,
+            max_sessions=max_sessions,
             max_waiting=max_waiting,
             preempt=preempt,
         )

@@ -54,6 +54,7 @@ def load(
     vocoder_noise: bool,
     share_prefixes: bool,
     policy: str,
+    max_sessions: int | None,
     max_waiting: int | None,
     preempt: str,
     backend: str = "auto",
@@ -81,7 +82,7 @@ def load(
         if torch.device(plan.device).type == "cuda":
             weights = weights.laid_out()
         speech_tokenizer, decoder = _load_codec(paths, configs, plan, tracer, load_format, vocoder_noise)
-    max_rows = min(plan.sessions, MOST_SESSIONS[torch.device(plan.device).type])
+    max_rows = min(plan.sessions, max_sessions or MOST_SESSIONS[torch.device(plan.device).type])
     voice = None if decoder is None else Voice(decoder, cast(Mode, mode), tracer, max_slots=max_rows, settings=settings)
     num_pages = max_rows * pages_for(plan.max_model_len, PAGE_SIZE)
     kv_dtype = torch.float8_e4m3fn if plan.kv_dtype == FP8_PAGES else DTYPES[plan.kv_dtype]
