@@ -16,7 +16,7 @@ from innervoice_kernels.testing.codec import _stage_weights
 
 ISAS = _C.available_isas()
 STAGES = ("tiny", "more than a panel", "a row of none", "no transformer")
-UNITS = ("model", "edges", "primes", "few columns", "one tap", "pieces")
+UNITS = ("model", "edges", "primes", "few columns", "one tap", "pieces", "narrow")
 
 
 def given(op: str, case: str) -> dict[str, Any]:

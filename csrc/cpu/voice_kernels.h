@@ -52,6 +52,10 @@ struct ElementKernels {
 // Rows that a gathered product takes at most.
 constexpr std::int64_t kGathered = 96;
 
+// Signals of few channels: outputs that are summed together, columns that may be read and written behind a signal's
+// last one, and products that are summed one after another.
+constexpr std::int64_t kWaveOut = 4, kWaveSlack = 48, kWaveChain = 128;
+
 struct VoiceKernels {
   std::int64_t panel_columns;
   ElementKernels floats;
@@ -76,6 +80,14 @@ struct VoiceKernels {
   void (*ring_attend)(const float* q, float scale, const float* k, const float* v, std::int64_t stride,
                       std::int64_t places, std::int64_t first, std::int64_t count, std::int64_t width, float* scores,
                       float* y);
+
+  // y[n, t] = bias[n] + sum_k,tap x[k, t + tap * step] w[n, k, tap] of `channels` signals, a multiple of kWaveOut; rows
+  // `stride` floats apart; weight: [channels / kWaveOut, channels, taps, kWaveOut].
+  void (*wave_conv)(const float* x, std::int64_t stride, std::int64_t channels, std::int64_t taps, std::int64_t step,
+                    const float* weight, const float* bias, float* y, std::int64_t y_stride, std::int64_t columns);
+
+  // x + sin(a x)^2 / (a + 1e-9) of one signal.
+  void (*wave_snake)(const float* x, std::int64_t columns, float alpha, float* y);
 };
 
 // Throws std::invalid_argument when isa is not available here.

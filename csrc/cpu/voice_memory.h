@@ -46,4 +46,18 @@ inline std::vector<Piece> pieces_of(std::int64_t rows, const std::int64_t* n, st
   return pieces;
 }
 
+// What a row of a residual unit leaves of its past, and of `inner` where the new columns did not reach that far.
+inline void keep_past(const ResidualCall& call, std::int64_t row, std::int64_t reach, std::int64_t inner) {
+  const std::int64_t n = call.n[row];
+  for (std::int64_t c = row * call.channels; c < (row + 1) * call.channels; ++c) {
+    const float *old = call.history + c * reach, *x = call.x + c * call.columns;
+    for (std::int64_t i = 0; i < reach; ++i) {
+      call.history_after[c * reach + i] = n + i < reach ? old[n + i] : x[n + i - reach];
+    }
+    for (std::int64_t i = 0; n + i < inner && i < inner; ++i) {
+      call.inner_after[c * inner + i] = call.inner[c * inner + n + i];
+    }
+  }
+}
+
 }  // namespace innervoice

@@ -119,18 +119,7 @@ void ResidualUnit::run(ThreadTeam& team, const ResidualCall& call) const {
       }
     });
     me.for_each(call.rows, 1, [&](std::int64_t first, std::int64_t last) {
-      for (std::int64_t row = first; row < last; ++row) {
-        const std::int64_t n = call.n[row];
-        for (std::int64_t c = row * call.channels; c < (row + 1) * call.channels; ++c) {
-          const float *old = call.history + c * reach, *x = call.x + c * columns;
-          for (std::int64_t i = 0; i < reach; ++i) {
-            call.history_after[c * reach + i] = n + i < reach ? old[n + i] : x[n + i - reach];
-          }
-          for (std::int64_t i = 0; n + i < inner && i < inner; ++i) {
-            call.inner_after[c * inner + i] = call.inner[c * inner + n + i];
-          }
-        }
-      }
+      for (std::int64_t row = first; row < last; ++row) keep_past(call, row, reach, inner);
     });
   });
 }

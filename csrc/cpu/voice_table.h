@@ -3,6 +3,7 @@
 
 #include "cpu/voice_gathered.h"
 #include "cpu/voice_kernels.h"
+#include "cpu/voice_wave.h"
 
 namespace innervoice {
 namespace {
@@ -20,7 +21,7 @@ constexpr ElementKernels kHalves = {};
 
 constexpr VoiceKernels kVoice = {
     kPanelColumns, element_kernels<float>(), kHalves, add_norm_mish, gathered_product, gathered_dots, elu_row,
-    ring_attend};
+    ring_attend,   wave_conv,                wave_snake};
 
 }  // namespace
 }  // namespace innervoice

@@ -352,6 +352,34 @@ class ResidualUnit:
     ) -> None:
         """x, y [B, C, T], history [B, C, 2 h d], inner [B, C, 2 h] float32; n [B], bounds [B] each int64. Raises ValueError."""
 
+class WaveUnit:
+    """The same unit of few channels, C a multiple of 4, with vectors along the time."""
+
+    def __init__(
+        self,
+        alpha: SupportsDLPack,
+        first: SupportsDLPack,
+        first_bias: SupportsDLPack,
+        beta: SupportsDLPack,
+        second: SupportsDLPack,
+        second_bias: SupportsDLPack,
+        dilation: int,
+        isa: str | None = None,
+    ) -> None: ...
+    def __call__(
+        self,
+        team: ThreadTeam,
+        x: SupportsDLPack,
+        history: SupportsDLPack,
+        inner: SupportsDLPack,
+        n: SupportsDLPack,
+        bounds: tuple[SupportsDLPack, SupportsDLPack] | None,
+        y: SupportsDLPack,
+        history_after: SupportsDLPack,
+        inner_after: SupportsDLPack,
+    ) -> None:
+        """x, y [B, C, T], history [B, C, 2 h d], inner [B, C, 2 h] float32; n [B], bounds [B] each int64. Raises ValueError."""
+
 class TapsConv:
     """A convolution of a stream, weight [N, taps, K] float32 packed; see taps.py. Raises ValueError for misshapen tensors."""
 

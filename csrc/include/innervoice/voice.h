@@ -130,4 +130,27 @@ class ResidualUnit {
   std::int64_t dilation_;
 };
 
+// The same unit of few channels, a multiple of 4, in floats: vectors run along the time, nothing is padded.
+class WaveUnit {
+ public:
+  // first, second: [C, taps, C].
+  WaveUnit(Isa isa, std::int64_t channels, std::int64_t taps, std::int64_t dilation, std::vector<float> alpha,
+           const float* first, std::vector<float> first_bias, std::vector<float> beta, const float* second,
+           std::vector<float> second_bias);
+
+  void run(ThreadTeam& team, const ResidualCall& call) const;
+
+  std::int64_t half() const { return taps_ / 2; }
+  std::int64_t dilation() const { return dilation_; }
+  std::int64_t channels() const { return channels_; }
+
+ private:
+  void piece(const ResidualCall& call, std::int64_t row, std::int64_t begin, std::int64_t count, float* memory) const;
+  std::int64_t stride() const;
+
+  Isa isa_;
+  std::int64_t channels_, taps_, dilation_;
+  std::vector<float> alpha_, first_bias_, beta_, second_bias_, first_, second_;
+};
+
 }  // namespace innervoice

@@ -173,7 +173,8 @@ OPS = (
        lambda **given: _run_unit(residual.stream_residual_ref, **given), (
         _unit_case("model", [70, 0, 33], 70, 32, 7, 3), _unit_case("edges", [40, 40], 40, 16, 11, 5, [(-30, 21), (900, 1 << 40)]),
         _unit_case("primes", [197, 13], 199, 13, 3, 1, [(5, 150), (-7, 9)]), _unit_case("few columns", [1, 2], 2, 8, 11, 5),
-        _unit_case("one tap", [9], 9, 4, 1, 1), _unit_case("pieces", [500], 500, 48, 5, 2), _unit_case("empty", [], 5, 16, 3, 1),
+        _unit_case("one tap", [9], 9, 4, 1, 1), _unit_case("pieces", [500], 500, 48, 5, 2),
+        _unit_case("narrow", [700, 90], 700, 16, 11, 5, [(-80, 600), (3, 1 << 40)]), _unit_case("empty", [], 5, 16, 3, 1),
     ), real=(_unit_case("256 channels", [8 * 179], 8 * 179, 256, 7, 3),
              _unit_case("128 channels", [64 * 179], 64 * 179, 128, 11, 5))),
     Op("group_norm_mish", groupnorm.group_norm_mish, groupnorm.group_norm_mish_ref, (
