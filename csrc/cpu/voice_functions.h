@@ -161,24 +161,33 @@ void snake(const float* x, std::int64_t rows, std::int64_t channels, const float
   }
 }
 
-// weights = e^(scores - their largest) of n scores, 0 up to `width`; returns their sum.
+// 2^x for x of -126 and more; a minimax polynomial for the part after the point, 7.5e-8.
+inline Vec power_of_two(Vec x) {
+  const Vec n = round_to_whole(x), r = sub(x, n);
+  Vec y = set1(1.3276471993e-3f);
+  y = fma(y, r, set1(9.6755413344e-3f));
+  y = fma(y, r, set1(5.5507132735e-2f));
+  y = fma(y, r, set1(2.4022119724e-1f));
+  y = fma(y, r, set1(6.9314696706e-1f));
+  return scale_by_power(fma(y, r, set1(1.0000000717f)), n);
+}
+
+// weights = e^(scores - their largest) of n scores, next to nothing up to `width`; returns their sum.
 template <typename E>
 float softmax_row(float* scores, std::int64_t n, std::int64_t width, E* weights) {
   for (std::int64_t i = n; i < width; ++i) scores[i] = -1e30f;
-  Vec most = set1(scores[0]);
-  for (std::int64_t i = 0; i < width; i += kLanes) most = max(most, load(scores + i));
-  float lanes[kLanes], largest = scores[0];
+  Vec most = load(scores);
+  for (std::int64_t i = kLanes; i < width; i += kLanes) most = max(most, load(scores + i));
+  float lanes[kLanes];
   store(lanes, most);
-  for (int i = 0; i < kLanes; ++i) largest = lanes[i] > largest ? lanes[i] : largest;
+  float largest = lanes[0];
+  for (int i = 1; i < kLanes; ++i) largest = lanes[i] > largest ? lanes[i] : largest;
+  const Vec log2e = set1(1.44269504088896341f), least = set1(-126.0f), shift = set1(largest * -1.44269504088896341f);
   Vec total = zero();
   for (std::int64_t i = 0; i < width; i += kLanes) {
-    const Vec e = exp_of(sub(load(scores + i), set1(largest)));
-    store(scores + i, e);
-  }
-  for (std::int64_t i = n; i < width; ++i) scores[i] = 0.0f;
-  for (std::int64_t i = 0; i < width; i += kLanes) {
-    total = add(total, load(scores + i));
-    put(weights + i, load(scores + i));
+    const Vec e = power_of_two(max(fma(load(scores + i), log2e, shift), least));
+    total = add(total, e);
+    put(weights + i, e);
   }
   return sum(total);
 }

@@ -14,10 +14,10 @@ namespace {
 constexpr std::int64_t kPanelColumns = kPanelVectors * kLanes;
 constexpr std::int64_t kChain = 128;  // products that are summed one after another: what a sum's error grows with
 
-// out[m, n] = sum over taps and k, [kRows, kPanelColumns].
+// out[m, n] = sum over taps and k, [kRows, kPanelColumns], rows out_stride apart.
 template <int kRows>
 inline void tile(const float* a, std::int64_t row_stride, std::int64_t taps, std::int64_t tap_stride,
-                 std::int64_t depth, const float* panel, float* out) {
+                 std::int64_t depth, const float* panel, float* out, std::int64_t out_stride) {
   bool is_first = true;
   for (std::int64_t tap = 0; tap < taps; ++tap, a += tap_stride) {
     for (std::int64_t begin = 0; begin < depth; begin += kChain) {
@@ -36,7 +36,7 @@ inline void tile(const float* a, std::int64_t row_stride, std::int64_t taps, std
       }
       for (int m = 0; m < kRows; ++m) {
         for (int v = 0; v < kPanelVectors; ++v) {
-          float* y = out + m * kPanelColumns + v * kLanes;
+          float* y = out + m * out_stride + v * kLanes;
           store(y, is_first ? total[m][v] : add(load(y), total[m][v]));
         }
       }
@@ -48,7 +48,7 @@ inline void tile(const float* a, std::int64_t row_stride, std::int64_t taps, std
 #if defined(__AVX512BF16__)
 template <int kRows>
 inline void tile(const std::uint16_t* a, std::int64_t row_stride, std::int64_t taps, std::int64_t tap_stride,
-                 std::int64_t depth, const std::uint16_t* panel, float* out) {
+                 std::int64_t depth, const std::uint16_t* panel, float* out, std::int64_t out_stride) {
   Vec total[kRows][kPanelVectors];
   for (int m = 0; m < kRows; ++m) {
     for (int v = 0; v < kPanelVectors; ++v) total[m][v] = zero();
@@ -66,18 +66,19 @@ inline void tile(const std::uint16_t* a, std::int64_t row_stride, std::int64_t t
     }
   }
   for (int m = 0; m < kRows; ++m) {
-    for (int v = 0; v < kPanelVectors; ++v) store(out + m * kPanelColumns + v * kLanes, total[m][v]);
+    for (int v = 0; v < kPanelVectors; ++v) store(out + m * out_stride + v * kLanes, total[m][v]);
   }
 }
 #endif
 
 template <int kRows, typename E>
 inline void tile_of_rows(std::int64_t rows, const E* a, std::int64_t row_stride, std::int64_t taps,
-                         std::int64_t tap_stride, std::int64_t depth, const E* panel, float* out) {
+                         std::int64_t tap_stride, std::int64_t depth, const E* panel, float* out,
+                         std::int64_t out_stride = kPanelColumns) {
   if (rows == kRows) {
-    tile<kRows>(a, row_stride, taps, tap_stride, depth, panel, out);
+    tile<kRows>(a, row_stride, taps, tap_stride, depth, panel, out, out_stride);
   } else if constexpr (kRows > 1) {
-    tile_of_rows<kRows - 1>(rows, a, row_stride, taps, tap_stride, depth, panel, out);
+    tile_of_rows<kRows - 1>(rows, a, row_stride, taps, tap_stride, depth, panel, out, out_stride);
   }
 }
 
@@ -183,10 +184,7 @@ void attend(const void* q, const void* k, const void* v, std::int64_t stride, st
     const std::int64_t rows = n - m < kTileRows ? n - m : kTileRows;
     const E* query = static_cast<const E*>(q) + m * stride;
     for (std::int64_t first = 0; first < keys; first += kPanelColumns) {
-      tile_of_rows<kTileRows>(rows, query, stride, 1, 0, width, key_panels + first * width, sums);
-      for (std::int64_t i = 0; i < rows; ++i) {
-        std::memcpy(scores + i * keys + first, sums + i * kPanelColumns, kPanelColumns * sizeof(float));
-      }
+      tile_of_rows<kTileRows>(rows, query, stride, 1, 0, width, key_panels + first * width, scores + first, keys);
     }
     for (std::int64_t i = 0; i < rows; ++i)
       scale[i] = 1.0f / softmax_row(scores + i * keys, n, keys, weights + i * keys);
