@@ -50,8 +50,10 @@ std::unique_ptr<FlowStage> stage_of(const Tensors& t, const std::vector<Tensors>
 }
 
 void run_stage(const FlowStage& stage, ThreadTeam& team, const py::object& x, const py::object& n,
-               const py::object& shift, const py::object& out) {
+               const py::object& shift, const py::object& out,
+               const std::optional<std::pair<py::object, py::object>>& given) {
   const Floats from("x", x), added("shift", shift), to("out", out);
+  std::optional<Floats> first, skip;
   const Import lengths("n", n);
   Size R("R"), T("T"), K("K"), C("C");
   K.bind(stage.depth());
@@ -60,9 +62,14 @@ void run_stage(const FlowStage& stage, ThreadTeam& team, const py::object& x, co
   const auto* length = match<const std::int64_t>("n", lengths.argument(), {R});
   const float* shifts = added.match({C});
   float* y = to.match_writable({R, T, C});
+  const float *to_first = nullptr, *to_skip = nullptr;
+  if (given) {
+    to_first = first.emplace("given", given->first).match({R, T, C});
+    to_skip = skip.emplace("given", given->second).match({R, T, C});
+  }
   need_lengths(length, R.value(), T.value());
   const py::gil_scoped_release release;
-  stage.run(team, input, R.value(), T.value(), length, shifts, y);
+  stage.run(team, input, R.value(), T.value(), length, shifts, to_first, to_skip, y);
 }
 
 std::unique_ptr<FrameConv> conv_of(const py::object& weight, const py::object& bias, bool halves, const IsaName& isa) {
@@ -169,7 +176,8 @@ void define_voice(py::module_& m) {
   m.def("has_halves", [] { return best_isa() == Isa::kAvx512; });
   py::class_<FlowStage>(m, "FlowStage")
       .def(py::init(&stage_of), py::arg("tensors"), py::arg("blocks"), py::arg("heads"), halves, isa)
-      .def("__call__", &run_stage, py::arg("team"), py::arg("x"), py::arg("n"), py::arg("shift"), py::arg("out"));
+      .def("__call__", &run_stage, py::arg("team"), py::arg("x"), py::arg("n"), py::arg("shift"), py::arg("out"),
+           py::arg("given") = py::none());
   py::class_<FrameConv>(m, "FrameConv")
       .def(py::init(&conv_of), py::arg("weight"), py::arg("bias"), halves, isa)
       .def("__call__", &run_conv, py::arg("team"), py::arg("x"), py::arg("n"), py::arg("stride"), py::arg("pad"),

@@ -68,12 +68,16 @@ Finish to_floats(const std::vector<float>& bias, float* y, std::int64_t stride) 
   return to;
 }
 
-// A convolution over three frames and the sums that its norm needs.
-void convolve(Job& job, const Affine& layer, const char* from, std::int64_t depth, std::int64_t index) {
+// A convolution over three frames, with what is added to it, and the sums that its norm needs.
+void convolve(Job& job, const Affine& layer, const char* from, std::int64_t depth, const float* added,
+              std::int64_t index) {
   const Piece& p = job.pieces[static_cast<std::size_t>(index)];
   float* h = job.h + (p.row * job.frames + p.first) * job.channels;
+  Finish to = to_floats(layer.bias, h, job.channels);
+  if (added != nullptr) to.add = added + (p.row * job.frames + p.first) * job.channels;
+  to.add_stride = job.channels;
   job.kernels.product(from + (p.row * job.padded + p.first) * depth * job.size, depth, p.count, 3, depth, depth,
-                      layer.weight.panels(), job.channels, to_floats(layer.bias, h, job.channels));
+                      layer.weight.panels(), job.channels, to);
   add_up(job, p, job.sums.data() + index * 2 * job.channels);
 }
 
@@ -127,7 +131,7 @@ FlowStage::FlowStage(Numerics numerics, std::int64_t heads, Affine first, Norm f
       blocks_(std::move(blocks)) {}
 
 void FlowStage::run(ThreadTeam& team, const float* x, std::int64_t rows, std::int64_t frames, const std::int64_t* n,
-                    const float* shift, float* y) const {
+                    const float* shift, const float* to_first, const float* to_skip, float* y) const {
   std::int64_t inner = 0, hidden = 0, longest = 0;
   for (const FlowBlock& block : blocks_) {
     inner = std::max(inner, block.qkv.columns() / 3);
@@ -207,20 +211,22 @@ void FlowStage::run(ThreadTeam& team, const float* x, std::int64_t rows, std::in
       job.kernels.narrow(x + (p.row * frames + p.first) * job.depth, p.count * job.depth,
                          job.x + (p.row * job.padded + p.first + 1) * job.depth * job.size);
     });
-    each_piece([&](std::int64_t i, const Piece&) { convolve(job, first_, job.x, job.depth, i); });
+    each_piece([&](std::int64_t i, const Piece&) { convolve(job, first_, job.x, job.depth, to_first, i); });
     each_row(first_norm_);
     each_piece([&](std::int64_t, const Piece& p) {
       job.kernels.norm_mish(job.h + (p.row * frames + p.first) * job.channels, p.count, job.channels,
                             job.scale + p.row * job.channels, job.shift + p.row * job.channels, shift,
                             job.hidden + (p.row * job.padded + p.first + 1) * job.channels * job.size);
     });
-    each_piece([&](std::int64_t i, const Piece&) { convolve(job, second_, job.hidden, job.channels, i); });
+    each_piece([&](std::int64_t i, const Piece&) { convolve(job, second_, job.hidden, job.channels, nullptr, i); });
     each_row(second_norm_);
     each_piece([&](std::int64_t, const Piece& p) {
       const std::int64_t place = p.row * frames + p.first;
+      Finish to = to_floats(skip_.bias, y + place * job.channels, job.channels);
+      if (to_skip != nullptr) to.add = to_skip + place * job.channels;
+      to.add_stride = job.channels;
       job.kernels.product(job.x + (p.row * job.padded + p.first + 1) * job.depth * job.size, job.depth, p.count, 1, 0,
-                          job.depth, skip_.weight.panels(), job.channels,
-                          to_floats(skip_.bias, y + place * job.channels, job.channels));
+                          job.depth, skip_.weight.panels(), job.channels, to);
       add_norm_mish(job.h + place * job.channels, p.count, job.channels, job.scale + p.row * job.channels,
                     job.shift + p.row * job.channels, y + place * job.channels);
       if (!blocks_.empty()) project(job, blocks_[0], p, y, own);

@@ -303,9 +303,15 @@ class FlowStage:
         isa: str | None = None,
     ) -> None: ...
     def __call__(
-        self, team: ThreadTeam, x: SupportsDLPack, n: SupportsDLPack, shift: SupportsDLPack, out: SupportsDLPack
+        self,
+        team: ThreadTeam,
+        x: SupportsDLPack,
+        n: SupportsDLPack,
+        shift: SupportsDLPack,
+        out: SupportsDLPack,
+        given: tuple[SupportsDLPack, SupportsDLPack] | None = None,
     ) -> None:
-        """x [R, T, K], shift [C], out [R, T, C] float32; n [R] int64 -> out, zero from n[r] on. Raises ValueError."""
+        """x [R, T, K], shift [C], out and given [R, T, C] float32; n [R] int64 -> out, zero from n[r] on. Raises ValueError."""
 
 class FrameConv:
     """A convolution over frames, its weight [N, taps, K] packed; see frame_conv.py. Arguments and errors as FlowStage."""

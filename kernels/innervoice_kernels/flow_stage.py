@@ -1,7 +1,8 @@
-"""A stage of the flow's U-Net   h = norm_mish(conv(x)) + shift;  y = norm_mish(conv(h)) + skip x;  then transformers
+"""A stage of the flow's U-Net   h = norm_mish(conv(x) + a) + shift;  y = norm_mish(conv(h)) + skip x + b;  then transformers
 
 norm_mish: GroupNorm of 8 groups over a row's true length, then Mish. A transformer: y += out(attention(norm(y))), all frames of a
 row seeing each other; y += down(gelu(up(norm(y)))).    x: [R, T, K]   ->   [R, T, C]   (Matcha-TTS, Mehta et al. 2023)
+a, b: [R, T, C], what inputs that stay the same from call to call add to the first convolution and to the skip; or none.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from innervoice_kernels.native import are_halves, are_multiples, floats, takes, 
 
 GROUPS = 8
 Pair = tuple[Tensor, Tensor]
+Given = tuple[Tensor, Tensor] | None
+"""a and b."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,16 +98,17 @@ def _transformer(x: Tensor, weights: TransformerWeights, heads: int, visible: Te
     return x + F.linear(F.gelu(F.linear(normed, *weights.up)), *weights.down)
 
 
-def flow_stage_ref(x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWeights) -> Tensor:
+def flow_stage_ref(x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWeights, given: Given = None) -> Tensor:
     """The definition. n None: all rows have T frames."""
+    added, skipped = (0, 0) if given is None else (part.transpose(1, 2) for part in given)
     outside = None if n is None else beyond(n, x.shape[1])[:, None]  # [R, 1, T]
 
     def clear(y: Tensor) -> Tensor:
         return y if outside is None else y.masked_fill(outside, 0)
 
     x = clear(x.transpose(1, 2))
-    h = _norm_mish(F.conv1d(x, *weights.conv1, padding=1), weights.norm1, n) + shift[:, None]
-    h = _norm_mish(F.conv1d(clear(h), *weights.conv2, padding=1), weights.norm2, n) + F.conv1d(x, *weights.skip)
+    h = _norm_mish(F.conv1d(x, *weights.conv1, padding=1) + added, weights.norm1, n) + shift[:, None]
+    h = _norm_mish(F.conv1d(clear(h), *weights.conv2, padding=1), weights.norm2, n) + F.conv1d(x, *weights.skip) + skipped
     h = h.transpose(1, 2)
     visible = None if outside is None else ~outside[:, None]
     for block in weights.transformers:
@@ -112,16 +116,17 @@ def flow_stage_ref(x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWei
     return h if outside is None else h.masked_fill(outside.transpose(1, 2), 0)
 
 
-def _flow_stage_native(x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWeights) -> Tensor:
+def _flow_stage_native(x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWeights, given: Given) -> Tensor:
     rows, frames, _ = x.shape
     y = torch.empty(rows, frames, weights.conv1[0].shape[0])
     lengths = torch.full((rows,), frames) if n is None else n
-    weights.native(team(), floats(x), lengths, floats(shift), y)
+    more = None if given is None else (floats(given[0]), floats(given[1]))
+    weights.native(team(), floats(x), lengths, floats(shift), y, more)
     return y.to(x.dtype)
 
 
-def flow_stage(x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWeights) -> Tensor:
+def flow_stage(x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWeights, given: Given = None) -> Tensor:
     """A stage over each row's own frames: x [R, T, K], n [R] or None, shift [C] -> y [R, T, C], zero from n[r] on."""
     if weights.has_native and takes(x, weights.conv1[0]) and choose("flow_stage", x, has_native=True) == NATIVE:
-        return _flow_stage_native(x, n, shift, weights)
-    return flow_stage_ref(x, n, shift, weights)
+        return _flow_stage_native(x, n, shift, weights, given)
+    return flow_stage_ref(x, n, shift, weights, given)

@@ -77,9 +77,10 @@ class FlowStage {
   FlowStage(Numerics numerics, std::int64_t heads, Affine first, Norm first_norm, Affine second, Norm second_norm,
             Affine skip, std::vector<FlowBlock> blocks);
 
-  // x [R, T, K] with n[r] true frames, shift [C]: what the time adds -> y [R, T, C], zero from n[r] on.
+  // x [R, T, K] with n[r] true frames, shift [C]: what the time adds; to_first, to_skip [R, T, C]: what is added to the
+  // first convolution and to the skip, null: nothing -> y [R, T, C], zero from n[r] on.
   void run(ThreadTeam& team, const float* x, std::int64_t rows, std::int64_t frames, const std::int64_t* n,
-           const float* shift, float* y) const;
+           const float* shift, const float* to_first, const float* to_skip, float* y) const;
 
   std::int64_t depth() const { return first_.weight.depth(); }
   std::int64_t channels() const { return first_.weight.columns(); }

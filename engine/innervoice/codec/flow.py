@@ -97,16 +97,18 @@ class Flow:
         mu, cond [B, C, F]; speaker [B, C]; n [B]: true lengths, None: all rows have F frames.
         """
         dtype = self.embedding.dtype
-        given, speaker, shown = (torch.cat([part, torch.zeros_like(part)]).to(dtype) for part in (mu, speaker, cond))
+        known = self.estimator.condition(mu.to(dtype), speaker.to(dtype), cond.to(dtype), n)
+        given = (torch.cat([known[0], torch.zeros_like(known[0])]), torch.cat([known[1], torch.zeros_like(known[1])]))
         lengths = None if n is None else torch.cat([n, n])
         shifts = self.time_shifts(steps)
         times, guidance = step_times(steps).tolist(), self.config.guidance
+        x = x.transpose(1, 2)
         for k in range(steps):
             both = torch.cat([x, x]).to(dtype)
-            velocity = self.estimator(both, given, speaker, shown, [shift[k] for shift in shifts], lengths).float()
+            velocity = self.estimator.velocity(both, given, [shift[k] for shift in shifts], lengths).float()
             guided, unguided = velocity.chunk(2)
             x = x + (times[k + 1] - times[k]) * ((1 + guidance) * guided - guidance * unguided)
-        return x
+        return x.transpose(1, 2)
 
     def time_shifts(self, steps: int) -> list[Tensor]:
         """What time adds in each stage at each of the solver's steps, computed once for a number of steps."""

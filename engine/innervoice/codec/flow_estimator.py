@@ -69,6 +69,7 @@ class FlowEstimator:
         self._time = (affine(tensors, f"{root}.time_mlp.linear_1"), affine(tensors, f"{root}.time_mlp.linear_2"))
         last = [i == levels - 1 for i in range(levels)]
         self._down = [_down_stage(config, tensors, f"{root}.down_blocks.{i}", is_last) for i, is_last in enumerate(last)]
+        self._down[0], self._given = _split(self._down[0])
         self._mid = [_stage(config, tensors, f"{root}.mid_blocks.{i}", None) for i in range(config.num_mid_blocks)]
         self._up = [_up_stage(config, tensors, f"{root}.up_blocks.{i}", is_last) for i, is_last in enumerate(last)]
         self._final = _conv(affine(tensors, f"{root}.final_block.block.0"), 1)
@@ -89,10 +90,19 @@ class FlowEstimator:
 
         n [B]: true lengths; what lies beyond is not looked at and comes out as zero. None: all rows have T frames.
         """
-        h = torch.cat([x, mu, speaker[:, :, None].expand_as(x), cond], 1).transpose(1, 2)
-        shift, skips = iter(shifts), []
-        for stage in self._down:
-            h = flow_stage(h, n, next(shift), stage.weights)
+        return self.velocity(x.transpose(1, 2), self.condition(mu, speaker, cond, n), shifts, n).transpose(1, 2)
+
+    def condition(self, mu: Tensor, speaker: Tensor, cond: Tensor, n: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What mu, speaker and prompt frames give the first stage, [B, T, C'] twice: the same at all times, zeros of zeros."""
+        h = torch.cat([mu, speaker[:, :, None].expand_as(mu), cond], 1).transpose(1, 2)
+        conv, skip = self._given
+        return frame_conv(h, n, conv), frame_conv(h, n, skip)
+
+    def velocity(self, x: Tensor, given: tuple[Tensor, Tensor], shifts: Sequence[Tensor], n: Tensor | None = None) -> Tensor:
+        """x [B, T, C], what `condition` gave -> velocity [B, T, C]; n and shifts as above."""
+        h, shift, skips = x, iter(shifts), []
+        for index, stage in enumerate(self._down):
+            h = flow_stage(h, n, next(shift), stage.weights, given if index == 0 else None)
             skips.append((h, n))
             assert stage.resample is not None
             h = frame_conv(h, n, stage.resample)
@@ -108,7 +118,7 @@ class FlowEstimator:
                 h = h.reshape(len(h), 2 * h.shape[1], -1)
         h = frame_conv(h, n, self._final).transpose(1, 2)
         h = norm_mish(h, self._final_norm, GROUPS, None if n is None else Lengths.of(n, h.shape[-1]))
-        return frame_conv(h.transpose(1, 2), n, self._out).transpose(1, 2)
+        return frame_conv(h.transpose(1, 2), n, self._out)
 
 
 def time_embedding(times: Tensor, width: int) -> Tensor:
@@ -122,6 +132,17 @@ def time_embedding(times: Tensor, width: int) -> Tensor:
 def _down_stage(config: EstimatorConfig, tensors: Tensors, name: str, is_last: bool) -> _Stage:
     layer = affine(tensors, f"{name}.2" if is_last else f"{name}.2.conv")
     return _stage(config, tensors, name, _conv(layer, 1, stride=1 if is_last else 2))
+
+
+def _split(stage: _Stage) -> tuple[_Stage, tuple[FrameConvWeights, FrameConvWeights]]:
+    """The first stage over x alone, a quarter of its input, and what the rest adds to its first convolution and its skip."""
+    (conv, bias), (skip, skip_bias) = stage.weights.conv1, stage.weights.skip
+    channels, none = conv.shape[1] // 4, torch.zeros_like(bias)
+    own = replace(stage.weights, conv1=(conv[:, :channels], bias), skip=(skip[:, :channels], skip_bias))
+    return replace(stage, weights=own), (
+        FrameConvWeights(conv[:, channels:], none, 1),
+        FrameConvWeights(skip[:, channels:], none, 0),
+    )
 
 
 def _up_stage(config: EstimatorConfig, tensors: Tensors, name: str, is_last: bool) -> _Stage:
