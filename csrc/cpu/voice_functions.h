@@ -47,19 +47,21 @@ inline Vec elu(Vec x) {
   return add(max(zero(), x), less);
 }
 
-// x / 2 (1 + erf(x / sqrt 2)); erf by formula 7.1.26 of Abramowitz and Stegun, 1.5e-7.
+// x / 2 (1 + erf(x / sqrt 2)); erf z = z p(z^2), p fitted up to |z| = 3.6, from where on erf is 1 as far as floats go.
 inline Vec gelu(Vec x) {
-  const Vec z = mul(max(x, sub(zero(), x)), set1(0.70710678118654752f));
-  const Vec t = div(set1(1.0f), fma(set1(0.3275911f), z, set1(1.0f)));
-  Vec p = set1(1.061405429f);
-  p = fma(p, t, set1(-1.453152027f));
-  p = fma(p, t, set1(1.421413741f));
-  p = fma(p, t, set1(-0.284496736f));
-  p = fma(p, t, set1(0.254829592f));
-  const Vec tail = mul(mul(p, t), exp_of(max(sub(zero(), mul(z, z)), set1(-87.0f))));  // 1 - erf z
-  // x >= 0: x - x tail / 2; x < 0: x tail / 2.
-  const Vec half = mul(mul(x, set1(0.5f)), tail);
-  return add(sub(max(x, zero()), max(half, zero())), min(half, zero()));
+  const Vec most = set1(3.6f), z = max(min(mul(x, set1(0.70710678118654752f)), most), sub(zero(), most));
+  const Vec t = fma(mul(z, z), set1(0.154320988f), set1(-1.0f)), half = mul(x, set1(0.5f));
+  const Vec t2 = mul(t, t), t4 = mul(t2, t2);  // by powers of t^4, so that no sum waits long for another
+  Vec y = fma(set1(-0.000786003715f), t, set1(0.00247657439f));
+  y = fma(
+      y, t4,
+      fma(fma(set1(-0.00332068722f), t, set1(0.0049697659f)), t2, fma(set1(-0.0111515382f), t, set1(0.0208689682f))));
+  y = fma(
+      y, t4,
+      fma(fma(set1(-0.0327703543f), t, set1(0.0484555699f)), t2, fma(set1(-0.0679820925f), t, set1(0.0897808373f))));
+  y = fma(y, t4,
+          fma(fma(set1(-0.113798097f), t, set1(0.143813044f)), t2, fma(set1(-0.19549042f), t, set1(0.392712116f))));
+  return fma(half, mul(z, y), half);
 }
 
 // x tanh(ln(1 + e^x)) = x (e^2 + 2 e) / (e^2 + 2 e + 2) of e = e^x.

@@ -19,9 +19,11 @@ constexpr ElementKernels kHalves = element_kernels<std::uint16_t>();
 constexpr ElementKernels kHalves = {};
 #endif
 
-constexpr VoiceKernels kVoice = {
-    kPanelColumns, element_kernels<float>(), kHalves, add_norm_mish, gathered_product, gathered_dots, elu_row,
-    ring_attend,   wave_conv,                wave_snake};
+constexpr VoiceKernels kVoice = {kPanelColumns,    element_kernels<float>(),
+                                 kHalves,          add_norm_mish,
+                                 gathered_product, gathered_dots,
+                                 elu_row,          ring_attend,
+                                 wave_conv,        wave_snake};
 
 }  // namespace
 }  // namespace innervoice

@@ -84,8 +84,7 @@ void WaveUnit::piece(const ResidualCall& call, std::int64_t row, std::int64_t be
   for (std::int64_t c = 0; c < channels_; ++c) {
     const std::int64_t line = row * channels_ + c;
     float *signal = middle + c * wide, *fresh = signal + kept;
-    if (call.start != nullptr)
-      clip(fresh, made, call.start[row] - half() * dilation_ + made_first, call.end[row]);
+    if (call.start != nullptr) clip(fresh, made, call.start[row] - half() * dilation_ + made_first, call.end[row]);
     if (kept > 0) std::copy_n(call.inner + line * inner + begin, kept, signal);
     for (std::int64_t i = 0; i < inner; ++i) {  // column n + i of inner ++ middle, where it was made here
       const std::int64_t column = call.n[row] + i - inner;
