@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -74,6 +76,24 @@ def test_any_number_of_threads_gives_the_same() -> None:
         _C.fill_normals(_C.ThreadTeam(threads), seed, 1, first, y)
         made.append(y)
     assert torch.equal(*made)
+
+
+@pytest.mark.parametrize("isa", _C.available_isas())
+def test_all_instructions_give_the_definition(isa: str) -> None:
+    """With frames and counters that are no whole vectors."""
+    team, first, seed = _C.ThreadTeam(2), torch.arange(1013)[None] - 5, torch.tensor([3])
+    y = torch.full((1, 9, 1013, 4), torch.nan)
+    _C.fill_normals(team, seed, 1, first, y, isa)
+    with use("ref"):
+        assert error(y, normal_grid(seed, 1, first, 9)) < 1e-6
+    f0, noise, phases = torch.linspace(0, 400, 7).double()[None], torch.randn(1, 9, 7 * 19), torch.linspace(-3, 3, 9)[None]
+    made, after, none = torch.full((1, 7 * 19), torch.nan), torch.zeros(1).double(), torch.zeros(1).double()
+    settings = replace(SETTINGS, frame_len=19)
+    n, bias = torch.tensor([7]), float(settings.bias)
+    _C.stream_source(team, f0, none, n, phases, noise, settings.weight[0], bias, 22050, 19, 0.1, 0.003, 10.0, made, after, isa)
+    with use("ref"):
+        expected, _ = stream_source(f0, none, n, settings, phases, noise)
+    assert error(made, expected) < 2e-6
 
 
 def test_bad_arguments_are_refused_in_a_sentence() -> None:

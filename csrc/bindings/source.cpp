@@ -1,17 +1,20 @@
 #include "bindings/source.h"
 
+#include <pybind11/stl.h>
+
 #include <optional>
 #include <stdexcept>
 #include <string>
 
 #include "bindings/import.h"
+#include "bindings/layers.h"
 #include "innervoice/source.h"
 
 namespace innervoice {
 namespace {
 
 void fill_normals_of_tensors(ThreadTeam& team, const py::object& seed, std::int64_t stream, const py::object& first,
-                             const py::object& out) {
+                             const py::object& out, const IsaName& isa) {
   const Import seeds("seed", seed), firsts("first", first), to("out", out);
   Size B("B"), F("F"), S("S"), four("4");
   four.bind(4);
@@ -19,13 +22,13 @@ void fill_normals_of_tensors(ThreadTeam& team, const py::object& seed, std::int6
   const auto* counter = match<const std::int64_t>("first", firsts.argument(), {B, F});
   float* y = match<float>("out", to.argument(), {B, S, F, four});
   const py::gil_scoped_release release;
-  fill_normals(team, key, stream, counter, B.value(), F.value(), S.value(), y);
+  fill_normals(team, numerics_of(false, isa).isa, key, stream, counter, B.value(), F.value(), S.value(), y);
 }
 
 void source_of_tensors(ThreadTeam& team, const py::object& f0, const py::object& cycles, const py::object& n,
                        const py::object& phases, const py::object& noise, const py::object& weight, float bias,
                        double sample_rate, std::int64_t frame_len, float amplitude, float sigma, double voiced_above,
-                       const py::object& out, const py::object& cycles_after) {
+                       const py::object& out, const py::object& cycles_after, const IsaName& isa) {
   if (frame_len < 1) throw std::invalid_argument("frame_len is " + std::to_string(frame_len) + ", expected 1 or more");
   const Import pitch("f0", f0), before("cycles", cycles), lengths("n", n), weights("weight", weight), to("out", out);
   const Import after("cycles_after", cycles_after);
@@ -59,18 +62,18 @@ void source_of_tensors(ThreadTeam& team, const py::object& f0, const py::object&
     }
   }
   const py::gil_scoped_release release;
-  stream_source(team, call);
+  stream_source(team, numerics_of(false, isa).isa, call);
 }
 
 }  // namespace
 
 void define_source(py::module_& m) {
   m.def("fill_normals", &fill_normals_of_tensors, py::arg("team"), py::arg("seed"), py::arg("stream"), py::arg("first"),
-        py::arg("out"));
+        py::arg("out"), py::arg("isa") = py::none());
   m.def("stream_source", &source_of_tensors, py::arg("team"), py::arg("f0"), py::arg("cycles"), py::arg("n"),
         py::arg("phases"), py::arg("noise"), py::arg("weight"), py::arg("bias"), py::arg("sample_rate"),
         py::arg("frame_len"), py::arg("amplitude"), py::arg("sigma"), py::arg("voiced_above"), py::arg("out"),
-        py::arg("cycles_after"));
+        py::arg("cycles_after"), py::arg("isa") = py::none());
 }
 
 }  // namespace innervoice

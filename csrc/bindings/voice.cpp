@@ -95,48 +95,31 @@ void run_conv(const FrameConv& conv, ThreadTeam& team, const py::object& x, cons
   conv.run(team, input, R.value(), T.value(), length, stride, pad, y, after.value(), out_length);
 }
 
+constexpr std::int64_t kNarrow = 16;  // channels up to which vectors run along the time
+
 std::unique_ptr<ResidualUnit> unit_of(const py::object& alpha, const py::object& first, const py::object& first_bias,
                                       const py::object& beta, const py::object& second, const py::object& second_bias,
                                       std::int64_t dilation, bool halves, const IsaName& isa) {
   const Numerics numerics = numerics_of(halves, isa);
-  Affine one = affine_of(numerics, "first", first, first_bias),
-         two = affine_of(numerics, "second", second, second_bias);
-  const std::int64_t width = one.weight.depth();
-  need(width % 16 == 0 && one.weight.columns() == width && two.weight.columns() == width &&
-           two.weight.depth() == width && one.weight.taps() == two.weight.taps() && one.weight.taps() % 2 == 1 &&
-           dilation > 0,
-       "a residual unit has weights [C, k, C], C a multiple of 16 and k odd, and a dilation above 0");
-  return std::make_unique<ResidualUnit>(numerics, vector_of("alpha", alpha, width), std::move(one),
-                                        vector_of("beta", beta, width), std::move(two), dilation);
-}
-
-std::unique_ptr<WaveUnit> wave_of(const py::object& alpha, const py::object& first, const py::object& first_bias,
-                                  const py::object& beta, const py::object& second, const py::object& second_bias,
-                                  std::int64_t dilation, const IsaName& isa) {
   const Floats one("first", first), two("second", second);
   Size C("C"), taps("k");
-  const float* first_weight = one.match({C, taps, C});
-  const float* second_weight = two.match({C, taps, C});
-  need(C.value() % 4 == 0 && taps.value() % 2 == 1 && dilation > 0,
-       "a wave unit has weights [C, k, C], C a multiple of 4 and k odd, and a dilation above 0");
+  const float* weight = one.match({C, taps, C});
+  const float* next = two.match({C, taps, C});
   const std::int64_t width = C.value();
-  return std::make_unique<WaveUnit>(numerics_of(false, isa).isa, width, taps.value(), dilation,
-                                    vector_of("alpha", alpha, width), first_weight,
-                                    vector_of("first_bias", first_bias, width), vector_of("beta", beta, width),
-                                    second_weight, vector_of("second_bias", second_bias, width));
+  const bool is_narrow = width <= kNarrow && width % 4 == 0 && !halves;
+  need((is_narrow || width % 16 == 0) && taps.value() % 2 == 1 && dilation > 0,
+       "a residual unit has weights [C, k, C], k odd, C a multiple of 16, or of 4 up to 16, and a dilation above 0");
+  std::vector<float> a = vector_of("alpha", alpha, width), b = vector_of("beta", beta, width);
+  if (is_narrow) {
+    return std::make_unique<WaveUnit>(numerics.isa, width, taps.value(), dilation, std::move(a), weight,
+                                      vector_of("first_bias", first_bias, width), std::move(b), next,
+                                      vector_of("second_bias", second_bias, width));
+  }
+  return std::make_unique<PanelUnit>(numerics, std::move(a), affine_of(numerics, "first", first, first_bias),
+                                     std::move(b), affine_of(numerics, "second", second, second_bias), dilation);
 }
 
-void need_channels(const ResidualUnit& unit, std::int64_t channels) {
-  need(channels <= unit.padded_channels() && unit.padded_channels() < channels + 16,
-       "x: its channels, rounded up to a multiple of 16, are not the unit's");
-}
-
-void need_channels(const WaveUnit& unit, std::int64_t channels) {
-  need(channels == unit.channels(), "x: its channels are not the unit's");
-}
-
-template <typename Unit>
-void run_unit(const Unit& unit, ThreadTeam& team, const py::object& x, const py::object& history,
+void run_unit(const ResidualUnit& unit, ThreadTeam& team, const py::object& x, const py::object& history,
               const py::object& inner, const py::object& n,
               const std::optional<std::pair<py::object, py::object>>& bounds, const py::object& y,
               const py::object& history_after, const py::object& inner_after) {
@@ -162,7 +145,7 @@ void run_unit(const Unit& unit, ThreadTeam& team, const py::object& x, const py:
   call.rows = B.value();
   call.channels = C.value();
   call.columns = T.value();
-  need_channels(unit, call.channels);
+  need(unit.takes(call.channels), "x: its channels are not the unit's");
   need_lengths(call.n, call.rows, call.columns);
   const py::gil_scoped_release release;
   unit.run(team, call);
@@ -185,13 +168,8 @@ void define_voice(py::module_& m) {
   py::class_<ResidualUnit>(m, "ResidualUnit")
       .def(py::init(&unit_of), py::arg("alpha"), py::arg("first"), py::arg("first_bias"), py::arg("beta"),
            py::arg("second"), py::arg("second_bias"), py::arg("dilation"), halves, isa)
-      .def("__call__", &run_unit<ResidualUnit>, py::arg("team"), py::arg("x"), py::arg("history"), py::arg("inner"),
-           py::arg("n"), py::arg("bounds"), py::arg("y"), py::arg("history_after"), py::arg("inner_after"));
-  py::class_<WaveUnit>(m, "WaveUnit")
-      .def(py::init(&wave_of), py::arg("alpha"), py::arg("first"), py::arg("first_bias"), py::arg("beta"),
-           py::arg("second"), py::arg("second_bias"), py::arg("dilation"), isa)
-      .def("__call__", &run_unit<WaveUnit>, py::arg("team"), py::arg("x"), py::arg("history"), py::arg("inner"),
-           py::arg("n"), py::arg("bounds"), py::arg("y"), py::arg("history_after"), py::arg("inner_after"));
+      .def("__call__", &run_unit, py::arg("team"), py::arg("x"), py::arg("history"), py::arg("inner"), py::arg("n"),
+           py::arg("bounds"), py::arg("y"), py::arg("history_after"), py::arg("inner_after"));
 }
 
 }  // namespace innervoice

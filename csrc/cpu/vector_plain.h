@@ -46,6 +46,9 @@ inline Vec fma(const Vec& a, const Vec& b, const Vec& c) {
 inline Vec div(const Vec& a, const Vec& b) {
   return each([&](int i) { return a.lane[i] / b.lane[i]; });
 }
+inline Vec root(const Vec& x) {
+  return each([&](int i) { return std::sqrt(x.lane[i]); });
+}
 inline Vec max(const Vec& a, const Vec& b) {
   return each([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
 }

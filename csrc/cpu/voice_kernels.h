@@ -56,6 +56,16 @@ constexpr std::int64_t kGathered = 96;
 // last one, and products that are summed one after another.
 constexpr std::int64_t kWaveOut = 4, kWaveSlack = 48, kWaveChain = 128;
 
+// A frame of the source, of one pitch: cycles of the fundamental before it, and a sample's; turns [harmonics]: phases,
+// null: none; noise: `noise_stride` floats from harmonic to harmonic, null: none; weight [harmonics].
+struct SourceFrame {
+  double begin, step;
+  bool is_voiced;
+  float loud, rough, bias;
+  const float *turns, *noise, *weight;
+  std::int64_t noise_stride, harmonics, len;
+};
+
 struct VoiceKernels {
   std::int64_t panel_columns;
   ElementKernels floats;
@@ -88,6 +98,13 @@ struct VoiceKernels {
 
   // x + sin(a x)^2 / (a + 1e-9) of one signal.
   void (*wave_snake)(const float* x, std::int64_t columns, float alpha, float* y);
+
+  // Four normals of each counter (first[i], second) of the key (k0, k1), as noise.py says: y [count, 4].
+  void (*normals)(const std::int64_t* first, std::int64_t count, std::uint32_t second, std::uint32_t k0,
+                  std::uint32_t k1, float* y);
+
+  // The samples of a frame, as source.py says.
+  void (*source_frame)(const SourceFrame& frame, float* y);
 };
 
 // Throws std::invalid_argument when isa is not available here.

@@ -43,8 +43,8 @@ void clip(float* rows, std::int64_t count, std::int64_t stride, std::int64_t pos
 
 }  // namespace
 
-ResidualUnit::ResidualUnit(Numerics numerics, std::vector<float> alpha, Affine first, std::vector<float> beta,
-                           Affine second, std::int64_t dilation)
+PanelUnit::PanelUnit(Numerics numerics, std::vector<float> alpha, Affine first, std::vector<float> beta, Affine second,
+                     std::int64_t dilation)
     : numerics_(numerics),
       alpha_(std::move(alpha)),
       beta_(std::move(beta)),
@@ -52,14 +52,14 @@ ResidualUnit::ResidualUnit(Numerics numerics, std::vector<float> alpha, Affine f
       second_(std::move(second)),
       dilation_(dilation) {}
 
-std::int64_t ResidualUnit::piece_floats(std::int64_t count) const {
+std::int64_t PanelUnit::piece_floats(std::int64_t count) const {
   const std::int64_t width = padded_channels(), middle = count + 2 * half(), past = middle + 2 * half() * dilation_;
   return lines(past * width) + lines(middle * width) + lines(count * width) + element_floats(numerics_, past * width);
 }
 
 // Columns begin ... begin + count - 1 of y, and what they leave of the middle.
-void ResidualUnit::piece(const ResidualCall& call, std::int64_t row, std::int64_t begin, std::int64_t count,
-                         float* memory) const {
+void PanelUnit::piece(const ResidualCall& call, std::int64_t row, std::int64_t begin, std::int64_t count,
+                      float* memory) const {
   const ElementKernels& kernels = element_kernels_of(numerics_);
   const std::int64_t width = padded_channels(), channels = call.channels, columns = call.columns;
   const std::int64_t reach = 2 * half() * dilation_, inner = 2 * half(), delay = half() * (dilation_ + 1);
@@ -107,7 +107,7 @@ void ResidualUnit::piece(const ResidualCall& call, std::int64_t row, std::int64_
   }
 }
 
-void ResidualUnit::run(ThreadTeam& team, const ResidualCall& call) const {
+void PanelUnit::run(ThreadTeam& team, const ResidualCall& call) const {
   const std::int64_t reach = 2 * half() * dilation_, inner = 2 * half(), columns = call.columns;
   const std::int64_t pieces = (columns + kColumns - 1) / kColumns, floats = lines(piece_floats(kColumns));
   float* memory = kept_memory().floats(floats * team.num_threads());

@@ -3,6 +3,7 @@
 
 #include "cpu/voice_gathered.h"
 #include "cpu/voice_kernels.h"
+#include "cpu/voice_source.h"
 #include "cpu/voice_wave.h"
 
 namespace innervoice {
@@ -23,7 +24,8 @@ constexpr VoiceKernels kVoice = {kPanelColumns,    element_kernels<float>(),
                                  kHalves,          add_norm_mish,
                                  gathered_product, gathered_dots,
                                  elu_row,          ring_attend,
-                                 wave_conv,        wave_snake};
+                                 wave_conv,        wave_snake,
+                                 normals,          source_frame};
 
 }  // namespace
 }  // namespace innervoice

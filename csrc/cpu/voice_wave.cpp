@@ -74,15 +74,16 @@ void WaveUnit::piece(const ResidualCall& call, std::int64_t row, std::int64_t be
   const std::int64_t middle_count = count + inner, made_first = std::max<std::int64_t>(begin - inner, 0);
   const std::int64_t made = begin + count - made_first, kept = middle_count - made, past_count = made + reach;
   float *past = memory, *bent = past + buffer, *middle = bent + buffer;
-  for (std::int64_t c = 0; c < channels_; ++c) {
-    const std::int64_t line = row * channels_ + c;
+  std::fill_n(bent + call.channels * wide, (channels_ - call.channels) * wide, 0.0f);
+  for (std::int64_t c = 0; c < call.channels; ++c) {
+    const std::int64_t line = row * call.channels + c;
     join(call.history + line * reach, reach, call.x + line * columns, made_first, past_count, past + c * wide);
     kernels.wave_snake(past + c * wide, past_count, alpha_[static_cast<std::size_t>(c)], bent + c * wide);
   }
   kernels.wave_conv(bent, wide, channels_, taps_, dilation_, first_.data(), first_bias_.data(), middle + kept, wide,
                     made);
-  for (std::int64_t c = 0; c < channels_; ++c) {
-    const std::int64_t line = row * channels_ + c;
+  for (std::int64_t c = 0; c < call.channels; ++c) {
+    const std::int64_t line = row * call.channels + c;
     float *signal = middle + c * wide, *fresh = signal + kept;
     if (call.start != nullptr) clip(fresh, made, call.start[row] - half() * dilation_ + made_first, call.end[row]);
     if (kept > 0) std::copy_n(call.inner + line * inner + begin, kept, signal);
@@ -93,11 +94,11 @@ void WaveUnit::piece(const ResidualCall& call, std::int64_t row, std::int64_t be
     kernels.wave_snake(signal, middle_count, beta_[static_cast<std::size_t>(c)], bent + c * wide);
   }
   kernels.wave_conv(bent, wide, channels_, taps_, 1, second_.data(), second_bias_.data(), middle, wide, count);
-  for (std::int64_t c = 0; c < channels_; ++c) {
+  for (std::int64_t c = 0; c < call.channels; ++c) {
     float* result = middle + c * wide;
     if (call.start != nullptr) clip(result, count, call.start[row] - delay + begin, call.end[row]);
     const float* skipped = past + c * wide + begin - made_first + reach - delay;
-    float* y = call.y + (row * channels_ + c) * columns + begin;
+    float* y = call.y + (row * call.channels + c) * columns + begin;
     for (std::int64_t t = 0; t < count; ++t) y[t] = result[t] + skipped[t];
   }
 }

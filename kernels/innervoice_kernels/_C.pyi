@@ -234,7 +234,14 @@ def gemm(
     threads. Raises ValueError for a wrong dtype, size or layout, and for an isa that is not there.
     """
 
-def fill_normals(team: ThreadTeam, seed: SupportsDLPack, stream: int, first: SupportsDLPack, out: SupportsDLPack) -> None:
+def fill_normals(
+    team: ThreadTeam,
+    seed: SupportsDLPack,
+    stream: int,
+    first: SupportsDLPack,
+    out: SupportsDLPack,
+    isa: str | None = None,
+) -> None:
     """The normals of counters (first[b, f], s), key (seed[b], stream), as in noise.py: seed [B], first [B, F], out [B, S, F, 4].
 
     seed and first are int64; of each number the low 32 bits count. Raises ValueError for a wrong dtype, size or layout.
@@ -256,6 +263,7 @@ def stream_source(
     voiced_above: float,
     out: SupportsDLPack,
     cycles_after: SupportsDLPack,
+    isa: str | None = None,
 ) -> None:
     """The vocoder's source; see source.py. f0 [B, T], cycles [B] float64; phases [B, H], noise [B, H, L T], weight [H] float32.
 
@@ -330,7 +338,7 @@ class FrameConv:
         """x [R, T, K], out [R, T', N] float32; n, out_n [R] int64: true frames of both. Raises ValueError."""
 
 class ResidualUnit:
-    """A residual unit of the vocoder, weights [C, k, C] packed; see residual.py. C: the channels, up to a multiple of 16."""
+    """A residual unit of the vocoder, weights [C, k, C] packed; see residual.py. C: a multiple of 16, or of 4 up to 16."""
 
     def __init__(
         self,
@@ -342,34 +350,6 @@ class ResidualUnit:
         second_bias: SupportsDLPack,
         dilation: int,
         halves: bool = False,
-        isa: str | None = None,
-    ) -> None: ...
-    def __call__(
-        self,
-        team: ThreadTeam,
-        x: SupportsDLPack,
-        history: SupportsDLPack,
-        inner: SupportsDLPack,
-        n: SupportsDLPack,
-        bounds: tuple[SupportsDLPack, SupportsDLPack] | None,
-        y: SupportsDLPack,
-        history_after: SupportsDLPack,
-        inner_after: SupportsDLPack,
-    ) -> None:
-        """x, y [B, C, T], history [B, C, 2 h d], inner [B, C, 2 h] float32; n [B], bounds [B] each int64. Raises ValueError."""
-
-class WaveUnit:
-    """The same unit of few channels, C a multiple of 4, with vectors along the time."""
-
-    def __init__(
-        self,
-        alpha: SupportsDLPack,
-        first: SupportsDLPack,
-        first_bias: SupportsDLPack,
-        beta: SupportsDLPack,
-        second: SupportsDLPack,
-        second_bias: SupportsDLPack,
-        dilation: int,
         isa: str | None = None,
     ) -> None: ...
     def __call__(

@@ -19,9 +19,6 @@ from innervoice_kernels.native import LANES, are_halves, floats, takes, taps_fir
 from innervoice_kernels.residual_conv import residual_conv
 from innervoice_kernels.snake import snake
 
-_NARROW = 16
-"""Channels up to which vectors run along the time."""
-
 
 @dataclass(frozen=True, eq=False)
 class ResidualWeights:
@@ -54,25 +51,14 @@ class ResidualWeights:
         return first, second, first_bias, second_bias
 
     @cached_property
-    def native(self) -> _C.ResidualUnit | _C.WaveUnit:
+    def native(self) -> _C.ResidualUnit:
         """The weights as native code reads them, packed when they are first used."""
         return self.packed(are_halves(self.first))
 
-    def packed(self, halves: bool = False, isa: str | None = None) -> _C.ResidualUnit | _C.WaveUnit:
+    def packed(self, halves: bool = False, isa: str | None = None) -> _C.ResidualUnit:
         """The same for products in bfloat16, or for other instructions. Raises ValueError for what is not there."""
         channels = len(self.alpha)
-        return self._wave(isa) if channels <= _NARROW and channels % 4 == 0 and not halves else self._padded(halves, isa)
-
-    def _wave(self, isa: str | None) -> _C.WaveUnit:
-        none = torch.zeros_like(self.alpha)
-        biases = (floats(none if bias is None else bias) for bias in (self.first_bias, self.second_bias))
-        first_bias, second_bias = biases
-        first, second = taps_first(self.first), taps_first(self.second)
-        return _C.WaveUnit(floats(self.alpha), first, first_bias, floats(self.beta), second, second_bias, self.dilation, isa)
-
-    def _padded(self, halves: bool, isa: str | None) -> _C.ResidualUnit:
-        """Padded to whole vectors."""
-        extra = -len(self.alpha) % LANES
+        extra = -channels % (4 if channels <= LANES and not halves else LANES)
 
         def vector(x: Tensor | None) -> Tensor:
             return F.pad(floats(torch.zeros_like(self.alpha) if x is None else x), (0, extra))

@@ -3,12 +3,13 @@
 
 #include <cstdint>
 
+#include "innervoice/isa.h"
 #include "innervoice/thread_team.h"
 
 namespace innervoice {
 
 // y[b, s, f, 0..3]: the normals of counter (first[b, f], s) and key (seed[b], stream); first [rows, count].
-void fill_normals(ThreadTeam& team, const std::int64_t* seed, std::int64_t stream, const std::int64_t* first,
+void fill_normals(ThreadTeam& team, Isa isa, const std::int64_t* seed, std::int64_t stream, const std::int64_t* first,
                   std::int64_t rows, std::int64_t count, std::int64_t seconds, float* y);
 
 // A call of the source. f0 [rows, frames] in Hz; cycles [rows] before and after n[row] frames; phases [rows, harmonics]
@@ -24,6 +25,6 @@ struct SourceCall {
   double* cycles_after;
 };
 
-void stream_source(ThreadTeam& team, const SourceCall& call);
+void stream_source(ThreadTeam& team, Isa isa, const SourceCall& call);
 
 }  // namespace innervoice

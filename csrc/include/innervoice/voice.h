@@ -108,20 +108,32 @@ struct ResidualCall {
   std::int64_t rows, channels, columns;
 };
 
-// A residual unit of the vocoder: y = x + conv(snake(conv_d(snake(x)))). Weights are padded to a multiple of 16
-// channels.
+// A residual unit of the vocoder: y = x + conv(snake(conv_d(snake(x)))).
 class ResidualUnit {
  public:
-  ResidualUnit(Numerics numerics, std::vector<float> alpha, Affine first, std::vector<float> beta, Affine second,
-               std::int64_t dilation);
+  virtual ~ResidualUnit() = default;
+  virtual void run(ThreadTeam& team, const ResidualCall& call) const = 0;
+  virtual bool takes(std::int64_t channels) const = 0;
+  virtual std::int64_t half() const = 0;
+  virtual std::int64_t dilation() const = 0;
+};
 
-  void run(ThreadTeam& team, const ResidualCall& call) const;
+// By the products' panels: weights are padded to a multiple of 16 channels.
+class PanelUnit : public ResidualUnit {
+ public:
+  PanelUnit(Numerics numerics, std::vector<float> alpha, Affine first, std::vector<float> beta, Affine second,
+            std::int64_t dilation);
 
-  std::int64_t half() const { return first_.weight.taps() / 2; }
-  std::int64_t dilation() const { return dilation_; }
-  std::int64_t padded_channels() const { return first_.weight.depth(); }
+  void run(ThreadTeam& team, const ResidualCall& call) const override;
+
+  bool takes(std::int64_t channels) const override {
+    return channels <= padded_channels() && padded_channels() < channels + 16;
+  }
+  std::int64_t half() const override { return first_.weight.taps() / 2; }
+  std::int64_t dilation() const override { return dilation_; }
 
  private:
+  std::int64_t padded_channels() const { return first_.weight.depth(); }
   void piece(const ResidualCall& call, std::int64_t row, std::int64_t begin, std::int64_t count, float* memory) const;
   std::int64_t piece_floats(std::int64_t count) const;
 
@@ -131,19 +143,19 @@ class ResidualUnit {
   std::int64_t dilation_;
 };
 
-// The same unit of few channels, a multiple of 4, in floats: vectors run along the time, nothing is padded.
-class WaveUnit {
+// Of few channels in floats: vectors run along the time, and weights are padded to a multiple of 4 channels.
+class WaveUnit : public ResidualUnit {
  public:
   // first, second: [C, taps, C].
   WaveUnit(Isa isa, std::int64_t channels, std::int64_t taps, std::int64_t dilation, std::vector<float> alpha,
            const float* first, std::vector<float> first_bias, std::vector<float> beta, const float* second,
            std::vector<float> second_bias);
 
-  void run(ThreadTeam& team, const ResidualCall& call) const;
+  void run(ThreadTeam& team, const ResidualCall& call) const override;
 
-  std::int64_t half() const { return taps_ / 2; }
-  std::int64_t dilation() const { return dilation_; }
-  std::int64_t channels() const { return channels_; }
+  bool takes(std::int64_t channels) const override { return channels <= channels_ && channels_ < channels + 4; }
+  std::int64_t half() const override { return taps_ / 2; }
+  std::int64_t dilation() const override { return dilation_; }
 
  private:
   void piece(const ResidualCall& call, std::int64_t row, std::int64_t begin, std::int64_t count, float* memory) const;
