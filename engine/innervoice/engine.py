@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +31,7 @@ from innervoice.telemetry import Stats, Telemetry
 from innervoice.trace import Tracer
 from innervoice.types import Prompt, Reply, Sampling
 from innervoice.worker import Worker
+from innervoice_kernels.native import keep_threads_native, torch_threads_here
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
@@ -42,9 +44,13 @@ class Engine:
         self, loaded: Loaded, plan: Plan, tracer: Tracer, *, name: str = "engine", reader_timeout_s: float | None = None
     ) -> None:
         self._loaded, self._plan, self._tracer = loaded, plan, tracer
-        self._worker = Worker(loaded.core, telemetry=Telemetry(name), reader_timeout_s=reader_timeout_s)
+        threads, is_native = torch.get_num_threads(), loaded.core.runner.is_native
+        # With two threads, those that torch keeps spinning cost native code more than torch gains by them.
+        begin = keep_threads_native if is_native and threads == 2 else None
+        self._worker = Worker(loaded.core, telemetry=Telemetry(name), reader_timeout_s=reader_timeout_s, begin=begin)
         tokenizer = loaded.intake.speech_tokenizer
-        listener = (loaded.intake.max_model_len, self._tell_dialogues, self._worker.telemetry.count)
+        listens = partial(torch_threads_here, max(1, threads // 2)) if is_native else None
+        listener = (loaded.intake.max_model_len, self._tell_dialogues, self._worker.telemetry.count, listens)
         self._listener = None if tokenizer is None else Listener(tokenizer, *listener)
 
     @classmethod

@@ -148,15 +148,21 @@ class Listener:
 
     max_tokens: more speech tokens than that no turn may have. call: runs what it is given on the core's thread and waits, as
     `Worker.call` does; None: nobody reads ahead. count: told of tokens encoded_ahead (before their turn's end), encoded_late,
-    and encoded_again (of both: because a louder frame came).
+    and encoded_again (of both: because a louder frame came). begin: what the thread does first.
     """
 
     def __init__(
-        self, tokenizer: SpeechTokenizer, max_tokens: int, call: Call | None = None, count: Count = lambda what, number: None
+        self,
+        tokenizer: SpeechTokenizer,
+        max_tokens: int,
+        call: Call | None = None,
+        count: Count = lambda what, number: None,
+        begin: Callable[[], object] | None = None,
     ) -> None:
         self.lock = threading.RLock()
         self.listened = Listened()  # by all utterances together
         self._tokenizer, self._max_tokens, self._call, self._count = tokenizer, max_tokens, call, count
+        self._begin_thread = begin
         self._changed = threading.Condition(self.lock)
         self._waiting: dict[Utterance, None] = {}  # in order
         self._open: set[Utterance] = set()
@@ -225,6 +231,8 @@ class Listener:
 
     def _run(self) -> None:
         try:
+            if self._begin_thread is not None:
+                self._begin_thread()
             while batch := self._next_batch():
                 self._round(batch)
             self._stop(ValueError("the engine was closed before the turn was encoded"))

@@ -46,6 +46,11 @@ class Runner:
         self._native = make_native(model, self.kv, backend, threads)
         self._tracer = tracer
 
+    @property
+    def is_native(self) -> bool:
+        """Whether native code runs the model, on a CPU."""
+        return self._native is not None
+
     @torch.inference_mode()
     def copy_page(self, source: int, target: int) -> None:
         """Copy the keys and values of all layers from one page to another."""

@@ -29,7 +29,7 @@ class Worker:
     """Steps a core whenever it has work. Every method may be called from any thread.
 
     A reply whose reader is behind pauses; after reader_timeout_s of that it ends with an error. One whose reader is gone is
-    cancelled.
+    cancelled. begin: what the thread does first.
     """
 
     def __init__(
@@ -39,8 +39,10 @@ class Worker:
         *,
         reader_timeout_s: float | None = None,
         telemetry: Telemetry | None = None,
+        begin: Callable[[], None] | None = None,
     ) -> None:
         self.clock = clock
+        self._begin_thread = begin
         self.telemetry = telemetry or Telemetry()
         self._reader_timeout_s = math.inf if reader_timeout_s is None else reader_timeout_s
         self._core = core
@@ -161,6 +163,8 @@ class Worker:
 
     def _run(self) -> None:
         try:
+            if self._begin_thread is not None:
+                self._begin_thread()
             while self._take_orders():
                 self._step()
         except BaseException as error:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextvars import ContextVar
 from functools import cache
+from threading import Thread
 
 import torch
 from torch import Tensor
@@ -14,14 +16,35 @@ LANES = 16
 """Channels that the native code works on come in multiples of this."""
 
 
+_own_threads: ContextVar[int | None] = ContextVar("innervoice_native_threads", default=None)
+
+
 @cache
 def _team(num_threads: int) -> _C.ThreadTeam:
     return _C.ThreadTeam(num_threads)
 
 
 def team() -> _C.ThreadTeam:
-    """As many threads as torch uses."""
-    return _team(torch.get_num_threads())
+    """As many threads as torch uses, or had before `keep_threads_native`."""
+    return _team(_own_threads.get() or torch.get_num_threads())
+
+
+def torch_threads_here(num_threads: int) -> int:
+    """Give torch so many threads where this thread calls it -> how many it had. Other threads, and those to come, keep theirs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    restore = Thread(target=torch.set_num_threads, args=(before,))  # what new threads begin with is set on any of them
+    restore.start()
+    restore.join()
+    return before
+
+
+def keep_threads_native() -> None:
+    """On this thread torch runs alone from now on, and native code on as many threads as torch had.
+
+    The threads that torch wakes for an operation spin for milliseconds after it, on processors that native code then lacks.
+    """
+    _own_threads.set(torch_threads_here(1))
 
 
 def floats(x: Tensor) -> Tensor:
