@@ -59,4 +59,19 @@ class Items {
   Pieces rows_, panels_;
 };
 
+// y[m, n] of item i of a product with rows x that lie one behind another.
+inline void dense_product(const VoiceKernels& kernels, const Items& items, std::int64_t i, const Affine& layer,
+                          const float* x, Finish to, float* y) {
+  const std::int64_t depth = layer.weight.depth(), columns = layer.weight.columns(), first = items.first(i);
+  const std::int64_t begin = items.rows().begin(items.piece(i)), count = items.rows().count(items.piece(i));
+  const float* rows[kGathered];
+  for (std::int64_t m = 0; m < count; ++m) rows[m] = x + (begin + m) * depth;
+  to.bias = layer.bias.data() + first;
+  if (to.scale != nullptr) to.scale += first;
+  if (to.add != nullptr) to.add += begin * columns + first;
+  to.y = y + begin * columns + first;
+  to.y_stride = to.add_stride = columns;
+  kernels.gathered_product(rows, count, 1, depth, items.panels(i), items.count(i), to);
+}
+
 }  // namespace innervoice

@@ -91,6 +91,7 @@ inline void finish_whole_row(const float* sums, const float* bias, std::int64_t 
     Vec x = add(load(sums + n), load(bias + n));
     if (to.gelu) x = gelu(x);
     if (to.elu) x = elu(x);
+    if (to.silu) x = silu(x);
     if (to.scale != nullptr) x = mul(x, load(to.scale + first + n));
     if (other != nullptr) x = add(x, load(other + n));
     if (to.elu_last) x = elu(x);

@@ -1,8 +1,10 @@
 // The voice's table of a kernel file, included at its end.
 #pragma once
 
+#include "cpu/voice_fft.h"
 #include "cpu/voice_gathered.h"
 #include "cpu/voice_kernels.h"
+#include "cpu/voice_relative.h"
 
 namespace innervoice {
 namespace {
@@ -19,8 +21,8 @@ constexpr ElementKernels kHalves = {};
 #endif
 
 constexpr VoiceKernels kVoice = {
-    kPanelColumns, element_kernels<float>(), kHalves, add_norm_mish, gathered_product, gathered_dots, elu_row,
-    ring_attend};
+    kPanelColumns, element_kernels<float>(), kHalves,      add_norm_mish, gathered_product, gathered_dots, elu_row,
+    ring_attend,   relative_attend,          real_fourier, mish_row};
 
 }  // namespace
 }  // namespace innervoice

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from innervoice_kernels import flow_stage, frame_conv, groupnorm, relative, residual
+from innervoice_kernels import flow_stage, frame_conv, groupnorm, relative, relative_layer, residual
 from innervoice_kernels.testing.case import Case, Device, Inputs, Op, normal, rows
 
 
@@ -152,6 +152,40 @@ def _relative_case(name: str, batch: int, heads: int, queries: int, keys: int, w
     return Case(name, make)
 
 
+def _layer_case(name: str, tokens: int, cached: int, heads: int, width: int, hidden: int, closed: list[int]) -> Case:
+    """Rows that keep so many of their tokens."""
+
+    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+        size, batch = heads * width, len(closed)
+        shape = {"dtype": dtype, "device": device, "generator": generator}
+        x = rows(batch, tokens, size, **shape)  # type: ignore[arg-type]
+        cache = rows(batch, cached, 2, size, **shape)  # type: ignore[arg-type]
+        visible = torch.rand(batch, tokens, cached + tokens, generator=generator) < 0.7
+        shapes = {
+            "norm": (size,), "b1": (size,), "qkv": (3 * size, size), "b2": (3 * size,), "out": (size, size), "b3": (size,),
+            "norm_ffn": (size,), "b4": (size,), "up": (hidden, size), "b5": (hidden,), "down": (size, hidden), "b6": (size,),
+            "positions": (heads, cached + 2 * tokens - 1, width), "bias_u": (heads, width), "bias_v": (heads, width),
+        }  # fmt: skip
+        w = _weights(shapes, dtype, device, generator)
+        kept = torch.tensor(closed, dtype=torch.int64, device=device)
+        return {"x": x, "cache": cache, "visible": visible.to(device), "closed": kept, **w}
+
+    return Case(name, make)
+
+
+def layer_weights(w: dict[str, Tensor]) -> relative_layer.RelativeLayer:
+    """The weights of a case's layer, by name."""
+    norm, qkv, out, norm_ffn, up, down = (
+        (w[name], w[f"b{i}"]) for i, name in enumerate(("norm", "qkv", "out", "norm_ffn", "up", "down"), 1)
+    )
+    return relative_layer.RelativeLayer(norm, qkv, w["bias_u"], w["bias_v"], out, norm_ffn, up, down, w["positions"])
+
+
+def run_layer(function: Any, x: Tensor, cache: Tensor, visible: Tensor, closed: Tensor, **w: Tensor) -> tuple[Tensor, Tensor]:
+    """A case's layer by one of its implementations."""
+    return function(x, cache, layer_weights(w), visible, closed)  # type: ignore[no-any-return]
+
+
 # A chunk of 26 tokens with its whole look-back: 887 frames, of both guidance branches.
 _WINDOW = 887
 
@@ -184,4 +218,10 @@ OPS = (
         _relative_case("one", 1, 1, 1, 1, 16), _relative_case("primes", 2, 3, 7, 19, 16),
         _relative_case("wide", 1, 2, 35, 67, 64), _relative_case("empty", 0, 2, 3, 5, 16),
     ), real=(_relative_case("chunk", 1, 8, 35, 155, 64),)),
+    Op("relative_layer", lambda **given: run_layer(relative_layer.relative_layer, **given),
+       lambda **given: run_layer(relative_layer.relative_layer_ref, **given), (
+        _layer_case("tiny", 35, 120, 4, 16, 96, [20, 30]), _layer_case("one token", 1, 0, 1, 16, 8, [0]),
+        _layer_case("more than a panel", 103, 20, 3, 32, 40, [90, 7, 0]), _layer_case("narrow heads", 7, 11, 2, 8, 24, [5, 7]),
+        _layer_case("empty", 3, 5, 2, 16, 16, []),
+    ), real=(_layer_case("chunk", 35, 120, 8, 64, 2048, [30]),)),
 )  # fmt: skip
