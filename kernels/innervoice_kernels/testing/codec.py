@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from innervoice_kernels import flow_stage, frame_conv, groupnorm, relative, relative_layer, residual
+from innervoice_kernels import flow_block, flow_stage, frame_conv, groupnorm, relative, relative_layer, residual
 from innervoice_kernels.testing.case import Case, Device, Inputs, Op, normal, rows
 
 
@@ -47,15 +47,16 @@ def _stage_shapes(inputs: int, channels: int, inner: int, hidden: int, blocks: i
     return shapes
 
 
-def _stage_weights(heads: int, w: dict[str, Tensor]) -> flow_stage.StageWeights:
-    def block(i: int) -> flow_stage.TransformerWeights:
-        pairs = [(w[f"{a}{i}"], w[f"{b}{i}"]) for a, b in (("norm_a", "shift_a"), ("out", "out_b"), ("norm_f", "shift_f"))]
-        feed = [(w[f"{name}{i}"], w[f"{name}_b{i}"]) for name in ("up", "down")]
-        return flow_stage.TransformerWeights(pairs[0], w[f"qkv{i}"], pairs[1], pairs[2], *feed)
+def _block_weights(w: dict[str, Tensor], i: int) -> flow_block.TransformerWeights:
+    pairs = [(w[f"{a}{i}"], w[f"{b}{i}"]) for a, b in (("norm_a", "shift_a"), ("out", "out_b"), ("norm_f", "shift_f"))]
+    feed = [(w[f"{name}{i}"], w[f"{name}_b{i}"]) for name in ("up", "down")]
+    return flow_block.TransformerWeights(pairs[0], w[f"qkv{i}"], pairs[1], pairs[2], *feed)
 
+
+def _stage_weights(heads: int, w: dict[str, Tensor]) -> flow_stage.StageWeights:
     count = sum(name.startswith("qkv") for name in w)
     convs = [(w["conv1"], w["bias1"]), (w["norm1"], w["shift1"]), (w["conv2"], w["bias2"]), (w["norm2"], w["shift2"])]
-    return flow_stage.StageWeights(*convs, (w["skip"], w["bias3"]), tuple(map(block, range(count))), heads)
+    return flow_stage.StageWeights(*convs, (w["skip"], w["bias3"]), tuple(_block_weights(w, i) for i in range(count)), heads)
 
 
 def _stage_case(
@@ -73,6 +74,22 @@ def _stage_case(
 
 def _run_stage(function: Any, x: Tensor, n: Tensor, shift: Tensor, heads: int, **w: Tensor) -> Tensor:
     return function(x, n, shift, _stage_weights(heads, w))  # type: ignore[no-any-return]
+
+
+def _block_case(name: str, lengths: list[int], frames: int, channels: int, heads: int, width: int, hidden: int) -> Case:
+    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+        x = rows(len(lengths), frames, channels, dtype=dtype, device=device, generator=generator)
+        shapes = _stage_shapes(channels, channels, heads * width, hidden, 1)
+        w = _weights({name: shapes[name] for name in shapes if name[-1] == "0"}, dtype, device, generator)
+        return {"x": x, "n": torch.tensor(lengths, dtype=torch.int64, device=device), "heads": heads, **w}
+
+    return Case(name, make)
+
+
+def _run_block(function: Any, x: Tensor, n: Tensor, heads: int, **w: Tensor) -> Tensor:
+    """What lies beyond a row's own frames is undefined: it is set to 0."""
+    y = function(x, n, _block_weights(w, 0), heads)
+    return y.masked_fill((torch.arange(x.shape[1], device=x.device) >= n[:, None])[:, :, None], 0)  # type: ignore[no-any-return]
 
 
 def _conv_case(
@@ -190,6 +207,12 @@ def run_layer(function: Any, x: Tensor, cache: Tensor, visible: Tensor, closed: 
 _WINDOW = 887
 
 OPS = (
+    Op("flow_block", lambda **given: _run_block(flow_block.flow_block, **given),
+       lambda **given: _run_block(flow_block.flow_block_ref, **given), (
+        _block_case("tiny", [37, 5], 37, 32, 2, 16, 64), _block_case("one frame", [1], 1, 16, 1, 16, 16),
+        _block_case("primes", [53, 0], 53, 13, 3, 5, 29), _block_case("wide", [70], 71, 80, 2, 32, 96),
+        _block_case("empty", [], 4, 16, 1, 16, 16),
+    ), real=(_block_case("first", [_WINDOW] * 2, _WINDOW, 256, 8, 64, 1024),)),
     Op("flow_stage", lambda **given: _run_stage(flow_stage.flow_stage, **given),
        lambda **given: _run_stage(flow_stage.flow_stage_ref, **given), (
         _stage_case("tiny", [37, 5, 1], 37, 320, 32, 2, 16, 64), _stage_case("a row of none", [13, 0], 16, 32, 16, 1, 16, 16, 1),
