@@ -12,7 +12,7 @@ CXX_FILES := $(filter %.h %.cpp %.cu %.cuh,$(NATIVE))
 # pytest's answer when it finds nothing to run; true of the kind that is asked for, not a failure.
 NO_TESTS := 5
 
-.PHONY: demo test slow long kernels lint format bench gpu gpu-install gpu-tests gpu-kernels gpu-decode gpu-codec gpu-codecs gpu-report clean
+.PHONY: demo test slow long kernels lint format bench gpu gpu-install gpu-tests gpu-kernels gpu-decode gpu-formats gpu-codec gpu-codecs gpu-report clean
 
 demo: $(INSTALLED)
 	@mkdir -p $(OUT)
@@ -52,9 +52,9 @@ bench: $(INSTALLED)
 	$(BIN)/python -m pytest bench --benchmark-only || { code=$$?; [ $$code -eq $(NO_TESTS) ] && echo "bench/ holds no benchmarks yet"; }
 
 # Beside the torch that the machine has: nothing else is installed or changed. Needs setuptools, pybind11, cmake and pytest there.
-# Every part runs, whatever the one before it said; each may be run alone, and has a limit of its own so that all end in ten minutes.
+# Every part runs, whatever the one before it said; each may be run alone, and has a time limit of its own.
 gpu: gpu-install
-	@failed=; for part in gpu-tests gpu-kernels gpu-decode gpu-codec gpu-codecs gpu-report; do $(MAKE) $$part || failed="$$failed $$part"; done; \
+	@failed=; for part in gpu-tests gpu-kernels gpu-decode gpu-formats gpu-codec gpu-codecs gpu-report; do $(MAKE) $$part || failed="$$failed $$part"; done; \
 	[ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
 
 gpu-install:
@@ -68,6 +68,9 @@ gpu-kernels:
 
 gpu-decode:
 	timeout 200 $(PYTHON) -m bench.decode --device cuda --json $(RESULTS)/decode.json
+
+gpu-formats:
+	timeout 240 $(PYTHON) -m bench.formats --device cuda --json $(RESULTS)/formats.json
 
 gpu-codec:
 	timeout 120 $(PYTHON) -m bench.codec --device cuda --json $(RESULTS)/codec.json

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 
 from innervoice.config.model import ModelConfig
+from innervoice.config.quantization import Quantization
 from innervoice.decode_bench import DecodeModel
 from innervoice.model.families import glm4_voice
+from innervoice.model.quant_source import QuantizingSource
 from innervoice.model.transformer import Transformer
-from innervoice.safetensors_file import DummyTensors
+from innervoice.safetensors_file import DummyTensors, TensorSource
 from innervoice.types import Vocabulary
 
 GLM_4_VOICE: dict[str, Any] = {
@@ -26,10 +28,11 @@ SMALL = GLM_4_VOICE | {
 }  # fmt: skip
 
 
-def random_model(data: dict[str, Any], device: str) -> DecodeModel:
-    """A decoder of this config.json with random weights, and text up to 0.9 of its vocabulary, speech behind it."""
+def random_model(data: dict[str, Any], device: str, to: Quantization | None = None) -> DecodeModel:
+    """A decoder of this config.json with random weights, quantised or not; text up to 0.9 of its vocabulary, speech behind it."""
     config = glm4_voice.read_config(data, "config.json")
-    weights = glm4_voice.load_weights(config, DummyTensors(), getattr(torch, config.dtype), device)
+    source: TensorSource = DummyTensors() if to is None else QuantizingSource(DummyTensors(), to)
+    weights = glm4_voice.load_weights(config, source, getattr(torch, config.dtype), device)
     return DecodeModel(Transformer(config, weights), vocabulary_of(config))
 
 

@@ -11,9 +11,11 @@ import torch
 from rows import Rows
 from test_schedule import VOCABULARY
 
+from innervoice.config.quantization import Quantization
 from innervoice.model.families import glm4_voice
+from innervoice.model.quant_source import QuantizingSource
 from innervoice.model.transformer import AttentionInputs, KVCache, Transformer
-from innervoice.safetensors_file import DummyTensors
+from innervoice.safetensors_file import DummyTensors, TensorSource
 from innervoice.schedule import Kind, Program, Schedule, compile_schedule, make_cursor
 from innervoice.stepper import RowStart, Stepper
 from innervoice.types import Sampling
@@ -51,10 +53,11 @@ class Reply:
         return math.log(self.schedule.reflection_weight)
 
 
-def small_model(dtype: torch.dtype = torch.float32, device: str = "cpu") -> Transformer:
-    """Random weights whose logits are some units apart."""
+def small_model(dtype: torch.dtype = torch.float32, device: str = "cpu", to: Quantization | None = None) -> Transformer:
+    """Random weights, quantised or not, whose logits are some units apart."""
     config = glm4_voice.read_config(_CONFIG, "config.json")
-    weights = glm4_voice.load_weights(config, DummyTensors(std=0.4), dtype, device)
+    source: TensorSource = DummyTensors(std=0.4) if to is None else QuantizingSource(DummyTensors(std=0.4), to)
+    weights = glm4_voice.load_weights(config, source, dtype, device)
     return Transformer(config, weights)
 
 

@@ -1,9 +1,9 @@
 // Vectors of sixteen floats. Included inside a kernel file that is compiled for AVX-512 only.
 #pragma once
 
-#include <immintrin.h>
-
 #include <cstdint>
+
+#include "cpu/avx512.h"
 
 namespace innervoice {
 namespace {

@@ -184,7 +184,9 @@ def fill_slots(
     """
 
 def available_isas() -> list[str]:
-    """What the CPU kernels can use here, the best last: plain, avx2 (with FMA and F16C), avx512 (with VNNI and BF16)."""
+    """What the CPU kernels can use here, the best last: plain, avx2 (with FMA and F16C), avx512 (with VNNI and BF16). What a
+    build merely emulates (INNERVOICE_SIMDE) comes first.
+    """
 
 def num_usable_cores() -> int:
     """Physical cores that this process may use."""
