@@ -13,6 +13,7 @@ from torch import Tensor
 from innervoice_kernels import _C, groupnorm, istft, mel, native, relative, relative_layer, stft
 from innervoice_kernels.testing import OPS, check
 from innervoice_kernels.testing.codec import layer_weights, run_layer
+from innervoice_kernels.testing.speech import _run_stft
 
 ISAS = _C.available_isas()
 TEAM = _C.ThreadTeam(2)
@@ -38,7 +39,7 @@ def layer(isa: str, x: Tensor, cache: Tensor, weights: relative_layer.RelativeLa
 
 
 RUNS: dict[str, Callable[..., Any]] = {
-    "stream_stft": lambda isa, **given: stft._stream_stft_native(**given, isa=isa),
+    "stream_stft": lambda isa, **given: _run_stft(partial(stft._stream_stft_native, isa=isa), **given),
     "istft": whole_istft,
     "stream_istft": stream_istft,
     "log_frames": lambda isa, **given: mel._log_frames_native(**given, isa=isa),

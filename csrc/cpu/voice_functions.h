@@ -10,10 +10,8 @@ inline Vec sub(Vec a, Vec b) { return fma(set1(-1.0f), b, a); }
 
 // Elements are floats, or bfloat16 in 16 bits, rounded to nearest even.
 inline void put(float* elements, Vec x) { store(elements, x); }
-#if defined(__AVX512BF16__)
-inline void put(std::uint16_t* elements, Vec x) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(elements), (__m256i)_mm512_cvtneps_pbh(x));
-}
+#if defined(INNERVOICE_HALVES)
+inline void put(std::uint16_t* elements, Vec x) { store_bf16(elements, x); }
 #endif
 
 // x - n ln 2.

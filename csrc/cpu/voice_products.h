@@ -45,7 +45,7 @@ inline void tile(const float* a, std::int64_t row_stride, std::int64_t taps, std
   }
 }
 
-#if defined(__AVX512BF16__)
+#if defined(INNERVOICE_HALVES)
 template <int kRows>
 inline void tile(const std::uint16_t* a, std::int64_t row_stride, std::int64_t taps, std::int64_t tap_stride,
                  std::int64_t depth, const std::uint16_t* panel, float* out) {

@@ -14,7 +14,7 @@ constexpr ElementKernels element_kernels() {
   return {product<E>, narrow<E>, layer_norm<E>, norm_mish<E>, attend<E>, snake<E>};
 }
 
-#if defined(__AVX512BF16__)
+#if defined(INNERVOICE_HALVES)
 constexpr ElementKernels kHalves = element_kernels<std::uint16_t>();
 #else
 constexpr ElementKernels kHalves = {};
