@@ -131,7 +131,7 @@ def test_a_unit_over_a_whole_signal() -> None:
 
 
 def test_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Native code by default on a CPU in float32; the reference where it is asked for, or where sizes or types do not fit."""
+    """Native code by default on a CPU in float32 and bfloat16; the reference where it is asked for, or where sizes or types do not fit."""
     x, n, shift, weights = stage_of("tiny")
     calls: list[int] = []
     native: Callable[..., Tensor] = flow_stage._flow_stage_native
@@ -151,6 +151,12 @@ def test_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
         flow_stage.flow_stage(x, n, shift, weights)
     flow_stage.flow_stage(*stage_of("primes"))  # 8 channels
     assert len(calls) == 2
+    pairs = {
+        name: value.bfloat16() for name, value in given("flow_stage", "tiny").items() if torch.is_tensor(value) and name != "n"
+    }
+    halves = pairs.pop("x"), n, pairs.pop("shift"), _stage_weights(2, pairs)
+    assert flow_stage.flow_stage(*halves).dtype == torch.bfloat16  # by float32 where there are no products of bfloat16
+    assert len(calls) == 3
     with use("native"), pytest.raises(ValueError, match="native implementation was chosen for tensors on meta"):
         frame_conv.choose("frame_conv", torch.empty(1, device="meta"), has_native=True)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from innervoice_kernels import istft, mel, snake, stft, vq
+from innervoice_kernels import istft, mel, snake, source, stft, vq
 from innervoice_kernels.testing.case import Case, Device, Inputs, Op, normal, rows
 
 _EPS = torch.finfo(torch.float32).eps
@@ -67,6 +67,32 @@ def _run_stft(function: Any, x: Tensor, n: Tensor, hop: int, **given: Tensor) ->
     """Frames that begin behind a row's own columns are undefined: they are set to 0."""
     y, state = function(x, n=n, hop=hop, **given)
     return y.masked_fill((torch.arange(y.shape[-1], device=x.device) >= (n // hop)[:, None])[:, None], 0), state
+
+
+def _source_case(name: str, n: list[int], frames: int, harmonics: int = 9, frame_len: int = 256, random: bool = True) -> Case:
+    """Every third frame is unvoiced."""
+
+    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+        batch = len(n)
+        f0 = (150 + 100 * torch.rand(batch, frames, generator=generator, dtype=torch.float64)).to(device)
+        f0[:, ::3] = 0
+        cycles = torch.rand(batch, generator=generator, dtype=torch.float64).to(device)
+        shape = {"dtype": dtype, "device": device, "generator": generator}
+        phases = normal(batch, harmonics, **shape) if random else None  # type: ignore[arg-type]
+        noise = normal(batch, harmonics, frames * frame_len, **shape) if random else None  # type: ignore[arg-type]
+        weight, bias = normal(1, harmonics, **shape), 0.1 * normal(1, **shape)  # type: ignore[arg-type]
+        settings = {"sample_rate": 22050, "frame_len": frame_len, "amplitude": 0.1, "sigma": 0.003, "voiced_above": 10.0}
+        lengths = torch.tensor(n, dtype=torch.int64, device=device)
+        return {"f0": f0, "cycles": cycles, "n": lengths, "phases": phases, "noise": noise, "weight": weight, "bias": bias,
+                **settings}  # fmt: skip
+
+    return Case(name, make)
+
+
+def _run_source(
+    function: Any, f0: Tensor, cycles: Tensor, n: Tensor, phases: Tensor | None, noise: Tensor | None, **given: Any
+) -> tuple[Tensor, Tensor]:
+    return function(f0, cycles, n, source.SourceSettings(**given), phases, noise)  # type: ignore[no-any-return]
 
 
 def _stream_istft_case(name: str, places: _Rows, frames: int, n_fft: int = 16, hop: int = 4) -> Case:
@@ -159,6 +185,10 @@ OPS = (
         _stft_case("goes on", [(812, 12, 1 << 40), (4, 0, 1 << 40)], 812), _stft_case("other sizes", [(44, 22, 60)], 44, 44, 11),
         _stft_case("short", [(4, 400, 404), (0, 400, 500)], 4), _stft_case("empty", [], 8),
     ), real=(_stft_case("chunk of 26 tokens", [(179 * 256, 5120, 1 << 40)], 179 * 256),), dtypes=(torch.float32,)),
+    Op("stream_source", partial(_run_source, source.stream_source), partial(_run_source, source.stream_source_ref), (
+        _source_case("one", [1], 1, 1, 4, random=False), _source_case("primes", [7, 0], 11, 3, 13),
+        _source_case("model", [5], 5), _source_case("empty", [], 3),
+    ), real=(_source_case("chunk of 26 tokens", [179], 179),), dtypes=(torch.float32,)),
     Op("stream_istft", istft.stream_istft, istft.stream_istft_ref, (
         _stream_istft_case("begins", [(16, 0, 1 << 40), (5, -7, 1 << 40)], 16),
         _stream_istft_case("ends", [(19, 90, 101), (0, 3, 1 << 40), (1, 5, 6)], 19),
