@@ -63,18 +63,11 @@ void WindowLayer::run(ThreadTeam& team, const RingCall& call, const float* x, fl
   down.scale = parts_.scale_ffn.data();
   down.add = y;
   team.run([&](Member& me) {
-    const auto norm = [&](const Norm& norm, const float* from) {
-      me.for_each(rows, 8, [&](std::int64_t first, std::int64_t last) {
-        kernels.floats.layer_norm(from + first * D, last - first, D, norm.weight.data(), norm.bias.data(), shape_.eps,
-                                  normed + first * D);
-      });
+    const auto norm = [&](const Norm& by, const float* from) {
+      team_norm(me, kernels, by, shape_.eps, from, rows, D, normed);
     };
     const auto product = [&](const Items& items, const Affine& layer, const float* from, const Finish& to,
-                             float* into) {
-      me.for_each(items.number(), 1, [&](std::int64_t first, std::int64_t last) {
-        for (std::int64_t i = first; i < last; ++i) dense_product(kernels, items, i, layer, from, to, into);
-      });
-    };
+                             float* into) { team_product(me, kernels, items, layer, from, to, into); };
     norm(parts_.norm, x);
     product(for_qkv, parts_.qkv, normed, Finish{}, qkv);
     me.for_each(rows, 8, [&](std::int64_t first, std::int64_t last) {

@@ -74,4 +74,21 @@ inline void dense_product(const VoiceKernels& kernels, const Items& items, std::
   kernels.gathered_product(rows, count, 1, depth, items.panels(i), items.count(i), to);
 }
 
+// The same by a team, all items of it.
+inline void team_product(Member& me, const VoiceKernels& kernels, const Items& items, const Affine& layer,
+                         const float* x, const Finish& to, float* y) {
+  me.for_each(items.number(), 1, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t i = first; i < last; ++i) dense_product(kernels, items, i, layer, x, to, y);
+  });
+}
+
+// LayerNorm of rows of `channels` by a team.
+inline void team_norm(Member& me, const VoiceKernels& kernels, const Norm& norm, float eps, const float* x,
+                      std::int64_t rows, std::int64_t channels, float* y) {
+  me.for_each(rows, 8, [&](std::int64_t first, std::int64_t last) {
+    kernels.floats.layer_norm(x + first * channels, last - first, channels, norm.weight.data(), norm.bias.data(), eps,
+                              y + first * channels);
+  });
+}
+
 }  // namespace innervoice
