@@ -131,7 +131,7 @@ def test_a_unit_over_a_whole_signal() -> None:
 
 
 def test_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Native code by default on a CPU in float32 and bfloat16; the reference where it is asked for, or where sizes or types do not fit."""
+    """Native code by default on a CPU in float32 and bfloat16; the reference where it is asked for, or where sizes do not fit."""
     x, n, shift, weights = stage_of("tiny")
     calls: list[int] = []
     native: Callable[..., Tensor] = flow_stage._flow_stage_native
