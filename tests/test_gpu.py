@@ -24,9 +24,10 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 WARM = Sampling(temperature=0.8, top_k=7, top_p=0.9, seed=12345, max_new_tokens=500, ignore_eos=True)
 WEIGHTED = Schedule(cycle=(Segment("transcript", 2), Segment("speech", 3), Segment("reflection", 3)), reflection_weight=1.4)
 CASES = [
-    pytest.param(op, case, dtype, id=f"{op.name}-{case.name}-{dtype}")
+    pytest.param(op, case, dtype, id=f"{op.name}-{size} {case.name}-{dtype}")
     for op in OPS.values()
-    for case in (*op.cases, *op.real)
+    for size, cases in (("small", op.cases), ("real", op.real))
+    for case in cases
     for dtype in op.dtypes
 ]
 
