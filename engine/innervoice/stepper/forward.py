@@ -127,7 +127,7 @@ class DecodeForward:
         if self._use_graphs:
             torch.cuda.synchronize(self._hidden.device)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):  # others may allocate
                 self._launch(bucket, weighted)
             self._pool = graph.pool()
             self._graphs[key] = graph
