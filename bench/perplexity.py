@@ -32,7 +32,7 @@ from innervoice.safetensors_file import Shape, TensorDir, TensorSource
 TEXT = ROOT / "tests" / "data" / "alice.txt"
 PAGE = 16
 FORMATS = (
-    Quantization("int8"), Quantization("fp8"),
+    Quantization("int8"), Quantization("fp8"), Quantization("int4", head=False),
     *(Quantization("int4", group, symmetric) for group in (32, 64, 128) for symmetric in (False, True)),
 )  # fmt: skip
 

@@ -166,7 +166,7 @@ def _flow_block_kernel(
 def _flow_block_triton(x: Tensor, n: Tensor | None, weights: TransformerWeights, heads: int) -> Tensor:
     rows, frames, channels = x.shape
     x, inner, hidden = x.contiguous(), weights.qkv.shape[0] // 3, weights.up[0].shape[0]
-    lengths = torch.full((rows,), frames, device=x.device) if n is None else n
+    lengths = torch.full((rows,), frames, device=x.device) if n is None else n.contiguous()
     qkv = torch.empty(rows, frames, 3 * inner, dtype=x.dtype, device=x.device)
     y = torch.empty(rows, frames, channels, dtype=x.dtype, device=x.device)
     is_float = x.dtype == torch.float32

@@ -153,10 +153,10 @@ def _istft_triton(
     reach = cdiv(n_fft, hop)
     assert reach <= _STEPS, f"a window of {n_fft} with a hop of {hop}: {reach} frames overlap, at most {_STEPS} may"
     launch(
-        _istft_kernel, (cdiv(steps, _STEPS) + (state is not None), rows), real.contiguous(), imag.contiguous(), before, n,
-        window.contiguous(), inverse_table(n_fft, real.device), start, end, y, y if after is None else after, frames, first,
-        columns, HOP=hop, N=n_fft, REACH=reach, STATE=state is not None, STEPS=_STEPS, BLOCK_HOP=next_power(hop, 16), DEPTH=16,
-        num_warps=4, num_stages=2,
+        _istft_kernel, (cdiv(steps, _STEPS) + (state is not None), rows), real.contiguous(), imag.contiguous(), before,
+        n.contiguous(), window.contiguous(), inverse_table(n_fft, real.device), start.contiguous(), end.contiguous(), y,
+        y if after is None else after, frames, first, columns, HOP=hop, N=n_fft, REACH=reach, STATE=state is not None,
+        STEPS=_STEPS, BLOCK_HOP=next_power(hop, 16), DEPTH=16, num_warps=4, num_stages=2,
     )  # fmt: skip
     return y, after
 

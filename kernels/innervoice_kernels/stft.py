@@ -88,9 +88,9 @@ def _stream_stft_triton(
     y = torch.empty(rows, n_fft + 2, frames, dtype=x.dtype, device=x.device)
     after = torch.empty_like(state, memory_format=torch.contiguous_format)
     launch(
-        _stream_stft_kernel, (max(1, cdiv(frames, 64)), cdiv(n_fft + 2, 32), rows), x.contiguous(), state.contiguous(), n, window,
-        forward_table(n_fft, x.device), start, end, y, after, columns, frames, HOP=hop, N=n_fft, KEPT=kept,
-        BLOCK_KEPT=next_power(kept), TILE=64, DEPTH=16, COLUMNS=32, num_warps=4, num_stages=2,
+        _stream_stft_kernel, (max(1, cdiv(frames, 64)), cdiv(n_fft + 2, 32), rows), x.contiguous(), state.contiguous(),
+        n.contiguous(), window, forward_table(n_fft, x.device), start.contiguous(), end.contiguous(), y, after, columns, frames,
+        HOP=hop, N=n_fft, KEPT=kept, BLOCK_KEPT=next_power(kept), TILE=64, DEPTH=16, COLUMNS=32, num_warps=4, num_stages=2,
     )  # fmt: skip
     return y, after
 
