@@ -9,10 +9,14 @@ INSTALLED := $(VENV)/installed
 NATIVE := $(shell find csrc -type f)
 CXX_FILES := $(filter %.h %.cpp %.cu %.cuh,$(NATIVE))
 
+# What a GPU is asked first, within ten minutes, and what takes longer.
+GPU_PARTS := gpu-tests gpu-kernels gpu-decode gpu-codec gpu-reply gpu-report
+GPU_MORE := gpu-formats gpu-codecs gpu-stream gpu-sanitizer gpu-report
+
 # pytest's answer when it finds nothing to run; true of the kind that is asked for, not a failure.
 NO_TESTS := 5
 
-.PHONY: demo test slow long kernels lint format bench gpu gpu-install gpu-tests gpu-kernels gpu-decode gpu-codec gpu-codecs gpu-report clean
+.PHONY: demo test slow long kernels lint format bench gpu gpu-more gpu-install $(GPU_PARTS) $(GPU_MORE) clean
 
 demo: $(INSTALLED)
 	@mkdir -p $(OUT)
@@ -52,28 +56,48 @@ bench: $(INSTALLED)
 	$(BIN)/python -m pytest bench --benchmark-only || { code=$$?; [ $$code -eq $(NO_TESTS) ] && echo "bench/ holds no benchmarks yet"; }
 
 # Beside the torch that the machine has: nothing else is installed or changed. Needs setuptools, pybind11, cmake and pytest there.
-# Every part runs, whatever the one before it said; each may be run alone, and has a limit of its own so that all end in ten minutes.
+# Every part runs, whatever the one before it said, and has a time limit of its own; the parts of `gpu` end within ten minutes.
+define run_parts
+@failed=; for part in $(1); do $(MAKE) $$part || failed="$$failed $$part"; done; [ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
+endef
+
 gpu: gpu-install
-	@failed=; for part in gpu-tests gpu-kernels gpu-decode gpu-codec gpu-codecs gpu-report; do $(MAKE) $$part || failed="$$failed $$part"; done; \
-	[ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
+	$(call run_parts,$(GPU_PARTS))
+
+gpu-more: gpu-install
+	$(call run_parts,$(GPU_MORE))
 
 gpu-install:
 	$(PYTHON) -m pip install --no-build-isolation --no-deps .
 
 gpu-tests:
-	timeout 240 $(PYTHON) -m pytest -o pythonpath=tests -m gpu tests
+	timeout 150 $(PYTHON) -m pytest -o pythonpath=tests -m gpu tests
 
 gpu-kernels:
-	timeout 120 $(PYTHON) -m bench.kernels --device cuda --json $(RESULTS)/kernels.json
+	timeout 100 $(PYTHON) -m bench.kernels --device cuda --json $(RESULTS)/kernels.json
 
 gpu-decode:
-	timeout 200 $(PYTHON) -m bench.decode --device cuda --json $(RESULTS)/decode.json
+	timeout 120 $(PYTHON) -m bench.decode --device cuda --json $(RESULTS)/decode.json
 
 gpu-codec:
-	timeout 120 $(PYTHON) -m bench.codec --device cuda --json $(RESULTS)/codec.json
+	timeout 80 $(PYTHON) -m bench.codec --device cuda --json $(RESULTS)/codec.json
+
+gpu-reply:
+	timeout 80 $(PYTHON) -m bench.reply --device cuda --json $(RESULTS)/reply.json
+
+gpu-formats:
+	timeout 240 $(PYTHON) -m bench.formats --device cuda --json $(RESULTS)/formats.json
 
 gpu-codecs:
 	timeout 120 $(PYTHON) -m bench.codecs --device cuda --json $(RESULTS)/codecs.json
+
+gpu-stream:
+	timeout 480 $(PYTHON) -m bench.stream --device cuda --model 9b --sessions 32,64,128,256 --json $(RESULTS)/stream_9b.json
+
+# The kernels on small shapes; needs compute-sanitizer, which CUDA's toolkit brings.
+gpu-sanitizer:
+	for tool in memcheck racecheck; do timeout 280 compute-sanitizer --tool $$tool --error-exitcode 1 $(PYTHON) -m pytest -q -x \
+	    -o pythonpath=tests -m gpu tests/test_gpu.py -k "error_rule and small" || exit 1; done
 
 gpu-report:
 	$(PYTHON) -m bench.report --results $(RESULTS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -41,6 +42,7 @@ class CMakeBuild(build_ext):
         ninja = find_tool("ninja")
         if ninja is not None:
             options += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+        options += shlex.split(os.environ.get("CMAKE_ARGS", ""))
         subprocess.run([cmake, "-S", str(ROOT), "-B", str(build), *options], check=True)
         subprocess.run([cmake, "--build", str(build), "--parallel"], check=True)
 

@@ -24,7 +24,7 @@ from innervoice_kernels.jit import HAS_TRITON, Launch, recorded
 
 CAPABILITY = 90
 NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.int32: "i32", torch.int64: "i64"}
-NAMES |= {torch.int8: "i8", torch.uint8: "u8", torch.float8_e4m3fn: "fp8e4nv"}
+NAMES |= {torch.int8: "i8", torch.uint8: "u8", torch.float8_e4m3fn: "fp8e4nv", torch.bool: "i1", torch.float64: "fp64"}
 TABLE = Path(__file__).resolve().parent / "aot_sm90.json"
 
 

@@ -14,21 +14,27 @@ from innervoice_kernels import (
     attention,
     cursor,
     elu_unit,
+    flow_block,
     groupnorm,
     head,
+    istft,
     kvstore,
     kvstore_fp8,
     linear,
     linear_int4,
     linear_scaled,
+    mel,
     norm,
     philox,
     qkv,
+    relative,
     residual,
     rope,
     rvq,
     sample_pick,
+    source,
     step,
+    stft,
     taps,
     vq,
     windowed,
@@ -258,6 +264,40 @@ def voice(rows: int, dtype: torch.dtype) -> list[Call]:
     return [*made, call(f"{rows * 25} vectors", vq.nearest_code, vectors, codes)]
 
 
+def voice_networks(rows: int, dtype: torch.dtype) -> list[Call]:
+    """A transformer of the flow over a window of 887 frames, and the encoder's attention over a chunk and 12 blocks before it."""
+
+    def pair(*shape: int) -> tuple[Tensor, Tensor]:
+        return empty(*shape, dtype=dtype), empty(shape[0], dtype=dtype)
+
+    block = flow_block.TransformerWeights(
+        pair(256), empty(1536, 256, dtype=dtype), pair(256, 512), pair(256), pair(1024, 256), pair(256, 1024)
+    )
+    x, q, k = (empty(rows, *shape, dtype=dtype) for shape in ((887, 256), (8, 35, 64), (8, 155, 64)))
+    bias, places, seen = empty(8, 64, dtype=dtype), empty(8, 189, 64, dtype=dtype), empty(rows, 35, 155, dtype=torch.bool)
+    return [
+        call(f"{rows} rows of 887", flow_block.flow_block, x, ints(rows).long(), block, 8),
+        call(f"{rows} rows of 35", relative.relative_attention, q, k, k, bias, bias, places, seen),
+    ]
+
+
+def transforms(rows: int) -> list[Call]:
+    """The vocoder's source and samples of a chunk of 26 tokens; the features of 4 s of speech."""
+    wave, overlap, window = (empty(*shape, dtype=torch.float32) for shape in ((rows, 179 * 256), (rows, 12), (16,)))
+    spectrum, n, name = empty(rows, 9, 179 * 64, dtype=torch.float32), ints(rows).long(), f"{rows} rows"
+    pitch, cycles = (empty(*shape, dtype=torch.float64) for shape in ((rows, 179), (rows,)))
+    phases, noise = (empty(*shape, dtype=torch.float32) for shape in ((rows, 9), (rows, 9, 179 * 256)))
+    merge = source.SourceSettings(phases[:1], phases[0, :1], 22050, 256, 0.1, 0.003, 10.0)
+    speech, filters = empty(rows, 64240, dtype=torch.float32), empty(201, 128, dtype=torch.float32)
+    return [
+        call(name, source.stream_source, pitch, cycles, n, merge, phases, noise),
+        call(name, stft.stream_stft, wave, overlap, n, window, 4, n, n),
+        call(name, istft.stream_istft, spectrum, spectrum, overlap, n, window, 4, n, n),
+        call(f"{name}, whole", istft.istft, spectrum, spectrum, window, 4),
+        call(f"{name} of 4 s", mel.log_frames, speech, filters, 160),
+    ]
+
+
 BF16, PAGE_SIZES = torch.bfloat16, (16, 32, 64, 128)
 CALLS: list[Call] = []
 for dtype in (BF16, torch.float32):
@@ -277,7 +317,8 @@ for label in ("qkv", "down"):
     CALLS += quantised(1, BF16, label, "int8", "fp8", "int4 32", "int4 128", "symmetric 32")
 CALLS += quantised(64, BF16, "qkv", "int8", "fp8", "int4 32")
 CALLS += [made for dtype in (torch.float16, torch.float32) for made in quantised(16, dtype, "qkv", "int8", "int4 64")]
-CALLS += [made for dtype in (BF16, torch.float32) for made in voice(2, dtype)]
+CALLS += [made for dtype in (BF16, torch.float32) for made in (*voice(2, dtype), *voice_networks(2, dtype))]
+CALLS += transforms(2)
 CALLS += [draws(rows) for rows in (1, 32, 128, 256)]
 CALLS += [cursors(rows) for rows in (1, 128)]
 CALLS += [ends(rows, BF16) for rows in (1, 256)]

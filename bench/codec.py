@@ -18,6 +18,7 @@ from torch import Tensor
 
 from innervoice.codec.chunks import Chunk, Clock, SteadySettings
 from innervoice.codec.decoder import SpeechDecoder
+from innervoice.codec.encoder_stream import EncoderStream
 from innervoice.codec.flow import Flow
 from innervoice.codec.hift import Hift
 from innervoice.codec.layers import load_tensors
@@ -26,6 +27,7 @@ from innervoice.config.decoder import DecoderConfig
 from innervoice.config.decoder_tensors import flow_shapes, hift_shapes
 from innervoice.safetensors_file import DummyTensors
 from innervoice_kernels.backend import use
+from innervoice_kernels.testing import OPS
 
 TINY = Path(__file__).resolve().parent.parent / "engine" / "innervoice" / "assets" / "tiny" / "glm-4-voice-decoder"
 PLAIN, COMPILED = "plain torch modules", "torch.compile, CUDA graphs"
@@ -194,7 +196,33 @@ def borders(device: str) -> Iterator[Record]:
     yield Record("sample steps at borders", shape, "of full scale", device, most, dtype="float32", n=len(joints), **more)
 
 
-CASES = ("networks", "reply_length", "borders", "batches", "compiled")
+def parts(shipped: Shipped, quick: bool) -> Iterator[Record]:
+    """What a chunk of 26 tokens needs beside the networks: the flow's encoder and length regulator, both transforms."""
+    device, dtype, flow = shipped.device, shipped.dtype, shipped.flow
+    settings, frames = SteadySettings(), window(FULL_AT)
+    tokens = settings.chunk + flow.config.encoder.block_size - 1
+    encoder = EncoderStream(flow.encoder, settings.encoder_blocks, tokens, device)
+    x = torch.randn(1, tokens, flow.config.encoder.input_size, device=device, dtype=dtype)
+    n, start, closed = (torch.tensor([value], device=device) for value in (tokens, 100 + settings.encoder_blocks * 10, 30))
+    _, state = encoder(x, {}, n, start, closed)
+    states = torch.randn(1, 80, frames, device=device, dtype=dtype)
+    transforms = {name: next(iter(OPS[name].real)) for name in ("stream_stft", "stream_istft")}
+    runs: dict[str, tuple[str, Callable[[], Tensor]]] = {
+        "flow's encoder": (f"{tokens} tokens, {encoder.cache_len} cached", lambda: encoder(x, state, n, start, closed)[0]),
+        "length regulator": (
+            f"{frames} frames",
+            lambda: flow.regulator.smooth(states, torch.tensor([frames - 5], device=device)),
+        ),
+    }
+    for name, case in transforms.items():
+        inputs, op = case.make_inputs(torch.float32, device, torch.Generator().manual_seed(0)), OPS[name]
+        runs[name] = (case.name, lambda op=op, inputs=inputs: op.fast(**inputs)[0])  # type: ignore[misc]
+    for name, (shape, run) in runs.items():
+        ours, peer = race(run, device, 5 if quick else 25)
+        yield Record.of(name, shape, ours, peer=peer, peer_name=PLAIN, unit="ms", device=device, dtype=shipped.name)
+
+
+CASES = ("networks", "parts", "reply_length", "borders", "batches", "compiled")
 
 
 def records(args: argparse.Namespace) -> Iterator[Record]:
@@ -206,7 +234,7 @@ def records(args: argparse.Namespace) -> Iterator[Record]:
             yield from reply_length(args.device, args.quick) if name == "reply_length" else borders(args.device)
             continue
         shipped = shipped or Shipped(args.device)
-        yield from {"networks": networks, "batches": batches, "compiled": compiled}[name](shipped, args.quick)
+        yield from {"networks": networks, "parts": parts, "batches": batches, "compiled": compiled}[name](shipped, args.quick)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import torch
 from bench.decode_cpu import FORMATS, SMOLLM2, Ours, Tensors
-from bench.record import Record, device_name, interleaved, parser, report
+from bench.record import Record, cpu_facts, device_name, interleaved, parser, report
 
 from innervoice.model.families.llama import load_weights
 from innervoice.model.quant_source import QuantizingSource
@@ -94,6 +94,7 @@ def records(quick: bool) -> Iterator[Record]:
         yield Record.of(
             "decode on a crowded CPU", f"{shape}, {STEPS} tokens", times[shape], unit="ms", device=device_name("cpu"),
             dtype="int8", peer=times["alone"], peer_name="1 thread, quiet", threads=threads, bytes=model.weights.num_bytes,
+            details={"cpu": cpu_facts()},
         )  # fmt: skip
 
 

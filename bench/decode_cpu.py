@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from bench.peers.gguf_file import write_gguf
 from bench.peers.llama_cpp import LlamaCpp
-from bench.record import Record, device_name, interleaved, parser, report
+from bench.record import Record, cpu_facts, device_name, interleaved, parser, report
 from torch import Tensor
 
 from innervoice.batch import Row
@@ -218,6 +218,7 @@ class Bench:
             "details": {
                 "isa": _C.available_isas()[-1], "share_of_read": then["read"].median * self.steps / then["ours"].median,
                 "read_bytes_per_s": num_bytes / then["read"].median, "peer_flags": llama.info["system"] if llama else None,
+                "cpu": cpu_facts(),
             },
         }  # fmt: skip
         shape = f"{self.name}, {threads} threads"

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -258,6 +259,16 @@ def device_name(device: str) -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return f"{models[0] if models else platform.machine()}, {os.cpu_count()} cores"
+
+
+def cpu_facts() -> str:
+    """Family, model and vector instructions of the processor; empty where /proc/cpuinfo is missing."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    fields = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    flags = sorted(set((fields.get("flags") or fields.get("features") or "").split()))
+    vectors = [flag for flag in flags if re.match(r"avx|amx|fma|f16c|bmi|sse|asimd|sve|i8mm|bf16", flag)]
+    numbers = [f"{name} {fields[name]}" for name in ("vendor_id", "cpu family", "model", "stepping") if name in fields]
+    return ", ".join([*numbers, " ".join(vectors)])
 
 
 def gpu_state() -> dict[str, float | None]:

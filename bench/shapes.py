@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from innervoice.config.model import ModelConfig
+from innervoice.config.quantization import Quantization
 from innervoice.decode_bench import DecodeModel
 from innervoice.model.families import glm4_voice
+from innervoice.model.quant_source import QuantizingSource
 from innervoice.model.transformer import Transformer
-from innervoice.safetensors_file import DummyTensors
+from innervoice.safetensors_file import DummyTensors, TensorSource
 from innervoice.types import Vocabulary
 
 GLM_4_VOICE: dict[str, Any] = {
@@ -26,10 +30,11 @@ SMALL = GLM_4_VOICE | {
 }  # fmt: skip
 
 
-def random_model(data: dict[str, Any], device: str) -> DecodeModel:
-    """A decoder of this config.json with random weights, and text up to 0.9 of its vocabulary, speech behind it."""
+def random_model(data: dict[str, Any], device: str, to: Quantization | None = None) -> DecodeModel:
+    """A decoder of this config.json with random weights, quantised or not; text up to 0.9 of its vocabulary, speech behind it."""
     config = glm4_voice.read_config(data, "config.json")
-    weights = glm4_voice.load_weights(config, DummyTensors(), getattr(torch, config.dtype), device)
+    source: TensorSource = DummyTensors() if to is None else QuantizingSource(DummyTensors(), to)
+    weights = glm4_voice.load_weights(config, source, getattr(torch, config.dtype), device)
     return DecodeModel(Transformer(config, weights), vocabulary_of(config))
 
 
@@ -41,3 +46,38 @@ def vocabulary_of(config: ModelConfig) -> Vocabulary:
         size=size, text=(0, text_end - 8), speech=(text_end, size - 224), end_of_turn=text_end - 2, open=text_end - 3,
         close=text_end - 4, done=text_end - 5, eos=(text_end - 2,),
     )  # fmt: skip
+
+
+def write_shipped_configs(target: Path, tiny_dir: Path, num_layers: int = 40) -> None:
+    """The tiny checkpoint's config files with the sizes that GLM-4-Voice ships, below a directory: what dummy weights need."""
+
+    def change(path: str, **values: Any) -> None:
+        data = json.loads((tiny_dir / path).read_text()) | values
+        (target / path).parent.mkdir(exist_ok=True)
+        (target / path).write_text(json.dumps(data))
+
+    change(
+        "glm-4-voice-9b/config.json",
+        num_layers=num_layers, num_hidden_layers=num_layers, hidden_size=4096, ffn_hidden_size=13696, num_attention_heads=32,
+        kv_channels=128, padded_vocab_size=168960, vocab_size=168960, torch_dtype="bfloat16",
+        eos_token_id=[151329, 151336, 151338], pad_token_id=151329,
+    )  # fmt: skip
+    change("glm-4-voice-9b/generation_config.json", eos_token_id=[151329, 151336, 151338], pad_token_id=151329)
+    change(
+        "glm-4-voice-tokenizer/config.json",
+        d_model=1280, encoder_attention_heads=20, encoder_ffn_dim=5120, encoder_layers=32, pooling_position=16,
+        quantize_position=16, quantize_vocab_size=16384,
+    )  # fmt: skip
+    yaml = (tiny_dir / "glm-4-voice-decoder" / "config.yaml").read_text()
+    for small, full in (
+        ("input_size: 64", "input_size: 512"), ("vocab_size: 64", "vocab_size: 16384"), ("output_size: 64", "output_size: 512"),
+        ("attention_heads: 4", "attention_heads: 8"), ("linear_units: 96", "linear_units: 2048"),
+        ("num_blocks: 2", "num_blocks: 6"),
+        ("channels: [32, 32]", "channels: [256, 256]"), ("attention_head_dim: 16", "attention_head_dim: 64"),
+        ("n_blocks: 2", "n_blocks: 4"), ("num_mid_blocks: 3", "num_mid_blocks: 12"), ("num_heads: 2", "num_heads: 8"),
+        ("base_channels: 32", "base_channels: 512"), ("cond_channels: 48", "cond_channels: 512"),
+    ):  # fmt: skip
+        assert small in yaml
+        yaml = yaml.replace(small, full)
+    (target / "glm-4-voice-decoder").mkdir()
+    (target / "glm-4-voice-decoder" / "config.yaml").write_text(yaml)

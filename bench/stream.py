@@ -8,19 +8,25 @@ were granted: their tokens must be the same.
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from bench.record import Record, device_name, parser, report
+from bench.shapes import write_shipped_configs
 from bench.stream_records import run_records, timeline
 from bench.stream_sim import records as simulated
 
 from innervoice import Engine, Sampling, Schedule, SteadySettings
 from innervoice.loadgen import Listened, Question, Run, bundled_questions, converse
+
+TINY = Path(str(resources.files("innervoice") / "assets" / "tiny"))
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,10 @@ def real_time(setting: Setting, questions: Sequence[Question], request: dict[str
         "streaming": setting.steady,
         "policy": setting.policy,
     }
-    with Engine.from_pretrained(setting.model, max_sessions=setting.max_sessions, **load) as engine:
+    with (
+        shipped(setting.model, load) as model,
+        Engine.from_pretrained(model, max_sessions=setting.max_sessions, **load) as engine,
+    ):
         converse(engine, questions, num_sessions=1, seconds=1.0, request=request)  # warm-up
         run = converse(
             engine,
@@ -77,6 +86,18 @@ def real_time(setting: Setting, questions: Sequence[Question], request: dict[str
         )
         yield _lag(run, setting, common)
         yield _replays(engine, run, questions, setting, common)
+
+
+@contextmanager
+def shipped(model: str, load: dict[str, Any]) -> Iterator[str]:
+    """The model, or for "9b" a directory of GLM-4-Voice's shapes with random weights, which `load` is told of."""
+    if model != "9b":
+        yield model
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        write_shipped_configs(Path(folder), TINY)
+        load |= {"load_format": "dummy", "max_model_len": 4096}
+        yield folder
 
 
 def _timeline(run: Run) -> Any:
@@ -144,7 +165,7 @@ def records(args: argparse.Namespace) -> Iterator[Record]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run from the command line."""
     made = parser(__doc__)
-    made.add_argument("--model", default=str(resources.files("innervoice") / "assets" / "tiny"), help="default: the packaged one")
+    made.add_argument("--model", default=str(TINY), help="9b: GLM-4-Voice's shapes, random weights; default: the packaged one")
     made.add_argument("--sessions", default=None, help="numbers of sessions, with commas between them; default 32")
     made.add_argument("--seconds", type=float, default=None, help="for how long they ask; default 60")
     made.add_argument("--policy", default="slack", help="policies, with commas between them")

@@ -9,8 +9,10 @@
 #include "bindings/codec.h"
 #include "bindings/cpu.h"
 #include "bindings/import.h"
+#include "bindings/relative.h"
 #include "bindings/sample.h"
 #include "bindings/source.h"
+#include "bindings/spectrum.h"
 #include "bindings/voice.h"
 #include "innervoice/page_pool.h"
 #include "innervoice/pool_state.h"
@@ -150,6 +152,8 @@ PYBIND11_MODULE(_C, m) {
   define_voice(m);
   define_codec(m);
   define_source(m);
+  define_relative(m);
+  define_spectrum(m);
   define_sample(m);
   m.def("fill_slots", &fill_slots_of_tensors, py::arg("page_table"), py::arg("query_start"), py::arg("context_len"),
         py::arg("page_size"), py::arg("out"));

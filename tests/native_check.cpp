@@ -10,6 +10,8 @@
 
 #include "innervoice/decoder.h"
 #include "innervoice/gemm.h"
+#include "innervoice/sample.h"
+#include "innervoice/source.h"
 
 namespace {
 
@@ -176,6 +178,72 @@ bool check_decoder(Isa isa) {
   return true;
 }
 
+struct Drawn {
+  std::vector<std::int64_t> ids;
+  std::vector<float> logprobs;
+};
+
+// Greedy, by top k and top p, of everything, of nothing, and with a number that is none.
+Drawn draw(int threads) {
+  constexpr std::int64_t kVocabulary = 257;
+  ThreadTeam team(threads);
+  std::vector<float> logits(5 * kVocabulary);
+  for (std::size_t i = 0; i < logits.size(); ++i) logits[i] = static_cast<float>((i * 7919) % 1009) / 100.0f;
+  logits[4 * kVocabulary + 3] = std::nanf("");
+  const std::vector<std::int64_t> offsets = {0, 1, 3, 4, 4, 5};
+  const std::vector<std::int64_t> ranges = {0, kVocabulary, 5, 9, 100, 180, 256, 257, 0, 4};
+  const std::vector<std::int64_t> top_k = {0, 7, 3, 0, 0}, keys = {1, 0, 0, 2, 5, 0, 3, 6, 1, 4, 7, 0, 5, 8, 0};
+  const std::vector<float> temperature = {0.0f, 0.7f, 1.0f, 1.0f, 1.0f};
+  const std::vector<double> top_p = {1.0, 0.8, 0.1, 1.0, 1.0};
+  Drawn drawn{std::vector<std::int64_t>(5), std::vector<float>(5)};
+  const SampleCall call = {logits.data(),        5,
+                           kVocabulary,          offsets.data(),
+                           ranges.data(),        temperature.data(),
+                           top_k.data(),         top_p.data(),
+                           keys.data(),          drawn.ids.data(),
+                           drawn.logprobs.data()};
+  sample(team, call);
+  return drawn;
+}
+
+bool check_sample() {
+  const Drawn one = draw(1), three = draw(3);
+  const std::vector<std::int64_t>& ids = one.ids;
+  const bool is_offered = (ids[1] >= 5 && ids[1] < 9) || (ids[1] >= 100 && ids[1] < 180);
+  if (ids != three.ids || !is_offered || ids[0] < 0 || ids[2] != 256 || ids[3] != -1 || ids[4] != -1)
+    return std::printf("ids were drawn wrong\n"), false;
+  for (std::size_t row = 0; row < 3; ++row) {
+    if (!(one.logprobs[row] <= 0.0f) || one.logprobs[row] != three.logprobs[row])
+      return std::printf("a log-probability is wrong\n"), false;
+  }
+  return true;
+}
+
+std::vector<float> sound_source(int threads) {
+  constexpr std::int64_t kRows = 2, kFrames = 5, kHarmonics = 3, kLength = 12;
+  ThreadTeam team(threads);
+  const std::vector<double> f0 = {100, 0, 220.5, 441, 5, 0, 0, 130, 131, 132}, cycles = {0.25, 0.0};
+  const std::vector<std::int64_t> n = {5, 3}, seed = {11, -12}, first = {0, 3, 6, 9, 12, 40, 43, 46, 49, 52};
+  const std::vector<float> phases = {0, 0.5f, -1, 0, 2, 3}, weight = {0.5f, 0.2f, -0.1f};
+  std::vector<float> noise(kRows * kHarmonics * kFrames * kLength), y(kRows * kFrames * kLength);
+  std::vector<double> after(kRows);
+  fill_normals(team, seed.data(), 7, first.data(), kRows, kFrames, kHarmonics * kLength / 4, noise.data());
+  const SourceCall call = {f0.data(), cycles.data(), n.data(), phases.data(), noise.data(), weight.data(),
+                           0.01f,     0.1f,          0.003f,   22050.0,       10.0,         kRows,
+                           kFrames,   kHarmonics,    kLength,  y.data(),      after.data()};
+  stream_source(team, call);
+  y.insert(y.end(), after.begin(), after.end());
+  return y;
+}
+
+bool check_source() {
+  const std::vector<float> one = sound_source(1);
+  for (const float value : one) {
+    if (!std::isfinite(value)) return std::printf("the source is no number\n"), false;
+  }
+  return one == sound_source(3) || (std::printf("threads change the source\n"), false);
+}
+
 // Jobs of several callers, one after another; teams that come and go.
 bool check_team() {
   ThreadTeam team(4);
@@ -207,7 +275,7 @@ bool check_team() {
 }  // namespace
 
 int main() {
-  bool is_right = check_team();
+  bool is_right = check_team() && check_sample() && check_source();
   for (const innervoice::Isa isa : {innervoice::Isa::kPlain, innervoice::Isa::kAvx2, innervoice::Isa::kAvx512}) {
     if (innervoice::is_available(isa)) is_right = is_right && check_products(isa) && check_decoder(isa);
   }

@@ -54,6 +54,9 @@ class ScriptedRunner:
         self.is_broken = False
         self.num_fed = 0
 
+    def warmup(self) -> None:
+        pass
+
     def copy_page(self, source: int, target: int) -> None:
         self.pages[target] = list(self.pages[source])
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import pickle
 import threading
+import weakref
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -392,6 +394,22 @@ def test_a_dead_core_tells_every_reader(tiny_dir: Path) -> None:
     with pytest.raises(EngineDead):
         engine.generate(Text("hello"))
     engine.close()
+
+
+def test_what_is_loaded_is_not_walked_by_the_garbage_collection_until_it_is_closed(tiny_dir: Path) -> None:
+    """Two engines, closed in the order of their opening, one of them twice; what a closed one leaves is collected."""
+    first = Engine.from_pretrained(tiny_dir, device="cpu")
+    second = Engine.from_pretrained(tiny_dir, device="cpu")
+    held = gc.get_freeze_count()
+    assert held > 10_000
+    core = weakref.ref(first._loaded.core)
+    first.close()
+    first.close()
+    del first
+    assert gc.get_freeze_count() > 10_000
+    second.close()
+    gc.collect()
+    assert core() is None
 
 
 def test_a_closed_engine_refuses_and_close_ends_what_runs(tiny_dir: Path) -> None:

@@ -24,9 +24,10 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 WARM = Sampling(temperature=0.8, top_k=7, top_p=0.9, seed=12345, max_new_tokens=500, ignore_eos=True)
 WEIGHTED = Schedule(cycle=(Segment("transcript", 2), Segment("speech", 3), Segment("reflection", 3)), reflection_weight=1.4)
 CASES = [
-    pytest.param(op, case, dtype, id=f"{op.name}-{case.name}-{dtype}")
+    pytest.param(op, case, dtype, id=f"{op.name}-{size} {case.name}-{dtype}")
     for op in OPS.values()
-    for case in (*op.cases, *op.real)
+    for size, cases in (("small", op.cases), ("real", op.real))
+    for case in cases
     for dtype in op.dtypes
 ]
 
@@ -67,6 +68,34 @@ def test_graphs_give_the_tokens_of_eager_steps(name: str) -> None:
     eager, graphed = made
     assert eager.tokens == graphed.tokens and min(map(len, eager.tokens)) == 500
     assert graphed.stepper.stats().replays == 499 and eager.stepper.stats().replays == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_engine_s_forward_pass_by_graphs_is_the_plain_one(dtype: torch.dtype) -> None:
+    """Rows in any order and number, with reflection weights; every bucket is captured before and nothing after."""
+    from stepped import Lives, small_model
+
+    model = small_model(dtype, "cuda")
+    plain, fused = Lives(model, "ref"), Lives(model, "triton")
+    fused.runner.warmup()
+    tolerance = 1e-4 if dtype == torch.float32 else 0.1  # logits are some units apart
+    for index, order in enumerate([(0, 1, 2), (2, 0), (1, 2, 0)]):
+        torch.testing.assert_close(fused.step(index, order), plain.step(index, order), rtol=tolerance, atol=tolerance)
+        assert torch.equal(fused.runner.kv.key_tag, plain.runner.kv.key_tag)
+    assert fused.runner._fused.num_graphs == 6  # 1, 2 and 4 rows, with weights and without
+
+
+def test_an_engine_with_fused_steps_says_what_the_plain_one_says(tiny_dir: Path) -> None:
+    """Float32, greedy, four replies at once."""
+    import innervoice as iv
+
+    said = []
+    for backend in ("auto", "plain"):
+        with iv.Engine.from_pretrained(tiny_dir, device="cuda", dtype="float32", backend=backend) as engine:
+            prompts = [iv.Ids([5 + i, 9, 2 * i + 1]) for i in range(4)]
+            sampling = iv.Sampling(temperature=0.0, seed=1, max_new_tokens=80)
+            said.append([r.ids for r in engine.generate(prompts, schedule="reempathy", sampling=sampling)])
+    assert said[0] == said[1] and all(said[0])
 
 
 def test_tokens_are_the_host_s() -> None:

@@ -25,6 +25,7 @@ RANKS = {
     "checkpoint": 1,
     "safetensors_file": 1,
     "outlet": 1,
+    "heap": 1,
     "safetensors_writer": 1,
     "schedule": 2,
     "blocks": 2,

@@ -109,7 +109,7 @@ def test_the_choice_is_logged_once(caplog: pytest.LogCaptureFixture, monkeypatch
     monkeypatch.setattr(backend, "_logged", {})
     with caplog.at_level(logging.INFO, logger="innervoice.kernels"):
         for op in ("rms_norm", "silu_mul", "rms_norm"):
-            backend._Choice({}).resolve(op, torch.device("cpu"), has_native=False)
+            backend._Choice({}).resolve(op, torch.device("cpu"), has_native=False, is_faster=False)
     assert [record.getMessage() for record in caplog.records] == ["kernels on cpu: ref"]
 
 

@@ -15,12 +15,14 @@ NAMES = (
     "rms_norm", "add_rms_norm", "silu_mul", "rotary", "store_kv", "qkv_rope_store", "linear", "gated_linear", "paged_attention",
     "gumbel_noise", "sample", "head_sample", "scaled_linear", "int4_linear",
     "store_kv_fp8", "group_norm_mish", "snake", "stream_residual", "nearest_code",
+    "stream_source", "stream_stft", "istft", "stream_istft", "log_frames", "relative_attention", "flow_block",
 )  # fmt: skip
 # Seconds each in the interpreter: in one type in CI, in all of them at length.
 LONG = {
     ("rotary", "model"), ("qkv_rope_store", "primes"), ("qkv_rope_store", "model"), ("qkv_rope_store", "norms, pairs"),
     ("stream_residual", "pieces"), ("stream_residual", "primes"), ("stream_residual", "model"), ("nearest_code", "crowded"),
     ("sample", "many rows"), ("head_sample", "17 rows"), ("paged_attention", "model"), ("paged_attention", "long"),
+    ("flow_block", "tiny"), ("flow_block", "wide"), ("relative_attention", "wide"), ("istft", "long"),
     ("int4_linear", "split, ragged"), ("scaled_linear", "fp8, split"),
 }  # fmt: skip
 

@@ -13,6 +13,7 @@ need_interpreter()
 from stepped import Reply, Stepped, by_the_host, small_model  # noqa: E402
 from test_schedule import VOCABULARY  # noqa: E402
 
+from innervoice.config.quantization import Quantization  # noqa: E402
 from innervoice.schedule import PRESETS, Schedule, Segment, compile_schedule, make_cursor  # noqa: E402
 from innervoice.stepper import RowStart, Stepper  # noqa: E402
 from innervoice.types import Sampling  # noqa: E402
@@ -32,9 +33,9 @@ REPLIES = [
 ]
 
 
-def hold(replies: list[Reply], steps: int, **options: object) -> Stepped:
+def hold(replies: list[Reply], steps: int, to: Quantization | None = None, **options: object) -> Stepped:
     """The tokens of all replies are those of the host."""
-    model = small_model()
+    model = small_model(to=to)
     stepped = Stepped(model, replies, **options)
     stepped.run(steps, count=2)
     for reply, tokens in zip(replies, stepped.tokens, strict=True):
@@ -47,6 +48,13 @@ def test_tokens_are_the_host_s() -> None:
     stepped = hold(REPLIES, steps=4)
     assert stepped.stepper.stats().eager_steps == 4 and stepped.stepper.stats().graphs == 0
     assert stepped.stepper.stats().ready_s is None
+
+
+@pytest.mark.parametrize(
+    "to", [Quantization("int4"), *(pytest.param(Quantization(name), marks=pytest.mark.long) for name in ("int8", "fp8"))], ids=str
+)
+def test_tokens_of_quantised_weights_are_the_host_s(to: Quantization) -> None:
+    hold(REPLIES[:2], steps=4, to=to)
 
 
 @pytest.mark.long

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,8 +12,8 @@ from torch import Tensor
 
 from innervoice_kernels import _C, flow_stage, frame_conv, residual
 from innervoice_kernels.backend import use
-from innervoice_kernels.testing import OPS
-from innervoice_kernels.testing.codec import _stage_weights
+from innervoice_kernels.testing import OPS, check
+from innervoice_kernels.testing.codec import _run_stage, _stage_weights
 
 ISAS = _C.available_isas()
 STAGES = ("tiny", "more than a panel", "a row of none", "no transformer")
@@ -69,14 +70,37 @@ def test_a_unit_is_its_definition_for_all_instructions(isa: str, case: str) -> N
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.skipif(not _C.has_halves(), reason="products of bfloat16 need AVX-512")
-def test_products_in_bfloat16_are_near() -> None:
-    x, n, shift, weights = stage_of("tiny")
-    y = run_stage(weights.packed(halves=True), _C.ThreadTeam(2), x, n, shift, len(shift))
-    torch.testing.assert_close(y, flow_stage.flow_stage_ref(x, n, shift, weights), rtol=0.05, atol=0.1)
-    arguments, unit = unit_of("pieces")
-    ours = run_unit(unit.packed(halves=True), _C.ThreadTeam(2), arguments)[0]
-    torch.testing.assert_close(ours, residual.stream_residual_ref(*arguments[:4], unit, arguments[4])[0], rtol=0.05, atol=0.1)
+@pytest.mark.skipif("avx512" not in ISAS, reason="products of bfloat16 need AVX-512, or a build that emulates it")
+@pytest.mark.parametrize("case", STAGES)
+def test_a_stage_in_bfloat16_obeys_the_error_rule(case: str) -> None:
+    """Products of what is rounded to bfloat16; everything else stays float32: as near as the reference in bfloat16, twice."""
+
+    def run(x: Tensor, n: Tensor, shift: Tensor, weights: flow_stage.StageWeights) -> Tensor:
+        return run_stage(weights.packed(True, "avx512"), _C.ThreadTeam(2), x.float(), n, shift.float(), len(shift)).to(x.dtype)
+
+    found = next(one for one in OPS["flow_stage"].cases if one.name == case)
+    check(OPS["flow_stage"], found, torch.bfloat16, fast=partial(_run_stage, run))
+
+
+@pytest.mark.skipif("avx512" not in ISAS, reason="products of bfloat16 need AVX-512, or a build that emulates it")
+@pytest.mark.parametrize("case", UNITS)
+def test_a_unit_in_bfloat16_is_near(case: str) -> None:
+    arguments, unit = unit_of(case)
+    ours = run_unit(unit.packed(True, "avx512"), _C.ThreadTeam(2), arguments)[0]
+    y = residual.stream_residual_ref(*arguments[:4], unit, arguments[4])[0]
+    y.masked_fill_((torch.arange(y.shape[-1]) >= arguments[3][:, None])[:, None], 0)
+    torch.testing.assert_close(ours, y, rtol=0.05, atol=0.1)
+
+
+@pytest.mark.skipif("avx512" not in ISAS, reason="products of bfloat16 need AVX-512, or a build that emulates it")
+def test_bits_in_bfloat16_depend_on_neither_threads_nor_neighbours() -> None:
+    x, n, shift, weights = stage_of("more than a panel")
+    packed = weights.packed(True, "avx512")
+    whole = run_stage(packed, _C.ThreadTeam(1), x, n, shift, len(shift))
+    assert torch.equal(run_stage(packed, _C.ThreadTeam(3), x, n, shift, len(shift)), whole)
+    for row, length in enumerate(n.tolist()):
+        alone = run_stage(packed, _C.ThreadTeam(2), x[row : row + 1, :length].contiguous(), n[row : row + 1], shift, len(shift))
+        assert torch.equal(alone[0], whole[row, :length])
 
 
 def test_bits_depend_on_neither_threads_nor_neighbours() -> None:
@@ -107,7 +131,7 @@ def test_a_unit_over_a_whole_signal() -> None:
 
 
 def test_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Native code by default on a CPU in float32; the reference where it is asked for, or where sizes or types do not fit."""
+    """Native code by default on a CPU in float32 and bfloat16; the reference where it is asked for, or where sizes do not fit."""
     x, n, shift, weights = stage_of("tiny")
     calls: list[int] = []
     native: Callable[..., Tensor] = flow_stage._flow_stage_native
@@ -127,6 +151,12 @@ def test_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
         flow_stage.flow_stage(x, n, shift, weights)
     flow_stage.flow_stage(*stage_of("primes"))  # 8 channels
     assert len(calls) == 2
+    pairs = {
+        name: value.bfloat16() for name, value in given("flow_stage", "tiny").items() if torch.is_tensor(value) and name != "n"
+    }
+    halves = pairs.pop("x"), n, pairs.pop("shift"), _stage_weights(2, pairs)
+    assert flow_stage.flow_stage(*halves).dtype == torch.bfloat16  # by float32 where there are no products of bfloat16
+    assert len(calls) == 3
     with use("native"), pytest.raises(ValueError, match="native implementation was chosen for tensors on meta"):
         frame_conv.choose("frame_conv", torch.empty(1, device="meta"), has_native=True)
 

@@ -48,11 +48,15 @@ def _set(module: nn.Module, weight: Tensor, bias: Tensor | None = None) -> None:
         module.bias = nn.Parameter(bias, requires_grad=False)
 
 
-def stepper(model: Transformer, rows: int, context: int, *, compiled: bool) -> Callable[[], Tensor]:
-    """A function that takes one greedy step behind `context` tokens of random keys and values; warmed up."""
+def stepper(
+    model: Transformer, rows: int, context: int, *, compiled: bool, change: Callable[[Any], None] | None = None
+) -> Callable[[], Tensor]:
+    """A function that takes one greedy step behind `context` tokens of random keys and values; warmed up. change: of the peer."""
     from transformers import DynamicCache, StaticCache
 
     peer, c = glm(model), model.config
+    if change is not None:
+        change(peer)
     embedding = model.weights.embedding
     shape = (rows, c.num_kv_heads, context, c.head_dim)
     places = torch.arange(context, device=embedding.device)

@@ -20,7 +20,8 @@ namespace {
 std::vector<std::string> available_isas() {
   std::vector<std::string> names;
   for (const Isa isa : {Isa::kPlain, Isa::kAvx2, Isa::kAvx512}) {
-    if (is_available(isa)) names.emplace_back(name_of(isa));
+    if (!is_available(isa)) continue;
+    names.insert(isa > best_isa() ? names.begin() : names.end(), name_of(isa));
   }
   return names;
 }

@@ -151,11 +151,37 @@ void run_unit(const ResidualUnit& unit, ThreadTeam& team, const py::object& x, c
   unit.run(team, call);
 }
 
+void group_norm_of_tensors(ThreadTeam& team, const py::object& x, const py::object& n, const py::object& weight,
+                           const py::object& bias, std::int64_t groups, float eps, const py::object& out,
+                           const IsaName& isa) {
+  const Floats from("x", x), scales("weight", weight), shifts("bias", bias), to("out", out);
+  const Import lengths("n", n);
+  Size B("B"), C("C"), T("T");
+  GroupNormCall call{};
+  call.x = from.match({B, C, T});
+  call.n = match<const std::int64_t>("n", lengths.argument(), {B});
+  call.weight = scales.match({C});
+  call.bias = shifts.match({C});
+  call.y = to.match_writable({B, C, T});
+  need(groups > 0 && C.value() % groups == 0, "groups: must divide the channels");
+  call.rows = B.value();
+  call.channels = C.value();
+  call.columns = T.value();
+  call.groups = groups;
+  call.eps = eps;
+  need_lengths(call.n, call.rows, call.columns);
+  const Isa chosen = numerics_of(false, isa).isa;
+  const py::gil_scoped_release release;
+  group_norm_mish(team, chosen, call);
+}
+
 }  // namespace
 
 void define_voice(py::module_& m) {
   const auto isa = py::arg("isa") = py::none();
   const auto halves = py::arg("halves") = false;
+  m.def("group_norm_mish", &group_norm_of_tensors, py::arg("team"), py::arg("x"), py::arg("n"), py::arg("weight"),
+        py::arg("bias"), py::arg("groups"), py::arg("eps"), py::arg("out"), isa);
   m.def("has_halves", [] { return best_isa() == Isa::kAvx512; });
   py::class_<FlowStage>(m, "FlowStage")
       .def(py::init(&stage_of), py::arg("tensors"), py::arg("blocks"), py::arg("heads"), halves, isa)

@@ -2,8 +2,7 @@
 // kernel file, behind the vectors.
 #pragma once
 
-#include <immintrin.h>
-
+#include "cpu/avx512.h"
 #include "cpu/product_kernels.h"
 
 namespace innervoice {

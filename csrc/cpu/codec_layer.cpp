@@ -5,24 +5,6 @@
 #include "innervoice/codec.h"
 
 namespace innervoice {
-namespace {
-
-// y[m, n] of item i of a product with dense rows x.
-void dense(const VoiceKernels& kernels, const Items& items, std::int64_t i, const Affine& layer, const float* x,
-           Finish to, float* y) {
-  const std::int64_t depth = layer.weight.depth(), columns = layer.weight.columns(), first = items.first(i);
-  const std::int64_t begin = items.rows().begin(items.piece(i)), count = items.rows().count(items.piece(i));
-  const float* rows[kGathered];
-  for (std::int64_t m = 0; m < count; ++m) rows[m] = x + (begin + m) * depth;
-  to.bias = layer.bias.data() + first;
-  if (to.scale != nullptr) to.scale += first;
-  if (to.add != nullptr) to.add += begin * columns + first;
-  to.y = y + begin * columns + first;
-  to.y_stride = to.add_stride = columns;
-  kernels.gathered_product(rows, count, 1, depth, items.panels(i), items.count(i), to);
-}
-
-}  // namespace
 
 // Turns queries and keys of token m by its position; its keys and values go into the ring if the row brings it.
 void WindowLayer::keep(const RingCall& call, std::int64_t m, float* qkv) const {
@@ -81,18 +63,11 @@ void WindowLayer::run(ThreadTeam& team, const RingCall& call, const float* x, fl
   down.scale = parts_.scale_ffn.data();
   down.add = y;
   team.run([&](Member& me) {
-    const auto norm = [&](const Norm& norm, const float* from) {
-      me.for_each(rows, 8, [&](std::int64_t first, std::int64_t last) {
-        kernels.floats.layer_norm(from + first * D, last - first, D, norm.weight.data(), norm.bias.data(), shape_.eps,
-                                  normed + first * D);
-      });
+    const auto norm = [&](const Norm& by, const float* from) {
+      team_norm(me, kernels, by, shape_.eps, from, rows, D, normed);
     };
     const auto product = [&](const Items& items, const Affine& layer, const float* from, const Finish& to,
-                             float* into) {
-      me.for_each(items.number(), 1, [&](std::int64_t first, std::int64_t last) {
-        for (std::int64_t i = first; i < last; ++i) dense(kernels, items, i, layer, from, to, into);
-      });
-    };
+                             float* into) { team_product(me, kernels, items, layer, from, to, into); };
     norm(parts_.norm, x);
     product(for_qkv, parts_.qkv, normed, Finish{}, qkv);
     me.for_each(rows, 8, [&](std::int64_t first, std::int64_t last) {

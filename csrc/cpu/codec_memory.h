@@ -59,4 +59,36 @@ class Items {
   Pieces rows_, panels_;
 };
 
+// y[m, n] of item i of a product with rows x that lie one behind another.
+inline void dense_product(const VoiceKernels& kernels, const Items& items, std::int64_t i, const Affine& layer,
+                          const float* x, Finish to, float* y) {
+  const std::int64_t depth = layer.weight.depth(), columns = layer.weight.columns(), first = items.first(i);
+  const std::int64_t begin = items.rows().begin(items.piece(i)), count = items.rows().count(items.piece(i));
+  const float* rows[kGathered];
+  for (std::int64_t m = 0; m < count; ++m) rows[m] = x + (begin + m) * depth;
+  to.bias = layer.bias.data() + first;
+  if (to.scale != nullptr) to.scale += first;
+  if (to.add != nullptr) to.add += begin * columns + first;
+  to.y = y + begin * columns + first;
+  to.y_stride = to.add_stride = columns;
+  kernels.gathered_product(rows, count, 1, depth, items.panels(i), items.count(i), to);
+}
+
+// The same by a team, all items of it.
+inline void team_product(Member& me, const VoiceKernels& kernels, const Items& items, const Affine& layer,
+                         const float* x, const Finish& to, float* y) {
+  me.for_each(items.number(), 1, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t i = first; i < last; ++i) dense_product(kernels, items, i, layer, x, to, y);
+  });
+}
+
+// LayerNorm of rows of `channels` by a team.
+inline void team_norm(Member& me, const VoiceKernels& kernels, const Norm& norm, float eps, const float* x,
+                      std::int64_t rows, std::int64_t channels, float* y) {
+  me.for_each(rows, 8, [&](std::int64_t first, std::int64_t last) {
+    kernels.floats.layer_norm(x + first * channels, last - first, channels, norm.weight.data(), norm.bias.data(), eps,
+                              y + first * channels);
+  });
+}
+
 }  // namespace innervoice

@@ -13,12 +13,19 @@ bool has_avx2() {
 }
 #endif
 
-#if defined(INNERVOICE_AVX512)
+#if defined(INNERVOICE_AVX512) && defined(INNERVOICE_SIMDE)
+// Slower than any other: only for who asks by name.
+constexpr bool kAvx512IsFast = false;
+bool has_avx512() { return has_avx2(); }
+#elif defined(INNERVOICE_AVX512)
+constexpr bool kAvx512IsFast = true;
 bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("f16c");
 }
+#else
+constexpr bool kAvx512IsFast = false;
 #endif
 
 }  // namespace
@@ -40,7 +47,7 @@ Isa best_isa() {
   static const Isa best = [] {
     Isa found = Isa::kPlain;
     for (const Isa isa : kAll) {
-      if (is_available(isa)) found = isa;
+      if (is_available(isa) && (isa != Isa::kAvx512 || kAvx512IsFast)) found = isa;
     }
     return found;
   }();

@@ -1,9 +1,10 @@
 // Vectors of sixteen floats. Included inside a kernel file that is compiled for AVX-512 only.
 #pragma once
 
-#include <immintrin.h>
-
 #include <cstdint>
+
+#include "cpu/avx512.h"
+#include "cpu/half.h"
 
 namespace innervoice {
 namespace {
@@ -86,6 +87,21 @@ inline void transpose(const float* x, std::int64_t ldx, float* y, std::int64_t l
   const __m512i places = _mm512_mullo_epi32(rows, _mm512_set1_epi32(static_cast<int>(ldx)));
   for (int k = 0; k < kLanes; ++k) store(y + k * ldy, _mm512_i32gather_ps(places, x + k, 4));
 }
+#if defined(__AVX512BF16__) || defined(INNERVOICE_SIMDE)
+#define INNERVOICE_HALVES  // there are products of bfloat16
+
+// Rounded to nearest even.
+inline void store_bf16(std::uint16_t* y, Vec x) {
+#if defined(INNERVOICE_SIMDE)  // which does not convert
+  float lanes[kLanes];
+  store(lanes, x);
+  for (int i = 0; i < kLanes; ++i) y[i] = bf16_of_float(lanes[i]);
+#else
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(y), (__m256i)_mm512_cvtneps_pbh(x));
+#endif
+}
+#endif
+
 inline void prefetch(const void* x) { _mm_prefetch(static_cast<const char*>(x), _MM_HINT_T0); }
 
 }  // namespace

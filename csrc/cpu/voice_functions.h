@@ -10,10 +10,8 @@ inline Vec sub(Vec a, Vec b) { return fma(set1(-1.0f), b, a); }
 
 // Elements are floats, or bfloat16 in 16 bits, rounded to nearest even.
 inline void put(float* elements, Vec x) { store(elements, x); }
-#if defined(__AVX512BF16__)
-inline void put(std::uint16_t* elements, Vec x) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(elements), (__m256i)_mm512_cvtneps_pbh(x));
-}
+#if defined(INNERVOICE_HALVES)
+inline void put(std::uint16_t* elements, Vec x) { store_bf16(elements, x); }
 #endif
 
 // x - n ln 2.
@@ -64,6 +62,9 @@ inline Vec gelu(Vec x) {
   return fma(half, mul(z, y), half);
 }
 
+// x / (1 + e^-x).
+inline Vec silu(Vec x) { return div(x, add(exp_of(min(sub(zero(), x), set1(88.0f))), set1(1.0f))); }
+
 // x tanh(ln(1 + e^x)) = x (e^2 + 2 e) / (e^2 + 2 e + 2) of e = e^x.
 inline Vec mish(Vec x) {
   const Vec e = exp_of(min(x, set1(20.0f)));
@@ -108,6 +109,17 @@ inline void elu_row(const float* x, std::int64_t count, float* y) {
   float rest[kLanes] = {};
   for (std::int64_t j = i; j < count; ++j) rest[j - i] = x[j];
   store(rest, elu(load(rest)));
+  for (std::int64_t j = i; j < count; ++j) y[j] = rest[j - i];
+}
+
+inline void mish_row(const float* x, std::int64_t count, float mean, float scale, float shift, float* y) {
+  const Vec centre = set1(mean), a = set1(scale), b = set1(shift);
+  std::int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) store(y + i, mish(fma(sub(load(x + i), centre), a, b)));
+  if (i == count) return;
+  float rest[kLanes] = {};
+  for (std::int64_t j = i; j < count; ++j) rest[j - i] = x[j];
+  store(rest, mish(fma(sub(load(rest), centre), a, b)));
   for (std::int64_t j = i; j < count; ++j) y[j] = rest[j - i];
 }
 

@@ -7,12 +7,13 @@
 
 namespace innervoice {
 
-// What becomes of a product's sums, in this order: + bias, GELU or ELU, * scale, + add, ELU,
+// What becomes of a product's sums, in this order: + bias, GELU, ELU or SiLU, * scale, + add, ELU,
 // stored as floats and as elements.
 struct Finish {
   const float* bias = nullptr;  // [columns]
   bool gelu = false;
   bool elu = false;
+  bool silu = false;
   bool elu_last = false;
   const float* scale = nullptr;  // [columns]
   const float* add = nullptr;    // [rows, columns]
@@ -48,6 +49,37 @@ struct ElementKernels {
   // x + sin(a x)^2 / (a + 1e-9) of [rows, channels], a multiple of 16 channels.
   void (*snake)(const float* x, std::int64_t rows, std::int64_t channels, const float* alpha, void* elements);
 };
+
+// Rows of floats, `stride` apart.
+struct RowsOf {
+  const float* data;
+  std::int64_t stride, count;
+};
+
+// A head of relative.py's attention: keys and values of the past, then new ones; positions: panels of the `distances`
+// by falling distance, a weight [distances, 1, width]; visible [queries, keys].
+struct RelativeHead {
+  RowsOf q, k[2], v[2];
+  const float *bias_u, *bias_v;
+  const void* positions;
+  std::int64_t distances, width;
+  const bool* visible;
+};
+
+// A Fourier transform cut into stages. A stage: `groups` times `stride` transforms of `radix` numbers; turns [radix] of
+// one, twiddles [groups, radix] behind it: cosine and sine each.
+struct FourierStep {
+  std::int64_t radix, groups, stride;
+  const double *turns, *twiddles;
+};
+// Of `size` real numbers: the stages of a transform of half of them, and what puts its halves together, [size / 2 + 1].
+struct FourierPlan {
+  std::int64_t size, num_steps;
+  const FourierStep* steps;
+  const double* turns;
+};
+
+constexpr int kFourierLanes = 8;  // frames that are transformed together
 
 // Rows that a gathered product takes at most.
 constexpr std::int64_t kGathered = 96;
@@ -105,13 +137,24 @@ struct VoiceKernels {
 
   // The samples of a frame, as source.py says.
   void (*source_frame)(const SourceFrame& frame, float* y);
+
+  // Queries of one head over all keys; `width` a multiple of 16. scratch: relative_floats(keys, distances, width).
+  void (*relative_attend)(const RelativeHead& head, float* y, std::int64_t y_stride, float* scratch);
+
+  // Spectra of kFourierLanes frames, a frame a lane: z [2, size / 2, lanes], the numbers at even places, then those at
+  // odd ones, and as much memory behind them; real, imag [size / 2 + 1, lanes].
+  void (*real_fourier)(const FourierPlan& plan, double* z, float* real, float* imag);
+
+  // mish((x - mean) scale + shift) of any number.
+  void (*mish_row)(const float* x, std::int64_t count, float mean, float scale, float shift, float* y);
 };
 
 // Throws std::invalid_argument when isa is not available here.
 const VoiceKernels& voice_kernels_of(Isa isa);
 
-// Floats that `attend` needs.
+// Floats that `attend` needs, and `relative_attend`.
 std::int64_t attend_floats(std::int64_t n, std::int64_t width);
+std::int64_t relative_floats(std::int64_t keys, std::int64_t distances, std::int64_t width);
 
 const VoiceKernels& plain_voice_kernels();
 const VoiceKernels& avx2_voice_kernels();

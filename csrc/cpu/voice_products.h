@@ -45,7 +45,7 @@ inline void tile(const float* a, std::int64_t row_stride, std::int64_t taps, std
   }
 }
 
-#if defined(__AVX512BF16__)
+#if defined(INNERVOICE_HALVES)
 template <int kRows>
 inline void tile(const std::uint16_t* a, std::int64_t row_stride, std::int64_t taps, std::int64_t tap_stride,
                  std::int64_t depth, const std::uint16_t* panel, float* out, std::int64_t out_stride) {
@@ -92,6 +92,7 @@ inline void finish_whole_row(const float* sums, const float* bias, std::int64_t 
     Vec x = add(load(sums + n), load(bias + n));
     if (to.gelu) x = gelu(x);
     if (to.elu) x = elu(x);
+    if (to.silu) x = silu(x);
     if (to.scale != nullptr) x = mul(x, load(to.scale + first + n));
     if (other != nullptr) x = add(x, load(other + n));
     if (to.elu_last) x = elu(x);

@@ -1,8 +1,10 @@
 // The voice's table of a kernel file, included at its end.
 #pragma once
 
+#include "cpu/voice_fft.h"
 #include "cpu/voice_gathered.h"
 #include "cpu/voice_kernels.h"
+#include "cpu/voice_relative.h"
 #include "cpu/voice_source.h"
 #include "cpu/voice_wave.h"
 
@@ -14,7 +16,7 @@ constexpr ElementKernels element_kernels() {
   return {product<E>, narrow<E>, layer_norm<E>, norm_mish<E>, attend<E>, snake<E>};
 }
 
-#if defined(__AVX512BF16__)
+#if defined(INNERVOICE_HALVES)
 constexpr ElementKernels kHalves = element_kernels<std::uint16_t>();
 #else
 constexpr ElementKernels kHalves = {};
@@ -25,7 +27,9 @@ constexpr VoiceKernels kVoice = {kPanelColumns,    element_kernels<float>(),
                                  gathered_product, gathered_dots,
                                  elu_row,          ring_attend,
                                  wave_conv,        wave_snake,
-                                 normals,          source_frame};
+                                 normals,          source_frame,
+                                 relative_attend,  real_fourier,
+                                 mish_row};
 
 }  // namespace
 }  // namespace innervoice

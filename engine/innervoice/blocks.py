@@ -91,7 +91,7 @@ class PageTable:
         nothing. Raises ValueError when there are fewer ids, keys or pages than num_tokens.
         """
         _check_pairs(ids, keys)
-        if num_tokens > min(len(ids), self.capacity):
+        if num_tokens > len(ids) or num_tokens > self.capacity:
             raise ValueError(f"cannot publish {num_tokens} tokens: there are {len(ids)} ids, and pages for {self.capacity}")
         for index in range(self._num_published, num_tokens // self.page_size):
             parent = self.pages[index - 1] if index else _ROOT

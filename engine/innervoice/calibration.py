@@ -15,8 +15,9 @@ Clock = Callable[[], float]
 def calibrate(core: Core, clock: Clock, sizes: Sequence[int] | None = None, *, budget_s: float = 2.0) -> float:
     """Tell the core's scheduler what steps and codec calls of these sizes take -> seconds that this took.
 
-    sizes: None: 1, 2, 4, ... up to all rows, until budget_s is spent; each runs twice, and the second run counts: the first may
-    compile. Nothing is left of it. Raises ValueError while replies run, or for a size that does not fit.
+    On a GPU every kernel is compiled and every graph captured before. sizes: None: 1, 2, 4, ... up to all rows, until budget_s
+    is spent; each runs twice, and the second run counts. Nothing is left of it. Raises ValueError while replies run, or for a
+    size that does not fit.
     """
     if core.has_work:
         raise ValueError("replies are running: warm up before the first, or when all are over")
@@ -24,9 +25,11 @@ def calibrate(core: Core, clock: Clock, sizes: Sequence[int] | None = None, *, b
     if wrong:
         raise ValueError(f"a batch size is {wrong[0]}: it must be from 1 to max_sessions, {core.max_rows}")
     begin = clock()
+    core.runner.warmup()
+    ready = clock()
     chosen = _doubling(core.max_rows) if sizes is None else list(sizes)
     for size in chosen:
-        if sizes is None and size > 1 and clock() - begin > budget_s / 2:
+        if sizes is None and size > 1 and clock() - ready > budget_s / 2:
             break
         with _rows(core, size) as rows:
             core.costs.observe_step(size, 0, _second(clock, lambda rows=rows: _step(core, rows)))  # type: ignore[misc]
@@ -52,7 +55,7 @@ def _doubling(most: int) -> list[int]:
 def _step(core: Core, rows: Sequence[Row]) -> None:
     for row in rows:
         row.num_cached = 0
-    core.runner.forward(rows)
+    core.runner.forward(rows)[0, 0].item()  # waits for a GPU
 
 
 @contextmanager

@@ -117,7 +117,7 @@ class Core:
         if not self._did_step:
             return Work()
         rows = [running.row for running in drawing] + feeding
-        offered = merge_spans(span for running in drawing for span in running.cursor.offered)
+        offered = merge_spans({span for running in drawing for span in running.cursor.offered})
         logits, failed = forward_apart(self.runner, rows, self.replies.new_row, offered)
         for row in rows:
             row.limit = None

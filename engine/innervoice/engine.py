@@ -19,6 +19,7 @@ from innervoice.checkpoint import locate
 from innervoice.codec.chunks import SteadySettings
 from innervoice.config.quantization import Quantization
 from innervoice.dialogue import Export
+from innervoice.heap import freeze, thaw
 from innervoice.intake import RequestOptions
 from innervoice.listening import Listener, ReadsAhead
 from innervoice.loader import Loaded, load
@@ -38,12 +39,16 @@ if TYPE_CHECKING:
 
 
 class Engine:
-    """A loaded model that answers prompts. Thread-safe; a context manager. Make one with `Engine.from_pretrained`."""
+    """A loaded model that answers prompts. Thread-safe; a context manager. Make one with `Engine.from_pretrained`.
+
+    While one is open, what the process held when it opened stays out of garbage collection (`gc.freeze`).
+    """
 
     def __init__(
         self, loaded: Loaded, plan: Plan, tracer: Tracer, *, name: str = "engine", reader_timeout_s: float | None = None
     ) -> None:
         self._loaded, self._plan, self._tracer = loaded, plan, tracer
+        self._holds_heap = False
         threads, is_native = torch.get_num_threads(), loaded.core.runner.is_native
         # With two threads, those that torch keeps spinning cost native code more than torch gains by them.
         begin = keep_threads_native if is_native and threads == 2 else None
@@ -138,6 +143,8 @@ class Engine:
         engine = cls(loaded, plan, tracer, name=name, reader_timeout_s=reader_timeout_s)
         if warmup or (warmup is None and torch.device(plan.device).type == "cuda"):
             engine.warmup()
+        freeze()
+        engine._holds_heap = True
         return engine
 
     @overload
@@ -244,6 +251,9 @@ class Engine:
         if self._listener is not None:
             self._listener.close()
         self._worker.close(drain_s)
+        if self._holds_heap:
+            self._holds_heap = False
+            thaw()
 
     def __enter__(self) -> Engine:
         return self

@@ -15,6 +15,10 @@ Entry = Request | Running | Dialogue
 """Who stands in a place of the table: a reply that waits, one that runs, or a user who still speaks."""
 
 
+_PREFILL, _VOICING = int(Phase.PREFILL), int(Phase.VOICING)
+_TRANSCRIPT, _SPEECH = Kind.TRANSCRIPT, Kind.SPEECH
+
+
 @dataclass
 class _Ahead:
     """What comes of a cursor, as of one of its rows: valid while it stays there, by its count."""
@@ -92,10 +96,10 @@ class Ledger:
         place, jobs, row = running.place, self.jobs, running.row
         jobs.context[place], jobs.pages[place] = len(row.ids), len(row.table.pages)
         jobs.hidden_total[place], jobs.num_drawn[place] = running.num_hidden, running.num_tokens
-        if jobs.phase[place] == Phase.PREFILL:
+        if jobs.phase[place] == _PREFILL:
             jobs.prompt_left[place] = row.num_new
         if running.finish is not None:
-            jobs.phase[place], jobs.prompt_left[place], jobs.is_reflecting[place] = Phase.VOICING, 0, False
+            jobs.phase[place], jobs.prompt_left[place], jobs.is_reflecting[place] = _VOICING, 0, False
         else:
             self._look_ahead(place, running.cursor, running.num_speech)
         self.update_sound(running)
@@ -137,7 +141,7 @@ class Ledger:
                 jobs.chunk_s[place] = (border - last) / self._voice.codes_per_s
             ahead = _Ahead(row, last, border, count, spoken_until(cursor, border - num_speech), reflection_ahead(cursor))
             self._ahead[place] = ahead
-        spoken = isinstance(cursor, FreeCursor) or cursor.kind in (Kind.TRANSCRIPT, Kind.SPEECH)
+        spoken = isinstance(cursor, FreeCursor) or cursor.kind is _SPEECH or cursor.kind is _TRANSCRIPT
         jobs.spoken_left[place] = max(ahead.spoken_left - (count - ahead.count if spoken else 0), 0)
         reflection = ahead.reflection
         if reflection is None or isinstance(cursor, FreeCursor):

@@ -28,9 +28,11 @@ from innervoice.replies import Preempt
 from innervoice.runner import Runner
 from innervoice.safetensors_file import DummyTensors, TensorDir, TensorSource
 from innervoice.scheduler import Policy, SchedulerSettings
+from innervoice.stepper import DecodeForward
 from innervoice.trace import Tracer
 from innervoice.types import Vocabulary
 from innervoice.voice import Mode, Voice
+from innervoice_kernels.backend import TRITON, choose
 
 LoadFormat = Literal["auto", "dummy"]
 
@@ -86,8 +88,12 @@ def load(
     voice = None if decoder is None else Voice(decoder, cast(Mode, mode), tracer, max_slots=max_rows, settings=settings)
     num_pages = max_rows * pages_for(plan.max_model_len, PAGE_SIZE)
     kv_dtype = torch.float8_e4m3fn if plan.kv_dtype == FP8_PAGES else DTYPES[plan.kv_dtype]
+    model = Transformer(configs.model, weights)
+    runner = Runner(model, num_pages, PAGE_SIZE, tracer, kv_dtype, backend=backend, threads=threads)
+    if torch.device(plan.device).type == "cuda" and backend == "auto" and choose("step", weights.final_norm) == TRITON:
+        runner.attach(DecodeForward(model, runner.kv, max_rows=max_rows, max_model_len=plan.max_model_len, tracer=tracer))
     core = Core(
-        Runner(Transformer(configs.model, weights), num_pages, PAGE_SIZE, tracer, kv_dtype, backend=backend, threads=threads),
+        runner,
         PagePool(num_pages, PAGE_SIZE),
         tokenizer,
         voice,

@@ -27,6 +27,11 @@ from innervoice.types import (
 )
 
 HIDDEN = (Kind.REFLECTION, Kind.OPEN, Kind.CLOSE, Kind.DONE)
+# Looked up once: an enum's attribute costs as much as the rest of an event.
+_REFLECTION, _TRANSCRIPT, _SPEECH, _OPEN, _CLOSE, _END = (
+    Kind.REFLECTION, Kind.TRANSCRIPT, Kind.SPEECH, Kind.OPEN, Kind.CLOSE, Kind.END,
+)  # fmt: skip
+_INT32 = np.dtype(np.int32)
 
 
 class ReplyLog:
@@ -47,28 +52,39 @@ class ReplyLog:
         self._speech_start, self.rate = speech_start, rate
         self._hidden_text, self._spoken_text = TextStream(tokenizer), TextStream(tokenizer)
         self._usage = Usage(prompt_tokens=num_prompt, cached_tokens=num_cached, sampling=sampling)
+        self._counts = [0] * len(Kind)  # tokens by kind
+        self._num_forced = self._hidden_before_audio = 0
+        self._first_token_at: float | None = None
         self._num_events = self._num_samples = 0
         self._first_audio_at: float | None = None
         self._last_audio_at = 0.0
 
     def token(self, emission: Emission, logprob: float | None, *, t: float) -> TokenEvent:
         """One emitted token."""
-        self._count(emission, t)
         kind, token = emission.kind, emission.token
+        index, self._num_events = self._num_events, self._num_events + 1
+        self._counts[kind] += 1
+        self._num_forced += emission.forced
+        if self._first_token_at is None:
+            self._first_token_at = t
         common: dict[str, Any] = {
-            **self._next(t),
+            "reply_id": self.reply_id,
+            "index": index,
+            "t": t,
             "segment": emission.segment,
             "ids": [token],
-            "forced": emission.forced and kind not in (Kind.OPEN, Kind.CLOSE),
+            "forced": emission.forced and kind is not _OPEN and kind is not _CLOSE,
             "logprobs": None if logprob is None else [logprob],
         }
-        if kind is Kind.SPEECH:
-            return Speech(**common, codes=np.array([token - self._speech_start], dtype=np.int32))
-        if kind is Kind.END:
-            return End(**common)
-        if kind is Kind.TRANSCRIPT:
+        if kind is _SPEECH:
+            return Speech(**common, codes=np.array([token - self._speech_start], _INT32))
+        if kind is _TRANSCRIPT:
             return Transcript(**common, text=self._spoken_text.feed([token]))
-        return Reflection(**common, text=self._hidden_text.feed([token]) if kind is Kind.REFLECTION else "")
+        if kind is _END:
+            return End(**common)
+        if self._first_audio_at is None:
+            self._hidden_before_audio += 1
+        return Reflection(**common, text=self._hidden_text.feed([token]) if kind is _REFLECTION else "")
 
     def catch_up(self, is_hidden: bool, token: int) -> None:
         """A token that an earlier log has told: only its bytes count, which may begin a character."""
@@ -88,6 +104,13 @@ class ReplyLog:
         audio_s = self._num_samples / self.rate if self._num_samples else 0.0
         usage = replace(
             self._usage,
+            total_new_tokens=sum(self._counts),
+            reflection_tokens=sum(self._counts[kind] for kind in HIDDEN),
+            transcript_tokens=self._counts[Kind.TRANSCRIPT],
+            speech_tokens=self._counts[Kind.SPEECH],
+            forced_tokens=self._num_forced,
+            hidden_before_audio=self._hidden_before_audio,
+            ttft_ms=None if self._first_token_at is None else 1e3 * self._first_token_at,
             audio_s=audio_s,
             e2el_ms=1e3 * t,
             audio_rtf=self._last_audio_at / audio_s if audio_s else None,
@@ -98,20 +121,6 @@ class ReplyLog:
     def _next(self, t: float) -> dict[str, Any]:
         index, self._num_events = self._num_events, self._num_events + 1
         return {"reply_id": self.reply_id, "index": index, "t": t}
-
-    def _count(self, emission: Emission, t: float) -> None:
-        kind, usage = emission.kind, self._usage
-        hidden = kind in HIDDEN
-        self._usage = replace(
-            usage,
-            total_new_tokens=usage.total_new_tokens + 1,
-            reflection_tokens=usage.reflection_tokens + hidden,
-            transcript_tokens=usage.transcript_tokens + (kind is Kind.TRANSCRIPT),
-            speech_tokens=usage.speech_tokens + (kind is Kind.SPEECH),
-            forced_tokens=usage.forced_tokens + emission.forced,
-            ttft_ms=1e3 * t if usage.ttft_ms is None else usage.ttft_ms,
-            hidden_before_audio=usage.hidden_before_audio + (hidden and self._first_audio_at is None),
-        )
 
 
 def collect_text(events: Sequence[Event]) -> tuple[str, list[str]]:

@@ -18,6 +18,9 @@ from innervoice.types import Event, FinishReason, OutputFormat, Pcm16, Samples, 
 from innervoice.voice import Voice
 from innervoice_kernels.sample import Draw
 
+_ROLES = {kind: Role.HIDDEN if kind in HIDDEN else Role.NEUTRAL if kind is Kind.END else Role.SPOKEN for kind in Kind}
+_HIDDEN, _SPEECH, _END = Role.HIDDEN, Kind.SPEECH, Kind.END  # looked up once: it costs as much as the rest of a token
+
 
 @dataclass(frozen=True)
 class Request:
@@ -107,11 +110,11 @@ class Running:
     def take(self, emission: Emission, logprob: float | None, voice: Voice | None) -> Callable[[float], Event]:
         """Add an emitted token to the row and the voice -> its event, once it is given the time."""
         kind, token = emission.kind, emission.token
-        role = Role.HIDDEN if kind in HIDDEN else Role.NEUTRAL if kind is Kind.END else Role.SPOKEN
+        role = _ROLES[kind]
         self.row.append(token, role, self.number)
         self.num_tokens += 1
-        self.num_hidden += role is Role.HIDDEN
-        self.num_speech += kind is Kind.SPEECH
+        self.num_hidden += role is _HIDDEN
+        self.num_speech += kind is _SPEECH
         if voice is not None:
             self._speak(kind, token, voice)
         return self.stamped(partial(self.log.token, emission, logprob if self.request.sampling.logprobs else None))
@@ -173,7 +176,7 @@ class Running:
 
     def _speak(self, kind: Kind, token: int, voice: Voice) -> None:
         reply_id = self.request.reply_id
-        if kind is Kind.SPEECH:
+        if kind is _SPEECH:
             voice.push(reply_id, [token - (self.request.program.vocabulary.speech or (0, 0))[0]])
-        elif kind is not Kind.END:
+        elif kind is not _END:
             voice.tick(reply_id)

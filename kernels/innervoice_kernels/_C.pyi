@@ -184,7 +184,9 @@ def fill_slots(
     """
 
 def available_isas() -> list[str]:
-    """What the CPU kernels can use here, the best last: plain, avx2 (with FMA and F16C), avx512 (with VNNI and BF16)."""
+    """What the CPU kernels can use here, the best last: plain, avx2 (with FMA and F16C), avx512 (with VNNI and BF16). What a
+    build merely emulates (INNERVOICE_SIMDE) comes first.
+    """
 
 def num_usable_cores() -> int:
     """Physical cores that this process may use."""
@@ -321,6 +323,52 @@ class FlowStage:
     ) -> None:
         """x [R, T, K], shift [C], out and given [R, T, C] float32; n [R] int64 -> out, zero from n[r] on. Raises ValueError."""
 
+def group_norm_mish(
+    team: ThreadTeam, x: SupportsDLPack, n: SupportsDLPack, weight: SupportsDLPack, bias: SupportsDLPack, groups: int,
+    eps: float, out: SupportsDLPack, isa: str | None = None,
+) -> None:  # fmt: skip
+    """x, out [B, C, T], weight, bias [C] float32; n [B] int64 -> out, zero from n[b] on; see groupnorm.py. Raises ValueError."""
+
+def relative_attention(
+    team: ThreadTeam, q: SupportsDLPack, k: SupportsDLPack, v: SupportsDLPack, bias_u: SupportsDLPack, bias_v: SupportsDLPack,
+    positions: SupportsDLPack, visible: SupportsDLPack, out: SupportsDLPack, isa: str | None = None,
+) -> None:  # fmt: skip
+    """q, out [B, H, U, d], k, v [B, H, K, d] float32, visible [B, U, K] bool; see relative.py. d: a multiple of 16.
+
+    Raises ValueError.
+    """
+
+class RelativeLayer:
+    """A layer of the flow's encoder: norm, qkv, out, norm, up, down, weight and bias each; see relative_layer.py."""
+
+    def __init__(
+        self, tensors: Sequence[SupportsDLPack], bias_u: SupportsDLPack, bias_v: SupportsDLPack, positions: SupportsDLPack,
+        isa: str | None = None,
+    ) -> None: ...  # fmt: skip
+    def __call__(
+        self, team: ThreadTeam, x: SupportsDLPack, cache: SupportsDLPack, visible: SupportsDLPack, closed: SupportsDLPack,
+        out: SupportsDLPack, cache_after: SupportsDLPack,
+    ) -> None:  # fmt: skip
+        """x, out [B, U, D], caches [B, C, 2, D] float32; visible [B, U, C + U] bool, closed [B] int64. Raises ValueError."""
+
+class RealTransform:
+    """The Fourier transform of `size` real numbers, an even number of 4 or more; see fourier.py. Raises ValueError."""
+
+    def __init__(self, size: int, isa: str | None = None) -> None: ...
+    def stft(
+        self, team: ThreadTeam, x: SupportsDLPack, state: SupportsDLPack, n: SupportsDLPack, window: SupportsDLPack, hop: int,
+        start: SupportsDLPack, end: SupportsDLPack, out: SupportsDLPack, state_after: SupportsDLPack,
+    ) -> None:  # fmt: skip
+        """x [B, T], states [B, N - hop], out [B, N + 2, T / hop] float32; n, start, end [B] int64; see stft.py."""
+    def istft(
+        self, team: ThreadTeam, real: SupportsDLPack, imag: SupportsDLPack, state: SupportsDLPack | None, n: SupportsDLPack,
+        window: SupportsDLPack, hop: int, start: SupportsDLPack, end: SupportsDLPack, first: int, out: SupportsDLPack,
+        state_after: SupportsDLPack | None,
+    ) -> None:  # fmt: skip
+        """real, imag [B, N / 2 + 1, T] -> out [B, columns], sample `first` on; float32; n, start, end [B] int64; see istft.py."""
+    def log_mel(self, team: ThreadTeam, samples: SupportsDLPack, filters: SupportsDLPack, hop: int, out: SupportsDLPack) -> None:
+        """samples [B, W], filters [N / 2 + 1, M] -> out [B, M, (W - N) / hop + 1], float32; see mel.py."""
+
 class FrameConv:
     """A convolution over frames, its weight [N, taps, K] packed; see frame_conv.py. Arguments and errors as FlowStage."""
 
@@ -393,27 +441,13 @@ class WindowLayer:
     """A layer of Mimi's transformer: norm, its bias, qkv, out, scale, norm, its bias, up, down, scale; see window_layer.py."""
 
     def __init__(
-        self,
-        tensors: Sequence[SupportsDLPack],
-        biases: Sequence[SupportsDLPack | None],
-        heads: int,
-        groups: int,
-        window: int,
-        eps: float,
-        isa: str | None = None,
-    ) -> None: ...
+        self, tensors: Sequence[SupportsDLPack], biases: Sequence[SupportsDLPack | None], heads: int, groups: int, window: int,
+        eps: float, isa: str | None = None,
+    ) -> None: ...  # fmt: skip
     def __call__(
-        self,
-        team: ThreadTeam,
-        x: SupportsDLPack,
-        cos: SupportsDLPack,
-        sin: SupportsDLPack,
-        ring: SupportsDLPack,
-        slots: SupportsDLPack,
-        start: SupportsDLPack,
-        n: SupportsDLPack,
-        out: SupportsDLPack,
-    ) -> None:
+        self, team: ThreadTeam, x: SupportsDLPack, cos: SupportsDLPack, sin: SupportsDLPack, ring: SupportsDLPack,
+        slots: SupportsDLPack, start: SupportsDLPack, n: SupportsDLPack, out: SupportsDLPack,
+    ) -> None:  # fmt: skip
         """x, out [B, T, D]; cos, sin [B T, d / 2]; ring [S, 2, R, G, d], written; slots, start, n [B] int64. ValueError."""
 
 def product(x: SupportsDLPack, weight: Weight, out: SupportsDLPack, isa: str | None = None) -> None:

@@ -45,10 +45,10 @@ class _Choice:
         self.wishes = dict(wishes)
         self.found: dict[tuple[str, str], str] = {}
 
-    def resolve(self, op: str, device: torch.device, has_native: bool) -> str:
+    def resolve(self, op: str, device: torch.device, has_native: bool, is_faster: bool) -> str:
         name = self.wishes.get(op, self.wishes.get(_ALL))
         if name is None:
-            name = NATIVE if has_native and device.type == "cpu" else TRITON if _default_is_triton(device) else REF
+            name = NATIVE if has_native and is_faster and device.type == "cpu" else TRITON if _default_is_triton(device) else REF
         elif name == TRITON:
             _check_triton(op, device)
         elif name in LIBRARIES:
@@ -140,15 +140,16 @@ def _scope() -> _Choice:
     return _of_the_process[0]
 
 
-def choose(op: str, x: Tensor, *, has_native: bool = False) -> str:
+def choose(op: str, x: Tensor, *, has_native: bool = False, is_faster: bool = True) -> str:
     """The implementation of an op for tensors where x is: found out once for an op and a type of device, then looked up.
 
-    has_native: whether the op has native code; it must always say the same.
+    has_native: whether the op has native code; is_faster: or else that runs only where it is asked for. Both must always say the
+    same.
 
     Raises ValueError when what was asked for cannot run there.
     """
     choice = _scope()
-    return choice.found.get((op, x.device.type)) or choice.resolve(op, x.device, has_native)
+    return choice.found.get((op, x.device.type)) or choice.resolve(op, x.device, has_native, is_faster)
 
 
 @contextmanager

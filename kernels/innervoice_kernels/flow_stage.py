@@ -7,6 +7,7 @@ a, b: [R, T, C], what inputs that stay the same from call to call add to the fir
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,25 +18,14 @@ from torch import Tensor
 from innervoice_kernels import _C
 from innervoice_kernels.backend import NATIVE, choose
 from innervoice_kernels.conv import beyond
-from innervoice_kernels.groupnorm import group_norm_mish
+from innervoice_kernels.flow_block import Pair, TransformerWeights, flow_block, flow_block_ref
+from innervoice_kernels.groupnorm import group_norm_mish, group_norm_mish_ref
 from innervoice_kernels.native import are_halves, are_multiples, floats, takes, taps_first, team
 
 GROUPS = 8
-Pair = tuple[Tensor, Tensor]
+_Op = Callable[..., Tensor]
 Given = tuple[Tensor, Tensor] | None
 """a and b."""
-
-
-@dataclass(frozen=True, eq=False)
-class TransformerWeights:
-    """Weight and bias of norms [C] and linear maps; qkv [3 H d, C] has no bias."""
-
-    norm_attention: Pair
-    qkv: Tensor
-    out: Pair
-    norm_ffn: Pair
-    up: Pair
-    down: Pair
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,38 +71,28 @@ def _packed(pair: Pair) -> Pair:
     return (floats(weight) if weight.ndim == 1 else taps_first(weight)), floats(bias)
 
 
-def _norm_mish(x: Tensor, norm: Pair, n: Tensor | None) -> Tensor:
-    if n is None:
-        return F.mish(F.group_norm(x, GROUPS, *norm, 1e-5))
-    return group_norm_mish(x, n, *norm, GROUPS)
-
-
-def _transformer(x: Tensor, weights: TransformerWeights, heads: int, visible: Tensor | None) -> Tensor:
-    rows, frames, channels = x.shape
-    normed = F.layer_norm(x, (channels,), *weights.norm_attention, 1e-5)
-    inner = weights.qkv.shape[0] // 3
-    q, k, v = F.linear(normed, weights.qkv).view(rows, frames, 3, heads, inner // heads).permute(2, 0, 3, 1, 4)
-    attended = F.scaled_dot_product_attention(q, k, v, visible).transpose(1, 2).reshape(rows, frames, inner)
-    x = x + F.linear(attended, *weights.out)
-    normed = F.layer_norm(x, (channels,), *weights.norm_ffn, 1e-5)
-    return x + F.linear(F.gelu(F.linear(normed, *weights.up)), *weights.down)
-
-
 def flow_stage_ref(x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWeights, given: Given = None) -> Tensor:
     """The definition. n None: all rows have T frames."""
+    return _by_ops((group_norm_mish_ref, flow_block_ref), x, n, shift, weights, given)
+
+
+def _by_ops(ops: tuple[_Op, _Op], x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWeights, given: Given) -> Tensor:
+    normalise, transform = ops
     added, skipped = (0, 0) if given is None else (part.transpose(1, 2) for part in given)
     outside = None if n is None else beyond(n, x.shape[1])[:, None]  # [R, 1, T]
 
     def clear(y: Tensor) -> Tensor:
         return y if outside is None else y.masked_fill(outside, 0)
 
+    def norm_mish(y: Tensor, norm: Pair) -> Tensor:
+        return F.mish(F.group_norm(y, GROUPS, *norm, 1e-5)) if n is None else normalise(y, n, *norm, GROUPS)
+
     x = clear(x.transpose(1, 2))
-    h = _norm_mish(F.conv1d(x, *weights.conv1, padding=1) + added, weights.norm1, n) + shift[:, None]
-    h = _norm_mish(F.conv1d(clear(h), *weights.conv2, padding=1), weights.norm2, n) + F.conv1d(x, *weights.skip) + skipped
+    h = norm_mish(F.conv1d(x, *weights.conv1, padding=1) + added, weights.norm1) + shift[:, None]
+    h = norm_mish(F.conv1d(clear(h), *weights.conv2, padding=1), weights.norm2) + F.conv1d(x, *weights.skip) + skipped
     h = h.transpose(1, 2)
-    visible = None if outside is None else ~outside[:, None]
     for block in weights.transformers:
-        h = _transformer(h, block, weights.heads, visible)
+        h = transform(h, n, block, weights.heads)
     return h if outside is None else h.masked_fill(outside.transpose(1, 2), 0)
 
 
@@ -129,4 +109,4 @@ def flow_stage(x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWeights
     """A stage over each row's own frames: x [R, T, K], n [R] or None, shift [C] -> y [R, T, C], zero from n[r] on."""
     if weights.has_native and takes(x, weights.conv1[0]) and choose("flow_stage", x, has_native=True) == NATIVE:
         return _flow_stage_native(x, n, shift, weights, given)
-    return flow_stage_ref(x, n, shift, weights, given)
+    return _by_ops((group_norm_mish, flow_block), x, n, shift, weights, given)

@@ -63,7 +63,7 @@ def _frame_conv_native(x: Tensor, n: Tensor | None, weights: FrameConvWeights) -
 
 def frame_conv(x: Tensor, n: Tensor | None, weights: FrameConvWeights) -> Tensor:
     """A convolution over each row's own frames: x [R, T, K], n [R] or None -> y [R, ceil(T / s), N]."""
-    is_even = x.dtype == torch.float32 or x.shape[-1] % 2 == 0  # bfloat16 is multiplied in pairs
+    is_even = not are_halves(weights.weight) or x.shape[-1] % 2 == 0  # bfloat16 is multiplied in pairs
     if is_even and takes(x, weights.weight) and choose("frame_conv", x, has_native=True) == NATIVE:
         return _frame_conv_native(x, n, weights)
     return frame_conv_ref(x, n, weights)

@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from innervoice_kernels import _C
 from innervoice_kernels.activation_blocks import mish
-from innervoice_kernels.backend import TRITON, choose
+from innervoice_kernels.backend import NATIVE, TRITON, choose
 from innervoice_kernels.conv import beyond
 from innervoice_kernels.jit import Num, Ptr, constexpr, jit, launch, narrow, next_power, tl
+from innervoice_kernels.native import floats, team
 
 _TILE = 4096  # values of a group that a program holds: 16 a thread of 8 warps
 
@@ -34,9 +36,20 @@ def group_norm_mish_ref(x: Tensor, n: Tensor, weight: Tensor, bias: Tensor, grou
 
 def group_norm_mish(x: Tensor, n: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float = 1e-5) -> Tensor:
     """Normalise each row over its own length, then Mish: x [B, C, T], n [B], weight and bias [C]."""
-    if choose("group_norm_mish", x) == TRITON:
+    chosen = choose("group_norm_mish", x, has_native=True)
+    if chosen == NATIVE and x.dtype == torch.float32:
+        return _group_norm_mish_native(x, n, weight, bias, groups, eps)
+    if chosen == TRITON and x.dtype != torch.float64:
         return _group_norm_mish_triton(x, n, weight, bias, groups, eps)
     return group_norm_mish_ref(x, n, weight, bias, groups, eps)
+
+
+def _group_norm_mish_native(
+    x: Tensor, n: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, isa: str | None = None
+) -> Tensor:
+    y = torch.empty(x.shape)
+    _C.group_norm_mish(team(), x.contiguous(), n, floats(weight), floats(bias), groups, eps, y, isa)
+    return y
 
 
 @jit

@@ -58,10 +58,8 @@ def taps_first(weight: Tensor) -> Tensor:
 
 
 def takes(x: Tensor, weight: Tensor) -> bool:
-    """Whether native code multiplies these: on a CPU, both float32, or bfloat16 where the processor multiplies it."""
-    if x.device.type != "cpu" or x.dtype != weight.dtype:
-        return False
-    return x.dtype == torch.float32 or are_halves(weight)
+    """Whether native code multiplies these: on a CPU, both float32 or both bfloat16, which is float32 inside where it must."""
+    return x.device.type == "cpu" and x.dtype == weight.dtype and x.dtype in (torch.float32, torch.bfloat16)
 
 
 def are_halves(weight: Tensor) -> bool:

@@ -139,15 +139,19 @@ def _sample_triton(logits: Tensor, draws: Sequence[Draw]) -> tuple[Tensor, Tenso
     return offers.drawn.long(), offers.logprob
 
 
+@lru_cache(maxsize=1024)
+def _packed(ranges: tuple[tuple[int, int], ...], extras: tuple[int, ...]) -> tuple[int, ...]:
+    """A mask as a line of Draws.mask begins: 2 ranges and 3 single ids."""
+    kept, single = [r for r in ranges if r[0] < r[1]], list(dict.fromkeys(extras))
+    if len(kept) > _PARTS[0] or len(single) > _PARTS[1]:
+        raise ValueError(f"sample: a mask of {kept} and {single}, expected at most 2 ranges and 3 single ids")
+    ends = [end for r in kept for end in r]
+    return (*ends, *[0] * (4 - len(ends)), *single, *[-1] * (3 - len(single)))
+
+
 def draws_of(draws: Sequence[Draw], device: torch.device) -> Draws:
     """Draws as kernels read them. Raises ValueError for a mask of more than 2 ranges and 3 single ids."""
-    masks = []
-    for draw in draws:
-        ranges, extras = [r for r in draw.ranges if r[0] < r[1]], list(dict.fromkeys(draw.extras))
-        if len(ranges) > _PARTS[0] or len(extras) > _PARTS[1]:
-            raise ValueError(f"sample: a mask of {ranges} and {extras}, expected at most 2 ranges and 3 single ids")
-        ends = [end for r in ranges for end in r]
-        masks.append([*ends, *[0] * (4 - len(ends)), *extras, *[-1] * (3 - len(extras)), draw.top_k])
+    masks = [(*_packed(draw.ranges, draw.extras), draw.top_k) for draw in draws]
     return Draws(
         torch.tensor(masks, dtype=torch.int32, device=device).reshape(-1, 8),
         torch.tensor([(draw.temperature, draw.top_p) for draw in draws], dtype=torch.float32, device=device).reshape(-1, 2),

@@ -60,6 +60,18 @@ class FrameConv {
   Affine layer_;
 };
 
+// Rows of channels, x [rows, channels, columns] of which n[row] columns count: GroupNorm over them, then Mish, as
+// innervoice_kernels/groupnorm.py says -> y, zero from n[row] on.
+struct GroupNormCall {
+  const float* x;
+  const std::int64_t* n;
+  const float *weight, *bias;
+  std::int64_t rows, channels, columns, groups;
+  float eps;
+  float* y;
+};
+void group_norm_mish(ThreadTeam& team, Isa isa, const GroupNormCall& call);
+
 // A transformer of the flow: LayerNorm, attention of all frames of a row, LayerNorm, GELU feed-forward. The scale of
 // its scores, 1 / sqrt(d), is in the weights of the queries.
 struct FlowBlock {

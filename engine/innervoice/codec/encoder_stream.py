@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from innervoice.codec.flow_encoder import EncoderLayer, FlowEncoder, relative_positions
-from innervoice.codec.layers import layer_norm, linear
+from innervoice.codec.layers import Affine
 from innervoice.codec.streaming import State
-from innervoice_kernels.conv import shifted
-from innervoice_kernels.relative import relative_attention
+from innervoice_kernels.relative_layer import RelativeLayer, relative_layer
 
 
 class EncoderStream:
@@ -22,39 +21,25 @@ class EncoderStream:
 
     def __init__(self, encoder: FlowEncoder, blocks: int, max_tokens: int, device: torch.device | str) -> None:
         self._encoder, self._blocks, self.max_tokens = encoder, blocks, max_tokens
-        self._block_size = encoder.config.block_size
+        self._block_size, self._width = encoder.config.block_size, encoder.config.width
         self.cache_len = blocks * self._block_size
-        width, heads = encoder.config.width, encoder.config.num_heads
-        table = relative_positions(self.cache_len + max_tokens, width, device)[: self.cache_len + 2 * max_tokens - 1]
-        self._positions = [
-            F.linear(table.to(layer.position), layer.position).view(len(table), heads, -1).transpose(0, 1)
-            for layer in encoder.layers
-        ]  # [H, cache + 2 max_tokens - 1, d], by falling distance
+        table = relative_positions(self.cache_len + max_tokens, self._width, device)[: self.cache_len + 2 * max_tokens - 1]
+        self._layers = [_layer(layer, table.to(layer.position), encoder.config.num_heads) for layer in encoder.layers]
 
     def __call__(self, x: Tensor, state: State, n: Tensor, start: Tensor, closed: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """x [B, max_tokens, D_in] embedded -> states [B, max_tokens, D], state'.
+        """x [B, max_tokens, D_in] embedded -> states [B, max_tokens, D], state': keys and values [B, cache, 2, D] of each layer.
 
         Row b brings n[b] tokens from index start[b], a block's first; the first closed[b] of them, whole blocks, are kept.
         """
         visible = self._visible(n, start)
         x, after = self._encoder.enter(x), {}
-        for index, layer in enumerate(self._encoder.layers):
+        for index, layer in enumerate(self._layers):
             name = f"encoder.{index}"
-            attended, after[name] = self._attend(layer_norm(x, layer.norm_attention), state.get(name), closed, visible, index)
-            x = layer.feed_forward(x + attended)
+            cache = state.get(name)
+            if cache is None:
+                cache = x.new_zeros(len(x), self.cache_len, 2, self._width)
+            x, after[name] = relative_layer(x, cache, layer, visible, closed)
         return self._encoder.leave(x), after
-
-    def _attend(self, x: Tensor, cache: Tensor | None, closed: Tensor, visible: Tensor, index: int) -> tuple[Tensor, Tensor]:
-        layer: EncoderLayer = self._encoder.layers[index]
-        rows, tokens, heads = x.shape[0], x.shape[1], self._encoder.config.num_heads
-        q, k, v = linear(x, layer.qkv).view(rows, tokens, 3, heads, -1).permute(2, 0, 3, 1, 4)  # [B, H, U, d] each
-        new = torch.stack([k, v], 1).transpose(-1, -2)  # [B, 2, H, d, U]
-        if cache is None:
-            cache = new.new_zeros(*new.shape[:-1], self.cache_len)
-        both = torch.cat([cache, new], -1)  # [B, 2, H, d, cache + U]
-        k, v = both.transpose(-1, -2).unbind(1)
-        y = relative_attention(q, k, v, layer.bias_u, layer.bias_v, self._positions[index], visible)
-        return linear(y.transpose(1, 2).reshape(rows, tokens, -1), layer.out), shifted(both, closed, self.cache_len)
 
     def _visible(self, n: Tensor, start: Tensor) -> Tensor:
         """Which key (cached, then new) a new token sees: [B, max_tokens, cache + max_tokens]."""
@@ -63,3 +48,23 @@ class EncoderStream:
         ahead = query // self._block_size - key // self._block_size
         near = (ahead >= 0) & (ahead <= self._blocks)
         return near & (key + start[:, None, None] >= 0) & (key < n[:, None, None])
+
+
+def _layer(layer: EncoderLayer, table: Tensor, heads: int) -> RelativeLayer:
+    """table [cache + 2 max_tokens - 1, D]: sinusoids by falling distance."""
+
+    def pair(part: Affine) -> tuple[Tensor, Tensor]:
+        assert part.bias is not None
+        return part.weight, part.bias
+
+    return RelativeLayer(
+        norm=pair(layer.norm_attention),
+        qkv=pair(layer.qkv),
+        bias_u=layer.bias_u,
+        bias_v=layer.bias_v,
+        out=pair(layer.out),
+        norm_ffn=pair(layer.norm_ffn),
+        up=pair(layer.up),
+        down=pair(layer.down),
+        positions=F.linear(table, layer.position).view(len(table), heads, -1).transpose(0, 1).contiguous(),
+    )

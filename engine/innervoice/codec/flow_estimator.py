@@ -13,7 +13,8 @@ from torch import Tensor
 from innervoice.codec.layers import Affine, Tensors, affine, group_norm, linear
 from innervoice.config.decoder import EstimatorConfig
 from innervoice_kernels.conv import beyond
-from innervoice_kernels.flow_stage import GROUPS, StageWeights, TransformerWeights, flow_stage
+from innervoice_kernels.flow_block import TransformerWeights
+from innervoice_kernels.flow_stage import GROUPS, StageWeights, flow_stage
 from innervoice_kernels.frame_conv import FrameConvWeights, frame_conv
 from innervoice_kernels.groupnorm import group_norm_mish
 

@@ -203,6 +203,13 @@ def rows_of(weight: Weight, index: Tensor) -> Weight:
     return with_tensors(weight, {name: x[index] for name, x in tensors_of(weight).items()})
 
 
+def rows_between(weight: Weight, first: int, last: int) -> Weight:
+    """The rows [first, last) of a weight, in the same memory."""
+    if isinstance(weight, Tensor):
+        return weight[first:last]
+    return with_tensors(weight, {name: x[first:last] for name, x in tensors_of(weight).items()})
+
+
 def joined(weights: Sequence[Weight], dtype: torch.dtype) -> Weight:
     """Weights of the same K, one below the other; where their formats differ, dequantised to dtype."""
     first = weights[0]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from innervoice.config.model import ModelConfig
-from innervoice.model.quant import embed, linear
+from innervoice.model.quant import embed, linear, rows_between
 from innervoice.model.rope_scaling import frequencies
 from innervoice.model.weights import LayerWeights, ModelWeights
 from innervoice_kernels.activation import silu_mul
@@ -127,9 +127,10 @@ class Transformer:
         return rms_norm(x, self.weights.final_norm, self.config.norm_eps)
 
     @torch.inference_mode()
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Hidden states [..., D] -> float32 logits [..., V]."""
-        return linear(self.weights.output, hidden).float()
+    def logits(self, hidden: Tensor, span: tuple[int, int] | None = None) -> Tensor:
+        """Hidden states [..., D] -> float32 logits [..., V], or [..., last - first] of the ids of a span alone."""
+        output = self.weights.output
+        return linear(output if span is None else rows_between(output, *span), hidden).float()
 
     def _attention(
         self, index: int, layer: LayerWeights, x: Tensor, cos: Tensor, sin: Tensor, batch: AttentionInputs, kv: KVCache

@@ -8,6 +8,8 @@ from innervoice.schedule.compile import Col, Kind
 from innervoice.schedule.cursor import UNLIMITED, Cursor, FreeCursor
 
 _MOST_SEGMENTS = 256
+_FORCED, _LENGTH, _BUDGET, _NEXT, _ENTRY = map(int, (Col.FORCED, Col.LENGTH, Col.BUDGET, Col.NEXT, Col.ENTRY))
+_REFLECTION, _TRANSCRIPT, _SPEECH = Kind.REFLECTION, Kind.TRANSCRIPT, Kind.SPEECH
 
 
 @dataclass(frozen=True)
@@ -27,20 +29,21 @@ def spoken_until(cursor: Cursor | FreeCursor, num_codes: int) -> int:
     """
     if isinstance(cursor, FreeCursor):
         return num_codes
+    rows, kinds = cursor.program.rows, cursor.program.kinds
     row, done, total, left = cursor.row, cursor.count, 0, num_codes
     for _ in range(_MOST_SEGMENTS):
         if row < 0 or left <= 0:
             return total
-        values = cursor.program.table[row]
-        kind, flags = values[Col.KIND], cursor.text_done + 2 * cursor.reflection_done
-        if values[Col.FORCED]:
-            left -= int(values[Col.LENGTH] - done) if kind == Kind.SPEECH else 0
-        elif kind in (Kind.TRANSCRIPT, Kind.SPEECH):
-            open_ended = values[Col.BUDGET] < 0 or (kind == Kind.SPEECH and cursor.text_done)
-            num = (left if kind == Kind.SPEECH else 0) if open_ended else max(int(values[Col.BUDGET]) - done, 0)
-            num = min(num, left) if kind == Kind.SPEECH else num
-            total, left = total + num, left - (num if kind == Kind.SPEECH else 0)
-        row, done = int(values[Col.NEXT + flags]), 0
+        values, kind = rows[row], kinds[row]
+        flags = cursor.text_done + 2 * cursor.reflection_done
+        if values[_FORCED]:
+            left -= values[_LENGTH] - done if kind is _SPEECH else 0
+        elif kind is _TRANSCRIPT or kind is _SPEECH:
+            open_ended = values[_BUDGET] < 0 or (kind is _SPEECH and cursor.text_done)
+            num = (left if kind is _SPEECH else 0) if open_ended else max(values[_BUDGET] - done, 0)
+            num = min(num, left) if kind is _SPEECH else num
+            total, left = total + num, left - (num if kind is _SPEECH else 0)
+        row, done = values[_NEXT + flags], 0
     return total + max(left, 0)
 
 
@@ -48,16 +51,15 @@ def reflection_ahead(cursor: Cursor | FreeCursor) -> OpenReflection | None:
     """The open reflection or the next one; None when there is none to come, or the engine has no say in it."""
     if isinstance(cursor, FreeCursor):
         return None
-    if cursor.kind is Kind.REFLECTION and cursor.forced is None:
+    if cursor.kind is _REFLECTION and cursor.forced is None:
         return OpenReflection(True, cursor.count, _most(cursor, cursor.row))
-    row = cursor.row
+    rows, row = cursor.program.rows, cursor.row
     for _ in range(_MOST_SEGMENTS):
-        values = cursor.program.table[row]
-        row = int(values[Col.NEXT + cursor.text_done + 2 * cursor.reflection_done])
+        row = rows[row][_NEXT + cursor.text_done + 2 * cursor.reflection_done]
         if row < 0:
             return None
-        if cursor.program.table[row, Col.ENTRY]:
-            body = row if cursor.program.table[row, Col.KIND] == Kind.REFLECTION else int(cursor.program.table[row, Col.NEXT])
+        if rows[row][_ENTRY]:
+            body = row if cursor.program.kinds[row] is _REFLECTION else rows[row][_NEXT]
             return OpenReflection(False, 0, _most(cursor, body))
         if row == cursor.row:
             return None
@@ -65,7 +67,7 @@ def reflection_ahead(cursor: Cursor | FreeCursor) -> OpenReflection | None:
 
 
 def _most(cursor: Cursor, body: int) -> int:
-    budget = int(cursor.program.table[body, Col.BUDGET])
+    budget = cursor.program.rows[body][_BUDGET]
     own = cursor.program.schedule.reflection
     most = UNLIMITED if budget < 0 else budget
     return min(most, own) if isinstance(own, int) else most

