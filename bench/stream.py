@@ -46,7 +46,7 @@ class Setting:
     @property
     def shape(self) -> str:
         """How records call it."""
-        steady = f"look-back {self.steady.look_back}, {self.steady.steps} solver steps"
+        steady = f"first chunk {self.steady.first}, look-back {self.steady.look_back}, {self.steady.steps} solver steps"
         return f"{self.sessions} sessions, {self.policy}, {self.seconds:g} s, {steady}"
 
 
@@ -146,7 +146,7 @@ def records(args: argparse.Namespace) -> Iterator[Record]:
         "schedule": Schedule.preset("stitch_s", reflection_budget=args.reflection),
         "sampling": Sampling(temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=600, max_audio_s=args.audio, ignore_eos=True),
     }
-    steady = SteadySettings(look_back=args.look_back, steps=args.solver_steps)
+    steady = SteadySettings(first=args.first_chunk, look_back=args.look_back, steps=args.solver_steps)
     for policy in args.policy.split(","):
         for sessions in map(int, args.sessions.split(",")):
             setting = Setting(
@@ -172,6 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made.add_argument("--audio", type=float, default=8.0, help="seconds of sound of a reply")
     made.add_argument("--reflection", type=int, default=60, help="the schedule's cap of a reflection, in tokens")
     made.add_argument("--replayed", type=int, default=None, help="sessions that are made again alone; default 4")
+    made.add_argument("--first-chunk", type=int, default=SteadySettings.first, help="codes of a reply's first chunk")
     made.add_argument("--look-back", type=int, default=SteadySettings.look_back, help="mel frames that the flow sees again")
     made.add_argument("--solver-steps", type=int, default=SteadySettings.steps, help="steps of the flow's solver")
     made.add_argument("--threads", type=int, default=None, help="CPU threads")
