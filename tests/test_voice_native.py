@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from threading import Thread
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from innervoice_kernels import _C, flow_stage, frame_conv, residual
+from innervoice_kernels import _C, flow_stage, frame_conv, native, residual
 from innervoice_kernels.backend import use
 from innervoice_kernels.testing import OPS, check
 from innervoice_kernels.testing.codec import _run_stage, _stage_weights
@@ -119,6 +120,20 @@ def test_bits_depend_on_neither_threads_nor_neighbours() -> None:
         bounds = tuple(part[row : row + 1].contiguous() for part in arguments[4])
         alone_parts = run_unit(unit.packed(), _C.ThreadTeam(3), (*alone_arguments, bounds))
         assert all(torch.equal(one[0], other[row]) for one, other in zip(alone_parts, both, strict=True))
+
+
+def test_torch_runs_alone_on_the_thread_that_asks_for_it_and_on_no_other() -> None:
+    before, seen = torch.get_num_threads(), list[int]()
+
+    def ask() -> None:
+        native.keep_threads_native()
+        seen.extend((torch.get_num_threads(), native.team().num_threads))
+
+    for what in (ask, lambda: seen.append(torch.get_num_threads())):
+        thread = Thread(target=what)
+        thread.start()
+        thread.join()
+    assert seen == [1, before, before] and torch.get_num_threads() == before
 
 
 def test_a_unit_over_a_whole_signal() -> None:

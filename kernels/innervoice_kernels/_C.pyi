@@ -237,36 +237,20 @@ def gemm(
     """
 
 def fill_normals(
-    team: ThreadTeam,
-    seed: SupportsDLPack,
-    stream: int,
-    first: SupportsDLPack,
-    out: SupportsDLPack,
+    team: ThreadTeam, seed: SupportsDLPack, stream: int, first: SupportsDLPack, out: SupportsDLPack,
     isa: str | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """The normals of counters (first[b, f], s), key (seed[b], stream), as in noise.py: seed [B], first [B, F], out [B, S, F, 4].
 
     seed and first are int64; of each number the low 32 bits count. Raises ValueError for a wrong dtype, size or layout.
     """
 
 def stream_source(
-    team: ThreadTeam,
-    f0: SupportsDLPack,
-    cycles: SupportsDLPack,
-    n: SupportsDLPack,
-    phases: SupportsDLPack | None,
-    noise: SupportsDLPack | None,
-    weight: SupportsDLPack,
-    bias: float,
-    sample_rate: float,
-    frame_len: int,
-    amplitude: float,
-    sigma: float,
-    voiced_above: float,
-    out: SupportsDLPack,
-    cycles_after: SupportsDLPack,
+    team: ThreadTeam, f0: SupportsDLPack, cycles: SupportsDLPack, n: SupportsDLPack, phases: SupportsDLPack | None,
+    noise: SupportsDLPack | None, weight: SupportsDLPack, bias: float, sample_rate: float, frame_len: int,
+    amplitude: float, sigma: float, voiced_above: float, out: SupportsDLPack, cycles_after: SupportsDLPack,
     isa: str | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """The vocoder's source; see source.py. f0 [B, T], cycles [B] float64; phases [B, H], noise [B, H, L T], weight [H] float32.
 
     out [B, L T] float32, cycles_after [B] float64. Raises ValueError for a wrong dtype, size or layout, and n[b] beyond T.
