@@ -45,7 +45,7 @@ class _Choice:
         self.wishes = dict(wishes)
         self.found: dict[tuple[str, str], str] = {}
 
-    def resolve(self, op: str, device: torch.device, has_native: bool, is_faster: bool) -> str:
+    def resolve(self, op: str, device: torch.device, has_native: bool, is_faster: bool = True) -> str:
         name = self.wishes.get(op, self.wishes.get(_ALL))
         if name is None:
             name = NATIVE if has_native and is_faster and device.type == "cpu" else TRITON if _default_is_triton(device) else REF
