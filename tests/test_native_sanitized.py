@@ -14,7 +14,10 @@ from innervoice_kernels import _C
 pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ("attention_plan", "decoder", "gemm", "isa", "thread_team", "kernels_plain", "large_pages", "sample", "source")
+SOURCES = (
+    "attention_plan", "decoder", "gemm", "isa", "thread_team", "kernels_plain", "large_pages", "sample", "source", "voice_conv",
+    "voice_plain",
+)  # fmt: skip
 FLAGS = {
     "avx2": ("-mavx2", "-mfma", "-mf16c"),
     "avx512": (*(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl", "vnni", "bf16")), "-mfma", "-mf16c"),
@@ -31,7 +34,7 @@ def test_kernels_under(sanitizers: str, tmp_path: Path) -> None:
     common = [compiler, "-std=c++17", "-O1", "-g1", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
     common += ["-I", str(ROOT / "csrc"), "-I", str(ROOT / "csrc" / "include"), *(f"-DINNERVOICE_{isa.upper()}" for isa in isas)]
     files = [(ROOT / "csrc" / "cpu" / f"{name}.cpp", ()) for name in SOURCES] + [(ROOT / "tests" / "native_check.cpp", ())]
-    files += [(ROOT / "csrc" / "cpu" / f"kernels_{isa}.cpp", FLAGS[isa]) for isa in isas]
+    files += [(ROOT / "csrc" / "cpu" / f"{part}_{isa}.cpp", FLAGS[isa]) for isa in isas for part in ("kernels", "voice")]
     builds = [
         subprocess.Popen([*common, *flags, "-c", str(source), "-o", str(tmp_path / f"{source.stem}.o")])
         for source, flags in files
