@@ -311,8 +311,8 @@ def versions() -> dict[str, str]:
 
 
 def command() -> str:
-    """How this process was started, from the project's root."""
+    """How this process was started, from the project's root; of an absolute path the last part: the rest is one machine's own."""
     main = sys.modules.get("__main__")
     spec = getattr(main, "__spec__", None)
     words = ["python", "-m", spec.name] if spec is not None else ["python", Path(sys.argv[0]).name]
-    return shlex.join([*words, *sys.argv[1:]])
+    return shlex.join([*words, *(re.sub(r"(^|=)/.*/", r"\1", word) for word in sys.argv[1:])])

@@ -185,6 +185,13 @@ def test_pictures_are_written_where_matplotlib_is(tmp_path: Path, monkeypatch: p
     assert saved == [tmp_path / "yes.png"]
 
 
+def test_a_command_names_no_folder_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["bench", "--json", "/home/somebody/out/a.json", "--model=/models/tiny", "--text", "tests/data/alice.txt"]
+    monkeypatch.setattr(sys, "argv", words)
+    made = record.command()
+    assert made.endswith("--json a.json --model=tiny --text tests/data/alice.txt") and "/home" not in made
+
+
 def test_committed_results_are_records() -> None:
     for path in sorted((BENCH / "results").rglob("*.json")):
         assert record.read(path), f"{path} is empty"

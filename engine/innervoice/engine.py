@@ -48,7 +48,6 @@ class Engine:
         self, loaded: Loaded, plan: Plan, tracer: Tracer, *, name: str = "engine", reader_timeout_s: float | None = None
     ) -> None:
         self._loaded, self._plan, self._tracer = loaded, plan, tracer
-        self._holds_heap = False
         threads, is_native = torch.get_num_threads(), loaded.core.runner.is_native
         # With two threads, those that torch keeps spinning cost native code more than torch gains by them.
         begin = keep_threads_native if is_native and threads == 2 else None
@@ -144,7 +143,7 @@ class Engine:
         if warmup or (warmup is None and torch.device(plan.device).type == "cuda"):
             engine.warmup()
         freeze()
-        engine._holds_heap = True
+        engine.__dict__["_holds_heap"] = True
         return engine
 
     @overload
@@ -251,8 +250,7 @@ class Engine:
         if self._listener is not None:
             self._listener.close()
         self._worker.close(drain_s)
-        if self._holds_heap:
-            self._holds_heap = False
+        if self.__dict__.pop("_holds_heap", False):  # once, whoever closes it too
             thaw()
 
     def __enter__(self) -> Engine:
