@@ -20,7 +20,8 @@ const float* vector_of(Imports& held, const char* name, const py::object& tensor
   if (tensor.is_none()) return nullptr;
   Size D("D");
   D.bind(count);
-  return match<const float>(name, held.emplace_back(std::make_unique<Import>(name, tensor))->argument(), {D});
+  return match<const float>(name, held.emplace_back(std::make_unique<Import>(name, tensor, Hold::kLong))->argument(),
+                            {D});
 }
 
 // A decoder with all that its pointers point to.

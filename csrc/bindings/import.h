@@ -13,12 +13,17 @@ namespace innervoice {
 
 namespace py = pybind11;
 
-// A tensor for the length of a call, which holds the object: through its type's C functions where it has them, else by
-// a capsule, which the producer gets back at the end.
+// How long a tensor is wanted: for the length of a call, whose arguments hold the object, or for as long as the import
+// lives, which then holds it.
+enum class Hold { kCall, kLong };
+
+// A tensor of Python's: for a call through its type's C functions where it has them, else by a capsule, which the
+// producer gets back at the end.
 class Import {
  public:
-  Import(const char* name, const py::object& tensor) {
-    if (const dlpack::ExchangeApi* api = exchange_api(Py_TYPE(tensor.ptr()))) {
+  Import(const char* name, const py::object& tensor, Hold hold = Hold::kCall) {
+    const dlpack::ExchangeApi* api = hold == Hold::kCall ? exchange_api(Py_TYPE(tensor.ptr())) : nullptr;
+    if (api != nullptr) {
       if (api->tensor_from_object(tensor.ptr(), &direct_) != 0) throw py::error_already_set();
       return;
     }

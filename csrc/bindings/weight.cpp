@@ -56,7 +56,7 @@ void HeldWeight::hold_int4(const Argument& data, const py::object& scale, const 
 }
 
 const Import& HeldWeight::hold(const char* name, const py::object& tensor) {
-  return *held_.emplace_back(std::make_unique<Import>(name, tensor));
+  return *held_.emplace_back(std::make_unique<Import>(name, tensor, Hold::kLong));
 }
 
 }  // namespace innervoice
