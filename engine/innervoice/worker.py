@@ -177,8 +177,9 @@ class Worker:
         tokens = core.step_tokens(begin)
         end = self.clock()
         if tokens.rows or tokens.prompt_tokens:
-            costs.observe_step(tokens.rows, tokens.prompt_tokens, end - begin)
-            self.telemetry.step(end - begin, tokens.rows)
+            took_s = end - begin if tokens.step_s is None else tokens.step_s
+            costs.observe_step(tokens.rows, tokens.prompt_tokens, took_s)
+            self.telemetry.step(took_s, tokens.rows)
         self._deliver()
         begin = self.clock()
         sound = core.step_voice(begin)
@@ -187,7 +188,7 @@ class Worker:
             costs.observe_voice(sound.chunks, end - begin)
             self.telemetry.codec(end - begin)
         self._deliver()
-        self._is_resting = not (tokens.rows or tokens.prompt_tokens or sound.chunks)
+        self._is_resting = tokens.is_nothing and sound.is_nothing
         self.telemetry.occupy(core.occupancy())
         for what, number in core.incidents().items():
             self.telemetry.count(what, number)
