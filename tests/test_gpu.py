@@ -74,7 +74,8 @@ def engine_of(tiny_dir: Path, backend: str) -> Any:
     """Float32: "auto" draws on the device by graphs, "plain" on the host from PyTorch's own forward pass."""
     import innervoice as iv
 
-    engine = iv.Engine.from_pretrained(tiny_dir, device="cuda", dtype="float32", backend=backend, vocoder_noise=False)
+    options: dict[str, Any] = {"dtype": "float32", "vocoder_noise": False, "max_sessions": 16}
+    engine = iv.Engine.from_pretrained(tiny_dir, device="cuda", backend=backend, **options)
     assert (engine._loaded.core.stepping is not None) == (backend == "auto")
     return engine
 
@@ -89,7 +90,7 @@ def test_the_engine_draws_on_the_device_what_the_host_draws(tiny_dir: Path) -> N
             replies: list[Any] = []
             for name in PRESETS:
                 budgets = {"transcript_budget": 3, "speech_budget": 4} if name == "fixed_ratio" else {}
-                for temperature, caps in ((0.0, ()), (0.8, (2, 1)), (0.8, [3] * 100)):
+                for temperature, caps in ((0.0, ()), (0.8, (2, 1) if name != "stitch_s" else [3] * 100)):
                     prompts = [iv.Ids([5 + i, 9, 2 * i + 1]) for i in range(4)]
                     sampling = iv.Sampling(temperature=temperature, top_k=20, top_p=0.9, seed=1, max_new_tokens=80)
                     schedule = Schedule.preset(name, **budgets)

@@ -173,7 +173,8 @@ class Stepper:
     def read(self, pending: Pending) -> list[list[Emitted]]:
         """Wait for queued steps -> for each of them what its rows emitted; rows that are idle or had ended say nothing."""
         if pending.ended is not None:
-            pending.ended.synchronize()
+            with self._tracer.span("wait", steps=pending.count):
+                pending.ended.synchronize()
             if pending.begun is not None and self._tracer.enabled:
                 took = pending.begun.elapsed_time(pending.ended)
                 self._tracer.device_span("step", pending.queued_ns, took, rows=pending.num_rows, steps=pending.count)
