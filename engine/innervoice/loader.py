@@ -27,7 +27,7 @@ from innervoice.plan import DTYPES, FP8_PAGES, MOST_SESSIONS, PAGE_SIZE, Configs
 from innervoice.replies import Preempt
 from innervoice.runner import Runner
 from innervoice.safetensors_file import DummyTensors, TensorDir, TensorSource
-from innervoice.schedule import Schedule, compile_schedule
+from innervoice.schedule import Schedule, Segment, compile_schedule
 from innervoice.scheduler import Policy, SchedulerSettings
 from innervoice.stepper import Stepper
 from innervoice.stepping import Stepping
@@ -95,7 +95,7 @@ def load(
     stepping = None
     if torch.device(plan.device).type == "cuda" and backend == "auto" and choose("step", weights.final_norm) == TRITON:
         stepper = Stepper(model, runner.kv, max_rows=max_rows, max_model_len=plan.max_model_len, tracer=tracer)
-        stepping = Stepping(stepper, compile_schedule(Schedule(cycle=(), guided=False), vocabulary))
+        stepping = Stepping(stepper, compile_schedule(Schedule((Segment("transcript"),)), vocabulary))
     core = Core(
         runner,
         PagePool(num_pages, PAGE_SIZE),
