@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby
 from typing import NamedTuple, TypeVar
 
@@ -23,6 +24,7 @@ from innervoice.codec.hift_stream import UNKNOWN_END, HiftStream
 from innervoice.codec.state import Slots
 from innervoice.trace import Tracer
 from innervoice.types import Samples
+from innervoice_kernels.lanes import Lanes
 
 _FRAME_BUCKET = 32
 _T = TypeVar("_T")
@@ -51,6 +53,7 @@ class _Reply:
 
     slot: Slot
     seed: int
+    phases: Tensor
     speaker: Tensor
     codes: list[int] = field(default_factory=list)
     num_codes: int = 0
@@ -72,7 +75,8 @@ class _Fed(NamedTuple):
 class SteadyDecoder:
     """A flow and a vocoder with num_slots slots. rows_at_once: rows that share a call of the networks, None: all.
 
-    With 1, a reply's samples are the same bit by bit whoever speaks beside it; with more, as far as matrix products are.
+    With 1, a reply's samples are the same bit by bit whoever speaks beside it, and on a CPU replies are made side by side, a
+    thread each; with more, as far as matrix products are.
     """
 
     def __init__(
@@ -91,7 +95,7 @@ class SteadyDecoder:
         self._flow, self._device, self._tracer = flow, device, tracer or Tracer()
         self._frames = FlowStream(flow, self.settings, device)
         self._vocoder = HiftStream(hift, noise)
-        self._rows_at_once = rows_at_once
+        self._rows_at_once, self._lanes = rows_at_once, Lanes()
         self._replies: dict[int, _Reply] = {}
         self._num_opened, self.num_slots = 0, num_slots
         self._flow_state, self._hift_state = (Slots(row, num_slots) for row in self._first_states())
@@ -110,7 +114,7 @@ class SteadyDecoder:
         slot = self._free_slot()
         self._flow_state.reset(slot.place)
         self._hift_state.reset(slot.place)
-        self._replies[slot.place] = _Reply(slot, seed, vector)
+        self._replies[slot.place] = _Reply(slot, seed, self._phases(seed), vector)
         return slot
 
     def push(self, slot: Slot, codes: Sequence[int]) -> None:
@@ -161,7 +165,9 @@ class SteadyDecoder:
             slots.restore(slot.place, {k.removeprefix(part): v for k, v in exported.items() if k.startswith(part)})
         seed, num_codes, begin, heard, finished, done = exported["numbers"].tolist()
         codes, speaker = exported["codes"].tolist(), exported["speaker"].to(self._device)
-        self._replies[slot.place] = _Reply(slot, seed, speaker, codes, num_codes, begin, heard, bool(finished), bool(done))
+        self._replies[slot.place] = _Reply(
+            slot, seed, self._phases(seed), speaker, codes, num_codes, begin, heard, bool(finished), bool(done)
+        )
         return slot
 
     def ready(self) -> list[tuple[Slot, int]]:
@@ -177,11 +183,17 @@ class SteadyDecoder:
         replies = list(self._replies.values()) if slots is None else [self._reply(slot) for slot in dict.fromkeys(slots)]
         sounds: list[Sound] = []
         while due := [reply for reply in replies if self._chunk(reply) is not None]:
-            sounds += self._decode(due)
-        return sounds + self._flush([reply for reply in replies if reply.finished and not reply.done])
+            sounds += self._side_by_side(self._decode, due)
+        return sounds + self._side_by_side(self._flush, [reply for reply in replies if reply.finished and not reply.done])
 
     def _is_due(self, reply: _Reply) -> bool:
         return self._chunk(reply) is not None or (reply.finished and not reply.done)
+
+    def _side_by_side(self, make: Callable[[list[_Reply]], list[Sound]], replies: list[_Reply]) -> list[Sound]:
+        """Replies that share no call of the networks are made at the same time."""
+        if self._rows_at_once != 1:
+            return make(replies)
+        return [sound for made in self._lanes.run([partial(make, [reply]) for reply in replies]) for sound in made]
 
     def _decode(self, replies: list[_Reply]) -> list[Sound]:
         """One chunk of each."""
@@ -252,9 +264,10 @@ class SteadyDecoder:
         ends = [self._end(reply) if last else UNKNOWN_END for reply in replies]
         rows = ([n for _, _, n in fed], [reply.heard for reply in replies], ends, [reply.seed for reply in replies])
         n, start, end, seed = torch.tensor(rows, device=self._device)
+        phases = torch.cat([reply.phases for reply in replies])
         inner = not last and all(reply.heard >= self._vocoder.flush_frames for reply in replies)
         with self._tracer.span("vocoder", rows=len(replies), frames=size):
-            samples, after = self._vocoder(mel, self._hift_state.take(slots), n, start, end, seed, inner=inner)
+            samples, after = self._vocoder(mel, self._hift_state.take(slots), n, start, end, seed, phases=phases, inner=inner)
             self._hift_state.put(slots, after)
             made = samples.cpu().numpy()
         good = np.isfinite(made).all(-1)
@@ -301,6 +314,9 @@ class SteadyDecoder:
 
         for _, group in groupby(sorted(replies, key=length), key=length):
             yield from _pieces(list(group), self._rows_at_once)
+
+    def _phases(self, seed: int) -> Tensor:
+        return self._vocoder.phases(torch.tensor([seed], device=self._device))
 
     def _end(self, reply: _Reply) -> int:
         return self._frames.clock.frames(reply.num_codes)
