@@ -239,6 +239,10 @@ class SteppedLives(Lives):
 
     stepped = True
 
+    @rule()
+    def settle(self) -> None:
+        self.world.core.replies.settle()
+
 
 def live(cases: int, steps: int, lives: type[Lives] = Lives) -> None:
     """INNERVOICE_FAULT_CASES asks for another number."""

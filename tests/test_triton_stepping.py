@@ -190,11 +190,11 @@ def test_a_dialogue_is_forked_cut_and_goes_on() -> None:
     assert rows[0] == rows[1]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_steps_are_timed_as_they_are_taken() -> None:
-    world = make_world(small_model(vocabulary=VOCABULARY), True)
-    assert calibrate(world.core, iter(range(10000)).__next__, [1, 3]) > 0
-    assert world.core.costs.decode.estimate(3) > 0 and world.core.costs.prefill_token_s > 0
+    world = make_world(small_model(vocabulary=VOCABULARY), True, max_rows=2)
+    assert calibrate(world.core, iter(range(10000)).__next__, [1, 2]) > 0
+    assert sorted(world.core.costs.decode.points) == [1, 2] and world.core.costs.prefill_token_s > 0
     world.core.check_integrity()
     assert world.pool.num_available == world.pool.num_pages
 

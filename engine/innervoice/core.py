@@ -272,7 +272,6 @@ class Core:
         """Raise AssertionError, or what the pool raises, where the books disagree: for tests."""
         self.pool.check_integrity()
         if self.stepping is not None:
-            self.replies.settle()
             self.stepping.check_integrity()
         assert len(self.ledger) == len(self.ledger.jobs), "places without owners"
         drafts = sum(d.draft_place is not None for d in self.dialogues)

@@ -173,10 +173,13 @@ class Stepping:
                 self.stepper.rows.end(number)
 
     def check_integrity(self) -> None:
-        """Raise AssertionError where a reply, its row and its cursor on the device disagree. Only when all is read."""
-        assert not self._queued, "steps are queued"
+        """Raise AssertionError where a reply, its row and, if all is read, its cursor on the device disagree."""
         for number, running in enumerate(self._rows):
-            assert running.device_row == number and running.in_flight == 0 and running.finish is None, "rows without replies"
+            assert running.device_row == number and running.finish is None, "rows without replies"
+            num = sum(other is running for queued in self._queued for other in queued.running)
+            assert running.in_flight == num, "steps that nobody counted"
+            if self._queued:
+                continue
             state, num_tokens = self.stepper.rows.state(number)
             assert num_tokens == running.num_tokens, "tokens that the host does not know"
             host = running.cursor.state
