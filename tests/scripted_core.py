@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,17 +19,22 @@ from innervoice.batch import Row
 from innervoice.blocks import PagePool
 from innervoice.core import Core
 from innervoice.running import Request
-from innervoice.schedule import Program, Schedule, compile_schedule
+from innervoice.schedule import UNLIMITED, Cursor, FreeCursor, Kind, Program, Schedule, compile_schedule, make_cursor
 from innervoice.scheduler import SchedulerSettings
+from innervoice.stepper import Emitted, RowStart
+from innervoice.stepping import Stepping
 from innervoice.trace import Tracer
 from innervoice.types import AudioChunk, Done, Event, Sampling, TokenEvent, Vocabulary
 from innervoice.voice import Ready
+from innervoice_kernels.cursor_columns import Ending
+from innervoice_kernels.sample import REFUSED, Draw, sample
 
 VOCABULARY = Vocabulary(size=48, text=(0, 21), speech=(24, 44), end_of_turn=44, open=45, close=46, done=47, eos=(44,))
 POISON, NAN, MUTE = 21, 22, 40  # a prompt id whose step raises, one that gives NaN; a speech id that breaks the voice
 PAGE = 4
 RATE, CODES_PER_S, SAMPLES = 250.0, 12.5, 20
 FIRST, CHUNK = 4, 10
+FREE = compile_schedule(Schedule(cycle=(), guided=False), VOCABULARY)
 
 
 def program(schedule: Schedule) -> Program:
@@ -53,9 +58,6 @@ class ScriptedRunner:
         self.pages = [[-1] * PAGE for _ in range(num_pages)]
         self.is_broken = False
         self.num_fed = 0
-
-    def warmup(self) -> None:
-        pass
 
     def copy_page(self, source: int, target: int) -> None:
         self.pages[target] = list(self.pages[source])
@@ -84,15 +86,133 @@ class ScriptedRunner:
             for position in range(row.num_cached, row.end):
                 self.pages[row.table.pages[position // PAGE]][position % PAGE] = row.ids[position]
             self.num_fed += row.num_new
-            seen = [self.pages[row.table.pages[i // PAGE]][i % PAGE] for i in range(row.end)]
-            noise = np.random.default_rng(zlib.crc32(np.array(seen, np.int32).tobytes())).standard_normal(VOCABULARY.size)
-            if self.steady:
-                noise[24:] -= 9.0  # text goes on while it may
-                noise[[MUTE, 44, 46, 47]] -= 9.0
-            noise[MUTE] -= 0.5  # seldom
-            logits.append(torch.from_numpy(noise * (np.nan if NAN in seen else 3.0)).float())
+            logits.append(self.logits(row.table.pages, row.end))
             row.num_cached = row.end
         return torch.stack(logits)
+
+    def logits(self, pages: Sequence[int], num_tokens: int) -> Tensor:
+        """What is said after so many tokens that lie in these pages."""
+        seen = [self.pages[pages[i // PAGE]][i % PAGE] for i in range(num_tokens)]
+        noise = np.random.default_rng(zlib.crc32(np.array(seen, np.int32).tobytes())).standard_normal(VOCABULARY.size)
+        if self.steady:
+            noise[24:] -= 9.0  # text goes on while it may
+            noise[[MUTE, 44, 46, 47]] -= 9.0
+        noise[MUTE] -= 0.5  # seldom
+        return torch.from_numpy(noise * (np.nan if NAN in seen else 3.0)).float()
+
+
+@dataclass
+class Line:
+    """A row of the scripted device."""
+
+    start: RowStart
+    cursor: Cursor | FreeCursor
+    pages: list[int]
+    token: int
+    position: int
+    num_tokens: int
+    ending: Ending = Ending.RUNNING
+
+
+@dataclass
+class Queued:
+    """What a step of the scripted device came to, which nobody has read yet."""
+
+    emitted: list[Emitted]
+    took_s: None = None
+
+
+class ScriptedStepper:
+    """A device that steps the scripted model with cursors and page tables of its own; it cannot hold every fourth seed."""
+
+    def __init__(self, runner: ScriptedRunner, max_rows: int, max_model_len: int) -> None:
+        self.max_model_len = max_model_len
+        self.rows = self
+        self.num_steps = 0
+        self._runner = runner
+        self._lines: list[Line | None] = [None] * max_rows
+        self._caps: dict[int, int | None] = {}
+
+    def begin(self, row: int, start: RowStart) -> None:
+        if (start.sampling.seed or 0) % 4 == 3:
+            raise ValueError("this reply is too much for the device")
+        assert self._lines[row] is None and start.position < self.max_model_len
+        cursor = make_cursor(start.program, start.caps, state=start.cursor)
+        self._lines[row] = Line(start, cursor, list(start.pages), start.token, start.position, start.num_tokens)
+
+    def set_pages(self, pages: Mapping[int, Sequence[int]]) -> None:
+        for row, held in pages.items():
+            self._line(row).pages = list(held)
+
+    def order(self, caps: Mapping[int, int | None]) -> None:
+        self._caps = dict(caps)
+
+    def end(self, row: int) -> None:
+        self._lines[row] = None
+
+    def move(self, source: int, target: int) -> None:
+        assert self._lines[target] is None, "in use"
+        self._lines[target], self._lines[source] = self._lines[source], None
+
+    def state(self, row: int) -> tuple[dict[str, Any], int]:
+        return self._line(row).cursor.state, self._line(row).num_tokens
+
+    def step(self, num_rows: int, count: int = 1, begun: object = None) -> Any:
+        assert count == 1 and num_rows == 1 + max(self._caps)
+        self.num_steps += 1
+        emitted = []
+        for row, cap in self._caps.items():
+            line = self._lines[row]
+            assert line is not None, "an idle row is asked to take part"
+            if line.ending is Ending.RUNNING:
+                emitted.append(self._step(row, line, cap))
+        return Queued(emitted)
+
+    def read(self, pending: Any) -> list[list[Emitted]]:
+        return [pending.emitted]
+
+    def mark(self) -> None:
+        return None
+
+    def warmup(self) -> float:
+        return 0.0
+
+    def stats(self) -> Any:
+        raise AssertionError("nobody asks")
+
+    def _line(self, row: int) -> Line:
+        line = self._lines[row]
+        assert line is not None, "an idle row"
+        return line
+
+    def _step(self, row: int, line: Line, cap: int | None) -> Emitted:
+        page, place = line.pages[line.position // PAGE], line.position % PAGE
+        self._runner.pages[page][place] = line.token
+        self._runner.num_fed += 1
+        cursor, discarded = line.cursor, False
+        if cap is not None and isinstance(cursor, Cursor):
+            number, own = cursor.num_reflections, line.start.caps
+            if cursor.kind in (Kind.OPEN, Kind.REFLECTION):
+                cursor.lower_cap(max(cap, 1))
+            else:
+                cursor.cap_next(min(cap, own[number] if number < len(own) else UNLIMITED))
+        emission, logprob = None, None
+        while emission is None:
+            if cursor.forced is not None:
+                emission, logprob = cursor.emit_forced(), None
+                break
+            draw = Draw(cursor.mask.ranges, cursor.mask.extras, 0.0, 0, 1.0, 0, line.num_tokens, int(discarded))
+            ids, logprobs = sample(self._runner.logits(line.pages, line.position + 1)[None], [draw])
+            if int(ids) == REFUSED:
+                line.ending = Ending.REFUSED
+                return Emitted(row, -1, None, cursor.segment, False, line.ending, None)
+            emission, logprob = cursor.draw(int(ids)), float(logprobs)
+            discarded |= emission is None
+        line.num_tokens += 1
+        spent = line.num_tokens >= line.start.sampling.max_new_tokens
+        line.ending = Ending.STOP if cursor.is_done else Ending.LENGTH if spent else Ending.RUNNING
+        line.token, line.position = emission.token, line.position + 1
+        return Emitted(row, emission.token, emission.kind, emission.segment, emission.forced, line.ending, logprob, discarded)
 
 
 class ScriptedVoice:
@@ -199,7 +319,10 @@ class Told:
 
 
 class World:
-    """A core, its clock, and what it told. step_s: of a step, by rows and fed tokens; voice_s: of a codec call, by chunks."""
+    """A core, its clock, and what it told. step_s: of a step, by rows and fed tokens; voice_s: of a codec call, by chunks.
+
+    stepped: the device draws, for whom it can. runner, stepping: others than the scripted ones.
+    """
 
     def __init__(
         self,
@@ -211,13 +334,19 @@ class World:
         settings: Mapping[str, Any] | None = None,
         *,
         steady: bool = True,
+        stepped: bool = False,
+        runner: Any = None,
         **core: Any,
     ) -> None:
         self.now = 100.0
-        self.runner, self.voice = ScriptedRunner(num_pages, steady=steady), ScriptedVoice(max_rows)
+        self.runner: Any = runner or ScriptedRunner(num_pages, steady=steady)
+        self.voice = ScriptedVoice(max_rows)
         self.pool = PagePool(num_pages, PAGE)
         made = {"max_rows": max_rows, "page_size": PAGE, "prefill_chunk": 16, "max_batch": 64} | dict(settings or {})
         core = {"scheduler": SchedulerSettings(**made), "max_rows": max_rows, "max_model_len": max_model_len} | core
+        if stepped:
+            stepper: Any = ScriptedStepper(self.runner, max_rows, max_model_len)
+            core["stepping"] = Stepping(stepper, FREE)
         self.core = Core(self.runner, self.pool, Letters(), self.voice, Tracer(), **core)  # type: ignore[arg-type]
         self.told: dict[str, Told] = {}
         self.requests: dict[str, Request] = {}
@@ -225,6 +354,7 @@ class World:
 
     def submit(self, reply_id: str, prompt: Sequence[int], schedule: Program, seed: int = 0, **request: Any) -> None:
         sampling = Sampling(temperature=0.0, top_k=0, top_p=1.0, seed=seed, max_new_tokens=request.pop("most", 40))
+        sampling = replace(sampling, **request.pop("sampling", {}))
         made = Request(reply_id, tuple(prompt), schedule, sampling, self.now, **{"is_live": True} | request)
         self.core.submit(made, self.now)
         self.requests[reply_id] = made
@@ -248,7 +378,7 @@ class World:
             self.core.costs.observe_voice(sound.chunks, took)
             self.now += took
         self.drain()
-        if tokens.rows or tokens.prompt_tokens or sound.chunks:
+        if not (tokens.is_nothing and sound.is_nothing):
             return True
         self.now = min(max(self.core.wake_s, self.now + 0.001), self.now + 0.5)
         return False

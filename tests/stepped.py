@@ -11,18 +11,14 @@ import torch
 from rows import Rows
 from test_schedule import VOCABULARY
 
-from innervoice.batch import Role, Row
-from innervoice.blocks import PagePool, PageTable
 from innervoice.config.quantization import Quantization
 from innervoice.model.families import glm4_voice
 from innervoice.model.quant_source import QuantizingSource
 from innervoice.model.transformer import AttentionInputs, KVCache, Transformer
-from innervoice.runner import Runner
 from innervoice.safetensors_file import DummyTensors, TensorSource
 from innervoice.schedule import Kind, Program, Schedule, compile_schedule, make_cursor
-from innervoice.stepper import DecodeForward, RowStart, Stepper
-from innervoice.trace import Tracer
-from innervoice.types import Sampling
+from innervoice.stepper import RowStart, Stepper
+from innervoice.types import Sampling, Vocabulary
 from innervoice_kernels.backend import use
 from innervoice_kernels.cursor_columns import Ending
 from innervoice_kernels.sample import Draw, sample_ref
@@ -30,15 +26,12 @@ from innervoice_kernels.sample import Draw, sample_ref
 PAGE = 4
 HIDDEN = (Kind.REFLECTION, Kind.OPEN, Kind.CLOSE, Kind.DONE)
 Token = tuple[int, Kind, int, bool]
-PROMPTS = ([5, 9, 2, 7, 1], [3], [8, 8, 1, 4, 4, 4, 6, 2, 9])
-STEPS = ([(11, Role.HIDDEN), (12, Role.HIDDEN), (13, Role.NEUTRAL)], [(21, Role.HIDDEN), (22, Role.SPOKEN), (3, Role.SPOKEN)],
-         [(9, Role.SPOKEN), (2, Role.SPOKEN), (1, Role.HIDDEN)])  # fmt: skip
 _CONFIG: dict[str, Any] = {
     "model_type": "chatglm", "architectures": ["ChatGLMForConditionalGeneration"], "num_layers": 1, "hidden_size": 32,
     "ffn_hidden_size": 32, "num_attention_heads": 2, "multi_query_attention": True, "multi_query_group_num": 1,
-    "kv_channels": 16, "padded_vocab_size": VOCABULARY.size, "layernorm_epsilon": 3.90625e-08, "rmsnorm": True,
+    "kv_channels": 16, "layernorm_epsilon": 3.90625e-08, "rmsnorm": True,
     "post_layer_norm": True, "add_qkv_bias": True, "add_bias_linear": False, "rope_ratio": 1, "original_rope": True,
-    "torch_dtype": "float32", "tie_word_embeddings": False, "eos_token_id": [VOCABULARY.end_of_turn],
+    "torch_dtype": "float32", "tie_word_embeddings": False,
 }  # fmt: skip
 
 
@@ -60,9 +53,12 @@ class Reply:
         return math.log(self.schedule.reflection_weight)
 
 
-def small_model(dtype: torch.dtype = torch.float32, device: str = "cpu", to: Quantization | None = None) -> Transformer:
+def small_model(
+    dtype: torch.dtype = torch.float32, device: str = "cpu", to: Quantization | None = None, vocabulary: Vocabulary = VOCABULARY
+) -> Transformer:
     """Random weights, quantised or not, whose logits are some units apart."""
-    config = glm4_voice.read_config(_CONFIG, "config.json")
+    own = {"padded_vocab_size": vocabulary.size, "eos_token_id": list(vocabulary.eos)}
+    config = glm4_voice.read_config(_CONFIG | own, "config.json")
     source: TensorSource = DummyTensors(std=0.4) if to is None else QuantizingSource(DummyTensors(std=0.4), to)
     weights = glm4_voice.load_weights(config, source, dtype, device)
     return Transformer(config, weights)
@@ -163,33 +159,3 @@ class Stepped:
                 self.endings[e.row] = e.ending
                 if e.kind is not None:
                     self.tokens[e.row].append((e.token, e.kind, e.segment, e.forced))
-
-
-class Lives:
-    """Three rows whose prompts are cached and of whom two have a reflection weight, in a runner's pages."""
-
-    def __init__(self, model: Transformer, backend: str, kv_dtype: torch.dtype | None = None) -> None:
-        self.backend = backend
-        with use(backend):
-            self.runner = Runner(model, 40, PAGE, Tracer(), kv_dtype, backend="plain")
-            if backend == "triton":
-                self.runner.attach(DecodeForward(model, self.runner.kv, max_rows=4, max_model_len=40))
-        pool = PagePool(40, PAGE)
-        self.rows = [Row(PageTable(pool)) for _ in PROMPTS]
-        for row, prompt, weight in zip(self.rows, PROMPTS, (0.7, 0.0, -0.4), strict=True):
-            row.extend(prompt)
-            row.begin_reply(weight)
-            row.table.grow(len(row.ids))
-        with use("ref"):
-            self.runner.forward(self.rows)
-
-    def step(self, index: int, rows: tuple[int, ...], outputs: list[tuple[int, int]] | None = None) -> torch.Tensor:
-        for row, (token, role) in zip(self.rows, STEPS[index], strict=True):
-            row.append(token, role, 1)
-            row.table.grow(len(row.ids))
-        with use(self.backend):
-            chosen = [self.runner.forward([self.rows[i] for i in rows], outputs)]
-            others = [row for i, row in enumerate(self.rows) if i not in rows]
-            if others:
-                chosen.append(self.runner.forward(others, outputs))
-        return torch.cat(chosen)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scripted_core import CODES_PER_S, Told, World, program
+from scripted_core import CODES_PER_S, ScriptedStepper, Told, World, program
 
 from innervoice.calibration import calibrate
 from innervoice.errors import OutOfCapacity
@@ -16,6 +16,7 @@ from innervoice.schedule import UNLIMITED, Schedule, Segment
 THINKS = program(Schedule((Segment("transcript", 3), Segment("speech", 6), Segment("reflection", 400))))
 SPEAKS = program(Schedule((Segment("transcript", 3), Segment("speech", 6))))
 TEXT = [3, 5, 7, 9, 11, 13]
+BOTH = pytest.mark.parametrize("stepped", [False, True], ids=["by the host", "by the device"])
 
 
 def starved_s(told: Told) -> float:
@@ -37,9 +38,9 @@ def alone(world: World, name: str, prompt: list[int]) -> Told:
 
 
 @pytest.mark.parametrize("preempt", ["recompute", "swap"])
-@pytest.mark.parametrize("share", [False, True])
-def test_a_full_cache_takes_pages_back_and_no_token_changes(preempt: Any, share: bool) -> None:
-    world = World(num_pages=30, max_rows=6, preempt=preempt, share_prefixes=share, max_model_len=100)
+@pytest.mark.parametrize(("share", "stepped"), [(False, False), (True, False), (True, True)])
+def test_a_full_cache_takes_pages_back_and_no_token_changes(preempt: Any, share: bool, stepped: bool) -> None:
+    world = World(num_pages=30, max_rows=6, preempt=preempt, share_prefixes=share, max_model_len=100, stepped=stepped)
     prompts = {f"r{n}": [*TEXT, n] for n in range(6)}
     for name, prompt in prompts.items():
         world.submit(name, prompt, SPEAKS, is_live=False, most=60)
@@ -69,11 +70,12 @@ def test_a_prompt_goes_in_by_chunks_beside_those_who_speak() -> None:
     assert alone(world, "long", [n % 20 for n in range(100)]).ids == world.told["long"].ids
 
 
-def test_unplayed_sound_pays_for_reflection_and_load_takes_it_back() -> None:
+@pytest.mark.parametrize("stepped", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["by the host", "by the device"])
+def test_unplayed_sound_pays_for_reflection_and_load_takes_it_back(stepped: bool) -> None:
     granted, silences = [], []
     for num in (1, 4, 8):
         settings = {"reserve_s": 0.0}
-        world = World(1000, 8, lambda rows, fed: 0.004 + 0.001 * rows, max_model_len=600, settings=settings)
+        world = World(1000, 8, lambda rows, fed: 0.004 + 0.001 * rows, max_model_len=600, settings=settings, stepped=stepped)
         for n in range(num):
             world.submit(f"r{n}", [*TEXT, n], THINKS, most=400)
         world.run(20000)
@@ -86,8 +88,9 @@ def test_unplayed_sound_pays_for_reflection_and_load_takes_it_back() -> None:
     assert max(silences) == 0.0
 
 
-def test_nobody_is_spoken_far_ahead_of() -> None:
-    world = World(max_rows=2, num_pages=400, max_model_len=900, settings={"frontier_s": 2.0})
+@pytest.mark.parametrize("stepped", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["by the host", "by the device"])
+def test_nobody_is_spoken_far_ahead_of(stepped: bool) -> None:
+    world = World(max_rows=2, num_pages=400, max_model_len=900, settings={"frontier_s": 2.0}, stepped=stepped)
     world.submit("live", TEXT, SPEAKS, most=700)
     world.submit("file", TEXT, SPEAKS, most=700, is_live=False)
     player, ahead = Playback(), []
@@ -104,13 +107,16 @@ def test_nobody_is_spoken_far_ahead_of() -> None:
     assert done["live"] > total - 4 and done["file"] < done["live"] / 2
 
 
-def test_a_reader_that_is_behind_pauses_its_reply_alone() -> None:
-    world = World(max_rows=2)
+@BOTH
+def test_a_reader_that_is_behind_pauses_its_reply_alone(stepped: bool) -> None:
+    world = World(max_rows=2, stepped=stepped)
     world.submit("slow", TEXT, SPEAKS, most=40)
     world.submit("other", [*TEXT, 1], SPEAKS, most=40)
     for _ in range(4):
         world.step()
     world.core.replies.set_blocked("slow", True)
+    world.core.replies.settle()
+    world.drain()
     have = len(world.told["slow"].ids)
     while world.told["other"].done is None:
         world.step()
@@ -118,6 +124,44 @@ def test_a_reader_that_is_behind_pauses_its_reply_alone() -> None:
     world.core.replies.set_blocked("slow", False)
     world.run()
     assert alone(world, "slow", TEXT).ids == world.told["slow"].ids
+
+
+def test_the_device_draws_while_the_host_reads() -> None:
+    """A token is told while the next one is drawn, none is drawn behind a limit, what was drawn behind a stop is dropped."""
+    world = World(max_rows=2, stepped=True)
+    stepping = world.core.stepping
+    assert stepping is not None and isinstance(stepping.stepper, ScriptedStepper)
+    world.submit("short", TEXT, SPEAKS, most=5, is_live=False)
+    first = world.core.step_tokens(world.now)
+    assert (first.queued, first.rows, stepping.num_queued) == (2, 0, 1), "the prompt and its first draw"
+    second = world.core.step_tokens(world.now)
+    assert (second.queued, second.rows, second.prompt_tokens, stepping.num_queued) == (1, 1, len(TEXT), 1)
+    world.run()
+    assert len(world.told["short"].ids) == 5 == stepping.stepper.num_steps and stepping.num_queued == 0
+    stop = world.told["short"].ids[3]
+    world.submit("stops", TEXT, SPEAKS, is_live=False, sampling={"stop_token_ids": (stop,)})
+    world.run()
+    num = world.told["short"].ids.index(stop) + 1
+    assert world.told["stops"].ids == world.told["short"].ids[:num]
+    assert stepping.stepper.num_steps == 5 + num + 1
+    world.core.check_integrity()
+    assert world.pool.num_available == world.pool.num_pages
+
+
+def test_cursors_that_part_end_their_reply_alone() -> None:
+    world = World(max_rows=2, stepped=True)
+    world.submit("one", TEXT, SPEAKS, is_live=False, most=20)
+    world.submit("two", [*TEXT, 1], SPEAKS, is_live=False, most=20)
+    for _ in range(6):
+        world.step()
+    stepping = world.core.stepping
+    assert stepping is not None
+    cursor = stepping.stepper._line(0).cursor  # type: ignore[attr-defined]
+    cursor.segment += 1
+    world.run()
+    one, two = world.told["one"].done, world.told["two"].done
+    assert one is not None and one.finish_reason == "error" and "on the device, and by its schedule" in (one.error or "")
+    assert two is not None and two.finish_reason == "length" and alone(world, "two", [*TEXT, 1]).ids == world.told["two"].ids
 
 
 def test_higher_priorities_come_first_and_too_many_are_refused() -> None:
@@ -170,8 +214,9 @@ def test_what_a_user_says_is_fed_while_it_is_said() -> None:
     assert len(dialogues.known("s").row.ids) == len(prompt) + 1 and not world.core.has_work
 
 
-def test_a_calibration_tells_what_steps_cost_and_leaves_nothing() -> None:
-    world = World(max_rows=8)
+@BOTH
+def test_a_calibration_tells_what_steps_cost_and_leaves_nothing(stepped: bool) -> None:
+    world = World(max_rows=8, stepped=stepped)
     ticks = iter(range(10**6))
     seconds = calibrate(world.core, lambda: 0.001 * next(ticks), budget_s=1.0)
     costs = world.core.costs

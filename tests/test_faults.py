@@ -30,6 +30,8 @@ prompts = st.lists(st.integers(0, 20), min_size=1, max_size=30)
 class Lives(RuleBasedStateMachine):
     """Replies and dialogues that begin, are cancelled, cut, starved, poisoned and forked while the clock jumps."""
 
+    stepped = False
+
     def __init__(self) -> None:
         super().__init__()
         self.number = 0
@@ -46,16 +48,18 @@ class Lives(RuleBasedStateMachine):
         share=st.booleans(),
     )
     def begin(self, pages: int, rows: int, policy: str, preempt: str, waiting: int | None, share: bool) -> None:
-        self.world = World(
+        self.world = self.make_world(
+            self.stepped,
             num_pages=pages,
             max_rows=rows,
-            max_model_len=80,
             settings={"policy": policy, "fixed_hidden": 5},
             preempt=preempt,
             max_waiting=waiting,
             share_prefixes=share,
-            steady=False,
         )
+
+    def make_world(self, stepped: bool, **options: Any) -> World:
+        return World(max_model_len=80, steady=False, stepped=stepped, **options)
 
     def _name(self) -> str:
         self.number += 1
@@ -221,7 +225,7 @@ class Lives(RuleBasedStateMachine):
         """Alone in a core of its own, with the budgets that it came to have, a reply is the same."""
         told, request = self.world.told[name], self.world.requests[name]
         assert told.done is not None
-        alone = World(num_pages=64, max_rows=1, max_model_len=80, steady=False)
+        alone = self.make_world(False, num_pages=64, max_rows=1)
         caps, most = told.done.usage.reflection_caps, request.sampling.max_new_tokens
         seed = request.sampling.seed or 0
         alone.submit("again", self.histories[name], request.program, seed, caps=caps, most=most, is_live=False)
@@ -230,22 +234,37 @@ class Lives(RuleBasedStateMachine):
         assert np.array_equal(alone.told["again"].samples, told.samples)
 
 
-def live(cases: int, steps: int) -> None:
+class SteppedLives(Lives):
+    """The same, drawn by the device, for those that it can hold."""
+
+    stepped = True
+
+    @rule()
+    def settle(self) -> None:
+        self.world.core.replies.settle()
+
+
+def live(cases: int, steps: int, lives: type[Lives] = Lives) -> None:
     """INNERVOICE_FAULT_CASES asks for another number."""
     cases = int(os.environ.get("INNERVOICE_FAULT_CASES", cases))
     health = list(HealthCheck)
     run_state_machine_as_test(
-        Lives, settings=settings(max_examples=cases, stateful_step_count=steps, deadline=None, suppress_health_check=health)
+        lives, settings=settings(max_examples=cases, stateful_step_count=steps, deadline=None, suppress_health_check=health)
     )
 
 
 def test_random_lives() -> None:
-    live(50, 25)
+    live(30, 25)
+
+
+def test_random_lives_on_the_device() -> None:
+    live(20, 25, SteppedLives)
 
 
 @pytest.mark.long
-def test_many_random_lives() -> None:
-    live(250, 40)
+@pytest.mark.parametrize("lives", [Lives, SteppedLives])
+def test_many_random_lives(lives: type[Lives]) -> None:
+    live(250, 40, lives)
 
 
 def test_a_voice_that_breaks_ends_its_reply_alone() -> None:

@@ -70,32 +70,77 @@ def test_graphs_give_the_tokens_of_eager_steps(name: str) -> None:
     assert graphed.stepper.stats().replays == 499 and eager.stepper.stats().replays == 0
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_the_engine_s_forward_pass_by_graphs_is_the_plain_one(dtype: torch.dtype) -> None:
-    """Rows in any order and number, with reflection weights; every bucket is captured before and nothing after."""
-    from stepped import Lives, small_model
-
-    model = small_model(dtype, "cuda")
-    plain, fused = Lives(model, "ref"), Lives(model, "triton")
-    fused.runner.warmup()
-    tolerance = 1e-4 if dtype == torch.float32 else 0.1  # logits are some units apart
-    for index, order in enumerate([(0, 1, 2), (2, 0), (1, 2, 0)]):
-        torch.testing.assert_close(fused.step(index, order), plain.step(index, order), rtol=tolerance, atol=tolerance)
-        assert torch.equal(fused.runner.kv.key_tag, plain.runner.kv.key_tag)
-    assert fused.runner._fused.num_graphs == 6  # 1, 2 and 4 rows, with weights and without
-
-
-def test_an_engine_with_fused_steps_says_what_the_plain_one_says(tiny_dir: Path) -> None:
-    """Float32, greedy, four replies at once."""
+def engine_of(tiny_dir: Path, backend: str) -> Any:
+    """Float32: "auto" draws on the device by graphs, "plain" on the host from PyTorch's own forward pass."""
     import innervoice as iv
 
-    said = []
+    options: dict[str, Any] = {"dtype": "float32", "vocoder_noise": False, "max_sessions": 16}
+    engine = iv.Engine.from_pretrained(tiny_dir, device="cuda", backend=backend, **options)
+    assert (engine._loaded.core.stepping is not None) == (backend == "auto")
+    return engine
+
+
+def test_the_engine_draws_on_the_device_what_the_host_draws(tiny_dir: Path) -> None:
+    """Every preset, four replies at once, greedy and warm, with caps of reflections, more of them than the device holds."""
+    import innervoice as iv
+
+    said: list[list[Any]] = []
     for backend in ("auto", "plain"):
-        with iv.Engine.from_pretrained(tiny_dir, device="cuda", dtype="float32", backend=backend) as engine:
-            prompts = [iv.Ids([5 + i, 9, 2 * i + 1]) for i in range(4)]
-            sampling = iv.Sampling(temperature=0.0, seed=1, max_new_tokens=80)
-            said.append([r.ids for r in engine.generate(prompts, schedule="reempathy", sampling=sampling)])
-    assert said[0] == said[1] and all(said[0])
+        with engine_of(tiny_dir, backend) as engine:
+            replies: list[Any] = []
+            for name in PRESETS:
+                budgets = {"transcript_budget": 3, "speech_budget": 4} if name == "fixed_ratio" else {}
+                for temperature, caps in ((0.0, ()), (0.8, (2, 1) if name != "stitch_s" else [3] * 100)):
+                    prompts = [iv.Ids([5 + i, 9, 2 * i + 1]) for i in range(4)]
+                    sampling = iv.Sampling(temperature=temperature, top_k=20, top_p=0.9, seed=1, max_new_tokens=80)
+                    schedule = Schedule.preset(name, **budgets)
+                    replies += engine.generate(prompts, schedule=schedule, sampling=sampling, reflection_caps=caps)
+            said.append([(r.ids, r.finish_reason, r.usage.reflection_caps) for r in replies])
+    for mine, other in zip(*said, strict=True):
+        assert mine == other and mine[0]
+
+
+def test_what_the_device_draws_is_forked_and_made_again(tiny_dir: Path) -> None:
+    """A listener's reply, whose reflection is granted as it is drawn: forked on its way, and made again from its caps."""
+    import innervoice as iv
+
+    sampling = iv.Sampling(temperature=0.8, top_k=20, seed=3, max_new_tokens=120)
+    with engine_of(tiny_dir, "auto") as engine, engine.open_session(schedule="reempathy") as session:
+        stream = session.reply(iv.Text("hello"), sampling=sampling)
+        seen = 0
+        for event in stream:
+            seen += len(getattr(event, "ids", ()))
+            if seen >= 20:
+                break
+        with session.fork() as twin:
+            whole = stream.reply()
+            state = engine._worker.call(lambda core: core.dialogues.session_state(twin.session_id))
+            if state[1] is not None:
+                assert twin.reply().reply().ids == whole.ids[state[1].num_tokens :]
+        caps = whole.usage.reflection_caps
+        for backend in ("auto", "plain"):
+            with engine_of(tiny_dir, backend) as other, other.open_session(schedule="reempathy") as again:
+                made = again.reply(iv.Text("hello"), sampling=sampling, reflection_caps=caps, realtime=False).reply()
+                assert (made.ids, made.usage.reflection_caps) == (whole.ids, caps)
+
+
+def test_an_engine_compiles_nothing_after_warmup(tiny_dir: Path) -> None:
+    """Prompts of many lengths, replies that begin and end in every bucket, somebody who listens, turns with a history."""
+    import innervoice as iv
+
+    with engine_of(tiny_dir, "auto") as engine:
+        sampling = iv.Sampling(temperature=0.8, seed=3, max_new_tokens=60)
+        for num in (1, 3, 8, 16):
+            prompts = [iv.Ids([1 + n % 60 for n in range(5 + 7 * i)]) for i in range(num)]
+            engine.generate(prompts, schedule="stitch_s", sampling=sampling)
+        engine.stream(iv.Text("hello"), schedule="reempathy", sampling=sampling).reply()
+        with engine.open_session(schedule="interleaved") as session:
+            for text in ("hello", "and then?"):
+                session.reply(iv.Text(text), sampling=sampling).reply()
+        stats = engine.stats()
+        assert stats.ready_s is not None and stats.jit_after_warmup == 0
+        stepper = engine._loaded.core.stepping.stepper.stats()
+        assert stepper.eager_steps == 0 and stepper.replays > 100
 
 
 def test_tokens_are_the_host_s() -> None:

@@ -49,6 +49,7 @@ RANKS = {
     "quantize": 4,
     "running": 5,
     "isolation": 5,
+    "stepping": 6,
     "listening": 5,
     "decode_bench": 5,
     "intake": 6,

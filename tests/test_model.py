@@ -13,13 +13,18 @@ import pytest
 import torch
 from rows import Rows, greedy
 from safetensors.torch import load_file, save_file
+from stepped import small_model
 from torch import Tensor
 
+from innervoice.batch import Row
+from innervoice.blocks import PagePool, PageTable
 from innervoice.config.files import read_json
 from innervoice.config.model import GenerationConfig, ModelConfig, read_generation_config
 from innervoice.model.families import family_of, glm4_voice
 from innervoice.model.transformer import Transformer
+from innervoice.runner import Runner
 from innervoice.safetensors_file import DummyTensors, TensorDir
+from innervoice.trace import Tracer
 
 SHIPPED: dict[str, Any] = {
     "model_type": "chatglm", "architectures": ["ChatGLMForConditionalGeneration"], "num_layers": 40, "hidden_size": 4096,
@@ -401,3 +406,20 @@ def test_wrong_model_type_and_no_config(copy: Path) -> None:
     (copy / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"config\.json does not exist: is .* a checkpoint directory"):
         load(copy)
+
+
+def test_on_a_gpu_the_head_computes_what_is_wanted_alone() -> None:
+    model, made = small_model(), []
+    for outputs in (None, [(2, 5), (30, 34)], []):
+        runner = Runner(model, 4, 4, Tracer(), backend="plain")
+        assert not runner.splits_head
+        runner.splits_head = True
+        row = Row(PageTable(PagePool(4, 4)))
+        row.extend([1, 2, 3])
+        row.table.grow(3)
+        made.append(runner.forward([row], outputs))
+    whole, some, none = made
+    wanted = torch.zeros(whole.shape[1], dtype=torch.bool)
+    wanted[2:5] = wanted[30:34] = True
+    torch.testing.assert_close(some[:, wanted], whole[:, wanted], rtol=1e-5, atol=1e-5)
+    assert some[:, ~wanted].isnan().all() and none.isnan().all() and none.shape == whole.shape

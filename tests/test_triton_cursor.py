@@ -129,13 +129,15 @@ class Host:
     cursor: Cursor | FreeCursor = field(init=False)
     num_tokens: int = 0
     is_over: bool = False
+    discarded: bool = False
 
     def __post_init__(self) -> None:
         self.cursor = make_cursor(self.program, self.caps, ignore_eos=self.sampling.ignore_eos)
 
     def step(self, logits: Tensor) -> tuple[Emission, float | None]:
         emission, logprob = self._emit(logits, 0)
-        if emission is None:  # discarded
+        self.discarded = emission is None
+        if emission is None:
             emission, logprob = self._emit(logits, 1)
         assert emission is not None
         self.num_tokens += 1
@@ -162,20 +164,32 @@ def hold_replies(replies: Sequence[tuple[Program, Sampling, Sequence[int]]], see
         logits[:, 30:] += 4 * torch.rand(len(hosts), 4, generator=generator)  # the special ids come often enough
         for row, host in enumerate(hosts):
             if isinstance(host.cursor, Cursor) and not host.is_over and rng.random() < 0.15:
-                cap = rng.randrange(5)
-                host.cursor.lower_cap(cap)
-                rows.lower[row] = cap
+                grant(rows, row, host, cap=rng.randrange(5), both=rng.random() < 0.7)
         step(rows, programs, logits, offers)
         for row, host in enumerate(hosts):
             compare(rows, row, host, logits[row])
 
 
+def grant(rows: Rows, row: int, host: Host, cap: int, both: bool) -> None:
+    """A cap for the open reflection; with both, for the next one where none is open, which its own cap limits further."""
+    cursor, rows.lower[row] = host.cursor, cap
+    assert isinstance(cursor, Cursor)
+    if cursor.kind in (Kind.OPEN, Kind.REFLECTION):
+        cursor.lower_cap(cap)
+    elif both:
+        number = cursor.num_reflections
+        cursor.cap_next(min(cap, host.caps[number] if number < len(host.caps) else UNLIMITED))
+    if both:
+        rows.coming[row] = cap
+
+
 def compare(rows: Rows, row: int, host: Host, logits: Tensor) -> None:
-    token, kind, segment, is_forced, ending = rows.output[row].tolist()
+    token, kind, segment, is_forced, ending, discarded = rows.output[row].tolist()
     if host.is_over:
         assert (token, kind) == (-1, -1)
         return
     emission, logprob = host.step(logits)
+    assert discarded == host.discarded
     assert (token, kind, segment, bool(is_forced)) == (emission.token, emission.kind, emission.segment, emission.forced)
     expected = float("nan") if logprob is None else logprob
     torch.testing.assert_close(float(rows.logprob[row]), expected, rtol=1e-5, atol=1e-5, equal_nan=True)

@@ -20,7 +20,7 @@ PAGE, PAGES, D, HALF = 4, 9, 19, 3
 
 
 def batch(num_rows: int, seed: int) -> tuple[Feed, Rows, Ring]:
-    """Rows that run, wait, have ended, and lack the page of their token, of tokens of all kinds."""
+    """Rows that run, wait, are to rest, have ended, and lack the page of their token, of tokens of all kinds."""
     generator = torch.Generator().manual_seed(seed)
 
     def ints(low: int, high: int, *shape: int) -> Any:
@@ -30,6 +30,7 @@ def batch(num_rows: int, seed: int) -> tuple[Feed, Rows, Ring]:
         token=ints(0, 30, num_rows), kind=ints(-1, len(Kind), num_rows), position=ints(0, 13, num_rows),
         reply=ints(0, 3, num_rows), log_weight=torch.zeros(num_rows),
         page_table=torch.stack([torch.randperm(PAGES, generator=generator)[:3] for _ in range(num_rows)]).int(),
+        rests=ints(0, 2, num_rows),
     )  # fmt: skip
     feed.page_table[::3, 1:] = -1
     rows = Rows.allocate(num_rows, 1, "cpu")

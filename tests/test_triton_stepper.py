@@ -70,10 +70,10 @@ def test_a_row_waits_for_a_page_and_goes_on_and_ends_by_its_limit() -> None:
     reply = Reply((5, 1, 2), Schedule.preset("interleaved"), replace(WARM, max_new_tokens=3))
     model = small_model()
     stepped = Stepped(model, [reply])
-    stepped.stepper.rows.set_pages(0, stepped.pages[0][:1])
+    stepped.stepper.rows.set_pages({0: stepped.pages[0][:1]})
     stepped.run(3)  # a page holds 4 tokens: two more are fed
     assert len(stepped.tokens[0]) == 2 and stepped.endings == [Ending.WAITING]
-    stepped.stepper.rows.set_pages(0, stepped.pages[0])
+    stepped.stepper.rows.set_pages({0: stepped.pages[0]})
     stepped.run(2)
     assert stepped.tokens[0] == by_the_host(model, reply)
     assert len(stepped.tokens[0]) == 3 and stepped.endings == [Ending.LENGTH]

@@ -25,14 +25,17 @@ def calibrate(core: Core, clock: Clock, sizes: Sequence[int] | None = None, *, b
     if wrong:
         raise ValueError(f"a batch size is {wrong[0]}: it must be from 1 to max_sessions, {core.max_rows}")
     begin = clock()
-    core.runner.warmup()
+    if core.stepping is not None:
+        core.stepping.stepper.warmup()
     ready = clock()
     chosen = _doubling(core.max_rows) if sizes is None else list(sizes)
     for size in chosen:
         if sizes is None and size > 1 and clock() - ready > budget_s / 2:
             break
-        with _rows(core, size) as rows:
-            core.costs.observe_step(size, 0, _second(clock, lambda rows=rows: _step(core, rows)))  # type: ignore[misc]
+        with _rows(core, size) as rows, _trial(core, rows) as step:
+            core.costs.observe_step(size, 0, _second(clock, step))
+    if core.stepping is not None:
+        _try_prompts(core, clock)
     middle = clock()
     for size in chosen if core.can_stream else ():
         if sizes is None and size > 1 and clock() - middle > budget_s / 2:
@@ -52,20 +55,44 @@ def _doubling(most: int) -> list[int]:
     return [1 << n for n in range(most.bit_length()) if 1 << n <= most]
 
 
-def _step(core: Core, rows: Sequence[Row]) -> None:
-    for row in rows:
-        row.num_cached = 0
-    core.runner.forward(rows)[0, 0].item()  # waits for a GPU
+@contextmanager
+def _trial(core: Core, rows: Sequence[Row]) -> Iterator[Callable[[], None]]:
+    """A function that takes a step of the rows as the core takes its steps, and waits for it."""
+    if core.stepping is not None:
+        with core.stepping.trial(rows) as step:
+            yield step
+        return
+
+    def forward() -> None:
+        for row in rows:
+            row.num_cached = 0
+        core.runner.forward(rows)[0, 0].item()
+
+    yield forward
+
+
+def _try_prompts(core: Core, clock: Clock) -> None:
+    """Prompts of one length and another: what they need is compiled, and what a token of a whole piece costs is known."""
+    most = min(core.settings.prefill_chunk, core.replies.max_model_len - 1, core.pool.num_available * core.pool.page_size)
+    for num in sorted({min(n, most) for n in (1, 2, 15, 16, 17, 32, 33, most)}):
+        with _rows(core, 1, num) as rows:
+
+            def feed(rows: list[Row] = rows) -> None:
+                rows[0].num_cached = 0
+                core.runner.forward(rows, ())[0, 0].item()
+
+            took_s = _second(clock, feed)
+    core.costs.observe_step(0, num, took_s)
 
 
 @contextmanager
-def _rows(core: Core, num: int) -> Iterator[list[Row]]:
-    """Rows of one token, in as many pages."""
+def _rows(core: Core, num: int, num_tokens: int = 1) -> Iterator[list[Row]]:
+    """Rows of one token, or more."""
     rows = [core.replies.new_row() for _ in range(num)]
     try:
         for row in rows:
-            row.extend([0])
-            row.table.grow(1)
+            row.extend([0] * num_tokens)
+            row.table.grow(num_tokens)
         yield rows
     finally:
         for row in rows:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from innervoice.batch import Row
 from innervoice.blocks import PagePool
 from innervoice.isolation import forward_apart
-from innervoice.replies import Preempt, Replies
+from innervoice.replies import NO_NUMBERS, Preempt, Replies
 from innervoice.runner import Runner
 from innervoice.running import Request, Running
 from innervoice.scheduler import LearnedCosts, Phase, SchedulerSettings, StepPlan, plan_step, plan_voice
+from innervoice.stepping import Stepping, Told
 from innervoice.telemetry import Occupancy
 from innervoice.text import TextTokenizer
 from innervoice.trace import Tracer
@@ -24,15 +27,35 @@ from innervoice.voice import Voice
 from innervoice_kernels.sample import REFUSED, merge_spans, sample
 
 _FORCED_MARGIN = 16  # forced tokens behind a prompt do not cost a step of their own
+NO_LOGITS = torch.empty(0, 0)
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a call did: rows that drew a token, prompt tokens fed, chunks of sound made; all 0: nothing could be done."""
+    """What a call did: rows that drew a token, prompt tokens fed, chunks of sound made; all 0: nothing could be done.
+
+    queued: rows of a step that a later call tells of. step_s: what rows and prompt_tokens took on the device, None: the call.
+    """
 
     rows: int = 0
     prompt_tokens: int = 0
     chunks: int = 0
+    queued: int = 0
+    step_s: float | None = None
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether nothing could be done."""
+        return not (self.rows or self.prompt_tokens or self.chunks or self.queued)
+
+
+class _Part(NamedTuple):
+    """Who takes part in a step: replies that the host draws for, and the device; rows that are only fed; prompt tokens."""
+
+    drawing: list[Running]
+    stepped: list[Running]
+    feeding: list[Row]
+    num_fed: int
 
 
 class Core:
@@ -41,7 +64,7 @@ class Core:
     At most max_rows replies hold rows at once, beside as many dialogues. step_tokens and step_voice make events; drain hands them
     over stamped with the time they were ready. Whoever steps it tells it how long that took (`costs`), and when nothing could be
     done waits until `wake_s`. max_waiting: replies that may wait for a row, the next is refused. preempt: how a reply that gives
-    its pages to others gets its keys and values back.
+    its pages to others gets its keys and values back. stepping: draws on the device for whom it can; None: the host draws.
     """
 
     def __init__(
@@ -58,6 +81,7 @@ class Core:
         scheduler: SchedulerSettings | None = None,
         max_waiting: int | None = None,
         preempt: Preempt = "recompute",
+        stepping: Stepping | None = None,
     ) -> None:
         self.runner, self.pool, self.max_rows = runner, pool, max_rows
         self.settings = scheduler or SchedulerSettings(max_rows=max_rows, page_size=pool.page_size)
@@ -74,7 +98,9 @@ class Core:
             share_prefixes=share_prefixes,
             max_waiting=max_waiting,
             preempt=preempt,
+            stepping=stepping,
         )
+        self.stepping = stepping
         self.ledger, self.dialogues = self.replies.ledger, self.replies.dialogues
         self._voice, self._tracer, self._share = voice, tracer, share_prefixes
         self._did_step = False
@@ -100,23 +126,47 @@ class Core:
         self.replies.cancel(reply_id, reason, error)
 
     def step_tokens(self, now: float) -> Work:
-        """One forward pass over the rows that the scheduler takes, and a drawn token for each whose prompt is through."""
+        """A step of the rows that the scheduler takes, and a drawn token for each whose prompt is through.
+
+        What the device draws is queued, and read by the next call: it does not wait for the host.
+        """
         self.replies.time_out(now)
         self._make_room()
-        jobs = self.ledger.jobs
-        plan = plan_step(jobs, self.costs, self.settings, now, self.pool.num_available)
-        self._trace_plan(plan)
+        plan = self._plan(now)
         for place in plan.preempt:
             self.replies.preempt(place)
         for place in plan.admit:
             self.replies.admit(place)
-        self._grant(plan)
-        drawing, feeding, num_fed = self._take_part(plan, now)
+        caps = self._grant(plan)
+        begun = None if self.stepping is None else self.stepping.mark()
+        part = self._take_part(plan, now)
         self.wake_s = min(plan.wake_s, self.replies.next_timeout())
-        self._did_step = bool(drawing or feeding)
-        if not self._did_step:
-            return Work()
+        drawing, logits = self._forward(part)
+        queued = self._queue(part, caps, begun)
+        if drawing:
+            with self._tracer.span("sample", rows=len(drawing)):
+                self._draw(drawing, logits, d=0)
+        self._write_down(part)
+        told = self.replies.read_steps(keep=1 if queued else 0) or Told()
+        own = (0, 0) if queued and not part.drawing else (len(part.drawing), part.num_fed)
+        work = Work(told.rows + own[0], told.prompt_tokens + own[1], 0, queued, None if own[0] else told.took_s)
+        self._did_step = not work.is_nothing
+        return work
+
+    def _plan(self, now: float) -> StepPlan:
+        jobs, costs, settings = self.ledger.jobs, self.costs, self.settings
+        plan = plan_step(jobs, costs, settings, now, self.pool.num_available)
+        if plan.preempt and self.replies.settle():  # pages are taken from nobody who is not what he was thought to be
+            plan = plan_step(jobs, costs, settings, now, self.pool.num_available)
+        self._trace_plan(plan)
+        return plan
+
+    def _forward(self, part: _Part) -> tuple[list[Running], Tensor]:
+        """Feed what the host feeds -> those of `drawing` that went through, and their logits."""
+        drawing, feeding = part.drawing, part.feeding
         rows = [running.row for running in drawing] + feeding
+        if not rows:
+            return [], NO_LOGITS
         offered = merge_spans({span for running in drawing for span in running.cursor.offered})
         logits, failed = forward_apart(self.runner, rows, self.replies.new_row, offered)
         for row in rows:
@@ -129,11 +179,17 @@ class Core:
             for row in [row for row in rows if id(row) not in failed]:
                 row.table.publish(row.ids, row.page_keys, row.num_cached)
         alive = [i for i, running in enumerate(drawing) if id(running.row) not in failed]
-        with self._tracer.span("sample", rows=len(alive)):
-            if alive:
-                self._draw([drawing[i] for i in alive], logits if len(alive) == len(logits) else logits[alive], d=0)
-        self._write_down(drawing, rows, now)
-        return Work(len(drawing), num_fed)
+        if not alive:
+            return [], NO_LOGITS
+        return [drawing[i] for i in alive], logits if len(alive) == len(logits) else logits[alive]
+
+    def _queue(self, part: _Part, caps: Mapping[int, int], begun: Any) -> int:
+        """Queue the step of those that the device draws for, behind what was fed -> rows of it."""
+        if self.stepping is None or not (part.stepped or part.feeding):
+            return 0
+        stepped = [running for running in part.stepped if running.finish is None]
+        self.stepping.queue(stepped, caps, 0 if part.drawing else part.num_fed, begun)
+        return len(stepped) + len(part.feeding)
 
     def step_voice(self, now: float) -> Work:
         """Make the sound that the scheduler wants made now, and end the replies that are complete."""
@@ -215,6 +271,8 @@ class Core:
     def check_integrity(self) -> None:
         """Raise AssertionError, or what the pool raises, where the books disagree: for tests."""
         self.pool.check_integrity()
+        if self.stepping is not None:
+            self.stepping.check_integrity()
         assert len(self.ledger) == len(self.ledger.jobs), "places without owners"
         drafts = sum(d.draft_place is not None for d in self.dialogues)
         assert len(self.ledger) == len(self.replies.waiting) + len(self.replies.active) + drafts, "replies without places"
@@ -224,9 +282,10 @@ class Core:
         held = {page for row in rows for page in row.table.pages}
         assert self.pool.num_pages - self.pool.num_available == len(held), "pages without rows"
 
-    def _take_part(self, plan: StepPlan, now: float) -> tuple[list[Running], list[Row], int]:
-        """Who draws, which rows are only fed, how many prompt tokens that is; every row with its pages and its limit."""
+    def _take_part(self, plan: StepPlan, now: float) -> _Part:
+        """Who takes part in the step; every row with its pages and its limit."""
         drawing: list[Running] = []
+        stepped: list[Running] = []
         feeding: list[Row] = []
         num_fed = 0
         jobs = self.ledger.jobs
@@ -246,19 +305,30 @@ class Core:
             jobs.served_s[place] = now
             if isinstance(entry, Running) and is_whole:
                 jobs.phase[place], jobs.prompt_left[place] = Phase.DECODE, 0
-                drawing.append(entry)
+                if self.stepping is None or not self.stepping.begin(entry):
+                    drawing.append(entry)
+                    continue
+                stepped.append(entry)  # the last token is fed by the device's step
+                if row.num_new > 1:
+                    row.limit = len(row.ids) - 1
+                    feeding.append(row)
             else:
                 feeding.append(row)
         for place in plan.decode.tolist():
             running = self.ledger.at(place)
             assert isinstance(running, Running), "only a reply that runs draws"
-            if running.finish is not None or not self.replies.make_writable(running.row):
+            on_device = self.stepping is not None and running.device_row is not None
+            if running.finish is not None or (self.stepping is not None and self.stepping.is_spent(running)):
+                continue
+            if not self.replies.make_writable(running.row, running.in_flight):
                 continue
             jobs.served_s[place] = now
-            drawing.append(running)
-        if not (drawing or feeding) and (plan.prefill or len(plan.decode)):
+            if on_device:
+                jobs.pages[place] = len(running.row.table.pages)
+            (stepped if on_device else drawing).append(running)
+        if not (drawing or stepped or feeding) and (plan.prefill or len(plan.decode)) and not self._is_ahead:
             self._give_up(plan)
-        return drawing, feeding, num_fed
+        return _Part(drawing, stepped, feeding, num_fed)
 
     def _give_up(self, plan: StepPlan) -> None:
         """Nobody got its pages although nothing is left to take back: end the reply that came last."""
@@ -270,10 +340,15 @@ class Core:
             self.replies.stop(last, "error")
             self.ledger.update(last)
 
-    def _write_down(self, drawing: Sequence[Running], rows: Sequence[Row], now: float) -> None:
-        for running in drawing:
+    @property
+    def _is_ahead(self) -> bool:
+        """Whether a step is queued whose tokens the host does not know."""
+        return self.stepping is not None and self.stepping.num_queued > 0
+
+    def _write_down(self, part: _Part) -> None:
+        for running in part.drawing:
             self.ledger.update(running)
-        fed = {id(row) for row in rows[len(drawing) :]}
+        fed = {id(row) for row in part.feeding}
         if not fed:
             return
         for running in self.replies.active.values():
@@ -294,14 +369,20 @@ class Core:
         for dialogue in [d for d in self.dialogues if id(d.row) in broken]:
             self.dialogues.end_draft(dialogue)
 
-    def _grant(self, plan: StepPlan) -> None:
+    def _grant(self, plan: StepPlan) -> dict[int, int]:
+        """Tell the host's cursors what they may reflect -> what the device's are told with their next step, by place."""
+        caps: dict[int, int] = {}
         for place, cap in zip(plan.cap_places.tolist(), plan.caps.tolist(), strict=True):
             entry = self.ledger.at(place)
             if isinstance(entry, Running) and entry.request.is_live and entry.finish is None:
+                if entry.device_row is not None:
+                    caps[place] = cap
+                    continue
                 entry.grant(cap)
                 if entry.cursor.forced is not None:
                     self.replies.emit_forced(entry)
                     self.ledger.update(entry)
+        return caps
 
     def _make_room(self) -> None:
         """Pages of dialogues that nobody is in are taken back when those that run are about to need them."""
@@ -321,13 +402,12 @@ class Core:
         again: list[int] = []
         for index, (running, token, logprob) in enumerate(zip(active, ids.tolist(), logprobs.tolist(), strict=True)):
             if token == REFUSED:
-                running.error = "the model's logits are not numbers: check the weights, or use a wider dtype"
+                running.error = NO_NUMBERS
                 self.replies.stop(running, "error")
                 continue
             emission = running.cursor.draw(token)
             if emission is not None:
-                self.replies.outbox.append(running.take(emission, logprob, self._voice))
-                self.replies._finish(running)
+                self.replies.take(running, emission, logprob)
             self.replies.emit_forced(running)
             # A discarded draw is drawn again, unless a forced id has taken the place of this token.
             if emission is None and running.finish is None and running.row.num_new == 0:

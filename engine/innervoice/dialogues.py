@@ -38,6 +38,9 @@ class Keeper(Protocol):
     def running(self, reply_id: str | None) -> Running | None:
         """A reply that has begun."""
 
+    def settle(self) -> bool:
+        """Let every reply stand where it really does."""
+
 
 class Dialogues:
     """Dialogues by session id. Belongs to one keeper and is as thread-safe as that: not at all."""
@@ -71,6 +74,7 @@ class Dialogues:
     def fork(self, session_id: str, new_id: str) -> None:
         """A second dialogue that shares the pages of the first; a running reply is paused in it. Raises OutOfCapacity."""
         dialogue = self.known(session_id)
+        self._keeper.settle()
         self.open(new_id)
         row = dialogue.row.fork()
         row.truncate(len(row.ids) - dialogue.draft)
@@ -79,6 +83,7 @@ class Dialogues:
     def export(self, session_id: str, model: str) -> Export:
         """What restores the dialogue; a running reply is paused in it."""
         dialogue = self.known(session_id)
+        self._keeper.settle()
         return Export.of(dialogue.row, self._paused(dialogue), model, len(dialogue.row.ids) - dialogue.draft)
 
     def session_state(self, session_id: str) -> tuple[int, Paused | None]:

@@ -32,6 +32,7 @@ from innervoice.telemetry import Stats, Telemetry
 from innervoice.trace import Tracer
 from innervoice.types import Prompt, Reply, Sampling
 from innervoice.worker import Worker
+from innervoice_kernels.jit import num_compiled
 from innervoice_kernels.native import keep_threads_native, torch_threads_here
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class Engine:
         tokenizer = loaded.intake.speech_tokenizer
         listens = partial(torch_threads_here, max(1, threads // 2)) if is_native else None
         listener = (loaded.intake.max_model_len, self._tell_dialogues, self._worker.telemetry.count, listens)
+        self._compiled: int | None = None  # kernels, when all were ready; counting begins before the first
+        num_compiled()
         self._listener = None if tokenizer is None else Listener(tokenizer, *listener)
 
     @classmethod
@@ -205,10 +208,18 @@ class Engine:
         ValueError while replies run, and for sizes that do not fit.
         """
         worker = self._worker
-        return worker.call(lambda core: calibrate(core, worker.clock, batch_sizes))
+        took_s = worker.call(lambda core: calibrate(core, worker.clock, batch_sizes))
+        self._compiled = num_compiled()
+        worker.telemetry.note(ready_s=took_s)
+        return took_s
 
     def stats(self) -> Stats:
-        """What was counted so far: pages, slots, queue, step times, first audio, underruns, tokens. Prints as a table."""
+        """What was counted so far: pages, slots, queue, step times, first audio, underruns, tokens. Prints as a table.
+
+        ready_s: what `warmup` took; jit_after_warmup: kernels that were compiled since, by any engine of the process.
+        """
+        if self._compiled is not None:
+            self._worker.telemetry.note(jit_after_warmup=num_compiled() - self._compiled)
         return self._worker.telemetry.stats(self._worker.clock())
 
     def collector(self, *others: Engine) -> Collector:

@@ -27,8 +27,10 @@ from innervoice.plan import DTYPES, FP8_PAGES, MOST_SESSIONS, PAGE_SIZE, Configs
 from innervoice.replies import Preempt
 from innervoice.runner import Runner
 from innervoice.safetensors_file import DummyTensors, TensorDir, TensorSource
+from innervoice.schedule import Schedule, Segment, compile_schedule
 from innervoice.scheduler import Policy, SchedulerSettings
-from innervoice.stepper import DecodeForward
+from innervoice.stepper import Stepper
+from innervoice.stepping import Stepping
 from innervoice.trace import Tracer
 from innervoice.types import Vocabulary
 from innervoice.voice import Mode, Voice
@@ -90,8 +92,10 @@ def load(
     kv_dtype = torch.float8_e4m3fn if plan.kv_dtype == FP8_PAGES else DTYPES[plan.kv_dtype]
     model = Transformer(configs.model, weights)
     runner = Runner(model, num_pages, PAGE_SIZE, tracer, kv_dtype, backend=backend, threads=threads)
+    stepping = None
     if torch.device(plan.device).type == "cuda" and backend == "auto" and choose("step", weights.final_norm) == TRITON:
-        runner.attach(DecodeForward(model, runner.kv, max_rows=max_rows, max_model_len=plan.max_model_len, tracer=tracer))
+        stepper = Stepper(model, runner.kv, max_rows=max_rows, max_model_len=plan.max_model_len, tracer=tracer)
+        stepping = Stepping(stepper, compile_schedule(Schedule((Segment("transcript"),)), vocabulary))
     core = Core(
         runner,
         PagePool(num_pages, PAGE_SIZE),
@@ -104,6 +108,7 @@ def load(
         scheduler=SchedulerSettings(policy=cast(Policy, policy), max_rows=max_rows, page_size=PAGE_SIZE),
         max_waiting=max_waiting,
         preempt=cast(Preempt, preempt),
+        stepping=stepping,
     )
     intake = Intake(
         family=family,

@@ -17,18 +17,25 @@ from innervoice.ledger import Ledger
 from innervoice.reply_log import ReplyLog
 from innervoice.runner import Runner
 from innervoice.running import Request, Running
-from innervoice.schedule import make_cursor
+from innervoice.schedule import Emission, make_cursor
 from innervoice.scheduler import Phase
+from innervoice.stepper import Emitted
+from innervoice.stepping import Astray, Stepping, Told, follow
 from innervoice.text import TextTokenizer
 from innervoice.trace import Tracer
 from innervoice.types import Event, FinishReason, Pcm16, Samples
 from innervoice.voice import Voice
+from innervoice_kernels.cursor_columns import Ending
 
 Preempt = Literal["recompute", "swap"]
+NO_NUMBERS = "the model's logits are not numbers: check the weights, or use a wider dtype"
 
 
 class Replies:
-    """waiting: requests and their places, by reply id; active: replies that have begun; outbox: events that want a time."""
+    """waiting: requests and their places, by reply id; active: replies that have begun; outbox: events that want a time.
+
+    stepping: the rows of those whose tokens the device draws, None: the host draws for all.
+    """
 
     def __init__(
         self,
@@ -43,6 +50,7 @@ class Replies:
         share_prefixes: bool,
         max_waiting: int | None,
         preempt: Preempt,
+        stepping: Stepping | None = None,
     ) -> None:
         self.tokenizer, self.max_rows, self.max_model_len = tokenizer, max_rows, max_model_len
         self.waiting: dict[str, tuple[Request, int]] = {}
@@ -50,6 +58,7 @@ class Replies:
         self.outbox: list[Callable[[float], Event]] = []
         self.ledger = Ledger(voice)
         self.dialogues = Dialogues(self)
+        self.stepping = stepping
         self.num_preempted = 0
         self._runner, self._pool, self._voice, self._tracer = runner, pool, voice, tracer
         self._share, self._max_waiting, self._preempt_by = share_prefixes, max_waiting, preempt
@@ -101,6 +110,7 @@ class Replies:
             self._leave(request)
             self.outbox.append(running.stamped(partial(running.log.done, reason, error)))
         if reply_id in self.active:
+            self.settle()
             self.active[reply_id].error = error
             self.end(self.active[reply_id], reason)
 
@@ -149,6 +159,7 @@ class Replies:
             entry.row.release()
             return
         assert isinstance(entry, Running), "a reply without a row holds no pages"
+        self._leave_device(entry)
         if self._preempt_by == "swap":
             entry.host_pages = self._runner.save_pages(entry.row)
         entry.row.release()
@@ -213,13 +224,17 @@ class Replies:
             resampler=None if rate == own_rate else Resampler(own_rate, rate),
         )
 
-    def make_writable(self, row: Row) -> bool:
-        """Pages for all tokens that are fed, a page of its own for the first that will be written; False: there are none."""
+    def make_writable(self, row: Row, ahead: int = 0) -> bool:
+        """Pages for all tokens that are fed, a page of its own for the first that will be written; False: there are none.
+
+        ahead: tokens beside those that the row knows, fed already or to be.
+        """
         try:
-            moved = row.table.writable(row.num_cached) if row.num_cached < row.table.capacity else None
+            first = row.num_cached + ahead
+            moved = row.table.writable(first) if first < row.table.capacity else None
             if moved is not None:
                 self._runner.copy_page(*moved)
-            row.table.grow(row.end)
+            row.table.grow(row.end + ahead)
         except OutOfPages:
             return False
         return True
@@ -227,8 +242,48 @@ class Replies:
     def emit_forced(self, running: Running) -> None:
         """Emit what the schedule forces now."""
         while running.finish is None and running.cursor.forced is not None:
-            self.outbox.append(running.take(running.cursor.emit_forced(), None, self._voice))
-            self._finish(running)
+            self.take(running, running.cursor.emit_forced(), None)
+
+    def take(self, running: Running, emission: Emission, logprob: float | None) -> None:
+        """A token was emitted."""
+        self.outbox.append(running.take(emission, logprob, self._voice))
+        self._finish(running)
+
+    def settle(self) -> bool:
+        """Let every reply stand where the device has it: read all that is queued. False: nothing was."""
+        return self.read_steps(0) is not None
+
+    def read_steps(self, keep: int) -> Told | None:
+        """Read what is queued but for the last `keep` steps -> what the last of them did; None: there was none."""
+        last = None
+        while self.stepping is not None and self.stepping.num_queued > keep:
+            last, told = self.stepping.read()
+            for running, emitted, cap in told:
+                if running.device_row is not None:  # else it is over, and what was drawn behind its end is dropped
+                    self._hear(running, emitted, cap)
+                    self.ledger.update(running)
+        return last
+
+    def _hear(self, running: Running, told: Emitted | None, cap: int | None) -> None:
+        """What the device drew for a reply becomes its token."""
+        row = running.row
+        try:
+            if told is None or told.ending is Ending.WAITING:
+                raise Astray("a step of this reply came to nothing on the device, without an end or a page: please report this")
+            if told.ending is Ending.REFUSED:
+                raise FloatingPointError(NO_NUMBERS)
+            emission = follow(running, told, cap)
+        except (Astray, FloatingPointError) as error:
+            running.error = str(error)
+            self.stop(running, "error")
+            return
+        row.num_cached = len(row.ids)
+        if self._share:
+            row.table.publish(row.ids, row.page_keys, row.num_cached)
+        self.take(running, emission, told.logprob)
+        if running.finish is None and told.ending is not Ending.RUNNING:
+            running.error = f"the device ended this reply ({told.ending.name}) where the host does not: please report this"
+            self.stop(running, "error")
 
     def send(self, running: Running, pcm: Samples | Pcm16, now: float) -> Event:
         """A chunk of sound leaves: the listener's clock goes on from here."""
@@ -243,19 +298,26 @@ class Replies:
             running.finish_if_over(self.max_model_len, self._codes_per_s)
         if running.finish is None:
             return
+        self._leave_device(running)
         if self._voice is not None:
             self._voice.finish(running.request.reply_id)
         if running.request.session_id is None:
             running.row.release()  # only its sound is still to be made
 
+    def _leave_device(self, running: Running) -> None:
+        if self.stepping is not None:
+            self.stepping.leave(running)
+
     def time_out(self, now: float) -> None:
         """End those whose time is over."""
         for reply_id in [r.reply_id for r, _ in self.waiting.values() if now >= r.deadline_s]:
             self.cancel(reply_id, "timeout")
-        for running in self.unfinished():
-            if now >= running.request.deadline_s:
-                self.stop(running, "timeout")
-                self.ledger.update(running)
+        late = [running for running in self.unfinished() if now >= running.request.deadline_s]
+        if late:
+            self.settle()
+        for running in [running for running in late if running.finish is None]:
+            self.stop(running, "timeout")
+            self.ledger.update(running)
 
     def next_timeout(self) -> float:
         """When the first of them times out, +inf for never."""
@@ -270,6 +332,7 @@ class Replies:
     def end(self, running: Running, reason: FinishReason) -> None:
         """The reply is over: free what it holds, and tell."""
         request, row = running.request, running.row
+        self._leave_device(running)
         del self.active[request.reply_id]
         self.ledger.leave(running.place)
         if self._voice is not None:

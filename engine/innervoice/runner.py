@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,19 +23,6 @@ class HostPages:
     kv: KVCache
     num_pages: int
     num_tokens: int
-
-
-class Fused(Protocol):
-    """A faster way to hidden states for batches of a certain form."""
-
-    def covers(self, rows: Sequence[Row]) -> bool:
-        """Whether it runs these rows."""
-
-    def hidden(self, rows: Sequence[Row]) -> Tensor:
-        """Hidden states [B, D] after each row's last token; keys, values and tags are written."""
-
-    def warmup(self) -> None:
-        """Make ready for every batch, while no row is fed."""
 
 
 class Runner:
@@ -61,16 +47,7 @@ class Runner:
         self.kv = KVCache.allocate(model.config, num_pages, page_size, kv_dtype or model.weights.dtype, self.device)
         self._native = make_native(model, self.kv, backend, threads)
         self._tracer = tracer
-        self._fused: Fused | None = None
-
-    def attach(self, fused: Fused) -> None:
-        """From now on let batches that `fused` covers go its way, and the head compute what is wanted alone."""
-        self._fused = fused
-
-    def warmup(self) -> None:
-        """Make ready for every batch, while no row is fed."""
-        if self._fused is not None:
-            self._fused.warmup()
+        self.splits_head = self.device.type == "cuda"  # logits are computed where they are wanted alone
 
     @property
     def is_native(self) -> bool:
@@ -105,18 +82,14 @@ class Runner:
 
         outputs: half-open ranges of ids, ascending and apart, beside which logits may be left out (as NaN). None: all are there.
         """
-        if self._fused is not None and self._fused.covers(rows):
-            with self._tracer.span("forward", rows=len(rows), tokens=len(rows)):
-                logits = self._head(self._fused.hidden(rows), outputs)
-        else:
-            batch = make_batch(rows, self.page_size, self.device)
-            with self._tracer.span("forward", rows=len(rows), tokens=len(batch.ids)):
-                self.kv.key_tag.view(-1)[batch.attention.slots] = batch.key_tag
-                if self._native is not None:
-                    logits = self._native.logits(batch.ids, batch.attention, self.kv, batch.last, outputs)
-                else:
-                    hidden = self.model.forward(batch.ids, batch.attention, self.kv)
-                    logits = self._head(hidden[batch.last], outputs)
+        batch = make_batch(rows, self.page_size, self.device)
+        with self._tracer.span("forward", rows=len(rows), tokens=len(batch.ids)):
+            self.kv.key_tag.view(-1)[batch.attention.slots] = batch.key_tag
+            if self._native is not None:
+                logits = self._native.logits(batch.ids, batch.attention, self.kv, batch.last, outputs)
+            else:
+                hidden = self.model.forward(batch.ids, batch.attention, self.kv)
+                logits = self._head(hidden[batch.last], outputs)
         for row in rows:
             row.num_cached = row.end
         return logits
@@ -125,7 +98,7 @@ class Runner:
         """Logits [B, V] of hidden states [B, D]; on a GPU of few ids where few are wanted."""
         size = self.model.config.vocab_size
         many = outputs is None or len(outputs) > _MOST_SPANS or 2 * sum(last - first for first, last in outputs) > size
-        if self._fused is None or outputs is None or many:
+        if not self.splits_head or outputs is None or many:
             return self.model.logits(hidden)
         logits = torch.full((len(hidden), size), torch.nan, device=self.device)
         for first, last in outputs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -50,7 +50,9 @@ class Running:
     """State of one reply. number: of the reply within its row; num_samples: made by the voice, before any resampling.
 
     skip_samples: how many of the next ones a paused reply had delivered before. place: in the scheduler's table. playback: the
-    listener's clock. host_pages: keys and values that wait on the host while the reply has no pages.
+    listener's clock. host_pages: keys and values that wait on the host while the reply has no pages. device_row: where the device
+    draws for it, None: the host does, or nobody yet; by_host: because the device cannot. in_flight: steps of it that are queued,
+    whose tokens the host does not know.
     """
 
     request: Request
@@ -69,6 +71,9 @@ class Running:
     skip_samples: int = 0
     finish: FinishReason | None = None
     error: str | None = None
+    device_row: int | None = None
+    by_host: bool = False
+    in_flight: int = 0
 
     def __post_init__(self) -> None:
         self._own_caps = [] if isinstance(self.cursor, FreeCursor) else list(self.cursor.caps)
@@ -76,6 +81,11 @@ class Running:
     def own_cap(self, number: int) -> int:
         """What the caller caps a reflection to, counted from 0."""
         return self._own_caps[number] if number < len(self._own_caps) else UNLIMITED
+
+    @property
+    def own_caps(self) -> Sequence[int]:
+        """The caller's caps."""
+        return self._own_caps
 
     @property
     def granted(self) -> tuple[int, ...]:
@@ -90,7 +100,7 @@ class Running:
         cursor = self.cursor
         if isinstance(cursor, FreeCursor):
             return
-        if cursor.kind is Kind.REFLECTION:
+        if cursor.kind is Kind.REFLECTION or cursor.kind is Kind.OPEN:
             if cap < cursor.limit:
                 cursor.lower_cap(max(cap, 1))
         else:

@@ -135,6 +135,7 @@ class Stats:
     replies: dict[str, int]
     incidents: dict[str, int]
     mbu: float | None = None
+    ready_s: float | None = None
     jit_after_warmup: int = 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -170,6 +171,7 @@ class Telemetry:
         self._prompt_tokens = self._cached_tokens = self._num_underruns = self._jit_after_warmup = 0
         self._audio_s = 0.0
         self._mbu: float | None = None
+        self._ready_s: float | None = None
         self._occupancy = Occupancy()
         self._open: dict[str, _Open] = {}
         self._recent: deque[tuple[float, int]] = deque()
@@ -211,10 +213,11 @@ class Telemetry:
         with self._lock:
             self._incidents[what] = self._incidents.get(what, 0) + number
 
-    def note(self, *, mbu: float | None = None, jit_after_warmup: int | None = None) -> None:
+    def note(self, *, mbu: float | None = None, ready_s: float | None = None, jit_after_warmup: int | None = None) -> None:
         """Figures that others measure: see `Stats`."""
         with self._lock:
             self._mbu = self._mbu if mbu is None else mbu
+            self._ready_s = self._ready_s if ready_s is None else ready_s
             self._jit_after_warmup = self._jit_after_warmup if jit_after_warmup is None else jit_after_warmup
 
     def stats(self, now: float | None = None) -> Stats:
@@ -239,6 +242,7 @@ class Telemetry:
                 replies=dict(self._replies),
                 incidents=dict(self._incidents),
                 mbu=self._mbu,
+                ready_s=self._ready_s,
                 jit_after_warmup=self._jit_after_warmup,
             )
 

@@ -175,19 +175,20 @@ class Worker:
         core, costs = self._core, self._core.costs
         begin = self.clock()
         tokens = core.step_tokens(begin)
-        if tokens.rows or tokens.prompt_tokens:
-            self.telemetry.step(self.clock() - begin, tokens.rows)
+        did_step = bool(tokens.rows or tokens.prompt_tokens)
+        if did_step:
+            self.telemetry.step(self.clock() - begin if tokens.step_s is None else tokens.step_s, tokens.rows)
         self._deliver()
         end = self.clock()
-        if tokens.rows or tokens.prompt_tokens:
-            costs.observe_step(tokens.rows, tokens.prompt_tokens, end - begin)
+        if did_step:
+            costs.observe_step(tokens.rows, tokens.prompt_tokens, end - begin if tokens.step_s is None else tokens.step_s)
         sound = core.step_voice(end)
         if sound.chunks:
             self.telemetry.codec(self.clock() - end)
         self._deliver()
         if sound.chunks:
             costs.observe_voice(sound.chunks, self.clock() - end)
-        self._is_resting = not (tokens.rows or tokens.prompt_tokens or sound.chunks)
+        self._is_resting = tokens.is_nothing and sound.is_nothing
         self.telemetry.occupy(core.occupancy())
         for what, number in core.incidents().items():
             self.telemetry.count(what, number)

@@ -36,6 +36,7 @@ def first_state() -> list[int]:
     state = [0] * State.WIDTH
     state[State.ROW] = state[State.SEGMENT] = state[State.LAST] = -1
     state[State.LIMIT], state[State.FRESH] = UNLIMITED, 1
+    state[State.CAPPED] = -1
     return state
 
 
@@ -46,6 +47,9 @@ def pack_state(host: Mapping[str, Any], num_tokens: int) -> list[int]:
         state[column] = int(host[name])
     if "_last" in host:
         state[State.LAST] = -1 if host["_last"] is None else Kind[host["_last"].upper()]
+    number = state[State.NUM_REFLECTIONS]
+    if number < len(host.get("caps", ())):
+        state[State.CAPPED], state[State.CAP] = number, min(host["caps"][number], UNLIMITED)
     state[State.NUM_TOKENS] = num_tokens
     return state
 
@@ -57,7 +61,11 @@ def unpack_state(state: Sequence[int], caps: Sequence[int], is_guided: bool) -> 
     host["is_done"] = state[State.IS_DONE] == Ending.STOP
     if is_guided:
         known = max((index + 1 for index, cap in enumerate(caps) if cap != UNLIMITED), default=0)
-        return host | {"caps": list(caps[:known])}
+        kept, number = list(caps[:known]), state[State.CAPPED]
+        if number >= 0:
+            kept += [UNLIMITED] * (number + 1 - len(kept))
+            kept[number] = state[State.CAP]
+        return host | {"caps": kept}
     last = state[State.LAST]
     return host | {"_last": None if last < 0 else Kind(last).name.lower()}
 
@@ -125,9 +133,10 @@ class Draws:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a batch. The host writes a row's line when a reply begins; a step rewrites state, lower, draws and outputs.
+    """The rows of a batch. The host writes a row's line when a reply begins; a step rewrites state, grants, draws and outputs.
 
-    caps: of the reflection segments in order, UNLIMITED where there is none. lower: -1, or a cap for the segment that is open.
+    caps: of the reflection segments in order, UNLIMITED where there is none. lower: -1, or a cap for the reflection that is open.
+    coming: -1, or a cap for the next one beside its own, which is taken where none is open.
     """
 
     state: Tensor  # [B, State.WIDTH] int32
@@ -136,6 +145,7 @@ class Rows:
     seed: Tensor  # [B] int64: the 64 bits of the seed
     caps: Tensor  # [B, C] int32
     lower: Tensor  # [B] int32
+    coming: Tensor  # [B] int32
     successor: Tensor  # [B, State.WIDTH] int32: the state after a discarded draw
     draws: Draws  # of B * SLOTS
     output: Tensor  # [B, Output.WIDTH] int32
@@ -158,6 +168,7 @@ class Rows:
             seed=torch.zeros(num_rows, dtype=torch.int64, device=device),
             caps=ints(num_rows, num_caps) + UNLIMITED,
             lower=ints(num_rows) - 1,
+            coming=ints(num_rows) - 1,
             successor=torch.zeros_like(state),
             draws=Draws.allocate(SLOTS * num_rows, device),
             output=ints(num_rows, Output.WIDTH),
@@ -181,16 +192,16 @@ class Rows:
         state: Sequence[int] | None = None,
     ) -> None:
         """Put a reply into a row, at its start or where `state` says. request, state: the columns of Request and State."""
-        device, num_caps = self.state.device, self.caps.shape[1]
+        num_caps = self.caps.shape[1]
         if len(caps) > num_caps:
             raise ValueError(f"a reply has {len(caps)} caps of reflections, the rows hold {num_caps}")
         filled = [*(min(cap, UNLIMITED) for cap in caps), *[UNLIMITED] * (num_caps - len(caps))]
-        self.state[row] = torch.tensor(list(state or first_state()), dtype=torch.int32, device=device)
-        self.request[row] = torch.tensor(list(request), dtype=torch.int32, device=device)
-        self.scale[row] = torch.tensor([temperature, top_p], device=device)
+        lines = ((self.state, list(state or first_state())), (self.request, list(request)), (self.caps, filled))
+        for tensor, line in lines:  # without a wait for the device
+            tensor[row].copy_(torch.tensor(line, dtype=torch.int32), non_blocking=True)
+        self.scale[row].copy_(torch.tensor([temperature, top_p]), non_blocking=True)
         self.seed[row] = signed(seed)
-        self.caps[row] = torch.tensor(filled, dtype=torch.int32, device=device)
-        self.lower[row] = -1
+        self.lower[row] = self.coming[row] = -1
 
 
 _LANES = 128  # rows a program, four warps: loads of a state's columns wait together
@@ -198,12 +209,12 @@ _LANES = 128  # rows a program, four warps: loads of a state's columns wait toge
 
 @jit
 def _prepare_kernel(
-    state: Ptr, request: Ptr, scale: Ptr, seed: Ptr, caps: Ptr, lower: Ptr, successor: Ptr, mask: Ptr, mask_scale: Ptr, key: Ptr,
-    table: Ptr, forced: Ptr, samplings: Ptr, B: Num, C: Num, LANES: constexpr,
+    state: Ptr, request: Ptr, scale: Ptr, seed: Ptr, caps: Ptr, lower: Ptr, coming: Ptr, successor: Ptr, mask: Ptr,
+    mask_scale: Ptr, key: Ptr, table: Ptr, forced: Ptr, samplings: Ptr, B: Num, C: Num, LANES: constexpr,
 ) -> None:  # fmt: skip
     prepare_rows(
-        tl.program_id(0) * LANES + tl.arange(0, LANES), state, request, scale, seed, caps, lower, successor, mask, mask_scale,
-        key, table, samplings, B, C,
+        tl.program_id(0) * LANES + tl.arange(0, LANES), state, request, scale, seed, caps, lower, coming, successor, mask,
+        mask_scale, key, table, samplings, B, C,
     )  # fmt: skip
 
 
@@ -218,13 +229,17 @@ def _advance_kernel(
     )  # fmt: skip
 
 
+def _lanes(num_rows: int) -> int:
+    return min(_LANES, next_power(num_rows))
+
+
 def prepare(rows: Rows, programs: Programs) -> None:
-    """Fill rows.draws and rows.successor; caps that the host has lowered take effect."""
+    """Fill rows.draws and rows.successor; caps that the host has granted take effect."""
     num_rows, draws = len(rows.state), rows.draws
     launch(
         _prepare_kernel, (cdiv(num_rows, _LANES),), rows.state, rows.request, rows.scale, rows.seed, rows.caps, rows.lower,
-        rows.successor, draws.mask, draws.scale, draws.key, programs.table, programs.forced, programs.samplings, num_rows,
-        rows.caps.shape[1], LANES=min(_LANES, next_power(num_rows)), num_warps=4,
+        rows.coming, rows.successor, draws.mask, draws.scale, draws.key, programs.table, programs.forced, programs.samplings,
+        num_rows, rows.caps.shape[1], LANES=_lanes(num_rows), num_warps=max(_lanes(num_rows) // 32, 1),
     )  # fmt: skip
 
 

@@ -44,7 +44,10 @@ class Column(IntEnum):
 
 
 class State(IntEnum):
-    """Columns of a row's state. ROW -1: at the start of its program. LAST and IN_REFLECTION are those of unguided replies."""
+    """Columns of a row's state. ROW -1: at the start of its program. LAST and IN_REFLECTION are those of unguided replies.
+
+    CAP: what the host granted to the reflection that counts as number CAPPED, instead of the caller's cap; CAPPED -1: to none.
+    """
 
     ROW = 0
     COUNT = 1
@@ -59,7 +62,9 @@ class State(IntEnum):
     NUM_TOKENS = 10
     IN_REFLECTION = 11
     LAST = 12
-    WIDTH = 13
+    CAPPED = 13
+    CAP = 14
+    WIDTH = 15
 
 
 class Request(IntEnum):
@@ -87,14 +92,18 @@ class Request(IntEnum):
 
 
 class Output(IntEnum):
-    """Columns of what a step emitted for a row. TOKEN and KIND are -1 where there was nothing to emit, or a draw failed."""
+    """Columns of what a step emitted for a row. TOKEN and KIND are -1 where there was nothing to emit, or a draw failed.
+
+    DISCARDED: whether a draw before it said that the text is finished.
+    """
 
     TOKEN = 0
     KIND = 1
     SEGMENT = 2
     IS_FORCED = 3
     IS_DONE = 4
-    WIDTH = 5
+    DISCARDED = 5
+    WIDTH = 6
 
 
 class Ending(IntEnum):
@@ -106,6 +115,7 @@ class Ending(IntEnum):
     REFUSED = 3
     IDLE = 4
     WAITING = 5  # for a page: the row runs on when it has one
+    PAUSED = 6  # by the host: the row runs on when it is told to
 
 
 class Mask(IntEnum):

@@ -11,15 +11,15 @@ from innervoice_kernels.jit import Block, Num, Ptr, jit, tl
 ) = (tl.constexpr(int(i)) for i in Column)  # fmt: skip
 (
     _ROW, _COUNT, _LIMIT, _TEXT_DONE, _REFLECTION_DONE, _IS_DONE, _NUM_REFLECTIONS, _SEGMENT, _OFFERS_DONE, _FRESH, _NUM_TOKENS,
-    _IN_REFLECTION, _LAST, _STATE_WIDTH,
+    _IN_REFLECTION, _LAST, _CAPPED, _CAP, _STATE_WIDTH,
 ) = (tl.constexpr(int(i)) for i in State)  # fmt: skip
 (
     _R_TABLE, _R_FORCED, _R_SAMPLINGS, _R_START, _R_IS_GUIDED, _R_FLOOR, _R_REFLECT, _R_END_OF_TURN, _R_OPEN, _R_CLOSE, _R_DONE,
     _R_SPEECH_LOW, _R_SPEECH_HIGH, _R_VOCABULARY, _R_IGNORE_EOS, _R_MAX_TOKENS, _R_TOP_K, _R_EOS, _REQUEST_WIDTH,
 ) = (tl.constexpr(int(i)) for i in Request)  # fmt: skip
 _REFLECTION, _TRANSCRIPT, _SPEECH, _OPEN, _CLOSE, _DONE, _END = (tl.constexpr(int(i)) for i in Kind)
-_RUNNING, _STOP, _LENGTH_SPENT, _REFUSED, _IDLE, _WAITING = (tl.constexpr(int(i)) for i in Ending)
-_O_TOKEN, _O_KIND, _O_SEGMENT, _O_IS_FORCED, _O_IS_DONE, _OUTPUT_WIDTH = (tl.constexpr(int(i)) for i in Output)
+_RUNNING, _STOP, _LENGTH_SPENT, _REFUSED, _IDLE, _WAITING, _PAUSED = (tl.constexpr(int(i)) for i in Ending)
+_O_TOKEN, _O_KIND, _O_SEGMENT, _O_IS_FORCED, _O_IS_DONE, _O_DISCARDED, _OUTPUT_WIDTH = (tl.constexpr(int(i)) for i in Output)
 _M_LOW0, _M_HIGH0, _M_LOW1, _M_HIGH1, _M_EXTRA0, _, _M_EXTRA2, _M_TOP_K, _MASK_WIDTH = (tl.constexpr(int(i)) for i in Mask)
 _UNLIMITED = tl.constexpr(UNLIMITED)
 
@@ -43,7 +43,7 @@ def _is_endless(kind: Block, text_done: Block) -> Block:
 @jit
 def _enter(
     walking: Block, index: Block, row: Block, count: Block, limit: Block, num: Block, fresh: Block, text_done: Block,
-    reflection_done: Block, table: Block, caps: Block, C: Num, floor: Block, reflect: Block,
+    reflection_done: Block, table: Block, caps: Block, C: Num, state: Block, floor: Block, reflect: Block,
 ) -> tuple[Block, ...]:  # fmt: skip
     """Rows that are walking come to stand at the first state from index on that is not capped to nothing."""
     while tl.max(walking.to(tl.int32), axis=0) > 0:
@@ -51,7 +51,9 @@ def _enter(
         is_entry = walking & (tl.load(at + _ENTRY, mask=walking, other=0) != 0)
         kind = tl.load(at + _KIND, mask=walking, other=0)
         body = tl.where(kind == _REFLECTION, index, tl.load(at + _NEXT, mask=walking, other=0))
-        cap = tl.minimum(tl.load(caps + num, mask=is_entry & (num < C), other=_UNLIMITED), reflect)
+        cap = tl.load(caps + num, mask=is_entry & (num < C), other=_UNLIMITED)
+        is_granted = is_entry & (num == tl.load(state + _CAPPED, mask=is_entry, other=-1))
+        cap = tl.minimum(tl.load(state + _CAP, mask=is_granted, other=0) + tl.where(is_granted, 0, cap), reflect)
         opened = tl.minimum(_budget(table + body * _TABLE_WIDTH, is_entry), tl.maximum(cap, floor))
         limit = tl.where(is_entry, opened, limit)
         num += is_entry.to(tl.int32)
@@ -106,10 +108,10 @@ def _write_draw(
 
 @jit
 def prepare_rows(
-    b: Block, state: Ptr, request: Ptr, scale: Ptr, seed: Ptr, caps: Ptr, lower: Ptr, successor: Ptr, mask: Ptr, mask_scale: Ptr,
-    key: Ptr, table: Ptr, samplings: Ptr, B: Num, C: Num,
+    b: Block, state: Ptr, request: Ptr, scale: Ptr, seed: Ptr, caps: Ptr, lower: Ptr, coming: Ptr, successor: Ptr, mask: Ptr,
+    mask_scale: Ptr, key: Ptr, table: Ptr, samplings: Ptr, B: Num, C: Num,
 ) -> None:  # fmt: skip
-    """Rows b begin where they have not begun, take a lowered cap, and say what they may draw now and after a discarded draw."""
+    """Rows b begin where they have not begun, take what is granted, and say what they may draw, after a discarded draw too."""
     exists = b < B
     s, request = state + b * _STATE_WIDTH, request + b * _REQUEST_WIDTH
     table += tl.load(request + _R_TABLE, mask=exists, other=0) * _TABLE_WIDTH
@@ -127,18 +129,24 @@ def prepare_rows(
     begins = row < 0
     start = tl.load(request + _R_START, mask=begins, other=0)
     row, count, limit, num, fresh = _enter(
-        begins, start, row, count, limit, num, fresh, text_done, reflection_done, table, caps, C, floor, reflect
+        begins, start, row, count, limit, num, fresh, text_done, reflection_done, table, caps, C, s, floor, reflect
     )
-    cap = tl.load(lower + b, mask=exists, other=-1)
     kind = tl.load(table + row * _TABLE_WIDTH + _KIND, mask=guided, other=_END)
-    is_open = guided & (cap >= 0) & ((kind == _OPEN) | (kind == _REFLECTION))
+    is_open = guided & ((kind == _OPEN) | (kind == _REFLECTION))
+    cap = tl.load(coming + b, mask=guided & (is_open == 0), other=-1)
+    tl.store(s + _CAPPED, num, mask=cap >= 0)
+    own = tl.load(caps + num, mask=(cap >= 0) & (num < C), other=_UNLIMITED)
+    tl.store(s + _CAP, tl.minimum(cap, own), mask=cap >= 0)
+    cap = tl.load(lower + b, mask=is_open, other=-1)
+    is_open &= cap >= 0
     limit = tl.where(is_open, tl.minimum(limit, tl.maximum(cap, floor)), limit)
     is_spent = is_open & (kind == _REFLECTION) & (count >= limit)
     onward = _next(table, row, text_done, reflection_done, is_spent)
     row, count, limit, num, fresh = _enter(
-        is_spent, onward, row, count, limit, num, fresh, text_done, reflection_done, table, caps, C, floor, reflect
+        is_spent, onward, row, count, limit, num, fresh, text_done, reflection_done, table, caps, C, s, floor, reflect
     )
     tl.store(lower + b, -1, mask=exists)
+    tl.store(coming + b, -1, mask=exists)
     tl.store(s + _ROW, row, mask=guided)
     tl.store(s + _COUNT, count, mask=guided)
     tl.store(s + _LIMIT, limit, mask=guided)
@@ -165,6 +173,7 @@ def prepare_rows(
         table,
         caps,
         C,
+        s,
         floor,
         reflect,
     )
@@ -272,7 +281,7 @@ def advance_rows(
     walks = ends_reflection | is_over
     onward = _next(table, from_row, text_done, reflection_done, walks)
     row, count, limit, num, fresh = _enter(
-        walks, onward, row, count, limit, num, fresh, text_done, reflection_done, table, caps, C, floor, reflect
+        walks, onward, row, count, limit, num, fresh, text_done, reflection_done, table, caps, C, s, floor, reflect
     )
 
     n = tl.load(s + _NUM_TOKENS, mask=alive, other=0) + (refused == 0).to(tl.int32)
@@ -298,5 +307,6 @@ def advance_rows(
     tl.store(out + _O_SEGMENT, segment, mask=exists)
     tl.store(out + _O_IS_FORCED, is_forced.to(tl.int32), mask=exists)
     tl.store(out + _O_IS_DONE, ending, mask=exists)
+    tl.store(out + _O_DISCARDED, discarded.to(tl.int32), mask=exists)
     was_drawn = alive & (is_forced == 0) & (refused == 0)
     tl.store(logprob + b, tl.load(drawn_logprob + slot, mask=was_drawn, other=float("nan"), cache_modifier=".cg"), mask=exists)

@@ -20,7 +20,7 @@ from innervoice_kernels.jit import Num, Ptr, constexpr, jit, launch, next_power,
 RING_COLUMNS = Output.WIDTH + 1  # the cursor's output, and the bits of the log-probability
 _HIDDEN = (Kind.REFLECTION, Kind.OPEN, Kind.CLOSE, Kind.DONE)
 _SPOKEN = (Kind.TRANSCRIPT, Kind.SPEECH)
-_RUNNING, _WAITING = tl.constexpr(int(Ending.RUNNING)), tl.constexpr(int(Ending.WAITING))
+_RUNNING, _WAITING, _PAUSED = (tl.constexpr(int(e)) for e in (Ending.RUNNING, Ending.WAITING, Ending.PAUSED))
 _TRANSCRIPT, _SPEECH, _END = (tl.constexpr(int(kind)) for kind in (Kind.TRANSCRIPT, Kind.SPEECH, Kind.END))
 _STATE_WIDTH, _IS_DONE = tl.constexpr(int(State.WIDTH)), tl.constexpr(int(State.IS_DONE))
 _OUTPUT_WIDTH, _KIND, _TOKEN = (tl.constexpr(int(column)) for column in (Output.WIDTH, Output.KIND, Output.TOKEN))
@@ -32,7 +32,7 @@ class Feed:
     """What the rows of a batch feed next. The host writes a row's line when a reply begins, and its pages as it grows.
 
     page_table: -1 where the row has no page yet. kind: -1 for a token of the prompt. reply: its number in the row where a
-    reflection weight is at work, else 0.
+    reflection weight is at work, else 0. rests: 1 where the row feeds nothing until the host writes 0.
     """
 
     token: Tensor  # [B] int32
@@ -41,15 +41,15 @@ class Feed:
     reply: Tensor  # [B] int32
     log_weight: Tensor  # [B] float32
     page_table: Tensor  # [B, N] int32
+    rests: Tensor  # [B] int32
 
     @classmethod
     def allocate(cls, num_rows: int, num_pages: int, device: torch.device) -> Feed:
         """Rows without pages; num_pages: that a row may hold."""
-        token, kind, position, reply = (torch.zeros(num_rows, dtype=torch.int32, device=device) for _ in range(4))
+        token, kind, position, reply, rests = (torch.zeros(num_rows, dtype=torch.int32, device=device) for _ in range(5))
         log_weight = torch.zeros(num_rows, dtype=torch.float32, device=device)
-        return cls(
-            token, kind, position, reply, log_weight, torch.full((num_rows, num_pages), -1, dtype=torch.int32, device=device)
-        )
+        pages = torch.full((num_rows, num_pages), -1, dtype=torch.int32, device=device)
+        return cls(token, kind, position, reply, log_weight, pages, rests)
 
     def first(self, num_rows: int) -> Feed:
         """The first rows, in the same memory."""
@@ -108,17 +108,18 @@ def begin_step_ref(
     """Fill inputs for the rows that run, and write the tags of their tokens' places.
 
     state [B, State.WIDTH] of the cursors; embedding [V, D]; cos, sin [P, R/2] by position; key_tag [pages, S]. A running row
-    whose page is missing waits: it feeds and emits nothing in this step, and runs on when it has the page.
+    whose page is missing waits: it feeds and emits nothing in this step, and runs on when it has the page. One that rests is
+    paused likewise.
     """
     page_size = key_tag.shape[1]
     for row in range(len(feed.token)):
         position, ending = int(feed.position[row]), int(state[row, State.IS_DONE])
         index = position // page_size
         page = int(feed.page_table[row, index]) if index < feed.page_table.shape[1] else -1
-        runs = ending in (Ending.RUNNING, Ending.WAITING)
+        runs, rests = ending in (Ending.RUNNING, Ending.WAITING, Ending.PAUSED), bool(feed.rests[row])
         if runs:
-            state[row, State.IS_DONE] = Ending.RUNNING if page >= 0 else Ending.WAITING
-        if not runs or page < 0:
+            state[row, State.IS_DONE] = Ending.PAUSED if rests else Ending.RUNNING if page >= 0 else Ending.WAITING
+        if not runs or rests or page < 0:
             inputs.x[row] = inputs.cos[row] = inputs.sin[row] = 0
             inputs.slots[row], inputs.context_len[row], inputs.query_tag[row] = -1, 0, 0
             continue
@@ -133,20 +134,21 @@ def begin_step_ref(
 
 @jit
 def _begin_kernel(
-    token: Ptr, kind: Ptr, position: Ptr, reply: Ptr, page_table: Ptr, state: Ptr, embedding: Ptr, cos_table: Ptr, sin_table: Ptr,
-    key_tag: Ptr, x: Ptr, cos: Ptr, sin: Ptr, slots: Ptr, context_len: Ptr, query_tag: Ptr, num_pages: Num, table_row: Num,
-    embedding_row: Num, D: Num, PAGE_SIZE: constexpr, HALF: constexpr, HALF_BLOCK: constexpr, BLOCK: constexpr,
+    token: Ptr, kind: Ptr, position: Ptr, reply: Ptr, page_table: Ptr, rests: Ptr, state: Ptr, embedding: Ptr, cos_table: Ptr,
+    sin_table: Ptr, key_tag: Ptr, x: Ptr, cos: Ptr, sin: Ptr, slots: Ptr, context_len: Ptr, query_tag: Ptr, num_pages: Num,
+    table_row: Num, embedding_row: Num, D: Num, PAGE_SIZE: constexpr, HALF: constexpr, HALF_BLOCK: constexpr, BLOCK: constexpr,
 ) -> None:  # fmt: skip
     """One row a program."""
     row = tl.program_id(0)
     place = tl.load(position + row)
     ending_at = state + row * _STATE_WIDTH + _IS_DONE
     ending = tl.load(ending_at)
-    runs = (ending == _RUNNING) | (ending == _WAITING)
+    runs = (ending == _RUNNING) | (ending == _WAITING) | (ending == _PAUSED)
+    takes_part = runs & (tl.load(rests + row) == 0)
     index = place // PAGE_SIZE
-    page = tl.load(page_table + row * table_row + index, mask=runs & (index < num_pages), other=-1).to(tl.int64)
-    feeds = runs & (page >= 0)
-    tl.store(ending_at, tl.where(feeds, _RUNNING, _WAITING), mask=runs)
+    page = tl.load(page_table + row * table_row + index, mask=takes_part & (index < num_pages), other=-1).to(tl.int64)
+    feeds = takes_part & (page >= 0)
+    tl.store(ending_at, tl.where(feeds, _RUNNING, tl.where(takes_part, _WAITING, _PAUSED)), mask=runs)
     slot = page * PAGE_SIZE + place % PAGE_SIZE
     what, number = tl.load(kind + row), tl.load(reply + row)
     is_spoken = (what == _TRANSCRIPT) | (what == _SPEECH)
@@ -174,8 +176,8 @@ def begin_step(feed: Feed, state: Tensor, embedding: Tensor, cos: Tensor, sin: T
         return
     half = cos.shape[1]
     launch(
-        _begin_kernel, (len(feed.token),), feed.token, feed.kind, feed.position, feed.reply, feed.page_table, state, embedding,
-        cos, sin, key_tag, inputs.x, inputs.cos, inputs.sin, inputs.slots, inputs.context_len, inputs.query_tag,
+        _begin_kernel, (len(feed.token),), feed.token, feed.kind, feed.position, feed.reply, feed.page_table, feed.rests, state,
+        embedding, cos, sin, key_tag, inputs.x, inputs.cos, inputs.sin, inputs.slots, inputs.context_len, inputs.query_tag,
         feed.page_table.shape[1], feed.page_table.stride(0), embedding.stride(0), embedding.shape[1],
         PAGE_SIZE=key_tag.shape[1], HALF=half, HALF_BLOCK=next_power(half), BLOCK=_BLOCK, num_warps=4,
     )  # fmt: skip

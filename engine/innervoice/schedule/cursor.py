@@ -113,9 +113,14 @@ class Cursor:
     @property
     def offered(self) -> tuple[tuple[int, int], ...]:
         """Ranges of ids whose logits a draw may look at, those of the draw that may follow from the same logits included."""
-        if self._rows[self._row][_DISCARD]:
+        if self.discards:
             return ((0, self.program.vocabulary.size),)
         return self.mask.spans
+
+    @property
+    def discards(self) -> bool:
+        """Whether a draw may only say that the text is finished."""
+        return bool(self._rows[self._row][_DISCARD])
 
     @property
     def sampling(self) -> Sampling | None:
@@ -152,8 +157,7 @@ class Cursor:
             self._offers_done, self.reflection_done = False, True
             return Emission(token, _DONE, self.segment, forced=False)
         if row[_DISCARD] and row[_LOW1] <= token < row[_HIGH1]:
-            self.text_done = True
-            self._enter(self._next(self._row))
+            self.finish_text()
             return None
         self._offers_done = False
         if kind is not _REFLECTION and token == vocabulary.end_of_turn:
@@ -163,6 +167,11 @@ class Cursor:
         self._count += 1
         self._leave_if_spent()
         return emission
+
+    def finish_text(self) -> None:
+        """Take a draw that says so, where there may be one, and is discarded."""
+        self.text_done = True
+        self._enter(self._next(self._row))
 
     def lower_cap(self, cap: int) -> None:
         """Lower the cap of the reflection segment that is open; at or below its count it closes now. No effect elsewhere."""

@@ -1,8 +1,7 @@
 """A decode step that lives on the device: rows, schedules, layers, draws and cursors; the host reads one step late."""
 
-from innervoice.stepper.forward import DecodeForward
 from innervoice.stepper.programs import ProgramStore
 from innervoice.stepper.rows import RowStart
 from innervoice.stepper.stepper import Emitted, Pending, Stats, Stepper
 
-__all__ = ["DecodeForward", "Emitted", "Pending", "ProgramStore", "RowStart", "Stats", "Stepper"]
+__all__ = ["Emitted", "Pending", "ProgramStore", "RowStart", "Stats", "Stepper"]

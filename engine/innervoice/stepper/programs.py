@@ -77,7 +77,7 @@ class ProgramStore:
             parts = [torch.from_numpy(part) for part in (program.table, program.forced, samplings)]
             place = Place(key, self._room([len(part) for part in parts]), (len(parts[0]), len(parts[1]), len(parts[2])))
             for target, part, offset in zip(self._parts, parts, place.offsets, strict=True):
-                target[offset : offset + len(part)] = part.to(target.device)
+                target[offset : offset + len(part)].copy_(part, non_blocking=True)
             self._places[key] = place
         self._users[key] = self._users.get(key, 0) + 1
         return self._places[key]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,12 +41,19 @@ class RowStart:
     num_tokens: int = 0
 
 
+_LOWER, _COMING, _RESTS, _ORDERS = range(4)
+
+
 class DeviceRows:
     """Rows numbered from 0; those that a step runs are the first ones."""
 
     def __init__(self, max_rows: int, max_pages: int, num_caps: int, device: torch.device) -> None:
-        self.feed = Feed.allocate(max_rows, max_pages, device)
-        self.cursor = Rows.allocate(max_rows, num_caps, device)
+        # What the host says before a step lies together, so that it goes over in one copy.
+        self._orders = torch.full((_ORDERS, max_rows), -1, dtype=torch.int32, device=device)
+        self._orders[_RESTS] = 0
+        self.feed = replace(Feed.allocate(max_rows, max_pages, device), rests=self._orders[_RESTS])
+        cursor = Rows.allocate(max_rows, num_caps, device)
+        self.cursor = replace(cursor, lower=self._orders[_LOWER], coming=self._orders[_COMING])
         self.programs = ProgramStore(device)
         self._places: list[Place | None] = [None] * max_rows
         self._is_guided = [True] * max_rows
@@ -63,10 +71,15 @@ class DeviceRows:
             raise ValueError(f"row {row}: {sampling} has unset fields, expected temperature, top_p and seed")
         state = None if start.cursor is None else pack_state(start.cursor, start.num_tokens)
         place = self.programs.acquire(start.program)
+        try:
+            request = request_columns(**request_values(start.program, sampling) | place.columns)
+            self.cursor.begin(row, request, sampling.temperature, sampling.top_p, sampling.seed, start.caps, state)
+            self.set_pages({row: start.pages})
+        except ValueError:
+            self.programs.release(place)
+            self.end(row)
+            raise
         self._leave(row)
-        request = request_columns(**request_values(start.program, sampling) | place.columns)
-        self.cursor.begin(row, request, sampling.temperature, sampling.top_p, sampling.seed, start.caps, state)
-        self.set_pages(row, start.pages)
         weighted = start.log_weight != 0.0
         values = (start.token, -1 if start.kind is None else int(start.kind), start.position, start.reply if weighted else 0)
         for tensor, value in zip((self.feed.token, self.feed.kind, self.feed.position, self.feed.reply), values, strict=True):
@@ -76,13 +89,32 @@ class DeviceRows:
         if weighted:
             self._weighted.add(row)
 
-    def set_pages(self, row: int, pages: Sequence[int]) -> None:
-        """The pages of a row, first to last. Raises ValueError when it has more than it may hold."""
-        most = self.feed.page_table.shape[1]
-        if len(pages) > most:
-            raise ValueError(f"row {row} has {len(pages)} pages, the table holds {most}: use a larger max_model_len")
-        line = torch.tensor([*pages, *[-1] * (most - len(pages))], dtype=torch.int32)
-        self.feed.page_table[row] = line.to(self.feed.page_table.device, non_blocking=True)
+    def set_pages(self, pages: Mapping[int, Sequence[int]]) -> None:
+        """The pages of some rows, first to last. Raises ValueError when one has more than it may hold."""
+        table = self.feed.page_table
+        most, device = table.shape[1], table.device
+        lines = np.full((len(pages), most), -1, np.int32)
+        for line, (row, held) in zip(lines, pages.items(), strict=True):
+            if len(held) > most:
+                raise ValueError(f"row {row} has {len(held)} pages, the table holds {most}: use a larger max_model_len")
+            line[: len(held)] = held
+        rows = torch.tensor(list(pages)).to(device, non_blocking=True)
+        table.index_copy_(0, rows, torch.from_numpy(lines).to(device, non_blocking=True))
+
+    def order(self, caps: Mapping[int, int | None]) -> None:
+        """Say who takes part in the steps to come: these rows, the others rest.
+
+        With each a cap or None: of the reflection that is open, which it can only lower and leaves a token at least, or else of
+        the next one, beside its own. It is granted once, in the first of these steps.
+        """
+        orders = np.full(tuple(self._orders.shape), -1, np.int32)
+        orders[_RESTS] = 1
+        for row, cap in caps.items():
+            orders[_RESTS, row] = 0
+            if cap is not None:
+                orders[_LOWER, row], orders[_COMING, row] = max(cap, 1), cap
+        host = torch.from_numpy(orders)
+        self._orders.copy_(host.pin_memory() if self._orders.is_cuda else host, non_blocking=True)
 
     def lower_cap(self, row: int, cap: int) -> None:
         """Leave the open reflection segment at most so many tokens in all, from the next step on."""
@@ -114,7 +146,7 @@ class DeviceRows:
         """What moves with a row: all that is kept from step to step."""
         yield from (getattr(self.feed, f.name) for f in fields(self.feed))
         rows = self.cursor
-        yield from (rows.state, rows.request, rows.scale, rows.seed, rows.caps, rows.lower)
+        yield from (rows.state, rows.request, rows.scale, rows.seed, rows.caps, rows.lower, rows.coming)
 
     def _leave(self, row: int) -> None:
         place = self._places[row]

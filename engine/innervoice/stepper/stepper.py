@@ -32,7 +32,8 @@ _TOLD = (Ending.REFUSED, Ending.WAITING)  # endings of which a row tells in ever
 class Emitted:
     """What a row did in a step. token -1 and kind None: nothing, because its draw was refused or it waits for a page.
 
-    ending: RUNNING, or why this was its last token. logprob: None of forced tokens.
+    ending: RUNNING, or why this was its last token. logprob: None of forced tokens. discarded: whether a draw before it said that
+    the text is finished.
     """
 
     row: int
@@ -42,6 +43,7 @@ class Emitted:
     forced: bool
     ending: Ending
     logprob: float | None
+    discarded: bool = False
 
 
 @dataclass
@@ -55,6 +57,11 @@ class Pending:
     begun: torch.cuda.Event | None = None
     ended: torch.cuda.Event | None = None
     queued_ns: int = 0
+
+    @property
+    def took_s(self) -> float | None:
+        """Seconds on the device from `begun` to the end, once it was read; None where there is no GPU to say."""
+        return None if self.begun is None or self.ended is None else self.begun.elapsed_time(self.ended) / 1e3
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,7 @@ class Stepper:
       after the next `step`, the host reads one step late and the device never waits for it. A row that ended stays as it is; what
       later steps say of it is nothing.
     - A row needs pages for what it will feed: `rows.set_pages` before they are needed. A row without a page for its next token
-      waits, tells so, and goes on when it has one.
+      waits, tells so, and goes on when it has one. `rows.order` says before a step who takes part, and grants reflection.
     - The schedule, length limit (sampling.max_new_tokens) and end of turn are the device's. What else ends a reply
       (stop_token_ids, max_audio_s, timeouts, cancellation) is the host's: `rows.end(row)`; tokens read after that are dropped.
     - `rows.lower_cap`, `rows.state` (the host cursor's, for a fork or an export; it waits for the device).
@@ -136,13 +143,15 @@ class Stepper:
         self.rows.begin(row, start)
 
     @torch.inference_mode()
-    def step(self, num_rows: int, count: int = 1) -> Pending:
-        """Queue `count` steps of the first num_rows rows. Raises ValueError for more rows or steps than there are places."""
+    def step(self, num_rows: int, count: int = 1, begun: torch.cuda.Event | None = None) -> Pending:
+        """Queue `count` steps of the first num_rows rows. Raises ValueError for more rows or steps than there are places.
+
+        begun: what `mark` gave, for the time of what was queued since then beside these steps.
+        """
         if not 1 <= num_rows <= self.max_rows or not 1 <= count <= _RING:
             raise ValueError(f"step: {count} steps of {num_rows} rows, expected 1 to {_RING} of 1 to {self.max_rows}")
         key = (next(b for b in self.buckets if b >= num_rows), self.rows.is_weighted)
-        timed = self._tracer.enabled and self.device.type == "cuda"
-        begun = _event(timed) if timed else None
+        begun = begun or self.mark()
         queued_ns = self._tracer.now_ns()
         with self._tracer.span("queue", rows=num_rows, steps=count):
             for _ in range(count):
@@ -151,13 +160,22 @@ class Stepper:
         host = torch.empty(count, num_rows, self._ring.lines.shape[2], dtype=torch.int32, pin_memory=self.device.type == "cuda")
         for index in range(count):
             host[index].copy_(self._ring.lines[(first + index) % _RING, :num_rows], non_blocking=True)
-        return Pending(first, count, num_rows, host, begun, _event(timed) if self.device.type == "cuda" else None, queued_ns)
+        return Pending(first, count, num_rows, host, begun, self.mark(), queued_ns)
+
+    def mark(self) -> torch.cuda.Event | None:
+        """A point on the device's clock: behind all that is queued. None where there is no GPU."""
+        if self.device.type != "cuda":
+            return None
+        event: torch.cuda.Event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
 
     def read(self, pending: Pending) -> list[list[Emitted]]:
         """Wait for queued steps -> for each of them what its rows emitted; rows that are idle or had ended say nothing."""
         if pending.ended is not None:
-            pending.ended.synchronize()
-            if pending.begun is not None:
+            with self._tracer.span("wait", steps=pending.count):
+                pending.ended.synchronize()
+            if pending.begun is not None and self._tracer.enabled:
                 took = pending.begun.elapsed_time(pending.ended)
                 self._tracer.device_span("step", pending.queued_ns, took, rows=pending.num_rows, steps=pending.count)
         logprobs = pending.lines[..., Output.WIDTH].contiguous().view(torch.float32).tolist()
@@ -237,12 +255,6 @@ def buckets_for(max_rows: int) -> tuple[int, ...]:
     return tuple(sorted({b for b in steps if b < max_rows} | {max_rows}))
 
 
-def _event(timed: bool) -> torch.cuda.Event:
-    event: torch.cuda.Event = torch.cuda.Event(enable_timing=timed)  # type: ignore[no-untyped-call]
-    event.record()
-    return event
-
-
 def _says(line: list[int]) -> bool:
     return line[Output.KIND] >= 0 or line[Output.IS_DONE] in _TOLD
 
@@ -257,4 +269,5 @@ def _emitted(row: int, line: list[int], logprob: float) -> Emitted:
         forced=bool(line[Output.IS_FORCED]),
         ending=Ending(line[Output.IS_DONE]),
         logprob=None if logprob != logprob else logprob,
+        discarded=bool(line[Output.DISCARDED]),
     )
