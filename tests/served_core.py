@@ -21,9 +21,12 @@ T = TypeVar("T")
 
 
 class _Stepped(Worker):
-    """A worker without its thread: what is asked of it is done at once, orders wait for `Served.step`."""
+    """A worker without its thread: what is asked of it is done at once, after the orders that else wait for `Served.step`."""
 
     def call(self, ask: Callable[[Core], T]) -> T:
+        orders, self._orders = self._orders, []
+        for order in orders:
+            order()
         return ask(self._core)
 
     def _order(self, order: Callable[[], None]) -> None:
