@@ -214,11 +214,12 @@ class World:
         **core: Any,
     ) -> None:
         self.now = 100.0
+        self.tracer = Tracer(lambda: round(1e9 * self.now))
         self.runner, self.voice = ScriptedRunner(num_pages, steady=steady), ScriptedVoice(max_rows)
         self.pool = PagePool(num_pages, PAGE)
         made = {"max_rows": max_rows, "page_size": PAGE, "prefill_chunk": 16, "max_batch": 64} | dict(settings or {})
         core = {"scheduler": SchedulerSettings(**made), "max_rows": max_rows, "max_model_len": max_model_len} | core
-        self.core = Core(self.runner, self.pool, Letters(), self.voice, Tracer(), **core)  # type: ignore[arg-type]
+        self.core = Core(self.runner, self.pool, Letters(), self.voice, self.tracer, **core)  # type: ignore[arg-type]
         self.told: dict[str, Told] = {}
         self.requests: dict[str, Request] = {}
         self._step_s, self._voice_s = step_s, voice_s

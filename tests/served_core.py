@@ -68,11 +68,11 @@ class Reader:
             threading.excepthook = hook
         elif how == "loop":
             loop = asyncio.new_event_loop()
-            loop.create_task(_wait_for_one(stream))
-            del stream
+            waits = loop.create_task(_wait_for_one(stream))
             loop.run_until_complete(asyncio.sleep(0))
             loop.set_exception_handler(lambda *_: None)
             loop.close()
+            del stream, waits
 
     @property
     def ends(self) -> list[Done]:

@@ -29,7 +29,7 @@ prompts = st.lists(st.integers(0, 20), min_size=1, max_size=30)
 
 
 class Lives(RuleBasedStateMachine):
-    """Replies and dialogues that begin, are cancelled, cut, starved, poisoned and forked while readers die and the clock jumps."""
+    """Replies and dialogues that begin, are cancelled, cut, starved, poisoned, forked, while readers die and the clock jumps."""
 
     def __init__(self) -> None:
         super().__init__()

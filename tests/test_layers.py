@@ -55,6 +55,7 @@ RANKS = {
     "ledger": 6,
     "recording": 6,
     "dialogues": 7,
+    "reply_trace": 7,
     "replies": 8,
     "core": 9,
     "loader": 10,

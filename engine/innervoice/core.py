@@ -105,7 +105,8 @@ class Core:
         self._make_room()
         jobs = self.ledger.jobs
         plan = plan_step(jobs, self.costs, self.settings, now, self.pool.num_available)
-        self._trace_plan(plan)
+        if self._tracer.enabled:
+            self.replies.trace.planned(plan, self.ledger, self.settings, self.pool.num_available, now)
         for place in plan.preempt:
             self.replies.preempt(place)
         for place in plan.admit:
@@ -150,6 +151,8 @@ class Core:
         keys = [key for key, _ in ready if self.replies.active[key].place in chosen]
         if not keys:
             return Work()
+        if self._tracer.enabled:
+            self.replies.trace.chosen([self.replies.active[key] for key in keys], now)
         for reply_id, samples, is_last in self._voice.step(keys):
             running = self.replies.active[reply_id]
             if reply_id in self._voice.errors:
@@ -210,6 +213,8 @@ class Core:
     def drain(self, now: float) -> list[Event]:
         """Events made since the last call, in order, ready at `now`."""
         made, self.replies.outbox = self.replies.outbox, []
+        if self._tracer.enabled:
+            return [self._traced(make(now), now) for make in made]
         return [make(now) for make in made]
 
     def check_integrity(self) -> None:
@@ -299,6 +304,8 @@ class Core:
             entry = self.ledger.at(place)
             if isinstance(entry, Running) and entry.request.is_live and entry.finish is None:
                 entry.grant(cap)
+                if self._tracer.enabled:
+                    self.replies.trace.granted(entry, cap)
                 if entry.cursor.forced is not None:
                     self.replies.emit_forced(entry)
                     self.ledger.update(entry)
@@ -336,17 +343,6 @@ class Core:
             assert d == 0, "a token takes at most one discarded draw"
             self._draw([active[i] for i in again], logits[again], d=1)
 
-    def _trace_plan(self, plan: StepPlan) -> None:
-        if not self._tracer.enabled or not (len(plan.decode) or plan.prefill or plan.admit or plan.preempt):
-            return
-        caps = plan.caps.tolist()
-        self._tracer.instant(
-            "plan",
-            decode=len(plan.decode),
-            prefill=sum(num for _, num in plan.prefill),
-            admit=len(plan.admit),
-            preempt=len(plan.preempt),
-            waiting=len(self.replies.waiting),
-            least_cap=min(caps, default=0),
-            most_cap=max(caps, default=0),
-        )
+    def _traced(self, event: Event, now: float) -> Event:
+        self.replies.trace.told(event, now)
+        return event

@@ -15,6 +15,7 @@ from innervoice.dialogues import Dialogues
 from innervoice.errors import OutOfCapacity
 from innervoice.ledger import Ledger
 from innervoice.reply_log import ReplyLog
+from innervoice.reply_trace import ReplyTrace
 from innervoice.runner import Runner
 from innervoice.running import Request, Running
 from innervoice.schedule import make_cursor
@@ -51,6 +52,7 @@ class Replies:
         self.ledger = Ledger(voice)
         self.dialogues = Dialogues(self)
         self.num_preempted = 0
+        self.trace = ReplyTrace(tracer, self.running)
         self._runner, self._pool, self._voice, self._tracer = runner, pool, voice, tracer
         self._share, self._max_waiting, self._preempt_by = share_prefixes, max_waiting, preempt
         self._codes_per_s = math.inf if voice is None else voice.codes_per_s
@@ -74,6 +76,8 @@ class Replies:
             cached, pages = dialogue.row.num_cached, len(dialogue.row.table.pages)
         place = self.ledger.enter(request, now, num_tokens=history + len(request.prompt_ids), num_cached=cached, num_pages=pages)
         self.waiting[request.reply_id] = request, place
+        if self.trace.enabled:
+            self.trace.submitted(request, now)
 
     def check_room(self, num_coming: int = 0) -> None:
         """Raise OutOfCapacity when no more replies may wait, with so many that are on their way. Any thread may ask."""
@@ -139,7 +143,8 @@ class Replies:
         entry.host_pages = None
         self.ledger.jobs.phase[place] = Phase.PREFILL
         self.ledger.update(entry)
-        self._tracer.instant("admit again", reply=entry.request.reply_id, cached=row.num_cached)
+        if self.trace.enabled:
+            self.trace.admitted(entry, again=True)
 
     def preempt(self, place: int) -> None:
         """Take a reply's pages back; it waits for its turn again."""
@@ -156,7 +161,6 @@ class Replies:
         self.ledger.update(entry)
         self.ledger.jobs.prompt_left[place] = entry.row.num_new
         self.num_preempted += 1
-        self._tracer.instant("preempt", reply=entry.request.reply_id, tokens=len(entry.row.ids))
 
     def _start(self, request: Request, place: int) -> None:
         dialogue = None if request.session_id is None else self.dialogues.known(request.session_id)
@@ -182,7 +186,8 @@ class Replies:
         self.emit_forced(running)
         self.ledger.jobs.phase[place] = Phase.PREFILL
         self.ledger.update(running)
-        self._tracer.instant("admit", reply=request.reply_id, prompt=len(row.ids), cached=row.num_cached)
+        if self.trace.enabled:
+            self.trace.admitted(running)
 
     def _adopt(self, row: Row) -> None:
         if self._share and not row.table.pages:
