@@ -142,6 +142,7 @@ class Lives(RuleBasedStateMachine):
     def interrupt(self, data: st.DataObject, cut: Any, keep: Any, played: float) -> None:
         session = data.draw(st.sampled_from(sorted(self.sessions)))
         core = self.world.core
+        self.world.worker.call(lambda core: None)  # a cancellation on its way comes first
         dialogue = core.dialogues.known(session)
         busy, before = dialogue.busy, list(dialogue.row.ids)
         told = None if played > 6 else min(played, dialogue.last.playback.sent_s if dialogue.last else 0.0)
