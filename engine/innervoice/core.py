@@ -11,6 +11,7 @@ from torch import Tensor
 
 from innervoice.batch import Row
 from innervoice.blocks import PagePool
+from innervoice.dialogue import Export
 from innervoice.isolation import forward_apart
 from innervoice.replies import Preempt, Replies
 from innervoice.runner import Runner
@@ -91,9 +92,12 @@ class Core:
         """Dialogues, and single replies that run."""
         return self.replies.num_rows
 
-    def submit(self, request: Request, now: float | None = None) -> None:
-        """Queue a request. Raises ValueError for a turn whose dialogue is busy, gone, or too long with it; OutOfCapacity."""
-        self.replies.submit(request, request.submitted_s if now is None else now)
+    def submit(self, request: Request, now: float | None = None) -> Export | None:
+        """Queue a request -> the history that a turn finds. Raises ValueError for a turn whose dialogue is busy, gone, or too
+
+        long with it; OutOfCapacity.
+        """
+        return self.replies.submit(request, request.submitted_s if now is None else now)
 
     def cancel(self, reply_id: str, reason: FinishReason = "cancelled", error: str | None = None) -> None:
         """End a reply now; its pages are free and its Done is next. Unknown and ended replies are left alone."""

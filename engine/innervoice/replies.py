@@ -10,7 +10,7 @@ from typing import Literal
 from innervoice.batch import Row
 from innervoice.blocks import OutOfPages, PagePool, PageTable
 from innervoice.codec.audio import Resampler
-from innervoice.dialogue import Dialogue, Paused
+from innervoice.dialogue import Dialogue, Export, Paused
 from innervoice.dialogues import Dialogues
 from innervoice.errors import OutOfCapacity
 from innervoice.ledger import Ledger
@@ -62,8 +62,11 @@ class Replies:
         """Dialogues, and single replies that run."""
         return len(self.dialogues) + sum(r.request.session_id is None for r in self.active.values())
 
-    def submit(self, request: Request, now: float) -> None:
-        """Queue a request. Raises ValueError for a turn whose dialogue is busy, gone, or too long with it; OutOfCapacity."""
+    def submit(self, request: Request, now: float) -> Export | None:
+        """Queue a request -> the history that a turn finds. Raises ValueError for a turn whose dialogue is busy, gone, or too
+
+        long with it; OutOfCapacity.
+        """
         dialogue = None if request.session_id is None else self.dialogues.idle(request.session_id)
         history = 0 if dialogue is None else len(dialogue.row.ids) - dialogue.draft
         self.check_length(history + len(request.prompt_ids))
@@ -78,6 +81,7 @@ class Replies:
         self.waiting[request.reply_id] = request, place
         if self.trace.enabled:
             self.trace.submitted(request, now)
+        return None if dialogue is None else Export.of(dialogue.row, dialogue.paused, "", history)
 
     def check_room(self, num_coming: int = 0) -> None:
         """Raise OutOfCapacity when no more replies may wait, with so many that are on their way. Any thread may ask."""
