@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 
 #include <string>
+#include <unordered_map>
 
 #include "innervoice/dlpack.h"
 #include "innervoice/tensor_view.h"
@@ -12,10 +13,15 @@ namespace innervoice {
 
 namespace py = pybind11;
 
-// Holds a capsule's tensor for the length of a call; the producer gets it back at the end.
+// A tensor for the length of a call, which holds the object: through its type's C functions where it has them, else by
+// a capsule, which the producer gets back at the end.
 class Import {
  public:
   Import(const char* name, const py::object& tensor) {
+    if (const dlpack::ExchangeApi* api = exchange_api(Py_TYPE(tensor.ptr()))) {
+      if (api->tensor_from_object(tensor.ptr(), &direct_) != 0) throw py::error_already_set();
+      return;
+    }
     if (!py::hasattr(tensor, "__dlpack__")) {
       throw py::type_error(std::string(name) + ": expected a tensor or an array, got " +
                            Py_TYPE(tensor.ptr())->tp_name);
@@ -42,10 +48,29 @@ class Import {
 
   Argument argument() const {
     if (versioned_ != nullptr) return {versioned_->tensor, (versioned_->flags & dlpack::kReadOnly) != 0};
-    return {plain_->tensor, false};
+    return {plain_ != nullptr ? plain_->tensor : direct_, false};
   }
 
  private:
+  // A type's functions, null where it has none of version 1. Types are asked once and kept. The interpreter's lock is
+  // held.
+  static const dlpack::ExchangeApi* exchange_api(PyTypeObject* type) {
+    static auto* const known = new std::unordered_map<PyTypeObject*, const dlpack::ExchangeApi*>();
+    const auto found = known->find(type);
+    if (found != known->end()) return found->second;
+    const dlpack::ExchangeApi* api = nullptr;
+    const py::handle handle(reinterpret_cast<PyObject*>(type));
+    const py::object capsule = py::getattr(handle, "__dlpack_c_exchange_api__", py::none());
+    if (PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api") != 0) {
+      api = static_cast<dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+      while (api != nullptr && api->version.major != dlpack::kMajorVersion) api = api->previous;
+      if (api != nullptr && api->tensor_from_object == nullptr) api = nullptr;
+    }
+    handle.inc_ref();
+    known->emplace(type, api);
+    return api;
+  }
+
   // Producers older than DLPack 1.0 do not know max_version.
   static py::object request(const py::object& tensor) {
     const py::object dlpack = tensor.attr("__dlpack__");
@@ -70,6 +95,7 @@ class Import {
     if (managed != nullptr && managed->deleter != nullptr) managed->deleter(managed);
   }
 
+  dlpack::Tensor direct_{};
   dlpack::ManagedTensorVersioned* versioned_ = nullptr;
   dlpack::ManagedTensor* plain_ = nullptr;
 };

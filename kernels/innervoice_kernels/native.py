@@ -17,6 +17,7 @@ LANES = 16
 
 
 _own_threads: ContextVar[int | None] = ContextVar("innervoice_native_threads", default=None)
+_own_team: ContextVar[_C.ThreadTeam | None] = ContextVar("innervoice_native_team", default=None)
 
 
 @cache
@@ -25,8 +26,13 @@ def _team(num_threads: int) -> _C.ThreadTeam:
 
 
 def team() -> _C.ThreadTeam:
-    """As many threads as torch uses, or had before `keep_threads_native`."""
-    return _team(_own_threads.get() or torch.get_num_threads())
+    """The team of `work_with`, or as many threads as torch uses, or had before `keep_threads_native`."""
+    return _own_team.get() or _team(_own_threads.get() or torch.get_num_threads())
+
+
+def work_with(own: _C.ThreadTeam) -> None:
+    """In this context, native code runs on that team."""
+    _own_team.set(own)
 
 
 def torch_threads_here(num_threads: int) -> int:

@@ -56,4 +56,17 @@ struct ManagedTensorVersioned {
   Tensor tensor;
 };
 
+// What the capsule "dlpack_exchange_api" of a type's __dlpack_c_exchange_api__ holds (DLPack 1.3): conversion in C,
+// without a capsule a tensor. Later versions may come before it in `previous`' chain; functions are only ever added.
+struct ExchangeApi {
+  Version version;
+  ExchangeApi* previous;
+  void* allocate;
+  void* managed_from_object;
+  void* object_from_managed;
+  // Of an object of that type, valid while its owner holds it unchanged. 0, or -1 with Python's error set. May be null.
+  int (*tensor_from_object)(void* object, Tensor* out);
+  void* current_stream;
+};
+
 }  // namespace innervoice::dlpack

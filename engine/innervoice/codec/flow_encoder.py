@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from innervoice.codec.flow_estimator import Lengths, clear, norm_mish
+from innervoice.codec.flow_estimator import Lengths, clear, norm_mish, over_frames
 from innervoice.codec.layers import Affine, Tensors, affine, conv, layer_norm, linear
 from innervoice.config.decoder import EncoderConfig
+from innervoice_kernels.frame_conv import frame_conv
+from innervoice_kernels.native import takes
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class LengthRegulator:
         name = "length_regulator.model"
         self._layers = [(affine(tensors, f"{name}.{3 * i}"), affine(tensors, f"{name}.{3 * i + 1}")) for i in range(num_layers)]
         self._out = affine(tensors, f"{name}.{3 * num_layers}")
+        self._frame_convs = [over_frames(layer, 1) for layer, _ in self._layers] + [over_frames(self._out, 0)]
 
     def __call__(self, x: Tensor, num_frames: int) -> Tensor:
         """x [1, n, C] -> [1, C, F]."""
@@ -92,9 +95,14 @@ class LengthRegulator:
     def smooth(self, x: Tensor, n: Tensor | None = None) -> Tensor:
         """Frames [B, C, F] after resampling -> [B, C, F]. n [B]: true lengths, what lies beyond is zero; None: all of F."""
         lengths = None if n is None else Lengths.of(n, x.shape[-1])
+        if takes(x, self._out.weight):
+            *convs, out = self._frame_convs
+            for weights, (_, norm) in zip(convs, self._layers, strict=True):
+                x = norm_mish(frame_conv(x.transpose(1, 2), n, weights).transpose(1, 2), norm, 1, lengths)
+            return frame_conv(x.transpose(1, 2), n, out).transpose(1, 2)
         x = clear(x, lengths)
-        for weights, norm in self._layers:
-            x = norm_mish(conv(x, weights, padding=1), norm, 1, lengths)
+        for layer, norm in self._layers:
+            x = norm_mish(conv(x, layer, padding=1), norm, 1, lengths)
         return clear(conv(x, self._out), lengths)
 
 

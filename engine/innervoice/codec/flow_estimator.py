@@ -73,9 +73,9 @@ class FlowEstimator:
         self._down[0], self._given = _split(self._down[0])
         self._mid = [_stage(config, tensors, f"{root}.mid_blocks.{i}", None) for i in range(config.num_mid_blocks)]
         self._up = [_up_stage(config, tensors, f"{root}.up_blocks.{i}", is_last) for i, is_last in enumerate(last)]
-        self._final = _conv(affine(tensors, f"{root}.final_block.block.0"), 1)
+        self._final = over_frames(affine(tensors, f"{root}.final_block.block.0"), 1)
         self._final_norm = affine(tensors, f"{root}.final_block.block.1")
-        self._out = _conv(affine(tensors, f"{root}.final_proj"), 0)
+        self._out = over_frames(affine(tensors, f"{root}.final_proj"), 0)
 
     def time_shifts(self, times: Tensor) -> list[Tensor]:
         """times [S] float32 -> what each stage adds at each time, one [S, C] a stage, in the order of use."""
@@ -132,7 +132,7 @@ def time_embedding(times: Tensor, width: int) -> Tensor:
 
 def _down_stage(config: EstimatorConfig, tensors: Tensors, name: str, is_last: bool) -> _Stage:
     layer = affine(tensors, f"{name}.2" if is_last else f"{name}.2.conv")
-    return _stage(config, tensors, name, _conv(layer, 1, stride=1 if is_last else 2))
+    return _stage(config, tensors, name, over_frames(layer, 1, stride=1 if is_last else 2))
 
 
 def _split(stage: _Stage) -> tuple[_Stage, tuple[FrameConvWeights, FrameConvWeights]]:
@@ -148,7 +148,7 @@ def _split(stage: _Stage) -> tuple[_Stage, tuple[FrameConvWeights, FrameConvWeig
 
 def _up_stage(config: EstimatorConfig, tensors: Tensors, name: str, is_last: bool) -> _Stage:
     if is_last:
-        return _stage(config, tensors, name, _conv(affine(tensors, f"{name}.2"), 1))
+        return _stage(config, tensors, name, over_frames(affine(tensors, f"{name}.2"), 1))
     return replace(_stage(config, tensors, name, _doubling(affine(tensors, f"{name}.2.conv"))), doubles=True)
 
 
@@ -176,7 +176,8 @@ def _transformer(tensors: Tensors, name: str) -> TransformerWeights:
     return TransformerWeights(pair("norm1"), qkv, pair("attn1.to_out.0"), pair("norm3"), pair("ff.net.0.proj"), pair("ff.net.2"))
 
 
-def _conv(layer: Affine, pad: int, stride: int = 1) -> FrameConvWeights:
+def over_frames(layer: Affine, pad: int, stride: int = 1) -> FrameConvWeights:
+    """A convolution as one over frames of true lengths, padded by so many before them and as many as it needs behind."""
     assert layer.bias is not None
     return FrameConvWeights(layer.weight, layer.bias, pad, stride)
 

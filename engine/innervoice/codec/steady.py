@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby
 from typing import NamedTuple, TypeVar
 
@@ -23,6 +24,7 @@ from innervoice.codec.hift_stream import UNKNOWN_END, HiftStream
 from innervoice.codec.state import Slots
 from innervoice.trace import Tracer
 from innervoice.types import Samples
+from innervoice_kernels.lanes import Lanes
 
 _FRAME_BUCKET = 32
 _T = TypeVar("_T")
@@ -72,7 +74,8 @@ class _Fed(NamedTuple):
 class SteadyDecoder:
     """A flow and a vocoder with num_slots slots. rows_at_once: rows that share a call of the networks, None: all.
 
-    With 1, a reply's samples are the same bit by bit whoever speaks beside it; with more, as far as matrix products are.
+    With 1, a reply's samples are the same bit by bit whoever speaks beside it, and on a CPU replies are made side by side, a
+    thread each; with more, as far as matrix products are.
     """
 
     def __init__(
@@ -91,7 +94,7 @@ class SteadyDecoder:
         self._flow, self._device, self._tracer = flow, device, tracer or Tracer()
         self._frames = FlowStream(flow, self.settings, device)
         self._vocoder = HiftStream(hift, noise)
-        self._rows_at_once = rows_at_once
+        self._rows_at_once, self._lanes = rows_at_once, Lanes()
         self._replies: dict[int, _Reply] = {}
         self._num_opened, self.num_slots = 0, num_slots
         self._flow_state, self._hift_state = (Slots(row, num_slots) for row in self._first_states())
@@ -177,11 +180,17 @@ class SteadyDecoder:
         replies = list(self._replies.values()) if slots is None else [self._reply(slot) for slot in dict.fromkeys(slots)]
         sounds: list[Sound] = []
         while due := [reply for reply in replies if self._chunk(reply) is not None]:
-            sounds += self._decode(due)
-        return sounds + self._flush([reply for reply in replies if reply.finished and not reply.done])
+            sounds += self._side_by_side(self._decode, due)
+        return sounds + self._side_by_side(self._flush, [reply for reply in replies if reply.finished and not reply.done])
 
     def _is_due(self, reply: _Reply) -> bool:
         return self._chunk(reply) is not None or (reply.finished and not reply.done)
+
+    def _side_by_side(self, make: Callable[[list[_Reply]], list[Sound]], replies: list[_Reply]) -> list[Sound]:
+        """Replies that share no call of the networks are made at the same time."""
+        if self._rows_at_once != 1:
+            return make(replies)
+        return [sound for made in self._lanes.run([partial(make, [reply]) for reply in replies]) for sound in made]
 
     def _decode(self, replies: list[_Reply]) -> list[Sound]:
         """One chunk of each."""

@@ -24,7 +24,7 @@ from innervoice.session import Session
 from innervoice.stream import Stream
 from innervoice.types import AudioChunk, Done, Prompt, Samples, TokenEvent, Usage
 
-BEAT_S = 0.001
+BEAT_S = 0.005
 FRAME_S = 0.1  # of speech that is pushed
 Ask = Callable[[], Stream]
 
@@ -85,7 +85,7 @@ class Listened:
 
 @dataclass(frozen=True)
 class Run:
-    """What came of a load, in the order of submission. lags_s: by how much a beat of 1 ms in the callers' event loop was late."""
+    """What came of a load, in the order of submission. lags_s: by how much a beat of 5 ms in the callers' event loop was late."""
 
     listened: list[Listened]
     lags_s: list[float]

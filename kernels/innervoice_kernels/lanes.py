@@ -1,0 +1,56 @@
+"""Pieces of work that know nothing of each other, side by side on the CPU: what is small does not divide well inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from typing import TypeVar
+
+import torch
+
+from innervoice_kernels import _C
+from innervoice_kernels.native import team, torch_threads_here, work_with
+
+_T = TypeVar("_T")
+_MOST = 4  # beyond that the pieces wait for the interpreter's lock
+
+
+class Lanes:
+    """Runs pieces of work, as many at once as there are threads and no more than 4, with the threads dealt out among them.
+
+    Torch has one thread in a lane, and native code the lane's share. A piece that is alone, or the last one of an odd number,
+    runs where it is called, with all threads. For one caller at a time.
+    """
+
+    def __init__(self) -> None:
+        self._pool: ThreadPoolExecutor | None = None
+        self._teams: dict[int, list[_C.ThreadTeam]] = {}
+
+    def run(self, pieces: Sequence[Callable[[], _T]]) -> list[_T]:
+        """What the pieces return, in order. What one raises is raised when those beside it have ended."""
+        made: list[_T] = []
+        threads = team().num_threads
+        while len(made) < len(pieces):
+            left = pieces[len(made) : len(made) + min(_MOST, threads)]
+            made += [left[0]()] if len(left) == 1 else self._round(left, threads // len(left))
+        return made
+
+    def _round(self, pieces: Sequence[Callable[[], _T]], threads: int) -> list[_T]:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(_MOST, "innervoice-lane", initializer=torch_threads_here, initargs=(1,))
+        teams = self._teams.setdefault(threads, [])
+        teams += [_C.ThreadTeam(threads) for _ in range(len(pieces) - len(teams))]
+        mode = torch.is_inference_mode_enabled()
+        waiting = [
+            self._pool.submit(copy_context().run, _in_lane, piece, own, mode) for piece, own in zip(pieces, teams, strict=False)
+        ]
+        for future in waiting:
+            future.exception()  # all end before any result is taken
+        return [future.result() for future in waiting]
+
+
+def _in_lane(piece: Callable[[], _T], own: _C.ThreadTeam, mode: bool) -> _T:
+    work_with(own)
+    with torch.inference_mode(mode):
+        return piece()
