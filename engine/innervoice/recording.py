@@ -31,9 +31,8 @@ def request_line(request: Request, model: str, history: Export | None = None) ->
         "output_rate": request.output_rate,
         "output_format": request.output_format,
         "is_turn": request.session_id is not None,
-        "history": None if history is None else replace(history, model=model).to_dict(),
         "model": model,
-    }
+    } | ({} if history is None else {"history": replace(history, model=model).to_dict()})
 
 
 def crc32(pcm: Samples | Pcm16) -> int:
