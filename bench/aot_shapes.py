@@ -24,6 +24,7 @@ from innervoice_kernels import (
     linear_int4,
     linear_scaled,
     mel,
+    noise,
     norm,
     philox,
     qkv,
@@ -286,11 +287,13 @@ def transforms(rows: int) -> list[Call]:
     wave, overlap, window = (empty(*shape, dtype=torch.float32) for shape in ((rows, 179 * 256), (rows, 12), (16,)))
     spectrum, n, name = empty(rows, 9, 179 * 64, dtype=torch.float32), ints(rows).long(), f"{rows} rows"
     pitch, cycles = (empty(*shape, dtype=torch.float64) for shape in ((rows, 179), (rows,)))
-    phases, noise = (empty(*shape, dtype=torch.float32) for shape in ((rows, 9), (rows, 9, 179 * 256)))
+    phases, rough = (empty(*shape, dtype=torch.float32) for shape in ((rows, 9), (rows, 9, 179 * 256)))
     merge = source.SourceSettings(phases[:1], phases[0, :1], 22050, 256, 0.1, 0.003, 10.0)
     speech, filters = empty(rows, 64240, dtype=torch.float32), empty(201, 128, dtype=torch.float32)
     return [
-        call(name, source.stream_source, pitch, cycles, n, merge, phases, noise),
+        call(name, source.stream_source, pitch, cycles, n, merge, phases, rough),
+        call(f"{name}, source", noise.normal_grid, n, noise.SOURCE_STREAM, ints(rows, 179 * 64).long(), 9),
+        call(f"{name}, flow", noise.normal_grid, n, noise.FLOW_STREAM, ints(rows, 896).long(), 20),
         call(name, stft.stream_stft, wave, overlap, n, window, 4, n, n),
         call(name, istft.stream_istft, spectrum, spectrum, overlap, n, window, 4, n, n),
         call(f"{name}, whole", istft.istft, spectrum, spectrum, window, 4),

@@ -15,7 +15,7 @@ NAMES = (
     "rms_norm", "add_rms_norm", "silu_mul", "rotary", "store_kv", "qkv_rope_store", "linear", "gated_linear", "paged_attention",
     "gumbel_noise", "sample", "head_sample", "scaled_linear", "int4_linear",
     "store_kv_fp8", "group_norm_mish", "snake", "stream_residual", "nearest_code",
-    "stream_source", "stream_stft", "istft", "stream_istft", "log_frames", "relative_attention", "flow_block",
+    "stream_source", "normal_grid", "stream_stft", "istft", "stream_istft", "log_frames", "relative_attention", "flow_block",
 )  # fmt: skip
 # Seconds each in the interpreter: in CI the first do not run, the second in one type.
 LONGEST = {

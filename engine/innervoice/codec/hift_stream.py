@@ -75,32 +75,47 @@ class HiftStream:
         self.flush_frames = -(-self.late // self.frame_len)
 
     def __call__(
-        self, mel: Tensor, state: State, n: Tensor, start: Tensor, end: Tensor, seed: Tensor, *, inner: bool = False
+        self,
+        mel: Tensor,
+        state: State,
+        n: Tensor,
+        start: Tensor,
+        end: Tensor,
+        seed: Tensor,
+        *,
+        phases: Tensor | None = None,
+        inner: bool = False,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """mel [B, C, T] float32; n, start, end, seed [B] int64 -> samples [B, T * frame_len] float32, state'.
 
         Row b brings n[b] frames after start[b] others; end[b] is the reply's length or UNKNOWN_END: what is fed from there on
         is not looked at. Column 0 is sample start * frame_len - late of the reply; outside the reply samples are undefined.
-        inner: the caller knows that no row has an end yet and that all have brought flush_frames frames before.
+        phases [B, H]: what `phases` says of the seeds, where the caller keeps it. inner: the caller knows that no row has an end
+        yet and that all have brought flush_frames frames before.
         """
         at = Pass(state, n, start, end, inner)
         mel = at.clip(mel, 1, 0)
-        spectrum = self._spectrum(at, mel, seed)
+        if self._noise and phases is None:
+            phases = self.phases(seed)
+        spectrum = self._spectrum(at, mel, seed, phases)
         x = at.clip(at.conv("pre", mel.to(self._hift.dtype), self._hift.pre, 1), 1, _half(self._hift.pre))
         for index, (stage, plan) in enumerate(zip(self._hift.stages, self._plans, strict=True)):
             x = self._stage(at, f"stage{index}", stage, plan, x, spectrum)
         return self._samples(at, x), at.after
 
-    def _spectrum(self, at: Pass, mel: Tensor, seed: Tensor) -> Tensor:
+    def phases(self, seed: Tensor) -> Tensor:
+        """The phases [B, H] at which the harmonics of replies with these seeds begin."""
+        return harmonic_phases(seed, self._hift.config.num_harmonics + 1)
+
+    def _spectrum(self, at: Pass, mel: Tensor, seed: Tensor, phases: Tensor | None) -> Tensor:
         """The source's STFT [B, n_fft + 2, T * rate]."""
         config, settings = self._hift.config, self._hift.source_settings
         f0, start = self._f0(at, mel), (at.start - self._f0_late) * self.frame_len
-        phases = noise = None
+        noise = None
         if self._noise:
-            phases = harmonic_phases(seed, config.num_harmonics + 1)
             noise = sample_noise(seed, start, f0.shape[-1] * self.frame_len, config.num_harmonics + 1)
         cycles = at.before("cycles", like=f0)
-        source, at.after["cycles"] = stream_source(f0, cycles, at.n, settings, phases, noise)
+        source, at.after["cycles"] = stream_source(f0, cycles, at.n, settings, phases if self._noise else None, noise)
         past = at.before("stft", config.n_fft - config.hop_len, like=source)
         spectrum, at.after["stft"] = stream_stft(
             source, past, at.n * self.frame_len, self._hift.window, config.hop_len, start, at.end * self.frame_len

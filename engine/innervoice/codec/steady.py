@@ -53,6 +53,7 @@ class _Reply:
 
     slot: Slot
     seed: int
+    phases: Tensor
     speaker: Tensor
     codes: list[int] = field(default_factory=list)
     num_codes: int = 0
@@ -113,7 +114,7 @@ class SteadyDecoder:
         slot = self._free_slot()
         self._flow_state.reset(slot.place)
         self._hift_state.reset(slot.place)
-        self._replies[slot.place] = _Reply(slot, seed, vector)
+        self._replies[slot.place] = _Reply(slot, seed, self._phases(seed), vector)
         return slot
 
     def push(self, slot: Slot, codes: Sequence[int]) -> None:
@@ -164,7 +165,9 @@ class SteadyDecoder:
             slots.restore(slot.place, {k.removeprefix(part): v for k, v in exported.items() if k.startswith(part)})
         seed, num_codes, begin, heard, finished, done = exported["numbers"].tolist()
         codes, speaker = exported["codes"].tolist(), exported["speaker"].to(self._device)
-        self._replies[slot.place] = _Reply(slot, seed, speaker, codes, num_codes, begin, heard, bool(finished), bool(done))
+        self._replies[slot.place] = _Reply(
+            slot, seed, self._phases(seed), speaker, codes, num_codes, begin, heard, bool(finished), bool(done)
+        )
         return slot
 
     def ready(self) -> list[tuple[Slot, int]]:
@@ -261,9 +264,10 @@ class SteadyDecoder:
         ends = [self._end(reply) if last else UNKNOWN_END for reply in replies]
         rows = ([n for _, _, n in fed], [reply.heard for reply in replies], ends, [reply.seed for reply in replies])
         n, start, end, seed = torch.tensor(rows, device=self._device)
+        phases = torch.cat([reply.phases for reply in replies])
         inner = not last and all(reply.heard >= self._vocoder.flush_frames for reply in replies)
         with self._tracer.span("vocoder", rows=len(replies), frames=size):
-            samples, after = self._vocoder(mel, self._hift_state.take(slots), n, start, end, seed, inner=inner)
+            samples, after = self._vocoder(mel, self._hift_state.take(slots), n, start, end, seed, phases=phases, inner=inner)
             self._hift_state.put(slots, after)
             made = samples.cpu().numpy()
         good = np.isfinite(made).all(-1)
@@ -310,6 +314,9 @@ class SteadyDecoder:
 
         for _, group in groupby(sorted(replies, key=length), key=length):
             yield from _pieces(list(group), self._rows_at_once)
+
+    def _phases(self, seed: int) -> Tensor:
+        return self._vocoder.phases(torch.tensor([seed], device=self._device))
 
     def _end(self, reply: _Reply) -> int:
         return self._frames.clock.frames(reply.num_codes)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from innervoice_kernels import istft, mel, snake, source, stft, vq
+from innervoice_kernels import istft, mel, noise, snake, source, stft, vq
 from innervoice_kernels.testing.case import Case, Device, Inputs, Op, normal, rows
 
 _EPS = torch.finfo(torch.float32).eps
@@ -93,6 +93,18 @@ def _run_source(
     function: Any, f0: Tensor, cycles: Tensor, n: Tensor, phases: Tensor | None, noise: Tensor | None, **given: Any
 ) -> tuple[Tensor, Tensor]:
     return function(f0, cycles, n, source.SourceSettings(**given), phases, noise)  # type: ignore[no-any-return]
+
+
+def _noise_case(name: str, rows: int, frames: int, seconds: int, stream: int = 1) -> Case:
+    """Seeds of more than 32 bits, and counters that begin anywhere."""
+
+    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+        seed = torch.randint(0, 1 << 40, (rows,), generator=generator).to(device)
+        begin = torch.randint(0, 1 << 33, (rows, 1), generator=generator)
+        first = (begin + torch.arange(frames)).to(device)
+        return {"seed": seed, "stream": stream, "first": first, "seconds": seconds}
+
+    return Case(name, make)
 
 
 def _stream_istft_case(name: str, places: _Rows, frames: int, n_fft: int = 16, hop: int = 4) -> Case:
@@ -189,6 +201,12 @@ OPS = (
         _source_case("one", [1], 1, 1, 4, random=False), _source_case("primes", [7, 0], 11, 3, 13),
         _source_case("model", [5], 5), _source_case("empty", [], 3),
     ), real=(_source_case("chunk of 26 tokens", [179], 179),), dtypes=(torch.float32,)),
+    Op("normal_grid", noise.normal_grid, noise.normal_grid_ref, (
+        _noise_case("one", 1, 1, 1), _noise_case("primes", 3, 257, 5, 0), _noise_case("exact", 1, 256, 1),
+        _noise_case("empty", 2, 0, 3),
+    ), real=(_noise_case("the source's, a chunk of 26 tokens", 1, 179 * 64, 9),
+             _noise_case("the flow's, a window", 1, 896, 20, 0)), dtypes=(torch.float32,),
+       exact=partial(noise.normal_grid_ref, dtype=torch.float64)),
     Op("stream_istft", istft.stream_istft, istft.stream_istft_ref, (
         _stream_istft_case("begins", [(16, 0, 1 << 40), (5, -7, 1 << 40)], 16),
         _stream_istft_case("ends", [(19, 90, 101), (0, 3, 1 << 40), (1, 5, 6)], 19),
