@@ -171,22 +171,22 @@ class Worker:
             self._die(error)
 
     def _step(self) -> None:
-        """A step of tokens and one of sound, each told to the scheduler with what it took."""
+        """A step of tokens and one of sound, each told to the scheduler with what it took, the handing over of events with it."""
         core, costs = self._core, self._core.costs
         begin = self.clock()
         tokens = core.step_tokens(begin)
+        if tokens.rows or tokens.prompt_tokens:
+            self.telemetry.step(self.clock() - begin, tokens.rows)
+        self._deliver()
         end = self.clock()
         if tokens.rows or tokens.prompt_tokens:
             costs.observe_step(tokens.rows, tokens.prompt_tokens, end - begin)
-            self.telemetry.step(end - begin, tokens.rows)
-        self._deliver()
-        begin = self.clock()
-        sound = core.step_voice(begin)
-        end = self.clock()
+        sound = core.step_voice(end)
         if sound.chunks:
-            costs.observe_voice(sound.chunks, end - begin)
-            self.telemetry.codec(end - begin)
+            self.telemetry.codec(self.clock() - end)
         self._deliver()
+        if sound.chunks:
+            costs.observe_voice(sound.chunks, self.clock() - end)
         self._is_resting = not (tokens.rows or tokens.prompt_tokens or sound.chunks)
         self.telemetry.occupy(core.occupancy())
         for what, number in core.incidents().items():

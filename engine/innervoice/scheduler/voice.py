@@ -12,6 +12,7 @@ from innervoice.scheduler.jobs import NOBODY, Jobs, Phase, Places
 from innervoice.scheduler.settings import SchedulerSettings
 
 _WAITING = int(Phase.WAITING)
+_SPLIT_SHARE = 0.1  # of what the calls of a split one cost, how much more they may cost
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ def plan_voice(jobs: Jobs, costs: LearnedCosts, settings: SchedulerSettings, now
     First sound and sound that runs out are made at once; beside a first sound, only what would else come too late. Other chunks
     wait while a first sound is in the making, and until there are so many that a call's own cost no longer counts; then so many
     are made as take about a step, or twice as long as one of them. They come along with others where they cost next to nothing.
+    Where several calls take no longer than one, those in need are made in several, who would be late before first sounds.
     """
     places = jobs.places
     ready = places[jobs.chunks_ready[places] > 0]
@@ -44,7 +46,7 @@ def plan_voice(jobs: Jobs, costs: LearnedCosts, settings: SchedulerSettings, now
     latest_s[first] = -math.inf
     due = (latest_s <= now) | (now - jobs.served_s[ready] > settings.starve_s)
     num_due = int(np.count_nonzero(due))
-    order = np.lexsort((latest_s, ~due))
+    order = np.lexsort((latest_s, np.where(due, first, 2)))
     if idle or (_pays(costs, num, settings) and not _first_is_near(jobs, places)):
         patience_s = max(step_s, 2 * costs.voice.estimate(1), costs.voice.estimate(num_due))
         size = max(num_due, costs.voice.most_within(patience_s, num))
@@ -52,7 +54,16 @@ def plan_voice(jobs: Jobs, costs: LearnedCosts, settings: SchedulerSettings, now
         size = max(num_due, costs.voice.most_within(costs.voice.estimate(num_due) * (1 + settings.plateau), num))
     else:
         return VoicePlan(NOBODY, float(np.min(latest_s)))
-    return VoicePlan(ready[order][:size])
+    return VoicePlan(ready[order][: _undivided(costs, size)])
+
+
+def _undivided(costs: LearnedCosts, size: int) -> int:
+    """How many of so many chunks one call makes: fewer where that costs nothing, because none is heard before all are made."""
+    voice = costs.voice
+    few = voice.most_within(2 * voice.estimate(1), size)
+    if 0 < few < size and voice.estimate(size) >= (1 - _SPLIT_SHARE) * size / few * voice.estimate(few):
+        return few
+    return size
 
 
 def _first_is_near(jobs: Jobs, places: Places) -> bool:
