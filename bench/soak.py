@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench.record import Record, device_name, parser, report
 
-from innervoice import Engine, Sampling, Schedule, Text
+from innervoice import Engine, Sampling, Schedule, SteadySettings, Text
 
 SCHEDULE = Schedule.preset("stitch_s", transcript_budget=3, speech_budget=5, reflection_budget=3)
 TENTHS = 10
@@ -54,7 +54,9 @@ def records(args: argparse.Namespace) -> Iterator[Record]:
     size = max(1, args.sessions // TENTHS)
     memory: list[int] = []
     rates: list[float] = []
-    with Engine.from_pretrained(args.model, device=args.device, max_sessions=args.callers + 1) as engine:
+    steady = SteadySettings(look_back=args.look_back, steps=args.solver_steps)
+    load = {"device": args.device, "streaming": steady, "max_sessions": args.callers + 1}
+    with Engine.from_pretrained(args.model, **load) as engine:
         for tenth in range(TENTHS):
             begin = time.process_time()
             asyncio.run(_crowd(engine, range(tenth * size, (tenth + 1) * size), args.callers, args.tokens))
@@ -67,7 +69,7 @@ def records(args: argparse.Namespace) -> Iterator[Record]:
     common = {
         "device": device_name(args.device),
         "dtype": "as stored",
-        "shape": f"{TENTHS * size} sessions, {args.callers} at once",
+        "shape": f"{TENTHS * size} sessions, {args.callers} at once, look-back {steady.look_back}, {steady.steps} solver steps",
     }
     yield Record(
         name="soak: resident memory, last tenth over second",
@@ -96,6 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made.add_argument("--sessions", type=int, default=None, help="in all; default 10000")
     made.add_argument("--callers", type=int, default=32, help="sessions that are open at once")
     made.add_argument("--tokens", type=int, default=8, help="tokens of a reply")
+    made.add_argument("--look-back", type=int, default=SteadySettings.look_back, help="mel frames that the flow sees again")
+    made.add_argument("--solver-steps", type=int, default=SteadySettings.steps, help="steps of the flow's solver")
     args = made.parse_args(arguments)
     args.sessions = args.sessions or (40 if args.quick else 10_000)
     report(records(args), args.json)

@@ -339,6 +339,7 @@ class World:
         **core: Any,
     ) -> None:
         self.now = 100.0
+        self.tracer = Tracer(lambda: round(1e9 * self.now))
         self.runner: Any = runner or ScriptedRunner(num_pages, steady=steady)
         self.voice = ScriptedVoice(max_rows)
         self.pool = PagePool(num_pages, PAGE)
@@ -347,15 +348,19 @@ class World:
         if stepped:
             stepper: Any = ScriptedStepper(self.runner, max_rows, max_model_len)
             core["stepping"] = Stepping(stepper, FREE)
-        self.core = Core(self.runner, self.pool, Letters(), self.voice, Tracer(), **core)  # type: ignore[arg-type]
+        self.core = Core(self.runner, self.pool, Letters(), self.voice, self.tracer, **core)  # type: ignore[arg-type]
         self.told: dict[str, Told] = {}
         self.requests: dict[str, Request] = {}
         self._step_s, self._voice_s = step_s, voice_s
 
-    def submit(self, reply_id: str, prompt: Sequence[int], schedule: Program, seed: int = 0, **request: Any) -> None:
+    def request(self, reply_id: str, prompt: Sequence[int], schedule: Program, seed: int = 0, **request: Any) -> Request:
+        """A greedy one, of 40 tokens at most where nothing else is said."""
         sampling = Sampling(temperature=0.0, top_k=0, top_p=1.0, seed=seed, max_new_tokens=request.pop("most", 40))
         sampling = replace(sampling, **request.pop("sampling", {}))
-        made = Request(reply_id, tuple(prompt), schedule, sampling, self.now, **{"is_live": True} | request)
+        return Request(reply_id, tuple(prompt), schedule, sampling, self.now, **{"is_live": True} | request)
+
+    def submit(self, reply_id: str, prompt: Sequence[int], schedule: Program, seed: int = 0, **request: Any) -> None:
+        made = self.request(reply_id, prompt, schedule, seed, **request)
         self.core.submit(made, self.now)
         self.requests[reply_id] = made
         self.told[reply_id] = Told()
@@ -383,11 +388,16 @@ class World:
         self.now = min(max(self.core.wake_s, self.now + 0.001), self.now + 0.5)
         return False
 
+    @property
+    def has_work(self) -> bool:
+        """Whether anything is left to do."""
+        return self.core.has_work
+
     def run(self, most: int = 5000) -> None:
         """Until nothing is left to do."""
         for _ in range(most):
             self.drain()
-            if not self.core.has_work:
+            if not self.has_work:
                 return
             self.step()
         raise AssertionError(f"no end after {most} steps: {self.core.replies.waiting.keys()} {self.core.replies.active.keys()}")

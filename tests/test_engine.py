@@ -430,7 +430,7 @@ def test_trace_shows_every_stage(engine: Engine, assets_dir: Path, tmp_path: Pat
     with engine.trace(tmp_path / "trace.json"):
         engine.generate(assets_dir / "question.wav", sampling=greedy(20))
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
-    assert {"speech_tokenizer", "forward", "sample", "voice step", "decode reply", "admit"} <= {e["name"] for e in events}
+    assert {"speech_tokenizer", "forward", "sample", "voice step", "decode reply", "admitted"} <= {e["name"] for e in events}
     assert all({"name", "ph", "ts", "pid", "tid"} <= e.keys() for e in events)
     with pytest.raises(OSError, match="cannot be written"), engine.trace(tmp_path / "no" / "trace.json"):
         pass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 from scripted_core import MUTE, NAN, POISON, World, program
+from served_core import Served
 
 from innervoice.errors import OutOfCapacity
 from innervoice.schedule import Schedule, Segment
@@ -27,8 +28,11 @@ PROGRAMS = [THINKS, SPEAKS]
 prompts = st.lists(st.integers(0, 20), min_size=1, max_size=30)
 
 
+_World = TypeVar("_World", bound=World)
+
+
 class Lives(RuleBasedStateMachine):
-    """Replies and dialogues that begin, are cancelled, cut, starved, poisoned and forked while the clock jumps."""
+    """Replies and dialogues that begin, are cancelled, cut, starved, poisoned, forked, while readers die and the clock jumps."""
 
     stepped = False
 
@@ -46,20 +50,25 @@ class Lives(RuleBasedStateMachine):
         preempt=st.sampled_from(["recompute", "swap"]),
         waiting=st.sampled_from([None, 3]),
         share=st.booleans(),
+        patience=st.sampled_from([None, 3.0]),
     )
-    def begin(self, pages: int, rows: int, policy: str, preempt: str, waiting: int | None, share: bool) -> None:
+    def begin(
+        self, pages: int, rows: int, policy: str, preempt: str, waiting: int | None, share: bool, patience: float | None
+    ) -> None:
         self.world = self.make_world(
             self.stepped,
+            Served,
             num_pages=pages,
             max_rows=rows,
             settings={"policy": policy, "fixed_hidden": 5},
             preempt=preempt,
             max_waiting=waiting,
             share_prefixes=share,
+            reader_timeout_s=patience,
         )
 
-    def make_world(self, stepped: bool, **options: Any) -> World:
-        return World(max_model_len=80, steady=False, stepped=stepped, **options)
+    def make_world(self, stepped: bool, kind: type[_World], **options: Any) -> _World:
+        return kind(max_model_len=80, steady=False, stepped=stepped, **options)
 
     def _name(self) -> str:
         self.number += 1
@@ -141,6 +150,7 @@ class Lives(RuleBasedStateMachine):
     def interrupt(self, data: st.DataObject, cut: Any, keep: Any, played: float) -> None:
         session = data.draw(st.sampled_from(sorted(self.sessions)))
         core = self.world.core
+        self.world.worker.call(lambda core: None)  # a cancellation on its way comes first
         dialogue = core.dialogues.known(session)
         busy, before = dialogue.busy, list(dialogue.row.ids)
         told = None if played > 6 else min(played, dialogue.last.playback.sent_s if dialogue.last else 0.0)
@@ -148,15 +158,14 @@ class Lives(RuleBasedStateMachine):
             with pytest.raises(ValueError, match="has not replied"):
                 core.dialogues.interrupt(session, self.world.now, told, cut, keep)
             return
-        heard = core.dialogues.interrupt(session, self.world.now, told, cut, keep)
+        heard = self.world.worker.interrupt(lambda core: core.dialogues.interrupt(session, self.world.now, told, cut, keep))
         row = dialogue.row
         assert dialogue.busy is None and heard.history_tokens == len(row.ids) - dialogue.draft
         assert Counter(row.ids) - Counter(before) == Counter()
         assert row.num_cached <= len(row.ids) and (cut == "speech" or heard.unheard_text_tokens == 0)
-        self.world.drain()
         if busy is not None:
-            done = self.world.told[busy].done
-            assert done is not None and done.finish_reason == "interrupted"
+            reader = self.world.readers[busy]
+            assert [done.finish_reason for done in reader.ends] == ["interrupted"] and reader.outlet.num_unread == 1
 
     @precondition(lambda self: self.sessions)
     @rule(data=st.data())
@@ -172,17 +181,23 @@ class Lives(RuleBasedStateMachine):
             del self.sessions[session]
 
     @precondition(lambda self: self.world.told)
-    @rule(data=st.data(), what=st.sampled_from(["cancel", "block", "free", "ack"]))
+    @rule(data=st.data(), what=st.sampled_from(["cancel", "rest", "read", "ack"]))
     def disturb(self, data: st.DataObject, what: str) -> None:
         name = data.draw(st.sampled_from(sorted(self.world.told)))
-        core = self.world.core
-        if what == "cancel":
-            core.cancel(name)
-        elif what in ("block", "free"):
-            core.replies.set_blocked(name, what == "block")
-        elif (session := self.world.requests[name].session_id) in self.sessions:
+        core, reader = self.world.core, self.world.readers[name]
+        if what == "cancel" and reader.stream is not None:
+            reader.stream.cancel()
+        elif what in ("rest", "read"):
+            reader.reads = what == "read"
+        elif what == "ack" and (session := self.world.requests[name].session_id) in self.sessions:
             with suppress(ValueError):
                 core.dialogues.acknowledge(session, self.world.now, data.draw(st.floats(-1, 5)), name)
+
+    @precondition(lambda self: any(not reader.is_dead for reader in self.world.readers.values()))
+    @rule(data=st.data(), how=st.sampled_from(["dropped", "thread", "loop"]))
+    def reader_dies(self, data: st.DataObject, how: str) -> None:
+        name = data.draw(st.sampled_from(sorted(name for name, reader in self.world.readers.items() if not reader.is_dead)))
+        self.world.readers[name].die(how, self.world.told[name])
 
     @rule(steps=st.integers(1, 12))
     def go_on(self, steps: int) -> None:
@@ -202,30 +217,31 @@ class Lives(RuleBasedStateMachine):
         if not hasattr(self, "world"):
             return
         world = self.world
-        for name in world.told:
-            world.core.replies.set_blocked(name, False)
+        for reader in world.readers.values():
+            reader.reads = True
         world.run()
         world.core.check_integrity()
         for session in self.sessions:
             world.core.dialogues.close(session)
         assert world.pool.num_available == world.pool.num_pages, "pages leak"
-        assert len(world.core.ledger) == 0 and world.voice.num_open == 0
-        for name, told in world.told.items():
-            assert told.done is not None, f"{name} never ended"
-            reason, error = told.done.finish_reason, told.done.error
+        assert len(world.core.ledger) == 0 and world.voice.num_open == 0 and not world.worker._outlets
+        for name, reader in world.readers.items():
+            (done,) = reader.ends
+            reason, error = done.finish_reason, done.error
             assert (reason == "error") == (error is not None)
-            if reason == "error":
-                assert error is not None
-                known = (self.poisoned.get(name, "-"), "this voice broke", "pages is full")
+            if error is not None:
+                known = (self.poisoned.get(name, "-"), "this voice broke", "pages is full", "nobody read this reply for 3 s")
                 assert any(why in error for why in known), error
-            if name in self.histories and reason in ("stop", "length"):
-                self._again(name)
+            if not reader.is_dead:
+                assert world.told[name].done is done
+                if name in self.histories and reason in ("stop", "length"):
+                    self._again(name)
 
     def _again(self, name: str) -> None:
         """Alone in a core of its own, with the budgets that it came to have, a reply is the same."""
         told, request = self.world.told[name], self.world.requests[name]
         assert told.done is not None
-        alone = self.make_world(False, num_pages=64, max_rows=1)
+        alone = self.make_world(False, World, num_pages=64, max_rows=1)
         caps, most = told.done.usage.reflection_caps, request.sampling.max_new_tokens
         seed = request.sampling.seed or 0
         alone.submit("again", self.histories[name], request.program, seed, caps=caps, most=most, is_live=False)

@@ -118,7 +118,7 @@ class Scripted:
             self.now += 1
             self.most = max(self.most, self.now)
         made = Stream("r", RATE, lambda: None)
-        made.record = {"kind": "request"}
+        made.make_record = lambda: {"kind": "request"}
         threading.Thread(target=self._reply, args=(made,), daemon=True).start()
         return made
 

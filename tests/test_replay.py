@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from innervoice import AudioChunk, Engine, Ids, Sampling, Schedule, Text
+from innervoice import AudioChunk, Engine, Ids, Sampling, Schedule, Session, Text
 from innervoice.cli import main
 from innervoice.eventlog import EventLog, Line, write_events
 from innervoice.outlet import deliver
 from innervoice.recording import Recording, crc32
 from innervoice.replay import replay
 from innervoice.stream import Stream
-from innervoice.types import Event
+from innervoice.types import Event, Heard
 
 SCHEDULE = Schedule.preset("stitch_s", transcript_budget=3, speech_budget=8, reflection_budget=6)
 Made = tuple[list[Line], list[Event]]
@@ -127,7 +127,79 @@ def test_a_recording_of_another_model_is_refused(engine: Engine, whole: Made, tm
         replay(engine, replace(kept, model="feed"))
 
 
-def test_a_turn_of_a_session_is_refused(whole: Made, tmp_path: Path) -> None:
+def turn(
+    session: Session, prompt: str | None, look: Callable[[Event], object] = lambda event: None, **request: Any
+) -> list[Line]:
+    """The event log of a turn, whose events somebody looks at as they come."""
+    log = EventLog()
+    request = {"schedule": SCHEDULE, "sampling": SAMPLING} | request
+    stream = session.reply(None if prompt is None else Text(prompt), **request)
+    lines = [stream.record or {}]
+    for event in stream:
+        lines += log.feed(event)
+        look(event)
+    return lines
+
+
+def is_remade(engine: Engine, folder: Path, lines: list[Line]) -> Recording:
+    kept = recording(folder, json.loads(json.dumps(lines)))
+    made = replay(engine, kept)
+    assert made.mismatch is None and made.num_tokens >= len(kept.tokens) > 0 and made.num_samples >= kept.num_samples
+    return kept
+
+
+@pytest.mark.parametrize("weight", [pytest.param(1.0, marks=pytest.mark.slow), 3.0])
+def test_turns_are_made_again_with_their_history(engine: Engine, tmp_path: Path, weight: float) -> None:
+    """Listeners in real time, so that the caps that were granted count; what was thought before weighs on, where it is to."""
+    schedule = replace(SCHEDULE, reflection_weight=weight)
+    with engine.open_session(schedule=schedule) as session:
+        session.inject("think twice")
+        logs = [turn(session, text, schedule=schedule, realtime=True) for text in ("hello", "tell me more", "why is that so?")]
+    kept = [is_remade(engine, tmp_path, lines) for lines in logs]
+    assert [len(one.history.ids) > 0 for one in kept if one.history] == [False, True, True]
+    assert kept[0].schedule.prologue and not kept[1].schedule.prologue and kept[2].num_samples > 0
+    last = kept[2].history
+    assert last is not None and len(last.weights) == 3 and set(last.replies) == {0, 1, 2}
+    other = replace(last, ids=[10] * len(last.ids), weights=[0.0] * 3)
+    assert replay(engine, replace(kept[2], history=other)).mismatch is not None, "the history counts for nothing"
+
+
+@pytest.mark.parametrize(("cut", "reflection"), [
+    ("speech", "keep"), ("transcript", "drop"),
+    pytest.param("speech", "drop", marks=pytest.mark.slow), pytest.param("transcript", "keep", marks=pytest.mark.slow),
+])  # fmt: skip
+def test_turns_around_an_interruption_are_made_again(engine: Engine, tmp_path: Path, cut: Any, reflection: Any) -> None:
+    long, heard = replace(SAMPLING, max_new_tokens=400), list[Heard]()
+    with engine.open_session() as session:
+
+        def interrupt(event: Event) -> None:
+            if isinstance(event, AudioChunk) and event.start > 0 and not heard:
+                heard.append(session.interrupt(600, cut=cut, reflection=reflection))
+
+        turn(session, "hello", realtime=True)
+        broken = turn(session, "go on", interrupt, sampling=long, realtime=True)
+        after = turn(session, "what was that?", realtime=True)
+    assert heard[0].speech_tokens > 0
+    assert is_remade(engine, tmp_path, broken).reason == "interrupted"
+    kept = is_remade(engine, tmp_path, after)
+    assert kept.history is not None and len(kept.history.ids) == heard[0].history_tokens
+
+
+@pytest.mark.parametrize("num_read", [12, *(pytest.param(num, marks=pytest.mark.slow) for num in (3, 4, 5, 30))])
+def test_the_rest_of_a_reply_that_was_cut_out_is_made_again(engine: Engine, tmp_path: Path, num_read: int) -> None:
+    long = replace(SAMPLING, max_new_tokens=60)
+    with engine.open_session() as session:
+        first = session.reply(Text("hello"), schedule=SCHEDULE, sampling=long, realtime=True).bounded(num_read)
+        next(first)
+        with session.fork() as twin:
+            lines = turn(twin, None, realtime=True)
+        first.cancel()
+    kept = is_remade(engine, tmp_path, lines)
+    assert kept.history is not None and kept.history.paused is not None and kept.prompt_ids == ()
+    assert kept.history.paused.num_tokens + len(kept.tokens) == 60
+
+
+def test_a_turn_without_its_history_is_refused(whole: Made, tmp_path: Path) -> None:
     lines, _ = whole
     with pytest.raises(ValueError, match="a turn of a session"):
         recording(tmp_path, [lines[0] | {"is_turn": True}, *lines[1:]])
@@ -160,7 +232,7 @@ def test_what_is_no_event_log_is_refused(tmp_path: Path, content: str, message: 
 
 
 def test_from_the_command_line(
-    tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    engine: Engine, tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     words = ["--model", str(tiny_dir), "--device", "cpu", "--dtype", "float32", "--streaming", "steady", "--seed", "7"]
@@ -172,6 +244,11 @@ def test_from_the_command_line(
     assert Path("again.wav").read_bytes() == Path("reply.wav").read_bytes()
     lines = [json.loads(line) for line in Path("events.jsonl").read_text().splitlines()]
     assert lines[0]["engine"]["model"] == str(tiny_dir) and Ids(lines[0]["prompt_ids"]).ids
+    with engine.open_session() as session:
+        turns = [turn(session, text) for text in ("hello", "tell me more")]
+    write_events("turn.jsonl", turns[1])
+    assert main(["replay", "turn.jsonl", "--model", str(tiny_dir), "--device", "cpu", "--dtype", "float32"]) == 0
+    assert capsys.readouterr().out.startswith("the same: 40 tokens, ")
     lines[0]["sampling"]["seed"] = 8
     write_events("other.jsonl", lines)
     assert main(["replay", "other.jsonl"]) == 2

@@ -321,6 +321,8 @@ def test_listeners_wait_for_a_machine_that_is_full() -> None:
     full = costs(row_s=0.25e-3)  # 18.75 * 200 * 0.25e-3 = 0.94 of the time, and the codec
     assert plan_step(jobs, full, SchedulerSettings(), 0.0, 10_000).admit == []
     assert len(plan_step(jobs, full, SchedulerSettings(policy="fcfs"), 0.0, 10_000).admit) == 1
+    jobs.is_blocked[:100] = True  # replies whose readers do not read keep nobody waiting
+    assert len(plan_step(jobs, full, SchedulerSettings(), 0.0, 10_000).admit) == 1
 
 
 def test_prompts_are_fed_in_pieces_that_listeners_can_spare() -> None:

@@ -217,6 +217,30 @@ def test_a_task_that_was_cancelled_lets_go() -> None:
     assert outlet.is_abandoned
 
 
+def test_a_loop_that_was_closed_lets_go_at_the_next_event() -> None:
+    """Without the garbage collector, which may not come by for as long as the reply is paused and holds its pages."""
+
+    async def read_one(own: Stream) -> None:
+        await anext(own)
+
+    def wait_and_close() -> Outlet:
+        made, loop = stream(), asyncio.new_event_loop()
+        loop.set_exception_handler(lambda *_: None)  # it says that a task was left waiting
+        loop.create_task(read_one(made))
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+        return made.outlet
+
+    gc.disable()
+    try:
+        outlet = wait_and_close()
+        assert len(outlet._waiters) == 1 and not outlet.is_abandoned
+        deliver([(outlet, [text(0)])])
+        assert outlet.is_abandoned
+    finally:
+        gc.enable()
+
+
 def test_waiting_with_a_timeout_loses_nothing() -> None:
     async def main() -> list[int]:
         made, seen = stream(), []

@@ -51,7 +51,12 @@ def test_tokens_are_the_host_s() -> None:
 
 
 @pytest.mark.parametrize(
-    "to", [Quantization("int4"), *(pytest.param(Quantization(name), marks=pytest.mark.long) for name in ("int8", "fp8"))], ids=str
+    "to",
+    [
+        pytest.param(Quantization("int4"), marks=pytest.mark.slow),
+        *(pytest.param(Quantization(name), marks=pytest.mark.long) for name in ("int8", "fp8")),
+    ],
+    ids=str,
 )
 def test_tokens_of_quantised_weights_are_the_host_s(to: Quantization) -> None:
     hold(REPLIES[:2], steps=4, to=to)

@@ -49,7 +49,9 @@ class Interpreted(Stepper):
             return super().warmup(weighted)
 
 
-def make_world(model: Transformer, stepped: bool, num_pages: int = 64, max_rows: int = 4, **options: Any) -> World:
+def make_world(
+    model: Transformer, stepped: bool, num_pages: int = 64, max_rows: int = 4, kind: type[World] = World, **options: Any
+) -> World:
     """A world whose model is real."""
     options = {"max_model_len": 80} | options
     runner = Runner(model, num_pages, PAGE, Tracer(), backend="plain")
@@ -57,7 +59,7 @@ def make_world(model: Transformer, stepped: bool, num_pages: int = 64, max_rows:
         with use("triton"):
             stepper = Interpreted(model, runner.kv, max_rows=max_rows, max_model_len=options["max_model_len"], num_caps=4)
         options["stepping"] = Stepping(stepper, FREE)
-    return World(num_pages, max_rows, runner=runner, **options)
+    return kind(num_pages, max_rows, runner=runner, **options)
 
 
 def compare(worlds: tuple[World, World]) -> None:
@@ -206,8 +208,8 @@ class SmallLives(Lives):
     model = small_model(vocabulary=VOCABULARY)
     model.weights.embedding[NAN] = torch.nan  # type: ignore[index]
 
-    def make_world(self, stepped: bool, **options: Any) -> World:
-        return make_world(self.model, stepped, **options)
+    def make_world(self, stepped: bool, kind: Any, **options: Any) -> Any:
+        return make_world(self.model, stepped, kind=kind, **options)
 
 
 @pytest.mark.long

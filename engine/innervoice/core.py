@@ -13,6 +13,7 @@ from torch import Tensor
 
 from innervoice.batch import Row
 from innervoice.blocks import PagePool
+from innervoice.dialogue import Export
 from innervoice.isolation import forward_apart
 from innervoice.replies import NO_NUMBERS, Preempt, Replies
 from innervoice.runner import Runner
@@ -117,9 +118,12 @@ class Core:
         """Dialogues, and single replies that run."""
         return self.replies.num_rows
 
-    def submit(self, request: Request, now: float | None = None) -> None:
-        """Queue a request. Raises ValueError for a turn whose dialogue is busy, gone, or too long with it; OutOfCapacity."""
-        self.replies.submit(request, request.submitted_s if now is None else now)
+    def submit(self, request: Request, now: float | None = None) -> Export | None:
+        """Queue a request -> the history that a turn finds. Raises ValueError for a turn whose dialogue is busy, gone, or too
+
+        long with it; OutOfCapacity.
+        """
+        return self.replies.submit(request, request.submitted_s if now is None else now)
 
     def cancel(self, reply_id: str, reason: FinishReason = "cancelled", error: str | None = None) -> None:
         """End a reply now; its pages are free and its Done is next. Unknown and ended replies are left alone."""
@@ -158,7 +162,8 @@ class Core:
         plan = plan_step(jobs, costs, settings, now, self.pool.num_available)
         if plan.preempt and self.replies.settle():  # pages are taken from nobody who is not what he was thought to be
             plan = plan_step(jobs, costs, settings, now, self.pool.num_available)
-        self._trace_plan(plan)
+        if self._tracer.enabled:
+            self.replies.trace.planned(plan, self.ledger, settings, self.pool.num_available, now)
         return plan
 
     def _forward(self, part: _Part) -> tuple[list[Running], Tensor]:
@@ -206,6 +211,8 @@ class Core:
         keys = [key for key, _ in ready if self.replies.active[key].place in chosen]
         if not keys:
             return Work()
+        if self._tracer.enabled:
+            self.replies.trace.chosen([self.replies.active[key] for key in keys], now)
         for reply_id, samples, is_last in self._voice.step(keys):
             running = self.replies.active[reply_id]
             if reply_id in self._voice.errors:
@@ -266,6 +273,8 @@ class Core:
     def drain(self, now: float) -> list[Event]:
         """Events made since the last call, in order, ready at `now`."""
         made, self.replies.outbox = self.replies.outbox, []
+        if self._tracer.enabled:
+            return [self._traced(make(now), now) for make in made]
         return [make(now) for make in made]
 
     def check_integrity(self) -> None:
@@ -378,7 +387,7 @@ class Core:
                 if entry.device_row is not None:
                     caps[place] = cap
                     continue
-                entry.grant(cap)
+                self.replies.grant(entry, cap)
                 if entry.cursor.forced is not None:
                     self.replies.emit_forced(entry)
                     self.ledger.update(entry)
@@ -416,17 +425,6 @@ class Core:
             assert d == 0, "a token takes at most one discarded draw"
             self._draw([active[i] for i in again], logits[again], d=1)
 
-    def _trace_plan(self, plan: StepPlan) -> None:
-        if not self._tracer.enabled or not (len(plan.decode) or plan.prefill or plan.admit or plan.preempt):
-            return
-        caps = plan.caps.tolist()
-        self._tracer.instant(
-            "plan",
-            decode=len(plan.decode),
-            prefill=sum(num for _, num in plan.prefill),
-            admit=len(plan.admit),
-            preempt=len(plan.preempt),
-            waiting=len(self.replies.waiting),
-            least_cap=min(caps, default=0),
-            most_cap=max(caps, default=0),
-        )
+    def _traced(self, event: Event, now: float) -> Event:
+        self.replies.trace.told(event, now)
+        return event

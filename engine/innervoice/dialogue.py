@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -66,7 +67,7 @@ class Export:
 
     model: str
     ids: list[int]
-    roles: list[int]
+    roles: Sequence[int]
     replies: list[int]
     weights: list[float]
     paused: Paused | None = None
@@ -75,8 +76,7 @@ class Export:
     @classmethod
     def of(cls, row: Row, paused: Paused | None, model: str, num_tokens: int) -> Export:
         """Copies the first tokens of a row."""
-        roles = [int(role) for role in row.roles[:num_tokens]]
-        return cls(model, row.ids[:num_tokens], roles, row.replies[:num_tokens], list(row.weights), paused)
+        return cls(model, row.ids[:num_tokens], row.roles[:num_tokens], row.replies[:num_tokens], list(row.weights), paused)
 
     def fill(self, row: Row) -> None:
         """Put the tokens into an empty row."""
@@ -84,9 +84,22 @@ class Export:
         for token, role, reply in zip(self.ids, self.roles, self.replies, strict=True):
             row.append(token, Role(role), reply)
 
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self) | {"roles": [int(role) for role in self.roles]}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Export:
+        """What `to_dict` gave. Raises KeyError, TypeError."""
+        paused = values["paused"]
+        if paused is not None:
+            sampling = paused["sampling"] | {"stop_token_ids": tuple(paused["sampling"]["stop_token_ids"])}
+            paused = Paused(**paused | {"sampling": Sampling(**sampling)})
+        return cls(**{f.name: values[f.name] for f in fields(cls)} | {"paused": paused})
+
     def to_bytes(self) -> bytes:
         """A line that says what it is, a line with the checksum of the rest, and JSON."""
-        body = json.dumps(asdict(self)).encode()
+        body = json.dumps(self.to_dict()).encode()
         return b"\n".join((FORMAT.encode(), hashlib.sha256(body).hexdigest().encode(), body))
 
     @classmethod
@@ -101,9 +114,4 @@ class Export:
         values = json.loads(body)
         if values["model"] != model:
             raise ValueError("restore: the session was exported from another model; its ids mean nothing to this one")
-        if values["paused"] is not None:
-            sampling = Sampling(
-                **{**values["paused"]["sampling"], "stop_token_ids": tuple(values["paused"]["sampling"]["stop_token_ids"])}
-            )
-            values["paused"] = Paused(**{**values["paused"], "sampling": sampling})
-        return cls(**{f.name: values[f.name] for f in fields(cls)})
+        return cls.from_dict(values)

@@ -178,7 +178,7 @@ class Engine:
         intake = self._loaded.intake
         made = intake.request(prompt, RequestOptions().changed(**request), submitted_s)
         stream = self._worker.submit(made, made.output_rate or intake.sample_rate)
-        stream.record = request_line(made, self.model_id)
+        stream.make_record = partial(request_line, made, self.model_id)
         return stream
 
     def astream(self, prompt: Prompt, **request: Any) -> Stream:

@@ -185,8 +185,17 @@ def _resume(waiters: Waiters) -> None:
     for waiter in waiters:
         by_loop.setdefault(waiter.get_loop(), []).append(waiter)
     for loop, theirs in by_loop.items():
-        with suppress(RuntimeError):  # the loop was closed, and its readers with it
+        try:
             loop.call_soon_threadsafe(_set_all, theirs)
+        except RuntimeError:
+            _let_go(theirs)
+
+
+def _let_go(waiters: Waiters) -> None:
+    """Their loop was closed while they waited: each future and the task behind it hold each other, and the task its stream."""
+    for waiter in waiters:
+        with suppress(RuntimeError):
+            waiter.cancel()
 
 
 def _set_all(waiters: Waiters) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from innervoice.dialogue import Export
 from innervoice.running import Request
 from innervoice.schedule import Schedule
 from innervoice.types import OutputFormat, Pcm16, Samples, Sampling
@@ -19,8 +20,8 @@ from innervoice.types import OutputFormat, Pcm16, Samples, Sampling
 Line = dict[str, Any]
 
 
-def request_line(request: Request, model: str) -> Line:
-    """The line that an event log begins with. model: the fingerprint of what the ids mean."""
+def request_line(request: Request, model: str, history: Export | None = None) -> Line:
+    """The line that an event log begins with. model: the fingerprint of what the ids mean. history: what a turn found."""
     return {
         "kind": "request",
         "prompt_ids": list(request.prompt_ids),
@@ -31,7 +32,7 @@ def request_line(request: Request, model: str) -> Line:
         "output_format": request.output_format,
         "is_turn": request.session_id is not None,
         "model": model,
-    }
+    } | ({} if history is None else {"history": replace(history, model=model).to_dict()})
 
 
 def crc32(pcm: Samples | Pcm16) -> int:
@@ -63,7 +64,8 @@ class Recording:
     """An event log that can be made again.
 
     reflection_caps: as they came to be, from the usage; without a usage those of the request. engine: how the engine was loaded.
-    reason: None when the log breaks off.
+    reason: None when the log breaks off. history: of the session that the reply is a turn of, as it was before, None for a single
+    reply.
     """
 
     prompt_ids: tuple[int, ...]
@@ -77,6 +79,7 @@ class Recording:
     chunks: tuple[Chunk, ...]
     reason: str | None
     engine: Mapping[str, Any] = field(default_factory=dict)
+    history: Export | None = None
 
     @property
     def num_samples(self) -> int:
@@ -92,8 +95,8 @@ class Recording:
         if not lines or lines[0].get("kind") != "request":
             raise ValueError(f"{path} does not begin with a request: it was written by an older version, or cut at its beginning")
         head, done = lines[0], [line for line in lines if line["kind"] == "done"]
-        if head["is_turn"]:
-            raise ValueError(f"{path} is a turn of a session, whose history is not in it: export the session instead")
+        if head["is_turn"] and head.get("history") is None:
+            raise ValueError(f"{path} is a turn of a session, whose history is not in it: it was written by an older version")
         try:
             sampling = Sampling(**head["sampling"] | {"stop_token_ids": tuple(head["sampling"]["stop_token_ids"])})
             caps = (done[-1]["usage"]["reflection_caps"] if done else ()) or head["reflection_caps"]
@@ -111,6 +114,7 @@ class Recording:
                 ),
                 reason=done[-1]["reason"] if done else None,
                 engine=head.get("engine", {}),
+                history=Export.from_dict(head["history"]) if head["is_turn"] else None,
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path} is no event log of this version: {error}") from error

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from innervoice.dialogue import Paused
 from innervoice.engine import Engine
 from innervoice.recording import Recording, Token, crc32
-from innervoice.types import AudioChunk, Done, Event, Ids, Pcm16, Samples, TokenEvent
+from innervoice.schedule import Cursor, Schedule, make_cursor
+from innervoice.stream import Stream
+from innervoice.types import AudioChunk, Done, Event, Ids, Pcm16, Samples, Sampling, TokenEvent
 
 CUT = ("cancelled", "interrupted", None)  # ends that came from outside, between any two tokens
 
@@ -53,25 +57,50 @@ def replay(engine: Engine, recording: Recording) -> Replayed:
 
 def _events(engine: Engine, recording: Recording) -> Iterator[Event]:
     """The events of the reply, made again until it ends as it did, or has come as far as it did."""
-    sampling = recording.sampling
-    if recording.reason in ("timeout", "error"):  # these take no more tokens, and voice what they have
-        sampling = replace(sampling, max_new_tokens=max(1, len(recording.tokens)))
     num_tokens = num_samples = 0
-    with engine.stream(
-        Ids(recording.prompt_ids),
-        schedule=recording.schedule,
-        sampling=sampling,
-        reflection_caps=recording.reflection_caps,
-        output_rate=recording.output_rate,
-        output_format=recording.output_format,
-        realtime=False,
-    ) as stream:
+    with _again(engine, recording) as stream:
         for event in stream:
             yield event
             num_tokens += len(event.ids) if isinstance(event, TokenEvent) else 0
             num_samples += len(event.pcm) if isinstance(event, AudioChunk) else 0
             if recording.reason in CUT and num_tokens >= len(recording.tokens) and num_samples >= recording.num_samples:
                 return
+
+
+@contextmanager
+def _again(engine: Engine, recording: Recording) -> Iterator[Stream]:
+    """The reply: a single one, a turn after its history, or the rest of a reply that was cut out."""
+    sampling, history = recording.sampling, recording.history
+    num_before = 0 if history is None or history.paused is None or recording.prompt_ids else history.paused.num_tokens
+    if recording.reason in ("timeout", "error"):  # these take no more tokens, and voice what they have
+        sampling = replace(sampling, max_new_tokens=max(1, num_before + len(recording.tokens)))
+    request: dict[str, Any] = {
+        "schedule": recording.schedule,
+        "sampling": sampling,
+        "reflection_caps": recording.reflection_caps,
+        "output_rate": recording.output_rate,
+        "output_format": recording.output_format,
+        "realtime": False,
+    }
+    if history is None:
+        with engine.stream(Ids(recording.prompt_ids), **request) as stream:
+            yield stream
+        return
+    if history.paused is not None and not recording.prompt_ids:
+        history = replace(history, paused=_rest(engine, history.paused, sampling, recording.reflection_caps))
+    with engine.open_session(restore=history.to_bytes()) as session:
+        yield session.reply(Ids(recording.prompt_ids) if recording.prompt_ids else None, **request)
+
+
+def _rest(engine: Engine, paused: Paused, sampling: Sampling, caps: Sequence[int]) -> Paused:
+    """A reply that was cut out, whose reflections, an open one too, are to have the caps that they came to have."""
+    program = engine._loaded.intake.compile(Schedule.from_dict(paused.schedule))
+    cursor = make_cursor(program, state=paused.cursor)
+    if isinstance(cursor, Cursor):
+        cursor.caps = list(caps)
+        if 0 < cursor.num_reflections <= len(caps):
+            cursor.lower_cap(caps[cursor.num_reflections - 1])
+    return replace(paused, sampling=sampling, cursor=cursor.state)
 
 
 def _compare_tokens(recording: Recording, tokens: list[Token]) -> str | None:

@@ -10,11 +10,12 @@ from typing import Literal
 from innervoice.batch import Row
 from innervoice.blocks import OutOfPages, PagePool, PageTable
 from innervoice.codec.audio import Resampler
-from innervoice.dialogue import Dialogue, Paused
+from innervoice.dialogue import Dialogue, Export, Paused
 from innervoice.dialogues import Dialogues
 from innervoice.errors import OutOfCapacity
 from innervoice.ledger import Ledger
 from innervoice.reply_log import ReplyLog
+from innervoice.reply_trace import ReplyTrace
 from innervoice.runner import Runner
 from innervoice.running import Request, Running
 from innervoice.schedule import Emission, make_cursor
@@ -60,6 +61,7 @@ class Replies:
         self.dialogues = Dialogues(self)
         self.stepping = stepping
         self.num_preempted = 0
+        self.trace = ReplyTrace(tracer, self.running)
         self._runner, self._pool, self._voice, self._tracer = runner, pool, voice, tracer
         self._share, self._max_waiting, self._preempt_by = share_prefixes, max_waiting, preempt
         self._codes_per_s = math.inf if voice is None else voice.codes_per_s
@@ -69,8 +71,11 @@ class Replies:
         """Dialogues, and single replies that run."""
         return len(self.dialogues) + sum(r.request.session_id is None for r in self.active.values())
 
-    def submit(self, request: Request, now: float) -> None:
-        """Queue a request. Raises ValueError for a turn whose dialogue is busy, gone, or too long with it; OutOfCapacity."""
+    def submit(self, request: Request, now: float) -> Export | None:
+        """Queue a request -> the history that a turn finds. Raises ValueError for a turn whose dialogue is busy, gone, or too
+
+        long with it; OutOfCapacity.
+        """
         dialogue = None if request.session_id is None else self.dialogues.idle(request.session_id)
         history = 0 if dialogue is None else len(dialogue.row.ids) - dialogue.draft
         self.check_length(history + len(request.prompt_ids))
@@ -83,6 +88,9 @@ class Replies:
             cached, pages = dialogue.row.num_cached, len(dialogue.row.table.pages)
         place = self.ledger.enter(request, now, num_tokens=history + len(request.prompt_ids), num_cached=cached, num_pages=pages)
         self.waiting[request.reply_id] = request, place
+        if self.trace.enabled:
+            self.trace.submitted(request, now)
+        return None if dialogue is None else Export.of(dialogue.row, dialogue.paused, "", history)
 
     def check_room(self, num_coming: int = 0) -> None:
         """Raise OutOfCapacity when no more replies may wait, with so many that are on their way. Any thread may ask."""
@@ -149,7 +157,8 @@ class Replies:
         entry.host_pages = None
         self.ledger.jobs.phase[place] = Phase.PREFILL
         self.ledger.update(entry)
-        self._tracer.instant("admit again", reply=entry.request.reply_id, cached=row.num_cached)
+        if self.trace.enabled:
+            self.trace.admitted(entry, again=True)
 
     def preempt(self, place: int) -> None:
         """Take a reply's pages back; it waits for its turn again."""
@@ -167,7 +176,6 @@ class Replies:
         self.ledger.update(entry)
         self.ledger.jobs.prompt_left[place] = entry.row.num_new
         self.num_preempted += 1
-        self._tracer.instant("preempt", reply=entry.request.reply_id, tokens=len(entry.row.ids))
 
     def _start(self, request: Request, place: int) -> None:
         dialogue = None if request.session_id is None else self.dialogues.known(request.session_id)
@@ -193,7 +201,8 @@ class Replies:
         self.emit_forced(running)
         self.ledger.jobs.phase[place] = Phase.PREFILL
         self.ledger.update(running)
-        self._tracer.instant("admit", reply=request.reply_id, prompt=len(row.ids), cached=row.num_cached)
+        if self.trace.enabled:
+            self.trace.admitted(running)
 
     def _adopt(self, row: Row) -> None:
         if self._share and not row.table.pages:
@@ -264,6 +273,12 @@ class Replies:
                     self.ledger.update(running)
         return last
 
+    def grant(self, running: Running, cap: int) -> None:
+        """Give a reply's open reflection, or its next, a cap."""
+        running.grant(cap)
+        if self._tracer.enabled:
+            self.trace.granted(running, cap)
+
     def _hear(self, running: Running, told: Emitted | None, cap: int | None) -> None:
         """What the device drew for a reply becomes its token."""
         row = running.row
@@ -272,7 +287,9 @@ class Replies:
                 raise Astray("a step of this reply came to nothing on the device, without an end or a page: please report this")
             if told.ending is Ending.REFUSED:
                 raise FloatingPointError(NO_NUMBERS)
-            emission = follow(running, told, cap)
+            if cap is not None:
+                self.grant(running, cap)
+            emission = follow(running, told)
         except (Astray, FloatingPointError) as error:
             running.error = str(error)
             self.stop(running, "error")

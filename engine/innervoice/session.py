@@ -6,6 +6,7 @@ import threading
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -16,6 +17,7 @@ from innervoice.dialogue import Export, Paused
 from innervoice.heard import Behind, Cut
 from innervoice.intake import NO_SPEECH_TOKENIZER, Codes, Intake, RequestOptions
 from innervoice.listening import Listener, ReadsAhead, Utterance
+from innervoice.recording import request_line
 from innervoice.running import Request
 from innervoice.schedule import Schedule, Segment
 from innervoice.stream import Stream
@@ -213,7 +215,9 @@ class Session:
         return self._submit(made)
 
     def _submit(self, request: Request) -> Stream:
-        return self._worker.submit(request, request.output_rate or self._intake.sample_rate)
+        stream = self._worker.submit(request, request.output_rate or self._intake.sample_rate)
+        stream.make_record = partial(request_line, request, self._model, stream.history)
+        return stream
 
     def _with_injected(self, options: RequestOptions) -> RequestOptions:
         """The schedule with what was injected as its first segment, wrapped in open and close where the model has them."""

@@ -203,11 +203,9 @@ class Stepping:
             self.stepper.rows.set_pages(changed)
 
 
-def follow(running: Running, told: Emitted, cap: int | None) -> Emission:
-    """Let the host's cursor take what the device's has emitted, after the cap that it got. Raises Astray where they differ."""
+def follow(running: Running, told: Emitted) -> Emission:
+    """Let the host's cursor take what the device's has emitted. Raises Astray where they differ."""
     cursor = running.cursor
-    if cap is not None:
-        running.grant(cap)
     if told.discarded:
         if isinstance(cursor, FreeCursor) or cursor.forced is not None or not cursor.discards:
             raise Astray(_apart(running, told, "no draw that is discarded"))

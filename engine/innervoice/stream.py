@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import cached_property
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
+from innervoice.dialogue import Export
 from innervoice.errors import RequestFailed
 from innervoice.outlet import UNBOUNDED, Bounds, Outlet, deliver, fail_all
 from innervoice.reply_log import collect_text
@@ -24,7 +26,8 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
     def __init__(self, reply_id: str, rate: int, cancel: Callable[[], None], on_room: Callable[[], None] | None = None) -> None:
         self.reply_id = reply_id
         self.outlet = Outlet(on_room)
-        self.record: dict[str, Any] | None = None  # the request, as an event log begins with
+        self.make_record: Callable[[], dict[str, Any]] | None = None
+        self.history: Export | None = None  # of its session, as the reply found it
         self._rate, self._cancel = rate, cancel
 
     def __iter__(self) -> Iterator[Event]:
@@ -55,6 +58,11 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
     def is_full(self) -> bool:
         """Whether so much waits unread that the reply is paused."""
         return self.outlet.is_full
+
+    @cached_property
+    def record(self) -> dict[str, Any] | None:
+        """The request, as an event log begins with, a turn's with the history before it; made when it is first asked for."""
+        return None if self.make_record is None else self.make_record()
 
     def bounded(self, events: float = Bounds.events, audio_s: float = Bounds.audio_s) -> Stream:
         """Pause the reply while so many events, or seconds of sound, wait unread; math.inf: never. Returns the stream.

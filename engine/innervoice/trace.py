@@ -1,5 +1,7 @@
 """Spans and counters of every stage -> Chrome trace JSON, which Perfetto opens. Costs one attribute test when off.
 
+What a thread does lies on that thread's line. What a reply does has a heading with lines of its own (`Lines`), whose events are
+given their times, as they are told what the time is.
 Where there is a GPU, spans are NVTX ranges too, for nsys.
 The only module below `engine` that reads a clock.
 """
@@ -10,7 +12,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -18,14 +20,23 @@ from typing import Any
 
 import torch
 
+_FIRST_HEADING, _HEADING = 1 << 22, 8  # above every process id; ids of a heading and of its lines
+
 
 class Tracer:
-    """Collects events between start and stop; a tracer belongs to one engine, any thread may record."""
+    """Collects events between start and stop; a tracer belongs to one engine, any thread may record.
 
-    def __init__(self) -> None:
+    clock_ns: that of spans, `time.monotonic` in nanoseconds unless a test has its own. number: of recordings begun.
+    """
+
+    def __init__(self, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self.enabled = self._nvtx = False
+        self.number = 0
+        self._clock_ns = clock_ns
         self._events: list[dict[str, Any]] = []
-        self._start_ns = time.perf_counter_ns()
+        self._threads: set[int] = set()
+        self._num_headings = 0
+        self._start_ns = clock_ns()
         self._lock = threading.Lock()
 
     def start(self) -> None:
@@ -33,7 +44,8 @@ class Tracer:
         with self._lock:
             if self.enabled:
                 raise ValueError("a trace is being recorded already: end it first")
-            self._events, self._start_ns, self.enabled = [], time.perf_counter_ns(), True
+            self._events, self._threads, self._num_headings = [], set(), 0
+            self._start_ns, self.number, self.enabled = self._clock_ns(), self.number + 1, True
             self._nvtx = torch.cuda.is_available()
 
     def stop(self) -> None:
@@ -46,7 +58,7 @@ class Tracer:
         if not self.enabled:
             yield
             return
-        begin = time.perf_counter_ns()
+        begin = self._clock_ns()
         if self._nvtx:
             torch.cuda.nvtx.range_push(name)  # type: ignore[no-untyped-call]
         try:
@@ -54,9 +66,7 @@ class Tracer:
         finally:
             if self._nvtx:
                 torch.cuda.nvtx.range_pop()  # type: ignore[no-untyped-call]
-            self._add(
-                {"name": name, "ph": "X", "ts": self._us(begin), "dur": (time.perf_counter_ns() - begin) / 1e3, "args": args}
-            )
+            self._add({"name": name, "ph": "X", "ts": self._us(begin), "dur": (self._clock_ns() - begin) / 1e3, "args": args})
 
     def device_span(self, name: str, begin_ns: int, device_ms: float, **args: Any) -> None:
         """Record what took device_ms on the device, as its events say, and was queued at begin_ns of `now_ns`.
@@ -69,17 +79,30 @@ class Tracer:
 
     def now_ns(self) -> int:
         """The clock of spans."""
-        return time.perf_counter_ns()
+        return self._clock_ns()
 
     def instant(self, name: str, **args: Any) -> None:
         """Record a moment."""
         if self.enabled:
-            self._add({"name": name, "ph": "i", "s": "t", "ts": self._us(time.perf_counter_ns()), "args": args})
+            self._add({"name": name, "ph": "i", "s": "t", "ts": self._us(self._clock_ns()), "args": args})
 
     def counter(self, name: str, **values: float) -> None:
         """Record values over time, drawn as a graph."""
         if self.enabled:
-            self._add({"name": name, "ph": "C", "ts": self._us(time.perf_counter_ns()), "args": values})
+            self._add({"name": name, "ph": "C", "ts": self._us(self._clock_ns()), "args": values})
+
+    def lines(self, title: str, names: Sequence[str]) -> Lines:
+        """A heading with a line for each name below it, at most 7."""
+        assert len(names) < _HEADING, "too many lines"
+        with self._lock:
+            pid, self._num_headings = _FIRST_HEADING + _HEADING * self._num_headings, self._num_headings + 1
+        made = Lines(self, pid)
+        made._put("M", "process_name", 0, {"name": title})
+        made._put("M", "process_sort_index", 0, {"sort_index": pid})
+        for line, name in enumerate(names):
+            made._put("M", "thread_name", line, {"name": name})
+            made._put("M", "thread_sort_index", line, {"sort_index": line})
+        return made
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write what was collected, whole or not at all. Raises OSError."""
@@ -93,10 +116,51 @@ class Tracer:
         finally:
             part.unlink(missing_ok=True)
 
-    def _us(self, clock_ns: int) -> float:
+    def _us(self, clock_ns: float) -> float:
         return (clock_ns - self._start_ns) / 1e3
 
     def _add(self, event: dict[str, Any]) -> None:
-        event |= {"pid": os.getpid(), "tid": threading.get_ident()}
+        tid, pid = threading.get_native_id(), os.getpid()
+        with self._lock:
+            if tid not in self._threads:
+                self._threads.add(tid)
+                name = {"name": threading.current_thread().name}
+                self._events.append({"name": "thread_name", "ph": "M", "ts": 0.0, "pid": pid, "tid": tid, "args": name})
+            self._events.append(event | {"pid": pid, "tid": tid})
+
+    def _add_placed(self, event: dict[str, Any]) -> None:
         with self._lock:
             self._events.append(event)
+
+
+class Lines:
+    """Lines below a heading of their own, made by `Tracer.lines`; times are seconds of its clock. They record while it does."""
+
+    def __init__(self, tracer: Tracer, pid: int) -> None:
+        self._tracer, self._pid = tracer, pid
+
+    def begin(self, line: int, what: str, at_s: float, **args: Any) -> None:
+        """Something begins; without an `end` it lasts as long as the trace does."""
+        self._put("B", what, line, args, at_s)
+
+    def end(self, line: int, at_s: float, **args: Any) -> None:
+        """What began last on that line ends."""
+        self._put("E", "", line, args, at_s)
+
+    def span(self, line: int, what: str, begin_s: float, end_s: float, **args: Any) -> None:
+        """Something that is over."""
+        self._put("X", what, line, args, begin_s, dur=1e6 * (end_s - begin_s))
+
+    def instant(self, line: int, what: str, at_s: float, **args: Any) -> None:
+        """A moment."""
+        self._put("i", what, line, args, at_s, s="t")
+
+    def counter(self, what: str, at_s: float, **values: float) -> None:
+        """Values over time."""
+        self._put("C", what, 0, values, at_s)
+
+    def _put(self, phase: str, what: str, line: int, args: dict[str, Any], at_s: float | None = None, **more: Any) -> None:
+        if self._tracer.enabled:
+            ts = 0.0 if at_s is None else self._tracer._us(1e9 * at_s)
+            event = {"name": what, "ph": phase, "ts": ts, "pid": self._pid, "tid": self._pid + 1 + line, "args": args}
+            self._tracer._add_placed(event | more)

@@ -88,7 +88,7 @@ class Worker:
                     self._order(lambda: self._begin(request))
                 self._outlets[reply_id] = stream.outlet
             if request.session_id is not None:
-                self.call(lambda core: core.submit(request, self.clock()))
+                stream.history = self.call(lambda core: core.submit(request, self.clock()))
         except BaseException as error:
             with self._changed:
                 self._outlets.pop(reply_id, None)

@@ -200,8 +200,8 @@ async def _listen(pool: ThreadPoolExecutor, ask: Ask, question: str, caller: int
     rate, done, error = 1, None, None
     try:
         # Encoding a recording takes its time, which is the caller's, not the event loop's.
-        stream = await asyncio.get_running_loop().run_in_executor(pool, ask)
-        lines += [stream.record] if stream.record is not None else []
+        stream, record = await asyncio.get_running_loop().run_in_executor(pool, _asked, ask)
+        lines += [record] if record is not None else []
         async with stream:
             async for event in stream:
                 now = time.monotonic()
@@ -233,6 +233,12 @@ async def _listen(pool: ThreadPoolExecutor, ask: Ask, question: str, caller: int
     )
     usage = None if done is None else done.usage
     return Listened(arrived, question, caller, player.num_starved, player.starved_s, usage, request, lines)
+
+
+def _asked(ask: Ask) -> tuple[Stream, Line | None]:
+    """The stream, and the line that its event log begins with, which is made here and not on the event loop's time."""
+    stream = ask()
+    return stream, stream.record
 
 
 @contextmanager

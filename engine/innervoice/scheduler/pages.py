@@ -32,7 +32,7 @@ def admit_rows(
     """Replies that get a row now, in order of priority and arrival; none overtakes one that does not fit.
 
     A row needs pages for its whole prompt, beside those that are promised to others, and one for each that runs. A user who
-    still speaks takes no row.
+    still speaks takes no row, and a reply whose reader does not read takes none of the machine's time.
     """
     waiting = np.flatnonzero(rows.phase == _WAITING)
     if not len(waiting):
@@ -42,7 +42,7 @@ def admit_rows(
     held = np.flatnonzero(runs)
     num_rows = int(np.count_nonzero((rows.phase != _FREE) & ~rows.is_listening)) - len(waiting)
     pages_free -= int(np.maximum(num_pages(rows.context[held] + 1, settings) - rows.pages[held], 1).sum())
-    load = _SpokenLoad.of(rows, held[rows.is_live[held] & ~rows.is_listening[held]])
+    load = _SpokenLoad.of(rows, held[rows.is_live[held] & ~rows.is_listening[held] & ~rows.is_blocked[held]])
     chosen = list[int]()
     for index in waiting.tolist():
         needed = num_pages(int(rows.context[index]) + 1, settings) - int(rows.pages[index])
