@@ -202,7 +202,7 @@ def test_encoding_leaves_a_span(tiny_dir: Path, reading: np.ndarray) -> None:
     tracer = Tracer()
     tracer.start()
     SpeechTokenizer.from_pretrained(tiny_dir / "glm-4-voice-tokenizer", tracer=tracer).encode(reading[:1280], 16000)
-    assert [event["name"] for event in tracer._events] == ["speech_tokenizer"]
+    assert [event["name"] for event in tracer._events if event["ph"] == "X"] == ["speech_tokenizer"]
 
 
 @pytest.mark.parametrize(
