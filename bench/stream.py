@@ -25,6 +25,7 @@ from bench.stream_sim import records as simulated
 
 from innervoice import Engine, Sampling, Schedule, SteadySettings
 from innervoice.loadgen import Listened, Question, Run, bundled_questions, converse
+from innervoice.scheduler import SchedulerSettings
 
 TINY = Path(str(resources.files("innervoice") / "assets" / "tiny"))
 
@@ -42,12 +43,14 @@ class Setting:
     seed: int = 0
     max_sessions: int | None = None
     steady: SteadySettings = field(default_factory=SteadySettings)
+    max_load: float = SchedulerSettings.max_load
 
     @property
     def shape(self) -> str:
         """How records call it."""
         steady = f"first chunk {self.steady.first}, look-back {self.steady.look_back}, {self.steady.steps} solver steps"
-        return f"{self.sessions} sessions, {self.policy}, {self.seconds:g} s, {steady}"
+        load = "" if self.max_load == SchedulerSettings.max_load else f", load up to {self.max_load:g}"
+        return f"{self.sessions} sessions, {self.policy}, {self.seconds:g} s, {steady}{load}"
 
 
 def real_time(setting: Setting, questions: Sequence[Question], request: dict[str, Any]) -> Iterator[Record]:
@@ -58,6 +61,7 @@ def real_time(setting: Setting, questions: Sequence[Question], request: dict[str
         "dtype": common["dtype"],
         "streaming": setting.steady,
         "policy": setting.policy,
+        "max_load": setting.max_load,
     }
     with (
         shipped(setting.model, load) as model,
@@ -158,6 +162,7 @@ def records(args: argparse.Namespace) -> Iterator[Record]:
                 args.replayed,
                 max_sessions=2 * sessions + 2,
                 steady=steady,
+                max_load=args.max_load,
             )
             yield from real_time(setting, bundled_questions(), request)
 
@@ -175,6 +180,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made.add_argument("--first-chunk", type=int, default=SteadySettings.first, help="codes of a reply's first chunk")
     made.add_argument("--look-back", type=int, default=SteadySettings.look_back, help="mel frames that the flow sees again")
     made.add_argument("--solver-steps", type=int, default=SteadySettings.steps, help="steps of the flow's solver")
+    made.add_argument(
+        "--max-load", type=float, default=SchedulerSettings.max_load, help="share of the time that speech may take: more waits"
+    )
     made.add_argument("--threads", type=int, default=None, help="CPU threads")
     made.add_argument(
         "--simulate", default=None, nargs="?", const="all", metavar="PART", help="instead, listeners under a virtual clock"

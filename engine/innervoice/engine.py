@@ -26,6 +26,7 @@ from innervoice.loader import Loaded, load
 from innervoice.plan import Plan, make_plan
 from innervoice.prometheus import make_collector
 from innervoice.recording import request_line
+from innervoice.scheduler import SchedulerSettings
 from innervoice.session import Session
 from innervoice.stream import Stream
 from innervoice.telemetry import Stats, Telemetry
@@ -84,6 +85,7 @@ class Engine:
         share_prefixes: bool = True,
         backend: str = "auto",
         policy: str = "slack",
+        max_load: float = SchedulerSettings.max_load,
         max_waiting: int | None = None,
         preempt: str = "recompute",
         reader_timeout_s: float | None = None,
@@ -102,8 +104,9 @@ class Engine:
         25, 50, 100, 150, 200 tokens, as GLM-4-Voice's demo cuts them). vocoder_noise False: reproducible sound. share_prefixes:
         keep the pages of what was computed, for whoever begins with the same tokens. policy: who takes part in a step: "slack"
         (whose sound runs out first; reflection is funded by sound that is unplayed), "fixed" (arrival order, reflection cut at
-        a constant) or "fcfs" (arrival order). max_waiting: replies that may wait, more are refused. preempt: what a reply that
-        gives its pages to others does when it gets some again: "recompute" or "swap". reader_timeout_s: a reply whose reader
+        a constant) or "fcfs" (arrival order). max_load: under "slack", a reply waits for its row while the speech of all, with
+        it, would take more of the time than this share. max_waiting: replies that may wait, more are refused. preempt: what a
+        reply that gives its pages to others does when it gets some again: "recompute" or "swap". reader_timeout_s: a reply whose reader
         leaves a full queue unread so long ends with an error; until then it pauses. name: of this engine in metrics. warmup:
         see there; None: on a GPU. backend: of the language model: "auto" is native code on a CPU where it covers the model,
         else "plain" PyTorch.
@@ -138,6 +141,7 @@ class Engine:
             backend=backend,
             threads=threads,
             policy=policy,
+            max_load=max_load,
             max_sessions=max_sessions,
             max_waiting=max_waiting,
             preempt=preempt,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -63,6 +63,7 @@ def load(
     preempt: str,
     backend: str = "auto",
     threads: int | None = None,
+    max_load: float = SchedulerSettings.max_load,
 ) -> Loaded:
     """Load every part as planned. Raises ValueError, FileNotFoundError for bad files, OutOfCapacity when it does not fit."""
     _check_choice("load_format", load_format, get_args(LoadFormat))
@@ -70,6 +71,7 @@ def load(
     _check_choice("streaming", mode, get_args(Mode))
     check_backend(backend)
     _check_choice("policy", policy, get_args(Policy))
+    scheduler = SchedulerSettings(policy=cast(Policy, policy), max_load=max_load, page_size=PAGE_SIZE)
     _check_choice("preempt", preempt, get_args(Preempt))
     if max_waiting is not None and max_waiting < 0:
         raise ValueError(f"max_waiting is {max_waiting}: it must be 0 or more")
@@ -105,7 +107,7 @@ def load(
         max_rows=max_rows,
         max_model_len=plan.max_model_len,
         share_prefixes=share_prefixes,
-        scheduler=SchedulerSettings(policy=cast(Policy, policy), max_rows=max_rows, page_size=PAGE_SIZE),
+        scheduler=replace(scheduler, max_rows=max_rows),
         max_waiting=max_waiting,
         preempt=cast(Preempt, preempt),
         stepping=stepping,
