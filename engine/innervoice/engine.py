@@ -104,12 +104,12 @@ class Engine:
         25, 50, 100, 150, 200 tokens, as GLM-4-Voice's demo cuts them). vocoder_noise False: reproducible sound. share_prefixes:
         keep the pages of what was computed, for whoever begins with the same tokens. policy: who takes part in a step: "slack"
         (whose sound runs out first; reflection is funded by sound that is unplayed), "fixed" (arrival order, reflection cut at
-        a constant) or "fcfs" (arrival order). max_load: under "slack", a reply waits for its row while the speech of all, with
-        it, would take more of the time than this share. max_waiting: replies that may wait, more are refused. preempt: what a
-        reply that gives its pages to others does when it gets some again: "recompute" or "swap". reader_timeout_s: a reply whose reader
-        leaves a full queue unread so long ends with an error; until then it pauses. name: of this engine in metrics. warmup:
-        see there; None: on a GPU. backend: of the language model: "auto" is native code on a CPU where it covers the model,
-        else "plain" PyTorch.
+        a constant) or "fcfs" (arrival order). max_load: under "slack", a reply waits for its row while the speech of all,
+        with it, would take more of the time than this share. max_waiting: replies that may wait, more are refused. preempt:
+        what a reply that gives its pages to others does when it gets some again: "recompute" or "swap". reader_timeout_s: a
+        reply whose reader leaves a full queue unread so long ends with an error; until then it pauses. name: of this engine
+        in metrics. warmup: see there; None: on a GPU. backend: of the language model: "auto" is native code on a CPU where it
+        covers the model, else "plain" PyTorch.
         Raises FileNotFoundError, ValueError, OutOfCapacity.
         """
         if threads is not None:
