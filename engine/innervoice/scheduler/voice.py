@@ -54,13 +54,16 @@ def plan_voice(jobs: Jobs, costs: LearnedCosts, settings: SchedulerSettings, now
         size = max(num_due, costs.voice.most_within(costs.voice.estimate(num_due) * (1 + settings.plateau), num))
     else:
         return VoicePlan(NOBODY, float(np.min(latest_s)))
-    return VoicePlan(ready[order][: _undivided(costs, size)])
+    return VoicePlan(ready[order][: _undivided(costs, size, step_s)])
 
 
-def _undivided(costs: LearnedCosts, size: int) -> int:
-    """How many of so many chunks one call makes: fewer where that costs nothing, because none is heard before all are made."""
+def _undivided(costs: LearnedCosts, size: int, step_s: float) -> int:
+    """How many of so many chunks one call makes: fewer where that costs nothing, because none is heard before all are made.
+
+    A call that is over within a step is not divided: a step of tokens comes behind each.
+    """
     voice = costs.voice
-    few = voice.most_within(2 * voice.estimate(1), size)
+    few = voice.most_within(max(step_s, 2 * voice.estimate(1)), size)
     if 0 < few < size and voice.estimate(size) >= (1 - _SPLIT_SHARE) * size / few * voice.estimate(few):
         return few
     return size
