@@ -15,6 +15,7 @@ from innervoice_kernels import (
     cursor,
     elu_unit,
     flow_block,
+    frame_conv,
     groupnorm,
     head,
     istft,
@@ -36,6 +37,7 @@ from innervoice_kernels import (
     source,
     step,
     stft,
+    stream_conv,
     taps,
     vq,
     windowed,
@@ -265,6 +267,23 @@ def voice(rows: int, dtype: torch.dtype) -> list[Call]:
     return [*made, call(f"{rows * 25} vectors", vq.nearest_code, vectors, codes)]
 
 
+def convolutions(rows: int, dtype: torch.dtype) -> list[Call]:
+    """The vocoder's between its units, over 179 frames, and the flow's own over frames."""
+    made, n = [], ints(rows).long()
+    for name, shape, stride, is_transposed, slope, steps in (
+        ("first", (512, 80, 7), 1, False, 1.0, 179), ("first of few frames", (512, 80, 7), 1, False, 1.0, 26),
+        ("up", (256, 128, 16), 8, True, 0.1, 8 * 179),
+        ("down", (256, 18, 16), 8, False, 1.0, 64 * 179), ("last", (18, 128, 7), 1, False, 0.01, 64 * 179),
+    ):  # fmt: skip
+        weight, bias = empty(*shape, dtype=dtype), empty(shape[1 if is_transposed else 0], dtype=dtype)
+        conv = stream_conv.StreamConvWeights(weight, bias, stride, 1, is_transposed, slope)
+        channels = shape[0 if is_transposed else 1]
+        x, past = empty(rows, channels, steps, dtype=dtype), empty(rows, channels, conv.past, dtype=dtype)
+        made.append(call(f"{rows} rows, {name}", stream_conv.stream_conv, x, past, n, conv, (n, n)))
+    half = frame_conv.FrameConvWeights(empty(256, 256, 3, dtype=dtype), empty(256, dtype=dtype), 1, 2)
+    return [*made, call(f"{rows} rows of 887", frame_conv.frame_conv, empty(rows, 887, 256, dtype=dtype), n, half)]
+
+
 def voice_networks(rows: int, dtype: torch.dtype) -> list[Call]:
     """A transformer of the flow over a window of 887 frames, and the encoder's attention over a chunk and 12 blocks before it."""
 
@@ -320,7 +339,9 @@ for label in ("qkv", "down"):
     CALLS += quantised(1, BF16, label, "int8", "fp8", "int4 32", "int4 128", "symmetric 32")
 CALLS += quantised(64, BF16, "qkv", "int8", "fp8", "int4 32")
 CALLS += [made for dtype in (torch.float16, torch.float32) for made in quantised(16, dtype, "qkv", "int8", "int4 64")]
-CALLS += [made for dtype in (BF16, torch.float32) for made in (*voice(2, dtype), *voice_networks(2, dtype))]
+CALLS += [
+    made for dtype in (BF16, torch.float32) for made in (*voice(2, dtype), *convolutions(2, dtype), *voice_networks(2, dtype))
+]
 CALLS += transforms(2)
 CALLS += [draws(rows) for rows in (1, 32, 128, 256)]
 CALLS += [cursors(rows) for rows in (1, 128)]

@@ -13,6 +13,7 @@
 #include "bindings/sample.h"
 #include "bindings/source.h"
 #include "bindings/spectrum.h"
+#include "bindings/stream_conv.h"
 #include "bindings/voice.h"
 #include "innervoice/page_pool.h"
 #include "innervoice/pool_state.h"
@@ -154,6 +155,7 @@ PYBIND11_MODULE(_C, m) {
   define_source(m);
   define_relative(m);
   define_spectrum(m);
+  define_stream_conv(m);
   define_sample(m);
   m.def("fill_slots", &fill_slots_of_tensors, py::arg("page_table"), py::arg("query_start"), py::arg("context_len"),
         py::arg("page_size"), py::arg("out"));

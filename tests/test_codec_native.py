@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from innervoice_kernels import _C, elu_unit, snake, taps, window_layer
+from innervoice_kernels import _C, elu_unit, rvq, snake, taps, vq, window_layer
 from innervoice_kernels.backend import use
 from innervoice_kernels.testing import OPS, check
 from innervoice_kernels.testing.codecs import _apply, run_layer, run_unit
@@ -143,3 +143,49 @@ def test_bad_arguments_are_refused_in_a_sentence() -> None:
         run_layer(window_layer.window_layer, **inputs | {"ring": inputs["ring"][:, :, :6].contiguous()})
     with pytest.raises(ValueError, match="slots: expected 0 to S - 1"):
         run_layer(window_layer.window_layer, **inputs | {"slots": torch.tensor([1, 2, 4])})
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_nearest_code_for_all_instructions(isa: str, dtype: torch.dtype) -> None:
+    for case in OPS["nearest_code"].cases:
+        check(OPS["nearest_code"], case, dtype, fast=partial(vq.nearest_code_native, isa=isa))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_sums_of_codes_for_all_instructions(isa: str, dtype: torch.dtype) -> None:
+    def run(ids: Tensor, codes: Tensor, sizes: tuple[int, ...], project: Any = None, bias: Any = None) -> Tensor:
+        return rvq.rvq_decode_native(ids, rvq.Codebooks(codes, sizes, project, bias), isa)
+
+    for case in OPS["rvq_decode"].cases:
+        check(OPS["rvq_decode"], case, dtype, fast=run)
+
+
+def test_codes_that_are_not_there_are_refused() -> None:
+    codebooks = rvq.Codebooks(torch.zeros(2, 5, 4), (2,))
+    with pytest.raises(ValueError, match="ids: 5 is not a code, expected 0 to 4"):
+        rvq.rvq_decode(torch.tensor([[[0, 1], [5, 0]]]), codebooks)
+    with pytest.raises(ValueError, match="sizes: expected groups of codebooks that are as many together as ids has, 2"):
+        rvq.rvq_decode(torch.zeros(1, 2, 3, dtype=torch.int64), codebooks._replace(sizes=(1, 2)))
+
+
+def test_of_equal_codes_the_first_is_nearest_and_a_vector_without_a_number_gets_code_0() -> None:
+    numbers = torch.randperm(700, generator=torch.Generator().manual_seed(0))  # whole, so that equal sums are equal
+    codes = (numbers[:, None] // torch.tensor([1, 3, 9, 27]) % 3 + numbers[:, None] / 4).repeat(3, 1)
+    x = torch.cat([codes[:700].flip(0), torch.full((1, 4), torch.nan)])
+    for name in ("native", "ref"):
+        with use(name):
+            assert torch.equal(vq.nearest_code(x, codes), torch.tensor([*range(699, -1, -1), 0])), name
+
+
+def test_the_nearest_code_depends_on_neither_threads_nor_neighbours() -> None:
+    inputs = given("nearest_code", "crowded")
+    with use("native"):
+        whole = vq.nearest_code(**inputs)
+        for threads in (1, 3):
+            with_threads(threads, lambda: torch.testing.assert_close(vq.nearest_code(**inputs), whole, rtol=0, atol=0))
+        for row in range(0, len(whole), 7):
+            assert vq.nearest_code(inputs["x"][row], inputs["codebook"]) == whole[row]
+    with pytest.raises(ValueError, match="a codebook has one code or more"):
+        vq.nearest_code(torch.zeros(2, 4), torch.zeros(0, 4))

@@ -62,6 +62,7 @@ def test_wheel_is_whole(wheel: Path) -> None:
     packed = zipfile.ZipFile(wheel).namelist()
     assert len([name for name in packed if re.fullmatch(r"innervoice_kernels/_C\..+\.so", name)]) == 1
     expected = {"innervoice/py.typed", "innervoice_kernels/py.typed", "innervoice_kernels/_C.pyi"}
+    expected.add("innervoice_kernels/_C_voice.pyi")
     for root, pattern in (("engine", "**/*.py"), ("kernels", "**/*.py"), ("engine", "innervoice/assets/**/*")):
         expected |= {str(path.relative_to(ROOT / root)) for path in (ROOT / root).glob(pattern) if path.is_file()}
     assert "innervoice/assets/question.wav" in expected

@@ -19,7 +19,7 @@ from innervoice.codec.flow_encoder import FlowEncoder
 from innervoice.codec.hift import Hift
 from innervoice.codec.hift_stream import UNKNOWN_END, HiftStream
 from innervoice.config.decoder import EncoderConfig, HiftConfig
-from innervoice_kernels.conv import stream_conv1d, stream_conv_transpose1d, stream_delay
+from innervoice_kernels.conv import stream_delay
 from innervoice_kernels.groupnorm import group_norm_mish
 from innervoice_kernels.istft import istft, stream_istft
 from innervoice_kernels.noise import frame_noise, harmonic_phases, sample_noise
@@ -27,6 +27,7 @@ from innervoice_kernels.residual import ResidualWeights, stream_residual
 from innervoice_kernels.snake import snake
 from innervoice_kernels.source import SourceSettings, stream_source
 from innervoice_kernels.stft import stream_stft
+from innervoice_kernels.stream_conv import StreamConvWeights, stream_conv
 
 Layer = Callable[[Tensor, list[Tensor], Tensor, Tensor], tuple[Tensor, list[Tensor]]]
 KERNELS_IN_USE = [(3, 1, 1), (7, 1, 1), (11, 1, 1), (1, 1, 1), (16, 1, 8)] + [(k, d, 1) for k in (3, 7, 11) for d in (3, 5)]
@@ -73,14 +74,16 @@ def assert_close(ours: list[Tensor], whole: Tensor) -> None:
 def check_conv(kernel: int, dilation: int, stride: int, cuts: list[list[int]], dtype: torch.dtype) -> None:
     rows, total = len(cuts), 24 * stride
     x, weight, bias = normal(rows, 3, total, dtype=dtype), normal(4, 3, kernel, seed=1, dtype=dtype), normal(4, dtype=dtype)
-    size = (kernel - 1) * dilation + 1 - stride
+    late, weights = (kernel - 1) * dilation + 1 - stride, StreamConvWeights(weight, bias, stride, dilation, slope=0.1)
 
     def layer(chunk: Tensor, state: list[Tensor], n: Tensor, start: Tensor) -> tuple[Tensor, list[Tensor]]:
-        y, after = stream_conv1d(chunk, state[0], n, weight, bias, stride, dilation)
+        y, after = stream_conv(chunk, state[0], n, weights, (start // stride - 2, torch.full_like(start, 20)))
         return y, [after]
 
-    ours = stream(layer, x, [torch.zeros(rows, 3, size, dtype=dtype)], cuts, stride, 1 / stride)
-    assert_close(ours, F.conv1d(F.pad(x, (size, 0)), weight, bias, stride, 0, dilation))
+    ours = stream(layer, x, [torch.zeros(rows, 3, weights.past, dtype=dtype)], cuts, stride, 1 / stride)
+    whole = F.conv1d(F.pad(F.leaky_relu(x, 0.1), (late, 0)), weight, bias, stride, 0, dilation)
+    whole[..., :2], whole[..., 22:] = 0, 0
+    assert_close(ours, whole)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -98,16 +101,17 @@ def test_random_convolutions(kernel: int, dilation: int, stride: int, cuts: list
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 12), st.integers(1, 8), rows_of_cuts)
-def test_random_transposed_convolutions(overlap: int, stride: int, cuts: list[list[int]]) -> None:
+@given(st.integers(0, 12), st.integers(1, 8), rows_of_cuts, st.sampled_from([torch.float64, torch.float32]))
+def test_random_transposed_convolutions(overlap: int, stride: int, cuts: list[list[int]], dtype: torch.dtype) -> None:
     kernel, rows = stride + overlap, len(cuts)
-    x, weight, bias = normal(rows, 3, 20), normal(3, 4, kernel, seed=1), normal(4)
+    x, weight, bias = normal(rows, 3, 20, dtype=dtype), normal(3, 4, kernel, seed=1, dtype=dtype), normal(4, dtype=dtype)
+    weights = StreamConvWeights(weight, bias, stride, is_transposed=True)
 
     def layer(chunk: Tensor, state: list[Tensor], n: Tensor, start: Tensor) -> tuple[Tensor, list[Tensor]]:
-        y, after = stream_conv_transpose1d(chunk, state[0], n, weight, bias, stride)
+        y, after = stream_conv(chunk, state[0], n, weights)
         return y, [after]
 
-    ours = stream(layer, x, [torch.zeros(rows, 4, overlap, dtype=x.dtype)], cuts, 1, stride)
+    ours = stream(layer, x, [torch.zeros(rows, 3, weights.past, dtype=dtype)], cuts, 1, stride)
     assert_close(ours, F.conv_transpose1d(x, weight, bias, stride)[..., : 20 * stride])
 
 

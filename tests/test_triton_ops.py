@@ -16,12 +16,13 @@ NAMES = (
     "gumbel_noise", "sample", "head_sample", "scaled_linear", "int4_linear",
     "store_kv_fp8", "group_norm_mish", "snake", "stream_residual", "nearest_code",
     "stream_source", "normal_grid", "stream_stft", "istft", "stream_istft", "log_frames", "relative_attention", "flow_block",
+    "frame_conv", "stream_conv", "whole_conv",
 )  # fmt: skip
 # Seconds each in the interpreter: in CI the first do not run, the second in one type.
 LONGEST = {
     ("sample", "many rows"), ("nearest_code", "crowded"), ("stream_residual", "narrow"), ("stream_residual", "model"),
     ("stream_residual", "pieces"), ("head_sample", "17 rows"), ("rotary", "model"), ("qkv_rope_store", "model"),
-    ("qkv_rope_store", "primes"),
+    ("qkv_rope_store", "primes"), ("stream_conv", "pieces"), ("stream_conv", "few results"), ("stream_conv", "down"),
 }  # fmt: skip
 LONG = {
     ("qkv_rope_store", "norms, pairs"), ("stream_residual", "primes"), ("paged_attention", "model"), ("paged_attention", "long"),

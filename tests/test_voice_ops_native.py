@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import copy_context
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from innervoice_kernels import _C, groupnorm, istft, mel, native, relative, relative_layer, stft
+from innervoice_kernels import _C, groupnorm, istft, mel, native, relative, relative_layer, stft, stream_conv
 from innervoice_kernels.testing import OPS, check
-from innervoice_kernels.testing.codec import layer_weights, run_layer
+from innervoice_kernels.testing.codec import layer_weights, run_layer, run_stream_conv, run_whole_conv
 from innervoice_kernels.testing.speech import _run_stft
 
 ISAS = _C.available_isas()
@@ -45,6 +47,8 @@ RUNS: dict[str, Callable[..., Any]] = {
     "log_frames": lambda isa, **given: mel._log_frames_native(**given, isa=isa),
     "relative_attention": lambda isa, **given: relative._relative_attention_native(**given, isa=isa),
     "relative_layer": lambda isa, **given: run_layer(partial(layer, isa), **given),
+    "stream_conv": lambda isa, **given: run_stream_conv(partial(stream_conv._stream_conv_native, isa=isa), **given),
+    "whole_conv": lambda isa, **given: run_whole_conv(partial(stream_conv._whole_conv_native, isa=isa), **given),
     "group_norm_mish": lambda isa, **given: groupnorm._group_norm_mish_native(**given, eps=1e-5, isa=isa),
 }
 
@@ -131,3 +135,60 @@ def test_bad_arguments_are_refused_in_a_sentence() -> None:
     with pytest.raises(ValueError, match="groups: must divide the channels"):
         _C.group_norm_mish(TEAM, torch.zeros(1, 8, 4), one, torch.ones(8), torch.ones(8), 3, 1e-5, torch.zeros(1, 8, 4))
     assert native.LANES == 16
+
+
+@pytest.mark.parametrize("case", ["few results", "up", "down", "dilated", "uneven"])
+def test_bits_of_a_convolution_depend_on_neither_threads_nor_neighbours_nor_cuts(case: str) -> None:
+    found = next(one for one in OPS["stream_conv"].cases if one.name == case)
+    inputs = found.make_inputs(torch.float32, "cpu", torch.Generator().manual_seed(1))
+    x, state, n = inputs["x"], inputs["state"], inputs["n"]
+    weights = stream_conv.StreamConvWeights(inputs["weight"], inputs["bias"], *inputs["layer"])
+    whole, after = run_stream_conv(stream_conv.stream_conv, **inputs)
+    for threads in (1, 3):
+        with_team(_C.ThreadTeam(threads), lambda: assert_same(run_stream_conv(stream_conv.stream_conv, **inputs), (whole, after)))
+    for row, steps in enumerate(n.tolist()):
+        own, count = state[row : row + 1], 0
+        unit = 1 if weights.is_transposed else weights.stride
+        for begin, end in pairwise((0, unit, max(unit, steps // 2 // unit * unit), steps)):
+            edges = None
+            if inputs["bounds"] is not None:
+                edges = (inputs["bounds"][0][row : row + 1] + count, inputs["bounds"][1][row : row + 1])
+            part = x[row : row + 1, :, begin:end].contiguous()
+            y, own = stream_conv.stream_conv(part, own.contiguous(), torch.tensor([end - begin]), weights, edges)
+            assert torch.equal(y[0], whole[row, :, count : count + y.shape[-1]]), (row, begin, end)
+            count += y.shape[-1]
+        assert torch.equal(own[0], after[row])
+
+
+def assert_same(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> None:
+    assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+
+
+def with_team(team: _C.ThreadTeam, body: Callable[[], None]) -> None:
+    def run() -> None:
+        native.work_with(team)
+        body()
+
+    copy_context().run(run)
+
+
+def test_a_convolution_in_bfloat16_runs_natively_with_floats_inside() -> None:
+    found = OPS["stream_conv"].cases[1]
+    assert found.name == "first"
+    check(OPS["stream_conv"], found, torch.bfloat16)
+    inputs = found.make_inputs(torch.bfloat16, "cpu", torch.Generator().manual_seed(1))
+    wide = {
+        key: value.float() if torch.is_tensor(value) and value.is_floating_point() else value for key, value in inputs.items()
+    }
+    expected = run_stream_conv(stream_conv.stream_conv, **wide)[0].bfloat16()
+    assert torch.equal(run_stream_conv(stream_conv.stream_conv, **inputs)[0], expected)
+
+
+def test_a_convolution_refuses_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"a convolution has weights \[C' u, taps, s C\]"):
+        _C.StreamConv(torch.zeros(4, 1, 3), torch.zeros(4), stride=2)
+    conv, x = _C.StreamConv(torch.zeros(4, 2, 3), torch.zeros(4)), torch.zeros(1, 3, 5)
+    with pytest.raises(ValueError, match=r"x: expected float32 \[B, C, T\]"):
+        conv(TEAM, x[..., :1].contiguous(), torch.zeros(1, 2, 5), 0, None, torch.zeros(1, 4, 5))
+    with pytest.raises(ValueError, match="n: row 0 has length 6"):
+        conv(TEAM, x[..., :1].contiguous(), x, 0, None, torch.zeros(1, 4, 5), (torch.tensor([6]), torch.zeros(1, 3, 1)))

@@ -2,14 +2,17 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <memory>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "bindings/decoder.h"
 #include "bindings/weight.h"
+#include "innervoice/codebook.h"
 #include "innervoice/gemm.h"
 #include "innervoice/isa.h"
 #include "innervoice/thread_team.h"
@@ -59,6 +62,49 @@ void product_of_tensors(const py::object& x, const HeldWeight& weight, const py:
   product(chosen, from, w.columns, M.value(), w, to, w.rows);
 }
 
+void nearest_code_of_tensors(ThreadTeam& team, const py::object& x, const HeldWeight& codes, const py::object& ids,
+                             const std::optional<std::string>& isa) {
+  const Import x_import("x", x), ids_import("ids", ids);
+  const Weight& w = codes.view();
+  Size M("M"), D("D");
+  D.bind(w.columns);
+  const auto* from = match<const float>("x", x_import.argument(), {M, D});
+  auto* to = match<std::int64_t>("ids", ids_import.argument(), {M});
+  if (w.rows == 0) throw std::invalid_argument("codes: a codebook has one code or more");
+  const Isa chosen = isa_or_best(isa);
+  const py::gil_scoped_release release;
+  nearest_code(team, chosen, from, M.value(), w, to);
+}
+
+void sum_codes_of_tensors(ThreadTeam& team, const py::object& ids, const HeldWeight& codes,
+                          const std::vector<std::int64_t>& sizes, const py::object& out,
+                          const std::optional<std::string>& isa) {
+  const Import ids_import("ids", ids), out_import("out", out);
+  const Weight& w = codes.view();
+  Size B("B"), K("K"), T("T"), G("G"), D("D");
+  G.bind(static_cast<std::int64_t>(sizes.size()));
+  D.bind(w.columns);
+  const auto* from = match<const std::int64_t>("ids", ids_import.argument(), {B, K, T});
+  auto* to = match<float>("out", out_import.argument(), {B, T, G, D});
+  std::int64_t books = 0;
+  for (const std::int64_t size : sizes) books += std::max<std::int64_t>(size, 0);
+  if (K.value() == 0 || books != K.value() || w.rows % K.value() != 0 || w.rows == 0 ||
+      *std::min_element(sizes.begin(), sizes.end()) < 1) {
+    throw std::invalid_argument("sizes: expected groups of codebooks that are as many together as ids has, " +
+                                std::to_string(K.value()) + ", and codes [K N, D]");
+  }
+  const std::int64_t each = w.rows / K.value();
+  for (std::int64_t i = 0; i < B.value() * K.value() * T.value(); ++i) {
+    if (from[i] < 0 || from[i] >= each) {
+      throw std::invalid_argument("ids: " + std::to_string(from[i]) + " is not a code, expected 0 to " +
+                                  std::to_string(each - 1));
+    }
+  }
+  const Isa chosen = isa_or_best(isa);
+  const py::gil_scoped_release release;
+  sum_codes(team, chosen, from, B.value(), T.value(), w, each, sizes, to);
+}
+
 }  // namespace
 
 void define_cpu(py::module_& m) {
@@ -75,6 +121,10 @@ void define_cpu(py::module_& m) {
           "shape", [](const HeldWeight& held) { return std::make_pair(held.view().rows, held.view().columns); });
   m.def("gemm", &gemm_of_tensors, py::arg("team"), py::arg("x"), py::arg("weight"), py::arg("out"),
         py::arg("bias") = py::none(), py::arg("isa") = py::none());
+  m.def("nearest_code", &nearest_code_of_tensors, py::arg("team"), py::arg("x"), py::arg("codes"), py::arg("ids"),
+        py::arg("isa") = py::none());
+  m.def("sum_codes", &sum_codes_of_tensors, py::arg("team"), py::arg("ids"), py::arg("codes"), py::arg("sizes"),
+        py::arg("out"), py::arg("isa") = py::none());
   m.def("product", &product_of_tensors, py::arg("x"), py::arg("weight"), py::arg("out"), py::arg("isa") = py::none());
   define_decoder(m);
 }

@@ -28,6 +28,21 @@ inline void pack(const Weight& w, std::int64_t first, std::int64_t count, std::i
   }
 }
 
+inline void square_sums(const float* panel, std::int64_t depth, float* sums, bool accumulate) {
+  Vec total[kPanelVectors];
+  for (int v = 0; v < kPanelVectors; ++v) total[v] = zero();
+  for (std::int64_t k = 0; k < depth; ++k, panel += kPanelColumns) {
+    for (int v = 0; v < kPanelVectors; ++v) {
+      const Vec x = load(panel + v * kLanes);
+      total[v] = fma(x, x, total[v]);
+    }
+  }
+  for (int v = 0; v < kPanelVectors; ++v) {
+    float* y = sums + v * kLanes;
+    store(y, accumulate ? add(load(y), total[v]) : total[v]);
+  }
+}
+
 constexpr std::int64_t kChain = 64;  // products that are summed one after another: what a sum's error grows with
 
 template <int kRows>

@@ -25,8 +25,8 @@ inline void product(const Weight& w, std::int64_t first, std::int64_t last, cons
 }
 
 constexpr Kernels kTable = {
-    kTileRows, kPanelColumns, pack,     tile,     expand, ready_floats,
-    ready,     product,       rms_norm, silu_mul, attend, attend_floats,
+    kTileRows, kPanelColumns, pack,     square_sums, tile,   expand,        ready_floats,
+    ready,     product,       rms_norm, silu_mul,    attend, attend_floats,
 };
 
 }  // namespace

@@ -58,6 +58,9 @@ struct Kernels {
   void (*pack)(const Weight& w, std::int64_t first, std::int64_t count, std::int64_t begin, std::int64_t depth,
                float* rows, float* panel);
 
+  // sums[n] (+)= sum_k panel[k, n]^2 of all of a panel's columns.
+  void (*square_sums)(const float* panel, std::int64_t depth, float* sums, bool accumulate);
+
   // c[m, n] (+)= sum_k a[m, k] panel[k, n] for m in [0, rows), n in [0, columns); rows <= tile_rows.
   void (*tile)(const float* a, std::int64_t lda, std::int64_t rows, const float* panel, std::int64_t depth, float* c,
                std::int64_t ldc, std::int64_t columns, bool accumulate);

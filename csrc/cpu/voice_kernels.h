@@ -123,13 +123,17 @@ struct VoiceKernels {
                       std::int64_t places, std::int64_t first, std::int64_t count, std::int64_t width, float* scores,
                       float* y);
 
-  // y[n, t] = bias[n] + sum_k,tap x[k, t + tap * step] w[n, k, tap] of `channels` signals, a multiple of kWaveOut; rows
-  // `stride` floats apart; weight: [channels / kWaveOut, channels, taps, kWaveOut].
-  void (*wave_conv)(const float* x, std::int64_t stride, std::int64_t channels, std::int64_t taps, std::int64_t step,
-                    const float* weight, const float* bias, float* y, std::int64_t y_stride, std::int64_t columns);
+  // y[n, t] = bias[n] + sum_k,tap x[k, t + tap * step] w[n, k, tap] of `channels` signals for n in [0, out), a multiple
+  // of kWaveOut; rows `stride` floats apart; weight: [out / kWaveOut, channels, taps, kWaveOut].
+  void (*wave_conv)(const float* x, std::int64_t stride, std::int64_t channels, std::int64_t out, std::int64_t taps,
+                    std::int64_t step, const float* weight, const float* bias, float* y, std::int64_t y_stride,
+                    std::int64_t columns);
 
   // x + sin(a x)^2 / (a + 1e-9) of one signal.
   void (*wave_snake)(const float* x, std::int64_t columns, float alpha, float* y);
+
+  // x, or slope x below 0, in place; up to a vector behind the last number is written too. slope 1: nothing.
+  void (*leaky_row)(float* x, std::int64_t count, float slope);
 
   // Four normals of each counter (first[i], second) of the key (k0, k1), as noise.py says: y [count, 4].
   void (*normals)(const std::int64_t* first, std::int64_t count, std::uint32_t second, std::uint32_t k0,

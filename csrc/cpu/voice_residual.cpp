@@ -3,39 +3,15 @@
 #include <utility>
 
 #include "cpu/voice_memory.h"
+#include "cpu/voice_rows.h"
 
 namespace innervoice {
 namespace {
 
 constexpr std::int64_t kColumns = 192;  // of a stream that are worked on together
-constexpr std::int64_t kBlock = 16;
-
-// rows[t, c] = x[c, t], with `stride` floats from row to row, in blocks that stay in the first cache.
-void rows_of(const float* x, std::int64_t ldx, std::int64_t channels, std::int64_t columns, float* rows,
-             std::int64_t stride) {
-  for (std::int64_t c = 0; c < channels; c += kBlock) {
-    const std::int64_t c_end = std::min(channels, c + kBlock);
-    for (std::int64_t t = 0; t < columns; t += kBlock) {
-      const std::int64_t t_end = std::min(columns, t + kBlock);
-      for (std::int64_t i = c; i < c_end; ++i) {
-        for (std::int64_t j = t; j < t_end; ++j) rows[j * stride + i] = x[i * ldx + j];
-      }
-    }
-  }
-}
-
-// Columns first ... first + count - 1 of past ++ x as rows.
-void window_of(const float* past, std::int64_t past_columns, const float* x, std::int64_t columns,
-               std::int64_t channels, std::int64_t first, std::int64_t count, float* rows, std::int64_t stride) {
-  const std::int64_t old = std::clamp<std::int64_t>(past_columns - first, 0, count);
-  if (old > 0) rows_of(past + first, past_columns, channels, old, rows, stride);
-  if (old < count) {
-    rows_of(x + first + old - past_columns, columns, channels, count - old, rows + old * stride, stride);
-  }
-}
 
 // Zeros the rows whose position, from `position` on, is outside [0, end).
-void clip(float* rows, std::int64_t count, std::int64_t stride, std::int64_t position, std::int64_t end) {
+void clip_rows(float* rows, std::int64_t count, std::int64_t stride, std::int64_t position, std::int64_t end) {
   for (std::int64_t t = 0; t < count; ++t) {
     if (position + t < 0 || position + t >= end) std::fill_n(rows + t * stride, stride, 0.0f);
   }
@@ -81,7 +57,7 @@ void PanelUnit::piece(const ResidualCall& call, std::int64_t row, std::int64_t b
   kernels.product(elements, width, made, first_.weight.taps(), dilation_ * width, width, first_.weight.panels(), width,
                   to);
   if (call.start != nullptr)
-    clip(new_middle, made, width, call.start[row] - half() * dilation_ + made_first, call.end[row]);
+    clip_rows(new_middle, made, width, call.start[row] - half() * dilation_ + made_first, call.end[row]);
   if (kept > 0) {
     std::fill_n(middle, kept * width, 0.0f);
     rows_of(call.inner + row * channels * inner + begin, inner, channels, kept, middle, width);
@@ -96,7 +72,7 @@ void PanelUnit::piece(const ResidualCall& call, std::int64_t row, std::int64_t b
   to.bias = second_.bias.data();
   to.y = result;
   kernels.product(elements, width, count, second_.weight.taps(), width, width, second_.weight.panels(), width, to);
-  if (call.start != nullptr) clip(result, count, width, call.start[row] - delay + begin, call.end[row]);
+  if (call.start != nullptr) clip_rows(result, count, width, call.start[row] - delay + begin, call.end[row]);
   const float* skipped = past + (begin - made_first + reach - delay) * width;
   float* y = call.y + row * channels * columns + begin;
   for (std::int64_t c = 0; c < channels; c += kBlock) {

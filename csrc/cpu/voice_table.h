@@ -27,9 +27,9 @@ constexpr VoiceKernels kVoice = {kPanelColumns,    element_kernels<float>(),
                                  gathered_product, gathered_dots,
                                  elu_row,          ring_attend,
                                  wave_conv,        wave_snake,
-                                 normals,          source_frame,
-                                 relative_attend,  real_fourier,
-                                 mish_row};
+                                 leaky_row,        normals,
+                                 source_frame,     relative_attend,
+                                 real_fourier,     mish_row};
 
 }  // namespace
 }  // namespace innervoice

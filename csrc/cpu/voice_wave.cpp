@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "cpu/voice_memory.h"
+#include "cpu/voice_rows.h"
 
 namespace innervoice {
 namespace {
@@ -10,38 +11,6 @@ namespace {
 constexpr std::int64_t kFloats = 4096;  // of a signal's piece: its buffers stay in the second cache
 
 std::int64_t columns_of(std::int64_t channels) { return kFloats / channels; }
-
-// [N, taps, K] -> [N / kWaveOut, K, taps, kWaveOut].
-std::vector<float> grouped(const float* w, std::int64_t channels, std::int64_t taps) {
-  std::vector<float> made(static_cast<std::size_t>(channels * taps * channels));
-  for (std::int64_t n = 0; n < channels; ++n) {
-    for (std::int64_t tap = 0; tap < taps; ++tap) {
-      for (std::int64_t k = 0; k < channels; ++k) {
-        const std::int64_t place = ((n / kWaveOut * channels + k) * taps + tap) * kWaveOut + n % kWaveOut;
-        made[static_cast<std::size_t>(place)] = w[(n * taps + tap) * channels + k];
-      }
-    }
-  }
-  return made;
-}
-
-// Columns first ... first + count - 1 of past ++ x.
-void join(const float* past, std::int64_t past_columns, const float* x, std::int64_t first, std::int64_t count,
-          float* y) {
-  const std::int64_t old = std::clamp<std::int64_t>(past_columns - first, 0, count);
-  if (old > 0) std::memcpy(y, past + first, static_cast<std::size_t>(old) * sizeof(float));
-  if (old < count) {
-    std::memcpy(y + old, x + first + old - past_columns, static_cast<std::size_t>(count - old) * sizeof(float));
-  }
-}
-
-// Zeros the columns whose position, from `position` on, is outside [0, end).
-void clip(float* x, std::int64_t count, std::int64_t position, std::int64_t end) {
-  const std::int64_t begin = std::clamp<std::int64_t>(-position, 0, count);
-  const std::int64_t stop = std::clamp<std::int64_t>(end - position, begin, count);
-  std::fill_n(x, begin, 0.0f);
-  std::fill_n(x + stop, count - stop, 0.0f);
-}
 
 }  // namespace
 
@@ -56,8 +25,8 @@ WaveUnit::WaveUnit(Isa isa, std::int64_t channels, std::int64_t taps, std::int64
       first_bias_(std::move(first_bias)),
       beta_(std::move(beta)),
       second_bias_(std::move(second_bias)),
-      first_(grouped(first, channels, taps)),
-      second_(grouped(second, channels, taps)) {
+      first_(grouped(first, channels, taps, channels)),
+      second_(grouped(second, channels, taps, channels)) {
   voice_kernels_of(isa);
 }
 
@@ -80,8 +49,8 @@ void WaveUnit::piece(const ResidualCall& call, std::int64_t row, std::int64_t be
     join(call.history + line * reach, reach, call.x + line * columns, made_first, past_count, past + c * wide);
     kernels.wave_snake(past + c * wide, past_count, alpha_[static_cast<std::size_t>(c)], bent + c * wide);
   }
-  kernels.wave_conv(bent, wide, channels_, taps_, dilation_, first_.data(), first_bias_.data(), middle + kept, wide,
-                    made);
+  kernels.wave_conv(bent, wide, channels_, channels_, taps_, dilation_, first_.data(), first_bias_.data(),
+                    middle + kept, wide, made);
   for (std::int64_t c = 0; c < call.channels; ++c) {
     const std::int64_t line = row * call.channels + c;
     float *signal = middle + c * wide, *fresh = signal + kept;
@@ -93,7 +62,8 @@ void WaveUnit::piece(const ResidualCall& call, std::int64_t row, std::int64_t be
     }
     kernels.wave_snake(signal, middle_count, beta_[static_cast<std::size_t>(c)], bent + c * wide);
   }
-  kernels.wave_conv(bent, wide, channels_, taps_, 1, second_.data(), second_bias_.data(), middle, wide, count);
+  kernels.wave_conv(bent, wide, channels_, channels_, taps_, 1, second_.data(), second_bias_.data(), middle, wide,
+                    count);
   for (std::int64_t c = 0; c < call.channels; ++c) {
     float* result = middle + c * wide;
     if (call.start != nullptr) clip(result, count, call.start[row] - delay + begin, call.end[row]);

@@ -40,17 +40,27 @@ inline void wave_tile(const float* x, std::int64_t stride, std::int64_t begin, s
   }
 }
 
-inline void wave_conv(const float* x, std::int64_t stride, std::int64_t channels, std::int64_t taps, std::int64_t step,
-                      const float* weight, const float* bias, float* y, std::int64_t y_stride, std::int64_t columns) {
+inline void wave_conv(const float* x, std::int64_t stride, std::int64_t channels, std::int64_t out, std::int64_t taps,
+                      std::int64_t step, const float* weight, const float* bias, float* y, std::int64_t y_stride,
+                      std::int64_t columns) {
   const std::int64_t together = kWaveChain / taps > 0 ? kWaveChain / taps : 1;  // channels of one chain
-  for (std::int64_t t = 0; t < columns; t += kWaveStep) {
-    for (std::int64_t n = 0; n < channels; n += kWaveOut) {
-      const float* w = weight + n * channels * taps;
-      for (std::int64_t begin = 0; begin < channels; begin += together) {
-        const std::int64_t end = begin + together < channels ? begin + together : channels;
+  for (std::int64_t begin = 0; begin < channels; begin += together) {           // whose weights stay in the first cache
+    const std::int64_t end = begin + together < channels ? begin + together : channels;
+    for (std::int64_t t = 0; t < columns; t += kWaveStep) {
+      for (std::int64_t n = 0; n < out; n += kWaveOut) {
+        const float* w = weight + n * channels * taps;
         wave_tile(x + t, stride, begin, end, taps, step, w, bias + n, y + n * y_stride + t, y_stride);
       }
     }
+  }
+}
+
+inline void leaky_row(float* x, std::int64_t count, float slope) {
+  if (slope == 1.0f) return;
+  const Vec less = set1(slope);
+  for (std::int64_t i = 0; i < count; i += kLanes) {
+    const Vec z = load(x + i);  // what is no number stays so, behind the zero
+    store(x + i, add(max(zero(), z), mul(min(z, zero()), less)));
   }
 }
 

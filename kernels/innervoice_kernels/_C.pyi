@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from innervoice_kernels._C_voice import *  # noqa: F403
+
 class SupportsDLPack(Protocol):
     """A torch tensor, a numpy array, or anything else with the DLPack methods."""
 
@@ -236,6 +238,20 @@ def gemm(
     threads. Raises ValueError for a wrong dtype, size or layout, and for an isa that is not there.
     """
 
+def nearest_code(team: ThreadTeam, x: SupportsDLPack, codes: Weight, ids: SupportsDLPack, isa: str | None = None) -> None:
+    """ids[m] = the first k with the least |c_k|^2 - 2 x_m c_k: x [M, D] float32, codes [K, D], ids [M] int64.
+
+    A row's id depends on that row alone. Raises ValueError for a wrong dtype, size or layout, and for a codebook of none.
+    """
+
+def sum_codes(
+    team: ThreadTeam, ids: SupportsDLPack, codes: Weight, sizes: Sequence[int], out: SupportsDLPack, isa: str | None = None
+) -> None:
+    """Sums of the codes of each group of codebooks: ids [B, K, T] int64, codes [K N, D], out [B, T, G, D] float32; see rvq.py.
+
+    sizes: codebooks a group. Raises ValueError for a wrong dtype, size or layout, and for an id that is not a code.
+    """
+
 def fill_normals(
     team: ThreadTeam, seed: SupportsDLPack, stream: int, first: SupportsDLPack, out: SupportsDLPack,
     isa: str | None = None,
@@ -273,166 +289,6 @@ def sample(
     temperature float32, top_k int64, top_p float64, keys (seed, n, d) int64 [B, 3]; ids int64 and logprobs float32 [B] are
     written. Raises ValueError for a wrong dtype, size or layout, and for ranges that overlap or leave the vocabulary.
     """
-
-def snake(team: ThreadTeam, x: SupportsDLPack, alpha: SupportsDLPack, out: SupportsDLPack, isa: str | None = None) -> None:
-    """x + sin(a x)^2 / (a + 1e-9): x, out [R, C] float32, alpha [C], C a multiple of 16. Raises ValueError."""
-
-def has_halves() -> bool:
-    """Whether products of bfloat16 run here, as the classes below can be told to take: with AVX-512."""
-
-class FlowStage:
-    """A stage of the flow's U-Net, its weights packed: residual block, then transformers; see flow_stage.py.
-
-    tensors: conv1, norm1, conv2, norm2, skip, weight and bias each; a block: norm1, qkv (weight alone, the queries' scaled), out,
-    norm2, up, down. Weights are float32 [N, taps, K], norms and biases [N]. halves: products in bfloat16, added up in float32.
-    isa None: the best of available_isas(). Raises ValueError for sizes that do not fit and for an isa that is not there.
-    """
-
-    def __init__(
-        self,
-        tensors: Sequence[SupportsDLPack],
-        blocks: Sequence[Sequence[SupportsDLPack]],
-        heads: int,
-        halves: bool = False,
-        isa: str | None = None,
-    ) -> None: ...
-    def __call__(
-        self,
-        team: ThreadTeam,
-        x: SupportsDLPack,
-        n: SupportsDLPack,
-        shift: SupportsDLPack,
-        out: SupportsDLPack,
-        given: tuple[SupportsDLPack, SupportsDLPack] | None = None,
-    ) -> None:
-        """x [R, T, K], shift [C], out and given [R, T, C] float32; n [R] int64 -> out, zero from n[r] on. Raises ValueError."""
-
-def group_norm_mish(
-    team: ThreadTeam, x: SupportsDLPack, n: SupportsDLPack, weight: SupportsDLPack, bias: SupportsDLPack, groups: int,
-    eps: float, out: SupportsDLPack, isa: str | None = None,
-) -> None:  # fmt: skip
-    """x, out [B, C, T], weight, bias [C] float32; n [B] int64 -> out, zero from n[b] on; see groupnorm.py. Raises ValueError."""
-
-def relative_attention(
-    team: ThreadTeam, q: SupportsDLPack, k: SupportsDLPack, v: SupportsDLPack, bias_u: SupportsDLPack, bias_v: SupportsDLPack,
-    positions: SupportsDLPack, visible: SupportsDLPack, out: SupportsDLPack, isa: str | None = None,
-) -> None:  # fmt: skip
-    """q, out [B, H, U, d], k, v [B, H, K, d] float32, visible [B, U, K] bool; see relative.py. d: a multiple of 16.
-
-    Raises ValueError.
-    """
-
-class RelativeLayer:
-    """A layer of the flow's encoder: norm, qkv, out, norm, up, down, weight and bias each; see relative_layer.py."""
-
-    def __init__(
-        self, tensors: Sequence[SupportsDLPack], bias_u: SupportsDLPack, bias_v: SupportsDLPack, positions: SupportsDLPack,
-        isa: str | None = None,
-    ) -> None: ...  # fmt: skip
-    def __call__(
-        self, team: ThreadTeam, x: SupportsDLPack, cache: SupportsDLPack, visible: SupportsDLPack, closed: SupportsDLPack,
-        out: SupportsDLPack, cache_after: SupportsDLPack,
-    ) -> None:  # fmt: skip
-        """x, out [B, U, D], caches [B, C, 2, D] float32; visible [B, U, C + U] bool, closed [B] int64. Raises ValueError."""
-
-class RealTransform:
-    """The Fourier transform of `size` real numbers, an even number of 4 or more; see fourier.py. Raises ValueError."""
-
-    def __init__(self, size: int, isa: str | None = None) -> None: ...
-    def stft(
-        self, team: ThreadTeam, x: SupportsDLPack, state: SupportsDLPack, n: SupportsDLPack, window: SupportsDLPack, hop: int,
-        start: SupportsDLPack, end: SupportsDLPack, out: SupportsDLPack, state_after: SupportsDLPack,
-    ) -> None:  # fmt: skip
-        """x [B, T], states [B, N - hop], out [B, N + 2, T / hop] float32; n, start, end [B] int64; see stft.py."""
-    def istft(
-        self, team: ThreadTeam, real: SupportsDLPack, imag: SupportsDLPack, state: SupportsDLPack | None, n: SupportsDLPack,
-        window: SupportsDLPack, hop: int, start: SupportsDLPack, end: SupportsDLPack, first: int, out: SupportsDLPack,
-        state_after: SupportsDLPack | None,
-    ) -> None:  # fmt: skip
-        """real, imag [B, N / 2 + 1, T] -> out [B, columns], sample `first` on; float32; n, start, end [B] int64; see istft.py."""
-    def log_mel(self, team: ThreadTeam, samples: SupportsDLPack, filters: SupportsDLPack, hop: int, out: SupportsDLPack) -> None:
-        """samples [B, W], filters [N / 2 + 1, M] -> out [B, M, (W - N) / hop + 1], float32; see mel.py."""
-
-class FrameConv:
-    """A convolution over frames, its weight [N, taps, K] packed; see frame_conv.py. Arguments and errors as FlowStage."""
-
-    def __init__(self, weight: SupportsDLPack, bias: SupportsDLPack, halves: bool = False, isa: str | None = None) -> None: ...
-    def __call__(
-        self,
-        team: ThreadTeam,
-        x: SupportsDLPack,
-        n: SupportsDLPack,
-        stride: int,
-        pad: int,
-        out: SupportsDLPack,
-        out_n: SupportsDLPack,
-    ) -> None:
-        """x [R, T, K], out [R, T', N] float32; n, out_n [R] int64: true frames of both. Raises ValueError."""
-
-class ResidualUnit:
-    """A residual unit of the vocoder, weights [C, k, C] packed; see residual.py. C: a multiple of 16, or of 4 up to 16."""
-
-    def __init__(
-        self,
-        alpha: SupportsDLPack,
-        first: SupportsDLPack,
-        first_bias: SupportsDLPack,
-        beta: SupportsDLPack,
-        second: SupportsDLPack,
-        second_bias: SupportsDLPack,
-        dilation: int,
-        halves: bool = False,
-        isa: str | None = None,
-    ) -> None: ...
-    def __call__(
-        self,
-        team: ThreadTeam,
-        x: SupportsDLPack,
-        history: SupportsDLPack,
-        inner: SupportsDLPack,
-        n: SupportsDLPack,
-        bounds: tuple[SupportsDLPack, SupportsDLPack] | None,
-        y: SupportsDLPack,
-        history_after: SupportsDLPack,
-        inner_after: SupportsDLPack,
-    ) -> None:
-        """x, y [B, C, T], history [B, C, 2 h d], inner [B, C, 2 h] float32; n [B], bounds [B] each int64. Raises ValueError."""
-
-class TapsConv:
-    """A convolution of a stream, weight [N, taps, K] float32 packed; see taps.py. Raises ValueError for misshapen tensors."""
-
-    def __init__(
-        self, weight: SupportsDLPack, bias: SupportsDLPack | None, dilation: int = 1, isa: str | None = None
-    ) -> None: ...
-    def __call__(self, team: ThreadTeam, before: SupportsDLPack, x: SupportsDLPack, out: SupportsDLPack) -> None:
-        """before [B, P, K], x [B, T, K], out [B, P + T - (taps - 1) dilation, N] float32. Raises ValueError."""
-
-class EluUnit:
-    """A residual unit of SEANet: wide [H, k, C], narrow [C, 1, H], shortcut [C, 1, C], with their biases; see elu_unit.py."""
-
-    def __init__(
-        self,
-        wide: tuple[SupportsDLPack, SupportsDLPack | None],
-        narrow: tuple[SupportsDLPack, SupportsDLPack | None],
-        shortcut: tuple[SupportsDLPack, SupportsDLPack | None] | None = None,
-        dilation: int = 1,
-        isa: str | None = None,
-    ) -> None: ...
-    def __call__(self, team: ThreadTeam, before: SupportsDLPack, x: SupportsDLPack, elu: bool, out: SupportsDLPack) -> None:
-        """before [B, P, C], x [B, T, C], out [B, P + T - (k - 1) dilation, C] float32. Raises ValueError."""
-
-class WindowLayer:
-    """A layer of Mimi's transformer: norm, its bias, qkv, out, scale, norm, its bias, up, down, scale; see window_layer.py."""
-
-    def __init__(
-        self, tensors: Sequence[SupportsDLPack], biases: Sequence[SupportsDLPack | None], heads: int, groups: int, window: int,
-        eps: float, isa: str | None = None,
-    ) -> None: ...  # fmt: skip
-    def __call__(
-        self, team: ThreadTeam, x: SupportsDLPack, cos: SupportsDLPack, sin: SupportsDLPack, ring: SupportsDLPack,
-        slots: SupportsDLPack, start: SupportsDLPack, n: SupportsDLPack, out: SupportsDLPack,
-    ) -> None:  # fmt: skip
-        """x, out [B, T, D]; cos, sin [B T, d / 2]; ring [S, 2, R, G, d], written; slots, start, n [B] int64. ValueError."""
 
 def product(x: SupportsDLPack, weight: Weight, out: SupportsDLPack, isa: str | None = None) -> None:
     """out = x W^T for few rows, on the calling thread: x [M, K], out [M, N], float32 and contiguous.

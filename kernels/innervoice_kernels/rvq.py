@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from innervoice_kernels.backend import TRITON, choose
+from innervoice_kernels import _C
+from innervoice_kernels.backend import NATIVE, TRITON, choose
 from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, dot, jit, launch, narrow, next_power, tl
-from innervoice_kernels.vq import nearest_code
+from innervoice_kernels.native import team
+from innervoice_kernels.vq import NATIVE_DTYPES, nearest_code
 
 # A program has ROWS frames. Sums and distances are float32 for every type, so that tiles are those of products without tensor
 # cores: 16 x 64 results, 32 deep, a quarter of a warp's registers each.
@@ -113,7 +115,30 @@ def _rvq_decode_triton(ids: Tensor, codebooks: Codebooks) -> Tensor:
 
 def rvq_decode(ids: Tensor, codebooks: Codebooks) -> Tensor:
     """Look codes up, add, project: ids [B, K, T] -> [B, T, D']."""
-    return _rvq_decode_triton(ids, codebooks) if choose("rvq_decode", ids) == TRITON else rvq_decode_ref(ids, codebooks)
+    chosen, codes = choose("rvq_decode", ids, has_native=True), codebooks.codes
+    if chosen == TRITON:
+        return _rvq_decode_triton(ids, codebooks)
+    if chosen == NATIVE and codes.device.type == "cpu" and codes.dtype in NATIVE_DTYPES:
+        return rvq_decode_native(ids, codebooks)
+    return rvq_decode_ref(ids, codebooks)
+
+
+def rvq_decode_native(ids: Tensor, codebooks: Codebooks, isa: str | None = None) -> Tensor:
+    """The same with the sums of all groups in one call; torch projects them. Raises ValueError for an id that is not a code."""
+    (batch, num, steps), codes, sizes = ids.shape, codebooks.codes, codebooks.sizes
+    sums = torch.empty(batch, steps, len(sizes), codes.shape[-1])
+    table = _C.Weight(codes[:num].detach().flatten(0, 1).contiguous())
+    _C.sum_codes(team(), ids.contiguous(), table, sizes, sums, isa)
+    rows = sums.flatten(0, 1)  # [B T, G, D]
+    if codebooks.project is None:
+        total = rows.sum(1) if len(sizes) > 1 else rows[:, 0]
+        total = total if codebooks.bias is None else total + codebooks.bias.float()
+    else:
+        project = codebooks.project.float()
+        total = rows.new_zeros(1) if codebooks.bias is None else codebooks.bias.float()
+        for group, weight in enumerate(project):
+            total = torch.addmm(total, rows[:, group], weight.T)
+    return total.view(batch, steps, total.shape[-1]).to(codes.dtype)
 
 
 def rvq_encode_ref(x: Tensor, codes: Tensor) -> Tensor:
@@ -178,5 +203,8 @@ def _rvq_encode_triton(x: Tensor, codes: Tensor) -> Tensor:
 
 
 def rvq_encode(x: Tensor, codes: Tensor) -> Tensor:
-    """Nearest codes, one codebook after the other: x [B, T, D], codes [K, N, D] -> [B, K, T] int64."""
+    """Nearest codes, one codebook after the other: x [B, T, D], codes [K, N, D] -> [B, K, T] int64.
+
+    On a CPU the search of each codebook is native, `nearest_code`.
+    """
     return _rvq_encode_triton(x, codes) if choose("rvq_encode", x) == TRITON else rvq_encode_ref(x, codes)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from innervoice_kernels.backend import TRITON, choose
+from innervoice_kernels import _C
+from innervoice_kernels.backend import NATIVE, TRITON, choose
 from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, dot, jit, launch, tl
+from innervoice_kernels.native import floats, team
 
 _ROWS, _CODES, _DEPTH = 16, 32, 32
 _PROGRAMS = 264  # two for each SM of the largest chips: codes are divided until there are so many
+NATIVE_DTYPES = {torch.float32, torch.bfloat16}
+"""Of what native code searches and adds up, in float32."""
 _CHUNK = 1 << 24  # distances held at once
 
 
@@ -29,9 +33,23 @@ def nearest_code_ref(x: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
 
 def nearest_code(x: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
     """Nearest code of each vector by squared distance: x [..., D], codebook [K, D] -> [...] int64."""
-    if choose("nearest_code", x) == TRITON:
+    chosen = choose("nearest_code", x, has_native=True)
+    if chosen == TRITON:
         return _nearest_code_triton(x, codebook)
+    if chosen == NATIVE and x.device.type == "cpu" and {x.dtype, codebook.dtype} <= NATIVE_DTYPES:
+        return nearest_code_native(x, codebook)
     return nearest_code_ref(x, codebook)
+
+
+def nearest_code_native(x: torch.Tensor, codebook: torch.Tensor, isa: str | None = None) -> torch.Tensor:
+    """The same without |x|^2, which is alike for all codes: products and the nearest in one pass over the codebook.
+
+    A vector's id depends on that vector alone. isa None: the best that there is.
+    """
+    rows = floats(x.reshape(-1, x.shape[-1]))
+    ids = torch.empty(len(rows), dtype=torch.int64)
+    _C.nearest_code(team(), rows, _C.Weight(codebook.detach().contiguous()), ids, isa)
+    return ids.view(x.shape[:-1])
 
 
 @jit

@@ -13,13 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from innervoice.codec.layers import Affine, Tensors, affine, conv, conv_transpose, linear, widened
+from innervoice.codec.layers import Tensors, affine, linear, widened
 from innervoice.config.decoder import HiftConfig
 from innervoice.config.decoder_tensors import is_delicate
 from innervoice_kernels.istft import istft
 from innervoice_kernels.noise import harmonic_phases, sample_noise
 from innervoice_kernels.residual import ResidualWeights, residual
 from innervoice_kernels.source import SourceSettings, stream_source
+from innervoice_kernels.stream_conv import StreamConvWeights, whole_conv, whole_conv_ref
+
+_LAST_SLOPE = 0.01
+"""Of the leaky ReLU before the last convolution, whatever the configuration says of the others."""
 
 
 class Excitation(NamedTuple):
@@ -49,12 +53,10 @@ class ResBlock:
 
 @dataclass(frozen=True)
 class Stage:
-    """One upsampling with the source that joins it; source_rate: STFT frames a step of its result."""
+    """One upsampling with the source that joins it."""
 
-    up: Affine
-    rate: int
-    source_down: Affine
-    source_rate: int
+    up: StreamConvWeights
+    source_down: StreamConvWeights
     source_block: ResBlock
     blocks: list[ResBlock]
 
@@ -79,10 +81,10 @@ class Hift:
         self.dtype = dtype
         folded = fold_weight_norm(tensors)
         weights = {name: value.to(device, torch.float32 if is_delicate(name) else dtype) for name, value in folded.items()}
-        self.f0_layers = [affine(weights, f"f0_predictor.condnet.{2 * i}") for i in range(5)]
+        self.f0_layers = [_conv(weights, f"f0_predictor.condnet.{2 * i}") for i in range(5)]
         self.f0_out = affine(weights, "f0_predictor.classifier")
         self._merge = affine(weights, "m_source.l_linear")
-        self.pre, self.post = affine(weights, "conv_pre"), affine(weights, "conv_post")
+        self.pre, self.post = _conv(weights, "conv_pre"), _conv(weights, "conv_post", slope=_LAST_SLOPE)
         self.stages = [_stage(config, weights, i) for i in range(len(config.upsample_rates))]
         self.window = torch.hann_window(config.n_fft, device=device)
         self.source_settings = SourceSettings(
@@ -112,7 +114,7 @@ class Hift:
         """mel [B, C, T] -> fundamental frequency in Hz, [B, T]. float64: where rounding would add up, in `steady` streaming."""
         x = mel.to(dtype)
         for layer in self.f0_layers:
-            x = F.elu(conv(x, widened(layer, dtype), padding=1))
+            x = F.elu(whole_conv_ref(x, layer.widened(dtype), 1))
         return linear(x.transpose(1, 2), widened(self.f0_out, dtype))[..., 0].abs()
 
     def draw(self, num_frames: int, generator: torch.Generator) -> Excitation:
@@ -154,11 +156,10 @@ class Hift:
         """mel [B, C, T], source [B, 1, n] -> samples [B, n] float32, clipped to audio_limit."""
         config = self.config
         spectrum = self._stft(source[:, 0]).to(self.dtype)
-        x = conv(mel.to(self.dtype), self.pre, padding=3)
+        x = whole_conv(mel.to(self.dtype), self.pre, 3)
         for stage in self.stages:
             x = self._upsample(x, spectrum, stage, is_last=stage is self.stages[-1])
-        x = conv(F.leaky_relu(x), self.post, padding=3)
-        real, imag = self.head(x)
+        real, imag = self.head(whole_conv(x, self.post, 3))
         samples = istft(real, imag, self.window, config.hop_len)
         return samples.clamp(-config.audio_limit, config.audio_limit)
 
@@ -175,22 +176,23 @@ class Hift:
         return torch.cat([spectrum.real, spectrum.imag], 1)
 
     def _upsample(self, x: Tensor, spectrum: Tensor, stage: Stage, is_last: bool) -> Tensor:
-        padding = (stage.up.weight.shape[-1] - stage.rate) // 2
-        x = conv_transpose(F.leaky_relu(x, self.config.slope), stage.up, stride=stage.rate, padding=padding)
+        x = whole_conv(x, stage.up, (stage.up.weight.shape[-1] - stage.up.stride) // 2)
         if is_last:
             x = F.pad(x, (1, 0), mode="reflect")
-        x = x + stage.source_block(conv(spectrum, stage.source_down, stride=stage.source_rate, padding=stage.source_rate // 2))
+        x = x + stage.source_block(whole_conv(spectrum, stage.source_down, stage.source_down.stride // 2))
         blocks = [block(x) for block in stage.blocks]
         return sum(blocks[1:], blocks[0]) / len(blocks)
+
+
+def _conv(weights: Tensors, name: str, stride: int = 1, *, is_transposed: bool = False, slope: float = 1.0) -> StreamConvWeights:
+    return StreamConvWeights(*affine(weights, name), stride, is_transposed=is_transposed, slope=slope)
 
 
 def _stage(config: HiftConfig, weights: Tensors, stage: int) -> Stage:
     first = stage * len(config.resblock_kernels)
     return Stage(
-        up=affine(weights, f"ups.{stage}"),
-        rate=config.upsample_rates[stage],
-        source_down=affine(weights, f"source_downs.{stage}"),
-        source_rate=math.prod(config.upsample_rates[stage + 1 :]),
+        up=_conv(weights, f"ups.{stage}", config.upsample_rates[stage], is_transposed=True, slope=config.slope),
+        source_down=_conv(weights, f"source_downs.{stage}", math.prod(config.upsample_rates[stage + 1 :])),
         source_block=_resblock(weights, f"source_resblocks.{stage}", config.source_dilations[stage]),
         blocks=[_resblock(weights, f"resblocks.{first + i}", row) for i, row in enumerate(config.resblock_dilations)],
     )

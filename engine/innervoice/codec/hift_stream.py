@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from innervoice.codec.hift import Hift, ResBlock, Stage
-from innervoice.codec.layers import Affine, linear, widened
+from innervoice.codec.layers import linear, widened
 from innervoice.codec.streaming import Pass, State
 from innervoice_kernels.istft import stream_istft
 from innervoice_kernels.noise import harmonic_phases, sample_noise
 from innervoice_kernels.source import stream_source
 from innervoice_kernels.stft import stream_stft
+from innervoice_kernels.stream_conv import StreamConvWeights
 
 UNKNOWN_END = 1 << 40
 """Number of frames of a reply that goes on."""
@@ -64,7 +65,7 @@ class HiftStream:
             raise ValueError(f"steady streaming needs an n_fft that is a multiple of twice its hop, not {config.n_fft}")
         self._hift, self._noise = hift, noise
         self._rate = config.frame_len // config.hop_len  # STFT frames a mel frame
-        self._f0_layers = [widened(layer, torch.float64) for layer in hift.f0_layers]
+        self._f0_layers = [layer.widened(torch.float64) for layer in hift.f0_layers]
         self._f0_out = widened(hift.f0_out, torch.float64)
         self._f0_late = sum(_half(layer) for layer in hift.f0_layers)
         self._stft_late = self._f0_late * self._rate + config.n_fft // (2 * config.hop_len) - 1
@@ -98,7 +99,8 @@ class HiftStream:
         if self._noise and phases is None:
             phases = self.phases(seed)
         spectrum = self._spectrum(at, mel, seed, phases)
-        x = at.clip(at.conv("pre", mel.to(self._hift.dtype), self._hift.pre, 1), 1, _half(self._hift.pre))
+        pre = self._hift.pre
+        x = at.conv("pre", mel.to(self._hift.dtype), pre, 1, at.bounds(1, _half(pre)))
         for index, (stage, plan) in enumerate(zip(self._hift.stages, self._plans, strict=True)):
             x = self._stage(at, f"stage{index}", stage, plan, x, spectrum)
         return self._samples(at, x), at.after
@@ -127,18 +129,17 @@ class HiftStream:
         x, late = mel.double(), 0
         for index, layer in enumerate(self._f0_layers):
             late += _half(layer)
-            x = at.clip(F.elu(at.conv(f"f0.{index}", x, layer, 1)), 1, late)
+            x = F.elu(at.conv(f"f0.{index}", x, layer, 1, at.bounds(1, late)))
         return at.clip(linear(x.transpose(1, 2), self._f0_out).transpose(1, 2).abs(), 1, late)[:, 0]
 
     def _stage(self, at: Pass, name: str, stage: Stage, plan: StagePlan, x: Tensor, spectrum: Tensor) -> Tensor:
         rate, extra = plan.rate, plan.extra
-        x = at.transpose(f"{name}.up", F.leaky_relu(x, self._hift.config.slope), stage.up, rate // stage.rate, stage.rate)
+        x = at.conv(f"{name}.up", x, stage.up, rate // stage.up.stride, at.bounds(rate, plan.up_late, extra))
         if extra:
             x = _reflect_first(x, at.start * rate - plan.up_late)
-        x = at.delay(f"{name}.wait", at.clip(x, rate, plan.up_late, extra), rate, plan.main_wait)
+        x = at.delay(f"{name}.wait", x, rate, plan.main_wait)
         down = at.delay(f"{name}.source.wait", spectrum, self._rate, plan.source_wait)
-        down = at.conv(f"{name}.source.down", down, stage.source_down, self._rate, stride=stage.source_rate)
-        down = at.clip(down, rate, plan.down_late, extra)
+        down = at.conv(f"{name}.source.down", down, stage.source_down, self._rate, at.bounds(rate, plan.down_late, extra))
         x = x + _block(at, f"{name}.source", down, stage.source_block, rate, plan.down_late, extra)
         total = torch.zeros_like(x)
         for index, (block, wait) in enumerate(zip(stage.blocks, plan.waits, strict=True)):
@@ -148,7 +149,7 @@ class HiftStream:
 
     def _samples(self, at: Pass, x: Tensor) -> Tensor:
         config = self._hift.config
-        real, imag = self._hift.head(at.conv("post", F.leaky_relu(x), self._hift.post, self._rate))
+        real, imag = self._hift.head(at.conv("post", x, self._hift.post, self._rate))
         past = at.before("istft", config.n_fft - config.hop_len, like=real)
         start, end = at.start * self._rate - self._post_late, at.end * self._rate + 1
         samples, at.after["istft"] = stream_istft(
@@ -184,7 +185,7 @@ def _plan(shape: StageShape, rate_before: int, late_before: int, stft_late: int,
 
 def _shape(stage: Stage) -> StageShape:
     kernels, delays = (stage.up.weight.shape[-1], stage.source_down.weight.shape[-1]), tuple(b.delay for b in stage.blocks)
-    return StageShape(kernels[0], stage.rate, kernels[1], stage.source_rate, stage.source_block.delay, delays)
+    return StageShape(kernels[0], stage.up.stride, kernels[1], stage.source_down.stride, stage.source_block.delay, delays)
 
 
 def _block(at: Pass, name: str, x: Tensor, block: ResBlock, rate: int, late: int, extra: int) -> Tensor:
@@ -200,5 +201,5 @@ def _reflect_first(x: Tensor, start: Tensor) -> Tensor:
     return torch.where(is_first[:, None], x.roll(-2, -1), x)
 
 
-def _half(layer: Affine) -> int:
+def _half(layer: StreamConvWeights) -> int:
     return layer.weight.shape[-1] // 2

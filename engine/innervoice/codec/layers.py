@@ -51,11 +51,6 @@ def conv(x: Tensor, layer: Affine, *, stride: int = 1, padding: int = 0, dilatio
     return F.conv1d(x, layer.weight, layer.bias, stride, padding, dilation)
 
 
-def conv_transpose(x: Tensor, layer: Affine, *, stride: int, padding: int) -> Tensor:
-    """[B, C, T] -> [B, C', T']."""
-    return F.conv_transpose1d(x, layer.weight, layer.bias, stride, padding)
-
-
 def layer_norm(x: Tensor, layer: Affine) -> Tensor:
     """[..., D], each row normalised; eps 1e-5."""
     return F.layer_norm(x, x.shape[-1:], layer.weight, layer.bias, 1e-5)

@@ -40,7 +40,8 @@ def _hift_bytes(config: HiftConfig, itemsize: int) -> int:
     values = pre[1] * (pre[2] - 1) + post[1] * (post[2] - 1)
     for i, plan in zip(stages, plans, strict=True):
         up, down = shapes[f"ups.{i}.weight_v"], shapes[f"source_downs.{i}.weight"]
-        values += up[1] * (up[2] - config.upsample_rates[i] + plan.main_wait + sum(plan.waits))
+        values += up[0] * (-(-up[2] // config.upsample_rates[i]) - 1)  # inputs that a step looks back at
+        values += up[1] * (plan.main_wait + sum(plan.waits))
         values += down[1] * (plan.source_wait + down[2] - _stride(config, i))
         values += up[1] * _block_steps(config.source_kernels[i], config.source_dilations[i])
         blocks = zip(config.resblock_kernels, config.resblock_dilations, strict=True)

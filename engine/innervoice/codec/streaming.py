@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from innervoice.codec.layers import Affine
-from innervoice_kernels.conv import stream_conv1d, stream_conv_transpose1d, stream_delay
+from innervoice_kernels.conv import stream_delay
 from innervoice_kernels.residual import Bounds, ResidualWeights, clip, stream_residual
+from innervoice_kernels.stream_conv import StreamConvWeights, stream_conv
 
 State = Mapping[str, Tensor]
 """Streaming state of the rows of a call by name, [B, ...] each. A name that is missing stands for zeros."""
@@ -39,16 +39,10 @@ class Pass:
         """Zero what lies outside the reply."""
         return clip(x, self.bounds(rate, late, extra))
 
-    def conv(self, name: str, x: Tensor, layer: Affine, rate: int, *, stride: int = 1) -> Tensor:
-        """[B, C, T] -> [B, C', T / stride], later by the layer's reach."""
-        state = self.before(name, x.shape[1], layer.weight.shape[-1] - stride, like=x)
-        y, self.after[name] = stream_conv1d(x, state, self.n * rate, layer.weight, layer.bias, stride)
-        return y
-
-    def transpose(self, name: str, x: Tensor, layer: Affine, rate: int, stride: int) -> Tensor:
-        """[B, C, T] -> [B, C', T * stride]."""
-        state = self.before(name, layer.weight.shape[1], layer.weight.shape[-1] - stride, like=x)
-        y, self.after[name] = stream_conv_transpose1d(x, state, self.n * rate, layer.weight, layer.bias, stride)
+    def conv(self, name: str, x: Tensor, weights: StreamConvWeights, rate: int, bounds: Bounds | None = None) -> Tensor:
+        """[B, C, T] at `rate` -> [B, C', T'], later by the layer's reach; the result is clipped."""
+        state = self.before(name, x.shape[1], weights.past, like=x)
+        y, self.after[name] = stream_conv(x, state, self.n * rate, weights, bounds)
         return y
 
     def delay(self, name: str, x: Tensor, rate: int, steps: int) -> Tensor:

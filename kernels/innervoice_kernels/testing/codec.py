@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from innervoice_kernels import flow_block, flow_stage, frame_conv, groupnorm, relative, relative_layer, residual
+from innervoice_kernels import flow_block, flow_stage, frame_conv, groupnorm, relative, relative_layer, residual, stream_conv
 from innervoice_kernels.testing.case import Case, Device, Inputs, Op, normal, rows
 
 
@@ -141,6 +141,57 @@ def _run_unit(
     return y.masked_fill(outside[:, None], 0), after[0], after[1]
 
 
+def _stream_conv_case(
+    name: str, n: list[int], columns: int, channels: int, out: int, taps: int, stride: int = 1, dilation: int = 1,
+    transposed: bool = False, slope: float = 1.0, edges: list[tuple[int, int]] | None = None,
+) -> Case:  # fmt: skip
+    """edges as in _unit_case, of the result."""
+
+    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+        shape = (channels, out, taps) if transposed else (out, channels, taps)
+        w = _weights({"weight": shape, "bias": (out,)}, dtype, device, generator)
+        past = stream_conv.StreamConvWeights(w["weight"], None, stride, dilation, transposed).past
+        x = _padded(rows(len(n), channels, columns, dtype=dtype, device=device, generator=generator), n, 2)
+        state = rows(len(n), channels, past, dtype=dtype, device=device, generator=generator)
+        bounds = None if edges is None else tuple(torch.tensor(part, device=device) for part in zip(*edges, strict=True))
+        return {"x": x, "state": state, "n": torch.tensor(n, dtype=torch.int64, device=device), "bounds": bounds,
+                "layer": (stride, dilation, transposed, slope), **w}  # fmt: skip
+
+    return Case(name, make)
+
+
+def run_stream_conv(
+    function: Any, x: Tensor, state: Tensor, n: Tensor, bounds: residual.Bounds | None, layer: tuple[int, int, bool, float],
+    weight: Tensor, bias: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """What lies beyond a row's own columns is undefined: it is set to 0."""
+    weights = stream_conv.StreamConvWeights(weight, bias, *layer)
+    y, after = function(x, state, n, weights, bounds)
+    ends = n * weights.stride if weights.is_transposed else n // weights.stride
+    return y.masked_fill((torch.arange(y.shape[-1], device=x.device) >= ends[:, None])[:, None], 0), after
+
+
+def _whole_conv_case(
+    name: str, shape: tuple[int, int, int], out: int, taps: int, padding: int, stride: int = 1, transposed: bool = False,
+    slope: float = 1.0,
+) -> Case:  # fmt: skip
+    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+        w = _weights(
+            {"weight": (shape[1], out, taps) if transposed else (out, shape[1], taps), "bias": (out,)}, dtype, device, generator
+        )
+        x = rows(*shape, dtype=dtype, device=device, generator=generator)
+        return {"x": x, "padding": padding, "layer": (stride, 1, transposed, slope), **w}
+
+    return Case(name, make)
+
+
+def run_whole_conv(
+    function: Any, x: Tensor, padding: int, layer: tuple[int, int, bool, float], weight: Tensor, bias: Tensor
+) -> Tensor:
+    """A case of whole_conv by one of its implementations."""
+    return function(x, stream_conv.StreamConvWeights(weight, bias, *layer), padding)  # type: ignore[no-any-return]
+
+
 def _norm_case(name: str, lengths: list[int], channels: int, frames: int, groups: int, offset: float = 0.0) -> Case:
     def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
         x = rows(len(lengths), channels, frames, dtype=dtype, device=device, generator=generator) + offset
@@ -234,6 +285,25 @@ OPS = (
         _unit_case("narrow", [700, 90], 700, 16, 11, 5, [(-80, 600), (3, 1 << 40)]), _unit_case("empty", [], 5, 16, 3, 1),
     ), real=(_unit_case("256 channels", [8 * 179], 8 * 179, 256, 7, 3),
              _unit_case("128 channels", [64 * 179], 64 * 179, 128, 11, 5))),
+    Op("stream_conv", lambda **given: run_stream_conv(stream_conv.stream_conv, **given),
+       lambda **given: run_stream_conv(stream_conv.stream_conv_ref, **given), (
+        _stream_conv_case("one", [1], 1, 1, 1, 1), _stream_conv_case("first", [9, 0, 4], 9, 20, 35, 7),
+        _stream_conv_case("few results", [101, 3], 101, 24, 9, 7, slope=0.01, edges=[(-3, 70), (2, 1 << 40)]),
+        _stream_conv_case("up", [13, 5], 13, 24, 12, 16, 8, transposed=True, slope=0.1, edges=[(-9, 60), (7, 1 << 40)]),
+        _stream_conv_case("down", [96, 40], 96, 9, 20, 16, 8), _stream_conv_case("point", [30], 30, 18, 16, 1),
+        _stream_conv_case("dilated", [40, 7], 40, 6, 40, 3, dilation=5),
+        _stream_conv_case("uneven", [30, 12], 30, 7, 5, 4, 3, 2),
+        _stream_conv_case("uneven up", [11], 11, 5, 7, 8, 3, transposed=True),
+        _stream_conv_case("pieces", [700], 700, 40, 18, 3), _stream_conv_case("empty", [], 4, 16, 8, 3),
+    ), real=(_stream_conv_case("up, 256 channels", [8 * 179], 8 * 179, 256, 128, 16, 8, transposed=True, slope=0.1),
+             _stream_conv_case("last", [64 * 179], 64 * 179, 128, 18, 7, slope=0.01))),
+    Op("whole_conv", lambda **given: run_whole_conv(stream_conv.whole_conv, **given),
+       lambda **given: run_whole_conv(stream_conv.whole_conv_ref, **given), (
+        _whole_conv_case("one", (1, 1, 1), 1, 1, 0), _whole_conv_case("first", (2, 13, 31), 19, 7, 3),
+        _whole_conv_case("down", (2, 9, 41), 20, 8, 2, 4),
+        _whole_conv_case("up", (1, 24, 9), 12, 16, 4, 8, transposed=True, slope=0.1),
+        _whole_conv_case("shorter than its reach", (1, 16, 2), 6, 7, 3, slope=0.01),
+    )),
     Op("group_norm_mish", groupnorm.group_norm_mish, groupnorm.group_norm_mish_ref, (
         _norm_case("one", [1], 8, 1, 8), _norm_case("primes", [131, 7, 0], 15, 137, 3), _norm_case("one group", [40], 80, 41, 1),
         _norm_case("far from 0", [300], 16, 300, 4, 30.0), _norm_case("empty", [], 8, 5, 2),
