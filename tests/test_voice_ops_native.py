@@ -164,12 +164,45 @@ def assert_same(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> N
     assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
 
 
-def with_team(team: _C.ThreadTeam, body: Callable[[], None]) -> None:
-    def run() -> None:
+def with_team(team: _C.ThreadTeam, body: Callable[[], Any]) -> Any:
+    def run() -> Any:
         native.work_with(team)
-        body()
+        return body()
 
-    copy_context().run(run)
+    return copy_context().run(run)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_convolution_in_float64_is_its_definition_for_all_instructions(isa: str) -> None:
+    for case in OPS["stream_conv"].cases:
+        inputs = case.make_inputs(torch.float64, "cpu", torch.Generator().manual_seed(1))
+        weights = stream_conv.StreamConvWeights(inputs["weight"], inputs["bias"], *inputs["layer"][:3])
+        if not weights.has_double:
+            continue
+        given = {**inputs, "layer": (*inputs["layer"][:3], 1.0)}
+        ours = run_stream_conv(partial(stream_conv._stream_conv_double, isa=isa), **given)
+        for one, other in zip(ours, run_stream_conv(stream_conv.stream_conv_ref, **given), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-13, atol=1e-13)
+        if isa == ISAS[-1]:
+            assert_same(run_stream_conv(stream_conv.stream_conv, **given), ours)
+
+
+@pytest.mark.parametrize("case", ["first", "dilated", "pieces"])
+def test_bits_of_a_convolution_in_float64_depend_on_neither_threads_nor_cuts(case: str) -> None:
+    found = next(one for one in OPS["stream_conv"].cases if one.name == case)
+    inputs = found.make_inputs(torch.float64, "cpu", torch.Generator().manual_seed(1))
+    weights, x = stream_conv.StreamConvWeights(inputs["weight"], inputs["bias"], *inputs["layer"]), inputs["x"][:1]
+    assert weights.has_double
+    whole, after = stream_conv.stream_conv(x, inputs["state"][:1], torch.tensor([x.shape[-1]]), weights)
+    own, pieces = inputs["state"][:1], []
+    for threads, part in zip((1, 3, 2), x.split([1, 2, x.shape[-1] - 3], -1), strict=True):
+
+        def run(part: Tensor = part, own: Tensor = own) -> tuple[Tensor, Tensor]:
+            return stream_conv.stream_conv(part, own, torch.tensor([part.shape[-1]]), weights)
+
+        y, own = with_team(_C.ThreadTeam(threads), run)
+        pieces.append(y)
+    assert_same((torch.cat(pieces, -1), own), (whole, after))
 
 
 def test_a_convolution_in_bfloat16_runs_natively_with_floats_inside() -> None:
@@ -192,3 +225,6 @@ def test_a_convolution_refuses_what_does_not_fit() -> None:
         conv(TEAM, x[..., :1].contiguous(), torch.zeros(1, 2, 5), 0, None, torch.zeros(1, 4, 5))
     with pytest.raises(ValueError, match="n: row 0 has length 6"):
         conv(TEAM, x[..., :1].contiguous(), x, 0, None, torch.zeros(1, 4, 5), (torch.tensor([6]), torch.zeros(1, 3, 1)))
+    double = _C.DoubleConv(torch.zeros(4, 2, 3).double(), torch.zeros(4).double())
+    with pytest.raises(ValueError, match=r"x: expected float64 \[B, C, T\]"):
+        double(TEAM, x[..., :1].double(), x, None, torch.zeros(1, 4, 5).double(), torch.tensor([5]), x[..., :1].double())

@@ -117,6 +117,14 @@ inline void transpose(const float* x, std::int64_t ldx, float* y, std::int64_t l
     store(y + (k + 3) * ldy, _mm256_shuffle_ps(quarter[k + 1], quarter[k + 3], 0xee));
   }
 }
+
+constexpr int kDoubleLanes = 4;
+using Doubles = __m256d;
+inline Doubles set1(double x) { return _mm256_set1_pd(x); }
+inline Doubles load(const double* x) { return _mm256_loadu_pd(x); }
+inline void store(double* y, Doubles x) { _mm256_storeu_pd(y, x); }
+inline Doubles fma(Doubles a, Doubles b, Doubles c) { return _mm256_fmadd_pd(a, b, c); }
+
 inline void prefetch(const void* x) { _mm_prefetch(static_cast<const char*>(x), _MM_HINT_T0); }
 
 }  // namespace

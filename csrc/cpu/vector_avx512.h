@@ -102,6 +102,13 @@ inline void store_bf16(std::uint16_t* y, Vec x) {
 }
 #endif
 
+constexpr int kDoubleLanes = 8;
+using Doubles = __m512d;
+inline Doubles set1(double x) { return _mm512_set1_pd(x); }
+inline Doubles load(const double* x) { return _mm512_loadu_pd(x); }
+inline void store(double* y, Doubles x) { _mm512_storeu_pd(y, x); }
+inline Doubles fma(Doubles a, Doubles b, Doubles c) { return _mm512_fmadd_pd(a, b, c); }
+
 inline void prefetch(const void* x) { _mm_prefetch(static_cast<const char*>(x), _MM_HINT_T0); }
 
 }  // namespace

@@ -161,6 +161,20 @@ inline void transpose(const float* x, std::int64_t ldx, float* y, std::int64_t l
     for (int k = 0; k < kLanes; ++k) y[k * ldy + n] = x[n * ldx + k];
   }
 }
+
+constexpr int kDoubleLanes = 4;
+struct Doubles {
+  double lane[kDoubleLanes];
+};
+inline Doubles set1(double x) { return {{x, x, x, x}}; }
+inline Doubles load(const double* x) { return {{x[0], x[1], x[2], x[3]}}; }
+inline void store(double* y, const Doubles& x) { std::memcpy(y, x.lane, sizeof(x.lane)); }
+inline Doubles fma(const Doubles& a, const Doubles& b, const Doubles& c) {
+  Doubles y;
+  for (int i = 0; i < kDoubleLanes; ++i) y.lane[i] = a.lane[i] * b.lane[i] + c.lane[i];
+  return y;
+}
+
 inline void prefetch(const void*) {}
 
 }  // namespace

@@ -99,7 +99,7 @@ struct SourceFrame {
 };
 
 struct VoiceKernels {
-  std::int64_t panel_columns;
+  std::int64_t panel_columns, double_columns;
   ElementKernels floats;
   ElementKernels halves;  // null functions where the instructions have no products of bfloat16
 
@@ -114,6 +114,10 @@ struct VoiceKernels {
   // The same plus bias for few columns, the weight [N, taps, K] as it is; y [count, columns].
   void (*gathered_dots)(const float* const* rows, std::int64_t count, std::int64_t taps, std::int64_t depth,
                         const float* weight, std::int64_t columns, const float* bias, float* y);
+
+  // y [count, columns] = bias[n] + the same in double, whole panels of double_columns columns.
+  void (*double_product)(const double* const* rows, std::int64_t count, std::int64_t taps, std::int64_t depth,
+                         const double* panels, std::int64_t columns, const double* bias, double* y);
 
   void (*elu_row)(const float* x, std::int64_t count, float* y);
 

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <vector>
 
 #include "cpu/voice_kernels.h"
@@ -14,7 +13,8 @@ namespace innervoice {
 constexpr std::int64_t kBlock = 16;
 
 // rows[t, c] = x[c, t], with `stride` floats from row to row, in blocks that stay in the first cache.
-inline void rows_of(const float* x, std::int64_t ldx, std::int64_t channels, std::int64_t columns, float* rows,
+template <typename T>
+inline void rows_of(const T* x, std::int64_t ldx, std::int64_t channels, std::int64_t columns, T* rows,
                     std::int64_t stride) {
   for (std::int64_t c = 0; c < channels; c += kBlock) {
     const std::int64_t c_end = std::min(channels, c + kBlock);
@@ -28,8 +28,9 @@ inline void rows_of(const float* x, std::int64_t ldx, std::int64_t channels, std
 }
 
 // Columns first ... first + count - 1 of past ++ x as rows.
-inline void window_of(const float* past, std::int64_t past_columns, const float* x, std::int64_t columns,
-                      std::int64_t channels, std::int64_t first, std::int64_t count, float* rows, std::int64_t stride) {
+template <typename T>
+inline void window_of(const T* past, std::int64_t past_columns, const T* x, std::int64_t columns, std::int64_t channels,
+                      std::int64_t first, std::int64_t count, T* rows, std::int64_t stride) {
   const std::int64_t old = std::clamp<std::int64_t>(past_columns - first, 0, count);
   if (old > 0) rows_of(past + first, past_columns, channels, old, rows, stride);
   if (old < count) {
@@ -38,21 +39,22 @@ inline void window_of(const float* past, std::int64_t past_columns, const float*
 }
 
 // The same of one signal.
-inline void join(const float* past, std::int64_t past_columns, const float* x, std::int64_t first, std::int64_t count,
-                 float* y) {
+template <typename T>
+inline void join(const T* past, std::int64_t past_columns, const T* x, std::int64_t first, std::int64_t count, T* y) {
   const std::int64_t old = std::clamp<std::int64_t>(past_columns - first, 0, count);
-  if (old > 0) std::memcpy(y, past + first, static_cast<std::size_t>(old) * sizeof(float));
+  if (old > 0) std::copy_n(past + first, old, y);
   if (old < count) {
-    std::memcpy(y + old, x + first + old - past_columns, static_cast<std::size_t>(count - old) * sizeof(float));
+    std::copy_n(x + first + old - past_columns, count - old, y + old);
   }
 }
 
 // Zeros the columns of a signal whose position, from `position` on, is outside [0, end).
-inline void clip(float* x, std::int64_t count, std::int64_t position, std::int64_t end) {
+template <typename T>
+inline void clip(T* x, std::int64_t count, std::int64_t position, std::int64_t end) {
   const std::int64_t begin = std::clamp<std::int64_t>(-position, 0, count);
   const std::int64_t stop = std::clamp<std::int64_t>(end - position, begin, count);
-  std::fill_n(x, begin, 0.0f);
-  std::fill_n(x + stop, count - stop, 0.0f);
+  std::fill_n(x, begin, T(0));
+  std::fill_n(x + stop, count - stop, T(0));
 }
 
 // A weight [N, taps, K] as wave_conv reads it, [N' / kWaveOut, K, taps, kWaveOut], N' of zeros behind N.

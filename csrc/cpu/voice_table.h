@@ -1,6 +1,7 @@
 // The voice's table of a kernel file, included at its end.
 #pragma once
 
+#include "cpu/voice_double.h"
 #include "cpu/voice_fft.h"
 #include "cpu/voice_gathered.h"
 #include "cpu/voice_kernels.h"
@@ -22,14 +23,12 @@ constexpr ElementKernels kHalves = element_kernels<std::uint16_t>();
 constexpr ElementKernels kHalves = {};
 #endif
 
-constexpr VoiceKernels kVoice = {kPanelColumns,    element_kernels<float>(),
-                                 kHalves,          add_norm_mish,
-                                 gathered_product, gathered_dots,
-                                 elu_row,          ring_attend,
-                                 wave_conv,        wave_snake,
-                                 leaky_row,        normals,
-                                 source_frame,     relative_attend,
-                                 real_fourier,     mish_row};
+constexpr VoiceKernels kVoice = {kPanelColumns,   kDoubleColumns, element_kernels<float>(),
+                                 kHalves,         add_norm_mish,  gathered_product,
+                                 gathered_dots,   double_product, elu_row,
+                                 ring_attend,     wave_conv,      wave_snake,
+                                 leaky_row,       normals,        source_frame,
+                                 relative_attend, real_fourier,   mish_row};
 
 }  // namespace
 }  // namespace innervoice

@@ -184,3 +184,13 @@ class StreamConv:
         bounds [B] each, as in residual.py; kept: n [B] int64 and what the rows keep behind so many columns of x, [B, C, P], which
         is written. Raises ValueError.
         """
+
+class DoubleConv:
+    """A convolution of a stream in float64, channels first: weight [C', taps, C], bias [C']; see stream_conv.py. ValueError."""
+
+    def __init__(self, weight: SupportsDLPack, bias: SupportsDLPack, dilation: int = 1, isa: str | None = None) -> None: ...
+    def __call__(
+        self, team: ThreadTeam, before: SupportsDLPack, x: SupportsDLPack, bounds: tuple[SupportsDLPack, SupportsDLPack] | None,
+        out: SupportsDLPack, n: SupportsDLPack, after: SupportsDLPack,
+    ) -> None:  # fmt: skip
+        """before, after [B, C, (taps - 1) dilation], x [B, C, T], out [B, C', T] float64; n, bounds [B] int64. ValueError."""

@@ -88,6 +88,21 @@ class StreamConvWeights:
         stride = 1 if self.is_transposed else self.stride
         return _C.StreamConv(floats(weight.flatten(2)), floats(bias), dilation, stride, self.up, self.slope, isa)
 
+    @property
+    def has_double(self) -> bool:
+        """Whether native code takes it in float64: a plain convolution."""
+        return self.weight.dtype == torch.float64 and self.stride == 1 and not self.is_transposed and self.slope == 1
+
+    @cached_property
+    def native_double(self) -> _C.DoubleConv:
+        """`native` in float64."""
+        return self.packed_double()
+
+    def packed_double(self, isa: str | None = None) -> _C.DoubleConv:
+        """`packed` in float64."""
+        weight, bias, dilation = self.columns
+        return _C.DoubleConv(weight.flatten(2).detach(), bias.detach().contiguous(), dilation, isa)
+
     @cached_property
     def taps(self) -> tuple[Tensor, Tensor, int]:
         """Weight [taps s, C' u, C], bias [C' u] and the taps' dilation, as the Triton kernel reads them."""
@@ -124,6 +139,8 @@ def stream_conv(
     chosen = choose("stream_conv", x, has_native=True)
     if chosen == NATIVE and takes(x, weights.weight):
         return _stream_conv_native(x, state, n, weights, bounds)
+    if chosen == NATIVE and x.device.type == "cpu" and x.dtype == torch.float64 and weights.has_double:
+        return _stream_conv_double(x, state, n, weights, bounds)
     if chosen == TRITON and x.dtype != torch.float64:
         y = _conv_triton(state, x, 0, _columns(x, weights), weights, bounds)
         return y, shifted(torch.cat([state, x], -1), n, weights.past)
@@ -138,6 +155,16 @@ def _stream_conv_native(
     native = weights.native if isa is None else weights.packed(isa)
     native(team(), before, floats(x), 0, bounds, y, (n, after))
     return y.to(x.dtype), after.to(x.dtype)
+
+
+def _stream_conv_double(
+    x: Tensor, state: Tensor, n: Tensor, weights: StreamConvWeights, bounds: Bounds | None, isa: str | None = None
+) -> tuple[Tensor, Tensor]:
+    before, given = state.detach().contiguous(), x.detach().contiguous()
+    y, after = x.new_empty(len(x), weights.out_channels, x.shape[-1]), torch.empty_like(before)
+    native = weights.native_double if isa is None else weights.packed_double(isa)
+    native(team(), before, given, bounds, y, n, after)
+    return y, after
 
 
 def _columns(x: Tensor, weights: StreamConvWeights) -> int:

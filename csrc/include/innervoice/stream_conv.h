@@ -57,4 +57,35 @@ class StreamConv {
   std::vector<float> grouped_;  // where there are few outputs: vectors run along the time
 };
 
+// Rows of a call in double, z = before ++ x: before, after [B, C, reach], y [B, C', columns]; the rest as above.
+struct DoubleConvCall {
+  const double* before;
+  const double* x;
+  const std::int64_t *n, *start, *end;
+  double *y, *after;
+  std::int64_t rows, columns;
+};
+
+// y_t[c] = b[c] + sum_j,k w[c, j, k] z_{t + d j}[k] in double.
+class DoubleConv {
+ public:
+  // weight [C', taps, C], bias [C'].
+  DoubleConv(Isa isa, const double* weight, std::vector<double> bias, std::int64_t taps, std::int64_t depth,
+             std::int64_t dilation);
+
+  void run(ThreadTeam& team, const DoubleConvCall& call) const;
+
+  std::int64_t channels() const { return depth_; }
+  std::int64_t out_channels() const { return columns_; }
+  std::int64_t reach() const { return (taps_ - 1) * dilation_; }
+
+ private:
+  void piece(const DoubleConvCall& call, std::int64_t row, std::int64_t begin, std::int64_t columns, std::int64_t first,
+             std::int64_t count, double* memory) const;
+
+  Isa isa_;
+  std::int64_t taps_, depth_, columns_, dilation_;
+  std::vector<double> bias_, panels_;  // panels of columns, depth within, zeros behind the last column
+};
+
 }  // namespace innervoice
