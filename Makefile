@@ -9,6 +9,8 @@ INSTALLED := $(VENV)/installed
 NATIVE := $(shell find csrc -type f)
 CXX_FILES := $(filter %.h %.cpp %.cu %.cuh,$(NATIVE))
 
+GPU_TESTS := $(shell grep -ls mark.gpu tests/test_*.py)
+
 # What a GPU is asked first, within ten minutes, and what takes longer.
 GPU_PARTS := gpu-tests gpu-kernels gpu-decode gpu-codec gpu-reply gpu-report
 GPU_MORE := gpu-formats gpu-codecs gpu-stream gpu-sanitizer gpu-report
@@ -70,8 +72,9 @@ gpu-more: gpu-install
 gpu-install:
 	$(PYTHON) -m pip install --no-build-isolation --no-deps .
 
+# Most of their time goes into compiling kernels: as many at once as there are cores.
 gpu-tests:
-	timeout 150 $(PYTHON) -m pytest -o pythonpath=tests -m gpu tests
+	timeout 150 $(PYTHON) -m pytest -o pythonpath=tests -n auto --dist worksteal -m gpu $(GPU_TESTS)
 
 gpu-kernels:
 	timeout 100 $(PYTHON) -m bench.kernels --device cuda --json $(RESULTS)/kernels.json

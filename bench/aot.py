@@ -53,15 +53,20 @@ def _type_of(value: Tensor | int | float) -> str:
     return "i32" if -(2**31) <= value < 2**31 else "i64"
 
 
-def compile_launch(launch: Launch) -> dict[str, int]:
-    """Registers a thread, spilled bytes a thread and shared memory a block of a launch, compiled for sm_90."""
+def compiled(launch: Launch) -> Any:
+    """What Triton makes of a launch for sm_90."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     source = ASTSource(launch.kernel, *signature(launch))
-    compiled = triton.compile(source, target=GPUTarget("cuda", CAPABILITY, 32), options=launch.options)
-    return resources(compiled.asm["ptx"]) | {"shared_bytes": compiled.metadata.shared}
+    return triton.compile(source, target=GPUTarget("cuda", CAPABILITY, 32), options=launch.options)
+
+
+def compile_launch(launch: Launch) -> dict[str, int]:
+    """Registers a thread, spilled bytes a thread and shared memory a block of a launch, compiled for sm_90."""
+    made = compiled(launch)
+    return resources(made.asm["ptx"]) | {"shared_bytes": made.metadata.shared}
 
 
 def resources(ptx: str) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,7 @@ from innervoice_kernels import (
     windowed,
 )
 from innervoice_kernels.backend import use
+from innervoice_kernels.jit import dependent_launches
 
 D, H, G, WIDTH, FFN, VOCABULARY = 4096, 32, 2, 128, 13696, 168960
 QKV = (H + 2 * G) * WIDTH
@@ -72,6 +73,19 @@ def call(name: str, op: Callable[..., Any], *args: Any, **kwargs: Any) -> Call:
             op(*args, **kwargs)
 
     return Call(name, run)
+
+
+def dependent(calls: Iterable[Call]) -> list[Call]:
+    """The same by programmatic dependent launch."""
+
+    def of(inner: Call) -> Call:
+        def run() -> None:
+            with dependent_launches():
+                inner.run()
+
+        return Call(f"{inner.name}, dependent", run)
+
+    return [of(inner) for inner in calls]
 
 
 def elementwise(rows: int, dtype: torch.dtype) -> list[Call]:
@@ -334,6 +348,10 @@ CALLS += [call_fp8 for rows, queries in ((8, 512), (8, 1)) for call_fp8 in fp8_c
 for dtype in (BF16, torch.float16, torch.float32):
     for rows in (1, 8, 16):
         CALLS += [*products(rows, dtype), end_of_step(rows, dtype, True)]
+    CALLS += dependent(products(1, dtype))
+CALLS += dependent(
+    [*elementwise(1, BF16)[:1], *heads(1, 16, BF16)[:2], *(attend(1, 1, 16, BF16, weighted) for weighted in (False, True))]
+)
 CALLS += [end_of_step(rows, BF16, True) for rows in (32, 128, 256)]
 for label in ("qkv", "down"):
     CALLS += quantised(1, BF16, label, "int8", "fp8", "int4 32", "int4 128", "symmetric 32")

@@ -49,6 +49,10 @@ class Decode:
         for num_tokens in self.prompts:
             self.free()
             yield self.prefill(model, num_tokens)
+        if self.on_gpu:  # last: should it fail, the rest is measured
+            for rows in (1, 8):
+                self.free()
+                yield self.dependent(model, rows)
 
     def against_peers(self, model: DecodeModel) -> Iterator[Record]:
         """Batch 1, in turns with every peer that runs here; G1 is ours alone."""
@@ -95,6 +99,23 @@ class Decode:
         goal = "G7" if rows == 128 and self.on_gpu else None
         return self.record(model, rows, times, goal=goal, peer=None, peer_name="roof", ratio=roof / times.median)
 
+    def dependent(self, model: DecodeModel, rows: int) -> Record:
+        """A step by programmatic dependent launch against one whose kernels begin when the one before has ended, in turns."""
+        ours, peer = "decode step, dependent launches", "launches one after another"
+        case: dict[str, Any] = {"shape": f"{rows} rows, {self.context} tokens", "unit": "ms", "peer_name": peer}
+        case |= {"device": device_name(self.device), "dtype": self.dtype}
+        try:
+            loops = {name: self.loop(model, rows, pdl=name == ours) for name in (peer, ours)}
+            runs: dict[str, Callable[[], object]] = {name: loop.step for name, loop in loops.items()}
+            times = interleaved(runs, device=self.device, rounds=self.rounds, warmup=2, inner=INNER)
+            same = loops[ours].finish() == loops[peer].finish()
+        except Exception as error:  # not every driver has it, and the rest stands without
+            return Record(
+                ours, ours=None, invalid=f"it failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}", **case
+            )
+        invalid = None if same else "the tokens are not the same"
+        return Record.of(ours, ours=times[ours], peer=times[peer], invalid=invalid, **case, **self.state())
+
     def roof_s(self, model: DecodeModel, rows: int) -> float:
         """T(B) = max(W / BW, 2 P B / F) + max(B ctx kv / BW, 4 B ctx H d L / F), with the ceilings of this run."""
         config, c = model.transformer.config, self.ceilings
@@ -115,8 +136,8 @@ class Decode:
             peer_name="floor", ratio=floor / times.median, flops=flops + attention, details=self.ceilings.details, **self.state(),
         )  # fmt: skip
 
-    def loop(self, model: DecodeModel, rows: int) -> Loop:
-        return make_loop(model, rows, self.context, (self.rounds + 4) * INNER, Tracer())
+    def loop(self, model: DecodeModel, rows: int, **options: Any) -> Loop:
+        return make_loop(model, rows, self.context, (self.rounds + 4) * INNER, Tracer(), **options)
 
     def bytes(self, model: DecodeModel, rows: int) -> int:
         return step_bytes(model.transformer.config, self.dtype, rows, self.context)

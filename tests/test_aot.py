@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -12,6 +13,9 @@ from innervoice_kernels.jit import HAS_TRITON, INTERPRETED
 
 QUICK = {"rms_norm", "silu_mul", "store_kv", "summary", "prepare", "begin", "end"}  # compiled in a few seconds together
 compiles = pytest.mark.skipif(not HAS_TRITON or INTERPRETED, reason="needs Triton, not interpreted")
+
+WORDS = ("launch_dependents", "wait")
+TOUCHES = re.compile(r"\b(ld\.global|cp\.async\.c|st\.global|atom\.|red\.)")
 
 REGISTERS, SHARED_BYTES = 16, 2048  # by which a record may differ from the table's: another ptxas
 
@@ -37,7 +41,19 @@ def hold(names: set[str] | None) -> None:
                 assert made["spills"] == 0, made
                 assert abs(made["registers"] - expected["registers"]) <= REGISTERS, (made, expected)
                 assert abs(made["shared_bytes"] - expected["shared_bytes"]) <= SHARED_BYTES, (made, expected)
+            if launch.options.get("launch_pdl"):
+                waits_first(aot.compiled(launch).asm["ptx"])
     assert seen == set(known)
+
+
+def waits_first(ptx: str) -> None:
+    """A dependent kernel lets the next one begin and waits for the one before, once, ahead of all that touches memory."""
+    lines = [line.strip() for line in ptx.splitlines()]
+    places = {word: [i for i, line in enumerate(lines) if line.startswith(f"griddepcontrol.{word}")] for word in WORDS}
+    assert {word: len(found) for word, found in places.items()} == dict.fromkeys(WORDS, 1)
+    touches = [i for i, line in enumerate(lines) if TOUCHES.search(line)]
+    ends = [i for i, line in enumerate(lines) if line.startswith("ret;")]
+    assert touches and places["launch_dependents"] < places["wait"] and places["wait"][0] < min(touches + ends)
 
 
 def test_nothing_spills_in_the_table() -> None:

@@ -67,7 +67,8 @@ def test_other_models_are_refused(model: DecodeModel) -> None:
 def test_the_decode_bench_runs_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode, "SMALL", TINY)
     monkeypatch.setattr(decode, "INNER", 2)
-    records = {(r.name, r.shape, r.peer_name): r for r in decode.Decode("cpu", quick=True).records()}
+    made = decode.Decode("cpu", quick=True)
+    records = {(r.name, r.shape, r.peer_name): r for r in made.records()}
     steps = [r for r in records.values() if r.name == "decode step"]
     assert {r.peer_name for r in steps} == {"copy", "roof", "static cache", "transformers eager"}
     assert all(r.goal is None and not r.invalid and r.ratio and r.bytes and r.flops for r in steps)
@@ -76,6 +77,11 @@ def test_the_decode_bench_runs_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None
         w.numel() for layer in shapes.random_model(TINY, "cpu").transformer.weights.layers
         for w in (layer.attention_norm, layer.qkv, layer.qkv_bias, layer.attention_out, layer.ffn_norm, layer.gate_up, layer.down)
     ) + 2 * 100 * 64 + 2 * 512 * 64 + 2 * 2 * 4 * 32 * 100**2  # fmt: skip
+    model = shapes.random_model(TINY, "cpu")
+    assert made.dependent(model, 2).ratio
+    assert made.dependent(model, 0).invalid == (
+        "it failed: ValueError: decode of 0 rows, 128 tokens of context, 14 steps: each must be 1 or more"
+    )
 
 
 def test_the_formats_bench_runs_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

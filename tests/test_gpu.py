@@ -15,6 +15,7 @@ from innervoice.types import Sampling
 from innervoice_kernels.attention import paged_attention
 from innervoice_kernels.backend import use
 from innervoice_kernels.head import head_sample
+from innervoice_kernels.jit import PDL_SINCE
 from innervoice_kernels.linear import Norm, gated_linear, linear
 from innervoice_kernels.sample import Draw
 from innervoice_kernels.testing import OPS, Case, Op, check
@@ -68,6 +69,20 @@ def test_graphs_give_the_tokens_of_eager_steps(name: str) -> None:
     eager, graphed = made
     assert eager.tokens == graphed.tokens and min(map(len, eager.tokens)) == 500
     assert graphed.stepper.stats().replays == 499 and eager.stepper.stats().replays == 0
+
+
+def test_dependent_launches_change_no_token() -> None:
+    """Replayed from graphs and launched one by one, with and without a weight, in buckets on either side of cuBLAS."""
+    if torch.cuda.get_device_capability() < PDL_SINCE:
+        pytest.skip("the GPU is older than dependent launches")
+    replies = replies_of(*[Schedule.preset("stitch_s"), WEIGHTED, Schedule.preset("reempathy")] * 7)
+    made = [
+        stepped(torch.bfloat16, replies, pdl=pdl, graphs=graphs) for pdl, graphs in ((False, True), (True, True), (True, False))
+    ]
+    for one in made:
+        one.run(200, count=4)
+    assert [one.stepper.pdl for one in made] == [False, True, True]
+    assert made[0].tokens == made[1].tokens == made[2].tokens and max(map(len, made[0].tokens)) == 200
 
 
 def engine_of(tiny_dir: Path, backend: str) -> Any:

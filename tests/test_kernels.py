@@ -57,12 +57,6 @@ def test_public_op_obeys_the_error_rule(op: Op, case: Case, dtype: torch.dtype) 
     check(op, case, dtype)
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize(("op", "case", "dtype"), DTYPED)
-def test_public_op_obeys_the_error_rule_on_the_gpu(op: Op, case: Case, dtype: torch.dtype) -> None:
-    check(op, case, dtype, "cuda")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("op", "case"), REAL)
 def test_public_op_obeys_the_error_rule_at_real_shapes(op: Op, case: Case) -> None:

@@ -214,5 +214,5 @@ class SmallLives(Lives):
 
 @pytest.mark.long
 def test_random_lives() -> None:
-    checks = settings(max_examples=2, stateful_step_count=8, deadline=None, suppress_health_check=list(HealthCheck))
+    checks = settings(max_examples=8, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck))
     run_state_machine_as_test(SmallLives, settings=checks)

@@ -90,7 +90,7 @@ class StepperLoop:
 
     def __init__(
         self, model: DecodeModel, rows: int, context: int, steps: int, tracer: Tracer, *, schedule: Schedule | None = None,
-        graphs: bool = True, invariant: bool = False, weighted: tuple[bool, ...] = (False,),
+        graphs: bool = True, invariant: bool = False, pdl: bool | None = None, weighted: tuple[bool, ...] = (False,),
     ) -> None:  # fmt: skip
         transformer, length = model.transformer, context + steps + _SPARE
         each = pages_for(length, PAGE_SIZE)
@@ -98,7 +98,7 @@ class StepperLoop:
         self._ids: list[list[int]] = [[] for _ in range(rows)]
         kv = random_cache(transformer, rows * each)
         self.stepper = Stepper(
-            transformer, kv, max_rows=rows, max_model_len=length, tracer=tracer, graphs=graphs, invariant=invariant
+            transformer, kv, max_rows=rows, max_model_len=length, tracer=tracer, graphs=graphs, invariant=invariant, pdl=pdl
         )
         self.stepper.warmup(weighted)
         program = _program(schedule, model.vocabulary)

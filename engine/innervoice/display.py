@@ -91,6 +91,7 @@ def plan_rows(plan: Line) -> dict[str, str]:
         "cache per token": f"{_bytes(plan['kv_bytes_per_token'])} ({plan['kv_dtype']})",
         "cache per session": f"{_bytes(plan['kv_bytes_per_session'])} (of {plan['max_model_len']} tokens)",
         "voice per session": _bytes(plan["voice_bytes_per_session"]),
+        "step per session": _bytes(plan["step_bytes_per_session"]),
         "sessions that fit": str(plan["sessions"]),
     }
 

@@ -22,6 +22,9 @@ from innervoice.config.speech_tokenizer import SpeechTokenizerConfig, read_speec
 from innervoice.model.families import Family, family_of
 from innervoice.model.gguf_source import GgufSource
 from innervoice.model.quant_source import BlankSource, WeightSource
+from innervoice.model.transformer import Transformer
+from innervoice.model.weights import ModelWeights
+from innervoice.stepper import Buffers
 
 PAGE_SIZE = 16
 DEFAULT_MODEL_LEN = 8192
@@ -52,13 +55,15 @@ class Configs:
 class Plan:
     """Bytes by use; sessions: how many of max_model_len tokens each fit at once (0: the weights alone are too large).
 
-    voice_bytes_per_session: a slot of `steady` streaming, 0 without a decoder or in another streaming.
+    voice_bytes_per_session: a slot of `steady` streaming, 0 without a decoder or in another streaming. step_bytes_per_session:
+    what the step on a GPU keeps for a row, its logits above all.
     """
 
     weight_bytes: int
     kv_bytes_per_token: int
     kv_bytes_per_session: int
     voice_bytes_per_session: int
+    step_bytes_per_session: int
     codec_bytes: int
     speech_tokenizer_bytes: int
     memory_bytes: int
@@ -128,8 +133,9 @@ def make_plan(
     model_len = max_model_len or min(configs.model.max_position, DEFAULT_MODEL_LEN)
     codec_itemsize = dtype_bytes(codec_dtype)
     tokenizer, decoder = configs.speech_tokenizer, configs.decoder
+    weights = _blank_weights(paths, configs, dtype, made)
     fixed = {
-        "weight_bytes": _weight_bytes(paths, configs, dtype, made),
+        "weight_bytes": weights.num_bytes,
         "codec_bytes": 0 if decoder is None else decoder_tensors.tensor_bytes(decoder, codec_itemsize),
         "speech_tokenizer_bytes": 0 if tokenizer is None else speech_tokenizer.tensor_bytes(tokenizer, codec_dtype),
     }
@@ -140,13 +146,18 @@ def make_plan(
     voice_slot = 0
     if decoder is not None and isinstance(steady, SteadySettings):
         voice_slot = slot_bytes(decoder, codec_itemsize, steady)
+    step_row = 0
+    if chosen.type == "cuda":
+        rows = max_sessions or MOST_SESSIONS["cuda"]
+        step_row = -(-Buffers.allocate(Transformer(configs.model, weights), rows, model_len, PAGE_SIZE).num_bytes // rows)
     memory = _memory_bytes(chosen)
-    fitting = max(0, int(memory * memory_fraction) - sum(fixed.values())) // (kv_session + voice_slot)
+    fitting = max(0, int(memory * memory_fraction) - sum(fixed.values())) // (kv_session + voice_slot + step_row)
     return Plan(
         **fixed,
         kv_bytes_per_token=kv_page // PAGE_SIZE,
         kv_bytes_per_session=kv_session,
         voice_bytes_per_session=voice_slot,
+        step_bytes_per_session=step_row,
         memory_bytes=memory,
         max_model_len=model_len,
         sessions=min(fitting, max_sessions or fitting),
@@ -166,13 +177,14 @@ def _quantization(paths: CheckpointPaths, configs: Configs, wanted: str | Quanti
     raise ValueError(f"{paths.model} is quantised already, as {configs.quantization}, not {asked}: leave quantization out")
 
 
-def _weight_bytes(paths: CheckpointPaths, configs: Configs, dtype: str, quantization: Quantization | None) -> int:
+def _blank_weights(paths: CheckpointPaths, configs: Configs, dtype: str, quantization: Quantization | None) -> ModelWeights:
+    """Their shapes and types, on torch's meta device."""
     dtype_bytes(dtype)
     file = paths.model / MODEL
     blank: WeightSource = BlankSource(quantization)
     if quantization is None and file.exists():
         blank = GgufSource(file, blank=True)
-    return configs.family.load_weights(configs.model, blank, DTYPES[dtype], "meta").num_bytes
+    return configs.family.load_weights(configs.model, blank, DTYPES[dtype], "meta")
 
 
 def _check_limits(memory_fraction: float, max_sessions: int | None, max_model_len: int | None, model: ModelConfig) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from innervoice_kernels.attention_tile import LEAST, attend, tile_of
-from innervoice_kernels.jit import Block, Num, Ptr, cdiv, constexpr, jit, launch, narrow, next_power, tl
+from innervoice_kernels.jit import Block, Num, Ptr, cdiv, constexpr, follow, jit, launch, narrow, next_power, tl
 
 # A split has SPLIT keys, more where a context would make over MOST of them: both from the row's own length alone, so that its
 # sums are the same in every batch. 256 keys of GLM-4-Voice are 128 KiB a program against 8 KiB of partial result.
@@ -75,10 +75,12 @@ def _decode_kernel(
     log_weight: Ptr, k_scale: Ptr, v_scale: Ptr, out: Ptr, partial: Ptr, stats: Ptr, arrived: Ptr, scale: Num, q_token: Num,
     q_head: Num, table_row: Num, page_stride: Num, slot_stride: Num, head_stride: Num, tag_stride: Num, H: constexpr,
     G: constexpr, D: constexpr, PAGE_SIZE: constexpr, WEIGHTED: constexpr, SCALED: constexpr, M: constexpr, BLOCK_D: constexpr,
-    KEYS: constexpr, SPLITS: constexpr, SPLIT_KEYS: constexpr, MOST_SPLITS: constexpr,
+    KEYS: constexpr, SPLITS: constexpr, SPLIT_KEYS: constexpr, MOST_SPLITS: constexpr, PDL: constexpr,
 ) -> None:  # fmt: skip
     """One split of a row and group a program; rows that have not exactly one query are left to the other kernel."""
     split, group, row = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    if PDL:
+        follow()
     token = tl.load(query_start + row).to(tl.int64)
     length = tl.load(context_len + row)
     span = tl.maximum(SPLIT_KEYS, tl.cdiv(tl.cdiv(length, MOST_SPLITS), KEYS) * KEYS)

@@ -11,6 +11,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -84,12 +85,30 @@ class Launch:
     options: dict[str, int]
 
 
-_OPTIONS = ("num_warps", "num_stages")
+_OPTIONS = ("num_warps", "num_stages", "launch_pdl")
 _recorders: list[list[Launch]] = []
+
+# Programmatic dependent launch: a kernel with a constant PDL begins before the one ahead of it has ended, and waits in `follow`.
+PDL_SINCE = (9, 0)  # compute capability
+_pdl: ContextVar[bool] = ContextVar("innervoice_pdl", default=False)
+
+
+@contextmanager
+def dependent_launches(on: bool = True) -> Iterator[None]:
+    """Within, kernels that can (those with a constant PDL) are launched dependently: for GPUs from PDL_SINCE on."""
+    token = _pdl.set(on)
+    try:
+        yield
+    finally:
+        _pdl.reset(token)
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
-    """Run kernel over the grid, on the device of its first tensor; an empty grid runs nothing."""
+    """Run kernel over the grid, on the device of its first tensor; an empty grid runs nothing. PDL is added where it is due."""
+    if "PDL" in kernel.arg_names:
+        constants["PDL"] = _pdl.get()
+        if constants["PDL"]:
+            constants["launch_pdl"] = True
     if _recorders:
         _recorders[-1].append(_record(kernel, args, constants))
         return
@@ -148,6 +167,19 @@ def narrow(x: Block, like: Ptr) -> Block:
         steps = (x + 24576.0) - 24576.0  # 1.5 x 2^14, whose last bit is 2^-9: the steps below 2^-6
         x = tl.where(tl.abs(x) < 0.015625, steps, bits.to(tl.float32, bitcast=True))
     return x.to(like.dtype.element_ty)
+
+
+@jit
+def follow() -> None:
+    """Of a kernel with PDL, ahead of all it reads but weights: the next may begin, and what the one before wrote is awaited."""
+    tl.extra.cuda.gdc_launch_dependents()
+    tl.extra.cuda.gdc_wait()
+
+
+@jit
+def fetch_ahead(place: Block) -> None:
+    """Bring the line of 128 bytes at each address into the L2 cache."""
+    tl.inline_asm_elementwise("prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [place], dtype=tl.int32, is_pure=False, pack=1)
 
 
 @jit

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from innervoice_kernels.activation import silu_mul, silu_mul_ref
 from innervoice_kernels.backend import TRITON, choose
-from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, dot, jit, launch, narrow, tl
+from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, dot, fetch_ahead, follow, jit, launch, narrow, tl
 from innervoice_kernels.norm import rms_norm, rms_norm_ref
 
 SKINNY = (
@@ -43,6 +43,8 @@ class Config(NamedTuple):
 _HALF, _HALF_GATED, _FLOAT32 = Config(64, 128, 4, 4), Config(32, 128, 4, 4), Config(32, 32, 4, 3)
 # The rule of splitting K: until there are so many programs, two for each SM of the largest chips, while each keeps so much of K.
 _PROGRAMS, _LEAST_DEPTH = 256, 512
+# Lines of 128 bytes that a row of a tile fetches ahead: as much of K as is on its way in four stages of halves.
+_AHEAD, _LINE = tl.constexpr(8), tl.constexpr(64)
 
 
 def linear_ref(
@@ -104,7 +106,7 @@ def _sizes(row_tiles: int, columns: int, split: int, block: int) -> tuple[int, i
 def _skinny_kernel(
     x: Ptr, w: Ptr, bias: Ptr, residual: Ptr, norm: Ptr, y: Ptr, partial: Ptr, arrived: Ptr, M: Num, N: Num, K: Num, x_row: Num,
     w_row: Num, r_row: Num, eps: Num, ROWS: constexpr, BLOCK_N: constexpr, BLOCK_K: constexpr, SPLIT: constexpr, EVEN: constexpr,
-    GATED: constexpr, BIAS: constexpr, RESIDUAL: constexpr, NORM: constexpr,
+    GATED: constexpr, BIAS: constexpr, RESIDUAL: constexpr, NORM: constexpr, PDL: constexpr,
 ) -> None:  # fmt: skip
     """One part of K of a tile [ROWS, BLOCK_N] a program; the part that arrives last adds all up, in order, and finishes.
 
@@ -119,6 +121,13 @@ def _skinny_kernel(
     depth = tl.cdiv(tl.cdiv(K, BLOCK_K), SPLIT) * BLOCK_K
     x_place = x + row.to(tl.int64)[:, None] * x_row
     w_place = w + column.to(tl.int64)[None, :] * w_row
+    if PDL:  # weights do not change: the first of them are on their way while the kernel before ends
+        ahead = tl.minimum(split * depth + tl.arange(0, _AHEAD) * _LINE, K - 1)
+        own = w + tl.minimum(column, N - 1).to(tl.int64)[:, None] * w_row + ahead[None, :]
+        fetch_ahead(own)
+        if GATED:
+            fetch_ahead(own + tl.cast(N, tl.int64) * w_row)
+        follow()
     for first in tl.range(split * depth, tl.minimum(K, split * depth + depth), BLOCK_K):
         k = first + tl.arange(0, BLOCK_K)
         inside = (k < K) | EVEN

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from innervoice_kernels.backend import TRITON, choose
-from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, jit, launch, narrow, next_power, tl
+from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, follow, jit, launch, narrow, next_power, tl
 
 # A tile of whole rows has at most so many values: 16 a thread of 8 warps at the model's width of 4096, 16 heads of 128 for the
 # norms of queries and keys. It depends on D alone, so that a row's sum is the same in every batch.
@@ -34,13 +34,15 @@ def add_rms_norm_ref(x: Tensor, residual: Tensor, w: Tensor, eps: float) -> tupl
 @jit
 def _rms_norm_kernel(
     x: Ptr, residual: Ptr, w: Ptr, total: Ptr, y: Ptr, num_rows: Num, inner: Num, x_outer: Num, x_inner: Num, r_outer: Num,
-    r_inner: Num, eps: Num, D: constexpr, BLOCK: constexpr, ROWS: constexpr, ADD: constexpr,
+    r_inner: Num, eps: Num, D: constexpr, BLOCK: constexpr, ROWS: constexpr, ADD: constexpr, PDL: constexpr,
 ) -> None:  # fmt: skip
     """ROWS rows a program. Row r of x starts at (r // inner) * x_outer + (r % inner) * x_inner; of what is written, at r * D."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK)
     mask = (row < num_rows)[:, None] & (column < D)[None, :]
     place = (row // inner * x_outer + row % inner * x_inner)[:, None] + column
+    if PDL:
+        follow()
     h = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
     out = row[:, None] * D + column
     if ADD:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from innervoice_kernels.backend import TRITON, choose
-from innervoice_kernels.jit import Block, Num, Ptr, cdiv, constexpr, jit, launch, narrow, next_power, tl
+from innervoice_kernels.jit import Block, Num, Ptr, cdiv, constexpr, follow, jit, launch, narrow, next_power, tl
 from innervoice_kernels.kvstore import check_pages, slot_place, store_kv_ref
 from innervoice_kernels.norm import rms_norm_ref
 from innervoice_kernels.rope import FEW, FEW_TOKENS, MANY, partner, rotary_ref, turned
@@ -63,12 +63,15 @@ def _qkv_kernel(
     qkv: Ptr, bias: Ptr, cos: Ptr, sin: Ptr, q_norm: Ptr, k_norm: Ptr, q: Ptr, k_pages: Ptr, v_pages: Ptr, slots: Ptr, T: Num,
     qkv_token: Num, page: Num, offset: Num, stride: Num, eps: Num, H: constexpr, G: constexpr, D: constexpr, R: constexpr,
     PAGE_SIZE: constexpr, INTERLEAVED: constexpr, BIAS: constexpr, NORM: constexpr, BLOCK: constexpr, TOKENS: constexpr,
+    PDL: constexpr,
 ) -> None:  # fmt: skip
     """One head of TOKENS tokens a program: queries first, then the groups' keys, then their values."""
     token, head = tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS), tl.program_id(1)
     column = tl.arange(0, BLOCK)
     mask = (token < T)[:, None] & (column < D)[None, :]
     start, bias = qkv + token[:, None] * qkv_token + head * D, bias + head * D
+    if PDL:
+        follow()
     own = _head_values(start, bias, column[None, :], mask, BIAS)
     slot = tl.load(slots + token, mask=token < T, other=-1)
     if head >= H + G:

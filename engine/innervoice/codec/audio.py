@@ -1,17 +1,21 @@
-"""Sound in: files, file bytes, arrays and frames -> float32 samples, of the first channel or of all; another rate with soxr."""
+"""Sound in: files, file bytes, arrays and frames -> float32 samples, of the first channel or of all; another rate with soxr.
+
+soundfile and soxr are imported where they are first used: arrays at the model's own rate need neither.
+"""
 
 from __future__ import annotations
 
 import io
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import soundfile
-import soxr
 
 from innervoice.types import AudioIn, Samples
+
+if TYPE_CHECKING:
+    import soundfile
 
 _FULL_SCALE = {"int16": 2.0**15, "int32": 2.0**31}
 _BLOCK = 1 << 20
@@ -85,6 +89,8 @@ def resample(samples: Samples, rate: int, target: int) -> Samples:
     """Samples [T] at `rate` Hz -> ceil(T * target / rate) samples at `target` Hz (soxr, high quality)."""
     if rate == target:
         return samples
+    import soxr
+
     out = soxr.resample(samples, rate, target, "HQ")
     return _fit(out, resampled_len(len(samples), rate, target)).astype(np.float32, copy=False)
 
@@ -98,6 +104,8 @@ class Resampler:
     """Resamples a sound that comes in chunks; those of the result join to what `resample` gives of the whole, bit for bit."""
 
     def __init__(self, rate: int, target: int) -> None:
+        import soxr
+
         self._rate, self._target = rate, target
         self._stream = soxr.ResampleStream(rate, target, 1, dtype="float32", quality="HQ")
         self._num_in = self._num_out = 0
@@ -145,6 +153,8 @@ def _file_bytes(path: Path) -> bytes:
 def _decode(data: bytes, where: str, most: int | None) -> tuple[Samples, int]:
     if not data:
         raise ValueError(f"{where}: the file is empty (0 bytes): record or choose some sound")
+    import soundfile
+
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             return _read_blocks(file, most), file.samplerate

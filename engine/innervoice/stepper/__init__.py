@@ -2,6 +2,6 @@
 
 from innervoice.stepper.programs import ProgramStore
 from innervoice.stepper.rows import RowStart
-from innervoice.stepper.stepper import Emitted, Pending, Stats, Stepper
+from innervoice.stepper.stepper import Buffers, Emitted, Pending, Stats, Stepper
 
-__all__ = ["Emitted", "Pending", "ProgramStore", "RowStart", "Stats", "Stepper"]
+__all__ = ["Buffers", "Emitted", "Pending", "ProgramStore", "RowStart", "Stats", "Stepper"]

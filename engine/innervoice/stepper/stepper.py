@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any
 
@@ -20,10 +21,12 @@ from innervoice_kernels.backend import TRITON, choose
 from innervoice_kernels.cursor import SLOTS, prepare
 from innervoice_kernels.cursor_columns import Ending, Output
 from innervoice_kernels.head import head_step
-from innervoice_kernels.jit import num_compiled
+from innervoice_kernels.jit import PDL_SINCE, dependent_launches, num_compiled
 from innervoice_kernels.sample_pick import Offers, pick, summary
 from innervoice_kernels.step import Inputs, Ring, begin_step, end_step
 
+PDL_VARIABLE = "INNERVOICE_PDL"
+NUM_CAPS = 64  # of reflections, that a row holds
 _RING = 64  # steps that may be queued by one call
 _TOLD = (Ending.REFUSED, Ending.WAITING)  # endings of which a row tells in every step, with no token
 
@@ -78,6 +81,47 @@ class Stats:
     eager_steps: int
 
 
+@dataclass(frozen=True)
+class Buffers:
+    """What a stepper keeps from step to step."""
+
+    rows: DeviceRows
+    layers: Memory
+    inputs: Inputs
+    offers: Offers
+    ring: Ring
+    cos: Tensor  # [max_model_len, R/2]
+    sin: Tensor
+
+    @classmethod
+    def allocate(cls, model: Transformer, max_rows: int, max_model_len: int, page_size: int, num_caps: int = NUM_CAPS) -> Buffers:
+        """On the device of the model's weights."""
+        c, weights = model.config, model.weights
+        cos, sin = model.rotation(torch.arange(max_model_len, device=weights.device))
+        return cls(
+            rows=DeviceRows(max_rows, -(-max_model_len // page_size), num_caps, weights.device),
+            layers=Memory.allocate(model, max_rows, max_model_len),
+            inputs=Inputs.allocate(max_rows, c.hidden_size, cos.shape[1], weights.dtype, weights.device),
+            offers=Offers.allocate(max_rows, c.vocab_size, SLOTS, weights.device),
+            ring=Ring.allocate(_RING, max_rows, weights.device),
+            cos=cos,
+            sin=sin,
+        )
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all tensors."""
+        parts: list[Any] = [self, self.rows.feed, self.rows.cursor, self.rows.programs.tensors]
+        found = 0
+        while parts:
+            part = parts.pop()
+            if isinstance(part, Tensor):
+                found += part.nbytes
+            elif is_dataclass(part):
+                parts += (getattr(part, f.name) for f in fields(part))
+        return found
+
+
 class Stepper:
     """Steps rows of one token each: embedding, layers, head, draw and cursor, without the host.
 
@@ -95,8 +139,9 @@ class Stepper:
     - `rows.lower_cap`, `rows.state` (the host cursor's, for a fork or an export; it waits for the device).
 
     graphs: capture a CUDA graph a bucket; never on a CPU, where kernels run in Triton's interpreter. invariant: a row's tokens
-    are the same alone and in any bucket, without cuBLAS, which is faster for more than 16 rows. Raises ValueError where Triton
-    cannot run.
+    are the same alone and in any bucket, without cuBLAS, which is faster for more than 16 rows. pdl: programmatic dependent
+    launch, a layer's kernels fetch their weights while the one before ends; None: as INNERVOICE_PDL says, 0 where it is not set.
+    It changes no token, and GPUs older than compute capability 9.0 do without. Raises ValueError where Triton cannot run.
     """
 
     def __init__(
@@ -106,10 +151,11 @@ class Stepper:
         *,
         max_rows: int,
         max_model_len: int,
-        num_caps: int = 64,
+        num_caps: int = NUM_CAPS,
         tracer: Tracer | None = None,
         graphs: bool = True,
         invariant: bool = False,
+        pdl: bool | None = None,
     ) -> None:
         weights, page_size = model.weights, kv.k.shape[2]
         if choose("step", weights.final_norm) != TRITON:
@@ -120,16 +166,15 @@ class Stepper:
         self.device, self.invariant = weights.device, invariant
         self.max_rows, self.max_model_len = max_rows, max_model_len
         self.buckets = buckets_for(max_rows)
-        self.rows = DeviceRows(max_rows, -(-max_model_len // page_size), num_caps, self.device)
+        buffers = Buffers.allocate(model, max_rows, max_model_len, page_size, num_caps)
+        self.rows, self._memory, self._inputs, self._offers = buffers.rows, buffers.layers, buffers.inputs, buffers.offers
+        self._ring, self._cos, self._sin = buffers.ring, buffers.cos, buffers.sin
         self._model, self._kv, self._tracer = model, kv, tracer or Tracer()
         self._use_graphs = graphs and self.device.type == "cuda"
-        self._cos, self._sin = model.rotation(torch.arange(max_model_len, device=self.device))
-        self._memory = Memory.allocate(model, max_rows, max_model_len)
-        self._inputs = Inputs.allocate(max_rows, model.config.hidden_size, self._cos.shape[1], weights.dtype, self.device)
+        self.pdl = _wants_pdl() if pdl is None else pdl
+        self.pdl &= self.device.type == "cuda" and torch.cuda.get_device_capability(self.device) >= PDL_SINCE
         # A quantised table is looked up by the model's own means; what is looked up then has no width.
         self._table = weights.embedding if isinstance(weights.embedding, Tensor) else torch.empty(1, 0, device=self.device)
-        self._offers = Offers.allocate(max_rows, model.config.vocab_size, SLOTS, self.device)
-        self._ring = Ring.allocate(_RING, max_rows, self.device)
         self._graphs: dict[tuple[int, bool], torch.cuda.CUDAGraph] = {}
         self._pool: Any = None  # one pool of memory for all graphs: they run one at a time
         self._count = self._replays = self._eager = 0
@@ -235,9 +280,10 @@ class Stepper:
             if self._table.shape[1] == 0:
                 inputs.x.copy_(embed(weights.embedding, feed.token, weights.dtype))
             prepare(cursor, programs)
-        hidden = decode_layers(
-            self._model, feed, inputs, self._kv, self._memory, tracer, weighted=weighted, invariant=self.invariant
-        )
+        with dependent_launches(self.pdl):
+            hidden = decode_layers(
+                self._model, feed, inputs, self._kv, self._memory, tracer, weighted=weighted, invariant=self.invariant
+            )
         with tracer.span("head", rows=bucket):
             if isinstance(weights.output, Tensor):
                 head_step(hidden, weights.output, cursor, programs, offers, invariant=self.invariant)
@@ -253,6 +299,13 @@ def buckets_for(max_rows: int) -> tuple[int, ...]:
     """Numbers of rows that a step is made for: powers of two up to 16, which is one tile; then every 16, 32 and 64."""
     steps = [1, 2, 4, 8, *range(16, 64, 16), *range(64, 128, 32), *range(128, max_rows + 64, 64)]
     return tuple(sorted({b for b in steps if b < max_rows} | {max_rows}))
+
+
+def _wants_pdl() -> bool:
+    value = os.environ.get(PDL_VARIABLE, "0")
+    if value not in ("0", "1"):
+        raise ValueError(f"{PDL_VARIABLE}={value}: use 0 or 1")
+    return value == "1"
 
 
 def _says(line: list[int]) -> bool:
