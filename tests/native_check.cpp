@@ -8,10 +8,12 @@
 #include <thread>
 #include <vector>
 
+#include "innervoice/codebook.h"
 #include "innervoice/decoder.h"
 #include "innervoice/gemm.h"
 #include "innervoice/sample.h"
 #include "innervoice/source.h"
+#include "innervoice/stream_conv.h"
 
 namespace {
 
@@ -242,6 +244,99 @@ bool check_source(Isa isa) {
   return near(one, sound_source(Isa::kPlain, 1), 1e-5f) || (std::printf("the source is wrong\n"), false);
 }
 
+template <typename T>
+std::vector<T> random_numbers(std::int64_t count) {
+  std::uniform_real_distribution<float> real(-1.0f, 1.0f);
+  std::vector<T> made(static_cast<std::size_t>(count));
+  for (T& x : made) x = static_cast<T>(real(generator));
+  return made;
+}
+
+// A convolution of `rows` streams, all in memory of its own size: by the native code and as it is written down.
+template <typename T>
+struct Convolution {
+  std::int64_t channels, out, taps, stride, up, rows, columns;
+  float slope;
+  std::int64_t past = (taps - 1) * stride, steps = columns / stride, dilation = 1;
+  std::vector<T> weight = random_numbers<T>(out * up * taps * stride * channels), bias = random_numbers<T>(out * up);
+  std::vector<T> before = random_numbers<T>(rows * channels * past), x = random_numbers<T>(rows * channels * columns);
+  std::vector<std::int64_t> n = std::vector<std::int64_t>(static_cast<std::size_t>(rows), columns - stride);
+  std::vector<std::int64_t> start = std::vector<std::int64_t>(static_cast<std::size_t>(rows), -2);
+  std::vector<std::int64_t> end = std::vector<std::int64_t>(static_cast<std::size_t>(rows), steps* up - 7);
+
+  std::vector<T> native(Isa isa, int threads) const {
+    ThreadTeam team(threads);
+    std::vector<T> y(static_cast<std::size_t>(rows * out * steps * up)), after(before.size());
+    if constexpr (sizeof(T) == sizeof(double)) {
+      const DoubleConv conv(isa, weight.data(), bias, taps, channels, dilation);
+      conv.run(team,
+               {before.data(), x.data(), n.data(), start.data(), end.data(), y.data(), after.data(), rows, columns});
+    } else {
+      const StreamConv conv(isa, weight.data(), bias, taps, stride * channels, {dilation, stride, up, slope});
+      conv.run(team, {before.data(), x.data(), n.data(), start.data(), end.data(), y.data(), after.data(), rows, past,
+                      columns, 0, steps * up});
+    }
+    y.insert(y.end(), after.begin(), after.end());
+    return y;
+  }
+
+  double column(std::int64_t line, std::int64_t t) const {
+    return t < past ? before[static_cast<std::size_t>(line * past + t)]
+                    : x[static_cast<std::size_t>(line * columns + t - past)];
+  }
+
+  std::vector<float> expected() const {
+    std::vector<float> y;
+    for (std::int64_t line = 0; line < rows * out; ++line) {
+      for (std::int64_t t = 0; t < steps * up; ++t) {
+        const std::int64_t n_of = line % out * up + t % up;
+        double sum = bias[static_cast<std::size_t>(n_of)];
+        for (std::int64_t i = 0; i < taps * stride * channels; ++i) {
+          const double z = column(line / out * channels + i % channels, t / up * stride + i / channels);
+          sum += weight[static_cast<std::size_t>(n_of * taps * stride * channels + i)] * (z > 0 ? z : z * slope);
+        }
+        y.push_back(t < 2 || t - 2 >= end[0] ? 0.0f : static_cast<float>(sum));
+      }
+    }
+    for (std::int64_t line = 0; line < rows * channels; ++line) {
+      for (std::int64_t t = 0; t < past; ++t) y.push_back(static_cast<float>(column(line, n[0] + t)));
+    }
+    return y;
+  }
+
+  bool is_right(Isa isa) const {
+    const std::vector<T> one = native(isa, 1);
+    if (one != native(isa, 3)) return std::printf("threads change a convolution\n"), false;
+    return near({one.begin(), one.end()}, expected(), 2e-6f) || (std::printf("a convolution is wrong\n"), false);
+  }
+};
+
+bool check_convolutions(Isa isa) {
+  return Convolution<float>{5, 3, 7, 1, 1, 2, 301, 0.1f}.is_right(isa) &&
+         Convolution<float>{21, 37, 3, 1, 1, 1, 131, 1.0f}.is_right(isa) &&
+         Convolution<float>{24, 13, 2, 1, 8, 2, 29, 0.1f}.is_right(isa) &&
+         Convolution<float>{9, 20, 2, 8, 1, 1, 248, 1.0f}.is_right(isa) &&
+         Convolution<double>{7, 19, 3, 1, 1, 2, 131, 1.0f}.is_right(isa);
+}
+
+bool check_codebook(Isa isa) {
+  for (const WeightKind kind : {WeightKind::kFloat32, WeightKind::kBfloat16}) {
+    const Numbers codes(kind, 3 * 107, 23);
+    const std::vector<float> x = random_numbers<float>(9 * 23);
+    std::vector<std::int64_t> ids(9), same(9);
+    ThreadTeam one(1), three(3);
+    nearest_code(one, isa, x.data(), 9, codes.weight, ids.data());
+    nearest_code(three, isa, x.data(), 9, codes.weight, same.data());
+    if (ids != same) return std::printf("threads change the nearest code\n"), false;
+    for (std::int64_t& id : ids) id %= 107;  // of 3 codebooks, for 3 frames
+    std::vector<float> sums(3 * 2 * 23), again(sums.size());
+    sum_codes(one, isa, ids.data(), 1, 3, codes.weight, 107, {1, 2}, sums.data());
+    sum_codes(three, isa, ids.data(), 1, 3, codes.weight, 107, {1, 2}, again.data());
+    if (sums != again) return std::printf("threads change the sums of codes\n"), false;
+  }
+  return true;
+}
+
 // Jobs of several callers, one after another; teams that come and go.
 bool check_team() {
   ThreadTeam team(4);
@@ -276,7 +371,8 @@ int main() {
   bool is_right = check_team() && check_sample();
   for (const innervoice::Isa isa : {innervoice::Isa::kPlain, innervoice::Isa::kAvx2, innervoice::Isa::kAvx512}) {
     if (!innervoice::is_available(isa)) continue;
-    is_right = is_right && check_products(isa) && check_decoder(isa) && check_source(isa);
+    is_right = is_right && check_products(isa) && check_decoder(isa) && check_source(isa) && check_convolutions(isa) &&
+               check_codebook(isa);
   }
   std::printf(is_right ? "right\n" : "wrong\n");
   return is_right ? 0 : 1;

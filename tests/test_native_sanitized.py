@@ -15,8 +15,8 @@ pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = (
-    "attention_plan", "decoder", "gemm", "isa", "thread_team", "kernels_plain", "large_pages", "sample", "source", "voice_conv",
-    "voice_plain",
+    "attention_plan", "codebook", "decoder", "gemm", "isa", "thread_team", "kernels_plain", "large_pages", "sample", "source",
+    "voice_conv", "voice_double_conv", "voice_plain", "voice_stream_conv",
 )  # fmt: skip
 FLAGS = {
     "avx2": ("-mavx2", "-mfma", "-mf16c"),

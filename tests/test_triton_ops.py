@@ -8,6 +8,7 @@ from interpreted import need_interpreter
 
 need_interpreter()
 
+from innervoice_kernels import frame_conv  # noqa: E402
 from innervoice_kernels.backend import use  # noqa: E402
 from innervoice_kernels.testing import OPS, Case, Op, check  # noqa: E402
 
@@ -62,3 +63,11 @@ def test_kernel_obeys_the_error_rule(op: Op, case: Case, dtype: torch.dtype) -> 
 def test_kernel_obeys_the_error_rule_at_length(op: Op, case: Case, dtype: torch.dtype) -> None:
     with use("triton"):
         check(op, case, dtype)
+
+
+def test_without_lengths_all_frames_of_a_convolution_count() -> None:
+    x, weight, bias = torch.randn(2, 7, 5), torch.randn(6, 5, 3), torch.randn(6)
+    weights = frame_conv.FrameConvWeights(weight, bias, 1, 2)
+    with use("triton"):
+        made = frame_conv.frame_conv(x, None, weights)
+    torch.testing.assert_close(made, frame_conv.frame_conv_ref(x, None, weights), rtol=1e-5, atol=1e-5)
