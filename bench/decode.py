@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,53 +44,58 @@ class Decode:
         yield from self.ceiling_records
         model = random_model(GLM_4_VOICE if self.on_gpu else SMALL, self.device)
         self.dtype = str(model.transformer.weights.embedding.dtype).removeprefix("torch.")
-        yield from self.against_peers(model)
+        yield self.alone(model)
         for rows in self.batches[1:]:
             self.free()
             yield self.batched(model, rows)
         for num_tokens in self.prompts:
             self.free()
             yield self.prefill(model, num_tokens)
-        if self.on_gpu:  # last: should it fail, the rest is measured
+        for name, make in self.peers(compiled=False).items():
+            self.free()
+            yield self.against(model, name, make)
+        if self.on_gpu:
             for rows in (1, 8):
                 self.free()
                 yield self.dependent(model, rows)
+        if self.on_gpu and not self.quick:  # compiling takes minutes: a run that is cut off leaves the rest
+            for name, make in self.peers(compiled=True).items():
+                self.free()
+                yield self.against(model, name, make)
 
-    def against_peers(self, model: DecodeModel) -> Iterator[Record]:
-        """Batch 1, in turns with every peer that runs here; G1 is ours alone."""
+    def alone(self, model: DecodeModel) -> Record:
+        """Batch 1 against what a copy moves in its time (G1)."""
         loop = self.loop(model, 1)
-        runs: dict[str, Callable[[], object]] = {"ours": loop.step}
-        failed: dict[str, str] = {}
-        for name, make in self.peers().items():
-            try:
-                runs[name] = make(model.transformer, 1, self.context)
-            except Exception as error:  # a peer that does not run here is no fault of ours, and is told in its record
-                failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        times = interleaved(runs, device=self.device, rounds=self.rounds, warmup=2, inner=INNER)
+        times = interleaved({"ours": loop.step}, device=self.device, rounds=self.rounds, warmup=2, inner=INNER)["ours"]
         loop.finish()
-        num_bytes = self.bytes(model, 1)
-        mbu = num_bytes / times["ours"].median / self.ceilings.copy_bw
-        yield self.record(model, 1, times["ours"], goal="G1" if self.on_gpu else None, peer=None, peer_name="copy", ratio=mbu)
-        for name in runs.keys() - {"ours"}:
-            peer_mbu = num_bytes / times[name].median / self.ceilings.copy_bw
-            weak = "compile" in name and self.on_gpu and peer_mbu < CRIPPLED
-            invalid = f"the peer reaches {peer_mbu:.2f} of the copy's bandwidth, under {CRIPPLED}" if weak else None
-            goal = {"torch.compile static cache": "G2", "transformers eager": "G3"}.get(name) if self.on_gpu else None
-            yield self.record(model, 1, times["ours"], goal=goal, peer=times[name], peer_name=name, invalid=invalid)
-        for name, reason in failed.items():
-            yield self.record(model, 1, times["ours"], goal=None, peer=None, peer_name=name, invalid=f"the peer failed: {reason}")
+        mbu = self.bytes(model, 1) / times.median / self.ceilings.copy_bw
+        return self.record(model, 1, times, goal="G1" if self.on_gpu else None, peer=None, peer_name="copy", ratio=mbu)
 
-    def peers(self) -> dict[str, Callable[..., Callable[[], Any]]]:
-        """Makers of steps by name. Compiling takes minutes: not in a quick run."""
+    def against(self, model: DecodeModel, name: str, make: Callable[..., Callable[[], Any]]) -> Record:
+        """Batch 1 in turns with a peer."""
+        loop = self.loop(model, 1)
+        try:
+            runs: dict[str, Callable[[], object]] = {"ours": loop.step, name: make(model.transformer, 1, self.context)}
+            times = interleaved(runs, device=self.device, rounds=self.rounds, warmup=2, inner=INNER)
+        except Exception as error:  # a peer that does not run here is no fault of ours, and is told in its record
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            return replace(self.alone(model), goal=None, peer_name=name, ratio=None, invalid=f"the peer failed: {reason}")
+        loop.finish()
+        peer_mbu = self.bytes(model, 1) / times[name].median / self.ceilings.copy_bw
+        weak = "compile" in name and self.on_gpu and peer_mbu < CRIPPLED
+        invalid = f"the peer reaches {peer_mbu:.2f} of the copy's bandwidth, under {CRIPPLED}" if weak else None
+        goal = {"torch.compile static cache": "G2", "transformers eager": "G3"}.get(name) if self.on_gpu else None
+        return self.record(model, 1, times["ours"], goal=goal, peer=times[name], peer_name=name, invalid=invalid)
 
-        def of(maker: Callable[..., Callable[[], Any]], compiled: bool) -> Callable[..., Callable[[], Any]]:
-            return lambda model, rows, context: maker(model, rows, context, compiled=compiled)
-
-        found = {"transformers eager": of(transformers_glm.stepper, False), "static cache": of(static_decode.stepper, False)}
-        if self.on_gpu and not self.quick:
-            found["torch.compile static cache"] = of(static_decode.stepper, True)
-            found["transformers compile static cache"] = of(transformers_glm.stepper, True)
-        return found
+    def peers(self, compiled: bool) -> dict[str, Callable[..., Callable[[], Any]]]:
+        """Makers of steps by name."""
+        names = (
+            ("torch.compile static cache", "transformers compile static cache")
+            if compiled
+            else ("static cache", "transformers eager")
+        )
+        makers = (static_decode.stepper, transformers_glm.stepper)
+        return {name: partial(maker, compiled=compiled) for name, maker in zip(names, makers, strict=True)}
 
     def batched(self, model: DecodeModel, rows: int) -> Record:
         """A batch over the roof: bytes and FLOPs of products and of attention, each at its own ceiling."""
