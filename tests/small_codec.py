@@ -22,16 +22,21 @@ MEL = 8
 SETTINGS = SteadySettings(look_back=32, hold_back=12, fade=8, encoder_blocks=2, steps=2)
 
 
-def small_decoder(noise: bool = True) -> SpeechDecoder:
+FLOW = FlowConfig(16, MEL, 192, 12.5, 1, 0.7, EncoderConfig(8, 8, 2, 16, 2, 10), EstimatorConfig((8, 8), 4, 2, 1, 1))
+
+
+def small_flow(dtype: torch.dtype = torch.float32, device: str = "cpu") -> Flow:
     """Layers of 8 channels and 16 codes."""
-    flow = FlowConfig(16, MEL, 192, 12.5, 1, 0.7, EncoderConfig(8, 8, 2, 16, 2, 10), EstimatorConfig((8, 8), 4, 2, 1, 1))
+    with torch.inference_mode():
+        return Flow(FLOW, load_tensors(DummyTensors(std=0.4), flow_shapes(FLOW), dtype, device))
+
+
+def small_decoder(noise: bool = True) -> SpeechDecoder:
+    """The same with a vocoder of 8 channels."""
     hift = HiftConfig(MEL, 8, 2, f0_channels=8)
     with torch.inference_mode():
-        parts = (
-            Flow(flow, load_tensors(DummyTensors(std=0.4), flow_shapes(flow), torch.float32)),
-            Hift(hift, load_tensors(DummyTensors(std=0.4), hift_shapes(hift), torch.float32)),
-        )
-    return SpeechDecoder(DecoderConfig(flow, hift), *parts, vocoder_noise=noise)
+        vocoder = Hift(hift, load_tensors(DummyTensors(std=0.4), hift_shapes(hift), torch.float32))
+    return SpeechDecoder(DecoderConfig(FLOW, hift), small_flow(), vocoder, vocoder_noise=noise)
 
 
 def random_codes(count: int, seed: int, vocab: int = 16) -> list[int]:

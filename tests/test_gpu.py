@@ -85,6 +85,25 @@ def test_dependent_launches_change_no_token() -> None:
     assert made[0].tokens == made[1].tokens == made[2].tokens and max(map(len, made[0].tokens)) == 200
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_graphs_of_the_flow_give_the_mel_of_single_launches(dtype: torch.dtype) -> None:
+    from small_codec import MEL, small_flow
+
+    flow, generator = small_flow(dtype, "cuda"), torch.Generator("cuda").manual_seed(1)
+    graphs = flow.graphs
+    assert graphs is not None
+    for turn in range(4):
+        for rows, frames in ((1, 64), (3, 64), (2, 130)):
+            x, mu, cond = (torch.randn(rows, MEL, frames, device="cuda", generator=generator) for _ in range(3))
+            n = torch.tensor([frames - 5 * i for i in range(rows)], device="cuda")
+            with torch.inference_mode():
+                flow.graphs = graphs
+                replayed = flow.solve(x, mu, mu[..., 0], cond, 3 + turn, n)
+                flow.graphs = None
+                assert torch.equal(replayed, flow.solve(x, mu, mu[..., 0], cond, 3 + turn, n))
+    assert (graphs.num_captured, graphs.num_replays, graphs.error) == (3, 3 * (4 + 5 + 6), None)
+
+
 def engine_of(tiny_dir: Path, backend: str) -> Any:
     """Float32: "auto" draws on the device by graphs, "plain" on the host from PyTorch's own forward pass."""
     import innervoice as iv

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from innervoice.codec.flow_encoder import FlowEncoder, LengthRegulator
 from innervoice.codec.flow_estimator import FlowEstimator
+from innervoice.codec.flow_graphs import StepGraphs
 from innervoice.codec.layers import Tensors, affine, linear
 from innervoice.config.decoder import MEL_HOP, MEL_RATE, FlowConfig
+from innervoice_kernels.backend import TRITON, choose
 from innervoice_kernels.noise import frame_noise
 
 NOISE_SEED = 42
@@ -39,7 +41,10 @@ def noise_generator() -> torch.Generator:
 
 
 class Flow:
-    """The flow with its weights; tensors are named as in flow.pt."""
+    """The flow with its weights; tensors are named as in flow.pt.
+
+    graphs: where the solver's steps are replayed from, on a GPU with its own kernels; None: launched one by one.
+    """
 
     def __init__(self, config: FlowConfig, tensors: Tensors) -> None:
         self.config = config
@@ -50,6 +55,7 @@ class Flow:
         self.regulator = LengthRegulator(config.num_regulator_layers, tensors)
         self.estimator = FlowEstimator(config.estimator, tensors)
         self._shifts = {DEFAULT_STEPS: self._time_shifts(DEFAULT_STEPS)}
+        self.graphs = StepGraphs(self) if self.embedding.device.type == "cuda" else None
 
     def __call__(
         self,
@@ -100,15 +106,23 @@ class Flow:
         known = self.estimator.condition(mu.to(dtype), speaker.to(dtype), cond.to(dtype), n)
         given = (torch.cat([known[0], torch.zeros_like(known[0])]), torch.cat([known[1], torch.zeros_like(known[1])]))
         lengths = None if n is None else torch.cat([n, n])
-        shifts = self.time_shifts(steps)
-        times, guidance = step_times(steps).tolist(), self.config.guidance
-        x = x.transpose(1, 2)
+        shifts, times, x = self.time_shifts(steps), step_times(steps).tolist(), x.transpose(1, 2)
+        if self.graphs is not None and choose("flow_block", x) == TRITON:
+            replayed = self.graphs.solve(x, given, lengths, shifts, times)
+            if replayed is not None:
+                return replayed.transpose(1, 2)
         for k in range(steps):
-            both = torch.cat([x, x]).to(dtype)
-            velocity = self.estimator.velocity(both, given, [shift[k] for shift in shifts], lengths).float()
-            guided, unguided = velocity.chunk(2)
-            x = x + (times[k + 1] - times[k]) * ((1 + guidance) * guided - guidance * unguided)
+            x = self.step(x, given, lengths, [shift[k] for shift in shifts], times[k + 1] - times[k])
         return x.transpose(1, 2)
+
+    def step(
+        self, x: Tensor, given: tuple[Tensor, Tensor], lengths: Tensor | None, shifts: list[Tensor], dt: float | Tensor
+    ) -> Tensor:
+        """One Euler step of length dt: x [B, F, C] float32 -> x. given: of both branches; lengths [2 B]; shifts [C'] a stage."""
+        both = torch.cat([x, x]).to(self.embedding.dtype)
+        guided, unguided = self.estimator.velocity(both, given, shifts, lengths).float().chunk(2)
+        guidance = self.config.guidance
+        return x + dt * ((1 + guidance) * guided - guidance * unguided)
 
     def time_shifts(self, steps: int) -> list[Tensor]:
         """What time adds in each stage at each of the solver's steps, computed once for a number of steps."""
