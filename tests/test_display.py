@@ -98,10 +98,10 @@ def test_a_plan_in_readable_units() -> None:
         "step_bytes_per_session": 700 * 2**10,
         "max_model_len": 8192,
     }
-    kinds = {"quantization": None, "kv_dtype": "fp8_e4m3"}
-    rows = plan_rows({**sizes, **cache, "sessions": 7, "device": "cpu", "dtype": "bfloat16", "codec_dtype": "float32"} | kinds)
+    kinds = {"quantization": None, "kv_dtype": "fp8_e4m3", "speech_tokenizer_dtype": "float32"}
+    rows = plan_rows({**sizes, **cache, "sessions": 7, "device": "cpu", "dtype": "bfloat16", "codec_dtype": "bfloat16"} | kinds)
     assert rows["weights"] == "3.0 GiB (bfloat16)" and rows["speech tokenizer"] == "512 B (float32)"
-    assert rows["speech decoder"] == "1.0 MiB (float32)" and rows["cache per token"] == "1.5 KiB (fp8_e4m3)"
+    assert rows["speech decoder"] == "1.0 MiB (bfloat16)" and rows["cache per token"] == "1.5 KiB (fp8_e4m3)"
     assert rows["voice per session"] == "3.0 MiB" and rows["step per session"] == "700.0 KiB"
     assert rows["cache per session"] == "2.0 MiB (of 8192 tokens)" and rows["sessions that fit"] == "7"
     assert rows["device"] == "cpu, 1024.0 GiB of memory"

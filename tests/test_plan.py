@@ -46,3 +46,21 @@ def test_fewer_rows_share_what_is_there_once(tiny_dir: Path, on_a_gpu: None) -> 
 
 def test_a_cpu_has_no_such_step(tiny_dir: Path) -> None:
     assert make_plan(locate(tiny_dir), device="cpu").step_bytes_per_session == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({"dtype": "bfloat16"}, ("bfloat16", "float32")),
+        ({"dtype": "float32"}, ("float32", "float32")),
+        ({"dtype": "bfloat16", "codec_dtype": "float32"}, ("float32", "float32")),
+        ({"dtype": "float32", "codec_dtype": "bfloat16"}, ("bfloat16", "bfloat16")),
+    ],
+)
+def test_the_codec_on_a_gpu_runs_in_halves_as_the_model_does(
+    tiny_dir: Path, on_a_gpu: None, asked: dict[str, str], expected: tuple[str, str]
+) -> None:
+    wide, made = make_plan(locate(tiny_dir), codec_dtype="float32"), make_plan(locate(tiny_dir), **asked)  # type: ignore[arg-type]
+    assert (made.codec_dtype, made.speech_tokenizer_dtype) == expected
+    halves = tuple(dtype == "bfloat16" for dtype in expected)
+    assert (made.codec_bytes < 0.6 * wide.codec_bytes, made.speech_tokenizer_bytes < 0.6 * wide.speech_tokenizer_bytes) == halves

@@ -86,7 +86,7 @@ def plan_rows(plan: Line) -> dict[str, str]:
     return {
         "device": f"{plan['device']}, {_bytes(plan['memory_bytes'])} of memory",
         "weights": f"{_bytes(plan['weight_bytes'])} ({_formats(plan)})",
-        "speech tokenizer": f"{_bytes(plan['speech_tokenizer_bytes'])} ({plan['codec_dtype']})",
+        "speech tokenizer": f"{_bytes(plan['speech_tokenizer_bytes'])} ({plan['speech_tokenizer_dtype']})",
         "speech decoder": f"{_bytes(plan['codec_bytes'])} ({plan['codec_dtype']})",
         "cache per token": f"{_bytes(plan['kv_bytes_per_token'])} ({plan['kv_dtype']})",
         "cache per session": f"{_bytes(plan['kv_bytes_per_session'])} (of {plan['max_model_len']} tokens)",

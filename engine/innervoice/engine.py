@@ -95,11 +95,12 @@ class Engine:
         """Load a model.
 
         model: directory of the language model, or the parent of all three parts, or a hub id. load_format "dummy": random
-        weights from config files alone. dtype "auto": the checkpoint's own; codec_dtype "auto": float32; kv_dtype "auto": the
-        model's; "fp8_e4m3": half of that. quantization: "int8", "int4", "fp8" or a Quantization, which the weights are turned
-        into while they are read; None: as they are in the file. max_sessions: None: 16 on a CPU, 256 on a GPU, or as many as
-        fit. max_model_len: tokens of prompt and reply together. threads: CPU threads, for the whole process. streaming:
-        "steady" (a chunk after 10 tokens, then every 26, at the same cost whatever the length; a SteadySettings for other
+        weights from config files alone. dtype "auto": the checkpoint's own; codec_dtype "auto": float32, and on a GPU, unless
+        dtype is float32, bfloat16 for the speech decoder; kv_dtype "auto": the model's; "fp8_e4m3": half of that. quantization:
+        "int8", "int4", "fp8" or a Quantization, which the weights are turned into while they are read; None: as they are in the
+        file. max_sessions: None: 16 on a CPU, 256 on a GPU, or as many as fit. max_model_len: tokens of prompt and reply
+        together. threads: CPU threads, for the whole process. streaming: "steady" (a chunk after 10 tokens, then every 26, at
+        the same cost whatever the length; a SteadySettings for other
         chunks, another look-back or fewer solver steps), "offline" (sound in one piece at the end) or "reference" (chunks of
         25, 50, 100, 150, 200 tokens, as GLM-4-Voice's demo cuts them). vocoder_noise False: reproducible sound. share_prefixes:
         keep the pages of what was computed, for whoever begins with the same tokens. policy: who takes part in a step: "slack"

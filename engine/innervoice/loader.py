@@ -142,13 +142,14 @@ def _fingerprint(configs: Configs, vocabulary: Vocabulary) -> str:
 def _load_codec(
     paths: CheckpointPaths, configs: Configs, plan: Plan, tracer: Tracer, load_format: str, vocoder_noise: bool
 ) -> tuple[SpeechTokenizer | None, SpeechDecoder | None]:
-    dtype = DTYPES[plan.codec_dtype]
-    common: dict[str, Any] = {"device": plan.device, "dtype": dtype, "load_format": load_format, "tracer": tracer}
+    common: dict[str, Any] = {"device": plan.device, "load_format": load_format, "tracer": tracer}
     tokenizer = decoder = None
     if paths.speech_tokenizer is not None:
-        tokenizer = SpeechTokenizer.from_pretrained(paths.speech_tokenizer, **common)
+        dtype = DTYPES[plan.speech_tokenizer_dtype]
+        tokenizer = SpeechTokenizer.from_pretrained(paths.speech_tokenizer, dtype=dtype, **common)
     if paths.decoder is not None:
-        decoder = SpeechDecoder.from_pretrained(paths.decoder, vocoder_noise=vocoder_noise, **common)
+        dtype = DTYPES[plan.codec_dtype]
+        decoder = SpeechDecoder.from_pretrained(paths.decoder, vocoder_noise=vocoder_noise, dtype=dtype, **common)
     return tokenizer, decoder
 
 

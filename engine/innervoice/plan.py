@@ -72,6 +72,7 @@ class Plan:
     device: str
     dtype: str
     codec_dtype: str
+    speech_tokenizer_dtype: str
     quantization: Quantization | None = None
     kv_dtype: str = ""
 
@@ -129,7 +130,7 @@ def make_plan(
     _check_limits(memory_fraction, max_sessions, max_model_len, configs.model)
     made = _quantization(paths, configs, quantization)
     dtype = configs.model.dtype if dtype == "auto" else dtype
-    codec_dtype = "float32" if codec_dtype == "auto" else codec_dtype
+    codec_dtype, tokenizer_dtype = _codec_dtypes(codec_dtype, chosen, dtype)
     model_len = max_model_len or min(configs.model.max_position, DEFAULT_MODEL_LEN)
     codec_itemsize = dtype_bytes(codec_dtype)
     tokenizer, decoder = configs.speech_tokenizer, configs.decoder
@@ -137,7 +138,7 @@ def make_plan(
     fixed = {
         "weight_bytes": weights.num_bytes,
         "codec_bytes": 0 if decoder is None else decoder_tensors.tensor_bytes(decoder, codec_itemsize),
-        "speech_tokenizer_bytes": 0 if tokenizer is None else speech_tokenizer.tensor_bytes(tokenizer, codec_dtype),
+        "speech_tokenizer_bytes": 0 if tokenizer is None else speech_tokenizer.tensor_bytes(tokenizer, tokenizer_dtype),
     }
     kv_dtype = dtype if kv_dtype == "auto" else kv_dtype
     kv_page = _page_bytes(configs.model, dtype, kv_dtype)
@@ -164,9 +165,17 @@ def make_plan(
         device=str(chosen),
         dtype=dtype,
         codec_dtype=codec_dtype,
+        speech_tokenizer_dtype=tokenizer_dtype,
         quantization=made,
         kv_dtype=kv_dtype,
     )
+
+
+def _codec_dtypes(asked: str, device: torch.device, dtype: str) -> tuple[str, str]:
+    """Of the speech decoder and of the speech tokenizer. Rounding turns some frames' nearest code into another: not unasked."""
+    if asked != "auto":
+        return asked, asked
+    return "bfloat16" if device.type == "cuda" and dtype != "float32" else "float32", "float32"
 
 
 def _quantization(paths: CheckpointPaths, configs: Configs, wanted: str | Quantization | None) -> Quantization | None:
