@@ -14,7 +14,7 @@ from torch import Tensor
 from innervoice.codec import flow, flow_graphs
 from innervoice.codec.flow import Flow
 from innervoice.codec.flow_graphs import StepGraphs
-from innervoice_kernels.backend import TRITON
+from innervoice_kernels.backend import REF, TRITON
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def inference() -> Iterator[None]:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Flow:
     """Takes its own kernels for chosen, which is what graphs are for."""
-    monkeypatch.setattr(flow, "choose", lambda op, x: TRITON)
+    monkeypatch.setattr(flow, "choose", lambda op, x, has_native: TRITON)
     made = small_flow()
     made.graphs = StepGraphs(made, capture=lambda run: run)
     return made
@@ -72,6 +72,15 @@ def test_many_rows_and_first_times_are_not_captured(small: Flow) -> None:
     for _ in range(3):
         small.solve(*inputs(flow_graphs.MOST_ROWS + 1, 8, 0), 1, None)
     assert graphs.num_captured == 0
+
+
+def test_other_kernels_than_those_captured_are_launched(small: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs = small.graphs
+    assert graphs is not None
+    monkeypatch.setattr(flow, "choose", lambda op, x, has_native: REF if op == "frame_conv" else TRITON)
+    for _ in range(3):
+        small.solve(*inputs(1, 8, 0), 1, None)
+    assert graphs.num_captured == 0 and not graphs._steps
 
 
 def test_sizes_that_are_no_longer_asked_for_are_given_up(small: Flow, monkeypatch: pytest.MonkeyPatch) -> None:

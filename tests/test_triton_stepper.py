@@ -139,7 +139,7 @@ def test_programs_are_kept_once_and_their_room_is_used_again() -> None:
     assert rows.cursor.request[0, 0] == 0
 
 
-def test_what_cannot_be_held_is_refused() -> None:
+def test_what_cannot_be_held_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_model()
     stepped = Stepped(model, [REPLIES[1]])
     stepper, program = stepped.stepper, compile_schedule(Schedule.preset("interleaved"), VOCABULARY)
@@ -154,6 +154,9 @@ def test_what_cannot_be_held_is_refused() -> None:
     with pytest.raises(ValueError, match="1 steps of 2 rows"):
         stepper.step(2)
     with use("ref"), pytest.raises(ValueError, match="needs Triton on cpu"):
+        Stepper(model, stepped.kv, max_rows=1, max_model_len=8)
+    monkeypatch.setenv("INNERVOICE_PDL", "yes")
+    with use("triton"), pytest.raises(ValueError, match="INNERVOICE_PDL=yes: use 0 or 1"):
         Stepper(model, stepped.kv, max_rows=1, max_model_len=8)
 
 

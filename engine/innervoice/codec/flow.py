@@ -22,6 +22,8 @@ from innervoice_kernels.noise import frame_noise
 
 NOISE_SEED = 42
 DEFAULT_STEPS = 10
+# What a step calls, and whether it has native code: a graph keeps the kernels that it was captured with.
+_OPS_OF_A_STEP = {"flow_block": False, "flow_stage": True, "frame_conv": True, "group_norm_mish": True}
 
 
 def num_frames(num_codes: int, token_rate: float) -> int:
@@ -107,7 +109,7 @@ class Flow:
         given = (torch.cat([known[0], torch.zeros_like(known[0])]), torch.cat([known[1], torch.zeros_like(known[1])]))
         lengths = None if n is None else torch.cat([n, n])
         shifts, times, x = self.time_shifts(steps), step_times(steps).tolist(), x.transpose(1, 2)
-        if self.graphs is not None and choose("flow_block", x) == TRITON:
+        if self.graphs is not None and all(choose(op, x, has_native=native) == TRITON for op, native in _OPS_OF_A_STEP.items()):
             replayed = self.graphs.solve(x, given, lengths, shifts, times)
             if replayed is not None:
                 return replayed.transpose(1, 2)
