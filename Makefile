@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/installed
 NATIVE := $(shell find csrc -type f)
 CXX_FILES := $(filter %.h %.cpp %.cu %.cuh,$(NATIVE))
 
-GPU_TESTS := $(shell grep -ls mark.gpu tests/test_*.py)
+GPU_TESTS := $(shell grep -ls mark.gpu $$(find tests -name "test_*.py"))
 
 # What a GPU is asked first, within ten minutes, and what takes longer.
 GPU_PARTS := gpu-tests gpu-kernels gpu-decode gpu-codec gpu-reply gpu-report
@@ -40,7 +40,7 @@ long: $(INSTALLED)
 # Triton kernels without a GPU: interpreted, and compiled for sm_90. A CUDA build of torch brings its own Triton.
 kernels: $(INSTALLED)
 	$(BIN)/python -c "import triton" 2>/dev/null || $(BIN)/python -m pip install -q --no-deps triton==3.6.0
-	$(BIN)/python -m pytest tests/test_triton.py tests/test_aot.py
+	$(BIN)/python -m pytest tests/kernels/test_triton.py tests/kernels/test_aot.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -74,7 +74,7 @@ gpu-install:
 
 # Most of their time goes into compiling kernels: as many at once as there are cores.
 gpu-tests:
-	timeout 150 $(PYTHON) -m pytest -o pythonpath=tests -n auto --dist worksteal -m gpu $(GPU_TESTS)
+	timeout 150 $(PYTHON) -m pytest -o pythonpath=tests/support -n auto --dist worksteal -m gpu $(GPU_TESTS)
 
 gpu-kernels:
 	timeout 100 $(PYTHON) -m bench.kernels --device cuda --json $(RESULTS)/kernels.json
@@ -100,7 +100,7 @@ gpu-stream:
 # The kernels on small shapes; needs compute-sanitizer, which CUDA's toolkit brings.
 gpu-sanitizer:
 	for tool in memcheck racecheck; do timeout 280 compute-sanitizer --tool $$tool --error-exitcode 1 $(PYTHON) -m pytest -q -x \
-	    -o pythonpath=tests -m gpu tests/test_gpu.py -k "error_rule and small" || exit 1; done
+	    -o pythonpath=tests/support -m gpu tests/project/test_gpu.py -k "error_rule and small" || exit 1; done
 
 gpu-report:
 	$(PYTHON) -m bench.report --results $(RESULTS)

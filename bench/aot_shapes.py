@@ -9,41 +9,36 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from innervoice_kernels import (
+from innervoice_kernels.backend import use
+from innervoice_kernels.jit import dependent_launches
+from innervoice_kernels.language import (
     activation,
     attention,
-    cursor,
-    elu_unit,
-    flow_block,
-    frame_conv,
-    groupnorm,
-    head,
-    istft,
     kvstore,
     kvstore_fp8,
     linear,
     linear_int4,
     linear_scaled,
+    norm,
+    qkv,
+    rope,
+)
+from innervoice_kernels.residual_vq import elu_unit, rvq, taps, windowed
+from innervoice_kernels.sampling import cursor, head, philox, sample_pick, step
+from innervoice_kernels.speech_codec import (
+    flow_block,
+    frame_conv,
+    groupnorm,
+    istft,
     mel,
     noise,
-    norm,
-    philox,
-    qkv,
     relative,
     residual,
-    rope,
-    rvq,
-    sample_pick,
     source,
-    step,
     stft,
     stream_conv,
-    taps,
     vq,
-    windowed,
 )
-from innervoice_kernels.backend import use
-from innervoice_kernels.jit import dependent_launches
 
 D, H, G, WIDTH, FFN, VOCABULARY = 4096, 32, 2, 128, 13696, 168960
 QKV = (H + 2 * G) * WIDTH

@@ -21,11 +21,11 @@ from bench.record import Record, device_name, parser, report
 from torch import Tensor
 from torch.nn import functional as F
 
-from innervoice.codec.chunks import Clock, SteadySettings, next_border
-from innervoice.codec.decoder import SpeechDecoder
-from innervoice.codec.flow import NOISE_SEED
+from innervoice.codec.glm_voice.chunks import Clock, SteadySettings, next_border
+from innervoice.codec.glm_voice.decoder import SpeechDecoder
+from innervoice.codec.glm_voice.flow import NOISE_SEED
 from innervoice.codec.layers import linear
-from innervoice_kernels.noise import frame_noise
+from innervoice_kernels.speech_codec.noise import frame_noise
 
 TINY = Path(__file__).resolve().parent.parent / "engine" / "innervoice" / "assets" / "tiny" / "glm-4-voice-decoder"
 CLOCK, SETTINGS = Clock.of(12.5), SteadySettings()

@@ -16,16 +16,16 @@ import torch
 from bench.record import Record, Times, interleaved, parser, report
 from torch import Tensor
 
-from innervoice.codec.chunks import Chunk, Clock, SteadySettings
-from innervoice.codec.decoder import SpeechDecoder
-from innervoice.codec.encoder_stream import EncoderStream
-from innervoice.codec.flow import Flow
-from innervoice.codec.hift import Hift
+from innervoice.checkpoint.decoder_tensors import flow_shapes, hift_shapes
+from innervoice.checkpoint.safetensors import DummyTensors
+from innervoice.checkpoint.speech_decoder import DecoderConfig
+from innervoice.codec.glm_voice.chunks import Chunk, Clock, SteadySettings
+from innervoice.codec.glm_voice.decoder import SpeechDecoder
+from innervoice.codec.glm_voice.encoder_stream import EncoderStream
+from innervoice.codec.glm_voice.flow import Flow
+from innervoice.codec.glm_voice.hift import Hift
 from innervoice.codec.layers import load_tensors
-from innervoice.codec.steady import Slot
-from innervoice.config.decoder import DecoderConfig
-from innervoice.config.decoder_tensors import flow_shapes, hift_shapes
-from innervoice.safetensors_file import DummyTensors
+from innervoice.codec.state import Slot
 from innervoice_kernels.backend import use
 from innervoice_kernels.testing import OPS
 

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from bench.record import ROOT, Record, Times, device_name, interleaved, parser, report
 
-from innervoice.codec.codec import Codec
-from innervoice.codec.codes import Codes
+from innervoice.codec.residual_vq.codec import Codec
+from innervoice.codec.residual_vq.codes import Codes
 from innervoice_kernels import _C
 
 KINDS = {
@@ -77,10 +77,10 @@ class Case:
 
 
 def _models() -> ModuleType:
-    """tests/codec_models.py; the root, whose folder kernels transformers would take for a package, leaves the path."""
+    """tests/support/codec_models.py; the root, whose folder kernels transformers would take for a package, leaves the path."""
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
-    if str(ROOT / "tests") not in sys.path:
-        sys.path.append(str(ROOT / "tests"))
+    if str(ROOT / "tests" / "support") not in sys.path:
+        sys.path.append(str(ROOT / "tests" / "support"))
     return importlib.import_module("codec_models")
 
 

@@ -19,8 +19,8 @@ from bench.peers import static_decode, transformers_glm
 from bench.record import Record, Times, device_name, gpu_state, interleaved, parser, report
 from bench.shapes import GLM_4_VOICE, SMALL, random_model
 
-from innervoice.decode_bench import DecodeModel, Loop, make_loop, step_bytes, step_flops, time_prefill
-from innervoice.trace import Tracer
+from innervoice.telemetry.trace import Tracer
+from innervoice.tools.decode_bench import DecodeModel, Loop, make_loop, step_bytes, step_flops, time_prefill
 
 CRIPPLED = 0.70  # of the copy's bandwidth: below it a compiled peer proves nothing
 INNER = 8  # steps between two marks

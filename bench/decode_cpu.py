@@ -20,16 +20,16 @@ from bench.peers.llama_cpp import LlamaCpp
 from bench.record import Record, cpu_facts, device_name, interleaved, parser, report
 from torch import Tensor
 
-from innervoice.batch import Row
-from innervoice.blocks import PagePool, PageTable
-from innervoice.config.model import ModelConfig
-from innervoice.config.quantization import Quantization
+from innervoice.checkpoint.model_config import ModelConfig
+from innervoice.checkpoint.quantization import Quantization
+from innervoice.checkpoint.safetensors import Shape, TensorSource
 from innervoice.model.families.llama import load_weights
+from innervoice.model.pages import PagePool, PageTable
 from innervoice.model.quant_source import QuantizingSource
+from innervoice.model.runner import Runner
+from innervoice.model.sequence import Row
 from innervoice.model.transformer import Transformer
-from innervoice.runner import Runner
-from innervoice.safetensors_file import Shape, TensorSource
-from innervoice.trace import Tracer
+from innervoice.telemetry.trace import Tracer
 from innervoice_kernels import _C
 
 CONTEXT, PAGE, PROMPT = 1024, 16, 256

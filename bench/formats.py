@@ -16,10 +16,10 @@ from bench.peers import nf4
 from bench.record import Record, Times, device_name, gpu_state, interleaved, parser, report
 from bench.shapes import GLM_4_VOICE, SMALL, random_model
 
-from innervoice.config.quantization import Quantization
-from innervoice.decode_bench import DecodeModel, make_loop
+from innervoice.checkpoint.quantization import Quantization
 from innervoice.model.quant import num_bytes
-from innervoice.trace import Tracer
+from innervoice.telemetry.trace import Tracer
+from innervoice.tools.decode_bench import DecodeModel, make_loop
 
 INNER = 8  # steps between two marks
 FORMATS = {

@@ -16,11 +16,11 @@ from bench.record import Record, device_name, gpu_state, interleaved, parser, re
 from torch import Tensor
 from torch.nn import functional as F
 
-from innervoice_kernels.attention import paged_attention
-from innervoice_kernels.attention_decode import Workspace
-from innervoice_kernels.cursor import SLOTS, Programs, Rows, prepare, request_columns
-from innervoice_kernels.head import head_step
-from innervoice_kernels.sample_pick import Offers
+from innervoice_kernels.language.attention import paged_attention
+from innervoice_kernels.language.attention_decode import Workspace
+from innervoice_kernels.sampling.cursor import SLOTS, Programs, Rows, prepare, request_columns
+from innervoice_kernels.sampling.head import head_step
+from innervoice_kernels.sampling.sample_pick import Offers
 from innervoice_kernels.testing import OPS, Case, Op, check
 
 CACHE = 192 << 20  # bytes of inputs that runs rotate over, so that they come from memory and not from the L2 cache

@@ -17,17 +17,18 @@ from bench.record import ROOT, Record, device_name, parser, report
 from torch import Tensor
 from torch.nn import functional as F
 
-from innervoice.blocks import pages_for
-from innervoice.checkpoint import CheckpointPaths, locate
-from innervoice.config.gguf import MODEL
-from innervoice.config.quantization import Quantization
+from innervoice.api.memory_plan import read_configs
+from innervoice.checkpoint.gguf import MODEL
+from innervoice.checkpoint.locate import CheckpointPaths, locate
+from innervoice.checkpoint.quantization import Quantization
+from innervoice.checkpoint.safetensors import Shape, TensorDir, TensorSource
 from innervoice.model.gguf_source import GgufSource
+from innervoice.model.kv_cache import KVCache
 from innervoice.model.native import make_native
+from innervoice.model.pages import pages_for
 from innervoice.model.quant import num_bytes
 from innervoice.model.quant_source import QuantizingSource
-from innervoice.model.transformer import AttentionInputs, KVCache, Transformer
-from innervoice.plan import read_configs
-from innervoice.safetensors_file import Shape, TensorDir, TensorSource
+from innervoice.model.transformer import AttentionInputs, Transformer
 
 TEXT = ROOT / "tests" / "data" / "alice.txt"
 PAGE = 16

@@ -21,8 +21,8 @@ from bench.record import Record, Times, device_name, gpu_state, parser, report
 from bench.shapes import write_shipped_configs
 
 from innervoice import Engine, Ids, Reply, Sampling, Schedule
-from innervoice.config.model import ModelConfig
-from innervoice.decode_bench import step_bytes, step_flops
+from innervoice.checkpoint.model_config import ModelConfig
+from innervoice.tools.decode_bench import step_bytes, step_flops
 
 TINY = Path(str(resources.files("innervoice") / "assets" / "tiny"))
 PROMPT, SPOKEN_BEFORE, FIRST_CHUNK = 500, 13, 10

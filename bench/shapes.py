@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from innervoice.config.model import ModelConfig
-from innervoice.config.quantization import Quantization
-from innervoice.decode_bench import DecodeModel
+from innervoice.checkpoint.model_config import ModelConfig
+from innervoice.checkpoint.quantization import Quantization
+from innervoice.checkpoint.safetensors import DummyTensors, TensorSource
 from innervoice.model.families import glm4_voice
 from innervoice.model.quant_source import QuantizingSource
 from innervoice.model.transformer import Transformer
-from innervoice.safetensors_file import DummyTensors, TensorSource
+from innervoice.tools.decode_bench import DecodeModel
 from innervoice.types import Vocabulary
 
 GLM_4_VOICE: dict[str, Any] = {

@@ -24,8 +24,8 @@ from bench.stream_records import run_records, timeline
 from bench.stream_sim import records as simulated
 
 from innervoice import Engine, Sampling, Schedule, SteadySettings
-from innervoice.loadgen import Listened, Question, Run, bundled_questions, converse
-from innervoice.scheduler import SchedulerSettings
+from innervoice.runtime.scheduler import SchedulerSettings
+from innervoice.tools.loadgen import Listened, Question, Run, bundled_questions, converse
 
 TINY = Path(str(resources.files("innervoice") / "assets" / "tiny"))
 

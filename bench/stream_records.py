@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.record import Record
 
-from innervoice.metrics import Distribution, RequestLog, RunMetrics
+from innervoice.telemetry.metrics import Distribution, RequestLog, RunMetrics
 
 TIMELINE_TOKENS = 4000
 

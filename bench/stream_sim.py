@@ -14,8 +14,8 @@ from typing import Any
 
 from bench.record import Record
 
-from innervoice.scheduler import Policy, SchedulerSettings
-from innervoice.simulator import H200_BF16, H200_FP8, Roofline, Run, Spoken, constant, most_carried, poisson, simulate
+from innervoice.runtime.scheduler import Policy, SchedulerSettings
+from innervoice.tools.simulator import H200_BF16, H200_FP8, Roofline, Run, Spoken, constant, most_carried, poisson, simulate
 
 RATE = 20.0  # hidden tokens per second of sound, the same for every policy
 SEGMENT_CAP = 43  # hidden tokens a reflection that come to that

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from innervoice.config.model import ModelConfig
+from innervoice.checkpoint.model_config import ModelConfig
 
 
 def write_gguf(path: Path, config: ModelConfig, tensors: dict[str, Tensor], format_name: str) -> None:

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "cpu/voice_memory.h"
+#include "cpu/voice/memory.h"
 
 namespace innervoice {
 

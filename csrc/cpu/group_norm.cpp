@@ -2,7 +2,7 @@
 #include <cmath>
 #include <vector>
 
-#include "cpu/voice_kernels.h"
+#include "cpu/voice/kernels.h"
 #include "innervoice/voice.h"
 
 namespace innervoice {

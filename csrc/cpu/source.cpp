@@ -4,7 +4,7 @@
 #include <cmath>
 #include <vector>
 
-#include "cpu/voice_kernels.h"
+#include "cpu/voice/kernels.h"
 
 namespace innervoice {
 namespace {

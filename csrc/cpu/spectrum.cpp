@@ -4,7 +4,7 @@
 #include <cmath>
 #include <vector>
 
-#include "cpu/voice_memory.h"
+#include "cpu/voice/memory.h"
 
 namespace innervoice {
 namespace {

@@ -1,23 +1,25 @@
 """innervoice: the inference engine for spoken language models that think while they speak."""
 
-from innervoice.codec.chunks import SteadySettings
-from innervoice.codec.codec import Codec
-from innervoice.codec.codes import Codes
-from innervoice.engine import Engine
-from innervoice.errors import EngineDead, OutOfCapacity, RequestFailed
-from innervoice.plan import Plan
+from innervoice.api.engine import Engine
+from innervoice.api.memory_plan import Plan
+from innervoice.api.session import Session
+from innervoice.codec.glm_voice.chunks import SteadySettings
+from innervoice.codec.residual_vq.codec import Codec
+from innervoice.codec.residual_vq.codes import Codes
+from innervoice.runtime.stream import Stream
 from innervoice.schedule import Schedule, ScheduleError, Segment
-from innervoice.session import Session
-from innervoice.stream import Stream
 from innervoice.types import (
     Audio,
     AudioChunk,
     Done,
     End,
+    EngineDead,
     Event,
     Ids,
+    OutOfCapacity,
     Reflection,
     Reply,
+    RequestFailed,
     Sampling,
     Speech,
     Text,

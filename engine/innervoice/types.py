@@ -1,4 +1,4 @@
-"""What goes into and comes out of the engine: prompts, sampling, events, replies. Plain dataclasses that pickle."""
+"""What goes into and comes out of the engine: prompts, sampling, events, replies, errors. Plain dataclasses that pickle."""
 
 from __future__ import annotations
 
@@ -244,3 +244,25 @@ class Reply:
     def ids(self) -> list[int]:
         """Every generated id, in order."""
         return [i for event in self.events if isinstance(event, TokenEvent) for i in event.ids]
+
+
+class RequestFailed(RuntimeError):
+    """One request ended in an error; the engine lives on."""
+
+
+class OutOfCapacity(RuntimeError):
+    """A request was refused because it does not fit; the message holds the numbers.
+
+    retry_after_s: seconds after which the same request may fit; infinity when it never will.
+    """
+
+    def __init__(self, message: str, retry_after_s: float = float("inf")) -> None:
+        super().__init__(message, retry_after_s)
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class EngineDead(RuntimeError):
+    """The core stopped on a failure that belongs to no single request; the cause is chained."""

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from innervoice.safetensors_file import TensorSource
+from innervoice.checkpoint.safetensors import TensorSource
 
 Tensors = Mapping[str, Tensor]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -66,3 +67,10 @@ class Slots:
 
     def _all(self) -> dict[str, Tensor]:
         return self._tensors | self.kept
+
+
+class Slot(NamedTuple):
+    """One reply. number: which reply it is of all, so that a slot used after its release is noticed."""
+
+    place: int
+    number: int

@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from innervoice.config.gguf import open_gguf
-from innervoice.config.quantization import Quantization
+from innervoice.checkpoint.gguf import open_gguf
+from innervoice.checkpoint.quantization import Quantization
+from innervoice.checkpoint.safetensors import Shape
 from innervoice.model.quant import Int4Weight, Weight, empty, rows_of
 from innervoice.model.quant_source import WeightSource
-from innervoice.safetensors_file import Shape
 
 SUPPORTED = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q6_K")
 BLOCK = 32  # numbers of a block of Q4_0 and Q4_1

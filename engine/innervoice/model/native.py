@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from innervoice.model.kv_cache import KVCache
 from innervoice.model.quant import Fp8Weight, Int4Weight, Int8Weight, Weight
 from innervoice.model.rope_scaling import frequencies
-from innervoice.model.transformer import AttentionInputs, KVCache, Transformer
+from innervoice.model.transformer import AttentionInputs, Transformer
 from innervoice.model.weights import LayerWeights
 from innervoice_kernels import _C
 

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from innervoice.config.quantization import GROUPS, Quantization
-from innervoice_kernels.linear_int4 import int4_linear
-from innervoice_kernels.linear_scaled import scaled_linear
-from innervoice_kernels.weight_formats import MIDDLE, int4_ref, packed, scaled_ref, spread
+from innervoice.checkpoint.quantization import GROUPS, Quantization
+from innervoice_kernels.language.linear_int4 import int4_linear
+from innervoice_kernels.language.linear_scaled import scaled_linear
+from innervoice_kernels.language.weight_formats import MIDDLE, int4_ref, packed, scaled_ref, spread
 
 FP8 = torch.float8_e4m3fn
 _LARGEST_FP8 = 448.0

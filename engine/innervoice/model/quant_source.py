@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from innervoice.config.quantization import Quantization
+from innervoice.checkpoint.quantization import Quantization
+from innervoice.checkpoint.safetensors import Shape, TensorDir, TensorSource
 from innervoice.model.quant import FP8, Int4Weight, Int8Weight, Quantized, Weight, empty, quantize, tensors_of, with_tensors
-from innervoice.safetensors_file import Shape, TensorDir, TensorSource
 
 METADATA = "innervoice.weights"  # of a safetensors file: JSON, name of a weight -> its format, shape, group, symmetric
 

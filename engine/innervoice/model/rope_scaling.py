@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from innervoice.config.model import ModelConfig
-from innervoice.config.rope import LinearScaling, Llama3Scaling, YarnScaling
+from innervoice.checkpoint.model_config import ModelConfig
+from innervoice.checkpoint.rope import LinearScaling, Llama3Scaling, YarnScaling
 
 
 def frequencies(config: ModelConfig) -> tuple[Tensor, float]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from innervoice.config.files import refuse_unknown
+from innervoice.checkpoint.files import refuse_unknown
 from innervoice.schedule.compile import Program, compile_schedule
 from innervoice.schedule.cursor import Mask, make_cursor
 from innervoice.schedule.pack import request_values, sampling_table
@@ -64,7 +64,7 @@ def _by_kernel(
     program: Program, logits: npt.NDArray[Any], max_new_tokens: int, caps: Sequence[int]
 ) -> tuple[list[int], list[str]]:
     # Found only when it is asked for: nothing else of this package needs torch.
-    kernels = importlib.import_module("innervoice_kernels.replay")
+    kernels = importlib.import_module("innervoice_kernels.sampling.replay")
     request = request_values(program, Sampling(max_new_tokens=max_new_tokens))
     ids, kinds = kernels.replay_program((program.table, program.forced, sampling_table(program)), request, logits, caps)
     return ids, kinds

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from innervoice_kernels import activation, attention, kvstore, kvstore_fp8, linear, norm, qkv, rope
+from innervoice_kernels.language import activation, attention, kvstore, kvstore_fp8, linear, norm, qkv, rope
 from innervoice_kernels.testing.case import Case, Device, Inputs, Op, Outputs, fresh, normal, num_bytes, rows
 
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import torch
 
-from innervoice_kernels import linear_int4, linear_scaled
+from innervoice_kernels.language import linear_int4, linear_scaled
+from innervoice_kernels.language.weight_formats import packed
 from innervoice_kernels.testing.case import Case, Device, Inputs, Op, normal, rows
-from innervoice_kernels.weight_formats import packed
 
 _FFN, _WIDTH = 13696, 4096
 

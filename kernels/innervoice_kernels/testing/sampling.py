@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from innervoice_kernels import head, philox, sample
-from innervoice_kernels.sample import Draw
+from innervoice_kernels.sampling import head, philox, sample
+from innervoice_kernels.sampling.sample import Draw
 from innervoice_kernels.testing.case import Case, Device, Inputs, Op, Outputs, fresh, num_bytes, rows
 
 VOCABULARY = 168960  # GLM-4-Voice's

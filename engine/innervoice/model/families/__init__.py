@@ -1,4 +1,10 @@
-"""Model families: which code reads a checkpoint, chosen by its config.json."""
+"""Model families: which code reads a checkpoint, chosen by its config.json.
+
+glm.py           GLM-4 (text)
+glm4_voice.py    GLM-4-Voice: config, tensor names, prompt
+hugging_face.py  what the families in Hugging Face's layout have in common
+llama.py         Llama, Qwen2, Qwen3
+"""
 
 from __future__ import annotations
 
@@ -8,11 +14,11 @@ from typing import Any, Protocol
 
 import torch
 
-from innervoice.config.model import ModelConfig
+from innervoice.checkpoint.model_config import ModelConfig
+from innervoice.checkpoint.safetensors import TensorSource
 from innervoice.model.families import glm, glm4_voice, llama
+from innervoice.model.text import TextTokenizer
 from innervoice.model.weights import ModelWeights
-from innervoice.safetensors_file import TensorSource
-from innervoice.text import TextTokenizer
 from innervoice.types import Vocabulary
 
 

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from innervoice import text
-from innervoice.config.files import note_unknown, require
-from innervoice.config.model import ModelConfig, dtype_bytes, read_size
+from innervoice.checkpoint.files import note_unknown, require
+from innervoice.checkpoint.model_config import ModelConfig, dtype_bytes, read_size
+from innervoice.checkpoint.safetensors import TensorSource
+from innervoice.model import text
 from innervoice.model.quant import Weight, rows_of
 from innervoice.model.quant_source import read_weight
+from innervoice.model.text import TextTokenizer, TiktokenTokenizer, load_vocabulary, turn_head_ids, turn_ids
 from innervoice.model.weights import LayerWeights, ModelWeights
-from innervoice.safetensors_file import TensorSource
-from innervoice.text import TextTokenizer, TiktokenTokenizer, load_vocabulary, turn_head_ids, turn_ids
 from innervoice.types import Vocabulary
 
 __all__ = ["MODEL_TYPES", "NAME", "load_text", "load_weights", "read_config", "turn_head_ids", "turn_ids"]

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from innervoice import text
-from innervoice.config.files import note_unknown, require
-from innervoice.config.model import ModelConfig, dtype_bytes, read_generation_config, read_size
-from innervoice.config.rope import YarnScaling, read_rope
+from innervoice.checkpoint.files import note_unknown, require
+from innervoice.checkpoint.model_config import ModelConfig, dtype_bytes, read_generation_config, read_size
+from innervoice.checkpoint.rope import YarnScaling, read_rope
+from innervoice.checkpoint.safetensors import TensorSource
+from innervoice.model import text
 from innervoice.model.quant import Weight, joined
 from innervoice.model.quant_source import read_weight
+from innervoice.model.text import JsonTokenizer, TextTokenizer, load_vocabulary
 from innervoice.model.weights import LayerWeights, ModelWeights
-from innervoice.safetensors_file import TensorSource
-from innervoice.text import JsonTokenizer, TextTokenizer, load_vocabulary
 from innervoice.types import Vocabulary
 
 # Settings and the values that are run here; the first of them is what a missing key stands for.

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from innervoice.config.model import ModelConfig
+from innervoice.checkpoint.model_config import ModelConfig
+from innervoice.checkpoint.safetensors import TensorSource
 from innervoice.model.families import hugging_face
 from innervoice.model.families.hugging_face import load_text, turn_head_ids, turn_ids
 from innervoice.model.weights import ModelWeights
-from innervoice.safetensors_file import TensorSource
 
 __all__ = ["MODEL_TYPES", "NAME", "load_text", "load_weights", "read_config", "turn_head_ids", "turn_ids"]
 

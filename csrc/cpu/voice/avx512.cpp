@@ -1,0 +1,19 @@
+// The voice's kernels, compiled for one set of instructions.
+#include "cpu/vector_avx512.h"
+
+namespace innervoice {
+namespace {
+
+constexpr int kTileRows = 12;
+constexpr int kPanelVectors = 2;
+
+}  // namespace
+}  // namespace innervoice
+
+#include "cpu/voice/table.h"
+
+namespace innervoice {
+
+const VoiceKernels& avx512_voice_kernels() { return kVoice; }
+
+}  // namespace innervoice

@@ -1,0 +1,10 @@
+"""What a program calls: Engine, Session, loading a checkpoint, and how a call becomes a request.
+
+engine.py           Engine
+gc_freeze.py        what is loaded is left out of garbage collection
+live_audio.py       pushed frames to codes while the user speaks, for all sessions
+loader.py           directories to a core that is ready to step
+memory_plan.py      bytes and sessions, from config files alone
+request_builder.py  what a caller asks for to a validated request
+session.py          Session: turns, pushed audio, fork, export
+"""

@@ -1,0 +1,219 @@
+"""Does it fit? Bytes of weights, cache and codec from the config files alone, and how many sessions the memory carries."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+
+from innervoice.checkpoint import decoder_tensors, speech_tokenizer
+from innervoice.checkpoint.files import read_json
+from innervoice.checkpoint.gguf import MODEL
+from innervoice.checkpoint.locate import CheckpointPaths
+from innervoice.checkpoint.model_config import ModelConfig, dtype_bytes
+from innervoice.checkpoint.quantization import Quantization, as_quantization, read_quantization
+from innervoice.checkpoint.speech_decoder import DecoderConfig, read_decoder_config
+from innervoice.checkpoint.speech_tokenizer import SpeechTokenizerConfig, read_speech_tokenizer_config
+from innervoice.codec.glm_voice.chunks import SteadySettings
+from innervoice.codec.glm_voice.slot_bytes import slot_bytes
+from innervoice.model.device_step import Buffers
+from innervoice.model.families import Family, family_of
+from innervoice.model.gguf_source import GgufSource
+from innervoice.model.pages import PageFormat, check_page_format, page_bytes, pages_for
+from innervoice.model.quant_source import BlankSource, WeightSource
+from innervoice.model.transformer import Transformer
+from innervoice.model.weights import ModelWeights
+
+PAGE_SIZE = 16
+DEFAULT_MODEL_LEN = 8192
+MOST_SESSIONS = {"cpu": 16, "cuda": 256}
+FP8_PAGES = "fp8_e4m3"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Configs:
+    """The config files of a model, read and checked against each other. quantization: of the weights in the file."""
+
+    family: Family
+    model: ModelConfig
+    speech_tokenizer: SpeechTokenizerConfig | None
+    decoder: DecoderConfig | None
+    quantization: Quantization | None = None
+
+    @property
+    def num_codes(self) -> int | None:
+        """Size of the speech codebook, None without speech."""
+        if self.speech_tokenizer is not None:
+            return self.speech_tokenizer.vocab_size
+        return None if self.decoder is None else self.decoder.flow.vocab_size
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bytes by use; sessions: how many of max_model_len tokens each fit at once (0: the weights alone are too large).
+
+    voice_bytes_per_session: a slot of `steady` streaming, 0 without a decoder or in another streaming. step_bytes_per_session:
+    what the step on a GPU keeps for a row, its logits above all.
+    """
+
+    weight_bytes: int
+    kv_bytes_per_token: int
+    kv_bytes_per_session: int
+    voice_bytes_per_session: int
+    step_bytes_per_session: int
+    codec_bytes: int
+    speech_tokenizer_bytes: int
+    memory_bytes: int
+    max_model_len: int
+    sessions: int
+    device: str
+    dtype: str
+    codec_dtype: str
+    speech_tokenizer_dtype: str
+    quantization: Quantization | None = None
+    kv_dtype: str = ""
+
+    @property
+    def fixed_bytes(self) -> int:
+        """What is needed before the first session."""
+        return self.weight_bytes + self.codec_bytes + self.speech_tokenizer_bytes
+
+
+def read_configs(paths: CheckpointPaths) -> Configs:
+    """Read the config files. Raises FileNotFoundError, and ValueError when one is not supported or the parts do not match."""
+    source = paths.model / "config.json"
+    data, quantization = read_quantization(read_json(source), source)
+    family = family_of(data, source)
+    tokenizer = None if paths.speech_tokenizer is None else read_speech_tokenizer_config(paths.speech_tokenizer)
+    decoder = None if paths.decoder is None else read_decoder_config(paths.decoder / "config.yaml")
+    if tokenizer is not None and decoder is not None and tokenizer.vocab_size != decoder.flow.vocab_size:
+        raise ValueError(
+            f"{paths.speech_tokenizer} has {tokenizer.vocab_size} speech codes and {paths.decoder} {decoder.flow.vocab_size}: "
+            "they do not belong together"
+        )
+    return Configs(family, family.read_config(data, source), tokenizer, decoder, quantization)
+
+
+def choose_device(device: str) -> torch.device:
+    """A device by name; "auto": the first GPU, or the CPU. Raises ValueError for one that is not there."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device {device!r} is unknown: use auto, cpu, cuda or cuda:N") from None
+    if chosen.type not in MOST_SESSIONS:
+        raise ValueError(f"device {device!r} is not supported: use auto, cpu, cuda or cuda:N")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {device!r} is not here: {torch.cuda.device_count()} CUDA devices were found; use cpu")
+    return chosen
+
+
+def make_plan(
+    paths: CheckpointPaths,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantization: str | Quantization | None = None,
+    codec_dtype: str = "auto",
+    kv_dtype: str = "auto",
+    memory_fraction: float = 0.9,
+    max_sessions: int | None = None,
+    max_model_len: int | None = None,
+    streaming: str | SteadySettings = "steady",
+) -> Plan:
+    """The plan for a checkpoint on this machine; nothing is loaded. Raises ValueError, FileNotFoundError."""
+    configs, chosen = read_configs(paths), choose_device(device)
+    _check_limits(memory_fraction, max_sessions, max_model_len, configs.model)
+    made = _quantization(paths, configs, quantization)
+    dtype = configs.model.dtype if dtype == "auto" else dtype
+    codec_dtype, tokenizer_dtype = _codec_dtypes(codec_dtype, chosen, dtype)
+    model_len = max_model_len or min(configs.model.max_position, DEFAULT_MODEL_LEN)
+    codec_itemsize = dtype_bytes(codec_dtype)
+    tokenizer, decoder = configs.speech_tokenizer, configs.decoder
+    weights = _blank_weights(paths, configs, dtype, made)
+    fixed = {
+        "weight_bytes": weights.num_bytes,
+        "codec_bytes": 0 if decoder is None else decoder_tensors.tensor_bytes(decoder, codec_itemsize),
+        "speech_tokenizer_bytes": 0 if tokenizer is None else speech_tokenizer.tensor_bytes(tokenizer, tokenizer_dtype),
+    }
+    kv_dtype = dtype if kv_dtype == "auto" else kv_dtype
+    kv_page = _page_bytes(configs.model, dtype, kv_dtype)
+    kv_session = pages_for(model_len, PAGE_SIZE) * kv_page
+    steady = SteadySettings() if streaming == "steady" else streaming
+    voice_slot = 0
+    if decoder is not None and isinstance(steady, SteadySettings):
+        voice_slot = slot_bytes(decoder, codec_itemsize, steady)
+    step_row = 0
+    if chosen.type == "cuda":
+        rows = max_sessions or MOST_SESSIONS["cuda"]
+        step_row = -(-Buffers.allocate(Transformer(configs.model, weights), rows, model_len, PAGE_SIZE).num_bytes // rows)
+    memory = _memory_bytes(chosen)
+    fitting = max(0, int(memory * memory_fraction) - sum(fixed.values())) // (kv_session + voice_slot + step_row)
+    return Plan(
+        **fixed,
+        kv_bytes_per_token=kv_page // PAGE_SIZE,
+        kv_bytes_per_session=kv_session,
+        voice_bytes_per_session=voice_slot,
+        step_bytes_per_session=step_row,
+        memory_bytes=memory,
+        max_model_len=model_len,
+        sessions=min(fitting, max_sessions or fitting),
+        device=str(chosen),
+        dtype=dtype,
+        codec_dtype=codec_dtype,
+        speech_tokenizer_dtype=tokenizer_dtype,
+        quantization=made,
+        kv_dtype=kv_dtype,
+    )
+
+
+def _codec_dtypes(asked: str, device: torch.device, dtype: str) -> tuple[str, str]:
+    """Of the speech decoder and of the speech tokenizer. Rounding turns some frames' nearest code into another: not unasked."""
+    if asked != "auto":
+        return asked, asked
+    return "bfloat16" if device.type == "cuda" and dtype != "float32" else "float32", "float32"
+
+
+def _quantization(paths: CheckpointPaths, configs: Configs, wanted: str | Quantization | None) -> Quantization | None:
+    """The format that weights will have. Raises ValueError where the file has another than is wanted."""
+    asked = as_quantization(wanted)
+    if configs.quantization is None or asked in (None, configs.quantization):
+        return configs.quantization or asked
+    raise ValueError(f"{paths.model} is quantised already, as {configs.quantization}, not {asked}: leave quantization out")
+
+
+def _blank_weights(paths: CheckpointPaths, configs: Configs, dtype: str, quantization: Quantization | None) -> ModelWeights:
+    """Their shapes and types, on torch's meta device."""
+    dtype_bytes(dtype)
+    file = paths.model / MODEL
+    blank: WeightSource = BlankSource(quantization)
+    if quantization is None and file.exists():
+        blank = GgufSource(file, blank=True)
+    return configs.family.load_weights(configs.model, blank, DTYPES[dtype], "meta")
+
+
+def _check_limits(memory_fraction: float, max_sessions: int | None, max_model_len: int | None, model: ModelConfig) -> None:
+    if not 0 < memory_fraction <= 1:
+        raise ValueError(f"memory_fraction is {memory_fraction}: it must be above 0 and at most 1")
+    if max_sessions is not None and max_sessions < 1:
+        raise ValueError(f"max_sessions is {max_sessions}: it must be 1 or more")
+    if max_model_len is not None and not 1 <= max_model_len <= model.max_position:
+        raise ValueError(f"max_model_len is {max_model_len}: the model takes 1 to {model.max_position} tokens")
+
+
+def _page_bytes(model: ModelConfig, dtype: str, kv_dtype: str) -> int:
+    check_page_format(kv_dtype)
+    if kv_dtype not in (dtype, FP8_PAGES):
+        raise ValueError(f"kv_dtype is {kv_dtype!r}: keys and values are kept in the model's own dtype, {dtype}, or {FP8_PAGES}")
+    shape = {"num_layers": model.num_layers, "num_kv_heads": model.num_kv_heads, "head_dim": model.head_dim}
+    return page_bytes(cast(PageFormat, kv_dtype), PAGE_SIZE, **shape)
+
+
+def _memory_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1])
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,154 @@
+"""From what a caller asks to a validated request: prompt ids, compiled schedule, sampling without gaps."""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import get_args
+
+from innervoice.checkpoint.model_config import GenerationConfig
+from innervoice.codec.audio import MAX_RATE, MIN_RATE, read_audio
+from innervoice.codec.glm_voice.speech_tokenizer import SpeechTokenizer
+from innervoice.model.families import Family
+from innervoice.model.text import TextTokenizer
+from innervoice.runtime.request import Request
+from innervoice.schedule import Program, Schedule, Segment, compile_schedule
+from innervoice.types import Ids, OutputFormat, Prompt, Sampling, Text, Vocabulary
+
+TEXT_ONLY = Schedule(cycle=(Segment("transcript"),))
+NO_SPEECH_TOKENIZER = "a recording needs a speech tokenizer, and none was loaded: give speech_tokenizer=, or a Text prompt"
+
+
+@dataclass(frozen=True)
+class Codes:
+    """A recording that was turned into codes while it was spoken."""
+
+    codes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class RequestOptions:
+    """What `Engine.stream` and `Session.reply` take beside the prompt; the docstring of `Engine.stream` explains each."""
+
+    schedule: Schedule | str | None = None
+    sampling: Sampling | None = None
+    system: str | None = None
+    output_rate: int | None = None
+    output_format: OutputFormat = "float32"
+    reflection_caps: Sequence[int] = ()
+    timeout_s: float | None = None
+    priority: int = 0
+    realtime: bool = True
+
+    def changed(self, **changes: object) -> RequestOptions:
+        """A copy with some options changed. Raises TypeError for a name that is none."""
+        unknown = set(changes) - {f.name for f in fields(self)}
+        if unknown:
+            names = ", ".join(f.name for f in fields(self))
+            raise TypeError(f"unknown request option {sorted(unknown)[0]!r}; options are {names}")
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Intake:
+    """Checks and prepares requests for one model. Any thread may use it."""
+
+    family: Family
+    tokenizer: TextTokenizer
+    vocabulary: Vocabulary
+    generation: GenerationConfig
+    speech_tokenizer: SpeechTokenizer | None
+    max_model_len: int
+    sample_rate: int
+
+    def default_sampling(self) -> Sampling:
+        """The checkpoint's own."""
+        generation = self.generation
+        return Sampling(temperature=generation.temperature, top_k=generation.top_k, top_p=generation.top_p)
+
+    def request(
+        self,
+        prompt: Prompt | Codes | None,
+        options: RequestOptions,
+        submitted_s: float,
+        *,
+        first: bool = True,
+        session_id: str | None = None,
+    ) -> Request:
+        """A request for one turn; prompt None: nothing is added. Raises ValueError, FileNotFoundError."""
+        timeout_s, rate = options.timeout_s, options.output_rate
+        if timeout_s is not None and timeout_s <= 0:
+            raise ValueError(f"timeout_s is {timeout_s}: it must be above 0")
+        if rate is not None and not MIN_RATE <= rate <= MAX_RATE:
+            raise ValueError(f"output_rate is {rate}: it must be {MIN_RATE} to {MAX_RATE} Hz")
+        if options.output_format not in get_args(OutputFormat):
+            raise ValueError(f"output_format is {options.output_format!r}: use {' or '.join(get_args(OutputFormat))}")
+        wrong = [cap for cap in options.reflection_caps if cap < 0]
+        if wrong:
+            raise ValueError(f"reflection_caps holds {wrong[0]}: a cap is 0 or more")
+        program = self.compile(options.schedule)
+        return Request(
+            reply_id=uuid.uuid4().hex,
+            prompt_ids=() if prompt is None else self._checked(self._prompt_ids(prompt, options.system, first)),
+            program=program,
+            sampling=self.resolve(options.sampling or Sampling()),
+            submitted_s=submitted_s,
+            caps=tuple(options.reflection_caps),
+            deadline_s=float("inf") if timeout_s is None else submitted_s + timeout_s,
+            session_id=session_id,
+            output_rate=rate,
+            priority=options.priority,
+            is_live=options.realtime,
+            output_format=options.output_format,
+        )
+
+    def heard_ids(self, codes: Sequence[int], system: str | None, *, first: bool) -> list[int]:
+        """What the prompt of a turn begins with, once its recording begins with these codes. Raises ValueError."""
+        return self.family.turn_head_ids(self.tokenizer, self.vocabulary, codes, system, first=first)
+
+    def compile(self, schedule: Schedule | str | None) -> Program:
+        """A schedule, a preset's name or a .json file, compiled for this vocabulary. Raises ValueError, FileNotFoundError."""
+        made = schedule
+        if made is None:
+            made = TEXT_ONLY if self.vocabulary.speech is None else "interleaved"
+        if isinstance(made, str):
+            made = Schedule.load(made) if made.endswith(".json") else Schedule.preset(made)
+        return compile_schedule(made, self.vocabulary, self.tokenizer.special)
+
+    def resolve(self, sampling: Sampling) -> Sampling:
+        """Fill what is unset from the checkpoint; draw a seed."""
+        default = self.default_sampling()
+        seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
+        unset = {name: getattr(default, name) for name in ("temperature", "top_k", "top_p") if getattr(sampling, name) is None}
+        return replace(sampling, **unset, seed=seed)
+
+    def _prompt_ids(self, prompt: Prompt | Codes, system: str | None, first: bool) -> list[int]:
+        if isinstance(prompt, Ids):
+            return list(prompt.ids)
+        user: str | list[int]
+        if isinstance(prompt, Text):
+            if not prompt.text.strip():
+                raise ValueError("the prompt's text is empty")
+            user = prompt.text
+        elif isinstance(prompt, Codes):
+            user = list(prompt.codes)
+        elif self.speech_tokenizer is None:
+            raise ValueError(NO_SPEECH_TOKENIZER)
+        else:
+            user = self.speech_tokenizer.encode(*read_audio(prompt))
+        return self.family.turn_ids(self.tokenizer, self.vocabulary, user, system, first=first)
+
+    def _checked(self, ids: list[int]) -> tuple[int, ...]:
+        size, most = self.vocabulary.size, self.max_model_len
+        if not ids:
+            raise ValueError("the prompt has no ids")
+        wrong = [i for i in ids if not 0 <= i < size]
+        if wrong:
+            raise ValueError(f"prompt id {wrong[0]} is outside the vocabulary of {size}")
+        if len(ids) >= most:
+            raise ValueError(
+                f"the prompt has {len(ids)} tokens and the cache holds {most}, reply included: shorten it or raise max_model_len"
+            )
+        return tuple(ids)

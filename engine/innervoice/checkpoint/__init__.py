@@ -1,0 +1,17 @@
+"""Files of a checkpoint as configurations and tensors.
+
+codecs.py              config.json of Mimi, EnCodec, DAC, SNAC
+decoder_tensors.py     names, shapes and bytes of what flow.pt and hift.pt hold
+files.py               reads JSON; unknown keys are logged in foreign files and refused in ours
+gguf.py                a GGUF file's metadata as the text files of a checkpoint
+locate.py              where the three parts of a model are: directories, a GGUF file, or hub ids
+model_config.py        ModelConfig (shape, bytes) and generation_config.json
+pickle_file.py         .pt files that hold tensors and nothing else
+quantization.py        which format weights are kept in, and how config.json says so
+rope.py                rotary positions as config.json describes them
+safetensors.py         tensors by name: one file, shards, or random ones
+safetensors_writer.py  a safetensors file, written tensor by tensor
+speech_decoder.py      config.yaml as FlowConfig and HiftConfig
+speech_tokenizer.py    the speech tokenizer's two config files; names and shapes of its tensors
+yaml_reader.py         YAML whose tags become records: nothing is constructed or called
+"""

@@ -1,0 +1,143 @@
+"""What a language model checkpoint is: its shape, and how it wants to be sampled."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from innervoice.checkpoint.files import note_unknown, read_json, require
+from innervoice.checkpoint.rope import RopeScaling
+
+log = logging.getLogger("innervoice")
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A decoder with RMSNorm before each part, rotary positions, grouped queries and a gated SiLU feed-forward part.
+
+    rotary_dim: how many of head_dim are rotated; tied: the output layer is the embedding; dtype: what the checkpoint names;
+    qk_norm: RMSNorm over each head's query and key before they are rotated; rope_scaling None: plain frequencies.
+    """
+
+    family: str
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    ffn_size: int
+    vocab_size: int
+    norm_eps: float
+    rotary_dim: int
+    rope_theta: float
+    rope_interleaved: bool
+    qkv_bias: bool
+    tied: bool
+    max_position: int
+    dtype: str
+    qk_norm: bool = False
+    rope_scaling: RopeScaling | None = None
+
+    @property
+    def qkv_size(self) -> int:
+        """Rows of the joint query, key and value projection."""
+        return (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers in all weight tensors."""
+        attention = self.qkv_size * (self.hidden_size + self.qkv_bias) + self.num_heads * self.head_dim * self.hidden_size
+        norms = 2 * self.hidden_size + 2 * self.head_dim * self.qk_norm
+        layer = norms + attention + 3 * self.ffn_size * self.hidden_size
+        tables = self.vocab_size * self.hidden_size * (1 if self.tied else 2)
+        return self.num_layers * layer + self.hidden_size + tables
+
+    def weight_bytes(self, dtype: str | None = None) -> int:
+        """Bytes of all weights; dtype None: the checkpoint's own."""
+        return self.num_parameters * dtype_bytes(dtype or self.dtype)
+
+    def kv_bytes_per_token(self, dtype: str | None = None) -> int:
+        """Bytes of keys and values of one token in all layers; dtype None: the checkpoint's own."""
+        return self.num_layers * 2 * self.num_kv_heads * self.head_dim * dtype_bytes(dtype or self.dtype)
+
+
+def dtype_bytes(dtype: str) -> int:
+    """Bytes of one number. Raises ValueError for a type that models are not run in."""
+    if dtype not in DTYPE_BYTES:
+        raise ValueError(f"dtype {dtype!r} is not supported: use {', '.join(DTYPE_BYTES)}")
+    return DTYPE_BYTES[dtype]
+
+
+def read_size(data: Mapping[str, Any], key: str, source: str | PathLike[str]) -> int:
+    """data[key] as a whole number of 1 or more. Raises ValueError naming file and key."""
+    value = require(data, key, source, int)
+    if value < 1:
+        raise ValueError(f"{source}: {key} is {value}, expected 1 or more")
+    return int(value)
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """How a checkpoint wants to be sampled: temperature 0 is greedy, top_k 0 is off; eos: ids that end a free reply."""
+
+    temperature: float = 1.0
+    top_k: int = 50
+    top_p: float = 1.0
+    eos: tuple[int, ...] = ()
+
+
+_GENERATION_KEYS = (
+    "do_sample", "temperature", "top_k", "top_p", "eos_token_id", "pad_token_id", "bos_token_id", "max_length", "max_new_tokens",
+    "_from_model_config", "transformers_version", "repetition_penalty", "num_beams",
+)  # fmt: skip
+
+
+def read_generation_config(directory: str | PathLike[str]) -> GenerationConfig:
+    """generation_config.json; eos ids that it lacks come from config.json, other values from transformers' defaults (top_k 50).
+
+    Raises FileNotFoundError without a config.json, ValueError for values that cannot be.
+    """
+    path = Path(directory) / "generation_config.json"
+    data = read_json(path) if path.exists() else {}
+    note_unknown(data, _GENERATION_KEYS, path)
+    if data.get("num_beams", 1) not in (None, 1):
+        raise ValueError(f"{path}: num_beams is {data['num_beams']!r}, which is not supported; remove it or set it to 1")
+    if data.get("repetition_penalty", 1) not in (None, 1):
+        log.warning("%s: repetition_penalty %s is not applied: there are no penalties", path, data["repetition_penalty"])
+    if data.get("eos_token_id") is not None:
+        eos = _ids(data["eos_token_id"], path)
+    else:
+        model = Path(directory) / "config.json"
+        eos = _ids(read_json(model).get("eos_token_id"), model)
+    temperature = _number(data, "temperature", 1.0, path)
+    top_p = _number(data, "top_p", 1.0, path)
+    top_k = data.get("top_k", 50)
+    top_k = 0 if top_k is None else top_k
+    if temperature < 0 or not 0 < top_p <= 1 or isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0:
+        raise ValueError(
+            f"{path}: temperature {temperature}, top_k {top_k}, top_p {top_p}: "
+            "expected temperature and top_k of 0 or more, top_p above 0 and at most 1"
+        )
+    return GenerationConfig(0.0 if data.get("do_sample") is False else temperature, top_k, top_p, eos)
+
+
+def _number(data: dict[str, Any], key: str, default: float, path: Path) -> float:
+    value = data.get(key)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{path}: {key} is {value!r}, expected a number")
+    return float(value)
+
+
+def _ids(value: Any, path: Path) -> tuple[int, ...]:
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in ids):
+        raise ValueError(f"{path}: eos_token_id is {value!r}, expected a token id or a list of them")
+    return tuple(ids)

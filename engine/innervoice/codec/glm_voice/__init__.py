@@ -1,0 +1,21 @@
+"""GLM-4-Voice's speech tokenizer and speech decoder, streaming.
+
+chunks.py            where steady streaming cuts: borders, windows, frames of tokens
+decoder.py           codes to samples: one call, or chunks
+encoder_stream.py    the flow's encoder, block by block
+flow.py              codes to mel frames: ten Euler steps
+flow_encoder.py      the flow's token encoder and length regulator
+flow_estimator.py    the flow's U-Net
+flow_graphs.py       its Euler steps as CUDA graphs, one a number of rows and frames
+flow_stream.py       the flow over a bounded window
+hift.py              mel frames to samples: the vocoder
+hift_stream.py       the vocoder, exact in any cutting
+reference_stream.py  chunk after chunk as the original does it; the state is an argument
+slot_bytes.py        bytes of a slot, from the configuration
+speech_tokenizer.py  samples to codes, in pieces of 30 s
+steady.py            steady streaming: all replies that have a chunk
+streaming.py         layers that stream, with their state as an argument
+tokenizer_stream.py  the same while the recording lasts, block by block, many at once
+voice.py             codes of every reply to samples, a chunk at a time
+whisper_encoder.py   its network
+"""

@@ -1,0 +1,158 @@
+"""Streams of the causal codecs: the state of every layer in slots, any cutting gives what one call over the whole gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from innervoice.codec.residual_vq.causal import Level, State
+from innervoice.codec.residual_vq.slot_stream import DecodeStream, EncodeStream, Job, Piece, Row, samples_of
+from innervoice.codec.state import Slots
+
+
+class CausalHalf(Protocol):
+    """An encoder or a decoder that keeps its state. first_frames: whole frames that its first call must bring."""
+
+    @property
+    def first_frames(self) -> int:
+        """Whole frames of the first call, but for a shorter whole."""
+        ...
+
+    def new_rings(self, rows: int, max_frames: int) -> dict[str, Tensor]:
+        """What is written in place."""
+        ...
+
+
+class CausalEncoder(CausalHalf, Protocol):
+    """Samples to codes."""
+
+    def __call__(
+        self, x: Tensor, state: State, rings: Mapping[str, Tensor], slots: Tensor, at: Level, num_codebooks: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """x [B, T, C] -> ids [B, K, T / frame], state'."""
+        ...
+
+
+class CausalDecoder(CausalHalf, Protocol):
+    """Codes to samples."""
+
+    def __call__(
+        self, ids: Tensor, state: State, rings: Mapping[str, Tensor], slots: Tensor, at: Level
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """ids [B, K, T] -> samples [B, T * frame, C], state'."""
+        ...
+
+
+@dataclass(kw_only=True)
+class CausalEncodeStream(EncodeStream):
+    """max_frames: frames that a row brings to a step at most."""
+
+    half: CausalEncoder
+    frame_len: int
+    num_codebooks: int
+    dtype: torch.dtype
+    max_frames: int
+    _slots: Slots = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._slots = Slots(self._after_one_frame(), self.num_slots, self.half.new_rings(self.num_slots, self.max_frames))
+
+    def _after_one_frame(self) -> dict[str, Tensor]:
+        frames = self.half.first_frames
+        x = torch.zeros(1, frames * self.frame_len, self.channels, dtype=self.dtype, device=self.device)
+        at = _level([x.shape[1]], [0], x.shape[1], 1, self.device)
+        with torch.inference_mode():
+            return self.half(x, {}, self.half.new_rings(1, frames), torch.zeros_like(at.n), at, self.num_codebooks)[1]
+
+    def _job(self, row: Row) -> Job | None:
+        return _next_frames(row, self.frame_len, self.half.first_frames, self.max_frames, None)
+
+    def _run(self, jobs: list[Job]) -> list[Piece]:
+        steps = -(-max(job.take for job in jobs) // self.frame_len) * self.frame_len
+        if steps == 0:
+            return [Piece(job.row.slot, None, self._codes(np.zeros((self.num_codebooks, 0), np.int64)), True) for job in jobs]
+        x = np.zeros((len(jobs), steps, self.channels), np.float32)
+        for columns, job in zip(x, jobs, strict=True):
+            columns[: job.take] = job.row.buffer.get(job.row.done, job.row.done + job.take)
+        at = _level([job.take for job in jobs], [job.row.done for job in jobs], steps, self.frame_len, self.device)
+        places = [job.row.slot.place for job in jobs]
+        inputs = torch.from_numpy(x).to(self.device, self.dtype)
+        state, index = self._slots.take(places), self._slots.index(places)
+        ids, after = self.half(inputs, state, self._slots.kept, index, at, self.num_codebooks)
+        self._slots.put(places, after)
+        found = ids.cpu().numpy()
+        frames = [-(-job.take // self.frame_len) for job in jobs]
+        return [Piece(job.row.slot, None, self._codes(found[i, :, : frames[i]]), job.last) for i, job in enumerate(jobs)]
+
+    def _clear(self, place: int) -> None:
+        self._slots.reset(place)
+
+    def _copy(self, place: int, target: int) -> None:
+        self._slots.copy(place, target)
+
+
+@dataclass(kw_only=True)
+class CausalDecodeStream(DecodeStream):
+    """max_frames: frames that a row brings to a step at most."""
+
+    half: CausalDecoder
+    frame_len: int
+    max_frames: int
+    _slots: Slots = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._slots = Slots(self._after_one_frame(), self.num_slots, self.half.new_rings(self.num_slots, self.max_frames))
+
+    def _after_one_frame(self) -> dict[str, Tensor]:
+        frames = self.half.first_frames
+        ids = torch.zeros(1, 1, frames, dtype=torch.int64, device=self.device)
+        at = _level([frames], [0], frames, 1, self.device)
+        with torch.inference_mode():
+            return self.half(ids, {}, self.half.new_rings(1, frames), torch.zeros_like(at.n), at)[1]
+
+    def _job(self, row: Row) -> Job | None:
+        return _next_frames(row, 1, self.half.first_frames, self.max_frames, row.buffer.data.shape[1])
+
+    def _run(self, jobs: list[Job]) -> list[Piece]:
+        steps = max(job.take for job in jobs)
+        if steps == 0:
+            return [Piece(job.row.slot, self._silence(), None, True) for job in jobs]
+        ids = np.zeros((len(jobs), jobs[0].row.buffer.data.shape[1], steps), np.int64)
+        for rows, job in zip(ids, jobs, strict=True):
+            rows[:, : job.take] = job.row.buffer.get(job.row.done, job.row.done + job.take).T
+        at = _level([job.take for job in jobs], [job.row.done for job in jobs], steps, 1, self.device)
+        places = [job.row.slot.place for job in jobs]
+        state, index = self._slots.take(places), self._slots.index(places)
+        samples, after = self.half(torch.from_numpy(ids).to(self.device), state, self._slots.kept, index, at)
+        self._slots.put(places, after)
+        return [
+            Piece(job.row.slot, samples_of(columns[: job.take * self.frame_len]), None, job.last)
+            for columns, job in zip(samples, jobs, strict=True)
+        ]
+
+    def _clear(self, place: int) -> None:
+        self._slots.reset(place)
+
+    def _copy(self, place: int, target: int) -> None:
+        self._slots.copy(place, target)
+
+
+def _next_frames(row: Row, unit: int, first_frames: int, max_frames: int, width: int | None) -> Job | None:
+    """Whole frames, at the end of a finished session what is left of one as well."""
+    left = row.buffer.end - row.done
+    frames = min(left // unit, max_frames)
+    if row.finished and left <= max_frames * unit:
+        return Job(row, left, True, (width, left == 0))
+    if frames == 0 or (row.done == 0 and frames < first_frames):
+        return None
+    return Job(row, frames * unit, False, (width, False))
+
+
+def _level(n: list[int], start: list[int], steps: int, unit: int, device: torch.device | str) -> Level:
+    counts = torch.tensor([n, start], device=device)
+    return Level(counts[0], counts[1], all(one == steps for one in n), any(one % unit for one in n))

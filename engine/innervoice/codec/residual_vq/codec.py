@@ -1,0 +1,259 @@
+"""`Codec`: a residual-VQ codec by itself, whole sounds and streams: Mimi, EnCodec, DAC, SNAC."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+import torch
+
+from innervoice.checkpoint.codecs import CodecConfig, DacConfig, EncodecConfig, MimiConfig, read_codec_config
+from innervoice.codec.audio import read_channels, resample
+from innervoice.codec.residual_vq.causal_stream import CausalDecodeStream, CausalEncodeStream
+from innervoice.codec.residual_vq.codes import Codes, Grid, joined
+from innervoice.codec.residual_vq.dac import DacDecoder, DacEncoder, load_dac_decoder, load_dac_encoder
+from innervoice.codec.residual_vq.encodec import (
+    ChunkDecoder,
+    ChunkEncoder,
+    EncodecDecoder,
+    EncodecEncoder,
+    load_encodec_decoder,
+    load_encodec_encoder,
+)
+from innervoice.codec.residual_vq.mimi import MimiDecoder, MimiEncoder, load_mimi_decoder, load_mimi_encoder
+from innervoice.codec.residual_vq.slot_stream import DecodeStream, EncodeStream
+from innervoice.codec.residual_vq.weights import Weights, open_weights
+from innervoice.codec.residual_vq.window_stream import (
+    ChunkDecodeStream,
+    ChunkEncodeStream,
+    WindowDecodeStream,
+    WindowEncodeStream,
+)
+from innervoice.types import Audio, AudioIn, Samples
+
+Encoder = MimiEncoder | EncodecEncoder | ChunkEncoder | DacEncoder
+Decoder = MimiDecoder | EncodecDecoder | ChunkDecoder | DacDecoder
+Progress = Callable[[float], None]
+
+OFFLINE_S = 8.0
+"""Seconds that a whole sound is cut into, so that its length bounds no tensor."""
+STREAM_S = 0.4
+"""Seconds that a session brings to a step at most."""
+
+log = logging.getLogger("innervoice")
+
+
+@dataclass(frozen=True)
+class Codec:
+    """A codec's two halves. Sounds in and out are of `sample_rate` Hz and `channels` channels; codes are `Codes`."""
+
+    config: CodecConfig
+    encoder: Encoder | None
+    decoder: Decoder | None
+    dtype: torch.dtype
+    device: torch.device
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        directory: str | PathLike[str],
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        load_format: Literal["auto", "dummy"] = "auto",
+    ) -> Codec:
+        """A directory with config.json and model.safetensors (Mimi, EnCodec, DAC) or pytorch_model.bin (SNAC).
+
+        "dummy" takes random weights and needs config.json alone. Raises FileNotFoundError, ValueError.
+        """
+        config = read_codec_config(directory)
+        weights = open_weights(Path(directory), load_format, dtype, device)
+        with torch.inference_mode():
+            encoder, decoder = _load(config, weights)
+        return cls(config, encoder, decoder, dtype, torch.device(device))
+
+    @property
+    def kind(self) -> str:
+        """mimi, encodec, dac or snac."""
+        return self.config.kind
+
+    @property
+    def sample_rate(self) -> int:
+        """In Hz."""
+        return self.config.sample_rate
+
+    @property
+    def channels(self) -> int:
+        """1, or 2 for stereo."""
+        return self.config.channels
+
+    @property
+    def num_codebooks(self) -> int:
+        """As many as there are."""
+        return self.config.num_codebooks
+
+    @property
+    def frame_len(self) -> int:
+        """Samples a frame, a column of codes."""
+        return self.config.frame_len
+
+    def codebooks_of(self, kbps: float) -> int:
+        """How many codebooks a bandwidth takes, of EnCodec. Raises ValueError for other codecs and bandwidths."""
+        if not isinstance(self.config, EncodecConfig):
+            raise ValueError(f"{self.kind} has no bandwidths: give a number of codebooks, 1 to {self.num_codebooks}")
+        return self.config.codebooks_of(kbps)
+
+    @overload
+    def encode(self, audio: AudioIn, *, num_codebooks: int | None = None, progress: Progress | None = None) -> Codes: ...
+    @overload
+    def encode(
+        self, audio: list[AudioIn], *, num_codebooks: int | None = None, progress: Progress | None = None
+    ) -> list[Codes]: ...
+    def encode(
+        self, audio: AudioIn | list[AudioIn], *, num_codebooks: int | None = None, progress: Progress | None = None
+    ) -> Codes | list[Codes]:
+        """One sound or a list of them, encoded side by side. num_codebooks None: all.
+
+        A sound of another rate is resampled, and a log line says so once. progress: told the share that is done.
+        Raises FileNotFoundError, or ValueError for what holds no usable sound.
+        """
+        if isinstance(audio, list):
+            sounds = [self._samples(one) for one in audio]
+            return self._encode(sounds, num_codebooks, progress)
+        return self._encode([self._samples(audio)], num_codebooks, progress)[0]
+
+    @overload
+    def decode(self, codes: Codes, *, progress: Progress | None = None) -> Audio: ...
+    @overload
+    def decode(self, codes: list[Codes], *, progress: Progress | None = None) -> list[Audio]: ...
+    def decode(self, codes: Codes | list[Codes], *, progress: Progress | None = None) -> Audio | list[Audio]:
+        """One sound's codes or a list, decoded side by side; stereo samples are [n, 2].
+
+        Raises ValueError for codes of another codec, out of range, or of a wrong number of codebooks.
+        """
+        if isinstance(codes, Codes):
+            return self._decode([codes], progress)[0]
+        return self._decode(codes, progress)
+
+    def stream_encode(self, num_slots: int = 1, *, num_codebooks: int | None = None, chunk_s: float = STREAM_S) -> EncodeStream:
+        """Sessions of samples to codes: open, push, finish, step. chunk_s: what a session brings to a step at most."""
+        num = self._checked_number(num_codebooks)
+        place: dict[str, Any] = {
+            "num_slots": num_slots,
+            "device": self.device,
+            "channels": self.channels,
+            "grid": self._grid,
+            "num_codebooks": num,
+        }
+        half = self.encoder
+        if half is None:
+            raise ValueError("the checkpoint has no encoder: load one that has both halves")
+        if isinstance(half, ChunkEncoder):
+            return ChunkEncodeStream(half=half, dtype=self.dtype, **place)
+        if isinstance(half, DacEncoder):
+            return WindowEncodeStream(half=half, dtype=self.dtype, chunk_frames=self._frames(chunk_s), **place)
+        frames = max(half.first_frames, self._frames(chunk_s))
+        return CausalEncodeStream(half=half, dtype=self.dtype, frame_len=self.frame_len, max_frames=frames, **place)
+
+    def stream_decode(self, num_slots: int = 1, *, chunk_s: float = STREAM_S, seed: int = 0) -> DecodeStream:
+        """Sessions of codes to samples: open, push, finish, step. seed: of SNAC's noise."""
+        place: dict[str, Any] = {"num_slots": num_slots, "device": self.device, "channels": self.channels, "grid": self._grid}
+        half = self.decoder
+        if half is None:
+            raise ValueError("the checkpoint has no decoder: load one that has both halves")
+        if isinstance(half, ChunkDecoder):
+            return ChunkDecodeStream(half=half, **place)
+        if isinstance(half, DacDecoder):
+            return WindowDecodeStream(half=half, chunk_frames=self._frames(chunk_s), seed=seed, **place)
+        frames = max(half.first_frames, self._frames(chunk_s))
+        return CausalDecodeStream(half=half, frame_len=self.frame_len, max_frames=frames, **place)
+
+    @property
+    def _grid(self) -> Grid:
+        config = self.config
+        if isinstance(config, DacConfig):
+            return Grid(config.kind, config.codebook_size, config.strides, all_needed=config.kind == "snac")
+        chunk = None
+        if isinstance(config, EncodecConfig) and config.chunk_len is not None:
+            chunk = -(-config.chunk_len // config.frame_len)
+        return Grid(config.kind, config.codebook_size, (1,) * config.num_codebooks, chunk_frames=chunk)
+
+    def _frames(self, seconds: float) -> int:
+        """Whole frames, of SNAC whole blocks, at least one."""
+        block = self.config.block_frames if isinstance(self.config, DacConfig) else 1
+        return max(1, round(seconds * self.sample_rate / self.frame_len / block)) * block
+
+    def _checked_number(self, num: int | None) -> int:
+        """Raises ValueError for a number of codebooks that cannot be encoded."""
+        most = self.num_codebooks
+        least = most if self.kind == "snac" else self.config.num_semantic if isinstance(self.config, MimiConfig) else 1
+        if num is not None and not least <= num <= most:
+            raise ValueError(f"num_codebooks is {num}, {self.kind} has {f'{least} to {most}' if least < most else most}")
+        return most if num is None else num
+
+    def _samples(self, audio: AudioIn) -> Samples:
+        """[n, C] at the codec's rate."""
+        samples, rate = read_channels(audio)
+        if rate != self.sample_rate:
+            log.info("sound of %d Hz is resampled to the %d Hz of %s", rate, self.sample_rate, self.kind)
+            samples = np.stack([resample(one, rate, self.sample_rate) for one in samples.T], 1)
+        found = samples.shape[1]
+        if found == self.channels:
+            return samples
+        if found == 1:
+            return samples.repeat(self.channels, 1)
+        if self.channels == 1:
+            raise ValueError(
+                f"the sound has {found} channels and {self.kind} at {self.sample_rate} Hz is mono: mix it to one channel"
+            )
+        raise ValueError(f"the sound has {found} channels, {self.kind} takes 1 or {self.channels}: give it those")
+
+    def _encode(self, sounds: Sequence[Samples], num_codebooks: int | None, progress: Progress | None) -> list[Codes]:
+        stream = self.stream_encode(len(sounds), num_codebooks=num_codebooks, chunk_s=OFFLINE_S)
+        slots = [stream.open() for _ in sounds]
+        for slot, samples in zip(slots, sounds, strict=True):
+            stream.push(slot, samples)
+            stream.finish(slot)
+        parts: list[list[Codes]] = [[] for _ in sounds]
+        done, total = 0, max(1, sum(map(len, sounds)))
+        while pieces := stream.step():
+            for piece in pieces:
+                assert piece.codes is not None
+                parts[piece.slot.place].append(piece.codes)
+                done += len(piece.codes.ids[-1]) * self.frame_len
+            if progress is not None:
+                progress(min(1.0, done / total))
+        return [joined(self.kind, own, len(samples)) for own, samples in zip(parts, sounds, strict=True)]
+
+    def _decode(self, codes: Sequence[Codes], progress: Progress | None) -> list[Audio]:
+        stream = self.stream_decode(len(codes), chunk_s=OFFLINE_S)
+        slots = [stream.open() for _ in codes]
+        total = max(1, sum(len(one.ids[-1]) if one.ids else 0 for one in codes) * self.frame_len)
+        for slot, one in zip(slots, codes, strict=True):
+            stream.push(slot, one)
+            stream.finish(slot)
+        parts: list[list[Samples]] = [[] for _ in codes]
+        done = 0
+        while pieces := stream.step():
+            for piece in pieces:
+                assert piece.samples is not None
+                parts[piece.slot.place].append(piece.samples)
+                done += len(piece.samples)
+            if progress is not None:
+                progress(min(1.0, done / total))
+        whole = [np.concatenate(own) for own in parts]
+        return [Audio(samples[: one.num_samples], self.sample_rate) for samples, one in zip(whole, codes, strict=True)]
+
+
+def _load(config: CodecConfig, weights: Weights) -> tuple[Encoder | None, Decoder | None]:
+    if isinstance(config, MimiConfig):
+        encoder = load_mimi_encoder(weights, config) if config.has_encoder else None
+        return encoder, load_mimi_decoder(weights, config) if config.has_decoder else None
+    if isinstance(config, EncodecConfig):
+        return load_encodec_encoder(weights, config), load_encodec_decoder(weights, config)
+    return load_dac_encoder(weights, config), load_dac_decoder(weights, config)

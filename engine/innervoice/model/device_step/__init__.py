@@ -1,0 +1,13 @@
+"""A decode step that lives on the device: rows, schedules, layers, draws and cursors; the host reads one step late.
+
+layers.py    the layers of a decode step by the fused kernels
+programs.py  compiled schedules in device memory
+rows.py      what the device keeps of its rows, and how the host writes it
+step.py      the step: a graph a batch bucket, read one step late
+"""
+
+from innervoice.model.device_step.programs import ProgramStore
+from innervoice.model.device_step.rows import RowStart
+from innervoice.model.device_step.step import Buffers, Emitted, Pending, Stats, Stepper
+
+__all__ = ["Buffers", "Emitted", "Pending", "ProgramStore", "RowStart", "Stats", "Stepper"]

@@ -1,0 +1,120 @@
+"""The layers of a decode step by the fused kernels: six launches a layer, in memory that is kept from step to step.
+
+Quantised weights and a cache of fp8 have kernels of their own, which are not fused with norms and residuals.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from innervoice.model.kv_cache import KVCache
+from innervoice.model.quant import Weight
+from innervoice.model.quant import linear as quantised_linear
+from innervoice.model.transformer import Transformer
+from innervoice.model.weights import LayerWeights
+from innervoice.telemetry.trace import Tracer
+from innervoice_kernels.language.activation import silu_mul
+from innervoice_kernels.language.attention import paged_attention
+from innervoice_kernels.language.attention_decode import Workspace
+from innervoice_kernels.language.linear import Norm, SplitWorkspace, gated_linear, linear
+from innervoice_kernels.language.norm import rms_norm
+from innervoice_kernels.language.qkv import HeadNorm, qkv_rope_store
+from innervoice_kernels.language.rope import rotary
+from innervoice_kernels.sampling.step import Feed, Inputs
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Where parts of products and of attention meet. One step at a time uses it."""
+
+    products: SplitWorkspace
+    attention: Workspace
+    attended: Tensor  # [max_rows, H, head_dim]; rows that feed nothing leave theirs as it is
+    query_start: Tensor  # [max_rows + 1] int32: 0, 1, 2, ...
+
+    @classmethod
+    def allocate(cls, model: Transformer, max_rows: int, max_context: int) -> Memory:
+        """For batches of up to max_rows rows."""
+        c, dtype, device = model.config, model.weights.dtype, model.weights.device
+        products = (w for layer in model.weights.layers for w in (layer.qkv, layer.attention_out, layer.down))
+        shapes = tuple({(w.shape[0], w.shape[1]) for w in products})
+        row_tiles = -(-max_rows // 16)
+        one = SplitWorkspace.allocate(shapes, dtype, device)
+        parts = SplitWorkspace(
+            one.partial.new_empty(len(one.partial) * row_tiles), one.arrived.new_zeros(len(one.arrived) * row_tiles)
+        )
+        attention = Workspace.allocate(max_rows, c.num_heads, c.num_kv_heads, c.head_dim, max_context, device)
+        attended = torch.zeros(max_rows, c.num_heads, c.head_dim, dtype=dtype, device=device)
+        return cls(parts, attention, attended, torch.arange(max_rows + 1, dtype=torch.int32, device=device))
+
+
+def decode_layers(
+    model: Transformer,
+    feed: Feed,
+    inputs: Inputs,
+    kv: KVCache,
+    memory: Memory,
+    tracer: Tracer,
+    *,
+    weighted: bool,
+    invariant: bool,
+) -> Tensor:
+    """Hidden states [B, D] after the final norm, of one token a row; its keys and values are written.
+
+    weighted: some row has a reflection weight. invariant: a row's sums are the same in every batch.
+    """
+    c, x = model.config, inputs.x
+    num_rows = len(x)
+    tags = (inputs.query_tag, kv.key_tag, feed.log_weight) if weighted else (None, None, None)
+    for index, layer in enumerate(model.weights.layers):
+        with tracer.span("qkv", layer=index):
+            q = _queries(model, index, layer, x, inputs, kv, memory, invariant)
+        with tracer.span("attention", layer=index):
+            k_scale, v_scale = (None if scale is None else scale[index] for scale in (kv.k_scale, kv.v_scale))
+            y = paged_attention(
+                q, kv.k[index], kv.v[index], feed.page_table, memory.query_start[: num_rows + 1], inputs.context_len,
+                c.head_dim**-0.5, *tags, k_scale=k_scale, v_scale=v_scale, max_queries=1, out=memory.attended[:num_rows],
+                workspace=memory.attention,
+            )  # fmt: skip
+        with tracer.span("out", layer=index):
+            x = _product(layer.attention_out, y.flatten(1), memory, invariant, residual=x)
+        with tracer.span("ffn", layer=index):
+            norm = Norm(layer.ffn_norm, c.norm_eps)
+            if isinstance(layer.gate_up, Tensor):
+                h = gated_linear(x, layer.gate_up, norm, invariant=invariant)
+            else:
+                h = silu_mul(_product(layer.gate_up, x, memory, invariant, norm))
+            x = _product(layer.down, h, memory, invariant, residual=x)
+    return rms_norm(x, model.weights.final_norm, c.norm_eps)
+
+
+def _queries(
+    model: Transformer, index: int, layer: LayerWeights, x: Tensor, inputs: Inputs, kv: KVCache, memory: Memory, invariant: bool
+) -> Tensor:
+    """Queries [B, H, head_dim], rotated; keys and values go into their pages: in one launch, but for a cache of fp8."""
+    c = model.config
+    qkv = _product(layer.qkv, x, memory, invariant, Norm(layer.attention_norm, c.norm_eps))
+    norms = None if layer.q_norm is None or layer.k_norm is None else HeadNorm(layer.q_norm, layer.k_norm, c.norm_eps)
+    place = (inputs.cos, inputs.sin)
+    if kv.k_scale is None:
+        pages = (kv.k[index], kv.v[index], inputs.slots)
+        return qkv_rope_store(qkv, *place, *pages, c.rope_interleaved, layer.qkv_bias, norms)
+    heads = torch.unflatten(qkv if layer.qkv_bias is None else qkv + layer.qkv_bias, -1, (-1, c.head_dim))
+    q, k, v = torch.split(heads, [c.num_heads, c.num_kv_heads, c.num_kv_heads], dim=1)
+    if norms is not None:
+        q, k = rms_norm(q, norms.q, norms.eps), rms_norm(k, norms.k, norms.eps)
+    kv.store(index, rotary(k, *place, c.rope_interleaved), v, inputs.slots)
+    return rotary(q, *place, c.rope_interleaved)
+
+
+def _product(
+    weight: Weight, x: Tensor, memory: Memory, invariant: bool, norm: Norm | None = None, residual: Tensor | None = None
+) -> Tensor:
+    """norm(x) W^T + r: fused where the weight is not quantised."""
+    if isinstance(weight, Tensor):
+        return linear(x, weight, residual=residual, norm=norm, invariant=invariant, workspace=memory.products)
+    y = quantised_linear(weight, x if norm is None else rms_norm(x, norm.w, norm.eps))
+    return y if residual is None else y.add_(residual)

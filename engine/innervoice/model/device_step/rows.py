@@ -1,0 +1,156 @@
+"""All that the device keeps of the rows that it steps, and how the host writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from innervoice.model.device_step.programs import Place, ProgramStore
+from innervoice.schedule.compile import Kind, Program
+from innervoice.schedule.pack import request_values
+from innervoice.types import Sampling
+from innervoice_kernels.sampling.cursor import Rows, pack_state, request_columns, unpack_state
+from innervoice_kernels.sampling.cursor_columns import Ending, State
+from innervoice_kernels.sampling.step import Feed
+
+
+@dataclass(frozen=True)
+class RowStart:
+    """A reply, as the device takes it over. All tokens before `token` have their keys and values in `pages`.
+
+    token: the last one of the row, fed by the first step; position: how many come before it. sampling has no unset field. reply
+    and log_weight: the reply's number in its row, and ln of its reflection weight. kind: of `token`, None for the prompt's.
+    cursor, num_tokens: of a reply that goes on, the state of its host cursor and the tokens emitted so far.
+    """
+
+    token: int
+    position: int
+    pages: Sequence[int]
+    program: Program
+    sampling: Sampling
+    caps: Sequence[int] = ()
+    reply: int = 0
+    log_weight: float = 0.0
+    kind: Kind | None = None
+    cursor: Mapping[str, Any] | None = None
+    num_tokens: int = 0
+
+
+_LOWER, _COMING, _RESTS, _ORDERS = range(4)
+
+
+class DeviceRows:
+    """Rows numbered from 0; those that a step runs are the first ones."""
+
+    def __init__(self, max_rows: int, max_pages: int, num_caps: int, device: torch.device) -> None:
+        # What the host says before a step lies together, so that it goes over in one copy.
+        self._orders = torch.full((_ORDERS, max_rows), -1, dtype=torch.int32, device=device)
+        self._orders[_RESTS] = 0
+        self.feed = replace(Feed.allocate(max_rows, max_pages, device), rests=self._orders[_RESTS])
+        cursor = Rows.allocate(max_rows, num_caps, device)
+        self.cursor = replace(cursor, lower=self._orders[_LOWER], coming=self._orders[_COMING])
+        self.programs = ProgramStore(device)
+        self._places: list[Place | None] = [None] * max_rows
+        self._is_guided = [True] * max_rows
+        self._weighted: set[int] = set()
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether some reply has a reflection weight."""
+        return bool(self._weighted)
+
+    def begin(self, row: int, start: RowStart) -> None:
+        """Put a reply into a row. Raises ValueError for what cannot be held, and OutOfCapacity."""
+        sampling = start.sampling
+        if sampling.temperature is None or sampling.top_p is None or sampling.seed is None:
+            raise ValueError(f"row {row}: {sampling} has unset fields, expected temperature, top_p and seed")
+        state = None if start.cursor is None else pack_state(start.cursor, start.num_tokens)
+        place = self.programs.acquire(start.program)
+        try:
+            request = request_columns(**request_values(start.program, sampling) | place.columns)
+            self.cursor.begin(row, request, sampling.temperature, sampling.top_p, sampling.seed, start.caps, state)
+            self.set_pages({row: start.pages})
+        except ValueError:
+            self.programs.release(place)
+            self.end(row)
+            raise
+        self._leave(row)
+        weighted = start.log_weight != 0.0
+        values = (start.token, -1 if start.kind is None else int(start.kind), start.position, start.reply if weighted else 0)
+        for tensor, value in zip((self.feed.token, self.feed.kind, self.feed.position, self.feed.reply), values, strict=True):
+            tensor[row] = value
+        self.feed.log_weight[row] = start.log_weight
+        self._places[row], self._is_guided[row] = place, start.program.schedule.guided
+        if weighted:
+            self._weighted.add(row)
+
+    def set_pages(self, pages: Mapping[int, Sequence[int]]) -> None:
+        """The pages of some rows, first to last. Raises ValueError when one has more than it may hold."""
+        table = self.feed.page_table
+        most, device = table.shape[1], table.device
+        lines = np.full((len(pages), most), -1, np.int32)
+        for line, (row, held) in zip(lines, pages.items(), strict=True):
+            if len(held) > most:
+                raise ValueError(f"row {row} has {len(held)} pages, the table holds {most}: use a larger max_model_len")
+            line[: len(held)] = held
+        rows = torch.tensor(list(pages)).to(device, non_blocking=True)
+        table.index_copy_(0, rows, torch.from_numpy(lines).to(device, non_blocking=True))
+
+    def order(self, caps: Mapping[int, int | None]) -> None:
+        """Say who takes part in the steps to come: these rows, the others rest.
+
+        With each a cap or None: of the reflection that is open, which it can only lower and leaves a token at least, or else of
+        the next one, beside its own. It is granted once, in the first of these steps.
+        """
+        orders = np.full(tuple(self._orders.shape), -1, np.int32)
+        orders[_RESTS] = 1
+        for row, cap in caps.items():
+            orders[_RESTS, row] = 0
+            if cap is not None:
+                orders[_LOWER, row], orders[_COMING, row] = max(cap, 1), cap
+        host = torch.from_numpy(orders)
+        self._orders.copy_(host.pin_memory() if self._orders.is_cuda else host, non_blocking=True)
+
+    def lower_cap(self, row: int, cap: int) -> None:
+        """Leave the open reflection segment at most so many tokens in all, from the next step on."""
+        self.cursor.lower[row] = cap
+
+    def end(self, row: int) -> None:
+        """Make a row idle, whatever it was doing."""
+        self._leave(row)
+        self.cursor.state[row, State.IS_DONE] = Ending.IDLE
+
+    def move(self, source: int, target: int) -> None:
+        """Put a row in the place of an idle one, so that those that run are the first ones."""
+        if self._places[target] is not None:
+            raise ValueError(f"row {target} is in use: end it before row {source} is moved there")
+        for tensor in self._lines():
+            tensor[target] = tensor[source]
+        self._places[target], self._places[source] = self._places[source], None
+        self._is_guided[target] = self._is_guided[source]
+        if source in self._weighted:
+            self._weighted ^= {source, target}
+        self.cursor.state[source, State.IS_DONE] = Ending.IDLE
+
+    def state(self, row: int) -> tuple[dict[str, Any], int]:
+        """The state of the host cursor that stands where the row does, and the tokens emitted so far. Waits for the device."""
+        state = self.cursor.state[row].tolist()
+        return unpack_state(state, self.cursor.caps[row].tolist(), self._is_guided[row]), state[State.NUM_TOKENS]
+
+    def _lines(self) -> Iterator[Tensor]:
+        """What moves with a row: all that is kept from step to step."""
+        yield from (getattr(self.feed, f.name) for f in fields(self.feed))
+        rows = self.cursor
+        yield from (rows.state, rows.request, rows.scale, rows.seed, rows.caps, rows.lower, rows.coming)
+
+    def _leave(self, row: int) -> None:
+        place = self._places[row]
+        self._places[row] = None
+        self._weighted.discard(row)
+        if place is not None:
+            self.programs.release(place)

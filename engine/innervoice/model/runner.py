@@ -1,0 +1,150 @@
+"""One forward pass over a batch of rows; owns the pages of keys and values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from innervoice.model.batch import make_batch
+from innervoice.model.kv_cache import KVCache
+from innervoice.model.native import make_native
+from innervoice.model.pages import OutOfPages
+from innervoice.model.sequence import Row
+from innervoice.model.transformer import Transformer
+from innervoice.telemetry.trace import Tracer
+
+_MOST_SPANS = 8  # products for parts of the head; more of them cost what they save
+
+
+@dataclass(frozen=True)
+class HostPages:
+    """A row's first pages, off the device; they hold num_tokens tokens."""
+
+    kv: KVCache
+    num_pages: int
+    num_tokens: int
+
+
+class Runner:
+    """Runs the model. num_pages pages of page_size tokens hold the keys and values of every row.
+
+    kv_dtype: of the pages, None: the model's own. backend: "auto" (native code on the CPU where it covers the model, else plain
+    PyTorch), "native" or "plain"; threads: of the native code, None: one for each physical core that the process may use.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        num_pages: int,
+        page_size: int,
+        tracer: Tracer,
+        kv_dtype: torch.dtype | None = None,
+        *,
+        backend: str = "auto",
+        threads: int | None = None,
+    ) -> None:
+        self.model, self.page_size, self.device = model, page_size, model.weights.device
+        self.kv = KVCache.allocate(model.config, num_pages, page_size, kv_dtype or model.weights.dtype, self.device)
+        self._native = make_native(model, self.kv, backend, threads)
+        self._tracer = tracer
+        self.splits_head = self.device.type == "cuda"  # logits are computed where they are wanted alone
+
+    @property
+    def is_native(self) -> bool:
+        """Whether native code runs the model, on a CPU."""
+        return self._native is not None
+
+    @torch.inference_mode()
+    def copy_page(self, source: int, target: int) -> None:
+        """Copy the keys and values of all layers from one page to another."""
+        self.kv.copy_page(source, target)
+
+    @torch.inference_mode()
+    def save_pages(self, row: Row) -> HostPages:
+        """Copy what is cached of a row to the host."""
+        num_pages = -(-row.num_cached // self.page_size)
+        used = torch.tensor(row.table.pages[:num_pages], dtype=torch.int64, device=self.device)
+        return HostPages(self.kv.take(used), num_pages, row.num_cached)
+
+    @torch.inference_mode()
+    def load_pages(self, row: Row, saved: HostPages) -> None:
+        """Put saved pages back behind those that the row has computed already; it must hold pages for them, and own those."""
+        if saved.num_tokens <= row.num_cached:
+            return
+        first = row.num_cached // self.page_size
+        held = torch.tensor(row.table.pages[first : saved.num_pages], dtype=torch.int64, device=self.device)
+        self.kv.put(held, saved.kv, first)
+        row.num_cached = saved.num_tokens
+
+    @torch.inference_mode()
+    def forward(self, rows: Sequence[Row], outputs: Sequence[tuple[int, int]] | None = None) -> Tensor:
+        """Feed what the rows have not cached yet; logits [B, V] float32 after each row's last token.
+
+        outputs: half-open ranges of ids, ascending and apart, beside which logits may be left out (as NaN). None: all are there.
+        """
+        batch = make_batch(rows, self.page_size, self.device)
+        with self._tracer.span("forward", rows=len(rows), tokens=len(batch.ids)):
+            self.kv.key_tag.view(-1)[batch.attention.slots] = batch.key_tag
+            if self._native is not None:
+                logits = self._native.logits(batch.ids, batch.attention, self.kv, batch.last, outputs)
+            else:
+                hidden = self.model.forward(batch.ids, batch.attention, self.kv)
+                logits = self._head(hidden[batch.last], outputs)
+        for row in rows:
+            row.num_cached = row.end
+        return logits
+
+    def _head(self, hidden: Tensor, outputs: Sequence[tuple[int, int]] | None) -> Tensor:
+        """Logits [B, V] of hidden states [B, D]; on a GPU of few ids where few are wanted."""
+        size = self.model.config.vocab_size
+        many = outputs is None or len(outputs) > _MOST_SPANS or 2 * sum(last - first for first, last in outputs) > size
+        if not self.splits_head or outputs is None or many:
+            return self.model.logits(hidden)
+        logits = torch.full((len(hidden), size), torch.nan, device=self.device)
+        for first, last in outputs:
+            logits[:, first:last] = self.model.logits(hidden, (first, last))
+        return logits
+
+
+def forward_apart(
+    runner: Runner, rows: Sequence[Row], new_row: Callable[[], Row], outputs: Sequence[tuple[int, int]] | None = None
+) -> tuple[Tensor, dict[int, Exception]]:
+    """Logits [B, V] of the rows, and what failed, by the `id` of its row; the logits of such a row are NaN. outputs: see forward.
+
+    When the batch fails, each row is run by itself. When none goes through, a row of one harmless token is tried: a failure
+    that it shares belongs to no row, and is raised.
+    """
+    try:
+        return runner.forward(rows, outputs), {}
+    except Exception as error:
+        whole = error
+    failed: dict[int, Exception] = {}
+    logits: list[Tensor | None] = []
+    for row in rows:
+        try:
+            logits.append(runner.forward([row], outputs))
+        except Exception as error:
+            failed[id(row)] = error
+            logits.append(None)
+    if len(failed) == len(rows) and not _is_alive(runner, new_row()):
+        raise whole
+    like = next((made for made in logits if made is not None), torch.zeros(1, 1))
+    return torch.cat([torch.full_like(like, math.nan) if made is None else made for made in logits]), failed
+
+
+def _is_alive(runner: Runner, row: Row) -> bool:
+    row.extend([0])
+    try:
+        row.table.grow(1)
+        runner.forward([row])
+    except OutOfPages:
+        return True
+    except Exception:
+        return False
+    finally:
+        row.release()
+    return True

@@ -1,0 +1,108 @@
+"""The tokens of one reply or session, what each is, and the pages that hold their keys and values."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from innervoice.model.pages import PageTable
+
+
+class Role(IntEnum):
+    """What a token is to the reflection weight."""
+
+    NEUTRAL = 0  # prompt, end of turn
+    HIDDEN = 1  # reflection, open, close, done: a key whose score is raised
+    SPOKEN = 2  # transcript, speech: a query that raises it
+
+
+@dataclass
+class Row:
+    """A sequence that keeps its pages. ids[:num_cached] have keys and values; the rest is fed to the next forward pass, or, with
+    a limit, only as many as bring num_cached to it: a long prompt goes in by chunks.
+
+    roles[i] says what ids[i] is, replies[i] which reply of the row it belongs to (0: none, then from 1); weights[r] is ln w of
+    reply r. page_keys[i] is what, beside the ids, the keys and values of a page depend on: equal keys and ids, equal pages.
+    """
+
+    table: PageTable
+    ids: list[int] = field(default_factory=list)
+    roles: list[Role] = field(default_factory=list)
+    replies: list[int] = field(default_factory=list)
+    page_keys: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=lambda: [0.0])
+    num_cached: int = 0
+    limit: int | None = None
+
+    @property
+    def end(self) -> int:
+        """One past the last token that the next forward pass feeds."""
+        return len(self.ids) if self.limit is None else self.limit
+
+    @property
+    def num_new(self) -> int:
+        """Tokens that the next forward pass feeds."""
+        return self.end - self.num_cached
+
+    def extend(self, ids: Sequence[int]) -> None:
+        """Add prompt tokens."""
+        for token in ids:
+            self.append(token, Role.NEUTRAL, 0)
+
+    def begin_reply(self, log_weight: float) -> int:
+        """Number of a new reply whose reflection weight is exp(log_weight)."""
+        self.weights.append(log_weight)
+        return len(self.weights) - 1
+
+    def append(self, token: int, role: Role, reply: int) -> None:
+        """Add a token behind the rest."""
+        self.ids.append(token)
+        self.roles.append(role)
+        self.replies.append(reply)
+        self.page_keys.append(_page_key(role, reply, self.weights[reply]))
+
+    def drop_last(self) -> None:
+        """Take the last token back; it has not been fed yet."""
+        assert self.num_cached < len(self.ids), "the last token is cached"
+        self.truncate(len(self.ids) - 1)
+
+    def truncate(self, num_tokens: int) -> None:
+        """Keep the first tokens; pages behind them are given back."""
+        for column in (self.ids, self.roles, self.replies, self.page_keys):
+            del column[num_tokens:]
+        self.table.truncate(min(num_tokens, self.table.capacity))
+        self.num_cached = min(self.num_cached, num_tokens)
+
+    def keep(self, indices: Sequence[int]) -> None:
+        """Keep these tokens, in this order; what stays in its place keeps its pages, the rest is to be fed again."""
+        same = next((i for i, index in enumerate(indices) if i != index), len(indices))
+        moved = [(self.ids[i], self.roles[i], self.replies[i]) for i in indices[same:]]
+        self.truncate(same)
+        for token, role, reply in moved:
+            self.append(token, role, reply)
+
+    def release(self) -> None:
+        """Give every page back; all tokens are to be fed again."""
+        self.table.release()
+        self.num_cached, self.limit = 0, None
+
+    def fork(self) -> Row:
+        """A copy that shares the pages of what is cached."""
+        table, keys, weights = self.table.fork(), list(self.page_keys), list(self.weights)
+        table.truncate(self.num_cached)
+        return Row(table, list(self.ids), list(self.roles), list(self.replies), keys, weights, self.num_cached)
+
+    def tags(self, role: Role) -> list[int]:
+        """For each token to be fed: the number of its reply if the token has the role and the reply is weighted, else 0."""
+        new = range(self.num_cached, self.end)
+        return [self.replies[i] if self.roles[i] is role and self.weights[self.replies[i]] else 0 for i in new]
+
+
+def _page_key(role: Role, reply: int, log_weight: float) -> int:
+    """0 where no reflection weight is at work, so that replies share pages whatever their schedules were."""
+    if role is Role.NEUTRAL or log_weight == 0.0:
+        return 0
+    bits: int = struct.unpack("<I", struct.pack("<f", log_weight))[0]
+    return bits << 31 | (reply & 0x1FFFFFFF) << 2 | role

@@ -1,0 +1,37 @@
+"""Text in and out of ids: the tokenizer files of a checkpoint, its vocabulary, and its prompt template.
+
+chat.py            dialogues in that template, as ids
+chat_template.py   a checkpoint's own Jinja template, in a sandbox
+templates.py       GLM-4-Voice's prompt, turn by turn
+tiktoken_file.py   tokenizer.model in tiktoken's format
+tokenizer.py       what a tokenizer offers; decoding piece by piece
+tokenizer_json.py  tokenizer.json
+vocabulary.py      which ids mean what
+"""
+
+from innervoice.model.text.chat import chat_turn_ids, end_of_turn
+from innervoice.model.text.chat_template import ChatTemplate
+from innervoice.model.text.templates import SPEECH_SYSTEM, TEXT_SYSTEM, turn_head_ids, turn_ids
+from innervoice.model.text.tiktoken_file import TiktokenTokenizer, read_added_tokens, read_ranks
+from innervoice.model.text.tokenizer import TextStream, TextTokenizer
+from innervoice.model.text.tokenizer_json import JsonTokenizer
+from innervoice.model.text.vocabulary import load_vocabulary, speech_ids, stand_in
+
+__all__ = [
+    "SPEECH_SYSTEM",
+    "TEXT_SYSTEM",
+    "ChatTemplate",
+    "JsonTokenizer",
+    "TextStream",
+    "TextTokenizer",
+    "TiktokenTokenizer",
+    "chat_turn_ids",
+    "end_of_turn",
+    "load_vocabulary",
+    "read_added_tokens",
+    "read_ranks",
+    "speech_ids",
+    "stand_in",
+    "turn_head_ids",
+    "turn_ids",
+]

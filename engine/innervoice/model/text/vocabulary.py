@@ -1,0 +1,128 @@
+"""Which ids a checkpoint uses for what: text, speech codes, end of turn, reflection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from innervoice.checkpoint.files import read_json, refuse_unknown, require
+from innervoice.checkpoint.model_config import read_generation_config
+from innervoice.model.text.tiktoken_file import TiktokenTokenizer
+from innervoice.model.text.tokenizer import TextTokenizer
+from innervoice.types import Vocabulary
+
+_STAND_IN_TOKENS = (
+    "[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>", "<|begin_of_audio|>", "<|end_of_audio|>",
+    "<|open|>", "<|close|>", "<|done|>",
+)  # fmt: skip
+
+
+def load_vocabulary(
+    directory: str | PathLike[str],
+    num_codes: int | None,
+    *,
+    tokenizer: TextTokenizer | None = None,
+    end_of_turn: int | None = None,
+) -> Vocabulary:
+    """Which ids mean what: text by the tokenizer, speech from <|audio_0|> on, the rest by name and by an optional schedule.json.
+
+    tokenizer None: the one of tokenizer.model. end_of_turn None: <|user|>, where there is one; schedule.json goes before both.
+    num_codes: size of the speech codebook, None without one. Codes go by arithmetic, the last ones may lack a token string.
+    Raises ValueError for a token that is named and absent, and for codes beyond the padded vocabulary.
+    """
+    folder = Path(directory)
+    tokenizer = tokenizer or TiktokenTokenizer.from_pretrained(folder)
+    size = _vocabulary_size(folder)
+    names = _token_names(folder / "schedule.json", tokenizer)
+    vocabulary = Vocabulary(
+        size=size,
+        text=tokenizer.text_range,
+        speech=None if num_codes is None else _speech_range(tokenizer, num_codes, size, folder),
+        end_of_turn=names.get("end_of_turn", tokenizer.special("<|user|>") if end_of_turn is None else end_of_turn),
+        open=names.get("open"),
+        close=names.get("close"),
+        done=names.get("done"),
+        eos=read_generation_config(folder).eos,
+    )
+    named = (vocabulary.end_of_turn, vocabulary.open, vocabulary.close, vocabulary.done)
+    beyond = [i for i in (vocabulary.text[1] - 1, *named, *vocabulary.eos) if i is not None and i >= size]
+    if beyond:
+        raise ValueError(f"{folder}: token id {beyond[0]} lies beyond the vocabulary of {size}; tokenizer and config.json differ")
+    return vocabulary
+
+
+def stand_in(directory: str | PathLike[str], num_codes: int | None) -> tuple[TextTokenizer, Vocabulary]:
+    """A tokenizer and vocabulary of the right size from config.json alone, for runs with random weights.
+
+    Text ids 0 to 255 are bytes and the others made-up words; reflection tokens are there; speech codes take the last ids.
+    Raises ValueError where the vocabulary is too small.
+    """
+    folder = Path(directory)
+    size = _vocabulary_size(folder)
+    first_code = size - (num_codes or 0)
+    num_ranks = first_code - len(_STAND_IN_TOKENS)
+    if num_ranks < 256:
+        raise ValueError(
+            f"{folder}: a vocabulary of {size} holds no 256 bytes beside {num_codes or 0} speech codes; is it the right one?"
+        )
+    ranks = {bytes([i]) if i < 256 else b" w%d" % i: i for i in range(num_ranks)}
+    special = {token: num_ranks + i for i, token in enumerate(_STAND_IN_TOKENS)}
+    vocabulary = Vocabulary(
+        size=size,
+        text=(0, num_ranks),
+        speech=None if num_codes is None else (first_code, size),
+        end_of_turn=special["<|user|>"],
+        open=special["<|open|>"],
+        close=special["<|close|>"],
+        done=special["<|done|>"],
+        eos=(special["<|user|>"],),
+    )
+    return TiktokenTokenizer(ranks, special), vocabulary
+
+
+def speech_ids(vocabulary: Vocabulary, codes: Sequence[int]) -> list[int]:
+    """Speech codes as token ids. Raises ValueError for a code outside the codebook."""
+    if vocabulary.speech is None:
+        raise ValueError("this checkpoint is loaded without a speech codebook and takes no speech: give text")
+    low, high = vocabulary.speech
+    wrong = [code for code in codes if not 0 <= code < high - low]
+    if wrong:
+        raise ValueError(f"speech code {wrong[0]} is outside the codebook of {high - low}")
+    return [low + int(code) for code in codes]
+
+
+def _vocabulary_size(folder: Path) -> int:
+    path = folder / "config.json"
+    config = read_json(path)
+    return int(require(config, "padded_vocab_size" if "padded_vocab_size" in config else "vocab_size", path, int))
+
+
+def _speech_range(tokenizer: TextTokenizer, num_codes: int, size: int, folder: Path) -> tuple[int, int]:
+    low = tokenizer.special("<|audio_0|>")
+    if low is None:
+        raise ValueError(f"{folder}: the tokenizer has no token '<|audio_0|>', so this model takes and makes no speech")
+    if low + num_codes > size:
+        raise ValueError(
+            f"{folder}: {num_codes} speech codes from id {low} on need a vocabulary of {low + num_codes}, but it has {size}: "
+            "speech tokenizer and language model do not belong together"
+        )
+    return low, low + num_codes
+
+
+def _token_names(path: Path, tokenizer: TextTokenizer) -> dict[str, int | None]:
+    """open, close, done and end_of_turn as schedule.json names them; a null stands for no such token."""
+    if not path.exists():
+        return {}
+    data = read_json(path)
+    refuse_unknown(data, ("reflection", "end_of_turn"), path)
+    reflection = require(data, "reflection", path, dict) if "reflection" in data else {}
+    refuse_unknown(reflection, ("open", "close", "done"), f"{path}, reflection")
+    names: dict[str, Any] = dict(reflection)
+    if "end_of_turn" in data:
+        names["end_of_turn"] = require(data, "end_of_turn", path, str)
+    for key, token in names.items():
+        if token is not None and (not isinstance(token, str) or tokenizer.special(token) is None):
+            raise ValueError(f"{path}: {key} is {token!r}, which is no added token of the checkpoint's tokenizer")
+    return {key: None if token is None else tokenizer.special(token) for key, token in names.items()}

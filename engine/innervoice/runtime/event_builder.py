@@ -1,0 +1,133 @@
+"""What one reply has emitted so far -> its events, numbered and timed, and its usage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from innervoice.model.text import TextStream, TextTokenizer
+from innervoice.schedule import Emission, Kind
+from innervoice.types import (
+    AudioChunk,
+    Done,
+    End,
+    Event,
+    FinishReason,
+    Pcm16,
+    Reflection,
+    Samples,
+    Sampling,
+    Speech,
+    TokenEvent,
+    Transcript,
+    Usage,
+)
+
+HIDDEN = (Kind.REFLECTION, Kind.OPEN, Kind.CLOSE, Kind.DONE)
+# Looked up once: an enum's attribute costs as much as the rest of an event.
+_REFLECTION, _TRANSCRIPT, _SPEECH, _OPEN, _CLOSE, _END = (
+    Kind.REFLECTION, Kind.TRANSCRIPT, Kind.SPEECH, Kind.OPEN, Kind.CLOSE, Kind.END,
+)  # fmt: skip
+_INT32 = np.dtype(np.int32)
+
+
+class ReplyLog:
+    """Makes the events of a reply in order. speech_start: the first speech id; rate: of the audio, in Hz."""
+
+    def __init__(
+        self,
+        reply_id: str,
+        tokenizer: TextTokenizer,
+        *,
+        num_prompt: int,
+        num_cached: int,
+        sampling: Sampling,
+        speech_start: int,
+        rate: int,
+    ) -> None:
+        self.reply_id = reply_id
+        self._speech_start, self.rate = speech_start, rate
+        self._hidden_text, self._spoken_text = TextStream(tokenizer), TextStream(tokenizer)
+        self._usage = Usage(prompt_tokens=num_prompt, cached_tokens=num_cached, sampling=sampling)
+        self._counts = [0] * len(Kind)  # tokens by kind
+        self._num_forced = self._hidden_before_audio = 0
+        self._first_token_at: float | None = None
+        self._num_events = self._num_samples = 0
+        self._first_audio_at: float | None = None
+        self._last_audio_at = 0.0
+
+    def token(self, emission: Emission, logprob: float | None, *, t: float) -> TokenEvent:
+        """One emitted token."""
+        kind, token = emission.kind, emission.token
+        index, self._num_events = self._num_events, self._num_events + 1
+        self._counts[kind] += 1
+        self._num_forced += emission.forced
+        if self._first_token_at is None:
+            self._first_token_at = t
+        common: dict[str, Any] = {
+            "reply_id": self.reply_id,
+            "index": index,
+            "t": t,
+            "segment": emission.segment,
+            "ids": [token],
+            "forced": emission.forced and kind is not _OPEN and kind is not _CLOSE,
+            "logprobs": None if logprob is None else [logprob],
+        }
+        if kind is _SPEECH:
+            return Speech(**common, codes=np.array([token - self._speech_start], _INT32))
+        if kind is _TRANSCRIPT:
+            return Transcript(**common, text=self._spoken_text.feed([token]))
+        if kind is _END:
+            return End(**common)
+        if self._first_audio_at is None:
+            self._hidden_before_audio += 1
+        return Reflection(**common, text=self._hidden_text.feed([token]) if kind is _REFLECTION else "")
+
+    def catch_up(self, is_hidden: bool, token: int) -> None:
+        """A token that an earlier log has told: only its bytes count, which may begin a character."""
+        (self._hidden_text if is_hidden else self._spoken_text).feed([token])
+
+    def audio(self, pcm: Samples | Pcm16, *, t: float) -> AudioChunk:
+        """A chunk of sound."""
+        if self._first_audio_at is None:
+            self._first_audio_at = t
+            self._usage = replace(self._usage, audio_ttfp_ms=1e3 * t, first_chunk_s=len(pcm) / self.rate)
+        self._last_audio_at = t
+        start, self._num_samples = self._num_samples, self._num_samples + len(pcm)
+        return AudioChunk(**self._next(t), pcm=pcm, rate=self.rate, start=start)
+
+    def done(self, reason: FinishReason, error: str | None, caps: tuple[int, ...] = (), *, t: float) -> Done:
+        """The last event. caps: those that the reflections had, in order."""
+        audio_s = self._num_samples / self.rate if self._num_samples else 0.0
+        usage = replace(
+            self._usage,
+            total_new_tokens=sum(self._counts),
+            reflection_tokens=sum(self._counts[kind] for kind in HIDDEN),
+            transcript_tokens=self._counts[Kind.TRANSCRIPT],
+            speech_tokens=self._counts[Kind.SPEECH],
+            forced_tokens=self._num_forced,
+            hidden_before_audio=self._hidden_before_audio,
+            ttft_ms=None if self._first_token_at is None else 1e3 * self._first_token_at,
+            audio_s=audio_s,
+            e2el_ms=1e3 * t,
+            audio_rtf=self._last_audio_at / audio_s if audio_s else None,
+            reflection_caps=caps,
+        )
+        return Done(**self._next(t), finish_reason=reason, usage=usage, error=error)
+
+    def _next(self, t: float) -> dict[str, Any]:
+        index, self._num_events = self._num_events, self._num_events + 1
+        return {"reply_id": self.reply_id, "index": index, "t": t}
+
+
+def collect_text(events: Sequence[Event]) -> tuple[str, list[str]]:
+    """The transcript, and one string a reflection segment."""
+    transcript = "".join(event.text for event in events if isinstance(event, Transcript))
+    reflections: dict[int, str] = {}
+    for event in events:
+        if isinstance(event, Reflection):
+            reflections[event.segment] = reflections.get(event.segment, "") + event.text
+    return transcript, list(reflections.values())

@@ -1,0 +1,35 @@
+"""The line of an event log that says what a reply was asked for, so that it can be made again."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+
+from innervoice.runtime.request import Request
+from innervoice.runtime.snapshot import Export
+from innervoice.types import Pcm16, Samples
+
+Line = dict[str, Any]
+
+
+def request_line(request: Request, model: str, history: Export | None = None) -> Line:
+    """The line that an event log begins with. model: the fingerprint of what the ids mean. history: what a turn found."""
+    return {
+        "kind": "request",
+        "prompt_ids": list(request.prompt_ids),
+        "schedule": request.program.schedule.to_dict(),
+        "sampling": asdict(request.sampling),
+        "reflection_caps": list(request.caps),
+        "output_rate": request.output_rate,
+        "output_format": request.output_format,
+        "is_turn": request.session_id is not None,
+        "model": model,
+    } | ({} if history is None else {"history": replace(history, model=model).to_dict()})
+
+
+def crc32(pcm: Samples | Pcm16) -> int:
+    """Of the samples as they are, little-endian float32 or int16."""
+    return zlib.crc32(np.ascontiguousarray(pcm, pcm.dtype.newbyteorder("<")).tobytes())

@@ -1,0 +1,287 @@
+"""What replies do, as lines of a trace: each has its decisions, segments, sound and playback below one heading. Reads no clock.
+
+Told by those who step the core, and only while a trace is recorded; times are theirs, which are the tracer's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from innervoice.runtime.active_reply import Running
+from innervoice.runtime.request import Request
+from innervoice.runtime.scheduler import Jobs, Phase, SchedulerSettings, StepPlan
+from innervoice.runtime.scheduler.admission import num_pages
+from innervoice.runtime.scheduler_view import Ledger
+from innervoice.schedule import UNLIMITED, FreeCursor, Kind
+from innervoice.telemetry.trace import Lines, Tracer
+from innervoice.types import AudioChunk, Done, Event, TokenEvent
+
+LINES = ("decisions", "segments", "sound", "playback")
+_DECISIONS, _SEGMENTS, _SOUND, _PLAYBACK = range(len(LINES))
+Why = tuple[str, Mapping[str, object]]
+_CUT = ("cancelled", "interrupted")  # whose sound is not heard to its end
+
+
+@dataclass
+class _Drawn:
+    """A reply, as far as it is drawn. segment: kind and number of the open one; dry_s: when what was sent is played."""
+
+    lines: Lines
+    running: Running | None = None
+    state: str = ""
+    segment: tuple[str, int] | None = None
+    num_tokens: int = 0
+    num_hidden: int = 0
+    told_cap: tuple[int, int] | None = None
+    cap: int = UNLIMITED
+    last_s: float = 0.0
+    chosen_s: float | None = None
+    dry_s: float = -math.inf
+
+
+class ReplyTrace:
+    """Draws the replies of a core. find: a reply that runs, by its id, for those that began before the trace did."""
+
+    def __init__(self, tracer: Tracer, find: Callable[[str], Running | None]) -> None:
+        self._tracer, self._find = tracer, find
+        self._drawn: dict[str, _Drawn] = {}
+        self._number = 0
+        self._now = 0.0
+
+    @property
+    def enabled(self) -> bool:
+        """Whether a trace is recorded: nothing else may be called while none is."""
+        return self._tracer.enabled
+
+    def submitted(self, request: Request, now: float) -> None:
+        """A reply waits from now on."""
+        drawn = self._of(request.reply_id, request, now)
+        session = {} if request.session_id is None else {"session": request.session_id}
+        prompt = len(request.prompt_ids)
+        drawn.lines.instant(_DECISIONS, "submitted", now, prompt=prompt, priority=request.priority, **session)
+
+    def planned(self, plan: StepPlan, ledger: Ledger, settings: SchedulerSettings, pages_free: int, now: float) -> None:
+        """The plan of a step, before it is carried out: what it means for each reply, and why."""
+        self._now = now
+        step = _Step(plan, ledger.jobs, settings, pages_free, now)
+        for place in ledger.jobs.places.tolist():
+            entry = ledger.at(place)
+            if isinstance(entry, (Request, Running)):
+                self._state(self._of_entry(entry, now), *step.why_not(place), now)
+                if isinstance(entry, Running):
+                    self._count(entry, ledger.jobs, place, now)
+        for place in plan.preempt:
+            entry = ledger.at(place)
+            if isinstance(entry, Running):
+                why = {"reason": step.why_preempted(place), "pages": int(ledger.jobs.pages[place]), "pages_free": pages_free}
+                self._of_entry(entry, now).lines.instant(_DECISIONS, "preempted", now, **why)
+        drawing, prompts = len(plan.decode), sum(num for _, num in plan.prefill)
+        if drawing or prompts:
+            self._tracer.counter("batch", rows=drawing, prompt_tokens=prompts)
+
+    def admitted(self, running: Running, *, again: bool = False) -> None:
+        """A reply got its row."""
+        drawn = self._of_entry(running, self._now)
+        drawn.running, drawn.last_s = running, self._now
+        waited_s, row = self._now - running.request.submitted_s, running.row
+        name, cached = "admitted again" if again else "admitted", row.num_cached
+        drawn.lines.instant(_DECISIONS, name, self._now, waited_s=round(waited_s, 6), tokens=len(row.ids), cached=cached)
+
+    def granted(self, running: Running, cap: int) -> None:
+        """The scheduler gave a reply's open reflection, or its next, a cap; told when it is another than before."""
+        cursor = running.cursor
+        if isinstance(cursor, FreeCursor) or cursor.kind is not Kind.REFLECTION:
+            return
+        drawn, number = self._of_entry(running, self._now), cursor.num_reflections
+        drawn.cap = cursor.limit
+        if drawn.told_cap == (number, cursor.limit):
+            return
+        name = "cap lowered" if drawn.told_cap is not None and drawn.told_cap[0] == number else "cap granted"
+        drawn.told_cap = number, cursor.limit
+        slack = _slack(running, self._now)
+        reason = {} if slack is None else {"reason": f"{slack:.3f} s of sound are unplayed"}
+        drawn.lines.instant(_DECISIONS, name, self._now, cap=_plain(cursor.limit), used=cursor.count, asked=_plain(cap), **reason)
+
+    def chosen(self, replies: Sequence[Running], now: float) -> None:
+        """The codec makes the next chunk of these, in one call."""
+        for running in replies:
+            drawn = self._of_entry(running, now)
+            drawn.chosen_s = now
+            drawn.lines.instant(_DECISIONS, "sound is made", now, reason=_why_sound(running, now), chunks=len(replies))
+
+    def told(self, event: Event, now: float) -> None:
+        """An event leaves."""
+        drawn = self._drawn.get(event.reply_id) if self._number == self._tracer.number else None
+        if drawn is None:
+            running = self._find(event.reply_id)
+            if running is None:
+                return  # it began before the trace did, and is over
+            drawn = self._of_entry(running, now)
+        if isinstance(event, TokenEvent):
+            self._token(drawn, event, now)
+        elif isinstance(event, AudioChunk):
+            self._chunk(drawn, event, now)
+        elif isinstance(event, Done):
+            self._done(drawn, event, now)
+
+    def _token(self, drawn: _Drawn, event: TokenEvent, now: float) -> None:
+        if drawn.segment != (event.kind, event.segment):
+            self._end_segment(drawn)
+            drawn.segment, drawn.num_tokens, drawn.num_hidden, drawn.cap = (event.kind, event.segment), 0, 0, UNLIMITED
+            drawn.lines.begin(_SEGMENTS, event.kind, drawn.last_s, segment=event.segment, first_token_s=round(event.t, 6))
+        drawn.num_tokens += len(event.ids)
+        drawn.last_s = now
+        running = drawn.running
+        if event.kind == "reflection" and running is not None:
+            vocabulary = running.request.program.vocabulary
+            marks = (vocabulary.open, vocabulary.close, vocabulary.done)
+            drawn.num_hidden += sum(i not in marks for i in event.ids)
+            if not isinstance(running.cursor, FreeCursor) and running.cursor.kind is Kind.REFLECTION:
+                drawn.cap = running.cursor.limit
+
+    def _end_segment(self, drawn: _Drawn) -> None:
+        if drawn.segment is None:
+            return
+        args: dict[str, object] = {"tokens": drawn.num_tokens}
+        if drawn.segment[0] == "reflection":
+            spent = drawn.num_hidden >= drawn.cap
+            args |= {"used": drawn.num_hidden, "cap": _plain(drawn.cap), "ended": "by its cap" if spent else "by itself"}
+        drawn.lines.end(_SEGMENTS, drawn.last_s, **args)
+        drawn.segment = None
+
+    def _chunk(self, drawn: _Drawn, event: AudioChunk, now: float) -> None:
+        sound_s = len(event.pcm) / event.rate
+        begin_s = now if drawn.chosen_s is None else drawn.chosen_s
+        drawn.lines.span(_SOUND, f"{sound_s:.2f} s of sound", begin_s, now, sound_s=sound_s, start=event.start, t=event.t)
+        playback = None if drawn.running is None else drawn.running.playback
+        plays_s = now if playback is None else playback.dry_s - sound_s  # when the player gets to it
+        if drawn.dry_s == -math.inf:
+            drawn.lines.begin(_PLAYBACK, "plays", plays_s)
+        elif plays_s > drawn.dry_s + 1e-9:
+            drawn.lines.end(_PLAYBACK, drawn.dry_s)
+            drawn.lines.span(_PLAYBACK, "stall", drawn.dry_s, plays_s)
+            drawn.lines.begin(_PLAYBACK, "plays", plays_s)
+        drawn.dry_s = plays_s + sound_s
+
+    def _done(self, drawn: _Drawn, event: Done, now: float) -> None:
+        self._end_segment(drawn)
+        self._state(drawn, "", {}, now)
+        if drawn.dry_s > -math.inf:
+            drawn.lines.end(_PLAYBACK, min(drawn.dry_s, now) if event.finish_reason in _CUT else drawn.dry_s)
+        why = {} if event.error is None else {"error": event.error}
+        drawn.lines.instant(_DECISIONS, event.finish_reason, now, tokens=event.usage.total_new_tokens, **why)
+        del self._drawn[event.reply_id]
+
+    def _state(self, drawn: _Drawn, state: str, why: Mapping[str, object], now: float) -> None:
+        """What lasts: why a reply does not go on. An empty state: it does."""
+        if state == drawn.state:
+            return
+        if drawn.state:
+            drawn.lines.end(_DECISIONS, now)
+        if state:
+            drawn.lines.begin(_DECISIONS, state, now, **why)
+        drawn.state = state
+
+    def _count(self, running: Running, jobs: Jobs, place: int, now: float) -> None:
+        drawn = self._of_entry(running, now)
+        slack = _slack(running, now)
+        if slack is not None and running.request.is_live:
+            drawn.lines.counter("slack", now, seconds=round(slack, 6))
+            drawn.dry_s = running.playback.dry_s  # by the player's word, where it gave one
+        if jobs.is_reflecting[place]:
+            drawn.lines.counter("reflection", now, used=int(jobs.hidden_count[place]))
+
+    def _of_entry(self, entry: Request | Running, now: float) -> _Drawn:
+        if isinstance(entry, Request):
+            return self._of(entry.reply_id, entry, now)
+        drawn = self._of(entry.request.reply_id, entry.request, now)
+        if drawn.running is None:
+            drawn.running, drawn.dry_s = entry, entry.playback.dry_s
+            if entry.playback.has_begun:
+                drawn.lines.begin(_PLAYBACK, "plays", now)
+        return drawn
+
+    def _of(self, reply_id: str, request: Request, now: float) -> _Drawn:
+        if self._number != self._tracer.number:  # another trace than the last
+            self._drawn, self._number = {}, self._tracer.number
+        drawn = self._drawn.get(reply_id)
+        if drawn is None:
+            title = f"reply {reply_id}" if request.session_id is None else f"reply {reply_id}, session {request.session_id}"
+            drawn = self._drawn[reply_id] = _Drawn(self._tracer.lines(title, LINES), last_s=now)
+        return drawn
+
+
+class _Step:
+    """A planned step, and the reasons behind it, by what the planner knew."""
+
+    def __init__(self, plan: StepPlan, jobs: Jobs, settings: SchedulerSettings, pages_free: int, now: float) -> None:
+        self._jobs, self._settings, self._pages_free, self._now = jobs, settings, pages_free, now
+        self._takes_part = {*plan.decode.tolist(), *(place for place, _ in plan.prefill), *plan.admit}
+        places = jobs.places
+        waiting = set(places[jobs.phase[places] == Phase.WAITING].tolist())
+        self._num_rows = len(places) - len(waiting) - int(jobs.is_listening[places].sum()) + len(plan.admit)
+        left = sorted(waiting.difference(plan.admit), key=lambda p: (-int(jobs.priority[p]), int(jobs.order[p])))
+        self._first, self._num_waiting = (left[0] if left else -1), len(left)
+
+    def why_not(self, place: int) -> Why:
+        """Why a reply takes no part, and the numbers behind it; an empty reason: it does, or only its sound is left."""
+        jobs, settings = self._jobs, self._settings
+        phase = int(jobs.phase[place])
+        if place in self._takes_part or phase == Phase.VOICING:
+            return "", {}
+        if phase == Phase.WAITING:
+            return self._why_waits(place)
+        if jobs.is_blocked[place]:
+            return "paused: its reader is behind", {}
+        ahead_s = self._ahead_s(place)
+        if jobs.is_live[place] and ahead_s > settings.frontier_s and not jobs.is_reflecting[place]:
+            return "paused at the frontier", {"ahead_s": round(ahead_s, 3), "frontier_s": settings.frontier_s}
+        what = "its prompt waits" if jobs.prompt_left[place] > 0 else "passed over"
+        return f"{what}: others have less slack" if settings.policy == "slack" else f"{what}: others came before", {}
+
+    def why_preempted(self, place: int) -> str:
+        """Why a reply gives its pages back."""
+        jobs = self._jobs
+        if self._settings.policy != "slack":
+            return "others need pages, and it came last"
+        if jobs.is_blocked[place]:
+            return "others need pages, and its reader is behind"
+        if not jobs.is_live[place]:
+            return "others need pages, and nobody listens to it"
+        return f"others need pages, and its sound lasts {self._ahead_s(place):.3f} s, or its priority is low"
+
+    def _why_waits(self, place: int) -> Why:
+        jobs, settings = self._jobs, self._settings
+        if place != self._first:
+            return "waits behind others", {"waiting": self._num_waiting}
+        if self._num_rows >= settings.max_rows:
+            return "waits for a row", {"rows": self._num_rows, "max_rows": settings.max_rows}
+        needed = num_pages(int(jobs.context[place]) + 1, settings) - int(jobs.pages[place])
+        if needed > self._pages_free:
+            return "waits for pages", {"needed": needed, "free": self._pages_free}
+        return "waits: with one more, the machine would not keep pace", {"rows": self._num_rows, "max_load": settings.max_load}
+
+    def _ahead_s(self, place: int) -> float:
+        """Seconds of sound that are spoken and not heard."""
+        jobs = self._jobs
+        return float(jobs.sound_end_s[place] + jobs.unvoiced_s[place]) - self._now if jobs.has_sound[place] else 0.0
+
+
+def _why_sound(running: Running, now: float) -> str:
+    if not running.request.is_live:
+        return "nobody waits for it"
+    slack = _slack(running, now)
+    if slack is None:
+        return "its first sound"
+    return f"its player runs dry in {slack:.3f} s" if slack >= 0 else f"its player has been dry for {-slack:.3f} s"
+
+
+def _slack(running: Running, now: float) -> float | None:
+    """Seconds until the player runs dry; None before its first sound."""
+    return running.playback.dry_s - now if running.playback.has_begun else None
+
+
+def _plain(cap: int) -> int | None:
+    return None if cap >= UNLIMITED else cap

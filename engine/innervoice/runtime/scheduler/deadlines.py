@@ -1,0 +1,128 @@
+"""Replies in time: how soon each must have its next sound, what that leaves for reflection, and who must draw now."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from innervoice.runtime.scheduler.costs import LearnedCosts
+from innervoice.runtime.scheduler.settings import SchedulerSettings
+from innervoice.runtime.scheduler.table import NOBODY, Columns, Places
+
+_UNLIMITED = 2**31 - 1
+
+
+class Outlook(NamedTuple):
+    """All replies, in time, as if those that could draw did so in every step.
+
+    rows: what is known of them; draws: which of them could draw, num: how many. step_s: from one such step to the next.
+    left_s: until the tokens of the next chunk must be there; room_s: what is left of that beside its spoken tokens and a margin;
+    token_s: how long each of these tokens may take. All three are +inf for those that cannot draw or that nobody listens to.
+    """
+
+    rows: Columns
+    draws: NDArray[np.bool_]
+    num: int
+    step_s: float
+    left_s: NDArray[np.float64]
+    room_s: NDArray[np.float64]
+    token_s: NDArray[np.float64]
+
+
+def look_ahead(rows: Columns, draws: NDArray[np.bool_], costs: LearnedCosts, settings: SchedulerSettings, now: float) -> Outlook:
+    """The outlook. Sound that is ready for the codec counts as unplayed.
+
+    A first sound is due first_audio_stretch times its floor after the question; the floor is what a reply takes that is alone.
+    """
+    num = int(np.count_nonzero(draws))
+    step_s = costs.decode.estimate(num) * costs.stretch
+    now += costs.voice.estimate(min(4, num))
+    left_s = rows.sound_end_s + rows.ready_s - (now + settings.margin_s)
+    tokens = rows.spoken_left
+    cost_s = tokens * (step_s * (1 + settings.margin_share))
+    listens = draws & rows.is_live
+    first = np.flatnonzero(listens & ~rows.has_sound)
+    if len(first):
+        hides = np.maximum(rows.hidden_cap[first] - rows.hidden_count[first], 0) * rows.is_reflecting[first]
+        tokens = tokens.copy()
+        tokens[first] += hides
+        alone_s = costs.first_audio_s(rows.prompt_len[first], rows.num_drawn[first] + tokens[first])
+        left_s[first] = rows.submitted_s[first] + settings.first_audio_stretch * alone_s - now
+        cost_s[first] = tokens[first] * step_s
+    left_s[~listens] = math.inf
+    room_s, token_s = left_s - cost_s, left_s / np.maximum(tokens, 1)
+    return Outlook(rows, draws, num, step_s, left_s, room_s, token_s)
+
+
+def grant(settings: SchedulerSettings, outlook: Outlook) -> Places:
+    """Hidden-token caps: what the unplayed sound pays for beside the next chunk's cost, from floor to most.
+
+    cap = clip(floor((room - reserve) / step), floor, most), counted from the beginning of an open reflection, which is only
+    ever lowered. A reply whose sound has not begun, or that nobody listens to, has what its schedule allows; it pays with its
+    first sound, as its schedule asks.
+    """
+    rows, most = outlook.rows, outlook.rows.hidden_most
+    opened = rows.is_reflecting
+    count = rows.hidden_count * opened
+    pace = 1 / outlook.step_s if outlook.step_s > 0 else 1e9
+    cap = np.floor(np.minimum((outlook.room_s - settings.reserve_s) * pace, _UNLIMITED)) + count
+    if settings.reflection_rate is not None:
+        sound_s = rows.sound_total_s + rows.unvoiced_s + rows.chunk_s
+        cap = np.minimum(cap, np.ceil(settings.reflection_rate * sound_s) - rows.hidden_total + count)
+    cap = np.where(rows.is_live & rows.has_sound, np.maximum(cap, rows.hidden_floor), most)
+    return np.minimum(cap, np.where(opened, np.minimum(most, rows.hidden_cap), most)).astype(np.int64)
+
+
+def choose(
+    costs: LearnedCosts,
+    settings: SchedulerSettings,
+    now: float,
+    outlook: Outlook,
+    drawing: Places,
+    able: NDArray[np.bool_],
+    *,
+    feeds_first: bool = False,
+) -> Places:
+    """Who draws: all, or those with the least room, as few as the most urgent of them asks for.
+
+    But no fewer than have run out of room or have waited too long, than a step takes along at little cost, and, once the reserve
+    of somebody is half spent, than keep pace with what all listeners hear. feeds_first: the step feeds the prompt of somebody
+    who waits for a first sound. Prompts are bound by arithmetic, where every row makes the step longer: none comes along.
+    """
+    most = min(settings.max_batch, outlook.num)
+    if most == 0:
+        return NOBODY
+    allowed_s = float(np.min(outlook.token_s)) / costs.stretch
+    if not feeds_first and most == outlook.num and costs.decode.estimate(most) <= allowed_s:
+        return drawing
+    rows, room_s = outlook.rows, outlook.room_s[drawing]
+    urgent = room_s < 0
+    starved = rows.served_s[drawing] < now - settings.starve_s
+    short = rows.has_sound[drawing] & (room_s < 0.5 * settings.reserve_s)
+    pace = costs.decode.least_at(_demand(settings, rows, able) * costs.stretch, most) if short.any() else 1
+    size = max(pace, int(np.count_nonzero(urgent | starved)), 1)
+    if not feeds_first:
+        size = max(size, costs.decode.most_within(allowed_s, most))
+        size = max(size, costs.decode.most_within(costs.decode.estimate(size) * (1 + settings.plateau), most))
+    return drawing[_rank(rows, drawing, room_s, urgent, starved)[: min(size, most)]]
+
+
+def _rank(
+    rows: Columns, places: Places, room_s: NDArray[np.float64], urgent: NDArray[np.bool_], starved: NDArray[np.bool_]
+) -> Places:
+    """Who waited too long, then priority, then those whose sound runs out, then the least room, then arrival."""
+    key = np.minimum(room_s, 1e6 + 1e-3 * rows.order[places])  # those that nobody listens to: by arrival
+    key[urgent] -= 1e6
+    priority = rows.priority[places]
+    if priority.any() or starved.any():
+        return np.lexsort((key, -priority, ~starved))
+    return np.argsort(key, kind="stable")
+
+
+def _demand(settings: SchedulerSettings, rows: Columns, able: NDArray[np.bool_]) -> float:
+    """Tokens a second that listeners hear, and hidden ones that the settings ask for."""
+    rates = rows.spoken_rate[able & rows.is_live]
+    return float(rates.sum()) + (settings.reflection_rate or 0.0) * len(rates)

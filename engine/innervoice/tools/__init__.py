@@ -1,0 +1,10 @@
+"""Programs over the engine: the command line, replay, load generation, the simulator, quantisation.
+
+cli/             the command line
+decode_bench.py  the decode loop alone, timed
+environment.py   what runs here; also runs as a bare file
+loadgen/         callers in real time
+quantize.py      a checkpoint with its weights quantised, as a directory
+replay/          event logs, and replies made again
+simulator/       listeners under a virtual clock
+"""

@@ -1,0 +1,126 @@
+"""innervoice codec encode | decode | roundtrip: a codec by itself, files to files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from innervoice.codec.audio import read_channels
+from innervoice.codec.residual_vq.codec import Codec
+from innervoice.codec.residual_vq.codec import Progress as Told
+from innervoice.codec.residual_vq.codes import Codes
+from innervoice.types import Samples
+
+SOUND = (".wav", ".flac", ".ogg")
+
+app = typer.Typer(rich_markup_mode=None, help="Mimi, EnCodec, DAC or SNAC by itself: sound to codes and back.")
+
+Directory = Annotated[Path, typer.Option("--codec", help="Directory with the codec's config.json and weights.")]
+Codebooks = Annotated[int | None, typer.Option(help="How many codebooks to encode with; default: all.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+Dtype = Annotated[Literal["float32", "bfloat16"], typer.Option(help="Type of the weights.")]
+Sound = Annotated[Path, typer.Argument(metavar="FILE", help="The sound: WAV, FLAC, OGG or MP3.")]
+
+
+@app.command()
+def encode(
+    file: Sound,
+    codec: Directory,
+    out: Annotated[Path | None, typer.Option(help="The codes; default: FILE with the ending .codes.")] = None,
+    codebooks: Codebooks = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+) -> None:
+    """Turn a sound into codes."""
+    loaded = _load(codec, device, dtype)
+    codes = _encoded(loaded, file, codebooks)
+    target = out or file.with_suffix(".codes")
+    _refuse_same(file, target)
+    codes.save(target)
+    print(f"wrote {target}: {_described(codes)}", flush=True)
+
+
+@app.command()
+def decode(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Codes that `encode` wrote.")],
+    codec: Directory,
+    out: Annotated[Path, typer.Option(help="The sound: .wav, .flac or .ogg.")] = Path("decoded.wav"),
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+) -> None:
+    """Turn codes into a sound."""
+    _check_sound(out)
+    _refuse_same(file, out)
+    codes = Codes.load(file)
+    _decoded(_load(codec, device, dtype), codes, out)
+
+
+@app.command()
+def roundtrip(
+    file: Sound,
+    codec: Directory,
+    out: Annotated[Path, typer.Option(help="The sound: .wav, .flac or .ogg.")] = Path("roundtrip.wav"),
+    codebooks: Codebooks = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+) -> None:
+    """Encode a sound and decode it again: what the codec keeps of it."""
+    _check_sound(out)
+    _refuse_same(file, out)
+    loaded = _load(codec, device, dtype)
+    codes = _encoded(loaded, file, codebooks)
+    print(f"{file}: {_described(codes)}", flush=True)
+    _decoded(loaded, codes, out)
+
+
+def _load(directory: Path, device: str, dtype: str) -> Codec:
+    return Codec.from_pretrained(directory, device=device, dtype=getattr(torch, dtype))
+
+
+def _encoded(codec: Codec, file: Path, codebooks: int | None) -> Codes:
+    samples, rate = read_channels(file)
+    if rate != codec.sample_rate:
+        print(f"{file} has {rate} Hz: resampled to the {codec.sample_rate} Hz of {codec.kind}", flush=True)
+    with _progress("encoding") as told:
+        sound: tuple[Samples, int] = (samples, rate)
+        return codec.encode(sound, num_codebooks=codebooks, progress=told)
+
+
+def _decoded(codec: Codec, codes: Codes, out: Path) -> None:
+    with _progress("decoding") as told:
+        audio = codec.decode(codes, progress=told)
+    audio.save(out)
+    print(f"wrote {out}: {audio.duration_s:.2f} s", flush=True)
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Told]:
+    """A bar on a terminal, nothing elsewhere."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=1.0)
+        yield lambda share: bar.update(task, completed=share)
+
+
+def _described(codes: Codes) -> str:
+    return f"{codes.kind}, {codes.num_codebooks} codebooks, {sum(len(row) for row in codes.ids)} ids"
+
+
+def _check_sound(out: Path) -> None:
+    if out.suffix not in SOUND:
+        raise ValueError(f"cannot write sound as {out}: its name must end in {', '.join(SOUND)}")
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {out}: there is no directory {out.parent}, so create it or name another")
+
+
+def _refuse_same(file: Path, out: Path) -> None:
+    if file.resolve() == out.resolve():
+        raise ValueError(f"{file} is the input and would be overwritten: name another output")

@@ -1,0 +1,63 @@
+"""innervoice bench decode: the decode loop, timed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Annotated, Any, Literal
+
+import typer
+
+from innervoice.telemetry.trace import Tracer
+from innervoice.tools.decode_bench import DecodeModel, StepperLoop, make_loop, step_bytes, time_prefill, time_steps
+
+
+def decode(
+    model: Annotated[str, typer.Option(help="Checkpoint directory; with --load-format dummy, config.json is enough.")],
+    load_format: Annotated[Literal["auto", "dummy"], typer.Option(help="dummy: random weights.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Type of weights and cache.")] = "auto",
+    batch: Annotated[int, typer.Option(help="Rows.")] = 1,
+    context: Annotated[int, typer.Option(help="Tokens that each row has cached.")] = 2048,
+    steps: Annotated[int, typer.Option(help="Steps that are timed.")] = 64,
+    warmup: Annotated[int, typer.Option(help="Steps before them.")] = 4,
+    prefill: Annotated[int, typer.Option(help="Also time a prompt of so many tokens; 0: none.")] = 0,
+    graph: Annotated[bool, typer.Option(help="A CUDA graph a step; without it every stage has its own NVTX range.")] = True,
+    invariant: Annotated[bool, typer.Option(help="The same tokens in every batch, without cuBLAS.")] = False,
+    trace: Annotated[Path | None, typer.Option(help="Chrome trace JSON of the timed steps.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="The figures as JSON.")] = None,
+) -> None:
+    """Time the decode loop on random keys and values: no prompt, no codec."""
+    tracer = Tracer()
+    loaded = DecodeModel.load(model, load_format=load_format, device=device, dtype=dtype)
+    loop = make_loop(loaded, batch, context, steps + warmup, tracer, graphs=graph, invariant=invariant)
+    if trace is not None:
+        tracer.start()
+    seconds = time_steps(loop, loaded.device, steps, warmup, tracer)
+    if trace is not None:
+        tracer.stop()
+        tracer.save(trace)
+    found = _figures(loaded, seconds, batch, context) | {"graph": graph, "warmup": warmup}
+    if isinstance(loop, StepperLoop):
+        stats = loop.stepper.stats()
+        found |= {"ready_s": stats.ready_s, "jit_after_warmup": stats.jit_after_warmup, "graphs": stats.graphs}
+    if prefill:
+        found |= {"prefill_tokens": prefill, "prefill_ms": 1e3 * median(time_prefill(loaded, prefill, 5, tracer))}
+    for name, value in found.items():
+        print(f"{name:18} {value:.4g}" if isinstance(value, float) else f"{name:18} {value}")
+    if json_file is not None:
+        json_file.write_text(json.dumps(found) + "\n", encoding="utf-8")
+
+
+def _figures(loaded: DecodeModel, seconds: list[float], batch: int, context: int) -> dict[str, Any]:
+    weights = loaded.transformer.weights
+    dtype = str(weights.dtype).removeprefix("torch.")
+    step_s = median(seconds)
+    deciles = quantiles(seconds, n=10, method="inclusive") if len(seconds) > 1 else [step_s] * 9
+    num_bytes = step_bytes(loaded.transformer.config, dtype, batch, context)
+    return {
+        "device": str(loaded.device), "dtype": dtype, "batch": batch, "context": context, "steps": len(seconds),
+        "step_ms": 1e3 * step_s, "step_ms_p10": 1e3 * deciles[0], "step_ms_p90": 1e3 * deciles[8],
+        "decode_tok_s": batch / step_s, "bytes": num_bytes, "bytes_per_s": num_bytes / step_s,
+    }  # fmt: skip

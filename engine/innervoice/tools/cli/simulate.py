@@ -1,0 +1,96 @@
+"""innervoice simulate: how many listeners a machine carries, by the engine's own scheduler under a virtual clock."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from innervoice.runtime.scheduler import Policy, SchedulerSettings
+from innervoice.tools.environment import as_text
+from innervoice.tools.simulator import (
+    H200_BF16,
+    H200_FP8,
+    Device,
+    Run,
+    Spoken,
+    Workload,
+    constant,
+    from_file,
+    is_carried,
+    most_carried,
+    read_profile,
+    simulate,
+)
+
+MACHINES = {"h200-bf16": H200_BF16, "h200-fp8": H200_FP8}
+_MOST = 2048
+
+
+def simulate_command(
+    arrivals: Annotated[
+        Path | None, typer.Option(help='Who asks when: a JSON object a line, {"arrival_s", "prompt_tokens", "reply_s"}.')
+    ] = None,
+    streams: Annotated[int | None, typer.Option(help="So many listeners all the time; default: as many as are carried.")] = None,
+    profile: Annotated[Path | None, typer.Option(help="Step times that were measured, as JSON.")] = None,
+    machine: Annotated[str, typer.Option(help=f"Limits of a machine instead: {', '.join(MACHINES)}.")] = "h200-bf16",
+    voice_call_ms: Annotated[float, typer.Option(help="With a machine: what each codec call takes besides.")] = 0.0,
+    policy: Annotated[Policy, typer.Option(help="slack, fixed or fcfs.")] = "slack",
+    reflection: Annotated[float | None, typer.Option(help="Hidden tokens per second of sound; default: all that fit.")] = None,
+    hidden: Annotated[int, typer.Option(help="The schedule's budget of a reflection.")] = Spoken.hidden,
+    seconds: Annotated[float, typer.Option(help="Virtual seconds.")] = 120.0,
+    seed: Annotated[int, typer.Option(help="Of the listeners.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="As a JSON object.")] = False,
+) -> None:
+    """How many listeners a machine carries; or, given listeners, what they hear."""
+    if machine not in MACHINES:
+        raise ValueError(f"machine is {machine!r}: use {', '.join(MACHINES)}, or give a --profile")
+    if arrivals is not None and streams is not None:
+        raise ValueError(f"both --arrivals and --streams {streams} were given: say one way who listens")
+    if not 0 < seconds < 1e6 or hidden < 0 or voice_call_ms < 0 or (streams is not None and not 1 <= streams <= _MOST):
+        raise ValueError(f"seconds and streams (up to {_MOST}) must be above 0, hidden and voice-call-ms 0 or more")
+    limits = replace(MACHINES[machine], voice_call_s=voice_call_ms / 1e3)
+    device: Device = limits if profile is None else read_profile(profile)
+    settings = SchedulerSettings(policy=policy, max_rows=_MOST, reflection_rate=reflection, fixed_hidden=hidden)
+
+    def run(workload: Workload, end_s: float = seconds) -> Run:
+        return simulate(device, settings, workload, end_s, spoken=Spoken(hidden=hidden))
+
+    if arrivals is not None:
+        made = run(from_file(arrivals))
+        told: dict[str, Any] = {"arrivals": len(made.replies)}
+    elif streams is not None:
+        made, told = run(constant(streams, seed=seed)), {"streams": streams}
+    else:
+        most, runs = most_carried(lambda num: _three(run, num, seed), 1, _MOST, rate=reflection or 0.0)
+        if not runs:
+            raise ValueError("not one listener is carried: the machine is too slow")
+        made, told = runs[0], {"streams_carried": most}
+    told |= {"policy": policy, **_told(made, reflection or 0.0)}
+    print(json.dumps(told) if as_json else as_text(told))
+
+
+def _three(run: Any, num: int, seed: int) -> Iterator[Run]:
+    """The same number of listeners with three seeds."""
+    return (run(constant(num, seed=seed + i)) for i in range(3))
+
+
+def _told(run: Run, rate: float) -> dict[str, Any]:
+    figures = run.figures()
+    first = figures.audio_ttfp_ms
+    return {
+        "is_carried": is_carried(run, rate),
+        "underruns": run.num_underruns,
+        "audio_underrun_s": figures.audio_underrun_s.most,
+        "c100": figures.c100,
+        "audio_ttfp_ms_median": first.median,
+        "audio_ttfp_ms_p99": first.p99,
+        "first_chunk_s": figures.first_chunk_s.median,
+        "reflection_per_audio_s": run.hidden_per_audio_s,
+        "busy": run.busy,
+        "seconds": run.duration_s,
+    }

@@ -1,0 +1,109 @@
+"""What makes a reply again, as lines of its event log: the request, its tokens, checksums of its sound, its end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from innervoice.runtime.record import Line
+from innervoice.runtime.snapshot import Export
+from innervoice.schedule import Schedule
+from innervoice.types import OutputFormat, Sampling
+
+
+@dataclass(frozen=True)
+class Token:
+    """A recorded id, and where it stands."""
+
+    kind: str
+    segment: int
+    id: int
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A recorded piece of sound, of which the checksum is kept."""
+
+    start: int
+    samples: int
+    rate: int
+    crc32: int
+
+
+@dataclass(frozen=True)
+class Recording:
+    """An event log that can be made again.
+
+    reflection_caps: as they came to be, from the usage; without a usage those of the request. engine: how the engine was loaded.
+    reason: None when the log breaks off. history: of the session that the reply is a turn of, as it was before, None for a single
+    reply.
+    """
+
+    prompt_ids: tuple[int, ...]
+    schedule: Schedule
+    sampling: Sampling
+    reflection_caps: tuple[int, ...]
+    output_rate: int | None
+    output_format: OutputFormat
+    model: str
+    tokens: tuple[Token, ...]
+    chunks: tuple[Chunk, ...]
+    reason: str | None
+    engine: Mapping[str, Any] = field(default_factory=dict)
+    history: Export | None = None
+
+    @property
+    def num_samples(self) -> int:
+        """Of the sound that was recorded."""
+        return sum(chunk.samples for chunk in self.chunks)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Recording:
+        """Read an event log. Raises FileNotFoundError, and ValueError with the line for what cannot be made again."""
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"there is no event log {path}")
+        lines = [_parsed(path, number, text) for number, text in enumerate(Path(path).read_text("utf-8").split("\n"), 1) if text]
+        if not lines or lines[0].get("kind") != "request":
+            raise ValueError(f"{path} does not begin with a request: it was written by an older version, or cut at its beginning")
+        head, done = lines[0], [line for line in lines if line["kind"] == "done"]
+        if head["is_turn"] and head.get("history") is None:
+            raise ValueError(f"{path} is a turn of a session, whose history is not in it: it was written by an older version")
+        try:
+            sampling = Sampling(**head["sampling"] | {"stop_token_ids": tuple(head["sampling"]["stop_token_ids"])})
+            caps = (done[-1]["usage"]["reflection_caps"] if done else ()) or head["reflection_caps"]
+            return cls(
+                prompt_ids=tuple(head["prompt_ids"]),
+                schedule=Schedule.from_dict(head["schedule"]),
+                sampling=sampling,
+                reflection_caps=tuple(caps),
+                output_rate=head["output_rate"],
+                output_format=head["output_format"],
+                model=head["model"],
+                tokens=tuple(Token(line["kind"], line["segment"], i) for line in lines if "segment" in line for i in line["ids"]),
+                chunks=tuple(
+                    Chunk(*(line[key] for key in ("start", "samples", "rate", "crc32"))) for line in lines if "crc32" in line
+                ),
+                reason=done[-1]["reason"] if done else None,
+                engine=head.get("engine", {}),
+                history=Export.from_dict(head["history"]) if head["is_turn"] else None,
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path} is no event log of this version: {error}") from error
+
+
+def _chunk(line: Line) -> Chunk:
+    return Chunk(line["start"], line["samples"], line["rate"], line["crc32"])
+
+
+def _parsed(path: str | PathLike[str], number: int, text: str) -> Line:
+    try:
+        line = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, line {number}: no JSON: {error}") from error
+    if not isinstance(line, dict) or "kind" not in line:
+        raise ValueError(f"{path}, line {number}: no line of an event log, which is an object with a kind")
+    return line

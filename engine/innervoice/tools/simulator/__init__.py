@@ -1,0 +1,36 @@
+"""The scheduler under a virtual clock: what a machine that is described by its step times does for how many listeners.
+
+capacity.py  how many listeners are carried
+device.py    step times: from the limits of a machine, or measured
+run.py       what came of it
+workload.py  listeners: always there, arriving at random, or from a file
+world.py     players and an engine of numbers under a virtual clock; the scheduler's own planner decides
+"""
+
+from innervoice.tools.simulator.capacity import FIRST_AUDIO_S, is_carried, most_carried
+from innervoice.tools.simulator.device import H200_BF16, H200_FP8, Device, Measured, Roofline, read_profile
+from innervoice.tools.simulator.run import Run, SimReply
+from innervoice.tools.simulator.workload import Turn, Workload, constant, from_file, poisson
+from innervoice.tools.simulator.world import Spoken, World, simulate
+
+__all__ = [
+    "FIRST_AUDIO_S",
+    "H200_BF16",
+    "H200_FP8",
+    "Device",
+    "Measured",
+    "Roofline",
+    "Run",
+    "SimReply",
+    "Spoken",
+    "Turn",
+    "Workload",
+    "World",
+    "constant",
+    "from_file",
+    "is_carried",
+    "most_carried",
+    "poisson",
+    "read_profile",
+    "simulate",
+]

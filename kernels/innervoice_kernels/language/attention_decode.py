@@ -1,0 +1,151 @@
+"""Paged attention of rows with one query: the heads of a group share a tile, a row's keys are split over programs.
+
+A group's 16 query heads are exactly one tile of the tensor cores (fewer are padded), so that keys and values are read once.
+Each split leaves its part in the workspace; the one that arrives last puts them together, in the order of the keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from innervoice_kernels.jit import Block, Num, Ptr, cdiv, constexpr, follow, jit, launch, narrow, next_power, tl
+from innervoice_kernels.language.attention_tile import LEAST, attend, tile_of
+
+# A split has SPLIT keys, more where a context would make over MOST of them: both from the row's own length alone, so that its
+# sums are the same in every batch. 256 keys of GLM-4-Voice are 128 KiB a program against 8 KiB of partial result.
+SPLIT, MOST = 256, 32
+# A warp multiplies 16 keys of a step of 64. Five stages are what buffers two steps, 64 KiB, behind the look-up of the pages:
+# three programs share an SM, which has then 192 KiB on their way.
+_WARPS, _STAGES = 4, 5
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where splits meet. arrived [N] int32 is all 0 between calls; one call at a time may use it."""
+
+    partial: Tensor  # [rows * G * splits, M, width] float32
+    stats: Tensor  # [rows * G * splits, 2, M] float32, largest score and sum
+    arrived: Tensor  # [rows * G] int32
+
+    @classmethod
+    def allocate(cls, num_rows: int, heads: int, groups: int, width: int, max_context: int, device: torch.device) -> Workspace:
+        """For batches of up to num_rows rows of contexts of up to max_context tokens."""
+        tile = (tile_rows(heads, groups), next_power(width, LEAST))
+        parts = num_rows * groups * num_splits(max_context)
+        return cls(
+            torch.empty(parts, *tile, dtype=torch.float32, device=device),
+            torch.empty(parts, 2, tile[0], dtype=torch.float32, device=device),
+            torch.zeros(num_rows * groups, dtype=torch.int32, device=device),
+        )
+
+
+def tile_rows(heads: int, groups: int) -> int:
+    """Rows of a tile: the query heads of a group, padded to a side of the tensor cores."""
+    return next_power(heads // groups, LEAST)
+
+
+def num_splits(max_context: int) -> int:
+    """Splits that a row may have, and places for them: the next power of two."""
+    return next_power(min(MOST, cdiv(max_context, SPLIT)))
+
+
+@jit
+def _combine(partial: Ptr, stats: Ptr, first: Num, count: Num, SPLITS: constexpr, M: constexpr, BLOCK_D: constexpr) -> Block:
+    """The parts first to first + count -> [M, BLOCK_D], in their order. Written by other programs: read past the L1 cache."""
+    row, column, part = tl.arange(0, M), tl.arange(0, BLOCK_D), tl.arange(0, SPLITS)
+    place = stats + (first + part[:, None]) * (2 * M) + row[None, :]
+    tops = tl.load(place, mask=(part < count)[:, None], other=float("-inf"), cache_modifier=".cg")
+    totals = tl.load(place + M, mask=(part < count)[:, None], other=0.0, cache_modifier=".cg")
+    best = tl.max(tops, axis=0)
+    total = tl.sum(tl.exp2(tops - best[None, :]) * totals, axis=0)
+    y = tl.zeros([M, BLOCK_D], tl.float32)
+    for index in range(count):
+        weight = tl.exp2(tl.load(stats + (first + index) * (2 * M) + row, cache_modifier=".cg") - best)
+        here = partial + (first + index) * (M * BLOCK_D) + row[:, None] * BLOCK_D + column[None, :]
+        y += weight[:, None] * tl.load(here, cache_modifier=".cg")
+    return y / total[:, None]
+
+
+@jit
+def _decode_kernel(
+    q: Ptr, k_pages: Ptr, v_pages: Ptr, page_table: Ptr, query_start: Ptr, context_len: Ptr, query_tag: Ptr, key_tag: Ptr,
+    log_weight: Ptr, k_scale: Ptr, v_scale: Ptr, out: Ptr, partial: Ptr, stats: Ptr, arrived: Ptr, scale: Num, q_token: Num,
+    q_head: Num, table_row: Num, page_stride: Num, slot_stride: Num, head_stride: Num, tag_stride: Num, H: constexpr,
+    G: constexpr, D: constexpr, PAGE_SIZE: constexpr, WEIGHTED: constexpr, SCALED: constexpr, M: constexpr, BLOCK_D: constexpr,
+    KEYS: constexpr, SPLITS: constexpr, SPLIT_KEYS: constexpr, MOST_SPLITS: constexpr, PDL: constexpr,
+) -> None:  # fmt: skip
+    """One split of a row and group a program; rows that have not exactly one query are left to the other kernel."""
+    split, group, row = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    if PDL:
+        follow()
+    token = tl.load(query_start + row).to(tl.int64)
+    length = tl.load(context_len + row)
+    span = tl.maximum(SPLIT_KEYS, tl.cdiv(tl.cdiv(length, MOST_SPLITS), KEYS) * KEYS)
+    count = tl.cdiv(length, span)
+    if (tl.load(query_start + row + 1) - token != 1) | (split >= count):
+        return
+    index, column = tl.arange(0, M), tl.arange(0, BLOCK_D)
+    head = group * (H // G) + index
+    mask = (index < H // G)[:, None] & (column < D)[None, :]
+    queries = tl.load(q + token * q_token + head[:, None] * q_head + column[None, :], mask=mask, other=0.0)
+    tag = tl.zeros([M], tl.int32)
+    weight = tl.zeros([M], tl.float32)
+    if WEIGHTED:
+        tag += tl.load(query_tag + token)
+        weight += tl.load(log_weight + token)
+    position = tl.zeros([M], tl.int32) + length
+    begin = split * span
+    top, total, y = attend(
+        queries, position, tag, weight, k_pages, v_pages, key_tag, page_table + row.to(tl.int64) * table_row, group, begin,
+        tl.minimum(begin + span, length), scale, page_stride, slot_stride, head_stride, tag_stride, k_scale, v_scale, out, G, D,
+        PAGE_SIZE, BLOCK_D, KEYS, WEIGHTED, SCALED,
+    )  # fmt: skip
+    place = out + (token * H + head[:, None]) * D + column[None, :]
+    if count == 1:
+        tl.store(place, narrow(y / total[:, None], out), mask=mask)
+        return
+    pair = row.to(tl.int64) * G + group
+    part = pair * SPLITS + split
+    tl.store(partial + part * (M * BLOCK_D) + index[:, None] * BLOCK_D + column[None, :], y)
+    tl.store(stats + part * (2 * M) + index, top)
+    tl.store(stats + part * (2 * M) + M + index, total)
+    tl.debug_barrier()  # what all threads of this program wrote stands before its arrival
+    if tl.atomic_add(arrived + pair, 1, sem="acq_rel") == count - 1:
+        y = _combine(partial, stats, pair * SPLITS, count, SPLITS, M, BLOCK_D)
+        tl.store(place, narrow(y, out), mask=mask)
+        tl.store(arrived + pair, 0)
+
+
+def decode(
+    q: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    page_table: Tensor,
+    query_start: Tensor,
+    context_len: Tensor,
+    scale: float,
+    tags: tuple[Tensor, Tensor, Tensor] | None,
+    scales: tuple[Tensor, Tensor] | None,
+    out: Tensor,
+    workspace: Workspace | None,
+) -> None:
+    """Fill the tokens of rows that have exactly one query. tags: query_tag, key_tag, log_weight; scales: k_scale, v_scale."""
+    num_rows, (_, heads, width), (_, page_size, groups, _) = len(context_len), q.shape, k_pages.shape
+    max_context = page_table.shape[1] * page_size
+    if workspace is None:
+        workspace = Workspace.allocate(num_rows, heads, groups, width, max_context, q.device)
+    splits, rows, block = num_splits(max_context), tile_rows(heads, groups), next_power(width, LEAST)
+    if workspace.arrived.numel() < num_rows * groups or workspace.partial.numel() < num_rows * groups * splits * rows * block:
+        raise ValueError(f"paged_attention: the workspace is too small for {num_rows} rows of {max_context} tokens")
+    query_tag, key_tag, log_weight = tags or (context_len, context_len, context_len)
+    k_scale, v_scale = scales or (context_len, context_len)
+    launch(
+        _decode_kernel, (splits, groups, num_rows), q, k_pages, v_pages, page_table, query_start, context_len, query_tag, key_tag,
+        log_weight, k_scale, v_scale, out, workspace.partial, workspace.stats, workspace.arrived, scale, q.stride(0), q.stride(1),
+        page_table.stride(0), *k_pages.stride()[:3], key_tag.stride(0), H=heads, G=groups, D=width, PAGE_SIZE=page_size,
+        WEIGHTED=tags is not None, SCALED=scales is not None, M=rows, BLOCK_D=block, KEYS=tile_of(q, k_pages).keys, SPLITS=splits,
+        SPLIT_KEYS=SPLIT, MOST_SPLITS=MOST, num_warps=_WARPS, num_stages=_STAGES,
+    )  # fmt: skip

@@ -1,0 +1,253 @@
+"""Where the rows of a batch stand in their schedules, on the device: the twin of the engine's cursor, one lane a row.
+
+A step is: `prepare` (what each row may draw next), the head and the draws, `advance` (take what was drawn, or what is forced). A
+program is the engine's compiled schedule: a row of int32 a state. A step reads nothing back to the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, jit, launch, next_power, tl
+from innervoice_kernels.sampling.cursor_columns import UNLIMITED, Column, Ending, Kind, Output, Request, State
+from innervoice_kernels.sampling.cursor_walk import advance_rows, prepare_rows
+from innervoice_kernels.sampling.philox import signed
+
+SLOTS = 2  # draws of a row: from where it stands, and from where it would stand after a discarded draw
+
+_HOST_NAMES = {
+    "_row": State.ROW, "_count": State.COUNT, "_limit": State.LIMIT, "text_done": State.TEXT_DONE, "is_done": State.IS_DONE,
+    "reflection_done": State.REFLECTION_DONE, "num_reflections": State.NUM_REFLECTIONS, "segment": State.SEGMENT,
+    "_offers_done": State.OFFERS_DONE, "_fresh": State.FRESH,
+}  # fmt: skip
+
+
+_FREE_NAMES = {"is_done": State.IS_DONE, "segment": State.SEGMENT, "_in_reflection": State.IN_REFLECTION}
+_FLAGS = ("text_done", "reflection_done", "_offers_done", "_fresh", "_in_reflection")
+
+
+def first_state() -> list[int]:
+    """A row at the start of its reply."""
+    state = [0] * State.WIDTH
+    state[State.ROW] = state[State.SEGMENT] = state[State.LAST] = -1
+    state[State.LIMIT], state[State.FRESH] = UNLIMITED, 1
+    state[State.CAPPED] = -1
+    return state
+
+
+def pack_state(host: Mapping[str, Any], num_tokens: int) -> list[int]:
+    """The state of a host cursor, guided or free, as its `state` says, that has emitted so many tokens."""
+    state = first_state()
+    for name, column in (_HOST_NAMES if "_row" in host else _FREE_NAMES).items():
+        state[column] = int(host[name])
+    if "_last" in host:
+        state[State.LAST] = -1 if host["_last"] is None else Kind[host["_last"].upper()]
+    number = state[State.NUM_REFLECTIONS]
+    if number < len(host.get("caps", ())):
+        state[State.CAPPED], state[State.CAP] = number, min(host["caps"][number], UNLIMITED)
+    state[State.NUM_TOKENS] = num_tokens
+    return state
+
+
+def unpack_state(state: Sequence[int], caps: Sequence[int], is_guided: bool) -> dict[str, Any]:
+    """The `state` of the host cursor that stands where a row does; caps: those of its Rows."""
+    host: dict[str, Any] = {name: state[column] for name, column in (_HOST_NAMES if is_guided else _FREE_NAMES).items()}
+    host |= {name: bool(value) for name, value in host.items() if name in _FLAGS}
+    host["is_done"] = state[State.IS_DONE] == Ending.STOP
+    if is_guided:
+        known = max((index + 1 for index, cap in enumerate(caps) if cap != UNLIMITED), default=0)
+        kept, number = list(caps[:known]), state[State.CAPPED]
+        if number >= 0:
+            kept += [UNLIMITED] * (number + 1 - len(kept))
+            kept[number] = state[State.CAP]
+        return host | {"caps": kept}
+    last = state[State.LAST]
+    return host | {"_last": None if last < 0 else Kind(last).name.lower()}
+
+
+def request_columns(*, eos: Sequence[int] = (), **values: int | None) -> list[int]:
+    """The columns of Request by their names in lower case; None and what is not given are -1, or 0 for counts and flags.
+
+    reflect and max_tokens: UNLIMITED unless given. Raises ValueError for more than 4 eos ids.
+    """
+    if len(eos) > Request.WIDTH - Request.EOS:
+        raise ValueError(f"a reply has {len(eos)} eos ids, the cursor holds {Request.WIDTH - Request.EOS}")
+    columns = [0] * Request.WIDTH
+    for name in ("END_OF_TURN", "OPEN", "CLOSE", "DONE"):
+        columns[Request[name]] = -1
+    columns[Request.REFLECT] = columns[Request.MAX_TOKENS] = UNLIMITED
+    columns[Request.EOS :] = [*eos, *[-1] * (Request.WIDTH - Request.EOS - len(eos))]
+    for name, value in values.items():
+        columns[Request[name.upper()]] = -1 if value is None else min(int(value), UNLIMITED)
+    return columns
+
+
+@dataclass(frozen=True)
+class Programs:
+    """Compiled schedules one behind the other: their rows, their forced ids, and the samplings that rows refer to.
+
+    samplings [*, 3]: temperature, top_p, top_k; NaN: the request's.
+    """
+
+    table: Tensor  # [S, 21] int32
+    forced: Tensor  # [N] int32
+    samplings: Tensor  # [*, 3] float32
+
+    @classmethod
+    def join(cls, programs: Sequence[tuple[Tensor, Tensor, Tensor]], device: str | torch.device) -> Programs:
+        """Tables, forced ids and samplings of several programs, one behind the other; none of the three comes out empty."""
+        tables, forced, samplings = [list(t) for t in zip(*programs, strict=True)] if programs else [[], [], []]
+        tables.append(torch.zeros(1, Column.WIDTH))
+        forced.append(torch.zeros(1))
+        samplings.append(torch.full((1, 3), float("nan")))
+        return cls(torch.cat(tables).to(device, torch.int32), torch.cat(forced).to(device, torch.int32),
+                   torch.cat(samplings).to(device, torch.float32))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Draws:
+    """How each of R slots draws. Empty masks draw nothing.
+
+    mask [R, 8] int32: two ranges, three single ids (-1: none), top_k. scale [R, 2] float32: temperature, top_p.
+    key [R, 3] int64: seed, n, d.
+    """
+
+    mask: Tensor
+    scale: Tensor
+    key: Tensor
+
+    @classmethod
+    def allocate(cls, slots: int, device: torch.device) -> Draws:
+        """For so many slots, unwritten."""
+        return cls(
+            torch.empty(slots, 8, dtype=torch.int32, device=device),
+            torch.empty(slots, 2, dtype=torch.float32, device=device),
+            torch.empty(slots, 3, dtype=torch.int64, device=device),
+        )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a batch. The host writes a row's line when a reply begins; a step rewrites state, grants, draws and outputs.
+
+    caps: of the reflection segments in order, UNLIMITED where there is none. lower: -1, or a cap for the reflection that is open.
+    coming: -1, or a cap for the next one beside its own, which is taken where none is open.
+    """
+
+    state: Tensor  # [B, State.WIDTH] int32
+    request: Tensor  # [B, Request.WIDTH] int32
+    scale: Tensor  # [B, 2] float32: temperature, top_p
+    seed: Tensor  # [B] int64: the 64 bits of the seed
+    caps: Tensor  # [B, C] int32
+    lower: Tensor  # [B] int32
+    coming: Tensor  # [B] int32
+    successor: Tensor  # [B, State.WIDTH] int32: the state after a discarded draw
+    draws: Draws  # of B * SLOTS
+    output: Tensor  # [B, Output.WIDTH] int32
+    logprob: Tensor  # [B] float32, NaN where nothing was drawn
+
+    @classmethod
+    def allocate(cls, num_rows: int, num_caps: int, device: str | torch.device) -> Rows:
+        """Idle rows."""
+        device = torch.device(device)
+
+        def ints(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.int32, device=device)
+
+        state = torch.tensor([first_state()] * num_rows, dtype=torch.int32, device=device).reshape(num_rows, State.WIDTH)
+        state[:, State.IS_DONE] = Ending.IDLE
+        return cls(
+            state=state,
+            request=ints(num_rows, Request.WIDTH),
+            scale=torch.zeros(num_rows, 2, dtype=torch.float32, device=device),
+            seed=torch.zeros(num_rows, dtype=torch.int64, device=device),
+            caps=ints(num_rows, num_caps) + UNLIMITED,
+            lower=ints(num_rows) - 1,
+            coming=ints(num_rows) - 1,
+            successor=torch.zeros_like(state),
+            draws=Draws.allocate(SLOTS * num_rows, device),
+            output=ints(num_rows, Output.WIDTH),
+            logprob=torch.zeros(num_rows, dtype=torch.float32, device=device),
+        )
+
+    def first(self, num_rows: int) -> Rows:
+        """The first rows, in the same memory."""
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        draws = Draws(*(getattr(self.draws, f.name)[: SLOTS * num_rows] for f in fields(Draws)))
+        return Rows(**{name: part[:num_rows] for name, part in parts.items() if name != "draws"}, draws=draws)
+
+    def begin(
+        self,
+        row: int,
+        request: Sequence[int],
+        temperature: float,
+        top_p: float,
+        seed: int,
+        caps: Sequence[int] = (),
+        state: Sequence[int] | None = None,
+    ) -> None:
+        """Put a reply into a row, at its start or where `state` says. request, state: the columns of Request and State."""
+        num_caps = self.caps.shape[1]
+        if len(caps) > num_caps:
+            raise ValueError(f"a reply has {len(caps)} caps of reflections, the rows hold {num_caps}")
+        filled = [*(min(cap, UNLIMITED) for cap in caps), *[UNLIMITED] * (num_caps - len(caps))]
+        lines = ((self.state, list(state or first_state())), (self.request, list(request)), (self.caps, filled))
+        for tensor, line in lines:  # without a wait for the device
+            tensor[row].copy_(torch.tensor(line, dtype=torch.int32), non_blocking=True)
+        self.scale[row].copy_(torch.tensor([temperature, top_p]), non_blocking=True)
+        self.seed[row] = signed(seed)
+        self.lower[row] = self.coming[row] = -1
+
+
+_LANES = 128  # rows a program, four warps: loads of a state's columns wait together
+
+
+@jit
+def _prepare_kernel(
+    state: Ptr, request: Ptr, scale: Ptr, seed: Ptr, caps: Ptr, lower: Ptr, coming: Ptr, successor: Ptr, mask: Ptr,
+    mask_scale: Ptr, key: Ptr, table: Ptr, forced: Ptr, samplings: Ptr, B: Num, C: Num, LANES: constexpr,
+) -> None:  # fmt: skip
+    prepare_rows(
+        tl.program_id(0) * LANES + tl.arange(0, LANES), state, request, scale, seed, caps, lower, coming, successor, mask,
+        mask_scale, key, table, samplings, B, C,
+    )  # fmt: skip
+
+
+@jit
+def _advance_kernel(
+    state: Ptr, request: Ptr, caps: Ptr, successor: Ptr, table: Ptr, forced: Ptr, drawn: Ptr, drawn_logprob: Ptr, output: Ptr,
+    logprob: Ptr, B: Num, C: Num, LANES: constexpr,
+) -> None:  # fmt: skip
+    advance_rows(
+        tl.program_id(0) * LANES + tl.arange(0, LANES), state, request, caps, successor, table, forced, drawn, drawn_logprob,
+        output, logprob, B, C,
+    )  # fmt: skip
+
+
+def _lanes(num_rows: int) -> int:
+    return min(_LANES, next_power(num_rows))
+
+
+def prepare(rows: Rows, programs: Programs) -> None:
+    """Fill rows.draws and rows.successor; caps that the host has granted take effect."""
+    num_rows, draws = len(rows.state), rows.draws
+    launch(
+        _prepare_kernel, (cdiv(num_rows, _LANES),), rows.state, rows.request, rows.scale, rows.seed, rows.caps, rows.lower,
+        rows.coming, rows.successor, draws.mask, draws.scale, draws.key, programs.table, programs.forced, programs.samplings,
+        num_rows, rows.caps.shape[1], LANES=_lanes(num_rows), num_warps=max(_lanes(num_rows) // 32, 1),
+    )  # fmt: skip
+
+
+def advance(rows: Rows, programs: Programs, drawn: Tensor, drawn_logprob: Tensor) -> None:
+    """Take what was drawn, [B, SLOTS] int32 ids (-1: the draw failed) and their log-probabilities; fill rows.output."""
+    num_rows = len(rows.state)
+    launch(
+        _advance_kernel, (cdiv(num_rows, _LANES),), rows.state, rows.request, rows.caps, rows.successor, programs.table,
+        programs.forced, drawn, drawn_logprob, rows.output, rows.logprob, num_rows, rows.caps.shape[1],
+        LANES=min(_LANES, next_power(num_rows)), num_warps=4,
+    )  # fmt: skip

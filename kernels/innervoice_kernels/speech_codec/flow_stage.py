@@ -1,0 +1,112 @@
+"""A stage of the flow's U-Net   h = norm_mish(conv(x) + a) + shift;  y = norm_mish(conv(h)) + skip x + b;  then transformers
+
+norm_mish: GroupNorm of 8 groups over a row's true length, then Mish. A transformer: y += out(attention(norm(y))), all frames of a
+row seeing each other; y += down(gelu(up(norm(y)))).    x: [R, T, K]   ->   [R, T, C]   (Matcha-TTS, Mehta et al. 2023)
+a, b: [R, T, C], what inputs that stay the same from call to call add to the first convolution and to the skip; or none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from innervoice_kernels import _C
+from innervoice_kernels.backend import NATIVE, choose
+from innervoice_kernels.native import are_halves, are_multiples, floats, takes, taps_first, team
+from innervoice_kernels.speech_codec.conv import beyond
+from innervoice_kernels.speech_codec.flow_block import Pair, TransformerWeights, flow_block, flow_block_ref
+from innervoice_kernels.speech_codec.groupnorm import group_norm_mish, group_norm_mish_ref
+
+GROUPS = 8
+_Op = Callable[..., Tensor]
+Given = tuple[Tensor, Tensor] | None
+"""a and b."""
+
+
+@dataclass(frozen=True, eq=False)
+class StageWeights:
+    """Weight and bias of convolutions over three frames, norms [C] and the skip [C, K, 1]; heads of the transformers."""
+
+    conv1: Pair
+    norm1: Pair
+    conv2: Pair
+    norm2: Pair
+    skip: Pair
+    transformers: tuple[TransformerWeights, ...]
+    heads: int
+
+    @cached_property
+    def has_native(self) -> bool:
+        """Whether native code takes these sizes."""
+        channels = self.conv1[0].shape[0]
+        inner = [block.qkv.shape[0] // (3 * self.heads) for block in self.transformers]
+        sizes = [channels, self.conv1[0].shape[1], *inner, *(block.up[0].shape[0] for block in self.transformers)]
+        return channels % GROUPS == 0 and are_multiples(sizes)
+
+    @cached_property
+    def native(self) -> _C.FlowStage:
+        """The weights as native code reads them, packed when they are first used."""
+        return self.packed(are_halves(self.conv1[0]))
+
+    def packed(self, halves: bool = False, isa: str | None = None) -> _C.FlowStage:
+        """The same for products in bfloat16, or for other instructions. Raises ValueError for what is not there."""
+        parts = (self.conv1, self.norm1, self.conv2, self.norm2, self.skip)
+        tensors = [part for pair in parts for part in _packed(pair)]
+        return _C.FlowStage(tensors, [self._block(block) for block in self.transformers], self.heads, halves, isa)
+
+    def _block(self, block: TransformerWeights) -> list[Tensor]:
+        inner = block.qkv.shape[0] // 3
+        qkv = torch.cat([block.qkv[:inner] * (inner // self.heads) ** -0.5, block.qkv[inner:]])
+        rest = (block.out, block.norm_ffn, block.up, block.down)
+        return [*_packed(block.norm_attention), taps_first(qkv), *(part for pair in rest for part in _packed(pair))]
+
+
+def _packed(pair: Pair) -> Pair:
+    weight, bias = pair
+    return (floats(weight) if weight.ndim == 1 else taps_first(weight)), floats(bias)
+
+
+def flow_stage_ref(x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWeights, given: Given = None) -> Tensor:
+    """The definition. n None: all rows have T frames."""
+    return _by_ops((group_norm_mish_ref, flow_block_ref), x, n, shift, weights, given)
+
+
+def _by_ops(ops: tuple[_Op, _Op], x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWeights, given: Given) -> Tensor:
+    normalise, transform = ops
+    added, skipped = (0, 0) if given is None else (part.transpose(1, 2) for part in given)
+    outside = None if n is None else beyond(n, x.shape[1])[:, None]  # [R, 1, T]
+
+    def clear(y: Tensor) -> Tensor:
+        return y if outside is None else y.masked_fill(outside, 0)
+
+    def norm_mish(y: Tensor, norm: Pair) -> Tensor:
+        return F.mish(F.group_norm(y, GROUPS, *norm, 1e-5)) if n is None else normalise(y, n, *norm, GROUPS)
+
+    x = clear(x.transpose(1, 2))
+    h = norm_mish(F.conv1d(x, *weights.conv1, padding=1) + added, weights.norm1) + shift[:, None]
+    h = norm_mish(F.conv1d(clear(h), *weights.conv2, padding=1), weights.norm2) + F.conv1d(x, *weights.skip) + skipped
+    h = h.transpose(1, 2)
+    for block in weights.transformers:
+        h = transform(h, n, block, weights.heads)
+    return h if outside is None else h.masked_fill(outside.transpose(1, 2), 0)
+
+
+def _flow_stage_native(x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWeights, given: Given) -> Tensor:
+    rows, frames, _ = x.shape
+    y = torch.empty(rows, frames, weights.conv1[0].shape[0])
+    lengths = torch.full((rows,), frames) if n is None else n
+    more = None if given is None else (floats(given[0]), floats(given[1]))
+    weights.native(team(), floats(x), lengths, floats(shift), y, more)
+    return y.to(x.dtype)
+
+
+def flow_stage(x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWeights, given: Given = None) -> Tensor:
+    """A stage over each row's own frames: x [R, T, K], n [R] or None, shift [C] -> y [R, T, C], zero from n[r] on."""
+    if weights.has_native and takes(x, weights.conv1[0]) and choose("flow_stage", x, has_native=True) == NATIVE:
+        return _flow_stage_native(x, n, shift, weights, given)
+    return _by_ops((group_norm_mish, flow_block), x, n, shift, weights, given)

@@ -1,0 +1,106 @@
+"""Replayed steps of the flow against steps that are launched one by one; here a graph is a function that is called again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from small_codec import MEL, small_flow
+from torch import Tensor
+
+from innervoice.codec.glm_voice import flow, flow_graphs
+from innervoice.codec.glm_voice.flow import Flow
+from innervoice.codec.glm_voice.flow_graphs import StepGraphs
+from innervoice_kernels.backend import REF, TRITON
+
+
+@pytest.fixture(autouse=True)
+def inference() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Flow:
+    """Takes its own kernels for chosen, which is what graphs are for."""
+    monkeypatch.setattr(flow, "choose", lambda op, x, has_native: TRITON)
+    made = small_flow()
+    made.graphs = StepGraphs(made, capture=lambda run: run)
+    return made
+
+
+def inputs(rows: int, frames: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x, mu, cond = (torch.randn(rows, MEL, frames, generator=generator) for _ in range(3))
+    return x, mu, torch.randn(rows, MEL, generator=generator), cond
+
+
+def eagerly(made: Flow, *args: Any) -> Tensor:
+    graphs, made.graphs = made.graphs, None
+    mel = made.solve(*args)
+    made.graphs = graphs
+    return mel
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_replayed_steps_are_the_same_bits(small: Flow, rows: int) -> None:
+    """Several sizes in turns, each with other inputs, numbers of steps and lengths every time."""
+    graphs = small.graphs
+    assert graphs is not None
+    for turn in range(4):
+        for frames, has_lengths, steps in ((10, True, 2), (16, False, 3), (16, True, 1 + turn)):
+            n = torch.tensor([frames - (turn + i) % 4 for i in range(rows)]) if has_lengths else None
+            args = (*inputs(rows, frames, 7 * turn + frames), steps, n)
+            assert torch.equal(small.solve(*args), eagerly(small, *args))
+    assert graphs.num_captured == 3 and graphs.num_replays == 3 * (2 + 3) + 2 + 3 + 4
+
+
+def test_a_result_outlives_the_next_call(small: Flow) -> None:
+    args = [(*inputs(1, 8, seed), 2, None) for seed in range(3)]
+    made = [small.solve(*one) for one in args]
+    assert all(torch.equal(mel, eagerly(small, *one)) for mel, one in zip(made, args, strict=True))
+
+
+def test_many_rows_and_first_times_are_not_captured(small: Flow) -> None:
+    graphs = small.graphs
+    assert graphs is not None
+    for frames in (8, 10, 12):
+        small.solve(*inputs(1, frames, 0), 1, None)
+    for _ in range(3):
+        small.solve(*inputs(flow_graphs.MOST_ROWS + 1, 8, 0), 1, None)
+    assert graphs.num_captured == 0
+
+
+def test_other_kernels_than_those_captured_are_launched(small: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs = small.graphs
+    assert graphs is not None
+    monkeypatch.setattr(flow, "choose", lambda op, x, has_native: REF if op == "frame_conv" else TRITON)
+    for _ in range(3):
+        small.solve(*inputs(1, 8, 0), 1, None)
+    assert graphs.num_captured == 0 and not graphs._steps
+
+
+def test_sizes_that_are_no_longer_asked_for_are_given_up(small: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs = small.graphs
+    assert graphs is not None
+    monkeypatch.setattr(flow_graphs, "MOST_GRAPHS", 2)
+    for frames in (8, 8, 10, 10, 8, 12, 8, 10):  # 12 takes the place of 10
+        small.solve(*inputs(1, frames, 0), 1, None)
+    assert graphs.num_captured == 2 and graphs.num_replays == 4
+    assert list(graphs._steps) == [(1, 8, MEL, True), (1, 10, MEL, True)]
+
+
+def test_a_capture_that_fails_leaves_single_launches(small: Flow, caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(run: Any) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    small.graphs = graphs = StepGraphs(small, capture=refuse)
+    args = (*inputs(2, 8, 0), 2, torch.tensor([8, 5]))
+    with caplog.at_level(logging.WARNING, "innervoice.codec"):
+        made = [small.solve(*args) for _ in range(4)]
+    assert all(torch.equal(mel, eagerly(small, *args)) for mel in made)
+    assert graphs.error == "RuntimeError: operation not permitted when stream is capturing"
+    assert caplog.text.count("launched one by one") == 1

@@ -1,0 +1,264 @@
+"""The cursor of the kernels against golden traces and against the host's cursor on random schedules, interpreted."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from interpreted import need_interpreter
+from safetensors.torch import load_file
+from torch import Tensor
+
+need_interpreter()
+
+from random_schedules import VOCABULARY, schedules  # noqa: E402
+from triton_rows import rows_of  # noqa: E402
+
+from innervoice.schedule import Cursor, Emission, FreeCursor, Kind, Program, Schedule, compile_schedule, make_cursor, replay  # noqa: E402
+from innervoice.schedule import compile as host_columns  # noqa: E402
+from innervoice.types import Sampling, Vocabulary  # noqa: E402
+from innervoice_kernels.sampling import cursor_columns as device_columns  # noqa: E402
+from innervoice_kernels.sampling.cursor import SLOTS, Programs, Rows, advance, pack_state, prepare, unpack_state  # noqa: E402
+from innervoice_kernels.sampling.cursor_columns import UNLIMITED, Ending, Output, State  # noqa: E402
+from innervoice_kernels.sampling.replay import replay_rows, step  # noqa: E402
+from innervoice_kernels.sampling.sample import Draw, sample_ref  # noqa: E402
+from innervoice_kernels.sampling.sample_pick import Offers  # noqa: E402
+
+GREEDY = Sampling(temperature=0.0, top_k=0, top_p=1.0, seed=0)
+
+
+def test_columns_and_kinds_are_those_of_the_engine() -> None:
+    for name, twin in (("Col", "Column"), ("Kind", "Kind")):
+        host, device = getattr(host_columns, name), getattr(device_columns, twin)
+        assert {m.name: int(m) for m in host} == {m.name: int(m) for m in device}
+
+
+def golden(data_dir: Path, indices: Sequence[int]) -> tuple[list[dict[str, Any]], Rows, Programs, Tensor]:
+    traces = json.loads((data_dir / "golden" / "schedule_traces.json").read_text())
+    logits = load_file(data_dir / "golden" / "schedule_traces.safetensors")["logits"].float()
+    replies = []
+    for trace in (traces[i] for i in indices):
+        vocab, schedule = trace["vocab"], {k: v for k, v in trace["schedule"].items() if k != "caps"}
+        names = {name: vocab.get(name) for name in ("open", "close", "done")}
+        speech = vocab.get("speech")
+        vocabulary = Vocabulary(34, tuple(vocab["text"]), tuple(speech) if speech else None, vocab.get("eot"), **names)
+        program = compile_schedule(Schedule.from_dict(schedule | {"tokens": names | schedule.get("tokens", {})}), vocabulary)
+        sampling = Sampling(temperature=0.0, top_k=0, top_p=1.0, seed=0, max_new_tokens=trace["max_new_tokens"])
+        replies.append((program, sampling, trace["schedule"].get("caps") or ()))
+    rows, programs = rows_of(replies)
+    return [traces[i] for i in indices], rows, programs, logits[list(indices)]
+
+
+@pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.slow)])
+def test_golden_traces(data_dir: Path, every: int) -> None:
+    """Through the cursor, by draws that torch makes from its masks."""
+    traces, rows, programs, logits = golden(data_dir, range(0, 240, every))
+    ids = torch.arange(34)
+    got: list[list[tuple[int, str]]] = [[] for _ in traces]
+    for t in range(logits.shape[1]):
+        prepare(rows, programs)
+        m = rows.draws.mask[:, :, None]
+        allowed = (ids >= m[:, 0]) & (ids < m[:, 1]) | (ids >= m[:, 2]) & (ids < m[:, 3])
+        allowed |= (ids == m[:, 4]) | (ids == m[:, 5]) | (ids == m[:, 6])
+        best = logits[:, t].repeat_interleave(SLOTS, 0).masked_fill(~allowed, -1e9).argmax(1)
+        drawn = best.masked_fill(~allowed.any(1), -1).int().reshape(-1, SLOTS)
+        advance(rows, programs, drawn, torch.zeros(len(traces), SLOTS))
+        for reply, line in zip(got, rows.output.tolist(), strict=True):
+            if line[Output.KIND] >= 0:
+                reply.append((line[Output.TOKEN], Kind(line[Output.KIND]).label))
+    assert got == [list(zip(trace["ids"], trace["kinds"], strict=True)) for trace in traces]
+
+
+def hold_replay(data_dir: Path, indices: Sequence[int]) -> None:
+    traces, rows, programs, logits = golden(data_dir, indices)
+    assert replay_rows(rows, programs, logits) == [(trace["ids"], trace["kinds"]) for trace in traces]
+
+
+@pytest.mark.slow
+def test_golden_traces_through_the_sampling_kernel(data_dir: Path) -> None:
+    hold_replay(data_dir, range(0, 240, 16))
+
+
+@pytest.mark.slow
+def test_all_golden_traces_through_the_sampling_kernel(data_dir: Path) -> None:
+    hold_replay(data_dir, range(240))
+
+
+@pytest.mark.parametrize("index", [40, 200])
+def test_replay_by_the_kernel(data_dir: Path, index: int) -> None:
+    trace = json.loads((data_dir / "golden" / "schedule_traces.json").read_text())[index]
+    logits = load_file(data_dir / "golden" / "schedule_traces.safetensors")["logits"][index].numpy()
+    got = replay(trace["schedule"], trace["vocab"], logits, trace["max_new_tokens"], kernel="triton")
+    assert got == (trace["ids"], trace["kinds"])
+    assert replay(trace["schedule"], trace["vocab"], logits, trace["max_new_tokens"], kernel="host") == got
+
+
+def test_cursors_go_from_the_host_to_the_device_and_back() -> None:
+    """Guided and free, after every token of a reply."""
+    generator = torch.Generator().manual_seed(6)
+    guided = {"cycle": [["reflection", 3], ["transcript", 2], ["speech", 2]], "tokens": {"done": None}}
+    for data in (guided, {"cycle": [], "guided": False}):
+        program = compile_schedule(Schedule.from_dict(data), VOCABULARY)
+        host = Host(program, GREEDY, (2, UNLIMITED, 1))
+        for num_tokens in range(1, 12):
+            host.step(torch.randn(34, generator=generator))
+            if host.cursor.is_done:
+                break
+            state = pack_state(host.cursor.state, num_tokens)
+            assert state[State.NUM_TOKENS] == num_tokens
+            caps = [2, UNLIMITED, 1, UNLIMITED]
+            kept = {name: value for name, value in host.cursor.state.items() if name != "granted"}  # which the host alone keeps
+            assert unpack_state(state, caps, program.schedule.guided) == kept
+        assert num_tokens > 2
+
+
+@dataclass
+class Host:
+    """A reply as the engine's loop runs it: one token a step."""
+
+    program: Program
+    sampling: Sampling
+    caps: Sequence[int]
+    cursor: Cursor | FreeCursor = field(init=False)
+    num_tokens: int = 0
+    is_over: bool = False
+    discarded: bool = False
+
+    def __post_init__(self) -> None:
+        self.cursor = make_cursor(self.program, self.caps, ignore_eos=self.sampling.ignore_eos)
+
+    def step(self, logits: Tensor) -> tuple[Emission, float | None]:
+        emission, logprob = self._emit(logits, 0)
+        self.discarded = emission is None
+        if emission is None:
+            emission, logprob = self._emit(logits, 1)
+        assert emission is not None
+        self.num_tokens += 1
+        self.is_over = self.cursor.is_done or self.num_tokens >= self.sampling.max_new_tokens
+        return emission, logprob
+
+    def _emit(self, logits: Tensor, d: int) -> tuple[Emission | None, float | None]:
+        if self.cursor.forced is not None:
+            return self.cursor.emit_forced(), None
+        s, own, mask = self.sampling, self.cursor.sampling, self.cursor.mask
+        t, k, p = (getattr(s if own is None or getattr(own, n) is None else own, n) for n in ("temperature", "top_k", "top_p"))
+        ids, logprobs = sample_ref(logits[None], [Draw(mask.ranges, mask.extras, t, k, p, s.seed or 0, self.num_tokens, d)])
+        return self.cursor.draw(int(ids)), float(logprobs)
+
+
+def hold_replies(replies: Sequence[tuple[Program, Sampling, Sequence[int]]], seed: int, steps: int) -> None:
+    """The device's tokens, kinds, segments, log-probabilities and states are the host's; caps are lowered at random."""
+    rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    hosts = [Host(*reply) for reply in replies]
+    rows, programs = rows_of(replies)
+    offers = Offers.allocate(len(hosts), 34, SLOTS, torch.device("cpu"))
+    for _ in range(steps):
+        logits = 1.5 * torch.randn(len(hosts), 34, generator=generator)
+        logits[:, 30:] += 4 * torch.rand(len(hosts), 4, generator=generator)  # the special ids come often enough
+        for row, host in enumerate(hosts):
+            if isinstance(host.cursor, Cursor) and not host.is_over and rng.random() < 0.15:
+                grant(rows, row, host, cap=rng.randrange(5), both=rng.random() < 0.7)
+        step(rows, programs, logits, offers)
+        for row, host in enumerate(hosts):
+            compare(rows, row, host, logits[row])
+
+
+def grant(rows: Rows, row: int, host: Host, cap: int, both: bool) -> None:
+    """A cap for the open reflection; with both, for the next one where none is open, which its own cap limits further."""
+    cursor, rows.lower[row] = host.cursor, cap
+    assert isinstance(cursor, Cursor)
+    if cursor.kind in (Kind.OPEN, Kind.REFLECTION):
+        cursor.lower_cap(cap)
+    elif both:
+        number = cursor.num_reflections
+        cursor.cap_next(min(cap, host.caps[number] if number < len(host.caps) else UNLIMITED))
+    if both:
+        rows.coming[row] = cap
+
+
+def compare(rows: Rows, row: int, host: Host, logits: Tensor) -> None:
+    token, kind, segment, is_forced, ending, discarded = rows.output[row].tolist()
+    if host.is_over:
+        assert (token, kind) == (-1, -1)
+        return
+    emission, logprob = host.step(logits)
+    assert discarded == host.discarded
+    assert (token, kind, segment, bool(is_forced)) == (emission.token, emission.kind, emission.segment, emission.forced)
+    expected = float("nan") if logprob is None else logprob
+    torch.testing.assert_close(float(rows.logprob[row]), expected, rtol=1e-5, atol=1e-5, equal_nan=True)
+    assert ending == (Ending.STOP if host.cursor.is_done else Ending.LENGTH if host.is_over else Ending.RUNNING)
+    if isinstance(host.cursor, Cursor) and not host.is_over:
+        packed, state = pack_state(host.cursor.state, host.num_tokens), rows.state[row].tolist()
+        assert state[: State.IN_REFLECTION] == packed[: State.IN_REFLECTION]
+
+
+@st.composite
+def samplings(draw: st.DrawFn) -> Sampling:
+    return Sampling(
+        temperature=draw(st.sampled_from([0.0, 0.0, 0.7, 1.3])),
+        top_k=draw(st.sampled_from([0, 3, 12])),
+        top_p=draw(st.sampled_from([1.0, 0.9, 0.5])),
+        seed=draw(st.integers(0, 2**64 - 1)),
+        max_new_tokens=draw(st.sampled_from([3, 200])),
+        ignore_eos=draw(st.sampled_from([False, False, True])),
+    )
+
+
+@st.composite
+def replies(draw: st.DrawFn) -> tuple[Program, Sampling, list[int]]:
+    data = draw(schedules())
+    sampling, own = (
+        draw(samplings()),
+        draw(st.none() | st.sampled_from([Sampling(temperature=0.0), Sampling(top_p=0.6, top_k=5)])),
+    )
+    absent = draw(st.sets(st.sampled_from(["open", "close", "done"]), max_size=1))
+    schedule = Schedule.from_dict(
+        data | {"tokens": dict.fromkeys(absent), "guided": draw(st.sampled_from([True, True, True, False]))}
+    )
+    if own is not None:
+        cycle = tuple(s if s.kind == "forced" else type(s)(s.kind, s.budget, sampling=own) for s in schedule.cycle)
+        schedule = schedule.with_changes(cycle=cycle)
+    return compile_schedule(schedule, VOCABULARY), sampling, draw(st.lists(st.integers(0, 5), max_size=4))
+
+
+RANDOM = given(several=st.lists(replies(), min_size=8, max_size=12), seed=st.integers(0, 2**32 - 1))
+CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
+
+
+@pytest.mark.slow
+@settings(max_examples=2, deadline=None, suppress_health_check=CHECKS, derandomize=True)
+@RANDOM
+def test_random_schedules_equal_the_host(several: list[tuple[Program, Sampling, list[int]]], seed: int) -> None:
+    hold_replies(several, seed, steps=24)
+
+
+@pytest.mark.slow
+@settings(max_examples=12, deadline=None, suppress_health_check=CHECKS)
+@RANDOM
+def test_random_schedules_equal_the_host_at_length(several: list[tuple[Program, Sampling, list[int]]], seed: int) -> None:
+    hold_replies(several, seed, steps=60)
+
+
+def test_a_draw_of_no_number_ends_its_row_alone() -> None:
+    program = compile_schedule(Schedule.from_dict({"cycle": [["transcript", 2], ["speech", 3]]}), VOCABULARY)
+    rows, programs = rows_of([(program, GREEDY, ())] * 2)
+    logits = torch.zeros(2, 34)
+    logits[0, 4] = float("nan")
+    step(rows, programs, logits, Offers.allocate(2, 34, SLOTS, torch.device("cpu")))
+    assert rows.output[:, Output.IS_DONE].tolist() == [Ending.REFUSED, Ending.RUNNING]
+    assert rows.output[:, Output.TOKEN].tolist() == [-1, 0]
+
+
+def test_idle_rows_emit_nothing() -> None:
+    rows = Rows.allocate(3, 1, "cpu")
+    step(rows, Programs.join([], "cpu"), torch.zeros(3, 34), Offers.allocate(3, 34, SLOTS, torch.device("cpu")))
+    assert rows.output[:, : Output.KIND + 1].tolist() == [[-1, -1]] * 3
+    assert rows.state[:, State.NUM_TOKENS].tolist() == [0, 0, 0]

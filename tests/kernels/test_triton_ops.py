@@ -1,0 +1,73 @@
+"""Every Triton kernel by the error rule, on the cases of its op, interpreted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from interpreted import need_interpreter
+
+need_interpreter()
+
+from innervoice_kernels.backend import use  # noqa: E402
+from innervoice_kernels.speech_codec import frame_conv  # noqa: E402
+from innervoice_kernels.testing import OPS, Case, Op, check  # noqa: E402
+
+NAMES = (
+    "rms_norm", "add_rms_norm", "silu_mul", "rotary", "store_kv", "qkv_rope_store", "linear", "gated_linear", "paged_attention",
+    "gumbel_noise", "sample", "head_sample", "scaled_linear", "int4_linear",
+    "store_kv_fp8", "group_norm_mish", "snake", "stream_residual", "nearest_code",
+    "stream_source", "normal_grid", "stream_stft", "istft", "stream_istft", "log_frames", "relative_attention", "flow_block",
+    "frame_conv", "stream_conv", "whole_conv",
+)  # fmt: skip
+# Seconds each in the interpreter: in CI the first do not run, the second in one type.
+LONGEST = {
+    ("sample", "many rows"), ("nearest_code", "crowded"), ("stream_residual", "narrow"), ("stream_residual", "model"),
+    ("stream_residual", "pieces"), ("head_sample", "17 rows"), ("rotary", "model"), ("qkv_rope_store", "model"),
+    ("qkv_rope_store", "primes"), ("stream_conv", "pieces"), ("stream_conv", "few results"), ("stream_conv", "down"),
+}  # fmt: skip
+LONG = {
+    ("qkv_rope_store", "norms, pairs"), ("stream_residual", "primes"), ("paged_attention", "model"), ("paged_attention", "long"),
+    ("flow_block", "tiny"), ("flow_block", "wide"), ("relative_attention", "wide"), ("istft", "long"),
+    ("int4_linear", "split, ragged"), ("scaled_linear", "fp8, split"),
+}  # fmt: skip
+
+
+def short(op: Op, number: int, case: Case) -> tuple[torch.dtype, ...]:
+    """The types that a case is tried in by CI: an op's first case in two, the others in one or the other by turns."""
+    if (op.name, case.name) in LONGEST:
+        return ()
+    if (op.name, case.name) in LONG:
+        return op.dtypes[-2:-1] or op.dtypes
+    two = op.dtypes[:2]
+    return two if number == 0 else (two[number % len(two)],)
+
+
+def cases(at_length: bool) -> list[object]:
+    return [
+        pytest.param(op, case, dtype, id=f"{op.name}-{case.name}-{dtype}")
+        for op in (OPS[name] for name in NAMES)
+        for number, case in enumerate(op.cases)
+        for dtype in op.dtypes
+        if (dtype in short(op, number, case)) != at_length
+    ]
+
+
+@pytest.mark.parametrize(("op", "case", "dtype"), cases(at_length=False))
+def test_kernel_obeys_the_error_rule(op: Op, case: Case, dtype: torch.dtype) -> None:
+    with use("triton"):
+        check(op, case, dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("op", "case", "dtype"), cases(at_length=True))
+def test_kernel_obeys_the_error_rule_at_length(op: Op, case: Case, dtype: torch.dtype) -> None:
+    with use("triton"):
+        check(op, case, dtype)
+
+
+def test_without_lengths_all_frames_of_a_convolution_count() -> None:
+    x, weight, bias = torch.randn(2, 7, 5), torch.randn(6, 5, 3), torch.randn(6)
+    weights = frame_conv.FrameConvWeights(weight, bias, 1, 2)
+    with use("triton"):
+        made = frame_conv.frame_conv(x, None, weights)
+    torch.testing.assert_close(made, frame_conv.frame_conv_ref(x, None, weights), rtol=1e-5, atol=1e-5)

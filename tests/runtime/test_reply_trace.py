@@ -1,0 +1,205 @@
+"""One picture of segments, sound, playback, slack and decisions: what a trace says of replies under a virtual clock."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benches import bench
+from scripted_core import World, program
+
+from innervoice import AudioChunk, Engine, Sampling, Schedule, Text
+from innervoice.api.request_builder import RequestOptions
+from innervoice.runtime.reply_trace import LINES
+from innervoice.schedule import Segment
+from innervoice.telemetry.metrics import RequestLog
+from innervoice.telemetry.trace import Tracer
+from innervoice.types import Event, TokenEvent
+
+TALKS = program(Schedule((Segment("reflection", 12), Segment("transcript", 3), Segment("speech", 26))))
+SCHEDULE = Schedule.preset("stitch_s", transcript_budget=3, speech_budget=13, reflection_budget=8)
+
+
+@dataclass
+class Picture:
+    """One reply as a viewer shows it; times in seconds since the trace began. spans: line, name, begin, end, args."""
+
+    spans: list[tuple[str, str, float, float, dict[str, Any]]] = field(default_factory=list)
+    moments: list[tuple[float, str, dict[str, Any]]] = field(default_factory=list)
+    counts: dict[str, list[tuple[float, dict[str, float]]]] = field(default_factory=dict)
+
+    def line(self, name: str) -> list[tuple[str, float, float, dict[str, Any]]]:
+        return sorted((span[1:] for span in self.spans if span[0] == name), key=lambda span: span[1:3])
+
+    def moment(self, name: str) -> list[dict[str, Any]]:
+        return [args for _, found, args in self.moments if found == name]
+
+
+def pictures(tracer: Tracer, folder: Path) -> dict[str, Picture]:
+    """What is below each reply's heading, as Perfetto reads it."""
+    tracer.save(folder / "trace.json")
+    events = json.loads((folder / "trace.json").read_text())["traceEvents"]
+    titles = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
+    names = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e["name"] == "thread_name" and e["pid"] in titles}
+    assert len(names) == len(titles) * len(LINES)
+    made = {title.split()[1].rstrip(","): Picture() for title in titles.values()}
+    opened: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    last = max(e["ts"] for e in events) / 1e6
+    own = [e for e in events if e["pid"] in titles and e["ph"] != "M"]
+    for e in sorted(own, key=lambda e: float(e["ts"])):
+        picture, place, t = made[titles[e["pid"]].split()[1].rstrip(",")], (e["pid"], e["tid"]), e["ts"] / 1e6
+        if e["ph"] == "B":
+            opened.setdefault(place, []).append(e)
+        elif e["ph"] == "E":
+            begun = opened[place].pop()
+            picture.spans.append((names[place], begun["name"], begun["ts"] / 1e6, t, begun["args"] | e["args"]))
+        elif e["ph"] == "X":
+            picture.spans.append((names[place], e["name"], t, t + e["dur"] / 1e6, e["args"]))
+        elif e["ph"] == "i":
+            picture.moments.append((t, e["name"], e["args"]))
+        elif e["ph"] == "C":
+            picture.counts.setdefault(e["name"], []).append((t, e["args"]))
+    for (pid, tid), rest in opened.items():
+        for e in rest:
+            made[titles[pid].split()[1].rstrip(",")].spans.append((names[pid, tid], e["name"], e["ts"] / 1e6, last, e["args"]))
+    return made
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_dir: Path) -> Iterator[Engine]:
+    with Engine.from_pretrained(tiny_dir, device="cpu", dtype="float32", streaming="steady") as made:
+        yield made
+
+
+def test_a_spoken_reply_agrees_with_its_timeline(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny model, whose steps take 30 ms of a virtual clock and its codec 0.6 s: segments, sound, playback, stalls."""
+    clock, core, tracer = [50.0], engine._loaded.core, engine._tracer
+    monkeypatch.setattr(tracer, "_clock_ns", lambda: round(1e9 * clock[0]))
+    sampling = Sampling(temperature=1.0, top_k=0, top_p=1.0, seed=3, max_new_tokens=120, ignore_eos=True)
+    tracer.start()
+    clock[0] += 1.0
+    request = engine._loaded.intake.request(Text("hello"), RequestOptions(schedule=SCHEDULE, sampling=sampling), clock[0])
+    core.submit(request, clock[0])
+    events: list[Event] = []
+    num_calls = 0
+    while core.has_work:
+        work = core.step_tokens(clock[0])
+        clock[0] += 0.03 if work.rows or work.prompt_tokens else 0.001
+        events += core.drain(clock[0])
+        calls = core.step_voice(clock[0]).chunks  # of one reply: the last one may give two pieces
+        clock[0], num_calls = clock[0] + 0.6 * calls, num_calls + calls
+        events += core.drain(clock[0])
+    tracer.stop()
+    (picture,) = pictures(tracer, tmp_path).values()
+
+    tokens = [event for event in events if isinstance(event, TokenEvent)]
+    chunks = [event for event in events if isinstance(event, AudioChunk)]
+    log = RequestLog(
+        51.0,
+        chunks[0].rate,
+        tuple((51.0 + c.t, len(c.pcm)) for c in chunks),
+        tuple((51.0 + t.t, t.kind) for t in tokens for _ in t.ids),
+    )
+    timeline = bench("stream_records").timeline(log)
+    own = [(kind, list(some)) for (kind, _), some in groupby(tokens, lambda token: (token.kind, token.segment))]
+    drawn = [(name, args["tokens"], end) for name, _, end, args in picture.line("segments")]
+    assert [(kind, len(some)) for kind, some in own] == [(name, num) for name, num, _ in drawn]
+    assert [end for *_, end in drawn] == pytest.approx([1.0 + some[-1].t for _, some in own])
+    sound = [(end - 1.0, args["sound_s"]) for _, _, end, args in picture.line("sound")]
+    assert [t for t, _ in sound] == pytest.approx([t for t, _ in timeline["audio"]], abs=1e-4)
+    assert [s for _, s in sound] == pytest.approx([s for _, s in timeline["audio"]])
+    assert all(end - begin == pytest.approx(0.6) for _, begin, end, _ in picture.line("sound"))
+    dry_s, silences = timeline["audio"][0][0], []
+    for t, sound_s in timeline["audio"]:
+        silences += [(dry_s, t)] if t > dry_s + 1e-4 else []
+        dry_s = max(dry_s, t) + sound_s
+    stalls = [(begin - 1.0, end - 1.0) for name, begin, end, _ in picture.line("playback") if name == "stall"]
+    assert len(stalls) >= 1 and sum(stalls, ()) == pytest.approx(sum(silences, ()), abs=1e-4)
+    plays = [span for span in picture.line("playback") if span[0] == "plays"]
+    assert len(plays) == len(stalls) + 1 and plays[-1][2] == pytest.approx(1.0 + dry_s, abs=1e-4)
+    assert all(next_[1] == pytest.approx(one[2]) for one, next_ in pairwise(picture.line("playback")))
+
+    caps = [args for name, *_, args in picture.line("segments") if name == "reflection"]
+    assert all(args["used"] <= args["cap"] for args in caps if args["cap"] is not None)
+    done = events[-1].usage  # type: ignore[attr-defined]
+    assert sum(args["tokens"] for args in caps) == done.reflection_tokens
+    assert [a["used"] for a in caps if a["ended"] == "by its cap"] == [c for c in done.reflection_caps if 0 < c < 99]
+    reasons = [args["reason"] for args in picture.moment("sound is made")]
+    assert len(reasons) == num_calls and reasons[0] == "its first sound"
+    assert any("dry" in reason for reason in reasons[1:])
+    assert all(-2.0 < args["seconds"] < 9.0 for _, args in picture.counts["slack"])
+    assert [name for _, name, _ in picture.moments][:2] == ["submitted", "admitted"]
+    assert [name for _, name, _ in picture.moments][-1] == "length"
+
+
+def test_decisions_say_why(tmp_path: Path) -> None:
+    """Eight listeners on few pages and rows: some wait, some give their pages back, those ahead rest at the frontier."""
+    world = World(num_pages=40, max_rows=3, settings={"frontier_s": 2.0, "first_audio_stretch": 3.0})
+    world.tracer.start()
+    for seed in range(6):
+        world.submit(f"r{seed}", [seed] * (8 + 5 * seed), TALKS, seed, most=120)
+    world.submit("late", [1], TALKS, 9, most=120, priority=-1, is_live=False)
+    world.run()
+    world.tracer.stop()
+    made = pictures(world.tracer, tmp_path)
+    assert made.keys() == world.told.keys()
+    decisions = {name: [span[0] for span in picture.line("decisions")] for name, picture in made.items()}
+    every = {state for states in decisions.values() for state in states}
+    assert {"waits for a row", "waits behind others", "paused at the frontier"} <= every, every
+    rests = [(b, e, a) for p in made.values() for n, b, e, a in p.line("decisions") if n == "paused at the frontier"]
+    assert all(end > begin and args["ahead_s"] > 2.0 for begin, end, args in rests)
+    preempted = [args for picture in made.values() for args in picture.moment("preempted")]
+    assert len(preempted) == world.core.replies.num_preempted >= 1
+    assert all("others need pages" in args["reason"] and args["pages"] > 0 for args in preempted)
+    assert sum(len(picture.moment("admitted again")) for picture in made.values()) == len(preempted)
+    lowered = [args for picture in made.values() for args in picture.moment("cap granted") + picture.moment("cap lowered")]
+    assert lowered and all(args["used"] <= args["cap"] for args in lowered if args["cap"] is not None)
+    assert {args["reason"] for args in made["late"].moment("sound is made")} == {"nobody waits for it"}
+    for name, told in world.told.items():
+        assert sum(args["tokens"] for *_, args in made[name].line("segments")) == len(told.ids)
+        assert sum(args["sound_s"] for *_, args in made[name].line("sound")) == pytest.approx(sum(s for _, s in told.sound))
+    events = world.tracer._events
+    assert max(e["args"]["rows"] for e in events if e["name"] == "batch") == 3
+    assert all(json.dumps(e) for e in events)
+
+
+def test_what_began_before_the_trace_or_is_cut_is_drawn_as_far_as_it_goes(tmp_path: Path) -> None:
+    world = World()
+    world.submit("before", [1, 2], TALKS, 1, most=150)
+    world.submit("over", [1, 2], TALKS, 2, most=3)
+    for _ in range(40):
+        world.step()
+    assert world.told["over"].done is not None and world.told["before"].sound and not world.told["before"].done
+    num_before = len(world.told["before"].ids)
+    world.tracer.start()
+    for _ in range(3):
+        world.step()
+    world.core.cancel("before")
+    world.step()
+    world.tracer.stop()
+    made = pictures(world.tracer, tmp_path)
+    assert made.keys() == {"before"}
+    picture = made["before"]
+    assert sum(args["tokens"] for *_, args in picture.line("segments")) == len(world.told["before"].ids) - num_before
+    ((name, begin, end, _),) = picture.line("playback")
+    assert name == "plays" and 0 <= begin < end <= world.now - 100  # cancelled: no more is heard
+    assert picture.moment("cancelled")
+    world.tracer.start()  # another trace begins empty
+    assert world.tracer._events == []
+    world.submit("again", [1, 2], TALKS, 1, most=20)
+    world.run()
+    assert pictures(world.tracer, tmp_path).keys() == {"again"}
+
+
+def test_nothing_is_kept_while_no_trace_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    for name in ("planned", "chosen", "told", "granted", "submitted", "admitted"):
+        monkeypatch.setattr(world.core.replies.trace, name, None)  # called, it would break
+    world.submit("one", [1, 2], TALKS, 1)
+    world.run()
+    assert world.told["one"].done is not None and world.tracer._events == []

@@ -1,0 +1,373 @@
+"""The command line: what it writes, and that bad input is one sentence, exit code 2 and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+import innervoice
+import innervoice_kernels
+from innervoice.api.engine import Engine
+from innervoice.checkpoint.files import read_json
+from innervoice.tools import environment
+from innervoice.tools.cli import main as cli
+from innervoice.tools.cli.main import main
+from innervoice.types import EngineDead, OutOfCapacity, RequestFailed
+
+FOLDERS = [str(Path(module.__file__ or "").parent.parent) for module in (innervoice, innervoice_kernels)]
+SHORT = ["--greedy", "--max-new-tokens", "24", "--dtype", "float32", "--device", "cpu"]
+
+
+def command(*words: str | Path) -> list[str]:
+    return [sys.executable, "-m", "innervoice.tools.cli.main", *map(str, words)]
+
+
+def environ() -> dict[str, str]:
+    plain = {name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "TTY_COMPATIBLE")}
+    return {**plain, "PYTHONPATH": os.pathsep.join(FOLDERS), "PYTHONUTF8": "1", "OMP_NUM_THREADS": "2"}
+
+
+def run(folder: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*words), cwd=folder, env=environ(), capture_output=True, text=True, timeout=300, check=False)
+
+
+def assert_refused(code: int, stderr: str, *parts: str) -> None:
+    assert code == 2, stderr
+    assert len(stderr.splitlines()) == 1 and stderr.startswith("innervoice: ") and "Traceback" not in stderr
+    for part in parts:
+        assert part in stderr
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The demo, run once outside of any checkout."""
+    place = tmp_path_factory.mktemp("demo")
+    return place, run(place, "demo", "--out-dir", place)
+
+
+def test_the_demo_runs_outside_a_checkout(shown: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    place, done = shown
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert listing(place) == ["events.jsonl", "reply.wav", "trace.json"]
+    assert "random" in done.stdout.splitlines()[0] and "not a voice" in done.stdout.splitlines()[0]
+    for word in ("reflection", "transcript", "speech", "first audio after", "a chunk of", "real-time factor"):
+        assert word in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("wrote ")
+    assert "\x1b" not in done.stdout
+
+
+def test_the_demo_s_files_agree(shown: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    place, _ = shown
+    lines = lines_of(place / "events.jsonl")
+    kinds = [line["kind"] for line in lines]
+    assert kinds.count("reflection") >= 2 and kinds.count("transcript") >= 2 and kinds.count("speech") >= 3
+    assert kinds.count("done") == 1 and kinds[-1] == "done"
+    usage = lines[-1]["usage"]
+    for kind in ("reflection", "transcript", "speech"):
+        assert sum(len(line["ids"]) for line in lines if line["kind"] == kind) == usage[f"{kind}_tokens"]
+    assert sum(len(line.get("ids", [])) for line in lines) == usage["total_new_tokens"]
+    segments = [line["segment"] for line in lines if "segment" in line]
+    assert segments == sorted(set(segments))
+    audio = [line for line in lines if line["kind"] == "audio"]
+    assert len(audio) >= 2 and audio[0]["start"] == 0
+    info = soundfile.info(place / "reply.wav")
+    assert info.frames == sum(line["samples"] for line in audio) and info.samplerate == audio[0]["rate"]
+    assert np.abs(soundfile.read(place / "reply.wav")[0]).max() > 0
+    assert {"X"} <= {event["ph"] for event in read_json(place / "trace.json")["traceEvents"]}
+
+
+def test_every_generated_id_stands_in_one_line(folder: Path, tiny_dir: Path, assets_dir: Path, data_dir: Path) -> None:
+    words = ["--model", tiny_dir, "--schedule", "stitch.json", "--greedy", "--max-new-tokens", 160, "--dtype", "float32"]
+    expected = read_json(data_dir / "tiny" / "expected.json")
+    [case] = [case for case in expected.values() if case.get("wav") == "001.wav"]
+    Path("stitch.json").write_text(json.dumps(expected["meta"]["schedules"]["stitch_s"]))
+    words += ["--events", "events.jsonl", "--vocoder-noise", "off", "--device", "cpu"]
+    assert main(["generate", str(assets_dir / "question.wav"), *map(str, words)]) == 0
+    lines = lines_of(Path("events.jsonl"))
+    assert [i for line in lines for i in line.get("ids", [])] == case["stitch_s"]["ids"]
+    special = expected["meta"]
+    for line in lines:
+        if line["kind"] == "reflection":
+            assert line["ids"][0] == special["reflection_open"]
+    hidden = {special["reflection_open"], special["reflection_close"], special["reflection_done"]}
+    assert all(hidden.isdisjoint(line["ids"]) for line in lines if line["kind"] in ("transcript", "speech"))
+    assert not any(line["forced"] for line in lines if "forced" in line)
+    assert listing(folder) == ["events.jsonl", "reply.wav", "stitch.json"]
+
+
+def test_a_typed_question_of_any_script(folder: Path, tiny_dir: Path) -> None:
+    words = ["--text", "你好, Grüße 🙂", "--system", "Kurz.", "--model", str(tiny_dir), "--schedule", "interleaved"]
+    assert main(["generate", *words, *SHORT, "--out", "a.flac", "--events", "e.jsonl", "--trace", "t.json"]) == 0
+    assert listing(folder) == ["a.flac", "e.jsonl", "t.json"]
+    lines = lines_of(folder / "e.jsonl")
+    assert lines[-1]["kind"] == "done" and lines[-1]["usage"]["total_new_tokens"] <= 24
+    assert lines[-1]["usage"]["sampling"]["temperature"] == 0
+
+
+def test_a_seed_repeats_a_reply(folder: Path, tiny_dir: Path) -> None:
+    words = ["generate", "--text", "hi", "--model", str(tiny_dir), "--max-new-tokens", "24", "--seed", "5", "--device", "cpu"]
+    replies = []
+    for name in ("1", "2"):
+        assert main([*words, "--events", f"{name}.jsonl", "--out", f"{name}.wav"]) == 0
+        replies.append([line.get("ids") for line in lines_of(folder / f"{name}.jsonl")])
+    assert replies[0] == replies[1]
+
+
+def test_plan_loads_nothing(tiny_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--model", str(tiny_dir), "--device", "cpu", "--dtype", "float32", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["sessions"] >= 1 and made["weight_bytes"] > 0 and made["codec_bytes"] > 0 and made["kv_bytes_per_token"] > 0
+    assert main(["plan", "--model", str(tiny_dir)]) == 0
+    assert "sessions that fit" in capsys.readouterr().out
+
+
+def test_env_runs_as_a_bare_file(tmp_path: Path) -> None:
+    bare = [sys.executable, str(Path(environment.__file__))]
+    for words in (bare, command("env")):
+        done = subprocess.run(words, cwd=tmp_path, env=environ(), capture_output=True, text=True, timeout=120, check=True)
+        assert done.stderr == ""
+        for name in ("python", "torch", "triton", "flash-attn", "numpy", "native module", "cpu", "cores", "memory", "gpu"):
+            assert any(line.startswith(f"{name} ") for line in done.stdout.splitlines())
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("innervoice ")
+    for words in ([], ["--help"]):
+        assert main(words) == 0
+        assert "generate" in capsys.readouterr().out
+
+
+def bad_schedule(folder: Path) -> list[str | Path]:
+    (folder / "bad.json").write_text('{"cycle": [["transcript", 13], ["song", 4]]}')
+    return ["--text", "hi", "--schedule", "bad.json"]
+
+
+def unknown_key(folder: Path) -> list[str | Path]:
+    (folder / "bad.json").write_text('{"cycle": [["transcript", 13], ["speech", 26]], "prolog": []}')
+    return ["--text", "hi", "--schedule", "bad.json"]
+
+
+def broken_json(folder: Path) -> list[str | Path]:
+    (folder / "bad.json").write_text('{"cycle": [["transcript", 13],')
+    return ["--text", "hi", "--schedule", "bad.json"]
+
+
+def garbage(folder: Path) -> list[str | Path]:
+    (folder / "garbage.wav").write_bytes(bytes(range(256)) * 20)
+    return ["garbage.wav"]
+
+
+def empty(folder: Path) -> list[str | Path]:
+    soundfile.write(folder / "empty.wav", np.zeros(0, np.float32), 16000)
+    return ["empty.wav"]
+
+
+def not_a_number(folder: Path) -> list[str | Path]:
+    soundfile.write(folder / "nan.wav", np.full(16000, np.nan, np.float32), 16000, subtype="FLOAT")
+    return ["nan.wav"]
+
+
+def no_checkpoint(folder: Path) -> list[str | Path]:
+    (folder / "nothing").mkdir()
+    return ["--text", "hi", "--model", "nothing"]
+
+
+def below_a_file(folder: Path) -> list[str | Path]:
+    (folder / "file").touch()
+    return ["--text", "hi", "--events", Path("file") / "events.jsonl"]
+
+
+def a_directory(folder: Path) -> list[str | Path]:
+    (folder / "reply.wav").mkdir()
+    return ["--text", "hi"]
+
+
+def truncated(folder: Path) -> list[str | Path]:
+    return ["--text", "hi", "--model", copy_of_tiny(folder, "model-00002-of-00002.safetensors", lambda data: data[:-100])]
+
+
+def copy_of_tiny(folder: Path, name: str, change: Callable[[bytes], bytes]) -> Path:
+    source = Path(innervoice.__file__ or "").parent / "assets" / "tiny" / "glm-4-voice-9b"
+    copy = folder / "copy"
+    copy.mkdir()
+    for file in source.iterdir():
+        data = file.read_bytes()
+        (copy / file.name).write_bytes(change(data) if file.name == name else data)
+    return copy
+
+
+def fixed(*words: str) -> Callable[[Path], list[str | Path]]:
+    return lambda folder: list(words)
+
+
+SPAWNED = {
+    "missing file": (fixed("missing.wav"), "missing.wav"),
+    "garbage": (garbage, "garbage.wav"),
+    "no checkpoint": (no_checkpoint, "nothing"),
+    "negative limit": (fixed("--text", "hi", "--max-new-tokens", "-3"), "-3"),
+    "unwritable output": (below_a_file, "events.jsonl"),
+    "bad schedule": (bad_schedule, "song"),
+    "unknown preset": (fixed("--text", "hi", "--schedule", "nonsense"), "stitch_s"),
+}
+CALLED = SPAWNED | {
+    "empty recording": (empty, "empty.wav"),
+    "samples that are not numbers": (not_a_number, "nan.wav"),
+    "a misspelt key": (unknown_key, "prolog"),
+    "broken schedule": (broken_json, "bad.json"),
+    "no schedule file": (fixed("--text", "hi", "--schedule", "none.json"), "none.json"),
+    "an output that is a directory": (a_directory, "reply.wav"),
+    "no output directory": (fixed("--text", "hi", "--out", "none/reply.wav"), "none"),
+    "a strange type of sound": (fixed("--text", "hi", "--out", "reply.txt"), ".wav"),
+    "one path twice": (fixed("--text", "hi", "--events", "x.wav", "--out", "./x.wav"), "x.wav"),
+    "no question": (fixed(), "--text"),
+    "two questions": (fixed("a.wav", "--text", "hi"), "--text"),
+    "greedy and a draw": (fixed("--text", "hi", "--greedy", "--top-k", "3"), "--top-k"),
+    "a bad temperature": (fixed("--text", "hi", "--temperature", "-1"), "temperature"),
+    "no number": (fixed("--text", "hi", "--seed", "abc"), "--seed"),
+    "no such type": (fixed("--text", "hi", "--dtype", "int3"), "int3"),
+    "no such option": (fixed("--nonsense"), "--nonsense"),
+    "no such device": (fixed("--text", "hi", "--device", "nonsense"), "nonsense"),
+    "truncated weights": (truncated, "model-00002-of-00002.safetensors"),
+    "a prompt longer than the cache": (fixed("--text", "hi " * 200, "--max-model-len", "64"), "64"),
+}
+
+
+@pytest.mark.parametrize("case", SPAWNED)
+def test_bad_input_ends_in_one_sentence(tmp_path: Path, tiny_dir: Path, case: str) -> None:
+    make, part = SPAWNED[case]
+    words = make(tmp_path)
+    before = listing(tmp_path)
+    done = run(tmp_path, "generate", "--model", tiny_dir, *words)
+    assert_refused(done.returncode, done.stderr, part)
+    assert done.stdout == "" and listing(tmp_path) == before
+
+
+@pytest.mark.parametrize("case", CALLED)
+def test_bad_input_leaves_nothing_behind(folder: Path, tiny_dir: Path, case: str, capfd: pytest.CaptureFixture[str]) -> None:
+    make, part = CALLED[case]
+    words = make(folder)
+    before = listing(folder)
+    code = main(["generate", "--model", str(tiny_dir), *map(str, words)])
+    assert_refused(code, capfd.readouterr().err, part)
+    assert listing(folder) == before
+
+
+def test_a_question_is_not_overwritten(
+    folder: Path, tiny_dir: Path, assets_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    question = (assets_dir / "question.wav").read_bytes()
+    Path("a.wav").write_bytes(question)
+    assert_refused(main(["generate", "a.wav", "--model", str(tiny_dir), "--out", "a.wav"]), capsys.readouterr().err, "a.wav")
+    assert Path("a.wav").read_bytes() == question
+
+
+@pytest.mark.parametrize(
+    "error", [OutOfCapacity("no room for 3 GB"), RequestFailed("the reply\nfailed"), EngineDead("it stopped")]
+)
+def test_the_engine_s_refusals_are_one_sentence(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    def refuse(**load: object) -> Engine:
+        raise error
+
+    monkeypatch.setattr(Engine, "from_pretrained", refuse)
+    code = main(["generate", "--text", "hi", "--model", "any"])
+    assert_refused(code, capsys.readouterr().err, " ".join(str(error).split()))
+    assert listing(folder) == []
+
+
+def test_a_closed_pipe_is_no_crash(folder: Path, tiny_dir: Path) -> None:
+    words = command("generate", "--text", "hi", "--model", tiny_dir, *SHORT)
+    with subprocess.Popen(words, cwd=folder, env=environ(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert b"Traceback" not in process.stderr.read()
+    assert process.returncode == 1 and listing(folder) == []
+
+
+def test_debug_shows_the_traceback(folder: Path, tiny_dir: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        main(["generate", "missing.wav", "--model", str(tiny_dir), "--debug"])
+
+
+def test_demo_and_plan_refuse_alike(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert_refused(main(["demo", "--out-dir", "none"]), capsys.readouterr().err, "none")
+    assert_refused(main(["demo", "--schedule", "nonsense"]), capsys.readouterr().err, "nonsense")
+    assert_refused(main(["plan", "--model", "none"]), capsys.readouterr().err, "none")
+    assert listing(folder) == []
+
+
+def test_outputs_appear_together_or_not_at_all(folder: Path) -> None:
+    Path("reply.wav").write_text("old")
+    outputs = cli.Outputs(Path("reply.wav"), Path("events.jsonl"))
+
+    def fail() -> None:
+        with cli.staged(outputs) as parts:
+            parts.audio.write_text("new")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert listing(folder) == ["reply.wav"] and Path("reply.wav").read_text() == "old"
+    with cli.staged(outputs) as parts:
+        assert parts.trace is None and parts.events is not None
+        parts.audio.write_text("new")
+        parts.events.write_text("{}")
+    assert listing(folder) == ["events.jsonl", "reply.wav"] and Path("reply.wav").read_text() == "new"
+
+
+def test_an_output_behind_a_link_keeps_the_link(folder: Path) -> None:
+    Path("there").mkdir()
+    Path("link.wav").symlink_to("there/real.wav")
+    with cli.staged(cli.Outputs(Path("link.wav"))) as parts:
+        parts.audio.write_text("new")
+    assert Path("link.wav").is_symlink() and Path("there/real.wav").read_text() == "new"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
+def heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def test_ctrl_c_ends_with_130_and_leaves_nothing(tmp_path: Path, tiny_dir: Path) -> None:
+    (tmp_path / "long.json").write_text('{"cycle": [["transcript", 1], ["speech", 1], ["reflection", 7000]]}')
+    words = command(
+        "generate", "--text", "hi", "--model", tiny_dir, "--schedule", "long.json", "--max-new-tokens", 8000, "--seed", 1
+    )
+    pipe = subprocess.PIPE
+    # A shell that runs the tests in its background has them ignore the signal.
+    with subprocess.Popen(words, cwd=tmp_path, env=environ(), stdout=pipe, stderr=pipe, preexec_fn=heed_interrupts) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+        assert process.stderr.read() == b""
+    assert process.returncode == 130
+    assert listing(tmp_path) == ["long.json"]
