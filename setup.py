@@ -17,7 +17,9 @@ ROOT = Path(__file__).resolve().parent
 
 def find_tool(name: str) -> str | None:
     """Path of a build tool: beside this Python first, so that a venv need not be activated."""
-    return shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    return shutil.which(
+        name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    )
 
 
 class CMakeBuild(build_ext):
@@ -29,7 +31,9 @@ class CMakeBuild(build_ext):
 
         cmake = find_tool("cmake")
         if cmake is None:
-            raise RuntimeError("cmake was not found: run `pip install cmake`, or install with build isolation")
+            raise RuntimeError(
+                "cmake was not found: run `pip install cmake`, or install with build isolation"
+            )
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         build = Path(self.build_temp).resolve() / ext.name
         shutil.rmtree(build, ignore_errors=True)

@@ -23,12 +23,26 @@ from torch import Tensor
 from innervoice_kernels.jit import HAS_TRITON, Launch, recorded
 
 CAPABILITY = 90
-NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.int32: "i32", torch.int64: "i64"}
-NAMES |= {torch.int8: "i8", torch.uint8: "u8", torch.float8_e4m3fn: "fp8e4nv", torch.bool: "i1", torch.float64: "fp64"}
+NAMES = {
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+    torch.float32: "fp32",
+    torch.int32: "i32",
+    torch.int64: "i64",
+}
+NAMES |= {
+    torch.int8: "i8",
+    torch.uint8: "u8",
+    torch.float8_e4m3fn: "fp8e4nv",
+    torch.bool: "i1",
+    torch.float64: "fp64",
+}
 TABLE = Path(__file__).resolve().parent / "aot_sm90.json"
 
 
-def signature(launch: Launch) -> tuple[dict[str, str], dict[str, Any], dict[tuple[int, ...], list[list[Any]]]]:
+def signature(
+    launch: Launch,
+) -> tuple[dict[str, str], dict[str, Any], dict[tuple[int, ...], list[list[Any]]]]:
     """Types, constants and alignments of a launch's arguments, as Triton's own specialisation finds them."""
     types: dict[str, str] = {}
     constants: dict[str, Any] = {}
@@ -105,7 +119,13 @@ def record(name: str, shape: str, launch: Launch) -> dict[str, Any]:
     """A line of the table."""
     import triton
 
-    return {"name": name, "shape": shape, "config": describe(launch), **compile_launch(launch), "triton": triton.__version__}
+    return {
+        "name": name,
+        "shape": shape,
+        "config": describe(launch),
+        **compile_launch(launch),
+        "triton": triton.__version__,
+    }
 
 
 def describe(launch: Launch) -> dict[str, Any]:
@@ -116,9 +136,14 @@ def describe(launch: Launch) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help=f"where the records go; the checked-in table is bench/{TABLE.name}"
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help=f"where the records go; the checked-in table is bench/{TABLE.name}",
     )
     parser.add_argument("--only", metavar="TEXT", help="kernels whose name holds this")
     arguments = parser.parse_args()

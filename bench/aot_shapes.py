@@ -117,24 +117,45 @@ def attend(rows: int, queries: int, page_size: int, dtype: torch.dtype, weighted
     table = ints(rows, 4096 // page_size)
     tags = [ints(tokens), ints(4096, page_size), empty(tokens, dtype=torch.float32)] if weighted else []
     name = f"{rows} rows of {queries}, pages of {page_size}"
-    return call(name, attention.paged_attention, q, *kv, table, ints(rows + 1), ints(rows), 128**-0.5, *tags, max_queries=queries)
+    return call(
+        name,
+        attention.paged_attention,
+        q,
+        *kv,
+        table,
+        ints(rows + 1),
+        ints(rows),
+        128**-0.5,
+        *tags,
+        max_queries=queries,
+    )
 
 
 def fp8_cache(rows: int, queries: int, dtype: torch.dtype) -> list[Call]:
     """Storing into pages of fp8, and attention over them."""
     tokens, kv = rows * queries, pages(16, torch.float8_e4m3fn)
-    q, new, name = empty(tokens, H, WIDTH, dtype=dtype), empty(tokens, G, WIDTH, dtype=dtype), f"{rows} rows of {queries}, fp8"
+    q, new, name = (
+        empty(tokens, H, WIDTH, dtype=dtype),
+        empty(tokens, G, WIDTH, dtype=dtype),
+        f"{rows} rows of {queries}, fp8",
+    )
     scales = {f"{x}_scale": empty(4096, G, dtype=torch.float32) for x in ("k", "v")}
     batch = (ints(rows, 256), ints(rows + 1), ints(rows))
     return [
-        call(name, kvstore_fp8.store_kv_fp8, new, new, *kv, *scales.values(), empty(tokens, dtype=torch.int64)),
+        call(
+            name, kvstore_fp8.store_kv_fp8, new, new, *kv, *scales.values(), empty(tokens, dtype=torch.int64)
+        ),
         call(name, attention.paged_attention, q, *kv, *batch, 128**-0.5, **scales, max_queries=queries),
     ]
 
 
 def products(rows: int, dtype: torch.dtype) -> list[Call]:
     """The four products of a layer, as the step fuses them."""
-    x, wide, norm_of = empty(rows, D, dtype=dtype), empty(rows, FFN, dtype=dtype), linear.Norm(empty(D, dtype=dtype), EPS)
+    x, wide, norm_of = (
+        empty(rows, D, dtype=dtype),
+        empty(rows, FFN, dtype=dtype),
+        linear.Norm(empty(D, dtype=dtype), EPS),
+    )
     weights = [empty(*shape, dtype=dtype) for shape in ((QKV, D), (D, D), (2 * FFN, D), (D, FFN))]
     return [
         call(f"qkv, {rows} rows", linear.linear, x, weights[0], empty(QKV, dtype=dtype), norm=norm_of),
@@ -148,9 +169,15 @@ def products(rows: int, dtype: torch.dtype) -> list[Call]:
 def quantised(rows: int, dtype: torch.dtype, label: str, *formats: str) -> list[Call]:
     """A product over quantised weights, laid out as for the GPU: int4 scales and minima group by group."""
     n, k, more = (
-        (QKV, D, {"bias": empty(QKV, dtype=dtype)}) if label == "qkv" else (D, FFN, {"residual": empty(rows, D, dtype=dtype)})
+        (QKV, D, {"bias": empty(QKV, dtype=dtype)})
+        if label == "qkv"
+        else (D, FFN, {"residual": empty(rows, D, dtype=dtype)})
     )
-    x, codes4, scale = empty(rows, k, dtype=dtype), empty(n, k // 2, dtype=torch.uint8), empty(n, dtype=torch.float32)
+    x, codes4, scale = (
+        empty(rows, k, dtype=dtype),
+        empty(n, k // 2, dtype=torch.uint8),
+        empty(n, dtype=torch.float32),
+    )
     made = []
     for name in formats:
         title = f"{label}, {rows} rows, {name}"
@@ -223,7 +250,9 @@ def residual_vq(dtype: torch.dtype) -> list[Call]:
         ("Mimi", 16, (1, 31), 2048, 256, 512), ("EnCodec", 75, (32,), 1024, 128, 0), ("DAC", 86, (1,) * 9, 1024, 8, 1024),
     ):  # fmt: skip
         num, table = sum(sizes), empty(sum(sizes), codes, width, dtype=dtype)
-        project, bias = (empty(len(sizes), out, width, dtype=dtype), empty(out, dtype=dtype)) if out else (None, None)
+        project, bias = (
+            (empty(len(sizes), out, width, dtype=dtype), empty(out, dtype=dtype)) if out else (None, None)
+        )
         codebooks = rvq.Codebooks(table, sizes, project, bias if out == 1024 else None)
         name = f"{name}, {str(dtype)[6:]}"
         made.append(call(name, rvq.rvq_decode, empty(1, num, rows, dtype=torch.int64), codebooks))
@@ -247,13 +276,18 @@ def seanet(rows: int, dtype: torch.dtype) -> list[Call]:
     made = []
     for channels, out, stride, columns in ((1024, 512, 8, 2), (128, 64, 4, 480)):
         x, past = empty(rows, columns, channels, dtype=dtype), empty(rows, 1, channels, dtype=dtype)
-        layer = taps.Taps(empty(2, channels, stride * out, dtype=dtype), empty(stride * out, dtype=dtype), up=stride)
+        layer = taps.Taps(
+            empty(2, channels, stride * out, dtype=dtype), empty(stride * out, dtype=dtype), up=stride
+        )
         made.append(call(f"{rows} rows of {channels}, up {stride}", taps.apply_taps, x, layer, past))
     x, past = empty(rows, 1920, 64, dtype=dtype), empty(rows, 2, 64, dtype=dtype)
     last = taps.Taps(empty(3, 64, 1, dtype=dtype), empty(1, dtype=dtype))
     made.append(call(f"{rows} rows, to mono", taps.apply_taps, x, last, past))
     for channels, columns, shortcut in ((64, 1920, False), (128, 480, False), (32, 320, True)):
-        x, past, bias = (empty(*shape, dtype=dtype) for shape in ((rows, columns, channels), (rows, 2, channels), (channels,)))
+        x, past, bias = (
+            empty(*shape, dtype=dtype)
+            for shape in ((rows, columns, channels), (rows, 2, channels), (channels,))
+        )
         wide = taps.Taps(empty(3, channels, channels // 2, dtype=dtype), empty(channels // 2, dtype=dtype))
         narrow = taps.Taps(empty(1, channels // 2, channels, dtype=dtype), bias)
         beside = taps.Taps(empty(1, channels, channels, dtype=dtype), bias) if shortcut else None
@@ -266,9 +300,18 @@ def voice(rows: int, dtype: torch.dtype) -> list[Call]:
     """Flow and vocoder over a chunk of 26 tokens, 179 frames, with a window of 887."""
     made, name = [], f"{rows} rows"
     for channels, groups, frames in ((256, 8, 887), (80, 1, 887)):
-        x, norm_of = empty(rows, channels, frames, dtype=dtype), [empty(channels, dtype=dtype) for _ in range(2)]
-        made.append(call(f"{name} of {channels}", groupnorm.group_norm_mish, x, ints(rows).long(), *norm_of, groups))
-    x, vector, w = empty(rows, 128, 64 * 179, dtype=dtype), empty(128, dtype=dtype), empty(128, 128, 11, dtype=dtype)
+        x, norm_of = (
+            empty(rows, channels, frames, dtype=dtype),
+            [empty(channels, dtype=dtype) for _ in range(2)],
+        )
+        made.append(
+            call(f"{name} of {channels}", groupnorm.group_norm_mish, x, ints(rows).long(), *norm_of, groups)
+        )
+    x, vector, w = (
+        empty(rows, 128, 64 * 179, dtype=dtype),
+        empty(128, dtype=dtype),
+        empty(128, 128, 11, dtype=dtype),
+    )
     past, inner = (empty(rows, 128, 10 * dilation, dtype=dtype) for dilation in (5, 1))
     weights, n = residual.ResidualWeights(vector, w, vector, vector, w, vector, 5), ints(rows).long()
     made.append(call(f"{name} of 128, 11 taps", residual.stream_residual, x, past, inner, n, weights, (n, n)))
@@ -290,7 +333,10 @@ def convolutions(rows: int, dtype: torch.dtype) -> list[Call]:
         x, past = empty(rows, channels, steps, dtype=dtype), empty(rows, channels, conv.past, dtype=dtype)
         made.append(call(f"{rows} rows, {name}", stream_conv.stream_conv, x, past, n, conv, (n, n)))
     half = frame_conv.FrameConvWeights(empty(256, 256, 3, dtype=dtype), empty(256, dtype=dtype), 1, 2)
-    return [*made, call(f"{rows} rows of 887", frame_conv.frame_conv, empty(rows, 887, 256, dtype=dtype), n, half)]
+    return [
+        *made,
+        call(f"{rows} rows of 887", frame_conv.frame_conv, empty(rows, 887, 256, dtype=dtype), n, half),
+    ]
 
 
 def voice_networks(rows: int, dtype: torch.dtype) -> list[Call]:
@@ -303,7 +349,11 @@ def voice_networks(rows: int, dtype: torch.dtype) -> list[Call]:
         pair(256), empty(1536, 256, dtype=dtype), pair(256, 512), pair(256), pair(1024, 256), pair(256, 1024)
     )
     x, q, k = (empty(rows, *shape, dtype=dtype) for shape in ((887, 256), (8, 35, 64), (8, 155, 64)))
-    bias, places, seen = empty(8, 64, dtype=dtype), empty(8, 189, 64, dtype=dtype), empty(rows, 35, 155, dtype=torch.bool)
+    bias, places, seen = (
+        empty(8, 64, dtype=dtype),
+        empty(8, 189, 64, dtype=dtype),
+        empty(rows, 35, 155, dtype=torch.bool),
+    )
     return [
         call(f"{rows} rows of 887", flow_block.flow_block, x, ints(rows).long(), block, 8),
         call(f"{rows} rows of 35", relative.relative_attention, q, k, k, bias, bias, places, seen),
@@ -312,7 +362,9 @@ def voice_networks(rows: int, dtype: torch.dtype) -> list[Call]:
 
 def transforms(rows: int) -> list[Call]:
     """The vocoder's source and samples of a chunk of 26 tokens; the features of 4 s of speech."""
-    wave, overlap, window = (empty(*shape, dtype=torch.float32) for shape in ((rows, 179 * 256), (rows, 12), (16,)))
+    wave, overlap, window = (
+        empty(*shape, dtype=torch.float32) for shape in ((rows, 179 * 256), (rows, 12), (16,))
+    )
     spectrum, n, name = empty(rows, 9, 179 * 64, dtype=torch.float32), ints(rows).long(), f"{rows} rows"
     pitch, cycles = (empty(*shape, dtype=torch.float64) for shape in ((rows, 179), (rows,)))
     phases, rough = (empty(*shape, dtype=torch.float32) for shape in ((rows, 9), (rows, 9, 179 * 256)))
@@ -332,7 +384,13 @@ def transforms(rows: int) -> list[Call]:
 BF16, PAGE_SIZES = torch.bfloat16, (16, 32, 64, 128)
 CALLS: list[Call] = []
 for dtype in (BF16, torch.float32):
-    CALLS += [*residual_vq(dtype), *windows(16, 2, dtype), *windows(1, 16, dtype), *seanet(1, dtype), *seanet(16, dtype)]
+    CALLS += [
+        *residual_vq(dtype),
+        *windows(16, 2, dtype),
+        *windows(1, 16, dtype),
+        *seanet(1, dtype),
+        *seanet(16, dtype),
+    ]
 for rows in ROWS:
     CALLS += elementwise(rows, BF16)
     for page_size in PAGE_SIZES:
@@ -345,15 +403,25 @@ for dtype in (BF16, torch.float16, torch.float32):
         CALLS += [*products(rows, dtype), end_of_step(rows, dtype, True)]
     CALLS += dependent(products(1, dtype))
 CALLS += dependent(
-    [*elementwise(1, BF16)[:1], *heads(1, 16, BF16)[:2], *(attend(1, 1, 16, BF16, weighted) for weighted in (False, True))]
+    [
+        *elementwise(1, BF16)[:1],
+        *heads(1, 16, BF16)[:2],
+        *(attend(1, 1, 16, BF16, weighted) for weighted in (False, True)),
+    ]
 )
 CALLS += [end_of_step(rows, BF16, True) for rows in (32, 128, 256)]
 for label in ("qkv", "down"):
     CALLS += quantised(1, BF16, label, "int8", "fp8", "int4 32", "int4 128", "symmetric 32")
 CALLS += quantised(64, BF16, "qkv", "int8", "fp8", "int4 32")
-CALLS += [made for dtype in (torch.float16, torch.float32) for made in quantised(16, dtype, "qkv", "int8", "int4 64")]
 CALLS += [
-    made for dtype in (BF16, torch.float32) for made in (*voice(2, dtype), *convolutions(2, dtype), *voice_networks(2, dtype))
+    made
+    for dtype in (torch.float16, torch.float32)
+    for made in quantised(16, dtype, "qkv", "int8", "int4 64")
+]
+CALLS += [
+    made
+    for dtype in (BF16, torch.float32)
+    for made in (*voice(2, dtype), *convolutions(2, dtype), *voice_networks(2, dtype))
 ]
 CALLS += transforms(2)
 CALLS += [draws(rows) for rows in (1, 32, 128, 256)]

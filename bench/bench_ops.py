@@ -48,7 +48,9 @@ def time_op(benchmark: BenchmarkFixture, op: Op, case: Case, device: str) -> Non
         return result
 
     benchmark.group = f"{op.name} ({device})"
-    benchmark.extra_info.update(op=op.name, case=case.name, dtype=str(dtype), device=device, error=error, bytes=num_bytes)
+    benchmark.extra_info.update(
+        op=op.name, case=case.name, dtype=str(dtype), device=device, error=error, bytes=num_bytes
+    )
     with torch.inference_mode():
         benchmark(run)
     if benchmark.stats is not None:  # None under --benchmark-disable

@@ -43,8 +43,25 @@ def measure(device: str, quick: bool = False) -> tuple[Ceilings, list[Record]]:
     state = gpu_state() if on_gpu else {}
     name = device_name(device)
     made = [
-        Record.of("copy", f"{num_bytes >> 20} MiB", times["copy"], unit="ms", device=name, bytes=2 * num_bytes, **state),
-        Record.of("gemm", f"{side} squared", times["gemm"], unit="ms", device=name, dtype=str(dtype)[6:], flops=flops, **state),
+        Record.of(
+            "copy",
+            f"{num_bytes >> 20} MiB",
+            times["copy"],
+            unit="ms",
+            device=name,
+            bytes=2 * num_bytes,
+            **state,
+        ),
+        Record.of(
+            "gemm",
+            f"{side} squared",
+            times["gemm"],
+            unit="ms",
+            device=name,
+            dtype=str(dtype)[6:],
+            flops=flops,
+            **state,
+        ),
     ]
     return found, made
 

@@ -27,7 +27,14 @@ from innervoice.codec.glm_voice.flow import NOISE_SEED
 from innervoice.codec.layers import linear
 from innervoice_kernels.speech_codec.noise import frame_noise
 
-TINY = Path(__file__).resolve().parent.parent / "engine" / "innervoice" / "assets" / "tiny" / "glm-4-voice-decoder"
+TINY = (
+    Path(__file__).resolve().parent.parent
+    / "engine"
+    / "innervoice"
+    / "assets"
+    / "tiny"
+    / "glm-4-voice-decoder"
+)
 CLOCK, SETTINGS = Clock.of(12.5), SteadySettings()
 NEAR_FRAMES = 16
 LIMIT = 0.6
@@ -69,7 +76,9 @@ def make_reply(decoder: SpeechDecoder, total: int, settings: SteadySettings = SE
     return Reply(borders, offline, ours, wrong, independent_mel(decoder, codes, borders), sounds)
 
 
-def steady_mel(decoder: SpeechDecoder, codes: Sequence[int], settings: SteadySettings) -> tuple[Tensor, list[np.ndarray]]:
+def steady_mel(
+    decoder: SpeechDecoder, codes: Sequence[int], settings: SteadySettings
+) -> tuple[Tensor, list[np.ndarray]]:
     """The frames that the vocoder is given, and what it makes of them."""
     voice, frames = decoder.steady(settings, num_slots=1), []
     vocode = voice._vocode
@@ -92,7 +101,9 @@ def steady_mel(decoder: SpeechDecoder, codes: Sequence[int], settings: SteadySet
 def independent_mel(decoder: SpeechDecoder, codes: list[int], borders: list[int]) -> Tensor:
     flow, parts = decoder._flow, []
     for begin, end in pairwise(borders):
-        states = linear(flow.encoder(F.embedding(torch.tensor(codes[begin:end]), flow.embedding)[None]), flow.project)
+        states = linear(
+            flow.encoder(F.embedding(torch.tensor(codes[begin:end]), flow.embedding)[None]), flow.project
+        )
         frames = torch.arange(CLOCK.frames(begin), CLOCK.frames(end))
         tokens = (CLOCK.tokens(frames) - begin).clamp(min=0)
         mu = flow.regulator.smooth(states[:, tokens].transpose(1, 2))
@@ -127,13 +138,16 @@ def ratios(ours: Tensor, yardstick: Tensor, near: Tensor) -> tuple[float, float]
     return float(ours.mean() / yardstick.mean()), float(ours[near].mean() / yardstick[near].mean())
 
 
-def distances(decoder: SpeechDecoder, reply: Reply) -> dict[str, tuple[tuple[float, float], tuple[float, float]]]:
+def distances(
+    decoder: SpeechDecoder, reply: Reply
+) -> dict[str, tuple[tuple[float, float], tuple[float, float]]]:
     """Of frames and of sound: ratios of steady, overall and near borders, and those of wrong codes."""
     near, made = near_borders(reply), {}
     parts = {
         "frames": (reply.offline, reply.steady, reply.wrong, reply.independent),
         "sound": tuple(
-            heard(decoder, mel, reply.offline) for mel in (reply.offline, reply.steady, reply.wrong, reply.independent)
+            heard(decoder, mel, reply.offline)
+            for mel in (reply.offline, reply.steady, reply.wrong, reply.independent)
         ),
     }
     for name, (offline, steady, wrong, independent) in parts.items():
@@ -146,7 +160,11 @@ def border_steps(reply: Reply, settings: SteadySettings = SETTINGS) -> tuple[flo
     """The largest step of the sound where chunks or mixes begin, and the 99.9th percentile of the others."""
     steps = np.abs(np.diff(np.concatenate(reply.sounds)))
     joints = np.cumsum([len(part) for part in reply.sounds])[:-1]
-    mixed = [256 * (CLOCK.frames(border) - settings.hold_back) + shift for border in reply.borders[1:-1] for shift in (0, 256)]
+    mixed = [
+        256 * (CLOCK.frames(border) - settings.hold_back) + shift
+        for border in reply.borders[1:-1]
+        for shift in (0, 256)
+    ]
     places = np.array([*joints, *mixed]) - 1
     return float(steps[places].max()), float(np.quantile(np.delete(steps, places), 0.999))
 
@@ -154,15 +172,33 @@ def border_steps(reply: Reply, settings: SteadySettings = SETTINGS) -> tuple[flo
 def records(quick: bool) -> Iterator[Record]:
     """Replies of 10 and 30 s at the look-back that is the default, and at a shorter one."""
     decoder = load()
-    common = {"device": device_name("cpu"), "dtype": "float32", "peer_name": "independent chunks", "unit": "of the yardstick"}
+    common = {
+        "device": device_name("cpu"),
+        "dtype": "float32",
+        "peer_name": "independent chunks",
+        "unit": "of the yardstick",
+    }
     for look_back in (SETTINGS.look_back, 200):
         settings = replace(SETTINGS, look_back=look_back)
         for total in (62,) if quick else (125, 375):
             reply = make_reply(decoder, total, settings)
             shape = f"{total / 12.5:.0f} s, look-back of {look_back} frames"
             for name, ((ours, near), (wrong, wrong_near)) in distances(decoder, reply).items():
-                details = {"near borders": near, "wrong codes": wrong, "wrong codes, near borders": wrong_near, "limit": LIMIT}
-                yield Record(f"distance to offline, {name}", shape, ours=ours, peer=1.0, ratio=ours, details=details, **common)
+                details = {
+                    "near borders": near,
+                    "wrong codes": wrong,
+                    "wrong codes, near borders": wrong_near,
+                    "limit": LIMIT,
+                }
+                yield Record(
+                    f"distance to offline, {name}",
+                    shape,
+                    ours=ours,
+                    peer=1.0,
+                    ratio=ours,
+                    details=details,
+                    **common,
+                )
             most, usual = border_steps(reply, settings)
             yield Record("largest step at a border", shape, ours=most, peer=usual, ratio=usual / most,
                          **common | {"unit": "of full scale", "peer_name": "99.9th percentile inside"})  # fmt: skip

@@ -29,7 +29,14 @@ from innervoice.codec.state import Slot
 from innervoice_kernels.backend import use
 from innervoice_kernels.testing import OPS
 
-TINY = Path(__file__).resolve().parent.parent / "engine" / "innervoice" / "assets" / "tiny" / "glm-4-voice-decoder"
+TINY = (
+    Path(__file__).resolve().parent.parent
+    / "engine"
+    / "innervoice"
+    / "assets"
+    / "tiny"
+    / "glm-4-voice-decoder"
+)
 PLAIN, COMPILED = "plain torch modules", "torch.compile, CUDA graphs"
 CLOCK = Clock.of(12.5)
 FULL_AT = 140  # tokens at the end of the first chunk whose look-back is full
@@ -43,14 +50,19 @@ class Shipped:
         self.device, self.dtype = device, torch.float32 if device == "cpu" else torch.bfloat16
         self.name = "float32" if device == "cpu" else "bfloat16"
         with torch.inference_mode():
-            self.flow = Flow(config.flow, load_tensors(DummyTensors(), flow_shapes(config.flow), self.dtype, device))
+            self.flow = Flow(
+                config.flow, load_tensors(DummyTensors(), flow_shapes(config.flow), self.dtype, device)
+            )
             hift = load_tensors(DummyTensors(), hift_shapes(config.hift), torch.float32)
             self.hift = Hift(config.hift, hift, self.dtype, device)
 
     def step(self, rows: int, frames: int) -> Callable[[], Tensor]:
         """One Euler step over so many frames, both guidance branches."""
         x, mu = (torch.randn(rows, 80, frames, device=self.device) for _ in range(2))
-        speaker, cond = torch.randn(rows, 80, device=self.device), torch.zeros(rows, 80, frames, device=self.device)
+        speaker, cond = (
+            torch.randn(rows, 80, device=self.device),
+            torch.zeros(rows, 80, frames, device=self.device),
+        )
         return lambda: self.flow.solve(x, mu, speaker, cond, 1)
 
     def vocoder(self, rows: int, frames: int) -> Callable[[], Tensor]:
@@ -85,21 +97,50 @@ def networks(shipped: Shipped, quick: bool) -> Iterator[Record]:
     goals = (None, None, "G16a") if shipped.device == "cpu" else ("G9a", "G9c", None)
     rounds = 3 if quick else 5
     common = {"device": shipped.device, "dtype": shipped.name, "peer_name": PLAIN, "unit": "ms"}
-    sizes = {"10 tokens": (68, 68)} if quick else {"26 tokens": (window(36), 179), "full look-back": (window(FULL_AT), 179)}
+    sizes = (
+        {"10 tokens": (68, 68)}
+        if quick
+        else {"26 tokens": (window(36), 179), "full look-back": (window(FULL_AT), 179)}
+    )
     for name, (frames, new) in sizes.items():
         runs = {"step": shipped.step(1, frames), "vocoder": shipped.vocoder(1, new)}
         timed = {part: race(run, shipped.device, rounds) for part, run in runs.items()}
         step, vocoder = timed["step"], timed["vocoder"]
         shape = f"{frames} frames, {name}"
         flops = flow_flops(1, frames)
-        yield Record.of("flow, Euler step", shape, step[0], peer=step[1], goal=goals[0], flops=flops, **common)
-        yield Record.of("vocoder", f"{new} frames", vocoder[0], peer=vocoder[1], goal=goals[1], flops=int(602e6) * new, **common)
+        yield Record.of(
+            "flow, Euler step", shape, step[0], peer=step[1], goal=goals[0], flops=flops, **common
+        )
+        yield Record.of(
+            "vocoder",
+            f"{new} frames",
+            vocoder[0],
+            peer=vocoder[1],
+            goal=goals[1],
+            flops=int(602e6) * new,
+            **common,
+        )
         steps = SteadySettings().steps
-        ours, peer = (1e3 * (steps * one.median + other.median) for one, other in zip(step, vocoder, strict=True))
+        ours, peer = (
+            1e3 * (steps * one.median + other.median) for one, other in zip(step, vocoder, strict=True)
+        )
         sound_ms = 1e3 * new * 256 / 22050
-        details = {"rtf": ours / sound_ms, "peer_rtf": peer / sound_ms, "sum": f"{steps} steps and the vocoder"}
-        more = {"ours": ours, "peer": peer, "ratio": peer / ours, "goal": goals[2], "details": details, "n": step[0].n}
-        yield Record("flow and vocoder, a chunk", shape, **(common | more), flops=steps * flops + int(602e6) * new)
+        details = {
+            "rtf": ours / sound_ms,
+            "peer_rtf": peer / sound_ms,
+            "sum": f"{steps} steps and the vocoder",
+        }
+        more = {
+            "ours": ours,
+            "peer": peer,
+            "ratio": peer / ours,
+            "goal": goals[2],
+            "details": details,
+            "n": step[0].n,
+        }
+        yield Record(
+            "flow and vocoder, a chunk", shape, **(common | more), flops=steps * flops + int(602e6) * new
+        )
 
 
 def race(run: Callable[[], Tensor], device: str, rounds: int) -> tuple[Times, Times]:
@@ -108,7 +149,9 @@ def race(run: Callable[[], Tensor], device: str, rounds: int) -> tuple[Times, Ti
         fast, plain = run(), plainly(run)()
         assert isinstance(plain, Tensor)
         error = float((fast.float() - plain.float()).abs().max() / plain.float().abs().max())
-        assert error < (1e-3 if device == "cpu" else 0.1), f"the results differ by {error:.3g}: no time is taken"
+        assert error < (1e-3 if device == "cpu" else 0.1), (
+            f"the results differ by {error:.3g}: no time is taken"
+        )
         times = interleaved({"ours": run, "peer": plainly(run)}, device=device, rounds=rounds, warmup=1)
     return times["ours"], times["peer"]
 
@@ -119,21 +162,43 @@ def compiled(shipped: Shipped, quick: bool) -> Iterator[Record]:
     run = shipped.step(1, frames)
     peer = torch.compile(plainly(run), mode="reduce-overhead")
     with torch.inference_mode():
-        times = interleaved({"ours": run, "peer": peer}, device=shipped.device, rounds=3 if quick else 20, warmup=3)
-    common = {"device": shipped.device, "dtype": shipped.name, "peer_name": COMPILED, "unit": "ms", "goal": "G9b"}
-    yield Record.of("flow, Euler step", f"{frames} frames, look-back full chunk", times["ours"], peer=times["peer"], **common)
+        times = interleaved(
+            {"ours": run, "peer": peer}, device=shipped.device, rounds=3 if quick else 20, warmup=3
+        )
+    common = {
+        "device": shipped.device,
+        "dtype": shipped.name,
+        "peer_name": COMPILED,
+        "unit": "ms",
+        "goal": "G9b",
+    }
+    yield Record.of(
+        "flow, Euler step",
+        f"{frames} frames, look-back full chunk",
+        times["ours"],
+        peer=times["peer"],
+        **common,
+    )
 
 
 def batches(shipped: Shipped, quick: bool) -> Iterator[Record]:
     """A step and the vocoder over 1 to 64 sessions at once: time a session."""
     frames, new = window(36), 179
     for rows in (1, 4) if quick else (1, 4, 16, 64):
-        for name, run in (("flow, Euler step", shipped.step(rows, frames)), ("vocoder", shipped.vocoder(rows, new))):
+        for name, run in (
+            ("flow, Euler step", shipped.step(rows, frames)),
+            ("vocoder", shipped.vocoder(rows, new)),
+        ):
             with torch.inference_mode():
                 times = interleaved({"ours": run}, device=shipped.device, rounds=3, warmup=1)["ours"]
             a_session = Times(tuple(second / rows for second in times.seconds), times.warmup)
             yield Record.of(
-                f"{name}, a session", f"{rows} sessions", a_session, unit="ms", device=shipped.device, dtype=shipped.name
+                f"{name}, a session",
+                f"{rows} sessions",
+                a_session,
+                unit="ms",
+                device=shipped.device,
+                dtype=shipped.name,
             )
 
 
@@ -166,10 +231,16 @@ def reply_length(device: str, quick: bool) -> Iterator[Record]:
 
         return make
 
-    times = interleaved({"first": again(kept[0]), "last": again(kept[1])}, device=device, rounds=4 if quick else 16, warmup=2)
+    times = interleaved(
+        {"first": again(kept[0]), "last": again(kept[1])}, device=device, rounds=4 if quick else 16, warmup=2
+    )
     shape = f"{total / 12.5:.0f} s of sound, look-back of {settings.look_back} frames"
     peer = {"peer": times["first"], "peer_name": "first chunk of full look-back"}
-    details = {"steps": settings.steps, "sound_s": [at for at, _ in costs], "cost_s": [cost for _, cost in costs]}
+    details = {
+        "steps": settings.steps,
+        "sound_s": [at for at, _ in costs],
+        "cost_s": [cost for _, cost in costs],
+    }
     ratio = times["last"].median / times["first"].median
     more = {"goal": "G17", "ratio": ratio, "dtype": "float32", "unit": "ms", "details": details}
     yield Record.of("a chunk at the reply's end", shape, times["last"], device=device, **peer, **more)
@@ -186,14 +257,32 @@ def borders(device: str) -> Iterator[Record]:
     steps, joints = samples.diff().abs(), torch.tensor([len(part) for part in parts]).cumsum(0)[:-1]
     inside = torch.ones(len(steps), dtype=torch.bool).index_fill(0, joints - 1, False)
     most, usual = float(steps[joints - 1].max()), float(steps[inside].double().quantile(0.999))
-    spectrum = torch.stft(samples, 254, 256, window=torch.hann_window(254), return_complex=True).abs().clamp(min=1e-5)
+    spectrum = (
+        torch.stft(samples, 254, 256, window=torch.hann_window(254), return_complex=True)
+        .abs()
+        .clamp(min=1e-5)
+    )
     details = {
         "spectrogram_db": (20 * spectrum.log10()).round().int().T.tolist(),
         "border_frames": (joints / 256).tolist(),
     }
     shape = f"{len(joints)} borders, {len(samples)} samples"
-    more = {"peer": usual, "peer_name": "99.9th percentile inside chunks", "ratio": usual / most, "details": details}
-    yield Record("sample steps at borders", shape, "of full scale", device, most, dtype="float32", n=len(joints), **more)
+    more = {
+        "peer": usual,
+        "peer_name": "99.9th percentile inside chunks",
+        "ratio": usual / most,
+        "details": details,
+    }
+    yield Record(
+        "sample steps at borders",
+        shape,
+        "of full scale",
+        device,
+        most,
+        dtype="float32",
+        n=len(joints),
+        **more,
+    )
 
 
 def parts(shipped: Shipped, quick: bool) -> Iterator[Record]:
@@ -203,12 +292,17 @@ def parts(shipped: Shipped, quick: bool) -> Iterator[Record]:
     tokens = settings.chunk + flow.config.encoder.block_size - 1
     encoder = EncoderStream(flow.encoder, settings.encoder_blocks, tokens, device)
     x = torch.randn(1, tokens, flow.config.encoder.input_size, device=device, dtype=dtype)
-    n, start, closed = (torch.tensor([value], device=device) for value in (tokens, 100 + settings.encoder_blocks * 10, 30))
+    n, start, closed = (
+        torch.tensor([value], device=device) for value in (tokens, 100 + settings.encoder_blocks * 10, 30)
+    )
     _, state = encoder(x, {}, n, start, closed)
     states = torch.randn(1, 80, frames, device=device, dtype=dtype)
     transforms = {name: next(iter(OPS[name].real)) for name in ("stream_stft", "stream_istft")}
     runs: dict[str, tuple[str, Callable[[], Tensor]]] = {
-        "flow's encoder": (f"{tokens} tokens, {encoder.cache_len} cached", lambda: encoder(x, state, n, start, closed)[0]),
+        "flow's encoder": (
+            f"{tokens} tokens, {encoder.cache_len} cached",
+            lambda: encoder(x, state, n, start, closed)[0],
+        ),
         "length regulator": (
             f"{frames} frames",
             lambda: flow.regulator.smooth(states, torch.tensor([frames - 5], device=device)),
@@ -219,7 +313,9 @@ def parts(shipped: Shipped, quick: bool) -> Iterator[Record]:
         runs[name] = (case.name, lambda op=op, inputs=inputs: op.fast(**inputs)[0])  # type: ignore[misc]
     for name, (shape, run) in runs.items():
         ours, peer = race(run, device, 5 if quick else 25)
-        yield Record.of(name, shape, ours, peer=peer, peer_name=PLAIN, unit="ms", device=device, dtype=shipped.name)
+        yield Record.of(
+            name, shape, ours, peer=peer, peer_name=PLAIN, unit="ms", device=device, dtype=shipped.name
+        )
 
 
 CASES = ("networks", "parts", "reply_length", "borders", "batches", "compiled")
@@ -227,14 +323,20 @@ CASES = ("networks", "parts", "reply_length", "borders", "batches", "compiled")
 
 def records(args: argparse.Namespace) -> Iterator[Record]:
     """All of it, or --only one case."""
-    names = [args.only] if args.only else [name for name in CASES if args.device == "cuda" or name != "compiled"]
+    names = (
+        [args.only] if args.only else [name for name in CASES if args.device == "cuda" or name != "compiled"]
+    )
     shipped = None
     for name in names:
         if name in ("reply_length", "borders"):
-            yield from reply_length(args.device, args.quick) if name == "reply_length" else borders(args.device)
+            yield from (
+                reply_length(args.device, args.quick) if name == "reply_length" else borders(args.device)
+            )
             continue
         shipped = shipped or Shipped(args.device)
-        yield from {"networks": networks, "parts": parts, "batches": batches, "compiled": compiled}[name](shipped, args.quick)
+        yield from {"networks": networks, "parts": parts, "batches": batches, "compiled": compiled}[name](
+            shipped, args.quick
+        )
 
 
 def main() -> None:

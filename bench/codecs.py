@@ -39,10 +39,14 @@ class Case:
         models = _models()
         self.module = models.make_module(kind, sizes)
         with tempfile.TemporaryDirectory() as folder:
-            self.codec = Codec.from_pretrained(models.save(self.module, Path(folder)), device=device, dtype=dtype)
+            self.codec = Codec.from_pretrained(
+                models.save(self.module, Path(folder)), device=device, dtype=dtype
+            )
         self.module = self.module.to(device, dtype)
         frames = round(seconds * self.codec.sample_rate / self.codec.frame_len)
-        samples = 0.1 * np.random.default_rng(0).standard_normal(frames * self.codec.frame_len).astype(np.float32)
+        samples = 0.1 * np.random.default_rng(0).standard_normal(frames * self.codec.frame_len).astype(
+            np.float32
+        )
         self.samples, self.num, self.device, self.dtype = samples, num, device, dtype
         self.codes = self.codec.encode((samples, self.codec.sample_rate), num_codebooks=num)
 
@@ -93,7 +97,14 @@ def whole(case: Case, rounds: int, shape: str) -> Iterator[Record]:
     }
     for name, (ours, peer) in runs.items():
         times = interleaved({"ours": ours, "peer": peer}, device=case.device, rounds=rounds, warmup=1)
-        yield record(f"{case.name} {name}", shape, case, times["ours"], times["peer"], name == "decode" and case.kind == "mimi")
+        yield record(
+            f"{case.name} {name}",
+            shape,
+            case,
+            times["ours"],
+            times["peer"],
+            name == "decode" and case.kind == "mimi",
+        )
 
 
 def streams(case: Case, sessions: int, frames: int, rounds: int) -> Record:
@@ -123,7 +134,9 @@ def streams(case: Case, sessions: int, frames: int, rounds: int) -> Record:
 
 def record(name: str, shape: str, case: Case, ours: Times, peer: Times, is_goal: bool) -> Record:
     """Real-time factors; the goal's ratio is our own."""
-    scaled = [Times(tuple(one / case.seconds for one in times.seconds), times.warmup) for times in (ours, peer)]
+    scaled = [
+        Times(tuple(one / case.seconds for one in times.seconds), times.warmup) for times in (ours, peer)
+    ]
     more: dict[str, Any] = {"goal": "G16b", "ratio": scaled[0].median} if is_goal else {}
     return Record.of(
         name, shape, scaled[0], peer=scaled[1], unit="s", dtype=str(case.dtype)[6:], device=device_name(case.device),

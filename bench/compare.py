@@ -47,7 +47,12 @@ def spread(record: Record) -> float:
     own = 0.0
     if record.median and record.p10 is not None and record.p90 is not None:
         own = (record.p90 - record.p10) / record.median
-    if record.ratio is not None and record.peer and record.peer_p10 is not None and record.peer_p90 is not None:
+    if (
+        record.ratio is not None
+        and record.peer
+        and record.peer_p10 is not None
+        and record.peer_p90 is not None
+    ):
         own += (record.peer_p90 - record.peer_p10) / record.peer
     return own
 
@@ -75,10 +80,14 @@ def changes(before: list[Record], after: list[Record]) -> list[Change]:
 
 def main(argv: list[str] | None = None) -> int:
     """Print what changed; see the module."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
-    parser.add_argument("--least", type=float, default=LEAST, help=f"a worsening that never counts (default {LEAST:.0%})")
+    parser.add_argument(
+        "--least", type=float, default=LEAST, help=f"a worsening that never counts (default {LEAST:.0%})"
+    )
     arguments = parser.parse_args(argv)
     before, after = read(arguments.before), read(arguments.after)
     found = changes(before, after)

@@ -71,7 +71,8 @@ def records(quick: bool) -> Iterator[Record]:
     to = FORMATS["int8"]
     assert to is not None
     model = Transformer(
-        config, load_weights(config, QuantizingSource(Tensors(config, None), replace(to, head=True)), torch.bfloat16)
+        config,
+        load_weights(config, QuantizingSource(Tensors(config, None), replace(to, head=True)), torch.bfloat16),
     )
     torch.set_num_threads(1)
     cores = os.sched_getaffinity(0)

@@ -66,26 +66,45 @@ class Decode:
     def alone(self, model: DecodeModel) -> Record:
         """Batch 1 against what a copy moves in its time (G1)."""
         loop = self.loop(model, 1)
-        times = interleaved({"ours": loop.step}, device=self.device, rounds=self.rounds, warmup=2, inner=INNER)["ours"]
+        times = interleaved(
+            {"ours": loop.step}, device=self.device, rounds=self.rounds, warmup=2, inner=INNER
+        )["ours"]
         loop.finish()
         mbu = self.bytes(model, 1) / times.median / self.ceilings.copy_bw
-        return self.record(model, 1, times, goal="G1" if self.on_gpu else None, peer=None, peer_name="copy", ratio=mbu)
+        return self.record(
+            model, 1, times, goal="G1" if self.on_gpu else None, peer=None, peer_name="copy", ratio=mbu
+        )
 
     def against(self, model: DecodeModel, name: str, make: Callable[..., Callable[[], Any]]) -> Record:
         """Batch 1 in turns with a peer."""
         loop = self.loop(model, 1)
         try:
-            runs: dict[str, Callable[[], object]] = {"ours": loop.step, name: make(model.transformer, 1, self.context)}
+            runs: dict[str, Callable[[], object]] = {
+                "ours": loop.step,
+                name: make(model.transformer, 1, self.context),
+            }
             times = interleaved(runs, device=self.device, rounds=self.rounds, warmup=2, inner=INNER)
-        except Exception as error:  # a peer that does not run here is no fault of ours, and is told in its record
+        except (
+            Exception
+        ) as error:  # a peer that does not run here is no fault of ours, and is told in its record
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            return replace(self.alone(model), goal=None, peer_name=name, ratio=None, invalid=f"the peer failed: {reason}")
+            return replace(
+                self.alone(model), goal=None, peer_name=name, ratio=None, invalid=f"the peer failed: {reason}"
+            )
         loop.finish()
         peer_mbu = self.bytes(model, 1) / times[name].median / self.ceilings.copy_bw
         weak = "compile" in name and self.on_gpu and peer_mbu < CRIPPLED
-        invalid = f"the peer reaches {peer_mbu:.2f} of the copy's bandwidth, under {CRIPPLED}" if weak else None
-        goal = {"torch.compile static cache": "G2", "transformers eager": "G3"}.get(name) if self.on_gpu else None
-        return self.record(model, 1, times["ours"], goal=goal, peer=times[name], peer_name=name, invalid=invalid)
+        invalid = (
+            f"the peer reaches {peer_mbu:.2f} of the copy's bandwidth, under {CRIPPLED}" if weak else None
+        )
+        goal = (
+            {"torch.compile static cache": "G2", "transformers eager": "G3"}.get(name)
+            if self.on_gpu
+            else None
+        )
+        return self.record(
+            model, 1, times["ours"], goal=goal, peer=times[name], peer_name=name, invalid=invalid
+        )
 
     def peers(self, compiled: bool) -> dict[str, Callable[..., Callable[[], Any]]]:
         """Makers of steps by name."""
@@ -100,16 +119,24 @@ class Decode:
     def batched(self, model: DecodeModel, rows: int) -> Record:
         """A batch over the roof: bytes and FLOPs of products and of attention, each at its own ceiling."""
         loop = self.loop(model, rows)
-        times = interleaved({"ours": loop.step}, device=self.device, rounds=self.rounds, warmup=2, inner=INNER)["ours"]
+        times = interleaved(
+            {"ours": loop.step}, device=self.device, rounds=self.rounds, warmup=2, inner=INNER
+        )["ours"]
         loop.finish()
         roof = self.roof_s(model, rows)
         goal = "G7" if rows == 128 and self.on_gpu else None
-        return self.record(model, rows, times, goal=goal, peer=None, peer_name="roof", ratio=roof / times.median)
+        return self.record(
+            model, rows, times, goal=goal, peer=None, peer_name="roof", ratio=roof / times.median
+        )
 
     def dependent(self, model: DecodeModel, rows: int) -> Record:
         """A step by programmatic dependent launch against one whose kernels begin when the one before has ended, in turns."""
         ours, peer = "decode step, dependent launches", "launches one after another"
-        case: dict[str, Any] = {"shape": f"{rows} rows, {self.context} tokens", "unit": "ms", "peer_name": peer}
+        case: dict[str, Any] = {
+            "shape": f"{rows} rows, {self.context} tokens",
+            "unit": "ms",
+            "peer_name": peer,
+        }
         case |= {"device": device_name(self.device), "dtype": self.dtype}
         try:
             loops = {name: self.loop(model, rows, pdl=name == ours) for name in (peer, ours)}
@@ -118,7 +145,10 @@ class Decode:
             same = loops[ours].finish() == loops[peer].finish()
         except Exception as error:  # not every driver has it, and the rest stands without
             return Record(
-                ours, ours=None, invalid=f"it failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}", **case
+                ours,
+                ours=None,
+                invalid=f"it failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}",
+                **case,
             )
         invalid = None if same else "the tokens are not the same"
         return Record.of(ours, ours=times[ours], peer=times[peer], invalid=invalid, **case, **self.state())

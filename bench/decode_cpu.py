@@ -26,17 +26,25 @@ from innervoice.checkpoint.safetensors import Shape, TensorSource
 from innervoice.model.families.llama import load_weights
 from innervoice.model.pages import PagePool, PageTable
 from innervoice.model.quant_source import QuantizingSource
-from innervoice.model.runner import Runner
-from innervoice.model.sequence import Row
+from innervoice.model.runner import ModelRunner
+from innervoice.model.sequence import Sequence
 from innervoice.model.transformer import Transformer
 from innervoice.telemetry.trace import Tracer
 from innervoice_kernels import _C
 
 CONTEXT, PAGE, PROMPT = 1024, 16, 256
 LARGE_PAGE, MADV_COLLAPSE = 2 << 20, 25
-SMOLLM2 = ModelConfig("llama", 30, 576, 9, 3, 64, 1536, 49152, 1e-5, 64, 1e5, False, False, True, 8192, "bfloat16")
-LARGE = ModelConfig("llama", 16, 2048, 32, 8, 64, 8192, 128256, 1e-5, 64, 5e5, False, False, True, 8192, "bfloat16")
-FORMATS = {"bfloat16": None, "int8": Quantization("int8"), "int4": Quantization("int4", group=32, symmetric=True)}
+SMOLLM2 = ModelConfig(
+    "llama", 30, 576, 9, 3, 64, 1536, 49152, 1e-5, 64, 1e5, False, False, True, 8192, "bfloat16"
+)
+LARGE = ModelConfig(
+    "llama", 16, 2048, 32, 8, 64, 8192, 128256, 1e-5, 64, 5e5, False, False, True, 8192, "bfloat16"
+)
+FORMATS = {
+    "bfloat16": None,
+    "int8": Quantization("int8"),
+    "int4": Quantization("int4", group=32, symmetric=True),
+}
 PEERS = {"int8": ("G14a", "Q8_0"), "int4": ("G14b", "Q4_0")}
 
 
@@ -51,9 +59,13 @@ class Tensors(TensorSource):
             from gguf import GGUFReader, dequantize
 
             for tensor in GGUFReader(gguf_file).tensors:
-                self._made[tensor.name] = torch.from_numpy(np.array(dequantize(tensor.data, tensor.tensor_type), np.float32))
+                self._made[tensor.name] = torch.from_numpy(
+                    np.array(dequantize(tensor.data, tensor.tensor_type), np.float32)
+                )
 
-    def get(self, name: str, shape: Shape, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> Tensor:
+    def get(
+        self, name: str, shape: Shape, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+    ) -> Tensor:
         return self.of(_gguf_name(name), tuple(shape)).to(dtype or torch.float32)
 
     def of(self, name: str, shape: tuple[int, ...]) -> Tensor:
@@ -67,13 +79,20 @@ class Tensors(TensorSource):
     def all(self) -> dict[str, Tensor]:
         """Every tensor by GGUF's name."""
         c = self._config
-        heads, groups, width, inner = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim, c.hidden_size, c.ffn_size
+        heads, groups, width, inner = (
+            c.num_heads * c.head_dim,
+            c.num_kv_heads * c.head_dim,
+            c.hidden_size,
+            c.ffn_size,
+        )
         layer = {
             "attn_norm": (width,), "attn_q": (heads, width), "attn_k": (groups, width), "attn_v": (groups, width),
             "attn_output": (width, heads), "ffn_norm": (width,), "ffn_gate": (inner, width), "ffn_up": (inner, width),
             "ffn_down": (width, inner),
         }  # fmt: skip
-        shapes = {f"blk.{i}.{name}.weight": shape for i in range(c.num_layers) for name, shape in layer.items()}
+        shapes = {
+            f"blk.{i}.{name}.weight": shape for i in range(c.num_layers) for name, shape in layer.items()
+        }
         shapes |= {"token_embd.weight": (c.vocab_size, width), "output_norm.weight": (width,)}
         return {name: self.of(name, shape) for name, shape in shapes.items()}
 
@@ -87,7 +106,9 @@ _GGUF_PARTS = {
 
 def _gguf_name(name: str) -> str:
     if not name.startswith("model.layers."):
-        return {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}[name]
+        return {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}[
+            name
+        ]
     _, _, layer, part = name.removesuffix(".weight").split(".", 3)
     return f"blk.{layer}.{_GGUF_PARTS[part]}.weight"
 
@@ -102,14 +123,14 @@ class Ours:
 
     def __init__(self, model: Transformer, threads: int) -> None:
         pages = CONTEXT // PAGE
-        self.runner = Runner(model, pages, PAGE, Tracer(), backend="native", threads=threads)
-        self.row = Row(PageTable(PagePool(pages, PAGE)))
+        self.runner = ModelRunner(model, pages, PAGE, Tracer(), backend="native", threads=threads)
+        self.row = Sequence(PageTable(PagePool(pages, PAGE)))
         self.row.table.grow(CONTEXT)
         self.prompt = [1 + i % 1000 for i in range(PROMPT)]
 
     def prefill(self, count: int = PROMPT) -> None:
         table = self.row.table
-        self.row = Row(table)
+        self.row = Sequence(table)
         self.row.extend(self.prompt[:count])
         self.last = likeliest(self.runner.forward([self.row]))
 
@@ -170,7 +191,9 @@ def plain_read(num_bytes: int, threads: int) -> Callable[[], object]:
 class Bench:
     """One model's measurements."""
 
-    def __init__(self, name: str, config: ModelConfig, file: Path | None, python: str | None, quick: bool) -> None:
+    def __init__(
+        self, name: str, config: ModelConfig, file: Path | None, python: str | None, quick: bool
+    ) -> None:
         self.name, self.config, self.python, self.quick = name, config, python, quick
         self.tensors = Tensors(config, file)
         self.device = device_name("cpu")
@@ -223,7 +246,12 @@ class Bench:
         }  # fmt: skip
         shape = f"{self.name}, {threads} threads"
         yield Record.of(
-            "prefill on a CPU", f"{shape}, {PROMPT} tokens", first["ours"], unit="ms", peer=first.get("peer"), **common
+            "prefill on a CPU",
+            f"{shape}, {PROMPT} tokens",
+            first["ours"],
+            unit="ms",
+            peer=first.get("peer"),
+            **common,
         )
         yield Record.of(
             "decode on a CPU", f"{shape}, {self.steps} tokens from {PROMPT}", then["ours"], unit="ms", peer=then.get("peer"),
@@ -254,7 +282,10 @@ def main(argv: list[str] | None = None) -> None:
     bench = Bench(name, LARGE if options.large else SMOLLM2, file, options.llama_python, options.quick)
     with tempfile.TemporaryDirectory() as folder:
         report(
-            bench.records(Path(folder), options.formats.split(","), [int(n) for n in options.threads.split(",")]), options.json
+            bench.records(
+                Path(folder), options.formats.split(","), [int(n) for n in options.threads.split(",")]
+            ),
+            options.json,
         )
 
 

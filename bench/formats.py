@@ -65,14 +65,18 @@ class Formats:
             self.free()
         yield from self.against_nf4(base)
 
-    def compared(self, base: DecodeModel, model: DecodeModel, to: Quantization, rows: int, goal: str | None) -> Record:
+    def compared(
+        self, base: DecodeModel, model: DecodeModel, to: Quantization, rows: int, goal: str | None
+    ) -> Record:
         """A format and bfloat16 in turns."""
         loops = {"ours": self.loop(model, rows), "peer": self.loop(base, rows)}
         times = self.timed({name: loop.step for name, loop in loops.items()})
         for loop in loops.values():
             loop.finish()
         peer_name = f"own {dtype_name(base)}"
-        return self.record(model, rows, times["ours"], str(to), goal=goal, peer=times["peer"], peer_name=peer_name)
+        return self.record(
+            model, rows, times["ours"], str(to), goal=goal, peer=times["peer"], peer_name=peer_name
+        )
 
     def against_nf4(self, base: DecodeModel) -> Iterator[Record]:
         """Our int4 and bitsandbytes' NF4 at batch 1, in turns."""
@@ -81,13 +85,19 @@ class Formats:
         loop = self.loop(model, 1)
         try:
             peer = nf4.stepper(base.transformer, 1, self.context)
-        except Exception as error:  # a peer that does not run here is no fault of ours, and is told in its record
+        except (
+            Exception
+        ) as error:  # a peer that does not run here is no fault of ours, and is told in its record
             reason = f"the peer failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
             times = self.timed({"ours": loop.step})
-            yield self.record(model, 1, times["ours"], str(to), peer=None, peer_name="bitsandbytes NF4", invalid=reason)
+            yield self.record(
+                model, 1, times["ours"], str(to), peer=None, peer_name="bitsandbytes NF4", invalid=reason
+            )
         else:
             times = self.timed({"ours": loop.step, "peer": peer})
-            yield self.record(model, 1, times["ours"], str(to), peer=times["peer"], peer_name="bitsandbytes NF4")
+            yield self.record(
+                model, 1, times["ours"], str(to), peer=times["peer"], peer_name="bitsandbytes NF4"
+            )
         loop.finish()
 
     def timed(self, runs: dict[str, Callable[[], object]]) -> dict[str, Times]:

@@ -23,7 +23,9 @@ from innervoice_kernels.sampling.head import head_step
 from innervoice_kernels.sampling.sample_pick import Offers
 from innervoice_kernels.testing import OPS, Case, Op, check
 
-CACHE = 192 << 20  # bytes of inputs that runs rotate over, so that they come from memory and not from the L2 cache
+CACHE = (
+    192 << 20
+)  # bytes of inputs that runs rotate over, so that they come from memory and not from the L2 cache
 MOST_SETS = 32
 HEADS, GROUPS, WIDTH, HIDDEN, VOCABULARY, PAGE, CONTEXT = 32, 2, 128, 4096, 168960, 16, 2048
 
@@ -32,7 +34,9 @@ def _norm(x: Tensor, w: Tensor, eps: float) -> Tensor:
     return F.rms_norm(x, (x.shape[-1],), w, eps)
 
 
-def _linear(x: Tensor, w: Tensor, bias: Tensor | None = None, residual: Tensor | None = None, norm: Any = None) -> Tensor:
+def _linear(
+    x: Tensor, w: Tensor, bias: Tensor | None = None, residual: Tensor | None = None, norm: Any = None
+) -> Tensor:
     y = F.linear(x if norm is None else _norm(x, norm.w, norm.eps), w, bias)
     return y if residual is None else y + residual
 
@@ -72,17 +76,29 @@ class Kernels:
         """The public op beside torch's own or its reference, on inputs in turn."""
         dtype = torch.bfloat16 if self.on_gpu and torch.bfloat16 in op.dtypes else op.dtypes[0]
         peer, peer_name = (TORCH[op.name], "torch") if op.name in TORCH else (op.ref, "plain torch")
-        common: dict[str, Any] = {"device": device_name(self.device), "dtype": str(dtype).removeprefix("torch.")}
+        common: dict[str, Any] = {
+            "device": device_name(self.device),
+            "dtype": str(dtype).removeprefix("torch."),
+        }
         try:
             error = check(op, case, dtype, self.device)
         except AssertionError as failure:
-            return Record(op.name, case.name, "us", ours=None, invalid=f"the check failed: {failure}", **common)
+            return Record(
+                op.name, case.name, "us", ours=None, invalid=f"the check failed: {failure}", **common
+            )
         inputs = case.make_inputs(dtype, self.device, torch.Generator().manual_seed(0))
         num_bytes = op.num_bytes(inputs, op.outputs(op.fast, inputs))
-        sets = [inputs, *(copy.deepcopy(inputs) for _ in range(min(MOST_SETS, CACHE // max(num_bytes, 1)) - 1))]
-        runs, captured = self.runs({"ours": op.fast, "peer": peer}, sets if self.on_gpu and not self.quick else sets[:1])
+        sets = [
+            inputs,
+            *(copy.deepcopy(inputs) for _ in range(min(MOST_SETS, CACHE // max(num_bytes, 1)) - 1)),
+        ]
+        runs, captured = self.runs(
+            {"ours": op.fast, "peer": peer}, sets if self.on_gpu and not self.quick else sets[:1]
+        )
         with torch.inference_mode():
-            times = interleaved({k: run for k, (run, _) in runs.items()}, device=self.device, rounds=self.rounds)
+            times = interleaved(
+                {k: run for k, (run, _) in runs.items()}, device=self.device, rounds=self.rounds
+            )
         ours, theirs = (per_call(times[k], runs[k][1]) for k in ("ours", "peer"))
         return Record.of(
             op.name, case.name, ours, peer=theirs, peer_name=peer_name, bytes=num_bytes,
@@ -104,7 +120,9 @@ class Kernels:
 
         if self.on_gpu:
             try:
-                return {name: (graphed(calls(function)), len(sets)) for name, function in functions.items()}, True
+                return {
+                    name: (graphed(calls(function)), len(sets)) for name, function in functions.items()
+                }, True
             except RuntimeError:  # something waits for the host
                 torch.cuda.synchronize()
         return {name: (eager(function), len(sets)) for name, function in functions.items()}, False
@@ -138,16 +156,29 @@ class Kernels:
                 runs[name] = graphed(make())
             except Exception as error:  # the peer is not here, or does not run here
                 failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        times = {k: per_call(t, num_layers) for k, t in interleaved(runs, device=self.device, rounds=self.rounds).items()}
+        times = {
+            k: per_call(t, num_layers)
+            for k, t in interleaved(runs, device=self.device, rounds=self.rounds).items()
+        }
         share = each / times["ours"].median / self.ceilings.copy_bw
         common: dict[str, Any] = {"bytes": each, "flops": 4 * rows * CONTEXT * HEADS * WIDTH} | self.common()
         name, case = "decode attention", f"{rows} rows, {CONTEXT} tokens, pages of {PAGE}"
-        yield Record.of(name, case, times["ours"], goal="G6" if rows >= 32 else None, peer_name="copy", ratio=share, **common)
+        yield Record.of(
+            name,
+            case,
+            times["ours"],
+            goal="G6" if rows >= 32 else None,
+            peer_name="copy",
+            ratio=share,
+            **common,
+        )
         for peer in runs.keys() - {"ours"}:
             goal = "G5" if peer == "FlashInfer" else None
             yield Record.of(name, case, times["ours"], goal=goal, peer=times[peer], peer_name=peer, **common)
         for peer, reason in failed.items():
-            yield Record.of(name, case, times["ours"], peer_name=peer, invalid=f"the peer failed: {reason}", **common)
+            yield Record.of(
+                name, case, times["ours"], peer_name=peer, invalid=f"the peer failed: {reason}", **common
+            )
 
     def head(self, rows: int) -> Record:
         """The whole end of a step, drawing by top-k and top-p, over the bare product of the head."""
@@ -173,7 +204,11 @@ class Kernels:
         return torch.randn(shape, device=self.device, dtype=torch.bfloat16)
 
     def common(self) -> dict[str, Any]:
-        return {"device": device_name(self.device), "dtype": "bfloat16", "details": self.ceilings.details} | self.state()
+        return {
+            "device": device_name(self.device),
+            "dtype": "bfloat16",
+            "details": self.ceilings.details,
+        } | self.state()
 
     def state(self) -> dict[str, Any]:
         return gpu_state() if self.on_gpu else {}

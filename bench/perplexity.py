@@ -44,7 +44,9 @@ class Dequantised(TensorSource):
     def __init__(self, source: TensorSource) -> None:
         self._source = source
 
-    def get(self, name: str, shape: Shape, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> Tensor:
+    def get(
+        self, name: str, shape: Shape, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+    ) -> Tensor:
         return self._source.get(name, shape, dtype=dtype, device=device)
 
 
@@ -63,7 +65,11 @@ def losses(model: Transformer, ids: list[int]) -> Tensor:
     )
     fed = torch.tensor(ids, device=device)
     native = make_native(model, kv, "auto")
-    logits = model.logits(model.forward(fed, batch, kv)) if native is None else native.logits(fed, batch, kv, places)
+    logits = (
+        model.logits(model.forward(fed, batch, kv))
+        if native is None
+        else native.logits(fed, batch, kv, places)
+    )
     return F.cross_entropy(logits[:-1].float(), fed[1:], reduction="none").double().cpu()
 
 
@@ -77,7 +83,9 @@ def perplexity(model: Transformer, ids: list[int], window: int) -> tuple[float, 
 def weight_bytes(model: Transformer) -> int:
     """Of the products, the output layer once."""
     w = model.weights
-    parts = [part for layer in w.layers for part in (layer.qkv, layer.attention_out, layer.gate_up, layer.down)]
+    parts = [
+        part for layer in w.layers for part in (layer.qkv, layer.attention_out, layer.gate_up, layer.down)
+    ]
     return sum(map(num_bytes, [*parts, w.output]))
 
 
@@ -106,7 +114,9 @@ def records(path: Path, text: Path, window: int, device: str, quick: bool) -> It
     yield Record(shape=shape, dtype="bfloat16", ours=base, bytes=base_bytes, **common)
     exact, _, exact_bytes = measured(source, torch.float32)
     beside = {"peer": base, "peer_name": "bfloat16"}
-    yield Record(shape=shape, dtype="float32", ours=exact, bytes=exact_bytes, ratio=base / exact, **beside, **common)
+    yield Record(
+        shape=shape, dtype="float32", ours=exact, bytes=exact_bytes, ratio=base / exact, **beside, **common
+    )
     for to in FORMATS[:1] if quick else FORMATS:
         got, _, size = measured(QuantizingSource(source, to), torch.bfloat16)
         yield Record(shape=shape, dtype=str(to), ours=got, bytes=size, ratio=base / got, **beside, **common)

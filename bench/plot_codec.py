@@ -14,7 +14,9 @@ def draw_chunk_cost(records: Sequence[Record], axes: Any) -> bool:
     """Seconds to make each chunk over the sound before it."""
     some = [record for record in records if "cost_s" in record.details]
     for record in some:
-        axes.plot(record.details["sound_s"], record.details["cost_s"], label=f"{record.device}, {record.shape}")
+        axes.plot(
+            record.details["sound_s"], record.details["cost_s"], label=f"{record.device}, {record.shape}"
+        )
     if some:
         axes.set_xlabel("sound before the chunk, s")
         axes.set_ylabel("time to make it, s")
@@ -30,7 +32,9 @@ def draw_chunk_borders(records: Sequence[Record], axes: Any) -> bool:
     if not some:
         return False
     details = some[-1].details
-    axes.imshow(list(zip(*details["spectrogram_db"], strict=True)), origin="lower", aspect="auto", cmap="magma")
+    axes.imshow(
+        list(zip(*details["spectrogram_db"], strict=True)), origin="lower", aspect="auto", cmap="magma"
+    )
     for frame in details["border_frames"]:
         axes.axvline(frame, color="white", linewidth=0.8)
     axes.set_xlabel("frame of 256 samples")

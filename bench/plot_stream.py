@@ -36,7 +36,9 @@ def draw_streams(records: Sequence[Record], axes: Any) -> bool:
 @plot("timeline")
 def draw_timeline(records: Sequence[Record], axes: Any) -> bool:
     """One reply: sound that came and sound that was played, tokens by kind, and silences in red."""
-    some = [record.details["timeline"] for record in records if record.details.get("timeline", {}).get("audio")]
+    some = [
+        record.details["timeline"] for record in records if record.details.get("timeline", {}).get("audio")
+    ]
     if not some:
         return False
     audio, tokens = some[-1]["audio"], some[-1]["tokens"]
@@ -54,7 +56,9 @@ def draw_timeline(records: Sequence[Record], axes: Any) -> bool:
     axes.plot(*zip(*played, strict=True), label="sound that was played, s")
     for row, (kind, color) in enumerate(KINDS.items()):
         times = [t for t, k in tokens if k == kind]
-        axes.scatter(times, [-0.05 * total_s * (row + 1)] * len(times), marker="|", color=color, label=f"{kind} tokens")
+        axes.scatter(
+            times, [-0.05 * total_s * (row + 1)] * len(times), marker="|", color=color, label=f"{kind} tokens"
+        )
     axes.set(xlabel="s since submission", ylabel="s")
     axes.legend(fontsize=6)
     return True

@@ -36,7 +36,8 @@ def draw_goals(records: Sequence[Record], axes: Any) -> bool:
         return False
     floors = [GOALS[r.goal or ""] for r in some]
     shares = [
-        (r.ratio or 0) / g.floor if g.better == "higher" else g.floor / (r.ratio or 1) for r, g in zip(some, floors, strict=True)
+        (r.ratio or 0) / g.floor if g.better == "higher" else g.floor / (r.ratio or 1)
+        for r, g in zip(some, floors, strict=True)
     ]
     names = [f"{r.goal} {r.name}, {r.shape}" for r in some]
     axes.barh(names, shares, color=["tab:blue" if share >= 1 else "tab:red" for share in shares])
@@ -65,7 +66,9 @@ def draw_latency(records: Sequence[Record], axes: Any) -> bool:
     )
     beside = [(i, r) for i, r in enumerate(some) if r.peer]
     if beside:
-        peers = [[(p or r.peer) * _SECONDS[r.unit] for p in (r.peer, r.peer_p10, r.peer_p90)] for _, r in beside]
+        peers = [
+            [(p or r.peer) * _SECONDS[r.unit] for p in (r.peer, r.peer_p10, r.peer_p90)] for _, r in beside
+        ]
         draw([(m, lo, hi) for m, lo, hi in peers], [i + 0.25 for i, _ in beside], label="peer")
     axes.set_yticks(list(places), [f"{r.name}, {r.shape}" for r in some], fontsize=6)
     axes.set_xscale("log")
@@ -78,7 +81,11 @@ def draw_latency(records: Sequence[Record], axes: Any) -> bool:
 def draw_roofline(records: Sequence[Record], axes: Any) -> bool:
     """FLOP a second over FLOP a byte, under the ceilings that were measured in the same run (details: copy_bw, gemm_flops)."""
     some = [r for r in records if r.flops and r.bytes and r.ours and r.unit in _SECONDS]
-    ceilings = {(r.details["copy_bw"], r.details["gemm_flops"]) for r in some if {"copy_bw", "gemm_flops"} <= set(r.details)}
+    ceilings = {
+        (r.details["copy_bw"], r.details["gemm_flops"])
+        for r in some
+        if {"copy_bw", "gemm_flops"} <= set(r.details)
+    }
     if not some or not ceilings:
         return False
     xs = [(r.flops or 0) / (r.bytes or 1) for r in some]
@@ -87,6 +94,8 @@ def draw_roofline(records: Sequence[Record], axes: Any) -> bool:
     for bandwidth, flops in ceilings:
         axes.plot(line, [min(x * bandwidth, flops) for x in line], color="black", linewidth=1)
     for x, r in zip(xs, some, strict=True):
-        axes.annotate(f"{r.name} {r.shape}", (x, (r.flops or 0) / ((r.ours or 1) * _SECONDS[r.unit])), fontsize=5)
+        axes.annotate(
+            f"{r.name} {r.shape}", (x, (r.flops or 0) / ((r.ours or 1) * _SECONDS[r.unit])), fontsize=5
+        )
     axes.set(xscale="log", yscale="log", xlabel="FLOP a byte", ylabel="FLOP/s")
     return True

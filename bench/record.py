@@ -47,7 +47,16 @@ GOALS = {
     "G16b": Goal(0.15, 0.06, "lower"), "G17": Goal(1.1, 1.0, "lower"),
 }  # fmt: skip
 
-PACKAGES = ("torch", "triton", "numpy", "transformers", "flashinfer-python", "flash-attn", "llama-cpp-python", "onnxruntime")
+PACKAGES = (
+    "torch",
+    "triton",
+    "numpy",
+    "transformers",
+    "flashinfer-python",
+    "flash-attn",
+    "llama-cpp-python",
+    "onnxruntime",
+)
 COMMIT = "INNERVOICE_COMMIT"  # names the commit where the tree is not a repository
 
 
@@ -121,7 +130,9 @@ class Record:
 
     def __post_init__(self) -> None:
         if self.goal is not None and self.goal not in GOALS:
-            raise ValueError(f"record {self.name}: there is no goal {self.goal!r}; there are {', '.join(GOALS)}")
+            raise ValueError(
+                f"record {self.name}: there is no goal {self.goal!r}; there are {', '.join(GOALS)}"
+            )
         if self.better not in ("lower", "higher"):
             raise ValueError(f"record {self.name}: better is {self.better!r}, expected lower or higher")
         for name in ("ours", "peer", "ratio", "median", "p10", "p90"):
@@ -131,14 +142,26 @@ class Record:
 
     @classmethod
     def of(
-        cls, name: str, shape: str, ours: Times, *, unit: str = "us", device: str, peer: Times | None = None, **more: Any
+        cls,
+        name: str,
+        shape: str,
+        ours: Times,
+        *,
+        unit: str = "us",
+        device: str,
+        peer: Times | None = None,
+        **more: Any,
     ) -> Record:
         """A record of durations, in `unit` (s, ms or us); ratio, unless given: how many times as long the peer takes."""
         scale = {"s": 1.0, "ms": 1e3, "us": 1e6}[unit]
         values = {"ours": ours.median * scale, "n": ours.n, "warmup": ours.warmup}
         values |= {part: getattr(ours, part) * scale for part in ("median", "p10", "p90")}
         if peer is not None:
-            values |= {"peer": peer.median * scale, "peer_p10": peer.p10 * scale, "peer_p90": peer.p90 * scale}
+            values |= {
+                "peer": peer.median * scale,
+                "peer_p10": peer.p10 * scale,
+                "peer_p90": peer.p90 * scale,
+            }
             more = {"ratio": peer.median / ours.median} | more
         return cls(name=name, shape=shape, unit=unit, device=device, **values, **more)
 
@@ -182,7 +205,9 @@ def interleaved(
     between two device events, for what is queued in between; on the CPU by the clock.
     """
     if rounds < 1 or inner < 1 or not runs:
-        raise ValueError(f"interleaved: {len(runs)} runs, rounds {rounds}, inner {inner}: expected at least 1 of each")
+        raise ValueError(
+            f"interleaved: {len(runs)} runs, rounds {rounds}, inner {inner}: expected at least 1 of each"
+        )
     once = _once_on_cuda if device.startswith("cuda") else _once_on_cpu
     for run in runs.values():
         for _ in range(warmup):
@@ -217,8 +242,12 @@ def _once_on_cuda(run: Callable[[], object], inner: int) -> float:
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     """The arguments that every module has; it may add its own."""
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda")
+    )
     made.add_argument("--quick", action="store_true", help="few cases and rounds: does it run, not how fast")
     made.add_argument("--json", type=Path, metavar="FILE", help="where the list of records goes")
     return made
@@ -238,7 +267,9 @@ def report(records: Iterable[Record], path: Path | None) -> list[Record]:
 def write(records: Sequence[Record], path: Path) -> None:
     """A JSON list, a record a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("[\n" + ",\n".join(json.dumps(asdict(record)) for record in records) + "\n]\n", encoding="utf-8")
+    path.write_text(
+        "[\n" + ",\n".join(json.dumps(asdict(record)) for record in records) + "\n]\n", encoding="utf-8"
+    )
 
 
 def read(path: Path) -> list[Record]:
@@ -264,10 +295,16 @@ def device_name(device: str) -> str:
 def cpu_facts() -> str:
     """Family, model and vector instructions of the processor; empty where /proc/cpuinfo is missing."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    fields = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    fields = {
+        name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)
+    }
     flags = sorted(set((fields.get("flags") or fields.get("features") or "").split()))
     vectors = [flag for flag in flags if re.match(r"avx|amx|fma|f16c|bmi|sse|asimd|sve|i8mm|bf16", flag)]
-    numbers = [f"{name} {fields[name]}" for name in ("vendor_id", "cpu family", "model", "stepping") if name in fields]
+    numbers = [
+        f"{name} {fields[name]}"
+        for name in ("vendor_id", "cpu family", "model", "stepping")
+        if name in fields
+    ]
     return ", ".join([*numbers, " ".join(vectors)])
 
 
@@ -275,7 +312,9 @@ def gpu_state() -> dict[str, float | None]:
     """clock_mhz and power_w of the GPU now, None where nvidia-smi does not say: take it right behind a measurement."""
     query = ["nvidia-smi", "--query-gpu=clocks.sm,power.draw", "--format=csv,noheader,nounits", "-i", "0"]
     try:
-        numbers = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout.split(",")
+        numbers = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout.split(
+            ","
+        )
         return {"clock_mhz": float(numbers[0]), "power_w": float(numbers[1])}
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
         return {"clock_mhz": None, "power_w": None}
@@ -288,7 +327,9 @@ def commit() -> tuple[str, bool | None]:
         return os.environ[COMMIT], None
     try:
         head, status = (
-            subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+            subprocess.run(
+                ["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=10, check=True
+            ).stdout.strip()
             for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "-uno"))
         )
     except (OSError, subprocess.SubprocessError):

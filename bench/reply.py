@@ -44,7 +44,7 @@ def stages(trace: Path) -> dict[str, dict[str, float]]:
     return {name: {"count": len(times), "ms": sum(times)} for name, times in sorted(found.items())}
 
 
-class Replies:
+class ReplyTable:
     """The measurements on one device."""
 
     def __init__(self, device: str, quick: bool, rounds: int) -> None:
@@ -62,7 +62,13 @@ class Replies:
                 model.mkdir()
                 write_shipped_configs(model, TINY)
             with Engine.from_pretrained(
-                model, device=self.device, dtype=self.dtype, max_sessions=2, max_model_len=1024, warmup=True, **options
+                model,
+                device=self.device,
+                dtype=self.dtype,
+                max_sessions=2,
+                max_model_len=1024,
+                warmup=True,
+                **options,
             ) as engine:
                 yield from self.measured(engine, Path(folder))
 
@@ -73,8 +79,12 @@ class Replies:
         sampling = Sampling(temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=self.tokens, ignore_eos=True)
 
         def ask(seed: int) -> Reply:
-            prompt = Ids([2 + seed, *ids[1:]])  # another first id each time: no prompt is found again among cached pages
-            return engine.stream(prompt, schedule=schedule, sampling=replace(sampling, seed=seed), realtime=False).reply()
+            prompt = Ids(
+                [2 + seed, *ids[1:]]
+            )  # another first id each time: no prompt is found again among cached pages
+            return engine.stream(
+                prompt, schedule=schedule, sampling=replace(sampling, seed=seed), realtime=False
+            ).reply()
 
         ask(0)
         replies = [ask(1 + i) for i in range(self.rounds)]
@@ -93,7 +103,9 @@ class Replies:
         shape = f"prompt of {PROMPT}, interleaved, first chunk of {FIRST_CHUNK}"
         ratio = first.median / floor
         goal = "G10" if self.on_gpu else None
-        yield Record.of("first audio", shape, first, unit="ms", goal=goal, peer_name="floor", ratio=ratio, **common)
+        yield Record.of(
+            "first audio", shape, first, unit="ms", goal=goal, peer_name="floor", ratio=ratio, **common
+        )
         factors = [usage.audio_rtf or 0.0 for usage in usages]
         yield Record(
             name="spoken reply", shape=f"{shape}, {self.tokens} tokens", unit="real-time factor", ours=median(factors),
@@ -105,7 +117,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--rounds", type=int, default=10, help="replies that are timed")
     options = arguments.parse_args(argv)
-    report(Replies(options.device, options.quick, options.rounds).records(), options.json)
+    report(ReplyTable(options.device, options.quick, options.rounds).records(), options.json)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,9 @@ def verdict(record: Record) -> str:
     goal = GOALS[record.goal]
 
     def reaches(bound: float | None) -> bool:
-        return bound is not None and (record.ratio >= bound if goal.better == "higher" else record.ratio <= bound)
+        return bound is not None and (
+            record.ratio >= bound if goal.better == "higher" else record.ratio <= bound
+        )
 
     return "stretch" if reaches(goal.stretch) else "floor" if reaches(goal.floor) else "missed"
 
@@ -57,9 +59,25 @@ def goals_table(records: Sequence[Record]) -> str:
     rows = []
     for r in with_goal:
         goal = GOALS[r.goal or ""]
-        peer = "" if r.peer is None and r.peer_name is None else f"{number(r.peer, r.unit)} {r.peer_name or ''}".strip()
+        peer = (
+            ""
+            if r.peer is None and r.peer_name is None
+            else f"{number(r.peer, r.unit)} {r.peer_name or ''}".strip()
+        )
         bounds = (number(goal.floor), number(goal.stretch))
-        rows.append((r.goal or "", r.name, r.shape, r.device, number(r.ours, r.unit), peer, number(r.ratio), *bounds, verdict(r)))
+        rows.append(
+            (
+                r.goal or "",
+                r.name,
+                r.shape,
+                r.device,
+                number(r.ours, r.unit),
+                peer,
+                number(r.ratio),
+                *bounds,
+                verdict(r),
+            )
+        )
     return table(header, rows)
 
 
@@ -71,7 +89,9 @@ def records_table(records: Sequence[Record]) -> str:
         spread = "" if r.p10 is None or r.p90 is None else f"{number(r.p10)} to {number(r.p90)}"
         peer = f"{number(r.peer, r.unit)} {r.peer_name or ''}".strip()
         commit = r.commit[:9] + ("+" if r.dirty else "")
-        rows.append((r.name, r.shape, r.dtype or "", number(r.ours, r.unit), spread, peer, number(r.ratio), commit))
+        rows.append(
+            (r.name, r.shape, r.dtype or "", number(r.ours, r.unit), spread, peer, number(r.ratio), commit)
+        )
     return table(header, rows)
 
 
@@ -80,7 +100,10 @@ def markdown(records: Sequence[Record], pictures: Sequence[str]) -> str:
     by_device: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         by_device[record.device].append(record)
-    parts = ["# Measurements", "A commit with a + had changes beside it. Ratios are of one run, peer and ours in turns."]
+    parts = [
+        "# Measurements",
+        "A commit with a + had changes beside it. Ratios are of one run, peer and ours in turns.",
+    ]
     if any(r.goal for r in records):
         parts += ["## Goals", goals_table(records)]
     for device, some in by_device.items():
@@ -114,7 +137,9 @@ def main(argv: list[str] | None = None) -> int:
     """Write the report; see the module."""
     for path in sorted(Path(__file__).resolve().parent.glob("plot_*.py")):
         importlib.import_module(f"bench.{path.stem}")
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--out", type=Path, help="default: the folder of the results")
     parser.add_argument("--only", metavar="PLOT", help=f"one of {', '.join(sorted(PLOTS))}")
@@ -124,7 +149,9 @@ def main(argv: list[str] | None = None) -> int:
     out = arguments.out or arguments.results
     records = load(arguments.results)
     if not records:
-        print(f"{arguments.results} holds no records: run a module of bench with --json {arguments.results}/NAME.json")
+        print(
+            f"{arguments.results} holds no records: run a module of bench with --json {arguments.results}/NAME.json"
+        )
         return 2
     out.mkdir(parents=True, exist_ok=True)
     pictures = draw(records, out, arguments.only)

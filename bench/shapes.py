@@ -62,7 +62,9 @@ def write_shipped_configs(target: Path, tiny_dir: Path, num_layers: int = 40) ->
         kv_channels=128, padded_vocab_size=168960, vocab_size=168960, torch_dtype="bfloat16",
         eos_token_id=[151329, 151336, 151338], pad_token_id=151329,
     )  # fmt: skip
-    change("glm-4-voice-9b/generation_config.json", eos_token_id=[151329, 151336, 151338], pad_token_id=151329)
+    change(
+        "glm-4-voice-9b/generation_config.json", eos_token_id=[151329, 151336, 151338], pad_token_id=151329
+    )
     change(
         "glm-4-voice-tokenizer/config.json",
         d_model=1280, encoder_attention_heads=20, encoder_ffn_dim=5120, encoder_layers=32, pooling_position=16,

@@ -29,7 +29,9 @@ def resident_bytes() -> int:
 
 
 async def _short_session(engine: Engine, number: int, num_tokens: int) -> None:
-    sampling = Sampling(temperature=1.0, top_k=0, top_p=1.0, seed=number, max_new_tokens=num_tokens, ignore_eos=True)
+    sampling = Sampling(
+        temperature=1.0, top_k=0, top_p=1.0, seed=number, max_new_tokens=num_tokens, ignore_eos=True
+    )
     session = await asyncio.to_thread(engine.open_session, schedule=SCHEDULE, sampling=sampling)
     try:
         stream = await asyncio.to_thread(session.reply, Text(f"question {number}"))
@@ -94,12 +96,20 @@ def records(args: argparse.Namespace) -> Iterator[Record]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run from the command line."""
     made = parser(__doc__)
-    made.add_argument("--model", default=str(resources.files("innervoice") / "assets" / "tiny"), help="default: the packaged one")
+    made.add_argument(
+        "--model",
+        default=str(resources.files("innervoice") / "assets" / "tiny"),
+        help="default: the packaged one",
+    )
     made.add_argument("--sessions", type=int, default=None, help="in all; default 10000")
     made.add_argument("--callers", type=int, default=32, help="sessions that are open at once")
     made.add_argument("--tokens", type=int, default=8, help="tokens of a reply")
-    made.add_argument("--look-back", type=int, default=SteadySettings.look_back, help="mel frames that the flow sees again")
-    made.add_argument("--solver-steps", type=int, default=SteadySettings.steps, help="steps of the flow's solver")
+    made.add_argument(
+        "--look-back", type=int, default=SteadySettings.look_back, help="mel frames that the flow sees again"
+    )
+    made.add_argument(
+        "--solver-steps", type=int, default=SteadySettings.steps, help="steps of the flow's solver"
+    )
     args = made.parse_args(arguments)
     args.sessions = args.sessions or (40 if args.quick else 10_000)
     report(records(args), args.json)

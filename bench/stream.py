@@ -55,7 +55,10 @@ class Setting:
 
 def real_time(setting: Setting, questions: Sequence[Question], request: dict[str, Any]) -> Iterator[Record]:
     """One population of real listeners, and some of its sessions again."""
-    common = {"device": device_name(setting.device), "dtype": "float32" if setting.device == "cpu" else "bfloat16"}
+    common = {
+        "device": device_name(setting.device),
+        "dtype": "float32" if setting.device == "cpu" else "bfloat16",
+    }
     load: dict[str, Any] = {
         "device": setting.device,
         "dtype": common["dtype"],
@@ -113,10 +116,14 @@ def _lag(run: Run, setting: Setting, common: dict[str, str]) -> Record:
     lags_ms = 1e3 * np.asarray(run.lags_s)
     p10, median, p90, p99 = np.percentile(lags_ms, [10, 50, 90, 99]).tolist()
     spread = {"n": len(lags_ms), "median": median, "p10": p10, "p90": p90}
-    return Record(name="real time: event loop lag p99", shape=setting.shape, unit="ms", ours=p99, **spread, **common)
+    return Record(
+        name="real time: event loop lag p99", shape=setting.shape, unit="ms", ours=p99, **spread, **common
+    )
 
 
-def _replays(engine: Engine, run: Run, questions: Sequence[Question], setting: Setting, common: dict[str, str]) -> Record:
+def _replays(
+    engine: Engine, run: Run, questions: Sequence[Question], setting: Setting, common: dict[str, str]
+) -> Record:
     """Turns whose tokens differ when their session is made again alone."""
     prompts = {question.name: question.prompt for question in questions}
     num_turns = num_wrong = 0
@@ -148,7 +155,9 @@ def records(args: argparse.Namespace) -> Iterator[Record]:
     """All populations that were asked for, policy by policy."""
     request = {
         "schedule": Schedule.preset("stitch_s", reflection_budget=args.reflection),
-        "sampling": Sampling(temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=600, max_audio_s=args.audio, ignore_eos=True),
+        "sampling": Sampling(
+            temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=600, max_audio_s=args.audio, ignore_eos=True
+        ),
     }
     steady = SteadySettings(first=args.first_chunk, look_back=args.look_back, steps=args.solver_steps)
     for policy in args.policy.split(","):
@@ -170,22 +179,46 @@ def records(args: argparse.Namespace) -> Iterator[Record]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run from the command line."""
     made = parser(__doc__)
-    made.add_argument("--model", default=str(TINY), help="9b: GLM-4-Voice's shapes, random weights; default: the packaged one")
-    made.add_argument("--sessions", default=None, help="numbers of sessions, with commas between them; default 32")
+    made.add_argument(
+        "--model",
+        default=str(TINY),
+        help="9b: GLM-4-Voice's shapes, random weights; default: the packaged one",
+    )
+    made.add_argument(
+        "--sessions", default=None, help="numbers of sessions, with commas between them; default 32"
+    )
     made.add_argument("--seconds", type=float, default=None, help="for how long they ask; default 60")
     made.add_argument("--policy", default="slack", help="policies, with commas between them")
     made.add_argument("--audio", type=float, default=8.0, help="seconds of sound of a reply")
-    made.add_argument("--reflection", type=int, default=60, help="the schedule's cap of a reflection, in tokens")
-    made.add_argument("--replayed", type=int, default=None, help="sessions that are made again alone; default 4")
-    made.add_argument("--first-chunk", type=int, default=SteadySettings.first, help="codes of a reply's first chunk")
-    made.add_argument("--look-back", type=int, default=SteadySettings.look_back, help="mel frames that the flow sees again")
-    made.add_argument("--solver-steps", type=int, default=SteadySettings.steps, help="steps of the flow's solver")
     made.add_argument(
-        "--max-load", type=float, default=SchedulerSettings.max_load, help="share of the time that speech may take: more waits"
+        "--reflection", type=int, default=60, help="the schedule's cap of a reflection, in tokens"
+    )
+    made.add_argument(
+        "--replayed", type=int, default=None, help="sessions that are made again alone; default 4"
+    )
+    made.add_argument(
+        "--first-chunk", type=int, default=SteadySettings.first, help="codes of a reply's first chunk"
+    )
+    made.add_argument(
+        "--look-back", type=int, default=SteadySettings.look_back, help="mel frames that the flow sees again"
+    )
+    made.add_argument(
+        "--solver-steps", type=int, default=SteadySettings.steps, help="steps of the flow's solver"
+    )
+    made.add_argument(
+        "--max-load",
+        type=float,
+        default=SchedulerSettings.max_load,
+        help="share of the time that speech may take: more waits",
     )
     made.add_argument("--threads", type=int, default=None, help="CPU threads")
     made.add_argument(
-        "--simulate", default=None, nargs="?", const="all", metavar="PART", help="instead, listeners under a virtual clock"
+        "--simulate",
+        default=None,
+        nargs="?",
+        const="all",
+        metavar="PART",
+        help="instead, listeners under a virtual clock",
     )
     args = made.parse_args(arguments)
     if args.simulate is not None:

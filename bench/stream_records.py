@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.record import Record
 
-from innervoice.telemetry.metrics import Distribution, RequestLog, RunMetrics
+from innervoice.telemetry.metrics import Distribution, RequestTimings, RunMetrics
 
 TIMELINE_TOKENS = 4000
 
@@ -37,17 +37,30 @@ def run_records(
     }
     details = own | heard | dict(more.pop("details", {}))
     common: dict[str, Any] = {"shape": shape, "device": device} | more
-    invalid = f"{figures.num_failed} of {figures.num_requests} requests failed" if figures.num_failed else None
+    invalid = (
+        f"{figures.num_failed} of {figures.num_requests} requests failed" if figures.num_failed else None
+    )
     common["n"] = figures.num_requests
-    yield Record(name=f"{part}: gaps", unit="gaps", ours=figures.num_stalls, details=details, invalid=invalid, **common)
+    yield Record(
+        name=f"{part}: gaps", unit="gaps", ours=figures.num_stalls, details=details, invalid=invalid, **common
+    )
     # No figure of first audio without its chunk's length and c100.
     chunk = {"first_chunk_s": figures.first_chunk_s.median, "c100": figures.c100}
     yield _spread(f"{part}: first audio", "ms", figures.audio_ttfp_ms, details=own | chunk, **common)
-    yield _spread(f"{part}: reflection", "tok/s", figures.reflection_per_audio_s, better="higher", details=own, **common)
-    yield Record(name=f"{part}: sound", unit="s/s", ours=figures.audio_throughput, better="higher", details=own, **common)
+    yield _spread(
+        f"{part}: reflection", "tok/s", figures.reflection_per_audio_s, better="higher", details=own, **common
+    )
+    yield Record(
+        name=f"{part}: sound",
+        unit="s/s",
+        ours=figures.audio_throughput,
+        better="higher",
+        details=own,
+        **common,
+    )
 
 
-def timeline(log: RequestLog) -> Mapping[str, Any]:
+def timeline(log: RequestTimings) -> Mapping[str, Any]:
     """One reply for the plot of a session, in seconds since its submission."""
     audio = [[round(t - log.submitted_s, 4), count / log.rate] for t, count in log.audio]
     tokens = [[round(t - log.submitted_s, 4), kind] for t, kind in log.tokens[:TIMELINE_TOKENS]]

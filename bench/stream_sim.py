@@ -15,13 +15,21 @@ from typing import Any
 from bench.record import Record
 
 from innervoice.runtime.scheduler import Policy, SchedulerSettings
-from innervoice.tools.simulator import H200_BF16, H200_FP8, Roofline, Run, Spoken, constant, most_carried, poisson, simulate
+from innervoice.tools.simulator import (
+    H200_BF16,
+    H200_FP8,
+    Roofline,
+    Run,
+    Spoken,
+    constant,
+    most_carried,
+    poisson,
+    simulate,
+)
 
 RATE = 20.0  # hidden tokens per second of sound, the same for every policy
 SEGMENT_CAP = 43  # hidden tokens a reflection that come to that
-SLACK_RATE = (
-    20.5  # what slack aims at: a little more, since a reply that ends early leaves some unspent; what came is in the record
-)
+SLACK_RATE = 20.5  # what slack aims at: a little more, since a reply that ends early leaves some unspent
 SLACK_BUDGET = 450  # of the schedule, where slack decides how much of it
 LIMITS = {"bf16": (H200_BF16, 461), "fp8": (H200_FP8, 738)}
 SESSIONS = (1, 16, 64, 128, 192, 256, 320, 384, 448, 512, 640, 800, 1000)
@@ -29,15 +37,27 @@ MAX_ROWS = 2048
 
 
 def one_run(
-    device: Roofline, policy: Policy, sessions: int, *, seed: int, seconds: float, rate: float | None = None, **more: Any
+    device: Roofline,
+    policy: Policy,
+    sessions: int,
+    *,
+    seed: int,
+    seconds: float,
+    rate: float | None = None,
+    **more: Any,
 ) -> Run:
     """A constant population. rate: hidden tokens per second of sound; None: 100 a chunk, or all that slack pays for."""
     hidden = SLACK_BUDGET if policy == "slack" else 100 if rate is None else SEGMENT_CAP
     settings = SchedulerSettings(
-        policy=policy, max_rows=MAX_ROWS, reflection_rate=None if rate is None else SLACK_RATE, fixed_hidden=hidden
+        policy=policy,
+        max_rows=MAX_ROWS,
+        reflection_rate=None if rate is None else SLACK_RATE,
+        fixed_hidden=hidden,
     )
     listeners = constant(sessions, seed=seed)
-    return simulate(device, settings, listeners, seconds, spoken=Spoken(hidden=hidden, **more), stop=_stop(rate))
+    return simulate(
+        device, settings, listeners, seconds, spoken=Spoken(hidden=hidden, **more), stop=_stop(rate)
+    )
 
 
 def _stop(rate: float | None) -> Any:
@@ -53,13 +73,17 @@ def sweep(dtype: str, voice_call_s: float, sessions: tuple[int, ...], seconds: f
         for num in sessions:
             if policy == "fcfs":  # at the rate that the carried streams are counted at
                 settings = SchedulerSettings(policy=policy, max_rows=MAX_ROWS)
-                run = simulate(device, settings, constant(num, seed=0), seconds, spoken=Spoken(hidden=SEGMENT_CAP))
+                run = simulate(
+                    device, settings, constant(num, seed=0), seconds, spoken=Spoken(hidden=SEGMENT_CAP)
+                )
             else:
                 run = one_run(device, policy, num, seed=0, seconds=seconds)
             yield from _figures(run, num, policy, dtype, voice_call_s, seconds)
 
 
-def _figures(run: Run, num: int, policy: str, dtype: str, voice_call_s: float, seconds: float) -> Iterator[Record]:
+def _figures(
+    run: Run, num: int, policy: str, dtype: str, voice_call_s: float, seconds: float
+) -> Iterator[Record]:
     figures = run.figures()
     call = f", codec call {1e3 * voice_call_s:g} ms" if voice_call_s else ""
     common: dict[str, Any] = {
@@ -77,7 +101,10 @@ def _figures(run: Run, num: int, policy: str, dtype: str, voice_call_s: float, s
         "reflection_per_audio_s": run.hidden_per_audio_s,
     }
     yield Record(name="simulated: gaps", unit="gaps", ours=run.num_underruns, details=heard, **common)
-    first, chunk = figures.audio_ttfp_ms, {"first_chunk_s": figures.first_chunk_s.median, "c100": figures.c100}
+    first, chunk = (
+        figures.audio_ttfp_ms,
+        {"first_chunk_s": figures.first_chunk_s.median, "c100": figures.c100},
+    )
     spread = {"median": first.median, "p10": first.p10, "p90": first.p90}
     yield Record(
         name="simulated: first audio",
@@ -87,7 +114,14 @@ def _figures(run: Run, num: int, policy: str, dtype: str, voice_call_s: float, s
         **common,
         **spread,
     )
-    yield Record(name="simulated: reflection", unit="tok/s", ours=run.hidden_per_audio_s, better="higher", details=own, **common)
+    yield Record(
+        name="simulated: reflection",
+        unit="tok/s",
+        ours=run.hidden_per_audio_s,
+        better="higher",
+        details=own,
+        **common,
+    )
 
 
 def carried(dtype: str, voice_call_s: float, *, seconds: float, seeds: int, step: int) -> Iterator[Record]:
@@ -97,13 +131,20 @@ def carried(dtype: str, voice_call_s: float, *, seconds: float, seeds: int, step
     for policy in ("fcfs", "slack"):
 
         def runs(num: int, policy: Any = policy) -> Iterator[Run]:
-            return (one_run(device, policy, num, seed=seed, seconds=seconds, rate=RATE) for seed in range(seeds))
+            return (
+                one_run(device, policy, num, seed=seed, seconds=seconds, rate=RATE) for seed in range(seeds)
+            )
 
         found[policy] = most_carried(runs, 100, limit + 100, step=step, rate=RATE)
     ours, theirs = found["slack"][0], found["fcfs"][0]
     rates = {name: [run.hidden_per_audio_s for run in runs] for name, (_, runs) in found.items()}
     firsts = {name: [run.first_audio(0.99) for run in runs] for name, (_, runs) in found.items()}
-    details = {"reflection_per_audio_s": rates, "first_audio_p99_s": firsts, "first_chunk_s": 0.8, "seeds": seeds}
+    details = {
+        "reflection_per_audio_s": rates,
+        "first_audio_p99_s": firsts,
+        "first_chunk_s": 0.8,
+        "seeds": seeds,
+    }
     call = f", codec call {1e3 * voice_call_s:g} ms" if voice_call_s else ""
     common: dict[str, Any] = {
         "shape": f"R=20, {seconds:g} virtual s, {seeds} seeds, steps of {step}{call}",
@@ -116,15 +157,21 @@ def carried(dtype: str, voice_call_s: float, *, seconds: float, seeds: int, step
     }
     ratio = ours / theirs if theirs else None
     goal = {"goal": "G11"} if not voice_call_s and dtype == "bf16" else {}
-    yield Record(name="streams carried", ours=ours, peer=theirs, peer_name="fcfs", ratio=ratio, **goal, **common)
+    yield Record(
+        name="streams carried", ours=ours, peer=theirs, peer_name="fcfs", ratio=ratio, **goal, **common
+    )
     goal = {"goal": "G12"} if not voice_call_s and dtype == "bf16" else {}
-    yield Record(name="streams carried", ours=ours, peer=limit, peer_name="limit", ratio=ours / limit, **goal, **common)
+    yield Record(
+        name="streams carried", ours=ours, peer=limit, peer_name="limit", ratio=ours / limit, **goal, **common
+    )
 
 
 def low_load(dtype: str, seconds: float, sessions: int = 8) -> Iterator[Record]:
     """G13: hidden tokens per second of sound with few listeners; gaps of both are in the details."""
     device = LIMITS[dtype][0]
-    ours, theirs = (one_run(device, policy, sessions, seed=0, seconds=seconds) for policy in ("slack", "fixed"))
+    ours, theirs = (
+        one_run(device, policy, sessions, seed=0, seconds=seconds) for policy in ("slack", "fixed")
+    )
     gaps = {"slack": ours.num_underruns, "fixed": theirs.num_underruns}
     yield Record(
         name="reflection at low load",
@@ -185,8 +232,16 @@ def records(*, quick: bool = False, part: str = "all") -> Iterator[Record]:
     if part in ("all", "first"):
         yield from first_audio("bf16", 40.0 if quick else 120.0)
     if part in ("all", "carried"):
-        yield from carried("bf16", 0.0, seconds=20.0 if quick else 600.0, seeds=1 if quick else 3, step=100 if quick else 10)
+        yield from carried(
+            "bf16", 0.0, seconds=20.0 if quick else 600.0, seeds=1 if quick else 3, step=100 if quick else 10
+        )
     if part in ("all", "carried13"):
-        yield from carried("bf16", 0.013, seconds=20.0 if quick else 600.0, seeds=1 if quick else 3, step=100 if quick else 10)
+        yield from carried(
+            "bf16",
+            0.013,
+            seconds=20.0 if quick else 600.0,
+            seeds=1 if quick else 3,
+            step=100 if quick else 10,
+        )
     if part in ("all", "sweep"):
         yield from sweep("bf16", 0.0, (16, 256) if quick else SESSIONS, 20.0 if quick else 60.0)

@@ -19,7 +19,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """One thread for small tensors, which more only slow down, most of all beside other work; slow tests share all of them."""
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     torch.set_num_threads(
-        max(1, (os.cpu_count() or 1) // workers) if item.get_closest_marker("slow") or item.get_closest_marker("long") else 1
+        max(1, (os.cpu_count() or 1) // workers)
+        if item.get_closest_marker("slow") or item.get_closest_marker("long")
+        else 1
     )
 
 

@@ -29,7 +29,9 @@ def flashinfer_calls(
         paged_kv_indptr_buffer=starts.clone(), paged_kv_indices_buffer=indices.clone(),
         paged_kv_last_page_len_buffer=last.clone(),
     )  # fmt: skip
-    wrapper.plan(starts, indices, last, heads, groups, width, page_size, q_data_type=q.dtype, kv_data_type=q.dtype)
+    wrapper.plan(
+        starts, indices, last, heads, groups, width, page_size, q_data_type=q.dtype, kv_data_type=q.dtype
+    )
 
     def call(k: Tensor, v: Tensor) -> Callable[[], Tensor]:
         return lambda: wrapper.run(q, (k, v))

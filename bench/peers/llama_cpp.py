@@ -24,13 +24,17 @@ class Server:
         import llama_cpp
 
         self.api = llama_cpp
-        self.quiet = llama_cpp.llama_log_callback(lambda *_: None)  # kept: it is called as long as the model is there
+        self.quiet = llama_cpp.llama_log_callback(
+            lambda *_: None
+        )  # kept: it is called as long as the model is there
         llama_cpp.llama_log_set(self.quiet, None)
         llama_cpp.llama_backend_init()
         params = llama_cpp.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = context, 512, 512
         params.n_threads = params.n_threads_batch = threads
-        self.model = llama_cpp.llama_model_load_from_file(model.encode(), llama_cpp.llama_model_default_params())
+        self.model = llama_cpp.llama_model_load_from_file(
+            model.encode(), llama_cpp.llama_model_default_params()
+        )
         if not self.model:
             raise RuntimeError(f"llama.cpp does not load {model}")
         self.context = llama_cpp.llama_init_from_model(self.model, params)
@@ -45,7 +49,11 @@ class Server:
         import numpy as np
 
         logits = self.api.llama_get_logits_ith(self.context, -1)
-        return int(np.ctypeslib.as_array(ctypes.cast(logits, ctypes.POINTER(ctypes.c_float)), (self.vocab_size,)).argmax())
+        return int(
+            np.ctypeslib.as_array(
+                ctypes.cast(logits, ctypes.POINTER(ctypes.c_float)), (self.vocab_size,)
+            ).argmax()
+        )
 
     def prefill(self, count: int) -> float:
         self.api.llama_memory_clear(self.api.llama_get_memory(self.context), True)
@@ -61,7 +69,12 @@ class Server:
         return time.perf_counter() - begin
 
     def serve(self) -> None:
-        print(json.dumps({"system": self.api.llama_print_system_info().decode(), "version": self.api.__version__}), flush=True)
+        print(
+            json.dumps(
+                {"system": self.api.llama_print_system_info().decode(), "version": self.api.__version__}
+            ),
+            flush=True,
+        )
         for line in sys.stdin:
             what, count = line.split()
             print({"prefill": self.prefill, "decode": self.decode}[what](int(count)), flush=True)

@@ -33,11 +33,17 @@ class StaticDecode:
     def __init__(self, model: Transformer, rows: int, length: int) -> None:
         c, embedding = model.config, model.weights.embedding
         if not c.rope_interleaved or c.qk_norm:
-            raise ValueError(f"the static peer knows interleaved rotary positions without head norms, not {c.family}'s")
+            raise ValueError(
+                f"the static peer knows interleaved rotary positions without head norms, not {c.family}'s"
+            )
         self.model, self.rows, self.length = model, rows, length
         shape = (c.num_layers, rows, c.num_kv_heads, length, c.head_dim)
-        self.k, self.v = (torch.randn(shape, dtype=embedding.dtype, device=embedding.device) for _ in range(2))
-        self.cos, self.sin = (part.float() for part in model.rotation(torch.arange(length, device=embedding.device)))
+        self.k, self.v = (
+            torch.randn(shape, dtype=embedding.dtype, device=embedding.device) for _ in range(2)
+        )
+        self.cos, self.sin = (
+            part.float() for part in model.rotation(torch.arange(length, device=embedding.device))
+        )
         self.places = torch.arange(length, device=embedding.device)
 
     def step(self, ids: Tensor, position: Tensor) -> Tensor:
@@ -58,7 +64,12 @@ class StaticDecode:
             self.k[index].index_copy_(2, position, k[:, :, None])
             self.v[index].index_copy_(2, position, v[:, :, None])
             y = F.scaled_dot_product_attention(
-                q[:, :, None], self.k[index], self.v[index], attn_mask=mask, enable_gqa=True, scale=c.head_dim**-0.5
+                q[:, :, None],
+                self.k[index],
+                self.v[index],
+                attn_mask=mask,
+                enable_gqa=True,
+                scale=c.head_dim**-0.5,
             )
             x = x + F.linear(y.flatten(1), layer.attention_out)
             gate, up = F.linear(rms_norm(x, layer.ffn_norm, c.norm_eps), layer.gate_up).chunk(2, dim=-1)

@@ -49,7 +49,12 @@ def _set(module: nn.Module, weight: Tensor, bias: Tensor | None = None) -> None:
 
 
 def stepper(
-    model: Transformer, rows: int, context: int, *, compiled: bool, change: Callable[[Any], None] | None = None
+    model: Transformer,
+    rows: int,
+    context: int,
+    *,
+    compiled: bool,
+    change: Callable[[Any], None] | None = None,
 ) -> Callable[[], Tensor]:
     """A function that takes one greedy step behind `context` tokens of random keys and values; warmed up. change: of the peer."""
     from transformers import DynamicCache, StaticCache
@@ -60,18 +65,28 @@ def stepper(
     embedding = model.weights.embedding
     shape = (rows, c.num_kv_heads, context, c.head_dim)
     places = torch.arange(context, device=embedding.device)
-    cache = StaticCache(config=peer.config, max_cache_len=context + 1) if compiled else DynamicCache(config=peer.config)
+    cache = (
+        StaticCache(config=peer.config, max_cache_len=context + 1)
+        if compiled
+        else DynamicCache(config=peer.config)
+    )
     for layer in range(c.num_layers):
         k, v = (torch.randn(shape, dtype=embedding.dtype, device=embedding.device) for _ in range(2))
         cache.update(k, v, layer, {"cache_position": places})
     ids = (torch.arange(rows, device=embedding.device) % c.vocab_size)[:, None]
     position = torch.tensor([context], device=embedding.device)
-    forward = torch.compile(peer.forward, mode="reduce-overhead", fullgraph=True) if compiled else peer.forward
+    forward = (
+        torch.compile(peer.forward, mode="reduce-overhead", fullgraph=True) if compiled else peer.forward
+    )
 
     @torch.inference_mode()
     def run() -> Tensor:
         out = forward(
-            ids, past_key_values=cache, cache_position=position, position_ids=position[None].expand(rows, 1), use_cache=True
+            ids,
+            past_key_values=cache,
+            cache_position=position,
+            position_ids=position[None].expand(rows, 1),
+            use_cache=True,
         )
         if not compiled:
             cache.crop(-1)

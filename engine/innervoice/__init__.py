@@ -1,7 +1,8 @@
 """innervoice: the inference engine for spoken language models that think while they speak."""
 
 from innervoice.api.engine import Engine
-from innervoice.api.memory_plan import Plan
+from innervoice.api.event_log import EventLog
+from innervoice.api.memory_plan import MemoryPlan as Plan
 from innervoice.api.session import Session
 from innervoice.codec.glm_voice.chunks import SteadySettings
 from innervoice.codec.residual_vq.codec import Codec
@@ -40,6 +41,7 @@ __all__ = [
     "Engine",
     "EngineDead",
     "Event",
+    "EventLog",
     "Ids",
     "OutOfCapacity",
     "Plan",

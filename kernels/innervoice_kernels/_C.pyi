@@ -238,14 +238,21 @@ def gemm(
     threads. Raises ValueError for a wrong dtype, size or layout, and for an isa that is not there.
     """
 
-def nearest_code(team: ThreadTeam, x: SupportsDLPack, codes: Weight, ids: SupportsDLPack, isa: str | None = None) -> None:
+def nearest_code(
+    team: ThreadTeam, x: SupportsDLPack, codes: Weight, ids: SupportsDLPack, isa: str | None = None
+) -> None:
     """ids[m] = the first k with the least |c_k|^2 - 2 x_m c_k: x [M, D] float32, codes [K, D], ids [M] int64.
 
     A row's id depends on that row alone. Raises ValueError for a wrong dtype, size or layout, and for a codebook of none.
     """
 
 def sum_codes(
-    team: ThreadTeam, ids: SupportsDLPack, codes: Weight, sizes: Sequence[int], out: SupportsDLPack, isa: str | None = None
+    team: ThreadTeam,
+    ids: SupportsDLPack,
+    codes: Weight,
+    sizes: Sequence[int],
+    out: SupportsDLPack,
+    isa: str | None = None,
 ) -> None:
     """Sums of the codes of each group of codebooks: ids [B, K, T] int64, codes [K N, D], out [B, T, G, D] float32; see rvq.py.
 

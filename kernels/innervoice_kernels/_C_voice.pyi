@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 from innervoice_kernels._C import SupportsDLPack, ThreadTeam
 
-def snake(team: ThreadTeam, x: SupportsDLPack, alpha: SupportsDLPack, out: SupportsDLPack, isa: str | None = None) -> None:
+def snake(
+    team: ThreadTeam, x: SupportsDLPack, alpha: SupportsDLPack, out: SupportsDLPack, isa: str | None = None
+) -> None:
     """x + sin(a x)^2 / (a + 1e-9): x, out [R, C] float32, alpha [C], C a multiple of 16. Raises ValueError."""
 
 def has_halves() -> bool:
@@ -80,13 +82,22 @@ class RealTransform:
         state_after: SupportsDLPack | None,
     ) -> None:  # fmt: skip
         """real, imag [B, N / 2 + 1, T] -> out [B, columns], sample `first` on; float32; n, start, end [B] int64; see istft.py."""
-    def log_mel(self, team: ThreadTeam, samples: SupportsDLPack, filters: SupportsDLPack, hop: int, out: SupportsDLPack) -> None:
+    def log_mel(
+        self,
+        team: ThreadTeam,
+        samples: SupportsDLPack,
+        filters: SupportsDLPack,
+        hop: int,
+        out: SupportsDLPack,
+    ) -> None:
         """samples [B, W], filters [N / 2 + 1, M] -> out [B, M, (W - N) / hop + 1], float32; see mel.py."""
 
 class FrameConv:
     """A convolution over frames, its weight [N, taps, K] packed; see frame_conv.py. Arguments and errors as FlowStage."""
 
-    def __init__(self, weight: SupportsDLPack, bias: SupportsDLPack, halves: bool = False, isa: str | None = None) -> None: ...
+    def __init__(
+        self, weight: SupportsDLPack, bias: SupportsDLPack, halves: bool = False, isa: str | None = None
+    ) -> None: ...
     def __call__(
         self,
         team: ThreadTeam,
@@ -134,7 +145,9 @@ class TapsConv:
     def __init__(
         self, weight: SupportsDLPack, bias: SupportsDLPack | None, dilation: int = 1, isa: str | None = None
     ) -> None: ...
-    def __call__(self, team: ThreadTeam, before: SupportsDLPack, x: SupportsDLPack, out: SupportsDLPack) -> None:
+    def __call__(
+        self, team: ThreadTeam, before: SupportsDLPack, x: SupportsDLPack, out: SupportsDLPack
+    ) -> None:
         """before [B, P, K], x [B, T, K], out [B, P + T - (taps - 1) dilation, N] float32. Raises ValueError."""
 
 class EluUnit:
@@ -148,7 +161,9 @@ class EluUnit:
         dilation: int = 1,
         isa: str | None = None,
     ) -> None: ...
-    def __call__(self, team: ThreadTeam, before: SupportsDLPack, x: SupportsDLPack, elu: bool, out: SupportsDLPack) -> None:
+    def __call__(
+        self, team: ThreadTeam, before: SupportsDLPack, x: SupportsDLPack, elu: bool, out: SupportsDLPack
+    ) -> None:
         """before [B, P, C], x [B, T, C], out [B, P + T - (k - 1) dilation, C] float32. Raises ValueError."""
 
 class WindowLayer:
@@ -188,7 +203,9 @@ class StreamConv:
 class DoubleConv:
     """A convolution of a stream in float64, channels first: weight [C', taps, C], bias [C']; see stream_conv.py. ValueError."""
 
-    def __init__(self, weight: SupportsDLPack, bias: SupportsDLPack, dilation: int = 1, isa: str | None = None) -> None: ...
+    def __init__(
+        self, weight: SupportsDLPack, bias: SupportsDLPack, dilation: int = 1, isa: str | None = None
+    ) -> None: ...
     def __call__(
         self, team: ThreadTeam, before: SupportsDLPack, x: SupportsDLPack, bounds: tuple[SupportsDLPack, SupportsDLPack] | None,
         out: SupportsDLPack, n: SupportsDLPack, after: SupportsDLPack,

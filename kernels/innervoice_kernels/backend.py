@@ -48,7 +48,13 @@ class _Choice:
     def resolve(self, op: str, device: torch.device, has_native: bool, is_faster: bool = True) -> str:
         name = self.wishes.get(op, self.wishes.get(_ALL))
         if name is None:
-            name = NATIVE if has_native and is_faster and device.type == "cpu" else TRITON if _default_is_triton(device) else REF
+            name = (
+                NATIVE
+                if has_native and is_faster and device.type == "cpu"
+                else TRITON
+                if _default_is_triton(device)
+                else REF
+            )
         elif name == TRITON:
             _check_triton(op, device)
         elif name in LIBRARIES:
@@ -74,9 +80,8 @@ def _describe(device: torch.device) -> str:
         return f"{REF} (Triton is not installed: pip install 'innervoice[gpu]')"
     capability = torch.cuda.get_device_capability(device)
     if capability < OLDEST:
-        return (
-            f"{REF} (the kernels need compute capability {OLDEST[0]}.{OLDEST[1]}, this GPU has {capability[0]}.{capability[1]})"
-        )
+        needed, found = (".".join(map(str, version)) for version in (OLDEST, capability))
+        return f"{REF} (the kernels need compute capability {needed}, this GPU has {found})"
     return f"{TRITON} {triton.__version__}"
 
 
@@ -84,7 +89,9 @@ def _checked_native(op: str, device: torch.device, has_native: bool) -> str:
     if not has_native:
         return REF
     if device.type != "cpu":
-        raise ValueError(f"{op}: the native implementation was chosen for tensors on {device.type}: move them to the CPU")
+        raise ValueError(
+            f"{op}: the native implementation was chosen for tensors on {device.type}: move them to the CPU"
+        )
     return NATIVE
 
 
@@ -105,7 +112,9 @@ def _check_library(name: str, device: torch.device) -> None:
     if not any(importlib.util.find_spec(module) is not None for module in modules):
         raise ValueError(f"{_BY_LIBRARY}: {name} was chosen, but is not installed: pip install {package}")
     if device.type != "cuda":
-        raise ValueError(f"{_BY_LIBRARY}: {name} was chosen for tensors on {device.type}: it runs on cuda alone")
+        raise ValueError(
+            f"{_BY_LIBRARY}: {name} was chosen for tensors on {device.type}: it runs on cuda alone"
+        )
     _log.info("%s on %s: %s", _BY_LIBRARY, device.type, name)
 
 

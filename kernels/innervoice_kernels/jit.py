@@ -136,7 +136,9 @@ def recorded() -> Iterator[list[Launch]]:
 def _record(kernel: Any, args: tuple[Any, ...], constants: dict[str, Any]) -> Launch:
     options = {name: constants[name] for name in _OPTIONS if name in constants}
     names = [name for name in kernel.arg_names if name not in constants]
-    arguments = dict(zip(names, args, strict=True)) | {k: v for k, v in constants.items() if k not in _OPTIONS}
+    arguments = dict(zip(names, args, strict=True)) | {
+        k: v for k, v in constants.items() if k not in _OPTIONS
+    }
     return Launch(kernel, arguments, options)
 
 
@@ -179,7 +181,9 @@ def follow() -> None:
 @jit
 def fetch_ahead(place: Block) -> None:
     """Bring the line of 128 bytes at each address into the L2 cache."""
-    tl.inline_asm_elementwise("prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [place], dtype=tl.int32, is_pure=False, pack=1)
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [place], dtype=tl.int32, is_pure=False, pack=1
+    )
 
 
 @jit

@@ -38,12 +38,15 @@ class Lanes:
 
     def _round(self, pieces: Sequence[Callable[[], _T]], threads: int) -> list[_T]:
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(_MOST, "innervoice-lane", initializer=torch_threads_here, initargs=(1,))
+            self._pool = ThreadPoolExecutor(
+                _MOST, "innervoice-lane", initializer=torch_threads_here, initargs=(1,)
+            )
         teams = self._teams.setdefault(threads, [])
         teams += [_C.ThreadTeam(threads) for _ in range(len(pieces) - len(teams))]
         mode = torch.is_inference_mode_enabled()
         waiting = [
-            self._pool.submit(copy_context().run, _in_lane, piece, own, mode) for piece, own in zip(pieces, teams, strict=False)
+            self._pool.submit(copy_context().run, _in_lane, piece, own, mode)
+            for piece, own in zip(pieces, teams, strict=False)
         ]
         for future in waiting:
             future.exception()  # all end before any result is taken

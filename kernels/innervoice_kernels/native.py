@@ -39,7 +39,9 @@ def torch_threads_here(num_threads: int) -> int:
     """Give torch so many threads where this thread calls it -> how many it had. Other threads, and those to come, keep theirs."""
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
-    restore = Thread(target=torch.set_num_threads, args=(before,))  # what new threads begin with is set on any of them
+    restore = Thread(
+        target=torch.set_num_threads, args=(before,)
+    )  # what new threads begin with is set on any of them
     restore.start()
     restore.join()
     return before

@@ -25,7 +25,10 @@ def engine(tiny_dir: Path) -> Iterator[Engine]:
 @pytest.fixture(scope="module")
 def expected(engine: Engine) -> dict[int, list[int]]:
     """The ids of each seed, made alone."""
-    return {seed: engine.generate(Text("hello"), schedule=SCHEDULE, sampling=sampling(seed)).ids for seed in range(10)}
+    return {
+        seed: engine.generate(Text("hello"), schedule=SCHEDULE, sampling=sampling(seed)).ids
+        for seed in range(10)
+    }
 
 
 def sampling(seed: int) -> Sampling:
@@ -77,7 +80,9 @@ def test_two_hundred_threads(engine: Engine, expected: dict[int, list[int]]) -> 
         thread.join(timeout=120)
     assert not any(thread.is_alive() for thread in threads)
     assert wrong == []
-    engine.generate(Text("hello"), schedule=SCHEDULE, sampling=sampling(0))  # what was abandoned is over by now
+    engine.generate(
+        Text("hello"), schedule=SCHEDULE, sampling=sampling(0)
+    )  # what was abandoned is over by now
     assert is_whole(engine)
 
 
@@ -92,10 +97,14 @@ def test_two_hundred_tasks(engine: Engine, expected: dict[int, list[int]]) -> No
                 if len(ids) > patience:
                     stream.cancel()
                 last = event
-        return isinstance(last, Done) and ids == expected[seed][: len(ids)] and (patience < 12 or len(ids) == 12)
+        return (
+            isinstance(last, Done) and ids == expected[seed][: len(ids)] and (patience < 12 or len(ids) == 12)
+        )
 
     async def crowd() -> list[bool]:
-        return await asyncio.wait_for(asyncio.gather(*(caller(number) for number in range(CALLERS))), timeout=120)
+        return await asyncio.wait_for(
+            asyncio.gather(*(caller(number) for number in range(CALLERS))), timeout=120
+        )
 
     assert all(asyncio.run(crowd()))
     assert is_whole(engine)

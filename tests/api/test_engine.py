@@ -67,21 +67,27 @@ def prompts(assets_dir: Path, expected: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("case", ["case0", "case1", "text"])
-def test_free_decoding_equals_the_original(engine: Engine, prompts: dict[str, Any], expected: dict[str, Any], case: str) -> None:
+def test_free_decoding_equals_the_original(
+    engine: Engine, prompts: dict[str, Any], expected: dict[str, Any], case: str
+) -> None:
     reply = engine.generate(prompts[case], schedule=FREE, sampling=greedy(60))
     assert reply.ids == expected[case]["free"]["ids"]
     assert reply.usage.prompt_tokens == len(expected[case]["prompt_ids"])
 
 
 @pytest.mark.parametrize("case", ["case0", "case1"])
-@pytest.mark.parametrize("name", ["interleaved", "stitch_s", "stitch_r", "think_first", "reempathy", "stitch_s_weight_1.15"])
+@pytest.mark.parametrize(
+    "name", ["interleaved", "stitch_s", "stitch_r", "think_first", "reempathy", "stitch_s_weight_1.15"]
+)
 def test_guided_decoding_equals_the_original(
     engine: Engine, prompts: dict[str, Any], expected: dict[str, Any], case: str, name: str
 ) -> None:
     schedule = expected["meta"]["schedules"][name.removesuffix("_weight_1.15")]
     weight = 1.15 if name.endswith("1.15") else 1.0
     reply = engine.generate(
-        prompts[case], schedule=Schedule.from_dict(schedule | {"reflection_weight": weight}), sampling=greedy(160)
+        prompts[case],
+        schedule=Schedule.from_dict(schedule | {"reflection_weight": weight}),
+        sampling=greedy(160),
     )
     assert reply.ids == expected[case][name]["ids"]
     hidden = {"open", "reflection", "close", "done"}
@@ -95,7 +101,9 @@ def test_sound_equals_the_original(
 ) -> None:
     """`codes` are the speech of stitch_s; `wav` is those through flow and vocoder in one call, without noise."""
     reply = engine.generate(
-        prompts[case], schedule=Schedule.from_dict(expected["meta"]["schedules"]["stitch_s"]), sampling=greedy(160)
+        prompts[case],
+        schedule=Schedule.from_dict(expected["meta"]["schedules"]["stitch_s"]),
+        sampling=greedy(160),
     )
     codes = np.concatenate([e.codes for e in reply.events if isinstance(e, Speech)])
     assert codes.tolist() == expected[case]["codes"]
@@ -107,7 +115,10 @@ def test_sound_equals_the_original(
 
 def test_rows_together_give_the_ids_they_give_alone(engine: Engine, prompts: dict[str, Any]) -> None:
     def request(i: int) -> dict[str, Any]:
-        return {"schedule": SHORT_REFLECTION, "sampling": Sampling(temperature=0.9, top_p=0.9, seed=i, max_new_tokens=20 + 5 * i)}
+        return {
+            "schedule": SHORT_REFLECTION,
+            "sampling": Sampling(temperature=0.9, top_p=0.9, seed=i, max_new_tokens=20 + 5 * i),
+        }
 
     texts = [prompts["text"], prompts["case1"], Text("so?"), Text("what is the weather like?")]
     alone = [engine.generate(text, **request(i)).ids for i, text in enumerate(texts)]
@@ -130,7 +141,11 @@ def test_events_are_numbered_timed_and_whole(engine: Engine, prompts: dict[str, 
     assert [type(e) for e in events].count(Done) == 1
     assert isinstance(events[-1], Done)
     usage = reply.usage
-    assert usage.total_new_tokens == 60 == usage.reflection_tokens + usage.transcript_tokens + usage.speech_tokens
+    assert (
+        usage.total_new_tokens
+        == 60
+        == usage.reflection_tokens + usage.transcript_tokens + usage.speech_tokens
+    )
     assert usage.forced_tokens >= 2
     assert usage.sampling.temperature == 0
     assert usage.sampling.seed is not None
@@ -143,14 +158,18 @@ def test_events_are_numbered_timed_and_whole(engine: Engine, prompts: dict[str, 
     assert pickle.loads(pickle.dumps(reply)).ids == reply.ids
 
 
-def test_unset_sampling_comes_from_the_checkpoint_and_is_echoed(engine: Engine, prompts: dict[str, Any]) -> None:
+def test_unset_sampling_comes_from_the_checkpoint_and_is_echoed(
+    engine: Engine, prompts: dict[str, Any]
+) -> None:
     assert engine.default_sampling() == Sampling(temperature=0.8, top_k=50, top_p=0.8)
     first = engine.generate(prompts["text"], sampling=Sampling(max_new_tokens=30))
     echoed = first.usage.sampling
     assert (echoed.temperature, echoed.top_k, echoed.top_p) == (0.8, 50, 0.8)
     again = engine.generate(prompts["text"], sampling=Sampling(seed=echoed.seed, max_new_tokens=30))
     assert again.ids == first.ids
-    other = engine.generate(prompts["text"], sampling=Sampling(seed=(echoed.seed or 0) + 1, max_new_tokens=30))
+    other = engine.generate(
+        prompts["text"], sampling=Sampling(seed=(echoed.seed or 0) + 1, max_new_tokens=30)
+    )
     assert other.ids != first.ids
 
 
@@ -158,10 +177,14 @@ def test_segment_sampling_overrides_by_kind(engine: Engine, prompts: dict[str, A
     """A greedy transcript under hot speech is the transcript of a greedy reply; the speech is not."""
     mixed = Schedule(cycle=(Segment("transcript", 6, sampling=Sampling(temperature=0)), Segment("speech", 8)))
     reply = engine.generate(
-        prompts["text"], schedule=mixed, sampling=Sampling(temperature=5.0, top_k=0, top_p=1.0, seed=1, max_new_tokens=14)
+        prompts["text"],
+        schedule=mixed,
+        sampling=Sampling(temperature=5.0, top_k=0, top_p=1.0, seed=1, max_new_tokens=14),
     )
     cold = engine.generate(
-        prompts["text"], schedule=Schedule.preset("fixed_ratio", transcript_budget=6, speech_budget=8), sampling=greedy(14)
+        prompts["text"],
+        schedule=Schedule.preset("fixed_ratio", transcript_budget=6, speech_budget=8),
+        sampling=greedy(14),
     )
     assert reply.ids[:6] == cold.ids[:6]
     assert reply.ids[6:] != cold.ids[6:]
@@ -180,7 +203,9 @@ def test_logprobs_are_of_the_drawn_token_after_the_mask(engine: Engine, prompts:
 def test_forced_segments_are_emitted_and_marked(engine: Engine, prompts: dict[str, Any]) -> None:
     ids = (104, 105)
     schedule = Schedule(
-        prologue=(Segment("forced", ids=ids),), cycle=(Segment("transcript", 4), Segment("speech", 4)), reflection_weight=1.1
+        prologue=(Segment("forced", ids=ids),),
+        cycle=(Segment("transcript", 4), Segment("speech", 4)),
+        reflection_weight=1.1,
     )
     reply = engine.generate(prompts["text"], schedule=schedule, sampling=greedy(12))
     assert reply.ids[:2] == list(ids)
@@ -194,7 +219,9 @@ def test_forced_segments_are_emitted_and_marked(engine: Engine, prompts: dict[st
 
 def test_caps_are_given_to_the_reflections_in_order(engine: Engine, prompts: dict[str, Any]) -> None:
     schedule = Schedule.preset("stitch_r", transcript_budget=2, speech_budget=2, reflection_budget=9)
-    reply = engine.generate(prompts["text"], schedule=schedule, sampling=greedy(40), reflection_caps=[3, 0, 2])
+    reply = engine.generate(
+        prompts["text"], schedule=schedule, sampling=greedy(40), reflection_caps=[3, 0, 2]
+    )
     lengths: dict[int, int] = {}
     for event in reply.events:
         if isinstance(event, Reflection):
@@ -210,7 +237,9 @@ def test_caps_are_given_to_the_reflections_in_order(engine: Engine, prompts: dic
         ({"stop_token_ids": (51,), "max_new_tokens": 99}, "stop", None),
     ],
 )
-def test_ways_to_end(engine: Engine, prompts: dict[str, Any], changes: dict[str, Any], reason: str, num: int | None) -> None:
+def test_ways_to_end(
+    engine: Engine, prompts: dict[str, Any], changes: dict[str, Any], reason: str, num: int | None
+) -> None:
     reply = engine.generate(prompts["text"], sampling=Sampling(temperature=0, **changes))
     assert reply.finish_reason == reason
     assert num is None or len(reply.ids) == num
@@ -244,7 +273,9 @@ def test_end_of_turn_ends_the_reply(engine: Engine, prompts: dict[str, Any]) -> 
 
 
 def test_reference_streaming_sends_sound_before_the_end(tiny_dir: Path, prompts: dict[str, Any]) -> None:
-    with Engine.from_pretrained(tiny_dir, device="cpu", streaming="reference", vocoder_noise=False) as streaming:
+    with Engine.from_pretrained(
+        tiny_dir, device="cpu", streaming="reference", vocoder_noise=False
+    ) as streaming:
         events = list(streaming.stream(prompts["text"], sampling=greedy(130)))
     kinds = [type(e) for e in events]
     first_audio = kinds.index(AudioChunk)
@@ -256,7 +287,9 @@ def test_reference_streaming_sends_sound_before_the_end(tiny_dir: Path, prompts:
     assert chunks[0].to_pcm16().dtype == np.int16
 
 
-def test_steady_streaming_is_exact_in_length_and_independent_of_neighbours(tiny_dir: Path, prompts: dict[str, Any]) -> None:
+def test_steady_streaming_is_exact_in_length_and_independent_of_neighbours(
+    tiny_dir: Path, prompts: dict[str, Any]
+) -> None:
     with Engine.from_pretrained(tiny_dir, device="cpu", streaming="steady") as steady:
         request = {"schedule": SHORT_REFLECTION, "sampling": greedy(130), "realtime": False}
         alone = steady.generate(prompts["text"], **request)
@@ -284,10 +317,15 @@ def test_steady_streaming_takes_settings(tiny_dir: Path, prompts: dict[str, Any]
     settings = SteadySettings(first=5, chunk=20, look_back=40, steps=2)
     with Engine.from_pretrained(tiny_dir, device="cpu", streaming=settings) as engine:
         assert engine.plan().voice_bytes_per_session == engine._loaded.core._voice._lane._decoder.slot_bytes  # type: ignore[union-attr]
-        made = engine.generate(prompts["text"], schedule=SHORT_REFLECTION, sampling=greedy(130), realtime=False)
+        made = engine.generate(
+            prompts["text"], schedule=SHORT_REFLECTION, sampling=greedy(130), realtime=False
+        )
     chunks = [e for e in made.events if isinstance(e, AudioChunk)]
     assert len(made.audio.samples) == 256 * (441 * made.usage.speech_tokens // 64)
-    assert round((len(chunks[0].pcm) / 256 + 38) * 64 / 441) in (5, 25)  # less what flow and vocoder hold back
+    assert round((len(chunks[0].pcm) / 256 + 38) * 64 / 441) in (
+        5,
+        25,
+    )  # less what flow and vocoder hold back
 
 
 def test_a_broken_voice_ends_its_reply_alone(tiny_dir: Path, prompts: dict[str, Any]) -> None:
@@ -303,7 +341,10 @@ def test_a_broken_voice_ends_its_reply_alone(tiny_dir: Path, prompts: dict[str, 
             if chunks and not broken["key"]:
                 broken["key"] = chunks[0][0]
                 voice._lane.errors[broken["key"]] = "the codec made no numbers"  # type: ignore[index]
-                chunks = [(broken["key"], np.zeros(0, np.float32), True), *(c for c in chunks if c[0] != broken["key"])]
+                chunks = [
+                    (broken["key"], np.zeros(0, np.float32), True),
+                    *(c for c in chunks if c[0] != broken["key"]),
+                ]
             return chunks
 
         voice.step = break_one  # type: ignore[method-assign]
@@ -342,7 +383,9 @@ def test_async_and_threaded_readers(engine: Engine, prompts: dict[str, Any]) -> 
     assert asyncio.run(all_of_them()) == [expected] * 5
     results: list[list[int]] = []
     threads = [
-        threading.Thread(target=lambda: results.append(engine.generate(prompts["text"], sampling=greedy(20)).ids))
+        threading.Thread(
+            target=lambda: results.append(engine.generate(prompts["text"], sampling=greedy(20)).ids)
+        )
         for _ in range(5)
     ]
     for thread in threads:
@@ -355,7 +398,9 @@ def test_async_and_threaded_readers(engine: Engine, prompts: dict[str, Any]) -> 
 def test_two_engines_live_side_by_side(engine: Engine, tiny_dir: Path, prompts: dict[str, Any]) -> None:
     expected = engine.generate(prompts["text"], sampling=greedy(25)).ids
     with Engine.from_pretrained(tiny_dir, device="cpu", max_sessions=1) as other:
-        streams = [each.stream(prompts["text"], sampling=greedy(25)) for each in (engine, other, engine, other)]
+        streams = [
+            each.stream(prompts["text"], sampling=greedy(25)) for each in (engine, other, engine, other)
+        ]
         assert [stream.reply().ids for stream in streams] == [expected] * 4
     assert engine.generate(prompts["text"], sampling=greedy(25)).ids == expected
 
@@ -430,7 +475,9 @@ def test_trace_shows_every_stage(engine: Engine, assets_dir: Path, tmp_path: Pat
     with engine.trace(tmp_path / "trace.json"):
         engine.generate(assets_dir / "question.wav", sampling=greedy(20))
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
-    assert {"speech_tokenizer", "forward", "sample", "voice step", "decode reply", "admitted"} <= {e["name"] for e in events}
+    assert {"speech_tokenizer", "forward", "sample", "voice step", "decode reply", "admitted"} <= {
+        e["name"] for e in events
+    }
     assert all({"name", "ph", "ts", "pid", "tid"} <= e.keys() for e in events)
     with pytest.raises(OSError, match="cannot be written"), engine.trace(tmp_path / "no" / "trace.json"):
         pass

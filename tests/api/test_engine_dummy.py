@@ -34,7 +34,13 @@ def test_real_shapes_in_bfloat16(tmp_path: Path, tiny_dir: Path, assets_dir: Pat
     """Four layers at full width and vocabulary; speech tokenizer, flow and vocoder uncut; a question and a reply by voice."""
     bench("shapes").write_shipped_configs(tmp_path, tiny_dir, num_layers=4)
     with Engine.from_pretrained(
-        tmp_path, device="cpu", load_format="dummy", dtype="bfloat16", codec_dtype="bfloat16", max_sessions=1, max_model_len=512
+        tmp_path,
+        device="cpu",
+        load_format="dummy",
+        dtype="bfloat16",
+        codec_dtype="bfloat16",
+        max_sessions=1,
+        max_model_len=512,
     ) as full:
         schedule = Schedule.preset("stitch_s", transcript_budget=4, speech_budget=10, reflection_budget=4)
         reply = full.generate(assets_dir / "question.wav", schedule=schedule, sampling=greedy(30))

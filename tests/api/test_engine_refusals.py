@@ -32,7 +32,9 @@ def engine(tiny_dir: Path) -> Iterator[Engine]:
         ({"prompt": Text("a"), "reflection_caps": [-1]}, ValueError, "reflection_caps holds -1"),
     ],
 )
-def test_bad_requests_raise_at_the_call(engine: Engine, request_: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_bad_requests_raise_at_the_call(
+    engine: Engine, request_: dict[str, Any], error: type[Exception], message: str
+) -> None:
     with pytest.raises(error) as raised:
         engine.stream(**request_)
     assert message in str(raised.value)
@@ -41,7 +43,15 @@ def test_bad_requests_raise_at_the_call(engine: Engine, request_: dict[str, Any]
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("temperature", -1), ("top_k", -1), ("top_p", 0), ("top_p", 1.5), ("seed", -1), ("max_new_tokens", 0), ("max_audio_s", -2)],
+    [
+        ("temperature", -1),
+        ("top_k", -1),
+        ("top_p", 0),
+        ("top_p", 1.5),
+        ("seed", -1),
+        ("max_new_tokens", 0),
+        ("max_audio_s", -2),
+    ],
 )
 def test_bad_sampling(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"Sampling.{name} is {value}"):

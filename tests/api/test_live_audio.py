@@ -14,16 +14,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from innervoice.api.live_audio import Listener, ReadsAhead, Utterance
+from innervoice.api.live_audio import Listener, ReadsAhead, UserAudio
 from innervoice.codec.audio import read_audio, read_frame, resample
 from innervoice.codec.glm_voice.speech_tokenizer import SpeechTokenizer
 from innervoice.codec.glm_voice.tokenizer_stream import TokenizerStream
-from innervoice.runtime.snapshot import Paused
+from innervoice.runtime.snapshot import PausedReply
 from innervoice.types import EngineDead, OutOfCapacity, RequestFailed
 
 TIMEOUT_S = 60.0
 few = settings(
-    deadline=None, max_examples=12, derandomize=True, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None,
+    max_examples=12,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 
@@ -35,7 +39,7 @@ class Told:
         self.refusal: Exception | None = None
         self.num_calls = 0
 
-    def session_state(self, session_id: str) -> tuple[int, Paused | None]:
+    def session_state(self, session_id: str) -> tuple[int, PausedReply | None]:
         return 0, None
 
     def listen(self, session_id: str, ids: Sequence[int]) -> None:
@@ -105,7 +109,7 @@ def cut(wave: np.ndarray, seed: int, max_len: int) -> Iterator[np.ndarray]:
         start = stop
 
 
-def push_all(utterance: Utterance, frames: Iterator[np.ndarray]) -> None:
+def push_all(utterance: UserAudio, frames: Iterator[np.ndarray]) -> None:
     for frame in frames:
         utterance.push(read_frame(frame, utterance.rate))
 
@@ -121,7 +125,9 @@ def test_any_frames_give_the_codes_of_the_whole(
 ) -> None:  # fmt: skip
     core = Told()
     counts: dict[str, int] = {}
-    listener = Listener(short, 4096, core.call, lambda what, number: counts.update({what: counts.get(what, 0) + number}))
+    listener = Listener(
+        short, 4096, core.call, lambda what, number: counts.update({what: counts.get(what, 0) + number})
+    )
     wave = noise(seed, max(1, int(seconds * rate)), *levels)
     wave = (wave * 32767).clip(-32768, 32767).astype(np.int16) if is_int else wave
     wave = np.stack([wave, wave[::-1]], 1) if is_stereo else wave
@@ -142,7 +148,9 @@ def test_any_frames_give_the_codes_of_the_whole(
 
 @pytest.mark.parametrize("name", ["question", "reading"])
 @pytest.mark.parametrize("rate", [16000, 48000])
-def test_recordings_pushed_in_frames_of_20_ms(tiny: SpeechTokenizer, assets_dir: Path, core: Told, name: str, rate: int) -> None:
+def test_recordings_pushed_in_frames_of_20_ms(
+    tiny: SpeechTokenizer, assets_dir: Path, core: Told, name: str, rate: int
+) -> None:
     wave = resample(read_audio(assets_dir / f"{name}.wav")[0], 16000, rate)
     listener = Listener(tiny, 4096, core.call)
     utterance = listener.open(rate, core.tell("a"))
@@ -154,7 +162,9 @@ def test_recordings_pushed_in_frames_of_20_ms(tiny: SpeechTokenizer, assets_dir:
 
 
 @pytest.mark.parametrize("seconds", [6, 12, 30, 61])
-def test_what_is_left_at_the_end_does_not_grow_with_the_turn(tiny: SpeechTokenizer, core: Told, seconds: int) -> None:
+def test_what_is_left_at_the_end_does_not_grow_with_the_turn(
+    tiny: SpeechTokenizer, core: Told, seconds: int
+) -> None:
     """At the shipped block of 50 tokens: all earlier blocks are encoded and told, however long the turn was."""
     listener = Listener(tiny, 4096, core.call)
     wave = noise(1, 16000 * seconds - 77, 0.2)
@@ -256,7 +266,9 @@ def test_what_the_core_refuses_is_told_again(listener: Listener, core: Told, ref
     utterance.drop()
 
 
-def test_a_dropped_turn_is_forgotten_by_the_core(listener: Listener, short: SpeechTokenizer, core: Told) -> None:
+def test_a_dropped_turn_is_forgotten_by_the_core(
+    listener: Listener, short: SpeechTokenizer, core: Told
+) -> None:
     utterance = listener.open(16000, core.tell("a"))
     utterance.push(noise(3, 7000, 0.1))
     wait_until(lambda: core.num_codes("a") == 5)
@@ -322,7 +334,11 @@ def test_a_failure_of_the_thread_reaches_all(short: SpeechTokenizer) -> None:
     first, second = (listener.open(16000, Told().tell("a")) for _ in range(2))
     first.push(np.zeros(9, np.float32))
     wait_until(lambda: first._result.done() and second._result.done())
-    for attempt in (listener.check_health, lambda: second.push(np.zeros(9, np.float32)), lambda: listener.open(16000, print)):
+    for attempt in (
+        listener.check_health,
+        lambda: second.push(np.zeros(9, np.float32)),
+        lambda: listener.open(16000, print),
+    ):
         with pytest.raises(EngineDead, match="stopped listening: 'a bug'"):
             attempt()
     listener.close()
@@ -353,7 +369,10 @@ def test_bad_pushes_change_nothing(listener: Listener, short: SpeechTokenizer, c
         (np.float32([0, np.nan]), "frame: sample 1 is nan"),
         (np.zeros(0, np.float32), "frame holds 0 samples"),
         (np.zeros((4, 2), np.float32), r"shape \[4, 2\]"),
-        (np.zeros(4096 * 1280 - 8999, np.float32), r"327\.7 s of sound, 4097 tokens, and a prompt has at most 4096"),
+        (
+            np.zeros(4096 * 1280 - 8999, np.float32),
+            r"327\.7 s of sound, 4097 tokens, and a prompt has at most 4096",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             utterance.push(bad)

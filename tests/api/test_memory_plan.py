@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from innervoice.api import memory_plan as plan
-from innervoice.api.memory_plan import DTYPES, PAGE_SIZE, Plan, make_plan, read_configs
+from innervoice.api.memory_plan import DTYPES, PAGE_SIZE, MemoryPlan, make_plan, read_configs
 from innervoice.checkpoint.locate import locate
 from innervoice.checkpoint.safetensors import DummyTensors
 from innervoice.model.device_step import Buffers
@@ -23,7 +23,7 @@ def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "_memory_bytes", lambda device: 8 * GIB)
 
 
-def per_session(made: Plan) -> int:
+def per_session(made: MemoryPlan) -> int:
     return made.kv_bytes_per_session + made.voice_bytes_per_session + made.step_bytes_per_session
 
 
@@ -32,7 +32,9 @@ def test_the_step_on_a_gpu_is_counted(tiny_dir: Path, on_a_gpu: None) -> None:
     paths = locate(tiny_dir)
     made = make_plan(paths, max_model_len=512)
     configs = read_configs(paths)
-    model = Transformer(configs.model, configs.family.load_weights(configs.model, DummyTensors(), DTYPES[made.dtype], "cpu"))
+    model = Transformer(
+        configs.model, configs.family.load_weights(configs.model, DummyTensors(), DTYPES[made.dtype], "cpu")
+    )
     buffers = Buffers.allocate(model, 256, 512, PAGE_SIZE)
     assert made.step_bytes_per_session == -(-buffers.num_bytes // 256)
     assert made.step_bytes_per_session > 4 * configs.model.vocab_size  # logits
@@ -41,7 +43,9 @@ def test_the_step_on_a_gpu_is_counted(tiny_dir: Path, on_a_gpu: None) -> None:
 
 def test_fewer_rows_share_what_is_there_once(tiny_dir: Path, on_a_gpu: None) -> None:
     one, many = (make_plan(locate(tiny_dir), max_sessions=n) for n in (1, 64))
-    assert one.step_bytes_per_session > many.step_bytes_per_session and one.sessions == 1 and many.sessions == 64
+    assert (
+        one.step_bytes_per_session > many.step_bytes_per_session and one.sessions == 1 and many.sessions == 64
+    )
 
 
 def test_a_cpu_has_no_such_step(tiny_dir: Path) -> None:
@@ -63,4 +67,7 @@ def test_the_codec_on_a_gpu_runs_in_halves_as_the_model_does(
     wide, made = make_plan(locate(tiny_dir), codec_dtype="float32"), make_plan(locate(tiny_dir), **asked)  # type: ignore[arg-type]
     assert (made.codec_dtype, made.speech_tokenizer_dtype) == expected
     halves = tuple(dtype == "bfloat16" for dtype in expected)
-    assert (made.codec_bytes < 0.6 * wide.codec_bytes, made.speech_tokenizer_bytes < 0.6 * wide.speech_tokenizer_bytes) == halves
+    assert (
+        made.codec_bytes < 0.6 * wide.codec_bytes,
+        made.speech_tokenizer_bytes < 0.6 * wide.speech_tokenizer_bytes,
+    ) == halves

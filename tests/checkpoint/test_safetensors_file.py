@@ -31,7 +31,9 @@ def sharded(tmp_path: Path) -> Path:
 
 
 def write_index(directory: Path, weight_map: object) -> None:
-    (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    (directory / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": weight_map})
+    )
 
 
 def test_one_file_gives_its_tensors(single: Path) -> None:
@@ -71,7 +73,9 @@ def test_integers_are_no_weights(single: Path) -> None:
 def test_truncated_file_is_refused(single: Path, keep: int) -> None:
     path = single / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ValueError, match=r"model\.safetensors cannot be read as safetensors .*download it again"):
+    with pytest.raises(
+        ValueError, match=r"model\.safetensors cannot be read as safetensors .*download it again"
+    ):
         TensorDir(single)
 
 
@@ -89,7 +93,9 @@ def test_directory_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "absent"])
 def test_directory_without_weights_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(FileNotFoundError, match=r"neither model\.safetensors nor model\.safetensors\.index\.json"):
+    with pytest.raises(
+        FileNotFoundError, match=r"neither model\.safetensors nor model\.safetensors\.index\.json"
+    ):
         TensorDir(tmp_path / name)
 
 
@@ -135,7 +141,9 @@ def test_dummy_tensors_depend_on_name_and_seed_alone() -> None:
 
 def test_dummy_vectors_are_neutral() -> None:
     dummy = DummyTensors()
-    assert torch.equal(dummy.get("layer_norm.weight", (8,), dtype=torch.bfloat16), torch.ones(8, dtype=torch.bfloat16))
+    assert torch.equal(
+        dummy.get("layer_norm.weight", (8,), dtype=torch.bfloat16), torch.ones(8, dtype=torch.bfloat16)
+    )
     assert torch.equal(dummy.get("weight_g", (8, 1, 1)), torch.ones(8, 1, 1))
     assert torch.equal(dummy.get("fc.bias", (8,)), torch.zeros(8))
     assert dummy.get("classifier.weight", (1, 8)).std().item() > 0

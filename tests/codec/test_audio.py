@@ -32,7 +32,14 @@ def test_path_bytes_and_array_agree(assets_dir: Path) -> None:
     path = assets_dir / "question.wav"
     data, rate = soundfile.read(path, dtype="int16")
     expected = data / np.float32(32768)
-    for source in (path, str(path), path.read_bytes(), (data, rate), (expected, rate), (data.astype(np.int32) << 16, rate)):
+    for source in (
+        path,
+        str(path),
+        path.read_bytes(),
+        (data, rate),
+        (expected, rate),
+        (data.astype(np.int32) << 16, rate),
+    ):
         samples, found = read_audio(source)
         assert found == 16000 and samples.dtype == np.float32
         assert np.array_equal(samples, expected)
@@ -40,7 +47,13 @@ def test_path_bytes_and_array_agree(assets_dir: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "subtype", "tolerance"),
-    [("WAV", "FLOAT", 0), ("WAV", "PCM_24", 1e-6), ("WAV", "PCM_U8", 1e-2), ("FLAC", "PCM_16", 1e-4), ("OGG", "VORBIS", 5e-2)],
+    [
+        ("WAV", "FLOAT", 0),
+        ("WAV", "PCM_24", 1e-6),
+        ("WAV", "PCM_U8", 1e-2),
+        ("FLAC", "PCM_16", 1e-4),
+        ("OGG", "VORBIS", 5e-2),
+    ],
 )
 def test_first_channel_of_every_format(tmp_path: Path, kind: str, subtype: str, tolerance: float) -> None:
     path = tmp_path / f"x.{kind.lower()}"
@@ -87,7 +100,9 @@ def test_resampled_length_rounds_up(num: int, rate: int, expected: int) -> None:
     rate=st.sampled_from([1000, 8000, 16000, 22050, 44100, 47999]), target=st.sampled_from([8000, 16000, 22050, 24000, 48000]),
     lens=st.lists(st.one_of(st.integers(0, 3), st.integers(0, 9000)), min_size=1, max_size=12), seed=st.integers(0, 99),
 )  # fmt: skip
-def test_resampled_chunks_join_to_what_the_whole_gives(rate: int, target: int, lens: list[int], seed: int) -> None:
+def test_resampled_chunks_join_to_what_the_whole_gives(
+    rate: int, target: int, lens: list[int], seed: int
+) -> None:
     wave = np.random.default_rng(seed).standard_normal(sum(lens)).astype(np.float32)
     resampler, parts = Resampler(rate, target), np.split(wave, np.cumsum(lens)[:-1])
     chunks = [resampler.push(part, number == len(lens) - 1) for number, part in enumerate(parts)]
@@ -104,7 +119,9 @@ def test_frames_are_copies_of_the_first_channel() -> None:
     pcm = (STEREO[:, 0] * 32767).astype("<i2")
     for data in (pcm.tobytes(), bytearray(pcm.tobytes()), memoryview(pcm)):
         assert np.array_equal(read_frame(data, RATE), pcm / np.float32(32768))
-    with pytest.raises(ValueError, match="frame: 5 bytes are no whole number of int16 samples: send 2 bytes a sample"):
+    with pytest.raises(
+        ValueError, match="frame: 5 bytes are no whole number of int16 samples: send 2 bytes a sample"
+    ):
         read_frame(b"12345", RATE)
 
 
@@ -154,12 +171,16 @@ GOOD = STEREO[:, 0]
         (3, "of type int, expected"),
         ("a\0b", "cannot be read"),
     ],
-    ids=lambda value: value if isinstance(value, str) and value.isprintable() else type(value).__name__,  # files hold a date
+    ids=lambda value: (
+        value if isinstance(value, str) and value.isprintable() else type(value).__name__
+    ),  # files hold a date
 )
 def test_bad_sound_is_refused_in_one_sentence(source: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         read_audio(source)
-    assert "\n" not in str(caught.value) and " at 0x" not in str(caught.value) and len(str(caught.value)) < 200
+    assert (
+        "\n" not in str(caught.value) and " at 0x" not in str(caught.value) and len(str(caught.value)) < 200
+    )
 
 
 def test_missing_file_and_directory(tmp_path: Path) -> None:

@@ -39,9 +39,14 @@ def sound(codec: Codec, num: int, seed: int = 0) -> np.ndarray:
 
 def part(codec: Codec, codes: Codes, start: int, end: int) -> Codes:
     """Frames start to end."""
-    ids = tuple(row[start // stride : -(-end // stride)] for row, stride in zip(codes.ids, codec._grid.strides, strict=True))
+    ids = tuple(
+        row[start // stride : -(-end // stride)]
+        for row, stride in zip(codes.ids, codec._grid.strides, strict=True)
+    )
     chunk = codec._grid.chunk_frames
-    scales = None if chunk is None or codes.scales is None else codes.scales[start // chunk : -(-end // chunk)]
+    scales = (
+        None if chunk is None or codes.scales is None else codes.scales[start // chunk : -(-end // chunk)]
+    )
     return Codes(codes.kind, ids, scales)
 
 
@@ -93,10 +98,15 @@ def test_any_cutting_is_the_whole(
     kind: str, codecs: dict[str, Codec], cuts: list[int], frames: int, rest: int, chunk: int
 ) -> None:
     codec = codecs[kind]
-    samples, chunk_s = sound(codec, frames * codec.frame_len + rest), chunk * codec.frame_len / codec.sample_rate
+    samples, chunk_s = (
+        sound(codec, frames * codec.frame_len + rest),
+        chunk * codec.frame_len / codec.sample_rate,
+    )
     whole = codec.encode((samples, codec.sample_rate))
     cut = encode_by(codec, samples, [7 * size for size in cuts], chunk_s)
-    assert all(np.array_equal(ours, all_at_once) for ours, all_at_once in zip(cut.ids, whole.ids, strict=True))
+    assert all(
+        np.array_equal(ours, all_at_once) for ours, all_at_once in zip(cut.ids, whole.ids, strict=True)
+    )
     if whole.scales is not None:
         assert cut.scales is not None and np.array_equal(cut.scales, whole.scales)
     whole = Codes(whole.kind, whole.ids, whole.scales)
@@ -154,7 +164,9 @@ def test_sessions_in_mixed_phases_are_each_by_itself(kind: str, codecs: dict[str
     for i in range(16):
         alone = codec.decode(Codes(codec.kind, codes[i].ids)).samples
         assert relative(np.concatenate(heard[i]), alone) <= BOUND
-        assert all(np.array_equal(a, b) for a, b in zip(joined(kind, found[i], None).ids, codes[i].ids, strict=True))
+        assert all(
+            np.array_equal(a, b) for a, b in zip(joined(kind, found[i], None).ids, codes[i].ids, strict=True)
+        )
 
 
 @pytest.mark.parametrize("kind", CAUSAL)
@@ -178,7 +190,8 @@ def test_idle_slots_keep_every_bit(kind: str, codecs: dict[str, Codec]) -> None:
     stream.finish(slots[1])
     rest = np.concatenate([piece.samples for piece in stream.drain() if piece.slot == slots[1]])
     assert (
-        relative(rest, codec.decode(Codes(kind, codes.ids)).samples[-len(rest) :]) <= BOUND and len(rest) == 18 * codec.frame_len
+        relative(rest, codec.decode(Codes(kind, codes.ids)).samples[-len(rest) :]) <= BOUND
+        and len(rest) == 18 * codec.frame_len
     )
 
 
@@ -191,7 +204,9 @@ class Fuzz:
         self.stream: DecodeStream = codec.stream_decode(num_slots, chunk_s=chunk_s)
         self.library = []
         for index in range(12):
-            codes = codec.encode((sound(codec, self.dice.randint(4, 60) * codec.frame_len, index), codec.sample_rate))
+            codes = codec.encode(
+                (sound(codec, self.dice.randint(4, 60) * codec.frame_len, index), codec.sample_rate)
+            )
             codes = Codes(codes.kind, codes.ids, codes.scales)
             self.library.append((codes, codec.decode(codes).samples))
         self.sessions: dict[int, Session] = {}
@@ -205,7 +220,9 @@ class Fuzz:
         frames = len(session.codes.ids[-1]) * self.codec._grid.strides[-1]
         size = self.dice.randint(0, 5) * unit(self.codec)
         if session.at < frames:
-            self.stream.push(session.slot, part(self.codec, session.codes, session.at, min(session.at + size, frames)))
+            self.stream.push(
+                session.slot, part(self.codec, session.codes, session.at, min(session.at + size, frames))
+            )
             session.at += size
 
     def flush(self, session: Session) -> None:
@@ -233,7 +250,9 @@ class Fuzz:
         if kind == "step" or not self.sessions:
             self.step()
         session = self.dice.choice(list(self.sessions.values())) if self.sessions else None
-        if session is None or (kind == "fork" and len(self.sessions) < self.stream.num_slots and self.dice.random() < 0.3):
+        if session is None or (
+            kind == "fork" and len(self.sessions) < self.stream.num_slots and self.dice.random() < 0.3
+        ):
             if len(self.sessions) < self.stream.num_slots:
                 self.open(self.stream.open())
         elif kind == "push":

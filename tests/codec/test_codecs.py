@@ -23,7 +23,9 @@ SNACS = ("plain", "attention", "grouped off")
 def modules(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[nn.Module, Codec]]:
     folder = tmp_path_factory.mktemp("codecs")
     made = {kind: make_module(kind) for kind in KINDS}
-    return {kind: (module, Codec.from_pretrained(save(module, folder / kind))) for kind, module in made.items()}
+    return {
+        kind: (module, Codec.from_pretrained(save(module, folder / kind))) for kind, module in made.items()
+    }
 
 
 def sound(codec: Codec, num: int, seed: int = 0) -> np.ndarray:
@@ -70,7 +72,14 @@ def check(module: nn.Module, codec: Codec, num: int) -> None:
 def test_small_codec_is_that_of_transformers(kind: str, modules: dict[str, tuple[nn.Module, Codec]]) -> None:
     module, codec = modules[kind]
     chunk = int(ENCODEC_CHUNKS["sampling_rate"] * ENCODEC_CHUNKS["chunk_length_s"])
-    for num in (1, codec.frame_len - 1, 3 * codec.frame_len, 7 * codec.frame_len, 41 * codec.frame_len + 5, 2 * chunk + 100):
+    for num in (
+        1,
+        codec.frame_len - 1,
+        3 * codec.frame_len,
+        7 * codec.frame_len,
+        41 * codec.frame_len + 5,
+        2 * chunk + 100,
+    ):
         if kind.startswith("encodec chunks") and num == 41 * codec.frame_len + 5:
             num = chunk  # transformers fails when its last chunk is shorter than the overlap
         check(module, codec, num)
@@ -123,13 +132,19 @@ def test_bfloat16_is_near(kind: str, modules: dict[str, tuple[nn.Module, Codec]]
     wide, near = codec.decode(codes).samples, narrow.decode(codes).samples
     assert near.dtype == np.float32 and wide.shape == near.shape
     assert np.linalg.norm(wide - near) <= 0.05 * np.linalg.norm(wide)
-    same = np.mean(np.stack(narrow.encode((sound(codec, 40 * codec.frame_len), codec.sample_rate)).ids[:1]) == codes.ids[0])
+    same = np.mean(
+        np.stack(narrow.encode((sound(codec, 40 * codec.frame_len), codec.sample_rate)).ids[:1])
+        == codes.ids[0]
+    )
     assert same >= 0.7
 
 
 def test_many_at_once_are_each_by_itself(modules: dict[str, tuple[nn.Module, Codec]]) -> None:
     for _, codec in modules.values():
-        sounds = [(sound(codec, num * codec.frame_len + num, seed=num), codec.sample_rate) for num in (11, 3, 29, 11)]
+        sounds = [
+            (sound(codec, num * codec.frame_len + num, seed=num), codec.sample_rate)
+            for num in (11, 3, 29, 11)
+        ]
         together, alone = codec.encode(sounds), [codec.encode(one) for one in sounds]
         for one, other in zip(together, alone, strict=True):
             assert all(np.array_equal(a, b) for a, b in zip(one.ids, other.ids, strict=True))
@@ -173,7 +188,9 @@ def test_bad_codes_are_refused(modules: dict[str, tuple[nn.Module, Codec]]) -> N
         codec.encode((np.zeros(10, np.float32), codec.sample_rate), num_codebooks=6)
 
 
-def test_bad_sounds_are_refused(modules: dict[str, tuple[nn.Module, Codec]], caplog: pytest.LogCaptureFixture) -> None:
+def test_bad_sounds_are_refused(
+    modules: dict[str, tuple[nn.Module, Codec]], caplog: pytest.LogCaptureFixture
+) -> None:
     codec = modules["mimi"][1]
     with pytest.raises(ValueError, match="holds 0 samples"):
         codec.encode((np.zeros(0, np.float32), codec.sample_rate))
@@ -183,7 +200,9 @@ def test_bad_sounds_are_refused(modules: dict[str, tuple[nn.Module, Codec]], cap
         modules["encodec chunks"][1].encode((np.zeros((9, 3), np.float32), 4800))
     with caplog.at_level(logging.INFO, "innervoice"):
         codec.encode((np.zeros(8000, np.float32), 8000))
-    assert [r.getMessage() for r in caplog.records].count("sound of 8000 Hz is resampled to the 1200 Hz of mimi") == 1
+    assert [r.getMessage() for r in caplog.records].count(
+        "sound of 8000 Hz is resampled to the 1200 Hz of mimi"
+    ) == 1
 
 
 def test_bad_checkpoints_are_refused(modules: dict[str, tuple[nn.Module, Codec]], tmp_path: Path) -> None:
@@ -202,7 +221,9 @@ def test_bad_checkpoints_are_refused(modules: dict[str, tuple[nn.Module, Codec]]
     refused("has shape .* is it the file of this config", num_filters=8)
     refused("is missing", num_hidden_layers=3)
     refused(r"upsampling_ratios is \[\], expected whole numbers", upsampling_ratios=[])
-    config.write_text(json.dumps(json.loads((save(modules["dac"][0], tmp_path / "dac") / "config.json").read_text())))
+    config.write_text(
+        json.dumps(json.loads((save(modules["dac"][0], tmp_path / "dac") / "config.json").read_text()))
+    )
     with pytest.raises(ValueError, match=r"tensor encoder.conv1.weight is missing"):
         Codec.from_pretrained(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"config\.json does not exist"):

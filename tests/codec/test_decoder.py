@@ -103,13 +103,21 @@ def streamed(data_dir: Path) -> tuple[SpeechDecoder, dict[str, torch.Tensor]]:
     golden = data_dir / "golden"
 
     def weights(name: str) -> dict[str, torch.Tensor]:
-        return {key[2:]: value for key, value in load_file(golden / f"{name}.safetensors").items() if key.startswith("w.")}
+        return {
+            key[2:]: value
+            for key, value in load_file(golden / f"{name}.safetensors").items()
+            if key.startswith("w.")
+        }
 
-    flow = FlowConfig(64, encoder=EncoderConfig(64, 64, 2, 128, 2, 10), estimator=EstimatorConfig((32, 32), 16, 2, 2, 2))
+    flow = FlowConfig(
+        64, encoder=EncoderConfig(64, 64, 2, 128, 2, 10), estimator=EstimatorConfig((32, 32), 16, 2, 2, 2)
+    )
     hift = HiftConfig(base_channels=32, f0_channels=32)
     with torch.inference_mode():
         parts = Flow(flow, weights("flow_small")), Hift(hift, weights("hift_small"))
-    return SpeechDecoder(DecoderConfig(flow, hift), *parts, vocoder_noise=False), load_file(golden / "stream_small.safetensors")
+    return SpeechDecoder(DecoderConfig(flow, hift), *parts, vocoder_noise=False), load_file(
+        golden / "stream_small.safetensors"
+    )
 
 
 def error(ours: torch.Tensor | np.ndarray, theirs: torch.Tensor) -> float:
@@ -126,7 +134,9 @@ def test_tiny_checkpoint_sounds_as_the_original(tiny: SpeechDecoder, data_dir: P
     assert error(tiny.decode(codes), expected[f"wav{case}"]) < 1e-3
 
 
-def test_reference_streaming_is_the_originals(streamed: tuple[SpeechDecoder, dict[str, torch.Tensor]]) -> None:
+def test_reference_streaming_is_the_originals(
+    streamed: tuple[SpeechDecoder, dict[str, torch.Tensor]],
+) -> None:
     decoder, golden = streamed
     codes, state, start = golden["t.tokens"][0].tolist(), decoder.init_state(), 0
     for chunk, size in enumerate((25, 50, 7)):
@@ -193,7 +203,9 @@ def test_codes_out_of_range_are_refused(tiny: SpeechDecoder) -> None:
             tiny.push(tiny.init_state(), codes, final=True)
 
 
-def test_vocoder_noise_is_reproducible_and_makes_a_difference(tiny: SpeechDecoder, noisy: SpeechDecoder) -> None:
+def test_vocoder_noise_is_reproducible_and_makes_a_difference(
+    tiny: SpeechDecoder, noisy: SpeechDecoder
+) -> None:
     codes = list(range(30))
     first, second = noisy.decode(codes), noisy.decode(codes)
     assert np.array_equal(first, second)
@@ -201,7 +213,9 @@ def test_vocoder_noise_is_reproducible_and_makes_a_difference(tiny: SpeechDecode
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.bfloat16, 0.1), (torch.float16, 0.02)])
-def test_half_precision_stays_close(tiny: SpeechDecoder, tiny_dir: Path, dtype: torch.dtype, bound: float) -> None:
+def test_half_precision_stays_close(
+    tiny: SpeechDecoder, tiny_dir: Path, dtype: torch.dtype, bound: float
+) -> None:
     half = SpeechDecoder.from_pretrained(tiny_dir / "glm-4-voice-decoder", dtype=dtype, vocoder_noise=False)
     codes = list(range(20))
     assert error(half.mel(codes), tiny.mel(codes)) < 2 * bound
@@ -233,9 +247,15 @@ def test_bytes_are_known_before_loading(tiny_dir: Path, dtype: torch.dtype) -> N
     root = tiny_dir / "glm-4-voice-decoder"
     decoder = SpeechDecoder.from_pretrained(root, dtype=dtype)
     assert decoder.num_bytes == tensor_bytes(read_decoder_config(root / "config.yaml"), dtype.itemsize)
-    gains = sum(np.prod(shape) for name, shape in hift_shapes(decoder.config.hift).items() if name.endswith("weight_g"))
+    gains = sum(
+        np.prod(shape)
+        for name, shape in hift_shapes(decoder.config.hift).items()
+        if name.endswith("weight_g")
+    )
     if dtype is torch.float32:
-        both = num_parameters(flow_shapes(decoder.config.flow)) + num_parameters(hift_shapes(decoder.config.hift))
+        both = num_parameters(flow_shapes(decoder.config.flow)) + num_parameters(
+            hift_shapes(decoder.config.hift)
+        )
         assert decoder.num_bytes == 4 * (both - gains)
 
 
@@ -251,14 +271,22 @@ def test_shipped_shapes_run_in_bfloat16(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("!apply:random.seed [1986]", "!apply:os.system ['true']", r"!apply:os\.system is not among the known names"),
+        (
+            "!apply:random.seed [1986]",
+            "!apply:os.system ['true']",
+            r"!apply:os\.system is not among the known names",
+        ),
         (
             "!apply:random.seed [1986]",
             "!!python/object/apply:os.system ['true']",
             r"apply:os\.system is not allowed",
         ),
         ("!apply:random.seed [1986]", "!include other.yaml", "!include is not allowed"),
-        ("!apply:random.seed [1986]", "!new:subprocess.Popen {args: [ls]}", r"!new:subprocess\.Popen is not among"),
+        (
+            "!apply:random.seed [1986]",
+            "!new:subprocess.Popen {args: [ls]}",
+            r"!new:subprocess\.Popen is not among",
+        ),
         ("!apply:random.seed [1986]", "&a [*a]", r"alias \*a is not allowed"),
         ("!new:cosyvoice.llm.llm.TransformerLM", "!new:os.system", r"!new:os\.system is not among"),
         (
@@ -266,7 +294,11 @@ def test_shipped_shapes_run_in_bfloat16(tmp_path: Path) -> None:
             "!new:cosyvoice.flow.decoder.Other",
             r"cosyvoice\.flow\.decoder\.Other",
         ),
-        ("!new:cosyvoice.flow.decoder.ConditionalDecoder", "", r"flow\.decoder\.estimator must be !new:cosyvoice"),
+        (
+            "!new:cosyvoice.flow.decoder.ConditionalDecoder",
+            "",
+            r"flow\.decoder\.estimator must be !new:cosyvoice",
+        ),
         ("!ref <sample_rate>", "!ref <missing>", "!ref <missing> names no key"),
         ("!ref <sample_rate>", "!ref <sample_rate // 2>", "!ref <sample_rate // 2> is not supported"),
         ("sample_rate: 22050", "sample_rate: !ref <sample_rate>", "refers back to itself"),

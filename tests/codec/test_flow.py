@@ -27,7 +27,9 @@ def golden(data_dir: Path) -> Golden:
 
 @pytest.fixture(scope="module")
 def flow(golden: Golden) -> Flow:
-    config = FlowConfig(64, encoder=EncoderConfig(64, 64, 2, 128, 2, 10), estimator=EstimatorConfig((32, 32), 16, 2, 2, 2))
+    config = FlowConfig(
+        64, encoder=EncoderConfig(64, 64, 2, 128, 2, 10), estimator=EstimatorConfig((32, 32), 16, 2, 2, 2)
+    )
     return Flow(config, {name[2:]: value for name, value in golden.items() if name.startswith("w.")})
 
 
@@ -61,13 +63,17 @@ def test_mel_with_zero_speaker_x_vector_and_prompt(flow: Flow, golden: Golden) -
     assert error(flow(codes, codes[:0], NO_MEL, generator=noise_generator()), golden["t.mel_zero_spk"]) < 1e-4
     spoken = flow(codes, codes[:0], NO_MEL, generator=noise_generator(), speaker=golden["t.xvec"])
     assert error(spoken, golden["t.mel_xvec"]) < 1e-4
-    prompted = flow(codes[10:], codes[:10], golden["t.prompt_feat"].transpose(1, 2), generator=noise_generator())
+    prompted = flow(
+        codes[10:], codes[:10], golden["t.prompt_feat"].transpose(1, 2), generator=noise_generator()
+    )
     assert error(prompted, golden["t.mel_with_prompt"]) < 1e-4
 
 
 def test_other_step_counts(flow: Flow, golden: Golden) -> None:
     codes = golden["t.tokens"][0]
-    few, many = (flow(codes, codes[:0], NO_MEL, generator=noise_generator(), steps=steps) for steps in (3, 16))
+    few, many = (
+        flow(codes, codes[:0], NO_MEL, generator=noise_generator(), steps=steps) for steps in (3, 16)
+    )
     ten = golden["t.mel_zero_spk"]
     assert (many - ten).abs().mean() < (few - ten).abs().mean()
     with pytest.raises(ValueError, match="steps is 0"):
@@ -80,7 +86,9 @@ def test_finished_blocks_do_not_change(flow: Flow) -> None:
     x = torch.randn(1, 37, 64, generator=torch.Generator().manual_seed(0))
     whole = flow.encoder(x)
     assert error(flow.encoder(x[:, :30]), whole[:, :30]) < 1e-5
-    assert error(flow.encoder(x[:, :25])[:, 20:], whole[:, 20:25]) > 1e-3  # an open block sees what comes later in it
+    assert (
+        error(flow.encoder(x[:, :25])[:, 20:], whole[:, 20:25]) > 1e-3
+    )  # an open block sees what comes later in it
 
 
 def test_frame_counts() -> None:
@@ -89,7 +97,19 @@ def test_frame_counts() -> None:
 
 
 def test_step_times() -> None:
-    expected = [0, 0.0123117, 0.0489435, 0.1089935, 0.1909830, 0.2928932, 0.4122148, 0.5460095, 0.6909830, 0.8435655, 1]
+    expected = [
+        0,
+        0.0123117,
+        0.0489435,
+        0.1089935,
+        0.1909830,
+        0.2928932,
+        0.4122148,
+        0.5460095,
+        0.6909830,
+        0.8435655,
+        1,
+    ]
     assert error(step_times(10), torch.tensor(expected)) < 1e-7
 
 
@@ -119,7 +139,9 @@ def test_mask_and_nearest_by_definition() -> None:
 def test_time_embedding_by_definition() -> None:
     embedded = time_embedding(torch.tensor([0.0, 0.25]), 8)
     waves = [1000 * 0.25 * math.exp(-math.log(10000) * i / 3) for i in range(4)]
-    expected = torch.tensor([[0.0] * 4 + [1.0] * 4, [math.sin(w) for w in waves] + [math.cos(w) for w in waves]])
+    expected = torch.tensor(
+        [[0.0] * 4 + [1.0] * 4, [math.sin(w) for w in waves] + [math.cos(w) for w in waves]]
+    )
     assert error(embedded, expected) < 1e-5
 
 

@@ -83,7 +83,9 @@ def test_other_kernels_than_those_captured_are_launched(small: Flow, monkeypatch
     assert graphs.num_captured == 0 and not graphs._steps
 
 
-def test_sizes_that_are_no_longer_asked_for_are_given_up(small: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sizes_that_are_no_longer_asked_for_are_given_up(
+    small: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
     graphs = small.graphs
     assert graphs is not None
     monkeypatch.setattr(flow_graphs, "MOST_GRAPHS", 2)

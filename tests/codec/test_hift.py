@@ -95,7 +95,9 @@ def test_weight_norm_is_folded_over_all_but_the_first_dimension() -> None:
 def test_snake(dtype: torch.dtype) -> None:
     x = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(0)).to(dtype)
     alpha = torch.tensor([0.0, 0.1, 1.0, 3.0, -2.0]).to(dtype)
-    wide = x.double() + torch.sin(x.double() * alpha.double()[:, None]) ** 2 / (alpha.double()[:, None] + 1e-9)
+    wide = x.double() + torch.sin(x.double() * alpha.double()[:, None]) ** 2 / (
+        alpha.double()[:, None] + 1e-9
+    )
     assert snake(x, alpha).dtype == dtype
     assert torch.equal(snake(x, alpha), snake_ref(x, alpha))
     assert error(snake_ref(x, alpha).double(), wide) <= 8 * torch.finfo(dtype).eps * float(wide.abs().max())

@@ -43,13 +43,17 @@ def golden(data_dir: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def golden_dir(data_dir: Path, golden: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def golden_dir(
+    data_dir: Path, golden: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The golden module as a checkpoint, with pieces as long as its position table."""
     directory = tmp_path_factory.mktemp("vq_small")
     changes = json.loads((data_dir / "golden" / "vq_small.json").read_text())["cfg"]
     (directory / "config.json").write_text(json.dumps(SHIPPED | changes))
     (directory / "preprocessor_config.json").write_text(json.dumps({"n_samples": 240 * 320}))
-    save_file({name[2:]: w for name, w in golden.items() if name.startswith("w.")}, directory / "model.safetensors")
+    save_file(
+        {name[2:]: w for name, w in golden.items() if name.startswith("w.")}, directory / "model.safetensors"
+    )
     return directory
 
 
@@ -75,7 +79,9 @@ def change_config(directory: Path, **changes: Any) -> None:
 
 
 def change_weights(directory: Path, **changes: torch.Tensor | None) -> None:
-    weights = load_file(directory / "model.safetensors") | {k.replace("__", "."): v for k, v in changes.items()}
+    weights = load_file(directory / "model.safetensors") | {
+        k.replace("__", "."): v for k, v in changes.items()
+    }
     save_file({k: v for k, v in weights.items() if v is not None}, directory / "model.safetensors")
 
 
@@ -105,7 +111,9 @@ def test_states_and_ids_equal_the_original(golden: dict[str, torch.Tensor], gold
     assert torch.equal(codes, golden["t.ids"])
 
 
-def all_states(weights: Any, config: SpeechTokenizerConfig, features: torch.Tensor, num_positions: list[int]) -> list[Any]:
+def all_states(
+    weights: Any, config: SpeechTokenizerConfig, features: torch.Tensor, num_positions: list[int]
+) -> list[Any]:
     """Block after block of features [B, M, F], all rows in one call."""
     contexts, states = [Context(weights, config) for _ in features], []
     for start in range(0, features.shape[2] // 2, config.block_len):
@@ -125,7 +133,9 @@ def test_waves_become_the_original_tokens(golden: dict[str, torch.Tensor], golde
 
 
 @pytest.mark.parametrize("case", ["case0", "case1"])
-def test_recordings_become_the_original_ids(tiny: SpeechTokenizer, data_dir: Path, assets_dir: Path, case: str) -> None:
+def test_recordings_become_the_original_ids(
+    tiny: SpeechTokenizer, data_dir: Path, assets_dir: Path, case: str
+) -> None:
     expected = json.loads((data_dir / "tiny" / "expected.json").read_text())[case]
     name = "question.wav" if expected["wav"] == "001.wav" else "reading.wav"
     assert tiny.encode(*read_audio(assets_dir / name)) == expected["speech_ids"]
@@ -151,7 +161,9 @@ def test_a_token_each_80_ms_begun(tiny: SpeechTokenizer, reading: np.ndarray, nu
 
 @pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
 def test_other_rates_and_channels(tiny: SpeechTokenizer, reading: np.ndarray, rate: int) -> None:
-    stereo = np.stack([reading, np.ones_like(reading)], 1)[: rate * 2]  # two seconds, whatever they sound like at that rate
+    stereo = np.stack([reading, np.ones_like(reading)], 1)[
+        : rate * 2
+    ]  # two seconds, whatever they sound like at that rate
     samples, _ = read_audio((stereo, rate))
     assert len(tiny.encode(samples, rate)) == 25
 
@@ -168,7 +180,9 @@ def test_long_recordings_are_cut_into_pieces(tiny: SpeechTokenizer, reading: np.
     wave = np.resize(reading, 480000 * 2 + 12345)
     codes = tiny.encode(wave, 16000)
     assert len(codes) == 375 * 2 + 10 == tiny.config.num_tokens(len(wave))
-    assert codes == [code for start in (0, 480000, 960000) for code in tiny.encode(wave[start : start + 480000], 16000)]
+    assert codes == [
+        code for start in (0, 480000, 960000) for code in tiny.encode(wave[start : start + 480000], 16000)
+    ]
 
 
 def test_states_do_not_depend_on_padding(golden: dict[str, torch.Tensor], golden_dir: Path) -> None:
@@ -187,11 +201,15 @@ def test_last_piece_sees_the_zeros_of_a_common_length(tiny: SpeechTokenizer) -> 
     assert tiny.encode(wave, 16000)[-1] == tiny.encode(padded, 16000)[0]
     filters = mel_filters(128, 400, 16000)
     longer = log_mel(torch.from_numpy(padded)[None], filters)[..., :8]
-    assert (longer - log_mel(torch.from_numpy(tail)[None], filters)).abs().amax(1)[0].gt(1e-3).tolist() == [False] * 7 + [True]
+    assert (longer - log_mel(torch.from_numpy(tail)[None], filters)).abs().amax(1)[0].gt(1e-3).tolist() == [
+        False
+    ] * 7 + [True]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_keeps_most_codes(tiny_dir: Path, tiny: SpeechTokenizer, reading: np.ndarray, dtype: torch.dtype) -> None:
+def test_half_precision_keeps_most_codes(
+    tiny_dir: Path, tiny: SpeechTokenizer, reading: np.ndarray, dtype: torch.dtype
+) -> None:
     half = SpeechTokenizer.from_pretrained(tiny_dir / "glm-4-voice-tokenizer", dtype=dtype)
     codes = half.encode(reading, 16000)
     assert sum(a == b for a, b in zip(codes, tiny.encode(reading, 16000), strict=True)) >= 0.8 * len(codes)
@@ -201,7 +219,9 @@ def test_half_precision_keeps_most_codes(tiny_dir: Path, tiny: SpeechTokenizer, 
 def test_encoding_leaves_a_span(tiny_dir: Path, reading: np.ndarray) -> None:
     tracer = Tracer()
     tracer.start()
-    SpeechTokenizer.from_pretrained(tiny_dir / "glm-4-voice-tokenizer", tracer=tracer).encode(reading[:1280], 16000)
+    SpeechTokenizer.from_pretrained(tiny_dir / "glm-4-voice-tokenizer", tracer=tracer).encode(
+        reading[:1280], 16000
+    )
     assert [event["name"] for event in tracer._events if event["ph"] == "X"] == ["speech_tokenizer"]
 
 
@@ -225,11 +245,16 @@ def test_read_only_samples_are_fine(tiny: SpeechTokenizer, reading: np.ndarray) 
     assert tiny.encode(frozen, 16000) == tiny.encode(reading[:5000], 16000)
 
 
-def test_prefixed_and_untidy_checkpoints_load(tiny_copy: Path, tiny: SpeechTokenizer, reading: np.ndarray) -> None:
+def test_prefixed_and_untidy_checkpoints_load(
+    tiny_copy: Path, tiny: SpeechTokenizer, reading: np.ndarray
+) -> None:
     weights = load_file(tiny_copy / "model.safetensors")
     dropped = ("ema_count", "ema_weight", "embed_positions2.weight")
     weights = {f"model.encoder.{name}": w for name, w in weights.items() if name not in dropped}
-    save_file(weights | {"model.decoder.x": torch.zeros(1), "proj_out.weight": torch.zeros(1)}, tiny_copy / "model.safetensors")
+    save_file(
+        weights | {"model.decoder.x": torch.zeros(1), "proj_out.weight": torch.zeros(1)},
+        tiny_copy / "model.safetensors",
+    )
     (tiny_copy / "preprocessor_config.json").unlink()
     assert SpeechTokenizer.from_pretrained(tiny_copy).encode(reading, 16000) == tiny.encode(reading, 16000)
 
@@ -251,14 +276,23 @@ def test_unknown_key_is_logged(tiny_copy: Path, caplog: pytest.LogCaptureFixture
         ({"d_model": "64"}, "d_model is '64', expected int"),
         ({"quantize_vocab_size": 0}, "quantize_vocab_size is 0, expected 1 or more"),
         ({"encoder_attention_heads": 5}, "d_model 64 is no multiple of encoder_attention_heads 5"),
-        ({"encoder_causal_convolution": False}, "encoder_causal_convolution is False, only True is supported"),
+        (
+            {"encoder_causal_convolution": False},
+            "encoder_causal_convolution is False, only True is supported",
+        ),
         ({"encoder_causal_attention": True}, "encoder_causal_attention is True, only False is supported"),
         ({"pooling_type": "max"}, "pooling_type is 'max', only 'avg' is supported"),
         ({"pooling_position": 1}, "pooling_position is 1, only 2 is supported"),
         ({"model_type": "bert"}, "model_type is 'bert', only 'whisper' is supported"),
         ({"max_source_positions": 1499}, "hold 479680 samples, fewer than a piece of 480000"),
-        ({"quantize_position": 3, "pooling_position": 3}, r"tensor layers\.2\.self_attn\.q_proj\.weight is missing"),
-        ({"encoder_ffn_dim": 96}, r"tensor layers\.0\.fc1\.weight has shape \[128, 64\], expected \[96, 64\]"),
+        (
+            {"quantize_position": 3, "pooling_position": 3},
+            r"tensor layers\.2\.self_attn\.q_proj\.weight is missing",
+        ),
+        (
+            {"encoder_ffn_dim": 96},
+            r"tensor layers\.0\.fc1\.weight has shape \[128, 64\], expected \[96, 64\]",
+        ),
         ({"num_mel_bins": 80}, r"preprocessor_config\.json: feature_size is 128, only 80 is supported"),
     ],
 )

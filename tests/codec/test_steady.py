@@ -34,7 +34,12 @@ def decoder() -> SpeechDecoder:
 
 def steady(decoder: SpeechDecoder, rows: int | None = 1, slots: int = 4, **changes: object) -> SteadyDecoder:
     return SteadyDecoder(
-        decoder._flow, decoder._hift, replace(SETTINGS, **changes), num_slots=slots, rows_at_once=rows, noise=decoder._noise
+        decoder._flow,
+        decoder._hift,
+        replace(SETTINGS, **changes),
+        num_slots=slots,
+        rows_at_once=rows,
+        noise=decoder._noise,
     )
 
 
@@ -45,18 +50,25 @@ def chunks_of(total: int, layout: SteadySettings) -> list[Chunk]:
     return [Chunk(begin, end, layout, CLOCK) for begin, end in pairwise(borders)]
 
 
-@pytest.mark.parametrize("layout", [SteadySettings(), SETTINGS, SteadySettings(first=1, chunk=1, look_back=0, hold_back=80)])
+@pytest.mark.parametrize(
+    "layout", [SteadySettings(), SETTINGS, SteadySettings(first=1, chunk=1, look_back=0, hold_back=80)]
+)
 def test_windows_tile_the_reply(layout: SteadySettings) -> None:
     for total in (1, 9, 10, 11, 36, 64, 125, 700):
         chunks = chunks_of(total, layout)
-        assert [c.end for c in chunks][:3] == [min(total, layout.first + i * layout.chunk) for i in range(3)][: len(chunks)]
+        assert [c.end for c in chunks][:3] == [min(total, layout.first + i * layout.chunk) for i in range(3)][
+            : len(chunks)
+        ]
         assert chunks[0].first_frame == 0
         for before, after in pairwise(chunks):
             assert after.first_frame == before.sure_frame
             assert before.end_frame - before.sure_frame <= layout.hold_back
         for chunk in chunks:
             assert chunk.window_frame % 2 == 0
-            assert chunk.window_frame == 0 or layout.look_back <= chunk.first_frame - chunk.window_frame <= layout.look_back + 1
+            assert (
+                chunk.window_frame == 0
+                or layout.look_back <= chunk.first_frame - chunk.window_frame <= layout.look_back + 1
+            )
             assert chunk.bucket_len - 32 < chunk.window_len <= chunk.bucket_len
         assert chunks[-1].end_frame == 441 * total // 64
 
@@ -70,7 +82,9 @@ def test_frames_and_tokens_are_exact() -> None:
     assert set(tokens.bincount().tolist()) <= {6, 7}
 
 
-@pytest.mark.parametrize("changes", [{"first": 0}, {"steps": 0}, {"look_back": 7}, {"fade": 20, "hold_back": 10}])
+@pytest.mark.parametrize(
+    "changes", [{"first": 0}, {"steps": 0}, {"look_back": 7}, {"fade": 20, "hold_back": 10}]
+)
 def test_bad_settings_are_refused(changes: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="steady streaming"):
         SteadySettings(**changes)
@@ -218,7 +232,9 @@ def test_a_broken_reply_leaves_the_others_alone(decoder: SpeechDecoder, rows: in
             call(errors[0].slot)
 
 
-def test_a_failing_call_of_many_rows_fails_one_reply(decoder: SpeechDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_call_of_many_rows_fails_one_reply(
+    decoder: SpeechDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rows of a call that fails are run one by one: whichever fails alone breaks, in the flow and in the vocoder."""
     codes = random_codes(20, 3)
     whole = np.concatenate(speak(steady(decoder, None), codes, [20]))

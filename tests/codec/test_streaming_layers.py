@@ -30,7 +30,9 @@ from innervoice_kernels.speech_codec.stft import stream_stft
 from innervoice_kernels.speech_codec.stream_conv import StreamConvWeights, stream_conv
 
 Layer = Callable[[Tensor, list[Tensor], Tensor, Tensor], tuple[Tensor, list[Tensor]]]
-KERNELS_IN_USE = [(3, 1, 1), (7, 1, 1), (11, 1, 1), (1, 1, 1), (16, 1, 8)] + [(k, d, 1) for k in (3, 7, 11) for d in (3, 5)]
+KERNELS_IN_USE = [(3, 1, 1), (7, 1, 1), (11, 1, 1), (1, 1, 1), (16, 1, 8)] + [
+    (k, d, 1) for k in (3, 7, 11) for d in (3, 5)
+]
 rows_of_cuts = st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=6), min_size=1, max_size=3)
 
 
@@ -38,7 +40,9 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def stream(layer: Layer, x: Tensor, state: list[Tensor], cuts: list[list[int]], unit: int, rate: float) -> list[Tensor]:
+def stream(
+    layer: Layer, x: Tensor, state: list[Tensor], cuts: list[list[int]], unit: int, rate: float
+) -> list[Tensor]:
     """Feed rows of x [B, C, T], each by its own cuts (in units of columns) until all is in: what comes out of each row.
 
     Columns that a row does not bring are NaN.
@@ -73,8 +77,15 @@ def assert_close(ours: list[Tensor], whole: Tensor) -> None:
 
 def check_conv(kernel: int, dilation: int, stride: int, cuts: list[list[int]], dtype: torch.dtype) -> None:
     rows, total = len(cuts), 24 * stride
-    x, weight, bias = normal(rows, 3, total, dtype=dtype), normal(4, 3, kernel, seed=1, dtype=dtype), normal(4, dtype=dtype)
-    late, weights = (kernel - 1) * dilation + 1 - stride, StreamConvWeights(weight, bias, stride, dilation, slope=0.1)
+    x, weight, bias = (
+        normal(rows, 3, total, dtype=dtype),
+        normal(4, 3, kernel, seed=1, dtype=dtype),
+        normal(4, dtype=dtype),
+    )
+    late, weights = (
+        (kernel - 1) * dilation + 1 - stride,
+        StreamConvWeights(weight, bias, stride, dilation, slope=0.1),
+    )
 
     def layer(chunk: Tensor, state: list[Tensor], n: Tensor, start: Tensor) -> tuple[Tensor, list[Tensor]]:
         y, after = stream_conv(chunk, state[0], n, weights, (start // stride - 2, torch.full_like(start, 20)))
@@ -102,9 +113,15 @@ def test_random_convolutions(kernel: int, dilation: int, stride: int, cuts: list
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 12), st.integers(1, 8), rows_of_cuts, st.sampled_from([torch.float64, torch.float32]))
-def test_random_transposed_convolutions(overlap: int, stride: int, cuts: list[list[int]], dtype: torch.dtype) -> None:
+def test_random_transposed_convolutions(
+    overlap: int, stride: int, cuts: list[list[int]], dtype: torch.dtype
+) -> None:
     kernel, rows = stride + overlap, len(cuts)
-    x, weight, bias = normal(rows, 3, 20, dtype=dtype), normal(3, 4, kernel, seed=1, dtype=dtype), normal(4, dtype=dtype)
+    x, weight, bias = (
+        normal(rows, 3, 20, dtype=dtype),
+        normal(3, 4, kernel, seed=1, dtype=dtype),
+        normal(4, dtype=dtype),
+    )
     weights = StreamConvWeights(weight, bias, stride, is_transposed=True)
 
     def layer(chunk: Tensor, state: list[Tensor], n: Tensor, start: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -133,9 +150,13 @@ def test_delays(delay: int, cuts: list[list[int]]) -> None:
 def test_residual_units(kernel: int, dilation: int, cuts: list[list[int]]) -> None:
     rows, frames, half = len(cuts), 30, kernel // 2
     alphas, layers = normal(2, 4).abs() + 0.1, [normal(4, 4, kernel, seed=s) / kernel for s in (1, 2)]
-    weights = ResidualWeights(alphas[0], layers[0], normal(4), alphas[1], layers[1], normal(4, seed=3), dilation)
+    weights = ResidualWeights(
+        alphas[0], layers[0], normal(4), alphas[1], layers[1], normal(4, seed=3), dilation
+    )
     x = normal(rows, 4, frames)
-    inner = F.conv1d(snake(x, alphas[0]), layers[0], weights.first_bias, padding=half * dilation, dilation=dilation)
+    inner = F.conv1d(
+        snake(x, alphas[0]), layers[0], weights.first_bias, padding=half * dilation, dilation=dilation
+    )
     whole = x + F.conv1d(snake(inner, alphas[1]), layers[1], weights.second_bias, padding=half)
 
     def layer(chunk: Tensor, state: list[Tensor], n: Tensor, start: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -164,7 +185,9 @@ def test_stft_and_back(cuts: list[list[int]]) -> None:
     assert_close([row[:, 1 : total // 4 + 2] for row in spectra], expected)
 
     def backward(chunk: Tensor, state: list[Tensor], n: Tensor, start: Tensor) -> tuple[Tensor, list[Tensor]]:
-        y, after = stream_istft(*chunk.chunk(2, 1), state[0], n, window, 4, start, torch.full_like(start, total // 4 + 1))
+        y, after = stream_istft(
+            *chunk.chunk(2, 1), state[0], n, window, 4, start, torch.full_like(start, total // 4 + 1)
+        )
         return y, [after]
 
     samples = stream(backward, F.pad(expected, (0, 5)), [torch.zeros(rows, 12, dtype=x.dtype)], cuts, 1, 4)
@@ -206,9 +229,13 @@ def test_group_norm_over_true_lengths(dtype: torch.dtype) -> None:
     for row, n in enumerate(lengths):
         assert y[row, :, n:].abs().sum() == 0
         if n:
-            wide = F.mish(F.group_norm(x[row : row + 1, :, :n].double(), 4, weight.double(), bias.double()))[0]
+            wide = F.mish(F.group_norm(x[row : row + 1, :, :n].double(), 4, weight.double(), bias.double()))[
+                0
+            ]
             error = float((y[row, :, :n].double() - wide).abs().max())
-            assert error <= (4 * torch.finfo(dtype).eps if dtype != torch.float64 else 1e-12) * float(wide.abs().max())
+            assert error <= (4 * torch.finfo(dtype).eps if dtype != torch.float64 else 1e-12) * float(
+                wide.abs().max()
+            )
 
 
 def test_noise_is_normal_and_depends_on_its_place_alone() -> None:
@@ -220,7 +247,9 @@ def test_noise_is_normal_and_depends_on_its_place_alone() -> None:
     assert abs(float(whole.mean())) < 5e-3
     assert abs(float(whole.std()) - 1) < 5e-3
     assert float((whole.abs() > 2).float().mean()) == pytest.approx(0.0455, abs=2e-3)
-    flat = torch.stack([whole[0, :, 1:], whole[0, :, :-1], whole[1, :, 1:], whole[0, :, 1:].roll(1, 0)]).flatten(1)
+    flat = torch.stack(
+        [whole[0, :, 1:], whole[0, :, :-1], whole[1, :, 1:], whole[0, :, 1:].roll(1, 0)]
+    ).flatten(1)
     assert float((torch.corrcoef(flat) - torch.eye(4)).abs().max()) < 0.01
     samples = sample_noise(seed, torch.tensor([0, 0]), 4000, 9)
     assert torch.equal(sample_noise(seed, torch.tensor([400, 800]), 40, 9)[1], samples[1, :, 800:840])
@@ -237,7 +266,9 @@ def golden_hift(data_dir: Path) -> dict[torch.dtype, Hift]:
     return {dtype: Hift(config, weights, dtype) for dtype in (torch.float32, torch.float64)}
 
 
-def streamed_sound(hift: Hift, mel: Tensor, cuts: list[list[int]], noise: bool, lengths: list[int]) -> list[Tensor]:
+def streamed_sound(
+    hift: Hift, mel: Tensor, cuts: list[list[int]], noise: bool, lengths: list[int]
+) -> list[Tensor]:
     """Rows of mel [B, C, T] of the given lengths through HiftStream, each by its own cuts, then flushed."""
     streamer, rows = HiftStream(hift, noise), len(cuts)
     zero = torch.zeros(rows, dtype=torch.int64)
@@ -250,20 +281,27 @@ def streamed_sound(hift: Hift, mel: Tensor, cuts: list[list[int]], noise: bool, 
         turn += 1
         if max(n) == 0:
             n = [min(1, total - at) for total, at in zip(totals, done, strict=True)]
-        ends = [length if at + m > length else UNKNOWN_END for length, at, m in zip(lengths, done, n, strict=True)]
+        ends = [
+            length if at + m > length else UNKNOWN_END for length, at, m in zip(lengths, done, n, strict=True)
+        ]
         chunk = torch.zeros(rows, mel.shape[1], max(n))
         for row, (at, m, length) in enumerate(zip(done, n, lengths, strict=True)):
             part = mel[row, :, at : min(at + m, length)]
             chunk[row, :, : part.shape[-1]] = part
         before = state
-        y, state = streamer(chunk, state, torch.tensor(n), torch.tensor(done), torch.tensor(ends), torch.arange(rows))
+        y, state = streamer(
+            chunk, state, torch.tensor(n), torch.tensor(done), torch.tensor(ends), torch.arange(rows)
+        )
         for row, m in enumerate(n):
             out[row].append(y[row, : m * streamer.frame_len])
             if m == 0:
                 assert all(torch.equal(state[name][row], before[name][row]) for name in state)
             done[row] += m
     whole = [torch.cat(parts) for parts in out]
-    return [row[streamer.late : streamer.late + n * streamer.frame_len] for row, n in zip(whole, lengths, strict=True)]
+    return [
+        row[streamer.late : streamer.late + n * streamer.frame_len]
+        for row, n in zip(whole, lengths, strict=True)
+    ]
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-6), (torch.float64, 1e-6)], ids=str)
@@ -295,11 +333,15 @@ def test_a_broken_row_stays_alone(golden_hift: dict[torch.dtype, Hift]) -> None:
 @pytest.fixture(scope="module")
 def encoder(data_dir: Path) -> FlowEncoder:
     tensors = load_file(data_dir / "golden" / "flow_small.safetensors")
-    return FlowEncoder(EncoderConfig(64, 64, 2, 128, 2, 10), {n[2:]: v for n, v in tensors.items() if n.startswith("w.")})
+    return FlowEncoder(
+        EncoderConfig(64, 64, 2, 128, 2, 10), {n[2:]: v for n, v in tensors.items() if n.startswith("w.")}
+    )
 
 
 @pytest.mark.parametrize("blocks", [2, 9])
-def test_encoder_with_a_cache_is_the_encoder(encoder: FlowEncoder, blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encoder_with_a_cache_is_the_encoder(
+    encoder: FlowEncoder, blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     total, stream_encoder = 87, EncoderStream(encoder, blocks, 45, "cpu")
 
     def windowed(n: int, size: int, device: str) -> Tensor:

@@ -25,7 +25,11 @@ from innervoice_kernels.speech_codec.mel import log_mel, mel_filters
 
 LEVELS = (0.0, 1e-6, 1e-4, 0.01, 1.0)
 few = settings(
-    deadline=None, max_examples=20, derandomize=True, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None,
+    max_examples=20,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 
@@ -39,7 +43,9 @@ def small(tiny: SpeechTokenizer) -> dict[str, SpeechTokenizer]:
     """The tiny weights with short blocks and pieces: whole tokens a block, and not; a piece that is no whole number of tokens."""
     sizes = {"even": (20, 76800), "odd": (10, 70001), "short": (3, 20000)}
     return {
-        name: SpeechTokenizer(replace(tiny.config, block_len=block_len, piece_len=piece_len), tiny._network.weights)
+        name: SpeechTokenizer(
+            replace(tiny.config, block_len=block_len, piece_len=piece_len), tiny._network.weights
+        )
         for name, (block_len, piece_len) in sizes.items()
     }
 
@@ -58,16 +64,24 @@ def whole_codes(tokenizer: SpeechTokenizer, samples: np.ndarray, rate: int) -> l
     codes = []
     for piece, own_len in zip(pieces, lens, strict=True):
         filters = mel_filters(config.num_mel_bins, config.n_fft, config.sample_rate)
-        features = log_mel(F.pad(piece, (0, max(lens) - len(piece)))[None], filters, config.hop)[..., : own_len // config.hop]
+        features = log_mel(F.pad(piece, (0, max(lens) - len(piece)))[None], filters, config.hop)[
+            ..., : own_len // config.hop
+        ]
         states = masked_states(weights, config, features[0].T, math.ceil(len(piece) / config.position_len))
-        distances = torch.cdist(states.unflatten(0, (-1, config.pooling)).mean(1).double(), weights["codebook.weight"].double())
+        distances = torch.cdist(
+            states.unflatten(0, (-1, config.pooling)).mean(1).double(), weights["codebook.weight"].double()
+        )
         codes += distances.argmin(-1).tolist()
     return codes
 
 
-def masked_states(weights: Mapping[str, Any], config: SpeechTokenizerConfig, x: torch.Tensor, num_real: int) -> torch.Tensor:
+def masked_states(
+    weights: Mapping[str, Any], config: SpeechTokenizerConfig, x: torch.Tensor, num_real: int
+) -> torch.Tensor:
     for name, stride in (("conv1", 1), ("conv2", 2)):
-        y = F.conv1d(F.pad(x.T, (2, 0))[None], weights[f"{name}.weight"], weights[f"{name}.bias"], stride=stride)
+        y = F.conv1d(
+            F.pad(x.T, (2, 0))[None], weights[f"{name}.weight"], weights[f"{name}.bias"], stride=stride
+        )
         x = F.gelu(y)[0].T
     x = x + weights["embed_positions.weight"][: len(x)]
     i = torch.arange(len(x))
@@ -83,7 +97,8 @@ def masked_states(weights: Mapping[str, Any], config: SpeechTokenizerConfig, x: 
         name = f"layers.{layer}"
         h = norm(x, f"{name}.self_attn_layer_norm")
         q, k, v = (
-            linear(h, f"{name}.self_attn.{part}_proj").unflatten(1, (config.num_heads, -1)).transpose(0, 1) for part in "qkv"
+            linear(h, f"{name}.self_attn.{part}_proj").unflatten(1, (config.num_heads, -1)).transpose(0, 1)
+            for part in "qkv"
         )
         scores = (q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])).masked_fill(~mask, -math.inf)
         x = x + linear((scores.softmax(-1) @ v).transpose(0, 1).flatten(1), f"{name}.self_attn.out_proj")
@@ -126,7 +141,13 @@ def listen(stream: TokenizerStream, parts: Iterator[np.ndarray]) -> list[int]:
     levels=st.lists(st.sampled_from(LEVELS), min_size=1, max_size=6), seed=st.integers(0, 99), max_len=st.integers(2000, 60000),
 )  # fmt: skip
 def test_any_frames_give_the_codes_of_the_whole(
-    small: dict[str, SpeechTokenizer], name: str, rate: int, seconds: float, levels: list[float], seed: int, max_len: int
+    small: dict[str, SpeechTokenizer],
+    name: str,
+    rate: int,
+    seconds: float,
+    levels: list[float],
+    seed: int,
+    max_len: int,
 ) -> None:
     wave = sound(seed, levels, max(1, int(seconds * rate)))
     codes = small[name].encode(wave, rate)
@@ -137,7 +158,9 @@ def test_any_frames_give_the_codes_of_the_whole(
 
 @pytest.mark.parametrize("rate", [8000, 16000, 44100])
 def test_pieces_of_the_shipped_length(tiny: SpeechTokenizer, reading: np.ndarray, rate: int) -> None:
-    wave = np.resize(reading, 37 * rate + 123) * np.repeat(np.float32([1e-5, 1.0]), 20 * rate)[: 37 * rate + 123]
+    wave = (
+        np.resize(reading, 37 * rate + 123) * np.repeat(np.float32([1e-5, 1.0]), 20 * rate)[: 37 * rate + 123]
+    )
     stream = tiny.stream(rate)
     codes = listen(stream, frames(wave, 0, rate))
     assert codes == tiny.encode(wave, rate) == whole_codes(tiny, wave, rate)
@@ -209,10 +232,15 @@ def test_a_louder_frame_encodes_again_from_the_first_block_that_changes(
     codes[start:] = revised
     stream.finish()
     assert stream.take() == (200, stream.finish()[200:])
-    assert stream.finish() == tiny.encode(wave, 16000) == whole_codes(tiny, wave, 16000) and stream.finish()[:200] == codes
+    assert (
+        stream.finish() == tiny.encode(wave, 16000) == whole_codes(tiny, wave, 16000)
+        and stream.finish()[:200] == codes
+    )
 
 
-def test_streams_in_one_batch_equal_single_ones(small: dict[str, SpeechTokenizer], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_streams_in_one_batch_equal_single_ones(
+    small: dict[str, SpeechTokenizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Different rates, lengths, places and revisions share calls; streams that leave and an idle one do not matter."""
     tokenizer = small["even"]
     rates, nums = (16000, 8000, 44100, 16000), (100000, 50000, 200000, 33333)
@@ -291,7 +319,9 @@ def test_bad_pushes_are_refused_and_change_nothing(small: dict[str, SpeechTokeni
     assert stream.finish() == tokenizer.encode(wave, 16000)
 
 
-def test_bad_rates_and_foreign_streams_are_refused(tiny: SpeechTokenizer, small: dict[str, SpeechTokenizer]) -> None:
+def test_bad_rates_and_foreign_streams_are_refused(
+    tiny: SpeechTokenizer, small: dict[str, SpeechTokenizer]
+) -> None:
     for rate in (0, -1, 16000.0, True):
         with pytest.raises(ValueError, match=r"stream: rate is .* expected a whole number of Hz"):
             tiny.stream(rate)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 
 from innervoice.codec.glm_voice.decoder import SpeechDecoder
-from innervoice.codec.glm_voice.voice import Voice
+from innervoice.codec.glm_voice.voice import SpeechOutput
 
 
 class Recorder:
@@ -54,7 +54,7 @@ def decoder(tiny_dir: Path) -> SpeechDecoder:
     return SpeechDecoder.from_pretrained(tiny_dir / "glm-4-voice-decoder")
 
 
-def heard(voice: Voice, key: str, chunks: Sequence[Sequence[int]]) -> np.ndarray:
+def heard(voice: SpeechOutput, key: str, chunks: Sequence[Sequence[int]]) -> np.ndarray:
     """Push, step after each push, finish: everything that came out."""
     voice.open(key)
     parts = []
@@ -73,7 +73,7 @@ def test_borders_are_the_demos_for_any_pattern_of_pushes(runs: list[tuple[int, i
     rng = np.random.default_rng(seed)
     tokens: list[int | None] = []
     fake: Any = Recorder()
-    voice = Voice(fake, "reference")
+    voice = SpeechOutput(fake, "reference")
     voice.open("a")
     for num_codes, num_others in runs:
         codes = [int(c) for c in rng.integers(0, 64, num_codes)]
@@ -92,7 +92,7 @@ def test_borders_are_the_demos_for_any_pattern_of_pushes(runs: list[tuple[int, i
 
 def test_a_chunk_is_decoded_when_the_next_token_arrives() -> None:
     fake: Any = Recorder()
-    voice = Voice(fake, "reference")
+    voice = SpeechOutput(fake, "reference")
     voice.open("a")
     voice.push("a", range(25))
     assert voice.step() == []
@@ -110,25 +110,31 @@ def test_a_chunk_is_decoded_when_the_next_token_arrives() -> None:
 @pytest.mark.parametrize("mode", ["reference", "offline", "steady"])
 def test_pushes_of_any_size_sound_the_same(decoder: SpeechDecoder, mode: Any) -> None:
     codes = [i * 5 % 64 for i in range(82)]
-    one_by_one = heard(Voice(decoder, mode), "a", [[code] for code in codes])
-    assert np.array_equal(one_by_one, heard(Voice(decoder, mode), "a", [codes]))
-    assert np.array_equal(one_by_one, heard(Voice(decoder, mode), "a", [codes[:3], codes[3:60], [], codes[60:]]))
+    one_by_one = heard(SpeechOutput(decoder, mode), "a", [[code] for code in codes])
+    assert np.array_equal(one_by_one, heard(SpeechOutput(decoder, mode), "a", [codes]))
+    assert np.array_equal(
+        one_by_one, heard(SpeechOutput(decoder, mode), "a", [codes[:3], codes[3:60], [], codes[60:]])
+    )
 
 
 def test_offline_is_one_call(decoder: SpeechDecoder) -> None:
     codes = list(range(40))
-    assert np.array_equal(heard(Voice(decoder, "offline"), "a", [codes[:30], codes[30:]]), decoder.decode(codes))
+    assert np.array_equal(
+        heard(SpeechOutput(decoder, "offline"), "a", [codes[:30], codes[30:]]), decoder.decode(codes)
+    )
 
 
 def test_reference_is_the_decoders_stream(decoder: SpeechDecoder) -> None:
     codes = list(range(60))
     first, state = decoder.push(decoder.init_state(), codes[:25], final=False)
     rest, _ = decoder.push(state, codes[25:], final=True)
-    assert np.array_equal(heard(Voice(decoder, "reference"), "a", [codes]), np.concatenate([first, rest]))
+    assert np.array_equal(
+        heard(SpeechOutput(decoder, "reference"), "a", [codes]), np.concatenate([first, rest])
+    )
 
 
 def test_a_reply_that_ends_with_nothing_pending_is_flushed(decoder: SpeechDecoder) -> None:
-    voice = Voice(decoder, "reference")
+    voice = SpeechOutput(decoder, "reference")
     voice.open("a")
     voice.push("a", range(25))
     voice.tick("a")
@@ -140,13 +146,13 @@ def test_a_reply_that_ends_with_nothing_pending_is_flushed(decoder: SpeechDecode
 
 @pytest.mark.parametrize("mode", ["reference", "offline", "steady"])
 def test_a_reply_without_speech_ends(decoder: SpeechDecoder, mode: Any) -> None:
-    assert len(heard(Voice(decoder, mode), "a", [])) == 0
+    assert len(heard(SpeechOutput(decoder, mode), "a", [])) == 0
 
 
 @pytest.mark.parametrize("mode", ["reference", "offline", "steady"])
 def test_keys_do_not_disturb_each_other(decoder: SpeechDecoder, mode: Any) -> None:
     replies = {"a": list(range(30)), "b": [3] * 55, "c": []}
-    voice = Voice(decoder, mode)
+    voice = SpeechOutput(decoder, mode)
     for key, codes in replies.items():
         voice.open(key)
         voice.push(key, codes)
@@ -156,11 +162,11 @@ def test_keys_do_not_disturb_each_other(decoder: SpeechDecoder, mode: Any) -> No
     parts += voice.step()
     for key, codes in replies.items():
         together = np.concatenate([samples for owner, samples, _ in parts if owner == key])
-        assert np.array_equal(together, heard(Voice(decoder, mode), key, [codes]))
+        assert np.array_equal(together, heard(SpeechOutput(decoder, mode), key, [codes]))
 
 
 def test_wrong_use_is_refused(decoder: SpeechDecoder) -> None:
-    voice = Voice(decoder, "reference")
+    voice = SpeechOutput(decoder, "reference")
     for call in (voice.tick, voice.finish, voice.close):
         with pytest.raises(ValueError, match="'a' is not open"):
             call("a")
@@ -173,11 +179,11 @@ def test_wrong_use_is_refused(decoder: SpeechDecoder) -> None:
     with pytest.raises(ValueError, match="takes no more codes"):
         voice.push("a", [1])
     with pytest.raises(ValueError, match="streaming mode"):
-        Voice(decoder, "fast")  # type: ignore[arg-type]
+        SpeechOutput(decoder, "fast")  # type: ignore[arg-type]
 
 
 def test_close_forgets_at_any_time(decoder: SpeechDecoder) -> None:
-    voice = Voice(decoder, "reference")
+    voice = SpeechOutput(decoder, "reference")
     voice.open("a")
     voice.push("a", range(30))
     voice.close("a")
@@ -188,7 +194,7 @@ def test_close_forgets_at_any_time(decoder: SpeechDecoder) -> None:
 
 
 def test_steady_is_the_default_and_copies_replies(decoder: SpeechDecoder) -> None:
-    voice = Voice(decoder, max_slots=3)
+    voice = SpeechOutput(decoder, max_slots=3)
     assert voice.mode == "steady"
     codes = [i * 5 % 64 for i in range(40)]
     voice.open("a")
@@ -200,14 +206,16 @@ def test_steady_is_the_default_and_copies_replies(decoder: SpeechDecoder) -> Non
         voice.push(key, codes[20:])
         voice.finish(key)
     parts = voice.step()
-    whole = heard(Voice(decoder), "a", [codes])
+    whole = heard(SpeechOutput(decoder), "a", [codes])
     for key in "abc":
-        assert np.array_equal(np.concatenate([*head, *(samples for owner, samples, _ in parts if owner == key)]), whole)
+        assert np.array_equal(
+            np.concatenate([*head, *(samples for owner, samples, _ in parts if owner == key)]), whole
+        )
     assert len(whole) == 256 * (441 * 40 // 64)
 
 
 def test_steady_refuses_in_a_sentence(decoder: SpeechDecoder) -> None:
-    voice = Voice(decoder, max_slots=1)
+    voice = SpeechOutput(decoder, max_slots=1)
     voice.open("a")
     with pytest.raises(ValueError, match="all 1 voice slots are taken"):
         voice.open("b")
@@ -226,11 +234,11 @@ def test_steady_refuses_in_a_sentence(decoder: SpeechDecoder) -> None:
         with pytest.raises(ValueError, match="takes no more codes"):
             call("a")
     with pytest.raises(ValueError, match="cannot copy a reply"):
-        Voice(decoder, "offline").export("a")
+        SpeechOutput(decoder, "offline").export("a")
 
 
 def test_a_broken_reply_ends_and_says_why(decoder: SpeechDecoder) -> None:
-    voice = Voice(decoder)
+    voice = SpeechOutput(decoder)
     for key in "ab":
         voice.open(key)
         voice.push(key, range(20))
@@ -252,7 +260,7 @@ def test_a_broken_reply_ends_and_says_why(decoder: SpeechDecoder) -> None:
 
 
 def test_a_step_decodes_what_is_named_and_ready_tells_what_is_due(decoder: SpeechDecoder) -> None:
-    voice, alone = Voice(decoder), Voice(decoder)
+    voice, alone = SpeechOutput(decoder), SpeechOutput(decoder)
     codes = {"a": [*range(12)], "b": [*range(9)], "c": [*range(36)], "d": []}
     for key, row in codes.items():
         voice.open(key)
@@ -269,7 +277,9 @@ def test_a_step_decodes_what_is_named_and_ready_tells_what_is_due(decoder: Speec
     assert voice.step([]) == []
     parts = voice.step(["b"])
     assert {key for key, _, _ in parts} == {"b"}
-    assert np.array_equal(np.concatenate([samples for _, samples, _ in parts]), heard(alone, "b", [codes["b"]]))
+    assert np.array_equal(
+        np.concatenate([samples for _, samples, _ in parts]), heard(alone, "b", [codes["b"]])
+    )
     assert {key for key, _, _ in voice.step()} == {"a", "d"}
     assert voice.ready() == []
 
@@ -277,7 +287,7 @@ def test_a_step_decodes_what_is_named_and_ready_tells_what_is_due(decoder: Speec
 def test_ready_in_chunks_of_the_demo(decoder: SpeechDecoder) -> None:
     fake: Any = Recorder()
     for mode, due in (("reference", [("a", 26), ("b", 3)]), ("offline", [("b", 3)])):
-        voice = Voice(fake, mode)  # type: ignore[arg-type]
+        voice = SpeechOutput(fake, mode)  # type: ignore[arg-type]
         for key, count in (("a", 26), ("b", 3), ("c", 24)):
             voice.open(key)
             voice.push(key, range(count))
@@ -286,8 +296,10 @@ def test_ready_in_chunks_of_the_demo(decoder: SpeechDecoder) -> None:
 
 
 @pytest.mark.parametrize("mode", ["steady", "reference", "offline"])
-def test_an_error_in_one_reply_is_its_own(decoder: SpeechDecoder, mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    voice, clean = Voice(decoder, mode), Voice(decoder, mode)
+def test_an_error_in_one_reply_is_its_own(
+    decoder: SpeechDecoder, mode: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    voice, clean = SpeechOutput(decoder, mode), SpeechOutput(decoder, mode)
     whole = heard(clean, "b", [range(30)])
     part = "_flow_call" if mode == "steady" else "push" if mode == "reference" else "decode"
     owner: Any = voice._steady()._decoder if mode == "steady" else decoder

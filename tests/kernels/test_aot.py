@@ -11,7 +11,15 @@ from benches import BENCH, bench
 
 from innervoice_kernels.jit import HAS_TRITON, INTERPRETED
 
-QUICK = {"rms_norm", "silu_mul", "store_kv", "summary", "prepare", "begin", "end"}  # compiled in a few seconds together
+QUICK = {
+    "rms_norm",
+    "silu_mul",
+    "store_kv",
+    "summary",
+    "prepare",
+    "begin",
+    "end",
+}  # compiled in a few seconds together
 compiles = pytest.mark.skipif(not HAS_TRITON or INTERPRETED, reason="needs Triton, not interpreted")
 
 WORDS = ("launch_dependents", "wait")
@@ -33,7 +41,9 @@ def hold(names: set[str] | None) -> None:
     seen = set()
     for name, shape, launch in aot.launches_of_all():
         expected = known.get(key({"name": name, "shape": shape, "config": aot.describe(launch)}))
-        assert expected is not None, f"{name} at {shape} is not in the table: run python -m bench.aot --json bench/aot_sm90.json"
+        assert expected is not None, (
+            f"{name} at {shape} is not in the table: run python -m bench.aot --json bench/aot_sm90.json"
+        )
         seen.add(key(expected))
         if names is None or name in names:
             made = aot.record(name, shape, launch)
@@ -49,11 +59,16 @@ def hold(names: set[str] | None) -> None:
 def waits_first(ptx: str) -> None:
     """A dependent kernel lets the next one begin and waits for the one before, once, ahead of all that touches memory."""
     lines = [line.strip() for line in ptx.splitlines()]
-    places = {word: [i for i, line in enumerate(lines) if line.startswith(f"griddepcontrol.{word}")] for word in WORDS}
+    places = {
+        word: [i for i, line in enumerate(lines) if line.startswith(f"griddepcontrol.{word}")]
+        for word in WORDS
+    }
     assert {word: len(found) for word, found in places.items()} == dict.fromkeys(WORDS, 1)
     touches = [i for i, line in enumerate(lines) if TOUCHES.search(line)]
     ends = [i for i, line in enumerate(lines) if line.startswith("ret;")]
-    assert touches and places["launch_dependents"] < places["wait"] and places["wait"][0] < min(touches + ends)
+    assert (
+        touches and places["launch_dependents"] < places["wait"] and places["wait"][0] < min(touches + ends)
+    )
 
 
 def test_nothing_spills_in_the_table() -> None:

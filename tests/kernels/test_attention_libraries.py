@@ -41,7 +41,11 @@ class Wrapper:
         width: int, page_size: int, *, causal: bool, sm_scale: float, q_data_type: torch.dtype, kv_data_type: torch.dtype,
     ) -> None:  # fmt: skip
         type(self).plans += 1
-        assert causal and q_data_type == kv_data_type and all(x.dtype == torch.int32 for x in (qo_indptr, kv_indptr, kv_indices))
+        assert (
+            causal
+            and q_data_type == kv_data_type
+            and all(x.dtype == torch.int32 for x in (qo_indptr, kv_indptr, kv_indices))
+        )
         counts = (kv_indptr[1:] - kv_indptr[:-1]).tolist()
         table = torch.zeros(len(counts), max(counts), dtype=torch.int32)
         for row, count in enumerate(counts):
@@ -58,7 +62,11 @@ def flash_attn_varlen_func(
     softmax_scale: float, causal: bool, block_table: Tensor,
 ) -> Tensor:  # fmt: skip
     lengths = cu_seqlens_k[1:] - cu_seqlens_k[:-1]
-    assert causal and max_seqlen_k == lengths.max() and max_seqlen_q == (cu_seqlens_q[1:] - cu_seqlens_q[:-1]).max()
+    assert (
+        causal
+        and max_seqlen_k == lengths.max()
+        and max_seqlen_q == (cu_seqlens_q[1:] - cu_seqlens_q[:-1]).max()
+    )
     return paged_attention_ref(q, k, v, block_table, cu_seqlens_q, lengths, softmax_scale)
 
 
@@ -95,7 +103,9 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
 
 @pytest.mark.parametrize("case", ["mixed", "decode", "prefill"])
-@pytest.mark.parametrize(("name", "module"), [("flashinfer", "flashinfer"), ("flash_attn", "flash_attn_interface")])
+@pytest.mark.parametrize(
+    ("name", "module"), [("flashinfer", "flashinfer"), ("flash_attn", "flash_attn_interface")]
+)
 def test_libraries_are_given_the_batch(installed: set[str], case: str, name: str, module: str) -> None:
     installed.add(module)
     call, expected = call_of("mixed, weighted" if case == "mixed" else case)
@@ -118,7 +128,9 @@ def test_flash_attn_2_is_given_pages_of_256(installed: set[str]) -> None:
             pages[0][row, t], pages[1][row, t] = call.k_pages[at], call.v_pages[at]
     assert length <= 256
     table = torch.arange(len(wide), dtype=torch.int32)[:, None]
-    result = libraries.attend("flash_attn", replace(call, k_pages=pages[0], v_pages=pages[1], page_table=table))
+    result = libraries.attend(
+        "flash_attn", replace(call, k_pages=pages[0], v_pages=pages[1], page_table=table)
+    )
     assert result is not None and torch.equal(result, expected)
 
 
@@ -134,7 +146,11 @@ def test_layers_of_one_pass_share_a_plan(installed: set[str]) -> None:
 
 @pytest.mark.parametrize(
     ("change", "reason"),
-    [({"weighted": True}, "no reflection weight"), ({"captured": True}, "captured graph"), ({}, "not torch.float32")],
+    [
+        ({"weighted": True}, "no reflection weight"),
+        ({"captured": True}, "captured graph"),
+        ({}, "not torch.float32"),
+    ],
 )
 def test_what_they_cannot_run_is_logged_once(
     installed: set[str], caplog: pytest.LogCaptureFixture, change: dict[str, bool], reason: str
@@ -147,15 +163,26 @@ def test_what_they_cannot_run_is_logged_once(
     assert [reason in record.getMessage() for record in caplog.records] == [True]
 
 
-def test_a_library_is_chosen_for_attention_alone(installed: set[str], caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(ValueError, match=r"no implementation 'flashinfer'; there are ref, triton, native$"), use("flashinfer"):
+def test_a_library_is_chosen_for_attention_alone(
+    installed: set[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        pytest.raises(ValueError, match=r"no implementation 'flashinfer'; there are ref, triton, native$"),
+        use("flashinfer"),
+    ):
         pass
     with pytest.raises(ValueError, match="no implementation 'flash_attn'"), use(rms_norm="flash_attn"):
         pass
-    with use(paged_attention="flashinfer"), pytest.raises(ValueError, match="not installed: pip install flashinfer-python"):
+    with (
+        use(paged_attention="flashinfer"),
+        pytest.raises(ValueError, match="not installed: pip install flashinfer-python"),
+    ):
         choose("paged_attention", torch.zeros(1))
     installed.add("flashinfer")
-    with use(paged_attention="flashinfer"), pytest.raises(ValueError, match="tensors on cpu: it runs on cuda alone"):
+    with (
+        use(paged_attention="flashinfer"),
+        pytest.raises(ValueError, match="tensors on cpu: it runs on cuda alone"),
+    ):
         choose("paged_attention", torch.zeros(1))
     with caplog.at_level(logging.INFO, logger="innervoice.kernels"):
         choice = backend._Choice({"paged_attention": "flashinfer"})

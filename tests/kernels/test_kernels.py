@@ -67,7 +67,10 @@ def test_public_op_obeys_the_error_rule_at_real_shapes(op: Op, case: Case) -> No
 @pytest.mark.parametrize(("op", "case"), ALL)
 def test_reference_is_close_in_float32_and_leaks_no_unwritten_memory(op: Op, case: Case) -> None:
     inputs = inputs_of(case, torch.float32)
-    wide = {name: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for name, v in inputs.items()}
+    wide = {
+        name: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v
+        for name, v in inputs.items()
+    }
     may_hold_nan = bool(op.mutates) or case.name == "rows without a number"
     with unwritten_is_nan():
         narrow = op.outputs(op.ref, inputs)
@@ -111,17 +114,30 @@ def test_check_refuses_a_wrong_code_but_not_a_near_tie() -> None:
 def two_codes(apart: float) -> Case:
     """Three vectors and two codes at nearly the same distance of them."""
     codebook = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
-    return Case("two codes", lambda dtype, device, generator: {"x": torch.tensor([[apart, 1.0]] * 3), "codebook": codebook})
+    return Case(
+        "two codes",
+        lambda dtype, device, generator: {"x": torch.tensor([[apart, 1.0]] * 3), "codebook": codebook},
+    )
 
 
 def test_check_refuses_a_wrong_draw_but_not_a_near_tie() -> None:
     op, many = OPS["sample"], next(case for case in CASES["sample"] if case.name == "many rows")
     with pytest.raises(AssertionError, match="ids are wrong"):
-        check(op, many, torch.float32, fast=lambda logits, draws: sample_ref(logits, [replace(draw, n=9) for draw in draws]))
+        check(
+            op,
+            many,
+            torch.float32,
+            fast=lambda logits, draws: sample_ref(logits, [replace(draw, n=9) for draw in draws]),
+        )
     with pytest.raises(AssertionError, match="1 of 64 ids are wrong"):
         check(op, many, torch.float32, fast=lambda logits, draws: swap_first(*sample_ref(logits, draws), 5))
     with pytest.raises(AssertionError, match="error"):
-        check(op, many, torch.float32, fast=lambda logits, draws: (sample_ref(logits, draws)[0], torch.zeros(len(draws))))
+        check(
+            op,
+            many,
+            torch.float32,
+            fast=lambda logits, draws: (sample_ref(logits, draws)[0], torch.zeros(len(draws))),
+        )
     broken = next(case for case in CASES["sample"] if case.name == "rows without a number")
     with pytest.raises(AssertionError, match="1 of 10 ids are wrong"):
         check(op, broken, torch.float32, fast=lambda logits, draws: swap_first(*sample_ref(logits, draws), 3))
@@ -141,7 +157,12 @@ def swap_first(ids: Tensor, logprobs: Tensor, token: int) -> tuple[Tensor, Tenso
 def check_two(logits: Tensor, draw: Draw) -> None:
     """Check an op that draws the other of two ids."""
     case = Case("two ids", lambda dtype, device, generator: {"logits": logits, "draws": (draw,)})
-    check(OPS["sample"], case, torch.float32, fast=lambda logits, draws: (1 - sample_ref(logits, draws)[0], torch.zeros(1)))
+    check(
+        OPS["sample"],
+        case,
+        torch.float32,
+        fast=lambda logits, draws: (1 - sample_ref(logits, draws)[0], torch.zeros(1)),
+    )
 
 
 @every("rms_norm")
@@ -149,7 +170,9 @@ def test_rms_norm_is_the_formula(case: Case) -> None:
     inputs = inputs_of(case)
     x, w, eps = inputs["x"], inputs["w"], inputs["eps"]
     expected = torch.zeros_like(x)
-    for place in torch.cartesian_prod(*(torch.arange(n) for n in x.shape[:-1])).reshape(-1, x.ndim - 1).tolist():
+    for place in (
+        torch.cartesian_prod(*(torch.arange(n) for n in x.shape[:-1])).reshape(-1, x.ndim - 1).tolist()
+    ):
         row = x[tuple(place)].tolist()
         root = math.sqrt(math.fsum(value * value for value in row) / len(row) + eps)
         normed = [value / root * weight for value, weight in zip(row, w.tolist(), strict=True)]
@@ -172,7 +195,10 @@ def test_rotary_multiplies_complex_numbers(case: Case) -> None:
     expected = x.clone()
     for i in range(num_pairs):
         a, b = (2 * i, 2 * i + 1) if inputs["interleaved"] else (i, i + num_pairs)
-        turned = torch.complex(x[..., a].contiguous(), x[..., b].contiguous()) * torch.complex(cos[:, i], sin[:, i])[:, None]
+        turned = (
+            torch.complex(x[..., a].contiguous(), x[..., b].contiguous())
+            * torch.complex(cos[:, i], sin[:, i])[:, None]
+        )
         expected[..., a], expected[..., b] = turned.real, turned.imag
     torch.testing.assert_close(rotary_ref(**inputs), expected, rtol=1e-12, atol=1e-12)
 
@@ -212,13 +238,20 @@ def dense_attention(inputs: dict[str, Any]) -> Tensor:
             for key, place in enumerate(places):
                 if key > length - end + query:
                     mask[query - begin, key] = -math.inf
-                elif inputs.get("query_tag") is not None and 0 != inputs["query_tag"][query] == inputs["key_tag"][place]:
+                elif (
+                    inputs.get("query_tag") is not None
+                    and 0 != inputs["query_tag"][query] == inputs["key_tag"][place]
+                ):
                     mask[query - begin, key] = inputs["log_weight"][query]
         heads = q.shape[1] // inputs["k_pages"].shape[2]
         pages = [_numbers(inputs, name) for name in ("k", "v")]
         k, v = (torch.stack([side[place] for place in places]).repeat_interleave(heads, 1) for side in pages)
         y = F.scaled_dot_product_attention(
-            q[begin:end].transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), attn_mask=mask, scale=inputs["scale"]
+            q[begin:end].transpose(0, 1),
+            k.transpose(0, 1),
+            v.transpose(0, 1),
+            attn_mask=mask,
+            scale=inputs["scale"],
         )
         out[begin:end] = y.transpose(0, 1)
     return out
@@ -250,7 +283,9 @@ def test_fp8_pages_hold_what_was_stored_to_three_bits(case: Case) -> None:
         begun = torch.zeros_like(touched).index_fill_(0, page[offset == 0], True)
         assert torch.equal(scale[begun], single[f"{name}_scale"][begun])
         assert torch.equal(scale[~touched], inputs[f"{name}_scale"][~touched])
-        assert torch.equal(whole[f"{name}_pages"][~touched].float(), inputs[f"{name}_pages"][~touched].float())
+        assert torch.equal(
+            whole[f"{name}_pages"][~touched].float(), inputs[f"{name}_pages"][~touched].float()
+        )
         right, sizes = inputs[name][kept].double(), scale[page].double()[:, :, None]
         for got in (whole, single):
             error = (_numbers(got, name)[page, offset] - right).abs()
@@ -267,7 +302,9 @@ def test_paged_attention_is_dense_attention(case: Case) -> None:
 def test_weight_changes_tagged_keys_only() -> None:
     case = next(c for c in CASES["paged_attention"] if c.name == "mixed, weighted")
     inputs = inputs_of(case)
-    plain = paged_attention_ref(**{k: v for k, v in inputs.items() if k not in ("query_tag", "key_tag", "log_weight")})
+    plain = paged_attention_ref(
+        **{k: v for k, v in inputs.items() if k not in ("query_tag", "key_tag", "log_weight")}
+    )
     weighted = paged_attention_ref(**inputs)
     weightless = paged_attention_ref(**inputs | {"log_weight": torch.zeros(len(inputs["q"]))})
     torch.testing.assert_close(weightless, plain, rtol=0, atol=0)
@@ -320,7 +357,11 @@ def drawn(z: list[float], draw: Draw) -> tuple[int, float]:
     if draw.top_k:
         best = [i for i in best if z[i] >= z[best[min(draw.top_k, len(best)) - 1]]]
     mass = [math.exp((z[i] - max(values)) / draw.temperature) for i in best]
-    kept = [i for place, i in enumerate(best) if place == 0 or math.fsum(mass[:place]) < draw.top_p * math.fsum(mass)]
+    kept = [
+        i
+        for place, i in enumerate(best)
+        if place == 0 or math.fsum(mass[:place]) < draw.top_p * math.fsum(mass)
+    ]
     token = max(kept, key=lambda i: (z[i] / draw.temperature + noise_of(draw, i), -i))
     return token, z[token] - total
 
@@ -329,9 +370,13 @@ def drawn(z: list[float], draw: Draw) -> tuple[int, float]:
 def test_sample_is_the_formula(case: Case) -> None:
     inputs = inputs_of(case)
     ids, logprobs = sample_ref(**inputs)
-    expected = [drawn(row.tolist(), draw) for row, draw in zip(inputs["logits"], inputs["draws"], strict=True)]
+    expected = [
+        drawn(row.tolist(), draw) for row, draw in zip(inputs["logits"], inputs["draws"], strict=True)
+    ]
     assert ids.tolist() == [token for token, _ in expected]
-    torch.testing.assert_close(logprobs, torch.tensor([p for _, p in expected]), rtol=1e-6, atol=1e-6, equal_nan=True)
+    torch.testing.assert_close(
+        logprobs, torch.tensor([p for _, p in expected]), rtol=1e-6, atol=1e-6, equal_nan=True
+    )
 
 
 @every("snake")
@@ -345,7 +390,12 @@ def test_snake_is_the_formula(case: Case) -> None:
 
 def fourier(n_fft: int) -> Tensor:
     """exp(2 pi i k n / n_fft) for one side's bins k and the samples n -> [n_fft/2 + 1, n_fft]."""
-    turns = torch.outer(torch.arange(n_fft // 2 + 1.0, dtype=torch.float64), torch.arange(n_fft, dtype=torch.float64)) / n_fft
+    turns = (
+        torch.outer(
+            torch.arange(n_fft // 2 + 1.0, dtype=torch.float64), torch.arange(n_fft, dtype=torch.float64)
+        )
+        / n_fft
+    )
     return torch.polar(torch.ones_like(turns), 2 * math.pi * turns)
 
 

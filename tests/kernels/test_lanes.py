@@ -26,7 +26,12 @@ def _own_context() -> None:
 def where(meet: threading.Barrier | None = None) -> tuple[str, int, int, bool]:
     if meet is not None:
         meet.wait(timeout=10)
-    return threading.current_thread().name, team().num_threads, torch.get_num_threads(), torch.is_inference_mode_enabled()
+    return (
+        threading.current_thread().name,
+        team().num_threads,
+        torch.get_num_threads(),
+        torch.is_inference_mode_enabled(),
+    )
 
 
 def test_pieces_run_at_once_on_threads_of_their_own() -> None:
@@ -81,7 +86,9 @@ def test_sound_is_the_same_beside_others_and_alone(tiny_dir: Path) -> None:
             steady.push(slot, codes[row])
             steady.finish(slot)
         sounds = steady.step()
-        return {row: np.concatenate([s.samples for s in sounds if s.slot == slot]) for row, slot in slots.items()}
+        return {
+            row: np.concatenate([s.samples for s in sounds if s.slot == slot]) for row, slot in slots.items()
+        }
 
     together = speak([0, 1, 2])
     for row in (0, 1, 2):

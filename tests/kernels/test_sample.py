@@ -35,7 +35,11 @@ def test_gumbel_noise_is_standard_and_keyed() -> None:
     assert abs(float(noise.mean()) - 0.57722) < 0.01
     assert abs(float(noise.var()) - 1.64493) < 0.03
     assert torch.equal(noise[1000:1010], gumbel_noise(2**63 + 5, 7, 0, ids[1000:1010]))
-    for other in (gumbel_noise(5, 7, 0, ids), gumbel_noise(2**63 + 5, 8, 0, ids), gumbel_noise(2**63 + 5, 7, 1, ids)):
+    for other in (
+        gumbel_noise(5, 7, 0, ids),
+        gumbel_noise(2**63 + 5, 8, 0, ids),
+        gumbel_noise(2**63 + 5, 7, 1, ids),
+    ):
         assert abs(float(torch.corrcoef(torch.stack([noise, other]))[0, 1])) < 0.01
 
 
@@ -50,12 +54,14 @@ def test_greedy_takes_the_best_allowed_id_and_the_smallest_of_equals() -> None:
     ids, logprobs = sample(logits, draws)
     assert ids.tolist() == [2, 2]
     assert torch.allclose(
-        logprobs, torch.tensor([torch.log_softmax(row, 0)[i] for row, i in ((logits[0, 1:], 1), (logits[1, 2:], 0))])
+        logprobs,
+        torch.tensor([torch.log_softmax(row, 0)[i] for row, i in ((logits[0, 1:], 1), (logits[1, 2:], 0))]),
     )
 
 
 @pytest.mark.parametrize(
-    ("temperature", "top_k", "top_p"), [(0.7, 5, 1.0), (1.3, 0, 0.6), (0.8, 12, 0.8), (1.0, 0, 1.0), (2.0, 1, 0.1)]
+    ("temperature", "top_k", "top_p"),
+    [(0.7, 5, 1.0), (1.3, 0, 0.6), (0.8, 12, 0.8), (1.0, 0, 1.0), (2.0, 1, 0.1)],
 )
 def test_frequencies_are_those_of_the_original_warpers(temperature: float, top_k: int, top_p: float) -> None:
     generator = torch.Generator().manual_seed(3)

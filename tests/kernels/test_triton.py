@@ -22,17 +22,36 @@ X = torch.zeros(1)
 
 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    variables = {k: v for k, v in os.environ.items() if k != backend.VARIABLE} | {"PYTHONPATH": PATHS} | environment
-    return subprocess.run([sys.executable, *command], cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
+    variables = (
+        {k: v for k, v in os.environ.items() if k != backend.VARIABLE} | {"PYTHONPATH": PATHS} | environment
+    )
+    return subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=variables, capture_output=True, text=True, check=False
+    )
 
 
 def interpret(markers: str) -> None:
     own = Path(__file__).resolve()
     paths = [
-        path for path in TESTS.rglob("test_*.py") if path != own and "need_interpreter()" in path.read_text(encoding="utf-8")
+        path
+        for path in TESTS.rglob("test_*.py")
+        if path != own and "need_interpreter()" in path.read_text(encoding="utf-8")
     ]
     files = sorted(map(str, paths))
-    done = run("-m", "pytest", "-q", "-x", "-n", "2", "-p", "no:cacheprovider", "-m", markers, *files, TRITON_INTERPRET="1")
+    done = run(
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-n",
+        "2",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        markers,
+        *files,
+        TRITON_INTERPRET="1",
+    )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
 
@@ -65,7 +84,10 @@ def test_unknown_implementations_are_named() -> None:
 
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter runs kernels on the CPU")
 def test_triton_is_refused_where_it_cannot_run() -> None:
-    with use("triton"), pytest.raises(ValueError, match="TRITON_INTERPRET=1" if HAS_TRITON else "not installed"):
+    with (
+        use("triton"),
+        pytest.raises(ValueError, match="TRITON_INTERPRET=1" if HAS_TRITON else "not installed"),
+    ):
         rms_norm(torch.ones(2, 4), torch.ones(4), 1e-5)
 
 

@@ -25,7 +25,9 @@ DTYPES = (torch.float32, torch.bfloat16)
 def cases() -> list[object]:
     """CI tries an op's first case in both types, the others in one or the other by turns."""
     return [
-        pytest.param(op, case, dtype, id=f"{op.name}-{case.name}-{dtype}", marks=[] if is_short else [pytest.mark.slow])
+        pytest.param(
+            op, case, dtype, id=f"{op.name}-{case.name}-{dtype}", marks=[] if is_short else [pytest.mark.slow]
+        )
         for op in (OPS[name] for name in NAMES)
         for number, case in enumerate(op.cases)
         for turn, dtype in enumerate(DTYPES)
@@ -40,8 +42,12 @@ def test_kernel_obeys_the_error_rule(op: Op, case: Case, dtype: torch.dtype) -> 
 
 
 def test_equal_codes_give_the_first() -> None:
-    numbers = torch.randperm(40, generator=torch.Generator().manual_seed(0))  # whole, so that equal sums are equal
-    codes = (numbers[:, None] // torch.tensor([1, 2, 4, 8]) % 2 * 5.0 + numbers[:, None])[None].repeat(1, 3, 1)
+    numbers = torch.randperm(
+        40, generator=torch.Generator().manual_seed(0)
+    )  # whole, so that equal sums are equal
+    codes = (numbers[:, None] // torch.tensor([1, 2, 4, 8]) % 2 * 5.0 + numbers[:, None])[None].repeat(
+        1, 3, 1
+    )
     with use("triton"):
         ids = OPS["rvq_encode"].fast(codes[:, :40], codes)
     assert torch.equal(ids[0, 0], torch.arange(40))

@@ -22,11 +22,29 @@ need_interpreter()
 from random_schedules import VOCABULARY, schedules  # noqa: E402
 from triton_rows import rows_of  # noqa: E402
 
-from innervoice.schedule import Cursor, Emission, FreeCursor, Kind, Program, Schedule, compile_schedule, make_cursor, replay  # noqa: E402
+from innervoice.schedule import (  # noqa: E402
+    Cursor,
+    Emission,
+    FreeCursor,
+    Kind,
+    Program,
+    Schedule,
+    compile_schedule,
+    make_cursor,
+    replay,
+)
 from innervoice.schedule import compile as host_columns  # noqa: E402
 from innervoice.types import Sampling, Vocabulary  # noqa: E402
 from innervoice_kernels.sampling import cursor_columns as device_columns  # noqa: E402
-from innervoice_kernels.sampling.cursor import SLOTS, Programs, Rows, advance, pack_state, prepare, unpack_state  # noqa: E402
+from innervoice_kernels.sampling.cursor import (  # noqa: E402
+    SLOTS,
+    Programs,
+    Rows,
+    advance,
+    pack_state,
+    prepare,
+    unpack_state,
+)
 from innervoice_kernels.sampling.cursor_columns import UNLIMITED, Ending, Output, State  # noqa: E402
 from innervoice_kernels.sampling.replay import replay_rows, step  # noqa: E402
 from innervoice_kernels.sampling.sample import Draw, sample_ref  # noqa: E402
@@ -49,9 +67,15 @@ def golden(data_dir: Path, indices: Sequence[int]) -> tuple[list[dict[str, Any]]
         vocab, schedule = trace["vocab"], {k: v for k, v in trace["schedule"].items() if k != "caps"}
         names = {name: vocab.get(name) for name in ("open", "close", "done")}
         speech = vocab.get("speech")
-        vocabulary = Vocabulary(34, tuple(vocab["text"]), tuple(speech) if speech else None, vocab.get("eot"), **names)
-        program = compile_schedule(Schedule.from_dict(schedule | {"tokens": names | schedule.get("tokens", {})}), vocabulary)
-        sampling = Sampling(temperature=0.0, top_k=0, top_p=1.0, seed=0, max_new_tokens=trace["max_new_tokens"])
+        vocabulary = Vocabulary(
+            34, tuple(vocab["text"]), tuple(speech) if speech else None, vocab.get("eot"), **names
+        )
+        program = compile_schedule(
+            Schedule.from_dict(schedule | {"tokens": names | schedule.get("tokens", {})}), vocabulary
+        )
+        sampling = Sampling(
+            temperature=0.0, top_k=0, top_p=1.0, seed=0, max_new_tokens=trace["max_new_tokens"]
+        )
         replies.append((program, sampling, trace["schedule"].get("caps") or ()))
     rows, programs = rows_of(replies)
     return [traces[i] for i in indices], rows, programs, logits[list(indices)]
@@ -115,7 +139,9 @@ def test_cursors_go_from_the_host_to_the_device_and_back() -> None:
             state = pack_state(host.cursor.state, num_tokens)
             assert state[State.NUM_TOKENS] == num_tokens
             caps = [2, UNLIMITED, 1, UNLIMITED]
-            kept = {name: value for name, value in host.cursor.state.items() if name != "granted"}  # which the host alone keeps
+            kept = {
+                name: value for name, value in host.cursor.state.items() if name != "granted"
+            }  # which the host alone keeps
             assert unpack_state(state, caps, program.schedule.guided) == kept
         assert num_tokens > 2
 
@@ -149,8 +175,13 @@ class Host:
         if self.cursor.forced is not None:
             return self.cursor.emit_forced(), None
         s, own, mask = self.sampling, self.cursor.sampling, self.cursor.mask
-        t, k, p = (getattr(s if own is None or getattr(own, n) is None else own, n) for n in ("temperature", "top_k", "top_p"))
-        ids, logprobs = sample_ref(logits[None], [Draw(mask.ranges, mask.extras, t, k, p, s.seed or 0, self.num_tokens, d)])
+        t, k, p = (
+            getattr(s if own is None or getattr(own, n) is None else own, n)
+            for n in ("temperature", "top_k", "top_p")
+        )
+        ids, logprobs = sample_ref(
+            logits[None], [Draw(mask.ranges, mask.extras, t, k, p, s.seed or 0, self.num_tokens, d)]
+        )
         return self.cursor.draw(int(ids)), float(logprobs)
 
 
@@ -162,7 +193,9 @@ def hold_replies(replies: Sequence[tuple[Program, Sampling, Sequence[int]]], see
     offers = Offers.allocate(len(hosts), 34, SLOTS, torch.device("cpu"))
     for _ in range(steps):
         logits = 1.5 * torch.randn(len(hosts), 34, generator=generator)
-        logits[:, 30:] += 4 * torch.rand(len(hosts), 4, generator=generator)  # the special ids come often enough
+        logits[:, 30:] += 4 * torch.rand(
+            len(hosts), 4, generator=generator
+        )  # the special ids come often enough
         for row, host in enumerate(hosts):
             if isinstance(host.cursor, Cursor) and not host.is_over and rng.random() < 0.15:
                 grant(rows, row, host, cap=rng.randrange(5), both=rng.random() < 0.7)
@@ -191,10 +224,17 @@ def compare(rows: Rows, row: int, host: Host, logits: Tensor) -> None:
         return
     emission, logprob = host.step(logits)
     assert discarded == host.discarded
-    assert (token, kind, segment, bool(is_forced)) == (emission.token, emission.kind, emission.segment, emission.forced)
+    assert (token, kind, segment, bool(is_forced)) == (
+        emission.token,
+        emission.kind,
+        emission.segment,
+        emission.forced,
+    )
     expected = float("nan") if logprob is None else logprob
     torch.testing.assert_close(float(rows.logprob[row]), expected, rtol=1e-5, atol=1e-5, equal_nan=True)
-    assert ending == (Ending.STOP if host.cursor.is_done else Ending.LENGTH if host.is_over else Ending.RUNNING)
+    assert ending == (
+        Ending.STOP if host.cursor.is_done else Ending.LENGTH if host.is_over else Ending.RUNNING
+    )
     if isinstance(host.cursor, Cursor) and not host.is_over:
         packed, state = pack_state(host.cursor.state, host.num_tokens), rows.state[row].tolist()
         assert state[: State.IN_REFLECTION] == packed[: State.IN_REFLECTION]
@@ -224,7 +264,9 @@ def replies(draw: st.DrawFn) -> tuple[Program, Sampling, list[int]]:
         data | {"tokens": dict.fromkeys(absent), "guided": draw(st.sampled_from([True, True, True, False]))}
     )
     if own is not None:
-        cycle = tuple(s if s.kind == "forced" else type(s)(s.kind, s.budget, sampling=own) for s in schedule.cycle)
+        cycle = tuple(
+            s if s.kind == "forced" else type(s)(s.kind, s.budget, sampling=own) for s in schedule.cycle
+        )
         schedule = schedule.with_changes(cycle=cycle)
     return compile_schedule(schedule, VOCABULARY), sampling, draw(st.lists(st.integers(0, 5), max_size=4))
 
@@ -236,14 +278,18 @@ CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_ba
 @pytest.mark.slow
 @settings(max_examples=2, deadline=None, suppress_health_check=CHECKS, derandomize=True)
 @RANDOM
-def test_random_schedules_equal_the_host(several: list[tuple[Program, Sampling, list[int]]], seed: int) -> None:
+def test_random_schedules_equal_the_host(
+    several: list[tuple[Program, Sampling, list[int]]], seed: int
+) -> None:
     hold_replies(several, seed, steps=24)
 
 
 @pytest.mark.slow
 @settings(max_examples=12, deadline=None, suppress_health_check=CHECKS)
 @RANDOM
-def test_random_schedules_equal_the_host_at_length(several: list[tuple[Program, Sampling, list[int]]], seed: int) -> None:
+def test_random_schedules_equal_the_host_at_length(
+    several: list[tuple[Program, Sampling, list[int]]], seed: int
+) -> None:
     hold_replies(several, seed, steps=60)
 
 
@@ -259,6 +305,8 @@ def test_a_draw_of_no_number_ends_its_row_alone() -> None:
 
 def test_idle_rows_emit_nothing() -> None:
     rows = Rows.allocate(3, 1, "cpu")
-    step(rows, Programs.join([], "cpu"), torch.zeros(3, 34), Offers.allocate(3, 34, SLOTS, torch.device("cpu")))
+    step(
+        rows, Programs.join([], "cpu"), torch.zeros(3, 34), Offers.allocate(3, 34, SLOTS, torch.device("cpu"))
+    )
     assert rows.output[:, : Output.KIND + 1].tolist() == [[-1, -1]] * 3
     assert rows.state[:, State.NUM_TOKENS].tolist() == [0, 0, 0]

@@ -37,7 +37,9 @@ def one_row(inputs: dict[str, Any], row: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("split", "most"), [(16, 32), (16, 3), (32, 2)])
 @pytest.mark.parametrize("case", [MIXED, DECODE], ids=lambda case: case.name)
-def test_attention_splits_obey_the_error_rule(monkeypatch: pytest.MonkeyPatch, case: Any, split: int, most: int) -> None:
+def test_attention_splits_obey_the_error_rule(
+    monkeypatch: pytest.MonkeyPatch, case: Any, split: int, most: int
+) -> None:
     monkeypatch.setattr(attention_decode, "SPLIT", split)
     monkeypatch.setattr(attention_decode, "MOST", most)
     for dtype in (torch.float32, torch.bfloat16):
@@ -56,16 +58,23 @@ def test_attention_of_a_row_is_the_same_alone_and_in_any_batch(monkeypatch: pyte
 
 
 def test_prefill_in_chunks_is_prefill_at_once() -> None:
-    inputs = inputs_of(next(case for case in CASES["paged_attention"] if case.name == "prefill"), torch.bfloat16)
+    inputs = inputs_of(
+        next(case for case in CASES["paged_attention"] if case.name == "prefill"), torch.bfloat16
+    )
     with use("triton"):
         whole = paged_attention(**inputs)
         for begin, end in ((0, 19), (19, 40), (40, 53)):
-            chunk = inputs | {"q": inputs["q"][begin:end], "context_len": torch.tensor([end], dtype=torch.int32)}
+            chunk = inputs | {
+                "q": inputs["q"][begin:end],
+                "context_len": torch.tensor([end], dtype=torch.int32),
+            }
             chunk["query_start"] = torch.tensor([0, end - begin], dtype=torch.int32)
             assert torch.equal(paged_attention(**chunk), whole[begin:end])
 
 
-def test_a_workspace_serves_call_after_call_and_keeps_what_nobody_owns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_workspace_serves_call_after_call_and_keeps_what_nobody_owns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(attention_decode, "SPLIT", 16)
     inputs = inputs_of(DECODE)
     workspace = Workspace.allocate(4, 4, 2, 16, 256, torch.device("cpu"))
@@ -92,7 +101,10 @@ def test_attention_names_what_is_wrong() -> None:
 
 def test_a_product_of_a_row_is_the_same_alone_and_in_any_batch() -> None:
     generator = torch.Generator().manual_seed(2)
-    x, w = torch.randn(19, 1100, generator=generator).bfloat16(), torch.randn(70, 1100, generator=generator).bfloat16() / 32
+    x, w = (
+        torch.randn(19, 1100, generator=generator).bfloat16(),
+        torch.randn(70, 1100, generator=generator).bfloat16() / 32,
+    )
     norm = linear.Norm(torch.ones(1100).bfloat16(), 1e-5)
     assert linear.split_of(70, 1100, torch.bfloat16) == 2
     with use("triton"):
@@ -109,7 +121,9 @@ def test_a_product_reuses_its_workspace() -> None:
     workspace = SplitWorkspace.allocate(((37, 1100), (5, 2048)), torch.float32, torch.device("cpu"))
     with use("triton"):
         for _ in range(2):
-            torch.testing.assert_close(linear.linear(x, w, workspace=workspace), x @ w.T, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(
+                linear.linear(x, w, workspace=workspace), x @ w.T, rtol=1e-5, atol=1e-5
+            )
             assert (workspace.arrived == 0).all()
         with pytest.raises(ValueError, match=r"x is torch\.float32 \(2, 1100\)"):
             linear.linear(x, w[:, :-1])

@@ -50,7 +50,9 @@ def tensors(*parts: Any) -> list[torch.Tensor]:
 @pytest.mark.parametrize("num_rows", [1, 13])
 def test_what_rows_feed(num_rows: int) -> None:
     generator = torch.Generator().manual_seed(2)
-    embedding, cos, sin = (torch.randn(n, d, generator=generator).bfloat16() for n, d in ((30, D), (16, HALF), (16, HALF)))
+    embedding, cos, sin = (
+        torch.randn(n, d, generator=generator).bfloat16() for n, d in ((30, D), (16, HALF), (16, HALF))
+    )
     results = []
     for implementation in ("ref", "triton"):
         feed, rows, _ = batch(num_rows, seed=num_rows)

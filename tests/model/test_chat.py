@@ -17,7 +17,14 @@ from innervoice.model.families import llama
 from innervoice.model.text import ChatTemplate, JsonTokenizer, TextStream, chat_turn_ids
 from innervoice.types import Vocabulary
 
-TEXTS = ["hello there", "  Don't hurry,\n 345 words!\n", "Être où? 你好。🙂", "x", "a\n\nb  c\t", "the listener 1234"]
+TEXTS = [
+    "hello there",
+    "  Don't hurry,\n 345 words!\n",
+    "Être où? 你好。🙂",
+    "x",
+    "a\n\nb  c\t",
+    "the listener 1234",
+]
 REPLIES = ["the speaker thinks", "Être?", "12 words."]
 SYSTEMS = [None, "answer the question", " then ask one.\n"]
 
@@ -31,7 +38,9 @@ def of(folder: Path, shape: str, **options: Any) -> tuple[JsonTokenizer, Vocabul
 
 def messages(system: str | None, texts: list[str]) -> list[dict[str, str]]:
     head = [] if system is None else [{"role": "system", "content": system}]
-    return head + [{"role": "user" if i % 2 == 0 else "assistant", "content": text} for i, text in enumerate(texts)]
+    return head + [
+        {"role": "user" if i % 2 == 0 else "assistant", "content": text} for i, text in enumerate(texts)
+    ]
 
 
 def whole(theirs: Any, system: str | None, texts: list[str]) -> list[int]:
@@ -100,7 +109,11 @@ def test_text_cannot_forge_added_tokens(tmp_path: Path, shape: str) -> None:
 
 
 def test_vocabularies(tmp_path: Path) -> None:
-    expected = {"chatml": ((3, 360), 2, (0, 2)), "llama3": ((0, 360), 364, (364,)), "glm": ((0, 360), 364, (360, 364))}
+    expected = {
+        "chatml": ((3, 360), 2, (0, 2)),
+        "llama3": ((0, 360), 364, (364,)),
+        "glm": ((0, 360), 364, (360, 364)),
+    }
     for shape, (text, end, eos) in expected.items():
         _, vocabulary, _ = of(tmp_path / shape, shape, thinking=True)
         assert vocabulary == Vocabulary(size=512, text=text, speech=None, end_of_turn=end, eos=eos)
@@ -145,11 +158,17 @@ LOOP = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
         ("{% set _ = messages.append(1) %}", "unsafe"),
         ("nothing", "it does not write every message once, as it is"),
         (LOOP + "{{ messages[-1].content }}", "it does not write every message once, as it is"),
-        ("{% for m in messages %}{{ m.content | upper }}{% endfor %}", "it does not write every message once"),
+        (
+            "{% for m in messages %}{{ m.content | upper }}{% endfor %}",
+            "it does not write every message once",
+        ),
         ("{{ messages[-1].content }}", "earlier turns otherwise"),
         ("{{ messages | length }}" + LOOP, "earlier turns otherwise"),
         ("{% for m in messages %}{{ m.content }}[{{ loop.index }}]{% endfor %}", "earlier turns otherwise"),
-        (LOOP + "{% if messages | length > 2 %}{{ messages[-3].content }}{% endif %}", "it repeats earlier turns"),
+        (
+            LOOP + "{% if messages | length > 2 %}{{ messages[-3].content }}{% endif %}",
+            "it repeats earlier turns",
+        ),
     ],
 )
 def test_templates_that_fail(source: str, message: str) -> None:
@@ -157,7 +176,9 @@ def test_templates_that_fail(source: str, message: str) -> None:
         for first in (True, False):
             template(source).turn("hello", None, first=first)
 
-    with pytest.raises(ValueError, match=r"^chat_template\.jinja: .*: change it, or give a prompt as Ids$") as error:
+    with pytest.raises(
+        ValueError, match=r"^chat_template\.jinja: .*: change it, or give a prompt as Ids$"
+    ) as error:
         both_turns()
     assert message in str(error.value)
     assert "\n" not in str(error.value)
@@ -177,7 +198,11 @@ def test_what_templates_are_written_for() -> None:
         "  {% if loop.index > 9 %}{% break %}{% endif %}\n{% generation %}{{ m.content }}{% endgeneration %};\n{% endfor %}\n"
     )
     pieces = template(source, bos_token="<s>").turn(" hi ", None, first=True)
-    assert [(p.text, p.is_template) for p in pieces] == [('<s>03 Feb 2026 {"ü": [1]}\n ', True), ("hi", False), (" ;\n", True)]
+    assert [(p.text, p.is_template) for p in pieces] == [
+        ('<s>03 Feb 2026 {"ü": [1]}\n ', True),
+        ("hi", False),
+        (" ;\n", True),
+    ]
     with pytest.raises(ValueError, match=r"the chat template is not valid \(.*unknown tag 'nope'"):
         template("{% nope %}")
 
@@ -185,8 +210,13 @@ def test_what_templates_are_written_for() -> None:
 def test_where_the_template_is_read_from(tmp_path: Path) -> None:
     assert ChatTemplate.read(tmp_path) is None
     config = tmp_path / "tokenizer_config.json"
-    named = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": LOOP + "{{ eos_token }}"}]
-    config.write_text(json.dumps({"chat_template": named, "eos_token": {"content": "</s>"}, "pad_token": None}))
+    named = [
+        {"name": "tool_use", "template": "no"},
+        {"name": "default", "template": LOOP + "{{ eos_token }}"},
+    ]
+    config.write_text(
+        json.dumps({"chat_template": named, "eos_token": {"content": "</s>"}, "pad_token": None})
+    )
     read = ChatTemplate.read(tmp_path)
     assert read is not None
     assert "".join(piece.text for piece in read.turn("hi", None, first=True)) == "<user>hi</s>"
@@ -205,7 +235,9 @@ def test_without_a_template(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").unlink()
     tokenizer, vocabulary = llama.load_text(tmp_path, None)
     assert vocabulary.end_of_turn == 0
-    with pytest.raises(ValueError, match=r"has no chat template, neither .*: add it, or give a prompt as Ids"):
+    with pytest.raises(
+        ValueError, match=r"has no chat template, neither .*: add it, or give a prompt as Ids"
+    ):
         chat_turn_ids(tokenizer, "hi", first=True)
 
 
@@ -222,7 +254,10 @@ def test_broken_template_leaves_ids_usable(tmp_path: Path) -> None:
     [
         ({"model": {"type": "Unigram", "vocab": []}}, "a model of type 'Unigram' is not supported"),
         ({"model": {"type": "BPE", "vocab": {}, "merges": []}}, "the vocabulary has no text tokens"),
-        ({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["x", "y"]]}}, "cannot be read as a tokenizer"),
+        (
+            {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["x", "y"]]}},
+            "cannot be read as a tokenizer",
+        ),
         ({"model": None}, "model is None, expected dict"),
         ({"added_tokens": [{"id": 9, "content": "x", "single_word": True}]}, "'x' has single_word"),
         ({"added_tokens": [{"id": 100, "content": "<x>"}]}, "id 100 is '<x>' amid the text tokens 0 to 359"),

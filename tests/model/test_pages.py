@@ -11,7 +11,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from innervoice.model.pages import OutOfPages, PageFormat, PagePool, PageTable, check_page_format, page_bytes, pages_for
+from innervoice.model.pages import (
+    OutOfPages,
+    PageFormat,
+    PagePool,
+    PageTable,
+    check_page_format,
+    page_bytes,
+    pages_for,
+)
 
 Token = tuple[int, int]  # (id, key)
 
@@ -38,7 +46,9 @@ class TableMachine(RuleBasedStateMachine):
 
     rows: list[ModelRow]
 
-    @initialize(num_pages=st.sampled_from([2, 5, 12]), page_size=st.integers(1, 3), hash_bits=st.sampled_from([0, 64]))
+    @initialize(
+        num_pages=st.sampled_from([2, 5, 12]), page_size=st.integers(1, 3), hash_bits=st.sampled_from([0, 64])
+    )
     def make(self, num_pages: int, page_size: int, hash_bits: int) -> None:
         self.pool = PagePool(num_pages, page_size, hash_bits)
         self.memory: list[list[tuple[Token, ...]]] = [[()] * page_size for _ in range(num_pages)]
@@ -71,7 +81,9 @@ class TableMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.rows)
     @rule(data=st.data(), new=st.lists(tokens_up_to(5), min_size=3, max_size=3), publish=st.booleans())
     def step(self, data: st.DataObject, new: list[list[Token]], publish: bool) -> None:
-        self.forward(data.draw(st.lists(st.sampled_from(self.rows), min_size=1, max_size=3, unique=True)), new, publish)
+        self.forward(
+            data.draw(st.lists(st.sampled_from(self.rows), min_size=1, max_size=3, unique=True)), new, publish
+        )
 
     def forward(self, rows: list[ModelRow], new: list[list[Token]], publish: bool) -> None:
         """Pages for all rows, then the copies, then the writes."""
@@ -104,7 +116,9 @@ class TableMachine(RuleBasedStateMachine):
     def write(self, row: ModelRow) -> None:
         size = self.pool.page_size
         for position in range(row.num_written, len(row.tokens)):
-            self.memory[row.table.pages[position // size]][position % size] = tuple(row.tokens[: position + 1])
+            self.memory[row.table.pages[position // size]][position % size] = tuple(
+                row.tokens[: position + 1]
+            )
         row.num_written = len(row.tokens)
         self.seen.append(list(row.tokens))
 
@@ -153,7 +167,10 @@ class TableMachine(RuleBasedStateMachine):
         for row in self.rows:
             for page in row.table.pages:
                 counts[page] += 1
-            read = [self.memory[row.table.pages[position // size]][position % size] for position in range(row.num_written)]
+            read = [
+                self.memory[row.table.pages[position // size]][position % size]
+                for position in range(row.num_written)
+            ]
             assert read == [tuple(row.tokens[: position + 1]) for position in range(row.num_written)]
         assert self.pool.ref_counts == counts
 
@@ -280,8 +297,14 @@ def test_the_last_published_page_may_be_written_again() -> None:
     [
         (lambda t: t.adopt([1], [0]), "the table holds 3 pages: adopt comes before grow, or after release"),
         (lambda t: PageTable(t.pool).adopt([1, 2], [0]), "2 ids and 1 keys came: each token needs both"),
-        (lambda t: t.publish([1, 2], [0, 0], 3), "cannot publish 3 tokens: there are 2 ids, and pages for 12"),
-        (lambda t: t.publish(range(13), range(13), 13), "cannot publish 13 tokens: there are 13 ids, and pages for 12"),
+        (
+            lambda t: t.publish([1, 2], [0, 0], 3),
+            "cannot publish 3 tokens: there are 2 ids, and pages for 12",
+        ),
+        (
+            lambda t: t.publish(range(13), range(13), 13),
+            "cannot publish 13 tokens: there are 13 ids, and pages for 12",
+        ),
         (lambda t: t.writable(12), "position 12 has no page: the table holds 12 tokens, grow it first"),
         (lambda t: t.writable(3), "position 3 lies before published tokens: truncate the table to it first"),
         (lambda t: t.truncate(13), "cannot truncate to 13 tokens: the table holds 12"),
@@ -311,7 +334,11 @@ def test_page_bytes() -> None:
 def test_page_formats_without_kernels_are_refused() -> None:
     for name in ("float32", "bfloat16", "float16", "fp8_e4m3"):
         check_page_format(name)
-    with pytest.raises(ValueError, match=r"^page format 'int8' has no kernels yet: use float32, bfloat16, float16, fp8_e4m3$"):
+    with pytest.raises(
+        ValueError, match=r"^page format 'int8' has no kernels yet: use float32, bfloat16, float16, fp8_e4m3$"
+    ):
         check_page_format("int8")
-    with pytest.raises(ValueError, match=r"^page format 'q4' is unknown: use float32, bfloat16, float16, fp8_e4m3$"):
+    with pytest.raises(
+        ValueError, match=r"^page format 'q4' is unknown: use float32, bfloat16, float16, fp8_e4m3$"
+    ):
         check_page_format("q4")

@@ -69,20 +69,28 @@ def by_hand(weight: Quantized) -> list[list[float]]:
     """Number by number, from the description of the formats."""
     rows, columns = weight.shape
     if not isinstance(weight, Int4Weight):
-        return [[weight.codes[n, k].item() * weight.scale[n].item() for k in range(columns)] for n in range(rows)]
+        return [
+            [weight.codes[n, k].item() * weight.scale[n].item() for k in range(columns)] for n in range(rows)
+        ]
 
     def one(n: int, k: int) -> float:
         byte, group = int(weight.codes[n, k // 2]), k // weight.group
         code = byte // 16 if k % 2 else byte % 16
         scale = weight.scale[n, group].item()
-        return scale * code + weight.minimum[n, group].item() if weight.minimum is not None else scale * (code - 8)
+        return (
+            scale * code + weight.minimum[n, group].item()
+            if weight.minimum is not None
+            else scale * (code - 8)
+        )
 
     return [[one(n, k) for k in range(columns)] for n in range(rows)]
 
 
 @every_format
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_numbers_mean_what_the_formats_say_and_are_the_nearest_there_are(to: Quantization, shape: tuple[int, int]) -> None:
+def test_numbers_mean_what_the_formats_say_and_are_the_nearest_there_are(
+    to: Quantization, shape: tuple[int, int]
+) -> None:
     w = normal(*shape)
     w[0] *= 30  # rows of very different size
     made = quantize(w, to)
@@ -128,7 +136,9 @@ def test_a_large_weight_is_quantised_by_blocks_of_rows_to_the_same(monkeypatch: 
 @every_format
 def test_products_are_those_of_the_dequantised_weight(to: Quantization) -> None:
     made, x, bias = quantize(normal(33, 70), to), normal(2, 3, 70, seed=1), normal(33, seed=2)
-    torch.testing.assert_close(linear(made, x, bias), F.linear(x, made.dequantize(), bias), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        linear(made, x, bias), F.linear(x, made.dequantize(), bias), rtol=1e-5, atol=1e-5
+    )
     assert linear(made, x[0, :0]).shape == (0, 33)
     assert linear(made, x.bfloat16(), bias.bfloat16()).dtype == torch.bfloat16
 
@@ -207,26 +217,33 @@ def weights_of(folder: Path, to: Quantization, dtype: torch.dtype = torch.bfloat
     config = llama.read_config(LLAMA, folder)
     directory = TensorDir(folder)
     is_made = read_quantization(read_json(folder / "config.json"), folder)[1] is not None
-    return llama.load_weights(config, QuantizedDir(directory, to) if is_made else QuantizingSource(directory, to), dtype)
+    return llama.load_weights(
+        config, QuantizedDir(directory, to) if is_made else QuantizingSource(directory, to), dtype
+    )
 
 
 def all_tensors(weights: ModelWeights) -> list[Tensor]:
     held = [weights.embedding, weights.output, weights.final_norm]
     held += [
-        getattr(layer, name) for layer in weights.layers for name in ("attention_norm", "qkv", "attention_out", "gate_up", "down")
+        getattr(layer, name)
+        for layer in weights.layers
+        for name in ("attention_norm", "qkv", "attention_out", "gate_up", "down")
     ]
     return [x for one in held for x in ([one] if isinstance(one, Tensor) else tensors_of(one).values())]
 
 
 @every_format
-def test_a_directory_reloads_exactly_and_is_as_large_as_planned(small: Path, tmp_path: Path, to: Quantization) -> None:
+def test_a_directory_reloads_exactly_and_is_as_large_as_planned(
+    small: Path, tmp_path: Path, to: Quantization
+) -> None:
     told = written(small, tmp_path / "out", to)
     fresh, again = weights_of(small, to), weights_of(tmp_path / "out", to)
     for a, b in zip(all_tensors(fresh), all_tensors(again), strict=True):
         assert a.dtype == b.dtype
         assert torch.equal(a.float(), b.float())
     plan, planned = (
-        make_plan(CheckpointPaths(p), device="cpu", quantization=q) for p, q in ((tmp_path / "out", None), (small, to))
+        make_plan(CheckpointPaths(p), device="cpu", quantization=q)
+        for p, q in ((tmp_path / "out", None), (small, to))
     )
     assert plan.quantization == planned.quantization == to
     size = (tmp_path / "out" / "model.safetensors").stat().st_size
@@ -246,10 +263,14 @@ def test_logits_are_those_of_the_dequantised_model(small: Path) -> None:
         source = QuantizingSource(TensorDir(small), to)
 
         class Dequantised:
-            def get(self, name: str, shape: tuple[int, ...], *, source: QuantizingSource = source, **more: Any) -> Tensor:
+            def get(
+                self, name: str, shape: tuple[int, ...], *, source: QuantizingSource = source, **more: Any
+            ) -> Tensor:
                 if "norm" in name:
                     return source.get(name, shape, **more)
-                made = read_weight(source, name, shape, head="embed" in name, dtype=torch.float32, device="cpu")
+                made = read_weight(
+                    source, name, shape, head="embed" in name, dtype=torch.float32, device="cpu"
+                )
                 return made if isinstance(made, Tensor) else made.dequantize()
 
         quantised, plain = (llama.load_weights(config, x, torch.float32) for x in (source, Dequantised()))
@@ -257,13 +278,17 @@ def test_logits_are_those_of_the_dequantised_model(small: Path) -> None:
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_an_engine_answers_from_a_quantised_directory_as_when_it_quantises(tiny_dir: Path, tmp_path: Path) -> None:
+def test_an_engine_answers_from_a_quantised_directory_as_when_it_quantises(
+    tiny_dir: Path, tmp_path: Path
+) -> None:
     """GLM-4-Voice's layout, whose file has one tensor for query, key and value."""
     paths = locate(tiny_dir)
     list(Quantizer(paths, tmp_path / "out", Quantization("int4")).run())
     greedy, replies = Sampling(temperature=0, max_new_tokens=40), []
     for folder, to in ((paths.model, "int4"), (tmp_path / "out", None), (paths.model, None)):
-        with Engine.from_pretrained(folder, device="cpu", quantization=to, max_sessions=1, max_model_len=256) as engine:
+        with Engine.from_pretrained(
+            folder, device="cpu", quantization=to, max_sessions=1, max_model_len=256
+        ) as engine:
             replies.append(engine.generate(Text("hello"), sampling=greedy).ids)
             assert (engine.plan().quantization is None) == (to is None and folder == paths.model)
     assert replies[0] == replies[1] != replies[2]
@@ -297,9 +322,12 @@ def test_a_cache_of_fp8_changes_logits_little_and_takes_half_the_bytes(small: Pa
 
 def test_an_engine_with_a_cache_of_fp8_answers_and_shares_beginnings(tiny_dir: Path) -> None:
     """A second reply to the same prompt finds the pages of the first, and says the same."""
-    with Engine.from_pretrained(tiny_dir, device="cpu", kv_dtype="fp8_e4m3", max_sessions=2, max_model_len=256) as engine:
+    with Engine.from_pretrained(
+        tiny_dir, device="cpu", kv_dtype="fp8_e4m3", max_sessions=2, max_model_len=256
+    ) as engine:
         first, second = (
-            engine.generate(Text("hello, " * 20), sampling=Sampling(temperature=0, max_new_tokens=30)) for _ in range(2)
+            engine.generate(Text("hello, " * 20), sampling=Sampling(temperature=0, max_new_tokens=30))
+            for _ in range(2)
         )
     assert first.ids == second.ids
     assert second.usage.cached_tokens >= 16 > first.usage.cached_tokens
@@ -326,7 +354,9 @@ NAME = "model.layers.1.mlp.down_proj.weight"
     ],
     ids=["no scale", "scale misshapen", "scale mistyped", "NaN in minimum", "no codes"],
 )  # fmt: skip
-def test_damaged_files_are_refused_by_name(small: Path, tmp_path: Path, change: Callable[[Any], None], words: str) -> None:
+def test_damaged_files_are_refused_by_name(
+    small: Path, tmp_path: Path, change: Callable[[Any], None], words: str
+) -> None:
     to = Quantization("int4")
     written(small, tmp_path / "out", to)
     damaged(tmp_path / "out", change)
@@ -337,7 +367,9 @@ def test_damaged_files_are_refused_by_name(small: Path, tmp_path: Path, change: 
 def test_metadata_and_config_must_agree(small: Path, tmp_path: Path) -> None:
     out, to = tmp_path / "out", Quantization("int4")
     written(small, out, to)
-    with pytest.raises(ValueError, match=r"metadata says .*'group': 32.* of weight .*, expected .*'group': 64"):
+    with pytest.raises(
+        ValueError, match=r"metadata says .*'group': 32.* of weight .*, expected .*'group': 64"
+    ):
         weights_of(out, Quantization("int4", 64))
     config = read_json(out / "config.json")
     with pytest.raises(ValueError, match="quantised already, as int4 in groups of 32, not int8"):
@@ -356,8 +388,15 @@ def test_metadata_and_config_must_agree(small: Path, tmp_path: Path) -> None:
         weights_of(out, to)
 
 
-def test_command_says_sizes_and_errors(small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["quantize", str(small), str(tmp_path / "out"), "--to", "int4", "--group", "64", "--keep-head"]) == 0
+def test_command_says_sizes_and_errors(
+    small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        cli.main(
+            ["quantize", str(small), str(tmp_path / "out"), "--to", "int4", "--group", "64", "--keep-head"]
+        )
+        == 0
+    )
     shown = capfd.readouterr().out
     lines = {line.split()[0]: line for line in shown.splitlines()}
     assert "int4 256 x 688" in " ".join(lines[NAME].split())
@@ -375,7 +414,9 @@ def test_command_says_sizes_and_errors(small: Path, tmp_path: Path, capfd: pytes
         (["--to", "int2"], "Invalid value for '--to'"),
     ],
 )
-def test_command_refuses(small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+def test_command_refuses(
+    small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
     assert cli.main(["quantize", str(small), str(tmp_path / "out"), *words]) == 2
     assert message in capfd.readouterr().err
     assert list(tmp_path.iterdir()) == []

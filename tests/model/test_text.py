@@ -12,7 +12,14 @@ from typing import Any
 import pytest
 
 from innervoice.model.families import glm4_voice
-from innervoice.model.text import SPEECH_SYSTEM, TextStream, TiktokenTokenizer, load_vocabulary, turn_head_ids, turn_ids
+from innervoice.model.text import (
+    SPEECH_SYSTEM,
+    TextStream,
+    TiktokenTokenizer,
+    load_vocabulary,
+    turn_head_ids,
+    turn_ids,
+)
 from innervoice.types import Vocabulary
 
 NUM_CODES = 64
@@ -44,7 +51,13 @@ def vocabulary(folder: Path) -> Vocabulary:
 
 @pytest.fixture
 def copy(folder: Path, tmp_path: Path) -> Path:
-    for name in ("config.json", "generation_config.json", "schedule.json", "tokenizer.model", "tokenizer_config.json"):
+    for name in (
+        "config.json",
+        "generation_config.json",
+        "schedule.json",
+        "tokenizer.model",
+        "tokenizer_config.json",
+    ):
         shutil.copyfile(folder / name, tmp_path / name)
     return tmp_path
 
@@ -77,7 +90,9 @@ def test_ids_give_the_text_back(tokenizer: TiktokenTokenizer, text: str) -> None
 def test_text_is_split_before_pairs_are_merged(pieces: list[str]) -> None:
     """Every piece is a token, and so is every joint of neighbours, which must not be used."""
     joints = [one + two for one, two in itertools.pairwise(pieces)]
-    tokens = [bytes([i]) for i in range(256)] + [p.encode() for p in dict.fromkeys(pieces + joints) if len(p.encode()) > 1]
+    tokens = [bytes([i]) for i in range(256)] + [
+        p.encode() for p in dict.fromkeys(pieces + joints) if len(p.encode()) > 1
+    ]
     tokenizer = TiktokenTokenizer({token: rank for rank, token in enumerate(tokens)}, {})
     assert [tokenizer.token_bytes(i).decode() for i in tokenizer.encode("".join(pieces))] == pieces
 
@@ -111,14 +126,23 @@ def test_stream_carries_cut_characters(tokenizer: TiktokenTokenizer) -> None:
 
 def test_vocabulary_of_the_tiny_checkpoint(vocabulary: Vocabulary) -> None:
     assert vocabulary == Vocabulary(
-        size=512, text=(0, 373), speech=(405, 469), end_of_turn=380, open=391, close=392, done=393, eos=(373, 380, 382)
+        size=512,
+        text=(0, 373),
+        speech=(405, 469),
+        end_of_turn=380,
+        open=391,
+        close=392,
+        done=393,
+        eos=(373, 380, 382),
     )
 
 
 def test_vocabulary_without_codes_or_schedule_file(copy: Path) -> None:
     (copy / "schedule.json").unlink()
     vocabulary = load_vocabulary(copy, None)
-    assert vocabulary == Vocabulary(size=512, text=(0, 373), speech=None, end_of_turn=380, eos=(373, 380, 382))
+    assert vocabulary == Vocabulary(
+        size=512, text=(0, 373), speech=None, end_of_turn=380, eos=(373, 380, 382)
+    )
     with pytest.raises(ValueError, match="without a speech codebook"):
         turn_ids(TiktokenTokenizer.from_pretrained(copy), vocabulary, [1], first=True)
 
@@ -152,7 +176,12 @@ def test_schedule_file_may_say_none(copy: Path) -> None:
     names |= {"end_of_turn": "<|observation|>"}
     (copy / "schedule.json").write_text(json.dumps(names))
     vocabulary = load_vocabulary(copy, NUM_CODES)
-    assert (vocabulary.open, vocabulary.close, vocabulary.done, vocabulary.end_of_turn) == (394, 395, None, 382)
+    assert (vocabulary.open, vocabulary.close, vocabulary.done, vocabulary.end_of_turn) == (
+        394,
+        395,
+        None,
+        382,
+    )
 
 
 @pytest.mark.parametrize(
@@ -175,7 +204,9 @@ def test_wrong_schedule_file(copy: Path, content: dict[str, Any], message: str) 
 
 
 def test_codes_must_fit(copy: Path) -> None:
-    with pytest.raises(ValueError, match="200 speech codes from id 405 on need a vocabulary of 605, but it has 512"):
+    with pytest.raises(
+        ValueError, match="200 speech codes from id 405 on need a vocabulary of 605, but it has 512"
+    ):
         load_vocabulary(copy, 200)
     edit(copy / "config.json", padded_vocab_size=300)
     with pytest.raises(ValueError, match="vocabulary of 300"):
@@ -234,18 +265,32 @@ def test_later_turns(tokenizer: TiktokenTokenizer, vocabulary: Vocabulary, user:
     assert later[0] == vocabulary.end_of_turn
     assert later == glm4_voice.turn_ids(tokenizer, vocabulary, user, None, first=False)
     content = tokenizer.encode("\nso?") if user == "so?" else [*tokenizer.encode("\n"), 387, 405, 468, 388]
-    assert later == [380, *content, tokenizer.special("<|assistant|>"), *tokenizer.encode("streaming_transcription\n")]
+    assert later == [
+        380,
+        *content,
+        tokenizer.special("<|assistant|>"),
+        *tokenizer.encode("streaming_transcription\n"),
+    ]
 
 
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("system", [None, "be brief"])
 def test_a_turn_begins_with_its_head_at_every_code(
-    tokenizer: TiktokenTokenizer, vocabulary: Vocabulary, expected: dict[str, Any], system: str | None, first: bool
+    tokenizer: TiktokenTokenizer,
+    vocabulary: Vocabulary,
+    expected: dict[str, Any],
+    system: str | None,
+    first: bool,
 ) -> None:
     codes = expected["case0"]["speech_ids"]
     ids = turn_ids(tokenizer, vocabulary, codes, system, first=first)
-    heads = [turn_head_ids(tokenizer, vocabulary, codes[:num], system, first=first) for num in range(len(codes) + 1)]
-    assert all(ids[: len(head)] == head and len(head) == len(heads[0]) + num for num, head in enumerate(heads))
+    heads = [
+        turn_head_ids(tokenizer, vocabulary, codes[:num], system, first=first)
+        for num in range(len(codes) + 1)
+    ]
+    assert all(
+        ids[: len(head)] == head and len(head) == len(heads[0]) + num for num, head in enumerate(heads)
+    )
     assert heads[0][-1] == tokenizer.special("<|begin_of_audio|>")
     assert ids[len(heads[-1])] == tokenizer.special("<|end_of_audio|>")
 

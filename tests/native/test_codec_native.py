@@ -34,7 +34,9 @@ def unit_by(isa: str, x: Tensor, unit: elu_unit.EluUnit, before: Tensor | None, 
     return y
 
 
-def layer_by(isa: str, x: Tensor, layer: window_layer.WindowLayer, ring: Tensor, rows: window_layer.RingRows) -> Tensor:
+def layer_by(
+    isa: str, x: Tensor, layer: window_layer.WindowLayer, ring: Tensor, rows: window_layer.RingRows
+) -> Tensor:
     if not layer.has_native:
         return window_layer.window_layer_ref(x, layer, ring, rows)
     y = torch.empty_like(x)
@@ -42,7 +44,11 @@ def layer_by(isa: str, x: Tensor, layer: window_layer.WindowLayer, ring: Tensor,
     return y
 
 
-RUNS = {"apply_taps": (_apply, apply_by), "elu_unit": (run_unit, unit_by), "window_layer": (run_layer, layer_by)}
+RUNS = {
+    "apply_taps": (_apply, apply_by),
+    "elu_unit": (run_unit, unit_by),
+    "window_layer": (run_layer, layer_by),
+}
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -79,7 +85,9 @@ def test_bits_depend_on_neither_threads_nor_rows_nor_cuts(name: str) -> None:
     run, inputs = RUNS[name][0], given(name, "pieces")
     whole = run(function, **inputs)
     for threads in (1, 3):
-        with_threads(threads, lambda: torch.testing.assert_close(run(function, **inputs), whole, rtol=0, atol=0))
+        with_threads(
+            threads, lambda: torch.testing.assert_close(run(function, **inputs), whole, rtol=0, atol=0)
+        )
     past, steps = inputs["before"].shape[1], inputs["x"].shape[1]
     window = torch.cat([inputs["before"], inputs["x"]], 1)
     for row, cut in ((0, 1), (1, 97), (1, steps - 1)):
@@ -109,7 +117,11 @@ def test_a_layer_gives_the_same_bits_token_by_token() -> None:
         y, ring = run_layer(window_layer.window_layer, **inputs | one)
         pieces.append(y)
     whole, after = run_layer(window_layer.window_layer, **inputs)
-    assert torch.equal(torch.cat(pieces, 1), whole) and torch.equal(ring, after) and torch.equal(ring[0], inputs["ring"][0])
+    assert (
+        torch.equal(torch.cat(pieces, 1), whole)
+        and torch.equal(ring, after)
+        and torch.equal(ring[0], inputs["ring"][0])
+    )
 
 
 def test_the_choice() -> None:
@@ -157,7 +169,9 @@ def test_the_nearest_code_for_all_instructions(isa: str, dtype: torch.dtype) -> 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_sums_of_codes_for_all_instructions(isa: str, dtype: torch.dtype) -> None:
-    def run(ids: Tensor, codes: Tensor, sizes: tuple[int, ...], project: Any = None, bias: Any = None) -> Tensor:
+    def run(
+        ids: Tensor, codes: Tensor, sizes: tuple[int, ...], project: Any = None, bias: Any = None
+    ) -> Tensor:
         return rvq.rvq_decode_native(ids, rvq.Codebooks(codes, sizes, project, bias), isa)
 
     for case in OPS["rvq_decode"].cases:
@@ -168,12 +182,16 @@ def test_codes_that_are_not_there_are_refused() -> None:
     codebooks = rvq.Codebooks(torch.zeros(2, 5, 4), (2,))
     with pytest.raises(ValueError, match="ids: 5 is not a code, expected 0 to 4"):
         rvq.rvq_decode(torch.tensor([[[0, 1], [5, 0]]]), codebooks)
-    with pytest.raises(ValueError, match="sizes: expected groups of codebooks that are as many together as ids has, 2"):
+    with pytest.raises(
+        ValueError, match="sizes: expected groups of codebooks that are as many together as ids has, 2"
+    ):
         rvq.rvq_decode(torch.zeros(1, 2, 3, dtype=torch.int64), codebooks._replace(sizes=(1, 2)))
 
 
 def test_of_equal_codes_the_first_is_nearest_and_a_vector_without_a_number_gets_code_0() -> None:
-    numbers = torch.randperm(700, generator=torch.Generator().manual_seed(0))  # whole, so that equal sums are equal
+    numbers = torch.randperm(
+        700, generator=torch.Generator().manual_seed(0)
+    )  # whole, so that equal sums are equal
     codes = (numbers[:, None] // torch.tensor([1, 3, 9, 27]) % 3 + numbers[:, None] / 4).repeat(3, 1)
     x = torch.cat([codes[:700].flip(0), torch.full((1, 4), torch.nan)])
     for name in ("native", "ref"):
@@ -186,7 +204,9 @@ def test_the_nearest_code_depends_on_neither_threads_nor_neighbours() -> None:
     with use("native"):
         whole = vq.nearest_code(**inputs)
         for threads in (1, 3):
-            with_threads(threads, lambda: torch.testing.assert_close(vq.nearest_code(**inputs), whole, rtol=0, atol=0))
+            with_threads(
+                threads, lambda: torch.testing.assert_close(vq.nearest_code(**inputs), whole, rtol=0, atol=0)
+            )
         for row in range(0, len(whole), 7):
             assert vq.nearest_code(inputs["x"][row], inputs["codebook"]) == whole[row]
     with pytest.raises(ValueError, match="a codebook has one code or more"):

@@ -30,7 +30,9 @@ def team() -> _C.ThreadTeam:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("isa", ISAS)
-def test_gemm_is_its_definition(team: _C.ThreadTeam, isa: str, size: tuple[int, int, int], dtype: torch.dtype) -> None:
+def test_gemm_is_its_definition(
+    team: _C.ThreadTeam, isa: str, size: tuple[int, int, int], dtype: torch.dtype
+) -> None:
     rows, outputs, columns = size
     x, w, bias = random(rows, columns), random(outputs, columns, seed=1).to(dtype), random(outputs, seed=2)
     out = torch.full((rows, outputs), float("nan"))
@@ -89,7 +91,9 @@ for pin in (False, True):
 print(out.min(), out.max())
 """
     paths = [path for path in sys.path if path]
-    done = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *paths], capture_output=True, text=True, timeout=120, check=False
+    )
     assert (done.returncode, done.stdout) == (0, "64.0 64.0\n"), done.stderr
 
 

@@ -80,10 +80,22 @@ def test_the_good_case() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("page_table", torch.zeros(2, 3, dtype=torch.int64), "page_table: expected int32 [B, N], got int64 [2, 3]"),
+        (
+            "page_table",
+            torch.zeros(2, 3, dtype=torch.int64),
+            "page_table: expected int32 [B, N], got int64 [2, 3]",
+        ),
         ("page_table", int32(1, 2), "page_table: expected int32 [B, N], got int32 [2]"),
-        ("page_table", torch.zeros(2, 2, dtype=torch.bfloat16), "page_table: expected int32 [B, N], got bfloat16 [2, 2]"),
-        ("page_table", torch.zeros(2, 2, dtype=torch.bool), "page_table: expected int32 [B, N], got bool [2, 2]"),
+        (
+            "page_table",
+            torch.zeros(2, 2, dtype=torch.bfloat16),
+            "page_table: expected int32 [B, N], got bfloat16 [2, 2]",
+        ),
+        (
+            "page_table",
+            torch.zeros(2, 2, dtype=torch.bool),
+            "page_table: expected int32 [B, N], got bool [2, 2]",
+        ),
         (
             "page_table",
             int32([4, 0], [2, 7]).T,
@@ -194,7 +206,9 @@ def test_import_needs_no_torch() -> None:
 
 @pytest.mark.skipif(shutil.which("readelf") is None, reason="readelf comes with binutils")
 def test_module_links_nothing_of_torch() -> None:
-    listing = subprocess.run(["readelf", "-d", _C.__file__], capture_output=True, text=True, check=True).stdout
+    listing = subprocess.run(
+        ["readelf", "-d", _C.__file__], capture_output=True, text=True, check=True
+    ).stdout
     needed = re.findall(r"NEEDED.*\[(.+)\]", listing)
     allowed = re.compile(r"(libstdc\+\+|libgcc_s|libc|libm|libpthread|ld-linux[-\w]*|libpython[\w.]*)\.so")
     assert needed

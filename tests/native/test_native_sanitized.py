@@ -32,18 +32,39 @@ def test_kernels_under(sanitizers: str, tmp_path: Path) -> None:
     isas = _C.available_isas()
     isas = [isa for isa in isas[isas.index("plain") :] if isa in FLAGS]
     common = [compiler, "-std=c++17", "-O1", "-g1", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
-    common += ["-I", str(ROOT / "csrc"), "-I", str(ROOT / "csrc" / "include"), *(f"-DINNERVOICE_{isa.upper()}" for isa in isas)]
+    common += [
+        "-I",
+        str(ROOT / "csrc"),
+        "-I",
+        str(ROOT / "csrc" / "include"),
+        *(f"-DINNERVOICE_{isa.upper()}" for isa in isas),
+    ]
     files = [(ROOT / "csrc" / "cpu" / f"{name}.cpp", ()) for name in SOURCES] + [
         (ROOT / "tests" / "native" / "native_check.cpp", ())
     ]
-    files += [(ROOT / "csrc" / "cpu" / f"{part}{isa}.cpp", FLAGS[isa]) for isa in isas for part in ("kernels_", "voice/")]
+    files += [
+        (ROOT / "csrc" / "cpu" / f"{part}{isa}.cpp", FLAGS[isa])
+        for isa in isas
+        for part in ("kernels_", "voice/")
+    ]
     builds = [
-        subprocess.Popen([*common, *flags, "-c", str(source), "-o", str(tmp_path / f"{source.parent.name}_{source.stem}.o")])
+        subprocess.Popen(
+            [
+                *common,
+                *flags,
+                "-c",
+                str(source),
+                "-o",
+                str(tmp_path / f"{source.parent.name}_{source.stem}.o"),
+            ]
+        )
         for source, flags in files
     ]
     assert [build.wait(600) for build in builds] == [0] * len(files)
     program = tmp_path / "check"
-    subprocess.run([*common, *map(str, tmp_path.glob("*.o")), "-lpthread", "-o", str(program)], check=True, timeout=600)
+    subprocess.run(
+        [*common, *map(str, tmp_path.glob("*.o")), "-lpthread", "-o", str(program)], check=True, timeout=600
+    )
     # Where addresses are laid out too freely for ThreadSanitizer it cannot start: `setarch -R` lays them out as it expects.
     prefix = ["setarch", "-R"] if sanitizers == "thread" and shutil.which("setarch") else []
     done = subprocess.run([*prefix, str(program)], capture_output=True, text=True, timeout=600, check=False)

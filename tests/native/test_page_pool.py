@@ -109,7 +109,9 @@ class PoolMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.referred)
     @rule(data=st.data(), every=st.booleans())
     def free(self, data: st.DataObject, every: bool) -> None:
-        some = st.permutations(self.referred) if every else st.lists(st.sampled_from(self.referred), max_size=6)
+        some = (
+            st.permutations(self.referred) if every else st.lists(st.sampled_from(self.referred), max_size=6)
+        )
         self.let_go_of(data.draw(some))
 
     def let_go_of(self, pages: list[int]) -> None:
@@ -126,7 +128,9 @@ class PoolMachine(RuleBasedStateMachine):
     def publish(self, data: st.DataObject, tokens: Tokens, is_new: bool) -> None:
         new = [page for page in self.referred if page not in self.nodes]
         page = data.draw(st.sampled_from(new if is_new and new else self.referred))
-        self.publish_page(data.draw(st.sampled_from([ROOT, *(p for p in self.referred if p in self.nodes)])), page, tokens)
+        self.publish_page(
+            data.draw(st.sampled_from([ROOT, *(p for p in self.referred if p in self.nodes)])), page, tokens
+        )
 
     @rule(data=st.data(), contents=st.lists(full_page(), min_size=1, max_size=3), keep=st.booleans())
     def live_through(self, data: st.DataObject, contents: list[Tokens], keep: bool) -> None:
@@ -142,7 +146,10 @@ class PoolMachine(RuleBasedStateMachine):
     def publish_page(self, parent: int, page: int, tokens: Tokens) -> int:
         equal = [other for other, node in self.nodes.items() if node == (parent, tokens)]
         if page in self.nodes and equal != [page]:
-            with pytest.raises(ValueError, match=f"page {page} is published already, with other tokens or behind another page"):
+            with pytest.raises(
+                ValueError,
+                match=f"page {page} is published already, with other tokens or behind another page",
+            ):
                 publish(self.pool, parent, page, tokens)
             return page
         canonical = equal[0] if equal else page
@@ -180,7 +187,9 @@ class PoolMachine(RuleBasedStateMachine):
     def unpublish(self, data: st.DataObject) -> None:
         page = data.draw(st.sampled_from([page for page in self.referred if page in self.nodes]))
         if num_children := len(self.children(page)):
-            with pytest.raises(ValueError, match=f"page {page} has {num_children} published pages behind it: it cannot"):
+            with pytest.raises(
+                ValueError, match=f"page {page} has {num_children} published pages behind it: it cannot"
+            ):
                 self.pool.unpublish(page)
             return
         self.pool.unpublish(page)
@@ -191,7 +200,9 @@ class PoolMachine(RuleBasedStateMachine):
         unreferred = [page for page, count in enumerate(self.counts) if count == 0]
         unpublished = [page for page in self.referred if page not in self.nodes]
         outside = [-3, len(self.counts), 2**40]
-        wrong = data.draw(st.sampled_from(unreferred + outside + (unpublished if call in ("unpublish", "parent") else [])))
+        wrong = data.draw(
+            st.sampled_from(unreferred + outside + (unpublished if call in ("unpublish", "parent") else []))
+        )
         with pytest.raises(IndexError if wrong in outside else ValueError, match=f"page {wrong} "):
             self.call_wrongly(call, wrong)
 
@@ -216,10 +227,16 @@ class PoolMachine(RuleBasedStateMachine):
         pool.check_integrity()
         assert pool.ref_counts == self.counts == [pool.ref_count(page) for page in pages]
         assert set(pool.free_pages) == self.free_pages
-        assert (pool.num_free, pool.num_cached, pool.num_pages) == (len(self.free_pages), len(cached), len(pages))
+        assert (pool.num_free, pool.num_cached, pool.num_pages) == (
+            len(self.free_pages),
+            len(cached),
+            len(pages),
+        )
         assert pool.num_available == pool.num_free + pool.num_cached
         assert [pool.is_published(page) for page in pages] == [page in self.nodes for page in pages]
-        assert [pool.is_shared(page) for page in pages] == [self.counts[page] > 1 or page in self.nodes for page in pages]
+        assert [pool.is_shared(page) for page in pages] == [
+            self.counts[page] > 1 or page in self.nodes for page in pages
+        ]
         assert [pool.num_children(page) for page in pages] == [len(self.children(page)) for page in pages]
         made = pool.counters
         assert (made.hits, made.misses) == (self.hits, self.misses)
@@ -339,7 +356,9 @@ def test_refused_arrays() -> None:
     ]:
         with pytest.raises(ValueError, match=message):
             pool.match(*wrong)
-    with pytest.raises(ValueError, match=r"ids: expected int64 \[page_size\] with page_size = 2, got int64 \[1\]"):
+    with pytest.raises(
+        ValueError, match=r"ids: expected int64 \[page_size\] with page_size = 2, got int64 \[1\]"
+    ):
         pool.publish(ROOT, page, ids[:1], keys[:1])
     with pytest.raises(TypeError, match="ids: expected a tensor or an array, got list"):
         pool.match([1, 2], keys)  # type: ignore[arg-type]
@@ -360,7 +379,9 @@ def test_refused_arrays() -> None:
         ([0], [0, 1], [1], "page 1 is on the cached list with 1 references"),
     ],
 )
-def test_integrity_names_the_page(free_pages: list[int], holders: list[int], cached_pages: list[int], what: str) -> None:
+def test_integrity_names_the_page(
+    free_pages: list[int], holders: list[int], cached_pages: list[int], what: str
+) -> None:
     with pytest.raises(RuntimeError, match=what):
         check_pages(free_pages, holders, cached_pages)
 
@@ -390,7 +411,9 @@ def part_of(state: PoolState, name: str) -> object:
     return getattr(state, name) if name else state
 
 
-@pytest.mark.parametrize(("part", "array"), [(part, array) for part, names in ARRAYS.items() for array in names])
+@pytest.mark.parametrize(
+    ("part", "array"), [(part, array) for part, names in ARRAYS.items() for array in names]
+)
 def test_integrity_sees_every_changed_link(part: str, array: str) -> None:
     pool = busy_pool()
     right = getattr(part_of(pool.state(), part), array)
@@ -423,7 +446,12 @@ def test_integrity_sees_lists_counts_and_tokens() -> None:
         if page != 0:  # held by the page behind it, whatever its own count
             with pytest.raises(RuntimeError, match="page pool is corrupt: page"):
                 check_state(state)
-    for free_pages in ([], pool.free_pages[:1], [*pool.free_pages, 0], [*pool.free_pages, pool.free_pages[0]]):
+    for free_pages in (
+        [],
+        pool.free_pages[:1],
+        [*pool.free_pages, 0],
+        [*pool.free_pages, pool.free_pages[0]],
+    ):
         state = pool.state()
         state.free_pages = free_pages
         with pytest.raises(RuntimeError, match="page pool is corrupt: page"):

@@ -26,7 +26,9 @@ def draw_settings(draw: st.DrawFn) -> Draw:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(draw_settings(), min_size=1, max_size=4), st.integers(0, 2**31), st.sampled_from([1, 4, 1000]))
+@given(
+    st.lists(draw_settings(), min_size=1, max_size=4), st.integers(0, 2**31), st.sampled_from([1, 4, 1000])
+)
 def test_ids_are_those_of_the_definition(draws: list[Draw], seed: int, levels: int) -> None:
     """Few levels: many equal logits, of which any may lie on the edge of top_p, which is off then."""
     logits = torch.randn(len(draws), 60, generator=torch.Generator().manual_seed(seed))
@@ -41,7 +43,10 @@ def test_ids_are_those_of_the_definition(draws: list[Draw], seed: int, levels: i
 
 
 def test_any_number_of_threads_gives_the_same() -> None:
-    logits, draws = torch.randn(9, 5000), [Draw(((3, 4000),), (4500,), 1.0, 0, 0.9, seed) for seed in range(9)]
+    logits, draws = (
+        torch.randn(9, 5000),
+        [Draw(((3, 4000),), (4500,), 1.0, 0, 0.9, seed) for seed in range(9)],
+    )
     before = torch.get_num_threads()
     made = []
     try:
@@ -55,7 +60,10 @@ def test_any_number_of_threads_gives_the_same() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_narrow_logits_are_widened(dtype: torch.dtype) -> None:
-    logits, draws = torch.randn(3, 300).to(dtype), [Draw(((0, 300),), (), 1.0, seed=seed) for seed in range(3)]
+    logits, draws = (
+        torch.randn(3, 300).to(dtype),
+        [Draw(((0, 300),), (), 1.0, seed=seed) for seed in range(3)],
+    )
     assert torch.equal(sample(logits, draws)[0], sample_ref(logits, draws)[0])
 
 
@@ -65,6 +73,13 @@ def test_bad_arguments_are_refused_in_a_sentence() -> None:
     with pytest.raises(ValueError, match="row 0 has 2 to 9, expected ascending ones of ids below 5"):
         sample(torch.zeros(1, 5), [Draw(((2, 9),))])
     i64, one = torch.int64, torch.ones(1)
-    rest = (one, torch.zeros(1, dtype=i64), one.double(), torch.zeros(1, 3, dtype=i64), torch.zeros(1, dtype=i64), one.clone())
+    rest = (
+        one,
+        torch.zeros(1, dtype=i64),
+        one.double(),
+        torch.zeros(1, 3, dtype=i64),
+        torch.zeros(1, dtype=i64),
+        one.clone(),
+    )
     with pytest.raises(ValueError, match="row 0 has ranges 0 to 2 of 1"):
         _C.sample(_C.ThreadTeam(1), torch.zeros(1, 5), torch.tensor([0, 2]), torch.tensor([[0, 5]]), *rest)

@@ -55,7 +55,11 @@ def test_normals_of_nothing_and_of_the_tails() -> None:
 def test_the_source_is_its_definition(noisy: bool) -> None:
     """Voiced and unvoiced frames, rows of different length, an hour of phase behind them."""
     rows, frames = 3, 29
-    f0 = (torch.randn(rows, frames, generator=torch.Generator().manual_seed(0)) * 100 + 150).clamp(min=0).double()
+    f0 = (
+        (torch.randn(rows, frames, generator=torch.Generator().manual_seed(0)) * 100 + 150)
+        .clamp(min=0)
+        .double()
+    )
     f0[1, 3:9] = 0
     cycles, n = torch.tensor([0.0, 0.25, 7e5], dtype=torch.float64), torch.tensor([29, 0, 11])
     phases = noise = None
@@ -86,11 +90,32 @@ def test_all_instructions_give_the_definition(isa: str) -> None:
     _C.fill_normals(team, seed, 1, first, y, isa)
     with use("ref"):
         assert error(y, normal_grid(seed, 1, first, 9)) < 1e-6
-    f0, noise, phases = torch.linspace(0, 400, 7).double()[None], torch.randn(1, 9, 7 * 19), torch.linspace(-3, 3, 9)[None]
+    f0, noise, phases = (
+        torch.linspace(0, 400, 7).double()[None],
+        torch.randn(1, 9, 7 * 19),
+        torch.linspace(-3, 3, 9)[None],
+    )
     made, after, none = torch.full((1, 7 * 19), torch.nan), torch.zeros(1).double(), torch.zeros(1).double()
     settings = replace(SETTINGS, frame_len=19)
     n, bias = torch.tensor([7]), float(settings.bias)
-    _C.stream_source(team, f0, none, n, phases, noise, settings.weight[0], bias, 22050, 19, 0.1, 0.003, 10.0, made, after, isa)
+    _C.stream_source(
+        team,
+        f0,
+        none,
+        n,
+        phases,
+        noise,
+        settings.weight[0],
+        bias,
+        22050,
+        19,
+        0.1,
+        0.003,
+        10.0,
+        made,
+        after,
+        isa,
+    )
     with use("ref"):
         expected, _ = stream_source(f0, none, n, settings, phases, noise)
     assert error(made, expected) < 2e-6
@@ -100,12 +125,30 @@ def test_bad_arguments_are_refused_in_a_sentence() -> None:
     team, y, f0 = _C.ThreadTeam(1), torch.empty(1, 8), torch.zeros(1, 2, dtype=torch.float64)
     one, n, weight = torch.zeros(1, dtype=torch.float64), torch.tensor([3]), torch.zeros(2)
     with pytest.raises(ValueError, match="row 0 has length 3, expected 0 to 2"):
-        _C.stream_source(team, f0, one, n, None, None, weight, 0.0, 22050, 4, 0.1, 0.003, 10.0, y, one.clone())
+        _C.stream_source(
+            team, f0, one, n, None, None, weight, 0.0, 22050, 4, 0.1, 0.003, 10.0, y, one.clone()
+        )
     with pytest.raises(ValueError, match="frame_len is 0"):
-        _C.stream_source(team, f0, one, n, None, None, weight, 0.0, 22050, 0, 0.1, 0.003, 10.0, y, one.clone())
+        _C.stream_source(
+            team, f0, one, n, None, None, weight, 0.0, 22050, 0, 0.1, 0.003, 10.0, y, one.clone()
+        )
     with pytest.raises(ValueError, match="noise: expected"):
         _C.stream_source(
-            team, f0, one, n - 1, None, torch.zeros(1, 2, 7), weight, 0.0, 22050, 4, 0.1, 0.003, 10.0, y, one.clone()
+            team,
+            f0,
+            one,
+            n - 1,
+            None,
+            torch.zeros(1, 2, 7),
+            weight,
+            0.0,
+            22050,
+            4,
+            0.1,
+            0.003,
+            10.0,
+            y,
+            one.clone(),
         )
     with pytest.raises(ValueError, match="out: expected"):
         _C.fill_normals(team, n, 0, torch.zeros(1, 5, dtype=torch.int64), torch.zeros(1, 2, 4, 4))

@@ -35,11 +35,15 @@ def stage_of(case: str) -> tuple[Tensor, Tensor, Tensor, flow_stage.StageWeights
 
 def unit_of(case: str) -> tuple[tuple[Any, ...], residual.ResidualWeights]:
     i = given("stream_residual", case)
-    weights = residual.ResidualWeights(i["alpha"], i["first"], i["b1"], i["beta"], i["second"], i["b2"], i["dilation"])
+    weights = residual.ResidualWeights(
+        i["alpha"], i["first"], i["b1"], i["beta"], i["second"], i["b2"], i["dilation"]
+    )
     return (i["x"], i["history"], i["inner"], i["n"], i["bounds"]), weights
 
 
-def run_stage(packed: _C.FlowStage, team: _C.ThreadTeam, x: Tensor, n: Tensor, shift: Tensor, channels: int) -> Tensor:
+def run_stage(
+    packed: _C.FlowStage, team: _C.ThreadTeam, x: Tensor, n: Tensor, shift: Tensor, channels: int
+) -> Tensor:
     y = torch.full((*x.shape[:2], channels), torch.nan)
     packed(team, x, n, shift, y)
     return y
@@ -72,19 +76,25 @@ def test_a_unit_is_its_definition_for_all_instructions(isa: str, case: str) -> N
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.skipif("avx512" not in ISAS, reason="products of bfloat16 need AVX-512, or a build that emulates it")
+@pytest.mark.skipif(
+    "avx512" not in ISAS, reason="products of bfloat16 need AVX-512, or a build that emulates it"
+)
 @pytest.mark.parametrize("case", STAGES)
 def test_a_stage_in_bfloat16_obeys_the_error_rule(case: str) -> None:
     """Products of what is rounded to bfloat16; everything else stays float32: as near as the reference in bfloat16, twice."""
 
     def run(x: Tensor, n: Tensor, shift: Tensor, weights: flow_stage.StageWeights) -> Tensor:
-        return run_stage(weights.packed(True, "avx512"), _C.ThreadTeam(2), x.float(), n, shift.float(), len(shift)).to(x.dtype)
+        return run_stage(
+            weights.packed(True, "avx512"), _C.ThreadTeam(2), x.float(), n, shift.float(), len(shift)
+        ).to(x.dtype)
 
     found = next(one for one in OPS["flow_stage"].cases if one.name == case)
     check(OPS["flow_stage"], found, torch.bfloat16, fast=partial(_run_stage, run))
 
 
-@pytest.mark.skipif("avx512" not in ISAS, reason="products of bfloat16 need AVX-512, or a build that emulates it")
+@pytest.mark.skipif(
+    "avx512" not in ISAS, reason="products of bfloat16 need AVX-512, or a build that emulates it"
+)
 @pytest.mark.parametrize("case", UNITS)
 def test_a_unit_in_bfloat16_is_near(case: str) -> None:
     arguments, unit = unit_of(case)
@@ -94,14 +104,23 @@ def test_a_unit_in_bfloat16_is_near(case: str) -> None:
     torch.testing.assert_close(ours, y, rtol=0.05, atol=0.1)
 
 
-@pytest.mark.skipif("avx512" not in ISAS, reason="products of bfloat16 need AVX-512, or a build that emulates it")
+@pytest.mark.skipif(
+    "avx512" not in ISAS, reason="products of bfloat16 need AVX-512, or a build that emulates it"
+)
 def test_bits_in_bfloat16_depend_on_neither_threads_nor_neighbours() -> None:
     x, n, shift, weights = stage_of("more than a panel")
     packed = weights.packed(True, "avx512")
     whole = run_stage(packed, _C.ThreadTeam(1), x, n, shift, len(shift))
     assert torch.equal(run_stage(packed, _C.ThreadTeam(3), x, n, shift, len(shift)), whole)
     for row, length in enumerate(n.tolist()):
-        alone = run_stage(packed, _C.ThreadTeam(2), x[row : row + 1, :length].contiguous(), n[row : row + 1], shift, len(shift))
+        alone = run_stage(
+            packed,
+            _C.ThreadTeam(2),
+            x[row : row + 1, :length].contiguous(),
+            n[row : row + 1],
+            shift,
+            len(shift),
+        )
         assert torch.equal(alone[0], whole[row, :length])
 
 
@@ -112,7 +131,14 @@ def test_bits_depend_on_neither_threads_nor_neighbours() -> None:
     for threads in (2, 3):
         assert torch.equal(run_stage(packed, _C.ThreadTeam(threads), x, n, shift, len(shift)), whole)
     for row, length in enumerate(n.tolist()):
-        alone = run_stage(packed, _C.ThreadTeam(2), x[row : row + 1, :length].contiguous(), n[row : row + 1], shift, len(shift))
+        alone = run_stage(
+            packed,
+            _C.ThreadTeam(2),
+            x[row : row + 1, :length].contiguous(),
+            n[row : row + 1],
+            shift,
+            len(shift),
+        )
         assert torch.equal(alone[0], whole[row, :length])
     arguments, unit = unit_of("primes")
     both = run_unit(unit.packed(), _C.ThreadTeam(1), arguments)
@@ -168,12 +194,19 @@ def test_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     flow_stage.flow_stage(*stage_of("primes"))  # 8 channels
     assert len(calls) == 2
     pairs = {
-        name: value.bfloat16() for name, value in given("flow_stage", "tiny").items() if torch.is_tensor(value) and name != "n"
+        name: value.bfloat16()
+        for name, value in given("flow_stage", "tiny").items()
+        if torch.is_tensor(value) and name != "n"
     }
     halves = pairs.pop("x"), n, pairs.pop("shift"), _stage_weights(2, pairs)
-    assert flow_stage.flow_stage(*halves).dtype == torch.bfloat16  # by float32 where there are no products of bfloat16
+    assert (
+        flow_stage.flow_stage(*halves).dtype == torch.bfloat16
+    )  # by float32 where there are no products of bfloat16
     assert len(calls) == 3
-    with use("native"), pytest.raises(ValueError, match="native implementation was chosen for tensors on meta"):
+    with (
+        use("native"),
+        pytest.raises(ValueError, match="native implementation was chosen for tensors on meta"),
+    ):
         frame_conv.choose("frame_conv", torch.empty(1, device="meta"), has_native=True)
 
 

@@ -16,7 +16,12 @@ from innervoice_kernels import _C, native
 from innervoice_kernels.speech_codec import groupnorm, istft, mel, relative, relative_layer, stft, stream_conv
 from innervoice_kernels.testing import OPS, check
 from innervoice_kernels.testing.speech_codec import _run_stft
-from innervoice_kernels.testing.speech_networks import layer_weights, run_layer, run_stream_conv, run_whole_conv
+from innervoice_kernels.testing.speech_networks import (
+    layer_weights,
+    run_layer,
+    run_stream_conv,
+    run_whole_conv,
+)
 
 ISAS = _C.available_isas()
 TEAM = _C.ThreadTeam(2)
@@ -33,7 +38,9 @@ def stream_istft(isa: str, **given: Any) -> tuple[Tensor, Tensor | None]:
     return istft._istft_native(**given, first=0, columns=given["hop"] * given["real"].shape[-1], isa=isa)
 
 
-def layer(isa: str, x: Tensor, cache: Tensor, weights: relative_layer.RelativeLayer, *rest: Tensor) -> tuple[Tensor, Tensor]:
+def layer(
+    isa: str, x: Tensor, cache: Tensor, weights: relative_layer.RelativeLayer, *rest: Tensor
+) -> tuple[Tensor, Tensor]:
     if not (weights.has_native and x.numel()):
         return relative_layer.relative_layer_ref(x, cache, weights, *rest)
     y, after = torch.empty_like(x), torch.empty_like(cache)
@@ -48,8 +55,12 @@ RUNS: dict[str, Callable[..., Any]] = {
     "log_frames": lambda isa, **given: mel._log_frames_native(**given, isa=isa),
     "relative_attention": lambda isa, **given: relative._relative_attention_native(**given, isa=isa),
     "relative_layer": lambda isa, **given: run_layer(partial(layer, isa), **given),
-    "stream_conv": lambda isa, **given: run_stream_conv(partial(stream_conv._stream_conv_native, isa=isa), **given),
-    "whole_conv": lambda isa, **given: run_whole_conv(partial(stream_conv._whole_conv_native, isa=isa), **given),
+    "stream_conv": lambda isa, **given: run_stream_conv(
+        partial(stream_conv._stream_conv_native, isa=isa), **given
+    ),
+    "whole_conv": lambda isa, **given: run_whole_conv(
+        partial(stream_conv._whole_conv_native, isa=isa), **given
+    ),
     "group_norm_mish": lambda isa, **given: groupnorm._group_norm_mish_native(**given, eps=1e-5, isa=isa),
 }
 
@@ -85,8 +96,25 @@ def test_bits_depend_on_neither_threads_nor_neighbours(name: str, monkeypatch: p
         return op.outputs(op.fast, inputs)
 
     whole = run(inputs, 1)
-    assert all(torch.equal(a, b) for threads in (2, 3) for a, b in zip(run(inputs, threads), whole, strict=True))
-    batched = {"x", "state", "n", "start", "end", "real", "imag", "samples", "q", "k", "v", "visible", "cache", "closed"}
+    assert all(
+        torch.equal(a, b) for threads in (2, 3) for a, b in zip(run(inputs, threads), whole, strict=True)
+    )
+    batched = {
+        "x",
+        "state",
+        "n",
+        "start",
+        "end",
+        "real",
+        "imag",
+        "samples",
+        "q",
+        "k",
+        "v",
+        "visible",
+        "cache",
+        "closed",
+    }
     for row in range(len(whole[0])):
         own = {key: value[row : row + 1] if key in batched else value for key, value in inputs.items()}
         assert all(torch.equal(a[0], b[row]) for a, b in zip(run(own, 2), whole, strict=True))
@@ -96,7 +124,9 @@ def test_bits_depend_on_neither_threads_nor_neighbours(name: str, monkeypatch: p
 def test_a_cut_stream_has_the_bits_of_the_whole(cut: int) -> None:
     """Forth and back, cut once: samples and the state that is left."""
     inputs = given("stream_stft", "goes on")
-    x, state, window, hop, start = (inputs[name][:1] if name != "hop" else 4 for name in ("x", "state", "window", "hop", "start"))
+    x, state, window, hop, start = (
+        inputs[name][:1] if name != "hop" else 4 for name in ("x", "state", "window", "hop", "start")
+    )
     window, n, end = inputs["window"], torch.tensor([812]), torch.tensor([1 << 40])
     whole, after = stft.stream_stft(x, state, n, window, hop, start, end)
     first, middle = stft.stream_stft(x[:, : 4 * cut], state, torch.tensor([4 * cut]), window, hop, start, end)
@@ -106,8 +136,12 @@ def test_a_cut_stream_has_the_bits_of_the_whole(cut: int) -> None:
     place, frames, overlap = start // 4, n // 4, torch.zeros(1, 12)
     parts = whole.chunk(2, 1)
     samples, kept = istft.stream_istft(*parts, overlap, frames, window, hop, place, end)
-    one, middle = istft.stream_istft(*(p[..., :cut] for p in parts), overlap, torch.tensor([cut]), window, hop, place, end)
-    other, last = istft.stream_istft(*(p[..., cut:] for p in parts), middle, frames - cut, window, hop, place + cut, end)
+    one, middle = istft.stream_istft(
+        *(p[..., :cut] for p in parts), overlap, torch.tensor([cut]), window, hop, place, end
+    )
+    other, last = istft.stream_istft(
+        *(p[..., cut:] for p in parts), middle, frames - cut, window, hop, place + cut, end
+    )
     assert torch.equal(torch.cat([one, other], -1), samples)
     assert torch.equal(last, kept)
 
@@ -122,7 +156,9 @@ def test_bad_arguments_are_refused_in_a_sentence() -> None:
         transform.log_mel(TEAM, torch.zeros(1, 15), torch.zeros(9, 4), 4, torch.zeros(1, 4, 1))
     states = [torch.zeros(1, 12) for _ in range(2)]
     with pytest.raises(ValueError, match="row 0 has length 9, expected 0 to 8"):
-        transform.stft(TEAM, torch.zeros(1, 8), states[0], one + 9, window, 4, one, one, torch.zeros(1, 18, 2), states[1])
+        transform.stft(
+            TEAM, torch.zeros(1, 8), states[0], one + 9, window, 4, one, one, torch.zeros(1, 18, 2), states[1]
+        )
     spectrum = [torch.zeros(1, 9, 2) for _ in range(2)]
     with pytest.raises(ValueError, match="both or none"):
         transform.istft(TEAM, *spectrum, states[0], one, window, 4, one, one, 0, torch.zeros(1, 8), None)
@@ -132,9 +168,13 @@ def test_bad_arguments_are_refused_in_a_sentence() -> None:
     with pytest.raises(ValueError, match="row 1 has length 36, expected 0 to 35"):
         packed(TEAM, x, cache, visible, torch.tensor([0, 36]), torch.empty_like(x), torch.empty_like(cache))
     with pytest.raises(ValueError, match=r"cache: expected float32 \[B, C, 2, D\]"):
-        packed(TEAM, x, cache[:, 1:].contiguous(), visible, closed, torch.empty_like(x), torch.empty_like(cache))
+        packed(
+            TEAM, x, cache[:, 1:].contiguous(), visible, closed, torch.empty_like(x), torch.empty_like(cache)
+        )
     with pytest.raises(ValueError, match="groups: must divide the channels"):
-        _C.group_norm_mish(TEAM, torch.zeros(1, 8, 4), one, torch.ones(8), torch.ones(8), 3, 1e-5, torch.zeros(1, 8, 4))
+        _C.group_norm_mish(
+            TEAM, torch.zeros(1, 8, 4), one, torch.ones(8), torch.ones(8), 3, 1e-5, torch.zeros(1, 8, 4)
+        )
     assert native.LANES == 16
 
 
@@ -146,7 +186,10 @@ def test_bits_of_a_convolution_depend_on_neither_threads_nor_neighbours_nor_cuts
     weights = stream_conv.StreamConvWeights(inputs["weight"], inputs["bias"], *inputs["layer"])
     whole, after = run_stream_conv(stream_conv.stream_conv, **inputs)
     for threads in (1, 3):
-        with_team(_C.ThreadTeam(threads), lambda: assert_same(run_stream_conv(stream_conv.stream_conv, **inputs), (whole, after)))
+        with_team(
+            _C.ThreadTeam(threads),
+            lambda: assert_same(run_stream_conv(stream_conv.stream_conv, **inputs), (whole, after)),
+        )
     for row, steps in enumerate(n.tolist()):
         own, count = state[row : row + 1], 0
         unit = 1 if weights.is_transposed else weights.stride
@@ -155,7 +198,9 @@ def test_bits_of_a_convolution_depend_on_neither_threads_nor_neighbours_nor_cuts
             if inputs["bounds"] is not None:
                 edges = (inputs["bounds"][0][row : row + 1] + count, inputs["bounds"][1][row : row + 1])
             part = x[row : row + 1, :, begin:end].contiguous()
-            y, own = stream_conv.stream_conv(part, own.contiguous(), torch.tensor([end - begin]), weights, edges)
+            y, own = stream_conv.stream_conv(
+                part, own.contiguous(), torch.tensor([end - begin]), weights, edges
+            )
             assert torch.equal(y[0], whole[row, :, count : count + y.shape[-1]]), (row, begin, end)
             count += y.shape[-1]
         assert torch.equal(own[0], after[row])
@@ -192,7 +237,10 @@ def test_a_convolution_in_float64_is_its_definition_for_all_instructions(isa: st
 def test_bits_of_a_convolution_in_float64_depend_on_neither_threads_nor_cuts(case: str) -> None:
     found = next(one for one in OPS["stream_conv"].cases if one.name == case)
     inputs = found.make_inputs(torch.float64, "cpu", torch.Generator().manual_seed(1))
-    weights, x = stream_conv.StreamConvWeights(inputs["weight"], inputs["bias"], *inputs["layer"]), inputs["x"][:1]
+    weights, x = (
+        stream_conv.StreamConvWeights(inputs["weight"], inputs["bias"], *inputs["layer"]),
+        inputs["x"][:1],
+    )
     assert weights.has_double
     whole, after = stream_conv.stream_conv(x, inputs["state"][:1], torch.tensor([x.shape[-1]]), weights)
     own, pieces = inputs["state"][:1], []
@@ -212,7 +260,8 @@ def test_a_convolution_in_bfloat16_runs_natively_with_floats_inside() -> None:
     check(OPS["stream_conv"], found, torch.bfloat16)
     inputs = found.make_inputs(torch.bfloat16, "cpu", torch.Generator().manual_seed(1))
     wide = {
-        key: value.float() if torch.is_tensor(value) and value.is_floating_point() else value for key, value in inputs.items()
+        key: value.float() if torch.is_tensor(value) and value.is_floating_point() else value
+        for key, value in inputs.items()
     }
     expected = run_stream_conv(stream_conv.stream_conv, **wide)[0].bfloat16()
     assert torch.equal(run_stream_conv(stream_conv.stream_conv, **inputs)[0], expected)
@@ -225,7 +274,23 @@ def test_a_convolution_refuses_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match=r"x: expected float32 \[B, C, T\]"):
         conv(TEAM, x[..., :1].contiguous(), torch.zeros(1, 2, 5), 0, None, torch.zeros(1, 4, 5))
     with pytest.raises(ValueError, match="n: row 0 has length 6"):
-        conv(TEAM, x[..., :1].contiguous(), x, 0, None, torch.zeros(1, 4, 5), (torch.tensor([6]), torch.zeros(1, 3, 1)))
+        conv(
+            TEAM,
+            x[..., :1].contiguous(),
+            x,
+            0,
+            None,
+            torch.zeros(1, 4, 5),
+            (torch.tensor([6]), torch.zeros(1, 3, 1)),
+        )
     double = _C.DoubleConv(torch.zeros(4, 2, 3).double(), torch.zeros(4).double())
     with pytest.raises(ValueError, match=r"x: expected float64 \[B, C, T\]"):
-        double(TEAM, x[..., :1].double(), x, None, torch.zeros(1, 4, 5).double(), torch.tensor([5]), x[..., :1].double())
+        double(
+            TEAM,
+            x[..., :1].double(),
+            x,
+            None,
+            torch.zeros(1, 4, 5).double(),
+            torch.tensor([5]),
+            x[..., :1].double(),
+        )

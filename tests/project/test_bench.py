@@ -32,13 +32,22 @@ def test_a_record_has_what_the_contract_names(tmp_path: Path) -> None:
     record.write(some, path)
     lines = json.loads(path.read_text())
     assert all(set(line) >= CONTRACT for line in lines)
-    assert lines[0]["commit"] and lines[0]["versions"]["torch"] and lines[0]["threads"] >= 1 and lines[0]["command"]
+    assert (
+        lines[0]["commit"]
+        and lines[0]["versions"]["torch"]
+        and lines[0]["threads"] >= 1
+        and lines[0]["command"]
+    )
     assert record.read(path) == some
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"goal": "G99"}, "no goal 'G99'"), ({"better": "more"}, "better is 'more'"), ({"ours": float("nan")}, "ours is nan")],
+    [
+        ({"goal": "G99"}, "no goal 'G99'"),
+        ({"better": "more"}, "better is 'more'"),
+        ({"ours": float("nan")}, "ours is nan"),
+    ],
 )
 def test_a_record_refuses_what_it_cannot_mean(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -71,7 +80,9 @@ def test_things_are_timed_in_turns() -> None:
         calls.append("slow")
         time.sleep(0.002)
 
-    found = record.interleaved({"slow": slow, "fast": lambda: calls.append("fast")}, rounds=4, warmup=2, inner=3)
+    found = record.interleaved(
+        {"slow": slow, "fast": lambda: calls.append("fast")}, rounds=4, warmup=2, inner=3
+    )
     assert calls == ["slow"] * 2 + ["fast"] * 2 + (["slow"] * 3 + ["fast"] * 3) * 4
     assert found["slow"].n == found["fast"].n == 4 and found["slow"].warmup == 2
     assert found["slow"].median >= 0.002 > found["fast"].median
@@ -81,7 +92,9 @@ def test_things_are_timed_in_turns() -> None:
 
 
 def test_every_module_has_the_same_arguments(tmp_path: Path) -> None:
-    arguments = record.parser("what").parse_args(["--device", "cpu", "--quick", "--json", str(tmp_path / "x")])
+    arguments = record.parser("what").parse_args(
+        ["--device", "cpu", "--quick", "--json", str(tmp_path / "x")]
+    )
     assert (arguments.device, arguments.quick, arguments.json) == ("cpu", True, tmp_path / "x")
 
 
@@ -112,7 +125,9 @@ def test_a_run_that_is_cut_leaves_what_it_had(tmp_path: Path) -> None:
         (made(10), made(10, shape="9 rows"), 2),
     ],
 )
-def test_a_regression_is_one_beyond_the_spread(tmp_path: Path, before: Any, after: Any, expected: int) -> None:
+def test_a_regression_is_one_beyond_the_spread(
+    tmp_path: Path, before: Any, after: Any, expected: int
+) -> None:
     record.write([before], tmp_path / "a.json")
     record.write([after], tmp_path / "b.json")
     assert compare.main([str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == expected
@@ -122,7 +137,10 @@ def test_the_report_says_what_was_reached(tmp_path: Path) -> None:
     old = replace(made(5, ratio=0.7, goal="G1"), date="2020-01-01T00:00:00+00:00")
     new = made(4, ratio=0.85, goal="G1")
     record.write([new], tmp_path / "a.json")
-    record.write([old, made(7, ratio=1.2, goal="G8", invalid="a crippled peer"), made(3, name="norm")], tmp_path / "z.json")
+    record.write(
+        [old, made(7, ratio=1.2, goal="G8", invalid="a crippled peer"), made(3, name="norm")],
+        tmp_path / "z.json",
+    )
     assert report.main(["--results", str(tmp_path)]) == 0
     text = (tmp_path / "report.md").read_text()
     goal = next(line for line in text.splitlines() if line.startswith("| G1 "))
@@ -154,9 +172,9 @@ def test_plots_draw_what_they_find() -> None:
     assert axes.calls["barh"][0][1] == [0.5, pytest.approx(1.1)]
     axes = Axes()
     assert plots.PLOTS["latency"](some, axes)
-    assert axes.calls["errorbar"][0][0] == pytest.approx([10e-6, 20e-6]) and axes.calls["errorbar"][1][0] == pytest.approx(
-        [18e-6]
-    )
+    assert axes.calls["errorbar"][0][0] == pytest.approx([10e-6, 20e-6]) and axes.calls["errorbar"][1][
+        0
+    ] == pytest.approx([18e-6])
     axes = Axes()
     roof = made(10, bytes=1000, flops=4000, details={"copy_bw": 1e9, "gemm_flops": 1e10})
     assert plots.PLOTS["roofline"]([roof], axes)
@@ -180,13 +198,22 @@ def test_pictures_are_written_where_matplotlib_is(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(report.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setitem(sys.modules, "matplotlib", SimpleNamespace(use=lambda name: None))
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", pyplot)
-    monkeypatch.setattr(report, "PLOTS", {"yes": lambda records, axes: True, "no": lambda records, axes: False})
+    monkeypatch.setattr(
+        report, "PLOTS", {"yes": lambda records, axes: True, "no": lambda records, axes: False}
+    )
     assert report.draw([made()], tmp_path) == ["yes.png"]
     assert saved == [tmp_path / "yes.png"]
 
 
 def test_a_command_names_no_folder_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["bench", "--json", "/home/somebody/out/a.json", "--model=/models/tiny", "--text", "tests/data/alice.txt"]
+    words = [
+        "bench",
+        "--json",
+        "/home/somebody/out/a.json",
+        "--model=/models/tiny",
+        "--text",
+        "tests/data/alice.txt",
+    ]
     monkeypatch.setattr(sys, "argv", words)
     made = record.command()
     assert made.endswith("--json a.json --model=tiny --text tests/data/alice.txt") and "/home" not in made

@@ -14,7 +14,16 @@ from innervoice.tools.decode_bench import DecodeModel
 from innervoice_kernels.testing import OPS
 
 shapes, static_decode, transformers_glm, decode, formats, kernels, reply = (
-    bench(name) for name in ("shapes", "peers.static_decode", "peers.transformers_glm", "decode", "formats", "kernels", "reply")
+    bench(name)
+    for name in (
+        "shapes",
+        "peers.static_decode",
+        "peers.transformers_glm",
+        "decode",
+        "formats",
+        "kernels",
+        "reply",
+    )
 )
 TINY = shapes.SMALL | {
     "num_layers": 2,
@@ -89,26 +98,38 @@ def test_the_decode_bench_runs_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_formats_bench_runs_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats, "SMALL", TINY)
     monkeypatch.setattr(formats, "INNER", 2)
-    steps = {(r.dtype, r.peer_name): r for r in formats.Formats("cpu", quick=True).records() if r.name == "decode step"}
+    steps = {
+        (r.dtype, r.peer_name): r
+        for r in formats.Formats("cpu", quick=True).records()
+        if r.name == "decode step"
+    }
     assert set(steps) == {
         ("fp8", "own float32"), ("int4 in groups of 32", "own float32"), ("int4 in groups of 64", "bitsandbytes NF4"),
     }  # fmt: skip
-    assert all(r.goal is None and r.ours and r.bytes and r.details["share_of_copy"] > 0 for r in steps.values())
+    assert all(
+        r.goal is None and r.ours and r.bytes and r.details["share_of_copy"] > 0 for r in steps.values()
+    )
     w = shapes.random_model(TINY, "cpu").transformer.weights
-    products = [part for layer in w.layers for part in (layer.qkv, layer.attention_out, layer.gate_up, layer.down)] + [w.output]
+    products = [
+        part for layer in w.layers for part in (layer.qkv, layer.attention_out, layer.gate_up, layer.down)
+    ] + [w.output]
     fp8, int4 = steps["fp8", "own float32"], steps["int4 in groups of 32", "own float32"]
-    assert fp8.bytes - int4.bytes == sum(p.numel() * 3 // 8 + 4 * len(p) for p in products)  # 0.625 bytes with scale and minimum
+    assert fp8.bytes - int4.bytes == sum(
+        p.numel() * 3 // 8 + 4 * len(p) for p in products
+    )  # 0.625 bytes with scale and minimum
 
 
 def test_a_spoken_reply_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = {r.name: r for r in reply.Replies("cpu", quick=True, rounds=10).records()}
+    made = {r.name: r for r in reply.ReplyTable("cpu", quick=True, rounds=10).records()}
     first, whole = made["first audio"], made["spoken reply"]
     assert first.ratio * first.details["floor_ms"] == pytest.approx(first.ours) and first.ratio > 1
     assert whole.ours > 0 and whole.n == 2 and first.goal is None
     assert {"forward", "sample", "flow", "vocoder"} <= set(first.details["stages"])
     config = shapes.glm4_voice.read_config(shapes.GLM_4_VOICE, "config.json")
     h200 = bench("ceilings").Ceilings(4.3e12, 790e12)
-    assert 1e3 * reply.floor_s(config, "bfloat16", h200) == pytest.approx(10.4 + 22 * 4.12, rel=0.03)  # 102 with flow and vocoder
+    assert 1e3 * reply.floor_s(config, "bfloat16", h200) == pytest.approx(
+        10.4 + 22 * 4.12, rel=0.03
+    )  # 102 with flow and vocoder
 
 
 def test_the_roof_is_the_formula(model: DecodeModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,10 +23,18 @@ from innervoice.schedule import PRESETS, Schedule
 from innervoice.tools.cli.main import app
 from innervoice.types import Usage
 
-TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")}
+TEXTS = {
+    name: (ROOT / name).read_text(encoding="utf-8")
+    for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")
+}
 README, ARCHITECTURE = TEXTS["README.md"], TEXTS["ARCHITECTURE.md"]
 FOLDERS = ("engine/innervoice", "kernels/innervoice_kernels", "csrc", "tests")
-COMMANDS = ("generate", "quantize", "simulate", "bench stream")  # whose options the command line's section may name
+COMMANDS = (
+    "generate",
+    "quantize",
+    "simulate",
+    "bench stream",
+)  # whose options the command line's section may name
 RUN_COMMANDS = "import json, sys; from innervoice.tools.cli.main import main; sys.exit(max(map(main, json.loads(sys.argv[1]))))"
 
 
@@ -67,14 +75,30 @@ def options_of(*command: str) -> set[str]:
 
 def table(text: str) -> list[list[str]]:
     """Rows of a table's body."""
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
     return [row for row in rows[1:] if not set(row[0]) <= {"-"}]
 
 
 def run(folder: Path, *words: str) -> None:
     """Run Python in a folder, on the CPU, with the packages that the tests see."""
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "CUDA_VISIBLE_DEVICES": "", "PYTHONUTF8": "1"}
-    done = subprocess.run([sys.executable, *words], cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=300)
+    env = os.environ | {
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONUTF8": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
 
 
@@ -93,7 +117,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_dir: Path, assets_dir:
 
 def rooms() -> list[Path]:
     """Every package of the engine and the kernels."""
-    return sorted(path.parent for root in (ENGINE, KERNELS) for path in root.rglob("__init__.py") if path.parent != ENGINE)
+    return sorted(
+        path.parent
+        for root in (ENGINE, KERNELS)
+        for path in root.rglob("__init__.py")
+        if path.parent != ENGINE
+    )
 
 
 def described(text: str) -> dict[str, str]:
@@ -105,7 +134,11 @@ def described(text: str) -> dict[str, str]:
 def test_the_docstring_of_a_room_has_a_line_a_file(folder: Path) -> None:
     doc = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))
     assert doc, "a room without a docstring"
-    files = {path.name for path in folder.iterdir() if path.suffix in (".py", ".pyi") and path.name != "__init__.py"}
+    files = {
+        path.name
+        for path in folder.iterdir()
+        if path.suffix in (".py", ".pyi") and path.name != "__init__.py"
+    }
     folders = {f"{path.name}/" for path in folder.iterdir() if (path / "__init__.py").exists()}
     assert set(described(doc)) == files | folders
 
@@ -122,7 +155,9 @@ def test_files_that_are_spoken_of_exist(name: str) -> None:
     spoken = set(re.findall(r"`([\w./-]+\.(?:py|pyi|cpp|h|toml|txt|in|md)|Makefile|[\w./-]+/)`", TEXTS[name]))
     made = {".venv/", "demo-out/"}
     places = [ROOT, *(ROOT / place for place in FOLDERS), ENGINE / "schedule", ENGINE / "model" / "families"]
-    lost = sorted(s for s in spoken - made if not any((place / s).exists() for place in places) and s != "bench/")
+    lost = sorted(
+        s for s in spoken - made if not any((place / s).exists() for place in places) and s != "bench/"
+    )
     assert lost == []
 
 
@@ -134,11 +169,18 @@ def test_ranks_are_those_that_are_held() -> None:
 
 def test_every_number_of_usage_is_defined() -> None:
     rows = table(section(ARCHITECTURE, "What each number is called"))
-    assert {name for row in rows for name in re.findall(r"`(\w+)`", row[0])} == {f.name for f in fields(Usage)}
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row[0])} == {
+        f.name for f in fields(Usage)
+    }
 
 
 def test_documents_link_to_files_that_exist() -> None:
-    targets = [target for text in TEXTS.values() for target in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in target]
+    targets = [
+        target
+        for text in TEXTS.values()
+        for target in re.findall(r"\]\(([^)#]+)\)", text)
+        if "://" not in target
+    ]
     assert targets
     assert [target for target in targets if not (ROOT / target).exists()] == []
 

@@ -20,10 +20,15 @@ from innervoice_kernels.sampling.head import head_sample
 from innervoice_kernels.sampling.sample import Draw
 from innervoice_kernels.testing import OPS, Case, Op, check
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU is here")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU is here"),
+]
 
 WARM = Sampling(temperature=0.8, top_k=7, top_p=0.9, seed=12345, max_new_tokens=500, ignore_eos=True)
-WEIGHTED = Schedule(cycle=(Segment("transcript", 2), Segment("speech", 3), Segment("reflection", 3)), reflection_weight=1.4)
+WEIGHTED = Schedule(
+    cycle=(Segment("transcript", 2), Segment("speech", 3), Segment("reflection", 3)), reflection_weight=1.4
+)
 CASES = [
     pytest.param(op, case, dtype, id=f"{op.name}-{size} {case.name}-{dtype}")
     for op in OPS.values()
@@ -77,7 +82,8 @@ def test_dependent_launches_change_no_token() -> None:
         pytest.skip("the GPU is older than dependent launches")
     replies = replies_of(*[Schedule.preset("stitch_s"), WEIGHTED, Schedule.preset("reempathy")] * 7)
     made = [
-        stepped(torch.bfloat16, replies, pdl=pdl, graphs=graphs) for pdl, graphs in ((False, True), (True, True), (True, False))
+        stepped(torch.bfloat16, replies, pdl=pdl, graphs=graphs)
+        for pdl, graphs in ((False, True), (True, True), (True, False))
     ]
     for one in made:
         one.run(200, count=4)
@@ -94,7 +100,9 @@ def test_graphs_of_the_flow_give_the_mel_of_single_launches(dtype: torch.dtype) 
     assert graphs is not None
     for turn in range(4):
         for rows, frames in ((1, 64), (3, 64), (2, 130)):
-            x, mu, cond = (torch.randn(rows, MEL, frames, device="cuda", generator=generator) for _ in range(3))
+            x, mu, cond = (
+                torch.randn(rows, MEL, frames, device="cuda", generator=generator) for _ in range(3)
+            )
             n = torch.tensor([frames - 5 * i for i in range(rows)], device="cuda")
             with torch.inference_mode():
                 flow.graphs = graphs
@@ -126,9 +134,13 @@ def test_the_engine_draws_on_the_device_what_the_host_draws(tiny_dir: Path) -> N
                 budgets = {"transcript_budget": 3, "speech_budget": 4} if name == "fixed_ratio" else {}
                 for temperature, caps in ((0.0, ()), (0.8, (2, 1) if name != "stitch_s" else [3] * 100)):
                     prompts = [iv.Ids([5 + i, 9, 2 * i + 1]) for i in range(4)]
-                    sampling = iv.Sampling(temperature=temperature, top_k=20, top_p=0.9, seed=1, max_new_tokens=80)
+                    sampling = iv.Sampling(
+                        temperature=temperature, top_k=20, top_p=0.9, seed=1, max_new_tokens=80
+                    )
                     schedule = Schedule.preset(name, **budgets)
-                    replies += engine.generate(prompts, schedule=schedule, sampling=sampling, reflection_caps=caps)
+                    replies += engine.generate(
+                        prompts, schedule=schedule, sampling=sampling, reflection_caps=caps
+                    )
             said.append([(r.ids, r.finish_reason, r.usage.reflection_caps) for r in replies])
     for mine, other in zip(*said, strict=True):
         assert mine == other and mine[0]
@@ -154,7 +166,9 @@ def test_what_the_device_draws_is_forked_and_made_again(tiny_dir: Path) -> None:
         caps = whole.usage.reflection_caps
         for backend in ("auto", "plain"):
             with engine_of(tiny_dir, backend) as other, other.open_session(schedule="reempathy") as again:
-                made = again.reply(iv.Text("hello"), sampling=sampling, reflection_caps=caps, realtime=False).reply()
+                made = again.reply(
+                    iv.Text("hello"), sampling=sampling, reflection_caps=caps, realtime=False
+                ).reply()
                 assert (made.ids, made.usage.reflection_caps) == (whole.ids, caps)
 
 
@@ -198,7 +212,10 @@ def test_nothing_is_compiled_after_warmup() -> None:
         stepper.rows.end(row)
     assert stepper.warmup() > 0
     for row, reply in enumerate(replies):
-        stepper.begin(row, RowStart(5, 0, one.pages[row], reply.program, reply.sampling, reply.caps, 1, reply.log_weight))
+        stepper.begin(
+            row,
+            RowStart(5, 0, one.pages[row], reply.program, reply.sampling, reply.caps, 1, reply.log_weight),
+        )
         stepper.read(stepper.step(row + 1, 1 + row % 3))
     for row in reversed(range(1, len(replies))):
         stepper.rows.end(row)
@@ -219,15 +236,24 @@ def test_sums_of_a_row_are_the_same_in_every_batch(rows: int) -> None:
     x, wide, w = normal(rows, 4096), normal(rows, 13696), normal(4608, 4096) / 64
     norm, gate, down = Norm(normal(4096), 1e-6), normal(27392, 4096) / 64, normal(4096, 13696) / 117
     last = slice(rows - 1, rows)
-    assert torch.equal(linear(x, w, norm=norm, invariant=True)[last], linear(x[last], w, norm=norm, invariant=True))
-    assert torch.equal(gated_linear(x, gate, norm, invariant=True)[last], gated_linear(x[last], gate, norm, invariant=True))
+    assert torch.equal(
+        linear(x, w, norm=norm, invariant=True)[last], linear(x[last], w, norm=norm, invariant=True)
+    )
+    assert torch.equal(
+        gated_linear(x, gate, norm, invariant=True)[last], gated_linear(x[last], gate, norm, invariant=True)
+    )
     down_all = linear(wide, down, residual=x, invariant=True)
     assert torch.equal(down_all[last], linear(wide[last], down, residual=x[last], invariant=True))
-    pages, lengths = normal(rows * 8, 16, 2, 128), torch.arange(1, rows + 1, dtype=torch.int32, device="cuda") % 127 + 1
+    pages, lengths = (
+        normal(rows * 8, 16, 2, 128),
+        torch.arange(1, rows + 1, dtype=torch.int32, device="cuda") % 127 + 1,
+    )
     table = torch.arange(rows * 8, dtype=torch.int32, device="cuda").reshape(rows, 8)
     starts, q = torch.arange(rows + 1, dtype=torch.int32, device="cuda"), normal(rows, 32, 128)
     whole = paged_attention(q, pages, pages, table, starts, lengths, 0.088, max_queries=1)
-    alone = paged_attention(q[last], pages, pages, table[last], starts[:2], lengths[last], 0.088, max_queries=1)
+    alone = paged_attention(
+        q[last], pages, pages, table[last], starts[:2], lengths[last], 0.088, max_queries=1
+    )
     assert torch.equal(whole[last], alone)
 
 
@@ -238,7 +264,9 @@ def test_the_head_draws_within_a_segment_at_the_real_shape() -> None:
     ids, logprobs = head_sample(x, w / 64, draws)
     with use("ref"):
         expected, _ = head_sample(x, w / 64, draws)
-    assert (ids == expected).sum() >= 7 and torch.isfinite(logprobs).all()  # bfloat16 products differ in the last bit
+    assert (ids == expected).sum() >= 7 and torch.isfinite(
+        logprobs
+    ).all()  # bfloat16 products differ in the last bit
 
 
 @pytest.mark.parametrize("name", ["flash_attn", "flashinfer"])

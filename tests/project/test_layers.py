@@ -40,7 +40,9 @@ def test_room_imports_lower_rooms_only(path: Path) -> None:
     own = room(path)
     assert own in RANKS, f"{own} is no room: a new file goes into a folder that ARCHITECTURE.md names"
     others = sorted(set(imported_rooms(path)) - {own})
-    assert [other for other in others if RANKS.get(other, RANKS[own]) >= RANKS[own]] == [], f"{own} has rank {RANKS[own]}"
+    assert [other for other in others if RANKS.get(other, RANKS[own]) >= RANKS[own]] == [], (
+        f"{own} has rank {RANKS[own]}"
+    )
 
 
 @pytest.mark.parametrize("package", [ENGINE, KERNELS], ids=lambda path: path.name)
@@ -60,7 +62,9 @@ def test_the_scheduler_imports_nothing_of_the_runtime() -> None:
     assert {name for name in names if not name.startswith("innervoice.runtime.scheduler.")} == set()
 
 
-@pytest.mark.parametrize("path", [p for place in WITHOUT_TORCH for p in modules(ENGINE / place) or [ENGINE / place]], ids=name_of)
+@pytest.mark.parametrize(
+    "path", [p for place in WITHOUT_TORCH for p in modules(ENGINE / place) or [ENGINE / place]], ids=name_of
+)
 def test_module_is_free_of_torch(path: Path) -> None:
     names = list(imports(path, ENGINE))
     assert [name for name in names if name.split(".")[0] == "torch"] == []

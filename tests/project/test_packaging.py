@@ -17,14 +17,27 @@ from paths import ROOT
 
 pytestmark = pytest.mark.slow
 
-SOURCES = ("setup.py", "pyproject.toml", "CMakeLists.txt", "README.md", "LICENSE", "csrc", "engine", "kernels")
+SOURCES = (
+    "setup.py",
+    "pyproject.toml",
+    "CMakeLists.txt",
+    "README.md",
+    "LICENSE",
+    "csrc",
+    "engine",
+    "kernels",
+)
 
 
 def run(*command: str | Path, cwd: Path) -> str:
     """Output of a command that finds no package of ours except the installed one."""
     env = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    result = subprocess.run([str(part) for part in command], cwd=cwd, env=env, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, f"{command} ended with {result.returncode}:\n{result.stdout}\n{result.stderr}"
+    result = subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=env, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, (
+        f"{command} ended with {result.returncode}:\n{result.stdout}\n{result.stderr}"
+    )
     return result.stdout
 
 
@@ -63,8 +76,14 @@ def test_wheel_is_whole(wheel: Path) -> None:
     assert len([name for name in packed if re.fullmatch(r"innervoice_kernels/_C\..+\.so", name)]) == 1
     expected = {"innervoice/py.typed", "innervoice_kernels/py.typed", "innervoice_kernels/_C.pyi"}
     expected.add("innervoice_kernels/_C_voice.pyi")
-    for root, pattern in (("engine", "**/*.py"), ("kernels", "**/*.py"), ("engine", "innervoice/assets/**/*")):
-        expected |= {str(path.relative_to(ROOT / root)) for path in (ROOT / root).glob(pattern) if path.is_file()}
+    for root, pattern in (
+        ("engine", "**/*.py"),
+        ("kernels", "**/*.py"),
+        ("engine", "innervoice/assets/**/*"),
+    ):
+        expected |= {
+            str(path.relative_to(ROOT / root)) for path in (ROOT / root).glob(pattern) if path.is_file()
+        }
     assert "innervoice/assets/question.wav" in expected
     assert sorted(expected - set(packed)) == []
 
@@ -84,7 +103,12 @@ def test_demo_outside_a_checkout(venv: Path, tmp_path: Path) -> None:
     made = tmp_path / "made"
     made.mkdir()
     run(venv / "bin" / "innervoice", "demo", "--out-dir", made, cwd=tmp_path)
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["events.jsonl", "made", "reply.wav", "trace.json"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [
+        "events.jsonl",
+        "made",
+        "reply.wav",
+        "trace.json",
+    ]
     samples, rate = soundfile.read(made / "reply.wav")
     assert rate > 0
     assert len(samples) > rate // 10

@@ -19,10 +19,10 @@ import pytest
 import innervoice
 from innervoice import Codec, Codes, Plan, Schedule, Segment, SteadySettings
 from innervoice.runtime.event_queue import Bounds
-from innervoice.telemetry.metrics import Distribution, RequestLog, StreamsCarried, measure, summarize
+from innervoice.telemetry.metrics import Distribution, RequestTimings, StreamsCarried, measure, summarize
 from innervoice.telemetry.stats import Occupancy, Spread, Telemetry
 from innervoice.tools.loadgen import Listened, Load, Question, Run
-from innervoice.tools.replay.recording import Chunk, Recording, Token
+from innervoice.tools.replay.recording import Chunk, RecordedReply, Token
 from innervoice.tools.replay.replay import Replayed
 from innervoice.types import (
     Audio,
@@ -55,10 +55,21 @@ EVENT = {"reply_id": "r", "index": 3, "t": 0.25}
 TOKENS = EVENT | {"segment": 1, "ids": [4, 5], "text": "a\u2028", "forced": True, "logprobs": [-0.5, -1.0]}
 PCM = np.linspace(-1, 1, 7, dtype=np.float32)
 DONE = Done(**EVENT, finish_reason="interrupted", usage=USAGE, error="why")
-LOG = RequestLog(0.5, 1000, ((1.0, 10), (2.0, 20)), ((0.75, "speech"),), 2.5, 0.1, "stop", None, "r")
-REPLY = Reply(Audio(PCM, 22050), "hi", ["hm"], [AudioChunk(**EVENT, pcm=PCM, rate=22050, start=0), DONE], "stop", USAGE)
-RECORDING = Recording(
-    (1, 2), SCHEDULE, SAMPLING, (3,), 16000, "int16", "m", (Token("speech", 0, 4),), (Chunk(0, 7, 22050, 1),), "stop"
+LOG = RequestTimings(0.5, 1000, ((1.0, 10), (2.0, 20)), ((0.75, "speech"),), 2.5, 0.1, "stop", None, "r")
+REPLY = Reply(
+    Audio(PCM, 22050), "hi", ["hm"], [AudioChunk(**EVENT, pcm=PCM, rate=22050, start=0), DONE], "stop", USAGE
+)
+RECORDING = RecordedReply(
+    (1, 2),
+    SCHEDULE,
+    SAMPLING,
+    (3,),
+    16000,
+    "int16",
+    "m",
+    (Token("speech", 0, 4),),
+    (Chunk(0, 7, 22050, 1),),
+    "stop",
 )
 
 EXAMPLES: list[Any] = [
@@ -104,7 +115,11 @@ EXAMPLES: list[Any] = [
     Listened(LOG, "q", 3, 1, 0.5, USAGE, {"schedule": SCHEDULE}, [{"kind": "done"}]),
     Run([Listened(LOG, "q", 3)], [0.001]),
 ]
-ERRORS = [RequestFailed("no memory"), OutOfCapacity("all 4 sessions are in use", 2.5), EngineDead("the engine stopped")]
+ERRORS = [
+    RequestFailed("no memory"),
+    OutOfCapacity("all 4 sessions are in use", 2.5),
+    EngineDead("the engine stopped"),
+]
 # Modules whose public dataclasses callers see, and what they do not get from the others.
 MODULES = (
     "types",
@@ -137,7 +152,12 @@ def public_dataclasses() -> set[type]:
     for name in list(names):
         module = importlib.import_module(name)
         names += [f"{name}.{found.name}" for found in pkgutil.iter_modules(getattr(module, "__path__", ()))]
-    found = [kind for name in names for kind in vars(importlib.import_module(name)).values() if inspect.isclass(kind)]
+    found = [
+        kind
+        for name in names
+        for kind in vars(importlib.import_module(name)).values()
+        if inspect.isclass(kind)
+    ]
     own = [kind for kind in found if kind.__module__ in names]
     exported = [getattr(innervoice, name) for name in innervoice.__all__]
     return {
@@ -179,7 +199,9 @@ def test_another_process_reads_and_answers_them(tmp_path: Path) -> None:
     (tmp_path / "out").write_bytes(pickle.dumps([*EXAMPLES, *ERRORS]))
     code = "import pickle, sys\nread = pickle.load(open('out', 'rb'))\npickle.dump(read, open('back', 'wb'))\nprint(len(read))"
     env = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
     assert done.stdout == f"{len(EXAMPLES) + len(ERRORS)}\n", done.stderr
     back = pickle.loads((tmp_path / "back").read_bytes())
     assert all(map(same, back, EXAMPLES)) and len(back) == len(EXAMPLES) + len(ERRORS)

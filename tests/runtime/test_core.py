@@ -40,7 +40,9 @@ def alone(world: World, name: str, prompt: list[int]) -> Told:
 @pytest.mark.parametrize("preempt", ["recompute", "swap"])
 @pytest.mark.parametrize(("share", "stepped"), [(False, False), (True, False), (True, True)])
 def test_a_full_cache_takes_pages_back_and_no_token_changes(preempt: Any, share: bool, stepped: bool) -> None:
-    world = World(num_pages=30, max_rows=6, preempt=preempt, share_prefixes=share, max_model_len=100, stepped=stepped)
+    world = World(
+        num_pages=30, max_rows=6, preempt=preempt, share_prefixes=share, max_model_len=100, stepped=stepped
+    )
     prompts = {f"r{n}": [*TEXT, n] for n in range(6)}
     for name, prompt in prompts.items():
         world.submit(name, prompt, SPEAKS, is_live=False, most=60)
@@ -70,12 +72,21 @@ def test_a_prompt_goes_in_by_chunks_beside_those_who_speak() -> None:
     assert alone(world, "long", [n % 20 for n in range(100)]).ids == world.told["long"].ids
 
 
-@pytest.mark.parametrize("stepped", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["by the host", "by the device"])
+@pytest.mark.parametrize(
+    "stepped", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["by the host", "by the device"]
+)
 def test_unplayed_sound_pays_for_reflection_and_load_takes_it_back(stepped: bool) -> None:
     granted, silences = [], []
     for num in (1, 4, 8):
         settings = {"reserve_s": 0.0}
-        world = World(1000, 8, lambda rows, fed: 0.004 + 0.001 * rows, max_model_len=600, settings=settings, stepped=stepped)
+        world = World(
+            1000,
+            8,
+            lambda rows, fed: 0.004 + 0.001 * rows,
+            max_model_len=600,
+            settings=settings,
+            stepped=stepped,
+        )
         for n in range(num):
             world.submit(f"r{n}", [*TEXT, n], THINKS, most=400)
         world.run(20000)
@@ -88,7 +99,9 @@ def test_unplayed_sound_pays_for_reflection_and_load_takes_it_back(stepped: bool
     assert max(silences) == 0.0
 
 
-@pytest.mark.parametrize("stepped", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["by the host", "by the device"])
+@pytest.mark.parametrize(
+    "stepped", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["by the host", "by the device"]
+)
 def test_nobody_is_spoken_far_ahead_of(stepped: bool) -> None:
     world = World(max_rows=2, num_pages=400, max_model_len=900, settings={"frontier_s": 2.0}, stepped=stepped)
     world.submit("live", TEXT, SPEAKS, most=700)
@@ -160,8 +173,16 @@ def test_cursors_that_part_end_their_reply_alone() -> None:
     cursor.segment += 1
     world.run()
     one, two = world.told["one"].done, world.told["two"].done
-    assert one is not None and one.finish_reason == "error" and "on the device, and by its schedule" in (one.error or "")
-    assert two is not None and two.finish_reason == "length" and alone(world, "two", [*TEXT, 1]).ids == world.told["two"].ids
+    assert (
+        one is not None
+        and one.finish_reason == "error"
+        and "on the device, and by its schedule" in (one.error or "")
+    )
+    assert (
+        two is not None
+        and two.finish_reason == "length"
+        and alone(world, "two", [*TEXT, 1]).ids == world.told["two"].ids
+    )
 
 
 def test_higher_priorities_come_first_and_too_many_are_refused() -> None:

@@ -17,7 +17,10 @@ def live(cases: int, steps: int, lives: type[Lives] = Lives) -> None:
     cases = int(os.environ.get("INNERVOICE_FAULT_CASES", cases))
     health = list(HealthCheck)
     run_state_machine_as_test(
-        lives, settings=settings(max_examples=cases, stateful_step_count=steps, deadline=None, suppress_health_check=health)
+        lives,
+        settings=settings(
+            max_examples=cases, stateful_step_count=steps, deadline=None, suppress_health_check=health
+        ),
     )
 
 
@@ -43,7 +46,9 @@ def test_a_voice_that_breaks_ends_its_reply_alone() -> None:
     reasons = Counter(told.done.finish_reason for told in world.told.values() if told.done)
     broken = {name for name, told in world.told.items() if MUTE in told.ids}
     assert broken, "no reply met the code that breaks the voice"
-    assert {name for name, told in world.told.items() if told.done and told.done.finish_reason == "error"} == broken
+    assert {
+        name for name, told in world.told.items() if told.done and told.done.finish_reason == "error"
+    } == broken
     assert reasons["error"] == len(broken) and sum(reasons.values()) == 12
 
 

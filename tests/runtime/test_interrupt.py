@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from innervoice import AudioChunk, Done, Engine, Ids, Sampling, Schedule, Session, Text
-from innervoice.model.sequence import Role
+from innervoice.model.sequence import TokenRole
 
 SCHEDULE = Schedule.preset("stitch_s", transcript_budget=5, speech_budget=10, reflection_budget=6)
 
@@ -24,8 +24,8 @@ def engine(tiny_dir: Path) -> Iterator[Engine]:
         yield made
 
 
-def history(engine: Engine, session: Session) -> tuple[list[int], list[Role], int]:
-    def ask(core: Any) -> tuple[list[int], list[Role], int]:
+def history(engine: Engine, session: Session) -> tuple[list[int], list[TokenRole], int]:
+    def ask(core: Any) -> tuple[list[int], list[TokenRole], int]:
         row = core.dialogues.known(session.session_id).row
         return list(row.ids), list(row.roles), row.num_cached
 
@@ -51,10 +51,16 @@ def test_the_next_turn_begins_from_what_was_heard(engine: Engine, cut: Any, refl
         ids, roles, cached = history(engine, session)
         speech = engine._loaded.intake.vocabulary.speech
         assert speech is not None and heard.history_tokens == len(ids) and ids[: len(before)] == before
-        codes = [i for i, role in zip(ids, roles, strict=True) if role is Role.SPOKEN and speech[0] <= i < speech[1]]
+        codes = [
+            i
+            for i, role in zip(ids, roles, strict=True)
+            if role is TokenRole.SPOKEN and speech[0] <= i < speech[1]
+        ]
         first = engine._loaded.core.dialogues.known(session.session_id).row.replies.index(2)
         mine = [i for i in ids[first:] if speech[0] <= i < speech[1]]
-        assert heard.speech_tokens == len(mine) == int((sent_ms / 2e3 + 256 / 22050) * 12.5) > 0 and len(codes) > len(mine)
+        assert heard.speech_tokens == len(mine) == int((sent_ms / 2e3 + 256 / 22050) * 12.5) > 0 and len(
+            codes
+        ) > len(mine)
         if cut == "speech":
             assert cached >= len(before) and (reflection == "keep" or speech[0] <= ids[-1] < speech[1])
         else:
@@ -83,7 +89,10 @@ def test_a_reply_that_is_over_is_cut_while_it_plays(engine: Engine) -> None:
 
 def test_a_reply_that_waits_leaves_no_trace(engine: Engine) -> None:
     with engine.open_session(schedule=SCHEDULE) as session:
-        others = [engine.stream(Text("hi"), schedule=SCHEDULE, sampling=hot(9, 900), realtime=False) for _ in range(4)]
+        others = [
+            engine.stream(Text("hi"), schedule=SCHEDULE, sampling=hot(9, 900), realtime=False)
+            for _ in range(4)
+        ]
         for other in others:
             next(other)
         stream = session.reply(Text("hello"), sampling=hot(5, 10))
@@ -103,7 +112,11 @@ def test_what_reports_and_interruptions_are_refused(engine: Engine) -> None:
             session.ack_playback(0)
         first = session.reply(Text("hello"), sampling=hot(5, 60))
         sent_ms = 1e3 * first.reply().audio.duration_s
-        for played, message in ((-1, "0 or more"), (sent_ms + 5000, "were sent"), (float("nan"), "0 or more")):
+        for played, message in (
+            (-1, "0 or more"),
+            (sent_ms + 5000, "were sent"),
+            (float("nan"), "0 or more"),
+        ):
             with pytest.raises(ValueError, match=message):
                 session.ack_playback(played)
             with pytest.raises(ValueError, match=message):

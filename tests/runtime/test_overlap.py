@@ -19,25 +19,32 @@ from random_lives import Lives  # noqa: E402
 from scripted_core import FREE, NAN, PAGE, VOCABULARY, Told, World, program  # noqa: E402
 from stepped import small_model  # noqa: E402
 
-from innervoice.model.device_step import Pending, Stepper  # noqa: E402
-from innervoice.model.runner import Runner  # noqa: E402
+from innervoice.model.device_step import DeviceStep, Pending  # noqa: E402
+from innervoice.model.runner import ModelRunner  # noqa: E402
 from innervoice.model.transformer import Transformer  # noqa: E402
 from innervoice.runtime.calibration import calibrate  # noqa: E402
-from innervoice.runtime.overlap import Stepping  # noqa: E402
+from innervoice.runtime.overlap import Overlap  # noqa: E402
 from innervoice.schedule import PRESETS, Schedule, Segment  # noqa: E402
 from innervoice.telemetry.trace import Tracer  # noqa: E402
 from innervoice_kernels.backend import use  # noqa: E402
 
-WEIGHTED = program(Schedule((Segment("transcript", 2), Segment("speech", 3), Segment("reflection", 3)), reflection_weight=1.4))
+WEIGHTED = program(
+    Schedule(
+        (Segment("transcript", 2), Segment("speech", 3), Segment("reflection", 3)), reflection_weight=1.4
+    )
+)
 FORCED = program(
-    Schedule((Segment("transcript", 2), Segment("forced", ids=(3, 4)), Segment("speech", 4)), (Segment("forced", ids=(7, 8)),))
+    Schedule(
+        (Segment("transcript", 2), Segment("forced", ids=(3, 4)), Segment("speech", 4)),
+        (Segment("forced", ids=(7, 8)),),
+    )
 )
 THINKS = program(Schedule((Segment("transcript", 2), Segment("speech", 4), Segment("reflection", 12))))
 WARM = {"temperature": 0.8, "ignore_eos": True, "logprobs": True}
 CUT = WARM | {"top_k": 7, "top_p": 0.9}
 
 
-class Interpreted(Stepper):
+class Interpreted(DeviceStep):
     """A stepper whose kernels are interpreted, whatever runs beside it."""
 
     def step(self, num_rows: int, count: int = 1, begun: Any = None) -> Pending:
@@ -50,15 +57,22 @@ class Interpreted(Stepper):
 
 
 def make_world(
-    model: Transformer, stepped: bool, num_pages: int = 64, max_rows: int = 4, kind: type[World] = World, **options: Any
+    model: Transformer,
+    stepped: bool,
+    num_pages: int = 64,
+    max_rows: int = 4,
+    kind: type[World] = World,
+    **options: Any,
 ) -> World:
     """A world whose model is real."""
     options = {"max_model_len": 80} | options
-    runner = Runner(model, num_pages, PAGE, Tracer(), backend="plain")
+    runner = ModelRunner(model, num_pages, PAGE, Tracer(), backend="plain")
     if stepped:
         with use("triton"):
-            stepper = Interpreted(model, runner.kv, max_rows=max_rows, max_model_len=options["max_model_len"], num_caps=4)
-        options["stepping"] = Stepping(stepper, FREE)
+            stepper = Interpreted(
+                model, runner.kv, max_rows=max_rows, max_model_len=options["max_model_len"], num_caps=4
+            )
+        options["stepping"] = Overlap(stepper, FREE)
     return kind(num_pages, max_rows, runner=runner, **options)
 
 
@@ -76,7 +90,13 @@ def compare(worlds: tuple[World, World]) -> None:
 def sums(told: Told) -> dict[str, Any]:
     assert told.done is not None
     usage = {k: v for k, v in asdict(told.done.usage).items() if not k.endswith(("_ms", "_rtf"))}
-    return {"ids": told.ids, "kinds": told.kinds, "usage": usage, "why": told.done.finish_reason, "error": told.done.error}
+    return {
+        "ids": told.ids,
+        "kinds": told.kinds,
+        "usage": usage,
+        "why": told.done.finish_reason,
+        "error": told.done.error,
+    }
 
 
 def test_two_replies_are_the_host_s() -> None:
@@ -85,7 +105,9 @@ def test_two_replies_are_the_host_s() -> None:
     model.weights.embedding[NAN] = torch.nan  # type: ignore[index]
     worlds = make_world(model, False, max_rows=2), make_world(model, True, max_rows=2)
     for world in worlds:
-        world.submit("weighted", [5, 9, 2], WEIGHTED, 12345, most=3, is_live=False, sampling=WARM, caps=(2, 1))
+        world.submit(
+            "weighted", [5, 9, 2], WEIGHTED, 12345, most=3, is_live=False, sampling=WARM, caps=(2, 1)
+        )
         world.step()
         world.submit("no number", [1, NAN], FORCED, most=6, is_live=False)
         world.run()
@@ -99,14 +121,34 @@ def test_several_replies_are_the_host_s() -> None:
     model = small_model(vocabulary=VOCABULARY)
     worlds = make_world(model, False), make_world(model, True)
     for world in worlds:
-        world.submit("weighted", [5, 9, 2, 7, 1], WEIGHTED, 12345, most=9, is_live=False, sampling=WARM, caps=(2, 1))
+        world.submit(
+            "weighted", [5, 9, 2, 7, 1], WEIGHTED, 12345, most=9, is_live=False, sampling=WARM, caps=(2, 1)
+        )
         world.submit("forced", [3], FORCED, most=9, is_live=False)
         world.step()
         world.submit("free", [8, 8, 1], FREE, 7, most=6, is_live=False, sampling=CUT)
         world.step()
-        world.submit("host", [5, 9, 2, 7, 1], WEIGHTED, 12345, most=5, is_live=False, sampling=WARM, caps=(2, 1, 3, 1, 4))
+        world.submit(
+            "host",
+            [5, 9, 2, 7, 1],
+            WEIGHTED,
+            12345,
+            most=5,
+            is_live=False,
+            sampling=WARM,
+            caps=(2, 1, 3, 1, 4),
+        )
         world.run()
-        world.submit("stops", [5, 9, 2, 7, 1], WEIGHTED, 12345, most=9, is_live=False, sampling=stop_at(world, 4), caps=(2, 1))
+        world.submit(
+            "stops",
+            [5, 9, 2, 7, 1],
+            WEIGHTED,
+            12345,
+            most=9,
+            is_live=False,
+            sampling=stop_at(world, 4),
+            caps=(2, 1),
+        )
         world.run()
     compare(worlds)
     told = worlds[1].told
@@ -125,7 +167,11 @@ def test_what_was_granted_makes_the_same_reply() -> None:
     model = small_model(vocabulary=VOCABULARY)
     assert isinstance(model.weights.output, torch.Tensor)
     model.weights.output[VOCABULARY.text[1] :] *= 0.1  # text and reflection go on while they may
-    options = {"settings": {"frontier_s": 0.6, "reserve_s": 0.0}, "max_rows": 2, "step_s": lambda rows, fed: 0.02}
+    options = {
+        "settings": {"frontier_s": 0.6, "reserve_s": 0.0},
+        "max_rows": 2,
+        "step_s": lambda rows, fed: 0.02,
+    }
     device, host = make_world(model, True, **options), make_world(model, False, max_rows=2)
     device.submit("live", [5, 9, 2], THINKS, 4, most=40)
     device.run()
@@ -214,5 +260,7 @@ class SmallLives(Lives):
 
 @pytest.mark.long
 def test_random_lives() -> None:
-    checks = settings(max_examples=8, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck))
+    checks = settings(
+        max_examples=8, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
+    )
     run_state_machine_as_test(SmallLives, settings=checks)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from innervoice.model.pages import PagePool, PageTable
-from innervoice.model.sequence import Role, Row
+from innervoice.model.sequence import Sequence, TokenRole
 from innervoice.runtime.interrupt import cut_row, heard_codes, heard_text
 from innervoice.runtime.playback import Playback
 
@@ -38,7 +38,8 @@ def test_a_report_counts_from_then_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("played", "message"), [(-0.1, "0 or more"), (math.nan, "0 or more"), (math.inf, "0 or more"), (4.1, "4000 ms")]
+    ("played", "message"),
+    [(-0.1, "0 or more"), (math.nan, "0 or more"), (math.inf, "0 or more"), (4.1, "4000 ms")],
 )
 def test_impossible_reports_are_refused_and_change_nothing(played: float, message: str) -> None:
     playback = Playback()
@@ -63,22 +64,22 @@ def test_a_token_counts_once_all_of_it_is_played_but_a_frame() -> None:
     assert [heard_codes(s, 12.5) for s in (0.0, 0.05, 0.068, 0.07, 0.08, 1.0)] == [0, 0, 0, 1, 1, 12]
 
 
-def row_of(text: str) -> Row:
+def row_of(text: str) -> Sequence:
     """p: prompt, h: hidden, t: transcript, s: speech, e: end of turn."""
-    row = Row(PageTable(PagePool(64, 4)))
+    row = Sequence(PageTable(PagePool(64, 4)))
     row.extend(range(text.count("p")))
     number = row.begin_reply(0.0)
     speech, letter = iter(range(*SPEECH)), iter(range(10, 90))
     for kind in text.replace("p", ""):
-        role = {"h": Role.HIDDEN, "e": Role.NEUTRAL}.get(kind, Role.SPOKEN)
+        role = {"h": TokenRole.HIDDEN, "e": TokenRole.NEUTRAL}.get(kind, TokenRole.SPOKEN)
         row.append(next(speech) if kind == "s" else next(letter), role, number)
     row.table.grow(len(row.ids))
     row.num_cached = len(row.ids) - 1
     return row
 
 
-def kinds(row: Row) -> str:
-    names = {Role.HIDDEN: "h", Role.NEUTRAL: "p"}
+def kinds(row: Sequence) -> str:
+    names = {TokenRole.HIDDEN: "h", TokenRole.NEUTRAL: "p"}
     spoken = ["s" if SPEECH[0] <= i < SPEECH[1] else "t" for i in row.ids]
     return "".join(names.get(role, kind) for role, kind in zip(row.roles, spoken, strict=True))
 

@@ -17,7 +17,7 @@ from innervoice import AudioChunk, Engine, Sampling, Schedule, Text
 from innervoice.api.request_builder import RequestOptions
 from innervoice.runtime.reply_trace import LINES
 from innervoice.schedule import Segment
-from innervoice.telemetry.metrics import RequestLog
+from innervoice.telemetry.metrics import RequestTimings
 from innervoice.telemetry.trace import Tracer
 from innervoice.types import Event, TokenEvent
 
@@ -45,7 +45,11 @@ def pictures(tracer: Tracer, folder: Path) -> dict[str, Picture]:
     tracer.save(folder / "trace.json")
     events = json.loads((folder / "trace.json").read_text())["traceEvents"]
     titles = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
-    names = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e["name"] == "thread_name" and e["pid"] in titles}
+    names = {
+        (e["pid"], e["tid"]): e["args"]["name"]
+        for e in events
+        if e["name"] == "thread_name" and e["pid"] in titles
+    }
     assert len(names) == len(titles) * len(LINES)
     made = {title.split()[1].rstrip(","): Picture() for title in titles.values()}
     opened: dict[tuple[int, int], list[dict[str, Any]]] = {}
@@ -57,7 +61,9 @@ def pictures(tracer: Tracer, folder: Path) -> dict[str, Picture]:
             opened.setdefault(place, []).append(e)
         elif e["ph"] == "E":
             begun = opened[place].pop()
-            picture.spans.append((names[place], begun["name"], begun["ts"] / 1e6, t, begun["args"] | e["args"]))
+            picture.spans.append(
+                (names[place], begun["name"], begun["ts"] / 1e6, t, begun["args"] | e["args"])
+            )
         elif e["ph"] == "X":
             picture.spans.append((names[place], e["name"], t, t + e["dur"] / 1e6, e["args"]))
         elif e["ph"] == "i":
@@ -66,7 +72,9 @@ def pictures(tracer: Tracer, folder: Path) -> dict[str, Picture]:
             picture.counts.setdefault(e["name"], []).append((t, e["args"]))
     for (pid, tid), rest in opened.items():
         for e in rest:
-            made[titles[pid].split()[1].rstrip(",")].spans.append((names[pid, tid], e["name"], e["ts"] / 1e6, last, e["args"]))
+            made[titles[pid].split()[1].rstrip(",")].spans.append(
+                (names[pid, tid], e["name"], e["ts"] / 1e6, last, e["args"])
+            )
     return made
 
 
@@ -76,14 +84,18 @@ def engine(tiny_dir: Path) -> Iterator[Engine]:
         yield made
 
 
-def test_a_spoken_reply_agrees_with_its_timeline(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_spoken_reply_agrees_with_its_timeline(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The tiny model, whose steps take 30 ms of a virtual clock and its codec 0.6 s: segments, sound, playback, stalls."""
     clock, core, tracer = [50.0], engine._loaded.core, engine._tracer
     monkeypatch.setattr(tracer, "_clock_ns", lambda: round(1e9 * clock[0]))
     sampling = Sampling(temperature=1.0, top_k=0, top_p=1.0, seed=3, max_new_tokens=120, ignore_eos=True)
     tracer.start()
     clock[0] += 1.0
-    request = engine._loaded.intake.request(Text("hello"), RequestOptions(schedule=SCHEDULE, sampling=sampling), clock[0])
+    request = engine._loaded.intake.request(
+        Text("hello"), RequestOptions(schedule=SCHEDULE, sampling=sampling), clock[0]
+    )
     core.submit(request, clock[0])
     events: list[Event] = []
     num_calls = 0
@@ -99,14 +111,16 @@ def test_a_spoken_reply_agrees_with_its_timeline(engine: Engine, tmp_path: Path,
 
     tokens = [event for event in events if isinstance(event, TokenEvent)]
     chunks = [event for event in events if isinstance(event, AudioChunk)]
-    log = RequestLog(
+    log = RequestTimings(
         51.0,
         chunks[0].rate,
         tuple((51.0 + c.t, len(c.pcm)) for c in chunks),
         tuple((51.0 + t.t, t.kind) for t in tokens for _ in t.ids),
     )
     timeline = bench("stream_records").timeline(log)
-    own = [(kind, list(some)) for (kind, _), some in groupby(tokens, lambda token: (token.kind, token.segment))]
+    own = [
+        (kind, list(some)) for (kind, _), some in groupby(tokens, lambda token: (token.kind, token.segment))
+    ]
     drawn = [(name, args["tokens"], end) for name, _, end, args in picture.line("segments")]
     assert [(kind, len(some)) for kind, some in own] == [(name, num) for name, num, _ in drawn]
     assert [end for *_, end in drawn] == pytest.approx([1.0 + some[-1].t for _, some in own])
@@ -128,7 +142,9 @@ def test_a_spoken_reply_agrees_with_its_timeline(engine: Engine, tmp_path: Path,
     assert all(args["used"] <= args["cap"] for args in caps if args["cap"] is not None)
     done = events[-1].usage  # type: ignore[attr-defined]
     assert sum(args["tokens"] for args in caps) == done.reflection_tokens
-    assert [a["used"] for a in caps if a["ended"] == "by its cap"] == [c for c in done.reflection_caps if 0 < c < 99]
+    assert [a["used"] for a in caps if a["ended"] == "by its cap"] == [
+        c for c in done.reflection_caps if 0 < c < 99
+    ]
     reasons = [args["reason"] for args in picture.moment("sound is made")]
     assert len(reasons) == num_calls and reasons[0] == "its first sound"
     assert any("dry" in reason for reason in reasons[1:])
@@ -151,18 +167,29 @@ def test_decisions_say_why(tmp_path: Path) -> None:
     decisions = {name: [span[0] for span in picture.line("decisions")] for name, picture in made.items()}
     every = {state for states in decisions.values() for state in states}
     assert {"waits for a row", "waits behind others", "paused at the frontier"} <= every, every
-    rests = [(b, e, a) for p in made.values() for n, b, e, a in p.line("decisions") if n == "paused at the frontier"]
+    rests = [
+        (b, e, a)
+        for p in made.values()
+        for n, b, e, a in p.line("decisions")
+        if n == "paused at the frontier"
+    ]
     assert all(end > begin and args["ahead_s"] > 2.0 for begin, end, args in rests)
     preempted = [args for picture in made.values() for args in picture.moment("preempted")]
     assert len(preempted) == world.core.replies.num_preempted >= 1
     assert all("others need pages" in args["reason"] and args["pages"] > 0 for args in preempted)
     assert sum(len(picture.moment("admitted again")) for picture in made.values()) == len(preempted)
-    lowered = [args for picture in made.values() for args in picture.moment("cap granted") + picture.moment("cap lowered")]
+    lowered = [
+        args
+        for picture in made.values()
+        for args in picture.moment("cap granted") + picture.moment("cap lowered")
+    ]
     assert lowered and all(args["used"] <= args["cap"] for args in lowered if args["cap"] is not None)
     assert {args["reason"] for args in made["late"].moment("sound is made")} == {"nobody waits for it"}
     for name, told in world.told.items():
         assert sum(args["tokens"] for *_, args in made[name].line("segments")) == len(told.ids)
-        assert sum(args["sound_s"] for *_, args in made[name].line("sound")) == pytest.approx(sum(s for _, s in told.sound))
+        assert sum(args["sound_s"] for *_, args in made[name].line("sound")) == pytest.approx(
+            sum(s for _, s in told.sound)
+        )
     events = world.tracer._events
     assert max(e["args"]["rows"] for e in events if e["name"] == "batch") == 3
     assert all(json.dumps(e) for e in events)
@@ -174,7 +201,9 @@ def test_what_began_before_the_trace_or_is_cut_is_drawn_as_far_as_it_goes(tmp_pa
     world.submit("over", [1, 2], TALKS, 2, most=3)
     for _ in range(40):
         world.step()
-    assert world.told["over"].done is not None and world.told["before"].sound and not world.told["before"].done
+    assert (
+        world.told["over"].done is not None and world.told["before"].sound and not world.told["before"].done
+    )
     num_before = len(world.told["before"].ids)
     world.tracer.start()
     for _ in range(3):
@@ -185,7 +214,10 @@ def test_what_began_before_the_trace_or_is_cut_is_drawn_as_far_as_it_goes(tmp_pa
     made = pictures(world.tracer, tmp_path)
     assert made.keys() == {"before"}
     picture = made["before"]
-    assert sum(args["tokens"] for *_, args in picture.line("segments")) == len(world.told["before"].ids) - num_before
+    assert (
+        sum(args["tokens"] for *_, args in picture.line("segments"))
+        == len(world.told["before"].ids) - num_before
+    )
     ((name, begin, end, _),) = picture.line("playback")
     assert name == "plays" and 0 <= begin < end <= world.now - 100  # cancelled: no more is heard
     assert picture.moment("cancelled")

@@ -15,9 +15,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from innervoice.runtime.event_queue import Bounds, Outlet, deliver, fail_all
+from innervoice.runtime.event_queue import Bounds, EventQueue, deliver, fail_all
 from innervoice.runtime.stream import Stream
-from innervoice.types import AudioChunk, Done, EngineDead, Event, FinishReason, Reflection, RequestFailed, Transcript, Usage
+from innervoice.types import (
+    AudioChunk,
+    Done,
+    EngineDead,
+    Event,
+    FinishReason,
+    Reflection,
+    RequestFailed,
+    Transcript,
+    Usage,
+)
 
 RATE = 1000
 
@@ -47,7 +57,10 @@ def in_thread(run: Callable[[], object]) -> threading.Thread:
 def test_a_thread_reads_what_another_delivers() -> None:
     made = stream()
     thread = in_thread(
-        lambda: [deliver([(made.outlet, [text(i)])]) for i in range(100)] + [deliver([(made.outlet, [done(100)])])]
+        lambda: (
+            [deliver([(made.outlet, [text(i)])]) for i in range(100)]
+            + [deliver([(made.outlet, [done(100)])])]
+        )
     )
     assert [event.index for event in made] == list(range(101))
     thread.join(10)
@@ -61,7 +74,12 @@ def test_a_reply_has_its_parts_and_an_error_is_raised() -> None:
     hidden = Reflection(reply_id="r", index=0, t=0.0, segment=0, ids=[1], text="hm")
     deliver([(made.outlet, [hidden, text(1), sound(2, 5), sound(3, 7), done(4)])])
     reply = asyncio.run(made.areply())
-    assert (reply.transcript, reply.reflections, len(reply.audio.samples), reply.audio.rate) == ("a", ["hm"], 12, RATE)
+    assert (reply.transcript, reply.reflections, len(reply.audio.samples), reply.audio.rate) == (
+        "a",
+        ["hm"],
+        12,
+        RATE,
+    )
     failed = stream()
     deliver([(failed.outlet, [done(0, "error", "no memory")])])
     with pytest.raises(RequestFailed, match="no memory"):
@@ -153,7 +171,7 @@ def test_bounds_that_hold_nothing_are_refused(bounds: dict[str, float]) -> None:
 def test_fullness_is_that_of_a_counter(steps: list[int], most: int) -> None:
     """A number delivers so many events, -1 reads one."""
     rooms: list[int] = []
-    outlet, unread, full, given = Outlet(lambda: rooms.append(1), Bounds(most, math.inf)), 0, False, 0
+    outlet, unread, full, given = EventQueue(lambda: rooms.append(1), Bounds(most, math.inf)), 0, False, 0
     expected_rooms = 0
     for step in steps:
         if step > 0:
@@ -169,7 +187,7 @@ def test_fullness_is_that_of_a_counter(steps: list[int], most: int) -> None:
 
 
 def test_a_reader_that_takes_nothing_is_noticed() -> None:
-    outlet = Outlet(bounds=Bounds(2, math.inf))
+    outlet = EventQueue(bounds=Bounds(2, math.inf))
     assert outlet.neglected_s(0.0) == 0.0
     deliver([(outlet, [text(i) for i in range(8)])])
     assert [outlet.neglected_s(t) for t in (1.0, 2.0, 4.0)] == [0.0, 1.0, 3.0]
@@ -193,7 +211,7 @@ def test_a_stream_that_nobody_holds_is_abandoned() -> None:
 
 
 def test_a_task_that_was_cancelled_lets_go() -> None:
-    async def main() -> Outlet:
+    async def main() -> EventQueue:
         made = stream()
         outlet = made.outlet
 
@@ -222,7 +240,7 @@ def test_a_loop_that_was_closed_lets_go_at_the_next_event() -> None:
     async def read_one(own: Stream) -> None:
         await anext(own)
 
-    def wait_and_close() -> Outlet:
+    def wait_and_close() -> EventQueue:
         made, loop = stream(), asyncio.new_event_loop()
         loop.set_exception_handler(lambda *_: None)  # it says that a task was left waiting
         loop.create_task(read_one(made))
@@ -280,7 +298,9 @@ def test_a_step_is_one_call_into_each_loop(monkeypatch: pytest.MonkeyPatch) -> N
             wake = loop.call_soon_threadsafe
             tasks = [asyncio.create_task(read(one)) for one in some]
             await asyncio.sleep(0)
-            monkeypatch.setattr(loop, "call_soon_threadsafe", lambda *a: (calls.append(id(loop)), wake(*a))[1])
+            monkeypatch.setattr(
+                loop, "call_soon_threadsafe", lambda *a: (calls.append(id(loop)), wake(*a))[1]
+            )
             threading.Thread(target=ready.wait, daemon=True).start()
             await asyncio.gather(*tasks)
 
@@ -290,7 +310,9 @@ def test_a_step_is_one_call_into_each_loop(monkeypatch: pytest.MonkeyPatch) -> N
         asyncio.run(main())
 
     threads = [in_thread(lambda: loop_of(streams[:32])), in_thread(lambda: loop_of(streams[32:64]))]
-    threads += [in_thread(lambda one=one: over.append([event.index for event in one])) for one in streams[64:]]
+    threads += [
+        in_thread(lambda one=one: over.append([event.index for event in one])) for one in streams[64:]
+    ]
     ready.wait(10)
     deliver([(one.outlet, [text(0), text(1), done(2)]) for one in streams])
     for thread in threads:

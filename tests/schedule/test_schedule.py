@@ -77,9 +77,15 @@ def test_random_schedules_equal_the_naive_interpreter(
         ({"cycle": [{"kind": "forced", "as": "speech", "ids": []}]}, "schedule.cycle[0].ids is empty"),
         ({"cycle": [["speech", 3]], "first": [1, 2]}, "schedule.first has 2 budgets"),
         ({"cycle": [["speech", 3]], "first": [0]}, "schedule.first[0] is 0"),
-        ({"cycle": [{"kind": "forced", "ids": [3]}], "first": [4]}, "schedule.first[0] is a budget for a forced segment"),
+        (
+            {"cycle": [{"kind": "forced", "ids": [3]}], "first": [4]},
+            "schedule.first[0] is a budget for a forced segment",
+        ),
         ({"cycle": [["speech", 3]], "floor": -1}, "schedule.floor is -1"),
-        ({"cycle": [{"kind": "speech", "budget": 3, "sampling": {"seed": 1}}]}, "schedule.cycle[0].sampling.seed belongs to"),
+        (
+            {"cycle": [{"kind": "speech", "budget": 3, "sampling": {"seed": 1}}]},
+            "schedule.cycle[0].sampling.seed belongs to",
+        ),
         ({"cycle": [["speech", 3]], "reflect": "maybe"}, "schedule.reflect is 'maybe'"),
         ({"cycle": [["speech", 3]], "reflection_weight": 0}, "schedule.reflection_weight is 0"),
         ({"cycle": [["speech", 3]], "reflection_weight": float("inf")}, "schedule.reflection_weight is inf"),
@@ -94,8 +100,14 @@ def test_compile_refuses(schedule: dict[str, Any], message: str) -> None:
 
 
 def test_endless_reflection_needs_an_end() -> None:
-    schedule = {"prologue": [["reflection", None]], "cycle": [["speech", 2]], "tokens": {"close": None, "done": None}}
-    with pytest.raises(ScheduleError, match=r"schedule.prologue\[0\].budget is null and there is neither a close nor a done"):
+    schedule = {
+        "prologue": [["reflection", None]],
+        "cycle": [["speech", 2]],
+        "tokens": {"close": None, "done": None},
+    }
+    with pytest.raises(
+        ScheduleError, match=r"schedule.prologue\[0\].budget is null and there is neither a close nor a done"
+    ):
         compile_schedule(Schedule.from_dict(schedule), VOCABULARY)
 
 
@@ -189,7 +201,11 @@ def test_lowering_the_cap_to_nothing_before_the_first_token_and_to_the_floor() -
     program = compile_schedule(Schedule.preset("stitch_r", floor=2), VOCABULARY)
     cursor = Cursor(program)
     cursor.lower_cap(0)
-    assert [cursor.emit_forced().kind, cursor.draw(1).kind, cursor.draw(1).kind] == [Kind.OPEN, Kind.REFLECTION, Kind.REFLECTION]  # type: ignore[union-attr]
+    assert [cursor.emit_forced().kind, cursor.draw(1).kind, cursor.draw(1).kind] == [
+        Kind.OPEN,
+        Kind.REFLECTION,
+        Kind.REFLECTION,
+    ]  # type: ignore[union-attr]
     assert cursor.forced == 32
     cursor = Cursor(compile_schedule(Schedule.preset("stitch_r"), VOCABULARY))
     cursor.lower_cap(0)
@@ -200,7 +216,12 @@ def test_segment_numbers() -> None:
     """A discarded transcript takes no number, and a late done belongs to the reflection it ends."""
     cursor = Cursor(compile_schedule(Schedule.preset("stitch_r", speech_budget=2), VOCABULARY))
     seen = [cursor.emit_forced(), cursor.draw(1), cursor.draw(32), cursor.draw(33)]
-    assert [(e.kind.label, e.segment) for e in seen if e] == [("open", 0), ("reflection", 0), ("close", 0), ("done", 0)]
+    assert [(e.kind.label, e.segment) for e in seen if e] == [
+        ("open", 0),
+        ("reflection", 0),
+        ("close", 0),
+        ("done", 0),
+    ]
     assert cursor.draw(25) is None
     after = [cursor.draw(25), cursor.draw(25), cursor.draw(25), cursor.draw(30)]
     assert [(e.kind.label, e.segment) for e in after if e] == [("speech", 1)] * 3 + [("end", 2)]
@@ -232,7 +253,11 @@ def test_logits_that_are_offered_hold_whatever_is_drawn_from_them(name: str) -> 
 
 def test_the_done_offer_is_withdrawn_by_a_forced_token() -> None:
     schedule = Schedule(
-        cycle=(Segment("reflection", 4), Segment("forced", ids=(3,), voice_as="transcript"), Segment("transcript", 2))
+        cycle=(
+            Segment("reflection", 4),
+            Segment("forced", ids=(3,), voice_as="transcript"),
+            Segment("transcript", 2),
+        )
     )
     cursor = Cursor(compile_schedule(schedule, VOCABULARY))
     cursor.emit_forced()

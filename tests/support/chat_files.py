@@ -54,13 +54,20 @@ LLAMA2 = """
 def byte_level(special: tuple[str, ...], *, first: bool) -> Tokenizer:
     """A byte-level tokenizer; the special tokens have the first ids, or the last."""
     made = Tokenizer(models.BPE())
-    split = pre_tokenizers.Split(Regex(r"\p{N}{1,3}| ?\p{L}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"), "isolated")
-    made.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    split = pre_tokenizers.Split(
+        Regex(r"\p{N}{1,3}| ?\p{L}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"), "isolated"
+    )
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     made.decoder = decoders.ByteLevel()
     made.normalizer = normalizers.NFC()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=360, special_tokens=list(special) if first else [], initial_alphabet=alphabet, show_progress=False
+        vocab_size=360,
+        special_tokens=list(special) if first else [],
+        initial_alphabet=alphabet,
+        show_progress=False,
     )
     made.train_from_iterator([SENTENCES], trainer)
     if not first:
@@ -78,7 +85,12 @@ def sentencepiece_like() -> Tokenizer:
     vocab = {token: i for i, token in enumerate(tokens)}
     made = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
-    steps = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    steps = [
+        decoders.Replace("\u2581", " "),
+        decoders.ByteFallback(),
+        decoders.Fuse(),
+        decoders.Strip(" ", 1, 0),
+    ]
     made.decoder = decoders.Sequence(steps)
     made.add_special_tokens([AddedToken(token, normalized=False) for token in tokens[:3]])
     return made
@@ -101,12 +113,16 @@ SHAPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def save(folder: Path, shape: str, *, thinking: bool = False, template: str | None = None) -> PreTrainedTokenizerFast:
+def save(
+    folder: Path, shape: str, *, thinking: bool = False, template: str | None = None
+) -> PreTrainedTokenizerFast:
     """transformers' own files of a tokenizer with a template, and a config.json with its size and eos ids."""
     it = SHAPES[shape]
     made = sentencepiece_like() if shape == "llama2" else byte_level(it["special"], first=it["first"])
     if thinking:
-        made.add_tokens([AddedToken(token, special=False, normalized=False) for token in ("<think>", "</think>")])
+        made.add_tokens(
+            [AddedToken(token, special=False, normalized=False) for token in ("<think>", "</think>")]
+        )
     theirs = PreTrainedTokenizerFast(tokenizer_object=made, bos_token=it.get("bos"), eos_token=it["eos"])
     theirs.chat_template = template or it["template"]
     theirs.save_pretrained(folder)

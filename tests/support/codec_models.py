@@ -69,8 +69,12 @@ def snac_directory(data_dir: Path, folder: Path, name: str) -> tuple[Path, dict[
 
     tensors = load_file(data_dir / "golden" / "snac_small.safetensors")
     about = json.loads((data_dir / "golden" / "snac_small.json").read_text(encoding="utf-8"))
-    mine = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+    mine = {
+        key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")
+    }
     folder.mkdir(parents=True, exist_ok=True)
-    torch.save({key[2:]: value for key, value in mine.items() if key.startswith("w.")}, folder / "pytorch_model.bin")
+    torch.save(
+        {key[2:]: value for key, value in mine.items() if key.startswith("w.")}, folder / "pytorch_model.bin"
+    )
     (folder / "config.json").write_text(json.dumps(about[name]), encoding="utf-8")
     return folder, {key[2:]: value for key, value in mine.items() if key.startswith("t.")}

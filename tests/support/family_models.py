@@ -10,7 +10,13 @@ import torch
 transformers = pytest.importorskip("transformers")
 
 VOCAB = 211
-LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+}
 LLAMA3 |= {"original_max_position_embeddings": 32}
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
 LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.5}
@@ -24,7 +30,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("Qwen2", {"rope_parameters": PLAIN}),
     "qwen2_yarn": ("Qwen2", {"rope_parameters": YARN, "tie_word_embeddings": True}),
     "qwen3": ("Qwen3", {"rope_parameters": PLAIN, "head_dim": 24}),
-    "qwen3_yarn": ("Qwen3", {"rope_parameters": YARN | {"beta_fast": 8.0, "truncate": False}, "head_dim": 24}),
+    "qwen3_yarn": (
+        "Qwen3",
+        {"rope_parameters": YARN | {"beta_fast": 8.0, "truncate": False}, "head_dim": 24},
+    ),
     "glm": ("Glm", {"rope_parameters": PLAIN | {"partial_rotary_factor": 0.5}, "head_dim": 24}),
     "glm_without_bias": ("Glm", {"rope_parameters": PLAIN, "head_dim": 32, "attention_bias": False}),
 }
@@ -33,11 +42,19 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 def make(name: str, **changes: Any) -> Any:
     """transformers' model of a case with weights wide enough that every part of it shows in the logits."""
     kind, own = CASES[name]
-    sizes = {"vocab_size": VOCAB, "hidden_size": 64, "intermediate_size": 104, "num_hidden_layers": 3, "num_attention_heads": 4}
+    sizes = {
+        "vocab_size": VOCAB,
+        "hidden_size": 64,
+        "intermediate_size": 104,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+    }
     sizes |= {"num_key_value_heads": 2, "max_position_embeddings": 128, "pad_token_id": 0, "eos_token_id": 2}
     config = getattr(transformers, f"{kind}Config")(**sizes | own | changes)
     model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
     generator = torch.Generator().manual_seed(11)
     for parameter in model.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=generator) * (1.0 if parameter.ndim == 1 else 0.15)
+        parameter.data = torch.randn(parameter.shape, generator=generator) * (
+            1.0 if parameter.ndim == 1 else 0.15
+        )
     return model

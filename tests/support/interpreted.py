@@ -12,4 +12,6 @@ def need_interpreter() -> None:
     if not HAS_TRITON:
         pytest.skip("Triton is not installed", allow_module_level=True)
     if not INTERPRETED:
-        pytest.skip("needs TRITON_INTERPRET=1, as tests/kernels/test_triton.py sets it", allow_module_level=True)
+        pytest.skip(
+            "needs TRITON_INTERPRET=1, as tests/kernels/test_triton.py sets it", allow_module_level=True
+        )

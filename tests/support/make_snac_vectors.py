@@ -31,7 +31,9 @@ SECONDS = 0.06
 def stage_noise(stage: int, count: int) -> torch.Tensor:
     """What seed 0 gives a decoder's stage, [1, 1, count]."""
     zero = torch.zeros(1, dtype=torch.int64)
-    return normals(zero, CODEC_STREAM, torch.arange(count // 4 + 1), zero + stage).flatten()[None, None, :count]
+    return normals(zero, CODEC_STREAM, torch.arange(count // 4 + 1), zero + stage).flatten()[
+        None, None, :count
+    ]
 
 
 def made(sizes: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -43,7 +45,10 @@ def made(sizes: dict[str, Any]) -> dict[str, torch.Tensor]:
             value.data.uniform_(0.5, 1.5)
     samples = 0.3 * torch.randn(1, 1, int(SECONDS * sizes["sampling_rate"]))
     stages = iter(range(len(sizes["decoder_rates"])))
-    with torch.inference_mode(), mock.patch("torch.randn", lambda shape, **_: stage_noise(next(stages), shape[-1])):
+    with (
+        torch.inference_mode(),
+        mock.patch("torch.randn", lambda shape, **_: stage_noise(next(stages), shape[-1])),
+    ):
         codes = module.encode(samples)
         sound = module.decode(codes)
     tensors = {f"w.{key}": value.clone() for key, value in module.state_dict().items()}
@@ -52,7 +57,11 @@ def made(sizes: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def main() -> None:
-    tensors = {f"{name}.{key}": value.contiguous() for name, sizes in MODELS.items() for key, value in made(sizes).items()}
+    tensors = {
+        f"{name}.{key}": value.contiguous()
+        for name, sizes in MODELS.items()
+        for key, value in made(sizes).items()
+    }
     folder = Path(__file__).resolve().parent.parent / "data" / "golden"
     save_file(tensors, folder / "snac_small.safetensors")
     (folder / "snac_small.json").write_text(json.dumps(MODELS, indent=1) + "\n", encoding="utf-8")

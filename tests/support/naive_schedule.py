@@ -14,7 +14,12 @@ class Naive:
     """Runs a guided schedule (JSON form) greedily; `vocab` as in `replay`."""
 
     def __init__(
-        self, schedule: dict[str, Any], vocab: dict[str, Any], logits: np.ndarray, limit: int, caps: Sequence[int]
+        self,
+        schedule: dict[str, Any],
+        vocab: dict[str, Any],
+        logits: np.ndarray,
+        limit: int,
+        caps: Sequence[int],
     ) -> None:
         self.schedule, self.vocab, self.logits, self.limit, self.caps = schedule, vocab, logits, limit, caps
         self.text_done = self.reflection_done = self.over = self.offer = False
@@ -44,7 +49,10 @@ class Naive:
         self.out.append((token, kind))
 
     def _has(self, kind: str) -> bool:
-        return any(isinstance(s, list) and s[0] == kind for s in self.schedule.get("prologue", []) + self.schedule["cycle"])
+        return any(
+            isinstance(s, list) and s[0] == kind
+            for s in self.schedule.get("prologue", []) + self.schedule["cycle"]
+        )
 
     def _pick(self, ids: list[int]) -> int:
         """Draw from ids, the offered done included; a drawn offer is emitted and the draw is made again."""

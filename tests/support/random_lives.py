@@ -19,7 +19,8 @@ from innervoice.types import OutOfCapacity
 THINKS = program(Schedule((Segment("reflection", 12), Segment("transcript", 3), Segment("speech", 6))))
 SPEAKS = program(
     Schedule(
-        (Segment("transcript", 2), Segment("speech", 5), Segment("reflection", 6)), prologue=(Segment("forced", ids=(3, 4)),)
+        (Segment("transcript", 2), Segment("speech", 5), Segment("reflection", 6)),
+        prologue=(Segment("forced", ids=(3, 4)),),
     )
 )
 PROGRAMS = [THINKS, SPEAKS]
@@ -51,7 +52,14 @@ class Lives(RuleBasedStateMachine):
         patience=st.sampled_from([None, 3.0]),
     )
     def begin(
-        self, pages: int, rows: int, policy: str, preempt: str, waiting: int | None, share: bool, patience: float | None
+        self,
+        pages: int,
+        rows: int,
+        policy: str,
+        preempt: str,
+        waiting: int | None,
+        share: bool,
+        patience: float | None,
     ) -> None:
         self.world = self.make_world(
             self.stepped,
@@ -89,7 +97,9 @@ class Lives(RuleBasedStateMachine):
         patience=st.sampled_from([None, None, 0.3, 2.0]),
         most=st.integers(1, 50),
     )
-    def submit(self, prompt: list[int], which: int, live: bool, priority: int, patience: float | None, most: int) -> None:
+    def submit(
+        self, prompt: list[int], which: int, live: bool, priority: int, patience: float | None, most: int
+    ) -> None:
         deadline = {} if patience is None else {"deadline_s": self.world.now + patience}
         name = self._submit(prompt, which, is_live=live, priority=priority, most=most, **deadline)
         if name is not None:
@@ -156,14 +166,18 @@ class Lives(RuleBasedStateMachine):
             with pytest.raises(ValueError, match="has not replied"):
                 core.dialogues.interrupt(session, self.world.now, told, cut, keep)
             return
-        heard = self.world.worker.interrupt(lambda core: core.dialogues.interrupt(session, self.world.now, told, cut, keep))
+        heard = self.world.worker.interrupt(
+            lambda core: core.dialogues.interrupt(session, self.world.now, told, cut, keep)
+        )
         row = dialogue.row
         assert dialogue.busy is None and heard.history_tokens == len(row.ids) - dialogue.draft
         assert Counter(row.ids) - Counter(before) == Counter()
         assert row.num_cached <= len(row.ids) and (cut == "speech" or heard.unheard_text_tokens == 0)
         if busy is not None:
             reader = self.world.readers[busy]
-            assert [done.finish_reason for done in reader.ends] == ["interrupted"] and reader.outlet.num_unread == 1
+            assert [done.finish_reason for done in reader.ends] == [
+                "interrupted"
+            ] and reader.outlet.num_unread == 1
 
     @precondition(lambda self: self.sessions)
     @rule(data=st.data())
@@ -194,7 +208,9 @@ class Lives(RuleBasedStateMachine):
     @precondition(lambda self: any(not reader.is_dead for reader in self.world.readers.values()))
     @rule(data=st.data(), how=st.sampled_from(["dropped", "thread", "loop"]))
     def reader_dies(self, data: st.DataObject, how: str) -> None:
-        name = data.draw(st.sampled_from(sorted(name for name, reader in self.world.readers.items() if not reader.is_dead)))
+        name = data.draw(
+            st.sampled_from(sorted(name for name, reader in self.world.readers.items() if not reader.is_dead))
+        )
         self.world.readers[name].die(how, self.world.told[name])
 
     @rule(steps=st.integers(1, 12))
@@ -228,7 +244,12 @@ class Lives(RuleBasedStateMachine):
             reason, error = done.finish_reason, done.error
             assert (reason == "error") == (error is not None)
             if error is not None:
-                known = (self.poisoned.get(name, "-"), "this voice broke", "pages is full", "nobody read this reply for 3 s")
+                known = (
+                    self.poisoned.get(name, "-"),
+                    "this voice broke",
+                    "pages is full",
+                    "nobody read this reply for 3 s",
+                )
                 assert any(why in error for why in known), error
             if not reader.is_dead:
                 assert world.told[name].done is done
@@ -242,7 +263,9 @@ class Lives(RuleBasedStateMachine):
         alone = self.make_world(False, World, num_pages=64, max_rows=1)
         caps, most = told.done.usage.reflection_caps, request.sampling.max_new_tokens
         seed = request.sampling.seed or 0
-        alone.submit("again", self.histories[name], request.program, seed, caps=caps, most=most, is_live=False)
+        alone.submit(
+            "again", self.histories[name], request.program, seed, caps=caps, most=most, is_live=False
+        )
         alone.run()
         assert alone.told["again"].ids == told.ids
         assert np.array_equal(alone.told["again"].samples, told.samples)

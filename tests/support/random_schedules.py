@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from innervoice.types import Vocabulary
 
 VOCAB = {"text": [0, 20], "speech": [20, 30], "eot": 30, "open": 31, "close": 32, "done": 33}
-VOCABULARY = Vocabulary(size=34, text=(0, 20), speech=(20, 30), end_of_turn=30, open=31, close=32, done=33, eos=(30,))
+VOCABULARY = Vocabulary(
+    size=34, text=(0, 20), speech=(20, 30), end_of_turn=30, open=31, close=32, done=33, eos=(30,)
+)
 
 budget = st.integers(1, 6)
 reflection = st.tuples(st.just("reflection"), budget).map(list)
@@ -30,7 +32,10 @@ def schedules(draw: st.DrawFn) -> dict[str, Any]:
     if "speech" not in kinds and "transcript" not in kinds:
         cycle.append(draw(speech))
     prologue_kinds = [reflection, forced] + ([speech, transcript] if "speech" in kinds else [])
-    schedule: dict[str, Any] = {"cycle": cycle, "prologue": draw(st.lists(st.one_of(*prologue_kinds), max_size=2))}
+    schedule: dict[str, Any] = {
+        "cycle": cycle,
+        "prologue": draw(st.lists(st.one_of(*prologue_kinds), max_size=2)),
+    }
     if draw(st.booleans()):
         schedule["first"] = [None if isinstance(s, dict) else draw(st.none() | budget) for s in cycle]
     if draw(st.booleans()):

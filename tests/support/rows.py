@@ -35,10 +35,14 @@ class Rows:
         self.lengths = [0] * num_rows
         self.log_weight = None if weights is None else torch.tensor(weights).log()
 
-    def step(self, ids: Sequence[Sequence[int]], tags: Sequence[Sequence[tuple[int, int]]] | None = None) -> list[Tensor]:
+    def step(
+        self, ids: Sequence[Sequence[int]], tags: Sequence[Sequence[tuple[int, int]]] | None = None
+    ) -> list[Tensor]:
         """Logits [n, V] of each row's new tokens; tags: (query tag, key tag) of each token."""
         positions = [torch.arange(n, n + len(new)) for n, new in zip(self.lengths, ids, strict=True)]
-        slots = torch.cat([self.table[row, p // PAGE].long() * PAGE + p % PAGE for row, p in enumerate(positions)])
+        slots = torch.cat(
+            [self.table[row, p // PAGE].long() * PAGE + p % PAGE for row, p in enumerate(positions)]
+        )
         self.lengths = [n + len(new) for n, new in zip(self.lengths, ids, strict=True)]
         flat_tags = torch.tensor([tag for row in tags or [] for tag in row], dtype=torch.int32)
         if tags is not None:
@@ -51,7 +55,9 @@ class Rows:
             query_start=torch.tensor([0, *counts]).cumsum(0).int(),
             context_len=torch.tensor(self.lengths, dtype=torch.int32),
             query_tag=None if tags is None else flat_tags[:, 0],
-            log_weight=None if self.log_weight is None else self.log_weight.repeat_interleave(torch.tensor(counts)),
+            log_weight=None
+            if self.log_weight is None
+            else self.log_weight.repeat_interleave(torch.tensor(counts)),
         )
         hidden = self.model.forward(torch.tensor([i for new in ids for i in new]), batch, self.kv)
         return list(self.model.logits(hidden).split(counts))

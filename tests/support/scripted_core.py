@@ -7,7 +7,8 @@ lies where the row's page table says. Costs are those of a small machine, so tha
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import abc
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,19 +19,34 @@ from torch import Tensor
 from innervoice.codec.glm_voice.voice import Ready
 from innervoice.model.device_step import Emitted, RowStart
 from innervoice.model.pages import PagePool
-from innervoice.model.sequence import Row
+from innervoice.model.sequence import Sequence
 from innervoice.runtime.core import Core
-from innervoice.runtime.overlap import Stepping
+from innervoice.runtime.overlap import Overlap
 from innervoice.runtime.request import Request
 from innervoice.runtime.scheduler import SchedulerSettings
-from innervoice.schedule import UNLIMITED, Cursor, FreeCursor, Kind, Program, Schedule, compile_schedule, make_cursor
+from innervoice.schedule import (
+    UNLIMITED,
+    Cursor,
+    FreeCursor,
+    Kind,
+    Program,
+    Schedule,
+    compile_schedule,
+    make_cursor,
+)
 from innervoice.telemetry.trace import Tracer
 from innervoice.types import AudioChunk, Done, Event, Sampling, TokenEvent, Vocabulary
 from innervoice_kernels.sampling.cursor_columns import Ending
 from innervoice_kernels.sampling.sample import REFUSED, Draw, sample
 
-VOCABULARY = Vocabulary(size=48, text=(0, 21), speech=(24, 44), end_of_turn=44, open=45, close=46, done=47, eos=(44,))
-POISON, NAN, MUTE = 21, 22, 40  # a prompt id whose step raises, one that gives NaN; a speech id that breaks the voice
+VOCABULARY = Vocabulary(
+    size=48, text=(0, 21), speech=(24, 44), end_of_turn=44, open=45, close=46, done=47, eos=(44,)
+)
+POISON, NAN, MUTE = (
+    21,
+    22,
+    40,
+)  # a prompt id whose step raises, one that gives NaN; a speech id that breaks the voice
 PAGE = 4
 RATE, CODES_PER_S, SAMPLES = 250.0, 12.5, 20
 FIRST, CHUNK = 4, 10
@@ -62,18 +78,18 @@ class ScriptedRunner:
     def copy_page(self, source: int, target: int) -> None:
         self.pages[target] = list(self.pages[source])
 
-    def save_pages(self, row: Row) -> Kept:
+    def save_pages(self, row: Sequence) -> Kept:
         used = row.table.pages[: -(-row.num_cached // PAGE)]
         return Kept([list(self.pages[page]) for page in used], row.num_cached)
 
-    def load_pages(self, row: Row, saved: Kept) -> None:
+    def load_pages(self, row: Sequence, saved: Kept) -> None:
         if saved.num_tokens <= row.num_cached:
             return
         for index in range(row.num_cached // PAGE, len(saved.contents)):
             self.pages[row.table.pages[index]] = list(saved.contents[index])
         row.num_cached = saved.num_tokens
 
-    def forward(self, rows: Sequence[Row], outputs: object = None) -> Tensor:
+    def forward(self, rows: abc.Sequence[Sequence], outputs: object = None) -> Tensor:
         if self.is_broken:
             raise RuntimeError("the device is lost")
         for row in rows:
@@ -90,10 +106,12 @@ class ScriptedRunner:
             row.num_cached = row.end
         return torch.stack(logits)
 
-    def logits(self, pages: Sequence[int], num_tokens: int) -> Tensor:
+    def logits(self, pages: abc.Sequence[int], num_tokens: int) -> Tensor:
         """What is said after so many tokens that lie in these pages."""
         seen = [self.pages[pages[i // PAGE]][i % PAGE] for i in range(num_tokens)]
-        noise = np.random.default_rng(zlib.crc32(np.array(seen, np.int32).tobytes())).standard_normal(VOCABULARY.size)
+        noise = np.random.default_rng(zlib.crc32(np.array(seen, np.int32).tobytes())).standard_normal(
+            VOCABULARY.size
+        )
         if self.steady:
             noise[24:] -= 9.0  # text goes on while it may
             noise[[MUTE, 44, 46, 47]] -= 9.0
@@ -138,9 +156,11 @@ class ScriptedStepper:
             raise ValueError("this reply is too much for the device")
         assert self._lines[row] is None and start.position < self.max_model_len
         cursor = make_cursor(start.program, start.caps, state=start.cursor)
-        self._lines[row] = Line(start, cursor, list(start.pages), start.token, start.position, start.num_tokens)
+        self._lines[row] = Line(
+            start, cursor, list(start.pages), start.token, start.position, start.num_tokens
+        )
 
-    def set_pages(self, pages: Mapping[int, Sequence[int]]) -> None:
+    def set_pages(self, pages: Mapping[int, abc.Sequence[int]]) -> None:
         for row, held in pages.items():
             self._line(row).pages = list(held)
 
@@ -201,7 +221,9 @@ class ScriptedStepper:
             if cursor.forced is not None:
                 emission, logprob = cursor.emit_forced(), None
                 break
-            draw = Draw(cursor.mask.ranges, cursor.mask.extras, 0.0, 0, 1.0, 0, line.num_tokens, int(discarded))
+            draw = Draw(
+                cursor.mask.ranges, cursor.mask.extras, 0.0, 0, 1.0, 0, line.num_tokens, int(discarded)
+            )
             ids, logprobs = sample(self._runner.logits(line.pages, line.position + 1)[None], [draw])
             if int(ids) == REFUSED:
                 line.ending = Ending.REFUSED
@@ -212,7 +234,16 @@ class ScriptedStepper:
         spent = line.num_tokens >= line.start.sampling.max_new_tokens
         line.ending = Ending.STOP if cursor.is_done else Ending.LENGTH if spent else Ending.RUNNING
         line.token, line.position = emission.token, line.position + 1
-        return Emitted(row, emission.token, emission.kind, emission.segment, emission.forced, line.ending, logprob, discarded)
+        return Emitted(
+            row,
+            emission.token,
+            emission.kind,
+            emission.segment,
+            emission.forced,
+            line.ending,
+            logprob,
+            discarded,
+        )
 
 
 class ScriptedVoice:
@@ -239,7 +270,7 @@ class ScriptedVoice:
         assert key not in self._codes and len(self._codes) < self._max_slots, "a slot is taken"
         self._codes[key], self._made[key] = [], 0
 
-    def push(self, key: str, codes: Sequence[int]) -> None:
+    def push(self, key: str, codes: abc.Sequence[int]) -> None:
         assert key not in self._finished, "finished"
         self._codes[key] += codes
 
@@ -254,7 +285,9 @@ class ScriptedVoice:
         return key not in self._over and (len(self._codes[key]) >= border or key in self._finished)
 
     def ready(self) -> list[Ready]:
-        return [Ready(key, len(codes) - self._made[key]) for key, codes in self._codes.items() if self._due(key)]
+        return [
+            Ready(key, len(codes) - self._made[key]) for key, codes in self._codes.items() if self._due(key)
+        ]
 
     def step(self, keys: Collection[str]) -> list[tuple[str, Any, bool]]:
         chunks = []
@@ -267,7 +300,11 @@ class ScriptedVoice:
                 chunks.append((key, np.zeros(0, np.float32), True))
                 continue
             is_last = key in self._finished
-            end = len(codes) if is_last else max(b for b in range(len(codes) + 1) if b == FIRST or (b - FIRST) % CHUNK == 0)
+            end = (
+                len(codes)
+                if is_last
+                else max(b for b in range(len(codes) + 1) if b == FIRST or (b - FIRST) % CHUNK == 0)
+            )
             places = np.arange(begin * SAMPLES, end * SAMPLES)
             samples = np.sin(places * (1.0 + np.repeat(codes[begin:end], SAMPLES))).astype(np.float32)
             self._made[key] = end
@@ -343,23 +380,35 @@ class World:
         self.runner: Any = runner or ScriptedRunner(num_pages, steady=steady)
         self.voice = ScriptedVoice(max_rows)
         self.pool = PagePool(num_pages, PAGE)
-        made = {"max_rows": max_rows, "page_size": PAGE, "prefill_chunk": 16, "max_batch": 64} | dict(settings or {})
-        core = {"scheduler": SchedulerSettings(**made), "max_rows": max_rows, "max_model_len": max_model_len} | core
+        made = {"max_rows": max_rows, "page_size": PAGE, "prefill_chunk": 16, "max_batch": 64} | dict(
+            settings or {}
+        )
+        core = {
+            "scheduler": SchedulerSettings(**made),
+            "max_rows": max_rows,
+            "max_model_len": max_model_len,
+        } | core
         if stepped:
             stepper: Any = ScriptedStepper(self.runner, max_rows, max_model_len)
-            core["stepping"] = Stepping(stepper, FREE)
+            core["stepping"] = Overlap(stepper, FREE)
         self.core = Core(self.runner, self.pool, Letters(), self.voice, self.tracer, **core)  # type: ignore[arg-type]
         self.told: dict[str, Told] = {}
         self.requests: dict[str, Request] = {}
         self._step_s, self._voice_s = step_s, voice_s
 
-    def request(self, reply_id: str, prompt: Sequence[int], schedule: Program, seed: int = 0, **request: Any) -> Request:
+    def request(
+        self, reply_id: str, prompt: abc.Sequence[int], schedule: Program, seed: int = 0, **request: Any
+    ) -> Request:
         """A greedy one, of 40 tokens at most where nothing else is said."""
-        sampling = Sampling(temperature=0.0, top_k=0, top_p=1.0, seed=seed, max_new_tokens=request.pop("most", 40))
+        sampling = Sampling(
+            temperature=0.0, top_k=0, top_p=1.0, seed=seed, max_new_tokens=request.pop("most", 40)
+        )
         sampling = replace(sampling, **request.pop("sampling", {}))
         return Request(reply_id, tuple(prompt), schedule, sampling, self.now, **{"is_live": True} | request)
 
-    def submit(self, reply_id: str, prompt: Sequence[int], schedule: Program, seed: int = 0, **request: Any) -> None:
+    def submit(
+        self, reply_id: str, prompt: abc.Sequence[int], schedule: Program, seed: int = 0, **request: Any
+    ) -> None:
         made = self.request(reply_id, prompt, schedule, seed, **request)
         self.core.submit(made, self.now)
         self.requests[reply_id] = made
@@ -400,4 +449,6 @@ class World:
             if not self.has_work:
                 return
             self.step()
-        raise AssertionError(f"no end after {most} steps: {self.core.replies.waiting.keys()} {self.core.replies.active.keys()}")
+        raise AssertionError(
+            f"no end after {most} steps: {self.core.replies.waiting.keys()} {self.core.replies.active.keys()}"
+        )

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from scripted_core import RATE, Told, World
 
 from innervoice.runtime.core import Core
-from innervoice.runtime.event_queue import Outlet
+from innervoice.runtime.event_queue import EventQueue
 from innervoice.runtime.stream import Stream
 from innervoice.runtime.worker import Worker
 from innervoice.schedule import Program
@@ -40,7 +40,7 @@ class Reader:
     def __init__(self, stream: Stream) -> None:
         self.stream: Stream | None = stream
         self.reads = True
-        self.outlet: Outlet = stream.outlet
+        self.outlet: EventQueue = stream.outlet
 
     @property
     def is_dead(self) -> bool:
@@ -60,7 +60,9 @@ class Reader:
         stream, self.stream = self.stream, None
         assert stream is not None, "dead already"
         if how == "thread":
-            thread = threading.Thread(target=_break_after_one, args=(stream, self.outlet.num_unread > 0, told))
+            thread = threading.Thread(
+                target=_break_after_one, args=(stream, self.outlet.num_unread > 0, told)
+            )
             del stream
             hook, threading.excepthook = threading.excepthook, lambda _: None
             thread.start()
@@ -99,7 +101,9 @@ class Served(World):
 
         self.runner.forward, self.voice.step = timed_forward, timed_step  # type: ignore[method-assign]
 
-    def submit(self, reply_id: str, prompt: Sequence[int], schedule: Program, seed: int = 0, **request: Any) -> None:
+    def submit(
+        self, reply_id: str, prompt: Sequence[int], schedule: Program, seed: int = 0, **request: Any
+    ) -> None:
         made = self.request(reply_id, prompt, schedule, seed, **request)
         self.readers[reply_id] = Reader(self.worker.submit(made, int(RATE)).bounded(6, 2.0))
         self.requests[reply_id], self.told[reply_id] = made, Told()

@@ -10,7 +10,13 @@ import torch
 
 from innervoice.checkpoint.decoder_tensors import flow_shapes, hift_shapes
 from innervoice.checkpoint.safetensors import DummyTensors
-from innervoice.checkpoint.speech_decoder import DecoderConfig, EncoderConfig, EstimatorConfig, FlowConfig, HiftConfig
+from innervoice.checkpoint.speech_decoder import (
+    DecoderConfig,
+    EncoderConfig,
+    EstimatorConfig,
+    FlowConfig,
+    HiftConfig,
+)
 from innervoice.codec.glm_voice.chunks import SteadySettings
 from innervoice.codec.glm_voice.decoder import SpeechDecoder
 from innervoice.codec.glm_voice.flow import Flow
@@ -22,7 +28,9 @@ MEL = 8
 SETTINGS = SteadySettings(look_back=32, hold_back=12, fade=8, encoder_blocks=2, steps=2)
 
 
-FLOW = FlowConfig(16, MEL, 192, 12.5, 1, 0.7, EncoderConfig(8, 8, 2, 16, 2, 10), EstimatorConfig((8, 8), 4, 2, 1, 1))
+FLOW = FlowConfig(
+    16, MEL, 192, 12.5, 1, 0.7, EncoderConfig(8, 8, 2, 16, 2, 10), EstimatorConfig((8, 8), 4, 2, 1, 1)
+)
 
 
 def small_flow(dtype: torch.dtype = torch.float32, device: str = "cpu") -> Flow:
@@ -44,7 +52,9 @@ def random_codes(count: int, seed: int, vocab: int = 16) -> list[int]:
     return [rng.randrange(vocab) for _ in range(count)]
 
 
-def speak(decoder: SteadyDecoder, codes: Sequence[int], sizes: Sequence[int], seed: int = 42) -> list[np.ndarray]:
+def speak(
+    decoder: SteadyDecoder, codes: Sequence[int], sizes: Sequence[int], seed: int = 42
+) -> list[np.ndarray]:
     """Push in pieces of these sizes, over and over, a step after each: the sounds, one a chunk."""
     slot, sounds, start, turn = decoder.open(seed=seed), [], 0, 0
     while start < len(codes):

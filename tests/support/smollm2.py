@@ -44,7 +44,12 @@ def convert(source: Path, folder: Path) -> None:
     tensors = {_name(tensor.name): _dequantised(tensor, config) for tensor in reader.tensors}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     eos = {"eos_token_id": config["eos_token_id"]}
-    files = {"config": config, "generation_config": eos, "tokenizer": _tokenizer(data), "tokenizer_config": _chat(data)}
+    files = {
+        "config": config,
+        "generation_config": eos,
+        "tokenizer": _tokenizer(data),
+        "tokenizer_config": _chat(data),
+    }
     for name, content in files.items():
         (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
 
@@ -85,7 +90,9 @@ def _dequantised(tensor: Any, config: dict[str, Any]) -> torch.Tensor:
     from gguf import dequantize
 
     values = np.asarray(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
-    heads = {"attn_q.weight": "num_attention_heads", "attn_k.weight": "num_key_value_heads"}.get(tensor.name.split(".", 2)[-1])
+    heads = {"attn_q.weight": "num_attention_heads", "attn_k.weight": "num_key_value_heads"}.get(
+        tensor.name.split(".", 2)[-1]
+    )
     if heads is not None:
         values = values.reshape(config[heads], -1, 2, values.shape[-1]).swapaxes(1, 2).reshape(values.shape)
     return torch.from_numpy(np.array(values))
@@ -101,7 +108,9 @@ def _tokenizer(data: dict[str, Any]) -> dict[str, Any]:
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{"id": i, "content": tokens[i], **flags} for i, kind in enumerate(types) if kind == _CONTROL],
+        "added_tokens": [
+            {"id": i, "content": tokens[i], **flags} for i, kind in enumerate(types) if kind == _CONTROL
+        ],
         "normalizer": None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
         "post_processor": None,
@@ -124,4 +133,8 @@ def _tokenizer(data: dict[str, Any]) -> dict[str, Any]:
 def _chat(data: dict[str, Any]) -> dict[str, Any]:
     tokens = data["tokenizer.ggml.tokens"]
     named = {f"{name}_token": tokens[data[f"tokenizer.ggml.{name}_token_id"]] for name in ("bos", "eos")}
-    return {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": data["tokenizer.chat_template"], **named}
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "chat_template": data["tokenizer.chat_template"],
+        **named,
+    }

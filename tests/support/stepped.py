@@ -13,7 +13,7 @@ from rows import Rows
 
 from innervoice.checkpoint.quantization import Quantization
 from innervoice.checkpoint.safetensors import DummyTensors, TensorSource
-from innervoice.model.device_step import RowStart, Stepper
+from innervoice.model.device_step import DeviceStep, RowStart
 from innervoice.model.families import glm4_voice
 from innervoice.model.kv_cache import KVCache
 from innervoice.model.quant_source import QuantizingSource
@@ -55,12 +55,17 @@ class Reply:
 
 
 def small_model(
-    dtype: torch.dtype = torch.float32, device: str = "cpu", to: Quantization | None = None, vocabulary: Vocabulary = VOCABULARY
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    to: Quantization | None = None,
+    vocabulary: Vocabulary = VOCABULARY,
 ) -> Transformer:
     """Random weights, quantised or not, whose logits are some units apart."""
     own = {"padded_vocab_size": vocabulary.size, "eos_token_id": list(vocabulary.eos)}
     config = glm4_voice.read_config(_CONFIG | own, "config.json")
-    source: TensorSource = DummyTensors(std=0.4) if to is None else QuantizingSource(DummyTensors(std=0.4), to)
+    source: TensorSource = (
+        DummyTensors(std=0.4) if to is None else QuantizingSource(DummyTensors(std=0.4), to)
+    )
     weights = glm4_voice.load_weights(config, source, dtype, device)
     return Transformer(config, weights)
 
@@ -69,7 +74,9 @@ def by_the_host(model: Transformer, reply: Reply) -> list[Token]:
     """The reply alone: plain torch, one token at a time."""
     program, sampling = reply.program, reply.sampling
     cursor = make_cursor(program, reply.caps, ignore_eos=sampling.ignore_eos)
-    rows = Rows(model, 1, len(reply.prompt) + sampling.max_new_tokens + 1, weights=[reply.schedule.reflection_weight])
+    rows = Rows(
+        model, 1, len(reply.prompt) + sampling.max_new_tokens + 1, weights=[reply.schedule.reflection_weight]
+    )
     out: list[Token] = []
     feed, tags = list(reply.prompt), [(0, 0)] * len(reply.prompt)
     while len(out) < sampling.max_new_tokens and not cursor.is_done:
@@ -82,7 +89,8 @@ def by_the_host(model: Transformer, reply: Reply) -> list[Token]:
                 break
             s, own, mask = sampling, cursor.sampling, cursor.mask
             t, k, p = (
-                getattr(s if own is None or getattr(own, n) is None else own, n) for n in ("temperature", "top_k", "top_p")
+                getattr(s if own is None or getattr(own, n) is None else own, n)
+                for n in ("temperature", "top_k", "top_p")
             )
             ids, _ = sample_ref(logits, [Draw(mask.ranges, mask.extras, t, k, p, s.seed or 0, len(out), d)])
             emission, d = cursor.draw(int(ids)), d + 1
@@ -116,7 +124,9 @@ def prefill(model: Transformer, kv: KVCache, prompt: Sequence[int], pages: Seque
 class Stepped:
     """Rows of replies in a stepper, the pages of row i dealt from one pool in an order of their own."""
 
-    def __init__(self, model: Transformer, replies: Sequence[Reply], max_len: int = 64, **options: Any) -> None:
+    def __init__(
+        self, model: Transformer, replies: Sequence[Reply], max_len: int = 64, **options: Any
+    ) -> None:
         config, embedding = model.config, model.weights.embedding
         most = -(-max_len // PAGE)
         self.kv = KVCache.allocate(config, len(replies) * most, PAGE, embedding.dtype, embedding.device)
@@ -124,7 +134,7 @@ class Stepped:
         self.pages = [order[i * most : (i + 1) * most] for i in range(len(replies))]
         options = {"max_rows": len(replies), "max_model_len": max_len} | options
         with use("triton"):
-            self.stepper = Stepper(model, self.kv, **options)
+            self.stepper = DeviceStep(model, self.kv, **options)
         self.replies = replies
         self.tokens: list[list[Token]] = [[] for _ in replies]
         self.endings: list[Ending] = [Ending.RUNNING for _ in replies]

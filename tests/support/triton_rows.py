@@ -23,10 +23,14 @@ def tables_of(program: Program) -> Tables:
 def request_of(program: Program, sampling: Sampling, before: Sequence[Tables] = ()) -> list[int]:
     """The columns of a reply whose program stands behind others."""
     table, forced, samplings = (sum(len(tables[i]) for tables in before) for i in range(3))
-    return request_columns(table=table, forced=forced, samplings=samplings, **request_values(program, sampling))
+    return request_columns(
+        table=table, forced=forced, samplings=samplings, **request_values(program, sampling)
+    )
 
 
-def rows_of(replies: Sequence[tuple[Program, Sampling, Sequence[int]]], device: str = "cpu") -> tuple[Rows, Programs]:
+def rows_of(
+    replies: Sequence[tuple[Program, Sampling, Sequence[int]]], device: str = "cpu"
+) -> tuple[Rows, Programs]:
     """Replies at their start: (program, sampling, caps) each."""
     rows = Rows.allocate(len(replies), max([len(caps) for _, _, caps in replies] + [1]), device)
     tables: list[Tables] = []

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from innervoice.telemetry.metrics import (
     Distribution,
-    RequestLog,
+    RequestTimings,
     find_underruns,
     leading_silence_s,
     mbu,
@@ -35,8 +35,8 @@ tokens = st.lists(st.tuples(st.integers(0, 3000), kinds), max_size=20).map(
 )
 
 
-def log(*audio: tuple[float, int], **more: object) -> RequestLog:
-    return RequestLog(submitted_s=0.0, rate=RATE, audio=audio, **more)
+def log(*audio: tuple[float, int], **more: object) -> RequestTimings:
+    return RequestTimings(submitted_s=0.0, rate=RATE, audio=audio, **more)
 
 
 def played(audio: tuple[tuple[float, int], ...]) -> tuple[int, int]:
@@ -80,7 +80,9 @@ def test_lateness_by_its_definition(audio: tuple[tuple[float, int], ...]) -> Non
 
 @settings(deadline=None)
 @given(chunks, st.floats(0, 10))
-def test_a_later_start_of_the_clock_changes_nothing(audio: tuple[tuple[float, int], ...], shift: float) -> None:
+def test_a_later_start_of_the_clock_changes_nothing(
+    audio: tuple[tuple[float, int], ...], shift: float
+) -> None:
     here, there = find_underruns(audio, RATE), find_underruns([(t + shift, n) for t, n in audio], RATE)
     assert (here.count, here.num_stalls) == (there.count, there.num_stalls)
     assert here.max_s == pytest.approx(there.max_s, abs=1e-9)
@@ -101,11 +103,17 @@ def test_a_late_chunk_makes_those_behind_it_late() -> None:
 
 def test_figures_of_a_request() -> None:
     one = measure(
-        RequestLog(
+        RequestTimings(
             submitted_s=10.0,
             rate=RATE,
             audio=((10.5, 0), (11.0, 500), (11.25, 1000), (13.0, 500)),
-            tokens=((10.2, "reflection"), (10.3, "transcript"), (10.6, "speech"), (11.0, "reflection"), (11.5, "end")),
+            tokens=(
+                (10.2, "reflection"),
+                (10.3, "transcript"),
+                (10.6, "speech"),
+                (11.0, "reflection"),
+                (11.5, "end"),
+            ),
             finished_s=13.5,
             leading_silence_s=0.25,
             finish_reason="stop",
@@ -117,14 +125,20 @@ def test_figures_of_a_request() -> None:
     assert one.underruns.max_s == pytest.approx(0.5) and one.underruns.num_chunks == 3
     assert (one.reflection_per_audio_s, one.hidden_before_audio) == (1.0, 2)
     assert one.tokens.n == 5 and one.tokens.ttft_ms == pytest.approx(200)
-    assert one.tokens.itl_ms == pytest.approx((100, 300, 400, 500)) and one.tokens.tpot_ms == pytest.approx(1300 / 4)
-    assert one.by_kind["reflection"].ttft_ms == pytest.approx(200) and one.by_kind["reflection"].itl_ms == pytest.approx((400,))
+    assert one.tokens.itl_ms == pytest.approx((100, 300, 400, 500)) and one.tokens.tpot_ms == pytest.approx(
+        1300 / 4
+    )
+    assert one.by_kind["reflection"].ttft_ms == pytest.approx(200) and one.by_kind[
+        "reflection"
+    ].itl_ms == pytest.approx((400,))
     assert one.by_kind["speech"].itl_ms == pytest.approx((300,)) and "transcript" in one.by_kind
 
 
 def test_nothing_is_measured_of_nothing() -> None:
-    one = measure(RequestLog(submitted_s=0.0))
-    assert (one.audio_ttfp_ms, one.audible_ttfa_ms, one.first_chunk_s, one.audio_rtf, one.e2el_ms) == (None,) * 5
+    one = measure(RequestTimings(submitted_s=0.0))
+    assert (one.audio_ttfp_ms, one.audible_ttfa_ms, one.first_chunk_s, one.audio_rtf, one.e2el_ms) == (
+        None,
+    ) * 5
     assert (one.reflection_per_audio_s, one.tokens.ttft_ms, one.tokens.tpot_ms) == (None,) * 3
     run = summarize([])
     assert (run.c50, run.c100, run.c200, run.streaming_viability, run.audio_throughput) == (None,) * 5
@@ -133,7 +147,9 @@ def test_nothing_is_measured_of_nothing() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(chunks, tokens), max_size=6))
-def test_a_run_is_its_requests(made: list[tuple[tuple[tuple[float, int], ...], tuple[tuple[float, str], ...]]]) -> None:
+def test_a_run_is_its_requests(
+    made: list[tuple[tuple[tuple[float, int], ...], tuple[tuple[float, str], ...]]],
+) -> None:
     logs = [log(*audio, tokens=words) for audio, words in made]
     run, each = summarize(logs), [measure(one) for one in logs]
     due = sum(one.underruns.num_chunks - 1 for one in each if one.underruns.is_measured)
@@ -153,10 +169,12 @@ def test_a_run_is_its_requests(made: list[tuple[tuple[tuple[float, int], ...], t
 
 @settings(deadline=None)
 @given(chunks, tokens)
-def test_a_log_survives_json_and_pickle(audio: tuple[tuple[float, int], ...], words: tuple[tuple[float, str], ...]) -> None:
+def test_a_log_survives_json_and_pickle(
+    audio: tuple[tuple[float, int], ...], words: tuple[tuple[float, str], ...]
+) -> None:
     one = log(*audio, tokens=words, request_id="r", finished_s=4.0)
-    assert RequestLog.from_dict(json.loads(json.dumps(one.to_dict()))) == one
-    assert RequestLog.from_dict({**one.to_dict(), "server": "another"}) == one
+    assert RequestTimings.from_dict(json.loads(json.dumps(one.to_dict()))) == one
+    assert RequestTimings.from_dict({**one.to_dict(), "server": "another"}) == one
     assert pickle.loads(pickle.dumps(one)) == one
 
 
@@ -230,10 +248,12 @@ def test_bandwidth_and_percent() -> None:
 )
 def test_a_wrong_log_is_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        RequestLog(**{"submitted_s": 0.0, **change})
+        RequestTimings(**{"submitted_s": 0.0, **change})
 
 
-@pytest.mark.parametrize("values", [{}, {"submitted_s": 0, "audio": [[1.0]]}, {"submitted_s": 0, "tokens": [3]}])
+@pytest.mark.parametrize(
+    "values", [{}, {"submitted_s": 0, "audio": [[1.0]]}, {"submitted_s": 0, "tokens": [3]}]
+)
 def test_a_wrong_line_is_refused(values: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"submitted_s|pairs"):
-        RequestLog.from_dict(values)
+        RequestTimings.from_dict(values)

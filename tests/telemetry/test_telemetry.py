@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from innervoice.telemetry.metrics import RequestLog, measure
+from innervoice.telemetry.metrics import RequestTimings, measure
 from innervoice.telemetry.prometheus import make_collector
 from innervoice.telemetry.stats import Histogram, Occupancy, Telemetry
 from innervoice.types import AudioChunk, Done, End, Event, Reflection, Speech, Transcript, Usage
@@ -29,17 +29,22 @@ def reply(reply_id: str, seed: int) -> list[Event]:
         common = {"reply_id": reply_id, "index": number, "t": t}
         kind = rng.choice([Reflection, Transcript, Speech, AudioChunk])
         if kind is AudioChunk:
-            events.append(AudioChunk(**common, pcm=np.zeros(rng.randrange(1, 300), np.float32), rate=RATE, start=0))
+            events.append(
+                AudioChunk(**common, pcm=np.zeros(rng.randrange(1, 300), np.float32), rate=RATE, start=0)
+            )
         else:
             codes = {"codes": np.zeros(1, np.int32)} if kind is Speech else {}
             events.append(kind(**common, segment=0, ids=[1] * rng.randrange(1, 3), **codes))
     events.append(End(reply_id=reply_id, index=98, t=t, segment=1, ids=[9]))
     usage = Usage(prompt_tokens=10, cached_tokens=seed % 10)
-    return [*events, Done(reply_id=reply_id, index=99, t=t, finish_reason="stop" if seed % 2 else "length", usage=usage)]
+    return [
+        *events,
+        Done(reply_id=reply_id, index=99, t=t, finish_reason="stop" if seed % 2 else "length", usage=usage),
+    ]
 
 
-def log_of(events: list[Event]) -> RequestLog:
-    return RequestLog(
+def log_of(events: list[Event]) -> RequestTimings:
+    return RequestTimings(
         submitted_s=0.0,
         rate=RATE,
         audio=tuple((e.t, len(e.pcm)) for e in events if isinstance(e, AudioChunk)),
@@ -55,13 +60,17 @@ def test_counts_are_the_figures_of_metrics(seed: int, num_replies: int) -> None:
     left, now = [list(events) for events in replies], 0.0
     while any(left):  # steps that hand over events of several replies
         now += 0.01
-        telemetry.events([e for one in left for e in (one.pop(0) for _ in range(min(len(one), rng.randrange(3))))], now)
+        telemetry.events(
+            [e for one in left for e in (one.pop(0) for _ in range(min(len(one), rng.randrange(3))))], now
+        )
     made, stats = [measure(log_of(events)) for events in replies], telemetry.stats()
     with_sound = [one for one in made if one.audio_s]
     assert stats.ttfa_ms.n == stats.first_chunk_s.n == stats.reflection_per_audio_s.n == len(with_sound)
     if with_sound:
         assert stats.ttfa_ms.mean == pytest.approx(np.mean([one.audio_ttfp_ms for one in with_sound]))
-        assert stats.reflection_per_audio_s.mean == pytest.approx(np.mean([one.reflection_per_audio_s for one in with_sound]))
+        assert stats.reflection_per_audio_s.mean == pytest.approx(
+            np.mean([one.reflection_per_audio_s for one in with_sound])
+        )
     measured = [one.underruns for one in made if one.underruns.is_measured]
     assert stats.underrun_s.n == len(measured) and stats.num_underruns == sum(u.count for u in measured)
     assert stats.audio_s == pytest.approx(sum(one.audio_s for one in made))
@@ -121,7 +130,9 @@ def busy(name: str, number: int) -> Telemetry:
     telemetry.count("refused", 2)
     telemetry.note(mbu=0.7, jit_after_warmup=1)
     telemetry.occupy(
-        Occupancy(running=3, waiting=4, sessions=2, pages=100, pages_free=60, pages_cached=20, slots=8, slots_used=3)
+        Occupancy(
+            running=3, waiting=4, sessions=2, pages=100, pages_free=60, pages_cached=20, slots=8, slots_used=3
+        )
     )
     return telemetry
 
@@ -129,12 +140,16 @@ def busy(name: str, number: int) -> Telemetry:
 def values(registry: CollectorRegistry) -> dict[tuple[str, str], float]:
     """(name with its labels other than engine, engine) -> value, as a Prometheus server reads it."""
     text = generate_latest(registry).decode()
-    assert text.count("# TYPE") == len({line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")})
+    assert text.count("# TYPE") == len(
+        {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
+    )
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     found = {}
     for sample in samples:
         labels = {k: v for k, v in sample.labels.items() if k != "engine"}
-        found[sample.name + "".join(f",{k}={v}" for k, v in labels.items()), sample.labels["engine"]] = sample.value
+        found[sample.name + "".join(f",{k}={v}" for k, v in labels.items()), sample.labels["engine"]] = (
+            sample.value
+        )
     return found
 
 
@@ -142,7 +157,10 @@ def test_two_engines_in_one_registry() -> None:
     one, two, registry = busy("one", 3), busy("two", 5), CollectorRegistry()
     registry.register(make_collector(one, two))
     found = values(registry)
-    assert found["innervoice_pages,state=free", "one"] == 60 and found["innervoice_pages,state=held", "two"] == 40
+    assert (
+        found["innervoice_pages,state=free", "one"] == 60
+        and found["innervoice_pages,state=held", "two"] == 40
+    )
     assert found["innervoice_queue", "one"] == 4 and found["innervoice_slots,state=used", "two"] == 3
     assert found["innervoice_incidents_total,what=refused", "one"] == 2
     assert found["innervoice_replies_total,reason=stop", "two"] == 1
@@ -152,7 +170,9 @@ def test_two_engines_in_one_registry() -> None:
             assert found[f"innervoice_tokens_total,kind={kind}", name] == count
         assert found["innervoice_ttfa_seconds_count", name] == stats.ttfa_ms.n
         assert (
-            found["innervoice_step_seconds_bucket,le=0.005", name] == 1 == found["innervoice_step_seconds_bucket,le=+Inf", name]
+            found["innervoice_step_seconds_bucket,le=0.005", name]
+            == 1
+            == found["innervoice_step_seconds_bucket,le=+Inf", name]
         )
         assert found["innervoice_step_seconds_bucket,le=0.003", name] == 0
         assert found["innervoice_step_seconds_sum", name] == pytest.approx(0.004)
@@ -163,14 +183,20 @@ def test_two_engines_in_two_registries() -> None:
     for number, registry in enumerate(registries):
         registry.register(make_collector(busy("engine", 2 + number)))
     first, second = map(values, registries)
-    assert first["innervoice_batch_rows_sum", "engine"] == 2 and second["innervoice_batch_rows_sum", "engine"] == 3
+    assert (
+        first["innervoice_batch_rows_sum", "engine"] == 2
+        and second["innervoice_batch_rows_sum", "engine"] == 3
+    )
 
 
 def test_an_engine_that_has_done_nothing_beside_one_that_has() -> None:
     registry = CollectorRegistry()
     registry.register(make_collector(Telemetry("idle"), busy("busy", 3)))
     found = values(registry)
-    assert found["innervoice_running", "idle"] == 0 and found["innervoice_incidents_total,what=preempted", "busy"] == 1
+    assert (
+        found["innervoice_running", "idle"] == 0
+        and found["innervoice_incidents_total,what=preempted", "busy"] == 1
+    )
     assert not any(name.startswith("innervoice_tokens") for name, engine in found if engine == "idle")
 
 
@@ -186,5 +212,7 @@ def test_what_would_clash_is_refused() -> None:
 def test_stats_are_readable() -> None:
     lines = str(busy("one", 3).stats()).splitlines()
     assert any(line.split() == ["occupancy.pages_free", "60"] for line in lines)
-    assert any(line.split() == ["step_ms.n", "1"] for line in lines) and any(line.split() == ["mbu", "0.7"] for line in lines)
+    assert any(line.split() == ["step_ms.n", "1"] for line in lines) and any(
+        line.split() == ["mbu", "0.7"] for line in lines
+    )
     assert not any("{" in line for line in lines)

@@ -33,12 +33,16 @@ def command(*words: str | Path) -> list[str]:
 
 
 def environ() -> dict[str, str]:
-    plain = {name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "TTY_COMPATIBLE")}
+    plain = {
+        name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "TTY_COMPATIBLE")
+    }
     return {**plain, "PYTHONPATH": os.pathsep.join(FOLDERS), "PYTHONUTF8": "1", "OMP_NUM_THREADS": "2"}
 
 
 def run(folder: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*words), cwd=folder, env=environ(), capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        command(*words), cwd=folder, env=environ(), capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 def assert_refused(code: int, stderr: str, *parts: str) -> None:
@@ -102,8 +106,20 @@ def test_the_demo_s_files_agree(shown: tuple[Path, subprocess.CompletedProcess[s
     assert {"X"} <= {event["ph"] for event in read_json(place / "trace.json")["traceEvents"]}
 
 
-def test_every_generated_id_stands_in_one_line(folder: Path, tiny_dir: Path, assets_dir: Path, data_dir: Path) -> None:
-    words = ["--model", tiny_dir, "--schedule", "stitch.json", "--greedy", "--max-new-tokens", 160, "--dtype", "float32"]
+def test_every_generated_id_stands_in_one_line(
+    folder: Path, tiny_dir: Path, assets_dir: Path, data_dir: Path
+) -> None:
+    words = [
+        "--model",
+        tiny_dir,
+        "--schedule",
+        "stitch.json",
+        "--greedy",
+        "--max-new-tokens",
+        160,
+        "--dtype",
+        "float32",
+    ]
     expected = read_json(data_dir / "tiny" / "expected.json")
     [case] = [case for case in expected.values() if case.get("wav") == "001.wav"]
     Path("stitch.json").write_text(json.dumps(expected["meta"]["schedules"]["stitch_s"]))
@@ -122,8 +138,19 @@ def test_every_generated_id_stands_in_one_line(folder: Path, tiny_dir: Path, ass
 
 
 def test_a_typed_question_of_any_script(folder: Path, tiny_dir: Path) -> None:
-    words = ["--text", "你好, Grüße 🙂", "--system", "Kurz.", "--model", str(tiny_dir), "--schedule", "interleaved"]
-    assert main(["generate", *words, *SHORT, "--out", "a.flac", "--events", "e.jsonl", "--trace", "t.json"]) == 0
+    words = [
+        "--text",
+        "你好, Grüße 🙂",
+        "--system",
+        "Kurz.",
+        "--model",
+        str(tiny_dir),
+        "--schedule",
+        "interleaved",
+    ]
+    assert (
+        main(["generate", *words, *SHORT, "--out", "a.flac", "--events", "e.jsonl", "--trace", "t.json"]) == 0
+    )
     assert listing(folder) == ["a.flac", "e.jsonl", "t.json"]
     lines = lines_of(folder / "e.jsonl")
     assert lines[-1]["kind"] == "done" and lines[-1]["usage"]["total_new_tokens"] <= 24
@@ -131,7 +158,19 @@ def test_a_typed_question_of_any_script(folder: Path, tiny_dir: Path) -> None:
 
 
 def test_a_seed_repeats_a_reply(folder: Path, tiny_dir: Path) -> None:
-    words = ["generate", "--text", "hi", "--model", str(tiny_dir), "--max-new-tokens", "24", "--seed", "5", "--device", "cpu"]
+    words = [
+        "generate",
+        "--text",
+        "hi",
+        "--model",
+        str(tiny_dir),
+        "--max-new-tokens",
+        "24",
+        "--seed",
+        "5",
+        "--device",
+        "cpu",
+    ]
     replies = []
     for name in ("1", "2"):
         assert main([*words, "--events", f"{name}.jsonl", "--out", f"{name}.wav"]) == 0
@@ -142,7 +181,12 @@ def test_a_seed_repeats_a_reply(folder: Path, tiny_dir: Path) -> None:
 def test_plan_loads_nothing(tiny_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--model", str(tiny_dir), "--device", "cpu", "--dtype", "float32", "--json"]) == 0
     made = json.loads(capsys.readouterr().out)
-    assert made["sessions"] >= 1 and made["weight_bytes"] > 0 and made["codec_bytes"] > 0 and made["kv_bytes_per_token"] > 0
+    assert (
+        made["sessions"] >= 1
+        and made["weight_bytes"] > 0
+        and made["codec_bytes"] > 0
+        and made["kv_bytes_per_token"] > 0
+    )
     assert main(["plan", "--model", str(tiny_dir)]) == 0
     assert "sessions that fit" in capsys.readouterr().out
 
@@ -150,9 +194,22 @@ def test_plan_loads_nothing(tiny_dir: Path, capsys: pytest.CaptureFixture[str]) 
 def test_env_runs_as_a_bare_file(tmp_path: Path) -> None:
     bare = [sys.executable, str(Path(environment.__file__))]
     for words in (bare, command("env")):
-        done = subprocess.run(words, cwd=tmp_path, env=environ(), capture_output=True, text=True, timeout=120, check=True)
+        done = subprocess.run(
+            words, cwd=tmp_path, env=environ(), capture_output=True, text=True, timeout=120, check=True
+        )
         assert done.stderr == ""
-        for name in ("python", "torch", "triton", "flash-attn", "numpy", "native module", "cpu", "cores", "memory", "gpu"):
+        for name in (
+            "python",
+            "torch",
+            "triton",
+            "flash-attn",
+            "numpy",
+            "native module",
+            "cpu",
+            "cores",
+            "memory",
+            "gpu",
+        ):
             assert any(line.startswith(f"{name} ") for line in done.stdout.splitlines())
 
 
@@ -210,7 +267,12 @@ def a_directory(folder: Path) -> list[str | Path]:
 
 
 def truncated(folder: Path) -> list[str | Path]:
-    return ["--text", "hi", "--model", copy_of_tiny(folder, "model-00002-of-00002.safetensors", lambda data: data[:-100])]
+    return [
+        "--text",
+        "hi",
+        "--model",
+        copy_of_tiny(folder, "model-00002-of-00002.safetensors", lambda data: data[:-100]),
+    ]
 
 
 def copy_of_tiny(folder: Path, name: str, change: Callable[[bytes], bytes]) -> Path:
@@ -270,7 +332,9 @@ def test_bad_input_ends_in_one_sentence(tmp_path: Path, tiny_dir: Path, case: st
 
 
 @pytest.mark.parametrize("case", CALLED)
-def test_bad_input_leaves_nothing_behind(folder: Path, tiny_dir: Path, case: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_leaves_nothing_behind(
+    folder: Path, tiny_dir: Path, case: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     make, part = CALLED[case]
     words = make(folder)
     before = listing(folder)
@@ -284,7 +348,11 @@ def test_a_question_is_not_overwritten(
 ) -> None:
     question = (assets_dir / "question.wav").read_bytes()
     Path("a.wav").write_bytes(question)
-    assert_refused(main(["generate", "a.wav", "--model", str(tiny_dir), "--out", "a.wav"]), capsys.readouterr().err, "a.wav")
+    assert_refused(
+        main(["generate", "a.wav", "--model", str(tiny_dir), "--out", "a.wav"]),
+        capsys.readouterr().err,
+        "a.wav",
+    )
     assert Path("a.wav").read_bytes() == question
 
 
@@ -305,7 +373,9 @@ def test_the_engine_s_refusals_are_one_sentence(
 
 def test_a_closed_pipe_is_no_crash(folder: Path, tiny_dir: Path) -> None:
     words = command("generate", "--text", "hi", "--model", tiny_dir, *SHORT)
-    with subprocess.Popen(words, cwd=folder, env=environ(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        words, cwd=folder, env=environ(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
         assert b"Traceback" not in process.stderr.read()
@@ -359,11 +429,23 @@ def heed_interrupts() -> None:
 def test_ctrl_c_ends_with_130_and_leaves_nothing(tmp_path: Path, tiny_dir: Path) -> None:
     (tmp_path / "long.json").write_text('{"cycle": [["transcript", 1], ["speech", 1], ["reflection", 7000]]}')
     words = command(
-        "generate", "--text", "hi", "--model", tiny_dir, "--schedule", "long.json", "--max-new-tokens", 8000, "--seed", 1
+        "generate",
+        "--text",
+        "hi",
+        "--model",
+        tiny_dir,
+        "--schedule",
+        "long.json",
+        "--max-new-tokens",
+        8000,
+        "--seed",
+        1,
     )
     pipe = subprocess.PIPE
     # A shell that runs the tests in its background has them ignore the signal.
-    with subprocess.Popen(words, cwd=tmp_path, env=environ(), stdout=pipe, stderr=pipe, preexec_fn=heed_interrupts) as process:
+    with subprocess.Popen(
+        words, cwd=tmp_path, env=environ(), stdout=pipe, stderr=pipe, preexec_fn=heed_interrupts
+    ) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.readline()
         process.send_signal(signal.SIGINT)

@@ -32,8 +32,14 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 @pytest.mark.parametrize("ending", [".wav", ".flac", ".ogg"])
-def test_encode_and_decode(ending: str, mimi: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sound, codes, out = write(tmp_path / f"in{ending}", 5000), str(tmp_path / "x.codes"), tmp_path / f"out{ending}"
+def test_encode_and_decode(
+    ending: str, mimi: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sound, codes, out = (
+        write(tmp_path / f"in{ending}", 5000),
+        str(tmp_path / "x.codes"),
+        tmp_path / f"out{ending}",
+    )
     assert main(["codec", "encode", sound, "--codec", mimi, "--codebooks", "3", "--out", codes]) == 0
     assert f"wrote {codes}: mimi, 3 codebooks, 315 ids" in capsys.readouterr().out
     assert main(["codec", "decode", codes, "--codec", mimi, "--out", str(out)]) == 0
@@ -44,7 +50,9 @@ def test_encode_and_decode(ending: str, mimi: str, tmp_path: Path, capsys: pytes
         assert np.abs(written - expected.clip(-1, 1)).max() <= 2.0**-14
 
 
-def test_roundtrip_resamples_and_says_so(mimi: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_roundtrip_resamples_and_says_so(
+    mimi: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     sound, out = write(tmp_path / "in.wav", 8000, rate=8000), tmp_path / "out.wav"
     assert main(["codec", "roundtrip", sound, "--codec", mimi, "--out", str(out)]) == 0
     assert capsys.readouterr().out.count("has 8000 Hz: resampled to the 1200 Hz of mimi") == 1
@@ -55,12 +63,20 @@ def test_bad_input_is_one_sentence(mimi: str, tmp_path: Path, capsys: pytest.Cap
     sound, stereo = write(tmp_path / "in.wav", 500), write(tmp_path / "two.wav", 500, channels=2)
     (tmp_path / "empty.wav").write_bytes(b"")
     assert "is mono: mix it to one channel" in refusal(capsys, "roundtrip", stereo, "--codec", mimi)
-    assert "the file is empty (0 bytes)" in refusal(capsys, "encode", str(tmp_path / "empty.wav"), "--codec", mimi)
+    assert "the file is empty (0 bytes)" in refusal(
+        capsys, "encode", str(tmp_path / "empty.wav"), "--codec", mimi
+    )
     assert "config.json does not exist" in refusal(capsys, "encode", sound, "--codec", str(tmp_path))
-    assert "must end in .wav, .flac, .ogg" in refusal(capsys, "roundtrip", sound, "--codec", mimi, "--out", "x.txt")
+    assert "must end in .wav, .flac, .ogg" in refusal(
+        capsys, "roundtrip", sound, "--codec", mimi, "--out", "x.txt"
+    )
     assert "would be overwritten" in refusal(capsys, "roundtrip", sound, "--codec", mimi, "--out", sound)
-    assert "num_codebooks is 9, mimi has 1 to 5" in refusal(capsys, "encode", sound, "--codec", mimi, "--codebooks", "9")
-    assert "is no file of codes" in refusal(capsys, "decode", sound, "--codec", mimi, "--out", str(tmp_path / "o.wav"))
+    assert "num_codebooks is 9, mimi has 1 to 5" in refusal(
+        capsys, "encode", sound, "--codec", mimi, "--codebooks", "9"
+    )
+    assert "is no file of codes" in refusal(
+        capsys, "decode", sound, "--codec", mimi, "--out", str(tmp_path / "o.wav")
+    )
     other = Codes("dac", (np.zeros(3, np.int64),))
     other.save(tmp_path / "other.codes")
     assert "the codes are of dac and this is mimi" in refusal(

@@ -13,7 +13,15 @@ from innervoice.checkpoint.model_config import ModelConfig
 from innervoice.model.transformer import AttentionInputs
 from innervoice.telemetry.trace import Tracer
 from innervoice.tools.cli.main import app
-from innervoice.tools.decode_bench import DecodeModel, RunnerLoop, make_loop, step_bytes, step_flops, time_prefill, time_steps
+from innervoice.tools.decode_bench import (
+    DecodeModel,
+    RunnerLoop,
+    make_loop,
+    step_bytes,
+    step_flops,
+    time_prefill,
+    time_steps,
+)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +78,18 @@ def test_sizes_are_checked(model: DecodeModel, sizes: tuple[int, int, int]) -> N
 
 def test_the_command_times_and_traces(tiny_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text((tiny_dir / "glm-4-voice-9b" / "config.json").read_text())
-    words = ["bench", "decode", "--model", str(tmp_path), "--load-format", "dummy", "--device", "cpu", "--batch", "2"]
+    words = [
+        "bench",
+        "decode",
+        "--model",
+        str(tmp_path),
+        "--load-format",
+        "dummy",
+        "--device",
+        "cpu",
+        "--batch",
+        "2",
+    ]
     words += ["--context", "20", "--steps", "3", "--warmup", "1", "--prefill", "10"]
     words += ["--trace", str(tmp_path / "trace.json"), "--json", str(tmp_path / "out.json")]
     done = CliRunner().invoke(app, words)
@@ -85,7 +104,11 @@ def test_the_command_times_and_traces(tiny_dir: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"load_format": "fast"}, "load_format is 'fast'"), ({"dtype": "int3"}, "dtype 'int3'"), ({"device": "tpu"}, "tpu")],
+    [
+        ({"load_format": "fast"}, "load_format is 'fast'"),
+        ({"dtype": "int3"}, "dtype 'int3'"),
+        ({"device": "tpu"}, "tpu"),
+    ],
 )
 def test_bad_choices_are_named(tiny_dir: Path, change: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):

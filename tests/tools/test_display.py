@@ -25,9 +25,13 @@ def done(usage: Usage = USAGE) -> dict[str, Any]:
     return {"kind": "done", "reason": "stop", "usage": asdict(usage), "error": None, "t": 1.0}
 
 
-def draw(lines: list[dict[str, Any]], *, terminal: bool, growing: dict[str, Any] | None = None, width: int = 60) -> str:
+def draw(
+    lines: list[dict[str, Any]], *, terminal: bool, growing: dict[str, Any] | None = None, width: int = 60
+) -> str:
     file = io.StringIO()
-    console = Console(file=file, force_terminal=terminal, width=width, color_system="standard" if terminal else None)
+    console = Console(
+        file=file, force_terminal=terminal, width=width, color_system="standard" if terminal else None
+    )
     with Display(console) as display:
         display.show([], growing)
         display.show(lines, None)
@@ -37,7 +41,9 @@ def draw(lines: list[dict[str, Any]], *, terminal: bool, growing: dict[str, Any]
 def test_a_pipe_gets_one_plain_line_a_segment() -> None:
     audio = {"kind": "audio", "t": 0.9, "start": 22050, "samples": 11025, "rate": 22050}
     long = "word " * 60
-    drawn = draw([segment("reflection", long), segment("speech", ids=(1, 2, 3)), audio, segment("end")], terminal=False)
+    drawn = draw(
+        [segment("reflection", long), segment("speech", ids=(1, 2, 3)), audio, segment("end")], terminal=False
+    )
     lines = drawn.splitlines()
     assert len(lines) == 4
     assert lines[0].split(maxsplit=3) == ["0.50", "s", "reflection", long.strip()]
@@ -49,11 +55,15 @@ def test_a_pipe_gets_one_plain_line_a_segment() -> None:
 
 def test_markup_in_a_reply_is_text() -> None:
     for terminal in (False, True):
-        assert "[bold]a[/bold] [/x]" in draw([segment("transcript", "[bold]a[/bold] [/x]")], terminal=terminal)
+        assert "[bold]a[/bold] [/x]" in draw(
+            [segment("transcript", "[bold]a[/bold] [/x]")], terminal=terminal
+        )
 
 
 def test_a_terminal_sees_the_growing_line_and_then_the_whole() -> None:
-    drawn = draw([segment("transcript", "hello world")], terminal=True, growing=segment("transcript", "hello"))
+    drawn = draw(
+        [segment("transcript", "hello world")], terminal=True, growing=segment("transcript", "hello")
+    )
     assert drawn.count("hello world") == 1
     assert "\x1b[" in drawn
 
@@ -90,7 +100,12 @@ def test_the_summary_tells_first_audio_with_the_length_of_its_chunk() -> None:
 
 
 def test_a_plan_in_readable_units() -> None:
-    sizes = {"weight_bytes": 3 * 2**30, "speech_tokenizer_bytes": 512, "codec_bytes": 2**20, "memory_bytes": 2**40}
+    sizes = {
+        "weight_bytes": 3 * 2**30,
+        "speech_tokenizer_bytes": 512,
+        "codec_bytes": 2**20,
+        "memory_bytes": 2**40,
+    }
     cache = {
         "kv_bytes_per_token": 1536,
         "kv_bytes_per_session": 2**21,
@@ -99,7 +114,10 @@ def test_a_plan_in_readable_units() -> None:
         "max_model_len": 8192,
     }
     kinds = {"quantization": None, "kv_dtype": "fp8_e4m3", "speech_tokenizer_dtype": "float32"}
-    rows = plan_rows({**sizes, **cache, "sessions": 7, "device": "cpu", "dtype": "bfloat16", "codec_dtype": "bfloat16"} | kinds)
+    rows = plan_rows(
+        {**sizes, **cache, "sessions": 7, "device": "cpu", "dtype": "bfloat16", "codec_dtype": "bfloat16"}
+        | kinds
+    )
     assert rows["weights"] == "3.0 GiB (bfloat16)" and rows["speech tokenizer"] == "512 B (float32)"
     assert rows["speech decoder"] == "1.0 MiB (bfloat16)" and rows["cache per token"] == "1.5 KiB (fp8_e4m3)"
     assert rows["voice per session"] == "3.0 MiB" and rows["step per session"] == "700.0 KiB"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from innervoice.tools.replay.event_log import EventLog, Line, to_json, write_events
+from innervoice.api.event_log import EventLog, Line, to_json, write_events
 from innervoice.types import (
     AudioChunk,
     Done,
@@ -28,8 +28,18 @@ from innervoice.types import (
 KINDS = ("reflection", "transcript", "speech")
 
 
-def token(kind: str, segment: int, ids: list[int], t: float = 0.0, text: str = "", forced: bool = False) -> TokenEvent:
-    common = {"reply_id": "r", "index": 0, "t": t, "segment": segment, "ids": ids, "text": text, "forced": forced}
+def token(
+    kind: str, segment: int, ids: list[int], t: float = 0.0, text: str = "", forced: bool = False
+) -> TokenEvent:
+    common = {
+        "reply_id": "r",
+        "index": 0,
+        "t": t,
+        "segment": segment,
+        "ids": ids,
+        "text": text,
+        "forced": forced,
+    }
     if kind == "speech":
         return Speech(codes=np.asarray(ids, np.int32), **common)
     return {"reflection": Reflection, "transcript": Transcript, "end": End}[kind](**common)
@@ -66,12 +76,21 @@ def test_a_reply_becomes_a_line_a_segment() -> None:
     first = {"kind": "transcript", "segment": 0, "ids": [1, 2], "text": "hello"}
     assert lines[0] == {**first, "t": 0.1, "t_end": 0.2, "forced": False}
     assert lines[2]["ids"] == [90, 7, 91] and lines[2]["text"] == "why" and not lines[2]["forced"]
-    assert lines[3] == {"kind": "audio", "t": 0.8, "start": 0, "samples": 441, "rate": 22050, "crc32": 0x31408EF8}
+    assert lines[3] == {
+        "kind": "audio",
+        "t": 0.8,
+        "start": 0,
+        "samples": 441,
+        "rate": 22050,
+        "crc32": 0x31408EF8,
+    }
     assert lines[5]["reason"] == "stop" and lines[5]["error"] is None and lines[5]["t"] == 0.9
 
 
 def test_a_done_drawn_after_a_close_joins_its_reflection() -> None:
-    lines = lines_of([token("reflection", 0, [90, 7, 91]), token("reflection", 0, [92]), token("transcript", 1, [1])])
+    lines = lines_of(
+        [token("reflection", 0, [90, 7, 91]), token("reflection", 0, [92]), token("transcript", 1, [1])]
+    )
     assert [line["ids"] for line in lines] == [[90, 7, 91, 92], [1]]
 
 
@@ -124,7 +143,9 @@ def test_usage_is_what_json_gives_back() -> None:
     assert line["usage"].keys() == asdict(Usage()).keys()
 
 
-steps = st.lists(st.tuples(st.sampled_from((*KINDS, "audio")), st.booleans(), st.lists(st.integers(0, 500), min_size=1)))
+steps = st.lists(
+    st.tuples(st.sampled_from((*KINDS, "audio")), st.booleans(), st.lists(st.integers(0, 500), min_size=1))
+)
 
 
 @given(steps)
@@ -143,7 +164,9 @@ def test_every_id_stands_in_one_line_in_order(plan: list[tuple[str, bool, list[i
     assert [i for line in lines for i in line.get("ids", [])] == generated
     segments = [line["segment"] for line in lines if "segment" in line]
     assert segments == sorted(set(segments))
-    assert sum(line["kind"] == "audio" for line in lines) == sum(isinstance(event, AudioChunk) for event in events)
+    assert sum(line["kind"] == "audio" for line in lines) == sum(
+        isinstance(event, AudioChunk) for event in events
+    )
     assert [line["kind"] for line in lines].count("done") == 1 and lines[-1]["kind"] == "done"
 
 

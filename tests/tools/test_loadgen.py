@@ -19,9 +19,17 @@ from hypothesis import strategies as st
 from innervoice import AudioChunk, Done, Ids, OutOfCapacity, Sampling, Schedule, Text, Transcript, Usage
 from innervoice.runtime.event_queue import deliver
 from innervoice.runtime.stream import Stream
-from innervoice.telemetry.metrics import RequestLog, find_underruns, summarize
+from innervoice.telemetry.metrics import RequestTimings, find_underruns, summarize
 from innervoice.tools.cli.main import main
-from innervoice.tools.loadgen import Load, Player, Question, bundled_questions, converse, read_manifest, run_load
+from innervoice.tools.loadgen import (
+    Load,
+    Player,
+    Question,
+    bundled_questions,
+    converse,
+    read_manifest,
+    run_load,
+)
 
 RATE = 1000
 QUESTIONS = [Question("a", Text("a")), Question("b", Text("b"), {"sampling": Sampling(seed=77)})]
@@ -62,7 +70,10 @@ class Alarm:
 @given(st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 900)), max_size=12))
 def test_a_player_starves_as_the_figures_say(made: list[tuple[int, int]]) -> None:
     clock = Clock()
-    player, audio = Player(clock), [(t / 1024, n) for t, n in sorted(made)]  # binary fractions: sums are exact
+    player, audio = (
+        Player(clock),
+        [(t / 1024, n) for t, n in sorted(made)],
+    )  # binary fractions: sums are exact
     for t, count in audio:
         clock.advance(t)
         player.feed(count / 1024)
@@ -131,7 +142,14 @@ class Scripted:
         with self._lock:
             self.now -= 1
         rest = AudioChunk(**common, index=2, pcm=pcm, rate=RATE, start=20)
-        deliver([(made.outlet, [rest, Done(**common, index=3, finish_reason="stop", usage=Usage(reflection_caps=(3,)))])])
+        deliver(
+            [
+                (
+                    made.outlet,
+                    [rest, Done(**common, index=3, finish_reason="stop", usage=Usage(reflection_caps=(3,)))],
+                )
+            ]
+        )
 
     def open_session(self) -> Scripted:
         self.sessions += 1
@@ -156,13 +174,19 @@ def test_a_load_keeps_its_limits_and_its_warm_ups_apart() -> None:
     run = run_load(engine, QUESTIONS, Load(8, max_concurrency=3, num_warmups=2, seed=100))
     assert len(run.listened) == 8 and len(engine.seeds) == 10 and engine.most <= 3 and engine.now == 0
     assert sorted(engine.seeds[2:]) == [77] * 4 + [100, 102, 104, 106]  # a question's own seed counts
-    assert [one.log.submitted_s for one in run.listened] == sorted(one.log.submitted_s for one in run.listened)
-    assert {one.question for one in run.listened} == {"a", "b"} and {one.caller for one in run.listened} == set(range(8))
+    assert [one.log.submitted_s for one in run.listened] == sorted(
+        one.log.submitted_s for one in run.listened
+    )
+    assert {one.question for one in run.listened} == {"a", "b"} and {
+        one.caller for one in run.listened
+    } == set(range(8))
     for one in run.listened:
         assert one.log.finish_reason == "stop" and one.log.error is None and one.log.leading_silence_s == 0.0
-        assert [kind for _, kind in one.log.tokens] == ["transcript"] * 2 and [n for _, n in one.log.audio] == [20, 20]
+        assert [kind for _, kind in one.log.tokens] == ["transcript"] * 2 and [
+            n for _, n in one.log.audio
+        ] == [20, 20]
         assert [line["kind"] for line in one.lines] == ["request", "audio", "audio", "transcript", "done"]
-        assert RequestLog.from_dict(json.loads(json.dumps(one.to_dict()))) == one.log
+        assert RequestTimings.from_dict(json.loads(json.dumps(one.to_dict()))) == one.log
 
 
 def test_a_gap_is_counted_and_a_refusal_is_a_failure() -> None:
@@ -181,7 +205,9 @@ def test_dialogues_ask_again_until_the_time_is_over() -> None:
     turns = [sum(one.caller == number for one in run.listened) for number in range(3)]
     assert min(turns) >= 2 and engine.sessions == 0 and engine.most <= 3
     first = [one.question for one in run.listened if one.caller == 0]
-    assert first[:2] == ["a", "b"] and len(set(engine.seeds) - {77}) == engine.seeds.__len__() - engine.seeds.count(77)
+    assert first[:2] == ["a", "b"] and len(
+        set(engine.seeds) - {77}
+    ) == engine.seeds.__len__() - engine.seeds.count(77)
 
 
 def test_a_recording_is_spoken_in_real_time() -> None:
@@ -198,7 +224,12 @@ def test_a_recording_is_spoken_in_real_time() -> None:
 def test_a_manifest_is_read(tmp_path: Path, assets_dir: Path) -> None:
     sound = str(assets_dir / "question.wav")
     lines = [
-        {"text": "How are you?", "schedule": "stitch_s", "sampling": {"seed": 3, "stop_token_ids": [5]}, "name": "first"},
+        {
+            "text": "How are you?",
+            "schedule": "stitch_s",
+            "sampling": {"seed": 3, "stop_token_ids": [5]},
+            "name": "first",
+        },
         {"ids": [1, 2], "schedule": Schedule.preset("interleaved").to_dict(), "timeout_s": 5},
         {"audio": sound, "system": "Be brief."},
     ]
@@ -214,7 +245,11 @@ def test_a_manifest_is_read(tmp_path: Path, assets_dir: Path) -> None:
     assert second.prompt == Ids([1, 2]) and second.options["schedule"] == Schedule.preset("interleaved")
     assert second.request({}, 9)["sampling"] == Sampling(seed=9) and second.name == "questions.jsonl:3"
     samples, rate = third.prompt
-    assert rate == 16000 and np.array_equal(samples, bundled_questions()[0].prompt[0]) and len(bundled_questions()) == 2
+    assert (
+        rate == 16000
+        and np.array_equal(samples, bundled_questions()[0].prompt[0])
+        and len(bundled_questions()) == 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -239,15 +274,28 @@ def test_a_wrong_manifest_is_refused(tmp_path: Path, content: str, message: str)
         read_manifest(tmp_path / "none")
 
 
-def test_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A load on the tiny checkpoint, its figures again from what was saved, and one of its replies made again."""
     monkeypatch.chdir(tmp_path)
     Path("questions.jsonl").write_text('{"text": "hello"}\n{"ids": [65, 66, 67]}\n')
-    words = ["--manifest", "questions.jsonl", "--num-prompts", "3", "--num-warmups", "0", "--max-new-tokens", "30"]
+    words = [
+        "--manifest",
+        "questions.jsonl",
+        "--num-prompts",
+        "3",
+        "--num-warmups",
+        "0",
+        "--max-new-tokens",
+        "30",
+    ]
     words += ["--schedule", "stitch_s", "--device", "cpu", "--dtype", "float32", "--events", "logs"]
     assert main(["bench", "stream", *words, "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
-    logs = [RequestLog.from_dict(json.loads(line)) for line in Path("requests.jsonl").read_text().splitlines()]
+    logs = [
+        RequestTimings.from_dict(json.loads(line)) for line in Path("requests.jsonl").read_text().splitlines()
+    ]
     assert figures["num_requests"] == 3 and figures["num_failed"] == 0 and figures["c100"] is not None
     assert figures["audio_ttfp_ms"]["median"] == summarize(logs).audio_ttfp_ms.median
     assert main(["bench", "metrics", "requests.jsonl"]) == 0

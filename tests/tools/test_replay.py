@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from innervoice import AudioChunk, Engine, Ids, Sampling, Schedule, Session, Text
+from innervoice.api.event_log import EventLog, Line, write_events
 from innervoice.runtime.event_queue import deliver
 from innervoice.runtime.record import crc32
 from innervoice.runtime.stream import Stream
 from innervoice.tools.cli.main import main
-from innervoice.tools.replay.event_log import EventLog, Line, write_events
-from innervoice.tools.replay.recording import Recording
+from innervoice.tools.replay.recording import RecordedReply
 from innervoice.tools.replay.replay import replay
 from innervoice.types import Event, Heard
 
@@ -52,9 +52,9 @@ def whole(engine: Engine) -> Made:
     return record(engine)
 
 
-def recording(folder: Path, lines: list[Line]) -> Recording:
+def recording(folder: Path, lines: list[Line]) -> RecordedReply:
     write_events(folder / "events.jsonl", lines)
-    return Recording.load(folder / "events.jsonl")
+    return RecordedReply.load(folder / "events.jsonl")
 
 
 class Prerecorded:
@@ -116,7 +116,9 @@ def test_the_first_difference_is_told(whole: Made, tmp_path: Path) -> None:
     assert told(tokens=(*tokens, tokens[0])).startswith("token 40 is missing")
     assert told(tokens=tuple(tokens[:-1])).startswith("1 more tokens than the 39")
     wrong = replace(chunks[1], crc32=chunks[1].crc32 ^ 1)
-    assert told(chunks=(chunks[0], wrong, *chunks[2:])).startswith(f"chunk 1 of the sound (samples {chunks[1].start} to ")
+    assert told(chunks=(chunks[0], wrong, *chunks[2:])).startswith(
+        f"chunk 1 of the sound (samples {chunks[1].start} to "
+    )
     assert "more samples than" in told(chunks=tuple(chunks[:-1]))
     assert "were made" in told(chunks=(*chunks, replace(chunks[0], start=kept.num_samples)))
     assert told(reason="stop") == "the reply ended with length, recorded is stop"
@@ -142,10 +144,14 @@ def turn(
     return lines
 
 
-def is_remade(engine: Engine, folder: Path, lines: list[Line]) -> Recording:
+def is_remade(engine: Engine, folder: Path, lines: list[Line]) -> RecordedReply:
     kept = recording(folder, json.loads(json.dumps(lines)))
     made = replay(engine, kept)
-    assert made.mismatch is None and made.num_tokens >= len(kept.tokens) > 0 and made.num_samples >= kept.num_samples
+    assert (
+        made.mismatch is None
+        and made.num_tokens >= len(kept.tokens) > 0
+        and made.num_samples >= kept.num_samples
+    )
     return kept
 
 
@@ -155,21 +161,28 @@ def test_turns_are_made_again_with_their_history(engine: Engine, tmp_path: Path,
     schedule = replace(SCHEDULE, reflection_weight=weight)
     with engine.open_session(schedule=schedule) as session:
         session.inject("think twice")
-        logs = [turn(session, text, schedule=schedule, realtime=True) for text in ("hello", "tell me more", "why is that so?")]
+        logs = [
+            turn(session, text, schedule=schedule, realtime=True)
+            for text in ("hello", "tell me more", "why is that so?")
+        ]
     kept = [is_remade(engine, tmp_path, lines) for lines in logs]
     assert [len(one.history.ids) > 0 for one in kept if one.history] == [False, True, True]
     assert kept[0].schedule.prologue and not kept[1].schedule.prologue and kept[2].num_samples > 0
     last = kept[2].history
     assert last is not None and len(last.weights) == 3 and set(last.replies) == {0, 1, 2}
     other = replace(last, ids=[10] * len(last.ids), weights=[0.0] * 3)
-    assert replay(engine, replace(kept[2], history=other)).mismatch is not None, "the history counts for nothing"
+    assert replay(engine, replace(kept[2], history=other)).mismatch is not None, (
+        "the history counts for nothing"
+    )
 
 
 @pytest.mark.parametrize(("cut", "reflection"), [
     ("speech", "keep"), ("transcript", "drop"),
     pytest.param("speech", "drop", marks=pytest.mark.slow), pytest.param("transcript", "keep", marks=pytest.mark.slow),
 ])  # fmt: skip
-def test_turns_around_an_interruption_are_made_again(engine: Engine, tmp_path: Path, cut: Any, reflection: Any) -> None:
+def test_turns_around_an_interruption_are_made_again(
+    engine: Engine, tmp_path: Path, cut: Any, reflection: Any
+) -> None:
     long, heard = replace(SAMPLING, max_new_tokens=400), list[Heard]()
     with engine.open_session() as session:
 
@@ -186,11 +199,17 @@ def test_turns_around_an_interruption_are_made_again(engine: Engine, tmp_path: P
     assert kept.history is not None and len(kept.history.ids) == heard[0].history_tokens
 
 
-@pytest.mark.parametrize("num_read", [12, *(pytest.param(num, marks=pytest.mark.slow) for num in (3, 4, 5, 30))])
-def test_the_rest_of_a_reply_that_was_cut_out_is_made_again(engine: Engine, tmp_path: Path, num_read: int) -> None:
+@pytest.mark.parametrize(
+    "num_read", [12, *(pytest.param(num, marks=pytest.mark.slow) for num in (3, 4, 5, 30))]
+)
+def test_the_rest_of_a_reply_that_was_cut_out_is_made_again(
+    engine: Engine, tmp_path: Path, num_read: int
+) -> None:
     long = replace(SAMPLING, max_new_tokens=60)
     with engine.open_session() as session:
-        first = session.reply(Text("hello"), schedule=SCHEDULE, sampling=long, realtime=True).bounded(num_read)
+        first = session.reply(Text("hello"), schedule=SCHEDULE, sampling=long, realtime=True).bounded(
+            num_read
+        )
         next(first)
         with session.fork() as twin:
             lines = turn(twin, None, realtime=True)
@@ -227,16 +246,31 @@ def test_what_is_no_event_log_is_refused(tmp_path: Path, content: str, message: 
     path = tmp_path / "events.jsonl"
     path.write_text(content)
     with pytest.raises(ValueError, match=message):
-        Recording.load(path)
+        RecordedReply.load(path)
     with pytest.raises(FileNotFoundError, match="no event log"):
-        Recording.load(tmp_path / "none")
+        RecordedReply.load(tmp_path / "none")
 
 
 def test_from_the_command_line(
-    engine: Engine, tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    engine: Engine,
+    tiny_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ["--model", str(tiny_dir), "--device", "cpu", "--dtype", "float32", "--streaming", "steady", "--seed", "7"]
+    words = [
+        "--model",
+        str(tiny_dir),
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
+        "--streaming",
+        "steady",
+        "--seed",
+        "7",
+    ]
     words += ["--schedule", "stitch_s", "--max-new-tokens", "24", "--events", "events.jsonl"]
     assert main(["generate", "--text", "hello", *words]) == 0
     capsys.readouterr()
@@ -248,7 +282,9 @@ def test_from_the_command_line(
     with engine.open_session() as session:
         turns = [turn(session, text) for text in ("hello", "tell me more")]
     write_events("turn.jsonl", turns[1])
-    assert main(["replay", "turn.jsonl", "--model", str(tiny_dir), "--device", "cpu", "--dtype", "float32"]) == 0
+    assert (
+        main(["replay", "turn.jsonl", "--model", str(tiny_dir), "--device", "cpu", "--dtype", "float32"]) == 0
+    )
     assert capsys.readouterr().out.startswith("the same: 40 tokens, ")
     lines[0]["sampling"]["seed"] = 8
     write_events("other.jsonl", lines)

@@ -35,13 +35,21 @@ from innervoice.tools.simulator import (
     simulate,
 )
 
-EIGHTH = Roofline(flops=790e12 / 8, kv_bytes=8 * 40_960, attention_flops=8 * 4 * 32 * 128 * 40, voice_share=8 * 0.543e-3)
+EIGHTH = Roofline(
+    flops=790e12 / 8, kv_bytes=8 * 40_960, attention_flops=8 * 4 * 32 * 128 * 40, voice_share=8 * 0.543e-3
+)
 """A machine that carries an eighth of the listeners."""
 
 
 @pytest.mark.parametrize(
     ("device", "rows", "step_ms"),
-    [(H200_BF16, 1, 4.14), (H200_BF16, 64, 5.37), (H200_BF16, 128, 6.61), (H200_BF16, 256, 10.73), (H200_FP8, 128, 3.307)],
+    [
+        (H200_BF16, 1, 4.14),
+        (H200_BF16, 64, 5.37),
+        (H200_BF16, 128, 6.61),
+        (H200_BF16, 256, 10.73),
+        (H200_FP8, 128, 3.307),
+    ],
 )
 def test_steps_take_what_the_limits_say(device: Roofline, rows: int, step_ms: float) -> None:
     assert 1e3 * device.step_s(rows, rows * 2048) == pytest.approx(step_ms, rel=0.005)
@@ -109,12 +117,16 @@ def test_who_interrupts_hears_no_more_and_costs_no_more() -> None:
     st.integers(1, 16),
 )
 @settings(max_examples=8, deadline=None)
-def test_pages_and_tokens_add_up(policy: Policy, seed: int, listeners: int, num_pages: int, max_rows: int) -> None:
+def test_pages_and_tokens_add_up(
+    policy: Policy, seed: int, listeners: int, num_pages: int, max_rows: int
+) -> None:
     """Few pages, few rows, interruptions: every reply that was not interrupted is made whole, and everything is given back."""
     few = Workload(
         constant(listeners, seed=seed, ramp_s=2.0).starts_s,
         lambda listener, k: (
-            Turn(40 + 7 * listener, 60 + 3 * listener, 2.0 if listener % 5 == 0 else math.inf) if k == 0 else None
+            Turn(40 + 7 * listener, 60 + 3 * listener, 2.0 if listener % 5 == 0 else math.inf)
+            if k == 0
+            else None
         ),
     )
     world = World(H200_BF16, SchedulerSettings(policy=policy, max_rows=max_rows), few, num_pages=num_pages)
@@ -132,7 +144,9 @@ def test_pages_and_tokens_add_up(policy: Policy, seed: int, listeners: int, num_
 
 def run_eighth(policy: Policy, listeners: int, rate: float | None = 20.0, hidden: int = 450) -> Run:
     chosen = SchedulerSettings(policy=policy, reflection_rate=rate if policy == "slack" else None)
-    return simulate(EIGHTH, chosen, constant(listeners, seed=3, ramp_s=15.0), 30.0, spoken=Spoken(hidden=hidden))
+    return simulate(
+        EIGHTH, chosen, constant(listeners, seed=3, ramp_s=15.0), 30.0, spoken=Spoken(hidden=hidden)
+    )
 
 
 def test_slack_carries_what_arrival_order_does_not() -> None:
@@ -160,7 +174,10 @@ def test_a_plan_costs_little() -> None:
     shows that takes half a microsecond on a free one, the limit is as much longer.
     """
     took: dict[str, float] = {}
-    worlds = {num: World(H200_BF16, SchedulerSettings(max_rows=2000), constant(num, seed=1, ramp_s=1.0)) for num in (256, 1000)}
+    worlds = {
+        num: World(H200_BF16, SchedulerSettings(max_rows=2000), constant(num, seed=1, ramp_s=1.0))
+        for num in (256, 1000)
+    }
     for world in worlds.values():
         world.until(3.0)
     assert len(worlds[256].jobs) == 256
@@ -213,7 +230,9 @@ def test_arrivals_and_profile_from_files(tmp_path: Path) -> None:
     assert list(load.starts_s) == [0.5, 2.0]
     assert (load.turn(0, 0), load.turn(1, 0), load.turn(0, 1)) == (Turn(9, 100, 1.5), Turn(30, 50), None)
     profile = tmp_path / "step_times.json"
-    profile.write_text(json.dumps({"decode": {"1": 0.004, "64": 0.0067}, "voice": {"1": 0.02}, "prefill_token_s": 1e-5}))
+    profile.write_text(
+        json.dumps({"decode": {"1": 0.004, "64": 0.0067}, "voice": {"1": 0.02}, "prefill_token_s": 1e-5})
+    )
     device = read_profile(profile)
     assert device.step_s(1, 10**9, 100) == pytest.approx(0.005)
     assert device.step_s(127, 0) == pytest.approx(0.0067 + 63 * 0.0027 / 63)
@@ -222,11 +241,20 @@ def test_arrivals_and_profile_from_files(tmp_path: Path) -> None:
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     profile = tmp_path / "step_times.json"
-    profile.write_text(json.dumps({"decode": {"1": 0.012, "2": 0.06}, "voice": {"1": 0.01, "2": 0.02}, "prefill_token_s": 1e-4}))
+    profile.write_text(
+        json.dumps(
+            {"decode": {"1": 0.012, "2": 0.06}, "voice": {"1": 0.01, "2": 0.02}, "prefill_token_s": 1e-4}
+        )
+    )
     words = ["simulate", "--profile", str(profile), "--hidden", "0", "--seconds", "60", "--json"]
     assert main([*words, "--streams", "1"]) == 0
     one = json.loads(capsys.readouterr().out)
-    assert (one["is_carried"], one["underruns"], one["first_chunk_s"], one["reflection_per_audio_s"]) == (True, 0, 0.8, 0.0)
+    assert (one["is_carried"], one["underruns"], one["first_chunk_s"], one["reflection_per_audio_s"]) == (
+        True,
+        0,
+        0.8,
+        0.0,
+    )
     assert main([*words, "--streams", "4", "--policy", "fcfs"]) == 0
     assert json.loads(capsys.readouterr().out)["underruns"] > 0
     assert main(words) == 0

@@ -1,6 +1,7 @@
 """What a program calls: Engine, Session, loading a checkpoint, and how a call becomes a request.
 
 engine.py           Engine
+event_log.py        events to JSON lines
 gc_freeze.py        what is loaded is left out of garbage collection
 live_audio.py       pushed frames to codes while the user speaks, for all sessions
 loader.py           directories to a core that is ready to step

@@ -17,7 +17,7 @@ import torch
 from innervoice.api.gc_freeze import freeze, thaw
 from innervoice.api.live_audio import Listener, ReadsAhead
 from innervoice.api.loader import Loaded, load
-from innervoice.api.memory_plan import Plan, make_plan
+from innervoice.api.memory_plan import MemoryPlan, make_plan
 from innervoice.api.request_builder import RequestOptions
 from innervoice.api.session import Session
 from innervoice.checkpoint.locate import locate
@@ -26,7 +26,7 @@ from innervoice.codec.glm_voice.chunks import SteadySettings
 from innervoice.runtime.calibration import calibrate
 from innervoice.runtime.record import request_line
 from innervoice.runtime.scheduler import SchedulerSettings
-from innervoice.runtime.snapshot import Export
+from innervoice.runtime.snapshot import SessionSnapshot
 from innervoice.runtime.stream import Stream
 from innervoice.runtime.worker import Worker
 from innervoice.telemetry.prometheus import make_collector
@@ -47,13 +47,21 @@ class Engine:
     """
 
     def __init__(
-        self, loaded: Loaded, plan: Plan, tracer: Tracer, *, name: str = "engine", reader_timeout_s: float | None = None
+        self,
+        loaded: Loaded,
+        plan: MemoryPlan,
+        tracer: Tracer,
+        *,
+        name: str = "engine",
+        reader_timeout_s: float | None = None,
     ) -> None:
         self._loaded, self._plan, self._tracer = loaded, plan, tracer
         threads, is_native = torch.get_num_threads(), loaded.core.runner.is_native
         # With two threads, those that torch keeps spinning cost native code more than torch gains by them.
         begin = keep_threads_native if is_native and threads == 2 else None
-        self._worker = Worker(loaded.core, telemetry=Telemetry(name), reader_timeout_s=reader_timeout_s, begin=begin)
+        self._worker = Worker(
+            loaded.core, telemetry=Telemetry(name), reader_timeout_s=reader_timeout_s, begin=begin
+        )
         tokenizer = loaded.intake.speech_tokenizer
         listens = partial(torch_threads_here, max(1, threads // 2)) if is_native else None
         listener = (loaded.intake.max_model_len, self._tell_dialogues, self._worker.telemetry.count, listens)
@@ -197,7 +205,7 @@ class Engine:
         damaged export.
         """
         loaded = self._loaded
-        export = None if restore is None else Export.from_bytes(restore, loaded.model)
+        export = None if restore is None else SessionSnapshot.from_bytes(restore, loaded.model)
         options = RequestOptions().changed(**request)
         return Session.open(self._worker, self._listener, loaded.intake, options, loaded.model, export)
 
@@ -238,7 +246,7 @@ class Engine:
         """The checkpoint's own, from generation_config.json."""
         return self._loaded.intake.default_sampling()
 
-    def plan(self) -> Plan:
+    def plan(self) -> MemoryPlan:
         """Bytes of weights, cache and codec; sessions that fit."""
         return self._plan
 
@@ -247,7 +255,9 @@ class Engine:
         """Record what runs inside the block as Chrome trace JSON, for Perfetto. Raises OSError, ValueError before it begins."""
         target = Path(path)
         if not os.access(target.parent, os.W_OK):
-            raise OSError(f"{target} cannot be written: {target.parent} is no directory that may be written to")
+            raise OSError(
+                f"{target} cannot be written: {target.parent} is no directory that may be written to"
+            )
         self._tracer.start()
         try:
             yield
@@ -275,5 +285,7 @@ class Engine:
     def _tell_dialogues(self, tell: Callable[[ReadsAhead], None]) -> None:
         self._worker.call(lambda core: tell(core.dialogues))
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()

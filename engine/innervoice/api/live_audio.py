@@ -19,14 +19,14 @@ import numpy as np
 from innervoice.codec.audio import check_samples, resampled_len
 from innervoice.codec.glm_voice.speech_tokenizer import SpeechTokenizer
 from innervoice.codec.glm_voice.tokenizer_stream import TokenizerStream
-from innervoice.runtime.snapshot import Paused
+from innervoice.runtime.snapshot import PausedReply
 from innervoice.types import EngineDead, OutOfCapacity, RequestFailed, Samples
 
 
 class ReadsAhead(Protocol):
     """What a core offers to a listener."""
 
-    def session_state(self, session_id: str) -> tuple[int, Paused | None]:
+    def session_state(self, session_id: str) -> tuple[int, PausedReply | None]:
         """Tokens of the dialogue's history, and a reply that was left unfinished. Raises ValueError while it replies."""
         ...
 
@@ -40,7 +40,9 @@ class ReadsAhead(Protocol):
         ...
 
 
-Tell = Callable[[ReadsAhead, Sequence[int] | None], None]  # the codes so far, None: forget them; raises what `listen` does
+Tell = Callable[
+    [ReadsAhead, Sequence[int] | None], None
+]  # the codes so far, None: forget them; raises what `listen` does
 Call = Callable[[Callable[[ReadsAhead], None]], None]
 Count = Callable[[str, int], None]
 
@@ -60,7 +62,7 @@ class Listened:
         self.late_tokens += late
 
 
-class Utterance:
+class UserAudio:
     """What a user says in one turn, in frames at one rate. Thread-safe. Made by `Listener.open`."""
 
     def __init__(self, listener: Listener, stream: TokenizerStream, tell: Tell) -> None:
@@ -126,7 +128,7 @@ class Utterance:
                 self._fail(ValueError("the turn was cleared: push its sound again"))
             self._listener.wake(self)
 
-    def copy(self, tell: Tell) -> Utterance:
+    def copy(self, tell: Tell) -> UserAudio:
         """The same sound so far, to go its own way; one that has ended is shared."""
         with self._listener.lock:
             if self._is_ended or self._result.done():
@@ -163,8 +165,8 @@ class Listener:
         self._tokenizer, self._max_tokens, self._call, self._count = tokenizer, max_tokens, call, count
         self._begin_thread = begin
         self._changed = threading.Condition(self.lock)
-        self._waiting: dict[Utterance, None] = {}  # in order
-        self._open: set[Utterance] = set()
+        self._waiting: dict[UserAudio, None] = {}  # in order
+        self._open: set[UserAudio] = set()
         self._is_closing = False
         self._death: BaseException | None = None
         self._thread: threading.Thread | None = None
@@ -174,12 +176,12 @@ class Listener:
         """Utterances that are neither encoded to their end nor dropped."""
         return len(self._open)
 
-    def open(self, rate: int, tell: Tell) -> Utterance:
+    def open(self, rate: int, tell: Tell) -> UserAudio:
         """A new utterance at `rate` Hz; tell: how its codes become what the core reads ahead.
 
         Raises ValueError for a rate that sound has not and on a closed engine, EngineDead.
         """
-        made = Utterance(self, self._tokenizer.stream(rate), tell)
+        made = UserAudio(self, self._tokenizer.stream(rate), tell)
         with self.lock:
             self.check_open()
             self._open.add(made)
@@ -223,7 +225,7 @@ class Listener:
         config = self._tokenizer.config
         return resampled_len(config.block_len * config.position_len, config.sample_rate, rate)
 
-    def wake(self, utterance: Utterance) -> None:
+    def wake(self, utterance: UserAudio) -> None:
         """There is something to do for that utterance. The lock is held."""
         self._waiting[utterance] = None
         self._changed.notify_all()
@@ -248,14 +250,14 @@ class Listener:
                 utterance._fail(error)
             self._open.clear()
 
-    def _next_batch(self) -> list[Utterance]:
+    def _next_batch(self) -> list[UserAudio]:
         """Wait for utterances with something to do, all of them; none: closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._is_closing)
             batch, self._waiting = list(self._waiting), {}
             return [] if self._is_closing else batch
 
-    def _round(self, batch: Sequence[Utterance]) -> None:
+    def _round(self, batch: Sequence[UserAudio]) -> None:
         alive = [utterance for utterance in batch if not utterance._result.done()]
         ended = {utterance for utterance in alive if self._feed(utterance)}
         self._encode(alive)
@@ -269,11 +271,13 @@ class Listener:
             for utterance in batch:
                 self._leave(utterance)
 
-    def _feed(self, utterance: Utterance) -> bool:
+    def _feed(self, utterance: UserAudio) -> bool:
         """About a block of frames into its stream; whether the last are among them."""
         with self.lock:
             frames: list[Samples] = []
-            while utterance._num_fed < len(utterance._frames) and sum(map(len, frames)) < self.block_len(utterance.rate):
+            while utterance._num_fed < len(utterance._frames) and sum(map(len, frames)) < self.block_len(
+                utterance.rate
+            ):
                 frames.append(utterance._frames[utterance._num_fed])
                 utterance._num_fed += 1
             is_last = utterance._is_ended and utterance._num_fed == len(utterance._frames)
@@ -284,7 +288,7 @@ class Listener:
                 utterance._stream.end()
         return is_last
 
-    def _encode(self, utterances: Sequence[Utterance]) -> None:
+    def _encode(self, utterances: Sequence[UserAudio]) -> None:
         """What is ready in all streams; when a call fails, one stream after the other, to find which it belongs to."""
         try:
             self._tokenizer.step([utterance._stream for utterance in utterances])
@@ -293,7 +297,7 @@ class Listener:
                 with _failures_of(utterance):
                     self._tokenizer.step([utterance._stream])
 
-    def _absorb(self, utterance: Utterance) -> None:
+    def _absorb(self, utterance: UserAudio) -> None:
         if utterance._result.done():
             return
         stream, counted = utterance._stream, utterance.listened
@@ -305,11 +309,14 @@ class Listener:
             is_late = utterance._is_ended
             for counter in (counted, self.listened):
                 counter.add(encoded, recomputed, encoded if is_late else 0)
-        for what, number in (("encoded_late" if is_late else "encoded_ahead", encoded), ("encoded_again", recomputed)):
+        for what, number in (
+            ("encoded_late" if is_late else "encoded_ahead", encoded),
+            ("encoded_again", recomputed),
+        ):
             if number:
                 self._count(what, number)
 
-    def _read_ahead(self, utterances: Sequence[Utterance]) -> None:
+    def _read_ahead(self, utterances: Sequence[UserAudio]) -> None:
         """Tell the core what has changed, in one call."""
         news = [u for u in utterances if (u._told is not None if u._is_dropped else u._told != u._codes)]
 
@@ -324,7 +331,7 @@ class Listener:
             with suppress(ValueError, EngineDead):  # the engine is closed or dead, as replies will say
                 self._call(order)
 
-    def _leave(self, utterance: Utterance) -> None:
+    def _leave(self, utterance: UserAudio) -> None:
         """When to come back to it. The lock is held."""
         if utterance._result.done():
             utterance._frames = []
@@ -340,7 +347,7 @@ class Listener:
 
 
 @contextmanager
-def _failures_of(utterance: Utterance) -> Iterator[None]:
+def _failures_of(utterance: UserAudio) -> Iterator[None]:
     """What fails inside is that utterance's and nobody else's failure."""
     try:
         yield

@@ -9,8 +9,16 @@ from typing import Any, Literal, cast, get_args
 
 import torch
 
-from innervoice.api.memory_plan import DTYPES, FP8_PAGES, MOST_SESSIONS, PAGE_SIZE, Configs, Plan, read_configs
-from innervoice.api.request_builder import Intake
+from innervoice.api.memory_plan import (
+    DTYPES,
+    FP8_PAGES,
+    MOST_SESSIONS,
+    PAGE_SIZE,
+    Configs,
+    MemoryPlan,
+    read_configs,
+)
+from innervoice.api.request_builder import RequestBuilder
 from innervoice.checkpoint.gguf import MODEL
 from innervoice.checkpoint.locate import CheckpointPaths
 from innervoice.checkpoint.model_config import read_generation_config
@@ -18,16 +26,16 @@ from innervoice.checkpoint.safetensors import DummyTensors, TensorDir, TensorSou
 from innervoice.codec.glm_voice.chunks import SteadySettings
 from innervoice.codec.glm_voice.decoder import SpeechDecoder
 from innervoice.codec.glm_voice.speech_tokenizer import SpeechTokenizer
-from innervoice.codec.glm_voice.voice import Mode, Voice
-from innervoice.model.device_step import Stepper
+from innervoice.codec.glm_voice.voice import Mode, SpeechOutput
+from innervoice.model.device_step import DeviceStep
 from innervoice.model.gguf_source import GgufSource
 from innervoice.model.native import check_backend
 from innervoice.model.pages import PagePool, pages_for
 from innervoice.model.quant_source import QuantizedDir, QuantizingSource
-from innervoice.model.runner import Runner
+from innervoice.model.runner import ModelRunner
 from innervoice.model.transformer import Transformer
 from innervoice.runtime.core import Core
-from innervoice.runtime.overlap import Stepping
+from innervoice.runtime.overlap import Overlap
 from innervoice.runtime.replies import Preempt
 from innervoice.runtime.scheduler import Policy, SchedulerSettings
 from innervoice.schedule import Schedule, Segment, compile_schedule
@@ -43,13 +51,13 @@ class Loaded:
     """The parts of an engine. model: what tells this model from others in an exported session."""
 
     core: Core
-    intake: Intake
+    intake: RequestBuilder
     model: str
 
 
 def load(
     paths: CheckpointPaths,
-    plan: Plan,
+    plan: MemoryPlan,
     tracer: Tracer,
     *,
     load_format: str,
@@ -88,15 +96,25 @@ def load(
             weights = weights.laid_out()
         speech_tokenizer, decoder = _load_codec(paths, configs, plan, tracer, load_format, vocoder_noise)
     max_rows = min(plan.sessions, max_sessions or MOST_SESSIONS[torch.device(plan.device).type])
-    voice = None if decoder is None else Voice(decoder, cast(Mode, mode), tracer, max_slots=max_rows, settings=settings)
+    voice = (
+        None
+        if decoder is None
+        else SpeechOutput(decoder, cast(Mode, mode), tracer, max_slots=max_rows, settings=settings)
+    )
     num_pages = max_rows * pages_for(plan.max_model_len, PAGE_SIZE)
     kv_dtype = torch.float8_e4m3fn if plan.kv_dtype == FP8_PAGES else DTYPES[plan.kv_dtype]
     model = Transformer(configs.model, weights)
-    runner = Runner(model, num_pages, PAGE_SIZE, tracer, kv_dtype, backend=backend, threads=threads)
+    runner = ModelRunner(model, num_pages, PAGE_SIZE, tracer, kv_dtype, backend=backend, threads=threads)
     stepping = None
-    if torch.device(plan.device).type == "cuda" and backend == "auto" and choose("step", weights.final_norm) == TRITON:
-        stepper = Stepper(model, runner.kv, max_rows=max_rows, max_model_len=plan.max_model_len, tracer=tracer)
-        stepping = Stepping(stepper, compile_schedule(Schedule((Segment("transcript"),)), vocabulary))
+    if (
+        torch.device(plan.device).type == "cuda"
+        and backend == "auto"
+        and choose("step", weights.final_norm) == TRITON
+    ):
+        stepper = DeviceStep(
+            model, runner.kv, max_rows=max_rows, max_model_len=plan.max_model_len, tracer=tracer
+        )
+        stepping = Overlap(stepper, compile_schedule(Schedule((Segment("transcript"),)), vocabulary))
     core = Core(
         runner,
         PagePool(num_pages, PAGE_SIZE),
@@ -111,7 +129,7 @@ def load(
         preempt=cast(Preempt, preempt),
         stepping=stepping,
     )
-    intake = Intake(
+    intake = RequestBuilder(
         family=family,
         tokenizer=tokenizer,
         vocabulary=vocabulary,
@@ -123,7 +141,7 @@ def load(
     return Loaded(core, intake, _fingerprint(configs, vocabulary))
 
 
-def _source(paths: CheckpointPaths, configs: Configs, plan: Plan, dummy: bool) -> TensorSource:
+def _source(paths: CheckpointPaths, configs: Configs, plan: MemoryPlan, dummy: bool) -> TensorSource:
     """The weights of the language model, in the format that is planned."""
     if configs.quantization is not None and not dummy:
         return QuantizedDir(TensorDir(paths.model), configs.quantization)
@@ -139,7 +157,12 @@ def _fingerprint(configs: Configs, vocabulary: Vocabulary) -> str:
 
 
 def _load_codec(
-    paths: CheckpointPaths, configs: Configs, plan: Plan, tracer: Tracer, load_format: str, vocoder_noise: bool
+    paths: CheckpointPaths,
+    configs: Configs,
+    plan: MemoryPlan,
+    tracer: Tracer,
+    load_format: str,
+    vocoder_noise: bool,
 ) -> tuple[SpeechTokenizer | None, SpeechDecoder | None]:
     common: dict[str, Any] = {"device": plan.device, "load_format": load_format, "tracer": tracer}
     tokenizer = decoder = None
@@ -148,11 +171,13 @@ def _load_codec(
         tokenizer = SpeechTokenizer.from_pretrained(paths.speech_tokenizer, dtype=dtype, **common)
     if paths.decoder is not None:
         dtype = DTYPES[plan.codec_dtype]
-        decoder = SpeechDecoder.from_pretrained(paths.decoder, vocoder_noise=vocoder_noise, dtype=dtype, **common)
+        decoder = SpeechDecoder.from_pretrained(
+            paths.decoder, vocoder_noise=vocoder_noise, dtype=dtype, **common
+        )
     return tokenizer, decoder
 
 
-def _too_large(plan: Plan) -> str:
+def _too_large(plan: MemoryPlan) -> str:
     def gib(num_bytes: int) -> str:
         return f"{num_bytes / 2**30:.2f} GiB"
 

@@ -52,7 +52,7 @@ class Configs:
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """Bytes by use; sessions: how many of max_model_len tokens each fit at once (0: the weights alone are too large).
 
     voice_bytes_per_session: a slot of `steady` streaming, 0 without a decoder or in another streaming. step_bytes_per_session:
@@ -87,7 +87,9 @@ def read_configs(paths: CheckpointPaths) -> Configs:
     source = paths.model / "config.json"
     data, quantization = read_quantization(read_json(source), source)
     family = family_of(data, source)
-    tokenizer = None if paths.speech_tokenizer is None else read_speech_tokenizer_config(paths.speech_tokenizer)
+    tokenizer = (
+        None if paths.speech_tokenizer is None else read_speech_tokenizer_config(paths.speech_tokenizer)
+    )
     decoder = None if paths.decoder is None else read_decoder_config(paths.decoder / "config.yaml")
     if tokenizer is not None and decoder is not None and tokenizer.vocab_size != decoder.flow.vocab_size:
         raise ValueError(
@@ -108,7 +110,9 @@ def choose_device(device: str) -> torch.device:
     if chosen.type not in MOST_SESSIONS:
         raise ValueError(f"device {device!r} is not supported: use auto, cpu, cuda or cuda:N")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {device!r} is not here: {torch.cuda.device_count()} CUDA devices were found; use cpu")
+        raise ValueError(
+            f"device {device!r} is not here: {torch.cuda.device_count()} CUDA devices were found; use cpu"
+        )
     return chosen
 
 
@@ -124,7 +128,7 @@ def make_plan(
     max_sessions: int | None = None,
     max_model_len: int | None = None,
     streaming: str | SteadySettings = "steady",
-) -> Plan:
+) -> MemoryPlan:
     """The plan for a checkpoint on this machine; nothing is loaded. Raises ValueError, FileNotFoundError."""
     configs, chosen = read_configs(paths), choose_device(device)
     _check_limits(memory_fraction, max_sessions, max_model_len, configs.model)
@@ -138,7 +142,9 @@ def make_plan(
     fixed = {
         "weight_bytes": weights.num_bytes,
         "codec_bytes": 0 if decoder is None else decoder_tensors.tensor_bytes(decoder, codec_itemsize),
-        "speech_tokenizer_bytes": 0 if tokenizer is None else speech_tokenizer.tensor_bytes(tokenizer, tokenizer_dtype),
+        "speech_tokenizer_bytes": 0
+        if tokenizer is None
+        else speech_tokenizer.tensor_bytes(tokenizer, tokenizer_dtype),
     }
     kv_dtype = dtype if kv_dtype == "auto" else kv_dtype
     kv_page = _page_bytes(configs.model, dtype, kv_dtype)
@@ -150,10 +156,15 @@ def make_plan(
     step_row = 0
     if chosen.type == "cuda":
         rows = max_sessions or MOST_SESSIONS["cuda"]
-        step_row = -(-Buffers.allocate(Transformer(configs.model, weights), rows, model_len, PAGE_SIZE).num_bytes // rows)
+        step_row = -(
+            -Buffers.allocate(Transformer(configs.model, weights), rows, model_len, PAGE_SIZE).num_bytes
+            // rows
+        )
     memory = _memory_bytes(chosen)
-    fitting = max(0, int(memory * memory_fraction) - sum(fixed.values())) // (kv_session + voice_slot + step_row)
-    return Plan(
+    fitting = max(0, int(memory * memory_fraction) - sum(fixed.values())) // (
+        kv_session + voice_slot + step_row
+    )
+    return MemoryPlan(
         **fixed,
         kv_bytes_per_token=kv_page // PAGE_SIZE,
         kv_bytes_per_session=kv_session,
@@ -178,15 +189,21 @@ def _codec_dtypes(asked: str, device: torch.device, dtype: str) -> tuple[str, st
     return "bfloat16" if device.type == "cuda" and dtype != "float32" else "float32", "float32"
 
 
-def _quantization(paths: CheckpointPaths, configs: Configs, wanted: str | Quantization | None) -> Quantization | None:
+def _quantization(
+    paths: CheckpointPaths, configs: Configs, wanted: str | Quantization | None
+) -> Quantization | None:
     """The format that weights will have. Raises ValueError where the file has another than is wanted."""
     asked = as_quantization(wanted)
     if configs.quantization is None or asked in (None, configs.quantization):
         return configs.quantization or asked
-    raise ValueError(f"{paths.model} is quantised already, as {configs.quantization}, not {asked}: leave quantization out")
+    raise ValueError(
+        f"{paths.model} is quantised already, as {configs.quantization}, not {asked}: leave quantization out"
+    )
 
 
-def _blank_weights(paths: CheckpointPaths, configs: Configs, dtype: str, quantization: Quantization | None) -> ModelWeights:
+def _blank_weights(
+    paths: CheckpointPaths, configs: Configs, dtype: str, quantization: Quantization | None
+) -> ModelWeights:
     """Their shapes and types, on torch's meta device."""
     dtype_bytes(dtype)
     file = paths.model / MODEL
@@ -196,19 +213,25 @@ def _blank_weights(paths: CheckpointPaths, configs: Configs, dtype: str, quantiz
     return configs.family.load_weights(configs.model, blank, DTYPES[dtype], "meta")
 
 
-def _check_limits(memory_fraction: float, max_sessions: int | None, max_model_len: int | None, model: ModelConfig) -> None:
+def _check_limits(
+    memory_fraction: float, max_sessions: int | None, max_model_len: int | None, model: ModelConfig
+) -> None:
     if not 0 < memory_fraction <= 1:
         raise ValueError(f"memory_fraction is {memory_fraction}: it must be above 0 and at most 1")
     if max_sessions is not None and max_sessions < 1:
         raise ValueError(f"max_sessions is {max_sessions}: it must be 1 or more")
     if max_model_len is not None and not 1 <= max_model_len <= model.max_position:
-        raise ValueError(f"max_model_len is {max_model_len}: the model takes 1 to {model.max_position} tokens")
+        raise ValueError(
+            f"max_model_len is {max_model_len}: the model takes 1 to {model.max_position} tokens"
+        )
 
 
 def _page_bytes(model: ModelConfig, dtype: str, kv_dtype: str) -> int:
     check_page_format(kv_dtype)
     if kv_dtype not in (dtype, FP8_PAGES):
-        raise ValueError(f"kv_dtype is {kv_dtype!r}: keys and values are kept in the model's own dtype, {dtype}, or {FP8_PAGES}")
+        raise ValueError(
+            f"kv_dtype is {kv_dtype!r}: keys and values are kept in the model's own dtype, {dtype}, or {FP8_PAGES}"
+        )
     shape = {"num_layers": model.num_layers, "num_kv_heads": model.num_kv_heads, "head_dim": model.head_dim}
     return page_bytes(cast(PageFormat, kv_dtype), PAGE_SIZE, **shape)
 

@@ -18,7 +18,9 @@ from innervoice.schedule import Program, Schedule, Segment, compile_schedule
 from innervoice.types import Ids, OutputFormat, Prompt, Sampling, Text, Vocabulary
 
 TEXT_ONLY = Schedule(cycle=(Segment("transcript"),))
-NO_SPEECH_TOKENIZER = "a recording needs a speech tokenizer, and none was loaded: give speech_tokenizer=, or a Text prompt"
+NO_SPEECH_TOKENIZER = (
+    "a recording needs a speech tokenizer, and none was loaded: give speech_tokenizer=, or a Text prompt"
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class RequestOptions:
 
 
 @dataclass(frozen=True)
-class Intake:
+class RequestBuilder:
     """Checks and prepares requests for one model. Any thread may use it."""
 
     family: Family
@@ -84,14 +86,18 @@ class Intake:
         if rate is not None and not MIN_RATE <= rate <= MAX_RATE:
             raise ValueError(f"output_rate is {rate}: it must be {MIN_RATE} to {MAX_RATE} Hz")
         if options.output_format not in get_args(OutputFormat):
-            raise ValueError(f"output_format is {options.output_format!r}: use {' or '.join(get_args(OutputFormat))}")
+            raise ValueError(
+                f"output_format is {options.output_format!r}: use {' or '.join(get_args(OutputFormat))}"
+            )
         wrong = [cap for cap in options.reflection_caps if cap < 0]
         if wrong:
             raise ValueError(f"reflection_caps holds {wrong[0]}: a cap is 0 or more")
         program = self.compile(options.schedule)
         return Request(
             reply_id=uuid.uuid4().hex,
-            prompt_ids=() if prompt is None else self._checked(self._prompt_ids(prompt, options.system, first)),
+            prompt_ids=()
+            if prompt is None
+            else self._checked(self._prompt_ids(prompt, options.system, first)),
             program=program,
             sampling=self.resolve(options.sampling or Sampling()),
             submitted_s=submitted_s,
@@ -121,7 +127,11 @@ class Intake:
         """Fill what is unset from the checkpoint; draw a seed."""
         default = self.default_sampling()
         seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
-        unset = {name: getattr(default, name) for name in ("temperature", "top_k", "top_p") if getattr(sampling, name) is None}
+        unset = {
+            name: getattr(default, name)
+            for name in ("temperature", "top_k", "top_p")
+            if getattr(sampling, name) is None
+        }
         return replace(sampling, **unset, seed=seed)
 
     def _prompt_ids(self, prompt: Prompt | Codes, system: str | None, first: bool) -> list[int]:

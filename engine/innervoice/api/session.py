@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from innervoice.api.live_audio import Listener, ReadsAhead, Utterance
-from innervoice.api.request_builder import NO_SPEECH_TOKENIZER, Codes, Intake, RequestOptions
+from innervoice.api.live_audio import Listener, ReadsAhead, UserAudio
+from innervoice.api.request_builder import NO_SPEECH_TOKENIZER, Codes, RequestBuilder, RequestOptions
 from innervoice.codec.audio import read_frame
 from innervoice.runtime.interrupt import Behind, Cut
 from innervoice.runtime.record import request_line
 from innervoice.runtime.request import Request
-from innervoice.runtime.snapshot import Export, Paused
+from innervoice.runtime.snapshot import PausedReply, SessionSnapshot
 from innervoice.runtime.stream import Stream
 from innervoice.runtime.worker import Worker
 from innervoice.schedule import Schedule, Segment
@@ -32,16 +32,22 @@ class Session:
         self,
         worker: Worker,
         listener: Listener | None,
-        intake: Intake,
+        intake: RequestBuilder,
         options: RequestOptions,
         model: str,
         injected: Sequence[int] = (),
     ) -> None:
         self.session_id = uuid.uuid4().hex
-        self._worker, self._listener, self._intake, self._options, self._model = worker, listener, intake, options, model
+        self._worker, self._listener, self._intake, self._options, self._model = (
+            worker,
+            listener,
+            intake,
+            options,
+            model,
+        )
         self._lock = threading.RLock()
-        self._pushed: Utterance | None = None
-        self._committed: Utterance | None = None
+        self._pushed: UserAudio | None = None
+        self._committed: UserAudio | None = None
         self._is_closed = False
         self._injected = list(injected)
 
@@ -50,10 +56,10 @@ class Session:
         cls,
         worker: Worker,
         listener: Listener | None,
-        intake: Intake,
+        intake: RequestBuilder,
         options: RequestOptions,
         model: str,
-        export: Export | None = None,
+        export: SessionSnapshot | None = None,
     ) -> Session:
         """A new dialogue, or an exported one. Raises OutOfCapacity, ValueError."""
         session = cls(worker, listener, intake, options, model, () if export is None else export.injected)
@@ -152,7 +158,9 @@ class Session:
         now, played_s = self._worker.clock(), played_ms / 1e3
         self._worker.call(lambda core: core.dialogues.acknowledge(self.session_id, now, played_s, reply_id))
 
-    def interrupt(self, played_ms: float | None = None, *, cut: Cut = "speech", reflection: Behind = "drop") -> Heard:
+    def interrupt(
+        self, played_ms: float | None = None, *, cut: Cut = "speech", reflection: Behind = "drop"
+    ) -> Heard:
         """The user speaks: stop the reply, free what it holds, cut the history to what was heard of it -> what is kept.
 
         played_ms: how much of it was played, None: as acknowledged or assumed. cut "speech": up to the last speech token that was
@@ -162,7 +170,9 @@ class Session:
         dropped. Raises ValueError, nothing changed, for bad arguments, as `ack_playback`, and in a session that has not replied.
         """
         now, played_s = self._worker.clock(), None if played_ms is None else played_ms / 1e3
-        return self._worker.interrupt(lambda core: core.dialogues.interrupt(self.session_id, now, played_s, cut, reflection))
+        return self._worker.interrupt(
+            lambda core: core.dialogues.interrupt(self.session_id, now, played_s, cut, reflection)
+        )
 
     def fork(self) -> Session:
         """A second session with the same history, sharing its pages; a running reply is left unfinished in it.
@@ -170,7 +180,9 @@ class Session:
         Raises OutOfCapacity when all sessions are in use.
         """
         with self._lock:
-            twin = Session(self._worker, self._listener, self._intake, self._options, self._model, self._injected)
+            twin = Session(
+                self._worker, self._listener, self._intake, self._options, self._model, self._injected
+            )
             self._worker.call(lambda core: core.dialogues.fork(self.session_id, twin.session_id))
             twin._pushed = None if self._pushed is None else self._pushed.copy(twin._read_ahead)
             twin._committed = self._committed
@@ -179,7 +191,9 @@ class Session:
     def export(self) -> bytes:
         """Token ids, kinds, cursor and seed; for `open_session(restore=)`. Audio that was pushed is not in it."""
         with self._lock:
-            made: Export = self._worker.call(lambda core: core.dialogues.export(self.session_id, self._model))
+            made: SessionSnapshot = self._worker.call(
+                lambda core: core.dialogues.export(self.session_id, self._model)
+            )
             return replace(made, injected=list(self._injected)).to_bytes()
 
     def close(self) -> None:
@@ -192,7 +206,9 @@ class Session:
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _check_open(self) -> None:
@@ -207,9 +223,11 @@ class Session:
         length, _ = core.session_state(self.session_id)
         core.listen(self.session_id, self._intake.heard_ids(codes, self._options.system, first=length == 0))
 
-    def _resume(self, paused: Paused | None, options: RequestOptions, submitted_s: float) -> Stream:
+    def _resume(self, paused: PausedReply | None, options: RequestOptions, submitted_s: float) -> Stream:
         if paused is None:
-            raise ValueError("there is nothing to reply to: give a prompt, or push_audio and commit_audio first")
+            raise ValueError(
+                "there is nothing to reply to: give a prompt, or push_audio and commit_audio first"
+            )
         options = options.changed(schedule=Schedule.from_dict(paused.schedule), sampling=paused.sampling)
         made = self._intake.request(None, options, submitted_s, session_id=self.session_id)
         return self._submit(made)
@@ -229,4 +247,6 @@ class Session:
         schedule = program.schedule
         if not schedule.guided:
             raise ValueError("a free reply takes no injected text: use a guided schedule")
-        return options.changed(schedule=replace(schedule, prologue=(Segment("forced", ids=tuple(ids)), *schedule.prologue)))
+        return options.changed(
+            schedule=replace(schedule, prologue=(Segment("forced", ids=tuple(ids)), *schedule.prologue))
+        )

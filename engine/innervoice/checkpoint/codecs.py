@@ -111,7 +111,9 @@ class EncodecConfig:
     def codebooks_of(self, kbps: float) -> int:
         """How many codebooks a bandwidth of config.json takes. Raises ValueError for another bandwidth."""
         if kbps not in self.bandwidths:
-            raise ValueError(f"a bandwidth of {kbps} kbit/s is none of this codec's {', '.join(map(str, self.bandwidths))}")
+            raise ValueError(
+                f"a bandwidth of {kbps} kbit/s is none of this codec's {', '.join(map(str, self.bandwidths))}"
+            )
         return max(1, math.floor(kbps * 1000 / (math.log2(self.codebook_size) * self.frame_rate)))
 
 
@@ -160,7 +162,9 @@ def read_codec_config(directory: Source) -> CodecConfig:
     """The config of a codec's directory. Raises FileNotFoundError, ValueError for another model or unsupported settings."""
     source = Path(directory) / "config.json"
     if not source.exists() and (Path(directory) / "config.yaml").exists():
-        raise ValueError(f"{directory} holds a config.yaml, as GLM-4-Voice's decoder does: give it to `innervoice generate`")
+        raise ValueError(
+            f"{directory} holds a config.yaml, as GLM-4-Voice's decoder does: give it to `innervoice generate`"
+        )
     data = read_json(source)
     kind = data.get("model_type", "snac" if "vq_strides" in data else None)
     if kind not in _READERS:
@@ -217,9 +221,13 @@ def _read_mimi(data: Mapping[str, Any], source: Source) -> MimiConfig:
     frame_rate = data.get("frame_rate") or data.get("_frame_rate") or rate / (2 * seanet.hop_len)
     downsample = int(math.ceil(rate / seanet.hop_len) / frame_rate)
     if downsample < 2:
-        raise ValueError(f"{source}: frame_rate is {frame_rate}, only a fraction of the latent's rate is supported")
+        raise ValueError(
+            f"{source}: frame_rate is {frame_rate}, only a fraction of the latent's rate is supported"
+        )
     if data.get("upsample_groups", seanet.width) != seanet.width:
-        raise ValueError(f"{source}: upsample_groups is {data['upsample_groups']}, only one a channel is supported")
+        raise ValueError(
+            f"{source}: upsample_groups is {data['upsample_groups']}, only one a channel is supported"
+        )
     heads = _positive(data, "num_attention_heads", source)
     projected = _positive(data, "vector_quantization_hidden_dimension", source)
     known = {*_SEANET, *_TRAINING, *_MIMI_KEYS}
@@ -263,13 +271,19 @@ def _read_encodec(data: Mapping[str, Any], source: Source) -> EncodecConfig:
     length, overlap = data.get("chunk_length_s"), data.get("overlap")
     chunk_len = None if length is None else int(length * rate)
     stride = None if chunk_len is None else max(1, int((1.0 - require(data, "overlap", source)) * chunk_len))
-    if (chunk_len is None) != causal or (causal and norm != "weight_norm") or (chunk_len is None and data.get("normalize")):
+    if (
+        (chunk_len is None) != causal
+        or (causal and norm != "weight_norm")
+        or (chunk_len is None and data.get("normalize"))
+    ):
         raise ValueError(
             f"{source}: use_causal_conv {causal}, norm_type {norm}, chunk_length_s {length} and overlap {overlap} together are "
             "not of a published kind: a causal stream with weight_norm, or chunks that are not causal"
         )
     if chunk_len is not None and stride is not None and chunk_len > 2 * stride:
-        raise ValueError(f"{source}: overlap is {overlap}, expected at most 0.5: no more than two chunks may lie over each other")
+        raise ValueError(
+            f"{source}: overlap is {overlap}, expected at most 0.5: no more than two chunks may lie over each other"
+        )
     bandwidths = require(data, "target_bandwidths", source, (list, tuple))
     note_unknown(data, {*_SEANET, *_TRAINING, *_ENCODEC_KEYS}, source)
     return EncodecConfig(
@@ -294,7 +308,9 @@ def _read_dac(data: Mapping[str, Any], source: Source) -> DacConfig:
 def _read_snac(data: Mapping[str, Any], source: Source) -> DacConfig:
     encoder, decoder = _ints(data, "encoder_rates", source), _ints(data, "decoder_rates", source)
     if math.prod(encoder) != math.prod(decoder):
-        raise ValueError(f"{source}: encoder_rates {list(encoder)} and decoder_rates {list(decoder)} have different products")
+        raise ValueError(
+            f"{source}: encoder_rates {list(encoder)} and decoder_rates {list(decoder)} have different products"
+        )
     width = _positive(data, "encoder_dim", source)
     window = data.get("attn_window_size", 32)
     return DacConfig(

@@ -5,7 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 
-from innervoice.checkpoint.speech_decoder import DecoderConfig, EncoderConfig, EstimatorConfig, FlowConfig, HiftConfig
+from innervoice.checkpoint.speech_decoder import (
+    DecoderConfig,
+    EncoderConfig,
+    EstimatorConfig,
+    FlowConfig,
+    HiftConfig,
+)
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -30,18 +36,28 @@ def hift_shapes(config: HiftConfig) -> Shapes:
     shapes = _affine("m_source.l_linear", 1, config.num_harmonics + 1)
     shapes |= _split("conv_pre", base, base, config.mel_channels, 7)
     stages = len(config.upsample_rates)
-    for stage, (kernel, source_kernel) in enumerate(zip(config.upsample_kernels, config.source_kernels, strict=True)):
+    for stage, (kernel, source_kernel) in enumerate(
+        zip(config.upsample_kernels, config.source_kernels, strict=True)
+    ):
         width = base >> (stage + 1)
         shapes |= _split(f"ups.{stage}", width, base >> stage, width, kernel)
         below = math.prod(config.upsample_rates[stage + 1 :])
         shapes |= _affine(f"source_downs.{stage}", width, bins, 2 * below if below > 1 else 1)
-        shapes |= _resblock(f"source_resblocks.{stage}", width, source_kernel, len(config.source_dilations[stage]))
-        for index, (size, dilations) in enumerate(zip(config.resblock_kernels, config.resblock_dilations, strict=True)):
-            shapes |= _resblock(f"resblocks.{stage * len(config.resblock_kernels) + index}", width, size, len(dilations))
+        shapes |= _resblock(
+            f"source_resblocks.{stage}", width, source_kernel, len(config.source_dilations[stage])
+        )
+        for index, (size, dilations) in enumerate(
+            zip(config.resblock_kernels, config.resblock_dilations, strict=True)
+        ):
+            shapes |= _resblock(
+                f"resblocks.{stage * len(config.resblock_kernels) + index}", width, size, len(dilations)
+            )
     shapes |= _split("conv_post", bins, bins, base >> stages, 7)
     for layer in range(5):
         inputs = config.mel_channels if layer == 0 else config.f0_channels
-        shapes |= _split(f"f0_predictor.condnet.{2 * layer}", config.f0_channels, config.f0_channels, inputs, 3)
+        shapes |= _split(
+            f"f0_predictor.condnet.{2 * layer}", config.f0_channels, config.f0_channels, inputs, 3
+        )
     return shapes | _affine("f0_predictor.classifier", 1, config.f0_channels)
 
 
@@ -97,10 +113,14 @@ def _encoder_shapes(config: EncoderConfig) -> Shapes:
 def _estimator_shapes(config: EstimatorConfig, mel: int) -> Shapes:
     root, channels = "decoder.estimator", config.channels
     first, last, levels = channels[0], channels[-1], len(channels)
-    shapes = _affine(f"{root}.time_mlp.linear_1", 4 * first, 4 * mel) | _affine(f"{root}.time_mlp.linear_2", 4 * first, 4 * first)
+    shapes = _affine(f"{root}.time_mlp.linear_1", 4 * first, 4 * mel) | _affine(
+        f"{root}.time_mlp.linear_2", 4 * first, 4 * first
+    )
     for level, (inputs, outputs) in enumerate(zip((4 * mel, *channels), channels, strict=False)):
         shapes |= _stage(f"{root}.down_blocks.{level}", config, inputs, outputs)
-        shapes |= _affine(f"{root}.down_blocks.{level}.2{'' if level == levels - 1 else '.conv'}", outputs, outputs, 3)
+        shapes |= _affine(
+            f"{root}.down_blocks.{level}.2{'' if level == levels - 1 else '.conv'}", outputs, outputs, 3
+        )
     for block in range(config.num_mid_blocks):
         shapes |= _stage(f"{root}.mid_blocks.{block}", config, last, last)
     upward = (*channels[::-1], first)
@@ -108,19 +128,27 @@ def _estimator_shapes(config: EstimatorConfig, mel: int) -> Shapes:
         name, is_last = f"{root}.up_blocks.{level}", level == levels - 1
         shapes |= _stage(name, config, 2 * inputs, outputs)
         shapes |= _affine(f"{name}.2{'' if is_last else '.conv'}", outputs, outputs, 3 if is_last else 4)
-    shapes |= _affine(f"{root}.final_block.block.0", first, first, 3) | _affine(f"{root}.final_block.block.1", first)
+    shapes |= _affine(f"{root}.final_block.block.0", first, first, 3) | _affine(
+        f"{root}.final_block.block.1", first
+    )
     return shapes | _affine(f"{root}.final_proj", mel, first, 1)
 
 
 def _stage(name: str, config: EstimatorConfig, inputs: int, width: int) -> Shapes:
     inner = config.num_heads * config.head_dim
-    shapes = _affine(f"{name}.0.mlp.1", width, 4 * config.channels[0]) | _affine(f"{name}.0.res_conv", width, inputs, 1)
+    shapes = _affine(f"{name}.0.mlp.1", width, 4 * config.channels[0]) | _affine(
+        f"{name}.0.res_conv", width, inputs, 1
+    )
     for half, size in (("block1", inputs), ("block2", width)):
-        shapes |= _affine(f"{name}.0.{half}.block.0", width, size, 3) | _affine(f"{name}.0.{half}.block.1", width)
+        shapes |= _affine(f"{name}.0.{half}.block.0", width, size, 3) | _affine(
+            f"{name}.0.{half}.block.1", width
+        )
     for block in range(config.num_blocks):
         inside = f"{name}.1.{block}"
         shapes |= _affine(f"{inside}.norm1", width) | _affine(f"{inside}.norm3", width)
         shapes |= {f"{inside}.attn1.to_{part}.weight": (inner, width) for part in "qkv"}
         shapes |= _affine(f"{inside}.attn1.to_out.0", width, inner)
-        shapes |= _affine(f"{inside}.ff.net.0.proj", 4 * width, width) | _affine(f"{inside}.ff.net.2", width, 4 * width)
+        shapes |= _affine(f"{inside}.ff.net.0.proj", 4 * width, width) | _affine(
+            f"{inside}.ff.net.2", width, 4 * width
+        )
     return shapes

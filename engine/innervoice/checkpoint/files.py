@@ -26,7 +26,12 @@ def read_json(path: str | PathLike[str]) -> dict[str, Any]:
     return data
 
 
-def require(data: Mapping[str, Any], key: str, source: str | PathLike[str], kind: type | tuple[type, ...] = (int, float)) -> Any:
+def require(
+    data: Mapping[str, Any],
+    key: str,
+    source: str | PathLike[str],
+    kind: type | tuple[type, ...] = (int, float),
+) -> Any:
     """data[key], checked to be there and of a type. Raises ValueError naming file and key."""
     if key not in data:
         raise ValueError(f"{source}: key {key!r} is missing")

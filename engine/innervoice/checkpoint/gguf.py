@@ -50,7 +50,9 @@ def unpack(path: Path) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(dir=cache, prefix="."))
     except OSError as error:
-        raise OSError(f"cannot write to {cache} ({error.strerror}): set XDG_CACHE_HOME, or {_BY_HAND}") from None
+        raise OSError(
+            f"cannot write to {cache} ({error.strerror}): set XDG_CACHE_HOME, or {_BY_HAND}"
+        ) from None
     try:
         for name, content in files.items():
             (part / name).write_text(json.dumps(content), encoding="utf-8")
@@ -78,7 +80,9 @@ def text_files(reader: Any, path: Path) -> dict[str, dict[str, Any]]:
 def _config(data: Mapping[str, Any], tensors: set[str], path: Path) -> dict[str, Any]:
     kind = data.get("general.architecture")
     if kind not in ARCHITECTURES:
-        raise ValueError(f"{path}: architecture {kind!r} is not supported; supported are {', '.join(ARCHITECTURES)}")
+        raise ValueError(
+            f"{path}: architecture {kind!r} is not supported; supported are {', '.join(ARCHITECTURES)}"
+        )
 
     def of(key: str) -> Any:
         if f"{kind}.{key}" not in data:
@@ -93,7 +97,9 @@ def _config(data: Mapping[str, Any], tensors: set[str], path: Path) -> dict[str,
     width, heads = of("embedding_length"), of("attention.head_count")
     head_dim = data.get(f"{kind}.attention.key_length", width // heads)
     if data.get(f"{kind}.rope.dimension_count", head_dim) != head_dim:
-        raise ValueError(f"{path}: {kind}.rope.dimension_count is not the width of a head, {head_dim}, which is not supported")
+        raise ValueError(
+            f"{path}: {kind}.rope.dimension_count is not the width of a head, {head_dim}, which is not supported"
+        )
     return {
         "architectures": [ARCHITECTURES[kind]],
         "model_type": kind,
@@ -103,7 +109,9 @@ def _config(data: Mapping[str, Any], tensors: set[str], path: Path) -> dict[str,
         "num_attention_heads": heads,
         "num_key_value_heads": data.get(f"{kind}.attention.head_count_kv", heads),
         "head_dim": head_dim,
-        "rms_norm_eps": float(f"{of('attention.layer_norm_rms_epsilon'):.6g}"),  # a float32 there, 1e-05 for 9.99999974e-06
+        "rms_norm_eps": float(
+            f"{of('attention.layer_norm_rms_epsilon'):.6g}"
+        ),  # a float32 there, 1e-05 for 9.99999974e-06
         "rope_theta": data.get(f"{kind}.rope.freq_base", 10000.0),
         "max_position_embeddings": of("context_length"),
         "vocab_size": len(_required(data, "tokenizer.ggml.tokens", path)),
@@ -131,7 +139,9 @@ def _tokenizer(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
         "qwen2": [_split(_WORDS % ""), byte_level | {"use_regex": False}],
     }
     if kind != "gpt2" or pre not in steps:
-        raise ValueError(f"{path}: tokenizer {kind!r} with splitting {pre!r} is not read from GGUF: {_BY_HAND}")
+        raise ValueError(
+            f"{path}: tokenizer {kind!r} with splitting {pre!r} is not read from GGUF: {_BY_HAND}"
+        )
     tokens, types = (_required(data, f"tokenizer.ggml.{name}", path) for name in ("tokens", "token_type"))
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     added = [

@@ -35,7 +35,9 @@ def locate(
     """Find or download the parts. Raises FileNotFoundError, ValueError."""
     if not Path(model).is_dir() and isinstance(model, str) and _HUB_ID.fullmatch(model):
         organisation, name = model.split("/")
-        default_tokenizer, default_decoder = (f"{organisation}/{part}" for part in HUB_PARTS.get(name, ("", "")))
+        default_tokenizer, default_decoder = (
+            f"{organisation}/{part}" for part in HUB_PARTS.get(name, ("", ""))
+        )
         speech_tokenizer = speech_tokenizer or (default_tokenizer if name in HUB_PARTS else None)
         decoder = decoder or (default_decoder if name in HUB_PARTS else None)
     found = _directory(model, revision, local_files_only)
@@ -56,7 +58,9 @@ def _directory(place: str | PathLike[str], revision: str | None, local_files_onl
         raise ValueError(f"{path} is a file: give the directory that holds the checkpoint, or a .gguf file")
     if isinstance(place, str) and _HUB_ID.fullmatch(place):
         return _download(place, revision, local_files_only)
-    raise FileNotFoundError(f"{path} does not exist: give a checkpoint directory or a hub id such as THUDM/glm-4-voice-9b")
+    raise FileNotFoundError(
+        f"{path} does not exist: give a checkpoint directory or a hub id such as THUDM/glm-4-voice-9b"
+    )
 
 
 def _download(hub_id: str, revision: str | None, local_files_only: bool) -> Path:
@@ -64,7 +68,11 @@ def _download(hub_id: str, revision: str | None, local_files_only: bool) -> Path
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(hub_id, revision=revision, local_files_only=local_files_only, allow_patterns=_WANTED))
+        return Path(
+            snapshot_download(
+                hub_id, revision=revision, local_files_only=local_files_only, allow_patterns=_WANTED
+            )
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise FileNotFoundError(
@@ -80,10 +88,14 @@ def _parts_in(parent: Path) -> dict[str, Path]:
         if role is None:
             continue
         if role in parts:
-            raise ValueError(f"{parent} holds two for the {role}, {parts[role].name} and {folder.name}: name each part")
+            raise ValueError(
+                f"{parent} holds two for the {role}, {parts[role].name} and {folder.name}: name each part"
+            )
         parts[role] = folder
     if "model" not in parts:
-        raise FileNotFoundError(f"{parent} is no checkpoint: it has no config.json, and no subdirectory holds a language model")
+        raise FileNotFoundError(
+            f"{parent} is no checkpoint: it has no config.json, and no subdirectory holds a language model"
+        )
     return parts
 
 
@@ -93,4 +105,6 @@ def _role(folder: Path) -> str | None:
     if not (folder / "config.json").exists():
         return None
     config = read_json(folder / "config.json")
-    return "speech_tokenizer" if "quantize_vocab_size" in config else "model" if "model_type" in config else None
+    return (
+        "speech_tokenizer" if "quantize_vocab_size" in config else "model" if "model_type" in config else None
+    )

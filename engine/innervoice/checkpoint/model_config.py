@@ -52,7 +52,10 @@ class ModelConfig:
     @property
     def num_parameters(self) -> int:
         """Numbers in all weight tensors."""
-        attention = self.qkv_size * (self.hidden_size + self.qkv_bias) + self.num_heads * self.head_dim * self.hidden_size
+        attention = (
+            self.qkv_size * (self.hidden_size + self.qkv_bias)
+            + self.num_heads * self.head_dim * self.hidden_size
+        )
         norms = 2 * self.hidden_size + 2 * self.head_dim * self.qk_norm
         layer = norms + attention + 3 * self.ffn_size * self.hidden_size
         tables = self.vocab_size * self.hidden_size * (1 if self.tied else 2)
@@ -107,9 +110,15 @@ def read_generation_config(directory: str | PathLike[str]) -> GenerationConfig:
     data = read_json(path) if path.exists() else {}
     note_unknown(data, _GENERATION_KEYS, path)
     if data.get("num_beams", 1) not in (None, 1):
-        raise ValueError(f"{path}: num_beams is {data['num_beams']!r}, which is not supported; remove it or set it to 1")
+        raise ValueError(
+            f"{path}: num_beams is {data['num_beams']!r}, which is not supported; remove it or set it to 1"
+        )
     if data.get("repetition_penalty", 1) not in (None, 1):
-        log.warning("%s: repetition_penalty %s is not applied: there are no penalties", path, data["repetition_penalty"])
+        log.warning(
+            "%s: repetition_penalty %s is not applied: there are no penalties",
+            path,
+            data["repetition_penalty"],
+        )
     if data.get("eos_token_id") is not None:
         eos = _ids(data["eos_token_id"], path)
     else:
@@ -119,7 +128,13 @@ def read_generation_config(directory: str | PathLike[str]) -> GenerationConfig:
     top_p = _number(data, "top_p", 1.0, path)
     top_k = data.get("top_k", 50)
     top_k = 0 if top_k is None else top_k
-    if temperature < 0 or not 0 < top_p <= 1 or isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0:
+    if (
+        temperature < 0
+        or not 0 < top_p <= 1
+        or isinstance(top_k, bool)
+        or not isinstance(top_k, int)
+        or top_k < 0
+    ):
         raise ValueError(
             f"{path}: temperature {temperature}, top_k {top_k}, top_p {top_p}: "
             "expected temperature and top_k of 0 or more, top_p above 0 and at most 1"

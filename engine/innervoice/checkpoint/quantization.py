@@ -33,11 +33,15 @@ class Quantization:
         if self.format not in get_args(Format):
             raise ValueError(f"quantization {self.format!r} is unknown: use {', '.join(get_args(Format))}")
         if self.format != "int4" and (self.group is not None or self.symmetric):
-            raise ValueError(f"{self.format} has one scale an output and no minimum: group and symmetric are int4's, leave them")
+            raise ValueError(
+                f"{self.format} has one scale an output and no minimum: group and symmetric are int4's, leave them"
+            )
         if self.format == "int4" and self.group is None:
             object.__setattr__(self, "group", DEFAULT_GROUP)
         if self.group is not None and self.group not in GROUPS:
-            raise ValueError(f"a group of {self.group} columns does not fit: use {', '.join(map(str, GROUPS))}")
+            raise ValueError(
+                f"a group of {self.group} columns does not fit: use {', '.join(map(str, GROUPS))}"
+            )
 
     def to_config(self) -> dict[str, Any]:
         """What config.json says of it."""
@@ -50,7 +54,9 @@ class Quantization:
         return " ".join([*words, *([] if self.head else ["but for the output layer"])])
 
 
-def read_quantization(data: Mapping[str, Any], source: str | PathLike[str]) -> tuple[dict[str, Any], Quantization | None]:
+def read_quantization(
+    data: Mapping[str, Any], source: str | PathLike[str]
+) -> tuple[dict[str, Any], Quantization | None]:
     """config.json without what it says of our formats, and that; None where it says nothing, or speaks of another's format.
 
     Raises ValueError for a description that cannot be.

@@ -58,7 +58,9 @@ class Rope:
     scaling: RopeScaling | None
 
 
-def read_rope(data: Mapping[str, Any], source: str | PathLike[str], *, max_position: int, default_partial: float = 1.0) -> Rope:
+def read_rope(
+    data: Mapping[str, Any], source: str | PathLike[str], *, max_position: int, default_partial: float = 1.0
+) -> Rope:
     """rope_parameters of config.json, or the older rope_theta, rope_scaling and partial_rotary_factor beside each other.
 
     Raises ValueError naming the type of a scaling that is not run here, or the key that is missing or cannot be.
@@ -69,14 +71,20 @@ def read_rope(data: Mapping[str, Any], source: str | PathLike[str], *, max_posit
     if not isinstance(given, Mapping) or any(isinstance(value, Mapping) for value in given.values()):
         raise ValueError(f"{where} is {given!r}, expected one object for all layers")
     # What stands in the object goes before what stands beside it, the trained length excepted.
-    values = {key: value for key, value in data.items() if key in ("rope_theta", "partial_rotary_factor")} | dict(given)
+    values = {
+        key: value for key, value in data.items() if key in ("rope_theta", "partial_rotary_factor")
+    } | dict(given)
     values["original_max_position_embeddings"] = (
-        data.get("original_max_position_embeddings") or given.get("original_max_position_embeddings") or max_position
+        data.get("original_max_position_embeddings")
+        or given.get("original_max_position_embeddings")
+        or max_position
     )
     values = {key: value for key, value in values.items() if value is not None}
     kind = values.get("rope_type", values.get("type", "default"))
     if kind != "default" and kind not in _READERS:
-        raise ValueError(f"{where}: scaling of type {kind!r} is not supported: supported are {', '.join(_READERS)}")
+        raise ValueError(
+            f"{where}: scaling of type {kind!r} is not supported: supported are {', '.join(_READERS)}"
+        )
     return Rope(
         theta=_positive(values, "rope_theta", where, DEFAULT_THETA),
         partial=_positive(values, "partial_rotary_factor", where, default_partial),
@@ -91,7 +99,9 @@ def _linear(values: Mapping[str, Any], where: str) -> LinearScaling:
 def _llama3(values: Mapping[str, Any], where: str) -> Llama3Scaling:
     low, high = _positive(values, "low_freq_factor", where), _positive(values, "high_freq_factor", where)
     if low >= high:
-        raise ValueError(f"{where}: low_freq_factor is {low} and high_freq_factor {high}, expected a lower and a higher one")
+        raise ValueError(
+            f"{where}: low_freq_factor is {low} and high_freq_factor {high}, expected a lower and a higher one"
+        )
     length = int(_positive(values, "original_max_position_embeddings", where))
     return Llama3Scaling(_positive(values, "factor", where), low, high, length)
 
@@ -99,7 +109,9 @@ def _llama3(values: Mapping[str, Any], where: str) -> Llama3Scaling:
 def _yarn(values: Mapping[str, Any], where: str) -> YarnScaling:
     factor = _positive(values, "factor", where)
     mscale, all_dim = values.get("mscale"), values.get("mscale_all_dim")
-    attention = _mscale(factor, mscale) / _mscale(factor, all_dim) if mscale and all_dim else _mscale(factor, 1.0)
+    attention = (
+        _mscale(factor, mscale) / _mscale(factor, all_dim) if mscale and all_dim else _mscale(factor, 1.0)
+    )
     return YarnScaling(
         factor=factor,
         original_max_position=int(_positive(values, "original_max_position_embeddings", where)),
@@ -114,7 +126,11 @@ def _mscale(factor: float, weight: float) -> float:
     return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 
 
-_READERS: dict[str, Callable[[Mapping[str, Any], str], RopeScaling]] = {"linear": _linear, "llama3": _llama3, "yarn": _yarn}
+_READERS: dict[str, Callable[[Mapping[str, Any], str], RopeScaling]] = {
+    "linear": _linear,
+    "llama3": _llama3,
+    "yarn": _yarn,
+}
 
 
 def _positive(values: Mapping[str, Any], key: str, where: str, default: float | None = None) -> float:

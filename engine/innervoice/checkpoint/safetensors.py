@@ -52,7 +52,12 @@ class TensorFile:
         return tuple(self._file.get_slice(self._checked(name)).get_shape())
 
     def get(
-        self, name: str, shape: Shape | None = None, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+        self,
+        name: str,
+        shape: Shape | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device = "cpu",
     ) -> torch.Tensor:
         """One tensor, moved to device and dtype (None: as stored). On the CPU an unconverted one stays a view of the mapped file.
 
@@ -86,7 +91,9 @@ class TensorDir:
         self.path = Path(directory)
         single, index = self.path / SINGLE, self.path / INDEX
         if not single.exists() and not index.exists():
-            raise FileNotFoundError(f"{self.path} holds neither {SINGLE} nor {INDEX}: name a checkpoint directory")
+            raise FileNotFoundError(
+                f"{self.path} holds neither {SINGLE} nor {INDEX}: name a checkpoint directory"
+            )
         self._files = _whole(single) if single.exists() else _sharded(index)
 
     def names(self) -> list[str]:
@@ -98,14 +105,23 @@ class TensorDir:
 
     def metadata(self) -> dict[str, str]:
         """What the headers say of their files, later files over earlier ones."""
-        return {key: value for file in dict.fromkeys(self._files.values()) for key, value in file.metadata().items()}
+        return {
+            key: value
+            for file in dict.fromkeys(self._files.values())
+            for key, value in file.metadata().items()
+        }
 
     def shape(self, name: str) -> Shape:
         """A tensor's shape, read from the header. Raises ValueError when there is no such tensor."""
         return self._file(name).shape(name)
 
     def get(
-        self, name: str, shape: Shape | None = None, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+        self,
+        name: str,
+        shape: Shape | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device = "cpu",
     ) -> torch.Tensor:
         """One tensor; see TensorFile.get."""
         return self._file(name).get(name, shape, dtype=dtype, device=device)
@@ -141,7 +157,9 @@ def _open(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt", device="cpu")
     except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(f"{path} does not exist: is {path.parent} a whole checkpoint directory?") from None
+        raise FileNotFoundError(
+            f"{path} does not exist: is {path.parent} a whole checkpoint directory?"
+        ) from None
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} cannot be read as safetensors ({error}): download it again") from None
 
@@ -156,7 +174,9 @@ def _sharded(index: Path) -> dict[str, TensorFile]:
     shards = {shard: TensorFile(index.with_name(shard)) for shard in sorted(set(shard_of.values()))}
     for name, shard in shard_of.items():
         if name not in shards[shard]:
-            raise ValueError(f"{index} says that tensor {name} is in {shard}, which lacks it: download the checkpoint again")
+            raise ValueError(
+                f"{index} says that tensor {name} is in {shard}, which lacks it: download the checkpoint again"
+            )
     return {name: shards[shard] for name, shard in shard_of.items()}
 
 
@@ -166,7 +186,9 @@ def _weight_map(index: Path) -> dict[str, str]:
         raise ValueError(f"{index}: weight_map is missing or empty: download it again")
     for shard in shard_of.values():
         if not isinstance(shard, str) or Path(shard).name != shard:
-            raise ValueError(f"{index}: weight_map names {shard!r}, expected the name of a file beside it: download it again")
+            raise ValueError(
+                f"{index}: weight_map names {shard!r}, expected the name of a file beside it: download it again"
+            )
     return shard_of
 
 

@@ -33,7 +33,9 @@ class Layout(NamedTuple):
 class TensorWriter:
     """Writes the tensors of `layouts`, in any order, each once; a context manager. Format: github.com/huggingface/safetensors."""
 
-    def __init__(self, path: str | PathLike[str], layouts: Mapping[str, Layout], metadata: Mapping[str, str]) -> None:
+    def __init__(
+        self, path: str | PathLike[str], layouts: Mapping[str, Layout], metadata: Mapping[str, str]
+    ) -> None:
         self._layouts = dict(layouts)
         self._missing = set(layouts)
         header: dict[str, object] = {"__metadata__": dict(metadata)}
@@ -43,7 +45,11 @@ class TensorWriter:
         for name, layout in sorted(layouts.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):
             begin, end = end, end + layout.num_bytes
             self._begin[name] = begin
-            header[name] = {"dtype": _NAMES[layout.dtype], "shape": list(layout.shape), "data_offsets": [begin, end]}
+            header[name] = {
+                "dtype": _NAMES[layout.dtype],
+                "shape": list(layout.shape),
+                "data_offsets": [begin, end],
+            }
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
         self._data = 8 + len(text)
@@ -54,7 +60,9 @@ class TensorWriter:
     def write(self, name: str, tensor: Tensor) -> None:
         """One tensor, from whatever device."""
         layout = self._layouts[name]
-        assert (tensor.dtype, tuple(tensor.shape)) == layout, f"{name} is {tensor.dtype} {list(tensor.shape)}, told was {layout}"
+        assert (tensor.dtype, tuple(tensor.shape)) == layout, (
+            f"{name} is {tensor.dtype} {list(tensor.shape)}, told was {layout}"
+        )
         self._missing.remove(name)
         self._file.seek(self._data + self._begin[name])
         self._file.write(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
@@ -62,6 +70,8 @@ class TensorWriter:
     def __enter__(self) -> TensorWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._file.close()
         assert kind is not None or not self._missing, f"tensors were not written: {sorted(self._missing)[:3]}"

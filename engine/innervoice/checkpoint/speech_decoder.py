@@ -121,7 +121,9 @@ def read_decoder_config(path: str | PathLike[str]) -> DecoderConfig:
             used[key] = resolve(data.get(key), data)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from None
-    config = DecoderConfig(_flow(Section(used["flow"], _FLOW, file, "flow")), _hift(Section(used["hift"], _HIFT, file, "hift")))
+    config = DecoderConfig(
+        _flow(Section(used["flow"], _FLOW, file, "flow")), _hift(Section(used["hift"], _HIFT, file, "hift"))
+    )
     if config.flow.mel_channels != config.hift.mel_channels:
         made, taken = config.flow.mel_channels, config.hift.mel_channels
         raise ValueError(f"{file}: flow.output_size {made} is not hift.in_channels {taken}")
@@ -131,9 +133,15 @@ def read_decoder_config(path: str | PathLike[str]) -> DecoderConfig:
 def _check_tags(value: Any, used: bool, file: Path) -> None:
     for tag in tags(value):
         foreign = not used and tag.kind in ("new", "name") and re.fullmatch(r"cosyvoice(\.\w+)+", tag.name)
-        known = tag.kind == "ref" or (tag.kind == "new" and tag.name in _NEW) or (tag.kind == "apply" and tag.name in _APPLY)
+        known = (
+            tag.kind == "ref"
+            or (tag.kind == "new" and tag.name in _NEW)
+            or (tag.kind == "apply" and tag.name in _APPLY)
+        )
         if not (known or foreign):
-            raise ValueError(f"{file}: the tag {tag} is not among the known names; take the file from a source you trust")
+            raise ValueError(
+                f"{file}: the tag {tag} is not among the known names; take the file from a source you trust"
+            )
 
 
 def _flow(section: Section) -> FlowConfig:
@@ -179,7 +187,9 @@ def _encoder(section: Section) -> EncoderConfig:
         block_size=section.integer("block_size"),
     )
     if config.width % (2 * config.num_heads):
-        raise ValueError(f"{section.source}: output_size {config.width} does not make {config.num_heads} heads of even width")
+        raise ValueError(
+            f"{section.source}: output_size {config.width} does not make {config.num_heads} heads of even width"
+        )
     section.done()
     return config
 
@@ -226,7 +236,9 @@ def _estimator(section: Section, mel_channels: int) -> EstimatorConfig:
         num_mid_blocks=section.integer("num_mid_blocks"),
     )
     if any(width % 8 for width in config.channels):
-        raise ValueError(f"{section.source}: channels {list(config.channels)} must be multiples of 8, the groups of its norms")
+        raise ValueError(
+            f"{section.source}: channels {list(config.channels)} must be multiples of 8, the groups of its norms"
+        )
     section.done()
     return config
 
@@ -276,11 +288,15 @@ def _check_hift(config: HiftConfig, source: str) -> None:
         raise ValueError(f"{source}: base_channels {config.base_channels} cannot be halved {stages} times")
     for kernel, rate in zip(config.upsample_kernels, config.upsample_rates, strict=True):
         if kernel < rate or (kernel - rate) % 2:
-            raise ValueError(f"{source}: the upsample kernel size {kernel} does not fit the upsample rate {rate}")
+            raise ValueError(
+                f"{source}: the upsample kernel size {kernel} does not fit the upsample rate {rate}"
+            )
     if any(kernel % 2 == 0 for kernel in (*config.resblock_kernels, *config.source_kernels)):
         raise ValueError(f"{source}: resblock kernel sizes must be odd")
     if config.n_fft % 2 or config.n_fft < 2 * config.hop_len:
-        raise ValueError(f"{source}: istft_params.n_fft {config.n_fft} must be even and at least twice hop_len {config.hop_len}")
+        raise ValueError(
+            f"{source}: istft_params.n_fft {config.n_fft} must be even and at least twice hop_len {config.hop_len}"
+        )
     if (config.sample_rate, config.frame_len) != (MEL_RATE, MEL_HOP):
         raise ValueError(
             f"{source}: {config.sample_rate} Hz with {config.frame_len} samples a frame is not supported; "

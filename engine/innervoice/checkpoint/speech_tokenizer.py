@@ -103,7 +103,9 @@ def read_speech_tokenizer_config(directory: str | PathLike[str]) -> SpeechTokeni
     sizes = {field: _size(data, key, path) for field, key in _SIZES.items()}
     _expect(data, "pooling_position", sizes["num_layers"], path)
     if sizes["hidden_size"] % sizes["num_heads"]:
-        raise ValueError(f"{path}: d_model {sizes['hidden_size']} is no multiple of encoder_attention_heads {sizes['num_heads']}")
+        raise ValueError(
+            f"{path}: d_model {sizes['hidden_size']} is no multiple of encoder_attention_heads {sizes['num_heads']}"
+        )
     front_end = _read_front_end(Path(directory) / "preprocessor_config.json", sizes["num_mel_bins"])
     config = SpeechTokenizerConfig(**sizes, **front_end)
     _check_piece(config, path)
@@ -117,7 +119,9 @@ def tensor_shapes(config: SpeechTokenizerConfig) -> dict[str, tuple[int, ...]]:
         shapes |= {f"{name}.weight": (width, channels, CONV_KERNEL), f"{name}.bias": (width,)}
     shapes["embed_positions.weight"] = (config.max_position, width)
     for i in range(config.num_layers):
-        shapes |= {f"layers.{i}.{name}": shape for name, shape in _layer_shapes(width, config.ffn_size).items()}
+        shapes |= {
+            f"layers.{i}.{name}": shape for name, shape in _layer_shapes(width, config.ffn_size).items()
+        }
     return shapes | {"codebook.weight": (config.vocab_size, width)}
 
 
@@ -133,10 +137,21 @@ def tensor_bytes(config: SpeechTokenizerConfig, dtype: str) -> int:
 
 
 def _layer_shapes(width: int, ffn_size: int) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {f"self_attn.{part}_proj.weight": (width, width) for part in ("q", "k", "v", "out")}
+    shapes: dict[str, tuple[int, ...]] = {
+        f"self_attn.{part}_proj.weight": (width, width) for part in ("q", "k", "v", "out")
+    }
     shapes |= {f"self_attn.{part}_proj.bias": (width,) for part in ("q", "v", "out")}
-    shapes |= {f"{norm}.{part}": (width,) for norm in ("self_attn_layer_norm", "final_layer_norm") for part in ("weight", "bias")}
-    shapes |= {"fc1.weight": (ffn_size, width), "fc1.bias": (ffn_size,), "fc2.weight": (width, ffn_size), "fc2.bias": (width,)}
+    shapes |= {
+        f"{norm}.{part}": (width,)
+        for norm in ("self_attn_layer_norm", "final_layer_norm")
+        for part in ("weight", "bias")
+    }
+    shapes |= {
+        "fc1.weight": (ffn_size, width),
+        "fc1.bias": (ffn_size,),
+        "fc2.weight": (width, ffn_size),
+        "fc2.bias": (width,),
+    }
     return shapes
 
 
@@ -150,7 +165,9 @@ def _read_front_end(path: Path, num_mel_bins: int) -> dict[str, int]:
 
 def _check_piece(config: SpeechTokenizerConfig, path: Path) -> None:
     if config.n_fft % 2 or config.n_fft // 2 >= config.token_len:
-        raise ValueError(f"{path}: n_fft {config.n_fft} is odd or too long for tokens of {config.token_len} samples")
+        raise ValueError(
+            f"{path}: n_fft {config.n_fft} is odd or too long for tokens of {config.token_len} samples"
+        )
     padded = math.ceil(config.piece_len / config.token_len) * config.token_len
     room = config.max_position * config.position_len
     if padded > room:
@@ -161,7 +178,10 @@ def _check_piece(config: SpeechTokenizerConfig, path: Path) -> None:
 
 
 def _expect(data: Mapping[str, Any], key: str, expected: Any, path: Path) -> None:
-    if require(data, key, path, type(expected) if not isinstance(expected, float) else (int, float)) != expected:
+    if (
+        require(data, key, path, type(expected) if not isinstance(expected, float) else (int, float))
+        != expected
+    ):
         raise ValueError(f"{path}: {key} is {data[key]!r}, only {expected!r} is supported")
 
 

@@ -121,7 +121,11 @@ class Section:
     """The mapping behind `!new:NAME` at `path` of a file. Raises ValueError when something else stands there."""
 
     def __init__(self, value: Any, name: str, file: Path, path: str) -> None:
-        if not isinstance(value, Tagged) or (value.kind, value.name) != ("new", name) or not isinstance(value.value, dict):
+        if (
+            not isinstance(value, Tagged)
+            or (value.kind, value.name) != ("new", name)
+            or not isinstance(value.value, dict)
+        ):
             raise ValueError(f"{file}: {path} must be !new:{name} with keys of its own, found {short(value)}")
         self.data: Mapping[str, Any] = _named(value.value, f"{file}: {path}")
         self.source = f"{file}: {path}"
@@ -163,7 +167,9 @@ class Section:
         self._known.add(key)
         return tuple(self._tuple(key, row) for row in require(self.data, key, self.source, list))
 
-    def only(self, key: str, supported: Any, default: Any = None, data: Mapping[str, Any] | None = None) -> None:
+    def only(
+        self, key: str, supported: Any, default: Any = None, data: Mapping[str, Any] | None = None
+    ) -> None:
         """Refuse any other value; `default` is what the original takes where the key is absent."""
         self._known.add(key)
         found = (self.data if data is None else data).get(key, default)
@@ -180,7 +186,9 @@ class Section:
 
     def _tuple(self, key: str, row: Any) -> tuple[int, ...]:
         if not isinstance(row, list) or not row or not all(type(n) is int and n > 0 for n in row):
-            raise ValueError(f"{self.source}: {key} is {short(row)}, expected a list of whole numbers above 0")
+            raise ValueError(
+                f"{self.source}: {key} is {short(row)}, expected a list of whole numbers above 0"
+            )
         return tuple(row)
 
 

@@ -53,21 +53,29 @@ def _read(source: AudioIn, most: int | None) -> tuple[Samples, int, str]:
     if isinstance(source, (str, os.PathLike)):
         where = os.fspath(source)
         return *_decode(_file_bytes(Path(source)), where, most), where
-    raise ValueError(f"audio is of type {type(source).__name__}, expected a path, the bytes of a file, or (samples, rate)")
+    raise ValueError(
+        f"audio is of type {type(source).__name__}, expected a path, the bytes of a file, or (samples, rate)"
+    )
 
 
 def check_samples(samples: Samples, rate: int, where: str = "audio") -> None:
     """Raise ValueError unless samples [T] is at least one finite number and rate a whole number of Hz that sound has."""
     if isinstance(rate, bool) or not isinstance(rate, (int, np.integer)) or not MIN_RATE <= rate <= MAX_RATE:
-        raise ValueError(f"{where}: rate is {rate!r}, expected a whole number of Hz from {MIN_RATE} to {MAX_RATE}")
+        raise ValueError(
+            f"{where}: rate is {rate!r}, expected a whole number of Hz from {MIN_RATE} to {MAX_RATE}"
+        )
     if samples.ndim != 1:
-        raise ValueError(f"{where}: samples have shape {list(samples.shape)}, expected one channel [T]: take samples[:, 0]")
+        raise ValueError(
+            f"{where}: samples have shape {list(samples.shape)}, expected one channel [T]: take samples[:, 0]"
+        )
     if len(samples) == 0:
         raise ValueError(f"{where} holds 0 samples: record or choose some sound")
     finite = np.isfinite(samples)
     if not finite.all():
         first = int(np.argmin(finite))
-        raise ValueError(f"{where}: sample {first} is {samples[first]}, expected finite numbers: export the sound again")
+        raise ValueError(
+            f"{where}: sample {first} is {samples[first]}, expected finite numbers: export the sound again"
+        )
 
 
 def read_frame(pcm: np.ndarray | bytes, rate: int) -> Samples:
@@ -78,7 +86,9 @@ def read_frame(pcm: np.ndarray | bytes, rate: int) -> Samples:
     if isinstance(pcm, bytes | bytearray | memoryview):
         num_bytes = memoryview(pcm).nbytes
         if num_bytes % 2:
-            raise ValueError(f"frame: {num_bytes} bytes are no whole number of int16 samples: send 2 bytes a sample")
+            raise ValueError(
+                f"frame: {num_bytes} bytes are no whole number of int16 samples: send 2 bytes a sample"
+            )
         pcm = np.frombuffer(pcm, dtype="<i2")
     samples = _channels(pcm, 1)[:, 0]
     check_samples(samples, rate, "frame")
@@ -127,7 +137,9 @@ def _fit(samples: Samples, num: int) -> Samples:
 
 def _channels(array: Any, most: int | None) -> Samples:
     if not isinstance(array, np.ndarray):
-        raise ValueError(f"audio samples are of type {type(array).__name__}, expected a numpy array [T] or [T, C]")
+        raise ValueError(
+            f"audio samples are of type {type(array).__name__}, expected a numpy array [T] or [T, C]"
+        )
     if array.ndim not in (1, 2) or (array.ndim == 2 and array.shape[1] == 0):
         raise ValueError(f"audio samples have shape {list(array.shape)}, expected [T] or [T, C] (time first)")
     channels = (array[:, None] if array.ndim == 1 else array)[:, :most]
@@ -160,7 +172,9 @@ def _decode(data: bytes, where: str, most: int | None) -> tuple[Samples, int]:
             return _read_blocks(file, most), file.samplerate
     except (soundfile.SoundFileError, RuntimeError) as error:
         why = getattr(error, "error_string", str(error))  # without the prefix that holds a memory address
-        raise ValueError(f"{where}: no audio that can be read ({why}): use a WAV, FLAC, OGG or MP3 file") from None
+        raise ValueError(
+            f"{where}: no audio that can be read ({why}): use a WAV, FLAC, OGG or MP3 file"
+        ) from None
 
 
 def _read_blocks(file: soundfile.SoundFile, most: int | None) -> Samples:

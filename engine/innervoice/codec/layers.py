@@ -25,7 +25,10 @@ class Affine(NamedTuple):
 
 
 def load_tensors(
-    source: TensorSource, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, device: str | torch.device = "cpu"
+    source: TensorSource,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: torch.dtype,
+    device: str | torch.device = "cpu",
 ) -> dict[str, Tensor]:
     """All tensors of the given shapes. Raises ValueError."""
     return {name: source.get(name, shape, dtype=dtype, device=device) for name, shape in shapes.items()}

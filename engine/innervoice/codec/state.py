@@ -16,10 +16,15 @@ class Slots:
     slots, and writes in place.
     """
 
-    def __init__(self, row: Mapping[str, Tensor], num_slots: int, kept: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(
+        self, row: Mapping[str, Tensor], num_slots: int, kept: Mapping[str, Tensor] | None = None
+    ) -> None:
         self._tensors = {name: value.new_zeros(num_slots, *value.shape[1:]) for name, value in row.items()}
         self.kept = dict(kept or {})
-        assert all(len(value) == num_slots for value in self.kept.values()) and not self.kept.keys() & self._tensors.keys()
+        assert (
+            all(len(value) == num_slots for value in self.kept.values())
+            and not self.kept.keys() & self._tensors.keys()
+        )
 
     @property
     def num_bytes(self) -> int:
@@ -57,7 +62,9 @@ class Slots:
         for name, value in self._all().items():
             found = state.get(name)
             if found is None or (found.shape, found.dtype) != (value.shape[1:], value.dtype):
-                raise ValueError(f"the state's {name!r} is not of this decoder: restore it where it was exported")
+                raise ValueError(
+                    f"the state's {name!r} is not of this decoder: restore it where it was exported"
+                )
         for name, value in self._all().items():
             value[slot] = state[name].to(value.device)
 

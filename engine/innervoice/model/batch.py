@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import abc
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from innervoice.model.sequence import Role, Row
+from innervoice.model.sequence import Sequence, TokenRole
 from innervoice.model.transformer import AttentionInputs
 from innervoice_kernels import _C
 
@@ -26,7 +26,7 @@ class Batch:
     attention: AttentionInputs
 
 
-def make_batch(rows: Sequence[Row], page_size: int, device: torch.device) -> Batch:
+def make_batch(rows: abc.Sequence[Sequence], page_size: int, device: torch.device) -> Batch:
     """The tokens that the rows are to be fed. Each row has at least one, and pages for all of them.
 
     Arrays are NumPy's until they go to the device: small ones take it a fraction of torch's time.
@@ -40,10 +40,10 @@ def make_batch(rows: Sequence[Row], page_size: int, device: torch.device) -> Bat
     query_start, context_len = np.array(starts, np.int32), np.array([row.end for row in rows], np.int32)
     slots = np.empty(starts[-1], np.int64)
     _C.fill_slots(page_table, query_start, context_len, page_size, slots)
-    query_tags = [(row, tag) for row in rows for tag in row.tags(Role.SPOKEN)]
+    query_tags = [(row, tag) for row in rows for tag in row.tags(TokenRole.SPOKEN)]
     weighted = any(weight for row in rows for weight in row.weights)
 
-    def tensor(numbers: Sequence[float] | NDArray[Any], dtype: type[np.generic]) -> Tensor:
+    def tensor(numbers: abc.Sequence[float] | NDArray[Any], dtype: type[np.generic]) -> Tensor:
         return torch.from_numpy(np.asarray(numbers, dtype)).to(device)
 
     attention = AttentionInputs(
@@ -56,5 +56,5 @@ def make_batch(rows: Sequence[Row], page_size: int, device: torch.device) -> Bat
         log_weight=tensor([row.weights[tag] for row, tag in query_tags], np.float32) if weighted else None,
     )
     ids = tensor([i for row in rows for i in row.ids[row.num_cached : row.end]], np.int64)
-    key_tag = tensor([tag for row in rows for tag in row.tags(Role.HIDDEN)], np.int32)
+    key_tag = tensor([tag for row in rows for tag in row.tags(TokenRole.HIDDEN)], np.int32)
     return Batch(ids, key_tag, tensor(query_start[1:] - 1, np.int64), attention)

@@ -57,7 +57,9 @@ class GgufSource(WeightSource):
             groups = reader.fields.get("llama.attention.head_count_kv")
             self._heads = {"attn_q": heads, "attn_k": heads if groups is None else groups.contents()}
 
-    def get(self, name: str, shape: Shape, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> Tensor:
+    def get(
+        self, name: str, shape: Shape, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+    ) -> Tensor:
         """One tensor in floating point; dtype None: float32. Raises ValueError when it is missing or misshapen."""
         own, tensor = self._find(name, shape)
         if self._blank:
@@ -66,7 +68,9 @@ class GgufSource(WeightSource):
         order = self._order(own, shape[0])
         return (values if order is None else values[order]).to(device=device, dtype=dtype or torch.float32)
 
-    def weight(self, name: str, shape: Shape, *, dtype: torch.dtype, device: str | torch.device, head: bool) -> Weight:
+    def weight(
+        self, name: str, shape: Shape, *, dtype: torch.dtype, device: str | torch.device, head: bool
+    ) -> Weight:
         """The weight of a product: int4 where the file has Q4_0 or Q4_1, else dequantised. Raises ValueError."""
         own, tensor = self._find(name, shape)
         to = _KEPT.get(tensor.tensor_type.name)
@@ -121,7 +125,9 @@ def _int4(tensor: Any, shape: tuple[int, int]) -> Int4Weight:
     groups = math.ceil(columns / BLOCK)
     has_minimum = tensor.tensor_type.name == "Q4_1"
     head = 4 if has_minimum else 2
-    blocks: NDArray[np.uint8] = np.ascontiguousarray(tensor.data).view(np.uint8).reshape(rows, groups, head + BLOCK // 2)
+    blocks: NDArray[np.uint8] = (
+        np.ascontiguousarray(tensor.data).view(np.uint8).reshape(rows, groups, head + BLOCK // 2)
+    )
     halves = torch.from_numpy(blocks[..., :head].copy().view(np.float16))  # [N, groups, 1 or 2]
     packed = torch.from_numpy(blocks[..., head:].copy())  # [N, groups, 16]
     numbers = torch.cat([packed & 15, packed >> 4], dim=-1)  # [N, groups, 32]

@@ -27,7 +27,12 @@ class KVCache:
 
     @classmethod
     def allocate(
-        cls, config: ModelConfig, num_pages: int, page_size: int, dtype: torch.dtype, device: str | torch.device = "cpu"
+        cls,
+        config: ModelConfig,
+        num_pages: int,
+        page_size: int,
+        dtype: torch.dtype,
+        device: str | torch.device = "cpu",
     ) -> KVCache:
         """Empty pages."""
         shape = (config.num_layers, num_pages, page_size, config.num_kv_heads, config.head_dim)
@@ -55,7 +60,9 @@ class KVCache:
 
     def take(self, pages: Tensor) -> KVCache:
         """A copy of some pages on the host. pages [P'] int64."""
-        k, v, *scales = (None if held is None else held.index_select(1, pages).cpu() for held in self._paged())
+        k, v, *scales = (
+            None if held is None else held.index_select(1, pages).cpu() for held in self._paged()
+        )
         assert k is not None and v is not None
         return KVCache(_like(self.k, k), _like(self.v, v), self.key_tag[pages].cpu(), *scales)
 

@@ -58,7 +58,12 @@ class NativeDecoder:
         self._decoder = _C.Decoder(team, shape, embedding, layers, w.final_norm.float(), output, isa)
 
     def logits(
-        self, ids: Tensor, batch: AttentionInputs, kv: KVCache, wanted: Tensor, outputs: Sequence[tuple[int, int]] | None = None
+        self,
+        ids: Tensor,
+        batch: AttentionInputs,
+        kv: KVCache,
+        wanted: Tensor,
+        outputs: Sequence[tuple[int, int]] | None = None,
     ) -> Tensor:
         """Feed ids [T]; float32 logits [W, V] behind the tokens `wanted` [W], ascending. Writes their keys and values into kv.
 
@@ -83,7 +88,9 @@ class NativeDecoder:
         return out
 
 
-def make_native(model: Transformer, kv: KVCache, backend: str, threads: int | None = None) -> NativeDecoder | None:
+def make_native(
+    model: Transformer, kv: KVCache, backend: str, threads: int | None = None
+) -> NativeDecoder | None:
     """The native decoder where it can run this model, None where the plain path does.
 
     "auto": native on the CPU, or one line of log that says why not. Raises ValueError for "native" where it cannot run.
@@ -110,7 +117,12 @@ def why_not(model: Transformer, kv: KVCache) -> str | None:
         return f"its type is {dtype} with pages of {kv.k.dtype}, covered are float32 and bfloat16"
     named = [("embedding", weights.embedding), ("output", weights.output)]
     for layer in weights.layers:
-        named += [("qkv", layer.qkv), ("attention_out", layer.attention_out), ("gate_up", layer.gate_up), ("down", layer.down)]
+        named += [
+            ("qkv", layer.qkv),
+            ("attention_out", layer.attention_out),
+            ("gate_up", layer.gate_up),
+            ("down", layer.down),
+        ]
     for name, weight in named:
         if isinstance(weight, Fp8Weight):
             return f"{name} is in fp8, covered are float32, bfloat16, int8 and int4"
@@ -124,7 +136,9 @@ def _held(weight: Weight) -> _C.Weight:
         return _C.Weight(weight.codes.contiguous(), weight.scale.contiguous())
     if isinstance(weight, Int4Weight):
         minimum = None if weight.minimum is None else weight.minimum.contiguous()
-        return _C.Weight(weight.codes.contiguous(), weight.scale.contiguous(), minimum, weight.num_columns, weight.group)
+        return _C.Weight(
+            weight.codes.contiguous(), weight.scale.contiguous(), minimum, weight.num_columns, weight.group
+        )
     assert isinstance(weight, Tensor)
     return _C.Weight(weight)
 

@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 
 from innervoice_kernels._C import OutOfPages, PagePool
 
-__all__ = ["OutOfPages", "PageFormat", "PagePool", "PageTable", "check_page_format", "page_bytes", "pages_for"]
+__all__ = [
+    "OutOfPages",
+    "PageFormat",
+    "PagePool",
+    "PageTable",
+    "check_page_format",
+    "page_bytes",
+    "pages_for",
+]
 
 Numbers: TypeAlias = Sequence[int] | NDArray[np.int64]
 PageFormat = Literal["float32", "bfloat16", "float16", "int8", "fp8_e4m3"]
@@ -29,7 +37,9 @@ def check_page_format(name: str) -> None:
         raise ValueError(f"page format {name!r} {status}: use {', '.join(running)}")
 
 
-def page_bytes(page_format: PageFormat, page_size: int, *, num_layers: int, num_kv_heads: int, head_dim: int) -> int:
+def page_bytes(
+    page_format: PageFormat, page_size: int, *, num_layers: int, num_kv_heads: int, head_dim: int
+) -> int:
     """Bytes of one page, K and V of all layers; int8 and fp8 with a float32 scale per page, layer and head for each."""
     per_head = page_size * head_dim * _ITEM_BYTES[page_format] + _SCALE_BYTES.get(page_format, 0)
     return 2 * num_layers * num_kv_heads * per_head
@@ -38,7 +48,9 @@ def page_bytes(page_format: PageFormat, page_size: int, *, num_layers: int, num_
 def pages_for(num_tokens: int, page_size: int) -> int:
     """Pages that hold num_tokens tokens. Raises ValueError for a negative num_tokens or a page_size below 1."""
     if num_tokens < 0 or page_size < 1:
-        raise ValueError(f"cannot count pages for {num_tokens} tokens at {page_size} tokens a page: use 0 or more, at 1 or more")
+        raise ValueError(
+            f"cannot count pages for {num_tokens} tokens at {page_size} tokens a page: use 0 or more, at 1 or more"
+        )
     return -(-num_tokens // page_size)
 
 
@@ -71,7 +83,9 @@ class PageTable:
         Raises ValueError for a table that holds pages, or ids and keys of different length.
         """
         if self.pages:
-            raise ValueError(f"the table holds {len(self.pages)} pages: adopt comes before grow, or after release")
+            raise ValueError(
+                f"the table holds {len(self.pages)} pages: adopt comes before grow, or after release"
+            )
         _check_pairs(ids, keys)
         end = max(len(ids) - 1, 0)
         self.pages = self.pool.match(_int64(ids[:end]), _int64(keys[:end]))
@@ -92,11 +106,15 @@ class PageTable:
         """
         _check_pairs(ids, keys)
         if num_tokens > len(ids) or num_tokens > self.capacity:
-            raise ValueError(f"cannot publish {num_tokens} tokens: there are {len(ids)} ids, and pages for {self.capacity}")
+            raise ValueError(
+                f"cannot publish {num_tokens} tokens: there are {len(ids)} ids, and pages for {self.capacity}"
+            )
         for index in range(self._num_published, num_tokens // self.page_size):
             parent = self.pages[index - 1] if index else _ROOT
             own = slice(index * self.page_size, (index + 1) * self.page_size)
-            self.pages[index] = self.pool.publish(parent, self.pages[index], _int64(ids[own]), _int64(keys[own]))
+            self.pages[index] = self.pool.publish(
+                parent, self.pages[index], _int64(ids[own]), _int64(keys[own])
+            )
             self._num_published = index + 1
 
     def fork(self) -> PageTable:
@@ -114,10 +132,14 @@ class PageTable:
         table unchanged, and ValueError for a position that has no page, or that published pages lie behind.
         """
         if not 0 <= position < self.capacity:
-            raise ValueError(f"position {position} has no page: the table holds {self.capacity} tokens, grow it first")
+            raise ValueError(
+                f"position {position} has no page: the table holds {self.capacity} tokens, grow it first"
+            )
         index = position // self.page_size
         if index < self._num_published - 1:
-            raise ValueError(f"position {position} lies before published tokens: truncate the table to it first")
+            raise ValueError(
+                f"position {position} lies before published tokens: truncate the table to it first"
+            )
         page = self.pages[index]
         if not self.pool.is_shared(page):
             return None

@@ -149,7 +149,9 @@ def to_int4(w: Tensor, group: int = 32, symmetric: bool = False) -> Int4Weight:
 def quantize(w: Tensor, to: Quantization) -> Quantized:
     """w [N, K] in a format, some rows at a time. Raises ValueError for NaN, infinity, and what the format cannot hold."""
     made = [_quantized(block, to) for block in row_blocks(w)]
-    return with_tensors(made[0], {name: torch.cat([tensors_of(part)[name] for part in made]) for name in tensors_of(made[0])})
+    return with_tensors(
+        made[0], {name: torch.cat([tensors_of(part)[name] for part in made]) for name in tensors_of(made[0])}
+    )
 
 
 def row_blocks(w: Tensor) -> tuple[Tensor, ...]:
@@ -170,7 +172,9 @@ def empty(shape: tuple[int, int], to: Quantization, device: str | torch.device) 
     if to.format == "int4":
         assert to.group is not None
         codes = torch.empty(rows, -(-columns // 2), dtype=torch.uint8, device=device)
-        scale, minimum = (torch.empty(rows, -(-columns // to.group), dtype=torch.float16, device=device) for _ in range(2))
+        scale, minimum = (
+            torch.empty(rows, -(-columns // to.group), dtype=torch.float16, device=device) for _ in range(2)
+        )
         return Int4Weight(codes, scale, None if to.symmetric else minimum, columns, to.group)
     scale = torch.empty(rows, dtype=torch.float32, device=device)
     if to.format == "int8":
@@ -214,7 +218,9 @@ def joined(weights: Sequence[Weight], dtype: torch.dtype) -> Weight:
     """Weights of the same K, one below the other; where their formats differ, dequantised to dtype."""
     first = weights[0]
     if isinstance(first, Tensor) or len({description(weight) for weight in weights}) > 1:
-        return torch.cat([weight if isinstance(weight, Tensor) else weight.dequantize(dtype) for weight in weights])
+        return torch.cat(
+            [weight if isinstance(weight, Tensor) else weight.dequantize(dtype) for weight in weights]
+        )
     parts = [tensors_of(weight) for weight in weights if not isinstance(weight, Tensor)]
     return with_tensors(first, {name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
@@ -246,7 +252,9 @@ def tensors_of(weight: Quantized) -> dict[str, Tensor]:
 def with_tensors(like: Quantized, tensors: Mapping[str, Tensor]) -> Quantized:
     """A weight of the same format that holds these tensors. Raises ValueError where their types or shapes do not fit."""
     if isinstance(like, Int4Weight):
-        return Int4Weight(tensors["codes"], tensors["scale"], tensors.get("minimum"), like.num_columns, like.group)
+        return Int4Weight(
+            tensors["codes"], tensors["scale"], tensors.get("minimum"), like.num_columns, like.group
+        )
     return type(like)(tensors["codes"], tensors["scale"])
 
 
@@ -274,23 +282,31 @@ def check_group(group: int) -> None:
 def _check(name: str, x: Tensor, dtype: torch.dtype, shape: tuple[int, ...] | None) -> None:
     if x.dtype != dtype or (x.dim() != 2 if shape is None else tuple(x.shape) != shape):
         expected = f"{dtype} {'[N, K]' if shape is None else list(shape)}".removeprefix("torch.")
-        raise ValueError(f"{name} are {str(x.dtype).removeprefix('torch.')} {list(x.shape)}, expected {expected}")
+        raise ValueError(
+            f"{name} are {str(x.dtype).removeprefix('torch.')} {list(x.shape)}, expected {expected}"
+        )
 
 
 def _finite(w: Tensor) -> Tensor:
     """w in float32. Raises ValueError."""
     if w.dim() != 2 or not w.is_floating_point():
-        raise ValueError(f"only floating-point weights [N, K] are quantised, this one is {w.dtype} {list(w.shape)}")
+        raise ValueError(
+            f"only floating-point weights [N, K] are quantised, this one is {w.dtype} {list(w.shape)}"
+        )
     bad = int(w.numel() - torch.isfinite(w).sum())
     if bad:
-        raise ValueError(f"{bad} of {w.numel()} numbers are NaN or infinite: the weights are damaged, take them anew")
+        raise ValueError(
+            f"{bad} of {w.numel()} numbers are NaN or infinite: the weights are damaged, take them anew"
+        )
     return w.float()
 
 
 def _half(x: Tensor) -> Tensor:
     rounded = x.half()
     if not bool(torch.isfinite(rounded).all()):
-        raise ValueError(f"a scale or minimum of {x.abs().max().item():.3g} is above float16's 65504: take int8 or fp8")
+        raise ValueError(
+            f"a scale or minimum of {x.abs().max().item():.3g} is above float16's 65504: take int8 or fp8"
+        )
     return rounded
 
 

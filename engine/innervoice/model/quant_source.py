@@ -11,7 +11,17 @@ from torch import Tensor
 
 from innervoice.checkpoint.quantization import Quantization
 from innervoice.checkpoint.safetensors import Shape, TensorDir, TensorSource
-from innervoice.model.quant import FP8, Int4Weight, Int8Weight, Quantized, Weight, empty, quantize, tensors_of, with_tensors
+from innervoice.model.quant import (
+    FP8,
+    Int4Weight,
+    Int8Weight,
+    Quantized,
+    Weight,
+    empty,
+    quantize,
+    tensors_of,
+    with_tensors,
+)
 
 METADATA = "innervoice.weights"  # of a safetensors file: JSON, name of a weight -> its format, shape, group, symmetric
 
@@ -20,16 +30,26 @@ class WeightSource(ABC):
     """A TensorSource whose weights of products may be quantised."""
 
     @abstractmethod
-    def get(self, name: str, shape: Shape, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> Tensor:
+    def get(
+        self, name: str, shape: Shape, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+    ) -> Tensor:
         """One tensor; see TensorSource.get."""
 
     @abstractmethod
-    def weight(self, name: str, shape: Shape, *, dtype: torch.dtype, device: str | torch.device, head: bool) -> Weight:
+    def weight(
+        self, name: str, shape: Shape, *, dtype: torch.dtype, device: str | torch.device, head: bool
+    ) -> Weight:
         """The weight of a product, [N, K]; head: of the output layer. Raises ValueError."""
 
 
 def read_weight(
-    tensors: TensorSource, name: str, shape: Shape, *, dtype: torch.dtype, device: str | torch.device, head: bool = False
+    tensors: TensorSource,
+    name: str,
+    shape: Shape,
+    *,
+    dtype: torch.dtype,
+    device: str | torch.device,
+    head: bool = False,
 ) -> Weight:
     """The weight of a product, [N, K], in the format that its source has; head: of the output layer. Raises ValueError."""
     if isinstance(tensors, WeightSource):
@@ -43,11 +63,15 @@ class QuantizingSource(WeightSource):
     def __init__(self, tensors: TensorSource, to: Quantization) -> None:
         self._tensors, self.to = tensors, to
 
-    def get(self, name: str, shape: Shape, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> Tensor:
+    def get(
+        self, name: str, shape: Shape, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+    ) -> Tensor:
         """One tensor, not quantised; see TensorSource.get."""
         return self._tensors.get(name, shape, dtype=dtype, device=device)
 
-    def weight(self, name: str, shape: Shape, *, dtype: torch.dtype, device: str | torch.device, head: bool) -> Weight:
+    def weight(
+        self, name: str, shape: Shape, *, dtype: torch.dtype, device: str | torch.device, head: bool
+    ) -> Weight:
         """One weight; see WeightSource.weight. Raises ValueError naming a weight that cannot be quantised."""
         if head and not self.to.head:
             return self.get(name, shape, dtype=dtype, device=device)
@@ -68,18 +92,24 @@ class QuantizedDir(WeightSource):
         self.directory, self.to = directory, to
         self._described = _descriptions(directory)
 
-    def get(self, name: str, shape: Shape, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> Tensor:
+    def get(
+        self, name: str, shape: Shape, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+    ) -> Tensor:
         """One tensor that is not quantised; see TensorSource.get."""
         return self.directory.get(name, shape, dtype=dtype, device=device)
 
-    def weight(self, name: str, shape: Shape, *, dtype: torch.dtype, device: str | torch.device, head: bool) -> Weight:
+    def weight(
+        self, name: str, shape: Shape, *, dtype: torch.dtype, device: str | torch.device, head: bool
+    ) -> Weight:
         """One weight; see WeightSource.weight. Raises ValueError naming a tensor that is missing, misshapen or not finite."""
         if head and not self.to.head:
             return self.get(name, shape, dtype=dtype, device=device)
         expected = empty((shape[0], shape[1]), self.to, "meta")
         found, told = self._described.get(name), describe(expected)
         if found != told:
-            raise ValueError(f"{self.directory.path}: the file's metadata says {found} of weight {name}, expected {told}")
+            raise ValueError(
+                f"{self.directory.path}: the file's metadata says {found} of weight {name}, expected {told}"
+            )
         parts = {}
         for part, blank in tensors_of(expected).items():
             tensor = self.directory.get(f"{name}.{part}", tuple(blank.shape), device=device)
@@ -87,8 +117,12 @@ class QuantizedDir(WeightSource):
                 raise ValueError(
                     f"{self.directory.path}: tensor {name}.{part} holds {_plain(tensor.dtype)}, expected {_plain(blank.dtype)}"
                 )
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float() if tensor.dtype == FP8 else tensor).all()):
-                raise ValueError(f"{self.directory.path}: tensor {name}.{part} holds NaN or infinity: quantise the model again")
+            if tensor.is_floating_point() and not bool(
+                torch.isfinite(tensor.float() if tensor.dtype == FP8 else tensor).all()
+            ):
+                raise ValueError(
+                    f"{self.directory.path}: tensor {name}.{part} holds NaN or infinity: quantise the model again"
+                )
             parts[part] = tensor
         return with_tensors(expected, parts)
 
@@ -103,12 +137,16 @@ class BlankSource(WeightSource):
         self.to = to
         self.names: dict[str, tuple[Shape, bool]] = {}
 
-    def get(self, name: str, shape: Shape, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> Tensor:
+    def get(
+        self, name: str, shape: Shape, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+    ) -> Tensor:
         """A tensor of that shape."""
         self.names[name] = (tuple(shape), False)
         return torch.empty(shape, dtype=dtype, device="meta")
 
-    def weight(self, name: str, shape: Shape, *, dtype: torch.dtype, device: str | torch.device, head: bool) -> Weight:
+    def weight(
+        self, name: str, shape: Shape, *, dtype: torch.dtype, device: str | torch.device, head: bool
+    ) -> Weight:
         """A weight of that shape."""
         if self.to is None or (head and not self.to.head):
             return self.get(name, shape, dtype=dtype)
@@ -131,7 +169,9 @@ def _descriptions(directory: TensorDir) -> dict[str, Any]:
     except json.JSONDecodeError:
         told = None
     if not isinstance(told, dict):
-        raise ValueError(f"{directory.path}: the weights' metadata has no {METADATA}: quantise the model again")
+        raise ValueError(
+            f"{directory.path}: the weights' metadata has no {METADATA}: quantise the model again"
+        )
     return told
 
 

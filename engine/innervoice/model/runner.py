@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import abc
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ from innervoice.model.batch import make_batch
 from innervoice.model.kv_cache import KVCache
 from innervoice.model.native import make_native
 from innervoice.model.pages import OutOfPages
-from innervoice.model.sequence import Row
+from innervoice.model.sequence import Sequence
 from innervoice.model.transformer import Transformer
 from innervoice.telemetry.trace import Tracer
 
@@ -29,7 +30,7 @@ class HostPages:
     num_tokens: int
 
 
-class Runner:
+class ModelRunner:
     """Runs the model. num_pages pages of page_size tokens hold the keys and values of every row.
 
     kv_dtype: of the pages, None: the model's own. backend: "auto" (native code on the CPU where it covers the model, else plain
@@ -48,7 +49,9 @@ class Runner:
         threads: int | None = None,
     ) -> None:
         self.model, self.page_size, self.device = model, page_size, model.weights.device
-        self.kv = KVCache.allocate(model.config, num_pages, page_size, kv_dtype or model.weights.dtype, self.device)
+        self.kv = KVCache.allocate(
+            model.config, num_pages, page_size, kv_dtype or model.weights.dtype, self.device
+        )
         self._native = make_native(model, self.kv, backend, threads)
         self._tracer = tracer
         self.splits_head = self.device.type == "cuda"  # logits are computed where they are wanted alone
@@ -64,14 +67,14 @@ class Runner:
         self.kv.copy_page(source, target)
 
     @torch.inference_mode()
-    def save_pages(self, row: Row) -> HostPages:
+    def save_pages(self, row: Sequence) -> HostPages:
         """Copy what is cached of a row to the host."""
         num_pages = -(-row.num_cached // self.page_size)
         used = torch.tensor(row.table.pages[:num_pages], dtype=torch.int64, device=self.device)
         return HostPages(self.kv.take(used), num_pages, row.num_cached)
 
     @torch.inference_mode()
-    def load_pages(self, row: Row, saved: HostPages) -> None:
+    def load_pages(self, row: Sequence, saved: HostPages) -> None:
         """Put saved pages back behind those that the row has computed already; it must hold pages for them, and own those."""
         if saved.num_tokens <= row.num_cached:
             return
@@ -81,7 +84,9 @@ class Runner:
         row.num_cached = saved.num_tokens
 
     @torch.inference_mode()
-    def forward(self, rows: Sequence[Row], outputs: Sequence[tuple[int, int]] | None = None) -> Tensor:
+    def forward(
+        self, rows: abc.Sequence[Sequence], outputs: abc.Sequence[tuple[int, int]] | None = None
+    ) -> Tensor:
         """Feed what the rows have not cached yet; logits [B, V] float32 after each row's last token.
 
         outputs: half-open ranges of ids, ascending and apart, beside which logits may be left out (as NaN). None: all are there.
@@ -98,10 +103,14 @@ class Runner:
             row.num_cached = row.end
         return logits
 
-    def _head(self, hidden: Tensor, outputs: Sequence[tuple[int, int]] | None) -> Tensor:
+    def _head(self, hidden: Tensor, outputs: abc.Sequence[tuple[int, int]] | None) -> Tensor:
         """Logits [B, V] of hidden states [B, D]; on a GPU of few ids where few are wanted."""
         size = self.model.config.vocab_size
-        many = outputs is None or len(outputs) > _MOST_SPANS or 2 * sum(last - first for first, last in outputs) > size
+        many = (
+            outputs is None
+            or len(outputs) > _MOST_SPANS
+            or 2 * sum(last - first for first, last in outputs) > size
+        )
         if not self.splits_head or outputs is None or many:
             return self.model.logits(hidden)
         logits = torch.full((len(hidden), size), torch.nan, device=self.device)
@@ -111,7 +120,10 @@ class Runner:
 
 
 def forward_apart(
-    runner: Runner, rows: Sequence[Row], new_row: Callable[[], Row], outputs: Sequence[tuple[int, int]] | None = None
+    runner: ModelRunner,
+    rows: abc.Sequence[Sequence],
+    new_row: Callable[[], Sequence],
+    outputs: abc.Sequence[tuple[int, int]] | None = None,
 ) -> tuple[Tensor, dict[int, Exception]]:
     """Logits [B, V] of the rows, and what failed, by the `id` of its row; the logits of such a row are NaN. outputs: see forward.
 
@@ -136,7 +148,7 @@ def forward_apart(
     return torch.cat([torch.full_like(like, math.nan) if made is None else made for made in logits]), failed
 
 
-def _is_alive(runner: Runner, row: Row) -> bool:
+def _is_alive(runner: ModelRunner, row: Sequence) -> bool:
     row.extend([0])
     try:
         row.table.grow(1)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections import abc
 from dataclasses import dataclass, field
 from enum import IntEnum
 
 from innervoice.model.pages import PageTable
 
 
-class Role(IntEnum):
+class TokenRole(IntEnum):
     """What a token is to the reflection weight."""
 
     NEUTRAL = 0  # prompt, end of turn
@@ -19,7 +19,7 @@ class Role(IntEnum):
 
 
 @dataclass
-class Row:
+class Sequence:
     """A sequence that keeps its pages. ids[:num_cached] have keys and values; the rest is fed to the next forward pass, or, with
     a limit, only as many as bring num_cached to it: a long prompt goes in by chunks.
 
@@ -29,7 +29,7 @@ class Row:
 
     table: PageTable
     ids: list[int] = field(default_factory=list)
-    roles: list[Role] = field(default_factory=list)
+    roles: list[TokenRole] = field(default_factory=list)
     replies: list[int] = field(default_factory=list)
     page_keys: list[int] = field(default_factory=list)
     weights: list[float] = field(default_factory=lambda: [0.0])
@@ -46,17 +46,17 @@ class Row:
         """Tokens that the next forward pass feeds."""
         return self.end - self.num_cached
 
-    def extend(self, ids: Sequence[int]) -> None:
+    def extend(self, ids: abc.Sequence[int]) -> None:
         """Add prompt tokens."""
         for token in ids:
-            self.append(token, Role.NEUTRAL, 0)
+            self.append(token, TokenRole.NEUTRAL, 0)
 
     def begin_reply(self, log_weight: float) -> int:
         """Number of a new reply whose reflection weight is exp(log_weight)."""
         self.weights.append(log_weight)
         return len(self.weights) - 1
 
-    def append(self, token: int, role: Role, reply: int) -> None:
+    def append(self, token: int, role: TokenRole, reply: int) -> None:
         """Add a token behind the rest."""
         self.ids.append(token)
         self.roles.append(role)
@@ -75,7 +75,7 @@ class Row:
         self.table.truncate(min(num_tokens, self.table.capacity))
         self.num_cached = min(self.num_cached, num_tokens)
 
-    def keep(self, indices: Sequence[int]) -> None:
+    def keep(self, indices: abc.Sequence[int]) -> None:
         """Keep these tokens, in this order; what stays in its place keeps its pages, the rest is to be fed again."""
         same = next((i for i, index in enumerate(indices) if i != index), len(indices))
         moved = [(self.ids[i], self.roles[i], self.replies[i]) for i in indices[same:]]
@@ -88,21 +88,25 @@ class Row:
         self.table.release()
         self.num_cached, self.limit = 0, None
 
-    def fork(self) -> Row:
+    def fork(self) -> Sequence:
         """A copy that shares the pages of what is cached."""
         table, keys, weights = self.table.fork(), list(self.page_keys), list(self.weights)
         table.truncate(self.num_cached)
-        return Row(table, list(self.ids), list(self.roles), list(self.replies), keys, weights, self.num_cached)
+        return Sequence(
+            table, list(self.ids), list(self.roles), list(self.replies), keys, weights, self.num_cached
+        )
 
-    def tags(self, role: Role) -> list[int]:
+    def tags(self, role: TokenRole) -> list[int]:
         """For each token to be fed: the number of its reply if the token has the role and the reply is weighted, else 0."""
         new = range(self.num_cached, self.end)
-        return [self.replies[i] if self.roles[i] is role and self.weights[self.replies[i]] else 0 for i in new]
+        return [
+            self.replies[i] if self.roles[i] is role and self.weights[self.replies[i]] else 0 for i in new
+        ]
 
 
-def _page_key(role: Role, reply: int, log_weight: float) -> int:
+def _page_key(role: TokenRole, reply: int, log_weight: float) -> int:
     """0 where no reflection weight is at work, so that replies share pages whatever their schedules were."""
-    if role is Role.NEUTRAL or log_weight == 0.0:
+    if role is TokenRole.NEUTRAL or log_weight == 0.0:
         return 0
     bits: int = struct.unpack("<I", struct.pack("<f", log_weight))[0]
     return bits << 31 | (reply & 0x1FFFFFFF) << 2 | role

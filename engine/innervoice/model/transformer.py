@@ -68,7 +68,14 @@ class Transformer:
         return linear(output if span is None else rows_between(output, *span), hidden).float()
 
     def _attention(
-        self, index: int, layer: LayerWeights, x: Tensor, cos: Tensor, sin: Tensor, batch: AttentionInputs, kv: KVCache
+        self,
+        index: int,
+        layer: LayerWeights,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        batch: AttentionInputs,
+        kv: KVCache,
     ) -> Tensor:
         """x [T, D] -> [T, D]."""
         c = self.config

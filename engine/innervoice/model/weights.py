@@ -57,7 +57,9 @@ class ModelWeights:
         """The same weights, in memory as the GPU's kernels read them best."""
 
         def turned(x: LayerWeights) -> LayerWeights:
-            qkv, out, gate_up, down = (laid_out(weight) for weight in (x.qkv, x.attention_out, x.gate_up, x.down))
+            qkv, out, gate_up, down = (
+                laid_out(weight) for weight in (x.qkv, x.attention_out, x.gate_up, x.down)
+            )
             return replace(x, qkv=qkv, attention_out=out, gate_up=gate_up, down=down)
 
         embedding = laid_out(self.embedding)

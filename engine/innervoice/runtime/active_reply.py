@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import abc
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
 from innervoice.codec.audio import Resampler
-from innervoice.codec.glm_voice.voice import Voice
+from innervoice.codec.glm_voice.voice import SpeechOutput
 from innervoice.model.runner import HostPages
-from innervoice.model.sequence import Role, Row
-from innervoice.runtime.event_builder import HIDDEN, ReplyLog
+from innervoice.model.sequence import Sequence, TokenRole
+from innervoice.runtime.event_builder import HIDDEN, EventBuilder
 from innervoice.runtime.playback import Playback
 from innervoice.runtime.request import Request
-from innervoice.runtime.snapshot import Paused
+from innervoice.runtime.snapshot import PausedReply
 from innervoice.schedule import UNLIMITED, Cursor, Emission, FreeCursor, Kind
 from innervoice.types import Event, FinishReason, Pcm16, Samples, to_pcm16
 from innervoice_kernels.sampling.sample import Draw
 
-_ROLES = {kind: Role.HIDDEN if kind in HIDDEN else Role.NEUTRAL if kind is Kind.END else Role.SPOKEN for kind in Kind}
-_HIDDEN, _SPEECH, _END = Role.HIDDEN, Kind.SPEECH, Kind.END  # looked up once: it costs as much as the rest of a token
+_ROLES = {
+    kind: TokenRole.HIDDEN if kind in HIDDEN else TokenRole.NEUTRAL if kind is Kind.END else TokenRole.SPOKEN
+    for kind in Kind
+}
+_HIDDEN, _SPEECH, _END = (
+    TokenRole.HIDDEN,
+    Kind.SPEECH,
+    Kind.END,
+)  # looked up once: it costs as much as the rest of a token
 
 
 @dataclass
-class Running:
+class ActiveReply:
     """State of one reply. number: of the reply within its row; num_samples: made by the voice, before any resampling.
 
     skip_samples: how many of the next ones a paused reply had delivered before. place: in the scheduler's table. playback: the
@@ -33,9 +41,9 @@ class Running:
     """
 
     request: Request
-    row: Row
+    row: Sequence
     cursor: Cursor | FreeCursor
-    log: ReplyLog
+    log: EventBuilder
     number: int
     place: int
     resampler: Resampler | None = None
@@ -60,7 +68,7 @@ class Running:
         return self._own_caps[number] if number < len(self._own_caps) else UNLIMITED
 
     @property
-    def own_caps(self) -> Sequence[int]:
+    def own_caps(self) -> abc.Sequence[int]:
         """The caller's caps."""
         return self._own_caps
 
@@ -91,10 +99,16 @@ class Running:
             temperature = temperature if own.temperature is None else own.temperature
             top_k = top_k if own.top_k is None else own.top_k
             top_p = top_p if own.top_p is None else own.top_p
-        assert temperature is not None and top_k is not None and top_p is not None and sampling.seed is not None
-        return Draw(mask.ranges, mask.extras, temperature, top_k, top_p, sampling.seed, n=self.num_tokens, d=d)
+        assert (
+            temperature is not None and top_k is not None and top_p is not None and sampling.seed is not None
+        )
+        return Draw(
+            mask.ranges, mask.extras, temperature, top_k, top_p, sampling.seed, n=self.num_tokens, d=d
+        )
 
-    def take(self, emission: Emission, logprob: float | None, voice: Voice | None) -> Callable[[float], Event]:
+    def take(
+        self, emission: Emission, logprob: float | None, voice: SpeechOutput | None
+    ) -> Callable[[float], Event]:
         """Add an emitted token to the row and the voice -> its event, once it is given the time."""
         kind, token = emission.kind, emission.token
         role = _ROLES[kind]
@@ -104,7 +118,9 @@ class Running:
         self.num_speech += kind is _SPEECH
         if voice is not None:
             self._speak(kind, token, voice)
-        return self.stamped(partial(self.log.token, emission, logprob if self.request.sampling.logprobs else None))
+        return self.stamped(
+            partial(self.log.token, emission, logprob if self.request.sampling.logprobs else None)
+        )
 
     def finish_if_over(self, max_model_len: int, codes_per_s: float) -> None:
         """Set `finish` when the last token was the reply's last."""
@@ -136,24 +152,30 @@ class Running:
 
         return at
 
-    def pause(self) -> Paused:
+    def pause(self) -> PausedReply:
         """What continues this reply elsewhere."""
         schedule = self.request.program.schedule.to_dict()
-        state = self.cursor.state if isinstance(self.cursor, FreeCursor) else self.cursor.state | {"caps": list(self._own_caps)}
-        return Paused(schedule, self.request.sampling, state, self.num_tokens, self.num_samples, self.finish)
+        state = (
+            self.cursor.state
+            if isinstance(self.cursor, FreeCursor)
+            else self.cursor.state | {"caps": list(self._own_caps)}
+        )
+        return PausedReply(
+            schedule, self.request.sampling, state, self.num_tokens, self.num_samples, self.finish
+        )
 
-    def resume(self, paused: Paused, voice: Voice | None) -> None:
+    def resume(self, paused: PausedReply, voice: SpeechOutput | None) -> None:
         """Catch up with a paused reply whose tokens are in the row already: say its codes again, in silence."""
         self.num_tokens, self.skip_samples, self.finish = paused.num_tokens, paused.num_samples, paused.finish
         for role, token in self._own_tokens():
-            self.log.catch_up(role is Role.HIDDEN, token)
-            kind = Kind.SPEECH if role is Role.SPOKEN and self._is_speech(token) else Kind.TRANSCRIPT
+            self.log.catch_up(role is TokenRole.HIDDEN, token)
+            kind = Kind.SPEECH if role is TokenRole.SPOKEN and self._is_speech(token) else Kind.TRANSCRIPT
             self.num_speech += kind is Kind.SPEECH
-            self.num_hidden += role is Role.HIDDEN
+            self.num_hidden += role is TokenRole.HIDDEN
             if voice is not None:
                 self._speak(kind, token, voice)
 
-    def _own_tokens(self) -> Iterator[tuple[Role, int]]:
+    def _own_tokens(self) -> Iterator[tuple[TokenRole, int]]:
         row = self.row
         return ((r, i) for r, i, n in zip(row.roles, row.ids, row.replies, strict=True) if n == self.number)
 
@@ -161,7 +183,7 @@ class Running:
         speech = self.request.program.vocabulary.speech
         return speech is not None and speech[0] <= token < speech[1]
 
-    def _speak(self, kind: Kind, token: int, voice: Voice) -> None:
+    def _speak(self, kind: Kind, token: int, voice: SpeechOutput) -> None:
         reply_id = self.request.reply_id
         if kind is _SPEECH:
             voice.push(reply_id, [token - (self.request.program.vocabulary.speech or (0, 0))[0]])

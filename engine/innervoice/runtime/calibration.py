@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections import abc
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
-from innervoice.model.sequence import Row
+from innervoice.model.sequence import Sequence
 from innervoice.runtime.core import Core
 
 Clock = Callable[[], float]
 
 
-def calibrate(core: Core, clock: Clock, sizes: Sequence[int] | None = None, *, budget_s: float = 2.0) -> float:
+def calibrate(
+    core: Core, clock: Clock, sizes: abc.Sequence[int] | None = None, *, budget_s: float = 2.0
+) -> float:
     """Tell the core's scheduler what steps and codec calls of these sizes take -> seconds that this took.
 
     On a GPU every kernel is compiled and every graph captured before. sizes: None: 1, 2, 4, ... up to all rows, until budget_s
@@ -41,7 +45,8 @@ def calibrate(core: Core, clock: Clock, sizes: Sequence[int] | None = None, *, b
         if sizes is None and size > 1 and clock() - middle > budget_s / 2:
             break
         again = 2 if core.stepping is None else 3  # the second call of a size captures its graph
-        core.costs.observe_voice(size, _last(clock, lambda size=size: core.try_voice(size, uuid.uuid4().hex), again))  # type: ignore[misc]
+        took_s = _last(clock, partial(core.try_voice, size, uuid.uuid4().hex), again)
+        core.costs.observe_voice(size, took_s)
     return clock() - begin
 
 
@@ -58,7 +63,7 @@ def _doubling(most: int) -> list[int]:
 
 
 @contextmanager
-def _trial(core: Core, rows: Sequence[Row]) -> Iterator[Callable[[], None]]:
+def _trial(core: Core, rows: abc.Sequence[Sequence]) -> Iterator[Callable[[], None]]:
     """A function that takes a step of the rows as the core takes its steps, and waits for it."""
     if core.stepping is not None:
         with core.stepping.trial(rows) as step:
@@ -75,11 +80,15 @@ def _trial(core: Core, rows: Sequence[Row]) -> Iterator[Callable[[], None]]:
 
 def _try_prompts(core: Core, clock: Clock) -> None:
     """Prompts of one length and another: what they need is compiled, and what a token of a whole piece costs is known."""
-    most = min(core.settings.prefill_chunk, core.replies.max_model_len - 1, core.pool.num_available * core.pool.page_size)
+    most = min(
+        core.settings.prefill_chunk,
+        core.replies.max_model_len - 1,
+        core.pool.num_available * core.pool.page_size,
+    )
     for num in sorted({min(n, most) for n in (1, 2, 15, 16, 17, 32, 33, most)}):
         with _rows(core, 1, num) as rows:
 
-            def feed(rows: list[Row] = rows) -> None:
+            def feed(rows: list[Sequence] = rows) -> None:
                 rows[0].num_cached = 0
                 core.runner.forward(rows, ())[0, 0].item()
 
@@ -88,7 +97,7 @@ def _try_prompts(core: Core, clock: Clock) -> None:
 
 
 @contextmanager
-def _rows(core: Core, num: int, num_tokens: int = 1) -> Iterator[list[Row]]:
+def _rows(core: Core, num: int, num_tokens: int = 1) -> Iterator[list[Sequence]]:
     """Rows of one token, or more."""
     rows = [core.replies.new_row() for _ in range(num)]
     try:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import abc
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,17 +12,24 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from innervoice.codec.glm_voice.voice import Voice
+from innervoice.codec.glm_voice.voice import SpeechOutput
 from innervoice.model.pages import PagePool
-from innervoice.model.runner import Runner, forward_apart
-from innervoice.model.sequence import Row
+from innervoice.model.runner import ModelRunner, forward_apart
+from innervoice.model.sequence import Sequence
 from innervoice.model.text import TextTokenizer
-from innervoice.runtime.active_reply import Running
-from innervoice.runtime.overlap import Stepping, Told
-from innervoice.runtime.replies import NO_NUMBERS, Preempt, Replies
+from innervoice.runtime.active_reply import ActiveReply
+from innervoice.runtime.overlap import Overlap, Told
+from innervoice.runtime.replies import NO_NUMBERS, Preempt, ReplyTable
 from innervoice.runtime.request import Request
-from innervoice.runtime.scheduler import LearnedCosts, Phase, SchedulerSettings, StepPlan, plan_step, plan_voice
-from innervoice.runtime.snapshot import Export
+from innervoice.runtime.scheduler import (
+    LearnedCosts,
+    Phase,
+    SchedulerSettings,
+    StepPlan,
+    plan_step,
+    plan_voice,
+)
+from innervoice.runtime.snapshot import SessionSnapshot
 from innervoice.telemetry.stats import Occupancy
 from innervoice.telemetry.trace import Tracer
 from innervoice.types import Event, FinishReason
@@ -53,9 +61,9 @@ class Work:
 class _Part(NamedTuple):
     """Who takes part in a step: replies that the host draws for, and the device; rows that are only fed; prompt tokens."""
 
-    drawing: list[Running]
-    stepped: list[Running]
-    feeding: list[Row]
+    drawing: list[ActiveReply]
+    stepped: list[ActiveReply]
+    feeding: list[Sequence]
     num_fed: int
 
 
@@ -70,10 +78,10 @@ class Core:
 
     def __init__(
         self,
-        runner: Runner,
+        runner: ModelRunner,
         pool: PagePool,
         tokenizer: TextTokenizer,
-        voice: Voice | None,
+        voice: SpeechOutput | None,
         tracer: Tracer,
         *,
         max_rows: int,
@@ -82,13 +90,13 @@ class Core:
         scheduler: SchedulerSettings | None = None,
         max_waiting: int | None = None,
         preempt: Preempt = "recompute",
-        stepping: Stepping | None = None,
+        stepping: Overlap | None = None,
     ) -> None:
         self.runner, self.pool, self.max_rows = runner, pool, max_rows
         self.settings = scheduler or SchedulerSettings(max_rows=max_rows, page_size=pool.page_size)
         self.costs = LearnedCosts()
         self.wake_s = math.inf
-        self.replies = Replies(
+        self.replies = ReplyTable(
             runner,
             pool,
             tokenizer,
@@ -118,7 +126,7 @@ class Core:
         """Dialogues, and single replies that run."""
         return self.replies.num_rows
 
-    def submit(self, request: Request, now: float | None = None) -> Export | None:
+    def submit(self, request: Request, now: float | None = None) -> SessionSnapshot | None:
         """Queue a request -> the history that a turn finds. Raises ValueError for a turn whose dialogue is busy, gone, or too
 
         long with it; OutOfCapacity.
@@ -153,20 +161,24 @@ class Core:
         self._write_down(part)
         told = self.replies.read_steps(keep=1 if queued else 0) or Told()
         own = (0, 0) if queued and not part.drawing else (len(part.drawing), part.num_fed)
-        work = Work(told.rows + own[0], told.prompt_tokens + own[1], 0, queued, None if own[0] else told.took_s)
+        work = Work(
+            told.rows + own[0], told.prompt_tokens + own[1], 0, queued, None if own[0] else told.took_s
+        )
         self._did_step = not work.is_nothing
         return work
 
     def _plan(self, now: float) -> StepPlan:
         jobs, costs, settings = self.ledger.jobs, self.costs, self.settings
         plan = plan_step(jobs, costs, settings, now, self.pool.num_available)
-        if plan.preempt and self.replies.settle():  # pages are taken from nobody who is not what he was thought to be
+        if (
+            plan.preempt and self.replies.settle()
+        ):  # pages are taken from nobody who is not what he was thought to be
             plan = plan_step(jobs, costs, settings, now, self.pool.num_available)
         if self._tracer.enabled:
             self.replies.trace.planned(plan, self.ledger, settings, self.pool.num_available, now)
         return plan
 
-    def _forward(self, part: _Part) -> tuple[list[Running], Tensor]:
+    def _forward(self, part: _Part) -> tuple[list[ActiveReply], Tensor]:
         """Feed what the host feeds -> those of `drawing` that went through, and their logits."""
         drawing, feeding = part.drawing, part.feeding
         rows = [running.row for running in drawing] + feeding
@@ -265,7 +277,11 @@ class Core:
     def incidents(self) -> dict[str, int]:
         """What happened since the last call that is worth a number."""
         replies, dialogues = self.replies, self.dialogues
-        totals = {"preempted": replies.num_preempted, "late_ack": dialogues.num_late_acks, "fed_ahead": dialogues.num_draft_kept}
+        totals = {
+            "preempted": replies.num_preempted,
+            "late_ack": dialogues.num_late_acks,
+            "fed_ahead": dialogues.num_draft_kept,
+        }
         new = {what: total - self._told.get(what, 0) for what, total in totals.items()}
         self._told = totals
         return {what: number for what, number in new.items() if number}
@@ -284,27 +300,33 @@ class Core:
             self.stepping.check_integrity()
         assert len(self.ledger) == len(self.ledger.jobs), "places without owners"
         drafts = sum(d.draft_place is not None for d in self.dialogues)
-        assert len(self.ledger) == len(self.replies.waiting) + len(self.replies.active) + drafts, "replies without places"
+        assert len(self.ledger) == len(self.replies.waiting) + len(self.replies.active) + drafts, (
+            "replies without places"
+        )
         if self._voice is not None:
             assert self._voice.num_open == len(self.replies.active), "slots without replies"
-        rows = [running.row for running in self.replies.active.values()] + [dialogue.row for dialogue in self.dialogues]
+        rows = [running.row for running in self.replies.active.values()] + [
+            dialogue.row for dialogue in self.dialogues
+        ]
         held = {page for row in rows for page in row.table.pages}
         assert self.pool.num_pages - self.pool.num_available == len(held), "pages without rows"
 
     def _take_part(self, plan: StepPlan, now: float) -> _Part:
         """Who takes part in the step; every row with its pages and its limit."""
-        drawing: list[Running] = []
-        stepped: list[Running] = []
-        feeding: list[Row] = []
+        drawing: list[ActiveReply] = []
+        stepped: list[ActiveReply] = []
+        feeding: list[Sequence] = []
         num_fed = 0
         jobs = self.ledger.jobs
         for place, num in plan.prefill:
             entry = self.ledger.at(place)
             assert not isinstance(entry, Request), "a reply without a row is not fed"
-            if isinstance(entry, Running) and (entry.finish is not None or entry.row.num_new == 0):
+            if isinstance(entry, ActiveReply) and (entry.finish is not None or entry.row.num_new == 0):
                 continue
             row, left = entry.row, entry.row.num_new
-            more = _FORCED_MARGIN if isinstance(entry, Running) and num < self.settings.prefill_chunk else 0
+            more = (
+                _FORCED_MARGIN if isinstance(entry, ActiveReply) and num < self.settings.prefill_chunk else 0
+            )
             is_whole = left - num <= more
             row.limit = None if is_whole else row.num_cached + num
             if not self.replies.make_writable(row):
@@ -312,7 +334,7 @@ class Core:
                 continue
             num_fed += row.num_new
             jobs.served_s[place] = now
-            if isinstance(entry, Running) and is_whole:
+            if isinstance(entry, ActiveReply) and is_whole:
                 jobs.phase[place], jobs.prompt_left[place] = Phase.DECODE, 0
                 if self.stepping is None or not self.stepping.begin(entry):
                     drawing.append(entry)
@@ -325,7 +347,7 @@ class Core:
                 feeding.append(row)
         for place in plan.decode.tolist():
             running = self.ledger.at(place)
-            assert isinstance(running, Running), "only a reply that runs draws"
+            assert isinstance(running, ActiveReply), "only a reply that runs draws"
             on_device = self.stepping is not None and running.device_row is not None
             if running.finish is not None or (self.stepping is not None and self.stepping.is_spent(running)):
                 continue
@@ -342,10 +364,16 @@ class Core:
     def _give_up(self, plan: StepPlan) -> None:
         """Nobody got its pages although nothing is left to take back: end the reply that came last."""
         places = [place for place, _ in plan.prefill] + plan.decode.tolist()
-        runs = [r for r in (self.ledger.at(place) for place in places) if isinstance(r, Running) and r.finish is None]
+        runs = [
+            r
+            for r in (self.ledger.at(place) for place in places)
+            if isinstance(r, ActiveReply) and r.finish is None
+        ]
         if runs:
             last = max(runs, key=lambda r: int(self.ledger.jobs.order[r.place]))
-            last.error = f"the cache of {self.pool.num_pages} pages is full: load the model with more max_sessions"
+            last.error = (
+                f"the cache of {self.pool.num_pages} pages is full: load the model with more max_sessions"
+            )
             self.replies.stop(last, "error")
             self.ledger.update(last)
 
@@ -367,7 +395,7 @@ class Core:
             if id(dialogue.row) in fed and dialogue.draft_place is not None:
                 self.ledger.update_listener(dialogue)
 
-    def _fail_feeding(self, feeding: Sequence[Row], failed: dict[int, Exception]) -> None:
+    def _fail_feeding(self, feeding: abc.Sequence[Sequence], failed: dict[int, Exception]) -> None:
         broken = {id(row) for row in feeding if id(row) in failed}
         if not broken:
             return
@@ -383,7 +411,7 @@ class Core:
         caps: dict[int, int] = {}
         for place, cap in zip(plan.cap_places.tolist(), plan.caps.tolist(), strict=True):
             entry = self.ledger.at(place)
-            if isinstance(entry, Running) and entry.request.is_live and entry.finish is None:
+            if isinstance(entry, ActiveReply) and entry.request.is_live and entry.finish is None:
                 if entry.device_row is not None:
                     caps[place] = cap
                     continue
@@ -406,10 +434,12 @@ class Core:
         while self.pool.num_available < min(need, self.pool.num_pages) and self.dialogues.release_oldest():
             pass
 
-    def _draw(self, active: Sequence[Running], logits: Tensor, *, d: int) -> None:
+    def _draw(self, active: abc.Sequence[ActiveReply], logits: Tensor, *, d: int) -> None:
         ids, logprobs = sample(logits, [running.draw(d) for running in active])
         again: list[int] = []
-        for index, (running, token, logprob) in enumerate(zip(active, ids.tolist(), logprobs.tolist(), strict=True)):
+        for index, (running, token, logprob) in enumerate(
+            zip(active, ids.tolist(), logprobs.tolist(), strict=True)
+        ):
             if token == REFUSED:
                 running.error = NO_NUMBERS
                 self.replies.stop(running, "error")

@@ -34,7 +34,7 @@ _REFLECTION, _TRANSCRIPT, _SPEECH, _OPEN, _CLOSE, _END = (
 _INT32 = np.dtype(np.int32)
 
 
-class ReplyLog:
+class EventBuilder:
     """Makes the events of a reply in order. speech_start: the first speech id; rate: of the audio, in Hz."""
 
     def __init__(

@@ -28,13 +28,15 @@ class Bounds:
 
     def __post_init__(self) -> None:
         if not (self.events >= 1 and self.audio_s > 0):
-            raise ValueError(f"bounds are {self.events} events and {self.audio_s} s: they must be 1 or more, and above 0")
+            raise ValueError(
+                f"bounds are {self.events} events and {self.audio_s} s: they must be 1 or more, and above 0"
+            )
 
 
 UNBOUNDED = Bounds(math.inf, math.inf)
 
 
-class Outlet:
+class EventQueue:
     """The events of one reply. on_room is called, by a reader and with no lock held, when a full outlet has room again.
 
     is_full: the reader is behind; more is accepted all the same, so nothing is lost. is_abandoned: nobody will read any more.
@@ -170,12 +172,12 @@ class Outlet:
             self._on_room()
 
 
-def deliver(batches: Iterable[tuple[Outlet, Sequence[Event]]]) -> None:
+def deliver(batches: Iterable[tuple[EventQueue, Sequence[Event]]]) -> None:
     """Hand over what a step made: one lock a reply, and one call into each event loop, whatever the number of its readers."""
     _resume([waiter for outlet, events in batches for waiter in outlet._add(events)])
 
 
-def fail_all(outlets: Iterable[Outlet], error: BaseException) -> None:
+def fail_all(outlets: Iterable[EventQueue], error: BaseException) -> None:
     """No event will follow in any of them: readers get the error once they have read what is there."""
     _resume([waiter for outlet in outlets for waiter in outlet._fail(error)])
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from innervoice.model.sequence import Role, Row
+from innervoice.model.sequence import Sequence, TokenRole
 
 Cut = Literal["speech", "transcript"]
 Behind = Literal["drop", "keep"]
@@ -37,7 +37,7 @@ def heard_text(num_text: int, num_speech: int, num_heard: int) -> int:
 
 
 @dataclass(frozen=True)
-class Kept:
+class CutReply:
     """What is left of a reply. text_ids: its transcript, as the history keeps it; unheard: those of it taken to be unheard."""
 
     num_speech: int
@@ -46,8 +46,15 @@ class Kept:
 
 
 def cut_row(
-    row: Row, number: int, speech: tuple[int, int], num_heard: int, cut: Cut, reflection: Behind, *, is_over: bool
-) -> Kept:
+    row: Sequence,
+    number: int,
+    speech: tuple[int, int],
+    num_heard: int,
+    cut: Cut,
+    reflection: Behind,
+    *,
+    is_over: bool,
+) -> CutReply:
     """Cut reply `number` of a row, its last, behind the speech token that was heard last.
 
     `speech` keeps all that stands before, text that ran ahead of its sound included, and with it every key and value.
@@ -56,7 +63,7 @@ def cut_row(
     and was heard to its end stays whole.
     """
     own = [i for i, reply in enumerate(row.replies) if reply == number]
-    spoken = [i for i in own if row.roles[i] is Role.SPOKEN]
+    spoken = [i for i in own if row.roles[i] is TokenRole.SPOKEN]
     codes = [i for i in spoken if speech[0] <= row.ids[i] < speech[1]]
     text = [i for i in spoken if not speech[0] <= row.ids[i] < speech[1]]
     num_heard = min(num_heard, len(codes))
@@ -64,11 +71,15 @@ def cut_row(
     begin = own[0] if own else len(row.ids)
     end = codes[num_heard - 1] + 1 if num_heard else begin
     if is_over and num_heard == len(codes) > 0:
-        return Kept(num_heard, [row.ids[i] for i in text], 0)
-    keeps = [i for i in range(len(row.ids)) if i < end or (row.roles[i] is Role.HIDDEN and reflection == "keep")]
+        return CutReply(num_heard, [row.ids[i] for i in text], 0)
+    keeps = [
+        i
+        for i in range(len(row.ids))
+        if i < end or (row.roles[i] is TokenRole.HIDDEN and reflection == "keep")
+    ]
     if cut == "transcript":
         keeps = [i for i in keeps if i not in unheard]
     kept = set(keeps)
-    made = Kept(num_heard, [row.ids[i] for i in text if i in kept], len(unheard & kept))
+    made = CutReply(num_heard, [row.ids[i] for i in text if i in kept], len(unheard & kept))
     row.keep(keeps)
     return made

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import abc, deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from innervoice.model.device_step import Emitted, Pending, RowStart, Stepper
-from innervoice.model.sequence import Role, Row
-from innervoice.runtime.active_reply import Running
+from innervoice.model.device_step import DeviceStep, Emitted, Pending, RowStart
+from innervoice.model.sequence import Sequence, TokenRole
+from innervoice.runtime.active_reply import ActiveReply
 from innervoice.schedule import Emission, FreeCursor, Kind, Program
 from innervoice.types import OutOfCapacity, Sampling
 from innervoice_kernels.sampling.cursor_columns import Ending
 
 log = logging.getLogger("innervoice")
 
-_KINDS = {Role.NEUTRAL: None, Role.HIDDEN: Kind.REFLECTION, Role.SPOKEN: Kind.SPEECH}  # as the reflection weight tells them apart
+_KINDS = {
+    TokenRole.NEUTRAL: None,
+    TokenRole.HIDDEN: Kind.REFLECTION,
+    TokenRole.SPOKEN: Kind.SPEECH,
+}  # as the reflection weight tells them apart
 _GREEDY = Sampling(temperature=0.0, top_k=0, top_p=1.0, seed=0, max_new_tokens=1 << 30, ignore_eos=True)
 
 
@@ -39,7 +43,7 @@ class Told:
 class _Queued:
     """A step. caps: what it granted, by device row; pending None: it only fed prompts."""
 
-    running: list[Running]
+    running: list[ActiveReply]
     caps: dict[int, int | None]
     pending: Pending | None
     num_fed: int
@@ -55,7 +59,7 @@ class _Held:
     num_fixed: int = 0
 
 
-class Stepping:
+class Overlap:
     """Replies in the rows of a stepper, which the host follows from one step behind.
 
     `begin` takes a reply over, `queue` queues a step of some of them, `read` tells what came of the one before, `follow` lets the
@@ -63,9 +67,9 @@ class Stepping:
     that mean nothing, by which steps are timed.
     """
 
-    def __init__(self, stepper: Stepper, trial: Program) -> None:
+    def __init__(self, stepper: DeviceStep, trial: Program) -> None:
         self.stepper, self._trial = stepper, trial
-        self._rows: list[Running] = []
+        self._rows: list[ActiveReply] = []
         self._held: list[_Held] = []
         self._queued: deque[_Queued] = deque()
 
@@ -74,7 +78,7 @@ class Stepping:
         """Steps that are queued and not read."""
         return len(self._queued)
 
-    def begin(self, running: Running) -> bool:
+    def begin(self, running: ActiveReply) -> bool:
         """Take over a reply that has its pages; its last token is fed by its first step. False: the host must draw for it."""
         if running.by_host:
             return False
@@ -104,7 +108,7 @@ class Stepping:
         self._held.append(_Held(list(row.table.pages), row.table.num_published))
         return True
 
-    def leave(self, running: Running) -> None:
+    def leave(self, running: ActiveReply) -> None:
         """The device draws no more for a reply; one that it does not draw for is left alone."""
         number = running.device_row
         if number is None:
@@ -116,7 +120,7 @@ class Stepping:
             self.stepper.rows.move(len(self._rows), number)
             self._rows[number], self._held[number], last.device_row = last, held, number
 
-    def is_spent(self, running: Running) -> bool:
+    def is_spent(self, running: ActiveReply) -> bool:
         """Whether what is queued is all that the reply may have."""
         num = running.num_tokens + running.in_flight
         most = running.request.sampling.max_new_tokens
@@ -126,7 +130,9 @@ class Stepping:
         """Where the time of a step begins that also feeds prompts."""
         return self.stepper.mark()
 
-    def queue(self, drawing: Sequence[Running], caps: Mapping[int, int], num_fed: int, begun: Any) -> None:
+    def queue(
+        self, drawing: abc.Sequence[ActiveReply], caps: Mapping[int, int], num_fed: int, begun: Any
+    ) -> None:
         """Queue a step of replies whose pages reach as far as it feeds. caps: see Running.grant, by place."""
         granted = {_row_of(running): caps.get(running.place) for running in drawing}
         pending = None
@@ -139,22 +145,28 @@ class Stepping:
         ended = self.stepper.mark() if pending is None else None
         self._queued.append(_Queued(list(drawing), granted, pending, num_fed, begun, ended))
 
-    def read(self) -> tuple[Told, list[tuple[Running, Emitted | None, int | None]]]:
+    def read(self) -> tuple[Told, list[tuple[ActiveReply, Emitted | None, int | None]]]:
         """Wait for the oldest step that is queued -> each reply in it, what it emitted (None: nothing), the cap that it got."""
         queued = self._queued.popleft()
         if queued.pending is None:
             if queued.ended is not None:
                 queued.ended.synchronize()
-            return Told(0, queued.num_fed, None if queued.ended is None else queued.begun.elapsed_time(queued.ended) / 1e3), []
+            return Told(
+                0,
+                queued.num_fed,
+                None if queued.ended is None else queued.begun.elapsed_time(queued.ended) / 1e3,
+            ), []
         (step,) = self.stepper.read(queued.pending)
         emitted = {one.row: one for one in step}
         for running in queued.running:
             running.in_flight -= 1
-        told = [(r, emitted.get(n), cap) for r, (n, cap) in zip(queued.running, queued.caps.items(), strict=True)]
+        told = [
+            (r, emitted.get(n), cap) for r, (n, cap) in zip(queued.running, queued.caps.items(), strict=True)
+        ]
         return Told(len(told), queued.num_fed, queued.pending.took_s), told
 
     @contextmanager
-    def trial(self, rows: Sequence[Row]) -> Iterator[Callable[[], None]]:
+    def trial(self, rows: abc.Sequence[Sequence]) -> Iterator[Callable[[], None]]:
         """A function that takes a step of rows of one token that mean nothing, and waits for it. Only while no reply runs."""
         assert not self._rows, "replies run"
         for number, row in enumerate(rows):
@@ -187,7 +199,7 @@ class Stepping:
             held, pages = self._held[number], running.row.table.pages
             assert held.pages[: held.num_fixed] == pages[: held.num_fixed], "pages of another row"
 
-    def _tell_pages(self, drawing: Sequence[Running]) -> None:
+    def _tell_pages(self, drawing: abc.Sequence[ActiveReply]) -> None:
         """Send the pages that changed. Those that are published stay, but for the last, which may have been shared and copied."""
         changed = {}
         for running in drawing:
@@ -202,7 +214,7 @@ class Stepping:
             self.stepper.rows.set_pages(changed)
 
 
-def follow(running: Running, told: Emitted) -> Emission:
+def follow(running: ActiveReply, told: Emitted) -> Emission:
     """Let the host's cursor take what the device's has emitted. Raises Astray where they differ."""
     cursor = running.cursor
     if told.discarded:
@@ -218,10 +230,10 @@ def follow(running: Running, told: Emitted) -> Emission:
     return emission
 
 
-def _apart(running: Running, told: Emitted, expected: str) -> str:
+def _apart(running: ActiveReply, told: Emitted, expected: str) -> str:
     return f"token {running.num_tokens} of this reply is {told} on the device, and by its schedule {expected}: please report this"
 
 
-def _row_of(running: Running) -> int:
+def _row_of(running: ActiveReply) -> int:
     assert running.device_row is not None, "the host draws for this reply"
     return running.device_row

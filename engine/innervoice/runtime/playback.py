@@ -43,7 +43,9 @@ class Playback:
         if not 0 <= played_s < math.inf:
             raise ValueError(f"played_ms is {1e3 * played_s:g}: it must be 0 or more")
         if played_s > self.sent_s + 1e-3:
-            raise ValueError(f"played_ms is {1e3 * played_s:.0f} and only {1e3 * self.sent_s:.0f} ms were sent")
+            raise ValueError(
+                f"played_ms is {1e3 * played_s:.0f} and only {1e3 * self.sent_s:.0f} ms were sent"
+            )
         if played_s < self._acknowledged_s:
             return
         self._acknowledged_s = played_s

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from innervoice.runtime.request import Request
-from innervoice.runtime.snapshot import Export
+from innervoice.runtime.snapshot import SessionSnapshot
 from innervoice.types import Pcm16, Samples
 
 Line = dict[str, Any]
 
 
-def request_line(request: Request, model: str, history: Export | None = None) -> Line:
+def request_line(request: Request, model: str, history: SessionSnapshot | None = None) -> Line:
     """The line that an event log begins with. model: the fingerprint of what the ids mean. history: what a turn found."""
     return {
         "kind": "request",

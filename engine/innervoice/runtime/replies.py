@@ -8,22 +8,22 @@ from functools import partial
 from typing import Literal
 
 from innervoice.codec.audio import Resampler
-from innervoice.codec.glm_voice.voice import Voice
+from innervoice.codec.glm_voice.voice import SpeechOutput
 from innervoice.model.device_step import Emitted
 from innervoice.model.pages import OutOfPages, PagePool, PageTable
-from innervoice.model.runner import Runner
-from innervoice.model.sequence import Row
+from innervoice.model.runner import ModelRunner
+from innervoice.model.sequence import Sequence
 from innervoice.model.text import TextTokenizer
-from innervoice.runtime.active_reply import Running
-from innervoice.runtime.event_builder import ReplyLog
-from innervoice.runtime.overlap import Astray, Stepping, Told, follow
+from innervoice.runtime.active_reply import ActiveReply
+from innervoice.runtime.event_builder import EventBuilder
+from innervoice.runtime.overlap import Astray, Overlap, Told, follow
 from innervoice.runtime.reply_trace import ReplyTrace
 from innervoice.runtime.request import Request
 from innervoice.runtime.scheduler import Phase
-from innervoice.runtime.scheduler_view import Ledger
-from innervoice.runtime.session_state import Dialogue
-from innervoice.runtime.sessions import Dialogues
-from innervoice.runtime.snapshot import Export, Paused
+from innervoice.runtime.scheduler_view import SchedulerView
+from innervoice.runtime.session_state import SessionState
+from innervoice.runtime.sessions import Sessions
+from innervoice.runtime.snapshot import PausedReply, SessionSnapshot
 from innervoice.schedule import Emission, make_cursor
 from innervoice.telemetry.trace import Tracer
 from innervoice.types import Event, FinishReason, OutOfCapacity, Pcm16, Samples
@@ -33,7 +33,7 @@ Preempt = Literal["recompute", "swap"]
 NO_NUMBERS = "the model's logits are not numbers: check the weights, or use a wider dtype"
 
 
-class Replies:
+class ReplyTable:
     """waiting: requests and their places, by reply id; active: replies that have begun; outbox: events that want a time.
 
     stepping: the rows of those whose tokens the device draws, None: the host draws for all.
@@ -41,10 +41,10 @@ class Replies:
 
     def __init__(
         self,
-        runner: Runner,
+        runner: ModelRunner,
         pool: PagePool,
         tokenizer: TextTokenizer,
-        voice: Voice | None,
+        voice: SpeechOutput | None,
         tracer: Tracer,
         *,
         max_rows: int,
@@ -52,14 +52,14 @@ class Replies:
         share_prefixes: bool,
         max_waiting: int | None,
         preempt: Preempt,
-        stepping: Stepping | None = None,
+        stepping: Overlap | None = None,
     ) -> None:
         self.tokenizer, self.max_rows, self.max_model_len = tokenizer, max_rows, max_model_len
         self.waiting: dict[str, tuple[Request, int]] = {}
-        self.active: dict[str, Running] = {}
+        self.active: dict[str, ActiveReply] = {}
         self.outbox: list[Callable[[float], Event]] = []
-        self.ledger = Ledger(voice)
-        self.dialogues = Dialogues(self)
+        self.ledger = SchedulerView(voice)
+        self.dialogues = Sessions(self)
         self.stepping = stepping
         self.num_preempted = 0
         self.trace = ReplyTrace(tracer, self.running)
@@ -72,7 +72,7 @@ class Replies:
         """Dialogues, and single replies that run."""
         return len(self.dialogues) + sum(r.request.session_id is None for r in self.active.values())
 
-    def submit(self, request: Request, now: float) -> Export | None:
+    def submit(self, request: Request, now: float) -> SessionSnapshot | None:
         """Queue a request -> the history that a turn finds. Raises ValueError for a turn whose dialogue is busy, gone, or too
 
         long with it; OutOfCapacity.
@@ -87,11 +87,13 @@ class Replies:
             dialogue.replies.add(request.reply_id)
             self.dialogues.end_draft(dialogue, request.prompt_ids)
             cached, pages = dialogue.row.num_cached, len(dialogue.row.table.pages)
-        place = self.ledger.enter(request, now, num_tokens=history + len(request.prompt_ids), num_cached=cached, num_pages=pages)
+        place = self.ledger.enter(
+            request, now, num_tokens=history + len(request.prompt_ids), num_cached=cached, num_pages=pages
+        )
         self.waiting[request.reply_id] = request, place
         if self.trace.enabled:
             self.trace.submitted(request, now)
-        return None if dialogue is None else Export.of(dialogue.row, dialogue.paused, "", history)
+        return None if dialogue is None else SessionSnapshot.of(dialogue.row, dialogue.paused, "", history)
 
     def check_room(self, num_coming: int = 0) -> None:
         """Raise OutOfCapacity when no more replies may wait, with so many that are on their way. Any thread may ask."""
@@ -130,14 +132,19 @@ class Replies:
         elif reply_id in self.waiting:
             self.ledger.jobs.is_blocked[self.waiting[reply_id][1]] = is_blocked
 
-    def running(self, reply_id: str | None) -> Running | None:
+    def running(self, reply_id: str | None) -> ActiveReply | None:
         """A reply that runs, None for any other."""
         return self.active.get(reply_id or "")
 
     def last_words(self, now: float, error: str) -> list[Event]:
         """The core goes no further: a last event for every reply that is not over."""
-        waiting = [self._make_running(request, place, self.new_row()) for request, place in self.waiting.values()]
-        return [running.stamped(partial(running.log.done, "error", error))(now) for running in [*self.active.values(), *waiting]]
+        waiting = [
+            self._make_running(request, place, self.new_row()) for request, place in self.waiting.values()
+        ]
+        return [
+            running.stamped(partial(running.log.done, "error", error))(now)
+            for running in [*self.active.values(), *waiting]
+        ]
 
     def admit(self, place: int) -> None:
         """Give a row to a reply that waits, for the first time or again."""
@@ -146,7 +153,7 @@ class Replies:
             del self.waiting[entry.reply_id]
             self._start(entry, place)
             return
-        assert isinstance(entry, Running), "a listener has its row"
+        assert isinstance(entry, ActiveReply), "a listener has its row"
         row, saved = entry.row, entry.host_pages
         self._adopt(row)
         if saved is not None and saved.num_tokens > row.num_cached:
@@ -164,11 +171,11 @@ class Replies:
     def preempt(self, place: int) -> None:
         """Take a reply's pages back; it waits for its turn again."""
         entry = self.ledger.at(place)
-        if isinstance(entry, Dialogue):
+        if isinstance(entry, SessionState):
             self.dialogues.end_draft(entry)
             entry.row.release()
             return
-        assert isinstance(entry, Running), "a reply without a row holds no pages"
+        assert isinstance(entry, ActiveReply), "a reply without a row holds no pages"
         self._leave_device(entry)
         if self._preempt_by == "swap":
             entry.host_pages = self._runner.save_pages(entry.row)
@@ -205,22 +212,24 @@ class Replies:
         if self.trace.enabled:
             self.trace.admitted(running)
 
-    def _adopt(self, row: Row) -> None:
+    def _adopt(self, row: Sequence) -> None:
         if self._share and not row.table.pages:
             row.num_cached = row.table.adopt(row.ids, row.page_keys)
 
-    def _make_running(self, request: Request, place: int, row: Row, paused: Paused | None = None) -> Running:
+    def _make_running(
+        self, request: Request, place: int, row: Sequence, paused: PausedReply | None = None
+    ) -> ActiveReply:
         sampling, program = request.sampling, request.program
         weight = program.schedule.reflection_weight
         number = row.begin_reply(math.log(weight)) if paused is None else len(row.weights) - 1
         own_rate = 1 if self._voice is None else self._voice.sample_rate
         rate = request.output_rate or own_rate
         state = None if paused is None else paused.cursor
-        return Running(
+        return ActiveReply(
             request=request,
             row=row,
             cursor=make_cursor(program, request.caps, ignore_eos=sampling.ignore_eos, state=state),
-            log=ReplyLog(
+            log=EventBuilder(
                 request.reply_id,
                 self.tokenizer,
                 num_prompt=len(row.ids) - (0 if paused is None else paused.num_tokens),
@@ -234,7 +243,7 @@ class Replies:
             resampler=None if rate == own_rate else Resampler(own_rate, rate),
         )
 
-    def make_writable(self, row: Row, ahead: int = 0) -> bool:
+    def make_writable(self, row: Sequence, ahead: int = 0) -> bool:
         """Pages for all tokens that are fed, a page of its own for the first that will be written; False: there are none.
 
         ahead: tokens beside those that the row knows, fed already or to be.
@@ -249,12 +258,12 @@ class Replies:
             return False
         return True
 
-    def emit_forced(self, running: Running) -> None:
+    def emit_forced(self, running: ActiveReply) -> None:
         """Emit what the schedule forces now."""
         while running.finish is None and running.cursor.forced is not None:
             self.take(running, running.cursor.emit_forced(), None)
 
-    def take(self, running: Running, emission: Emission, logprob: float | None) -> None:
+    def take(self, running: ActiveReply, emission: Emission, logprob: float | None) -> None:
         """A token was emitted."""
         self.outbox.append(running.take(emission, logprob, self._voice))
         self._finish(running)
@@ -269,23 +278,27 @@ class Replies:
         while self.stepping is not None and self.stepping.num_queued > keep:
             last, told = self.stepping.read()
             for running, emitted, cap in told:
-                if running.device_row is not None:  # else it is over, and what was drawn behind its end is dropped
+                if (
+                    running.device_row is not None
+                ):  # else it is over, and what was drawn behind its end is dropped
                     self._hear(running, emitted, cap)
                     self.ledger.update(running)
         return last
 
-    def grant(self, running: Running, cap: int) -> None:
+    def grant(self, running: ActiveReply, cap: int) -> None:
         """Give a reply's open reflection, or its next, a cap."""
         running.grant(cap)
         if self._tracer.enabled:
             self.trace.granted(running, cap)
 
-    def _hear(self, running: Running, told: Emitted | None, cap: int | None) -> None:
+    def _hear(self, running: ActiveReply, told: Emitted | None, cap: int | None) -> None:
         """What the device drew for a reply becomes its token."""
         row = running.row
         try:
             if told is None or told.ending is Ending.WAITING:
-                raise Astray("a step of this reply came to nothing on the device, without an end or a page: please report this")
+                raise Astray(
+                    "a step of this reply came to nothing on the device, without an end or a page: please report this"
+                )
             if told.ending is Ending.REFUSED:
                 raise FloatingPointError(NO_NUMBERS)
             if cap is not None:
@@ -303,7 +316,7 @@ class Replies:
             running.error = f"the device ended this reply ({told.ending.name}) where the host does not: please report this"
             self.stop(running, "error")
 
-    def send(self, running: Running, pcm: Samples | Pcm16, now: float) -> Event:
+    def send(self, running: ActiveReply, pcm: Samples | Pcm16, now: float) -> Event:
         """A chunk of sound leaves: the listener's clock goes on from here."""
         event = running.stamped(partial(running.log.audio, pcm))(now)
         running.playback.send(now, len(pcm) / running.log.rate)
@@ -311,7 +324,7 @@ class Replies:
             self.ledger.update_sound(running)
         return event
 
-    def _finish(self, running: Running) -> None:
+    def _finish(self, running: ActiveReply) -> None:
         if running.finish is None:
             running.finish_if_over(self.max_model_len, self._codes_per_s)
         if running.finish is None:
@@ -322,7 +335,7 @@ class Replies:
         if running.request.session_id is None:
             running.row.release()  # only its sound is still to be made
 
-    def _leave_device(self, running: Running) -> None:
+    def _leave_device(self, running: ActiveReply) -> None:
         if self.stepping is not None:
             self.stepping.leave(running)
 
@@ -339,15 +352,17 @@ class Replies:
 
     def next_timeout(self) -> float:
         """When the first of them times out, +inf for never."""
-        requests = [request for request, _ in self.waiting.values()] + [running.request for running in self.unfinished()]
+        requests = [request for request, _ in self.waiting.values()] + [
+            running.request for running in self.unfinished()
+        ]
         return min((request.deadline_s for request in requests), default=math.inf)
 
-    def stop(self, running: Running, reason: FinishReason) -> None:
+    def stop(self, running: ActiveReply, reason: FinishReason) -> None:
         """Take no more tokens; what was spoken is still voiced."""
         running.finish = reason
         self._finish(running)
 
-    def end(self, running: Running, reason: FinishReason) -> None:
+    def end(self, running: ActiveReply, reason: FinishReason) -> None:
         """The reply is over: free what it holds, and tell."""
         request, row = running.request, running.row
         self._leave_device(running)
@@ -368,13 +383,13 @@ class Replies:
         if request.session_id is not None:
             self.dialogues.rest(self.dialogues.known(request.session_id))
 
-    def unfinished(self) -> list[Running]:
+    def unfinished(self) -> list[ActiveReply]:
         """Those that take tokens."""
         return [running for running in self.active.values() if running.finish is None]
 
-    def new_row(self) -> Row:
+    def new_row(self) -> Sequence:
         """An empty row."""
-        return Row(PageTable(self._pool))
+        return Sequence(PageTable(self._pool))
 
     def check_length(self, num_tokens: int) -> None:
         """Raise ValueError when history and prompt leave no room for a reply."""

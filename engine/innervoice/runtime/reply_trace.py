@@ -9,11 +9,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from innervoice.runtime.active_reply import Running
+from innervoice.runtime.active_reply import ActiveReply
 from innervoice.runtime.request import Request
-from innervoice.runtime.scheduler import Jobs, Phase, SchedulerSettings, StepPlan
+from innervoice.runtime.scheduler import Phase, ReplyColumns, SchedulerSettings, StepPlan
 from innervoice.runtime.scheduler.admission import num_pages
-from innervoice.runtime.scheduler_view import Ledger
+from innervoice.runtime.scheduler_view import SchedulerView
 from innervoice.schedule import UNLIMITED, FreeCursor, Kind
 from innervoice.telemetry.trace import Lines, Tracer
 from innervoice.types import AudioChunk, Done, Event, TokenEvent
@@ -29,7 +29,7 @@ class _Drawn:
     """A reply, as far as it is drawn. segment: kind and number of the open one; dry_s: when what was sent is played."""
 
     lines: Lines
-    running: Running | None = None
+    running: ActiveReply | None = None
     state: str = ""
     segment: tuple[str, int] | None = None
     num_tokens: int = 0
@@ -44,7 +44,7 @@ class _Drawn:
 class ReplyTrace:
     """Draws the replies of a core. find: a reply that runs, by its id, for those that began before the trace did."""
 
-    def __init__(self, tracer: Tracer, find: Callable[[str], Running | None]) -> None:
+    def __init__(self, tracer: Tracer, find: Callable[[str], ActiveReply | None]) -> None:
         self._tracer, self._find = tracer, find
         self._drawn: dict[str, _Drawn] = {}
         self._number = 0
@@ -62,34 +62,42 @@ class ReplyTrace:
         prompt = len(request.prompt_ids)
         drawn.lines.instant(_DECISIONS, "submitted", now, prompt=prompt, priority=request.priority, **session)
 
-    def planned(self, plan: StepPlan, ledger: Ledger, settings: SchedulerSettings, pages_free: int, now: float) -> None:
+    def planned(
+        self, plan: StepPlan, ledger: SchedulerView, settings: SchedulerSettings, pages_free: int, now: float
+    ) -> None:
         """The plan of a step, before it is carried out: what it means for each reply, and why."""
         self._now = now
         step = _Step(plan, ledger.jobs, settings, pages_free, now)
         for place in ledger.jobs.places.tolist():
             entry = ledger.at(place)
-            if isinstance(entry, (Request, Running)):
+            if isinstance(entry, (Request, ActiveReply)):
                 self._state(self._of_entry(entry, now), *step.why_not(place), now)
-                if isinstance(entry, Running):
+                if isinstance(entry, ActiveReply):
                     self._count(entry, ledger.jobs, place, now)
         for place in plan.preempt:
             entry = ledger.at(place)
-            if isinstance(entry, Running):
-                why = {"reason": step.why_preempted(place), "pages": int(ledger.jobs.pages[place]), "pages_free": pages_free}
+            if isinstance(entry, ActiveReply):
+                why = {
+                    "reason": step.why_preempted(place),
+                    "pages": int(ledger.jobs.pages[place]),
+                    "pages_free": pages_free,
+                }
                 self._of_entry(entry, now).lines.instant(_DECISIONS, "preempted", now, **why)
         drawing, prompts = len(plan.decode), sum(num for _, num in plan.prefill)
         if drawing or prompts:
             self._tracer.counter("batch", rows=drawing, prompt_tokens=prompts)
 
-    def admitted(self, running: Running, *, again: bool = False) -> None:
+    def admitted(self, running: ActiveReply, *, again: bool = False) -> None:
         """A reply got its row."""
         drawn = self._of_entry(running, self._now)
         drawn.running, drawn.last_s = running, self._now
         waited_s, row = self._now - running.request.submitted_s, running.row
         name, cached = "admitted again" if again else "admitted", row.num_cached
-        drawn.lines.instant(_DECISIONS, name, self._now, waited_s=round(waited_s, 6), tokens=len(row.ids), cached=cached)
+        drawn.lines.instant(
+            _DECISIONS, name, self._now, waited_s=round(waited_s, 6), tokens=len(row.ids), cached=cached
+        )
 
-    def granted(self, running: Running, cap: int) -> None:
+    def granted(self, running: ActiveReply, cap: int) -> None:
         """The scheduler gave a reply's open reflection, or its next, a cap; told when it is another than before."""
         cursor = running.cursor
         if isinstance(cursor, FreeCursor) or cursor.kind is not Kind.REFLECTION:
@@ -102,14 +110,24 @@ class ReplyTrace:
         drawn.told_cap = number, cursor.limit
         slack = _slack(running, self._now)
         reason = {} if slack is None else {"reason": f"{slack:.3f} s of sound are unplayed"}
-        drawn.lines.instant(_DECISIONS, name, self._now, cap=_plain(cursor.limit), used=cursor.count, asked=_plain(cap), **reason)
+        drawn.lines.instant(
+            _DECISIONS,
+            name,
+            self._now,
+            cap=_plain(cursor.limit),
+            used=cursor.count,
+            asked=_plain(cap),
+            **reason,
+        )
 
-    def chosen(self, replies: Sequence[Running], now: float) -> None:
+    def chosen(self, replies: Sequence[ActiveReply], now: float) -> None:
         """The codec makes the next chunk of these, in one call."""
         for running in replies:
             drawn = self._of_entry(running, now)
             drawn.chosen_s = now
-            drawn.lines.instant(_DECISIONS, "sound is made", now, reason=_why_sound(running, now), chunks=len(replies))
+            drawn.lines.instant(
+                _DECISIONS, "sound is made", now, reason=_why_sound(running, now), chunks=len(replies)
+            )
 
     def told(self, event: Event, now: float) -> None:
         """An event leaves."""
@@ -129,8 +147,15 @@ class ReplyTrace:
     def _token(self, drawn: _Drawn, event: TokenEvent, now: float) -> None:
         if drawn.segment != (event.kind, event.segment):
             self._end_segment(drawn)
-            drawn.segment, drawn.num_tokens, drawn.num_hidden, drawn.cap = (event.kind, event.segment), 0, 0, UNLIMITED
-            drawn.lines.begin(_SEGMENTS, event.kind, drawn.last_s, segment=event.segment, first_token_s=round(event.t, 6))
+            drawn.segment, drawn.num_tokens, drawn.num_hidden, drawn.cap = (
+                (event.kind, event.segment),
+                0,
+                0,
+                UNLIMITED,
+            )
+            drawn.lines.begin(
+                _SEGMENTS, event.kind, drawn.last_s, segment=event.segment, first_token_s=round(event.t, 6)
+            )
         drawn.num_tokens += len(event.ids)
         drawn.last_s = now
         running = drawn.running
@@ -147,14 +172,20 @@ class ReplyTrace:
         args: dict[str, object] = {"tokens": drawn.num_tokens}
         if drawn.segment[0] == "reflection":
             spent = drawn.num_hidden >= drawn.cap
-            args |= {"used": drawn.num_hidden, "cap": _plain(drawn.cap), "ended": "by its cap" if spent else "by itself"}
+            args |= {
+                "used": drawn.num_hidden,
+                "cap": _plain(drawn.cap),
+                "ended": "by its cap" if spent else "by itself",
+            }
         drawn.lines.end(_SEGMENTS, drawn.last_s, **args)
         drawn.segment = None
 
     def _chunk(self, drawn: _Drawn, event: AudioChunk, now: float) -> None:
         sound_s = len(event.pcm) / event.rate
         begin_s = now if drawn.chosen_s is None else drawn.chosen_s
-        drawn.lines.span(_SOUND, f"{sound_s:.2f} s of sound", begin_s, now, sound_s=sound_s, start=event.start, t=event.t)
+        drawn.lines.span(
+            _SOUND, f"{sound_s:.2f} s of sound", begin_s, now, sound_s=sound_s, start=event.start, t=event.t
+        )
         playback = None if drawn.running is None else drawn.running.playback
         plays_s = now if playback is None else playback.dry_s - sound_s  # when the player gets to it
         if drawn.dry_s == -math.inf:
@@ -184,7 +215,7 @@ class ReplyTrace:
             drawn.lines.begin(_DECISIONS, state, now, **why)
         drawn.state = state
 
-    def _count(self, running: Running, jobs: Jobs, place: int, now: float) -> None:
+    def _count(self, running: ActiveReply, jobs: ReplyColumns, place: int, now: float) -> None:
         drawn = self._of_entry(running, now)
         slack = _slack(running, now)
         if slack is not None and running.request.is_live:
@@ -193,7 +224,7 @@ class ReplyTrace:
         if jobs.is_reflecting[place]:
             drawn.lines.counter("reflection", now, used=int(jobs.hidden_count[place]))
 
-    def _of_entry(self, entry: Request | Running, now: float) -> _Drawn:
+    def _of_entry(self, entry: Request | ActiveReply, now: float) -> _Drawn:
         if isinstance(entry, Request):
             return self._of(entry.reply_id, entry, now)
         drawn = self._of(entry.request.reply_id, entry.request, now)
@@ -208,7 +239,11 @@ class ReplyTrace:
             self._drawn, self._number = {}, self._tracer.number
         drawn = self._drawn.get(reply_id)
         if drawn is None:
-            title = f"reply {reply_id}" if request.session_id is None else f"reply {reply_id}, session {request.session_id}"
+            title = (
+                f"reply {reply_id}"
+                if request.session_id is None
+                else f"reply {reply_id}, session {request.session_id}"
+            )
             drawn = self._drawn[reply_id] = _Drawn(self._tracer.lines(title, LINES), last_s=now)
         return drawn
 
@@ -216,13 +251,17 @@ class ReplyTrace:
 class _Step:
     """A planned step, and the reasons behind it, by what the planner knew."""
 
-    def __init__(self, plan: StepPlan, jobs: Jobs, settings: SchedulerSettings, pages_free: int, now: float) -> None:
+    def __init__(
+        self, plan: StepPlan, jobs: ReplyColumns, settings: SchedulerSettings, pages_free: int, now: float
+    ) -> None:
         self._jobs, self._settings, self._pages_free, self._now = jobs, settings, pages_free, now
         self._takes_part = {*plan.decode.tolist(), *(place for place, _ in plan.prefill), *plan.admit}
         places = jobs.places
         waiting = set(places[jobs.phase[places] == Phase.WAITING].tolist())
         self._num_rows = len(places) - len(waiting) - int(jobs.is_listening[places].sum()) + len(plan.admit)
-        left = sorted(waiting.difference(plan.admit), key=lambda p: (-int(jobs.priority[p]), int(jobs.order[p])))
+        left = sorted(
+            waiting.difference(plan.admit), key=lambda p: (-int(jobs.priority[p]), int(jobs.order[p]))
+        )
         self._first, self._num_waiting = (left[0] if left else -1), len(left)
 
     def why_not(self, place: int) -> Why:
@@ -239,7 +278,12 @@ class _Step:
         if jobs.is_live[place] and ahead_s > settings.frontier_s and not jobs.is_reflecting[place]:
             return "paused at the frontier", {"ahead_s": round(ahead_s, 3), "frontier_s": settings.frontier_s}
         what = "its prompt waits" if jobs.prompt_left[place] > 0 else "passed over"
-        return f"{what}: others have less slack" if settings.policy == "slack" else f"{what}: others came before", {}
+        return (
+            f"{what}: others have less slack"
+            if settings.policy == "slack"
+            else f"{what}: others came before",
+            {},
+        )
 
     def why_preempted(self, place: int) -> str:
         """Why a reply gives its pages back."""
@@ -261,24 +305,35 @@ class _Step:
         needed = num_pages(int(jobs.context[place]) + 1, settings) - int(jobs.pages[place])
         if needed > self._pages_free:
             return "waits for pages", {"needed": needed, "free": self._pages_free}
-        return "waits: with one more, the machine would not keep pace", {"rows": self._num_rows, "max_load": settings.max_load}
+        return "waits: with one more, the machine would not keep pace", {
+            "rows": self._num_rows,
+            "max_load": settings.max_load,
+        }
 
     def _ahead_s(self, place: int) -> float:
         """Seconds of sound that are spoken and not heard."""
         jobs = self._jobs
-        return float(jobs.sound_end_s[place] + jobs.unvoiced_s[place]) - self._now if jobs.has_sound[place] else 0.0
+        return (
+            float(jobs.sound_end_s[place] + jobs.unvoiced_s[place]) - self._now
+            if jobs.has_sound[place]
+            else 0.0
+        )
 
 
-def _why_sound(running: Running, now: float) -> str:
+def _why_sound(running: ActiveReply, now: float) -> str:
     if not running.request.is_live:
         return "nobody waits for it"
     slack = _slack(running, now)
     if slack is None:
         return "its first sound"
-    return f"its player runs dry in {slack:.3f} s" if slack >= 0 else f"its player has been dry for {-slack:.3f} s"
+    return (
+        f"its player runs dry in {slack:.3f} s"
+        if slack >= 0
+        else f"its player has been dry for {-slack:.3f} s"
+    )
 
 
-def _slack(running: Running, now: float) -> float | None:
+def _slack(running: ActiveReply, now: float) -> float | None:
     """Seconds until the player runs dry; None before its first sound."""
     return running.playback.dry_s - now if running.playback.has_begun else None
 

@@ -5,14 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from innervoice.codec.glm_voice.voice import Voice
-from innervoice.runtime.active_reply import Running
+from innervoice.codec.glm_voice.voice import SpeechOutput
+from innervoice.runtime.active_reply import ActiveReply
 from innervoice.runtime.request import Request
-from innervoice.runtime.scheduler import Jobs, Phase
-from innervoice.runtime.session_state import Dialogue
-from innervoice.schedule import Cursor, FreeCursor, Kind, OpenReflection, Program, make_cursor, reflection_ahead, spoken_until
+from innervoice.runtime.scheduler import Phase, ReplyColumns
+from innervoice.runtime.session_state import SessionState
+from innervoice.schedule import (
+    Cursor,
+    FreeCursor,
+    Kind,
+    OpenReflection,
+    Program,
+    make_cursor,
+    reflection_ahead,
+    spoken_until,
+)
 
-Entry = Request | Running | Dialogue
+Entry = Request | ActiveReply | SessionState
 """Who stands in a place of the table: a reply that waits, one that runs, or a user who still speaks."""
 
 
@@ -32,11 +41,11 @@ class _Ahead:
     reflection: OpenReflection | None
 
 
-class Ledger:
+class SchedulerView:
     """The table of jobs and who stands where."""
 
-    def __init__(self, voice: Voice | None) -> None:
-        self.jobs = Jobs()
+    def __init__(self, voice: SpeechOutput | None) -> None:
+        self.jobs = ReplyColumns()
         self._voice = voice
         self._streams = voice is not None and voice.next_border(0) is not None
         self._entries: dict[int, Entry] = {}
@@ -68,7 +77,7 @@ class Ledger:
         self._look_ahead(place, make_cursor(request.program, request.caps), num_speech=0)
         return place
 
-    def enter_listener(self, dialogue: Dialogue) -> int:
+    def enter_listener(self, dialogue: SessionState) -> int:
         """A user who still speaks: what is known of the prompt is fed ahead."""
         jobs = self.jobs
         place = jobs.add(0.0)
@@ -76,7 +85,7 @@ class Ledger:
         jobs.phase[place], jobs.is_listening[place] = Phase.PREFILL, True
         return place
 
-    def start(self, running: Running) -> None:
+    def start(self, running: ActiveReply) -> None:
         """A reply has got its row: it stands where its request stood."""
         self._entries[running.place] = running
 
@@ -86,13 +95,17 @@ class Ledger:
         del self._entries[place]
         self._ahead.pop(place, None)
 
-    def update_listener(self, dialogue: Dialogue) -> None:
+    def update_listener(self, dialogue: SessionState) -> None:
         """Write down what a step did for a user who still speaks."""
         place, jobs, row = dialogue.draft_place, self.jobs, dialogue.row
         assert place is not None, "nobody listens"
-        jobs.context[place], jobs.pages[place], jobs.prompt_left[place] = len(row.ids), len(row.table.pages), row.num_new
+        jobs.context[place], jobs.pages[place], jobs.prompt_left[place] = (
+            len(row.ids),
+            len(row.table.pages),
+            row.num_new,
+        )
 
-    def update(self, running: Running) -> None:
+    def update(self, running: ActiveReply) -> None:
         """Write down where a reply stands now."""
         place, jobs, row = running.place, self.jobs, running.row
         jobs.context[place], jobs.pages[place] = len(row.ids), len(row.table.pages)
@@ -105,7 +118,7 @@ class Ledger:
             self._look_ahead(place, running.cursor, running.num_speech)
         self.update_sound(running)
 
-    def update_sound(self, running: Running) -> None:
+    def update_sound(self, running: ActiveReply) -> None:
         """Write down what was sent of its sound, and what is still to be made."""
         if self._voice is None:
             return
@@ -116,14 +129,18 @@ class Ledger:
         jobs.has_sound[place] = running.playback.has_begun
         jobs.sound_end_s[place] = running.playback.dry_s if running.playback.has_begun else 0.0
 
-    def update_ready(self, ready: Sequence[tuple[Running, int]]) -> None:
+    def update_ready(self, ready: Sequence[tuple[ActiveReply, int]]) -> None:
         """Write down whose next chunk the codec can make; with each, the codes that wait for it."""
         assert self._voice is not None, "no voice, no chunks"
         jobs = self.jobs
         jobs.chunks_ready[jobs.places], jobs.ready_s[jobs.places] = 0, 0.0
         for running, pending in ready:
             jobs.chunks_ready[running.place] = 1
-            chunk = pending if running.finish is not None else pending - running.num_speech + self._last_border(running.place)
+            chunk = (
+                pending
+                if running.finish is not None
+                else pending - running.num_speech + self._last_border(running.place)
+            )
             jobs.ready_s[running.place] = max(chunk, 0) / self._voice.codes_per_s
 
     def _last_border(self, place: int) -> int:
@@ -140,7 +157,9 @@ class Ledger:
             if self._streams and self._voice is not None and (ahead is None or ahead.border != border):
                 last = 0 if ahead is None else ahead.border
                 jobs.chunk_s[place] = (border - last) / self._voice.codes_per_s
-            ahead = _Ahead(row, last, border, count, spoken_until(cursor, border - num_speech), reflection_ahead(cursor))
+            ahead = _Ahead(
+                row, last, border, count, spoken_until(cursor, border - num_speech), reflection_ahead(cursor)
+            )
             self._ahead[place] = ahead
         spoken = isinstance(cursor, FreeCursor) or cursor.kind is _SPEECH or cursor.kind is _TRANSCRIPT
         jobs.spoken_left[place] = max(ahead.spoken_left - (count - ahead.count if spoken else 0), 0)

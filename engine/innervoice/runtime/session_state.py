@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from innervoice.model.sequence import Row
+from innervoice.model.sequence import Sequence
 from innervoice.runtime.playback import Playback
-from innervoice.runtime.snapshot import Paused
+from innervoice.runtime.snapshot import PausedReply
 
 
 @dataclass(frozen=True)
-class Spoken:
+class LastReply:
     """The reply that a dialogue heard last, running or over: what an interruption needs. number: within the row."""
 
     reply_id: str
@@ -21,17 +21,17 @@ class Spoken:
 
 
 @dataclass
-class Dialogue:
+class SessionState:
     """A session as the core keeps it.
 
     busy: the reply that is running, if any. last: the one that is, or was, heard. replies: ids of all it ever made. used: when it
     was last needed, as a count. draft: how many tokens at the row's end are guessed: what a user who still speaks has said.
     """
 
-    row: Row
-    paused: Paused | None = None
+    row: Sequence
+    paused: PausedReply | None = None
     busy: str | None = None
-    last: Spoken | None = None
+    last: LastReply | None = None
     replies: set[str] = field(default_factory=set)
     used: int = 0
     draft: int = 0

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from innervoice.runtime.event_builder import collect_text
-from innervoice.runtime.event_queue import UNBOUNDED, Bounds, Outlet, deliver, fail_all
-from innervoice.runtime.snapshot import Export
+from innervoice.runtime.event_queue import UNBOUNDED, Bounds, EventQueue, deliver, fail_all
+from innervoice.runtime.snapshot import SessionSnapshot
 from innervoice.types import Audio, AudioChunk, Done, Event, Reply, RequestFailed
 
 
@@ -22,11 +22,13 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
     reply is cancelled.
     """
 
-    def __init__(self, reply_id: str, rate: int, cancel: Callable[[], None], on_room: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, reply_id: str, rate: int, cancel: Callable[[], None], on_room: Callable[[], None] | None = None
+    ) -> None:
         self.reply_id = reply_id
-        self.outlet = Outlet(on_room)
+        self.outlet = EventQueue(on_room)
         self.make_record: Callable[[], dict[str, Any]] | None = None
-        self.history: Export | None = None  # of its session, as the reply found it
+        self.history: SessionSnapshot | None = None  # of its session, as the reply found it
         self._rate, self._cancel = rate, cancel
 
     def __iter__(self) -> Iterator[Event]:
@@ -100,13 +102,17 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
     def __enter__(self) -> Stream:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.cancel()
 
     async def __aenter__(self) -> Stream:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.cancel()
 
     def _whole(self) -> Reply:
@@ -118,4 +124,6 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
         transcript, reflections = collect_text(events)
         chunks = [event.pcm for event in events if isinstance(event, AudioChunk)]
         samples: Any = np.concatenate(chunks) if chunks else np.zeros(0, dtype=np.float32)
-        return Reply(Audio(samples, self._rate), transcript, reflections, events, done.finish_reason, done.usage)
+        return Reply(
+            Audio(samples, self._rate), transcript, reflections, events, done.finish_reason, done.usage
+        )

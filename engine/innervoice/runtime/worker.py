@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from innervoice.runtime.core import Core
-from innervoice.runtime.event_queue import Outlet, deliver, fail_all
+from innervoice.runtime.event_queue import EventQueue, deliver, fail_all
 from innervoice.runtime.request import Request
 from innervoice.runtime.stream import Stream
 from innervoice.telemetry.stats import Telemetry
@@ -48,7 +48,7 @@ class Worker:
         self._changed = threading.Condition()
         self._orders: list[Callable[[], None]] = []
         self._answers: set[Future[Any]] = set()
-        self._outlets: dict[str, Outlet] = {}
+        self._outlets: dict[str, EventQueue] = {}
         self._num_coming = 0  # single replies whose submission is not carried out yet
         self._is_closing = False
         self._is_resting = False  # the last step found nothing to do
@@ -180,7 +180,9 @@ class Worker:
         self._deliver()
         end = self.clock()
         if did_step:
-            costs.observe_step(tokens.rows, tokens.prompt_tokens, end - begin if tokens.step_s is None else tokens.step_s)
+            costs.observe_step(
+                tokens.rows, tokens.prompt_tokens, end - begin if tokens.step_s is None else tokens.step_s
+            )
         sound = core.step_voice(end)
         if sound.chunks:
             self.telemetry.codec(self.clock() - end)
@@ -241,7 +243,11 @@ class Worker:
                 self.telemetry.count("abandoned")
                 replies.cancel(reply_id)
             elif outlet.neglected_s(now) > self._reader_timeout_s:
-                replies.cancel(reply_id, "error", f"nobody read this reply for {self._reader_timeout_s:g} s, with its queue full")
+                replies.cancel(
+                    reply_id,
+                    "error",
+                    f"nobody read this reply for {self._reader_timeout_s:g} s, with its queue full",
+                )
             else:
                 replies.set_blocked(reply_id, outlet.is_full)
 

@@ -87,25 +87,33 @@ class Program:
 NONE_LEFT = -1
 
 
-def compile_schedule(schedule: Schedule, vocabulary: Vocabulary, resolve: Callable[[str], int | None] | None = None) -> Program:
+def compile_schedule(
+    schedule: Schedule, vocabulary: Vocabulary, resolve: Callable[[str], int | None] | None = None
+) -> Program:
     """Check a schedule against a vocabulary and lay it out as rows. resolve turns token strings of `tokens` into ids.
 
     Raises ScheduleError naming the field (spec: an empty cycle, unknown kinds, budgets below 1, ...).
     """
     vocabulary = _with_tokens(schedule, vocabulary, resolve)
     if not schedule.guided:
-        return Program(schedule, vocabulary, np.zeros((0, Col.WIDTH), np.int32), np.zeros(0, np.int32), (), NONE_LEFT)
+        return Program(
+            schedule, vocabulary, np.zeros((0, Col.WIDTH), np.int32), np.zeros(0, np.int32), (), NONE_LEFT
+        )
     _check(schedule, vocabulary)
     return _Layout(schedule, vocabulary).program()
 
 
-def _with_tokens(schedule: Schedule, vocabulary: Vocabulary, resolve: Callable[[str], int | None] | None) -> Vocabulary:
+def _with_tokens(
+    schedule: Schedule, vocabulary: Vocabulary, resolve: Callable[[str], int | None] | None
+) -> Vocabulary:
     for name, token in schedule.tokens.items():
         value = resolve(token) if isinstance(token, str) and resolve else token
         if isinstance(token, str) and not isinstance(value, int):
             raise ScheduleError(f"schedule.tokens.{name}: the tokenizer has no token {token!r}")
         if isinstance(value, int) and not 0 <= value < vocabulary.size:
-            raise ScheduleError(f"schedule.tokens.{name}: id {value} is outside the vocabulary of {vocabulary.size}")
+            raise ScheduleError(
+                f"schedule.tokens.{name}: id {value} is outside the vocabulary of {vocabulary.size}"
+            )
         vocabulary = replace(vocabulary, **cast(dict[str, Any], {name: value}))
     if schedule.guided and schedule.has("reflection") and schedule.reflection != "off":
         for name in ("open", "close"):
@@ -121,11 +129,15 @@ def _check(schedule: Schedule, vocabulary: Vocabulary) -> None:
     if not schedule.cycle:
         raise ScheduleError("schedule.cycle is empty: it needs at least one segment")
     if schedule.first and len(schedule.first) != len(schedule.cycle):
-        raise ScheduleError(f"schedule.first has {len(schedule.first)} budgets for a cycle of {len(schedule.cycle)} segments")
+        raise ScheduleError(
+            f"schedule.first has {len(schedule.first)} budgets for a cycle of {len(schedule.cycle)} segments"
+        )
     if schedule.floor < 0:
         raise ScheduleError(f"schedule.floor is {schedule.floor}: it must be 0 or more")
     reflect = schedule.reflection
-    if reflect not in ("on", "off") and (not isinstance(reflect, int) or isinstance(reflect, bool) or reflect < 0):
+    if reflect not in ("on", "off") and (
+        not isinstance(reflect, int) or isinstance(reflect, bool) or reflect < 0
+    ):
         raise ScheduleError(f'schedule.reflect is {reflect!r}: it must be "on", "off" or a cap of 0 or more')
     weight = schedule.reflection_weight
     if not 0 < weight < float("inf"):
@@ -141,9 +153,13 @@ def _check(schedule: Schedule, vocabulary: Vocabulary) -> None:
                 raise ScheduleError(f"schedule.first[{i}] is a budget for a forced segment: it must be null")
     kinds = {segment.kind for segment in schedule.cycle}
     if not kinds - {"reflection"} or (kinds <= {"reflection", "transcript"} and schedule.has("speech")):
-        raise ScheduleError("schedule.cycle: nothing can run in it once text and reflection are finished; add speech")
+        raise ScheduleError(
+            "schedule.cycle: nothing can run in it once text and reflection are finished; add speech"
+        )
     if schedule.has("speech") and vocabulary.speech is None:
-        raise ScheduleError("the schedule has speech but no speech codebook is known: load a speech tokenizer or a decoder")
+        raise ScheduleError(
+            "the schedule has speech but no speech codebook is known: load a speech tokenizer or a decoder"
+        )
 
 
 def _check_segment(segment: Segment, where: str, schedule: Schedule, vocabulary: Vocabulary) -> None:
@@ -158,12 +174,16 @@ def _check_segment(segment: Segment, where: str, schedule: Schedule, vocabulary:
     elif segment.kind == "speech" and any(s.kind == "transcript" for s in schedule.cycle):
         raise ScheduleError(f"{where}.budget is null: in a cycle with transcript, speech needs a budget")
     elif segment.kind == "reflection" and vocabulary.close is None and vocabulary.done is None:
-        raise ScheduleError(f"{where}.budget is null and there is neither a close nor a done token: nothing could end it")
+        raise ScheduleError(
+            f"{where}.budget is null and there is neither a close nor a done token: nothing could end it"
+        )
 
 
 def _check_forced(segment: Segment, where: str, vocabulary: Vocabulary) -> None:
     if segment.voice_as not in ("reflection", "transcript", "speech"):
-        raise ScheduleError(f"{where}.as is {segment.voice_as!r}: it must be reflection, transcript or speech")
+        raise ScheduleError(
+            f"{where}.as is {segment.voice_as!r}: it must be reflection, transcript or speech"
+        )
     if not segment.ids:
         raise ScheduleError(f"{where}.ids is empty: a forced segment needs ids")
     low, high = (vocabulary.speech or (0, 0)) if segment.voice_as == "speech" else (0, vocabulary.size)
@@ -179,7 +199,9 @@ def _check_sampling(sampling: Sampling | None, where: str) -> None:
     plain = replace(sampling, temperature=None, top_k=None, top_p=None)
     other = [f.name for f in fields(Sampling) if getattr(plain, f.name) != getattr(Sampling(), f.name)]
     if other:
-        raise ScheduleError(f"{where}.{other[0]} belongs to the request: a segment has temperature, top_k and top_p of its own")
+        raise ScheduleError(
+            f"{where}.{other[0]} belongs to the request: a segment has temperature, top_k and top_p of its own"
+        )
 
 
 def _check_budget(budget: int, where: str) -> None:
@@ -195,14 +217,17 @@ class _Layout:
         self.rows: list[list[int]] = []
         self.forced: list[int] = []
         self.samplings: list[Sampling] = []
-        self.sequence: list[tuple[Segment, int, int]] = []  # segment, its first row, the row whose NEXT leads on
+        self.sequence: list[
+            tuple[Segment, int, int]
+        ] = []  # segment, its first row, the row whose NEXT leads on
 
     def program(self) -> Program:
         schedule = self.schedule
         passes = [schedule.prologue]
         if schedule.first:
             budgets = (
-                own if new is None else new for own, new in zip((s.budget for s in schedule.cycle), schedule.first, strict=True)
+                own if new is None else new
+                for own, new in zip((s.budget for s in schedule.cycle), schedule.first, strict=True)
             )
             passes.append(tuple(replace(s, budget=b) for s, b in zip(schedule.cycle, budgets, strict=True)))
         loop_at = sum(len(p) for p in passes)
@@ -213,7 +238,9 @@ class _Layout:
                 self.rows[last][Col.NEXT + flags] = self._target(index + 1, loop_at, flags)
         table = np.array(self.rows, dtype=np.int32)
         forced = np.array(self.forced, dtype=np.int32)
-        return Program(schedule, self.vocabulary, table, forced, tuple(self.samplings), self._target(0, loop_at, 0))
+        return Program(
+            schedule, self.vocabulary, table, forced, tuple(self.samplings), self._target(0, loop_at, 0)
+        )
 
     def _target(self, index: int, loop_at: int, flags: int) -> int:
         """First row of the next segment that runs, skips resolved."""
@@ -245,18 +272,26 @@ class _Layout:
         if segment.kind == "speech":
             needs_text_done = self.schedule.has("transcript")
             return self._row(
-                Kind.SPEECH, segment, ranges=(speech,), extras=(vocabulary.end_of_turn,), extra_needs_text_done=needs_text_done
+                Kind.SPEECH,
+                segment,
+                ranges=(speech,),
+                extras=(vocabulary.end_of_turn,),
+                extra_needs_text_done=needs_text_done,
             )
         if self.schedule.has("speech"):
             return self._row(Kind.TRANSCRIPT, segment, ranges=(vocabulary.text, speech), discard=True)
-        return self._row(Kind.TRANSCRIPT, segment, ranges=(vocabulary.text,), extras=(vocabulary.end_of_turn,))
+        return self._row(
+            Kind.TRANSCRIPT, segment, ranges=(vocabulary.text,), extras=(vocabulary.end_of_turn,)
+        )
 
     def _add_reflection(self, segment: Segment) -> int:
         vocabulary = self.vocabulary
         entry = len(self.rows)
         if vocabulary.open is not None:
             self._row(Kind.OPEN, ids=(vocabulary.open,))
-        body = self._row(Kind.REFLECTION, segment, ranges=(vocabulary.text,), extras=(vocabulary.close, vocabulary.done))
+        body = self._row(
+            Kind.REFLECTION, segment, ranges=(vocabulary.text,), extras=(vocabulary.close, vocabulary.done)
+        )
         for row in range(entry, body):
             self._lead(row, body)
         last = body

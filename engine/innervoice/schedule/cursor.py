@@ -19,7 +19,14 @@ _LOW0, _HIGH0, _LOW1, _HIGH1, _EXTRA0, _EXTRA1, _EXTRA_NEEDS_TEXT_DONE = map(
     int, (Col.LOW0, Col.HIGH0, Col.LOW1, Col.HIGH1, Col.EXTRA0, Col.EXTRA1, Col.EXTRA_NEEDS_TEXT_DONE)
 )
 _NEXT, _BUDGET, _CLOSE_ROW = map(int, (Col.NEXT, Col.BUDGET, Col.CLOSE_ROW))
-_REFLECTION, _OPEN, _CLOSE, _DONE, _END, _SPEECH = Kind.REFLECTION, Kind.OPEN, Kind.CLOSE, Kind.DONE, Kind.END, Kind.SPEECH
+_REFLECTION, _OPEN, _CLOSE, _DONE, _END, _SPEECH = (
+    Kind.REFLECTION,
+    Kind.OPEN,
+    Kind.CLOSE,
+    Kind.DONE,
+    Kind.END,
+    Kind.SPEECH,
+)
 
 
 @dataclass(frozen=True)
@@ -195,7 +202,9 @@ class Cursor:
             extras = [token for token in extras if token != vocabulary.end_of_turn]
         if self._offers_done and vocabulary.done is not None:
             extras.append(vocabulary.done)
-        return Mask(tuple(r for r in ranges if r[0] < r[1]), tuple(dict.fromkeys(t for t in extras if t >= 0)))
+        return Mask(
+            tuple(r for r in ranges if r[0] < r[1]), tuple(dict.fromkeys(t for t in extras if t >= 0))
+        )
 
     def _end_reflection(self, token: int) -> Emission:
         is_done = token == self.program.vocabulary.done
@@ -303,7 +312,11 @@ class FreeCursor:
 
 
 def make_cursor(
-    program: Program, caps: Sequence[int] = (), *, ignore_eos: bool = False, state: Mapping[str, Any] | None = None
+    program: Program,
+    caps: Sequence[int] = (),
+    *,
+    ignore_eos: bool = False,
+    state: Mapping[str, Any] | None = None,
 ) -> Cursor | FreeCursor:
     """The cursor for a program, guided or free, at its start or where `state` says."""
     cursor: Cursor | FreeCursor

@@ -46,5 +46,7 @@ def request_values(program: Program, sampling: Sampling) -> dict[str, Any]:
         "ignore_eos": sampling.ignore_eos,
         "max_tokens": sampling.max_new_tokens,
         "top_k": sampling.top_k or 0,
-        "eos": () if program.schedule.guided else vocabulary.eos,  # a guided reply ends by its own end of turn
+        "eos": ()
+        if program.schedule.guided
+        else vocabulary.eos,  # a guided reply ends by its own end of turn
     }

@@ -60,7 +60,9 @@ class Segment:
         """What `of` reads."""
         sampling = None if self.sampling is None else _changed(self.sampling)
         if self.kind == "forced":
-            return {"kind": "forced", "as": self.voice_as, "ids": list(self.ids)} | ({"sampling": sampling} if sampling else {})
+            return {"kind": "forced", "as": self.voice_as, "ids": list(self.ids)} | (
+                {"sampling": sampling} if sampling else {}
+            )
         if sampling:
             return {"kind": self.kind, "budget": self.budget, "sampling": sampling}
         return [self.kind, self.budget]
@@ -68,7 +70,9 @@ class Segment:
 
 def _changed(sampling: Sampling) -> dict[str, Any]:
     default = Sampling()
-    return {f.name: v for f in fields(Sampling) if (v := getattr(sampling, f.name)) != getattr(default, f.name)}
+    return {
+        f.name: v for f in fields(Sampling) if (v := getattr(sampling, f.name)) != getattr(default, f.name)
+    }
 
 
 @dataclass(frozen=True)
@@ -116,21 +120,34 @@ class Schedule:
         """From the JSON form. An unknown key or an ill-typed value is a ValueError that names it."""
         refuse_unknown(data, _JSON_KEYS, source)
         if not isinstance(data.get("cycle"), list | tuple):
-            raise ScheduleError(f"{source}: cycle is {data.get('cycle')!r}, expected a list of [kind, budget]")
+            raise ScheduleError(
+                f"{source}: cycle is {data.get('cycle')!r}, expected a list of [kind, budget]"
+            )
         values = {_JSON_KEYS[key]: value for key, value in data.items()}
         for key, kind in _JSON_TYPES.items():
-            if key in data and (not isinstance(data[key], kind) or (isinstance(data[key], bool) and bool is not kind)):
+            if key in data and (
+                not isinstance(data[key], kind) or (isinstance(data[key], bool) and bool is not kind)
+            ):
                 raise ScheduleError(f"{source}: {key} is {data[key]!r}")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, defaults left out."""
         default = Schedule(cycle=())
-        data: dict[str, Any] = {"prologue": [s.to_json() for s in self.prologue], "cycle": [s.to_json() for s in self.cycle]}
+        data: dict[str, Any] = {
+            "prologue": [s.to_json() for s in self.prologue],
+            "cycle": [s.to_json() for s in self.cycle],
+        }
         for key, name in _JSON_KEYS.items():
             value = getattr(self, name)
             if key not in data and value != getattr(default, name):
-                data[key] = list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, Mapping) else value
+                data[key] = (
+                    list(value)
+                    if isinstance(value, tuple)
+                    else dict(value)
+                    if isinstance(value, Mapping)
+                    else value
+                )
         return data
 
     @classmethod
@@ -174,27 +191,47 @@ def _interleaved(*, transcript_budget: int = 13, speech_budget: int = 26) -> Sch
     return Schedule(cycle=_spoken(transcript_budget, speech_budget))
 
 
-def _think_first(*, transcript_budget: int = 13, speech_budget: int = 26, reflection_budget: int | None = None) -> Schedule:
-    return Schedule(prologue=(Segment("reflection", reflection_budget),), cycle=_spoken(transcript_budget, speech_budget))
+def _think_first(
+    *, transcript_budget: int = 13, speech_budget: int = 26, reflection_budget: int | None = None
+) -> Schedule:
+    return Schedule(
+        prologue=(Segment("reflection", reflection_budget),), cycle=_spoken(transcript_budget, speech_budget)
+    )
 
 
-def _stitch_r(*, transcript_budget: int = 13, speech_budget: int = 26, reflection_budget: int = 100) -> Schedule:
-    return Schedule(cycle=(Segment("reflection", reflection_budget), *_spoken(transcript_budget, speech_budget)))
+def _stitch_r(
+    *, transcript_budget: int = 13, speech_budget: int = 26, reflection_budget: int = 100
+) -> Schedule:
+    return Schedule(
+        cycle=(Segment("reflection", reflection_budget), *_spoken(transcript_budget, speech_budget))
+    )
 
 
-def _stitch_s(*, transcript_budget: int = 13, speech_budget: int = 26, reflection_budget: int = 100) -> Schedule:
-    return Schedule(cycle=(*_spoken(transcript_budget, speech_budget), Segment("reflection", reflection_budget)))
+def _stitch_s(
+    *, transcript_budget: int = 13, speech_budget: int = 26, reflection_budget: int = 100
+) -> Schedule:
+    return Schedule(
+        cycle=(*_spoken(transcript_budget, speech_budget), Segment("reflection", reflection_budget))
+    )
 
 
 def _reempathy(
-    *, transcript_budget: int = 13, speech_budget: int = 26, reflection_budget: int = 15, reflect_first: bool = False
+    *,
+    transcript_budget: int = 13,
+    speech_budget: int = 26,
+    reflection_budget: int = 15,
+    reflect_first: bool = False,
 ) -> Schedule:
     make = _stitch_r if reflect_first else _stitch_s
-    return make(transcript_budget=transcript_budget, speech_budget=speech_budget, reflection_budget=reflection_budget)
+    return make(
+        transcript_budget=transcript_budget, speech_budget=speech_budget, reflection_budget=reflection_budget
+    )
 
 
 def _thinking_in_speaking(*, transcript_budget: int = 2, reflection_budget: int = 8) -> Schedule:
-    return Schedule(cycle=(Segment("transcript", transcript_budget), Segment("reflection", reflection_budget)))
+    return Schedule(
+        cycle=(Segment("transcript", transcript_budget), Segment("reflection", reflection_budget))
+    )
 
 
 def _fixed_ratio(*, transcript_budget: int, speech_budget: int) -> Schedule:
@@ -226,5 +263,7 @@ def preset(name: str, **changes: Any) -> Schedule:
         made = PRESETS[name](**budgets)
     except TypeError as error:
         reason = str(error).split("() ")[-1]
-        raise ValueError(f"schedule preset {name!r}: {reason}; give them to Schedule.preset, or write a .json file") from None
+        raise ValueError(
+            f"schedule preset {name!r}: {reason}; give them to Schedule.preset, or write a .json file"
+        ) from None
     return made.with_changes(**{key: value for key, value in changes.items() if key in own})

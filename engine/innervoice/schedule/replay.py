@@ -54,7 +54,11 @@ def replay(
             raise ValueError(f"logits hold {len(table)} rows, but the reply goes on after that many tokens")
         emission = None
         while emission is None:
-            emission = cursor.emit_forced() if cursor.forced is not None else cursor.draw(_best(table[len(ids)], cursor.mask))
+            emission = (
+                cursor.emit_forced()
+                if cursor.forced is not None
+                else cursor.draw(_best(table[len(ids)], cursor.mask))
+            )
         ids.append(emission.token)
         kinds.append(emission.kind.label)
     return ids, kinds
@@ -66,7 +70,9 @@ def _by_kernel(
     # Found only when it is asked for: nothing else of this package needs torch.
     kernels = importlib.import_module("innervoice_kernels.sampling.replay")
     request = request_values(program, Sampling(max_new_tokens=max_new_tokens))
-    ids, kinds = kernels.replay_program((program.table, program.forced, sampling_table(program)), request, logits, caps)
+    ids, kinds = kernels.replay_program(
+        (program.table, program.forced, sampling_table(program)), request, logits, caps
+    )
     return ids, kinds
 
 

@@ -1,7 +1,7 @@
 """What a listener got -> the figures by which engines for speech are compared. Pure functions; nothing of the engine is
 imported.
 
-A request is a `RequestLog`: when each piece of sound and each token reached the client, all on one clock. It is made from any
+A request is a `RequestTimings`: when each piece of sound and each token reached the client, all on one clock. It is made from any
 server's log. The names are those of vLLM, vLLM-Omni, sglang-omni and VoxServe; where their definitions differ, the docstring
 of the field says which one this is.
 """
@@ -28,7 +28,7 @@ _TICK_S = 1e-6  # less than this is no lateness but the rounding of a clock
 
 
 @dataclass(frozen=True)
-class RequestLog:
+class RequestTimings:
     """What reached the client of one request, and when; seconds of one clock, each sequence in order of arrival.
 
     submitted_s: when the request was made, or the user's sound ended. rate: of the sound, in Hz. audio: (arrival, number of
@@ -50,7 +50,9 @@ class RequestLog:
         if self.rate < 1:
             raise ValueError(f"request {self.request_id!r}: the rate is {self.rate} Hz: it must be 1 or more")
         for name, times in (("audio", [t for t, _ in self.audio]), ("tokens", [t for t, _ in self.tokens])):
-            if not all(map(math.isfinite, times)) or any(b < a for a, b in zip([self.submitted_s, *times], times, strict=False)):
+            if not all(map(math.isfinite, times)) or any(
+                b < a for a, b in zip([self.submitted_s, *times], times, strict=False)
+            ):
                 raise ValueError(
                     f"request {self.request_id!r}: arrivals of {name} must be finite, in order, and after the submission"
                 )
@@ -62,7 +64,7 @@ class RequestLog:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> RequestLog:
+    def from_dict(cls, values: Mapping[str, Any]) -> RequestTimings:
         """Read what `to_dict` gives, or another server's log in that form; unknown names are left alone. ValueError."""
         known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
         if "submitted_s" not in known:
@@ -156,12 +158,14 @@ def leading_silence_s(samples: NDArray[np.float32], rate: int, gate_dbfs: float 
     starts = np.arange(0, len(samples), frame)
     if not len(starts):
         return 0.0
-    energy = np.add.reduceat(np.square(samples, dtype=np.float64), starts) / np.diff(np.append(starts, len(samples)))
+    energy = np.add.reduceat(np.square(samples, dtype=np.float64), starts) / np.diff(
+        np.append(starts, len(samples))
+    )
     loud = np.flatnonzero(energy >= 10 ** (gate_dbfs / 10))
     return float(starts[loud[0]] if len(loud) else len(samples)) / rate
 
 
-def measure(log: RequestLog) -> RequestMetrics:
+def measure(log: RequestTimings) -> RequestMetrics:
     """The figures of one request."""
     audio = [(t, count) for t, count in log.audio if count > 0]
     arrivals = [t for t, _ in audio]
@@ -208,7 +212,13 @@ class Distribution:
             return cls(0)
         p10, median, p90, p99 = np.percentile(known, [10, 50, 90, 99]).tolist()
         return cls(
-            len(known), float(known.mean()), median, p10, p90, p99 if len(known) >= P99_NEEDS else None, float(known.max())
+            len(known),
+            float(known.mean()),
+            median,
+            p10,
+            p90,
+            p99 if len(known) >= P99_NEEDS else None,
+            float(known.max()),
         )
 
 
@@ -255,7 +265,7 @@ class RunMetrics:
         return asdict(self)
 
 
-def summarize(logs: Sequence[RequestLog], gate_dbfs: float = GATE_DBFS) -> RunMetrics:
+def summarize(logs: Sequence[RequestTimings], gate_dbfs: float = GATE_DBFS) -> RunMetrics:
     """The figures of a run. Requests that failed count with what came of them."""
     made = [measure(log) for log in logs]
     played = [one.underruns for one in made if one.underruns.is_measured]
@@ -283,7 +293,9 @@ def summarize(logs: Sequence[RequestLog], gate_dbfs: float = GATE_DBFS) -> RunMe
         inter_chunk_s=Distribution.of(gap for one in made for gap in one.inter_chunk_s),
         **_token_distributions([one.tokens for one in made]),
         e2el_ms=Distribution.of(one.e2el_ms for one in made),
-        by_kind={k: _token_distributions([one.by_kind[k] for one in made if k in one.by_kind]) for k in KINDS},
+        by_kind={
+            k: _token_distributions([one.by_kind[k] for one in made if k in one.by_kind]) for k in KINDS
+        },
         reflection_per_audio_s=Distribution.of(one.reflection_per_audio_s for one in made),
         hidden_before_audio=Distribution.of(float(one.hidden_before_audio) for one in made),
         audio_throughput=sum(one.audio_s for one in made) / wall_s if wall_s > 0 else None,
@@ -328,7 +340,7 @@ def _lateness(chunks: Sequence[tuple[float, int]], rate: int) -> NDArray[np.floa
     return arrivals[1:] - (arrivals[0] + played_s) if len(chunks) > 1 else np.zeros(0)
 
 
-def _token_times(log: RequestLog, kind: str | None) -> TokenTimes:
+def _token_times(log: RequestTimings, kind: str | None) -> TokenTimes:
     times = [t for t, _ in log.tokens]
     of_kind = [i for i, (_, k) in enumerate(log.tokens) if kind in (None, k)]
     gaps = tuple(1e3 * (times[i] - times[i - 1]) for i in of_kind if i > 0)
@@ -344,7 +356,7 @@ def _token_distributions(made: Sequence[TokenTimes]) -> dict[str, Distribution]:
     }
 
 
-def _wall_s(logs: Sequence[RequestLog]) -> float:
+def _wall_s(logs: Sequence[RequestTimings]) -> float:
     ends = [log.finished_s for log in logs if log.finished_s is not None]
     ends += [pairs[-1][0] for log in logs for pairs in (log.audio, log.tokens) if pairs]
     return max(ends) - min(log.submitted_s for log in logs) if ends else 0.0

@@ -27,7 +27,9 @@ def make_collector(*engines: Telemetry) -> Collector:
         raise ImportError("prometheus-client is not installed: pip install 'innervoice[metrics]'") from error
     names = [engine.name for engine in engines]
     if len(set(names)) < len(names):
-        raise ValueError(f"two engines are named {max(names, key=names.count)!r}: give each a name of its own")
+        raise ValueError(
+            f"two engines are named {max(names, key=names.count)!r}: give each a name of its own"
+        )
 
     class EngineCollector(Collector):
         """Reads the engines whenever the registry is."""
@@ -54,7 +56,9 @@ def _families(engines: list[tuple[str, list[Reading]]]) -> list[Metric]:
 def _empty(reading: Reading) -> Metric:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
-    family = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily, "histogram": HistogramMetricFamily}[reading.kind]
+    family = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily, "histogram": HistogramMetricFamily}[
+        reading.kind
+    ]
     labels = ["engine"] if reading.label is None else ["engine", reading.label]
     made: Metric = family(PREFIX + reading.name, reading.help, labels=labels)
     return made
@@ -65,6 +69,7 @@ def _fill(family: Metric, reading: Reading, engine: str) -> None:
         told = [engine] if reading.label is None else [engine, key]
         if isinstance(value, Histogram):
             bounds = [*(f"{bound:g}" for bound in value.bounds), "+Inf"]
-            family.add_metric(told, buckets=list(zip(bounds, accumulate(value.counts), strict=True)), sum_value=value.sum)  # type: ignore[attr-defined]
+            buckets = list(zip(bounds, accumulate(value.counts), strict=True))
+            family.add_metric(told, buckets=buckets, sum_value=value.sum)  # type: ignore[attr-defined]
         else:
             family.add_metric(told, value)  # type: ignore[attr-defined]

@@ -18,7 +18,26 @@ from innervoice.telemetry.metrics import find_underruns
 from innervoice.types import AudioChunk, Done, Event, TokenEvent
 
 RATE_WINDOW_S = 10
-LATENCY_S = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
+LATENCY_S = (
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.075,
+    0.1,
+    0.15,
+    0.2,
+    0.3,
+    0.5,
+    0.75,
+    1.0,
+    1.5,
+    2.0,
+    3.0,
+    5.0,
+    10.0,
+    30.0,
+)
 STEP_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 UNDERRUN_S = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 CHUNK_S = (0.1, 0.2, 0.5, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 30.0)
@@ -105,7 +124,9 @@ class Spread:
     def of(cls, histogram: Histogram, scale: float = 1.0) -> Spread:
         """In units of 1 / scale."""
         n = histogram.n
-        quantiles = [None if (q := histogram.quantile(share)) is None else scale * q for share in (0.5, 0.9, 0.99)]
+        quantiles = [
+            None if (q := histogram.quantile(share)) is None else scale * q for share in (0.5, 0.9, 0.99)
+        ]
         return cls(n, scale * histogram.sum / n if n else None, *quantiles)
 
 
@@ -213,7 +234,9 @@ class Telemetry:
         with self._lock:
             self._incidents[what] = self._incidents.get(what, 0) + number
 
-    def note(self, *, mbu: float | None = None, ready_s: float | None = None, jit_after_warmup: int | None = None) -> None:
+    def note(
+        self, *, mbu: float | None = None, ready_s: float | None = None, jit_after_warmup: int | None = None
+    ) -> None:
         """Figures that others measure: see `Stats`."""
         with self._lock:
             self._mbu = self._mbu if mbu is None else mbu
@@ -250,8 +273,13 @@ class Telemetry:
         """Every family, for an exporter; names without the prefix."""
         stats = self.stats(now)
         with self._lock:
-            histograms = {name: (told, histogram.copy()) for name, (told, histogram) in self._histograms().items()}
-        made = [Reading(name, told, "histogram", None, {"": histogram}) for name, (told, histogram) in histograms.items()]
+            histograms = {
+                name: (told, histogram.copy()) for name, (told, histogram) in self._histograms().items()
+            }
+        made = [
+            Reading(name, told, "histogram", None, {"": histogram})
+            for name, (told, histogram) in histograms.items()
+        ]
         held = stats.occupancy
         pages = {"free": held.pages_free, "cached": held.pages_cached, "held": held.pages - held.pages_free}
         slots = {"used": held.slots_used, "free": held.slots - held.slots_used}
@@ -262,12 +290,18 @@ class Telemetry:
             _family("replies", "Replies that ended", "counter", "reason", stats.replies),
             _family("incidents", "What happened besides", "counter", "what", stats.incidents),
             _family("audio_seconds", "Sound that was made", "counter", None, {"": stats.audio_s}),
-            _family("underruns", "Chunks of sound that came too late", "counter", None, {"": stats.num_underruns}),
-            _family("decode_tok_s", "Tokens a second, of the last 10 s", "gauge", None, {"": stats.decode_tok_s}),
+            _family(
+                "underruns", "Chunks of sound that came too late", "counter", None, {"": stats.num_underruns}
+            ),
+            _family(
+                "decode_tok_s", "Tokens a second, of the last 10 s", "gauge", None, {"": stats.decode_tok_s}
+            ),
             _family("running", "Replies that have a row", "gauge", None, {"": held.running}),
             _family("queue", "Replies that wait for a row", "gauge", None, {"": held.waiting}),
             _family("sessions", "Open dialogues", "gauge", None, {"": held.sessions}),
-            _family("pages", "Pages of the cache; cached ones are free and remembered", "gauge", "state", pages),
+            _family(
+                "pages", "Pages of the cache; cached ones are free and remembered", "gauge", "state", pages
+            ),
             _family("slots", "Slots of the voice", "gauge", "state", slots),
         ]
         return made
@@ -277,7 +311,10 @@ class Telemetry:
             "ttfa_seconds": ("Submission to the first samples", self._ttfa_s),
             "first_chunk_seconds": ("Length of the first chunk of sound", self._first_chunk_s),
             "underrun_seconds": ("Largest underrun of a reply of two chunks or more", self._underrun_s),
-            "reflection_per_audio_second": ("Hidden tokens of a reply per second of its sound", self._per_audio_s),
+            "reflection_per_audio_second": (
+                "Hidden tokens of a reply per second of its sound",
+                self._per_audio_s,
+            ),
             "step_seconds": ("A step of the language model", self._step_s),
             "codec_seconds": ("A call of the codec", self._codec_s),
             "batch_rows": ("Rows of a step", self._rows),
@@ -315,7 +352,9 @@ class Telemetry:
     def _decode_tok_s(self, now: float | None) -> float:
         now = self._now if now is None else now
         known_s = min(RATE_WINDOW_S, now - self._began_s)
-        return sum(num for t, num in self._recent if t >= now - RATE_WINDOW_S) / known_s if known_s > 0 else 0.0
+        return (
+            sum(num for t, num in self._recent if t >= now - RATE_WINDOW_S) / known_s if known_s > 0 else 0.0
+        )
 
 
 def _family(name: str, told: str, kind: Kind, label: str | None, values: Mapping[str, float]) -> Reading:

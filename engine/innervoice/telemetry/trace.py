@@ -66,7 +66,15 @@ class Tracer:
         finally:
             if self._nvtx:
                 torch.cuda.nvtx.range_pop()  # type: ignore[no-untyped-call]
-            self._add({"name": name, "ph": "X", "ts": self._us(begin), "dur": (self._clock_ns() - begin) / 1e3, "args": args})
+            self._add(
+                {
+                    "name": name,
+                    "ph": "X",
+                    "ts": self._us(begin),
+                    "dur": (self._clock_ns() - begin) / 1e3,
+                    "args": args,
+                }
+            )
 
     def device_span(self, name: str, begin_ns: int, device_ms: float, **args: Any) -> None:
         """Record what took device_ms on the device, as its events say, and was queued at begin_ns of `now_ns`.
@@ -74,7 +82,13 @@ class Tracer:
         What happens inside a captured graph has no span of its own; this says how long the whole took.
         """
         if self.enabled:
-            event = {"name": name, "ph": "X", "ts": self._us(begin_ns), "dur": device_ms * 1e3, "cat": "device"}
+            event = {
+                "name": name,
+                "ph": "X",
+                "ts": self._us(begin_ns),
+                "dur": device_ms * 1e3,
+                "cat": "device",
+            }
             self._add(event | {"args": args | {"device_ms": device_ms}})
 
     def now_ns(self) -> int:
@@ -125,7 +139,9 @@ class Tracer:
             if tid not in self._threads:
                 self._threads.add(tid)
                 name = {"name": threading.current_thread().name}
-                self._events.append({"name": "thread_name", "ph": "M", "ts": 0.0, "pid": pid, "tid": tid, "args": name})
+                self._events.append(
+                    {"name": "thread_name", "ph": "M", "ts": 0.0, "pid": pid, "tid": tid, "args": name}
+                )
             self._events.append(event | {"pid": pid, "tid": tid})
 
     def _add_placed(self, event: dict[str, Any]) -> None:
@@ -159,8 +175,17 @@ class Lines:
         """Values over time."""
         self._put("C", what, 0, values, at_s)
 
-    def _put(self, phase: str, what: str, line: int, args: dict[str, Any], at_s: float | None = None, **more: Any) -> None:
+    def _put(
+        self, phase: str, what: str, line: int, args: dict[str, Any], at_s: float | None = None, **more: Any
+    ) -> None:
         if self._tracer.enabled:
             ts = 0.0 if at_s is None else self._tracer._us(1e9 * at_s)
-            event = {"name": what, "ph": phase, "ts": ts, "pid": self._pid, "tid": self._pid + 1 + line, "args": args}
+            event = {
+                "name": what,
+                "ph": phase,
+                "ts": ts,
+                "pid": self._pid,
+                "tid": self._pid + 1 + line,
+                "args": args,
+            }
             self._tracer._add_placed(event | more)

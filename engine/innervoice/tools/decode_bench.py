@@ -16,11 +16,11 @@ from innervoice.api.memory_plan import DTYPES, PAGE_SIZE, choose_device, read_co
 from innervoice.checkpoint.locate import CheckpointPaths, locate
 from innervoice.checkpoint.model_config import ModelConfig
 from innervoice.checkpoint.safetensors import DummyTensors, TensorDir
-from innervoice.model.device_step import RowStart, Stepper
+from innervoice.model.device_step import DeviceStep, RowStart
 from innervoice.model.kv_cache import KVCache
 from innervoice.model.pages import PagePool, PageTable, pages_for
-from innervoice.model.runner import Runner
-from innervoice.model.sequence import Role, Row
+from innervoice.model.runner import ModelRunner
+from innervoice.model.sequence import Sequence, TokenRole
 from innervoice.model.transformer import Transformer
 from innervoice.schedule import Program, Schedule, compile_schedule
 from innervoice.telemetry.trace import Tracer
@@ -45,7 +45,12 @@ class DecodeModel:
 
     @classmethod
     def load(
-        cls, model: str | PathLike[str], *, load_format: str = "auto", device: str = "auto", dtype: str = "auto"
+        cls,
+        model: str | PathLike[str],
+        *,
+        load_format: str = "auto",
+        device: str = "auto",
+        dtype: str = "auto",
     ) -> DecodeModel:
         """Read, or with load_format "dummy" make up, the weights. Raises ValueError, FileNotFoundError."""
         paths = CheckpointPaths(locate(model).model)
@@ -98,12 +103,21 @@ class StepperLoop:
         self._rows, self._pending = rows, list[Any]()
         self._ids: list[list[int]] = [[] for _ in range(rows)]
         kv = random_cache(transformer, rows * each)
-        self.stepper = Stepper(
-            transformer, kv, max_rows=rows, max_model_len=length, tracer=tracer, graphs=graphs, invariant=invariant, pdl=pdl
+        self.stepper = DeviceStep(
+            transformer,
+            kv,
+            max_rows=rows,
+            max_model_len=length,
+            tracer=tracer,
+            graphs=graphs,
+            invariant=invariant,
+            pdl=pdl,
         )
         self.stepper.warmup(weighted)
         program = _program(schedule, model.vocabulary)
-        sampling = Sampling(temperature=0.0, top_k=0, top_p=1.0, seed=0, max_new_tokens=steps + _SPARE, ignore_eos=True)
+        sampling = Sampling(
+            temperature=0.0, top_k=0, top_p=1.0, seed=0, max_new_tokens=steps + _SPARE, ignore_eos=True
+        )
         for row in range(rows):
             pages = range(row * each, (row + 1) * each)
             token = row % transformer.config.vocab_size
@@ -134,13 +148,13 @@ class RunnerLoop:
         transformer, length = model.transformer, context + steps + _SPARE
         num_pages = rows * pages_for(length, PAGE_SIZE)
         pool = PagePool(num_pages, PAGE_SIZE)
-        self._runner = Runner(transformer, num_pages, PAGE_SIZE, tracer)
+        self._runner = ModelRunner(transformer, num_pages, PAGE_SIZE, tracer)
         fill_cache(self._runner.kv)
         self._vocabulary, self._tracer = model.vocabulary, tracer
         self._ids: list[list[int]] = [[] for _ in range(rows)]
         self._rows = []
         for index in range(rows):
-            row = Row(PageTable(pool))
+            row = Sequence(PageTable(pool))
             row.extend([(index + i) % transformer.config.vocab_size for i in range(context + 1)])
             row.table.grow(length)
             row.num_cached = context
@@ -152,7 +166,7 @@ class RunnerLoop:
         with self._tracer.span("sample", rows=len(self._rows)):
             ids, _ = sample(logits, [Draw(((0, self._vocabulary.size),))] * len(self._rows))
         for row, mine, token in zip(self._rows, self._ids, ids.tolist(), strict=True):
-            row.append(token, Role.NEUTRAL, 0)
+            row.append(token, TokenRole.NEUTRAL, 0)
             mine.append(token)
 
     def finish(self) -> list[list[int]]:
@@ -160,10 +174,14 @@ class RunnerLoop:
         return self._ids
 
 
-def make_loop(model: DecodeModel, rows: int, context: int, steps: int, tracer: Tracer, **options: Any) -> Loop:
+def make_loop(
+    model: DecodeModel, rows: int, context: int, steps: int, tracer: Tracer, **options: Any
+) -> Loop:
     """The loop for where the model is. Raises ValueError for sizes below 1; options: of the stepper."""
     if min(rows, context, steps) < 1:
-        raise ValueError(f"decode of {rows} rows, {context} tokens of context, {steps} steps: each must be 1 or more")
+        raise ValueError(
+            f"decode of {rows} rows, {context} tokens of context, {steps} steps: each must be 1 or more"
+        )
     if choose("step", model.transformer.weights.final_norm) == TRITON:
         return StepperLoop(model, rows, context, steps, tracer, **options)
     return RunnerLoop(model, rows, context, steps, tracer)
@@ -198,8 +216,11 @@ def time_steps(loop: Loop, device: torch.device, steps: int, warmup: int, tracer
 def time_prefill(model: DecodeModel, num_tokens: int, rounds: int, tracer: Tracer) -> list[float]:
     """Seconds of a forward pass over one prompt of so many tokens, logits of the last one included."""
     num_pages = pages_for(num_tokens, PAGE_SIZE)
-    runner, pool = Runner(model.transformer, num_pages, PAGE_SIZE, tracer), PagePool(num_pages, PAGE_SIZE)
-    row = Row(PageTable(pool))
+    runner, pool = (
+        ModelRunner(model.transformer, num_pages, PAGE_SIZE, tracer),
+        PagePool(num_pages, PAGE_SIZE),
+    )
+    row = Sequence(PageTable(pool))
     row.extend([i % model.transformer.config.vocab_size for i in range(num_tokens)])
     row.table.grow(num_tokens)
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
-if __name__ == "__main__":  # run as a bare file, its folder comes first, and the types.py there would hide Python's own
-    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != os.path.dirname(os.path.abspath(__file__))]
+if (
+    __name__ == "__main__"
+):  # run as a bare file, its folder comes first, and the types.py there would hide Python's own
+    sys.path[:] = [
+        entry for entry in sys.path if os.path.abspath(entry) != os.path.dirname(os.path.abspath(__file__))
+    ]
 
 import importlib
 import importlib.metadata
@@ -17,7 +21,17 @@ from pathlib import Path
 
 Report = dict[str, str]
 
-_PACKAGES = ("innervoice", "torch", "triton", "flash-attn", "numpy", "safetensors", "soundfile", "soxr", "huggingface-hub")
+_PACKAGES = (
+    "innervoice",
+    "torch",
+    "triton",
+    "flash-attn",
+    "numpy",
+    "safetensors",
+    "soundfile",
+    "soxr",
+    "huggingface-hub",
+)
 _ISA = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "sve", "bf16")
 _MEMORY = (("MemTotal", "in all"), ("MemAvailable", "free"))
 _GIB = 2**30
@@ -51,7 +65,9 @@ def _torch_build() -> str:
         torch = importlib.import_module("torch")
         cuda = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
         return f"{cuda}, {torch.get_num_threads()} threads"
-    except Exception as error:  # a broken installation fails in many ways, and saying which is this report's purpose
+    except (
+        Exception
+    ) as error:  # a broken installation fails in many ways, and saying which is this report's purpose
         return f"cannot be imported: {type(error).__name__}: {error}"
 
 
@@ -60,7 +76,11 @@ def _native_module() -> str:
         module = importlib.import_module("innervoice_kernels._C")
     except Exception as error:
         return f"cannot be imported: {type(error).__name__}: {error}"
-    facts = [f"{name} {getattr(module, name)}" for name in ("__version__", "build", "compiler", "isa") if hasattr(module, name)]
+    facts = [
+        f"{name} {getattr(module, name)}"
+        for name in ("__version__", "build", "compiler", "isa")
+        if hasattr(module, name)
+    ]
     return ", ".join([str(module.__file__), *facts])
 
 
@@ -80,7 +100,11 @@ def _cores() -> str:
 
 def _memory() -> str:
     fields = dict(line.split(":", 1) for line in _read("/proc/meminfo").splitlines() if ":" in line)
-    parts = [f"{int(fields[key].split()[0]) * 1024 / _GIB:.1f} GiB {word}" for key, word in _MEMORY if key in fields]
+    parts = [
+        f"{int(fields[key].split()[0]) * 1024 / _GIB:.1f} GiB {word}"
+        for key, word in _MEMORY
+        if key in fields
+    ]
     limit = _read("/sys/fs/cgroup/memory.max").strip()
     parts += [f"limited to {int(limit) / _GIB:.1f} GiB"] if limit.isdigit() else []
     return ", ".join(parts) or "unknown"
@@ -96,7 +120,12 @@ def _gpus() -> str:
     except (OSError, subprocess.SubprocessError) as error:
         return f"unknown: nvidia-smi failed ({error})"
     rows = (line.split(", ") for line in done.stdout.splitlines() if line.count(", ") == 3)
-    return "; ".join(f"{name}, {memory}, sm {capability}, driver {driver}" for name, memory, capability, driver in rows) or "none"
+    return (
+        "; ".join(
+            f"{name}, {memory}, sm {capability}, driver {driver}" for name, memory, capability, driver in rows
+        )
+        or "none"
+    )
 
 
 def _read(path: str) -> str:

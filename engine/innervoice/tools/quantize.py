@@ -51,7 +51,9 @@ class Quantizer:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise ValueError(f"{out} exists and is not an empty directory: name another")
         if not out.absolute().parent.is_dir():
-            raise FileNotFoundError(f"cannot write {out}: there is no directory {out.absolute().parent}, so create it")
+            raise FileNotFoundError(
+                f"cannot write {out}: there is no directory {out.absolute().parent}, so create it"
+            )
         self._dtype = DTYPES[configs.model.dtype]
         file = self.folder / MODEL
         self._source = QuantizingSource(GgufSource(file) if file.exists() else TensorDir(self.folder), to)
@@ -83,14 +85,18 @@ class Quantizer:
         if not is_quantised:
             tensor = self._source.get(name, shape, dtype=self._dtype)
             if not bool(torch.isfinite(tensor).all()):
-                raise ValueError(f"{self.folder}: tensor {name} holds NaN or infinity: the weights are damaged, take them anew")
+                raise ValueError(
+                    f"{self.folder}: tensor {name} holds NaN or infinity: the weights are damaged, take them anew"
+                )
             writer.write(name, tensor)
             return Written(name, str(self._dtype).removeprefix("torch."), shape, num_bytes(tensor), None)
         weight = self._source.weight(name, shape, dtype=self._dtype, device="cpu", head=False)
         assert not isinstance(weight, Tensor)
         for field, tensor in tensors_of(weight).items():
             writer.write(f"{name}.{field}", tensor)
-        return Written(name, self.to.format, shape, num_bytes(weight), _error(weight, self._source.get(name, shape)))
+        return Written(
+            name, self.to.format, shape, num_bytes(weight), _error(weight, self._source.get(name, shape))
+        )
 
     def _layouts(self) -> dict[str, Layout]:
         layouts = {}
@@ -103,8 +109,12 @@ class Quantizer:
         return layouts
 
     def _metadata(self) -> dict[str, str]:
-        quantised = {name: shape for name, (shape, is_quantised) in self._wanted.names.items() if is_quantised}
-        weights = {name: describe(empty((shape[0], shape[1]), self.to, "meta")) for name, shape in quantised.items()}
+        quantised = {
+            name: shape for name, (shape, is_quantised) in self._wanted.names.items() if is_quantised
+        }
+        weights = {
+            name: describe(empty((shape[0], shape[1]), self.to, "meta")) for name, shape in quantised.items()
+        }
         return {"format": "pt", METADATA: json.dumps(weights)}
 
     def _copy_texts(self, target: Path) -> None:

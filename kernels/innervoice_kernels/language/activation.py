@@ -33,12 +33,23 @@ def _silu_mul_kernel(x: Ptr, y: Ptr, x_row: Num, F: Num, BLOCK: constexpr) -> No
 
 def _silu_mul_triton(x: Tensor) -> Tensor:
     if x.shape[-1] % 2:
-        raise ValueError(f"silu_mul: x is {tuple(x.shape)}, its last dimension holds gate and up and must be even")
+        raise ValueError(
+            f"silu_mul: x is {tuple(x.shape)}, its last dimension holds gate and up and must be even"
+        )
     half = x.shape[-1] // 2
     flat = x.reshape(-1, 2 * half)
     flat = flat if flat.stride(-1) == 1 else flat.contiguous()
     y = torch.empty(*x.shape[:-1], half, dtype=x.dtype, device=x.device)
-    launch(_silu_mul_kernel, (len(flat), cdiv(half, _BLOCK)), flat, y, flat.stride(0), half, BLOCK=_BLOCK, num_warps=4)
+    launch(
+        _silu_mul_kernel,
+        (len(flat), cdiv(half, _BLOCK)),
+        flat,
+        y,
+        flat.stride(0),
+        half,
+        BLOCK=_BLOCK,
+        num_warps=4,
+    )
     return y
 
 

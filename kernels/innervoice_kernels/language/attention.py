@@ -19,10 +19,14 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tens
     """q [T, H, D], k and v [N, G, D], bias [T, N] -> [T, H, D]; head h reads group h // (H / G)."""
     num_tokens, num_heads, head_dim = q.shape
     groups = k.shape[1]
-    q = torch.unflatten(q, 1, (groups, -1)).permute(1, 2, 0, 3).reshape(groups, -1, head_dim)  # [G, H/G * T, D]
+    q = (
+        torch.unflatten(q, 1, (groups, -1)).permute(1, 2, 0, 3).reshape(groups, -1, head_dim)
+    )  # [G, H/G * T, D]
     scores = torch.unflatten(q @ k.permute(1, 2, 0) * scale, 1, (-1, num_tokens)) + bias  # [G, H/G, T, N]
     y = torch.softmax(scores, dim=-1).flatten(1, 2) @ v.transpose(0, 1)  # [G, H/G * T, D]
-    return torch.unflatten(y, 1, (-1, num_tokens)).permute(2, 0, 1, 3).reshape(num_tokens, num_heads, head_dim)
+    return (
+        torch.unflatten(y, 1, (-1, num_tokens)).permute(2, 0, 1, 3).reshape(num_tokens, num_heads, head_dim)
+    )
 
 
 def _gathered(x: Tensor, scale: Tensor | None, pages: Tensor, wide: torch.dtype) -> Tensor:
@@ -64,7 +68,8 @@ def paged_attention_ref(
             continue
         pages = page_table[row, : -(-length // page_size)].long()
         k, v = (
-            _gathered(x, scale_of, pages, wide)[:length] for x, scale_of in ((k_pages, k_scale), (v_pages, v_scale))
+            _gathered(x, scale_of, pages, wide)[:length]
+            for x, scale_of in ((k_pages, k_scale), (v_pages, v_scale))
         )  # [N, G, D]
         tags = None if key_tag is None else key_tag[pages].flatten()[:length]
         key_position = torch.arange(length, device=q.device)
@@ -104,7 +109,12 @@ def _paged_attention_triton(
     if scales is not None:
         check_scales("paged_attention", k_pages, *scales)
     expected = q.dtype if scales is None else torch.float8_e4m3fn
-    if k_pages.dtype != expected or q.shape[2] != width or q.shape[1] % groups or (width > 1 and q.stride(2) != 1):
+    if (
+        k_pages.dtype != expected
+        or q.shape[2] != width
+        or q.shape[1] % groups
+        or (width > 1 and q.stride(2) != 1)
+    ):
         raise ValueError(
             f"paged_attention: q is {q.dtype} {tuple(q.shape)} with strides {q.stride()}, the pages are {k_pages.dtype} "
             f"{tuple(k_pages.shape)}: expected pages of {expected}, [T, H, D] with contiguous vectors and [P, S, G, D], H a "
@@ -113,7 +123,9 @@ def _paged_attention_triton(
     numbers = {"page_table": page_table, "query_start": query_start, "context_len": context_len}
     for name, x in numbers.items():
         if x.dtype != torch.int32 or (x.numel() > 1 and x.stride(-1) != 1):
-            raise ValueError(f"paged_attention: {name} is {x.dtype} with strides {x.stride()}, expected contiguous int32")
+            raise ValueError(
+                f"paged_attention: {name} is {x.dtype} with strides {x.stride()}, expected contiguous int32"
+            )
     tags = None
     if query_tag is not None and key_tag is not None and log_weight is not None:
         tags = (query_tag, key_tag, log_weight)
@@ -154,7 +166,15 @@ def paged_attention(
     chosen = choose("paged_attention", q)
     if chosen in LIBRARIES:
         call = Call(
-            q, k_pages, v_pages, page_table, query_start, context_len, scale, query_tag is not None, workspace is not None
+            q,
+            k_pages,
+            v_pages,
+            page_table,
+            query_start,
+            context_len,
+            scale,
+            query_tag is not None,
+            workspace is not None,
         )
         y = attend(chosen, call)
         if y is not None:

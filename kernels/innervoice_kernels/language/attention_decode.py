@@ -11,7 +11,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from innervoice_kernels.jit import Block, Num, Ptr, cdiv, constexpr, follow, jit, launch, narrow, next_power, tl
+from innervoice_kernels.jit import (
+    Block,
+    Num,
+    Ptr,
+    cdiv,
+    constexpr,
+    follow,
+    jit,
+    launch,
+    narrow,
+    next_power,
+    tl,
+)
 from innervoice_kernels.language.attention_tile import LEAST, attend, tile_of
 
 # A split has SPLIT keys, more where a context would make over MOST of them: both from the row's own length alone, so that its
@@ -31,7 +43,9 @@ class Workspace:
     arrived: Tensor  # [rows * G] int32
 
     @classmethod
-    def allocate(cls, num_rows: int, heads: int, groups: int, width: int, max_context: int, device: torch.device) -> Workspace:
+    def allocate(
+        cls, num_rows: int, heads: int, groups: int, width: int, max_context: int, device: torch.device
+    ) -> Workspace:
         """For batches of up to num_rows rows of contexts of up to max_context tokens."""
         tile = (tile_rows(heads, groups), next_power(width, LEAST))
         parts = num_rows * groups * num_splits(max_context)
@@ -53,7 +67,9 @@ def num_splits(max_context: int) -> int:
 
 
 @jit
-def _combine(partial: Ptr, stats: Ptr, first: Num, count: Num, SPLITS: constexpr, M: constexpr, BLOCK_D: constexpr) -> Block:
+def _combine(
+    partial: Ptr, stats: Ptr, first: Num, count: Num, SPLITS: constexpr, M: constexpr, BLOCK_D: constexpr
+) -> Block:
     """The parts first to first + count -> [M, BLOCK_D], in their order. Written by other programs: read past the L1 cache."""
     row, column, part = tl.arange(0, M), tl.arange(0, BLOCK_D), tl.arange(0, SPLITS)
     place = stats + (first + part[:, None]) * (2 * M) + row[None, :]
@@ -138,8 +154,13 @@ def decode(
     if workspace is None:
         workspace = Workspace.allocate(num_rows, heads, groups, width, max_context, q.device)
     splits, rows, block = num_splits(max_context), tile_rows(heads, groups), next_power(width, LEAST)
-    if workspace.arrived.numel() < num_rows * groups or workspace.partial.numel() < num_rows * groups * splits * rows * block:
-        raise ValueError(f"paged_attention: the workspace is too small for {num_rows} rows of {max_context} tokens")
+    if (
+        workspace.arrived.numel() < num_rows * groups
+        or workspace.partial.numel() < num_rows * groups * splits * rows * block
+    ):
+        raise ValueError(
+            f"paged_attention: the workspace is too small for {num_rows} rows of {max_context} tokens"
+        )
     query_tag, key_tag, log_weight = tags or (context_len, context_len, context_len)
     k_scale, v_scale = scales or (context_len, context_len)
     launch(

@@ -105,7 +105,9 @@ class _Planned:
     def run(self, call: Call) -> Tensor:
         """Plan where the batch is another one than that of the last call, told by its tensors themselves; then run."""
         batch = (call.page_table, call.query_start, call.context_len)
-        if len(self._planned) != len(batch) or any(a is not b for a, b in zip(self._planned, batch, strict=True)):
+        if len(self._planned) != len(batch) or any(
+            a is not b for a, b in zip(self._planned, batch, strict=True)
+        ):
             self._plan(call)
             self._planned = batch
         result: Tensor = self._wrapper.run(call.q, (call.k_pages, call.v_pages))

@@ -49,7 +49,9 @@ def _prefill_kernel(
         tl.minimum(cached + first + TOKENS, length), scale, page_stride, slot_stride, head_stride, tag_stride, k_scale, v_scale,
         out, G, D, PAGE_SIZE, BLOCK_D, KEYS, WEIGHTED, SCALED,
     )  # fmt: skip
-    tl.store(out + (token * H + head)[:, None] * D + column[None, :], narrow(y / total[:, None], out), mask=mask)
+    tl.store(
+        out + (token * H + head)[:, None] * D + column[None, :], narrow(y / total[:, None], out), mask=mask
+    )
 
 
 def prefill(

@@ -56,8 +56,16 @@ def attend(
         inside = key < end
         page = tl.load(table + key // PAGE_SIZE, mask=inside, other=0).to(tl.int64)
         place = page * page_stride + key % PAGE_SIZE * slot_stride + group * head_stride
-        k = tl.load(k_pages + place[None, :] + column[:, None], mask=inside[None, :] & (column < D)[:, None], other=0.0)
-        v = tl.load(v_pages + place[:, None] + column[None, :], mask=inside[:, None] & (column < D)[None, :], other=0.0)
+        k = tl.load(
+            k_pages + place[None, :] + column[:, None],
+            mask=inside[None, :] & (column < D)[:, None],
+            other=0.0,
+        )
+        v = tl.load(
+            v_pages + place[:, None] + column[None, :],
+            mask=inside[:, None] & (column < D)[None, :],
+            other=0.0,
+        )
         if SCALED:  # fp8 is exact in the queries' type; a page's scale multiplies the scores, or the weights of its values
             k, v = k.to(q.dtype), v.to(q.dtype)
         score = dot(q, k, tl.zeros([q.shape[0], KEYS], tl.float32)) * (scale * _LOG2E)
@@ -65,7 +73,9 @@ def attend(
             score *= tl.load(k_scale + page * G + group, mask=inside, other=0.0)[None, :]
         if WEIGHTED:
             tags = tl.load(key_tag + page * tag_stride + key % PAGE_SIZE, mask=inside, other=0)
-            score += tl.where((tag[:, None] == tags[None, :]) & (tag != 0)[:, None], log_weight[:, None] * _LOG2E, 0.0)
+            score += tl.where(
+                (tag[:, None] == tags[None, :]) & (tag != 0)[:, None], log_weight[:, None] * _LOG2E, 0.0
+            )
         score = tl.where(inside[None, :] & (key[None, :] <= position[:, None]), score, float("-inf"))
         new_top = tl.maximum(top, tl.max(score, axis=1))
         rescale = tl.exp2(top - new_top)

@@ -46,7 +46,11 @@ def _store_kv_kernel(
 
 def check_pages(op: str, k_pages: Tensor, v_pages: Tensor) -> None:
     """Raises ValueError unless keys and values have pages of one shape, type and layout, vectors contiguous."""
-    if k_pages.shape != v_pages.shape or k_pages.dtype != v_pages.dtype or k_pages.stride() != v_pages.stride():
+    if (
+        k_pages.shape != v_pages.shape
+        or k_pages.dtype != v_pages.dtype
+        or k_pages.stride() != v_pages.stride()
+    ):
         raise ValueError(
             f"{op}: k_pages are {k_pages.dtype} {tuple(k_pages.shape)}, v_pages {v_pages.dtype} {tuple(v_pages.shape)}"
         )
@@ -56,8 +60,15 @@ def check_pages(op: str, k_pages: Tensor, v_pages: Tensor) -> None:
 
 def _store_kv_triton(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:
     check_pages("store_kv", k_pages, v_pages)
-    if k.dtype != k_pages.dtype or v.dtype != k_pages.dtype or k.shape != v.shape or k.shape[1:] != k_pages.shape[2:]:
-        raise ValueError(f"store_kv: k is {k.dtype} {tuple(k.shape)}, the pages are {k_pages.dtype} {tuple(k_pages.shape)}")
+    if (
+        k.dtype != k_pages.dtype
+        or v.dtype != k_pages.dtype
+        or k.shape != v.shape
+        or k.shape[1:] != k_pages.shape[2:]
+    ):
+        raise ValueError(
+            f"store_kv: k is {k.dtype} {tuple(k.shape)}, the pages are {k_pages.dtype} {tuple(k_pages.shape)}"
+        )
     num_tokens, groups, width = k.shape
     k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (k, v))
     launch(

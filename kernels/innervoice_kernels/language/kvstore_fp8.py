@@ -33,12 +33,16 @@ def _store_ref(x: Tensor, pages: Tensor, scale: Tensor, slots: Tensor) -> None:
     largest = x.abs().amax(dim=-1).float()  # [T, G]
     needed = torch.zeros(len(touched), x.shape[1], device=x.device)
     needed.scatter_reduce_(0, which[:, None].expand_as(largest), largest, "amax")
-    begins = torch.zeros(len(touched), dtype=torch.bool, device=x.device).index_fill_(0, which[offset == 0], True)
+    begins = torch.zeros(len(touched), dtype=torch.bool, device=x.device).index_fill_(
+        0, which[offset == 0], True
+    )
     old = torch.where(begins[:, None], 0.0, scale[touched].float())
     new = torch.maximum(old, _power_above(needed / LARGEST))
     ratio = torch.where(new > 0, old / new, 1.0)
     kept = pages[touched].to(x.dtype) * ratio[:, None, :, None].to(x.dtype)
-    pages[touched] = torch.where(begins[:, None, None, None], pages[touched].to(x.dtype), kept).to(pages.dtype)
+    pages[touched] = torch.where(begins[:, None, None, None], pages[touched].to(x.dtype), kept).to(
+        pages.dtype
+    )
     inverse = torch.where(new > 0, 1 / new, 0.0)[which]  # [T, G]
     pages[page, offset] = (x * inverse[:, :, None].to(x.dtype)).to(pages.dtype)
     scale[touched] = new.to(scale.dtype)
@@ -57,7 +61,9 @@ def _store_page(
     """The tokens of one page and group; pages is where the page's vectors of the group begin, scale where its scale is."""
     column = tl.arange(0, BLOCK)
     here = mine[:, None] & (column < D)[None, :]
-    wide = tl.load(x + token[:, None] * x_token + group * x_head + column[None, :], mask=here, other=0.0).to(tl.float32)
+    wide = tl.load(x + token[:, None] * x_token + group * x_head + column[None, :], mask=here, other=0.0).to(
+        tl.float32
+    )
     needed = tl.max(tl.max(tl.abs(wide), axis=1), axis=0) / _LARGEST
     power = (((needed.to(tl.int32, bitcast=True) + 0x7FFFFF) >> 23) << 23).to(tl.float32, bitcast=True)
     old = tl.load(scale)
@@ -108,7 +114,11 @@ def _store_kv_fp8_kernel(
 def check_scales(op: str, k_pages: Tensor, k_scale: Tensor, v_scale: Tensor) -> None:
     """Raises ValueError unless there is a contiguous float32 scale for each page and head."""
     for name, scale in (("k_scale", k_scale), ("v_scale", v_scale)):
-        if scale.shape != k_pages.shape[:1] + k_pages.shape[2:3] or scale.dtype != torch.float32 or not scale.is_contiguous():
+        if (
+            scale.shape != k_pages.shape[:1] + k_pages.shape[2:3]
+            or scale.dtype != torch.float32
+            or not scale.is_contiguous()
+        ):
             raise ValueError(
                 f"{op}: {name} is {scale.dtype} {tuple(scale.shape)}, the pages {tuple(k_pages.shape)}: expected float32 [P, G]"
             )
@@ -129,7 +139,9 @@ def _store_kv_fp8_triton(
     )  # fmt: skip
 
 
-def store_kv_fp8(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, k_scale: Tensor, v_scale: Tensor, slots: Tensor) -> None:
+def store_kv_fp8(
+    k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, k_scale: Tensor, v_scale: Tensor, slots: Tensor
+) -> None:
     """Write k, v [T, G, D] into pages of float8_e4m3fn [P, S, G, D] and their scales [P, G]; see store_kv_fp8_ref.
 
     The tokens of a page must stand side by side, as those of a row do.

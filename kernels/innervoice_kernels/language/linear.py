@@ -13,12 +13,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from innervoice_kernels.backend import TRITON, choose
-from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, dot, fetch_ahead, follow, jit, launch, narrow, tl
+from innervoice_kernels.jit import (
+    Num,
+    Ptr,
+    cdiv,
+    constexpr,
+    dot,
+    fetch_ahead,
+    follow,
+    jit,
+    launch,
+    narrow,
+    tl,
+)
 from innervoice_kernels.language.activation import silu_mul, silu_mul_ref
 from innervoice_kernels.language.norm import rms_norm, rms_norm_ref
 
 SKINNY = (
-    16  # rows that one tile of the tensor cores takes; with more, cuBLAS reads the weights as few times and multiplies faster
+    16  # rows of one tensor-core tile; with more, cuBLAS reads the weights as few times and multiplies faster
 )
 
 
@@ -73,12 +85,18 @@ class SplitWorkspace:
     arrived: Tensor  # [N] int32
 
     @classmethod
-    def allocate(cls, shapes: tuple[tuple[int, int], ...], dtype: torch.dtype, device: torch.device) -> SplitWorkspace:
+    def allocate(
+        cls, shapes: tuple[tuple[int, int], ...], dtype: torch.dtype, device: torch.device
+    ) -> SplitWorkspace:
         """For up to SKINNY rows and weights of these shapes (N, K)."""
-        sizes = [_sizes(1, columns, split_of(columns, depth, dtype), _config(dtype).columns) for columns, depth in shapes]
+        sizes = [
+            _sizes(1, columns, split_of(columns, depth, dtype), _config(dtype).columns)
+            for columns, depth in shapes
+        ]
         partial, arrived = (max((size[i] for size in sizes), default=0) for i in range(2))
         return cls(
-            torch.empty(partial, dtype=torch.float32, device=device), torch.zeros(arrived, dtype=torch.int32, device=device)
+            torch.empty(partial, dtype=torch.float32, device=device),
+            torch.zeros(arrived, dtype=torch.int32, device=device),
         )
 
 
@@ -137,7 +155,9 @@ def _skinny_kernel(
             squares += tl.sum(wide * wide, axis=1)
             a = narrow(wide * tl.load(norm + k, mask=inside, other=0.0).to(tl.float32)[None, :], x)
         mask = is_column[None, :] & inside[:, None]
-        total = dot(a, tl.load(w_place + k[:, None], mask=mask, other=0.0, eviction_policy="evict_first"), total)
+        total = dot(
+            a, tl.load(w_place + k[:, None], mask=mask, other=0.0, eviction_policy="evict_first"), total
+        )
         if GATED:
             below = w_place + tl.cast(N, tl.int64) * w_row + k[:, None]
             up = dot(a, tl.load(below, mask=mask, other=0.0, eviction_policy="evict_first"), up)
@@ -184,7 +204,11 @@ def _skinny(
     """Tiles of SKINNY rows: the same sums for a row whatever the others are, as many as there may be."""
     rows, depth = x.shape
     columns = len(w) // 2 if gated else len(w)
-    if w.shape[1] != depth or w.dtype != x.dtype or (residual is not None and residual.shape != (rows, columns)):
+    if (
+        w.shape[1] != depth
+        or w.dtype != x.dtype
+        or (residual is not None and residual.shape != (rows, columns))
+    ):
         third = "" if residual is None else f", residual {tuple(residual.shape)}"
         raise ValueError(
             f"linear: x is {x.dtype} {tuple(x.shape)}, w {w.dtype} {tuple(w.shape)}{third}: expected one type, [M, K], [N, K]"
@@ -197,10 +221,13 @@ def _skinny(
     sizes = _sizes(row_tiles, columns, split, config.columns)
     if workspace is None:
         workspace = SplitWorkspace(
-            torch.empty(sizes[0], dtype=torch.float32, device=x.device), torch.zeros(sizes[1], dtype=torch.int32, device=x.device)
+            torch.empty(sizes[0], dtype=torch.float32, device=x.device),
+            torch.zeros(sizes[1], dtype=torch.int32, device=x.device),
         )
     elif workspace.partial.numel() < sizes[0] or workspace.arrived.numel() < sizes[1]:
-        raise ValueError(f"linear: the workspace is too small for {rows} rows of {columns} columns in {split} parts")
+        raise ValueError(
+            f"linear: the workspace is too small for {rows} rows of {columns} columns in {split} parts"
+        )
     residual = residual if residual is None or residual.stride(-1) == 1 else residual.contiguous()
     launch(
         _skinny_kernel, (cdiv(columns, config.columns), split, row_tiles), x, w, x if bias is None else bias.contiguous(),

@@ -8,7 +8,13 @@ from torch import Tensor
 from innervoice_kernels.backend import TRITON, choose
 from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, dot, jit, launch, narrow, tl
 from innervoice_kernels.language.linear import Config, SplitWorkspace, split_of
-from innervoice_kernels.language.linear_tiles import MOST_ROWS, as_launched, by_tiles, rows_of_tile, workspace_for
+from innervoice_kernels.language.linear_tiles import (
+    MOST_ROWS,
+    as_launched,
+    by_tiles,
+    rows_of_tile,
+    workspace_for,
+)
 from innervoice_kernels.language.weight_formats import MIDDLE, int4_ref
 
 # Columns, bytes of codes in K, warps, stages. A lane reads 16 bytes, a group of 32; four lanes a row's 64.
@@ -32,7 +38,9 @@ def int4_linear_ref(
     """
     wide = torch.promote_types(x.dtype, torch.float32)
     w = int4_ref(codes, scale, minimum, x.shape[1], group).to(x.dtype)
-    y = torch.nn.functional.linear(x.to(wide), w.to(wide), None if bias is None else bias.to(wide)).to(x.dtype)
+    y = torch.nn.functional.linear(x.to(wide), w.to(wide), None if bias is None else bias.to(wide)).to(
+        x.dtype
+    )
     return y if residual is None else y + residual
 
 
@@ -110,7 +118,9 @@ def _int4_linear_triton(
 ) -> Tensor:
     (num_rows, depth), columns = x.shape, len(codes)
     expected = ((columns, cdiv(depth, 2)), (columns, cdiv(depth, group)))
-    if (tuple(codes.shape), tuple(scale.shape)) != expected or (minimum is not None and minimum.shape != scale.shape):
+    if (tuple(codes.shape), tuple(scale.shape)) != expected or (
+        minimum is not None and minimum.shape != scale.shape
+    ):
         raise ValueError(
             f"int4_linear: x is {tuple(x.shape)}, codes {tuple(codes.shape)}, scale {tuple(scale.shape)} in groups of {group}: "
             f"expected codes {expected[0]}, scale and minimum {expected[1]}"

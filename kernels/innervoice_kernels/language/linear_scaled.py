@@ -8,7 +8,13 @@ from torch import Tensor
 from innervoice_kernels.backend import TRITON, choose
 from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, dot, jit, launch, narrow, tl
 from innervoice_kernels.language.linear import Config, SplitWorkspace, split_of
-from innervoice_kernels.language.linear_tiles import MOST_ROWS, as_launched, by_tiles, rows_of_tile, workspace_for
+from innervoice_kernels.language.linear_tiles import (
+    MOST_ROWS,
+    as_launched,
+    by_tiles,
+    rows_of_tile,
+    workspace_for,
+)
 from innervoice_kernels.language.weight_formats import scaled_ref
 
 # Five buffers of 8 KiB of codes and 4 KiB of input, three programs an SM. Float32 is not multiplied by the

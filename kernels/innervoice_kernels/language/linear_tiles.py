@@ -31,14 +31,19 @@ def workspace_for(
     partial, arrived = (columns * rows * split * tile_size, columns * rows) if split > 1 else (0, 0)
     if given is None:
         return SplitWorkspace(
-            torch.empty(partial, dtype=torch.float32, device=device), torch.zeros(arrived, dtype=torch.int32, device=device)
+            torch.empty(partial, dtype=torch.float32, device=device),
+            torch.zeros(arrived, dtype=torch.int32, device=device),
         )
     if given.partial.numel() < partial or given.arrived.numel() < arrived:
-        raise ValueError(f"linear: the workspace has room for {given.partial.numel()} sums, {partial} are needed")
+        raise ValueError(
+            f"linear: the workspace has room for {given.partial.numel()} sums, {partial} are needed"
+        )
     return given
 
 
-def as_launched(op: str, x: Tensor, codes: Tensor, residual: Tensor | None, columns: int) -> tuple[Tensor, Tensor, Tensor | None]:
+def as_launched(
+    op: str, x: Tensor, codes: Tensor, residual: Tensor | None, columns: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """The operands with contiguous rows. Raises ValueError for a residual that does not fit."""
     if residual is not None and (residual.shape != (len(x), columns) or residual.dtype != x.dtype):
         raise ValueError(
@@ -49,7 +54,11 @@ def as_launched(op: str, x: Tensor, codes: Tensor, residual: Tensor | None, colu
 
 
 def by_tiles(
-    x: Tensor, dequantised: Callable[[slice], Tensor], num_outputs: int, bias: Tensor | None, residual: Tensor | None
+    x: Tensor,
+    dequantised: Callable[[slice], Tensor],
+    num_outputs: int,
+    bias: Tensor | None,
+    residual: Tensor | None,
 ) -> Tensor:
     """x W^T + b + r with the weights of some outputs at a time, dequantised(rows), in x's type."""
     y = torch.empty(len(x), num_outputs, dtype=x.dtype, device=x.device)

@@ -72,7 +72,9 @@ def _rms_norm_triton(x: Tensor, residual: Tensor | None, w: Tensor, eps: float) 
             f"rms_norm: x is {tuple(x.shape)} and w {tuple(w.shape)}, expected [..., D] and [D], D at most {_WIDEST}"
         )
     if residual is not None and (residual.shape != x.shape or residual.dtype != x.dtype):
-        raise ValueError(f"add_rms_norm: x is {x.dtype} {tuple(x.shape)}, residual {residual.dtype} {tuple(residual.shape)}")
+        raise ValueError(
+            f"add_rms_norm: x is {x.dtype} {tuple(x.shape)}, residual {residual.dtype} {tuple(residual.shape)}"
+        )
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     total = y if residual is None else torch.empty_like(y)
     flat, inner, x_outer, x_inner = _rows(x)

@@ -11,7 +11,19 @@ import torch
 from torch import Tensor
 
 from innervoice_kernels.backend import TRITON, choose
-from innervoice_kernels.jit import Block, Num, Ptr, cdiv, constexpr, follow, jit, launch, narrow, next_power, tl
+from innervoice_kernels.jit import (
+    Block,
+    Num,
+    Ptr,
+    cdiv,
+    constexpr,
+    follow,
+    jit,
+    launch,
+    narrow,
+    next_power,
+    tl,
+)
 from innervoice_kernels.language.kvstore import check_pages, slot_place, store_kv_ref
 from innervoice_kernels.language.norm import rms_norm_ref
 from innervoice_kernels.language.rope import FEW, FEW_TOKENS, MANY, partner, rotary_ref, turned
@@ -54,7 +66,9 @@ def qkv_rope_store_ref(
 def _head_values(start: Block, bias: Ptr, column: Block, mask: Block, BIAS: constexpr) -> Block:
     values = tl.load(start + column, mask=mask, other=0.0)
     if BIAS:
-        values = narrow(values.to(tl.float32) + tl.load(bias + column, mask=mask, other=0.0).to(tl.float32), bias)
+        values = narrow(
+            values.to(tl.float32) + tl.load(bias + column, mask=mask, other=0.0).to(tl.float32), bias
+        )
     return values
 
 
@@ -86,8 +100,12 @@ def _qkv_kernel(
         if head < H:
             weight = q_norm
         scale = 1 / tl.sqrt_rn(tl.sum(x * x, axis=1) / D + eps)[:, None]
-        x = narrow(x * scale * tl.load(weight + column, mask=column < D, other=0.0).to(tl.float32), q).to(tl.float32)
-        other = narrow(other * scale * tl.load(weight + pair, mask=column < D, other=0.0).to(tl.float32), q).to(tl.float32)
+        x = narrow(x * scale * tl.load(weight + column, mask=column < D, other=0.0).to(tl.float32), q).to(
+            tl.float32
+        )
+        other = narrow(
+            other * scale * tl.load(weight + pair, mask=column < D, other=0.0).to(tl.float32), q
+        ).to(tl.float32)
     result = narrow(turned(x, other, cos, sin, token, column, mask, R, INTERLEAVED), q)
     if head < H:
         tl.store(q + (token[:, None] * H + head) * D + column, result, mask=mask)

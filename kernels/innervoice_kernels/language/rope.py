@@ -88,4 +88,8 @@ def _rotary_triton(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Te
 
 def rotary(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
     """Rotary position embedding of queries or keys: x [T, H, D], cos and sin [T, R/2] -> [T, H, D]."""
-    return _rotary_triton(x, cos, sin, interleaved) if choose("rotary", x) == TRITON else rotary_ref(x, cos, sin, interleaved)
+    return (
+        _rotary_triton(x, cos, sin, interleaved)
+        if choose("rotary", x) == TRITON
+        else rotary_ref(x, cos, sin, interleaved)
+    )

@@ -46,7 +46,9 @@ def elu_unit_ref(x: Tensor, unit: EluUnit, before: Tensor | None = None, elu: bo
     return _by_layers(apply_taps_ref, x, unit, before, elu)
 
 
-def _by_layers(apply: Callable[[Tensor, Taps], Tensor], x: Tensor, unit: EluUnit, before: Tensor | None, elu: bool) -> Tensor:
+def _by_layers(
+    apply: Callable[[Tensor, Taps], Tensor], x: Tensor, unit: EluUnit, before: Tensor | None, elu: bool
+) -> Tensor:
     x = x if before is None else torch.cat([before, x], 1)
     inner = apply(F.elu_(apply(F.elu(x), unit.wide)), unit.narrow)
     x = x[:, unit.wide.past :]
@@ -91,7 +93,9 @@ def _elu_unit_kernel(
         if WIDE_BIAS:
             inner += tl.load(wide_bias + h, mask=h < H, other=0.0).to(tl.float32)[None, :]
         inner = narrow(_elu(inner), x)
-        weights = tl.load(slim + h[:, None] * C + column[None, :], mask=(h < H)[:, None] & is_column[None, :], other=0.0)
+        weights = tl.load(
+            slim + h[:, None] * C + column[None, :], mask=(h < H)[:, None] & is_column[None, :], other=0.0
+        )
         total = dot(inner, weights, total)
     if SLIM_BIAS:
         total += tl.load(slim_bias + column, mask=is_column, other=0.0).to(tl.float32)[None, :]
@@ -100,7 +104,11 @@ def _elu_unit_kernel(
         for first in range(0, C, DEPTH):
             k = first + tl.arange(0, DEPTH)
             a = window_rows(before, x, row, place, known, k, P, T, C)
-            weights = tl.load(beside + k[:, None] * C + column[None, :], mask=(k < C)[:, None] & is_column[None, :], other=0.0)
+            weights = tl.load(
+                beside + k[:, None] * C + column[None, :],
+                mask=(k < C)[:, None] & is_column[None, :],
+                other=0.0,
+            )
             total = dot(a, weights, total)
         if BESIDE_BIAS:
             total += tl.load(beside_bias + column, mask=is_column, other=0.0).to(tl.float32)[None, :]
@@ -117,10 +125,17 @@ WIDEST = 128  # channels up to which a program holds them all; wider units have 
 
 def _elu_unit_triton(x: Tensor, unit: EluUnit, before: Tensor | None, elu: bool) -> Tensor:
     x, past = x.contiguous(), (x[:, :0] if before is None else before).contiguous()
-    (taps, channels, hidden), wide, slim, beside = unit.wide.weight.shape, unit.wide, unit.narrow, unit.shortcut
+    (taps, channels, hidden), wide, slim, beside = (
+        unit.wide.weight.shape,
+        unit.wide,
+        unit.narrow,
+        unit.shortcut,
+    )
     steps = max(0, past.shape[1] + x.shape[1] - wide.past)
     y = torch.empty(len(x), steps, channels, dtype=x.dtype, device=x.device)
-    layers = [part for layer in (wide, slim, beside or slim) for part in (layer.weight.contiguous(), layer.bias)]
+    layers = [
+        part for layer in (wide, slim, beside or slim) for part in (layer.weight.contiguous(), layer.bias)
+    ]
     rows, warps = (16, 4) if x.dtype == torch.float32 else (64, 8)
     launch(
         _elu_unit_kernel, (cdiv(len(x) * steps, rows),), past, x, *(wide.weight if part is None else part for part in layers), y,

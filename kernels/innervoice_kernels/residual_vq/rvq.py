@@ -67,7 +67,10 @@ def _rvq_decode_kernel(
     REST: Num, PROJECT: constexpr, BIAS: constexpr, ROWS: constexpr, DEPTH: constexpr, COLUMNS: constexpr,
 ) -> None:  # fmt: skip
     """ROWS frames of one sound and COLUMNS results a program. FIRST codebooks are in the first group, REST in each other one."""
-    row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    row, column = (
+        tl.program_id(0) * ROWS + tl.arange(0, ROWS),
+        tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS),
+    )
     batch = tl.program_id(2).to(tl.int64)
     is_row, is_column = row < T, column < OUT
     own = ids + batch * K * T + row
@@ -81,14 +84,20 @@ def _rvq_decode_kernel(
                 found = tl.zeros([ROWS, DEPTH], tl.float32)
                 for k in range(begin, end):
                     place = (k * N + tl.load(own + k * T, mask=is_row, other=0)) * D
-                    found += tl.load(codes + place[:, None] + d[None, :], mask=(d < D)[None, :], other=0.0).to(tl.float32)
+                    found += tl.load(
+                        codes + place[:, None] + d[None, :], mask=(d < D)[None, :], other=0.0
+                    ).to(tl.float32)
                 weight = project + (group * OUT + column[None, :]).to(tl.int64) * D + d[:, None]
-                weights = tl.load(weight, mask=is_column[None, :] & (d < D)[:, None], other=0.0).to(tl.float32)
+                weights = tl.load(weight, mask=is_column[None, :] & (d < D)[:, None], other=0.0).to(
+                    tl.float32
+                )
                 total = dot(found, weights, total)
     else:
         for k in range(K):
             place = (k * N + tl.load(own + k * T, mask=is_row, other=0)) * D
-            total += tl.load(codes + place[:, None] + column[None, :], mask=is_column[None, :], other=0.0).to(tl.float32)
+            total += tl.load(codes + place[:, None] + column[None, :], mask=is_column[None, :], other=0.0).to(
+                tl.float32
+            )
     if BIAS:
         total += tl.load(bias + column, mask=is_column, other=0.0).to(tl.float32)[None, :]
     out = z + (batch * T + row[:, None]) * OUT + column[None, :]
@@ -100,7 +109,9 @@ def _rvq_decode_triton(ids: Tensor, codebooks: Codebooks) -> Tensor:
     project = None if codebooks.project is None else codebooks.project.contiguous()
     (batch, num, steps), width = ids.shape, codes.shape[-1]
     if sum(sizes) != num or len(set(sizes[1:])) > 1 or (project is None and len(sizes) > 1):
-        raise ValueError(f"rvq_decode: {num} codebooks in groups of {sizes}: expected groups after the first of one size")
+        raise ValueError(
+            f"rvq_decode: {num} codebooks in groups of {sizes}: expected groups after the first of one size"
+        )
     out = width if project is None else project.shape[1]
     z = torch.empty(batch, steps, out, dtype=codes.dtype, device=codes.device)
     bias = codebooks.bias
@@ -154,7 +165,17 @@ def rvq_encode_ref(x: Tensor, codes: Tensor) -> Tensor:
 
 @jit
 def _rvq_encode_kernel(
-    left: Ptr, codes: Ptr, ids: Ptr, M: Num, T: Num, K: Num, N: Num, D: Num, ROWS: constexpr, DEPTH: constexpr, COLUMNS: constexpr
+    left: Ptr,
+    codes: Ptr,
+    ids: Ptr,
+    M: Num,
+    T: Num,
+    K: Num,
+    N: Num,
+    D: Num,
+    ROWS: constexpr,
+    DEPTH: constexpr,
+    COLUMNS: constexpr,
 ) -> None:
     """ROWS frames a program, through all codebooks: `left` [M, D] float32 is what is left over, written after each."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -186,7 +207,9 @@ def _rvq_encode_kernel(
             d = first + tl.arange(0, DEPTH)
             mask = is_row[:, None] & (d < D)[None, :]
             a = tl.load(own[:, None] + d[None, :], mask=mask, other=0.0)
-            c = tl.load(table + best.to(tl.int64)[:, None] * D + d[None, :], mask=mask, other=0.0).to(tl.float32)
+            c = tl.load(table + best.to(tl.int64)[:, None] * D + d[None, :], mask=mask, other=0.0).to(
+                tl.float32
+            )
             tl.store(own[:, None] + d[None, :], a - c, mask=mask)
         tl.debug_barrier()
 

@@ -81,12 +81,19 @@ def _apply_taps_products(x: Tensor, taps: Taps) -> Tensor:
     steps = width - (num - 1) * taps.dilation
     flat = x.reshape(rows * width, channels)
     if channels <= 4 < out:  # few channels: their taps side by side make one product
-        columns = x.reshape(rows, width, channels).unfold(1, (num - 1) * taps.dilation + 1, 1)[..., :: taps.dilation]
-        y = F.linear(columns.transpose(2, 3).reshape(rows * steps, -1), taps.weight.flatten(0, 1).T, taps.bias)
+        columns = x.reshape(rows, width, channels).unfold(1, (num - 1) * taps.dilation + 1, 1)[
+            ..., :: taps.dilation
+        ]
+        y = F.linear(
+            columns.transpose(2, 3).reshape(rows * steps, -1), taps.weight.flatten(0, 1).T, taps.bias
+        )
         return y.view(rows, steps * taps.up, -1)
     if out <= 4 < channels:  # few results: all taps of all columns at once, then shifted sums
         each = (flat @ taps.weight.transpose(0, 1).reshape(channels, num * out)).view(rows, width, num, out)
-        y = sum((each[:, j * taps.dilation : j * taps.dilation + steps, j] for j in range(1, num)), each[:, :steps, 0])
+        y = sum(
+            (each[:, j * taps.dilation : j * taps.dilation + steps, j] for j in range(1, num)),
+            each[:, :steps, 0],
+        )
         return y if taps.bias is None else y + taps.bias
     used = rows * width - (num - 1) * taps.dilation
     y = flat.new_empty(rows * width, out)
@@ -117,8 +124,14 @@ def window_rows(
 ) -> Block:  # fmt: skip
     """Columns `place` of rows, [R, DEPTH]: the first P of them lie in `before`; 0 where a row is not known."""
     old, mask = place < P, (k < K)[None, :]
-    past = tl.load(before + ((row * P + place) * K)[:, None] + k[None, :], mask=(known & old)[:, None] & mask, other=0.0)
-    new = tl.load(x + ((row * T + place - P) * K)[:, None] + k[None, :], mask=(known & (place >= P))[:, None] & mask, other=0.0)
+    past = tl.load(
+        before + ((row * P + place) * K)[:, None] + k[None, :], mask=(known & old)[:, None] & mask, other=0.0
+    )
+    new = tl.load(
+        x + ((row * T + place - P) * K)[:, None] + k[None, :],
+        mask=(known & (place >= P))[:, None] & mask,
+        other=0.0,
+    )
     return tl.where(old[:, None], past, new)
 
 
@@ -128,7 +141,10 @@ def _taps_kernel(
     DILATION: constexpr, BIAS: constexpr, ROWS: constexpr, DEPTH: constexpr, COLUMNS: constexpr,
 ) -> None:  # fmt: skip
     """ROWS steps, those of all rows of the batch in a line, and COLUMNS results a program."""
-    m, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    m, column = (
+        tl.program_id(0) * ROWS + tl.arange(0, ROWS),
+        tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS),
+    )
     known, is_column = m < M, column < N
     row, step = (m // STEPS).to(tl.int64), m % STEPS
     total = tl.zeros([ROWS, COLUMNS], tl.float32)

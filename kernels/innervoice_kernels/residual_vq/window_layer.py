@@ -20,7 +20,12 @@ from innervoice_kernels.backend import NATIVE, choose
 from innervoice_kernels.language.rope import rotary, rotary_ref
 from innervoice_kernels.native import are_multiples, floats, taps_first, team
 from innervoice_kernels.residual_vq.taps import is_native
-from innervoice_kernels.residual_vq.windowed import store_window, store_window_ref, window_attention, window_attention_ref
+from innervoice_kernels.residual_vq.windowed import (
+    store_window,
+    store_window_ref,
+    window_attention,
+    window_attention_ref,
+)
 
 Pair = tuple[Tensor, Tensor | None]
 _Op = Callable[..., Any]
@@ -61,7 +66,11 @@ class WindowLayer:
     @cached_property
     def has_native(self) -> bool:
         """Whether native code takes these sizes."""
-        return are_multiples((self.qkv[0].shape[1], self.width)) and self.norm[1] is not None and self.norm_ffn[1] is not None
+        return (
+            are_multiples((self.qkv[0].shape[1], self.width))
+            and self.norm[1] is not None
+            and self.norm_ffn[1] is not None
+        )
 
     @cached_property
     def native(self) -> _C.WindowLayer:
@@ -76,7 +85,9 @@ class WindowLayer:
         qkv, out, up, down = (taps_first(weight) for weight, _ in linear)
         tensors = [norm, shift, qkv, out, self.scale, norm_ffn, shift_ffn, up, down, self.scale_ffn]
         biases = [None if bias is None else floats(bias) for _, bias in linear]
-        return _C.WindowLayer([floats(x) for x in tensors], biases, self.heads, self.groups, self.window, self.eps, isa)
+        return _C.WindowLayer(
+            [floats(x) for x in tensors], biases, self.heads, self.groups, self.window, self.eps, isa
+        )
 
 
 def window_layer_ref(x: Tensor, layer: WindowLayer, ring: Tensor, rows: RingRows) -> Tensor:
@@ -87,8 +98,12 @@ def window_layer_ref(x: Tensor, layer: WindowLayer, ring: Tensor, rows: RingRows
 def _by_ops(ops: tuple[_Op, _Op, _Op], x: Tensor, layer: WindowLayer, ring: Tensor, rows: RingRows) -> Tensor:
     (batch, tokens, size), heads, groups, width = x.shape, layer.heads, layer.groups, layer.width
     turn, keep, attend = ops
-    split = F.linear(F.layer_norm(x, (size,), *layer.norm, layer.eps), *layer.qkv).view(batch * tokens, heads + 2 * groups, width)
-    turned = turn(split[:, : heads + groups], rows.cos, rows.sin, False).view(batch, tokens, heads + groups, width)
+    split = F.linear(F.layer_norm(x, (size,), *layer.norm, layer.eps), *layer.qkv).view(
+        batch * tokens, heads + 2 * groups, width
+    )
+    turned = turn(split[:, : heads + groups], rows.cos, rows.sin, False).view(
+        batch, tokens, heads + groups, width
+    )
     keep(turned[:, :, heads:], split[:, heads + groups :].view(batch, tokens, groups, width), ring, *rows[:3])
     attended = attend(turned[:, :, :heads], ring, *rows[:3], layer.window)
     x = x + layer.scale * F.linear(attended.reshape(batch, tokens, heads * width), *layer.out)

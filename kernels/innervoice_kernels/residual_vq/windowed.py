@@ -43,7 +43,11 @@ def _store_window_kernel(
     column = tl.arange(0, BLOCK)
     mask = column < WIDTH
     tl.store(ring + place + column, tl.load(k + row * k_row + token * k_token + column, mask=mask), mask=mask)
-    tl.store(ring + R * WIDTH + place + column, tl.load(v + row * v_row + token * v_token + column, mask=mask), mask=mask)
+    tl.store(
+        ring + R * WIDTH + place + column,
+        tl.load(v + row * v_row + token * v_token + column, mask=mask),
+        mask=mask,
+    )
 
 
 def _store_window_triton(k: Tensor, v: Tensor, ring: Tensor, slots: Tensor, start: Tensor, n: Tensor) -> None:
@@ -63,7 +67,9 @@ def store_window(k: Tensor, v: Tensor, ring: Tensor, slots: Tensor, start: Tenso
     run(k, v, ring, slots, start, n)
 
 
-def window_attention_ref(q: Tensor, ring: Tensor, slots: Tensor, start: Tensor, n: Tensor, window: int) -> Tensor:
+def window_attention_ref(
+    q: Tensor, ring: Tensor, slots: Tensor, start: Tensor, n: Tensor, window: int
+) -> Tensor:
     """The definition. q [B, T, H, d] at positions start[b] + t, the ring as it is after n[b] of them were stored.
 
     Undefined for t >= n[b].
@@ -76,7 +82,11 @@ def window_attention_ref(q: Tensor, ring: Tensor, slots: Tensor, start: Tensor, 
     visible = (ahead >= 0) & (ahead < window) & (held >= 0)[:, None]  # [B, T, R]
     k, v = _rows_of(ring, slots).unbind(1)
     y = F.scaled_dot_product_attention(
-        q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), visible[:, None], enable_gqa=groups != q.shape[2]
+        q.transpose(1, 2),
+        k.transpose(1, 2),
+        v.transpose(1, 2),
+        visible[:, None],
+        enable_gqa=groups != q.shape[2],
     )
     return y.transpose(1, 2)
 
@@ -94,7 +104,9 @@ def _window_attention_kernel(
         return
     token, column = first + tl.arange(0, QUERIES), tl.arange(0, BLOCK_D)
     mask = (token < count)[:, None] & (column < D)[None, :]
-    queries = tl.load(q + row * q_row + token[:, None] * q_token + head * q_head + column[None, :], mask=mask, other=0.0)
+    queries = tl.load(
+        q + row * q_row + token[:, None] * q_token + head * q_head + column[None, :], mask=mask, other=0.0
+    )
     slot = ring + tl.load(slots + row) * (2 * R * G * D) + (head // (H // G)) * D
     top = tl.full([QUERIES], _LOWEST, tl.float32)
     total = tl.zeros([QUERIES], tl.float32)
@@ -106,8 +118,14 @@ def _window_attention_kernel(
         key = begin + offset + tl.arange(0, KEYS)
         place = (key % R) * (G * D)
         inside = key < end
-        k = tl.load(slot + place[None, :] + column[:, None], mask=inside[None, :] & (column < D)[:, None], other=0.0)
-        v = tl.load(slot + R * G * D + place[:, None] + column[None, :], mask=inside[:, None] & (column < D)[None, :], other=0.0)
+        k = tl.load(
+            slot + place[None, :] + column[:, None], mask=inside[None, :] & (column < D)[:, None], other=0.0
+        )
+        v = tl.load(
+            slot + R * G * D + place[:, None] + column[None, :],
+            mask=inside[:, None] & (column < D)[None, :],
+            other=0.0,
+        )
         score = dot(queries, k, tl.zeros([QUERIES, KEYS], tl.float32)) * (scale * _LOG2E)
         ahead = position[:, None] - key[None, :]
         score = tl.where(inside[None, :] & (ahead >= 0) & (ahead < WINDOW), score, float("-inf"))
@@ -121,10 +139,14 @@ def _window_attention_kernel(
     tl.store(place, narrow(out / total[:, None], y), mask=mask)
 
 
-def _window_attention_triton(q: Tensor, ring: Tensor, slots: Tensor, start: Tensor, n: Tensor, window: int) -> Tensor:
+def _window_attention_triton(
+    q: Tensor, ring: Tensor, slots: Tensor, start: Tensor, n: Tensor, window: int
+) -> Tensor:
     (rows, tokens, heads, width), groups = q.shape, ring.shape[3]
     if not ring.is_contiguous() or ring.shape[2] < window - 1 + tokens:
-        raise ValueError(f"window_attention: a ring of {tuple(ring.shape)} for {tokens} tokens and a window of {window}")
+        raise ValueError(
+            f"window_attention: a ring of {tuple(ring.shape)} for {tokens} tokens and a window of {window}"
+        )
     q = q if q.stride(-1) == 1 else q.contiguous()
     y = torch.zeros(rows, tokens, heads, width, dtype=q.dtype, device=q.device)
     launch(

@@ -56,7 +56,9 @@ def pack_state(host: Mapping[str, Any], num_tokens: int) -> list[int]:
 
 def unpack_state(state: Sequence[int], caps: Sequence[int], is_guided: bool) -> dict[str, Any]:
     """The `state` of the host cursor that stands where a row does; caps: those of its Rows."""
-    host: dict[str, Any] = {name: state[column] for name, column in (_HOST_NAMES if is_guided else _FREE_NAMES).items()}
+    host: dict[str, Any] = {
+        name: state[column] for name, column in (_HOST_NAMES if is_guided else _FREE_NAMES).items()
+    }
     host |= {name: bool(value) for name, value in host.items() if name in _FLAGS}
     host["is_done"] = state[State.IS_DONE] == Ending.STOP
     if is_guided:
@@ -101,7 +103,9 @@ class Programs:
     @classmethod
     def join(cls, programs: Sequence[tuple[Tensor, Tensor, Tensor]], device: str | torch.device) -> Programs:
         """Tables, forced ids and samplings of several programs, one behind the other; none of the three comes out empty."""
-        tables, forced, samplings = [list(t) for t in zip(*programs, strict=True)] if programs else [[], [], []]
+        tables, forced, samplings = (
+            [list(t) for t in zip(*programs, strict=True)] if programs else [[], [], []]
+        )
         tables.append(torch.zeros(1, Column.WIDTH))
         forced.append(torch.zeros(1))
         samplings.append(torch.full((1, 3), float("nan")))
@@ -159,7 +163,9 @@ class Rows:
         def ints(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.int32, device=device)
 
-        state = torch.tensor([first_state()] * num_rows, dtype=torch.int32, device=device).reshape(num_rows, State.WIDTH)
+        state = torch.tensor([first_state()] * num_rows, dtype=torch.int32, device=device).reshape(
+            num_rows, State.WIDTH
+        )
         state[:, State.IS_DONE] = Ending.IDLE
         return cls(
             state=state,
@@ -196,7 +202,11 @@ class Rows:
         if len(caps) > num_caps:
             raise ValueError(f"a reply has {len(caps)} caps of reflections, the rows hold {num_caps}")
         filled = [*(min(cap, UNLIMITED) for cap in caps), *[UNLIMITED] * (num_caps - len(caps))]
-        lines = ((self.state, list(state or first_state())), (self.request, list(request)), (self.caps, filled))
+        lines = (
+            (self.state, list(state or first_state())),
+            (self.request, list(request)),
+            (self.caps, filled),
+        )
         for tensor, line in lines:  # without a wait for the device
             tensor[row].copy_(torch.tensor(line, dtype=torch.int32), non_blocking=True)
         self.scale[row].copy_(torch.tensor([temperature, top_p]), non_blocking=True)

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from innervoice_kernels.jit import Block, Num, Ptr, jit, tl
-from innervoice_kernels.sampling.cursor_columns import UNLIMITED, Column, Ending, Kind, Mask, Output, Request, State
+from innervoice_kernels.sampling.cursor_columns import (
+    UNLIMITED,
+    Column,
+    Ending,
+    Kind,
+    Mask,
+    Output,
+    Request,
+    State,
+)
 
 (
     _FORCED, _KIND, _BUDGET, _NEXT, _CLOSE_ROW, _OFFSET, _LENGTH, _LOW0, _HIGH0, _LOW1, _HIGH1, _EXTRA0, _EXTRA1,
@@ -19,8 +28,12 @@ from innervoice_kernels.sampling.cursor_columns import UNLIMITED, Column, Ending
 ) = (tl.constexpr(int(i)) for i in Request)  # fmt: skip
 _REFLECTION, _TRANSCRIPT, _SPEECH, _OPEN, _CLOSE, _DONE, _END = (tl.constexpr(int(i)) for i in Kind)
 _RUNNING, _STOP, _LENGTH_SPENT, _REFUSED, _IDLE, _WAITING, _PAUSED = (tl.constexpr(int(i)) for i in Ending)
-_O_TOKEN, _O_KIND, _O_SEGMENT, _O_IS_FORCED, _O_IS_DONE, _O_DISCARDED, _OUTPUT_WIDTH = (tl.constexpr(int(i)) for i in Output)
-_M_LOW0, _M_HIGH0, _M_LOW1, _M_HIGH1, _M_EXTRA0, _, _M_EXTRA2, _M_TOP_K, _MASK_WIDTH = (tl.constexpr(int(i)) for i in Mask)
+_O_TOKEN, _O_KIND, _O_SEGMENT, _O_IS_FORCED, _O_IS_DONE, _O_DISCARDED, _OUTPUT_WIDTH = (
+    tl.constexpr(int(i)) for i in Output
+)
+_M_LOW0, _M_HIGH0, _M_LOW1, _M_HIGH1, _M_EXTRA0, _, _M_EXTRA2, _M_TOP_K, _MASK_WIDTH = (
+    tl.constexpr(int(i)) for i in Mask
+)
 _UNLIMITED = tl.constexpr(UNLIMITED)
 
 
@@ -53,7 +66,9 @@ def _enter(
         body = tl.where(kind == _REFLECTION, index, tl.load(at + _NEXT, mask=walking, other=0))
         cap = tl.load(caps + num, mask=is_entry & (num < C), other=_UNLIMITED)
         is_granted = is_entry & (num == tl.load(state + _CAPPED, mask=is_entry, other=-1))
-        cap = tl.minimum(tl.load(state + _CAP, mask=is_granted, other=0) + tl.where(is_granted, 0, cap), reflect)
+        cap = tl.minimum(
+            tl.load(state + _CAP, mask=is_granted, other=0) + tl.where(is_granted, 0, cap), reflect
+        )
         opened = tl.minimum(_budget(table + body * _TABLE_WIDTH, is_entry), tl.maximum(cap, floor))
         limit = tl.where(is_entry, opened, limit)
         num += is_entry.to(tl.int32)
@@ -116,11 +131,17 @@ def prepare_rows(
     s, request = state + b * _STATE_WIDTH, request + b * _REQUEST_WIDTH
     table += tl.load(request + _R_TABLE, mask=exists, other=0) * _TABLE_WIDTH
     caps += b * C
-    floor, reflect = (tl.load(request + _R_FLOOR, mask=exists, other=0), tl.load(request + _R_REFLECT, mask=exists, other=0))
+    floor, reflect = (
+        tl.load(request + _R_FLOOR, mask=exists, other=0),
+        tl.load(request + _R_REFLECT, mask=exists, other=0),
+    )
     alive = exists & (tl.load(s + _IS_DONE, mask=exists, other=1) == 0)
     guided = alive & (tl.load(request + _R_IS_GUIDED, mask=exists, other=0) != 0)
     row, count = tl.load(s + _ROW, mask=guided, other=0), tl.load(s + _COUNT, mask=guided, other=0)
-    limit, num = tl.load(s + _LIMIT, mask=guided, other=0), tl.load(s + _NUM_REFLECTIONS, mask=guided, other=0)
+    limit, num = (
+        tl.load(s + _LIMIT, mask=guided, other=0),
+        tl.load(s + _NUM_REFLECTIONS, mask=guided, other=0),
+    )
     fresh, offers = tl.load(s + _FRESH, mask=guided, other=0), tl.load(s + _OFFERS_DONE, mask=guided, other=0)
     text_done = tl.load(s + _TEXT_DONE, mask=guided, other=0)
     reflection_done = tl.load(s + _REFLECTION_DONE, mask=guided, other=0)
@@ -129,7 +150,21 @@ def prepare_rows(
     begins = row < 0
     start = tl.load(request + _R_START, mask=begins, other=0)
     row, count, limit, num, fresh = _enter(
-        begins, start, row, count, limit, num, fresh, text_done, reflection_done, table, caps, C, s, floor, reflect
+        begins,
+        start,
+        row,
+        count,
+        limit,
+        num,
+        fresh,
+        text_done,
+        reflection_done,
+        table,
+        caps,
+        C,
+        s,
+        floor,
+        reflect,
     )
     kind = tl.load(table + row * _TABLE_WIDTH + _KIND, mask=guided, other=_END)
     is_open = guided & ((kind == _OPEN) | (kind == _REFLECTION))
@@ -143,7 +178,21 @@ def prepare_rows(
     is_spent = is_open & (kind == _REFLECTION) & (count >= limit)
     onward = _next(table, row, text_done, reflection_done, is_spent)
     row, count, limit, num, fresh = _enter(
-        is_spent, onward, row, count, limit, num, fresh, text_done, reflection_done, table, caps, C, s, floor, reflect
+        is_spent,
+        onward,
+        row,
+        count,
+        limit,
+        num,
+        fresh,
+        text_done,
+        reflection_done,
+        table,
+        caps,
+        C,
+        s,
+        floor,
+        reflect,
     )
     tl.store(lower + b, -1, mask=exists)
     tl.store(coming + b, -1, mask=exists)
@@ -155,7 +204,23 @@ def prepare_rows(
 
     draws = alive & (tl.load(table + row * _TABLE_WIDTH + _FORCED, mask=guided, other=0) == 0)
     _write_draw(
-        2 * b, exists, draws, b, row, text_done, offers, 0, n, table, request, scale, seed, samplings, mask, mask_scale, key
+        2 * b,
+        exists,
+        draws,
+        b,
+        row,
+        text_done,
+        offers,
+        0,
+        n,
+        table,
+        request,
+        scale,
+        seed,
+        samplings,
+        mask,
+        mask_scale,
+        key,
     )
     # As if a speech id had been drawn: the text is finished, and the row stands where the same logits are drawn from again.
     discards = guided & draws & (tl.load(table + row * _TABLE_WIDTH + _DISCARD, mask=guided, other=0) != 0)
@@ -191,7 +256,9 @@ def prepare_rows(
 
 
 @jit
-def _label(token: Block, request: Block, is_free: Block, in_reflection: Block, last: Block) -> tuple[Block, ...]:
+def _label(
+    token: Block, request: Block, is_free: Block, in_reflection: Block, last: Block
+) -> tuple[Block, ...]:
     """Kind of an unguided reply's token -> kind, in_reflection, last, whether a segment begins."""
     ends = is_free & (token < 0)
     for i in tl.static_range(_REQUEST_WIDTH - _R_EOS):
@@ -222,22 +289,33 @@ def advance_rows(
     table += tl.load(request + _R_TABLE, mask=exists, other=0) * _TABLE_WIDTH
     forced += tl.load(request + _R_FORCED, mask=exists, other=0)
     caps += b * C
-    floor, reflect = (tl.load(request + _R_FLOOR, mask=exists, other=0), tl.load(request + _R_REFLECT, mask=exists, other=0))
+    floor, reflect = (
+        tl.load(request + _R_FLOOR, mask=exists, other=0),
+        tl.load(request + _R_REFLECT, mask=exists, other=0),
+    )
     ending = tl.load(s + _IS_DONE, mask=exists, other=_IDLE)
     alive = exists & (ending == _RUNNING)
     guided = alive & (tl.load(request + _R_IS_GUIDED, mask=exists, other=0) != 0)
     row, offers = tl.load(s + _ROW, mask=guided, other=0), tl.load(s + _OFFERS_DONE, mask=guided, other=0)
     text_done = tl.load(s + _TEXT_DONE, mask=guided, other=0)
     reflection_done = tl.load(s + _REFLECTION_DONE, mask=guided, other=0)
-    close, done = (tl.load(request + _R_CLOSE, mask=guided, other=-1), tl.load(request + _R_DONE, mask=guided, other=-1))
+    close, done = (
+        tl.load(request + _R_CLOSE, mask=guided, other=-1),
+        tl.load(request + _R_DONE, mask=guided, other=-1),
+    )
 
     # After a discarded draw the row stands where `prepare` said it would.
     at, first = table + row * _TABLE_WIDTH, tl.load(drawn + 2 * b, mask=alive, other=0, cache_modifier=".cg")
     discarded = guided & (tl.load(at + _DISCARD, mask=guided, other=0) != 0)
-    discarded &= (first >= tl.load(at + _LOW1, mask=guided, other=0)) & (first < tl.load(at + _HIGH1, mask=guided, other=0))
+    discarded &= (first >= tl.load(at + _LOW1, mask=guided, other=0)) & (
+        first < tl.load(at + _HIGH1, mask=guided, other=0)
+    )
     s_now = tl.where(discarded, later, s)
     row, count = tl.load(s_now + _ROW, mask=guided, other=0), tl.load(s_now + _COUNT, mask=guided, other=0)
-    limit, num = tl.load(s_now + _LIMIT, mask=guided, other=0), tl.load(s_now + _NUM_REFLECTIONS, mask=guided, other=0)
+    limit, num = (
+        tl.load(s_now + _LIMIT, mask=guided, other=0),
+        tl.load(s_now + _NUM_REFLECTIONS, mask=guided, other=0),
+    )
     fresh = tl.load(s_now + _FRESH, mask=guided, other=0)
     text_done = tl.where(discarded, 1, text_done)
     slot = 2 * b + discarded.to(tl.int32)
@@ -246,7 +324,9 @@ def advance_rows(
     kind = tl.load(at + _KIND, mask=guided, other=_TRANSCRIPT)
     ids = forced + tl.load(at + _OFFSET, mask=is_forced, other=0) + count
     token = tl.where(
-        is_forced, tl.load(ids, mask=is_forced, other=0), tl.load(drawn + slot, mask=alive, other=-1, cache_modifier=".cg")
+        is_forced,
+        tl.load(ids, mask=is_forced, other=0),
+        tl.load(drawn + slot, mask=alive, other=-1, cache_modifier=".cg"),
     )
     refused = alive & (token < 0)
     takes = guided & (refused == 0) & (is_forced == 0)
@@ -263,12 +343,18 @@ def advance_rows(
 
     is_free = alive & (guided == 0) & (refused == 0)
     free_kind, in_reflection, last, begins = _label(
-        token, request, is_free, tl.load(s + _IN_REFLECTION, mask=is_free, other=0), tl.load(s + _LAST, mask=is_free, other=-1)
+        token,
+        request,
+        is_free,
+        tl.load(s + _IN_REFLECTION, mask=is_free, other=0),
+        tl.load(s + _LAST, mask=is_free, other=-1),
     )
     emitted = tl.where(is_free, free_kind, emitted)
     ends |= is_free & (free_kind == _END)
     counts = guided & (refused == 0) & (takes_offer == 0)  # an accepted offer belongs to the segment before
-    segment = tl.load(s + _SEGMENT, mask=alive, other=-1) + tl.where(is_free, begins.to(tl.int32), tl.where(counts, fresh, 0))
+    segment = tl.load(s + _SEGMENT, mask=alive, other=-1) + tl.where(
+        is_free, begins.to(tl.int32), tl.where(counts, fresh, 0)
+    )
     fresh = tl.where(counts, 0, fresh)
 
     reflection_done = tl.where(is_done_token, 1, reflection_done)
@@ -276,17 +362,35 @@ def advance_rows(
     is_over = is_forced & (count == tl.load(at + _LENGTH, mask=is_forced, other=0))
     is_over |= plain & (count >= limit) & (_is_endless(kind, text_done) == 0)
     # Close is offered a done: a drawn one at once, a forced one when it has been emitted.
-    offers = tl.where((ends_reflection & (is_done_token == 0)) | (is_forced & is_over & (kind == _CLOSE)), 1, 0)
+    offers = tl.where(
+        (ends_reflection & (is_done_token == 0)) | (is_forced & is_over & (kind == _CLOSE)), 1, 0
+    )
     from_row = tl.where(ends_reflection, tl.load(at + _CLOSE_ROW, mask=ends_reflection, other=0), row)
     walks = ends_reflection | is_over
     onward = _next(table, from_row, text_done, reflection_done, walks)
     row, count, limit, num, fresh = _enter(
-        walks, onward, row, count, limit, num, fresh, text_done, reflection_done, table, caps, C, s, floor, reflect
+        walks,
+        onward,
+        row,
+        count,
+        limit,
+        num,
+        fresh,
+        text_done,
+        reflection_done,
+        table,
+        caps,
+        C,
+        s,
+        floor,
+        reflect,
     )
 
     n = tl.load(s + _NUM_TOKENS, mask=alive, other=0) + (refused == 0).to(tl.int32)
     is_spent = n >= tl.load(request + _R_MAX_TOKENS, mask=alive, other=0)
-    new_ending = tl.where(refused, _REFUSED, tl.where(ends, _STOP, tl.where(is_spent, _LENGTH_SPENT, _RUNNING)))
+    new_ending = tl.where(
+        refused, _REFUSED, tl.where(ends, _STOP, tl.where(is_spent, _LENGTH_SPENT, _RUNNING))
+    )
     ending = tl.where(alive, new_ending, ending)
     tl.store(s + _ROW, row, mask=guided)
     tl.store(s + _COUNT, count, mask=guided)
@@ -309,4 +413,8 @@ def advance_rows(
     tl.store(out + _O_IS_DONE, ending, mask=exists)
     tl.store(out + _O_DISCARDED, discarded.to(tl.int32), mask=exists)
     was_drawn = alive & (is_forced == 0) & (refused == 0)
-    tl.store(logprob + b, tl.load(drawn_logprob + slot, mask=was_drawn, other=float("nan"), cache_modifier=".cg"), mask=exists)
+    tl.store(
+        logprob + b,
+        tl.load(drawn_logprob + slot, mask=was_drawn, other=float("nan"), cache_modifier=".cg"),
+        mask=exists,
+    )

@@ -70,14 +70,31 @@ def _head_kernel(
             for first in tl.range(0, D, DEPTH):
                 k = first + tl.arange(0, DEPTH)
                 inside = (k < D) | EVEN
-                a = tl.load(x + wide_row[:, None] * x_row + k[None, :], mask=is_row[:, None] & inside[None, :], other=0.0)
+                a = tl.load(
+                    x + wide_row[:, None] * x_row + k[None, :],
+                    mask=is_row[:, None] & inside[None, :],
+                    other=0.0,
+                )
                 place = w + column.to(tl.int64)[None, :] * w_row + k[:, None]
                 z = dot(
-                    a, tl.load(place, mask=(column < V)[None, :] & inside[:, None], other=0.0, eviction_policy="evict_first"), z
+                    a,
+                    tl.load(
+                        place,
+                        mask=(column < V)[None, :] & inside[:, None],
+                        other=0.0,
+                        eviction_policy="evict_first",
+                    ),
+                    z,
                 )
-            tl.store(logits + wide_row[:, None] * V + column[None, :], z, mask=is_row[:, None] & (column < V)[None, :])
+            tl.store(
+                logits + wide_row[:, None] * V + column[None, :],
+                z,
+                mask=is_row[:, None] & (column < V)[None, :],
+            )
             for i in tl.static_range(SLOTS):
-                summarise(z, tile, row * SLOTS + i, is_row, N, mask, scale, key, top, total, score, best, TILE)
+                summarise(
+                    z, tile, row * SLOTS + i, is_row, N, mask, scale, key, top, total, score, best, TILE
+                )
         else:
             for i in tl.static_range(SLOTS):
                 offer = (row * SLOTS + i) * N + tile
@@ -105,7 +122,9 @@ def head(x: Tensor, w: Tensor, draws: Draws, offers: Offers, slots: int, *, inva
         return
     x, w = (a if a.stride(-1) == 1 or width == 1 else a.contiguous() for a in (x, w))
     config, tiles = _FLOAT32 if x.dtype == torch.float32 else _HALF, offers.top.shape[1]
-    programs = config.programs * (torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else _SMS)
+    programs = config.programs * (
+        torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else _SMS
+    )
     launch(
         _head_kernel, (min(tiles, programs), cdiv(num_rows, ROWS)), x, w, offers.logits, draws.mask, draws.scale, draws.key,
         offers.top,
@@ -115,7 +134,9 @@ def head(x: Tensor, w: Tensor, draws: Draws, offers: Offers, slots: int, *, inva
     )  # fmt: skip
 
 
-def head_step(x: Tensor, w: Tensor, rows: Rows, programs: Programs, offers: Offers, *, invariant: bool = False) -> None:
+def head_step(
+    x: Tensor, w: Tensor, rows: Rows, programs: Programs, offers: Offers, *, invariant: bool = False
+) -> None:
     """The end of a step: the head over what `cursor.prepare` allowed, the draws, and every row's cursor -> rows.output, logprob.
 
     x [B, D] hidden states of the rows' last tokens, w [V, D], offers of B rows of SLOTS slots. Three launches with `prepare`.

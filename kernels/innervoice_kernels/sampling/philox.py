@@ -24,7 +24,10 @@ def philox_ref(
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):
-        first, second = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]  # the 64-bit pattern is exact although the sign may flip
+        first, second = (
+            c0 * MULTIPLIERS[0],
+            c2 * MULTIPLIERS[1],
+        )  # the 64-bit pattern is exact although the sign may flip
         c0, c1, c2, c3 = _high(second) ^ c1 ^ k0, second & LOW, _high(first) ^ c3 ^ k1, first & LOW
         k0, k1 = (k0 + WEYL[0]) & LOW, (k1 + WEYL[1]) & LOW
     return c0, c1, c2, c3
@@ -57,7 +60,9 @@ def gumbel(seed: Num, n: Num, d: Num, ids: Block) -> Block:
 @jit
 def _gumbel_kernel(ids: Ptr, y: Ptr, key: Ptr, V: Num, BLOCK: constexpr) -> None:
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    noise = gumbel(tl.load(key), tl.load(key + 1), tl.load(key + 2), tl.load(ids + place, mask=place < V, other=0))
+    noise = gumbel(
+        tl.load(key), tl.load(key + 1), tl.load(key + 2), tl.load(ids + place, mask=place < V, other=0)
+    )
     tl.store(y + place, noise, mask=place < V)
 
 
@@ -72,7 +77,16 @@ def signed(seed: int) -> int:
 def _gumbel_noise_triton(seed: int, n: int, d: int, ids: Tensor) -> Tensor:
     y = torch.empty(len(ids), dtype=torch.float32, device=ids.device)
     key = torch.tensor([signed(seed), n, d], dtype=torch.int64, device=ids.device)
-    launch(_gumbel_kernel, (cdiv(len(ids), _BLOCK),), ids.contiguous(), y, key, len(ids), BLOCK=_BLOCK, num_warps=4)
+    launch(
+        _gumbel_kernel,
+        (cdiv(len(ids), _BLOCK),),
+        ids.contiguous(),
+        y,
+        key,
+        len(ids),
+        BLOCK=_BLOCK,
+        num_warps=4,
+    )
     return y
 
 

@@ -34,7 +34,9 @@ def replay_rows(rows: Rows, programs: Programs, logits: Tensor) -> list[Trace]:
         output = rows.output.tolist()
         for row, ((ids, kinds), line) in enumerate(zip(traces, output, strict=True)):
             if line[Output.IS_DONE] == Ending.REFUSED:
-                raise ValueError(f"row {row}: no id could be drawn for token {len(ids)}, its logits are not numbers")
+                raise ValueError(
+                    f"row {row}: no id could be drawn for token {len(ids)}, its logits are not numbers"
+                )
             if line[Output.KIND] >= 0:
                 ids.append(line[Output.TOKEN])
                 kinds.append(Kind(line[Output.KIND]).name.lower())
@@ -47,7 +49,11 @@ def replay_rows(rows: Rows, programs: Programs, logits: Tensor) -> list[Trace]:
 
 
 def replay_program(
-    program: Arrays, request: Mapping[str, Any], logits: NDArray[Any], caps: Sequence[int], device: str | None = None
+    program: Arrays,
+    request: Mapping[str, Any],
+    logits: NDArray[Any],
+    caps: Sequence[int],
+    device: str | None = None,
 ) -> Trace:
     """One greedy reply. program: its table, forced ids and samplings; request: as request_columns takes it; logits [T, V].
 

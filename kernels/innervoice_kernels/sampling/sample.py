@@ -68,7 +68,9 @@ def _draw_row(row: Tensor, draw: Draw) -> tuple[int, float]:
     if draw.temperature > 0:
         scaled = z / draw.temperature
         kept = _keep_top_p(scaled, _keep_top_k(scaled, draw.top_k), draw.top_p)
-        noise = gumbel_noise_ref(draw.seed, draw.n, draw.d, ids[kept])  # an id's noise does not depend on what else is kept
+        noise = gumbel_noise_ref(
+            draw.seed, draw.n, draw.d, ids[kept]
+        )  # an id's noise does not depend on what else is kept
         index = int(kept[torch.argmax(scaled[kept] + noise)])
     else:
         index = int(torch.argmax(z))
@@ -114,7 +116,9 @@ def _sample_native(logits: Tensor, draws: Sequence[Draw]) -> tuple[Tensor, Tenso
     masks = [_mask(draw.ranges, draw.extras) for draw in draws]
     offsets = torch.tensor([0, *accumulate(map(len, masks))])
     ranges = torch.tensor([span for mask in masks for span in mask], dtype=torch.int64).reshape(-1, 2)
-    keys = torch.tensor([(signed(draw.seed), draw.n, draw.d) for draw in draws], dtype=torch.int64).reshape(-1, 3)
+    keys = torch.tensor([(signed(draw.seed), draw.n, draw.d) for draw in draws], dtype=torch.int64).reshape(
+        -1, 3
+    )
     temperature = torch.tensor([draw.temperature for draw in draws], dtype=torch.float32)
     top_k = torch.tensor([draw.top_k for draw in draws], dtype=torch.int64)
     top_p = torch.tensor([draw.top_p for draw in draws], dtype=torch.float64)
@@ -154,8 +158,12 @@ def draws_of(draws: Sequence[Draw], device: torch.device) -> Draws:
     masks = [(*_packed(draw.ranges, draw.extras), draw.top_k) for draw in draws]
     return Draws(
         torch.tensor(masks, dtype=torch.int32, device=device).reshape(-1, 8),
-        torch.tensor([(draw.temperature, draw.top_p) for draw in draws], dtype=torch.float32, device=device).reshape(-1, 2),
-        torch.tensor([(signed(draw.seed), draw.n, draw.d) for draw in draws], dtype=torch.int64, device=device).reshape(-1, 3),
+        torch.tensor(
+            [(draw.temperature, draw.top_p) for draw in draws], dtype=torch.float32, device=device
+        ).reshape(-1, 2),
+        torch.tensor(
+            [(signed(draw.seed), draw.n, draw.d) for draw in draws], dtype=torch.int64, device=device
+        ).reshape(-1, 3),
     )
 
 

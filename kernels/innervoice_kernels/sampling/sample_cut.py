@@ -19,7 +19,9 @@ _LOWEST, _HIGHEST = tl.constexpr(-(2**31)), tl.constexpr(2**31 - 1)
 @jit
 def allowed(ids: Block, mask: Ptr) -> Block:
     """Which ids a mask has; see cursor_columns.Mask."""
-    inside = (ids >= tl.load(mask)) & (ids < tl.load(mask + 1)) | (ids >= tl.load(mask + 2)) & (ids < tl.load(mask + 3))
+    inside = (ids >= tl.load(mask)) & (ids < tl.load(mask + 1)) | (ids >= tl.load(mask + 2)) & (
+        ids < tl.load(mask + 3)
+    )
     return inside | (ids == tl.load(mask + 4)) | (ids == tl.load(mask + 5)) | (ids == tl.load(mask + 6))
 
 
@@ -39,12 +41,21 @@ def _unorder(key: Block) -> Block:
 def _narrowed(low: Num, high: Num, step: Num, num_enough: Num, WIDTH: constexpr) -> tuple[Block, ...]:
     """The interval after a round in which the first num_enough of WIDTH thresholds low + step, low + 2 step, ... sufficed."""
     new_low = tl.minimum(low + step * num_enough, high)
-    return new_low, tl.where(num_enough < WIDTH, tl.maximum(tl.minimum(low + step * (num_enough + 1), high) - 1, new_low), high)
+    return new_low, tl.where(
+        num_enough < WIDTH, tl.maximum(tl.minimum(low + step * (num_enough + 1), high) - 1, new_low), high
+    )
 
 
 @jit
 def _candidates(
-    first: Num, logits: Ptr, hot: Ptr, count: Num, mask: Ptr, temperature: Num, TILE: constexpr, CHUNK: constexpr
+    first: Num,
+    logits: Ptr,
+    hot: Ptr,
+    count: Num,
+    mask: Ptr,
+    temperature: Num,
+    TILE: constexpr,
+    CHUNK: constexpr,
 ) -> tuple[Block, ...]:
     """Ids of a stretch of the hot tiles, whether they are allowed, and their scores."""
     place = first + tl.arange(0, CHUNK)
@@ -125,7 +136,9 @@ def _top_p(
     last = V.to(tl.int64)
     if kept < ties:
         first = tl.zeros([], tl.int64)
-        last = _largest(first, last, ties - kept + 1, logits, hot, count, mask, temperature, best, at, TIES, TILE, CHUNK)
+        last = _largest(
+            first, last, ties - kept + 1, logits, hot, count, mask, temperature, best, at, TIES, TILE, CHUNK
+        )
     return cut, last
 
 
@@ -147,7 +160,21 @@ def draw_filtered(
     count = tl.sum(is_hot.to(tl.int32))
     tl.debug_barrier()  # the list of hot tiles stands before it is read
     if top_k > 0:
-        cut = _largest(cut, high, top_k.to(tl.float32), logits, hot, count, mask, temperature, best, 0, COUNT, TILE, CHUNK)
+        cut = _largest(
+            cut,
+            high,
+            top_k.to(tl.float32),
+            logits,
+            hot,
+            count,
+            mask,
+            temperature,
+            best,
+            0,
+            COUNT,
+            TILE,
+            CHUNK,
+        )
     last = V.to(tl.int64)
     if top_p < 1:
         cut, last = _top_p(cut, high, top_p, logits, hot, count, mask, temperature, best, V, TILE, CHUNK)

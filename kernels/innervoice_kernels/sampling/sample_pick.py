@@ -40,7 +40,9 @@ class Offers:
     arrived: Tensor  # [1] int32
 
     @classmethod
-    def allocate(cls, num_rows: int, vocabulary: int, slots: int, device: torch.device, logits: Tensor | None = None) -> Offers:
+    def allocate(
+        cls, num_rows: int, vocabulary: int, slots: int, device: torch.device, logits: Tensor | None = None
+    ) -> Offers:
         """For so many rows of so many slots each; logits: those that there are already."""
         tiles, number = cdiv(vocabulary, TILE), num_rows * slots
 
@@ -83,12 +85,19 @@ def summarise(
     largest = tl.where(is_bad, float("inf"), tl.max(z, axis=1))
     place, is_number = slot * N + tile, (largest > float("-inf")) & (largest < float("inf"))
     tl.store(top + place, largest, mask=is_slot)
-    tl.store(total + place, tl.sum(tl.exp(z - tl.where(is_number, largest, 0.0)[:, None]), axis=1), mask=is_slot)
+    tl.store(
+        total + place, tl.sum(tl.exp(z - tl.where(is_number, largest, 0.0)[:, None]), axis=1), mask=is_slot
+    )
     temperature, top_p = (
         tl.load(scale + slot * 2, mask=is_slot, other=0.0),
         tl.load(scale + slot * 2 + 1, mask=is_slot, other=1.0),
     )
-    noisy = is_number & (temperature > 0) & (top_p >= 1) & (tl.load(mask + slot * 8 + 7, mask=is_slot, other=0) <= 0)
+    noisy = (
+        is_number
+        & (temperature > 0)
+        & (top_p >= 1)
+        & (tl.load(mask + slot * 8 + 7, mask=is_slot, other=0) <= 0)
+    )
     if tl.max(noisy.to(tl.int32), axis=0) > 0:
         k = key + slot[:, None] * 3
         seed, n, d = (
@@ -128,17 +137,35 @@ def _pick_kernel(
 ) -> None:  # fmt: skip
     """One slot a program."""
     slot = tl.program_id(0)
-    mask, logits, tile = mask + slot * 8, logits + (slot // SLOTS).to(tl.int64) * row_stride, tl.arange(0, TILES)
+    mask, logits, tile = (
+        mask + slot * 8,
+        logits + (slot // SLOTS).to(tl.int64) * row_stride,
+        tl.arange(0, TILES),
+    )
     offers = slot * N + tile
     largest = tl.load(top + offers, mask=tile < N, other=float("-inf"))
     best_z = tl.max(largest)
     is_number = (best_z > float("-inf")) & (best_z < float("inf"))
-    sums = tl.load(total + offers, mask=tile < N, other=0.0) * tl.exp(largest - tl.where(is_number, best_z, 0.0))
+    sums = tl.load(total + offers, mask=tile < N, other=0.0) * tl.exp(
+        largest - tl.where(is_number, best_z, 0.0)
+    )
     temperature, top_p, top_k = tl.load(scale + slot * 2), tl.load(scale + slot * 2 + 1), tl.load(mask + 7)
     token = tl.full([], _NO_ID, tl.int32)
     if is_number & (temperature > 0) & ((top_k > 0) | (top_p < 1)):
         token = draw_filtered(
-            largest, best_z, logits, hot + slot * N, mask, temperature, top_p, top_k, key + slot * 3, V, TILE, TILES, CHUNK
+            largest,
+            best_z,
+            logits,
+            hot + slot * N,
+            mask,
+            temperature,
+            top_p,
+            top_k,
+            key + slot * 3,
+            V,
+            TILE,
+            TILES,
+            CHUNK,
         )
     else:
         offered = tl.load(score + offers, mask=tile < N, other=float("-inf"))
@@ -172,7 +199,9 @@ def summary(offers: Offers, draws: Draws, slots: int) -> None:
 _LANES = 128
 
 
-def pick(offers: Offers, draws: Draws, slots: int, rows: Rows | None = None, programs: Programs | None = None) -> None:
+def pick(
+    offers: Offers, draws: Draws, slots: int, rows: Rows | None = None, programs: Programs | None = None
+) -> None:
     """Fill offers.drawn and offers.logprob; with rows and programs, let every row take what it drew, as cursor.advance does."""
     num_rows, vocabulary = offers.logits.shape
     nothing = offers.drawn

@@ -23,7 +23,9 @@ _SPOKEN = (Kind.TRANSCRIPT, Kind.SPEECH)
 _RUNNING, _WAITING, _PAUSED = (tl.constexpr(int(e)) for e in (Ending.RUNNING, Ending.WAITING, Ending.PAUSED))
 _TRANSCRIPT, _SPEECH, _END = (tl.constexpr(int(kind)) for kind in (Kind.TRANSCRIPT, Kind.SPEECH, Kind.END))
 _STATE_WIDTH, _IS_DONE = tl.constexpr(int(State.WIDTH)), tl.constexpr(int(State.IS_DONE))
-_OUTPUT_WIDTH, _KIND, _TOKEN = (tl.constexpr(int(column)) for column in (Output.WIDTH, Output.KIND, Output.TOKEN))
+_OUTPUT_WIDTH, _KIND, _TOKEN = (
+    tl.constexpr(int(column)) for column in (Output.WIDTH, Output.KIND, Output.TOKEN)
+)
 _BLOCK, _LANES = 1024, 128
 
 
@@ -46,7 +48,9 @@ class Feed:
     @classmethod
     def allocate(cls, num_rows: int, num_pages: int, device: torch.device) -> Feed:
         """Rows without pages; num_pages: that a row may hold."""
-        token, kind, position, reply, rests = (torch.zeros(num_rows, dtype=torch.int32, device=device) for _ in range(5))
+        token, kind, position, reply, rests = (
+            torch.zeros(num_rows, dtype=torch.int32, device=device) for _ in range(5)
+        )
         log_weight = torch.zeros(num_rows, dtype=torch.float32, device=device)
         pages = torch.full((num_rows, num_pages), -1, dtype=torch.int32, device=device)
         return cls(token, kind, position, reply, log_weight, pages, rests)
@@ -68,7 +72,9 @@ class Inputs:
     query_tag: Tensor  # [B] int32
 
     @classmethod
-    def allocate(cls, num_rows: int, width: int, half: int, dtype: torch.dtype, device: torch.device) -> Inputs:
+    def allocate(
+        cls, num_rows: int, width: int, half: int, dtype: torch.dtype, device: torch.device
+    ) -> Inputs:
         """Unwritten; half: R/2."""
 
         def empty(*shape: int, of: torch.dtype = dtype) -> Tensor:
@@ -118,7 +124,9 @@ def begin_step_ref(
         page = int(feed.page_table[row, index]) if index < feed.page_table.shape[1] else -1
         runs, rests = ending in (Ending.RUNNING, Ending.WAITING, Ending.PAUSED), bool(feed.rests[row])
         if runs:
-            state[row, State.IS_DONE] = Ending.PAUSED if rests else Ending.RUNNING if page >= 0 else Ending.WAITING
+            state[row, State.IS_DONE] = (
+                Ending.PAUSED if rests else Ending.RUNNING if page >= 0 else Ending.WAITING
+            )
         if not runs or rests or page < 0:
             inputs.x[row] = inputs.cos[row] = inputs.sin[row] = 0
             inputs.slots[row], inputs.context_len[row], inputs.query_tag[row] = -1, 0, 0
@@ -146,7 +154,9 @@ def _begin_kernel(
     runs = (ending == _RUNNING) | (ending == _WAITING) | (ending == _PAUSED)
     takes_part = runs & (tl.load(rests + row) == 0)
     index = place // PAGE_SIZE
-    page = tl.load(page_table + row * table_row + index, mask=takes_part & (index < num_pages), other=-1).to(tl.int64)
+    page = tl.load(page_table + row * table_row + index, mask=takes_part & (index < num_pages), other=-1).to(
+        tl.int64
+    )
     feeds = takes_part & (page >= 0)
     tl.store(ending_at, tl.where(feeds, _RUNNING, tl.where(takes_part, _WAITING, _PAUSED)), mask=runs)
     slot = page * PAGE_SIZE + place % PAGE_SIZE
@@ -169,7 +179,9 @@ def _begin_kernel(
         tl.store(x + row * D + column, values, mask=column < D)
 
 
-def begin_step(feed: Feed, state: Tensor, embedding: Tensor, cos: Tensor, sin: Tensor, key_tag: Tensor, inputs: Inputs) -> None:
+def begin_step(
+    feed: Feed, state: Tensor, embedding: Tensor, cos: Tensor, sin: Tensor, key_tag: Tensor, inputs: Inputs
+) -> None:
     """Fill inputs; see begin_step_ref. Tables and inputs are contiguous."""
     if choose("begin_step", embedding) != TRITON:
         begin_step_ref(feed, state, embedding, cos, sin, key_tag, inputs)

@@ -39,7 +39,9 @@ def flow_block_ref(x: Tensor, n: Tensor | None, weights: TransformerWeights, hea
     visible = None if n is None else ~beyond(n, frames)[:, None, None]  # [R, 1, 1, T]
     normed = F.layer_norm(x, (channels,), *weights.norm_attention, 1e-5)
     inner = weights.qkv.shape[0] // 3
-    q, k, v = F.linear(normed, weights.qkv).view(rows, frames, 3, heads, inner // heads).permute(2, 0, 3, 1, 4)
+    q, k, v = (
+        F.linear(normed, weights.qkv).view(rows, frames, 3, heads, inner // heads).permute(2, 0, 3, 1, 4)
+    )
     attended = F.scaled_dot_product_attention(q, k, v, visible).transpose(1, 2).reshape(rows, frames, inner)
     x = x + F.linear(attended, *weights.out)
     normed = F.layer_norm(x, (channels,), *weights.norm_ffn, 1e-5)
@@ -65,7 +67,9 @@ def _normed_part(
 ) -> Block:  # fmt: skip
     """Channels k of those rows, normalised, in x's type."""
     inside = k < C
-    value = tl.load(x + place[:, None] + k[None, :], mask=known[:, None] & inside[None, :], other=0.0).to(tl.float32)
+    value = tl.load(x + place[:, None] + k[None, :], mask=known[:, None] & inside[None, :], other=0.0).to(
+        tl.float32
+    )
     w = tl.load(weight + k, mask=inside, other=0.0).to(tl.float32)
     b = tl.load(bias + k, mask=inside, other=0.0).to(tl.float32)
     return narrow((value - mean[:, None]) * scale[:, None] * w[None, :] + b[None, :], x)
@@ -115,7 +119,9 @@ def _flow_block_kernel(
     total = total + tl.zeros([TILE, BLOCK_C], tl.float32)
     rows = qkv + row * T * (3 * H * D)
     for head in range(H):
-        asked = tl.load(rows + frame[:, None] * (3 * H * D) + head * D + wide[None, :], mask=is_query, other=0.0)
+        asked = tl.load(
+            rows + frame[:, None] * (3 * H * D) + head * D + wide[None, :], mask=is_query, other=0.0
+        )
         top = tl.full([TILE], float("-inf"), tl.float32)
         weight = tl.zeros([TILE], tl.float32)
         seen = tl.zeros([TILE, BLOCK_D], tl.float32)

@@ -45,7 +45,12 @@ class StageWeights:
         """Whether native code takes these sizes."""
         channels = self.conv1[0].shape[0]
         inner = [block.qkv.shape[0] // (3 * self.heads) for block in self.transformers]
-        sizes = [channels, self.conv1[0].shape[1], *inner, *(block.up[0].shape[0] for block in self.transformers)]
+        sizes = [
+            channels,
+            self.conv1[0].shape[1],
+            *inner,
+            *(block.up[0].shape[0] for block in self.transformers),
+        ]
         return channels % GROUPS == 0 and are_multiples(sizes)
 
     @cached_property
@@ -57,13 +62,19 @@ class StageWeights:
         """The same for products in bfloat16, or for other instructions. Raises ValueError for what is not there."""
         parts = (self.conv1, self.norm1, self.conv2, self.norm2, self.skip)
         tensors = [part for pair in parts for part in _packed(pair)]
-        return _C.FlowStage(tensors, [self._block(block) for block in self.transformers], self.heads, halves, isa)
+        return _C.FlowStage(
+            tensors, [self._block(block) for block in self.transformers], self.heads, halves, isa
+        )
 
     def _block(self, block: TransformerWeights) -> list[Tensor]:
         inner = block.qkv.shape[0] // 3
         qkv = torch.cat([block.qkv[:inner] * (inner // self.heads) ** -0.5, block.qkv[inner:]])
         rest = (block.out, block.norm_ffn, block.up, block.down)
-        return [*_packed(block.norm_attention), taps_first(qkv), *(part for pair in rest for part in _packed(pair))]
+        return [
+            *_packed(block.norm_attention),
+            taps_first(qkv),
+            *(part for pair in rest for part in _packed(pair)),
+        ]
 
 
 def _packed(pair: Pair) -> Pair:
@@ -71,12 +82,16 @@ def _packed(pair: Pair) -> Pair:
     return (floats(weight) if weight.ndim == 1 else taps_first(weight)), floats(bias)
 
 
-def flow_stage_ref(x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWeights, given: Given = None) -> Tensor:
+def flow_stage_ref(
+    x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWeights, given: Given = None
+) -> Tensor:
     """The definition. n None: all rows have T frames."""
     return _by_ops((group_norm_mish_ref, flow_block_ref), x, n, shift, weights, given)
 
 
-def _by_ops(ops: tuple[_Op, _Op], x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWeights, given: Given) -> Tensor:
+def _by_ops(
+    ops: tuple[_Op, _Op], x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWeights, given: Given
+) -> Tensor:
     normalise, transform = ops
     added, skipped = (0, 0) if given is None else (part.transpose(1, 2) for part in given)
     outside = None if n is None else beyond(n, x.shape[1])[:, None]  # [R, 1, T]
@@ -89,14 +104,20 @@ def _by_ops(ops: tuple[_Op, _Op], x: Tensor, n: Tensor | None, shift: Tensor, we
 
     x = clear(x.transpose(1, 2))
     h = norm_mish(F.conv1d(x, *weights.conv1, padding=1) + added, weights.norm1) + shift[:, None]
-    h = norm_mish(F.conv1d(clear(h), *weights.conv2, padding=1), weights.norm2) + F.conv1d(x, *weights.skip) + skipped
+    h = (
+        norm_mish(F.conv1d(clear(h), *weights.conv2, padding=1), weights.norm2)
+        + F.conv1d(x, *weights.skip)
+        + skipped
+    )
     h = h.transpose(1, 2)
     for block in weights.transformers:
         h = transform(h, n, block, weights.heads)
     return h if outside is None else h.masked_fill(outside.transpose(1, 2), 0)
 
 
-def _flow_stage_native(x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWeights, given: Given) -> Tensor:
+def _flow_stage_native(
+    x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWeights, given: Given
+) -> Tensor:
     rows, frames, _ = x.shape
     y = torch.empty(rows, frames, weights.conv1[0].shape[0])
     lengths = torch.full((rows,), frames) if n is None else n
@@ -105,8 +126,14 @@ def _flow_stage_native(x: Tensor, n: Tensor | None, shift: Tensor, weights: Stag
     return y.to(x.dtype)
 
 
-def flow_stage(x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWeights, given: Given = None) -> Tensor:
+def flow_stage(
+    x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWeights, given: Given = None
+) -> Tensor:
     """A stage over each row's own frames: x [R, T, K], n [R] or None, shift [C] -> y [R, T, C], zero from n[r] on."""
-    if weights.has_native and takes(x, weights.conv1[0]) and choose("flow_stage", x, has_native=True) == NATIVE:
+    if (
+        weights.has_native
+        and takes(x, weights.conv1[0])
+        and choose("flow_stage", x, has_native=True) == NATIVE
+    ):
         return _flow_stage_native(x, n, shift, weights, given)
     return _by_ops((group_norm_mish, flow_block), x, n, shift, weights, given)

@@ -74,7 +74,10 @@ def _frame_conv_kernel(
 ) -> None:  # fmt: skip
     """ROWS frames of one row of the batch and COLUMNS results a program; w [TAPS, K, N]."""
     row = tl.program_id(2).to(tl.int64)
-    frame, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    frame, column = (
+        tl.program_id(0) * ROWS + tl.arange(0, ROWS),
+        tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS),
+    )
     is_column, count = column < N, tl.load(n + row)
     total = tl.zeros([ROWS, COLUMNS], tl.float32)
     for tap in range(TAPS):
@@ -82,7 +85,11 @@ def _frame_conv_kernel(
         is_frame = (place >= 0) & (place < count)
         for first in range(0, K, DEPTH):
             k = first + tl.arange(0, DEPTH)
-            a = tl.load(x + ((row * T + place) * K)[:, None] + k[None, :], mask=is_frame[:, None] & (k < K)[None, :], other=0.0)
+            a = tl.load(
+                x + ((row * T + place) * K)[:, None] + k[None, :],
+                mask=is_frame[:, None] & (k < K)[None, :],
+                other=0.0,
+            )
             weights = w + (tap * K + k[:, None]) * N + column[None, :]
             total = dot(a, tl.load(weights, mask=(k < K)[:, None] & is_column[None, :], other=0.0), total)
     total += tl.load(bias + column, mask=is_column, other=0.0).to(tl.float32)[None, :]

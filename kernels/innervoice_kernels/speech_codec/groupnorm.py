@@ -19,7 +19,9 @@ from innervoice_kernels.speech_codec.conv import beyond
 _TILE = 4096  # values of a group that a program holds: 16 a thread of 8 warps
 
 
-def group_norm_mish_ref(x: Tensor, n: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float = 1e-5) -> Tensor:
+def group_norm_mish_ref(
+    x: Tensor, n: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float = 1e-5
+) -> Tensor:
     """The definition, in float32 or wider inside. Columns from n on come out as zero; a row of length 0 is zero."""
     rows, channels, steps = x.shape
     wide = torch.promote_types(x.dtype, torch.float32)
@@ -27,14 +29,21 @@ def group_norm_mish_ref(x: Tensor, n: Tensor, weight: Tensor, bias: Tensor, grou
     grouped = (rows, groups, channels // groups * steps)
     y = x.to(wide).masked_fill(outside, 0).reshape(grouped)
     count = (n * (channels // groups)).clamp(min=1).to(wide)[:, None, None]  # [B, 1, 1]
-    centred = (y - y.sum(-1, keepdim=True) / count).view(rows, channels, steps).masked_fill(outside, 0).reshape(grouped)
+    centred = (
+        (y - y.sum(-1, keepdim=True) / count)
+        .view(rows, channels, steps)
+        .masked_fill(outside, 0)
+        .reshape(grouped)
+    )
     variance = centred.square().sum(-1, keepdim=True) / count
     normed = (centred / (variance + eps).sqrt()).view(rows, channels, steps)
     y = F.mish(normed * weight.to(wide)[:, None] + bias.to(wide)[:, None])
     return y.masked_fill(outside, 0).to(x.dtype)
 
 
-def group_norm_mish(x: Tensor, n: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float = 1e-5) -> Tensor:
+def group_norm_mish(
+    x: Tensor, n: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float = 1e-5
+) -> Tensor:
     """Normalise each row over its own length, then Mish: x [B, C, T], n [B], weight and bias [C]."""
     chosen = choose("group_norm_mish", x, has_native=True)
     if chosen == NATIVE and x.dtype == torch.float32:
@@ -87,7 +96,9 @@ def _group_norm_mish_kernel(
         tl.store(y + t, narrow(made, y), mask=inside & (t < T))
 
 
-def _group_norm_mish_triton(x: Tensor, n: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+def _group_norm_mish_triton(
+    x: Tensor, n: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
+) -> Tensor:
     rows, channels, steps = x.shape
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     width = channels // groups

@@ -78,7 +78,12 @@ _Fast = Callable[..., tuple[Tensor, Tensor | None]]
 
 def _chosen(op: str, real: Tensor, window: Tensor) -> _Fast | None:
     """What runs; None: the reference, for float64 too."""
-    if real.dtype == torch.float64 or window.dtype == torch.float64 or window.shape[0] % 2 or window.shape[0] < 4:
+    if (
+        real.dtype == torch.float64
+        or window.dtype == torch.float64
+        or window.shape[0] % 2
+        or window.shape[0] < 4
+    ):
         return None
     return {NATIVE: _istft_native, TRITON: _istft_triton}.get(choose(op, real, has_native=True))
 
@@ -151,7 +156,9 @@ def _istft_triton(
     before = y if state is None else state.contiguous()
     steps = cdiv(first + columns, hop) - first // hop if columns > 0 else 0
     reach = cdiv(n_fft, hop)
-    assert reach <= _STEPS, f"a window of {n_fft} with a hop of {hop}: {reach} frames overlap, at most {_STEPS} may"
+    assert reach <= _STEPS, (
+        f"a window of {n_fft} with a hop of {hop}: {reach} frames overlap, at most {_STEPS} may"
+    )
     launch(
         _istft_kernel, (cdiv(steps, _STEPS) + (state is not None), rows), real.contiguous(), imag.contiguous(), before,
         n.contiguous(), window.contiguous(), inverse_table(n_fft, real.device), start.contiguous(), end.contiguous(), y,
@@ -174,7 +181,9 @@ def _envelope(window: Tensor, hop: int, start: Tensor, end: Tensor, steps: int) 
     """Sum of squared windows of the frames that there are, at each sample: [B, hop * steps]; 1 where there is none."""
     count = len(window) // hop
     taps = window.square().view(count, hop)  # tap i: how a frame i places back ends up here
-    position = (start[:, None] + torch.arange(steps, device=window.device))[..., None] - torch.arange(count, device=window.device)
+    position = (start[:, None] + torch.arange(steps, device=window.device))[..., None] - torch.arange(
+        count, device=window.device
+    )
     there = ((position >= 0) & (position < end[:, None, None])).to(window.dtype)  # [B, T, count]
     total: Tensor = (there @ taps).flatten(1)
     return torch.where(total > 1e-6, total, torch.ones_like(total))

@@ -36,9 +36,13 @@ def log_frames_ref(samples: torch.Tensor, filters: torch.Tensor, hop: int = 160)
     """The definition of log_frames."""
     n_fft = 2 * (filters.shape[0] - 1)
     if not samples.numel():  # the transform refuses an empty batch
-        return samples.new_empty(*samples.shape[:-1], filters.shape[1], (samples.shape[-1] - n_fft) // hop + 1)
+        return samples.new_empty(
+            *samples.shape[:-1], filters.shape[1], (samples.shape[-1] - n_fft) // hop + 1
+        )
     window = torch.hann_window(n_fft, dtype=samples.dtype, device=samples.device)
-    spectrum = torch.stft(samples, n_fft, hop, window=window, center=False, return_complex=True)  # [..., n_fft / 2 + 1, F]
+    spectrum = torch.stft(
+        samples, n_fft, hop, window=window, center=False, return_complex=True
+    )  # [..., n_fft / 2 + 1, F]
     return (filters.to(samples.dtype).T @ spectrum.abs().square()).clamp_min(1e-10).log10()
 
 
@@ -61,7 +65,9 @@ def _window(n_fft: int, device: torch.device) -> torch.Tensor:
         return torch.hann_window(n_fft, dtype=torch.float64, device=device)
 
 
-def _log_frames_native(samples: torch.Tensor, filters: torch.Tensor, hop: int, isa: str | None = None) -> torch.Tensor:
+def _log_frames_native(
+    samples: torch.Tensor, filters: torch.Tensor, hop: int, isa: str | None = None
+) -> torch.Tensor:
     n_fft, rows = 2 * (filters.shape[0] - 1), samples.reshape(-1, samples.shape[-1]).contiguous()
     y = torch.empty(len(rows), filters.shape[1], (rows.shape[1] - n_fft) // hop + 1)
     native_transform(n_fft, isa).log_mel(team(), rows, floats(filters), hop, y)
@@ -93,15 +99,21 @@ def _log_mel_kernel(
             is_left, is_right = i < N // 2 + 1, (i > 0) & (i < N // 2)
             left = tl.load(begin + i[None, :], mask=is_frame & is_left[None, :], other=0.0).to(tl.float64)
             left *= tl.load(window + i, mask=is_left, other=0.0)[None, :]
-            right = tl.load(begin + (N - i)[None, :], mask=is_frame & is_right[None, :], other=0.0).to(tl.float64)
+            right = tl.load(begin + (N - i)[None, :], mask=is_frame & is_right[None, :], other=0.0).to(
+                tl.float64
+            )
             right *= tl.load(window + N - i, mask=is_right, other=0.0)[None, :]
             to, mask = table + i[:, None] * (N + 2) + k[None, :], is_left[:, None] & is_bin[None, :]
             real += tl.dot(left + right, tl.load(to, mask=mask, other=0.0), out_dtype=tl.float64)
             imag += tl.dot(left - right, tl.load(to + N // 2 + 1, mask=mask, other=0.0), out_dtype=tl.float64)
-        weights = tl.load(filters + k[:, None] * M + mel[None, :], mask=is_bin[:, None] & (mel < M)[None, :], other=0.0)
+        weights = tl.load(
+            filters + k[:, None] * M + mel[None, :], mask=is_bin[:, None] & (mel < M)[None, :], other=0.0
+        )
         heard = dot((real * real + imag * imag).to(tl.float32), weights, heard)
     value = tl.log(tl.maximum(heard, 1e-10)) * 0.4342944819032518
-    tl.store(y + (row * M + mel[None, :]) * FRAMES + frame[:, None], value, mask=is_frame & (mel < M)[None, :])
+    tl.store(
+        y + (row * M + mel[None, :]) * FRAMES + frame[:, None], value, mask=is_frame & (mel < M)[None, :]
+    )
 
 
 def _log_frames_triton(samples: torch.Tensor, filters: torch.Tensor, hop: int) -> torch.Tensor:
@@ -118,7 +130,10 @@ def _log_frames_triton(samples: torch.Tensor, filters: torch.Tensor, hop: int) -
 
 
 def _log_mel_by(
-    frames_of: Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor], samples: torch.Tensor, filters: torch.Tensor, hop: int
+    frames_of: Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor],
+    samples: torch.Tensor,
+    filters: torch.Tensor,
+    hop: int,
 ) -> torch.Tensor:
     half = filters.shape[0] - 1
     if not samples.shape[0]:  # which cannot be reflected
@@ -146,7 +161,9 @@ def mel_filters(num_mel_bins: int, n_fft: int, rate: int) -> torch.Tensor:
     top = _hz_to_mel(rate / 2)
     edges = _mel_to_hz(torch.linspace(0.0, top, num_mel_bins + 2, dtype=torch.float64))  # [M + 2]
     low, peak, high = edges[:-2], edges[1:-1], edges[2:]
-    triangles = torch.minimum((bins - low) / (peak - low), (high - bins) / (high - peak)).clamp_min(0.0)  # [F, M]
+    triangles = torch.minimum((bins - low) / (peak - low), (high - bins) / (high - peak)).clamp_min(
+        0.0
+    )  # [F, M]
     return (triangles * (2.0 / (high - low))).float()
 
 

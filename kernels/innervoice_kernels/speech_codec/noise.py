@@ -20,21 +20,27 @@ from innervoice_kernels.sampling.philox import LOW, philox_ref
 FLOW_STREAM, SOURCE_STREAM, PHASE_STREAM, CODEC_STREAM = 0, 1, 2, 3
 
 
-def uniforms(seed: Tensor, stream: int, first: Tensor, second: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+def uniforms(
+    seed: Tensor, stream: int, first: Tensor, second: Tensor, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """In (0, 1): seed, first, second int64 broadcast to [...] -> [..., 4]."""
     zero = torch.zeros((), dtype=torch.int64, device=first.device)
     words = philox_ref((first & LOW, second & LOW, zero, zero), (seed & LOW, zero + stream))
     return ((torch.stack(words, -1) >> 9).to(dtype) + 0.5) * 2.0**-23
 
 
-def normals(seed: Tensor, stream: int, first: Tensor, second: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+def normals(
+    seed: Tensor, stream: int, first: Tensor, second: Tensor, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Four normals a counter: seed, first, second int64 broadcast to [...] -> [..., 4]."""
     u = uniforms(seed, stream, first, second, dtype)
     radius, angle = (-2 * u[..., 0::2].contiguous().log()).sqrt(), u[..., 1::2].contiguous() * (2 * math.pi)
     return torch.stack([radius * angle.cos(), radius * angle.sin()], -1).flatten(-2)
 
 
-def normal_grid_ref(seed: Tensor, stream: int, first: Tensor, seconds: int, dtype: torch.dtype = torch.float32) -> Tensor:
+def normal_grid_ref(
+    seed: Tensor, stream: int, first: Tensor, seconds: int, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """The definition."""
     lanes = torch.arange(seconds, device=first.device)[:, None]
     return normals(seed[:, None, None], stream, first[:, None], lanes, dtype)
@@ -54,7 +60,9 @@ def _half(word: Block) -> Block:
 
 
 @jit
-def _normals_kernel(seed: Ptr, first: Ptr, y: Ptr, F: Num, SECONDS: constexpr, STREAM: constexpr, BLOCK: constexpr) -> None:
+def _normals_kernel(
+    seed: Ptr, first: Ptr, y: Ptr, F: Num, SECONDS: constexpr, STREAM: constexpr, BLOCK: constexpr
+) -> None:
     """BLOCK counters of one row and one second counter a program, four normals each."""
     row, second = tl.program_id(1).to(tl.int64) // SECONDS, tl.program_id(1) % SECONDS
     f = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -87,7 +95,9 @@ def _grid_triton(seed: Tensor, stream: int, first: Tensor, seconds: int) -> Tens
 def normal_grid(seed: Tensor, stream: int, first: Tensor, seconds: int) -> Tensor:
     """Four normals of each counter (first[b, f], s): seed [B], first [B, F] int64 -> [B, seconds, F, 4] float32."""
     runs = {NATIVE: _grid_native, TRITON: _grid_triton}
-    return runs.get(choose("normal_grid", first, has_native=True), normal_grid_ref)(seed, stream, first, seconds)
+    return runs.get(choose("normal_grid", first, has_native=True), normal_grid_ref)(
+        seed, stream, first, seconds
+    )
 
 
 def frame_noise(seed: Tensor, frames: Tensor, channels: int) -> Tensor:
@@ -108,5 +118,8 @@ def sample_noise(seed: Tensor, start: Tensor, count: int, harmonics: int) -> Ten
 def harmonic_phases(seed: Tensor, harmonics: int) -> Tensor:
     """Random phases in radians, [-pi, pi), 0 for the fundamental: seed [B] -> [B, harmonics]; harmonic h: word 0 of (h, 0)."""
     lanes = torch.arange(harmonics, device=seed.device)
-    phase = uniforms(seed[:, None], PHASE_STREAM, lanes, torch.zeros_like(lanes))[..., 0] * (2 * math.pi) - math.pi
+    phase = (
+        uniforms(seed[:, None], PHASE_STREAM, lanes, torch.zeros_like(lanes))[..., 0] * (2 * math.pi)
+        - math.pi
+    )
     return phase.masked_fill(lanes == 0, 0)

@@ -27,7 +27,10 @@ def relative_attention_ref(
     num_queries, num_keys, wide = q.shape[2], k.shape[2], torch.promote_types(q.dtype, torch.float32)
     content = (q + bias_u[:, None]) @ k.transpose(-1, -2)  # [B, H, U, K]
     by_distance = (q + bias_v[:, None]) @ positions.transpose(-1, -2)  # [B, H, U, K + U - 1]
-    place = torch.arange(num_keys, device=q.device) + torch.arange(num_queries - 1, -1, -1, device=q.device)[:, None]
+    place = (
+        torch.arange(num_keys, device=q.device)
+        + torch.arange(num_queries - 1, -1, -1, device=q.device)[:, None]
+    )
     position = by_distance.gather(-1, place.expand(*content.shape[:2], -1, -1))
     scores = (content.to(wide) + position.to(wide)) / math.sqrt(q.shape[-1])
     weights = scores.masked_fill(~visible[:, None], torch.finfo(wide).min).softmax(-1)
@@ -35,7 +38,14 @@ def relative_attention_ref(
 
 
 def _relative_attention_native(
-    q: Tensor, k: Tensor, v: Tensor, bias_u: Tensor, bias_v: Tensor, positions: Tensor, visible: Tensor, isa: str | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias_u: Tensor,
+    bias_v: Tensor,
+    positions: Tensor,
+    visible: Tensor,
+    isa: str | None = None,
 ) -> Tensor:
     y = torch.empty(q.shape)
     places = (floats(bias_u), floats(bias_v), floats(positions), visible.contiguous())
@@ -58,7 +68,9 @@ def _relative_attention_kernel(
     index, column, both = tl.arange(0, TILE), tl.arange(0, BLOCK_D), tl.arange(0, 2 * TILE)
     query, is_wide = first + index, column < D
     is_query = (query < U)[:, None] & is_wide[None, :]
-    asked = tl.load(q + row * q_row + head * q_head + query[:, None] * q_token + column[None, :], mask=is_query, other=0.0)
+    asked = tl.load(
+        q + row * q_row + head * q_head + query[:, None] * q_token + column[None, :], mask=is_query, other=0.0
+    )
     asked = asked.to(tl.float32)
     u = tl.load(bias_u + head * D + column, mask=is_wide, other=0.0).to(tl.float32)
     with_u = narrow(asked + u[None, :], q)
@@ -80,7 +92,9 @@ def _relative_attention_kernel(
         distances = tl.load(at, mask=known[None, :] & is_wide[:, None], other=0.0)
         score += tl.gather(dot(with_v, distances, tl.zeros([TILE, 2 * TILE], tl.float32)), shift, axis=1)
         seen = tl.load(
-            visible + (row * U + query[:, None]) * K + key[None, :], mask=(query < U)[:, None] & inside[None, :], other=0
+            visible + (row * U + query[:, None]) * K + key[None, :],
+            mask=(query < U)[:, None] & inside[None, :],
+            other=0,
         )
         score = tl.where(seen != 0, score * (scale * _LOG2E), _HIDDEN)
         score = tl.where(inside[None, :], score, float("-inf"))

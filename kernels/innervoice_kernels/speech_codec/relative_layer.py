@@ -52,14 +52,18 @@ class RelativeLayer:
         """The same for other instructions. Raises ValueError for what is not there."""
         pairs = (self.norm, self.qkv, self.out, self.norm_ffn, self.up, self.down)
         tensors = [part for weight, bias in pairs for part in (_weight(weight), floats(bias))]
-        return _C.RelativeLayer(tensors, floats(self.bias_u), floats(self.bias_v), floats(self.positions), isa)
+        return _C.RelativeLayer(
+            tensors, floats(self.bias_u), floats(self.bias_v), floats(self.positions), isa
+        )
 
 
 def _weight(weight: Tensor) -> Tensor:
     return floats(weight) if weight.ndim == 1 else taps_first(weight)
 
 
-def relative_layer_ref(x: Tensor, cache: Tensor, layer: RelativeLayer, visible: Tensor, closed: Tensor) -> tuple[Tensor, Tensor]:
+def relative_layer_ref(
+    x: Tensor, cache: Tensor, layer: RelativeLayer, visible: Tensor, closed: Tensor
+) -> tuple[Tensor, Tensor]:
     """The definition. cache [B, C, 2, D]: keys and values of the tokens before; visible [B, U, C + U] bool.
 
     Row b keeps the keys and values of its first closed[b] tokens, and as many fewer of the oldest ones.
@@ -68,15 +72,25 @@ def relative_layer_ref(x: Tensor, cache: Tensor, layer: RelativeLayer, visible: 
 
 
 def _by_ops(
-    attend: Callable[..., Tensor], x: Tensor, cache: Tensor, layer: RelativeLayer, visible: Tensor, closed: Tensor
+    attend: Callable[..., Tensor],
+    x: Tensor,
+    cache: Tensor,
+    layer: RelativeLayer,
+    visible: Tensor,
+    closed: Tensor,
 ) -> tuple[Tensor, Tensor]:
     (rows, tokens, size), heads = x.shape, len(layer.bias_u)
     made = F.linear(F.layer_norm(x, (size,), *layer.norm, 1e-5), *layer.qkv).view(rows, tokens, 3, size)
     both = torch.cat([cache, made[:, :, 1:]], 1)  # [B, C + U, 2, D]
-    q, k, v = (torch.unflatten(part, -1, (heads, -1)).transpose(1, 2) for part in (made[:, :, 0], both[:, :, 0], both[:, :, 1]))
+    q, k, v = (
+        torch.unflatten(part, -1, (heads, -1)).transpose(1, 2)
+        for part in (made[:, :, 0], both[:, :, 0], both[:, :, 1])
+    )
     attended = attend(q, k, v, layer.bias_u, layer.bias_v, layer.positions, visible)  # [B, H, U, d]
     x = x + F.linear(attended.transpose(1, 2).reshape(rows, tokens, size), *layer.out)
-    x = x + F.linear(F.silu(F.linear(F.layer_norm(x, (size,), *layer.norm_ffn, 1e-5), *layer.up)), *layer.down)
+    x = x + F.linear(
+        F.silu(F.linear(F.layer_norm(x, (size,), *layer.norm_ffn, 1e-5), *layer.up)), *layer.down
+    )
     place = closed[:, None] + torch.arange(cache.shape[1], device=x.device)
     return x, both.gather(1, place[:, :, None, None].expand(cache.shape))
 
@@ -85,11 +99,15 @@ def _relative_layer_native(
     x: Tensor, cache: Tensor, layer: RelativeLayer, visible: Tensor, closed: Tensor
 ) -> tuple[Tensor, Tensor]:
     y, after = torch.empty(x.shape), torch.empty(cache.shape)
-    layer.native(team(), x.contiguous(), cache.contiguous(), visible.contiguous(), closed.contiguous(), y, after)
+    layer.native(
+        team(), x.contiguous(), cache.contiguous(), visible.contiguous(), closed.contiguous(), y, after
+    )
     return y, after
 
 
-def relative_layer(x: Tensor, cache: Tensor, layer: RelativeLayer, visible: Tensor, closed: Tensor) -> tuple[Tensor, Tensor]:
+def relative_layer(
+    x: Tensor, cache: Tensor, layer: RelativeLayer, visible: Tensor, closed: Tensor
+) -> tuple[Tensor, Tensor]:
     """One layer over U new tokens behind C cached ones: x [B, U, D], cache [B, C, 2, D] -> y [B, U, D], cache'."""
     chosen = choose("relative_layer", x, has_native=True)
     if chosen == NATIVE and layer.has_native and x.dtype == torch.float32 and x.numel() > 0:

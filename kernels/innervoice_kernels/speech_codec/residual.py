@@ -47,7 +47,9 @@ class ResidualWeights:
         """Weights [k, C, C] of both convolutions with their biases, as the Triton kernel reads them."""
         first, second = (weight.permute(2, 0, 1).contiguous() for weight in (self.first, self.second))
         none = torch.zeros_like(self.alpha)
-        first_bias, second_bias = (none if bias is None else bias for bias in (self.first_bias, self.second_bias))
+        first_bias, second_bias = (
+            none if bias is None else bias for bias in (self.first_bias, self.second_bias)
+        )
         return first, second, first_bias, second_bias
 
     @cached_property
@@ -117,7 +119,9 @@ def _stream_residual_triton(
     half, dilation = weights.half, weights.dilation
     first, second, first_bias, second_bias = weights.taps
     past = torch.cat([history, x], -1)
-    made = residual_conv(snake(past, weights.alpha), first, first_bias, dilation, bounds, half * dilation, None, 0)
+    made = residual_conv(
+        snake(past, weights.alpha), first, first_bias, dilation, bounds, half * dilation, None, 0
+    )
     middle = torch.cat([inner, made], -1)
     skip = history.shape[-1] - weights.delay
     y = residual_conv(snake(middle, weights.beta), second, second_bias, 1, bounds, weights.delay, past, skip)
@@ -151,6 +155,6 @@ def residual(x: Tensor, weights: ResidualWeights) -> Tensor:
     n = torch.full((rows,), steps + weights.delay, device=x.device)
     bounds = (torch.zeros_like(n), torch.full_like(n, steps))
     padded = F.pad(x, (0, weights.delay))
-    return stream_residual(padded, history, x.new_zeros(rows, channels, 2 * weights.half), n, weights, bounds)[0][
-        ..., weights.delay :
-    ]
+    return stream_residual(
+        padded, history, x.new_zeros(rows, channels, 2 * weights.half), n, weights, bounds
+    )[0][..., weights.delay :]

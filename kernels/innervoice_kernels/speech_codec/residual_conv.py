@@ -28,7 +28,9 @@ def _residual_conv_kernel(
             channel = first + depth
             known = channel < C
             weights = tl.load(
-                w + (tap * C + out[:, None]) * C + channel[None, :], mask=(out < C)[:, None] & known[None, :], other=0.0
+                w + (tap * C + out[:, None]) * C + channel[None, :],
+                mask=(out < C)[:, None] & known[None, :],
+                other=0.0,
             )
             place = (row * C + channel[:, None]) * W + (step + tap * DILATION)[None, :]
             values = tl.load(z + place, mask=known[:, None] & (step < T)[None, :], other=0.0)
@@ -40,7 +42,9 @@ def _residual_conv_kernel(
     mask = (out < C)[:, None] & (step < T)[None, :]
     if ADD:
         total = narrow(total, y).to(tl.float32)  # the reference rounds before it adds
-        total += tl.load(r + (row * C + out[:, None]) * R + (step + skip)[None, :], mask=mask, other=0.0).to(tl.float32)
+        total += tl.load(r + (row * C + out[:, None]) * R + (step + skip)[None, :], mask=mask, other=0.0).to(
+            tl.float32
+        )
     tl.store(y + (row * C + out[:, None]) * T + step[None, :], narrow(total, y), mask=mask)
 
 

@@ -34,7 +34,12 @@ class SourceSettings:
 
 
 def stream_source_ref(
-    f0: Tensor, cycles: Tensor, n: Tensor, settings: SourceSettings, phases: Tensor | None, noise: Tensor | None
+    f0: Tensor,
+    cycles: Tensor,
+    n: Tensor,
+    settings: SourceSettings,
+    phases: Tensor | None,
+    noise: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """The definition. f0 [B, T] in Hz, any float; cycles [B] float64; phases [B, H]; noise [B, H, L T] -> e [B, L T], cycles'.
 
@@ -52,7 +57,9 @@ def stream_source_ref(
     sines = settings.amplitude * torch.sin(angle) * voiced
     if noise is not None:
         sines = sines + (voiced * settings.sigma + (1 - voiced) * (settings.amplitude / 3)) * noise
-    merged = torch.tanh(settings.weight.to(sines.dtype) @ sines + settings.bias.to(sines.dtype)[:, None])[:, 0]
+    merged = torch.tanh(settings.weight.to(sines.dtype) @ sines + settings.bias.to(sines.dtype)[:, None])[
+        :, 0
+    ]
     return merged, begins.gather(1, n[:, None])[:, 0] % 1
 
 
@@ -62,7 +69,12 @@ def _begins(steps: Tensor, cycles: Tensor, settings: SourceSettings) -> Tensor:
 
 
 def _stream_source_native(
-    f0: Tensor, cycles: Tensor, n: Tensor, settings: SourceSettings, phases: Tensor | None, noise: Tensor | None
+    f0: Tensor,
+    cycles: Tensor,
+    n: Tensor,
+    settings: SourceSettings,
+    phases: Tensor | None,
+    noise: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     y = torch.empty(f0.shape[0], f0.shape[1] * settings.frame_len)
     after = torch.empty_like(cycles, dtype=torch.float64)
@@ -117,7 +129,12 @@ def _stream_source_kernel(
 
 
 def _stream_source_triton(
-    f0: Tensor, cycles: Tensor, n: Tensor, settings: SourceSettings, phases: Tensor | None, noise: Tensor | None
+    f0: Tensor,
+    cycles: Tensor,
+    n: Tensor,
+    settings: SourceSettings,
+    phases: Tensor | None,
+    noise: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     pitch = f0.double().contiguous()
     (rows, frames), size = pitch.shape, settings.frame_len
@@ -133,7 +150,12 @@ def _stream_source_triton(
 
 
 def stream_source(
-    f0: Tensor, cycles: Tensor, n: Tensor, settings: SourceSettings, phases: Tensor | None, noise: Tensor | None
+    f0: Tensor,
+    cycles: Tensor,
+    n: Tensor,
+    settings: SourceSettings,
+    phases: Tensor | None,
+    noise: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """One chunk of the source: f0 [B, T] -> samples [B, T frame_len] float32, and the cycles after n[b] frames."""
     chosen = choose("stream_source", f0, has_native=True)

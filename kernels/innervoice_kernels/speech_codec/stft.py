@@ -29,7 +29,9 @@ def stream_stft_ref(
     past = torch.cat([state, x], -1)
     size = past.shape[-1]
     first = start - state.shape[-1]  # position of past's column 0
-    place = torch.arange(x.shape[-1] // hop, device=x.device)[:, None] * hop + torch.arange(n_fft, device=x.device)
+    place = torch.arange(x.shape[-1] // hop, device=x.device)[:, None] * hop + torch.arange(
+        n_fft, device=x.device
+    )
     position = (first[:, None, None] + place).abs()  # [B, frames, n_fft]
     last = end[:, None, None] - 1
     position = torch.where(position > last, 2 * last - position, position)
@@ -39,11 +41,20 @@ def stream_stft_ref(
 
 
 def _stream_stft_native(
-    x: Tensor, state: Tensor, n: Tensor, window: Tensor, hop: int, start: Tensor, end: Tensor, isa: str | None = None
+    x: Tensor,
+    state: Tensor,
+    n: Tensor,
+    window: Tensor,
+    hop: int,
+    start: Tensor,
+    end: Tensor,
+    isa: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     n_fft = window.shape[0]
     y, after = torch.empty(x.shape[0], n_fft + 2, x.shape[1] // hop), torch.empty(state.shape)
-    native_transform(n_fft, isa).stft(team(), x.contiguous(), state.contiguous(), n, window, hop, start, end, y, after)
+    native_transform(n_fft, isa).stft(
+        team(), x.contiguous(), state.contiguous(), n, window, hop, start, end, y, after
+    )
     return y, after
 
 
@@ -67,7 +78,9 @@ def _stream_stft_kernel(
         new = tl.load(x + row * T + place - KEPT, mask=known & (place >= KEPT), other=0.0)
         shape = tl.load(window + i, mask=i < N, other=0.0)[None, :]
         factors = tl.load(
-            table + i[:, None] * (N + 2) + column[None, :], mask=(i < N)[:, None] & (column < N + 2)[None, :], other=0.0
+            table + i[:, None] * (N + 2) + column[None, :],
+            mask=(i < N)[:, None] & (column < N + 2)[None, :],
+            other=0.0,
         )
         total = dot(tl.where(place < KEPT, old, new) * shape, factors, total)
     out = y + (row * (N + 2) + column[None, :]) * FRAMES + frame[:, None]
@@ -101,5 +114,7 @@ def stream_stft(
     """One chunk of a centred STFT with reflected ends: x [B, T] -> [B, n_fft + 2, T / hop], state'."""
     run = stream_stft_ref
     if x.dtype == torch.float32 == window.dtype:
-        run = {NATIVE: _stream_stft_native, TRITON: _stream_stft_triton}.get(choose("stream_stft", x, has_native=True), run)
+        run = {NATIVE: _stream_stft_native, TRITON: _stream_stft_triton}.get(
+            choose("stream_stft", x, has_native=True), run
+        )
     return run(x, state, n, window, hop, start, end)

@@ -57,7 +57,9 @@ class StreamConvWeights:
     def widened(self, dtype: torch.dtype) -> StreamConvWeights:
         """The same in another dtype."""
         bias = None if self.bias is None else self.bias.to(dtype)
-        return StreamConvWeights(self.weight.to(dtype), bias, self.stride, self.dilation, self.is_transposed, self.slope)
+        return StreamConvWeights(
+            self.weight.to(dtype), bias, self.stride, self.dilation, self.is_transposed, self.slope
+        )
 
     @cached_property
     def columns(self) -> tuple[Tensor, Tensor, int]:
@@ -68,7 +70,9 @@ class StreamConvWeights:
         weight, stride = self.weight, self.stride
         bias = weight.new_zeros(self.out_channels) if self.bias is None else self.bias
         if self.is_transposed:
-            weight = torch.unflatten(F.pad(weight, (0, -weight.shape[-1] % stride)), 2, (-1, stride))  # [C, C', taps, u]
+            weight = torch.unflatten(
+                F.pad(weight, (0, -weight.shape[-1] % stride)), 2, (-1, stride)
+            )  # [C, C', taps, u]
             steps = weight.flip(2).permute(1, 3, 2, 0).flatten(0, 1)
             return steps[:, :, None].contiguous(), bias.repeat_interleave(stride), 1
         if stride == 1:
@@ -86,12 +90,19 @@ class StreamConvWeights:
         """The same for other instructions. Raises ValueError for what is not there."""
         weight, bias, dilation = self.columns
         stride = 1 if self.is_transposed else self.stride
-        return _C.StreamConv(floats(weight.flatten(2)), floats(bias), dilation, stride, self.up, self.slope, isa)
+        return _C.StreamConv(
+            floats(weight.flatten(2)), floats(bias), dilation, stride, self.up, self.slope, isa
+        )
 
     @property
     def has_double(self) -> bool:
         """Whether native code takes it in float64: a plain convolution."""
-        return self.weight.dtype == torch.float64 and self.stride == 1 and not self.is_transposed and self.slope == 1
+        return (
+            self.weight.dtype == torch.float64
+            and self.stride == 1
+            and not self.is_transposed
+            and self.slope == 1
+        )
 
     @cached_property
     def native_double(self) -> _C.DoubleConv:
@@ -121,7 +132,9 @@ def stream_conv_ref(
     window = torch.cat([state, x], -1)
     h, past, stride = _bent(window, weights.slope), weights.past, weights.stride
     if weights.is_transposed:
-        y = F.conv_transpose1d(h, weights.weight, weights.bias, stride)[..., past * stride : h.shape[-1] * stride]
+        y = F.conv_transpose1d(h, weights.weight, weights.bias, stride)[
+            ..., past * stride : h.shape[-1] * stride
+        ]
     else:
         unused = past + stride - weights.reach
         y = F.conv1d(h[..., unused:], weights.weight, weights.bias, stride, 0, weights.dilation)
@@ -148,7 +161,12 @@ def stream_conv(
 
 
 def _stream_conv_native(
-    x: Tensor, state: Tensor, n: Tensor, weights: StreamConvWeights, bounds: Bounds | None, isa: str | None = None
+    x: Tensor,
+    state: Tensor,
+    n: Tensor,
+    weights: StreamConvWeights,
+    bounds: Bounds | None,
+    isa: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     before = floats(state)
     y, after = torch.empty(len(x), weights.out_channels, _columns(x, weights)), torch.empty_like(before)
@@ -158,7 +176,12 @@ def _stream_conv_native(
 
 
 def _stream_conv_double(
-    x: Tensor, state: Tensor, n: Tensor, weights: StreamConvWeights, bounds: Bounds | None, isa: str | None = None
+    x: Tensor,
+    state: Tensor,
+    n: Tensor,
+    weights: StreamConvWeights,
+    bounds: Bounds | None,
+    isa: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     before, given = state.detach().contiguous(), x.detach().contiguous()
     y, after = x.new_empty(len(x), weights.out_channels, x.shape[-1]), torch.empty_like(before)
@@ -226,11 +249,17 @@ def _stream_conv_kernel(
             channel = first + tl.arange(0, DEPTH)
             known = channel < C
             weights = tl.load(
-                w + (tap * N + out[:, None]) * C + channel[None, :], mask=(out < N)[:, None] & known[None, :], other=0.0
+                w + (tap * N + out[:, None]) * C + channel[None, :],
+                mask=(out < N)[:, None] & known[None, :],
+                other=0.0,
             )
             line = row * C + channel[:, None]
-            old = tl.load(before + line * P + column[None, :], mask=known[:, None] & is_old[None, :], other=0.0)
-            new = tl.load(x + line * T + (column - P)[None, :], mask=known[:, None] & is_new[None, :], other=0.0)
+            old = tl.load(
+                before + line * P + column[None, :], mask=known[:, None] & is_old[None, :], other=0.0
+            )
+            new = tl.load(
+                x + line * T + (column - P)[None, :], mask=known[:, None] & is_new[None, :], other=0.0
+            )
             value = tl.where((column < P)[None, :], old, new)
             if SLOPE != 1.0:
                 wide = value.to(tl.float32)
@@ -255,7 +284,10 @@ def _conv_triton(
     y = torch.empty(rows, weights.out_channels, columns, dtype=x.dtype, device=x.device)
     start, end = (y, y) if bounds is None else bounds
     stride, steps = 1 if weights.is_transposed else weights.stride, cdiv(first + columns, up) - first // up
-    wide, deepest = 64 if steps > 32 else 16, 16 if x.dtype == torch.float32 else 32  # float32: without tensor cores
+    wide, deepest = (
+        64 if steps > 32 else 16,
+        16 if x.dtype == torch.float32 else 32,
+    )  # float32: without tensor cores
     launch(
         _stream_conv_kernel, (cdiv(steps, wide), cdiv(out, 64), rows), before, x, taps, bias, start, end, y, before.shape[-1],
         width, first, columns, out, C=channels, TAPS=count, DILATION=dilation, STRIDE=stride, UP=up,

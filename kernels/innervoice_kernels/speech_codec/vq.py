@@ -70,8 +70,14 @@ def _nearest_code_kernel(
         for begin in range(0, D, DEPTH):
             k = begin + depth
             known = k < D
-            a = tl.load(x + row[:, None] * x_row + k[None, :], mask=(row < M)[:, None] & known[None, :], other=0.0)
-            c = tl.load(codes + code[None, :] * code_row + k[:, None], mask=(code < K)[None, :] & known[:, None], other=0.0)
+            a = tl.load(
+                x + row[:, None] * x_row + k[None, :], mask=(row < M)[:, None] & known[None, :], other=0.0
+            )
+            c = tl.load(
+                codes + code[None, :] * code_row + k[:, None],
+                mask=(code < K)[None, :] & known[:, None],
+                other=0.0,
+            )
             wide = c.to(tl.float32)
             products = dot(a.to(tl.float32), wide, products)
             norms += tl.sum(wide * wide, axis=0)

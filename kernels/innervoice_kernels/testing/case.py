@@ -77,7 +77,9 @@ def normal(*shape: int, dtype: torch.dtype, device: Device, generator: torch.Gen
     return torch.randn(shape, generator=generator).to(dtype).to(device)
 
 
-def rows(*shape: int, dtype: torch.dtype, device: Device, generator: torch.Generator, skip: int = 0) -> Tensor:
+def rows(
+    *shape: int, dtype: torch.dtype, device: Device, generator: torch.Generator, skip: int = 0
+) -> Tensor:
     """Normal rows of the given shape; with skip, they are cut out of rows that are wider by so much."""
     x = normal(*shape[:-1], shape[-1] + skip, dtype=dtype, device=device, generator=generator)
     return x[..., skip:]

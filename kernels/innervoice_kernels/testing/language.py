@@ -15,7 +15,11 @@ from innervoice_kernels.testing.case import Case, Device, Inputs, Op, Outputs, f
 def _norm_case(name: str, *shape: int, skip: int = 0) -> Case:
     def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
         x = rows(*shape, dtype=dtype, device=device, generator=generator, skip=skip)
-        return {"x": x, "w": 1 + 0.1 * normal(shape[-1], dtype=dtype, device=device, generator=generator), "eps": 3.90625e-08}
+        return {
+            "x": x,
+            "w": 1 + 0.1 * normal(shape[-1], dtype=dtype, device=device, generator=generator),
+            "eps": 3.90625e-08,
+        }
 
     return Case(name, make)
 
@@ -31,7 +35,14 @@ def _add_norm_case(name: str, *shape: int, skip: int = 0) -> Case:
 
 
 def _linear_case(
-    name: str, m: int, n: int, k: int, bias: bool = False, residual: bool = False, normed: bool = False, skip: int = 0
+    name: str,
+    m: int,
+    n: int,
+    k: int,
+    bias: bool = False,
+    residual: bool = False,
+    normed: bool = False,
+    skip: int = 0,
 ) -> Case:
     def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
         scale = max(k, 1) ** -0.5
@@ -44,7 +55,9 @@ def _linear_case(
         if residual:
             inputs["residual"] = rows(m, n, dtype=dtype, device=device, generator=generator, skip=skip)
         if normed:
-            inputs["norm"] = linear.Norm(1 + 0.1 * normal(k, dtype=dtype, device=device, generator=generator), 1.5625e-07)
+            inputs["norm"] = linear.Norm(
+                1 + 0.1 * normal(k, dtype=dtype, device=device, generator=generator), 1.5625e-07
+            )
         return inputs
 
     return Case(name, make)
@@ -57,23 +70,37 @@ def _silu_case(name: str, *shape: int, skip: int = 0) -> Case:
     return Case(name, make)
 
 
-def _rope_case(name: str, time: int, heads: int, width: int, rotated: int, interleaved: bool = True, skip: int = 0) -> Case:
+def _rope_case(
+    name: str, time: int, heads: int, width: int, rotated: int, interleaved: bool = True, skip: int = 0
+) -> Case:
     def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
         x = rows(time, heads * width, dtype=dtype, device=device, generator=generator, skip=skip)
         angle = torch.rand(time, rotated // 2, generator=generator) * 6.28
         cos, sin = angle.cos().to(dtype).to(device), angle.sin().to(dtype).to(device)
-        return {"x": torch.unflatten(x, -1, (heads, width)), "cos": cos, "sin": sin, "interleaved": interleaved}
+        return {
+            "x": torch.unflatten(x, -1, (heads, width)),
+            "cos": cos,
+            "sin": sin,
+            "interleaved": interleaved,
+        }
 
     return Case(name, make)
 
 
-def _store_case(name: str, time: int, groups: int, width: int, pages: int, page_size: int, idle: int = 0, skip: int = 0) -> Case:
+def _store_case(
+    name: str, time: int, groups: int, width: int, pages: int, page_size: int, idle: int = 0, skip: int = 0
+) -> Case:
     def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
-        wide = [rows(time, groups * width, dtype=dtype, device=device, generator=generator, skip=skip) for _ in range(2)]
+        wide = [
+            rows(time, groups * width, dtype=dtype, device=device, generator=generator, skip=skip)
+            for _ in range(2)
+        ]
         k, v = (torch.unflatten(x, -1, (groups, width)) for x in wide)
         slots = torch.randperm(pages * page_size, generator=generator)[:time]
         slots[:idle] = -1
-        k_pages, v_pages = (fresh(pages, page_size, groups, width, dtype=dtype, device=device) for _ in range(2))
+        k_pages, v_pages = (
+            fresh(pages, page_size, groups, width, dtype=dtype, device=device) for _ in range(2)
+        )
         return {"k": k, "v": v, "k_pages": k_pages, "v_pages": v_pages, "slots": slots.to(device)}
 
     return Case(name, make)
@@ -118,7 +145,9 @@ def _qkv_case(
         if bias:
             inputs["bias"] = normal(total, dtype=dtype, device=device, generator=generator)
         if norm:
-            weights = [1 + 0.1 * normal(width, dtype=dtype, device=device, generator=generator) for _ in range(2)]
+            weights = [
+                1 + 0.1 * normal(width, dtype=dtype, device=device, generator=generator) for _ in range(2)
+            ]
             inputs["norm"] = qkv.HeadNorm(*weights, eps=1e-6)
         return inputs
 
@@ -158,13 +187,22 @@ def _attention_case(
         num_pages = sum(counts) + 1
         order = torch.randperm(num_pages, generator=generator)
         table = torch.zeros(len(shape), max(counts, default=0), dtype=torch.int32)
-        k_pages, v_pages = (fresh(num_pages, page_size, groups, width, dtype=dtype, device=device) for _ in range(2))
+        k_pages, v_pages = (
+            fresh(num_pages, page_size, groups, width, dtype=dtype, device=device) for _ in range(2)
+        )
         taken = 0
         for row, ((_, length), count) in enumerate(zip(shape, counts, strict=True)):
             table[row, :count] = order[taken : taken + count]
             taken += count
-            slots = (table[row, :count, None].long() * page_size + torch.arange(page_size)).flatten()[:length].to(device)
-            keys, values = (normal(length, groups, width, dtype=dtype, device=device, generator=generator) for _ in range(2))
+            slots = (
+                (table[row, :count, None].long() * page_size + torch.arange(page_size))
+                .flatten()[:length]
+                .to(device)
+            )
+            keys, values = (
+                normal(length, groups, width, dtype=dtype, device=device, generator=generator)
+                for _ in range(2)
+            )
             kvstore.store_kv_ref(keys, values, k_pages, v_pages, slots)
         starts = torch.tensor([0, *(queries for queries, _ in shape)]).cumsum(0).int()
         q = rows(int(starts[-1]), heads * width, dtype=dtype, device=device, generator=generator, skip=skip)
@@ -174,8 +212,12 @@ def _attention_case(
             "scale": width**-0.5,
         }  # fmt: skip
         if weight:
-            inputs["query_tag"] = torch.randint(0, 3, (len(q),), generator=generator, dtype=torch.int32).to(device)
-            inputs["key_tag"] = torch.randint(0, 3, (num_pages, page_size), generator=generator, dtype=torch.int32).to(device)
+            inputs["query_tag"] = torch.randint(0, 3, (len(q),), generator=generator, dtype=torch.int32).to(
+                device
+            )
+            inputs["key_tag"] = torch.randint(
+                0, 3, (num_pages, page_size), generator=generator, dtype=torch.int32
+            ).to(device)
             inputs["log_weight"] = (0.5 * torch.rand(len(q), generator=generator)).to(device)
         return inputs
 
@@ -210,15 +252,26 @@ def _fp8_store_case(
     """runs: (first slot, tokens), one after the other; behind them idle tokens. What is in the pages may have to be divided."""
 
     def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
-        slots = torch.cat([*(torch.arange(first, first + count) for first, count in runs), torch.full((idle,), -1)])
-        wide = [rows(len(slots), groups * width, dtype=dtype, device=device, generator=generator, skip=skip) for _ in range(2)]
-        sizes = torch.exp2(torch.randint(-3, 4, (len(slots), 1), generator=generator).float()).to(dtype).to(device)
+        slots = torch.cat(
+            [*(torch.arange(first, first + count) for first, count in runs), torch.full((idle,), -1)]
+        )
+        wide = [
+            rows(len(slots), groups * width, dtype=dtype, device=device, generator=generator, skip=skip)
+            for _ in range(2)
+        ]
+        sizes = (
+            torch.exp2(torch.randint(-3, 4, (len(slots), 1), generator=generator).float())
+            .to(dtype)
+            .to(device)
+        )
         k, v = (torch.unflatten(x * sizes, -1, (groups, width)) for x in wide)
         held, scales = [], []
         for _ in range(2):
             numbers = torch.randint(-448, 449, (pages, page_size, groups, width), generator=generator).float()
             held.append(numbers.to(torch.float8_e4m3fn).to(device))
-            scales.append(torch.exp2(torch.randint(-10, -6, (pages, groups), generator=generator).float()).to(device))
+            scales.append(
+                torch.exp2(torch.randint(-10, -6, (pages, groups), generator=generator).float()).to(device)
+            )
         return {
             "k": k, "v": v, "k_pages": held[0], "v_pages": held[1], "k_scale": scales[0], "v_scale": scales[1],
             "slots": slots.long().to(device),
@@ -233,7 +286,11 @@ def _attention_traffic(inputs: Inputs, outputs: Outputs) -> int:
     active = inputs["query_start"].diff() > 0
     keys = int(inputs["context_len"][active].sum())
     a_key = 2 * num_bytes(k_pages[0, 0]) + (0 if inputs.get("key_tag") is None else 4)
-    small = [inputs[name] for name in ("page_table", "query_start", "context_len", "query_tag", "log_weight") if name in inputs]
+    small = [
+        inputs[name]
+        for name in ("page_table", "query_start", "context_len", "query_tag", "log_weight")
+        if name in inputs
+    ]
     return keys * a_key + num_bytes(inputs["q"], *small, *outputs)
 
 

@@ -13,7 +13,9 @@ from innervoice_kernels.testing.case import Case, Device, Inputs, Op, normal, ro
 _FFN, _WIDTH = 13696, 4096
 
 
-def _more(inputs: Inputs, m: int, n: int, bias: bool, residual: bool, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
+def _more(
+    inputs: Inputs, m: int, n: int, bias: bool, residual: bool, dtype: torch.dtype, generator: torch.Generator
+) -> Inputs:
     device = inputs["x"].device
     if bias:
         inputs["bias"] = normal(n, dtype=dtype, device=device, generator=generator)
@@ -23,7 +25,14 @@ def _more(inputs: Inputs, m: int, n: int, bias: bool, residual: bool, dtype: tor
 
 
 def _scaled_case(
-    name: str, m: int, n: int, k: int, codes: torch.dtype = torch.int8, bias: bool = False, residual: bool = False, skip: int = 0
+    name: str,
+    m: int,
+    n: int,
+    k: int,
+    codes: torch.dtype = torch.int8,
+    bias: bool = False,
+    residual: bool = False,
+    skip: int = 0,
 ) -> Case:
     """skip: x and codes are cut out of rows that are wider by so much."""
 
@@ -31,7 +40,11 @@ def _scaled_case(
         x = rows(m, k, dtype=dtype, device=device, generator=generator, skip=skip)
         wide = torch.randint(-127, 128, (n, k + skip), generator=generator, dtype=torch.int8)
         made = wide if codes == torch.int8 else (wide.float() * 3.5).to(codes)
-        scale = (0.5 + torch.rand(n, generator=generator)) * max(k, 1) ** -0.5 / (64 if codes == torch.int8 else 256)
+        scale = (
+            (0.5 + torch.rand(n, generator=generator))
+            * max(k, 1) ** -0.5
+            / (64 if codes == torch.int8 else 256)
+        )
         inputs = {"x": x, "codes": made.to(device)[:, skip:], "scale": scale.to(device)}
         return _more(inputs, m, n, bias, residual, dtype, generator)
 
@@ -52,14 +65,24 @@ def _int4_case(
         halves = [x.half().to(device) for x in (scale, -8 * low)]
         if turned:
             halves = [x.t().contiguous().t() for x in halves]
-        inputs = {"x": x, "codes": codes.to(device), "scale": halves[0], "minimum": None if symmetric else halves[1]}
+        inputs = {
+            "x": x,
+            "codes": codes.to(device),
+            "scale": halves[0],
+            "minimum": None if symmetric else halves[1],
+        }
         return _more(inputs | {"group": group}, m, n, bias, residual, dtype, generator)
 
     return Case(name, make)
 
 
 _FP8 = torch.float8_e4m3fn
-_LAYER = (("qkv", 4608, _WIDTH), ("out", _WIDTH, _WIDTH), ("gate and up", 2 * _FFN, _WIDTH), ("down", _WIDTH, _FFN))
+_LAYER = (
+    ("qkv", 4608, _WIDTH),
+    ("out", _WIDTH, _WIDTH),
+    ("gate and up", 2 * _FFN, _WIDTH),
+    ("down", _WIDTH, _FFN),
+)
 
 OPS = (
     Op("scaled_linear", linear_scaled.scaled_linear, linear_scaled.scaled_linear_ref, (

@@ -12,7 +12,9 @@ from innervoice_kernels.residual_vq import elu_unit, rvq, taps, window_layer, wi
 from innervoice_kernels.testing.case import Case, Device, Inputs, Op, fresh, normal, rows
 
 
-def _decode_case(name: str, shape: tuple[int, int], sizes: tuple[int, ...], codes: int, width: int, out: int = 0) -> Case:
+def _decode_case(
+    name: str, shape: tuple[int, int], sizes: tuple[int, ...], codes: int, width: int, out: int = 0
+) -> Case:
     """shape: sounds and frames; out 0: no projection."""
 
     def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
@@ -22,25 +24,38 @@ def _decode_case(name: str, shape: tuple[int, int], sizes: tuple[int, ...], code
         inputs: Inputs = {"ids": ids, "codes": table, "sizes": sizes}
         if out:
             project = normal(len(sizes), out, width, dtype=dtype, device=device, generator=generator)
-            inputs |= {"project": project * width**-0.5, "bias": normal(out, dtype=dtype, device=device, generator=generator)}
+            inputs |= {
+                "project": project * width**-0.5,
+                "bias": normal(out, dtype=dtype, device=device, generator=generator),
+            }
         return inputs
 
     return Case(name, make)
 
 
 def _decode(
-    ids: Tensor, codes: Tensor, sizes: tuple[int, ...], project: Tensor | None = None, bias: Tensor | None = None
+    ids: Tensor,
+    codes: Tensor,
+    sizes: tuple[int, ...],
+    project: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     return rvq.rvq_decode(ids, rvq.Codebooks(codes, sizes, project, bias))
 
 
 def _decode_ref(
-    ids: Tensor, codes: Tensor, sizes: tuple[int, ...], project: Tensor | None = None, bias: Tensor | None = None
+    ids: Tensor,
+    codes: Tensor,
+    sizes: tuple[int, ...],
+    project: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     return rvq.rvq_decode_ref(ids, rvq.Codebooks(codes, sizes, project, bias))
 
 
-def _encode_case(name: str, batch: int, steps: int, books: int, codes: int, width: int, skip: int = 0) -> Case:
+def _encode_case(
+    name: str, batch: int, steps: int, books: int, codes: int, width: int, skip: int = 0
+) -> Case:
     def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
         x = rows(batch, steps, width, dtype=dtype, device=device, generator=generator, skip=skip)
         return {"x": x, "codes": normal(books, codes, width, dtype=dtype, device=device, generator=generator)}
@@ -49,7 +64,14 @@ def _encode_case(name: str, batch: int, steps: int, books: int, codes: int, widt
 
 
 def _ring_case(
-    name: str, starts: tuple[int, ...], counts: tuple[int, ...], heads: int, groups: int, width: int, window: int, store: bool
+    name: str,
+    starts: tuple[int, ...],
+    counts: tuple[int, ...],
+    heads: int,
+    groups: int,
+    width: int,
+    window: int,
+    store: bool,
 ) -> Case:
     """A row a start, its count of at most max(counts) tokens; slots are in reverse, one of them is nobody's."""
 
@@ -61,7 +83,10 @@ def _ring_case(
         inputs: Inputs = {"ring": ring} | {key: value.to(device) for key, value in places.items()}
         if store:
             return inputs | {
-                key: fresh_after(normal(num, tokens, groups, width, dtype=dtype, device=device, generator=generator), counts)
+                key: fresh_after(
+                    normal(num, tokens, groups, width, dtype=dtype, device=device, generator=generator),
+                    counts,
+                )
                 for key in ("k", "v")
             }
         return inputs | {
@@ -94,21 +119,36 @@ def _known(y: Tensor, n: Tensor) -> Tensor:
 
 
 def _taps_case(
-    name: str, batch: int, time: int, channels: int, out: int, width: int, dilation: int = 1, up: int = 1, past: int = 0
+    name: str,
+    batch: int,
+    time: int,
+    channels: int,
+    out: int,
+    width: int,
+    dilation: int = 1,
+    up: int = 1,
+    past: int = 0,
 ) -> Case:
     """past: columns that are given beside the others."""
 
     def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
         x = normal(batch, time, channels, dtype=dtype, device=device, generator=generator)
-        weight = normal(width, channels, out, dtype=dtype, device=device, generator=generator) * (width * channels) ** -0.5
-        before = normal(batch, past, channels, dtype=dtype, device=device, generator=generator) if past else None
+        weight = (
+            normal(width, channels, out, dtype=dtype, device=device, generator=generator)
+            * (width * channels) ** -0.5
+        )
+        before = (
+            normal(batch, past, channels, dtype=dtype, device=device, generator=generator) if past else None
+        )
         return {"x": x, "weight": weight, "bias": normal(out, dtype=dtype, device=device, generator=generator),
                 "dilation": dilation, "up": up, "before": before}  # fmt: skip
 
     return Case(name, make)
 
 
-def _apply(function: Any, x: Tensor, weight: Tensor, bias: Tensor, dilation: int, up: int, before: Tensor | None) -> Tensor:
+def _apply(
+    function: Any, x: Tensor, weight: Tensor, bias: Tensor, dilation: int, up: int, before: Tensor | None
+) -> Tensor:
     return function(x, taps.Taps(weight, bias, dilation, up=up), before)  # type: ignore[no-any-return]
 
 
@@ -165,7 +205,10 @@ def _layer_case(
             "down": (size, hidden),
         }
         for name, shape in shapes.items():
-            inputs |= {name: made(*shape) * shape[1] ** -0.5, f"{name}_b": 0.1 * made(shape[0]) if bias else None}
+            inputs |= {
+                name: made(*shape) * shape[1] ** -0.5,
+                f"{name}_b": 0.1 * made(shape[0]) if bias else None,
+            }
         inputs |= {"scale": 0.4 + 0.1 * made(size), "scale_ffn": 0.4 + 0.1 * made(size)}
         return inputs | {"heads": heads, "groups": groups, "window": window}
 
@@ -178,7 +221,9 @@ def run_layer(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """y, zeros where it is undefined, and a ring, of a function with the arguments of window_layer."""
     norm, qkv, out, norm_ffn, up, down = ((parts[name], parts[f"{name}_b"]) for name in _PAIRS)
-    layer = window_layer.WindowLayer(norm, qkv, out, scale, norm_ffn, up, down, scale_ffn, heads, groups, window, 1e-5)
+    layer = window_layer.WindowLayer(
+        norm, qkv, out, scale, norm_ffn, up, down, scale_ffn, heads, groups, window, 1e-5
+    )
     ring = ring.clone()
     y = function(x, layer, ring, window_layer.RingRows(slots, start, n, cos, sin))
     beyond = torch.arange(y.shape[1], device=y.device) >= n[:, None]

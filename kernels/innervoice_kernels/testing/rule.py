@@ -27,7 +27,12 @@ def errors(got: Tensor, ref: Tensor, ref64: Tensor) -> tuple[float, float]:
 
 
 def check(
-    op: Op, case: Case, dtype: torch.dtype, device: Device = "cpu", fast: Callable[..., Any] | None = None, seed: int = 0
+    op: Op,
+    case: Case,
+    dtype: torch.dtype,
+    device: Device = "cpu",
+    fast: Callable[..., Any] | None = None,
+    seed: int = 0,
 ) -> float:
     """Run one case by `fast` (None: the public op) and by the reference in dtype and in float64; returns the error.
 
@@ -59,7 +64,10 @@ def check(
 @contextmanager
 def unwritten_is_nan() -> Iterator[None]:
     """Within, torch is in its deterministic mode: what it allocates without writing holds NaN, or the largest integer."""
-    mode, warn = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    mode, warn = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield
@@ -67,15 +75,21 @@ def unwritten_is_nan() -> Iterator[None]:
         torch.use_deterministic_algorithms(mode, warn_only=warn)
 
 
-def _check_ids(op: Op, title: str, wide: Inputs, got: Outputs, ref: Outputs, ref64: Outputs) -> tuple[Outputs, Outputs, Outputs]:
+def _check_ids(
+    op: Op, title: str, wide: Inputs, got: Outputs, ref: Outputs, ref64: Outputs
+) -> tuple[Outputs, Outputs, Outputs]:
     """Check the ids; the other results of the rows in which all three ids agree remain to be compared."""
     assert op.near_tie is not None
     ids, right = got[0], ref64[0]
-    assert ids.shape == right.shape, f"{title}: ids have shape {tuple(ids.shape)}, expected {tuple(right.shape)}"
+    assert ids.shape == right.shape, (
+        f"{title}: ids have shape {tuple(ids.shape)}, expected {tuple(right.shape)}"
+    )
     wrong = ids != right
     if wrong.any():
         wrong &= ~op.near_tie(wide, ids)
-    assert not wrong.any(), f"{title}: {int(wrong.sum())} of {wrong.numel()} ids are wrong: {ids[wrong][:5].tolist()}"
+    assert not wrong.any(), (
+        f"{title}: {int(wrong.sum())} of {wrong.numel()} ids are wrong: {ids[wrong][:5].tolist()}"
+    )
     agree = (ids == right) & (ref[0] == right)
     got, ref, ref64 = (tuple(x[agree] for x in outputs[1:]) for outputs in (got, ref, ref64))
     return got, ref, ref64

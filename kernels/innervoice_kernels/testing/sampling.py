@@ -19,11 +19,17 @@ def _sample_case(name: str, draws: tuple[Draw, ...], vocabulary: int, skip: int 
     """levels: round the logits to that many values a unit, so that some are equal. What no row may draw is NaN."""
 
     def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
-        drawn = 3 * rows(len(draws), vocabulary, dtype=torch.float32, device=device, generator=generator, skip=skip)
+        drawn = 3 * rows(
+            len(draws), vocabulary, dtype=torch.float32, device=device, generator=generator, skip=skip
+        )
         logits = fresh(len(draws), vocabulary + skip, dtype=dtype, device=device)[:, skip:]
         for row, draw in enumerate(draws):
             ids = sample.allowed_ids(draw, logits.device)
-            logits[row, ids] = (drawn[row, ids] * levels).round().div(levels).to(dtype) if levels else drawn[row, ids].to(dtype)
+            logits[row, ids] = (
+                (drawn[row, ids] * levels).round().div(levels).to(dtype)
+                if levels
+                else drawn[row, ids].to(dtype)
+            )
         return {"logits": logits, "draws": draws}
 
     return Case(name, make)
@@ -31,7 +37,9 @@ def _sample_case(name: str, draws: tuple[Draw, ...], vocabulary: int, skip: int 
 
 def _broken_case(name: str) -> Case:
     """Rows that cannot draw among rows that can: NaN, nothing but -inf, +inf, no allowed id."""
-    draws = tuple(Draw(((3, 9),), (), temperature, 2, 0.9, seed=4) for temperature in (0.0, 0.7) for _ in range(4))
+    draws = tuple(
+        Draw(((3, 9),), (), temperature, 2, 0.9, seed=4) for temperature in (0.0, 0.7) for _ in range(4)
+    )
     draws += (Draw(()), Draw((), (), 1.0))
 
     def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
@@ -48,7 +56,8 @@ def _head_case(name: str, draws: tuple[Draw, ...], vocabulary: int, width: int, 
 
     def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
         x, w = (
-            torch.randint(-2, 3, (n, width + skip), generator=generator).to(dtype).to(device) for n in (len(draws), vocabulary)
+            torch.randint(-2, 3, (n, width + skip), generator=generator).to(dtype).to(device)
+            for n in (len(draws), vocabulary)
         )
         return {"x": x[:, skip:] / 2, "w": w[:, skip:] / 2, "draws": draws}
 
@@ -67,9 +76,16 @@ def _head_traffic(inputs: Inputs, outputs: Outputs) -> int:
     return len(touched) * num_bytes(w[0]) + num_bytes(inputs["x"], *outputs)
 
 
-def _gumbel_case(name: str, count: int, start: int = 0, step: int = 1, seed: int = 0, n: int = 0, d: int = 0) -> Case:
+def _gumbel_case(
+    name: str, count: int, start: int = 0, step: int = 1, seed: int = 0, n: int = 0, d: int = 0
+) -> Case:
     def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
-        return {"seed": seed, "n": n, "d": d, "ids": torch.arange(start, start + count * step, device=device)[::step]}
+        return {
+            "seed": seed,
+            "n": n,
+            "d": d,
+            "ids": torch.arange(start, start + count * step, device=device)[::step],
+        }
 
     return Case(name, make)
 
@@ -77,7 +93,9 @@ def _gumbel_case(name: str, count: int, start: int = 0, step: int = 1, seed: int
 def _gumbel64(seed: int, n: int, d: int, ids: Tensor) -> Tensor:
     """The noise with its logarithms in float64; the words that it is made of are exact."""
     zero = torch.zeros((), dtype=torch.int64, device=ids.device)
-    word = philox.philox_ref((ids, zero + n, zero + d, zero), (zero + (seed & philox.LOW), zero + (seed >> 32)))[0]
+    word = philox.philox_ref(
+        (ids, zero + n, zero + d, zero), (zero + (seed & philox.LOW), zero + (seed >> 32))
+    )[0]
     return -torch.log(-torch.log(((word >> 9).double() + 0.5) * 2.0**-23))
 
 
@@ -111,7 +129,9 @@ def _is_near_tie(z: Tensor, draw: Draw, token: int) -> bool:
 def near_tie(inputs: Inputs, ids: Tensor) -> Tensor:
     """Draws at a temperature: scores closer than float32's rounding, or cut off by top-k or top-p within it. Greedy: none."""
     drawn = zip(inputs["logits"], inputs["draws"], ids.tolist(), strict=True)
-    return torch.tensor([_is_near_tie(z, draw, token) for z, draw, token in drawn], dtype=torch.bool, device=ids.device)
+    return torch.tensor(
+        [_is_near_tie(z, draw, token) for z, draw, token in drawn], dtype=torch.bool, device=ids.device
+    )
 
 
 def _traffic(inputs: Inputs, outputs: Outputs) -> int:

@@ -14,7 +14,9 @@ from innervoice_kernels.testing.case import Case, Device, Inputs, Op, normal, ro
 _EPS = torch.finfo(torch.float32).eps
 
 
-def _snake_case(name: str, batch: int, channels: int, time: int, skip: int = 0, transposed: bool = False) -> Case:
+def _snake_case(
+    name: str, batch: int, channels: int, time: int, skip: int = 0, transposed: bool = False
+) -> Case:
     """transposed: a view of [B, T, C]. The first channel's alpha is 0."""
 
     def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
@@ -27,7 +29,9 @@ def _snake_case(name: str, batch: int, channels: int, time: int, skip: int = 0, 
     return Case(name, make)
 
 
-def _istft_case(name: str, batch: int, time: int, n_fft: int = 16, hop: int = 4, transposed: bool = False, skip: int = 0) -> Case:
+def _istft_case(
+    name: str, batch: int, time: int, n_fft: int = 16, hop: int = 4, transposed: bool = False, skip: int = 0
+) -> Case:
     """transposed: views of [B, T, F]. The imaginary parts of the lowest and highest bin are not 0: they are to be ignored."""
 
     def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
@@ -35,7 +39,12 @@ def _istft_case(name: str, batch: int, time: int, n_fft: int = 16, hop: int = 4,
         shape = (batch, time, bins) if transposed else (batch, bins, time)
         parts = [rows(*shape, dtype=dtype, device=device, generator=generator, skip=skip) for _ in range(2)]
         real, imag = (x.mT if transposed else x for x in parts)
-        return {"real": real, "imag": imag, "window": torch.hann_window(n_fft).to(dtype).to(device), "hop": hop}
+        return {
+            "real": real,
+            "imag": imag,
+            "window": torch.hann_window(n_fft).to(dtype).to(device),
+            "hop": hop,
+        }
 
     return Case(name, make)
 
@@ -53,7 +62,10 @@ def _stft_case(name: str, places: _Rows, columns: int, n_fft: int = 16, hop: int
     """Where a row begins at position 0 the state holds what nobody may see, and what lies after its end is unseen too."""
 
     def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
-        x, state = (rows(len(places), size, dtype=dtype, device=device, generator=generator) for size in (columns, n_fft - hop))
+        x, state = (
+            rows(len(places), size, dtype=dtype, device=device, generator=generator)
+            for size in (columns, n_fft - hop)
+        )
         for row, (_, start, end) in enumerate(places):
             state[row, : max(0, n_fft - hop - start)] = 1e4
             x[row, max(0, end - start) :] = 1e4
@@ -66,10 +78,14 @@ def _stft_case(name: str, places: _Rows, columns: int, n_fft: int = 16, hop: int
 def _run_stft(function: Any, x: Tensor, n: Tensor, hop: int, **given: Tensor) -> tuple[Tensor, Tensor]:
     """Frames that begin behind a row's own columns are undefined: they are set to 0."""
     y, state = function(x, n=n, hop=hop, **given)
-    return y.masked_fill((torch.arange(y.shape[-1], device=x.device) >= (n // hop)[:, None])[:, None], 0), state
+    return y.masked_fill(
+        (torch.arange(y.shape[-1], device=x.device) >= (n // hop)[:, None])[:, None], 0
+    ), state
 
 
-def _source_case(name: str, n: list[int], frames: int, harmonics: int = 9, frame_len: int = 256, random: bool = True) -> Case:
+def _source_case(
+    name: str, n: list[int], frames: int, harmonics: int = 9, frame_len: int = 256, random: bool = True
+) -> Case:
     """Every third frame is unvoiced."""
 
     def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
@@ -81,7 +97,13 @@ def _source_case(name: str, n: list[int], frames: int, harmonics: int = 9, frame
         phases = normal(batch, harmonics, **shape) if random else None  # type: ignore[arg-type]
         noise = normal(batch, harmonics, frames * frame_len, **shape) if random else None  # type: ignore[arg-type]
         weight, bias = normal(1, harmonics, **shape), 0.1 * normal(1, **shape)  # type: ignore[arg-type]
-        settings = {"sample_rate": 22050, "frame_len": frame_len, "amplitude": 0.1, "sigma": 0.003, "voiced_above": 10.0}
+        settings = {
+            "sample_rate": 22050,
+            "frame_len": frame_len,
+            "amplitude": 0.1,
+            "sigma": 0.003,
+            "voiced_above": 10.0,
+        }
         lengths = torch.tensor(n, dtype=torch.int64, device=device)
         return {"f0": f0, "cycles": cycles, "n": lengths, "phases": phases, "noise": noise, "weight": weight, "bias": bias,
                 **settings}  # fmt: skip
@@ -90,7 +112,13 @@ def _source_case(name: str, n: list[int], frames: int, harmonics: int = 9, frame
 
 
 def _run_source(
-    function: Any, f0: Tensor, cycles: Tensor, n: Tensor, phases: Tensor | None, noise: Tensor | None, **given: Any
+    function: Any,
+    f0: Tensor,
+    cycles: Tensor,
+    n: Tensor,
+    phases: Tensor | None,
+    noise: Tensor | None,
+    **given: Any,
 ) -> tuple[Tensor, Tensor]:
     return function(f0, cycles, n, source.SourceSettings(**given), phases, noise)  # type: ignore[no-any-return]
 
@@ -117,7 +145,14 @@ def _stream_istft_case(name: str, places: _Rows, frames: int, n_fft: int = 16, h
         for row, (n, _, _) in enumerate(places):
             real[row, :, n:] = 1e4
         window = torch.hann_window(n_fft, dtype=dtype, device=device)
-        return {"real": real, "imag": imag, "state": state, "window": window, "hop": hop, **_placed(places, device)}
+        return {
+            "real": real,
+            "imag": imag,
+            "state": state,
+            "window": window,
+            "hop": hop,
+            **_placed(places, device),
+        }
 
     return Case(name, make)
 

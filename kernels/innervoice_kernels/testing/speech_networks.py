@@ -30,7 +30,9 @@ def _weights(
         for size in shape[1:]:
             fan_in *= size
         values = torch.randn(shape, generator=generator) * fan_in**-0.5
-        made[name] = (1 + 0.1 * values if name.startswith("norm") else 0.1 * values if len(shape) == 1 else values).to(dtype)
+        made[name] = (
+            1 + 0.1 * values if name.startswith("norm") else 0.1 * values if len(shape) == 1 else values
+        ).to(dtype)
     return {name: value.to(device) for name, value in made.items()}
 
 
@@ -41,7 +43,9 @@ def _padded(x: Tensor, lengths: list[int], axis: int) -> Tensor:
     return x
 
 
-def _stage_shapes(inputs: int, channels: int, inner: int, hidden: int, blocks: int) -> dict[str, tuple[int, ...]]:
+def _stage_shapes(
+    inputs: int, channels: int, inner: int, hidden: int, blocks: int
+) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {
         "conv1": (channels, inputs, 3), "bias1": (channels,), "norm1": (channels,), "shift1": (channels,),
         "conv2": (channels, channels, 3), "bias2": (channels,), "norm2": (channels,), "shift2": (channels,),
@@ -57,19 +61,37 @@ def _stage_shapes(inputs: int, channels: int, inner: int, hidden: int, blocks: i
 
 
 def _block_weights(w: dict[str, Tensor], i: int) -> flow_block.TransformerWeights:
-    pairs = [(w[f"{a}{i}"], w[f"{b}{i}"]) for a, b in (("norm_a", "shift_a"), ("out", "out_b"), ("norm_f", "shift_f"))]
+    pairs = [
+        (w[f"{a}{i}"], w[f"{b}{i}"])
+        for a, b in (("norm_a", "shift_a"), ("out", "out_b"), ("norm_f", "shift_f"))
+    ]
     feed = [(w[f"{name}{i}"], w[f"{name}_b{i}"]) for name in ("up", "down")]
     return flow_block.TransformerWeights(pairs[0], w[f"qkv{i}"], pairs[1], pairs[2], *feed)
 
 
 def _stage_weights(heads: int, w: dict[str, Tensor]) -> flow_stage.StageWeights:
     count = sum(name.startswith("qkv") for name in w)
-    convs = [(w["conv1"], w["bias1"]), (w["norm1"], w["shift1"]), (w["conv2"], w["bias2"]), (w["norm2"], w["shift2"])]
-    return flow_stage.StageWeights(*convs, (w["skip"], w["bias3"]), tuple(_block_weights(w, i) for i in range(count)), heads)
+    convs = [
+        (w["conv1"], w["bias1"]),
+        (w["norm1"], w["shift1"]),
+        (w["conv2"], w["bias2"]),
+        (w["norm2"], w["shift2"]),
+    ]
+    return flow_stage.StageWeights(
+        *convs, (w["skip"], w["bias3"]), tuple(_block_weights(w, i) for i in range(count)), heads
+    )
 
 
 def _stage_case(
-    name: str, lengths: list[int], frames: int, inputs: int, channels: int, heads: int, width: int, hidden: int, blocks: int = 2
+    name: str,
+    lengths: list[int],
+    frames: int,
+    inputs: int,
+    channels: int,
+    heads: int,
+    width: int,
+    hidden: int,
+    blocks: int = 2,
 ) -> Case:
     def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
         x = rows(len(lengths), frames, inputs, dtype=dtype, device=device, generator=generator)
@@ -85,7 +107,9 @@ def _run_stage(function: Any, x: Tensor, n: Tensor, shift: Tensor, heads: int, *
     return function(x, n, shift, _stage_weights(heads, w))  # type: ignore[no-any-return]
 
 
-def _block_case(name: str, lengths: list[int], frames: int, channels: int, heads: int, width: int, hidden: int) -> Case:
+def _block_case(
+    name: str, lengths: list[int], frames: int, channels: int, heads: int, width: int, hidden: int
+) -> Case:
     def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
         x = rows(len(lengths), frames, channels, dtype=dtype, device=device, generator=generator)
         shapes = _stage_shapes(channels, channels, heads * width, hidden, 1)
@@ -102,7 +126,14 @@ def _run_block(function: Any, x: Tensor, n: Tensor, heads: int, **w: Tensor) -> 
 
 
 def _conv_case(
-    name: str, lengths: list[int], frames: int, inputs: int, outputs: int, taps: int, pad: int, stride: int = 1
+    name: str,
+    lengths: list[int],
+    frames: int,
+    inputs: int,
+    outputs: int,
+    taps: int,
+    pad: int,
+    stride: int = 1,
 ) -> Case:
     def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
         x = rows(len(lengths), frames, inputs, dtype=dtype, device=device, generator=generator)
@@ -113,24 +144,41 @@ def _conv_case(
     return Case(name, make)
 
 
-def _run_conv(function: Any, x: Tensor, n: Tensor, pad: int, stride: int, weight: Tensor, bias: Tensor) -> Tensor:
+def _run_conv(
+    function: Any, x: Tensor, n: Tensor, pad: int, stride: int, weight: Tensor, bias: Tensor
+) -> Tensor:
     return function(x, n, frame_conv.FrameConvWeights(weight, bias, pad, stride))  # type: ignore[no-any-return]
 
 
 def _unit_case(
-    name: str, n: list[int], columns: int, channels: int, taps: int, dilation: int, edges: list[tuple[int, int]] | None = None
+    name: str,
+    n: list[int],
+    columns: int,
+    channels: int,
+    taps: int,
+    dilation: int,
+    edges: list[tuple[int, int]] | None = None,
 ) -> Case:
     """edges: position of column 0 and number of positions of each row, None: nothing is clipped."""
 
     def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
         half = taps // 2
         shape = {"dtype": dtype, "device": device, "generator": generator}
-        shapes = {"first": (channels, channels, taps), "b1": (channels,), "second": (channels, channels, taps), "b2": (channels,)}
+        shapes = {
+            "first": (channels, channels, taps),
+            "b1": (channels,),
+            "second": (channels, channels, taps),
+            "b2": (channels,),
+        }
         x = _padded(rows(len(n), channels, columns, **shape), n, 2)  # type: ignore[arg-type]
         history = rows(len(n), channels, 2 * half * dilation, **shape)  # type: ignore[arg-type]
         inner = rows(len(n), channels, 2 * half, **shape)  # type: ignore[arg-type]
         alpha, beta = (1 + 0.3 * normal(channels, **shape) for _ in range(2))  # type: ignore[arg-type]
-        bounds = None if edges is None else tuple(torch.tensor(part, device=device) for part in zip(*edges, strict=True))
+        bounds = (
+            None
+            if edges is None
+            else tuple(torch.tensor(part, device=device) for part in zip(*edges, strict=True))
+        )
         w = _weights(shapes, dtype, device, generator)
         lengths = torch.tensor(n, dtype=torch.int64, device=device)
         return {"x": x, "history": history, "inner": inner, "n": lengths, "bounds": bounds, "alpha": alpha, "beta": beta,
@@ -162,7 +210,11 @@ def _stream_conv_case(
         past = stream_conv.StreamConvWeights(w["weight"], None, stride, dilation, transposed).past
         x = _padded(rows(len(n), channels, columns, dtype=dtype, device=device, generator=generator), n, 2)
         state = rows(len(n), channels, past, dtype=dtype, device=device, generator=generator)
-        bounds = None if edges is None else tuple(torch.tensor(part, device=device) for part in zip(*edges, strict=True))
+        bounds = (
+            None
+            if edges is None
+            else tuple(torch.tensor(part, device=device) for part in zip(*edges, strict=True))
+        )
         return {"x": x, "state": state, "n": torch.tensor(n, dtype=torch.int64, device=device), "bounds": bounds,
                 "layer": (stride, dilation, transposed, slope), **w}  # fmt: skip
 
@@ -186,7 +238,10 @@ def _whole_conv_case(
 ) -> Case:  # fmt: skip
     def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
         w = _weights(
-            {"weight": (shape[1], out, taps) if transposed else (out, shape[1], taps), "bias": (out,)}, dtype, device, generator
+            {"weight": (shape[1], out, taps) if transposed else (out, shape[1], taps), "bias": (out,)},
+            dtype,
+            device,
+            generator,
         )
         x = rows(*shape, dtype=dtype, device=device, generator=generator)
         return {"x": x, "padding": padding, "layer": (stride, 1, transposed, slope), **w}
@@ -201,7 +256,9 @@ def run_whole_conv(
     return function(x, stream_conv.StreamConvWeights(weight, bias, *layer), padding)  # type: ignore[no-any-return]
 
 
-def _norm_case(name: str, lengths: list[int], channels: int, frames: int, groups: int, offset: float = 0.0) -> Case:
+def _norm_case(
+    name: str, lengths: list[int], channels: int, frames: int, groups: int, offset: float = 0.0
+) -> Case:
     def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
         x = rows(len(lengths), channels, frames, dtype=dtype, device=device, generator=generator) + offset
         weight, bias = (normal(channels, dtype=dtype, device=device, generator=generator) for _ in range(2))
@@ -224,12 +281,22 @@ def _relative_case(name: str, batch: int, heads: int, queries: int, keys: int, w
         visible[..., 0] = True
         visible[..., keys // 2] = keys < 3
         k[:, :, keys // 2] = 100 if keys >= 3 else k[:, :, keys // 2]
-        return {"q": q, "k": k, "v": v, "bias_u": bias_u, "bias_v": bias_v, "positions": positions, "visible": visible.to(device)}
+        return {
+            "q": q,
+            "k": k,
+            "v": v,
+            "bias_u": bias_u,
+            "bias_v": bias_v,
+            "positions": positions,
+            "visible": visible.to(device),
+        }
 
     return Case(name, make)
 
 
-def _layer_case(name: str, tokens: int, cached: int, heads: int, width: int, hidden: int, closed: list[int]) -> Case:
+def _layer_case(
+    name: str, tokens: int, cached: int, heads: int, width: int, hidden: int, closed: list[int]
+) -> Case:
     """Rows that keep so many of their tokens."""
 
     def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
@@ -255,10 +322,14 @@ def layer_weights(w: dict[str, Tensor]) -> relative_layer.RelativeLayer:
     norm, qkv, out, norm_ffn, up, down = (
         (w[name], w[f"b{i}"]) for i, name in enumerate(("norm", "qkv", "out", "norm_ffn", "up", "down"), 1)
     )
-    return relative_layer.RelativeLayer(norm, qkv, w["bias_u"], w["bias_v"], out, norm_ffn, up, down, w["positions"])
+    return relative_layer.RelativeLayer(
+        norm, qkv, w["bias_u"], w["bias_v"], out, norm_ffn, up, down, w["positions"]
+    )
 
 
-def run_layer(function: Any, x: Tensor, cache: Tensor, visible: Tensor, closed: Tensor, **w: Tensor) -> tuple[Tensor, Tensor]:
+def run_layer(
+    function: Any, x: Tensor, cache: Tensor, visible: Tensor, closed: Tensor, **w: Tensor
+) -> tuple[Tensor, Tensor]:
     """A case's layer by one of its implementations."""
     return function(x, cache, layer_weights(w), visible, closed)  # type: ignore[no-any-return]
 

@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from innervoice.runtime.scheduler import Jobs, LearnedCosts, Phase, Policy, SchedulerSettings, StepPlan, plan_step, plan_voice
+from innervoice.runtime.scheduler import (
+    LearnedCosts,
+    Phase,
+    Policy,
+    ReplyColumns,
+    SchedulerSettings,
+    StepPlan,
+    plan_step,
+    plan_voice,
+)
 from innervoice.runtime.scheduler.costs import BucketTimes
 
 PAGE = 16
@@ -23,7 +32,7 @@ def costs(step_s: float = 0.004, row_s: float = 30e-6) -> LearnedCosts:
     return LearnedCosts({n: step_s + row_s * n for n in sizes}, {n: 0.001 * n for n in sizes}, 20e-6)
 
 
-def add(jobs: Jobs, now: float = 0.0, *, priority: int = 0, **columns: Any) -> int:
+def add(jobs: ReplyColumns, now: float = 0.0, *, priority: int = 0, **columns: Any) -> int:
     """A reply that decodes, has been heard for a while and owns the pages it needs, unless told otherwise."""
     place = jobs.add(now, priority=priority)
     values: dict[str, Any] = {
@@ -40,10 +49,10 @@ def add(jobs: Jobs, now: float = 0.0, *, priority: int = 0, **columns: Any) -> i
 
 
 @st.composite
-def tables(draw: st.DrawFn) -> tuple[Jobs, float, int]:
+def tables(draw: st.DrawFn) -> tuple[ReplyColumns, float, int]:
     """Any replies at all, the time, and how many pages are free."""
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
-    jobs, now = Jobs(4), float(draw(st.floats(0, 100)))
+    jobs, now = ReplyColumns(4), float(draw(st.floats(0, 100)))
     for _ in range(draw(st.integers(0, 40))):
         phase = Phase(int(random.integers(1, 5)))
         context = int(random.integers(1, 600))
@@ -66,19 +75,24 @@ def tables(draw: st.DrawFn) -> tuple[Jobs, float, int]:
     return jobs, now, draw(st.integers(0, 300))
 
 
-def state(jobs: Jobs) -> dict[str, bytes]:
+def state(jobs: ReplyColumns) -> dict[str, bytes]:
     return {name: value.tobytes() for name, value in vars(jobs).items() if isinstance(value, np.ndarray)}
 
 
-def pages_needed(jobs: Jobs, plan: StepPlan) -> int:
+def pages_needed(jobs: ReplyColumns, plan: StepPlan) -> int:
     """Pages that a step takes, less those that it gives back."""
     feeds = dict(plan.prefill)
-    feeds = {place: num + (num == jobs.prompt_left[place] and not jobs.is_listening[place]) for place, num in feeds.items()}
+    feeds = {
+        place: num + (num == jobs.prompt_left[place] and not jobs.is_listening[place])
+        for place, num in feeds.items()
+    }
     for place in plan.decode.tolist():
         feeds[place] = feeds.get(place, 0) + 1
     total = 0
     for place, num in feeds.items():
-        total += max(0, -(-int(jobs.context[place] - jobs.prompt_left[place] + num) // PAGE) - int(jobs.pages[place]))
+        total += max(
+            0, -(-int(jobs.context[place] - jobs.prompt_left[place] + num) // PAGE) - int(jobs.pages[place])
+        )
     return total - sum(int(jobs.pages[place]) for place in plan.preempt)
 
 
@@ -94,13 +108,15 @@ settings_of = st.builds(
 
 @given(tables(), settings_of)
 @settings(max_examples=400, deadline=None)
-def test_every_plan_is_possible(table: tuple[Jobs, float, int], chosen: SchedulerSettings) -> None:
+def test_every_plan_is_possible(table: tuple[ReplyColumns, float, int], chosen: SchedulerSettings) -> None:
     jobs, now, pages_free = table
     plan = plan_step(jobs, costs(), chosen, now, pages_free)
     places, runs = jobs.places, (Phase.PREFILL, Phase.DECODE)
     assert all(jobs.phase[place] == Phase.WAITING for place in plan.admit)
     held = sum(1 for place in places if jobs.phase[place] != Phase.WAITING)
-    speaking = sum(1 for place in places if jobs.phase[place] != Phase.WAITING and not jobs.is_listening[place])
+    speaking = sum(
+        1 for place in places if jobs.phase[place] != Phase.WAITING and not jobs.is_listening[place]
+    )
     assert not plan.admit or speaking + len(plan.admit) <= chosen.max_rows
     assert len(plan.decode) <= chosen.max_batch
     assert len(set(plan.decode.tolist())) == len(plan.decode)
@@ -115,7 +131,9 @@ def test_every_plan_is_possible(table: tuple[Jobs, float, int], chosen: Schedule
         assert not jobs.is_blocked[place]
         assert jobs.phase[place] in runs or place in plan.admit
     assert all(jobs.phase[place] in runs for place in plan.preempt)
-    assert set(plan.preempt).isdisjoint([*plan.decode.tolist(), *plan.admit, *(place for place, _ in plan.prefill)])
+    assert set(plan.preempt).isdisjoint(
+        [*plan.decode.tolist(), *plan.admit, *(place for place, _ in plan.prefill)]
+    )
     assert pages_needed(jobs, plan) <= pages_free
     takes_part = len(plan.decode) + len(plan.prefill)
     assert takes_part <= held + len(plan.admit)
@@ -123,13 +141,17 @@ def test_every_plan_is_possible(table: tuple[Jobs, float, int], chosen: Schedule
 
 @given(tables(), settings_of)
 @settings(max_examples=200, deadline=None)
-def test_caps_lie_between_floor_and_most_and_only_fall(table: tuple[Jobs, float, int], chosen: SchedulerSettings) -> None:
+def test_caps_lie_between_floor_and_most_and_only_fall(
+    table: tuple[ReplyColumns, float, int], chosen: SchedulerSettings
+) -> None:
     jobs, now, pages_free = table
     plan = plan_step(jobs, costs(), chosen, now, pages_free)
     assert set(plan.decode.tolist()) <= set(plan.cap_places.tolist())
     for place, cap in zip(plan.cap_places.tolist(), plan.caps.tolist(), strict=True):
         if chosen.policy != "slack":
-            assert cap == min(jobs.hidden_most[place], chosen.fixed_hidden if chosen.policy == "fixed" else 10**9)
+            assert cap == min(
+                jobs.hidden_most[place], chosen.fixed_hidden if chosen.policy == "fixed" else 10**9
+            )
             continue
         assert cap <= jobs.hidden_most[place]
         if jobs.is_reflecting[place]:
@@ -141,7 +163,7 @@ def test_caps_lie_between_floor_and_most_and_only_fall(table: tuple[Jobs, float,
 
 @given(tables(), settings_of)
 @settings(max_examples=100, deadline=None)
-def test_planning_is_pure(table: tuple[Jobs, float, int], chosen: SchedulerSettings) -> None:
+def test_planning_is_pure(table: tuple[ReplyColumns, float, int], chosen: SchedulerSettings) -> None:
     jobs, now, pages_free = table
     learned = costs()
     before = state(jobs)
@@ -155,7 +177,7 @@ def test_planning_is_pure(table: tuple[Jobs, float, int], chosen: SchedulerSetti
 @given(tables(), st.sampled_from(POLICIES), st.booleans())
 @settings(max_examples=200, deadline=None)
 def test_the_voice_makes_what_is_ready_and_says_when_to_ask_again(
-    table: tuple[Jobs, float, int], policy: Policy, idle: bool
+    table: tuple[ReplyColumns, float, int], policy: Policy, idle: bool
 ) -> None:
     jobs, now, _ = table
     ready = {place for place in jobs.places.tolist() if jobs.chunks_ready[place]}
@@ -170,13 +192,15 @@ def test_the_voice_makes_what_is_ready_and_says_when_to_ask_again(
     if set(waits) - set(plan.places.tolist()):  # a divided call: those before them cannot wait either
         assert len(plan.places)
         for place in set(plan.places.tolist()) - set(waits):
-            assert jobs.sound_end_s[place] < now + 2 or now - jobs.served_s[place] > SchedulerSettings().starve_s
+            assert (
+                jobs.sound_end_s[place] < now + 2 or now - jobs.served_s[place] > SchedulerSettings().starve_s
+            )
     if ready and not len(plan.places):
         assert now < plan.wake_s
 
 
 def test_first_sound_comes_first_and_narrows_the_step() -> None:
-    jobs = Jobs()
+    jobs = ReplyColumns()
     for _ in range(100):
         add(jobs, sound_end_s=8.0, spoken_rate=0.5)
     new = add(jobs, has_sound=False, spoken_left=22, prompt_len=100)
@@ -186,7 +210,7 @@ def test_first_sound_comes_first_and_narrows_the_step() -> None:
 
 
 def test_a_prompt_that_somebody_waits_for_is_fed_beside_those_in_need_alone() -> None:
-    jobs = Jobs()
+    jobs = ReplyColumns()
     for _ in range(50):
         add(jobs, sound_end_s=4.0, spoken_rate=0.1)
     short = add(jobs, sound_end_s=0.5, spoken_left=75)
@@ -200,7 +224,7 @@ def test_a_prompt_that_somebody_waits_for_is_fed_beside_those_in_need_alone() ->
 
 
 def test_a_first_sound_leaves_the_others_their_pace() -> None:
-    jobs = Jobs()
+    jobs = ReplyColumns()
     for _ in range(100):
         add(jobs, sound_end_s=8.0)
     add(jobs, has_sound=False, spoken_left=22, prompt_len=100)
@@ -208,12 +232,14 @@ def test_a_first_sound_leaves_the_others_their_pace() -> None:
     plan = plan_step(jobs, learned, SchedulerSettings(reserve_s=100.0), 0.0, 1000)
     step_s = 0.004 + 0.4e-3 * len(plan.decode)
     assert len(plan.decode) / step_s >= 100 * 18.75
-    rested = plan_step(jobs, learned, SchedulerSettings(reserve_s=1.0), 0.0, 1000)  # all of them have more than half of that left
+    rested = plan_step(
+        jobs, learned, SchedulerSettings(reserve_s=1.0), 0.0, 1000
+    )  # all of them have more than half of that left
     assert 100 in rested.decode.tolist() and len(rested.decode) < len(plan.decode) / 4
 
 
 def test_least_room_goes_first_and_priority_before_that() -> None:
-    jobs = Jobs()
+    jobs = ReplyColumns()
     for end_s in (5.0, 0.5, 3.0):
         add(jobs, sound_end_s=end_s)
     urgent = add(jobs, sound_end_s=6.0, priority=1)
@@ -222,7 +248,7 @@ def test_least_room_goes_first_and_priority_before_that() -> None:
 
 
 def test_arrival_order_is_arrival_order() -> None:
-    jobs = Jobs()
+    jobs = ReplyColumns()
     added = [add(jobs, sound_end_s=5.0 - i) for i in range(5)]
     for policy in ("fcfs", "fixed"):
         plan = plan_step(jobs, costs(), SchedulerSettings(policy=policy, max_batch=3), 0.0, 1000)
@@ -231,7 +257,7 @@ def test_arrival_order_is_arrival_order() -> None:
 
 def test_nobody_starves() -> None:
     """Rows that somebody hears fill every step; a row that nobody hears draws within starve_s nevertheless."""
-    jobs, learned, chosen, now = Jobs(), costs(), SchedulerSettings(max_batch=4, starve_s=0.5), 0.0
+    jobs, learned, chosen, now = ReplyColumns(), costs(), SchedulerSettings(max_batch=4, starve_s=0.5), 0.0
     live = [add(jobs, sound_end_s=1.0) for _ in range(8)]
     offline = add(jobs, is_live=False, has_sound=False)
     served = []
@@ -246,7 +272,7 @@ def test_nobody_starves() -> None:
 
 
 def test_nobody_overtakes_a_prompt_that_does_not_fit() -> None:
-    jobs = Jobs()
+    jobs = ReplyColumns()
     add(jobs)
     large = add(jobs, phase=Phase.WAITING, context=2000)
     small = add(jobs, phase=Phase.WAITING, context=10)
@@ -255,7 +281,7 @@ def test_nobody_overtakes_a_prompt_that_does_not_fit() -> None:
 
 
 def test_pages_promised_to_a_prompt_are_not_promised_again() -> None:
-    jobs = Jobs()
+    jobs = ReplyColumns()
     add(jobs, phase=Phase.PREFILL, has_sound=False, context=800, prompt_left=800, pages=0)
     waits = add(jobs, phase=Phase.WAITING, context=800)
     assert plan_step(jobs, costs(), SchedulerSettings(), 0.0, 90).admit == []
@@ -263,7 +289,7 @@ def test_pages_promised_to_a_prompt_are_not_promised_again() -> None:
 
 
 def test_a_lone_prompt_is_always_admitted() -> None:
-    jobs = Jobs()
+    jobs = ReplyColumns()
     place = add(jobs, phase=Phase.WAITING, context=2000)
     plan = plan_step(jobs, costs(), SchedulerSettings(), 0.0, 40)
     assert plan.admit == [place]
@@ -272,7 +298,7 @@ def test_a_lone_prompt_is_always_admitted() -> None:
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_pages_are_taken_from_those_who_need_them_least(policy: Policy) -> None:
-    jobs = Jobs()
+    jobs = ReplyColumns()
     places = [add(jobs, context=96, pages=6, sound_end_s=end_s) for end_s in (1.0, 7.0, 0.5)]
     plan = plan_step(jobs, costs(), SchedulerSettings(policy=policy), 0.0, 0)
     assert plan.preempt == ([places[1]] if policy == "slack" else [places[2]])
@@ -283,9 +309,12 @@ def test_pages_are_taken_from_those_who_need_them_least(policy: Policy) -> None:
 
 def test_reflection_is_what_the_sound_pays_for() -> None:
     """cap = (unplayed - margin - reserve - codec - spoken tokens with their margin) / step, by hand."""
-    jobs = Jobs()
+    jobs = ReplyColumns()
     place = add(jobs, sound_end_s=2.0, spoken_left=30, hidden_most=1000, hidden_cap=1000)
-    chosen, learned = SchedulerSettings(margin_s=0.06, margin_share=0.25, reserve_s=0.5), costs(step_s=0.009, row_s=0.001)
+    chosen, learned = (
+        SchedulerSettings(margin_s=0.06, margin_share=0.25, reserve_s=0.5),
+        costs(step_s=0.009, row_s=0.001),
+    )
     plan = plan_step(jobs, learned, chosen, 0.0, 1000)
     assert plan.cap_places.tolist() == [place]
     assert plan.caps.tolist() == [math.floor((2.0 - 0.06 - 0.5 - 0.001 - 30 * 0.01 * 1.25) / 0.01)]
@@ -299,7 +328,7 @@ def test_reflection_is_what_the_sound_pays_for() -> None:
 def test_caps_fall_smoothly_with_the_load() -> None:
     caps = []
     for num in range(1, 200, 10):
-        jobs = Jobs()
+        jobs = ReplyColumns()
         for _ in range(num):
             add(jobs, hidden_most=1000, hidden_cap=1000)
         caps.append(int(plan_step(jobs, costs(), SchedulerSettings(), 0.0, 10_000).caps[0]))
@@ -308,16 +337,18 @@ def test_caps_fall_smoothly_with_the_load() -> None:
 
 
 def test_a_reply_far_ahead_rests_until_it_is_wanted() -> None:
-    jobs = Jobs()
+    jobs = ReplyColumns()
     add(jobs, sound_end_s=9.5)
     plan = plan_step(jobs, costs(), SchedulerSettings(frontier_s=8.0), 0.0, 1000)
     assert len(plan.decode) == 0
     assert plan.wake_s == pytest.approx(1.5)
-    assert len(plan_step(jobs, costs(), SchedulerSettings(frontier_s=8.0), plan.wake_s + 1e-3, 1000).decode) == 1
+    assert (
+        len(plan_step(jobs, costs(), SchedulerSettings(frontier_s=8.0), plan.wake_s + 1e-3, 1000).decode) == 1
+    )
 
 
 def test_listeners_wait_for_a_machine_that_is_full() -> None:
-    jobs = Jobs()
+    jobs = ReplyColumns()
     for _ in range(200):
         add(jobs)
     add(jobs, phase=Phase.WAITING, context=10)
@@ -329,11 +360,14 @@ def test_listeners_wait_for_a_machine_that_is_full() -> None:
 
 
 def test_prompts_are_fed_in_pieces_that_listeners_can_spare() -> None:
-    jobs = Jobs()
+    jobs = ReplyColumns()
     add(jobs, sound_end_s=0.5, spoken_left=30)
     add(jobs, phase=Phase.PREFILL, has_sound=False, context=4000, prompt_left=4000, pages=0)
     chosen = SchedulerSettings(prefill_chunk=4000)
-    fed = [sum(num for _, num in plan_step(jobs, costs(), chosen, now, 1000).prefill) for now in (0.0, 0.3, 0.35, 0.5, 1.1)]
+    fed = [
+        sum(num for _, num in plan_step(jobs, costs(), chosen, now, 1000).prefill)
+        for now in (0.0, 0.3, 0.35, 0.5, 1.1)
+    ]
     assert fed[0] == 4000
     assert 4000 > fed[1] > fed[2] > 0
     assert fed[3:] == [0, 32]  # no time at all; but it has waited for more than a second
@@ -343,7 +377,7 @@ def test_prompts_are_fed_in_pieces_that_listeners_can_spare() -> None:
 
 
 def test_chunks_wait_for_each_other_where_a_call_is_dear() -> None:
-    jobs = Jobs()
+    jobs = ReplyColumns()
     for _ in range(3):
         add(jobs, chunks_ready=1, sound_end_s=4.0)
     dear = LearnedCosts({1: 0.004}, {n: 0.013 + 0.001 * n for n in (1, 2, 4, 8, 16, 32, 64)}, 20e-6)
@@ -352,12 +386,14 @@ def test_chunks_wait_for_each_other_where_a_call_is_dear() -> None:
     assert 3.0 < plan.wake_s < 4.0
     jobs.sound_end_s[0] = 0.05
     assert plan_voice(jobs, dear, SchedulerSettings(), 0.0, idle=False).places[0] == 0
-    assert len(plan_voice(jobs, costs(), SchedulerSettings(), 0.0, idle=False).places) >= 1  # cheap ones are made at once
+    assert (
+        len(plan_voice(jobs, costs(), SchedulerSettings(), 0.0, idle=False).places) >= 1
+    )  # cheap ones are made at once
 
 
 def test_first_sounds_are_made_beside_those_alone_that_would_come_too_late() -> None:
     settings = SchedulerSettings()
-    jobs = Jobs()
+    jobs = ReplyColumns()
     first = add(jobs, chunks_ready=1, has_sound=False)
     late = add(jobs, chunks_ready=1, sound_end_s=settings.margin_s)
     soon = add(jobs, chunks_ready=1, sound_end_s=settings.margin_s + 0.1)
@@ -367,12 +403,14 @@ def test_first_sounds_are_made_beside_those_alone_that_would_come_too_late() -> 
 
 
 def test_chunks_in_need_come_in_several_calls_where_that_costs_nothing() -> None:
-    jobs, settings = Jobs(), SchedulerSettings()
+    jobs, settings = ReplyColumns(), SchedulerSettings()
     first = add(jobs, chunks_ready=1, has_sound=False)
     later, soon, soonest = (add(jobs, chunks_ready=1, sound_end_s=end_s) for end_s in (0.09, 0.05, 0.01))
 
     def made(chunk_s: float, call_s: float) -> list[int]:
-        learned = LearnedCosts({1: 0.004, 64: 0.004}, {n: call_s + chunk_s * n for n in (1, 2, 4, 8, 64)}, 20e-6)
+        learned = LearnedCosts(
+            {1: 0.004, 64: 0.004}, {n: call_s + chunk_s * n for n in (1, 2, 4, 8, 64)}, 20e-6
+        )
         return plan_voice(jobs, learned, settings, 0.0, idle=False).places.tolist()
 
     assert made(0.1, 0.0) == [soonest, soon]  # none of them is heard before the last is made
@@ -382,7 +420,7 @@ def test_chunks_in_need_come_in_several_calls_where_that_costs_nothing() -> None
 
 
 def test_an_idle_engine_makes_few_chunks_at_a_time() -> None:
-    jobs = Jobs()
+    jobs = ReplyColumns()
     for _ in range(50):
         add(jobs, chunks_ready=1, sound_end_s=9.0)
     dear = LearnedCosts(dict.fromkeys((1, 64), 0.004), {n: 0.1 * n for n in (1, 64)}, 20e-6)
@@ -392,7 +430,7 @@ def test_an_idle_engine_makes_few_chunks_at_a_time() -> None:
 
 
 def test_places_are_given_again_and_columns_grow() -> None:
-    jobs = Jobs(2)
+    jobs = ReplyColumns(2)
     places = [jobs.add(float(i)) for i in range(5)]
     assert places == [0, 1, 2, 3, 4]
     jobs.context[1] = 77
@@ -406,7 +444,11 @@ def test_places_are_given_again_and_columns_grow() -> None:
     assert len(jobs.rows.phase) == 5
 
 
-@given(st.dictionaries(st.integers(1, 4000), st.floats(1e-4, 1.0), min_size=1), st.integers(1, 4000), st.integers(1, 4000))
+@given(
+    st.dictionaries(st.integers(1, 4000), st.floats(1e-4, 1.0), min_size=1),
+    st.integers(1, 4000),
+    st.integers(1, 4000),
+)
 def test_estimates_never_fall_with_size(points: dict[int, float], a: int, b: int) -> None:
     times = BucketTimes(points)
     assert times.estimate(min(a, b)) <= times.estimate(max(a, b)) + 1e-12

@@ -45,9 +45,13 @@ class SteadySettings:
             if getattr(self, name) < 1:
                 raise ValueError(f"steady streaming: {name} is {getattr(self, name)}, it must be 1 or more")
         if self.look_back < 0 or self.look_back % 2:
-            raise ValueError(f"steady streaming: look_back is {self.look_back} frames, it must be even and 0 or more")
+            raise ValueError(
+                f"steady streaming: look_back is {self.look_back} frames, it must be even and 0 or more"
+            )
         if not 0 <= self.fade <= self.hold_back:
-            raise ValueError(f"steady streaming: fade is {self.fade} frames, it must be from 0 to hold_back, {self.hold_back}")
+            raise ValueError(
+                f"steady streaming: fade is {self.fade} frames, it must be from 0 to hold_back, {self.hold_back}"
+            )
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,12 @@ class SpeechDecoder:
 
     @torch.inference_mode()
     def decode(
-        self, codes: Sequence[int], *, speaker: Tensor | None = None, steps: int = DEFAULT_STEPS, noise: Noise = "call"
+        self,
+        codes: Sequence[int],
+        *,
+        speaker: Tensor | None = None,
+        steps: int = DEFAULT_STEPS,
+        noise: Noise = "call",
     ) -> Samples:
         """All codes in one call; none make 0 samples. speaker: an x-vector [1, 192]. Raises ValueError: a code out of range.
 
@@ -90,14 +95,21 @@ class SpeechDecoder:
         generator = noise_generator() if noise == "call" else None
         mel = self._mel(checked, generator, speaker, steps)
         if generator is None:
-            samples = self._hift.render(mel, self._hift.steady_source(mel, NOISE_SEED if self._noise else None))
+            samples = self._hift.render(
+                mel, self._hift.steady_source(mel, NOISE_SEED if self._noise else None)
+            )
         else:
             samples, _ = self._hift(mel, generator=generator if self._noise else None)
         return samples[0].cpu().numpy()
 
     @torch.inference_mode()
     def mel(
-        self, codes: Sequence[int], *, speaker: Tensor | None = None, steps: int = DEFAULT_STEPS, noise: Noise = "call"
+        self,
+        codes: Sequence[int],
+        *,
+        speaker: Tensor | None = None,
+        steps: int = DEFAULT_STEPS,
+        noise: Noise = "call",
     ) -> Tensor:
         """The mel frames that `decode` makes sound of, [1, C, F] float32. Raises ValueError."""
         return self._mel(self.check(codes), noise_generator() if noise == "call" else None, speaker, steps)
@@ -124,7 +136,9 @@ class SpeechDecoder:
         return self._stream.init_state()
 
     @torch.inference_mode()
-    def push(self, state: ReferenceState, codes: Sequence[int], final: bool) -> tuple[Samples, ReferenceState]:
+    def push(
+        self, state: ReferenceState, codes: Sequence[int], final: bool
+    ) -> tuple[Samples, ReferenceState]:
         """One chunk as the original streams it: its samples and the next state. A final push of no codes is a flush.
 
         Raises ValueError for a code out of range, and for a chunk that is not final and makes less than the overlap.
@@ -145,16 +159,22 @@ class SpeechDecoder:
         """The codes as plain integers. Raises ValueError for one out of range."""
         for code in codes:
             if not 0 <= code < self.vocab_size:
-                raise ValueError(f"speech code {code} is out of range: this decoder knows codes 0 to {self.vocab_size - 1}")
+                raise ValueError(
+                    f"speech code {code} is out of range: this decoder knows codes 0 to {self.vocab_size - 1}"
+                )
         return tuple(int(code) for code in codes)
 
-    def _mel(self, codes: tuple[int, ...], generator: torch.Generator | None, speaker: Tensor | None, steps: int) -> Tensor:
+    def _mel(
+        self, codes: tuple[int, ...], generator: torch.Generator | None, speaker: Tensor | None, steps: int
+    ) -> Tensor:
         if not codes:
             raise ValueError("no speech codes: mel frames need one at least")
         state = self.init_state()
         tokens = torch.tensor(codes, device=self._device)
         with self._tracer.span("decode reply", codes=len(codes)):
-            return self._flow(tokens, tokens[:0], state.mel, generator=generator, speaker=speaker, steps=steps)
+            return self._flow(
+                tokens, tokens[:0], state.mel, generator=generator, speaker=speaker, steps=steps
+            )
 
 
 def _source(path: Path, shapes: Mapping[str, tuple[int, ...]], load_format: str) -> TensorSource:

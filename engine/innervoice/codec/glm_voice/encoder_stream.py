@@ -19,14 +19,22 @@ from innervoice_kernels.speech_codec.relative_layer import RelativeLayer, relati
 class EncoderStream:
     """The encoder with a cache of `blocks` blocks; a call brings at most max_tokens tokens a row."""
 
-    def __init__(self, encoder: FlowEncoder, blocks: int, max_tokens: int, device: torch.device | str) -> None:
+    def __init__(
+        self, encoder: FlowEncoder, blocks: int, max_tokens: int, device: torch.device | str
+    ) -> None:
         self._encoder, self._blocks, self.max_tokens = encoder, blocks, max_tokens
         self._block_size, self._width = encoder.config.block_size, encoder.config.width
         self.cache_len = blocks * self._block_size
-        table = relative_positions(self.cache_len + max_tokens, self._width, device)[: self.cache_len + 2 * max_tokens - 1]
-        self._layers = [_layer(layer, table.to(layer.position), encoder.config.num_heads) for layer in encoder.layers]
+        table = relative_positions(self.cache_len + max_tokens, self._width, device)[
+            : self.cache_len + 2 * max_tokens - 1
+        ]
+        self._layers = [
+            _layer(layer, table.to(layer.position), encoder.config.num_heads) for layer in encoder.layers
+        ]
 
-    def __call__(self, x: Tensor, state: State, n: Tensor, start: Tensor, closed: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(
+        self, x: Tensor, state: State, n: Tensor, start: Tensor, closed: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """x [B, max_tokens, D_in] embedded -> states [B, max_tokens, D], state': keys and values [B, cache, 2, D] of each layer.
 
         Row b brings n[b] tokens from index start[b], a block's first; the first closed[b] of them, whole blocks, are kept.

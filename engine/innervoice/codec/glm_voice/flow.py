@@ -79,7 +79,11 @@ class Flow:
         mu = self.mu(torch.cat([prompt_codes, codes]))
         cond = torch.zeros_like(mu)
         cond[..., : prompt_mel.shape[-1]] = prompt_mel
-        noise = _noise_by_frame(mu) if generator is None else torch.randn(mu.shape, generator=generator).to(mu.device)
+        noise = (
+            _noise_by_frame(mu)
+            if generator is None
+            else torch.randn(mu.shape, generator=generator).to(mu.device)
+        )
         return self.solve(noise, mu, self.speaker_vector(speaker), cond, steps)[..., prompt_mel.shape[-1] :]
 
     def mu(self, codes: Tensor) -> Tensor:
@@ -93,12 +97,20 @@ class Flow:
         if speaker is None:
             speaker = torch.zeros(1, weight.shape[1])
         if tuple(speaker.shape) != (1, weight.shape[1]):
-            raise ValueError(f"the speaker embedding has shape {list(speaker.shape)}, expected {[1, weight.shape[1]]}")
+            raise ValueError(
+                f"the speaker embedding has shape {list(speaker.shape)}, expected {[1, weight.shape[1]]}"
+            )
         unit = F.normalize(speaker.float(), dim=1).to(weight)
         return linear(unit, self._speaker).float()
 
     def solve(
-        self, x: Tensor, mu: Tensor, speaker: Tensor, cond: Tensor, steps: int = DEFAULT_STEPS, n: Tensor | None = None
+        self,
+        x: Tensor,
+        mu: Tensor,
+        speaker: Tensor,
+        cond: Tensor,
+        steps: int = DEFAULT_STEPS,
+        n: Tensor | None = None,
     ) -> Tensor:
         """Integrate from noise x [B, C, F] at t = 0 to mel at t = 1; guided and unguided branches run as one batch of 2 B.
 
@@ -106,10 +118,15 @@ class Flow:
         """
         dtype = self.embedding.dtype
         known = self.estimator.condition(mu.to(dtype), speaker.to(dtype), cond.to(dtype), n)
-        given = (torch.cat([known[0], torch.zeros_like(known[0])]), torch.cat([known[1], torch.zeros_like(known[1])]))
+        given = (
+            torch.cat([known[0], torch.zeros_like(known[0])]),
+            torch.cat([known[1], torch.zeros_like(known[1])]),
+        )
         lengths = None if n is None else torch.cat([n, n])
         shifts, times, x = self.time_shifts(steps), step_times(steps).tolist(), x.transpose(1, 2)
-        if self.graphs is not None and all(choose(op, x, has_native=native) == TRITON for op, native in _OPS_OF_A_STEP.items()):
+        if self.graphs is not None and all(
+            choose(op, x, has_native=native) == TRITON for op, native in _OPS_OF_A_STEP.items()
+        ):
             replayed = self.graphs.solve(x, given, lengths, shifts, times)
             if replayed is not None:
                 return replayed.transpose(1, 2)
@@ -118,7 +135,12 @@ class Flow:
         return x.transpose(1, 2)
 
     def step(
-        self, x: Tensor, given: tuple[Tensor, Tensor], lengths: Tensor | None, shifts: list[Tensor], dt: float | Tensor
+        self,
+        x: Tensor,
+        given: tuple[Tensor, Tensor],
+        lengths: Tensor | None,
+        shifts: list[Tensor],
+        dt: float | Tensor,
     ) -> Tensor:
         """One Euler step of length dt: x [B, F, C] float32 -> x. given: of both branches; lengths [2 B]; shifts [C'] a stage."""
         both = torch.cat([x, x]).to(self.embedding.dtype)

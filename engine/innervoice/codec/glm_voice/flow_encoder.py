@@ -71,7 +71,9 @@ class FlowEncoder:
     def _attend(self, x: Tensor, table: Tensor, hidden: Tensor, layer: EncoderLayer) -> Tensor:
         n, heads = x.shape[1], self.config.num_heads
         q, k, v = linear(x, layer.qkv).view(n, 3, heads, -1).permute(1, 2, 0, 3)  # [H, n, d] each
-        positions = F.linear(table, layer.position).view(2 * n - 1, heads, -1).permute(1, 2, 0)  # [H, d, 2n-1]
+        positions = (
+            F.linear(table, layer.position).view(2 * n - 1, heads, -1).permute(1, 2, 0)
+        )  # [H, d, 2n-1]
         content = (q + layer.bias_u[:, None]) @ k.transpose(1, 2)  # [H, n, n]
         position = shift((q + layer.bias_v[:, None]) @ positions)
         scores = (content.float() + position.float()) / math.sqrt(q.shape[-1])
@@ -84,7 +86,10 @@ class LengthRegulator:
 
     def __init__(self, num_layers: int, tensors: Tensors) -> None:
         name = "length_regulator.model"
-        self._layers = [(affine(tensors, f"{name}.{3 * i}"), affine(tensors, f"{name}.{3 * i + 1}")) for i in range(num_layers)]
+        self._layers = [
+            (affine(tensors, f"{name}.{3 * i}"), affine(tensors, f"{name}.{3 * i + 1}"))
+            for i in range(num_layers)
+        ]
         self._out = affine(tensors, f"{name}.{3 * num_layers}")
         self._frame_convs = [over_frames(layer, 1) for layer, _ in self._layers] + [over_frames(self._out, 0)]
 
@@ -109,7 +114,9 @@ class LengthRegulator:
 def relative_positions(n: int, width: int, device: torch.device | str = "cpu") -> Tensor:
     """Sinusoids of r = n-1 ... -(n-1), float32 [2n-1, width]: sin at even, cos at odd places, frequency 10000^(-2m/width)."""
     r = torch.arange(n - 1, -n, -1, dtype=torch.float32, device=device)[:, None]
-    frequency = torch.exp(torch.arange(0, width, 2, dtype=torch.float32, device=device) * -(math.log(10000.0) / width))
+    frequency = torch.exp(
+        torch.arange(0, width, 2, dtype=torch.float32, device=device) * -(math.log(10000.0) / width)
+    )
     return torch.stack([torch.sin(r * frequency), torch.cos(r * frequency)], -1).flatten(1)
 
 

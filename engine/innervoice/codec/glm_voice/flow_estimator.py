@@ -67,12 +67,21 @@ class FlowEstimator:
     def __init__(self, config: EstimatorConfig, tensors: Tensors) -> None:
         self.config = config
         root, levels = "decoder.estimator", len(config.channels)
-        self._time = (affine(tensors, f"{root}.time_mlp.linear_1"), affine(tensors, f"{root}.time_mlp.linear_2"))
+        self._time = (
+            affine(tensors, f"{root}.time_mlp.linear_1"),
+            affine(tensors, f"{root}.time_mlp.linear_2"),
+        )
         last = [i == levels - 1 for i in range(levels)]
-        self._down = [_down_stage(config, tensors, f"{root}.down_blocks.{i}", is_last) for i, is_last in enumerate(last)]
+        self._down = [
+            _down_stage(config, tensors, f"{root}.down_blocks.{i}", is_last) for i, is_last in enumerate(last)
+        ]
         self._down[0], self._given = _split(self._down[0])
-        self._mid = [_stage(config, tensors, f"{root}.mid_blocks.{i}", None) for i in range(config.num_mid_blocks)]
-        self._up = [_up_stage(config, tensors, f"{root}.up_blocks.{i}", is_last) for i, is_last in enumerate(last)]
+        self._mid = [
+            _stage(config, tensors, f"{root}.mid_blocks.{i}", None) for i in range(config.num_mid_blocks)
+        ]
+        self._up = [
+            _up_stage(config, tensors, f"{root}.up_blocks.{i}", is_last) for i, is_last in enumerate(last)
+        ]
         self._final = over_frames(affine(tensors, f"{root}.final_block.block.0"), 1)
         self._final_norm = affine(tensors, f"{root}.final_block.block.1")
         self._out = over_frames(affine(tensors, f"{root}.final_proj"), 0)
@@ -85,21 +94,33 @@ class FlowEstimator:
         return [linear(shared, stage.time) for stage in (*self._down, *self._mid, *self._up)]
 
     def __call__(
-        self, x: Tensor, mu: Tensor, speaker: Tensor, cond: Tensor, shifts: Sequence[Tensor], n: Tensor | None = None
+        self,
+        x: Tensor,
+        mu: Tensor,
+        speaker: Tensor,
+        cond: Tensor,
+        shifts: Sequence[Tensor],
+        n: Tensor | None = None,
     ) -> Tensor:
         """x, mu, cond [B, C, T]; speaker [B, C]; shifts: one [C'] a stage -> velocity [B, C, T].
 
         n [B]: true lengths; what lies beyond is not looked at and comes out as zero. None: all rows have T frames.
         """
-        return self.velocity(x.transpose(1, 2), self.condition(mu, speaker, cond, n), shifts, n).transpose(1, 2)
+        return self.velocity(x.transpose(1, 2), self.condition(mu, speaker, cond, n), shifts, n).transpose(
+            1, 2
+        )
 
-    def condition(self, mu: Tensor, speaker: Tensor, cond: Tensor, n: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def condition(
+        self, mu: Tensor, speaker: Tensor, cond: Tensor, n: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """What mu, speaker and prompt frames give the first stage, [B, T, C'] twice: the same at all times, zeros of zeros."""
         h = torch.cat([mu, speaker[:, :, None].expand_as(mu), cond], 1).transpose(1, 2)
         conv, skip = self._given
         return frame_conv(h, n, conv), frame_conv(h, n, skip)
 
-    def velocity(self, x: Tensor, given: tuple[Tensor, Tensor], shifts: Sequence[Tensor], n: Tensor | None = None) -> Tensor:
+    def velocity(
+        self, x: Tensor, given: tuple[Tensor, Tensor], shifts: Sequence[Tensor], n: Tensor | None = None
+    ) -> Tensor:
         """x [B, T, C], what `condition` gave -> velocity [B, T, C]; n and shifts as above."""
         h, shift, skips = x, iter(shifts), []
         for index, stage in enumerate(self._down):
@@ -125,7 +146,9 @@ class FlowEstimator:
 def time_embedding(times: Tensor, width: int) -> Tensor:
     """times [S] -> [S, width]: sines, then cosines, of 1000 t f_i with f_i from 1 down to 1/10000 in equal ratios."""
     half = width // 2
-    frequency = torch.exp(torch.arange(half, dtype=torch.float32, device=times.device) * -(math.log(10000.0) / (half - 1)))
+    frequency = torch.exp(
+        torch.arange(half, dtype=torch.float32, device=times.device) * -(math.log(10000.0) / (half - 1))
+    )
     angle = 1000.0 * times[:, None] * frequency
     return torch.cat([angle.sin(), angle.cos()], -1)
 
@@ -173,7 +196,9 @@ def _transformer(tensors: Tensors, name: str) -> TransformerWeights:
         return tensors[f"{name}.{part}.weight"], tensors[f"{name}.{part}.bias"]
 
     qkv = torch.cat([tensors[f"{name}.attn1.to_{part}.weight"] for part in "qkv"])
-    return TransformerWeights(pair("norm1"), qkv, pair("attn1.to_out.0"), pair("norm3"), pair("ff.net.0.proj"), pair("ff.net.2"))
+    return TransformerWeights(
+        pair("norm1"), qkv, pair("attn1.to_out.0"), pair("norm3"), pair("ff.net.0.proj"), pair("ff.net.2")
+    )
 
 
 def over_frames(layer: Affine, pad: int, stride: int = 1) -> FrameConvWeights:

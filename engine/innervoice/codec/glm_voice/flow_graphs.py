@@ -27,7 +27,9 @@ _log = logging.getLogger("innervoice.codec")
 class Stepping(Protocol):
     """What takes a step: x [B, F, C] float32, given [2 B, F, C'] twice, lengths [2 B] or None, shifts [C'] a stage, dt -> x."""
 
-    def step(self, x: Tensor, given: Given, lengths: Tensor | None, shifts: list[Tensor], dt: float | Tensor) -> Tensor:
+    def step(
+        self, x: Tensor, given: Given, lengths: Tensor | None, shifts: list[Tensor], dt: float | Tensor
+    ) -> Tensor:
         """One Euler step."""
         ...
 
@@ -48,12 +50,16 @@ class StepGraphs:
         self._turn = Lock()
 
     @torch.inference_mode()
-    def solve(self, x: Tensor, given: Given, lengths: Tensor | None, shifts: list[Tensor], times: list[float]) -> Tensor | None:
+    def solve(
+        self, x: Tensor, given: Given, lengths: Tensor | None, shifts: list[Tensor], times: list[float]
+    ) -> Tensor | None:
         """All steps from x [B, F, C] float32; shifts [steps, C'] a stage, times [steps + 1] -> x; None: take them one by one."""
         with self._turn:
             return self._solve(x, given, lengths, shifts, times)
 
-    def _solve(self, x: Tensor, given: Given, lengths: Tensor | None, shifts: list[Tensor], times: list[float]) -> Tensor | None:
+    def _solve(
+        self, x: Tensor, given: Given, lengths: Tensor | None, shifts: list[Tensor], times: list[float]
+    ) -> Tensor | None:
         key = (*x.shape, lengths is None)
         if len(x) > MOST_ROWS or self.error is not None:
             return None
@@ -74,13 +80,17 @@ class StepGraphs:
         except RuntimeError as error:
             self.error = f"{type(error).__name__}: {error}"
             self._steps.clear()
-            _log.warning("steps of the flow are launched one by one: a CUDA graph of them failed with %s", self.error)
+            _log.warning(
+                "steps of the flow are launched one by one: a CUDA graph of them failed with %s", self.error
+            )
             return None
         self.num_captured += 1
         self._steps[key] = step
         return step
 
-    def _replayed(self, step: _Step, x: Tensor, given: Given, lengths: Tensor | None, table: Tensor, deltas: Tensor) -> Tensor:
+    def _replayed(
+        self, step: _Step, x: Tensor, given: Given, lengths: Tensor | None, table: Tensor, deltas: Tensor
+    ) -> Tensor:
         step.load(x, given, lengths)
         for shift, delta in zip(table, deltas, strict=True):
             step.shift.copy_(shift)
@@ -136,7 +146,9 @@ class _CudaCapture:
     def __call__(self, run: Replay) -> Replay:
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):  # others may allocate
+        with torch.cuda.graph(
+            graph, pool=self._pool, capture_error_mode="thread_local"
+        ):  # others may allocate
             run()
         self._pool = graph.pool()
         replay: Replay = graph.replay

@@ -47,11 +47,18 @@ class FlowStream:
         self._encoder = EncoderStream(flow.encoder, settings.encoder_blocks, most, device)
         self._num_states = num_states(settings, self.clock, self._block_size)
         self._num_shown = settings.num_shown
-        self.max_new = max(self.clock.frames(settings.first), self.clock.frames(settings.chunk) + 1 + settings.hold_back)
+        self.max_new = max(
+            self.clock.frames(settings.first), self.clock.frames(settings.chunk) + 1 + settings.hold_back
+        )
         self._rise = (torch.arange(settings.fade, device=device) + 0.5) / max(settings.fade, 1)
 
     def __call__(
-        self, codes: Sequence[Sequence[int]], chunks: Sequence[Chunk], state: State, seed: Tensor, speaker: Tensor
+        self,
+        codes: Sequence[Sequence[int]],
+        chunks: Sequence[Chunk],
+        state: State,
+        seed: Tensor,
+        speaker: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """codes: of each row the tokens from its open block on; seed [B]; speaker [B, C] -> frames [B, C, max_new], state'.
 
@@ -76,11 +83,20 @@ class FlowStream:
         rows = []
         for chunk in chunks:
             start = chunk.begin // size * size
-            numbers = (chunk.begin, chunk.end - start, start, chunk.end // size * size - start, chunk.end, chunk.window_frame)
+            numbers = (
+                chunk.begin,
+                chunk.end - start,
+                start,
+                chunk.end // size * size - start,
+                chunk.end,
+                chunk.window_frame,
+            )
             rows.append((*numbers, chunk.window_len, chunk.first_frame, chunk.sure_frame - chunk.first_frame))
         return _Places(*torch.tensor(rows, device=self._device).T)
 
-    def _encode(self, codes: Sequence[Sequence[int]], state: State, at: _Places) -> tuple[Tensor, dict[str, Tensor]]:
+    def _encode(
+        self, codes: Sequence[Sequence[int]], state: State, at: _Places
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         most = self._encoder.max_tokens
         padded = torch.tensor([[*row, *[0] * (most - len(row))] for row in codes], device=self._device)
         embedded = F.embedding(padded, self._flow.embedding)
@@ -97,7 +113,9 @@ class FlowStream:
         token = torch.minimum(self.clock.tokens(frames), at.end[:, None] - 1)
         index = (token - at.start[:, None] + self._num_states).clamp(min=0)
         resampled = states.gather(-1, index[:, None].expand(-1, states.shape[1], -1))
-        return self._flow.regulator.smooth(resampled, at.length).float(), shifted(states, at.closed, self._num_states)
+        return self._flow.regulator.smooth(resampled, at.length).float(), shifted(
+            states, at.closed, self._num_states
+        )
 
     def _cond(self, shown: Tensor, frames: Tensor, at: _Places) -> Tensor:
         """Frames given away that lie in the window, [B, C, T]; zero elsewhere."""
@@ -111,7 +129,9 @@ class FlowStream:
         """Mix the first frames with those of the chunk before, unless this is the first."""
         fade, rise = self._settings.fade, self._rise
         mixed = new[..., :fade] * rise + tail[..., :fade] * (1 - rise)
-        return torch.cat([torch.where((at.begin == 0)[:, None, None], new[..., :fade], mixed), new[..., fade:]], -1)
+        return torch.cat(
+            [torch.where((at.begin == 0)[:, None, None], new[..., :fade], mixed), new[..., fade:]], -1
+        )
 
     def _state(self, state: State, name: str, size: int, rows: int) -> Tensor:
         found = state.get(name)

@@ -75,12 +75,19 @@ class Hift:
     """The vocoder with its weights; tensors are named as in hift.pt and float32."""
 
     def __init__(
-        self, config: HiftConfig, tensors: Tensors, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+        self,
+        config: HiftConfig,
+        tensors: Tensors,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
     ) -> None:
         self.config = config
         self.dtype = dtype
         folded = fold_weight_norm(tensors)
-        weights = {name: value.to(device, torch.float32 if is_delicate(name) else dtype) for name, value in folded.items()}
+        weights = {
+            name: value.to(device, torch.float32 if is_delicate(name) else dtype)
+            for name, value in folded.items()
+        }
         self.f0_layers = [_conv(weights, f"f0_predictor.condnet.{2 * i}") for i in range(5)]
         self.f0_out = affine(weights, "f0_predictor.classifier")
         self._merge = affine(weights, "m_source.l_linear")
@@ -138,7 +145,10 @@ class Hift:
         voiced = (f0 > config.voiced_threshold).float()
         sines = config.sine_amplitude * torch.sin(angle) * voiced
         if excitation is not None:
-            sines = sines + (voiced * config.noise_sigma + (1 - voiced) * config.sine_amplitude / 3) * excitation.noise
+            sines = (
+                sines
+                + (voiced * config.noise_sigma + (1 - voiced) * config.sine_amplitude / 3) * excitation.noise
+            )
         return torch.tanh(linear(sines.transpose(1, 2), self._merge)).transpose(1, 2)
 
     def steady_source(self, mel: Tensor, seed: int | None) -> Tensor:
@@ -148,7 +158,9 @@ class Hift:
         if seed is not None:
             key, start = f0.new_full((1,), seed, dtype=torch.int64), f0.new_zeros(1, dtype=torch.int64)
             phases = harmonic_phases(key, self.config.num_harmonics + 1)
-            noise = sample_noise(key, start, f0.shape[-1] * self.config.frame_len, self.config.num_harmonics + 1)
+            noise = sample_noise(
+                key, start, f0.shape[-1] * self.config.frame_len, self.config.num_harmonics + 1
+            )
         n, cycles = f0.new_tensor([f0.shape[-1]], dtype=torch.int64), f0.new_zeros(1, dtype=torch.float64)
         return stream_source(f0, cycles, n, self.source_settings, phases, noise)[0][:, None]
 
@@ -184,17 +196,24 @@ class Hift:
         return sum(blocks[1:], blocks[0]) / len(blocks)
 
 
-def _conv(weights: Tensors, name: str, stride: int = 1, *, is_transposed: bool = False, slope: float = 1.0) -> StreamConvWeights:
+def _conv(
+    weights: Tensors, name: str, stride: int = 1, *, is_transposed: bool = False, slope: float = 1.0
+) -> StreamConvWeights:
     return StreamConvWeights(*affine(weights, name), stride, is_transposed=is_transposed, slope=slope)
 
 
 def _stage(config: HiftConfig, weights: Tensors, stage: int) -> Stage:
     first = stage * len(config.resblock_kernels)
     return Stage(
-        up=_conv(weights, f"ups.{stage}", config.upsample_rates[stage], is_transposed=True, slope=config.slope),
+        up=_conv(
+            weights, f"ups.{stage}", config.upsample_rates[stage], is_transposed=True, slope=config.slope
+        ),
         source_down=_conv(weights, f"source_downs.{stage}", math.prod(config.upsample_rates[stage + 1 :])),
         source_block=_resblock(weights, f"source_resblocks.{stage}", config.source_dilations[stage]),
-        blocks=[_resblock(weights, f"resblocks.{first + i}", row) for i, row in enumerate(config.resblock_dilations)],
+        blocks=[
+            _resblock(weights, f"resblocks.{first + i}", row)
+            for i, row in enumerate(config.resblock_dilations)
+        ],
     )
 
 
@@ -203,5 +222,7 @@ def _resblock(weights: Tensors, name: str, dilations: tuple[int, ...]) -> ResBlo
     for i, dilation in enumerate(dilations):
         first, second = affine(weights, f"{name}.convs1.{i}"), affine(weights, f"{name}.convs2.{i}")
         alpha, beta = (weights[f"{name}.activations{half}.{i}.alpha"] for half in (1, 2))
-        units.append(ResidualWeights(alpha, first.weight, first.bias, beta, second.weight, second.bias, dilation))
+        units.append(
+            ResidualWeights(alpha, first.weight, first.bias, beta, second.weight, second.bias, dilation)
+        )
     return ResBlock(units)

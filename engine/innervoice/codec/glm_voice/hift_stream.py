@@ -62,7 +62,9 @@ class HiftStream:
     def __init__(self, hift: Hift, noise: bool) -> None:
         config = hift.config
         if config.n_fft % (2 * config.hop_len):
-            raise ValueError(f"steady streaming needs an n_fft that is a multiple of twice its hop, not {config.n_fft}")
+            raise ValueError(
+                f"steady streaming needs an n_fft that is a multiple of twice its hop, not {config.n_fft}"
+            )
         self._hift, self._noise = hift, noise
         self._rate = config.frame_len // config.hop_len  # STFT frames a mel frame
         self._f0_layers = [layer.widened(torch.float64) for layer in hift.f0_layers]
@@ -117,10 +119,18 @@ class HiftStream:
         if self._noise:
             noise = sample_noise(seed, start, f0.shape[-1] * self.frame_len, config.num_harmonics + 1)
         cycles = at.before("cycles", like=f0)
-        source, at.after["cycles"] = stream_source(f0, cycles, at.n, settings, phases if self._noise else None, noise)
+        source, at.after["cycles"] = stream_source(
+            f0, cycles, at.n, settings, phases if self._noise else None, noise
+        )
         past = at.before("stft", config.n_fft - config.hop_len, like=source)
         spectrum, at.after["stft"] = stream_stft(
-            source, past, at.n * self.frame_len, self._hift.window, config.hop_len, start, at.end * self.frame_len
+            source,
+            past,
+            at.n * self.frame_len,
+            self._hift.window,
+            config.hop_len,
+            start,
+            at.end * self.frame_len,
         )
         return at.clip(spectrum, self._rate, self._stft_late, 1).to(self._hift.dtype)
 
@@ -132,14 +142,18 @@ class HiftStream:
             x = F.elu(at.conv(f"f0.{index}", x, layer, 1, at.bounds(1, late)))
         return at.clip(linear(x.transpose(1, 2), self._f0_out).transpose(1, 2).abs(), 1, late)[:, 0]
 
-    def _stage(self, at: Pass, name: str, stage: Stage, plan: StagePlan, x: Tensor, spectrum: Tensor) -> Tensor:
+    def _stage(
+        self, at: Pass, name: str, stage: Stage, plan: StagePlan, x: Tensor, spectrum: Tensor
+    ) -> Tensor:
         rate, extra = plan.rate, plan.extra
         x = at.conv(f"{name}.up", x, stage.up, rate // stage.up.stride, at.bounds(rate, plan.up_late, extra))
         if extra:
             x = _reflect_first(x, at.start * rate - plan.up_late)
         x = at.delay(f"{name}.wait", x, rate, plan.main_wait)
         down = at.delay(f"{name}.source.wait", spectrum, self._rate, plan.source_wait)
-        down = at.conv(f"{name}.source.down", down, stage.source_down, self._rate, at.bounds(rate, plan.down_late, extra))
+        down = at.conv(
+            f"{name}.source.down", down, stage.source_down, self._rate, at.bounds(rate, plan.down_late, extra)
+        )
         x = x + _block(at, f"{name}.source", down, stage.source_block, rate, plan.down_late, extra)
         total = torch.zeros_like(x)
         for index, (block, wait) in enumerate(zip(stage.blocks, plan.waits, strict=True)):
@@ -172,7 +186,9 @@ def _plan(shape: StageShape, rate_before: int, late_before: int, stft_late: int,
     rate, extra, step = rate_before * shape.rate, int(is_last), shape.down_stride
     up_late = late_before * shape.rate + (shape.up_kernel - shape.rate) // 2 - extra
     if extra and up_late % rate > rate - 3:
-        raise ValueError("steady streaming: with these kernel sizes the vocoder reflects its first sample across frames")
+        raise ValueError(
+            "steady streaming: with these kernel sizes the vocoder reflects its first sample across frames"
+        )
     reach = shape.down_kernel - step
     align = (step // 2 - reach - stft_late) % step  # so that a stride begins at a frame's first column
     down_late = (stft_late + align + reach - step // 2) // step
@@ -180,12 +196,19 @@ def _plan(shape: StageShape, rate_before: int, late_before: int, stft_late: int,
     wait = joined - down_late - shape.source_delay
     late = joined + max(shape.delays)
     waits = tuple(late - joined - delay for delay in shape.delays)
-    return StagePlan(rate, extra, up_late, down_late + wait, joined - up_late, align + wait * step, joined, late, waits)
+    return StagePlan(
+        rate, extra, up_late, down_late + wait, joined - up_late, align + wait * step, joined, late, waits
+    )
 
 
 def _shape(stage: Stage) -> StageShape:
-    kernels, delays = (stage.up.weight.shape[-1], stage.source_down.weight.shape[-1]), tuple(b.delay for b in stage.blocks)
-    return StageShape(kernels[0], stage.up.stride, kernels[1], stage.source_down.stride, stage.source_block.delay, delays)
+    kernels, delays = (
+        (stage.up.weight.shape[-1], stage.source_down.weight.shape[-1]),
+        tuple(b.delay for b in stage.blocks),
+    )
+    return StageShape(
+        kernels[0], stage.up.stride, kernels[1], stage.source_down.stride, stage.source_block.delay, delays
+    )
 
 
 def _block(at: Pass, name: str, x: Tensor, block: ResBlock, rate: int, late: int, extra: int) -> Tensor:

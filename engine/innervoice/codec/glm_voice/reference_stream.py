@@ -49,7 +49,9 @@ class ReferenceStream:
         """The state before the first chunk."""
         return ReferenceState((), torch.empty(1, self._flow.config.mel_channels, 0, device=self._device))
 
-    def push(self, state: ReferenceState, codes: tuple[int, ...], final: bool) -> tuple[Samples, ReferenceState]:
+    def push(
+        self, state: ReferenceState, codes: tuple[int, ...], final: bool
+    ) -> tuple[Samples, ReferenceState]:
         """Decode one chunk; after the final one the state is that of a new reply.
 
         Raises ValueError when a first chunk that is not final is too short to leave a frame before the overlap.
@@ -61,11 +63,15 @@ class ReferenceStream:
             return self._render(mel, state, generator)[0], self.init_state()
         mel, overlap = mel[..., : -self.overlap], mel[..., -self.overlap :]
         if mel.shape[-1] == 0:
-            raise ValueError(f"a chunk of {len(codes)} codes is too short to stream: push more at once, or push it as final")
+            raise ValueError(
+                f"a chunk of {len(codes)} codes is too short to stream: push more at once, or push it as final"
+            )
         samples, source = self._render(mel, state, generator)
         cut = len(samples) - CACHED_SAMPLES
         played = torch.cat([state.mel, mel], -1)
-        after = ReferenceState(state.codes + codes, played, overlap, mel[..., -CACHED_FRAMES:], source[..., -CACHED_SAMPLES:])
+        after = ReferenceState(
+            state.codes + codes, played, overlap, mel[..., -CACHED_FRAMES:], source[..., -CACHED_SAMPLES:]
+        )
         return samples[:cut], after
 
     def flush(self, state: ReferenceState) -> Samples:
@@ -75,8 +81,12 @@ class ReferenceStream:
         assert state.hift_mel is not None
         return self._render(torch.cat([state.hift_mel, state.overlap], -1), state, noise_generator())[0]
 
-    def _render(self, mel: Tensor, state: ReferenceState, generator: torch.Generator) -> tuple[Samples, Tensor]:
-        samples, source = self._hift(mel, generator=generator if self._noise else None, cached_source=state.hift_source)
+    def _render(
+        self, mel: Tensor, state: ReferenceState, generator: torch.Generator
+    ) -> tuple[Samples, Tensor]:
+        samples, source = self._hift(
+            mel, generator=generator if self._noise else None, cached_source=state.hift_source
+        )
         return samples[0].cpu().numpy(), source
 
     def _tensor(self, codes: tuple[int, ...]) -> Tensor:

@@ -51,7 +51,10 @@ def _hift_bytes(config: HiftConfig, itemsize: int) -> int:
 
 
 def _shape(config: HiftConfig, shapes: dict[str, tuple[int, ...]], i: int) -> StageShape:
-    delays = [_delay(k, dilations) for k, dilations in zip(config.resblock_kernels, config.resblock_dilations, strict=True)]
+    delays = [
+        _delay(k, dilations)
+        for k, dilations in zip(config.resblock_kernels, config.resblock_dilations, strict=True)
+    ]
     return StageShape(
         up_kernel=config.upsample_kernels[i],
         rate=config.upsample_rates[i],

@@ -9,7 +9,11 @@ from typing import Literal
 import torch
 
 from innervoice.checkpoint.safetensors import DummyTensors, TensorDir, TensorSource
-from innervoice.checkpoint.speech_tokenizer import SpeechTokenizerConfig, read_speech_tokenizer_config, tensor_shapes
+from innervoice.checkpoint.speech_tokenizer import (
+    SpeechTokenizerConfig,
+    read_speech_tokenizer_config,
+    tensor_shapes,
+)
 from innervoice.codec.audio import check_samples
 from innervoice.codec.glm_voice.tokenizer_stream import Network, TokenizerStream, encode_ready
 from innervoice.codec.glm_voice.whisper_encoder import Weights
@@ -45,9 +49,13 @@ class SpeechTokenizer:
         """
         config = read_speech_tokenizer_config(directory)
         source: TensorSource = DummyTensors() if load_format == "dummy" else TensorDir(directory)
-        prefix = _FULL_PREFIX if isinstance(source, TensorDir) and _FULL_PREFIX + "conv1.weight" in source else ""
+        prefix = (
+            _FULL_PREFIX if isinstance(source, TensorDir) and _FULL_PREFIX + "conv1.weight" in source else ""
+        )
         shapes = tensor_shapes(config).items()
-        weights = {name: source.get(prefix + name, shape, dtype=dtype, device=device) for name, shape in shapes}
+        weights = {
+            name: source.get(prefix + name, shape, dtype=dtype, device=device) for name, shape in shapes
+        }
         return cls(config, weights, tracer)
 
     @property
@@ -81,6 +89,8 @@ class SpeechTokenizer:
         Raises ValueError for a stream of another tokenizer.
         """
         if any(stream.network is not self._network for stream in streams):
-            raise ValueError("a stream of another tokenizer was given: step each with the tokenizer that opened it")
+            raise ValueError(
+                "a stream of another tokenizer was given: step each with the tokenizer that opened it"
+            )
         with self._tracer.span("speech_tokenizer_step", streams=len(streams)):
             encode_ready(list(dict.fromkeys(streams)))

@@ -146,26 +146,47 @@ class SteadyDecoder:
         host = {"numbers": torch.tensor(numbers), "codes": torch.tensor(reply.codes, dtype=torch.int64)}
         host |= {"speaker": reply.speaker.cpu(), "settings": self._settings_tensor()}
         named = {f"flow.{name}": value for name, value in self._flow_state.export(slot.place).items()}
-        return host | named | {f"hift.{name}": value for name, value in self._hift_state.export(slot.place).items()}
+        return (
+            host
+            | named
+            | {f"hift.{name}": value for name, value in self._hift_state.export(slot.place).items()}
+        )
 
     def restore(self, exported: dict[str, Tensor]) -> Slot:
         """A reply that `export` gave, here or in another decoder of the same weights and settings. Raises ValueError."""
         settings = exported.get("settings")
         if settings is None or not torch.equal(settings, self._settings_tensor()):
-            raise ValueError("the reply was exported with other settings of steady streaming: restore it where they are the same")
+            raise ValueError(
+                "the reply was exported with other settings of steady streaming: restore it where they are the same"
+            )
         slot = self._free_slot()
         for part, slots in (("flow.", self._flow_state), ("hift.", self._hift_state)):
-            slots.restore(slot.place, {k.removeprefix(part): v for k, v in exported.items() if k.startswith(part)})
+            slots.restore(
+                slot.place, {k.removeprefix(part): v for k, v in exported.items() if k.startswith(part)}
+            )
         seed, num_codes, begin, heard, finished, done = exported["numbers"].tolist()
         codes, speaker = exported["codes"].tolist(), exported["speaker"].to(self._device)
         self._replies[slot.place] = _Reply(
-            slot, seed, self._phases(seed), speaker, codes, num_codes, begin, heard, bool(finished), bool(done)
+            slot,
+            seed,
+            self._phases(seed),
+            speaker,
+            codes,
+            num_codes,
+            begin,
+            heard,
+            bool(finished),
+            bool(done),
         )
         return slot
 
     def ready(self) -> list[tuple[Slot, int]]:
         """Replies for which `step` would do something, and how many codes of each wait to be decoded."""
-        return [(reply.slot, reply.num_codes - reply.begin) for reply in self._replies.values() if self._is_due(reply)]
+        return [
+            (reply.slot, reply.num_codes - reply.begin)
+            for reply in self._replies.values()
+            if self._is_due(reply)
+        ]
 
     @torch.inference_mode()
     def step(self, slots: Collection[Slot] | None = None) -> list[Sound]:
@@ -173,20 +194,30 @@ class SteadyDecoder:
 
         A reply that fails breaks alone: its sound tells the error. Raises ValueError for a released slot, before any decoding.
         """
-        replies = list(self._replies.values()) if slots is None else [self._reply(slot) for slot in dict.fromkeys(slots)]
+        replies = (
+            list(self._replies.values())
+            if slots is None
+            else [self._reply(slot) for slot in dict.fromkeys(slots)]
+        )
         sounds: list[Sound] = []
         while due := [reply for reply in replies if self._chunk(reply) is not None]:
             sounds += self._side_by_side(self._decode, due)
-        return sounds + self._side_by_side(self._flush, [reply for reply in replies if reply.finished and not reply.done])
+        return sounds + self._side_by_side(
+            self._flush, [reply for reply in replies if reply.finished and not reply.done]
+        )
 
     def _is_due(self, reply: _Reply) -> bool:
         return self._chunk(reply) is not None or (reply.finished and not reply.done)
 
-    def _side_by_side(self, make: Callable[[list[_Reply]], list[Sound]], replies: list[_Reply]) -> list[Sound]:
+    def _side_by_side(
+        self, make: Callable[[list[_Reply]], list[Sound]], replies: list[_Reply]
+    ) -> list[Sound]:
         """Replies that share no call of the networks are made at the same time."""
         if self._rows_at_once != 1:
             return make(replies)
-        return [sound for made in self._lanes.run([partial(make, [reply]) for reply in replies]) for sound in made]
+        return [
+            sound for made in self._lanes.run([partial(make, [reply]) for reply in replies]) for sound in made
+        ]
 
     def _decode(self, replies: list[_Reply]) -> list[Sound]:
         """One chunk of each."""
@@ -206,7 +237,10 @@ class SteadyDecoder:
         chunks = [chunk for chunk in map(self._chunk, group) if chunk is not None]
         slots = [reply.slot.place for reply in group]
         size = self._flow.config.encoder.block_size
-        codes = [reply.codes[: chunk.end - chunk.begin // size * size] for reply, chunk in zip(group, chunks, strict=True)]
+        codes = [
+            reply.codes[: chunk.end - chunk.begin // size * size]
+            for reply, chunk in zip(group, chunks, strict=True)
+        ]
         seed = torch.tensor([reply.seed for reply in group], device=self._device)
         speaker = torch.cat([reply.speaker for reply in group])
         with self._tracer.span("flow", rows=len(group), frames=max(chunk.window_len for chunk in chunks)):
@@ -241,7 +275,9 @@ class SteadyDecoder:
         """Frames of each reply -> its samples."""
         sounds = []
         for group in _pieces([part for part in fed if part.n > 0], self._rows_at_once):
-            for (reply, _, n), made in zip(group, _each(lambda rows: self._vocoder_call(rows, last), group), strict=True):
+            for (reply, _, n), made in zip(
+                group, _each(lambda rows: self._vocoder_call(rows, last), group), strict=True
+            ):
                 if isinstance(made, Exception):
                     sounds.append(self._break(reply, made))
                 else:
@@ -255,17 +291,25 @@ class SteadyDecoder:
         mel = torch.stack([F.pad(frames[:, :n], (0, size - n)) for _, frames, n in fed])
         slots = [reply.slot.place for reply in replies]
         ends = [self._end(reply) if last else UNKNOWN_END for reply in replies]
-        rows = ([n for _, _, n in fed], [reply.heard for reply in replies], ends, [reply.seed for reply in replies])
+        rows = (
+            [n for _, _, n in fed],
+            [reply.heard for reply in replies],
+            ends,
+            [reply.seed for reply in replies],
+        )
         n, start, end, seed = torch.tensor(rows, device=self._device)
         phases = torch.cat([reply.phases for reply in replies])
         inner = not last and all(reply.heard >= self._vocoder.flush_frames for reply in replies)
         with self._tracer.span("vocoder", rows=len(replies), frames=size):
-            samples, after = self._vocoder(mel, self._hift_state.take(slots), n, start, end, seed, phases=phases, inner=inner)
+            samples, after = self._vocoder(
+                mel, self._hift_state.take(slots), n, start, end, seed, phases=phases, inner=inner
+            )
             self._hift_state.put(slots, after)
             made = samples.cpu().numpy()
         good = np.isfinite(made).all(-1)
         return [
-            row if is_good else ArithmeticError("its samples are not finite") for row, is_good in zip(made, good, strict=True)
+            row if is_good else ArithmeticError("its samples are not finite")
+            for row, is_good in zip(made, good, strict=True)
         ]
 
     def _cut(self, samples: Samples, reply: _Reply, n: int, last: bool) -> Samples:
@@ -317,7 +361,9 @@ class SteadyDecoder:
     def _free_slot(self) -> Slot:
         free = next((index for index in range(self.num_slots) if index not in self._replies), None)
         if free is None:
-            raise ValueError(f"all {self.num_slots} voice slots are taken: close one, or make room for more with num_slots")
+            raise ValueError(
+                f"all {self.num_slots} voice slots are taken: close one, or make room for more with num_slots"
+            )
         self._num_opened += 1
         return Slot(free, self._num_opened)
 
@@ -338,7 +384,16 @@ class SteadyDecoder:
     def _settings_tensor(self) -> Tensor:
         s = self.settings
         return torch.tensor(
-            (s.first, s.chunk, s.look_back, s.hold_back, s.fade, s.encoder_blocks, s.steps, int(s.show_look_back))
+            (
+                s.first,
+                s.chunk,
+                s.look_back,
+                s.hold_back,
+                s.fade,
+                s.encoder_blocks,
+                s.steps,
+                int(s.show_look_back),
+            )
         )
 
     @torch.inference_mode()

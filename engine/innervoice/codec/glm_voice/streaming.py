@@ -39,7 +39,9 @@ class Pass:
         """Zero what lies outside the reply."""
         return clip(x, self.bounds(rate, late, extra))
 
-    def conv(self, name: str, x: Tensor, weights: StreamConvWeights, rate: int, bounds: Bounds | None = None) -> Tensor:
+    def conv(
+        self, name: str, x: Tensor, weights: StreamConvWeights, rate: int, bounds: Bounds | None = None
+    ) -> Tensor:
         """[B, C, T] at `rate` -> [B, C', T'], later by the layer's reach; the result is clipped."""
         state = self.before(name, x.shape[1], weights.past, like=x)
         y, self.after[name] = stream_conv(x, state, self.n * rate, weights, bounds)
@@ -52,11 +54,15 @@ class Pass:
         y, self.after[name] = stream_delay(x, self.before(name, x.shape[1], steps, like=x), self.n * rate)
         return y
 
-    def residual(self, name: str, x: Tensor, weights: ResidualWeights, rate: int, late: int, extra: int) -> Tensor:
+    def residual(
+        self, name: str, x: Tensor, weights: ResidualWeights, rate: int, late: int, extra: int
+    ) -> Tensor:
         """A residual unit of the vocoder: [B, C, T] -> [B, C, T], later by its delay."""
         channels, half = x.shape[1], weights.half
         history = self.before(f"{name}.x", channels, 2 * half * weights.dilation, like=x)
         inner = self.before(f"{name}.h", channels, 2 * half, like=x)
         bounds = self.bounds(rate, late, extra)
-        y, self.after[f"{name}.x"], self.after[f"{name}.h"] = stream_residual(x, history, inner, self.n * rate, weights, bounds)
+        y, self.after[f"{name}.x"], self.after[f"{name}.h"] = stream_residual(
+            x, history, inner, self.n * rate, weights, bounds
+        )
         return y

@@ -19,7 +19,14 @@ import torch
 
 from innervoice.checkpoint.speech_tokenizer import CONV_STRIDE, SpeechTokenizerConfig
 from innervoice.codec.audio import Resampler, check_samples
-from innervoice.codec.glm_voice.whisper_encoder import LEFT_FRAMES, Block, Context, Weights, encode_blocks, pool
+from innervoice.codec.glm_voice.whisper_encoder import (
+    LEFT_FRAMES,
+    Block,
+    Context,
+    Weights,
+    encode_blocks,
+    pool,
+)
 from innervoice.types import Samples
 from innervoice_kernels.speech_codec.mel import floor_frames, log_frames
 from innervoice_kernels.speech_codec.vq import nearest_code
@@ -47,7 +54,11 @@ class TokenizerStream:
         self.network = network
         self.rate = int(rate)
         self.num_recomputed = 0
-        self._resampler = None if self.rate == network.config.sample_rate else Resampler(self.rate, network.config.sample_rate)
+        self._resampler = (
+            None
+            if self.rate == network.config.sample_rate
+            else Resampler(self.rate, network.config.sample_rate)
+        )
         self._num_pushed = 0  # samples at `rate`
         self._is_ended = False
         self._pieces: deque[_Piece] = deque()  # the first is being encoded
@@ -63,7 +74,9 @@ class TokenizerStream:
         if self._is_ended:
             raise ValueError("push after the stream's end: open another stream for another recording")
         if rate not in (None, self.rate):
-            raise ValueError(f"the rate changed from {self.rate} to {rate} Hz within a stream: finish it and open another")
+            raise ValueError(
+                f"the rate changed from {self.rate} to {rate} Hz within a stream: finish it and open another"
+            )
         if samples.size:
             check_samples(samples, self.rate, "frame")
             self._num_pushed += len(samples)
@@ -144,7 +157,9 @@ def encode_ready(streams: Sequence[TokenizerStream]) -> None:
             vectors = [piece.pooled(rows) for piece, rows in zip(pieces, states, strict=True)]
             codes = nearest_code(torch.cat(vectors), network.weights["codebook.weight"])
         split = torch.split(codes, [len(rows) for rows in vectors])
-        for stream, piece, rows, part in zip(waiting, pieces, states, [part.tolist() for part in split], strict=True):
+        for stream, piece, rows, part in zip(
+            waiting, pieces, states, [part.tolist() for part in split], strict=True
+        ):
             piece.keep(rows, part)
             stream._release()
 
@@ -162,7 +177,9 @@ class _Piece:
         self._max_tokens = math.ceil(config.piece_len / config.token_len)
         self._wave = np.zeros((self._max_tokens + 1) * config.token_len, np.float32)
         self._num_samples = 0
-        self._logs = network.filters.new_empty(self._max_tokens * config.token_len // config.hop, config.num_mel_bins)
+        self._logs = network.filters.new_empty(
+            self._max_tokens * config.token_len // config.hop, config.num_mel_bins
+        )
         self._num_frames = 0
         self._loudest = network.filters.new_full((), -math.inf)
         self._context = Context(network.weights, config)
@@ -172,7 +189,10 @@ class _Piece:
     def num_missing(self) -> int:
         """Samples until the next block is complete or the piece is full."""
         config = self._config
-        return min(config.piece_len, _needed(config, self._num_frames + CONV_STRIDE * config.block_len)) - self._num_samples
+        return (
+            min(config.piece_len, _needed(config, self._num_frames + CONV_STRIDE * config.block_len))
+            - self._num_samples
+        )
 
     def write(self, samples: Samples) -> int:
         """Take what fits; the number taken. A full piece is ended."""
@@ -193,7 +213,9 @@ class _Piece:
             loudest = torch.maximum(loudest, logs.max())
         if self.is_ended and self._end_len() > self._padded_len():
             first = self._num_frames  # of the zeros: they reach back over the last samples
-            loudest = torch.maximum(loudest, self._log_frames(first, first + self._config.token_len // self._config.hop).max())
+            loudest = torch.maximum(
+                loudest, self._log_frames(first, first + self._config.token_len // self._config.hop).max()
+            )
         return self._raise_floor(loudest)
 
     def next_block(self) -> Block:
@@ -202,7 +224,9 @@ class _Piece:
         stop = min(start + self._config.block_len, self._num_frames // CONV_STRIDE)
         logs = self._logs[max(0, CONV_STRIDE * start - LEFT_FRAMES) : CONV_STRIDE * stop]
         num_positions = math.ceil(self._num_samples / self._config.position_len)
-        return Block(floor_frames(logs, self._loudest), start, max(0, min(stop, num_positions) - start), self._context)
+        return Block(
+            floor_frames(logs, self._loudest), start, max(0, min(stop, num_positions) - start), self._context
+        )
 
     def joined(self, states: torch.Tensor) -> torch.Tensor:
         """The states [T, D] of all blocks with that block's."""

@@ -63,7 +63,7 @@ Mode = Literal["steady", "offline", "reference"]
 Chunks = list[tuple[str, Samples, bool]]
 
 
-class Voice:
+class SpeechOutput:
     """Keys are replies. `steady`: chunks at fixed token indices, all replies in one call. `reference`: chunks as GLM-4-Voice's
     demo cuts them. `offline`: everything at the end.
     """
@@ -85,7 +85,9 @@ class Voice:
         self.codes_per_s = decoder.codes_per_s
         self._tracer = tracer or Tracer()
         self._settings = settings or SteadySettings()
-        self._lane = _SteadyLane(decoder, max_slots, settings) if mode == "steady" else _ChunkLane(decoder, mode)
+        self._lane = (
+            _SteadyLane(decoder, max_slots, settings) if mode == "steady" else _ChunkLane(decoder, mode)
+        )
 
     @property
     def num_open(self) -> int:
@@ -223,7 +225,9 @@ class _ChunkLane:
             chunks.append((key, _finite(self._rest(stream)), True))
 
     def _break(self, key: str, stream: _Stream, error: Exception) -> tuple[str, Samples, bool]:
-        self.errors[key] = f"the reply broke after {len(stream.state.codes)} codes: {error}; close it and start again"
+        self.errors[key] = (
+            f"the reply broke after {len(stream.state.codes)} codes: {error}; close it and start again"
+        )
         stream.ready.clear()
         stream.finished = stream.is_done = True
         return key, np.zeros(0, np.float32), True

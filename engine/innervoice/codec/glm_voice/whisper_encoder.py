@@ -28,7 +28,9 @@ class Context:
         empty = weights["conv1.weight"].new_empty(0, config.hidden_size)
         self.layers = [(empty, empty)] * config.num_layers
 
-    def write(self, layer: int, start: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def write(
+        self, layer: int, start: int, keys: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Put keys and values [T, D] of a layer at position `start`, what was there and after it is gone; all of that layer.
 
         They are copied: a view would keep the whole batch. Written twice is written once, so a call that failed can be repeated.
@@ -52,13 +54,20 @@ class Block:
     context: Context
 
 
-def encode_blocks(weights: Weights, config: SpeechTokenizerConfig, blocks: Sequence[Block]) -> list[torch.Tensor]:
+def encode_blocks(
+    weights: Weights, config: SpeechTokenizerConfig, blocks: Sequence[Block]
+) -> list[torch.Tensor]:
     """States after the last layer: blocks of different pieces -> [T, D] each; the contexts get the real positions."""
     features = [_pad_start(block, block.features.to(weights["conv1.weight"].dtype)) for block in blocks]
     x = _causal_conv(features, weights, "conv1", 1)
-    x = _causal_conv([_pad_start(*pair) for pair in zip(blocks, x, strict=True)], weights, "conv2", CONV_STRIDE)
+    x = _causal_conv(
+        [_pad_start(*pair) for pair in zip(blocks, x, strict=True)], weights, "conv2", CONV_STRIDE
+    )
     lens = [len(row) for row in x]
-    places = [weights["embed_positions.weight"][block.start : block.start + n] for block, n in zip(blocks, lens, strict=True)]
+    places = [
+        weights["embed_positions.weight"][block.start : block.start + n]
+        for block, n in zip(blocks, lens, strict=True)
+    ]
     packed = torch.cat(x) + torch.cat(places)  # [T of all rows, D]
     for i in range(config.num_layers):
         name = f"layers.{i}"
@@ -78,7 +87,9 @@ def _pad_start(block: Block, x: torch.Tensor) -> torch.Tensor:
     return x if block.start else F.pad(x, (0, 0, _LEFT, 0))
 
 
-def _causal_conv(rows: Sequence[torch.Tensor], weights: Weights, name: str, stride: int) -> list[torch.Tensor]:
+def _causal_conv(
+    rows: Sequence[torch.Tensor], weights: Weights, name: str, stride: int
+) -> list[torch.Tensor]:
     """Rows [T + 2, C] -> [T / stride, D], after GELU. A matrix product of windows: cuDNN would round float32 to TF32."""
     windows = [row.unfold(0, CONV_KERNEL, stride).flatten(1) for row in rows]  # [T / stride, C * kernel]
     y = F.linear(torch.cat(windows), weights[f"{name}.weight"].flatten(1), weights[f"{name}.bias"])
@@ -94,14 +105,21 @@ def _linear(x: torch.Tensor, weights: Weights, name: str) -> torch.Tensor:
 
 
 def _attend(
-    x: torch.Tensor, weights: Weights, config: SpeechTokenizerConfig, layer: int, blocks: Sequence[Block], lens: list[int]
+    x: torch.Tensor,
+    weights: Weights,
+    config: SpeechTokenizerConfig,
+    layer: int,
+    blocks: Sequence[Block],
+    lens: list[int],
 ) -> torch.Tensor:
     """Projections of all rows at once, attention row by row: each at its true length, with no copy of another's keys."""
     name = f"layers.{layer}.self_attn"
     q, k, v = (torch.split(_linear(x, weights, f"{name}.{part}_proj"), lens) for part in "qkv")
     rows = []
     for block, queries, keys, values in zip(blocks, q, k, v, strict=True):
-        all_keys, all_values = block.context.write(layer, block.start, keys[: block.num_real], values[: block.num_real])
+        all_keys, all_values = block.context.write(
+            layer, block.start, keys[: block.num_real], values[: block.num_real]
+        )
         heads = [_split_heads(t, config.num_heads) for t in (queries, all_keys, all_values)]
         y = F.scaled_dot_product_attention(heads[0], heads[1], heads[2])  # [1, H, T, D / H]
         rows.append(y[0].transpose(0, 1).flatten(1))

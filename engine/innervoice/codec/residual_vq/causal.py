@@ -35,7 +35,11 @@ class Level:
 
     def down(self, stride: int) -> Level:
         """After a convolution of that stride."""
-        return self if stride == 1 else Level((self.n + stride - 1) // stride, self.start // stride, self.full, self.ends)
+        return (
+            self
+            if stride == 1
+            else Level((self.n + stride - 1) // stride, self.start // stride, self.full, self.ends)
+        )
 
     def up(self, rate: int) -> Level:
         """After a transposed convolution."""
@@ -53,7 +57,9 @@ class CausalPass:
         """x [B, T, C] -> [B, T up / stride, C']; state [B, past, C]: the columns before x."""
         if taps.past == 0:
             return apply_taps(x, taps)
-        mode = "constant" if taps.up > 1 else padding or self._padding  # before a transposed convolution there is nothing
+        mode = (
+            "constant" if taps.up > 1 else padding or self._padding
+        )  # before a transposed convolution there is nothing
         state = self._begun(name, x, at, mode, taps.past)
         if at.ends and taps.stride > 1:
             return apply_taps(_padded_end(torch.cat([state, x], 1), at, mode, taps.past), taps)
@@ -131,7 +137,9 @@ def _padded_end(window: Tensor, at: Level, mode: Padding, past: int) -> Tensor:
     return filled.masked_fill((beyond & short)[..., None], 0)
 
 
-def run_lstm(x: Tensor, at: Level, state: tuple[Tensor, Tensor], weights: list[Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+def run_lstm(
+    x: Tensor, at: Level, state: tuple[Tensor, Tensor], weights: list[Tensor]
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """y [B, T, C] and the state after n columns, as torch.nn.LSTM computes it; a row without columns keeps its state."""
     layers = len(weights) // 4
     begun = tuple(part.transpose(0, 1).contiguous() for part in state)  # [L, B, C]
@@ -140,11 +148,15 @@ def run_lstm(x: Tensor, at: Level, state: tuple[Tensor, Tensor], weights: list[T
         return y, (hidden.transpose(0, 1), cell.transpose(0, 1))
     lengths = at.n.cpu()
     rows = lengths.nonzero()[:, 0].to(x.device)
-    packed = torch.nn.utils.rnn.pack_padded_sequence(x[rows], lengths[lengths > 0], True, enforce_sorted=False)
+    packed = torch.nn.utils.rnn.pack_padded_sequence(
+        x[rows], lengths[lengths > 0], True, enforce_sorted=False
+    )
     order = packed.sorted_indices
     assert order is not None
     chosen = tuple(part[:, rows][:, order] for part in begun)
-    data, hidden, cell = torch.lstm(packed.data, packed.batch_sizes, chosen, weights, True, layers, 0.0, False, False)
+    data, hidden, cell = torch.lstm(
+        packed.data, packed.batch_sizes, chosen, weights, True, layers, 0.0, False, False
+    )
     done = torch.nn.utils.rnn.PackedSequence(data, packed.batch_sizes, order, packed.unsorted_indices)
     y = torch.zeros_like(x)
     unpacked = torch.nn.utils.rnn.pad_packed_sequence(done, True, total_length=x.shape[1])[0]

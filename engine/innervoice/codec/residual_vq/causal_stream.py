@@ -32,7 +32,13 @@ class CausalEncoder(CausalHalf, Protocol):
     """Samples to codes."""
 
     def __call__(
-        self, x: Tensor, state: State, rings: Mapping[str, Tensor], slots: Tensor, at: Level, num_codebooks: int
+        self,
+        x: Tensor,
+        state: State,
+        rings: Mapping[str, Tensor],
+        slots: Tensor,
+        at: Level,
+        num_codebooks: int,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """x [B, T, C] -> ids [B, K, T / frame], state'."""
         ...
@@ -60,14 +66,18 @@ class CausalEncodeStream(EncodeStream):
     _slots: Slots = field(init=False)
 
     def __post_init__(self) -> None:
-        self._slots = Slots(self._after_one_frame(), self.num_slots, self.half.new_rings(self.num_slots, self.max_frames))
+        self._slots = Slots(
+            self._after_one_frame(), self.num_slots, self.half.new_rings(self.num_slots, self.max_frames)
+        )
 
     def _after_one_frame(self) -> dict[str, Tensor]:
         frames = self.half.first_frames
         x = torch.zeros(1, frames * self.frame_len, self.channels, dtype=self.dtype, device=self.device)
         at = _level([x.shape[1]], [0], x.shape[1], 1, self.device)
         with torch.inference_mode():
-            return self.half(x, {}, self.half.new_rings(1, frames), torch.zeros_like(at.n), at, self.num_codebooks)[1]
+            return self.half(
+                x, {}, self.half.new_rings(1, frames), torch.zeros_like(at.n), at, self.num_codebooks
+            )[1]
 
     def _job(self, row: Row) -> Job | None:
         return _next_frames(row, self.frame_len, self.half.first_frames, self.max_frames, None)
@@ -75,11 +85,16 @@ class CausalEncodeStream(EncodeStream):
     def _run(self, jobs: list[Job]) -> list[Piece]:
         steps = -(-max(job.take for job in jobs) // self.frame_len) * self.frame_len
         if steps == 0:
-            return [Piece(job.row.slot, None, self._codes(np.zeros((self.num_codebooks, 0), np.int64)), True) for job in jobs]
+            return [
+                Piece(job.row.slot, None, self._codes(np.zeros((self.num_codebooks, 0), np.int64)), True)
+                for job in jobs
+            ]
         x = np.zeros((len(jobs), steps, self.channels), np.float32)
         for columns, job in zip(x, jobs, strict=True):
             columns[: job.take] = job.row.buffer.get(job.row.done, job.row.done + job.take)
-        at = _level([job.take for job in jobs], [job.row.done for job in jobs], steps, self.frame_len, self.device)
+        at = _level(
+            [job.take for job in jobs], [job.row.done for job in jobs], steps, self.frame_len, self.device
+        )
         places = [job.row.slot.place for job in jobs]
         inputs = torch.from_numpy(x).to(self.device, self.dtype)
         state, index = self._slots.take(places), self._slots.index(places)
@@ -87,7 +102,10 @@ class CausalEncodeStream(EncodeStream):
         self._slots.put(places, after)
         found = ids.cpu().numpy()
         frames = [-(-job.take // self.frame_len) for job in jobs]
-        return [Piece(job.row.slot, None, self._codes(found[i, :, : frames[i]]), job.last) for i, job in enumerate(jobs)]
+        return [
+            Piece(job.row.slot, None, self._codes(found[i, :, : frames[i]]), job.last)
+            for i, job in enumerate(jobs)
+        ]
 
     def _clear(self, place: int) -> None:
         self._slots.reset(place)
@@ -106,7 +124,9 @@ class CausalDecodeStream(DecodeStream):
     _slots: Slots = field(init=False)
 
     def __post_init__(self) -> None:
-        self._slots = Slots(self._after_one_frame(), self.num_slots, self.half.new_rings(self.num_slots, self.max_frames))
+        self._slots = Slots(
+            self._after_one_frame(), self.num_slots, self.half.new_rings(self.num_slots, self.max_frames)
+        )
 
     def _after_one_frame(self) -> dict[str, Tensor]:
         frames = self.half.first_frames

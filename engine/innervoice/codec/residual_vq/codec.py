@@ -105,17 +105,25 @@ class Codec:
     def codebooks_of(self, kbps: float) -> int:
         """How many codebooks a bandwidth takes, of EnCodec. Raises ValueError for other codecs and bandwidths."""
         if not isinstance(self.config, EncodecConfig):
-            raise ValueError(f"{self.kind} has no bandwidths: give a number of codebooks, 1 to {self.num_codebooks}")
+            raise ValueError(
+                f"{self.kind} has no bandwidths: give a number of codebooks, 1 to {self.num_codebooks}"
+            )
         return self.config.codebooks_of(kbps)
 
     @overload
-    def encode(self, audio: AudioIn, *, num_codebooks: int | None = None, progress: Progress | None = None) -> Codes: ...
+    def encode(
+        self, audio: AudioIn, *, num_codebooks: int | None = None, progress: Progress | None = None
+    ) -> Codes: ...
     @overload
     def encode(
         self, audio: list[AudioIn], *, num_codebooks: int | None = None, progress: Progress | None = None
     ) -> list[Codes]: ...
     def encode(
-        self, audio: AudioIn | list[AudioIn], *, num_codebooks: int | None = None, progress: Progress | None = None
+        self,
+        audio: AudioIn | list[AudioIn],
+        *,
+        num_codebooks: int | None = None,
+        progress: Progress | None = None,
     ) -> Codes | list[Codes]:
         """One sound or a list of them, encoded side by side. num_codebooks None: all.
 
@@ -140,7 +148,9 @@ class Codec:
             return self._decode([codes], progress)[0]
         return self._decode(codes, progress)
 
-    def stream_encode(self, num_slots: int = 1, *, num_codebooks: int | None = None, chunk_s: float = STREAM_S) -> EncodeStream:
+    def stream_encode(
+        self, num_slots: int = 1, *, num_codebooks: int | None = None, chunk_s: float = STREAM_S
+    ) -> EncodeStream:
         """Sessions of samples to codes: open, push, finish, step. chunk_s: what a session brings to a step at most."""
         num = self._checked_number(num_codebooks)
         place: dict[str, Any] = {
@@ -156,13 +166,22 @@ class Codec:
         if isinstance(half, ChunkEncoder):
             return ChunkEncodeStream(half=half, dtype=self.dtype, **place)
         if isinstance(half, DacEncoder):
-            return WindowEncodeStream(half=half, dtype=self.dtype, chunk_frames=self._frames(chunk_s), **place)
+            return WindowEncodeStream(
+                half=half, dtype=self.dtype, chunk_frames=self._frames(chunk_s), **place
+            )
         frames = max(half.first_frames, self._frames(chunk_s))
-        return CausalEncodeStream(half=half, dtype=self.dtype, frame_len=self.frame_len, max_frames=frames, **place)
+        return CausalEncodeStream(
+            half=half, dtype=self.dtype, frame_len=self.frame_len, max_frames=frames, **place
+        )
 
     def stream_decode(self, num_slots: int = 1, *, chunk_s: float = STREAM_S, seed: int = 0) -> DecodeStream:
         """Sessions of codes to samples: open, push, finish, step. seed: of SNAC's noise."""
-        place: dict[str, Any] = {"num_slots": num_slots, "device": self.device, "channels": self.channels, "grid": self._grid}
+        place: dict[str, Any] = {
+            "num_slots": num_slots,
+            "device": self.device,
+            "channels": self.channels,
+            "grid": self._grid,
+        }
         half = self.decoder
         if half is None:
             raise ValueError("the checkpoint has no decoder: load one that has both halves")
@@ -191,9 +210,17 @@ class Codec:
     def _checked_number(self, num: int | None) -> int:
         """Raises ValueError for a number of codebooks that cannot be encoded."""
         most = self.num_codebooks
-        least = most if self.kind == "snac" else self.config.num_semantic if isinstance(self.config, MimiConfig) else 1
+        least = (
+            most
+            if self.kind == "snac"
+            else self.config.num_semantic
+            if isinstance(self.config, MimiConfig)
+            else 1
+        )
         if num is not None and not least <= num <= most:
-            raise ValueError(f"num_codebooks is {num}, {self.kind} has {f'{least} to {most}' if least < most else most}")
+            raise ValueError(
+                f"num_codebooks is {num}, {self.kind} has {f'{least} to {most}' if least < most else most}"
+            )
         return most if num is None else num
 
     def _samples(self, audio: AudioIn) -> Samples:
@@ -211,9 +238,13 @@ class Codec:
             raise ValueError(
                 f"the sound has {found} channels and {self.kind} at {self.sample_rate} Hz is mono: mix it to one channel"
             )
-        raise ValueError(f"the sound has {found} channels, {self.kind} takes 1 or {self.channels}: give it those")
+        raise ValueError(
+            f"the sound has {found} channels, {self.kind} takes 1 or {self.channels}: give it those"
+        )
 
-    def _encode(self, sounds: Sequence[Samples], num_codebooks: int | None, progress: Progress | None) -> list[Codes]:
+    def _encode(
+        self, sounds: Sequence[Samples], num_codebooks: int | None, progress: Progress | None
+    ) -> list[Codes]:
         stream = self.stream_encode(len(sounds), num_codebooks=num_codebooks, chunk_s=OFFLINE_S)
         slots = [stream.open() for _ in sounds]
         for slot, samples in zip(slots, sounds, strict=True):
@@ -247,7 +278,10 @@ class Codec:
             if progress is not None:
                 progress(min(1.0, done / total))
         whole = [np.concatenate(own) for own in parts]
-        return [Audio(samples[: one.num_samples], self.sample_rate) for samples, one in zip(whole, codes, strict=True)]
+        return [
+            Audio(samples[: one.num_samples], self.sample_rate)
+            for samples, one in zip(whole, codes, strict=True)
+        ]
 
 
 def _load(config: CodecConfig, weights: Weights) -> tuple[Encoder | None, Decoder | None]:

@@ -43,7 +43,11 @@ class Codes:
         tensors = {f"ids.{index}": np.ascontiguousarray(row) for index, row in enumerate(self.ids)}
         if self.scales is not None:
             tensors["scales"] = np.ascontiguousarray(self.scales)
-        about = {"format": _FORMAT, "kind": self.kind, "num_samples": "" if self.num_samples is None else str(self.num_samples)}
+        about = {
+            "format": _FORMAT,
+            "kind": self.kind,
+            "num_samples": "" if self.num_samples is None else str(self.num_samples),
+        }
         try:
             save_file(tensors, part, metadata=about)
             os.replace(part, target)
@@ -59,13 +63,21 @@ class Codes:
             with safe_open(path, framework="numpy") as file:
                 about, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path} is no file of codes ({error}): make one with `innervoice codec encode`") from None
+            raise ValueError(
+                f"{path} is no file of codes ({error}): make one with `innervoice codec encode`"
+            ) from None
         rows = [tensors.get(f"ids.{index}") for index in range(len(tensors))]
         ids = tuple(row for row in rows if row is not None)
-        if about.get("format") != _FORMAT or not ids or any(row.dtype != np.int64 or row.ndim != 1 for row in ids):
+        if (
+            about.get("format") != _FORMAT
+            or not ids
+            or any(row.dtype != np.int64 or row.ndim != 1 for row in ids)
+        ):
             raise ValueError(f"{path} is no file of codes: make one with `innervoice codec encode`")
         length = about.get("num_samples", "")
-        return cls(about.get("kind", ""), ids, tensors.get("scales"), int(length) if length.isdigit() else None)
+        return cls(
+            about.get("kind", ""), ids, tensors.get("scales"), int(length) if length.isdigit() else None
+        )
 
 
 @dataclass(frozen=True)
@@ -87,7 +99,9 @@ class Grid:
         num, most = len(codes.ids), len(self.strides)
         if num == 0 or num > most or (self.all_needed and num != most):
             wanted = str(most) if self.all_needed or most == 1 else f"1 to {most}"
-            raise ValueError(f"the codes have {num} codebooks, {self.kind} has {wanted}: give one row of ids a codebook")
+            raise ValueError(
+                f"the codes have {num} codebooks, {self.kind} has {wanted}: give one row of ids a codebook"
+            )
         rows = [self._row(index, row) for index, row in enumerate(codes.ids)]
         lengths = {len(row) for row in rows}
         if len(lengths) != 1:
@@ -101,12 +115,16 @@ class Grid:
 
     def unrows(self, rows: Ids) -> tuple[Ids, ...]:
         """[K, T] to a row a codebook."""
-        return tuple(np.ascontiguousarray(row[::stride]) for row, stride in zip(rows, self.strides, strict=False))
+        return tuple(
+            np.ascontiguousarray(row[::stride]) for row, stride in zip(rows, self.strides, strict=False)
+        )
 
     def _row(self, index: int, row: Ids) -> Ids:
         array = np.asarray(row)
         if array.ndim != 1 or array.dtype.kind not in "iu":
-            raise ValueError(f"codebook {index}: ids are {array.dtype} of shape {list(array.shape)}, expected whole numbers [T]")
+            raise ValueError(
+                f"codebook {index}: ids are {array.dtype} of shape {list(array.shape)}, expected whole numbers [T]"
+            )
         wrong = (array < 0) | (array >= self.size)
         if wrong.any():
             place = int(np.argmax(wrong))

@@ -73,12 +73,17 @@ class LocalAttention:
     def __call__(self, x: Tensor) -> Tensor:
         """[B, T, D], T a multiple of the window."""
         rows, steps, width = x.shape
-        split = linear(layer_norm(x, self.norm), self.qkv).view(-1, self.window, 3, width // _HEAD_DIM, _HEAD_DIM)
+        split = linear(layer_norm(x, self.norm), self.qkv).view(
+            -1, self.window, 3, width // _HEAD_DIM, _HEAD_DIM
+        )
         place = torch.arange(self.window, device=x.device, dtype=torch.float32)
         exponent = torch.arange(0, _HEAD_DIM, 2, device=x.device, dtype=torch.float32) / _HEAD_DIM
         angle = (place[:, None] * 10000.0**-exponent).repeat(len(split), 1)
         turned = rotary(
-            split[:, :, :2].reshape(-1, 2 * width // _HEAD_DIM, _HEAD_DIM), angle.cos().to(x), angle.sin().to(x), False
+            split[:, :, :2].reshape(-1, 2 * width // _HEAD_DIM, _HEAD_DIM),
+            angle.cos().to(x),
+            angle.sin().to(x),
+            False,
         )
         q, k = turned.view(len(split), self.window, 2, -1, _HEAD_DIM).permute(2, 0, 3, 1, 4)
         y = F.scaled_dot_product_attention(q, k, split[:, :, 2].transpose(1, 2)).transpose(1, 2)
@@ -117,7 +122,9 @@ class DacEncoder:
                 x = unit(x)
             x = _down(_snake(x, block.alpha), block.change)
         x = x if self.attention is None else self.attention(x)
-        return self._quantize(_conv(x if self.alpha is None else _snake(x, self.alpha), self.last), num_codebooks)
+        return self._quantize(
+            _conv(x if self.alpha is None else _snake(x, self.alpha), self.last), num_codebooks
+        )
 
     def _quantize(self, x: Tensor, num_codebooks: int) -> Tensor:
         found = []
@@ -165,7 +172,9 @@ class DacDecoder:
             x = self._up(_snake(x, block.alpha), block.change)
             start = start * block.change.up
             if block.noise is not None:
-                x = x + _noise(seed, index, start, x.shape[1]).to(x.dtype)[..., None] * apply_taps(x, block.noise)
+                x = x + _noise(seed, index, start, x.shape[1]).to(x.dtype)[..., None] * apply_taps(
+                    x, block.noise
+                )
             for unit in block.units:
                 x = unit(x)
         return torch.tanh(_conv(_snake(x, self.alpha), self.last))
@@ -214,7 +223,9 @@ class Names:
     weights: Weights
     config: DacConfig
 
-    def conv(self, name: str, out: int, channels: int, width: int, dilation: int = 1, grouped: bool = False) -> Taps | Depthwise:
+    def conv(
+        self, name: str, out: int, channels: int, width: int, dilation: int = 1, grouped: bool = False
+    ) -> Taps | Depthwise:
         """A centred convolution; grouped: SNAC makes it depthwise."""
         if not (grouped and self.config.depthwise):
             return self.weights.conv(name, out, channels, width, dilation=dilation)
@@ -228,7 +239,11 @@ class Names:
 
     def unit(self, name: str, channels: int, dilation: int) -> ResidualUnit:
         """DAC names the four layers, SNAC numbers them."""
-        parts = ("snake1", "conv1", "snake2", "conv2") if self.config.kind == "dac" else [f"block.{i}" for i in range(4)]
+        parts = (
+            ("snake1", "conv1", "snake2", "conv2")
+            if self.config.kind == "dac"
+            else [f"block.{i}" for i in range(4)]
+        )
         first, wide, second, narrow = (f"{name}.{part}" for part in parts)
         return ResidualUnit(
             self.alpha(first, channels), self.conv(wide, channels, channels, 7, dilation, grouped=True),
@@ -240,7 +255,9 @@ class Names:
         assert self.config.window is not None
         parts = (("to_qkv", 3 * width), ("to_out", width))
         qkv, out = (self.weights.affine(f"{name}.{part}", size, width) for part, size in parts)
-        return LocalAttention(self.weights.affine(f"{name}.norm", width, bias=width), qkv, out, self.config.window)
+        return LocalAttention(
+            self.weights.affine(f"{name}.norm", width, bias=width), qkv, out, self.config.window
+        )
 
 
 def load_dac_encoder(weights: Weights, config: DacConfig) -> DacEncoder:
@@ -255,7 +272,9 @@ def load_dac_encoder(weights: Weights, config: DacConfig) -> DacEncoder:
             for i, dilation in enumerate(_DILATIONS)
         )
         alpha = names.alpha(f"{name}.snake1" if is_dac else f"{name}.3", width)
-        change = weights.conv(f"{name}.conv1" if is_dac else f"{name}.4", 2 * width, width, 2 * ratio, stride=ratio)
+        change = weights.conv(
+            f"{name}.conv1" if is_dac else f"{name}.4", 2 * width, width, 2 * ratio, stride=ratio
+        )
         blocks.append(Block(units, alpha, change))
         width *= 2
     place = len(config.encoder_ratios) + 1
@@ -268,7 +287,9 @@ def load_dac_encoder(weights: Weights, config: DacConfig) -> DacEncoder:
         f"encoder.block.{place}", width, width, 7, grouped=True)  # fmt: skip
     codes, into, out = _quantizers(weights, config)
     unit_codes = F.normalize(codes.float(), dim=-1)
-    return DacEncoder(config, first, tuple(blocks), attention, before_last, last, into, out, codes, unit_codes)
+    return DacEncoder(
+        config, first, tuple(blocks), attention, before_last, last, into, out, codes, unit_codes
+    )
 
 
 def load_dac_decoder(weights: Weights, config: DacConfig) -> DacDecoder:
@@ -279,7 +300,9 @@ def load_dac_decoder(weights: Weights, config: DacConfig) -> DacDecoder:
         first.append(names.conv("decoder.model.0", config.latent_width, config.latent_width, 7, grouped=True))
         first.append(weights.conv("decoder.model.1", width, config.latent_width, 1))
     else:
-        first.append(weights.conv("decoder.conv1" if is_dac else "decoder.model.0", width, config.latent_width, 7))
+        first.append(
+            weights.conv("decoder.conv1" if is_dac else "decoder.model.0", width, config.latent_width, 7)
+        )
     place, attention = len(first), None
     if config.window is not None:
         attention = names.attention(f"decoder.model.{place}", width)
@@ -292,7 +315,8 @@ def load_dac_decoder(weights: Weights, config: DacConfig) -> DacDecoder:
         noise = weights.conv(f"{name}.2.linear", half, half, 1, bias=False) if config.noise else None
         offset = 3 if config.noise else 2
         units = tuple(
-            names.unit(f"{name}.res_unit{i + 1}" if is_dac else f"{name}.{i + offset}", half, d) for i, d in enumerate(_DILATIONS)
+            names.unit(f"{name}.res_unit{i + 1}" if is_dac else f"{name}.{i + offset}", half, d)
+            for i, d in enumerate(_DILATIONS)
         )
         blocks.append(Block(units, alpha, change, noise))
         place, width = place + 1, half

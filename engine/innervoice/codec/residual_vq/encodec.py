@@ -39,7 +39,13 @@ class EncodecEncoder:
         return {}
 
     def __call__(
-        self, x: Tensor, state: State, rings: Mapping[str, Tensor], slots: Tensor, at: Level, num_codebooks: int
+        self,
+        x: Tensor,
+        state: State,
+        rings: Mapping[str, Tensor],
+        slots: Tensor,
+        at: Level,
+        num_codebooks: int,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """x [B, T, C], T a multiple of the frame -> ids [B, K, T / frame], state'."""
         run = CausalPass(state, "reflect")
@@ -146,7 +152,9 @@ def fade_weights(config: EncodecConfig, device: torch.device | str) -> Tensor:
 
 def load_encodec_encoder(weights: Weights, config: EncodecConfig) -> EncodecEncoder | ChunkEncoder:
     """Raises ValueError for missing and misshapen tensors."""
-    seanet = load_encoder(weights, config.seanet, lstm_layers=config.num_lstm_layers, group_norm=config.group_norm)
+    seanet = load_encoder(
+        weights, config.seanet, lstm_layers=config.num_lstm_layers, group_norm=config.group_norm
+    )
     codes = _codes(weights, config)
     if config.chunk_len is not None:
         return ChunkEncoder(config, seanet, codes)
@@ -155,7 +163,9 @@ def load_encodec_encoder(weights: Weights, config: EncodecConfig) -> EncodecEnco
 
 def load_encodec_decoder(weights: Weights, config: EncodecConfig) -> EncodecDecoder | ChunkDecoder:
     """Raises ValueError for missing and misshapen tensors."""
-    seanet = load_decoder(weights, config.seanet, lstm_layers=config.num_lstm_layers, group_norm=config.group_norm)
+    seanet = load_decoder(
+        weights, config.seanet, lstm_layers=config.num_lstm_layers, group_norm=config.group_norm
+    )
     codebooks = Codebooks(_codes(weights, config), (config.num_codebooks,))
     if config.chunk_len is not None:
         return ChunkDecoder(config, seanet, codebooks)

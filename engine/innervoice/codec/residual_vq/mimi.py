@@ -42,7 +42,13 @@ class MimiEncoder:
         return _rings(self.transformer, rows, max_frames * self.config.downsample, self.semantic)
 
     def __call__(
-        self, x: Tensor, state: State, rings: Mapping[str, Tensor], slots: Tensor, at: Level, num_codebooks: int
+        self,
+        x: Tensor,
+        state: State,
+        rings: Mapping[str, Tensor],
+        slots: Tensor,
+        at: Level,
+        num_codebooks: int,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """x [B, T, 1], T a multiple of the frame -> ids [B, K, T / frame], state'."""
         run = CausalPass(state)
@@ -117,7 +123,9 @@ def load_mimi_decoder(weights: Weights, config: MimiConfig) -> MimiDecoder:
     codes = torch.cat([_codes(weights, config, part, size) for part, size in zip(_PARTS, sizes, strict=True)])
     projections = [_projection(weights, config, part, "output_proj", inwards=False) for part in _PARTS]
     project = torch.stack([p.weight[0].T for p in projections if p is not None]) if config.projected else None
-    upsample = weights.affine("upsample.conv", config.seanet.width, 1, 2 * config.downsample).weight  # [D, 1, 4]
+    upsample = weights.affine(
+        "upsample.conv", config.seanet.width, 1, 2 * config.downsample
+    ).weight  # [D, 1, 4]
     halves = upsample[:, 0].T.reshape(2, config.downsample, -1).flip(0)
     return MimiDecoder(
         config, Codebooks(codes, sizes, project), Taps(halves.contiguous(), None, up=config.downsample),
@@ -133,7 +141,9 @@ def _codes(weights: Weights, config: MimiConfig, part: str, size: int) -> Tensor
     found = []
     for index in range(size):
         name = f"quantizer.{part}.layers.{index}.codebook"
-        total = weights.get(f"{name}.embed_sum", config.codebook_size, config.codebook_dim, dtype=torch.float32)
+        total = weights.get(
+            f"{name}.embed_sum", config.codebook_size, config.codebook_dim, dtype=torch.float32
+        )
         usage = weights.get(f"{name}.cluster_usage", config.codebook_size, dtype=torch.float32)
         found.append((total / usage.clamp(min=_USAGE_FLOOR)[:, None]).to(weights.dtype))
     return torch.stack(found)
@@ -142,7 +152,9 @@ def _codes(weights: Weights, config: MimiConfig, part: str, size: int) -> Tensor
 def _projection(weights: Weights, config: MimiConfig, part: str, name: str, inwards: bool) -> Taps | None:
     if not config.projected:
         return None
-    shape = (config.codebook_dim, config.seanet.width) if inwards else (config.seanet.width, config.codebook_dim)
+    shape = (
+        (config.codebook_dim, config.seanet.width) if inwards else (config.seanet.width, config.codebook_dim)
+    )
     return weights.conv(f"quantizer.{part}.{name}", *shape, 1, bias=False)
 
 

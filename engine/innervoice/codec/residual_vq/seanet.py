@@ -99,9 +99,13 @@ class _Loader:
     def __post_init__(self) -> None:
         self.norms: dict[str, Affine] = {}
 
-    def conv(self, ours: str, name: str, out: int, channels: int, width: int, stride: int = 1, dilation: int = 1) -> Taps:
+    def conv(
+        self, ours: str, name: str, out: int, channels: int, width: int, stride: int = 1, dilation: int = 1
+    ) -> Taps:
         self._norm(ours, name, out)
-        return self.weights.conv(f"{self.prefix}.{name}.conv", out, channels, width, stride=stride, dilation=dilation)
+        return self.weights.conv(
+            f"{self.prefix}.{name}.conv", out, channels, width, stride=stride, dilation=dilation
+        )
 
     def transpose(self, ours: str, channels: int, out: int, stride: int) -> Taps:
         name = f"layers.{self.index}"
@@ -113,9 +117,20 @@ class _Loader:
         for depth in range(self.shape.num_residual_layers):
             name, own, inner = f"layers.{self.index}", f"{ours}.{depth}", width // self.shape.compress
             dilation = self.shape.dilation_growth**depth
-            wide = self.conv(f"{own}.wide", f"{name}.block.1", inner, width, self.shape.residual_kernel_size, dilation=dilation)
+            wide = self.conv(
+                f"{own}.wide",
+                f"{name}.block.1",
+                inner,
+                width,
+                self.shape.residual_kernel_size,
+                dilation=dilation,
+            )
             narrow = self.conv(f"{own}.narrow", f"{name}.block.3", width, inner, 1)
-            short = self.conv(f"{own}.shortcut", f"{name}.shortcut", width, width, 1) if self.shape.conv_shortcut else None
+            short = (
+                self.conv(f"{own}.shortcut", f"{name}.shortcut", width, width, 1)
+                if self.shape.conv_shortcut
+                else None
+            )
             made.append(EluUnit(wide, narrow, short))
             self.index += 1
         return tuple(made)
@@ -134,7 +149,9 @@ class _Loader:
             self.norms[ours] = self.weights.affine(f"{self.prefix}.{name}.norm", out, bias=out)
 
 
-def load_encoder(weights: Weights, shape: SeanetShape, *, lstm_layers: int = 0, group_norm: bool = False) -> Seanet:
+def load_encoder(
+    weights: Weights, shape: SeanetShape, *, lstm_layers: int = 0, group_norm: bool = False
+) -> Seanet:
     """The encoder's half. Raises ValueError for missing and misshapen tensors."""
     load, width, stages = _Loader(weights, shape, "encoder", group_norm), shape.num_filters, []
     first = load.conv("first", "layers.0", width, shape.channels, shape.kernel_size)
@@ -142,7 +159,9 @@ def load_encoder(weights: Weights, shape: SeanetShape, *, lstm_layers: int = 0, 
     for index, ratio in enumerate(reversed(shape.ratios)):
         units = load.units(f"stage{index}", width)
         load.index += 1  # an ELU
-        change = load.conv(f"stage{index}.change", f"layers.{load.index}", 2 * width, width, 2 * ratio, stride=ratio)
+        change = load.conv(
+            f"stage{index}.change", f"layers.{load.index}", 2 * width, width, 2 * ratio, stride=ratio
+        )
         stages.append(Stage(units, change))
         load.index, width = load.index + 1, 2 * width
     lstm = load.lstm(width, lstm_layers)
@@ -150,9 +169,15 @@ def load_encoder(weights: Weights, shape: SeanetShape, *, lstm_layers: int = 0, 
     return Seanet(first, tuple(stages), last, lstm, load.norms)
 
 
-def load_decoder(weights: Weights, shape: SeanetShape, *, lstm_layers: int = 0, group_norm: bool = False) -> Seanet:
+def load_decoder(
+    weights: Weights, shape: SeanetShape, *, lstm_layers: int = 0, group_norm: bool = False
+) -> Seanet:
     """The decoder's half. Raises ValueError for missing and misshapen tensors."""
-    load, width, stages = _Loader(weights, shape, "decoder", group_norm), shape.num_filters << len(shape.ratios), []
+    load, width, stages = (
+        _Loader(weights, shape, "decoder", group_norm),
+        shape.num_filters << len(shape.ratios),
+        [],
+    )
     first = load.conv("first", "layers.0", width, shape.width, shape.kernel_size)
     load.index = 1
     lstm = load.lstm(width, lstm_layers)

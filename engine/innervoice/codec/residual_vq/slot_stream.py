@@ -44,7 +44,11 @@ class Buffer:
 
     def append(self, columns: np.ndarray) -> Buffer:
         """More of them."""
-        return Buffer(self.base, np.concatenate([self.data, columns])) if len(self.data) else Buffer(self.base, columns)
+        return (
+            Buffer(self.base, np.concatenate([self.data, columns]))
+            if len(self.data)
+            else Buffer(self.base, columns)
+        )
 
     def get(self, start: int, end: int) -> np.ndarray:
         """Absolute columns start to end."""
@@ -89,7 +93,9 @@ class SlotStream(ABC):
         """Begin a session. Raises ValueError when all slots are taken."""
         place = next((place for place in range(self.num_slots) if place not in self._rows), None)
         if place is None:
-            raise ValueError(f"all {self.num_slots} slots of the stream are taken: close one first, or make a stream of more")
+            raise ValueError(
+                f"all {self.num_slots} slots of the stream are taken: close one first, or make a stream of more"
+            )
         return self._begin(place)
 
     def finish(self, slot: Slot) -> None:
@@ -208,7 +214,9 @@ class EncodeStream(SlotStream):
         columns = np.asarray(samples, np.float32)
         columns = columns[:, None] if columns.ndim == 1 else columns
         if columns.ndim != 2 or columns.shape[1] != self.channels:
-            raise ValueError(f"samples have shape {list(np.shape(samples))}, expected [n{', 2' if self.channels == 2 else ''}]")
+            raise ValueError(
+                f"samples have shape {list(np.shape(samples))}, expected [n{', 2' if self.channels == 2 else ''}]"
+            )
         self._append(slot, columns)
 
     def _no_columns(self) -> np.ndarray:
@@ -232,7 +240,9 @@ class DecodeStream(SlotStream):
         row = self._unfinished(slot)
         if row.buffer.data.shape[1:] not in ((0,), rows.shape[:1]):
             had = row.buffer.data.shape[1]
-            raise ValueError(f"the session began with {had} codebooks and is given {len(rows)}: keep to one number")
+            raise ValueError(
+                f"the session began with {had} codebooks and is given {len(rows)}: keep to one number"
+            )
         whole = self.grid.chunk_frames or 1
         if row.buffer.end % whole:
             raise ValueError(

@@ -15,7 +15,10 @@ from innervoice.codec.layers import Affine
 from innervoice_kernels.residual_vq.taps import Taps, conv_taps, transpose_taps
 
 PICKLED = "pytorch_model.bin"
-_NORMED = (("parametrizations.weight.original0", "parametrizations.weight.original1"), ("weight_g", "weight_v"))
+_NORMED = (
+    ("parametrizations.weight.original0", "parametrizations.weight.original1"),
+    ("weight_g", "weight_v"),
+)
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,15 @@ class Weights:
         return Affine(self._weight(name, shape), self.get(f"{name}.bias", bias) if bias else None)
 
     def conv(
-        self, name: str, out: int, channels: int, width: int, *, stride: int = 1, dilation: int = 1, bias: bool = True
+        self,
+        name: str,
+        out: int,
+        channels: int,
+        width: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        bias: bool = True,
     ) -> Taps:
         """A convolution [C', C, k]."""
         layer = self.affine(name, out, channels, width, bias=out if bias else 0)
@@ -57,7 +68,9 @@ class Weights:
         return self.get(f"{name}.weight", *shape)
 
 
-def open_weights(directory: Path, load_format: str, dtype: torch.dtype, device: str | torch.device, seed: int = 0) -> Weights:
+def open_weights(
+    directory: Path, load_format: str, dtype: torch.dtype, device: str | torch.device, seed: int = 0
+) -> Weights:
     """The tensors of a directory, safetensors or pytorch_model.bin, or random ones. Raises FileNotFoundError, ValueError."""
     if load_format == "dummy":
         return Weights(DummyTensors(seed), None, dtype, device)

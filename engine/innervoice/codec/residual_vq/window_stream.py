@@ -66,14 +66,20 @@ class WindowEncodeStream(EncodeStream):
 
     def _run(self, jobs: list[Job]) -> list[Piece]:
         if jobs[0].take == 0:
-            return [Piece(job.row.slot, None, self._codes(np.zeros((self.num_codebooks, 0), np.int64)), True) for job in jobs]
+            return [
+                Piece(job.row.slot, None, self._codes(np.zeros((self.num_codebooks, 0), np.int64)), True)
+                for job in jobs
+            ]
         unit, block = self.half.config.frame_len, self.half.config.block_frames
         windows, before = _windows(jobs, unit, self.context)
         short = -windows.shape[1] % (unit * block)
         x = torch.from_numpy(np.pad(windows, ((0, 0), (0, short), (0, 0)))).to(self.device, self.dtype)
         frames = -(-jobs[0].take // (unit * block)) * block
         ids = self.half(x, self.num_codebooks)[:, :, before // unit :][:, :, :frames].cpu().numpy()
-        return [Piece(job.row.slot, None, self._codes(rows), job.last) for job, rows in zip(jobs, ids, strict=True)]
+        return [
+            Piece(job.row.slot, None, self._codes(rows), job.last)
+            for job, rows in zip(jobs, ids, strict=True)
+        ]
 
     def _first_needed(self, done: int) -> int:
         return done - self.context * self.half.config.frame_len
@@ -110,7 +116,10 @@ class WindowDecodeStream(DecodeStream):
         samples = self.half(ids, torch.full_like(start, self.seed), start)[:, before * unit :]
         if not jobs[0].last:
             samples = samples[:, : jobs[0].take * unit]
-        return [Piece(job.row.slot, samples_of(one), None, job.last) for job, one in zip(jobs, samples, strict=True)]
+        return [
+            Piece(job.row.slot, samples_of(one), None, job.last)
+            for job, one in zip(jobs, samples, strict=True)
+        ]
 
     def _first_needed(self, done: int) -> int:
         return done - self.context
@@ -141,7 +150,10 @@ class ChunkEncodeStream(EncodeStream):
         x = np.stack([job.row.buffer.get(job.row.done, job.row.done + length) for job in jobs])
         ids, scales = self.half(torch.from_numpy(x).to(self.device, self.dtype), self.num_codebooks)
         found, loudness = ids.cpu().numpy(), scales.float().cpu().numpy()
-        return [Piece(job.row.slot, None, self._codes(found[i], loudness[i : i + 1]), job.last) for i, job in enumerate(jobs)]
+        return [
+            Piece(job.row.slot, None, self._codes(found[i], loudness[i : i + 1]), job.last)
+            for i, job in enumerate(jobs)
+        ]
 
 
 @dataclass(kw_only=True)
@@ -166,7 +178,10 @@ class ChunkDecodeStream(DecodeStream):
         scales = [job.row.scales[job.row.done // (self.grid.chunk_frames or 1)] for job in jobs]
         decoded = self.half(torch.from_numpy(ids).to(self.device), torch.tensor(scales, device=self.device))
         made = decoded.float().cpu().numpy()
-        return [Piece(job.row.slot, self._faded(job, chunk), None, job.last) for job, chunk in zip(jobs, made, strict=True)]
+        return [
+            Piece(job.row.slot, self._faded(job, chunk), None, job.last)
+            for job, chunk in zip(jobs, made, strict=True)
+        ]
 
     def _faded(self, job: Job, chunk: Samples) -> Samples:
         """What is final after this chunk; the rest, times its weights, becomes the tail. Weights join it as a last column."""

@@ -43,7 +43,9 @@ class WindowedTransformer:
 
 def load_transformer(weights: Weights, config: MimiConfig, prefix: str) -> WindowedTransformer:
     """encoder_transformer or decoder_transformer. Raises ValueError for missing and misshapen tensors."""
-    layers = tuple(_load_layer(weights, config, f"{prefix}.layers.{index}") for index in range(config.num_layers))
+    layers = tuple(
+        _load_layer(weights, config, f"{prefix}.layers.{index}") for index in range(config.num_layers)
+    )
     exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
     return WindowedTransformer(config, layers, (1.0 / config.rope_theta**exponent).to(weights.device))
 
@@ -52,7 +54,10 @@ def _load_layer(weights: Weights, config: MimiConfig, name: str) -> WindowLayer:
     width, attention = config.seanet.width, config.num_heads * config.head_dim
     keys, bias = config.num_groups * config.head_dim, config.attention_bias
     sizes = {"q_proj": attention, "k_proj": keys, "v_proj": keys}
-    parts = [weights.affine(f"{name}.self_attn.{part}", size, width, bias=size * bias) for part, size in sizes.items()]
+    parts = [
+        weights.affine(f"{name}.self_attn.{part}", size, width, bias=size * bias)
+        for part, size in sizes.items()
+    ]
     return WindowLayer(
         norm=weights.affine(f"{name}.input_layernorm", width, bias=width),
         qkv=(torch.cat([p.weight for p in parts]), torch.cat([p.bias for p in parts if p.bias is not None]) if bias else None),

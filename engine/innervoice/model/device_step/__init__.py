@@ -8,6 +8,6 @@ step.py      the step: a graph a batch bucket, read one step late
 
 from innervoice.model.device_step.programs import ProgramStore
 from innervoice.model.device_step.rows import RowStart
-from innervoice.model.device_step.step import Buffers, Emitted, Pending, Stats, Stepper
+from innervoice.model.device_step.step import Buffers, DeviceStep, Emitted, Pending, Stats
 
-__all__ = ["Buffers", "Emitted", "Pending", "ProgramStore", "RowStart", "Stats", "Stepper"]
+__all__ = ["Buffers", "DeviceStep", "Emitted", "Pending", "ProgramStore", "RowStart", "Stats"]

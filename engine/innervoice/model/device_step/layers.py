@@ -44,7 +44,8 @@ class Memory:
         row_tiles = -(-max_rows // 16)
         one = SplitWorkspace.allocate(shapes, dtype, device)
         parts = SplitWorkspace(
-            one.partial.new_empty(len(one.partial) * row_tiles), one.arrived.new_zeros(len(one.arrived) * row_tiles)
+            one.partial.new_empty(len(one.partial) * row_tiles),
+            one.arrived.new_zeros(len(one.arrived) * row_tiles),
         )
         attention = Workspace.allocate(max_rows, c.num_heads, c.num_kv_heads, c.head_dim, max_context, device)
         attended = torch.zeros(max_rows, c.num_heads, c.head_dim, dtype=dtype, device=device)
@@ -92,12 +93,23 @@ def decode_layers(
 
 
 def _queries(
-    model: Transformer, index: int, layer: LayerWeights, x: Tensor, inputs: Inputs, kv: KVCache, memory: Memory, invariant: bool
+    model: Transformer,
+    index: int,
+    layer: LayerWeights,
+    x: Tensor,
+    inputs: Inputs,
+    kv: KVCache,
+    memory: Memory,
+    invariant: bool,
 ) -> Tensor:
     """Queries [B, H, head_dim], rotated; keys and values go into their pages: in one launch, but for a cache of fp8."""
     c = model.config
     qkv = _product(layer.qkv, x, memory, invariant, Norm(layer.attention_norm, c.norm_eps))
-    norms = None if layer.q_norm is None or layer.k_norm is None else HeadNorm(layer.q_norm, layer.k_norm, c.norm_eps)
+    norms = (
+        None
+        if layer.q_norm is None or layer.k_norm is None
+        else HeadNorm(layer.q_norm, layer.k_norm, c.norm_eps)
+    )
     place = (inputs.cos, inputs.sin)
     if kv.k_scale is None:
         pages = (kv.k[index], kv.v[index], inputs.slots)
@@ -111,7 +123,12 @@ def _queries(
 
 
 def _product(
-    weight: Weight, x: Tensor, memory: Memory, invariant: bool, norm: Norm | None = None, residual: Tensor | None = None
+    weight: Weight,
+    x: Tensor,
+    memory: Memory,
+    invariant: bool,
+    norm: Norm | None = None,
+    residual: Tensor | None = None,
 ) -> Tensor:
     """norm(x) W^T + r: fused where the weight is not quantised."""
     if isinstance(weight, Tensor):

@@ -59,7 +59,9 @@ class _Arena:
 class ProgramStore:
     """Room for states, forced ids and samplings of all programs in use; `tensors` is what the kernels read."""
 
-    def __init__(self, device: torch.device, *, states: int = 16384, forced: int = 65536, samplings: int = 1024) -> None:
+    def __init__(
+        self, device: torch.device, *, states: int = 16384, forced: int = 65536, samplings: int = 1024
+    ) -> None:
         self.tensors = Programs(
             torch.zeros(states, Column.WIDTH, dtype=torch.int32, device=device),
             torch.zeros(forced, dtype=torch.int32, device=device),
@@ -75,7 +77,9 @@ class ProgramStore:
         key = (program.table.tobytes(), program.forced.tobytes(), samplings.tobytes())
         if key not in self._places:
             parts = [torch.from_numpy(part) for part in (program.table, program.forced, samplings)]
-            place = Place(key, self._room([len(part) for part in parts]), (len(parts[0]), len(parts[1]), len(parts[2])))
+            place = Place(
+                key, self._room([len(part) for part in parts]), (len(parts[0]), len(parts[1]), len(parts[2]))
+            )
             for target, part, offset in zip(self._parts, parts, place.offsets, strict=True):
                 target[offset : offset + len(part)].copy_(part, non_blocking=True)
             self._places[key] = place
@@ -102,7 +106,8 @@ class ProgramStore:
                 for earlier, offset, length in zip(self._arenas, found, sizes, strict=False):
                     earlier.give(offset, length)
                 raise OutOfCapacity(
-                    f"the schedules in use leave no room for {size} {name} of {arena.size} in all: wait for replies to end", 1.0
+                    f"the schedules in use leave no room for {size} {name} of {arena.size} in all: wait for replies to end",
+                    1.0,
                 )
             found.append(begin)
         return found[0], found[1], found[2]

@@ -73,7 +73,9 @@ class DeviceRows:
         place = self.programs.acquire(start.program)
         try:
             request = request_columns(**request_values(start.program, sampling) | place.columns)
-            self.cursor.begin(row, request, sampling.temperature, sampling.top_p, sampling.seed, start.caps, state)
+            self.cursor.begin(
+                row, request, sampling.temperature, sampling.top_p, sampling.seed, start.caps, state
+            )
             self.set_pages({row: start.pages})
         except ValueError:
             self.programs.release(place)
@@ -81,8 +83,15 @@ class DeviceRows:
             raise
         self._leave(row)
         weighted = start.log_weight != 0.0
-        values = (start.token, -1 if start.kind is None else int(start.kind), start.position, start.reply if weighted else 0)
-        for tensor, value in zip((self.feed.token, self.feed.kind, self.feed.position, self.feed.reply), values, strict=True):
+        values = (
+            start.token,
+            -1 if start.kind is None else int(start.kind),
+            start.position,
+            start.reply if weighted else 0,
+        )
+        for tensor, value in zip(
+            (self.feed.token, self.feed.kind, self.feed.position, self.feed.reply), values, strict=True
+        ):
             tensor[row] = value
         self.feed.log_weight[row] = start.log_weight
         self._places[row], self._is_guided[row] = place, start.program.schedule.guided
@@ -96,7 +105,9 @@ class DeviceRows:
         lines = np.full((len(pages), most), -1, np.int32)
         for line, (row, held) in zip(lines, pages.items(), strict=True):
             if len(held) > most:
-                raise ValueError(f"row {row} has {len(held)} pages, the table holds {most}: use a larger max_model_len")
+                raise ValueError(
+                    f"row {row} has {len(held)} pages, the table holds {most}: use a larger max_model_len"
+                )
             line[: len(held)] = held
         rows = torch.tensor(list(pages)).to(device, non_blocking=True)
         table.index_copy_(0, rows, torch.from_numpy(lines).to(device, non_blocking=True))
@@ -140,7 +151,9 @@ class DeviceRows:
     def state(self, row: int) -> tuple[dict[str, Any], int]:
         """The state of the host cursor that stands where the row does, and the tokens emitted so far. Waits for the device."""
         state = self.cursor.state[row].tolist()
-        return unpack_state(state, self.cursor.caps[row].tolist(), self._is_guided[row]), state[State.NUM_TOKENS]
+        return unpack_state(state, self.cursor.caps[row].tolist(), self._is_guided[row]), state[
+            State.NUM_TOKENS
+        ]
 
     def _lines(self) -> Iterator[Tensor]:
         """What moves with a row: all that is kept from step to step."""

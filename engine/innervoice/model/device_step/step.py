@@ -95,7 +95,9 @@ class Buffers:
     sin: Tensor
 
     @classmethod
-    def allocate(cls, model: Transformer, max_rows: int, max_model_len: int, page_size: int, num_caps: int = NUM_CAPS) -> Buffers:
+    def allocate(
+        cls, model: Transformer, max_rows: int, max_model_len: int, page_size: int, num_caps: int = NUM_CAPS
+    ) -> Buffers:
         """On the device of the model's weights."""
         c, weights = model.config, model.weights
         cos, sin = model.rotation(torch.arange(max_model_len, device=weights.device))
@@ -123,7 +125,7 @@ class Buffers:
         return found
 
 
-class Stepper:
+class DeviceStep:
     """Steps rows of one token each: embedding, layers, head, draw and cursor, without the host.
 
     For the loop that drives it:
@@ -168,14 +170,23 @@ class Stepper:
         self.max_rows, self.max_model_len = max_rows, max_model_len
         self.buckets = buckets_for(max_rows)
         buffers = Buffers.allocate(model, max_rows, max_model_len, page_size, num_caps)
-        self.rows, self._memory, self._inputs, self._offers = buffers.rows, buffers.layers, buffers.inputs, buffers.offers
+        self.rows, self._memory, self._inputs, self._offers = (
+            buffers.rows,
+            buffers.layers,
+            buffers.inputs,
+            buffers.offers,
+        )
         self._ring, self._cos, self._sin = buffers.ring, buffers.cos, buffers.sin
         self._model, self._kv, self._tracer = model, kv, tracer or Tracer()
         self._use_graphs = graphs and self.device.type == "cuda"
         self.pdl = _wants_pdl() if pdl is None else pdl
         self.pdl &= self.device.type == "cuda" and torch.cuda.get_device_capability(self.device) >= PDL_SINCE
         # A quantised table is looked up by the model's own means; what is looked up then has no width.
-        self._table = weights.embedding if isinstance(weights.embedding, Tensor) else torch.empty(1, 0, device=self.device)
+        self._table = (
+            weights.embedding
+            if isinstance(weights.embedding, Tensor)
+            else torch.empty(1, 0, device=self.device)
+        )
         self._graphs: dict[tuple[int, bool], torch.cuda.CUDAGraph] = {}
         self._pool: Any = None  # one pool of memory for all graphs: they run one at a time
         self._count = self._replays = self._eager = 0
@@ -195,7 +206,9 @@ class Stepper:
         begun: what `mark` gave, for the time of what was queued since then beside these steps.
         """
         if not 1 <= num_rows <= self.max_rows or not 1 <= count <= _RING:
-            raise ValueError(f"step: {count} steps of {num_rows} rows, expected 1 to {_RING} of 1 to {self.max_rows}")
+            raise ValueError(
+                f"step: {count} steps of {num_rows} rows, expected 1 to {_RING} of 1 to {self.max_rows}"
+            )
         key = (next(b for b in self.buckets if b >= num_rows), self.rows.is_weighted)
         begun = begun or self.mark()
         queued_ns = self._tracer.now_ns()
@@ -203,7 +216,13 @@ class Stepper:
             for _ in range(count):
                 self._once(*key)
         first, self._count = self._count, self._count + count
-        host = torch.empty(count, num_rows, self._ring.lines.shape[2], dtype=torch.int32, pin_memory=self.device.type == "cuda")
+        host = torch.empty(
+            count,
+            num_rows,
+            self._ring.lines.shape[2],
+            dtype=torch.int32,
+            pin_memory=self.device.type == "cuda",
+        )
         for index in range(count):
             host[index].copy_(self._ring.lines[(first + index) % _RING, :num_rows], non_blocking=True)
         return Pending(first, count, num_rows, host, begun, self.mark(), queued_ns)
@@ -223,10 +242,16 @@ class Stepper:
                 pending.ended.synchronize()
             if pending.begun is not None and self._tracer.enabled:
                 took = pending.begun.elapsed_time(pending.ended)
-                self._tracer.device_span("step", pending.queued_ns, took, rows=pending.num_rows, steps=pending.count)
+                self._tracer.device_span(
+                    "step", pending.queued_ns, took, rows=pending.num_rows, steps=pending.count
+                )
         logprobs = pending.lines[..., Output.WIDTH].contiguous().view(torch.float32).tolist()
         return [
-            [_emitted(row, line, logprob) for row, (line, logprob) in enumerate(zip(step, probs, strict=True)) if _says(line)]
+            [
+                _emitted(row, line, logprob)
+                for row, (line, logprob) in enumerate(zip(step, probs, strict=True))
+                if _says(line)
+            ]
             for step, probs in zip(pending.lines.tolist(), logprobs, strict=True)
         ]
 
@@ -242,7 +267,11 @@ class Stepper:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         self._count = int(self._ring.count)
-        self._ready_s, self._compiled, self._eager = (self._tracer.now_ns() - begin_ns) / 1e9, num_compiled(), 0
+        self._ready_s, self._compiled, self._eager = (
+            (self._tracer.now_ns() - begin_ns) / 1e9,
+            num_compiled(),
+            0,
+        )
         return self._ready_s
 
     def stats(self) -> Stats:
@@ -263,7 +292,9 @@ class Stepper:
     def _capture(self, bucket: int, weighted: bool) -> None:
         torch.cuda.synchronize(self.device)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):  # others may allocate
+        with torch.cuda.graph(
+            graph, pool=self._pool, capture_error_mode="thread_local"
+        ):  # others may allocate
             self._launch(bucket, weighted, Tracer())
         self._pool = graph.pool()
         self._graphs[bucket, weighted] = graph
@@ -283,7 +314,14 @@ class Stepper:
             prepare(cursor, programs)
         with dependent_launches(self.pdl):
             hidden = decode_layers(
-                self._model, feed, inputs, self._kv, self._memory, tracer, weighted=weighted, invariant=self.invariant
+                self._model,
+                feed,
+                inputs,
+                self._kv,
+                self._memory,
+                tracer,
+                weighted=weighted,
+                invariant=self.invariant,
             )
         with tracer.span("head", rows=bucket):
             if isinstance(weights.output, Tensor):

@@ -87,4 +87,6 @@ def family_of(data: Mapping[str, Any], source: str | PathLike[str]) -> Family:
         if kind in family.MODEL_TYPES:
             return family
     supported = ", ".join(repr(name) for family in FAMILIES for name in family.MODEL_TYPES)
-    raise ValueError(f"{source}: model_type {kind!r} is not a language model of a supported type: expected {supported}")
+    raise ValueError(
+        f"{source}: model_type {kind!r} is not a language model of a supported type: expected {supported}"
+    )

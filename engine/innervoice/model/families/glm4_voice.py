@@ -53,9 +53,15 @@ def read_config(data: Mapping[str, Any], source: str | PathLike[str]) -> ModelCo
     note_unknown(data, (*_FIXED, *_USED, *_NEUTRAL), source)
     for key, (default, expected) in _FIXED.items():
         if data.get(key, default) != expected:
-            raise ValueError(f"{source}: {key} is {data[key]!r}, which is not supported; GLM-4-Voice has {expected!r}")
+            raise ValueError(
+                f"{source}: {key} is {data[key]!r}, which is not supported; GLM-4-Voice has {expected!r}"
+            )
     heads, head_dim = read_size(data, "num_attention_heads", source), read_size(data, "kv_channels", source)
-    kv_heads = read_size(data, "multi_query_group_num", source) if data.get("multi_query_attention", False) else heads
+    kv_heads = (
+        read_size(data, "multi_query_group_num", source)
+        if data.get("multi_query_attention", False)
+        else heads
+    )
     if heads % kv_heads or head_dim % 4:
         raise ValueError(
             f"{source}: num_attention_heads {heads} must be a multiple of multi_query_group_num {kv_heads}, "
@@ -102,12 +108,16 @@ def load_weights(
     def layer(index: int) -> LayerWeights:
         prefix = f"encoder.layers.{index}"
         qkv = weight(f"{prefix}.self_attention.query_key_value.weight", config.qkv_size, width)
-        bias = get(f"{prefix}.self_attention.query_key_value.bias", config.qkv_size) if config.qkv_bias else None
+        bias = (
+            get(f"{prefix}.self_attention.query_key_value.bias", config.qkv_size) if config.qkv_bias else None
+        )
         return LayerWeights(
             attention_norm=get(f"{prefix}.input_layernorm.weight", width),
             qkv=qkv if order is None else rows_of(qkv, order.to(device)),
             qkv_bias=bias if order is None or bias is None else bias[order.to(device)],
-            attention_out=weight(f"{prefix}.self_attention.dense.weight", width, config.num_heads * config.head_dim),
+            attention_out=weight(
+                f"{prefix}.self_attention.dense.weight", width, config.num_heads * config.head_dim
+            ),
             ffn_norm=get(f"{prefix}.post_attention_layernorm.weight", width),
             gate_up=weight(f"{prefix}.mlp.dense_h_to_4h.weight", 2 * config.ffn_size, width),
             down=weight(f"{prefix}.mlp.dense_4h_to_h.weight", width, config.ffn_size),
@@ -128,7 +138,9 @@ def load_text(
 
     stand_in: where the tokenizer's files are missing, make up one of the right size. Raises FileNotFoundError, ValueError.
     """
-    if stand_in and not all((Path(directory) / name).exists() for name in ("tokenizer.model", "tokenizer_config.json")):
+    if stand_in and not all(
+        (Path(directory) / name).exists() for name in ("tokenizer.model", "tokenizer_config.json")
+    ):
         return text.stand_in(directory, num_codes)
     tokenizer = TiktokenTokenizer.from_pretrained(directory)
     return tokenizer, load_vocabulary(directory, num_codes, tokenizer=tokenizer)

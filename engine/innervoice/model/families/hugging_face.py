@@ -61,8 +61,16 @@ def read_config(
     note_unknown(data, (*_FIXED, *_USED, *_NEUTRAL), source)
     _refuse(data, source)
     heads, width = read_size(data, "num_attention_heads", source), read_size(data, "hidden_size", source)
-    kv_heads = read_size(data, "num_key_value_heads", source) if data.get("num_key_value_heads") is not None else heads
-    head_dim = read_size(data, "head_dim", source) if data.get("head_dim") is not None else head_dim or width // heads
+    kv_heads = (
+        read_size(data, "num_key_value_heads", source)
+        if data.get("num_key_value_heads") is not None
+        else heads
+    )
+    head_dim = (
+        read_size(data, "head_dim", source)
+        if data.get("head_dim") is not None
+        else head_dim or width // heads
+    )
     max_position = read_size(data, "max_position_embeddings", source)
     rope = read_rope(data, source, max_position=max_position, default_partial=partial)
     rotary_dim = int(head_dim * rope.partial)
@@ -98,7 +106,12 @@ def read_config(
 
 
 def load_weights(
-    config: ModelConfig, tensors: TensorSource, dtype: torch.dtype, device: str | torch.device, *, fused_gate_up: bool
+    config: ModelConfig,
+    tensors: TensorSource,
+    dtype: torch.dtype,
+    device: str | torch.device,
+    *,
+    fused_gate_up: bool,
 ) -> ModelWeights:
     """All weights, tensor by tensor; fused_gate_up: the file has gate and up in one tensor, as they are kept here.
 
@@ -124,7 +137,9 @@ def load_weights(
         return LayerWeights(
             attention_norm=get(f"{prefix}.input_layernorm.weight", width),
             qkv=joined([weight(f"{name}.weight", count, width) for name, count in rows.items()], dtype),
-            qkv_bias=torch.cat([get(f"{name}.bias", count) for name, count in rows.items()]) if config.qkv_bias else None,
+            qkv_bias=torch.cat([get(f"{name}.bias", count) for name, count in rows.items()])
+            if config.qkv_bias
+            else None,
             attention_out=weight(f"{attention}.o_proj.weight", width, config.num_heads * config.head_dim),
             ffn_norm=get(f"{prefix}.post_attention_layernorm.weight", width),
             gate_up=weight(f"{mlp}.gate_up_proj.weight", 2 * config.ffn_size, width)
@@ -159,7 +174,12 @@ def load_text(
 
 
 def turn_ids(
-    tokenizer: TextTokenizer, vocabulary: Vocabulary, user: str | Sequence[int], system: str | None = None, *, first: bool
+    tokenizer: TextTokenizer,
+    vocabulary: Vocabulary,
+    user: str | Sequence[int],
+    system: str | None = None,
+    *,
+    first: bool,
 ) -> list[int]:
     """One user turn in the checkpoint's chat template; see Family.turn_ids. Raises ValueError for speech."""
     if not isinstance(user, str):
@@ -168,7 +188,12 @@ def turn_ids(
 
 
 def turn_head_ids(
-    tokenizer: TextTokenizer, vocabulary: Vocabulary, codes: Sequence[int], system: str | None = None, *, first: bool
+    tokenizer: TextTokenizer,
+    vocabulary: Vocabulary,
+    codes: Sequence[int],
+    system: str | None = None,
+    *,
+    first: bool,
 ) -> list[int]:
     """See Family.turn_head_ids. Raises ValueError: there is no speech in this template."""
     raise ValueError(_NO_SPEECH)
@@ -177,7 +202,11 @@ def turn_head_ids(
 def _refuse(data: Mapping[str, Any], source: str | PathLike[str]) -> None:
     for key, run in _FIXED.items():
         if data.get(key, run[0]) not in run:
-            raise ValueError(f"{source}: {key} is {data[key]!r}, which is not supported; supported is {run[0]!r}")
+            raise ValueError(
+                f"{source}: {key} is {data[key]!r}, which is not supported; supported is {run[0]!r}"
+            )
     other = [kind for kind in data.get("layer_types") or [] if kind != "full_attention"]
     if other:
-        raise ValueError(f"{source}: layer_types has {other[0]!r}, which is not supported; supported is 'full_attention'")
+        raise ValueError(
+            f"{source}: layer_types has {other[0]!r}, which is not supported; supported is 'full_attention'"
+        )

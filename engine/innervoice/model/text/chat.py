@@ -8,7 +8,9 @@ from innervoice.model.text.tokenizer import TextTokenizer
 from innervoice.model.text.tokenizer_json import JsonTokenizer
 
 
-def chat_turn_ids(tokenizer: TextTokenizer, user: str, system: str | None = None, *, first: bool) -> list[int]:
+def chat_turn_ids(
+    tokenizer: TextTokenizer, user: str, system: str | None = None, *, first: bool
+) -> list[int]:
     """The ids of one user turn up to where the reply begins; system None: the template's own.
 
     first: the whole opening; otherwise what follows the ids of the reply before, its end of turn included. A later turn is

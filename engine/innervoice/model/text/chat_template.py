@@ -38,14 +38,20 @@ class ChatTemplate:
     """A template with the names of the special tokens. now: what strftime_now formats, where a template writes the date."""
 
     def __init__(
-        self, template: str, tokens: Mapping[str, str], source: Path, now: Callable[[], datetime] = datetime.now
+        self,
+        template: str,
+        tokens: Mapping[str, str],
+        source: Path,
+        now: Callable[[], datetime] = datetime.now,
     ) -> None:
         self.source = source
         self._tokens = dict(tokens)
         try:
             self._template = _environment(now).from_string(template)
         except jinja2.TemplateError as error:
-            raise ValueError(f"{source}: the chat template is not valid ({_first_line(error)}): download it again") from None
+            raise ValueError(
+                f"{source}: the chat template is not valid ({_first_line(error)}): download it again"
+            ) from None
 
     @classmethod
     def read(cls, directory: str | PathLike[str]) -> ChatTemplate | None:
@@ -55,7 +61,9 @@ class ChatTemplate:
         source = file if file.exists() else config
         template = file.read_text(encoding="utf-8") if file.exists() else data.get("chat_template")
         if isinstance(template, list):
-            named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+            named = {
+                entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)
+            }
             template = named.get("default")
         if template is None:
             return None
@@ -81,7 +89,10 @@ class ChatTemplate:
         exchange = [_message("user", _ASKED), _message("assistant", _REPLY)]
         once, twice = (self._render([*head, *exchange * count, last]) for count in (1, 2))
         before, _, suffix = once.rpartition(_REPLY)
-        if not before.startswith(self._render(asked, to_reply=False)) or twice.rpartition(_REPLY)[2] != suffix:
+        if (
+            not before.startswith(self._render(asked, to_reply=False))
+            or twice.rpartition(_REPLY)[2] != suffix
+        ):
             self._refuse("it writes earlier turns otherwise once there are later ones")
         return suffix
 
@@ -98,7 +109,11 @@ class ChatTemplate:
     def _render(self, messages: Sequence[Message], *, to_reply: bool = True) -> str:
         try:
             return self._template.render(
-                messages=list(messages), add_generation_prompt=to_reply, tools=None, documents=None, **self._tokens
+                messages=list(messages),
+                add_generation_prompt=to_reply,
+                tools=None,
+                documents=None,
+                **self._tokens,
             )
         except Exception as error:  # a template is a program and fails in any way
             self._refuse(_first_line(error))

@@ -17,7 +17,12 @@ TEXT_SYSTEM = _SYSTEM.format("text")
 
 
 def turn_ids(
-    tokenizer: TextTokenizer, vocabulary: Vocabulary, user: str | Sequence[int], system: str | None = None, *, first: bool
+    tokenizer: TextTokenizer,
+    vocabulary: Vocabulary,
+    user: str | Sequence[int],
+    system: str | None = None,
+    *,
+    first: bool,
 ) -> list[int]:
     """One turn, typed text or the codes of a recording, up to where the reply begins; system None: the model's own sentence.
 
@@ -29,14 +34,22 @@ def turn_ids(
     """
     special, encode = tokenizer.require_special, tokenizer.encode
     if isinstance(user, str):
-        turn = [*_opening(tokenizer, TEXT_SYSTEM if system is None else system, first=first), *encode("\n" + user)]
+        turn = [
+            *_opening(tokenizer, TEXT_SYSTEM if system is None else system, first=first),
+            *encode("\n" + user),
+        ]
     else:
         turn = [*turn_head_ids(tokenizer, vocabulary, user, system, first=first), special("<|end_of_audio|>")]
     return [*turn, special("<|assistant|>"), *encode("streaming_transcription\n")]
 
 
 def turn_head_ids(
-    tokenizer: TextTokenizer, vocabulary: Vocabulary, codes: Sequence[int], system: str | None = None, *, first: bool
+    tokenizer: TextTokenizer,
+    vocabulary: Vocabulary,
+    codes: Sequence[int],
+    system: str | None = None,
+    *,
+    first: bool,
 ) -> list[int]:
     """What is known of a turn while it is spoken: `turn_ids` of any recording that begins with these codes begins with this.
 
@@ -50,5 +63,9 @@ def turn_head_ids(
 def _opening(tokenizer: TextTokenizer, system: str, *, first: bool) -> list[int]:
     """All before the line break that the user's words or sound follow."""
     special = tokenizer.require_special
-    told = [special("[gMASK]"), special("<sop>"), special("<|system|>"), *tokenizer.encode("\n" + system)] if first else []
+    told = (
+        [special("[gMASK]"), special("<sop>"), special("<|system|>"), *tokenizer.encode("\n" + system)]
+        if first
+        else []
+    )
     return [*told, special("<|user|>")]

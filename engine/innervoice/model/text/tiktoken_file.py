@@ -27,13 +27,17 @@ class TiktokenTokenizer:
         self.num_ranks = len(ranks)
         self._special = dict(special)
         self._bytes = {rank: token for token, rank in ranks.items()}
-        self._encoding = tiktoken.Encoding("checkpoint", pat_str=_SPLIT, mergeable_ranks=dict(ranks), special_tokens={})
+        self._encoding = tiktoken.Encoding(
+            "checkpoint", pat_str=_SPLIT, mergeable_ranks=dict(ranks), special_tokens={}
+        )
 
     @classmethod
     def from_pretrained(cls, directory: str | PathLike[str]) -> TiktokenTokenizer:
         """tokenizer.model and tokenizer_config.json. Raises FileNotFoundError, or ValueError naming file and line."""
         folder = Path(directory)
-        return cls(read_ranks(folder / "tokenizer.model"), read_added_tokens(folder / "tokenizer_config.json"))
+        return cls(
+            read_ranks(folder / "tokenizer.model"), read_added_tokens(folder / "tokenizer_config.json")
+        )
 
     @property
     def text_range(self) -> tuple[int, int]:
@@ -74,9 +78,13 @@ def read_ranks(path: Path) -> dict[bytes, int]:
             token, rank = line.split()
             ranks[base64.b64decode(token, validate=True)] = int(rank)
         except (ValueError, binascii.Error):
-            raise ValueError(f"{path}, line {number}: expected base64 and a rank, found {line[:40]!r}") from None
+            raise ValueError(
+                f"{path}, line {number}: expected base64 and a rank, found {line[:40]!r}"
+            ) from None
     if sorted(ranks.values()) != list(range(len(ranks))):
-        raise ValueError(f"{path}: the ranks of {len(ranks)} tokens are not 0 to {len(ranks) - 1}: download it again")
+        raise ValueError(
+            f"{path}: the ranks of {len(ranks)} tokens are not 0 to {len(ranks) - 1}: download it again"
+        )
     missing = [value for value in range(256) if bytes([value]) not in ranks]
     if missing:
         raise ValueError(f"{path}: {len(missing)} of the 256 single bytes have no token: download it again")
@@ -89,6 +97,8 @@ def read_added_tokens(path: Path) -> dict[str, int]:
     for key, entry in require(read_json(path), "added_tokens_decoder", path, dict).items():
         content = entry.get("content") if isinstance(entry, dict) else None
         if not key.isdecimal() or not isinstance(content, str):
-            raise ValueError(f"{path}: added token {key!r} is {entry!r}, expected an id and an object with a content string")
+            raise ValueError(
+                f"{path}: added token {key!r} is {entry!r}, expected an id and an object with a content string"
+            )
         tokens[content] = int(key)
     return tokens

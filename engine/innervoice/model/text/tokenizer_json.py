@@ -37,10 +37,14 @@ class JsonTokenizer:
     def __init__(self, data: Mapping[str, Any], source: Path, chat: ChatTemplate | None = None) -> None:
         self.source, self.chat = source, chat
         self._added = read_added(data, source)
-        self._split = re.compile("|".join(map(re.escape, sorted(self._added, key=len, reverse=True))) or "(?!)")
+        self._split = re.compile(
+            "|".join(map(re.escape, sorted(self._added, key=len, reverse=True))) or "(?!)"
+        )
         model = require(data, "model", source, dict)
         if model.get("type", "BPE") != "BPE":
-            raise ValueError(f"{source}: a model of type {model['type']!r} is not supported; supported is 'BPE'")
+            raise ValueError(
+                f"{source}: a model of type {model['type']!r} is not supported; supported is 'BPE'"
+            )
         plain = _without_added(data, self._added)
         self._encoder = _build(plain, source)
         later = plain | {"pre_tokenizer": _without_prefix(data.get("pre_tokenizer"))}
@@ -144,9 +148,18 @@ def _without_added(data: Mapping[str, Any], added: Mapping[str, AddedToken]) -> 
         return any(token in added for token in (*pair, "".join(pair)))
 
     kept = {model.get("unk_token")}
-    model["vocab"] = {token: i for token, i in model.get("vocab", {}).items() if token not in added or token in kept}
+    model["vocab"] = {
+        token: i for token, i in model.get("vocab", {}).items() if token not in added or token in kept
+    }
     model["merges"] = [merge for merge in model.get("merges", []) if not reaches_added(merge)]
-    return {**data, "model": model, "added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+    return {
+        **data,
+        "model": model,
+        "added_tokens": [],
+        "post_processor": None,
+        "truncation": None,
+        "padding": None,
+    }
 
 
 def _without_prefix(part: Any) -> Any:
@@ -165,14 +178,18 @@ def _build(data: Mapping[str, Any], source: Path) -> Tokenizer:
         raise ValueError(f"{source} cannot be read as a tokenizer ({error}): download it again") from None
 
 
-def _text_range(ordinary: Mapping[int, str], added: Mapping[str, AddedToken], source: Path) -> tuple[int, int]:
+def _text_range(
+    ordinary: Mapping[int, str], added: Mapping[str, AddedToken], source: Path
+) -> tuple[int, int]:
     if not ordinary:
         raise ValueError(f"{source}: the vocabulary has no text tokens: download it again")
     low, high = min(ordinary), max(ordinary) + 1
     if high - low != len(ordinary):
         hole = next(i for i in range(low, high) if i not in ordinary)
         name = next((repr(text) for text, token in added.items() if token.id == hole), "no token")
-        raise ValueError(f"{source}: id {hole} is {name} amid the text tokens {low} to {high - 1}, which is not supported")
+        raise ValueError(
+            f"{source}: id {hole} is {name} amid the text tokens {low} to {high - 1}, which is not supported"
+        )
     return low, high
 
 

@@ -40,7 +40,9 @@ def load_vocabulary(
         size=size,
         text=tokenizer.text_range,
         speech=None if num_codes is None else _speech_range(tokenizer, num_codes, size, folder),
-        end_of_turn=names.get("end_of_turn", tokenizer.special("<|user|>") if end_of_turn is None else end_of_turn),
+        end_of_turn=names.get(
+            "end_of_turn", tokenizer.special("<|user|>") if end_of_turn is None else end_of_turn
+        ),
         open=names.get("open"),
         close=names.get("close"),
         done=names.get("done"),
@@ -49,7 +51,9 @@ def load_vocabulary(
     named = (vocabulary.end_of_turn, vocabulary.open, vocabulary.close, vocabulary.done)
     beyond = [i for i in (vocabulary.text[1] - 1, *named, *vocabulary.eos) if i is not None and i >= size]
     if beyond:
-        raise ValueError(f"{folder}: token id {beyond[0]} lies beyond the vocabulary of {size}; tokenizer and config.json differ")
+        raise ValueError(
+            f"{folder}: token id {beyond[0]} lies beyond the vocabulary of {size}; tokenizer and config.json differ"
+        )
     return vocabulary
 
 
@@ -96,13 +100,17 @@ def speech_ids(vocabulary: Vocabulary, codes: Sequence[int]) -> list[int]:
 def _vocabulary_size(folder: Path) -> int:
     path = folder / "config.json"
     config = read_json(path)
-    return int(require(config, "padded_vocab_size" if "padded_vocab_size" in config else "vocab_size", path, int))
+    return int(
+        require(config, "padded_vocab_size" if "padded_vocab_size" in config else "vocab_size", path, int)
+    )
 
 
 def _speech_range(tokenizer: TextTokenizer, num_codes: int, size: int, folder: Path) -> tuple[int, int]:
     low = tokenizer.special("<|audio_0|>")
     if low is None:
-        raise ValueError(f"{folder}: the tokenizer has no token '<|audio_0|>', so this model takes and makes no speech")
+        raise ValueError(
+            f"{folder}: the tokenizer has no token '<|audio_0|>', so this model takes and makes no speech"
+        )
     if low + num_codes > size:
         raise ValueError(
             f"{folder}: {num_codes} speech codes from id {low} on need a vocabulary of {low + num_codes}, but it has {size}: "
@@ -124,5 +132,7 @@ def _token_names(path: Path, tokenizer: TextTokenizer) -> dict[str, int | None]:
         names["end_of_turn"] = require(data, "end_of_turn", path, str)
     for key, token in names.items():
         if token is not None and (not isinstance(token, str) or tokenizer.special(token) is None):
-            raise ValueError(f"{path}: {key} is {token!r}, which is no added token of the checkpoint's tokenizer")
+            raise ValueError(
+                f"{path}: {key} is {token!r}, which is no added token of the checkpoint's tokenizer"
+            )
     return {key: None if token is None else tokenizer.special(token) for key, token in names.items()}

@@ -13,14 +13,14 @@ from innervoice.runtime.scheduler.codec_plan import VoicePlan, plan_voice
 from innervoice.runtime.scheduler.costs import LearnedCosts
 from innervoice.runtime.scheduler.settings import Policy, SchedulerSettings
 from innervoice.runtime.scheduler.step_plan import StepPlan, plan_step
-from innervoice.runtime.scheduler.table import Jobs, Phase, Places
+from innervoice.runtime.scheduler.table import Phase, Places, ReplyColumns
 
 __all__ = [
-    "Jobs",
     "LearnedCosts",
     "Phase",
     "Places",
     "Policy",
+    "ReplyColumns",
     "SchedulerSettings",
     "StepPlan",
     "VoicePlan",

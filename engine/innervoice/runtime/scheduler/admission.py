@@ -47,7 +47,12 @@ def admit_rows(
     for index in waiting.tolist():
         needed = num_pages(int(rows.context[index]) + 1, settings) - int(rows.pages[index])
         live = bool(rows.is_live[index])
-        too_many = settings.policy == "slack" and live and load.num > 0 and load.with_one_more(costs) > settings.max_load
+        too_many = (
+            settings.policy == "slack"
+            and live
+            and load.num > 0
+            and load.with_one_more(costs) > settings.max_load
+        )
         if num_rows >= settings.max_rows or (needed > pages_free and num_rows > 0) or too_many:
             break
         chosen.append(index)
@@ -66,7 +71,11 @@ class _SpokenLoad:
     @classmethod
     def of(cls, rows: Columns, speaking: Places) -> _SpokenLoad:
         num = max(len(speaking), 1)
-        return cls(len(speaking), float(rows.spoken_rate[speaking].sum()) / num, float(rows.chunk_s[speaking].sum()) / num)
+        return cls(
+            len(speaking),
+            float(rows.spoken_rate[speaking].sum()) / num,
+            float(rows.chunk_s[speaking].sum()) / num,
+        )
 
     def with_one_more(self, costs: LearnedCosts) -> float:
         """Share of the time that the spoken tokens and the sound of all would take, reflection left out."""
@@ -101,7 +110,9 @@ def _victims(rows: Columns, settings: SchedulerSettings, running: Places) -> Pla
     if settings.policy != "slack":
         return running[np.argsort(latest, kind="stable")]
     sound = -(rows.sound_end_s[running] + rows.unvoiced_s[running])
-    return running[np.lexsort((latest, sound, rows.is_live[running], rows.priority[running], ~rows.is_blocked[running]))]
+    return running[
+        np.lexsort((latest, sound, rows.is_live[running], rows.priority[running], ~rows.is_blocked[running]))
+    ]
 
 
 def num_pages(num_tokens: Any, settings: SchedulerSettings) -> Any:

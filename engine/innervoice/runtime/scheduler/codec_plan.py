@@ -9,7 +9,7 @@ import numpy as np
 
 from innervoice.runtime.scheduler.costs import LearnedCosts
 from innervoice.runtime.scheduler.settings import SchedulerSettings
-from innervoice.runtime.scheduler.table import NOBODY, Jobs, Phase, Places
+from innervoice.runtime.scheduler.table import NOBODY, Phase, Places, ReplyColumns
 
 _WAITING = int(Phase.WAITING)
 _SPLIT_SHARE = 0.1  # of what the calls of a split one cost, how much more they may cost
@@ -23,7 +23,9 @@ class VoicePlan:
     wake_s: float = math.inf
 
 
-def plan_voice(jobs: Jobs, costs: LearnedCosts, settings: SchedulerSettings, now: float, *, idle: bool) -> VoicePlan:
+def plan_voice(
+    jobs: ReplyColumns, costs: LearnedCosts, settings: SchedulerSettings, now: float, *, idle: bool
+) -> VoicePlan:
     """The codec's next call. idle: the language model has nothing to do.
 
     First sound and sound that runs out are made at once; beside a first sound, only what would else come too late. Other chunks
@@ -51,7 +53,9 @@ def plan_voice(jobs: Jobs, costs: LearnedCosts, settings: SchedulerSettings, now
         patience_s = max(step_s, 2 * costs.voice.estimate(1), costs.voice.estimate(num_due))
         size = max(num_due, costs.voice.most_within(patience_s, num))
     elif num_due:
-        size = max(num_due, costs.voice.most_within(costs.voice.estimate(num_due) * (1 + settings.plateau), num))
+        size = max(
+            num_due, costs.voice.most_within(costs.voice.estimate(num_due) * (1 + settings.plateau), num)
+        )
     else:
         return VoicePlan(NOBODY, float(np.min(latest_s)))
     return VoicePlan(ready[order][: _undivided(costs, size, step_s)])
@@ -69,9 +73,14 @@ def _undivided(costs: LearnedCosts, size: int, step_s: float) -> int:
     return size
 
 
-def _first_is_near(jobs: Jobs, places: Places) -> bool:
+def _first_is_near(jobs: ReplyColumns, places: Places) -> bool:
     """Whether a listener waits for the first sound of a reply that has its row."""
-    waits = jobs.is_live[places] & ~jobs.has_sound[places] & (jobs.phase[places] != _WAITING) & ~jobs.is_listening[places]
+    waits = (
+        jobs.is_live[places]
+        & ~jobs.has_sound[places]
+        & (jobs.phase[places] != _WAITING)
+        & ~jobs.is_listening[places]
+    )
     return bool(waits.any())
 
 

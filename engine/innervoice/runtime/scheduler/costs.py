@@ -102,7 +102,10 @@ class LearnedCosts:
     """Step time by rows, prefill time by token, codec time by chunks; each starts from a calibration run or a profile."""
 
     def __init__(
-        self, decode: Mapping[int, float] | None = None, voice: Mapping[int, float] | None = None, prefill_token_s: float = 0.0
+        self,
+        decode: Mapping[int, float] | None = None,
+        voice: Mapping[int, float] | None = None,
+        prefill_token_s: float = 0.0,
     ) -> None:
         self.decode, self.voice = BucketTimes(decode), BucketTimes(voice)
         self.prefill_token_s = prefill_token_s
@@ -116,7 +119,9 @@ class LearnedCosts:
 
     def first_audio_s(self, prompt: NDArray[np.int64], drawn: NDArray[np.int64]) -> NDArray[np.float64]:
         """What first sound takes a reply that is alone: its prompt of so many tokens fed, so many tokens drawn, a chunk made."""
-        alone: NDArray[np.float64] = prompt * self.prefill_token_s + drawn * self.decode.estimate(1) + self.voice.estimate(1)
+        alone: NDArray[np.float64] = (
+            prompt * self.prefill_token_s + drawn * self.decode.estimate(1) + self.voice.estimate(1)
+        )
         return alone
 
     def observe_step(self, rows: int, prefill_tokens: int, seconds: float) -> None:

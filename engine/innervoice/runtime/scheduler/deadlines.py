@@ -32,7 +32,9 @@ class Outlook(NamedTuple):
     token_s: NDArray[np.float64]
 
 
-def look_ahead(rows: Columns, draws: NDArray[np.bool_], costs: LearnedCosts, settings: SchedulerSettings, now: float) -> Outlook:
+def look_ahead(
+    rows: Columns, draws: NDArray[np.bool_], costs: LearnedCosts, settings: SchedulerSettings, now: float
+) -> Outlook:
     """The outlook. Sound that is ready for the codec counts as unplayed.
 
     A first sound is due first_audio_stretch times its floor after the question; the floor is what a reply takes that is alone.
@@ -111,7 +113,11 @@ def choose(
 
 
 def _rank(
-    rows: Columns, places: Places, room_s: NDArray[np.float64], urgent: NDArray[np.bool_], starved: NDArray[np.bool_]
+    rows: Columns,
+    places: Places,
+    room_s: NDArray[np.float64],
+    urgent: NDArray[np.bool_],
+    starved: NDArray[np.bool_],
 ) -> Places:
     """Who waited too long, then priority, then those whose sound runs out, then the least room, then arrival."""
     key = np.minimum(room_s, 1e6 + 1e-3 * rows.order[places])  # those that nobody listens to: by arrival

@@ -52,7 +52,15 @@ class SchedulerSettings:
         for name in ("frontier_s", "max_load", "starve_s", "first_audio_stretch"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0")
-        for name in ("fixed_hidden", "margin_s", "margin_share", "horizon_s", "plateau", "batching_share", "reserve_s"):
+        for name in (
+            "fixed_hidden",
+            "margin_s",
+            "margin_share",
+            "horizon_s",
+            "plateau",
+            "batching_share",
+            "reserve_s",
+        ):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be 0 or more")
         if self.reflection_rate is not None and not self.reflection_rate >= 0:

@@ -21,7 +21,7 @@ from innervoice.runtime.scheduler.admission import DraftStep, admit_rows, num_pa
 from innervoice.runtime.scheduler.costs import LearnedCosts
 from innervoice.runtime.scheduler.deadlines import Outlook, choose, grant, look_ahead
 from innervoice.runtime.scheduler.settings import SchedulerSettings
-from innervoice.runtime.scheduler.table import NOBODY, Columns, Jobs, Phase, Places
+from innervoice.runtime.scheduler.table import NOBODY, Columns, Phase, Places, ReplyColumns
 
 _LEAST_PREFILL = 32  # prompt tokens of a step for one that has waited too long, however urgent the others are
 # Plain numbers: numpy compares with an enum's member many times slower.
@@ -46,7 +46,9 @@ class StepPlan:
     wake_s: float = math.inf
 
 
-def plan_step(jobs: Jobs, costs: LearnedCosts, settings: SchedulerSettings, now: float, pages_free: int) -> StepPlan:
+def plan_step(
+    jobs: ReplyColumns, costs: LearnedCosts, settings: SchedulerSettings, now: float, pages_free: int
+) -> StepPlan:
     """The next step. pages_free: pages that can be had without taking them from a running reply."""
     rows = jobs.rows
     runs = (rows.phase == _PREFILL) | (rows.phase == _DECODE)
@@ -63,7 +65,9 @@ def plan_step(jobs: Jobs, costs: LearnedCosts, settings: SchedulerSettings, now:
         caps = rows.hidden_most[drawing]
         if settings.policy == "fixed":
             caps = np.minimum(caps, settings.fixed_hidden)
-        made = DraftStep(drawing, _prefill(rows, settings.prefill_chunk, able & (rows.prompt_left > 0)), drawing, caps)
+        made = DraftStep(
+            drawing, _prefill(rows, settings.prefill_chunk, able & (rows.prompt_left > 0)), drawing, caps
+        )
     return _finish(rows, settings, made, admit, runs, pages_free)
 
 
@@ -76,7 +80,9 @@ def _slack_step(
     draws: NDArray[np.bool_],
 ) -> DraftStep:
     ahead_s = rows.sound_end_s + rows.unvoiced_s
-    rests = draws & (ahead_s > now + settings.frontier_s) & ~rows.is_reflecting & rows.has_sound & rows.is_live
+    rests = (
+        draws & (ahead_s > now + settings.frontier_s) & ~rows.is_reflecting & rows.has_sound & rows.is_live
+    )
     wake_s = math.inf
     if rests.any():
         wake_s = float(np.min(ahead_s[rests])) - settings.frontier_s
@@ -113,7 +119,9 @@ def _prefill(rows: Columns, budget: int, waiting: NDArray[np.bool_]) -> list[tup
     """Prompts in order: those that wait to draw before those of users who still speak."""
     prompts, fed = np.flatnonzero(waiting), list[tuple[int, int]]()
     if len(prompts) > 1:
-        prompts = prompts[np.lexsort((rows.order[prompts], -rows.priority[prompts], rows.is_listening[prompts]))]
+        prompts = prompts[
+            np.lexsort((rows.order[prompts], -rows.priority[prompts], rows.is_listening[prompts]))
+        ]
     for index in prompts.tolist():
         num = min(budget, int(rows.prompt_left[index]))
         if num == 0:

@@ -87,12 +87,14 @@ class Columns:
     chunks_ready: NDArray[np.int64]
 
 
-class Jobs(Columns):
+class ReplyColumns(Columns):
     """A table of replies. Columns are public arrays, indexed by place; whoever runs the replies writes what changed."""
 
     def __init__(self, capacity: int = 64) -> None:
         self._num_added = 0
-        self._free: list[int] = []  # a heap: the lowest is given first, so that the places in use lie together
+        self._free: list[
+            int
+        ] = []  # a heap: the lowest is given first, so that the places in use lie together
         self._used = 0  # no place from here on is in use
         for name, (dtype, empty) in _COLUMNS.items():
             setattr(self, name, np.full(capacity, empty, dtype))

@@ -13,28 +13,46 @@ from typing import Annotated, Any, Literal
 import typer
 
 from innervoice.api.engine import Engine
+from innervoice.api.event_log import write_events
 from innervoice.schedule import Schedule
-from innervoice.telemetry.metrics import Distribution, RequestLog, RunMetrics, summarize
+from innervoice.telemetry.metrics import Distribution, RequestTimings, RunMetrics, summarize
 from innervoice.tools.loadgen import Load, Run, bundled_questions, read_manifest, run_load
-from innervoice.tools.replay.event_log import write_events
 from innervoice.types import Sampling
 
 
 def stream(
-    model: Annotated[str | None, typer.Option(help="Checkpoint directory or hub id; default: the packaged tiny one.")] = None,
-    manifest: Annotated[Path | None, typer.Option(help="Questions, one JSON object a line; default: two recordings.")] = None,
-    request_rate: Annotated[float, typer.Option(help="Requests a second, at random times; inf: all at once.")] = math.inf,
+    model: Annotated[
+        str | None, typer.Option(help="Checkpoint directory or hub id; default: the packaged tiny one.")
+    ] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="Questions, one JSON object a line; default: two recordings.")
+    ] = None,
+    request_rate: Annotated[
+        float, typer.Option(help="Requests a second, at random times; inf: all at once.")
+    ] = math.inf,
     max_concurrency: Annotated[int | None, typer.Option(help="Requests at a time.")] = None,
     num_prompts: Annotated[int, typer.Option(help="Requests to measure.")] = 32,
     num_warmups: Annotated[int, typer.Option(help="Requests before them.")] = 2,
-    schedule: Annotated[str | None, typer.Option(help="A preset or a .json file, where the manifest says none.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens of a reply, where the manifest says none.")] = 500,
+    schedule: Annotated[
+        str | None, typer.Option(help="A preset or a .json file, where the manifest says none.")
+    ] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option(help="Tokens of a reply, where the manifest says none.")
+    ] = 500,
     seed: Annotated[int, typer.Option(help="Of the arrivals, and of replies that have none.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Of weights and cache.")] = "auto",
-    streaming: Annotated[Literal["offline", "steady", "reference"], typer.Option(help="How sound comes.")] = "steady",
-    out: Annotated[Path, typer.Option(help="Every request with its arrivals, one JSON object a line.")] = Path("requests.jsonl"),
-    events: Annotated[Path | None, typer.Option(help="A folder for every reply's event log, for replay.")] = None,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Of weights and cache.")
+    ] = "auto",
+    streaming: Annotated[
+        Literal["offline", "steady", "reference"], typer.Option(help="How sound comes.")
+    ] = "steady",
+    out: Annotated[
+        Path, typer.Option(help="Every request with its arrivals, one JSON object a line.")
+    ] = Path("requests.jsonl"),
+    events: Annotated[
+        Path | None, typer.Option(help="A folder for every reply's event log, for replay.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The figures as a JSON object.")] = False,
 ) -> None:
     """Ask at random times, hear every reply in real time, and report the figures by which engines are compared."""
@@ -42,7 +60,9 @@ def stream(
     questions = bundled_questions() if manifest is None else read_manifest(manifest)
     request: dict[str, Any] = {"sampling": Sampling(max_new_tokens=max_new_tokens)}
     if schedule is not None:
-        request["schedule"] = Schedule.load(schedule) if schedule.endswith(".json") else Schedule.preset(schedule)
+        request["schedule"] = (
+            Schedule.load(schedule) if schedule.endswith(".json") else Schedule.preset(schedule)
+        )
     where = model or str(resources.files("innervoice") / "assets" / "tiny")
     options: dict[str, Any] = {"model": where, "device": device, "dtype": dtype, "streaming": streaming}
     with Engine.from_pretrained(**options) as engine:
@@ -54,12 +74,17 @@ def stream(
 
 
 def metrics(
-    log: Annotated[Path, typer.Argument(metavar="REQUESTS.jsonl", help="What bench stream wrote, or another server's log.")],
+    log: Annotated[
+        Path,
+        typer.Argument(metavar="REQUESTS.jsonl", help="What bench stream wrote, or another server's log."),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="As a JSON object.")] = False,
 ) -> None:
     """The same figures from a log of arrivals: {"submitted_s", "rate", "audio": [[t, samples]], "tokens": [[t, kind]]} a line."""
     lines = log.read_text(encoding="utf-8").splitlines()
-    _print(summarize([RequestLog.from_dict(json.loads(line)) for line in lines if line.strip()]), as_json, {})
+    _print(
+        summarize([RequestTimings.from_dict(json.loads(line)) for line in lines if line.strip()]), as_json, {}
+    )
 
 
 def table(figures: RunMetrics, more: dict[str, float | None]) -> Iterator[str]:
@@ -75,8 +100,16 @@ def table(figures: RunMetrics, more: dict[str, float | None]) -> Iterator[str]:
 
 
 def _row(name: str, values: Distribution) -> str:
-    shares = {"median": values.median, "p10": values.p10, "p90": values.p90, "p99": values.p99, "most": values.most}
-    return f"{name:28} n {values.n:<6} " + "  ".join(f"{share} {_number(value):9}" for share, value in shares.items())
+    shares = {
+        "median": values.median,
+        "p10": values.p10,
+        "p90": values.p90,
+        "p99": values.p99,
+        "most": values.most,
+    }
+    return f"{name:28} n {values.n:<6} " + "  ".join(
+        f"{share} {_number(value):9}" for share, value in shares.items()
+    )
 
 
 def _number(value: float | None) -> str:

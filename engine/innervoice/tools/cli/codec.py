@@ -20,9 +20,13 @@ from innervoice.types import Samples
 
 SOUND = (".wav", ".flac", ".ogg")
 
-app = typer.Typer(rich_markup_mode=None, help="Mimi, EnCodec, DAC or SNAC by itself: sound to codes and back.")
+app = typer.Typer(
+    rich_markup_mode=None, help="Mimi, EnCodec, DAC or SNAC by itself: sound to codes and back."
+)
 
-Directory = Annotated[Path, typer.Option("--codec", help="Directory with the codec's config.json and weights.")]
+Directory = Annotated[
+    Path, typer.Option("--codec", help="Directory with the codec's config.json and weights.")
+]
 Codebooks = Annotated[int | None, typer.Option(help="How many codebooks to encode with; default: all.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
 Dtype = Annotated[Literal["float32", "bfloat16"], typer.Option(help="Type of the weights.")]
@@ -118,7 +122,9 @@ def _check_sound(out: Path) -> None:
     if out.suffix not in SOUND:
         raise ValueError(f"cannot write sound as {out}: its name must end in {', '.join(SOUND)}")
     if not out.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {out}: there is no directory {out.parent}, so create it or name another")
+        raise FileNotFoundError(
+            f"cannot write {out}: there is no directory {out.parent}, so create it or name another"
+        )
 
 
 def _refuse_same(file: Path, out: Path) -> None:

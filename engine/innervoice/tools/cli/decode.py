@@ -10,20 +10,33 @@ from typing import Annotated, Any, Literal
 import typer
 
 from innervoice.telemetry.trace import Tracer
-from innervoice.tools.decode_bench import DecodeModel, StepperLoop, make_loop, step_bytes, time_prefill, time_steps
+from innervoice.tools.decode_bench import (
+    DecodeModel,
+    StepperLoop,
+    make_loop,
+    step_bytes,
+    time_prefill,
+    time_steps,
+)
 
 
 def decode(
-    model: Annotated[str, typer.Option(help="Checkpoint directory; with --load-format dummy, config.json is enough.")],
+    model: Annotated[
+        str, typer.Option(help="Checkpoint directory; with --load-format dummy, config.json is enough.")
+    ],
     load_format: Annotated[Literal["auto", "dummy"], typer.Option(help="dummy: random weights.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Type of weights and cache.")] = "auto",
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Type of weights and cache.")
+    ] = "auto",
     batch: Annotated[int, typer.Option(help="Rows.")] = 1,
     context: Annotated[int, typer.Option(help="Tokens that each row has cached.")] = 2048,
     steps: Annotated[int, typer.Option(help="Steps that are timed.")] = 64,
     warmup: Annotated[int, typer.Option(help="Steps before them.")] = 4,
     prefill: Annotated[int, typer.Option(help="Also time a prompt of so many tokens; 0: none.")] = 0,
-    graph: Annotated[bool, typer.Option(help="A CUDA graph a step; without it every stage has its own NVTX range.")] = True,
+    graph: Annotated[
+        bool, typer.Option(help="A CUDA graph a step; without it every stage has its own NVTX range.")
+    ] = True,
     invariant: Annotated[bool, typer.Option(help="The same tokens in every batch, without cuBLAS.")] = False,
     trace: Annotated[Path | None, typer.Option(help="Chrome trace JSON of the timed steps.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="The figures as JSON.")] = None,
@@ -41,9 +54,16 @@ def decode(
     found = _figures(loaded, seconds, batch, context) | {"graph": graph, "warmup": warmup}
     if isinstance(loop, StepperLoop):
         stats = loop.stepper.stats()
-        found |= {"ready_s": stats.ready_s, "jit_after_warmup": stats.jit_after_warmup, "graphs": stats.graphs}
+        found |= {
+            "ready_s": stats.ready_s,
+            "jit_after_warmup": stats.jit_after_warmup,
+            "graphs": stats.graphs,
+        }
     if prefill:
-        found |= {"prefill_tokens": prefill, "prefill_ms": 1e3 * median(time_prefill(loaded, prefill, 5, tracer))}
+        found |= {
+            "prefill_tokens": prefill,
+            "prefill_ms": 1e3 * median(time_prefill(loaded, prefill, 5, tracer)),
+        }
     for name, value in found.items():
         print(f"{name:18} {value:.4g}" if isinstance(value, float) else f"{name:18} {value}")
     if json_file is not None:

@@ -12,9 +12,9 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
+from innervoice.api.event_log import Line
 from innervoice.checkpoint.quantization import Quantization
 from innervoice.tools.quantize import Written
-from innervoice.tools.replay.event_log import Line
 
 _STYLE = {"reflection": "dim italic", "transcript": "bold", "speech": "cyan", "audio": "green", "end": "dim"}
 _LABEL_LEN = 22  # cells before a line's text: time, kind and the gaps
@@ -26,21 +26,28 @@ class Display:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._live = Live(console=console, transient=True, refresh_per_second=12) if console.is_terminal else None
+        self._live = (
+            Live(console=console, transient=True, refresh_per_second=12) if console.is_terminal else None
+        )
 
     def __enter__(self) -> Display:
         if self._live:
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._live:
             self._live.stop()
 
     def show(self, complete: Sequence[Line], growing: Line | None) -> None:
         """Print the lines that are complete above the one that grows."""
         if self._live:
-            self._live.update(_row(line_text(growing, self._tail_len), growing) if growing else Text(), refresh=bool(complete))
+            self._live.update(
+                _row(line_text(growing, self._tail_len), growing) if growing else Text(),
+                refresh=bool(complete),
+            )
         for line in complete:
             self._print(line)
 
@@ -56,13 +63,17 @@ class Display:
         elif self._live:
             self._console.print(_row(line_text(line), line))
         else:
-            self._console.print(f"{_label(line)}  {line_text(line)}", markup=False, highlight=False, soft_wrap=True)
+            self._console.print(
+                f"{_label(line)}  {line_text(line)}", markup=False, highlight=False, soft_wrap=True
+            )
 
 
 def line_text(line: Line, tail_len: int | None = None) -> str:
     """What a line says; tail_len: at most so many cells, the newest text last."""
     if line["kind"] == "audio":
-        return f"{line['samples'] / line['rate']:.2f} s of sound, from {line['start'] / line['rate']:.2f} s on"
+        return (
+            f"{line['samples'] / line['rate']:.2f} s of sound, from {line['start'] / line['rate']:.2f} s on"
+        )
     if line["kind"] == "speech":
         return f"{_MARK * min(len(line['ids']), 26)} {len(line['ids'])}"
     text = printable(line["text"]) or ("end of turn" if line["kind"] == "end" else "")
@@ -73,9 +84,13 @@ def summary(done: Line) -> list[str]:
     """Two or three sentences on a finished reply, from its done line."""
     usage = done["usage"]
     kinds = ", ".join(f"{usage[f'{kind}_tokens']} {kind}" for kind in ("reflection", "transcript", "speech"))
-    said = [f"{done['reason']}: {usage['total_new_tokens']} tokens ({kinds}), {usage['audio_s']:.2f} s of sound"]
+    said = [
+        f"{done['reason']}: {usage['total_new_tokens']} tokens ({kinds}), {usage['audio_s']:.2f} s of sound"
+    ]
     if usage["audio_ttfp_ms"] is not None and usage["first_chunk_s"] is not None:
-        said.append(f"first audio after {usage['audio_ttfp_ms'] / 1e3:.2f} s, a chunk of {usage['first_chunk_s']:.2f} s")
+        said.append(
+            f"first audio after {usage['audio_ttfp_ms'] / 1e3:.2f} s, a chunk of {usage['first_chunk_s']:.2f} s"
+        )
     if usage["audio_rtf"] is not None:
         said.append(f"real-time factor {usage['audio_rtf']:.2f} (below 1 is faster than it plays)")
     return said
@@ -109,7 +124,13 @@ def written_as_it_goes(written: Iterable[Written], total: int, console: Console)
 def written_table(written: Sequence[Written]) -> Table:
     """Format, size and error of each tensor."""
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for title, side in (("tensor", "left"), ("format", "left"), ("shape", "right"), ("size", "right"), ("error", "right")):
+    for title, side in (
+        ("tensor", "left"),
+        ("format", "left"),
+        ("shape", "right"),
+        ("size", "right"),
+        ("error", "right"),
+    ):
         table.add_column(title, justify=side, no_wrap=True)  # type: ignore[arg-type]
     for one in written:
         error = "" if one.error is None else f"{one.error:.2%}"

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from innervoice import __version__
 from innervoice.api.engine import Engine
+from innervoice.api.event_log import EventLog, Line, write_events
 from innervoice.api.memory_plan import make_plan
 from innervoice.checkpoint.locate import locate
 from innervoice.checkpoint.quantization import Quantization
@@ -33,7 +34,6 @@ from innervoice.tools.cli.display import Display, plan_rows, written_as_it_goes,
 from innervoice.tools.cli.replay import replay_command
 from innervoice.tools.cli.simulate import simulate_command
 from innervoice.tools.quantize import Quantizer
-from innervoice.tools.replay.event_log import EventLog, Line, write_events
 from innervoice.types import EngineDead, OutOfCapacity, Prompt, RequestFailed, Sampling, Text
 
 REFUSED = (ValueError, OSError, OutOfCapacity, RequestFailed, EngineDead)
@@ -48,21 +48,37 @@ bench.command()(decode)
 app.add_typer(bench, name="bench")
 app.add_typer(codec_commands.app, name="codec")
 
-Model = Annotated[str, typer.Option(help="Checkpoint directory, the parent of all three directories, or a hub id.")]
-SpeechTokenizer = Annotated[str | None, typer.Option(help="Directory of the speech tokenizer, if not beside the model.")]
-Decoder = Annotated[str | None, typer.Option(help="Directory of the speech decoder, if not beside the model.")]
+Model = Annotated[
+    str, typer.Option(help="Checkpoint directory, the parent of all three directories, or a hub id.")
+]
+SpeechTokenizer = Annotated[
+    str | None, typer.Option(help="Directory of the speech tokenizer, if not beside the model.")
+]
+Decoder = Annotated[
+    str | None, typer.Option(help="Directory of the speech decoder, if not beside the model.")
+]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
 LocalOnly = Annotated[bool, typer.Option("--local-files-only", help="Download nothing.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Dtype = Annotated[Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Type of the weights, and of the cache.")]
-QuantizationName = Annotated[
-    Literal["int8", "int4", "fp8"] | None, typer.Option("--quantization", help="Quantise the weights while they are read.")
+Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"],
+    typer.Option(help="Type of the weights, and of the cache."),
 ]
-KvDtype = Annotated[Literal["auto", "fp8_e4m3"], typer.Option("--kv-dtype", help="Type of the cache; auto: the model's.")]
+QuantizationName = Annotated[
+    Literal["int8", "int4", "fp8"] | None,
+    typer.Option("--quantization", help="Quantise the weights while they are read."),
+]
+KvDtype = Annotated[
+    Literal["auto", "fp8_e4m3"], typer.Option("--kv-dtype", help="Type of the cache; auto: the model's.")
+]
 MemoryFraction = Annotated[float, typer.Option(help="Share of the device's memory to use.")]
 MaxModelLen = Annotated[int | None, typer.Option(help="Longest sequence, prompt included, in tokens.")]
-Streaming = Annotated[Literal["offline", "steady", "reference"], typer.Option(help="Sound at the end, or in chunks.")]
-ScheduleName = Annotated[str | None, typer.Option("--schedule", help=f"A .json file, or one of {', '.join(PRESETS)}.")]
+Streaming = Annotated[
+    Literal["offline", "steady", "reference"], typer.Option(help="Sound at the end, or in chunks.")
+]
+ScheduleName = Annotated[
+    str | None, typer.Option("--schedule", help=f"A .json file, or one of {', '.join(PRESETS)}.")
+]
 
 
 @dataclass(frozen=True)
@@ -78,7 +94,9 @@ class Outputs:
 def _common(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")
+    ] = False,
 ) -> None:
     """Spoken replies from models that think while they speak."""
     if version:
@@ -89,14 +107,18 @@ def _common(
 
 @app.command()
 def demo(
-    out_dir: Annotated[Path, typer.Option(help="Directory for reply.wav, events.jsonl and trace.json.")] = Path("."),
+    out_dir: Annotated[
+        Path, typer.Option(help="Directory for reply.wav, events.jsonl and trace.json.")
+    ] = Path("."),
     schedule: ScheduleName = None,
 ) -> None:
     """Answer the packaged recording with the packaged tiny checkpoint; its weights are random."""
     assets = Path(str(resources.files("innervoice"))) / "assets"
     chosen = read_schedule(schedule) or Schedule.preset("stitch_s", reflection_budget=20)
     outputs = Outputs(out_dir / "reply.wav", out_dir / "events.jsonl", out_dir / "trace.json")
-    say("The weights of the packaged checkpoint are random: this shows the machinery, not a voice, and its words mean nothing.\n")
+    say(
+        "The weights of the packaged checkpoint are random: this shows the machinery, not a voice, and its words mean nothing.\n"
+    )
     load = {"model": assets / "tiny", "device": "cpu", "dtype": "float32", "streaming": "reference"}
     answer(load, assets / "question.wav", {"schedule": chosen, "sampling": DEMO_SAMPLING}, outputs)
 
@@ -113,20 +135,29 @@ def generate(
     local_files_only: LocalOnly = False,
     schedule: ScheduleName = None,
     greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest token each time.")] = False,
-    temperature: Annotated[float | None, typer.Option(help="Default: the checkpoint's own, as for top-k and top-p.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Default: the checkpoint's own, as for top-k and top-p.")
+    ] = None,
     top_k: Annotated[int | None, typer.Option(help="Draw among the k likeliest; 0: all.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Draw among the likeliest that reach this probability.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Draw among the likeliest that reach this probability.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Default: drawn, and told in the events.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens of the reply, hidden ones included.")] = Sampling.max_new_tokens,
+    max_new_tokens: Annotated[
+        int, typer.Option(help="Tokens of the reply, hidden ones included.")
+    ] = Sampling.max_new_tokens,
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantization: QuantizationName = None,
     kv_dtype: KvDtype = "auto",
     max_model_len: MaxModelLen = None,
     backend: Annotated[
-        Literal["auto", "native", "plain"], typer.Option(help="Of the language model on a CPU: native code, or PyTorch.")
+        Literal["auto", "native", "plain"],
+        typer.Option(help="Of the language model on a CPU: native code, or PyTorch."),
     ] = "auto",
-    load_format: Annotated[Literal["auto", "dummy"], typer.Option(help="dummy: random weights, from the config alone.")] = "auto",
+    load_format: Annotated[
+        Literal["auto", "dummy"], typer.Option(help="dummy: random weights, from the config alone.")
+    ] = "auto",
     streaming: Annotated[
         Literal["offline", "steady", "reference"], typer.Option(help="Sound at the end, or in chunks.")
     ] = "steady",
@@ -136,10 +167,22 @@ def generate(
     trace: Annotated[Path | None, typer.Option(help="What ran when, for Perfetto.")] = None,
 ) -> None:
     """Answer one question, recorded or typed."""
-    sampling = read_sampling(greedy, max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    sampling = read_sampling(
+        greedy, max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
+    )
     request = {"schedule": read_schedule(schedule), "sampling": sampling, "system": system}
-    load: dict[str, Any] = {"model": model, "speech_tokenizer": speech_tokenizer, "decoder": decoder, "revision": revision}
-    load |= {"local_files_only": local_files_only, "load_format": load_format, "device": device, "dtype": dtype}
+    load: dict[str, Any] = {
+        "model": model,
+        "speech_tokenizer": speech_tokenizer,
+        "decoder": decoder,
+        "revision": revision,
+    }
+    load |= {
+        "local_files_only": local_files_only,
+        "load_format": load_format,
+        "device": device,
+        "dtype": dtype,
+    }
     load |= {"quantization": quantization, "backend": backend, "kv_dtype": kv_dtype}
     load |= {"max_model_len": max_model_len, "streaming": streaming, "vocoder_noise": vocoder_noise == "on"}
     outputs = Outputs(out, events, trace)
@@ -160,14 +203,22 @@ def plan(
     quantization: QuantizationName = None,
     kv_dtype: KvDtype = "auto",
     memory_fraction: MemoryFraction = 0.9,
-    max_sessions: Annotated[int | None, typer.Option(help="Sessions at once; default: as many as fit.")] = None,
+    max_sessions: Annotated[
+        int | None, typer.Option(help="Sessions at once; default: as many as fit.")
+    ] = None,
     max_model_len: MaxModelLen = None,
     as_json: Annotated[bool, typer.Option("--json", help="The same as a JSON object.")] = False,
 ) -> None:
     """Bytes of weights, cache and codec, and how many sessions fit; loads nothing."""
     paths = locate(model, speech_tokenizer, decoder, revision=revision, local_files_only=local_files_only)
-    limits: dict[str, Any] = {"memory_fraction": memory_fraction, "max_sessions": max_sessions, "max_model_len": max_model_len}
-    made = asdict(make_plan(paths, device=device, dtype=dtype, quantization=quantization, kv_dtype=kv_dtype, **limits))
+    limits: dict[str, Any] = {
+        "memory_fraction": memory_fraction,
+        "max_sessions": max_sessions,
+        "max_model_len": max_model_len,
+    }
+    made = asdict(
+        make_plan(paths, device=device, dtype=dtype, quantization=quantization, kv_dtype=kv_dtype, **limits)
+    )
     if as_json:
         print(json.dumps(made, default=str))
     else:
@@ -181,9 +232,15 @@ app.command("simulate")(simulate_command)
 @app.command()
 def quantize(
     model: Annotated[str, typer.Argument(metavar="DIR", help="Checkpoint directory, or a hub id.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The directory to write; it must not exist, or be empty.")],
-    to: Annotated[Literal["int8", "int4", "fp8"], typer.Option(help="Format of the weights that are multiplied.")],
-    group: Annotated[int | None, typer.Option(help="Columns that share an int4 scale: 32 (the default), 64 or 128.")] = None,
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="The directory to write; it must not exist, or be empty.")
+    ],
+    to: Annotated[
+        Literal["int8", "int4", "fp8"], typer.Option(help="Format of the weights that are multiplied.")
+    ],
+    group: Annotated[
+        int | None, typer.Option(help="Columns that share an int4 scale: 32 (the default), 64 or 128.")
+    ] = None,
     symmetric: Annotated[bool, typer.Option("--symmetric", help="int4 without a minimum a group.")] = False,
     keep_head: Annotated[bool, typer.Option("--keep-head", help="Leave the output layer as it is.")] = False,
     revision: Revision = None,
@@ -209,8 +266,14 @@ def answer(load: dict[str, Any], prompt: Prompt, request: dict[str, Any], output
     with staged(outputs) as parts, Engine.from_pretrained(**load) as engine:
         log, lines = EventLog(), list[Line]()
         traced = engine.trace(parts.trace) if parts.trace else nullcontext()
-        with traced, engine.stream(prompt, **{"realtime": False, **request}) as stream, Display(console) as display:
-            lines.append({**(stream.record or {}), "engine": {name: _plain(value) for name, value in load.items()}})
+        with (
+            traced,
+            engine.stream(prompt, **{"realtime": False, **request}) as stream,
+            Display(console) as display,
+        ):
+            lines.append(
+                {**(stream.record or {}), "engine": {name: _plain(value) for name, value in load.items()}}
+            )
             for event in stream:
                 complete = log.feed(event)
                 lines += complete
@@ -233,7 +296,10 @@ def staged(outputs: Outputs) -> Iterator[Outputs]:
     targets = {name: path.resolve() for name, path in _paths(outputs).items()}
     if len(set(targets.values())) < len(targets):
         raise ValueError(f"two outputs go to {max(map(str, targets.values()))}: give each a path of its own")
-    parts = {name: path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}") for name, path in targets.items()}
+    parts = {
+        name: path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+        for name, path in targets.items()
+    }
     try:
         for name, part in parts.items():
             _check_writable(targets[name], part)
@@ -251,7 +317,9 @@ def read_schedule(name: str | None) -> Schedule | None:
         return None
     if name.endswith(".json") or os.sep in name:
         if not Path(name).is_file():
-            raise FileNotFoundError(f"there is no schedule file {name}: give a preset ({', '.join(PRESETS)}) or a .json file")
+            raise FileNotFoundError(
+                f"there is no schedule file {name}: give a preset ({', '.join(PRESETS)}) or a .json file"
+            )
         return Schedule.load(name)
     return Schedule.preset(name)
 
@@ -261,7 +329,9 @@ def read_sampling(greedy: bool, max_new_tokens: int, **given: float | None) -> S
     named = {name: value for name, value in given.items() if value is not None}
     if greedy and named:
         option = next(iter(named)).replace("_", "-")
-        raise ValueError(f"--greedy takes the likeliest token and --{option} shapes a draw: give one of the two")
+        raise ValueError(
+            f"--greedy takes the likeliest token and --{option} shapes a draw: give one of the two"
+        )
     if greedy:
         named = {"temperature": 0.0}
     return Sampling(max_new_tokens=max_new_tokens, **named)  # type: ignore[arg-type]
@@ -290,7 +360,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
     try:
-        return app([word for word in words if word != "--debug"], prog_name="innervoice", standalone_mode=False) or 0
+        return (
+            app([word for word in words if word != "--debug"], prog_name="innervoice", standalone_mode=False)
+            or 0
+        )
     except (KeyboardInterrupt, typer.Abort):
         return 130
     except Exception as error:
@@ -320,7 +393,9 @@ def _check_writable(target: Path, part: Path) -> None:
     if target.exists() and not target.is_file():
         raise ValueError(f"cannot write {target}: it is not a regular file, so name another")
     if not target.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {target}: there is no directory {target.parent}, so create it or name another")
+        raise FileNotFoundError(
+            f"cannot write {target}: there is no directory {target.parent}, so create it or name another"
+        )
     try:
         part.touch(exist_ok=False)
     except OSError as error:

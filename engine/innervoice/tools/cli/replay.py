@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from innervoice.api.engine import Engine
-from innervoice.tools.replay.recording import Recording
+from innervoice.tools.replay.recording import RecordedReply
 from innervoice.tools.replay.replay import replay
 from innervoice.types import Audio, RequestFailed
 
@@ -18,14 +18,26 @@ def replay_command(
     model: Annotated[str | None, typer.Option(help="The model, where it is not where it was.")] = None,
     speech_tokenizer: Annotated[str | None, typer.Option(help="Likewise.")] = None,
     decoder: Annotated[str | None, typer.Option(help="Likewise.")] = None,
-    device: Annotated[str | None, typer.Option(help="Another device than it was made on, whose arithmetic may differ.")] = None,
-    dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"] | None, typer.Option(help="Another type.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Another device than it was made on, whose arithmetic may differ.")
+    ] = None,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"] | None, typer.Option(help="Another type.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The sound that comes of it: .wav, .flac or .ogg.")] = None,
 ) -> None:
     """Make a reply again from its event log, and say whether every token and every sample is the same."""
-    recording = Recording.load(log)
-    given = {"model": model, "speech_tokenizer": speech_tokenizer, "decoder": decoder, "device": device, "dtype": dtype}
-    options: dict[str, Any] = dict(recording.engine) | {name: value for name, value in given.items() if value is not None}
+    recording = RecordedReply.load(log)
+    given = {
+        "model": model,
+        "speech_tokenizer": speech_tokenizer,
+        "decoder": decoder,
+        "device": device,
+        "dtype": dtype,
+    }
+    options: dict[str, Any] = dict(recording.engine) | {
+        name: value for name, value in given.items() if value is not None
+    }
     if options.get("model") is None:
         raise ValueError(f"{log} does not say which model it was made with: give --model")
     with Engine.from_pretrained(**options) as engine:

@@ -33,14 +33,23 @@ _MOST = 2048
 
 def simulate_command(
     arrivals: Annotated[
-        Path | None, typer.Option(help='Who asks when: a JSON object a line, {"arrival_s", "prompt_tokens", "reply_s"}.')
+        Path | None,
+        typer.Option(help='Who asks when: a JSON object a line, {"arrival_s", "prompt_tokens", "reply_s"}.'),
     ] = None,
-    streams: Annotated[int | None, typer.Option(help="So many listeners all the time; default: as many as are carried.")] = None,
+    streams: Annotated[
+        int | None, typer.Option(help="So many listeners all the time; default: as many as are carried.")
+    ] = None,
     profile: Annotated[Path | None, typer.Option(help="Step times that were measured, as JSON.")] = None,
-    machine: Annotated[str, typer.Option(help=f"Limits of a machine instead: {', '.join(MACHINES)}.")] = "h200-bf16",
-    voice_call_ms: Annotated[float, typer.Option(help="With a machine: what each codec call takes besides.")] = 0.0,
+    machine: Annotated[
+        str, typer.Option(help=f"Limits of a machine instead: {', '.join(MACHINES)}.")
+    ] = "h200-bf16",
+    voice_call_ms: Annotated[
+        float, typer.Option(help="With a machine: what each codec call takes besides.")
+    ] = 0.0,
     policy: Annotated[Policy, typer.Option(help="slack, fixed or fcfs.")] = "slack",
-    reflection: Annotated[float | None, typer.Option(help="Hidden tokens per second of sound; default: all that fit.")] = None,
+    reflection: Annotated[
+        float | None, typer.Option(help="Hidden tokens per second of sound; default: all that fit.")
+    ] = None,
     hidden: Annotated[int, typer.Option(help="The schedule's budget of a reflection.")] = Spoken.hidden,
     seconds: Annotated[float, typer.Option(help="Virtual seconds.")] = 120.0,
     seed: Annotated[int, typer.Option(help="Of the listeners.")] = 0,
@@ -51,11 +60,20 @@ def simulate_command(
         raise ValueError(f"machine is {machine!r}: use {', '.join(MACHINES)}, or give a --profile")
     if arrivals is not None and streams is not None:
         raise ValueError(f"both --arrivals and --streams {streams} were given: say one way who listens")
-    if not 0 < seconds < 1e6 or hidden < 0 or voice_call_ms < 0 or (streams is not None and not 1 <= streams <= _MOST):
-        raise ValueError(f"seconds and streams (up to {_MOST}) must be above 0, hidden and voice-call-ms 0 or more")
+    if (
+        not 0 < seconds < 1e6
+        or hidden < 0
+        or voice_call_ms < 0
+        or (streams is not None and not 1 <= streams <= _MOST)
+    ):
+        raise ValueError(
+            f"seconds and streams (up to {_MOST}) must be above 0, hidden and voice-call-ms 0 or more"
+        )
     limits = replace(MACHINES[machine], voice_call_s=voice_call_ms / 1e3)
     device: Device = limits if profile is None else read_profile(profile)
-    settings = SchedulerSettings(policy=policy, max_rows=_MOST, reflection_rate=reflection, fixed_hidden=hidden)
+    settings = SchedulerSettings(
+        policy=policy, max_rows=_MOST, reflection_rate=reflection, fixed_hidden=hidden
+    )
 
     def run(workload: Workload, end_s: float = seconds) -> Run:
         return simulate(device, settings, workload, end_s, spoken=Spoken(hidden=hidden))

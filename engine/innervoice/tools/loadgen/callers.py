@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from innervoice.api.engine import Engine
+from innervoice.api.event_log import EventLog, Line
 from innervoice.api.session import Session
 from innervoice.runtime.stream import Stream
-from innervoice.telemetry.metrics import RequestLog, RunMetrics, leading_silence_s, summarize
+from innervoice.telemetry.metrics import RequestTimings, RunMetrics, leading_silence_s, summarize
 from innervoice.tools.loadgen.player import Player
 from innervoice.tools.loadgen.questions import Question
-from innervoice.tools.replay.event_log import EventLog, Line
 from innervoice.types import AudioChunk, Done, EngineDead, OutOfCapacity, Prompt, Samples, TokenEvent, Usage
 
 BEAT_S = 0.005
@@ -67,7 +67,7 @@ class Load:
 class Listened:
     """What one caller got of one reply. log: arrivals; num_starved: of the player in real time; lines: the reply's event log."""
 
-    log: RequestLog
+    log: RequestTimings
     question: str
     caller: int
     num_starved: int = 0
@@ -77,8 +77,13 @@ class Listened:
     lines: Sequence[Line] = ()
 
     def to_dict(self) -> Line:
-        """One line of the results, which `RequestLog.from_dict` reads too."""
-        own = {"question": self.question, "caller": self.caller, "num_starved": self.num_starved, "starved_s": self.starved_s}
+        """One line of the results, which `RequestTimings.from_dict` reads too."""
+        own = {
+            "question": self.question,
+            "caller": self.caller,
+            "num_starved": self.num_starved,
+            "starved_s": self.starved_s,
+        }
         return self.log.to_dict() | own | {"usage": None if self.usage is None else asdict(self.usage)}
 
 
@@ -105,7 +110,9 @@ class Run:
         return 1e3 * float(np.percentile(self.lags_s, 99)) if len(self.lags_s) >= 100 else None
 
 
-def run_load(engine: Engine, questions: Sequence[Question], load: Load, request: Mapping[str, Any] | None = None) -> Run:
+def run_load(
+    engine: Engine, questions: Sequence[Question], load: Load, request: Mapping[str, Any] | None = None
+) -> Run:
     """Ask the questions in turn, as the load says; request: options of those that do not say. Blocks until all have ended."""
 
     async def callers(pool: ThreadPoolExecutor) -> Run:
@@ -116,7 +123,9 @@ def run_load(engine: Engine, questions: Sequence[Question], load: Load, request:
             question = questions[number % len(questions)]
             options = question.request(request or {}, load.seed + number)
             async with limit:
-                return await _listen(pool, lambda: engine.stream(question.prompt, **options), question.name, number, options)
+                return await _listen(
+                    pool, lambda: engine.stream(question.prompt, **options), question.name, number, options
+                )
 
         warmups = range(load.num_prompts, load.num_prompts + load.num_warmups)
         await asyncio.gather(*(caller(number, 0.0) for number in warmups))
@@ -189,7 +198,9 @@ async def _speak(pool: ThreadPoolExecutor, session: Session, samples: Samples, r
     await loop.run_in_executor(pool, session.commit_audio)
 
 
-async def _listen(pool: ThreadPoolExecutor, ask: Ask, question: str, caller: int, request: Mapping[str, Any]) -> Listened:
+async def _listen(
+    pool: ThreadPoolExecutor, ask: Ask, question: str, caller: int, request: Mapping[str, Any]
+) -> Listened:
     """Ask, and hear the reply to its end."""
     submitted_s, player, log = time.monotonic(), Player(), EventLog()
     audio: list[tuple[float, int]] = []
@@ -219,7 +230,7 @@ async def _listen(pool: ThreadPoolExecutor, ask: Ask, question: str, caller: int
     finished_s = time.monotonic()
     player.finish()
     await player.played()
-    arrived = RequestLog(
+    arrived = RequestTimings(
         submitted_s=submitted_s,
         rate=rate,
         audio=tuple(audio),

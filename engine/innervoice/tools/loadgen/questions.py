@@ -68,7 +68,9 @@ def _question(line: Any, folder: Path, name: str) -> Question:
         raise ValueError("a question is a JSON object")
     given = [key for key in _PROMPTS if key in line]
     if len(given) != 1:
-        raise ValueError(f"a question has one of {', '.join(_PROMPTS)}, and this has {', '.join(given) or 'none'}")
+        raise ValueError(
+            f"a question has one of {', '.join(_PROMPTS)}, and this has {', '.join(given) or 'none'}"
+        )
     unknown = sorted(set(line) - {*_PROMPTS, *_OPTIONS, "name"})
     if unknown:
         raise ValueError(f"unknown key {unknown[0]!r}; options are {', '.join(_OPTIONS)}")
@@ -77,6 +79,8 @@ def _question(line: Any, folder: Path, name: str) -> Question:
         options["schedule"] = Schedule.from_dict(options["schedule"])
     if "sampling" in options:
         sampling = dict(options["sampling"])
-        options["sampling"] = Sampling(**sampling | {"stop_token_ids": tuple(sampling.get("stop_token_ids", ()))})
+        options["sampling"] = Sampling(
+            **sampling | {"stop_token_ids": tuple(sampling.get("stop_token_ids", ()))}
+        )
     prompts: dict[str, Any] = {"text": Text, "ids": Ids, "audio": lambda audio: read_audio(folder / audio)}
     return Question(line.get("name", name), prompts[given[0]](line[given[0]]), options)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from innervoice.runtime.record import Line
-from innervoice.runtime.snapshot import Export
+from innervoice.runtime.snapshot import SessionSnapshot
 from innervoice.schedule import Schedule
 from innervoice.types import OutputFormat, Sampling
 
@@ -35,7 +35,7 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Recording:
+class RecordedReply:
     """An event log that can be made again.
 
     reflection_caps: as they came to be, from the usage; without a usage those of the request. engine: how the engine was loaded.
@@ -54,7 +54,7 @@ class Recording:
     chunks: tuple[Chunk, ...]
     reason: str | None
     engine: Mapping[str, Any] = field(default_factory=dict)
-    history: Export | None = None
+    history: SessionSnapshot | None = None
 
     @property
     def num_samples(self) -> int:
@@ -62,18 +62,28 @@ class Recording:
         return sum(chunk.samples for chunk in self.chunks)
 
     @classmethod
-    def load(cls, path: str | PathLike[str]) -> Recording:
+    def load(cls, path: str | PathLike[str]) -> RecordedReply:
         """Read an event log. Raises FileNotFoundError, and ValueError with the line for what cannot be made again."""
         if not Path(path).is_file():
             raise FileNotFoundError(f"there is no event log {path}")
-        lines = [_parsed(path, number, text) for number, text in enumerate(Path(path).read_text("utf-8").split("\n"), 1) if text]
+        lines = [
+            _parsed(path, number, text)
+            for number, text in enumerate(Path(path).read_text("utf-8").split("\n"), 1)
+            if text
+        ]
         if not lines or lines[0].get("kind") != "request":
-            raise ValueError(f"{path} does not begin with a request: it was written by an older version, or cut at its beginning")
+            raise ValueError(
+                f"{path} does not begin with a request: it was written by an older version, or cut at its beginning"
+            )
         head, done = lines[0], [line for line in lines if line["kind"] == "done"]
         if head["is_turn"] and head.get("history") is None:
-            raise ValueError(f"{path} is a turn of a session, whose history is not in it: it was written by an older version")
+            raise ValueError(
+                f"{path} is a turn of a session, whose history is not in it: it was written by an older version"
+            )
         try:
-            sampling = Sampling(**head["sampling"] | {"stop_token_ids": tuple(head["sampling"]["stop_token_ids"])})
+            sampling = Sampling(
+                **head["sampling"] | {"stop_token_ids": tuple(head["sampling"]["stop_token_ids"])}
+            )
             caps = (done[-1]["usage"]["reflection_caps"] if done else ()) or head["reflection_caps"]
             return cls(
                 prompt_ids=tuple(head["prompt_ids"]),
@@ -83,13 +93,20 @@ class Recording:
                 output_rate=head["output_rate"],
                 output_format=head["output_format"],
                 model=head["model"],
-                tokens=tuple(Token(line["kind"], line["segment"], i) for line in lines if "segment" in line for i in line["ids"]),
+                tokens=tuple(
+                    Token(line["kind"], line["segment"], i)
+                    for line in lines
+                    if "segment" in line
+                    for i in line["ids"]
+                ),
                 chunks=tuple(
-                    Chunk(*(line[key] for key in ("start", "samples", "rate", "crc32"))) for line in lines if "crc32" in line
+                    Chunk(*(line[key] for key in ("start", "samples", "rate", "crc32")))
+                    for line in lines
+                    if "crc32" in line
                 ),
                 reason=done[-1]["reason"] if done else None,
                 engine=head.get("engine", {}),
-                history=Export.from_dict(head["history"]) if head["is_turn"] else None,
+                history=SessionSnapshot.from_dict(head["history"]) if head["is_turn"] else None,
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path} is no event log of this version: {error}") from error

@@ -11,10 +11,10 @@ import numpy as np
 
 from innervoice.api.engine import Engine
 from innervoice.runtime.record import crc32
-from innervoice.runtime.snapshot import Paused
+from innervoice.runtime.snapshot import PausedReply
 from innervoice.runtime.stream import Stream
 from innervoice.schedule import Cursor, Schedule, make_cursor
-from innervoice.tools.replay.recording import Recording, Token
+from innervoice.tools.replay.recording import RecordedReply, Token
 from innervoice.types import AudioChunk, Done, Event, Ids, Pcm16, Samples, Sampling, TokenEvent
 
 CUT = ("cancelled", "interrupted", None)  # ends that came from outside, between any two tokens
@@ -30,7 +30,7 @@ class Replayed:
     mismatch: str | None
 
 
-def replay(engine: Engine, recording: Recording) -> Replayed:
+def replay(engine: Engine, recording: RecordedReply) -> Replayed:
     """Make a recorded reply again, with the caps that its reflection came to have, and compare every token and chunk of sound.
 
     Raises ValueError for a recording of another model, RequestFailed, EngineDead.
@@ -56,7 +56,7 @@ def replay(engine: Engine, recording: Recording) -> Replayed:
     return Replayed(len(tokens), len(samples), samples, mismatch)
 
 
-def _events(engine: Engine, recording: Recording) -> Iterator[Event]:
+def _events(engine: Engine, recording: RecordedReply) -> Iterator[Event]:
     """The events of the reply, made again until it ends as it did, or has come as far as it did."""
     num_tokens = num_samples = 0
     with _again(engine, recording) as stream:
@@ -64,15 +64,21 @@ def _events(engine: Engine, recording: Recording) -> Iterator[Event]:
             yield event
             num_tokens += len(event.ids) if isinstance(event, TokenEvent) else 0
             num_samples += len(event.pcm) if isinstance(event, AudioChunk) else 0
-            if recording.reason in CUT and num_tokens >= len(recording.tokens) and num_samples >= recording.num_samples:
+            if (
+                recording.reason in CUT
+                and num_tokens >= len(recording.tokens)
+                and num_samples >= recording.num_samples
+            ):
                 return
 
 
 @contextmanager
-def _again(engine: Engine, recording: Recording) -> Iterator[Stream]:
+def _again(engine: Engine, recording: RecordedReply) -> Iterator[Stream]:
     """The reply: a single one, a turn after its history, or the rest of a reply that was cut out."""
     sampling, history = recording.sampling, recording.history
-    num_before = 0 if history is None or history.paused is None or recording.prompt_ids else history.paused.num_tokens
+    num_before = (
+        0 if history is None or history.paused is None or recording.prompt_ids else history.paused.num_tokens
+    )
     if recording.reason in ("timeout", "error"):  # these take no more tokens, and voice what they have
         sampling = replace(sampling, max_new_tokens=max(1, num_before + len(recording.tokens)))
     request: dict[str, Any] = {
@@ -93,7 +99,7 @@ def _again(engine: Engine, recording: Recording) -> Iterator[Stream]:
         yield session.reply(Ids(recording.prompt_ids) if recording.prompt_ids else None, **request)
 
 
-def _rest(engine: Engine, paused: Paused, sampling: Sampling, caps: Sequence[int]) -> Paused:
+def _rest(engine: Engine, paused: PausedReply, sampling: Sampling, caps: Sequence[int]) -> PausedReply:
     """A reply that was cut out, whose reflections, an open one too, are to have the caps that they came to have."""
     program = engine._loaded.intake.compile(Schedule.from_dict(paused.schedule))
     cursor = make_cursor(program, state=paused.cursor)
@@ -104,7 +110,7 @@ def _rest(engine: Engine, paused: Paused, sampling: Sampling, caps: Sequence[int
     return replace(paused, sampling=sampling, cursor=cursor.state)
 
 
-def _compare_tokens(recording: Recording, tokens: list[Token]) -> str | None:
+def _compare_tokens(recording: RecordedReply, tokens: list[Token]) -> str | None:
     is_cut = recording.reason in CUT
     for number, recorded in enumerate(recording.tokens):
         if number >= len(tokens):
@@ -112,10 +118,12 @@ def _compare_tokens(recording: Recording, tokens: list[Token]) -> str | None:
         if tokens[number] != recorded:
             return f"token {number} is {_told(tokens[number])}, recorded is {_told(recorded)}"
     more = len(tokens) - len(recording.tokens)
-    return f"{more} more tokens than the {len(recording.tokens)} recorded" if more > 0 and not is_cut else None
+    return (
+        f"{more} more tokens than the {len(recording.tokens)} recorded" if more > 0 and not is_cut else None
+    )
 
 
-def _compare_sound(recording: Recording, samples: Samples) -> str | None:
+def _compare_sound(recording: RecordedReply, samples: Samples) -> str | None:
     for number, chunk in enumerate(recording.chunks):
         end = chunk.start + chunk.samples
         if len(samples) < end:
@@ -125,7 +133,11 @@ def _compare_sound(recording: Recording, samples: Samples) -> str | None:
             where = f"samples {chunk.start} to {end}, from {chunk.start / chunk.rate:.3f} s on"
             return f"chunk {number} of the sound ({where}) has checksum {found:08x}, recorded is {chunk.crc32:08x}"
     more = len(samples) - recording.num_samples
-    return f"{more} more samples than the {recording.num_samples} recorded" if more > 0 and recording.reason not in CUT else None
+    return (
+        f"{more} more samples than the {recording.num_samples} recorded"
+        if more > 0 and recording.reason not in CUT
+        else None
+    )
 
 
 def _told(token: Token) -> str:

@@ -14,7 +14,11 @@ def is_carried(run: Run, rate: float = 0.0) -> bool:
 
     rate: hidden tokens per second of sound. Without the second condition a policy could carry any number by letting them wait.
     """
-    return run.num_underruns == 0 and run.first_audio(0.99) <= FIRST_AUDIO_S and run.hidden_per_audio_s >= 0.99 * rate
+    return (
+        run.num_underruns == 0
+        and run.first_audio(0.99) <= FIRST_AUDIO_S
+        and run.hidden_per_audio_s >= 0.99 * rate
+    )
 
 
 def most_carried(

@@ -112,7 +112,9 @@ def read_profile(path: Path) -> Measured:
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(values, dict):
-        raise ValueError(f"{path} holds a {type(values).__name__}: a profile is an object with decode, voice, prefill_token_s")
+        raise ValueError(
+            f"{path} holds a {type(values).__name__}: a profile is an object with decode, voice, prefill_token_s"
+        )
     prefill = values.get("prefill_token_s")
     if not isinstance(prefill, int | float) or isinstance(prefill, bool) or not 0 <= prefill < 1e3:
         raise ValueError(f"{path}: prefill_token_s is {prefill!r}: it must be seconds, 0 or more")
@@ -122,11 +124,20 @@ def read_profile(path: Path) -> Measured:
 def _times(path: Path, values: Mapping[str, Any], name: str) -> dict[int, float]:
     given = values.get(name)
     if not isinstance(given, dict) or not given:
-        raise ValueError(f"{path}: {name} is {given!r}: it must map sizes to seconds, as in {{{chr(34)}1{chr(34)}: 0.004}}")
+        raise ValueError(
+            f"{path}: {name} is {given!r}: it must map sizes to seconds, as in {{{chr(34)}1{chr(34)}: 0.004}}"
+        )
     made: dict[int, float] = {}
     for size, seconds in given.items():
-        if not str(size).isdigit() or int(size) < 1 or not isinstance(seconds, int | float) or not 0 < seconds < 1e3:
-            raise ValueError(f"{path}: {name} has {size!r}: {seconds!r}: expected a size of 1 or more, and seconds above 0")
+        if (
+            not str(size).isdigit()
+            or int(size) < 1
+            or not isinstance(seconds, int | float)
+            or not 0 < seconds < 1e3
+        ):
+            raise ValueError(
+                f"{path}: {name} has {size!r}: {seconds!r}: expected a size of 1 or more, and seconds above 0"
+            )
         made[int(size)] = float(seconds)
     return dict(sorted(made.items()))
 

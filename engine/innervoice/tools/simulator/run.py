@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from innervoice.telemetry.metrics import RequestLog, RunMetrics, summarize
+from innervoice.telemetry.metrics import RequestTimings, RunMetrics, summarize
 
 _TICKS = 100  # a second of sound, in the logs
 
@@ -37,10 +37,10 @@ class SimReply:
         """From the question to the first sound."""
         return self.chunks[0][0] - self.submitted_s if self.chunks else None
 
-    def log(self) -> RequestLog:
+    def log(self) -> RequestTimings:
         """What reached the client, without its tokens."""
         audio = tuple((t, round(sound_s * _TICKS)) for t, sound_s in self.chunks)
-        return RequestLog(self.submitted_s, _TICKS, audio, finished_s=self.finished_s)
+        return RequestTimings(self.submitted_s, _TICKS, audio, finished_s=self.finished_s)
 
 
 @dataclass

@@ -53,7 +53,10 @@ def poisson(listeners: float, *, seed: int, duration_s: float, barge_in_s: float
     """Arrivals without memory, one question each, so many that `listeners` hear a reply at a time on average."""
     random = np.random.default_rng((seed,))
     length_s = np.mean(
-        [min(t.speech_tokens / SPEECH_RATE, t.heard_s) for t in (draw_turn(random, barge_in_s) for _ in range(2000))]
+        [
+            min(t.speech_tokens / SPEECH_RATE, t.heard_s)
+            for t in (draw_turn(random, barge_in_s) for _ in range(2000))
+        ]
     )
     gaps = random.exponential(length_s / listeners, int(2 * duration_s * listeners / length_s) + 100)
     starts = np.cumsum(gaps)

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from innervoice.runtime.scheduler import Jobs, LearnedCosts, Phase, Places, SchedulerSettings, plan_step, plan_voice
+from innervoice.runtime.scheduler import (
+    LearnedCosts,
+    Phase,
+    Places,
+    ReplyColumns,
+    SchedulerSettings,
+    plan_step,
+    plan_voice,
+)
 from innervoice.tools.simulator.device import Device, calibrate
 from innervoice.tools.simulator.run import Run, SimReply
 from innervoice.tools.simulator.workload import SPEECH_RATE, Workload
@@ -52,13 +60,15 @@ class World:
     ) -> None:
         self.device, self.settings, self.spoken = device, settings, spoken or Spoken()
         self.costs = costs or calibrate(device)
-        self.jobs = Jobs(1024)
+        self.jobs = ReplyColumns(1024)
         self.num_pages, self.pages_free = num_pages, num_pages
         self.now = 0.0
         self.run = Run(settings.policy, 0.0)
         self._workload = workload
         self._num_turns = [0] * len(workload.starts_s)
-        self._events: list[tuple[float, int, int]] = [(start, _ARRIVES, i) for i, start in enumerate(workload.starts_s)]
+        self._events: list[tuple[float, int, int]] = [
+            (start, _ARRIVES, i) for i, start in enumerate(workload.starts_s)
+        ]
         heapq.heapify(self._events)
         self._reply_at: dict[int, SimReply] = {}
         self._index: dict[int, int] = {}  # of the reply at a place in run.replies
@@ -218,7 +228,11 @@ class World:
         self.costs.observe_voice(len(places), seconds)
         self.now += seconds
         run = self.run
-        run.voice_s, run.sound_s, run.num_voice_calls = run.voice_s + seconds, run.sound_s + total_s, run.num_voice_calls + 1
+        run.voice_s, run.sound_s, run.num_voice_calls = (
+            run.voice_s + seconds,
+            run.sound_s + total_s,
+            run.num_voice_calls + 1,
+        )
         self._voiced[places] += size
         jobs.chunks_ready[places] -= 1
         jobs.ready_s[places] -= sound_s

@@ -37,13 +37,25 @@ class EventLog:
         if isinstance(event, TokenEvent):
             return self._grow(event)
         if isinstance(event, AudioChunk):
-            line = {"kind": event.kind, "t": event.t, "start": event.start, "samples": len(event.pcm), "rate": event.rate}
+            line = {
+                "kind": event.kind,
+                "t": event.t,
+                "start": event.start,
+                "samples": len(event.pcm),
+                "rate": event.rate,
+            }
             return [line | {"crc32": crc32(event.pcm)}]
         if isinstance(event, Done):
             usage = _plain(asdict(event.usage))
             return [
                 *self.finish(),
-                {"kind": event.kind, "reason": event.finish_reason, "usage": usage, "error": event.error, "t": event.t},
+                {
+                    "kind": event.kind,
+                    "reason": event.finish_reason,
+                    "usage": usage,
+                    "error": event.error,
+                    "t": event.t,
+                },
             ]
         raise TypeError(f"an event of type {type(event).__name__} has no line")
 
