@@ -210,7 +210,10 @@ def end_of_step(rows: int, dtype: torch.dtype, invariant: bool) -> Call:
 def ends(rows: int, dtype: torch.dtype) -> Call:
     """What rows feed into a step, and what they keep of it."""
     meta = torch.device("meta")
-    feed, inputs = step.Feed.allocate(rows, 512, meta), step.Inputs.allocate(rows, D, WIDTH // 4, dtype, meta)
+    feed, inputs = (
+        step.Feed.allocate(rows, 512, meta),
+        step.StepInputs.allocate(rows, D, WIDTH // 4, dtype, meta),
+    )
     made, ring = cursor.Rows.allocate(rows, 32, meta), step.Ring.allocate(64, rows, meta)
     embedding, angles = empty(VOCABULARY, D, dtype=dtype), empty(8192, WIDTH // 4, dtype=dtype)
 

@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 Samples = npt.NDArray[np.float32]
 Pcm16 = npt.NDArray[np.int16]
-Kind = Literal["reflection", "transcript", "speech"]
 OutputFormat = Literal["float32", "int16"]
 FinishReason = Literal["stop", "length", "cancelled", "interrupted", "timeout", "error"]
 

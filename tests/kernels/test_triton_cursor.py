@@ -26,16 +26,14 @@ from innervoice.schedule import (  # noqa: E402
     Cursor,
     Emission,
     FreeCursor,
-    Kind,
     Program,
     Schedule,
+    TokenKind,
     compile_schedule,
     make_cursor,
     replay,
 )
-from innervoice.schedule import compile as host_columns  # noqa: E402
 from innervoice.types import Sampling, Vocabulary  # noqa: E402
-from innervoice_kernels.sampling import cursor_columns as device_columns  # noqa: E402
 from innervoice_kernels.sampling.cursor import (  # noqa: E402
     SLOTS,
     Programs,
@@ -45,18 +43,12 @@ from innervoice_kernels.sampling.cursor import (  # noqa: E402
     prepare,
     unpack_state,
 )
-from innervoice_kernels.sampling.cursor_columns import UNLIMITED, Ending, Output, State  # noqa: E402
+from innervoice_kernels.sampling.cursor_columns import UNLIMITED, Ending, OutputColumn, StateColumn  # noqa: E402
 from innervoice_kernels.sampling.replay import replay_rows, step  # noqa: E402
 from innervoice_kernels.sampling.sample import Draw, sample_ref  # noqa: E402
 from innervoice_kernels.sampling.sample_pick import Offers  # noqa: E402
 
 GREEDY = Sampling(temperature=0.0, top_k=0, top_p=1.0, seed=0)
-
-
-def test_columns_and_kinds_are_those_of_the_engine() -> None:
-    for name, twin in (("Col", "Column"), ("Kind", "Kind")):
-        host, device = getattr(host_columns, name), getattr(device_columns, twin)
-        assert {m.name: int(m) for m in host} == {m.name: int(m) for m in device}
 
 
 def golden(data_dir: Path, indices: Sequence[int]) -> tuple[list[dict[str, Any]], Rows, Programs, Tensor]:
@@ -96,8 +88,8 @@ def test_golden_traces(data_dir: Path, every: int) -> None:
         drawn = best.masked_fill(~allowed.any(1), -1).int().reshape(-1, SLOTS)
         advance(rows, programs, drawn, torch.zeros(len(traces), SLOTS))
         for reply, line in zip(got, rows.output.tolist(), strict=True):
-            if line[Output.KIND] >= 0:
-                reply.append((line[Output.TOKEN], Kind(line[Output.KIND]).label))
+            if line[OutputColumn.KIND] >= 0:
+                reply.append((line[OutputColumn.TOKEN], TokenKind(line[OutputColumn.KIND]).label))
     assert got == [list(zip(trace["ids"], trace["kinds"], strict=True)) for trace in traces]
 
 
@@ -137,7 +129,7 @@ def test_cursors_go_from_the_host_to_the_device_and_back() -> None:
             if host.cursor.is_done:
                 break
             state = pack_state(host.cursor.state, num_tokens)
-            assert state[State.NUM_TOKENS] == num_tokens
+            assert state[StateColumn.NUM_TOKENS] == num_tokens
             caps = [2, UNLIMITED, 1, UNLIMITED]
             kept = {
                 name: value for name, value in host.cursor.state.items() if name != "granted"
@@ -208,7 +200,7 @@ def grant(rows: Rows, row: int, host: Host, cap: int, both: bool) -> None:
     """A cap for the open reflection; with both, for the next one where none is open, which its own cap limits further."""
     cursor, rows.lower[row] = host.cursor, cap
     assert isinstance(cursor, Cursor)
-    if cursor.kind in (Kind.OPEN, Kind.REFLECTION):
+    if cursor.kind in (TokenKind.OPEN, TokenKind.REFLECTION):
         cursor.lower_cap(cap)
     elif both:
         number = cursor.num_reflections
@@ -237,7 +229,7 @@ def compare(rows: Rows, row: int, host: Host, logits: Tensor) -> None:
     )
     if isinstance(host.cursor, Cursor) and not host.is_over:
         packed, state = pack_state(host.cursor.state, host.num_tokens), rows.state[row].tolist()
-        assert state[: State.IN_REFLECTION] == packed[: State.IN_REFLECTION]
+        assert state[: StateColumn.IN_REFLECTION] == packed[: StateColumn.IN_REFLECTION]
 
 
 @st.composite
@@ -299,8 +291,8 @@ def test_a_draw_of_no_number_ends_its_row_alone() -> None:
     logits = torch.zeros(2, 34)
     logits[0, 4] = float("nan")
     step(rows, programs, logits, Offers.allocate(2, 34, SLOTS, torch.device("cpu")))
-    assert rows.output[:, Output.IS_DONE].tolist() == [Ending.REFUSED, Ending.RUNNING]
-    assert rows.output[:, Output.TOKEN].tolist() == [-1, 0]
+    assert rows.output[:, OutputColumn.IS_DONE].tolist() == [Ending.REFUSED, Ending.RUNNING]
+    assert rows.output[:, OutputColumn.TOKEN].tolist() == [-1, 0]
 
 
 def test_idle_rows_emit_nothing() -> None:
@@ -308,5 +300,5 @@ def test_idle_rows_emit_nothing() -> None:
     step(
         rows, Programs.join([], "cpu"), torch.zeros(3, 34), Offers.allocate(3, 34, SLOTS, torch.device("cpu"))
     )
-    assert rows.output[:, : Output.KIND + 1].tolist() == [[-1, -1]] * 3
-    assert rows.state[:, State.NUM_TOKENS].tolist() == [0, 0, 0]
+    assert rows.output[:, : OutputColumn.KIND + 1].tolist() == [[-1, -1]] * 3
+    assert rows.state[:, StateColumn.NUM_TOKENS].tolist() == [0, 0, 0]

@@ -13,8 +13,8 @@ need_interpreter()
 
 from innervoice_kernels.backend import use  # noqa: E402
 from innervoice_kernels.sampling.cursor import Rows  # noqa: E402
-from innervoice_kernels.sampling.cursor_columns import Ending, Kind, Output, State  # noqa: E402
-from innervoice_kernels.sampling.step import Feed, Inputs, Ring, begin_step, end_step  # noqa: E402
+from innervoice_kernels.sampling.cursor_columns import Ending, OutputColumn, StateColumn, TokenKind  # noqa: E402
+from innervoice_kernels.sampling.step import Feed, Ring, StepInputs, begin_step, end_step  # noqa: E402
 
 PAGE, PAGES, D, HALF = 4, 9, 19, 3
 
@@ -27,15 +27,15 @@ def batch(num_rows: int, seed: int) -> tuple[Feed, Rows, Ring]:
         return torch.randint(low, high, shape, generator=generator, dtype=torch.int32)
 
     feed = Feed(
-        token=ints(0, 30, num_rows), kind=ints(-1, len(Kind), num_rows), position=ints(0, 13, num_rows),
+        token=ints(0, 30, num_rows), kind=ints(-1, len(TokenKind), num_rows), position=ints(0, 13, num_rows),
         reply=ints(0, 3, num_rows), log_weight=torch.zeros(num_rows),
         page_table=torch.stack([torch.randperm(PAGES, generator=generator)[:3] for _ in range(num_rows)]).int(),
         rests=ints(0, 2, num_rows),
     )  # fmt: skip
     feed.page_table[::3, 1:] = -1
     rows = Rows.allocate(num_rows, 1, "cpu")
-    rows.state[:, State.IS_DONE] = ints(0, len(Ending), num_rows)
-    rows.output.copy_(ints(-1, 6, num_rows, Output.WIDTH))
+    rows.state[:, StateColumn.IS_DONE] = ints(0, len(Ending), num_rows)
+    rows.output.copy_(ints(-1, 6, num_rows, OutputColumn.WIDTH))
     rows.logprob.copy_(torch.randn(num_rows, generator=generator))
     rows.logprob[::2] = float("nan")
     ring = Ring.allocate(3, num_rows + 2, torch.device("cpu"))
@@ -56,7 +56,7 @@ def test_what_rows_feed(num_rows: int) -> None:
     results = []
     for implementation in ("ref", "triton"):
         feed, rows, _ = batch(num_rows, seed=num_rows)
-        inputs = Inputs.allocate(num_rows, D, HALF, torch.bfloat16, torch.device("cpu"))
+        inputs = StepInputs.allocate(num_rows, D, HALF, torch.bfloat16, torch.device("cpu"))
         for f in fields(inputs):
             getattr(inputs, f.name).fill_(77)
         key_tag = torch.full((PAGES, PAGE), -5, dtype=torch.int32)
@@ -79,4 +79,4 @@ def test_what_rows_keep(num_rows: int) -> None:
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
     assert ring.count == 9 and (ring.lines[:, num_rows:] == 0).all()
-    assert torch.equal(ring.lines[1, :num_rows, : Output.WIDTH], rows.output)
+    assert torch.equal(ring.lines[1, :num_rows, : OutputColumn.WIDTH], rows.output)

@@ -18,7 +18,7 @@ from innervoice.model.device_step import DeviceStep, RowStart  # noqa: E402
 from innervoice.schedule import PRESETS, Schedule, Segment, compile_schedule, make_cursor  # noqa: E402
 from innervoice.types import Sampling  # noqa: E402
 from innervoice_kernels.backend import use  # noqa: E402
-from innervoice_kernels.sampling.cursor_columns import Ending, State  # noqa: E402
+from innervoice_kernels.sampling.cursor_columns import Ending, StateColumn  # noqa: E402
 
 GREEDY = Sampling(temperature=0.0, top_k=0, top_p=1.0, seed=0, max_new_tokens=30)
 WARM = Sampling(temperature=0.8, top_k=7, top_p=0.9, seed=12345, max_new_tokens=30, ignore_eos=True)
@@ -97,7 +97,7 @@ def test_rows_move_pause_and_go_on() -> None:
         rows.move(1, 0)
     rows.end(0)
     rows.move(1, 0)
-    assert rows.cursor.state[1, State.IS_DONE] == Ending.IDLE and rows.is_weighted
+    assert rows.cursor.state[1, StateColumn.IS_DONE] == Ending.IDLE and rows.is_weighted
     stepped.tokens[0] = stepped.tokens[1][:]
     stepped.replies = [reply]
     stepped.run(1)

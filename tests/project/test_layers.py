@@ -29,6 +29,7 @@ WITHOUT_TORCH = (
     "telemetry/metrics.py",
     "tools/simulator",
 )
+KERNELS_WITHOUT_TORCH = ("innervoice_kernels._C", "innervoice_kernels.sampling.cursor_columns.")
 
 
 def name_of(path: Path) -> str:
@@ -69,8 +70,15 @@ def test_module_is_free_of_torch(path: Path) -> None:
     names = list(imports(path, ENGINE))
     assert [name for name in names if name.split(".")[0] == "torch"] == []
     kernels = [name for name in names if name.split(".")[0] == "innervoice_kernels"]
-    others = [name for name in kernels if not name.startswith("innervoice_kernels._C")]
-    assert others == [], "of the kernels only _C is free of torch"
+    others = [name for name in kernels if not name.startswith(KERNELS_WITHOUT_TORCH)]
+    assert others == [], f"of the kernels only {KERNELS_WITHOUT_TORCH} are free of torch"
+
+
+def test_kernel_modules_for_the_schedule_load_no_torch() -> None:
+    module = "innervoice_kernels.sampling.cursor_columns"
+    code = f"import sys; sys.path[:0] = sys.argv[1:]\nimport {module}\nprint('torch' in sys.modules)"
+    result = run_python(code)
+    assert (result.returncode, result.stdout) == (0, "False\n"), result.stderr
 
 
 @pytest.mark.parametrize("path", modules(KERNELS), ids=name_of)
@@ -81,6 +89,11 @@ def test_kernels_do_not_import_the_engine(path: Path) -> None:
 @pytest.mark.parametrize("package", ["innervoice", "innervoice_kernels"])
 def test_import_touches_no_gpu(package: str) -> None:
     code = f"import sys; sys.path[:0] = sys.argv[1:]\nimport {package}, torch\nprint(torch.cuda.is_initialized())"
-    paths = [path for path in sys.path if path]
-    result = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, text=True, check=False)
+    result = run_python(code)
     assert (result.returncode, result.stdout) == (0, "False\n"), result.stderr
+
+
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    """The code in a process of its own, which finds what this one finds."""
+    paths = [path for path in sys.path if path]
+    return subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, text=True, check=False)

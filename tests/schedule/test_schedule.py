@@ -19,10 +19,10 @@ from innervoice.schedule import (
     PRESETS,
     Cursor,
     FreeCursor,
-    Kind,
     Schedule,
     ScheduleError,
     Segment,
+    TokenKind,
     compile_schedule,
     make_cursor,
     replay,
@@ -192,9 +192,9 @@ def test_lowering_the_cap_closes_at_once() -> None:
     cursor.draw(1)
     cursor.lower_cap(3)  # already past it
     assert cursor.forced == 32
-    assert cursor.emit_forced().kind is Kind.CLOSE
+    assert cursor.emit_forced().kind is TokenKind.CLOSE
     cursor.lower_cap(0)  # outside a reflection: nothing
-    assert cursor.kind is Kind.TRANSCRIPT
+    assert cursor.kind is TokenKind.TRANSCRIPT
 
 
 def test_lowering_the_cap_to_nothing_before_the_first_token_and_to_the_floor() -> None:
@@ -202,9 +202,9 @@ def test_lowering_the_cap_to_nothing_before_the_first_token_and_to_the_floor() -
     cursor = Cursor(program)
     cursor.lower_cap(0)
     assert [cursor.emit_forced().kind, cursor.draw(1).kind, cursor.draw(1).kind] == [
-        Kind.OPEN,
-        Kind.REFLECTION,
-        Kind.REFLECTION,
+        TokenKind.OPEN,
+        TokenKind.REFLECTION,
+        TokenKind.REFLECTION,
     ]  # type: ignore[union-attr]
     assert cursor.forced == 32
     cursor = Cursor(compile_schedule(Schedule.preset("stitch_r"), VOCABULARY))

@@ -28,9 +28,9 @@ from innervoice.schedule import (
     UNLIMITED,
     Cursor,
     FreeCursor,
-    Kind,
     Program,
     Schedule,
+    TokenKind,
     compile_schedule,
     make_cursor,
 )
@@ -212,7 +212,7 @@ class ScriptedStepper:
         cursor, discarded = line.cursor, False
         if cap is not None and isinstance(cursor, Cursor):
             number, own = cursor.num_reflections, line.start.caps
-            if cursor.kind in (Kind.OPEN, Kind.REFLECTION):
+            if cursor.kind in (TokenKind.OPEN, TokenKind.REFLECTION):
                 cursor.lower_cap(max(cap, 1))
             else:
                 cursor.cap_next(min(cap, own[number] if number < len(own) else UNLIMITED))

@@ -18,15 +18,14 @@ from innervoice.model.families import glm4_voice
 from innervoice.model.kv_cache import KVCache
 from innervoice.model.quant_source import QuantizingSource
 from innervoice.model.transformer import AttentionInputs, Transformer
-from innervoice.schedule import Kind, Program, Schedule, compile_schedule, make_cursor
+from innervoice.schedule import Program, Schedule, TokenKind, compile_schedule, make_cursor
 from innervoice.types import Sampling, Vocabulary
 from innervoice_kernels.backend import use
 from innervoice_kernels.sampling.cursor_columns import Ending
 from innervoice_kernels.sampling.sample import Draw, sample_ref
 
 PAGE = 4
-HIDDEN = (Kind.REFLECTION, Kind.OPEN, Kind.CLOSE, Kind.DONE)
-Token = tuple[int, Kind, int, bool]
+Token = tuple[int, TokenKind, int, bool]
 _CONFIG: dict[str, Any] = {
     "model_type": "chatglm", "architectures": ["ChatGLMForConditionalGeneration"], "num_layers": 1, "hidden_size": 32,
     "ffn_hidden_size": 32, "num_attention_heads": 2, "multi_query_attention": True, "multi_query_group_num": 1,
@@ -96,8 +95,8 @@ def by_the_host(model: Transformer, reply: Reply) -> list[Token]:
             emission, d = cursor.draw(int(ids)), d + 1
         out.append((emission.token, emission.kind, emission.segment, emission.forced))
         is_weighted = reply.log_weight != 0
-        hidden = is_weighted and emission.kind in HIDDEN
-        spoken = is_weighted and not hidden and emission.kind is not Kind.END
+        hidden = is_weighted and emission.kind.is_hidden
+        spoken = is_weighted and not hidden and emission.kind is not TokenKind.END
         feed, tags = [emission.token], [(int(spoken), int(hidden))]
     return out
 

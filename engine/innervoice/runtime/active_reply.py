@@ -11,22 +11,22 @@ from innervoice.codec.audio import Resampler
 from innervoice.codec.glm_voice.voice import SpeechOutput
 from innervoice.model.runner import HostPages
 from innervoice.model.sequence import Sequence, TokenRole
-from innervoice.runtime.event_builder import HIDDEN, EventBuilder
+from innervoice.runtime.event_builder import EventBuilder
 from innervoice.runtime.playback import Playback
 from innervoice.runtime.request import Request
 from innervoice.runtime.snapshot import PausedReply
-from innervoice.schedule import UNLIMITED, Cursor, Emission, FreeCursor, Kind
+from innervoice.schedule import UNLIMITED, Cursor, Emission, FreeCursor, TokenKind
 from innervoice.types import Event, FinishReason, Pcm16, Samples, to_pcm16
 from innervoice_kernels.sampling.sample import Draw
 
 _ROLES = {
-    kind: TokenRole.HIDDEN if kind in HIDDEN else TokenRole.NEUTRAL if kind is Kind.END else TokenRole.SPOKEN
-    for kind in Kind
+    kind: TokenRole.HIDDEN if kind.is_hidden else TokenRole.SPOKEN if kind.is_spoken else TokenRole.NEUTRAL
+    for kind in TokenKind
 }
 _HIDDEN, _SPEECH, _END = (
     TokenRole.HIDDEN,
-    Kind.SPEECH,
-    Kind.END,
+    TokenKind.SPEECH,
+    TokenKind.END,
 )  # looked up once: it costs as much as the rest of a token
 
 
@@ -85,7 +85,7 @@ class ActiveReply:
         cursor = self.cursor
         if isinstance(cursor, FreeCursor):
             return
-        if cursor.kind is Kind.REFLECTION or cursor.kind is Kind.OPEN:
+        if cursor.kind is TokenKind.REFLECTION or cursor.kind is TokenKind.OPEN:
             if cap < cursor.limit:
                 cursor.lower_cap(max(cap, 1))
         else:
@@ -169,8 +169,12 @@ class ActiveReply:
         self.num_tokens, self.skip_samples, self.finish = paused.num_tokens, paused.num_samples, paused.finish
         for role, token in self._own_tokens():
             self.log.catch_up(role is TokenRole.HIDDEN, token)
-            kind = Kind.SPEECH if role is TokenRole.SPOKEN and self._is_speech(token) else Kind.TRANSCRIPT
-            self.num_speech += kind is Kind.SPEECH
+            kind = (
+                TokenKind.SPEECH
+                if role is TokenRole.SPOKEN and self._is_speech(token)
+                else TokenKind.TRANSCRIPT
+            )
+            self.num_speech += kind is TokenKind.SPEECH
             self.num_hidden += role is TokenRole.HIDDEN
             if voice is not None:
                 self._speak(kind, token, voice)
@@ -183,7 +187,7 @@ class ActiveReply:
         speech = self.request.program.vocabulary.speech
         return speech is not None and speech[0] <= token < speech[1]
 
-    def _speak(self, kind: Kind, token: int, voice: SpeechOutput) -> None:
+    def _speak(self, kind: TokenKind, token: int, voice: SpeechOutput) -> None:
         reply_id = self.request.reply_id
         if kind is _SPEECH:
             voice.push(reply_id, [token - (self.request.program.vocabulary.speech or (0, 0))[0]])

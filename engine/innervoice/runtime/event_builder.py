@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from innervoice.model.text import TextStream, TextTokenizer
-from innervoice.schedule import Emission, Kind
+from innervoice.schedule import Emission, TokenKind
 from innervoice.types import (
     AudioChunk,
     Done,
@@ -26,10 +26,9 @@ from innervoice.types import (
     Usage,
 )
 
-HIDDEN = (Kind.REFLECTION, Kind.OPEN, Kind.CLOSE, Kind.DONE)
 # Looked up once: an enum's attribute costs as much as the rest of an event.
 _REFLECTION, _TRANSCRIPT, _SPEECH, _OPEN, _CLOSE, _END = (
-    Kind.REFLECTION, Kind.TRANSCRIPT, Kind.SPEECH, Kind.OPEN, Kind.CLOSE, Kind.END,
+    TokenKind.REFLECTION, TokenKind.TRANSCRIPT, TokenKind.SPEECH, TokenKind.OPEN, TokenKind.CLOSE, TokenKind.END,
 )  # fmt: skip
 _INT32 = np.dtype(np.int32)
 
@@ -52,7 +51,7 @@ class EventBuilder:
         self._speech_start, self.rate = speech_start, rate
         self._hidden_text, self._spoken_text = TextStream(tokenizer), TextStream(tokenizer)
         self._usage = Usage(prompt_tokens=num_prompt, cached_tokens=num_cached, sampling=sampling)
-        self._counts = [0] * len(Kind)  # tokens by kind
+        self._counts = [0] * len(TokenKind)  # tokens by kind
         self._num_forced = self._hidden_before_audio = 0
         self._first_token_at: float | None = None
         self._num_events = self._num_samples = 0
@@ -105,9 +104,9 @@ class EventBuilder:
         usage = replace(
             self._usage,
             total_new_tokens=sum(self._counts),
-            reflection_tokens=sum(self._counts[kind] for kind in HIDDEN),
-            transcript_tokens=self._counts[Kind.TRANSCRIPT],
-            speech_tokens=self._counts[Kind.SPEECH],
+            reflection_tokens=sum(self._counts[kind] for kind in TokenKind if kind.is_hidden),
+            transcript_tokens=self._counts[TokenKind.TRANSCRIPT],
+            speech_tokens=self._counts[TokenKind.SPEECH],
             forced_tokens=self._num_forced,
             hidden_before_audio=self._hidden_before_audio,
             ttft_ms=None if self._first_token_at is None else 1e3 * self._first_token_at,

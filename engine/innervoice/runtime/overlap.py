@@ -12,7 +12,7 @@ from typing import Any
 from innervoice.model.device_step import DeviceStep, Emitted, Pending, RowStart
 from innervoice.model.sequence import Sequence, TokenRole
 from innervoice.runtime.active_reply import ActiveReply
-from innervoice.schedule import Emission, FreeCursor, Kind, Program
+from innervoice.schedule import Emission, FreeCursor, Program, TokenKind
 from innervoice.types import OutOfCapacity, Sampling
 from innervoice_kernels.sampling.cursor_columns import Ending
 
@@ -20,8 +20,8 @@ log = logging.getLogger("innervoice")
 
 _KINDS = {
     TokenRole.NEUTRAL: None,
-    TokenRole.HIDDEN: Kind.REFLECTION,
-    TokenRole.SPOKEN: Kind.SPEECH,
+    TokenRole.HIDDEN: TokenKind.REFLECTION,
+    TokenRole.SPOKEN: TokenKind.SPEECH,
 }  # as the reflection weight tells them apart
 _GREEDY = Sampling(temperature=0.0, top_k=0, top_p=1.0, seed=0, max_new_tokens=1 << 30, ignore_eos=True)
 
@@ -224,7 +224,9 @@ def follow(running: ActiveReply, told: Emitted) -> Emission:
     if cursor.forced is None and told.token not in cursor.mask:
         raise Astray(_apart(running, told, f"a draw from {cursor.mask}"))
     emission = cursor.emit_forced() if cursor.forced is not None else cursor.draw(told.token)
-    expected = Emission(told.token, Kind.END if told.kind is None else told.kind, told.segment, told.forced)
+    expected = Emission(
+        told.token, TokenKind.END if told.kind is None else told.kind, told.segment, told.forced
+    )
     if emission is None or emission != expected or cursor.is_done != (told.ending is Ending.STOP):
         raise Astray(_apart(running, told, f"{emission}, ended: {cursor.is_done}"))
     return emission

@@ -13,9 +13,9 @@ from innervoice.runtime.session_state import SessionState
 from innervoice.schedule import (
     Cursor,
     FreeCursor,
-    Kind,
     OpenReflection,
     Program,
+    TokenKind,
     make_cursor,
     reflection_ahead,
     spoken_until,
@@ -26,7 +26,7 @@ Entry = Request | ActiveReply | SessionState
 
 
 _PREFILL, _VOICING = int(Phase.PREFILL), int(Phase.VOICING)
-_TRANSCRIPT, _SPEECH = Kind.TRANSCRIPT, Kind.SPEECH
+_TRANSCRIPT, _SPEECH = TokenKind.TRANSCRIPT, TokenKind.SPEECH
 
 
 @dataclass

@@ -9,25 +9,26 @@ replay.py   a schedule over scripted logits
 """
 
 from innervoice.schedule.ahead import OpenReflection, reflection_ahead, spoken_until
-from innervoice.schedule.compile import Col, Kind, Program, compile_schedule
-from innervoice.schedule.cursor import UNLIMITED, Cursor, Emission, FreeCursor, Mask, make_cursor
+from innervoice.schedule.compile import Program, compile_schedule
+from innervoice.schedule.cursor import Cursor, Emission, FreeCursor, Mask, make_cursor
 from innervoice.schedule.program import PRESETS, Schedule, ScheduleError, Segment, preset
 from innervoice.schedule.replay import replay
+from innervoice_kernels.sampling.cursor_columns import UNLIMITED, ProgramColumn, TokenKind
 
 __all__ = [
     "PRESETS",
     "UNLIMITED",
-    "Col",
     "Cursor",
     "Emission",
     "FreeCursor",
-    "Kind",
     "Mask",
     "OpenReflection",
     "Program",
+    "ProgramColumn",
     "Schedule",
     "ScheduleError",
     "Segment",
+    "TokenKind",
     "compile_schedule",
     "make_cursor",
     "preset",

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from innervoice.schedule.compile import Col, Kind
-from innervoice.schedule.cursor import UNLIMITED, Cursor, FreeCursor
+from innervoice.schedule.cursor import Cursor, FreeCursor
+from innervoice_kernels.sampling.cursor_columns import UNLIMITED, ProgramColumn, TokenKind
 
 _MOST_SEGMENTS = 256
-_FORCED, _LENGTH, _BUDGET, _NEXT, _ENTRY = map(int, (Col.FORCED, Col.LENGTH, Col.BUDGET, Col.NEXT, Col.ENTRY))
-_REFLECTION, _TRANSCRIPT, _SPEECH = Kind.REFLECTION, Kind.TRANSCRIPT, Kind.SPEECH
+_FORCED = int(ProgramColumn.FORCED)
+_LENGTH = int(ProgramColumn.LENGTH)
+_BUDGET = int(ProgramColumn.BUDGET)
+_NEXT = int(ProgramColumn.NEXT)
+_ENTRY = int(ProgramColumn.ENTRY)
+_REFLECTION = TokenKind.REFLECTION
+_TRANSCRIPT = TokenKind.TRANSCRIPT
+_SPEECH = TokenKind.SPEECH
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from enum import IntEnum
 from functools import cached_property
 from typing import Any, cast
 
@@ -13,52 +12,12 @@ import numpy.typing as npt
 
 from innervoice.schedule.program import KINDS, Schedule, ScheduleError, Segment
 from innervoice.types import Sampling, Vocabulary
-
-
-class Kind(IntEnum):
-    """What a token is. The first three are also what a drawn state is."""
-
-    REFLECTION = 0
-    TRANSCRIPT = 1
-    SPEECH = 2
-    OPEN = 3
-    CLOSE = 4
-    DONE = 5
-    END = 6
-
-    @property
-    def label(self) -> str:
-        """The lower-case name that events and `replay` use."""
-        return self.name.lower()
-
-
-class Col(IntEnum):
-    """Columns of a state's row. NEXT is indexed by text done + 2 * reflection done."""
-
-    FORCED = 0  # 1: emits the ids at OFFSET, LENGTH of the forced buffer; 0: draws
-    KIND = 1  # Kind of what is emitted
-    BUDGET = 2  # -1: no cap
-    NEXT = 3
-    CLOSE_ROW = 7  # where NEXT is looked up after a drawn close or done; the row itself elsewhere
-    OFFSET = 8
-    LENGTH = 9
-    LOW0 = 10
-    HIGH0 = 11
-    LOW1 = 12
-    HIGH1 = 13
-    EXTRA0 = 14  # drawn as well; -1: none
-    EXTRA1 = 15
-    EXTRA_NEEDS_TEXT_DONE = 16  # 1: EXTRA0 only once the text is finished
-    ENTRY = 17  # 1: a reflection segment begins here, its cap is asked for
-    HEAD = 18  # 1: a segment begins here
-    DISCARD = 19  # 1: a speech id ends the text, is discarded, and the next state draws again
-    SAMPLING = 20  # index into Program.samplings, -1: the request's
-    WIDTH = 21
+from innervoice_kernels.sampling.cursor_columns import ProgramColumn, TokenKind
 
 
 @dataclass(frozen=True)
 class Program:
-    """A compiled schedule. table [S, Col.WIDTH] int32, forced [N] int32, samplings: overrides that rows refer to."""
+    """A compiled schedule. table [S, ProgramColumn.WIDTH] int32, forced [N] int32, samplings: overrides that rows refer to."""
 
     schedule: Schedule
     vocabulary: Vocabulary
@@ -74,9 +33,9 @@ class Program:
         return rows
 
     @cached_property
-    def kinds(self) -> tuple[Kind, ...]:
+    def kinds(self) -> tuple[TokenKind, ...]:
         """Of the tokens of each row."""
-        return tuple(Kind(row[Col.KIND]) for row in self.rows)
+        return tuple(TokenKind(row[ProgramColumn.KIND]) for row in self.rows)
 
     @cached_property
     def masks(self) -> list[Any]:
@@ -97,7 +56,12 @@ def compile_schedule(
     vocabulary = _with_tokens(schedule, vocabulary, resolve)
     if not schedule.guided:
         return Program(
-            schedule, vocabulary, np.zeros((0, Col.WIDTH), np.int32), np.zeros(0, np.int32), (), NONE_LEFT
+            schedule,
+            vocabulary,
+            np.zeros((0, ProgramColumn.WIDTH), np.int32),
+            np.zeros(0, np.int32),
+            (),
+            NONE_LEFT,
         )
     _check(schedule, vocabulary)
     return _Layout(schedule, vocabulary).program()
@@ -235,7 +199,7 @@ class _Layout:
             self._add(segment)
         for index, (_, _, last) in enumerate(self.sequence):
             for flags in range(4):
-                self.rows[last][Col.NEXT + flags] = self._target(index + 1, loop_at, flags)
+                self.rows[last][ProgramColumn.NEXT + flags] = self._target(index + 1, loop_at, flags)
         table = np.array(self.rows, dtype=np.int32)
         forced = np.array(self.forced, dtype=np.int32)
         return Program(
@@ -261,10 +225,10 @@ class _Layout:
         if segment.kind == "reflection":
             last = self._add_reflection(segment)
         elif segment.kind == "forced":
-            last = self._row(Kind[segment.voice_as.upper()], ids=segment.ids)
+            last = self._row(TokenKind[segment.voice_as.upper()], ids=segment.ids)
         else:
             last = self._add_spoken(segment)
-        self.rows[first][Col.HEAD] = 1
+        self.rows[first][ProgramColumn.HEAD] = 1
         self.sequence.append((segment, first, last))
 
     def _add_spoken(self, segment: Segment) -> int:
@@ -272,43 +236,46 @@ class _Layout:
         if segment.kind == "speech":
             needs_text_done = self.schedule.has("transcript")
             return self._row(
-                Kind.SPEECH,
+                TokenKind.SPEECH,
                 segment,
                 ranges=(speech,),
                 extras=(vocabulary.end_of_turn,),
                 extra_needs_text_done=needs_text_done,
             )
         if self.schedule.has("speech"):
-            return self._row(Kind.TRANSCRIPT, segment, ranges=(vocabulary.text, speech), discard=True)
+            return self._row(TokenKind.TRANSCRIPT, segment, ranges=(vocabulary.text, speech), discard=True)
         return self._row(
-            Kind.TRANSCRIPT, segment, ranges=(vocabulary.text,), extras=(vocabulary.end_of_turn,)
+            TokenKind.TRANSCRIPT, segment, ranges=(vocabulary.text,), extras=(vocabulary.end_of_turn,)
         )
 
     def _add_reflection(self, segment: Segment) -> int:
         vocabulary = self.vocabulary
         entry = len(self.rows)
         if vocabulary.open is not None:
-            self._row(Kind.OPEN, ids=(vocabulary.open,))
+            self._row(TokenKind.OPEN, ids=(vocabulary.open,))
         body = self._row(
-            Kind.REFLECTION, segment, ranges=(vocabulary.text,), extras=(vocabulary.close, vocabulary.done)
+            TokenKind.REFLECTION,
+            segment,
+            ranges=(vocabulary.text,),
+            extras=(vocabulary.close, vocabulary.done),
         )
         for row in range(entry, body):
             self._lead(row, body)
         last = body
         if vocabulary.close is not None:
-            last = self._row(Kind.CLOSE, ids=(vocabulary.close,))
+            last = self._row(TokenKind.CLOSE, ids=(vocabulary.close,))
             self._lead(body, last)
-        self.rows[entry][Col.ENTRY] = 1
+        self.rows[entry][ProgramColumn.ENTRY] = 1
         for row in range(entry, last + 1):
-            self.rows[row][Col.CLOSE_ROW] = last
+            self.rows[row][ProgramColumn.CLOSE_ROW] = last
         return last
 
     def _lead(self, row: int, to: int) -> None:
-        self.rows[row][Col.NEXT : Col.NEXT + 4] = [to] * 4
+        self.rows[row][ProgramColumn.NEXT : ProgramColumn.NEXT + 4] = [to] * 4
 
     def _row(
         self,
-        kind: Kind,
+        kind: TokenKind,
         segment: Segment | None = None,
         *,
         ids: tuple[int, ...] = (),
@@ -317,21 +284,24 @@ class _Layout:
         extra_needs_text_done: bool = False,
         discard: bool = False,
     ) -> int:
-        row = [0] * Col.WIDTH
-        row[Col.FORCED], row[Col.KIND] = int(bool(ids)), int(kind)
-        row[Col.OFFSET], row[Col.LENGTH] = len(self.forced), len(ids)
+        row = [0] * ProgramColumn.WIDTH
+        row[ProgramColumn.FORCED], row[ProgramColumn.KIND] = int(bool(ids)), int(kind)
+        row[ProgramColumn.OFFSET], row[ProgramColumn.LENGTH] = len(self.forced), len(ids)
         self.forced += ids
-        row[Col.BUDGET] = -1 if segment is None or segment.budget is None else segment.budget
-        row[Col.CLOSE_ROW] = len(self.rows)
+        row[ProgramColumn.BUDGET] = -1 if segment is None or segment.budget is None else segment.budget
+        row[ProgramColumn.CLOSE_ROW] = len(self.rows)
         for i, (low, high) in enumerate(ranges):
-            row[Col.LOW0 + 2 * i], row[Col.HIGH0 + 2 * i] = low, high
+            row[ProgramColumn.LOW0 + 2 * i], row[ProgramColumn.HIGH0 + 2 * i] = low, high
         present = [token for token in extras if token is not None]
         for i in range(2):
-            row[Col.EXTRA0 + i] = present[i] if i < len(present) else -1
-        row[Col.EXTRA_NEEDS_TEXT_DONE], row[Col.DISCARD] = int(extra_needs_text_done), int(discard)
-        row[Col.SAMPLING] = -1
+            row[ProgramColumn.EXTRA0 + i] = present[i] if i < len(present) else -1
+        row[ProgramColumn.EXTRA_NEEDS_TEXT_DONE], row[ProgramColumn.DISCARD] = (
+            int(extra_needs_text_done),
+            int(discard),
+        )
+        row[ProgramColumn.SAMPLING] = -1
         if segment is not None and segment.sampling is not None:
-            row[Col.SAMPLING] = len(self.samplings)
+            row[ProgramColumn.SAMPLING] = len(self.samplings)
             self.samplings.append(segment.sampling)
         self.rows.append(row)
         return len(self.rows) - 1

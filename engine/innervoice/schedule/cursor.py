@@ -7,26 +7,34 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from innervoice.schedule.compile import Col, Kind, Program
+from innervoice.schedule.compile import Program
 from innervoice.types import Sampling
+from innervoice_kernels.sampling.cursor_columns import UNLIMITED, ProgramColumn, TokenKind
 
-UNLIMITED = 2**31 - 1
-# Names of columns and kinds are looked up once: an enum's attribute costs as much as the rest of a step.
-_FORCED, _OFFSET, _LENGTH, _DISCARD, _SAMPLING, _ENTRY, _HEAD = map(
-    int, (Col.FORCED, Col.OFFSET, Col.LENGTH, Col.DISCARD, Col.SAMPLING, Col.ENTRY, Col.HEAD)
-)
-_LOW0, _HIGH0, _LOW1, _HIGH1, _EXTRA0, _EXTRA1, _EXTRA_NEEDS_TEXT_DONE = map(
-    int, (Col.LOW0, Col.HIGH0, Col.LOW1, Col.HIGH1, Col.EXTRA0, Col.EXTRA1, Col.EXTRA_NEEDS_TEXT_DONE)
-)
-_NEXT, _BUDGET, _CLOSE_ROW = map(int, (Col.NEXT, Col.BUDGET, Col.CLOSE_ROW))
-_REFLECTION, _OPEN, _CLOSE, _DONE, _END, _SPEECH = (
-    Kind.REFLECTION,
-    Kind.OPEN,
-    Kind.CLOSE,
-    Kind.DONE,
-    Kind.END,
-    Kind.SPEECH,
-)
+# Columns and kinds are looked up once: an enum's attribute costs as much as the rest of a step.
+_FORCED = int(ProgramColumn.FORCED)
+_OFFSET = int(ProgramColumn.OFFSET)
+_LENGTH = int(ProgramColumn.LENGTH)
+_DISCARD = int(ProgramColumn.DISCARD)
+_SAMPLING = int(ProgramColumn.SAMPLING)
+_ENTRY = int(ProgramColumn.ENTRY)
+_HEAD = int(ProgramColumn.HEAD)
+_LOW0 = int(ProgramColumn.LOW0)
+_HIGH0 = int(ProgramColumn.HIGH0)
+_LOW1 = int(ProgramColumn.LOW1)
+_HIGH1 = int(ProgramColumn.HIGH1)
+_EXTRA0 = int(ProgramColumn.EXTRA0)
+_EXTRA1 = int(ProgramColumn.EXTRA1)
+_EXTRA_NEEDS_TEXT_DONE = int(ProgramColumn.EXTRA_NEEDS_TEXT_DONE)
+_NEXT = int(ProgramColumn.NEXT)
+_BUDGET = int(ProgramColumn.BUDGET)
+_CLOSE_ROW = int(ProgramColumn.CLOSE_ROW)
+_REFLECTION = TokenKind.REFLECTION
+_OPEN = TokenKind.OPEN
+_CLOSE = TokenKind.CLOSE
+_DONE = TokenKind.DONE
+_END = TokenKind.END
+_SPEECH = TokenKind.SPEECH
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,7 @@ class Emission:
     """One emitted token: its id, kind, the reply's segment it belongs to (from 0), and whether the schedule forced it."""
 
     token: int
-    kind: Kind
+    kind: TokenKind
     segment: int
     forced: bool
 
@@ -136,7 +144,7 @@ class Cursor:
         return None if index < 0 else self.program.samplings[index]
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> TokenKind:
         """The kind of the token that comes next."""
         return self._kinds[self._row]
 
@@ -252,7 +260,7 @@ class Cursor:
         self.granted.append(UNLIMITED if self._limit > 0 else 0)
         return self._limit > 0
 
-    def _emission(self, token: int, kind: Kind, *, forced: bool) -> Emission:
+    def _emission(self, token: int, kind: TokenKind, *, forced: bool) -> Emission:
         self.segment += self._fresh
         self._fresh = False
         return Emission(token, kind, self.segment, forced)
@@ -283,32 +291,36 @@ class FreeCursor:
     def draw(self, token: int) -> Emission:
         """Label a drawn id."""
         kind = self._label(token)
-        group = "reflection" if kind in (Kind.OPEN, Kind.REFLECTION, Kind.CLOSE, Kind.DONE) else kind.label
-        if kind is Kind.OPEN or group != self._last:
+        group = (
+            "reflection"
+            if kind in (TokenKind.OPEN, TokenKind.REFLECTION, TokenKind.CLOSE, TokenKind.DONE)
+            else kind.label
+        )
+        if kind is TokenKind.OPEN or group != self._last:
             self.segment += 1
-        self._last = None if kind is Kind.CLOSE else group
+        self._last = None if kind is TokenKind.CLOSE else group
         return Emission(token, kind, self.segment, forced=False)
 
     def emit_forced(self) -> Emission:
         """Never called: nothing is forced."""
         raise AssertionError("a free cursor forces nothing")
 
-    def _label(self, token: int) -> Kind:
+    def _label(self, token: int) -> TokenKind:
         vocabulary = self.program.vocabulary
         if token in self._ends:
             self.is_done = True
-            return Kind.END
+            return TokenKind.END
         if vocabulary.speech and vocabulary.speech[0] <= token < vocabulary.speech[1]:
-            return Kind.SPEECH
+            return TokenKind.SPEECH
         if token == vocabulary.open and vocabulary.close is not None:
             self._in_reflection = True
-            return Kind.OPEN
+            return TokenKind.OPEN
         if not self._in_reflection:
-            return Kind.TRANSCRIPT
+            return TokenKind.TRANSCRIPT
         if token == vocabulary.close:
             self._in_reflection = False
-            return Kind.CLOSE
-        return Kind.DONE if token == vocabulary.done else Kind.REFLECTION
+            return TokenKind.CLOSE
+        return TokenKind.DONE if token == vocabulary.done else TokenKind.REFLECTION
 
 
 def make_cursor(

@@ -1,4 +1,4 @@
-"""A compiled schedule and a request as plain numbers, as the cursor of the kernels (`innervoice_kernels.cursor`) holds them."""
+"""A compiled schedule and a request as plain numbers, for the cursor of the kernels (`sampling/cursor.py`)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import numpy.typing as npt
 
 from innervoice.schedule.compile import Program
 from innervoice.types import Sampling
-
-UNCAPPED = 2**31 - 1
+from innervoice_kernels.sampling.cursor_columns import UNLIMITED
 
 
 def sampling_table(program: Program) -> npt.NDArray[np.float32]:
@@ -25,7 +24,7 @@ def sampling_table(program: Program) -> npt.NDArray[np.float32]:
 
 
 def request_values(program: Program, sampling: Sampling) -> dict[str, Any]:
-    """What holds for a whole reply, by the names that `innervoice_kernels.cursor.request_columns` takes.
+    """What holds for a whole reply, by the names that `request_columns` of the kernels takes.
 
     Where its program stands among others (table, forced, samplings) is for the caller to add.
     """
@@ -35,7 +34,7 @@ def request_values(program: Program, sampling: Sampling) -> dict[str, Any]:
         "start": max(program.start, 0),
         "is_guided": program.schedule.guided,
         "floor": program.schedule.floor,
-        "reflect": cap if isinstance(cap, int) else UNCAPPED,
+        "reflect": cap if isinstance(cap, int) else UNLIMITED,
         "end_of_turn": vocabulary.end_of_turn,
         "open": vocabulary.open,
         "close": vocabulary.close,

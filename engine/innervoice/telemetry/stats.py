@@ -44,7 +44,7 @@ CHUNK_S = (0.1, 0.2, 0.5, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 30.0)
 PER_AUDIO_S = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 50.0, 75.0, 100.0, 200.0, 400.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
-Kind = Literal["counter", "gauge", "histogram"]
+MetricKind = Literal["counter", "gauge", "histogram"]
 
 
 class Histogram:
@@ -91,7 +91,7 @@ class Reading:
 
     name: str
     help: str
-    kind: Kind
+    kind: MetricKind
     label: str | None
     values: Mapping[str, float | Histogram]
 
@@ -357,7 +357,9 @@ class Telemetry:
         )
 
 
-def _family(name: str, told: str, kind: Kind, label: str | None, values: Mapping[str, float]) -> Reading:
+def _family(
+    name: str, told: str, kind: MetricKind, label: str | None, values: Mapping[str, float]
+) -> Reading:
     return Reading(name, told, kind, label, {key: float(value) for key, value in values.items()})
 
 

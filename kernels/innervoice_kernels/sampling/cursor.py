@@ -14,29 +14,46 @@ import torch
 from torch import Tensor
 
 from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, jit, launch, next_power, tl
-from innervoice_kernels.sampling.cursor_columns import UNLIMITED, Column, Ending, Kind, Output, Request, State
+from innervoice_kernels.sampling.cursor_columns import (
+    UNLIMITED,
+    Ending,
+    OutputColumn,
+    ProgramColumn,
+    RequestColumn,
+    StateColumn,
+    TokenKind,
+)
 from innervoice_kernels.sampling.cursor_walk import advance_rows, prepare_rows
 from innervoice_kernels.sampling.philox import signed
 
 SLOTS = 2  # draws of a row: from where it stands, and from where it would stand after a discarded draw
 
 _HOST_NAMES = {
-    "_row": State.ROW, "_count": State.COUNT, "_limit": State.LIMIT, "text_done": State.TEXT_DONE, "is_done": State.IS_DONE,
-    "reflection_done": State.REFLECTION_DONE, "num_reflections": State.NUM_REFLECTIONS, "segment": State.SEGMENT,
-    "_offers_done": State.OFFERS_DONE, "_fresh": State.FRESH,
-}  # fmt: skip
-
-
-_FREE_NAMES = {"is_done": State.IS_DONE, "segment": State.SEGMENT, "_in_reflection": State.IN_REFLECTION}
+    "_row": StateColumn.ROW,
+    "_count": StateColumn.COUNT,
+    "_limit": StateColumn.LIMIT,
+    "text_done": StateColumn.TEXT_DONE,
+    "is_done": StateColumn.IS_DONE,
+    "reflection_done": StateColumn.REFLECTION_DONE,
+    "num_reflections": StateColumn.NUM_REFLECTIONS,
+    "segment": StateColumn.SEGMENT,
+    "_offers_done": StateColumn.OFFERS_DONE,
+    "_fresh": StateColumn.FRESH,
+}
+_FREE_NAMES = {
+    "is_done": StateColumn.IS_DONE,
+    "segment": StateColumn.SEGMENT,
+    "_in_reflection": StateColumn.IN_REFLECTION,
+}
 _FLAGS = ("text_done", "reflection_done", "_offers_done", "_fresh", "_in_reflection")
 
 
 def first_state() -> list[int]:
     """A row at the start of its reply."""
-    state = [0] * State.WIDTH
-    state[State.ROW] = state[State.SEGMENT] = state[State.LAST] = -1
-    state[State.LIMIT], state[State.FRESH] = UNLIMITED, 1
-    state[State.CAPPED] = -1
+    state = [0] * StateColumn.WIDTH
+    state[StateColumn.ROW] = state[StateColumn.SEGMENT] = state[StateColumn.LAST] = -1
+    state[StateColumn.LIMIT], state[StateColumn.FRESH] = UNLIMITED, 1
+    state[StateColumn.CAPPED] = -1
     return state
 
 
@@ -46,11 +63,11 @@ def pack_state(host: Mapping[str, Any], num_tokens: int) -> list[int]:
     for name, column in (_HOST_NAMES if "_row" in host else _FREE_NAMES).items():
         state[column] = int(host[name])
     if "_last" in host:
-        state[State.LAST] = -1 if host["_last"] is None else Kind[host["_last"].upper()]
-    number = state[State.NUM_REFLECTIONS]
+        state[StateColumn.LAST] = -1 if host["_last"] is None else TokenKind[host["_last"].upper()]
+    number = state[StateColumn.NUM_REFLECTIONS]
     if number < len(host.get("caps", ())):
-        state[State.CAPPED], state[State.CAP] = number, min(host["caps"][number], UNLIMITED)
-    state[State.NUM_TOKENS] = num_tokens
+        state[StateColumn.CAPPED], state[StateColumn.CAP] = number, min(host["caps"][number], UNLIMITED)
+    state[StateColumn.NUM_TOKENS] = num_tokens
     return state
 
 
@@ -60,16 +77,16 @@ def unpack_state(state: Sequence[int], caps: Sequence[int], is_guided: bool) -> 
         name: state[column] for name, column in (_HOST_NAMES if is_guided else _FREE_NAMES).items()
     }
     host |= {name: bool(value) for name, value in host.items() if name in _FLAGS}
-    host["is_done"] = state[State.IS_DONE] == Ending.STOP
+    host["is_done"] = state[StateColumn.IS_DONE] == Ending.STOP
     if is_guided:
         known = max((index + 1 for index, cap in enumerate(caps) if cap != UNLIMITED), default=0)
-        kept, number = list(caps[:known]), state[State.CAPPED]
+        kept, number = list(caps[:known]), state[StateColumn.CAPPED]
         if number >= 0:
             kept += [UNLIMITED] * (number + 1 - len(kept))
-            kept[number] = state[State.CAP]
+            kept[number] = state[StateColumn.CAP]
         return host | {"caps": kept}
-    last = state[State.LAST]
-    return host | {"_last": None if last < 0 else Kind(last).name.lower()}
+    last = state[StateColumn.LAST]
+    return host | {"_last": None if last < 0 else TokenKind(last).name.lower()}
 
 
 def request_columns(*, eos: Sequence[int] = (), **values: int | None) -> list[int]:
@@ -77,15 +94,17 @@ def request_columns(*, eos: Sequence[int] = (), **values: int | None) -> list[in
 
     reflect and max_tokens: UNLIMITED unless given. Raises ValueError for more than 4 eos ids.
     """
-    if len(eos) > Request.WIDTH - Request.EOS:
-        raise ValueError(f"a reply has {len(eos)} eos ids, the cursor holds {Request.WIDTH - Request.EOS}")
-    columns = [0] * Request.WIDTH
+    if len(eos) > RequestColumn.WIDTH - RequestColumn.EOS:
+        raise ValueError(
+            f"a reply has {len(eos)} eos ids, the cursor holds {RequestColumn.WIDTH - RequestColumn.EOS}"
+        )
+    columns = [0] * RequestColumn.WIDTH
     for name in ("END_OF_TURN", "OPEN", "CLOSE", "DONE"):
-        columns[Request[name]] = -1
-    columns[Request.REFLECT] = columns[Request.MAX_TOKENS] = UNLIMITED
-    columns[Request.EOS :] = [*eos, *[-1] * (Request.WIDTH - Request.EOS - len(eos))]
+        columns[RequestColumn[name]] = -1
+    columns[RequestColumn.REFLECT] = columns[RequestColumn.MAX_TOKENS] = UNLIMITED
+    columns[RequestColumn.EOS :] = [*eos, *[-1] * (RequestColumn.WIDTH - RequestColumn.EOS - len(eos))]
     for name, value in values.items():
-        columns[Request[name.upper()]] = -1 if value is None else min(int(value), UNLIMITED)
+        columns[RequestColumn[name.upper()]] = -1 if value is None else min(int(value), UNLIMITED)
     return columns
 
 
@@ -106,7 +125,7 @@ class Programs:
         tables, forced, samplings = (
             [list(t) for t in zip(*programs, strict=True)] if programs else [[], [], []]
         )
-        tables.append(torch.zeros(1, Column.WIDTH))
+        tables.append(torch.zeros(1, ProgramColumn.WIDTH))
         forced.append(torch.zeros(1))
         samplings.append(torch.full((1, 3), float("nan")))
         return cls(torch.cat(tables).to(device, torch.int32), torch.cat(forced).to(device, torch.int32),
@@ -164,12 +183,12 @@ class Rows:
             return torch.zeros(shape, dtype=torch.int32, device=device)
 
         state = torch.tensor([first_state()] * num_rows, dtype=torch.int32, device=device).reshape(
-            num_rows, State.WIDTH
+            num_rows, StateColumn.WIDTH
         )
-        state[:, State.IS_DONE] = Ending.IDLE
+        state[:, StateColumn.IS_DONE] = Ending.IDLE
         return cls(
             state=state,
-            request=ints(num_rows, Request.WIDTH),
+            request=ints(num_rows, RequestColumn.WIDTH),
             scale=torch.zeros(num_rows, 2, dtype=torch.float32, device=device),
             seed=torch.zeros(num_rows, dtype=torch.int64, device=device),
             caps=ints(num_rows, num_caps) + UNLIMITED,
@@ -177,7 +196,7 @@ class Rows:
             coming=ints(num_rows) - 1,
             successor=torch.zeros_like(state),
             draws=Draws.allocate(SLOTS * num_rows, device),
-            output=ints(num_rows, Output.WIDTH),
+            output=ints(num_rows, OutputColumn.WIDTH),
             logprob=torch.zeros(num_rows, dtype=torch.float32, device=device),
         )
 

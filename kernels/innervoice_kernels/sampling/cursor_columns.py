@@ -1,14 +1,14 @@
-"""What the numbers in the cursor's tensors mean. Column, Kind: as the engine compiles schedules (its Col and Kind)."""
+"""The numbers in a program and in the cursor's tensors. The engine's schedule reads them too, so nothing here imports torch."""
 
 from __future__ import annotations
 
 from enum import IntEnum
 
-UNLIMITED = 2**31 - 1
+UNLIMITED = 2**31 - 1  # a cap or budget that does not exist: the largest int32
 
 
-class Kind(IntEnum):
-    """What a token is. The first three are also what a drawn state is."""
+class TokenKind(IntEnum):
+    """The kind of a token. The first three are also the kinds of the states that draw."""
 
     REFLECTION = 0
     TRANSCRIPT = 1
@@ -18,32 +18,47 @@ class Kind(IntEnum):
     DONE = 5
     END = 6
 
+    @property
+    def label(self) -> str:
+        """The lower-case name that events and `replay` use."""
+        return self.name.lower()
 
-class Column(IntEnum):
-    """Columns of a state of a program. NEXT is indexed by text done + 2 * reflection done."""
+    @property
+    def is_spoken(self) -> bool:
+        """Whether the token is heard: as text of the transcript or as sound."""
+        return self in (TokenKind.TRANSCRIPT, TokenKind.SPEECH)
 
-    FORCED = 0
-    KIND = 1
-    BUDGET = 2
+    @property
+    def is_hidden(self) -> bool:
+        """Whether the token is never heard: a reflection, or one of its marks."""
+        return not self.is_spoken and self is not TokenKind.END
+
+
+class ProgramColumn(IntEnum):
+    """Columns of one state of a compiled schedule. NEXT is indexed by text done + 2 * reflection done."""
+
+    FORCED = 0  # 1: emits the ids at OFFSET, LENGTH of the forced buffer; 0: draws
+    KIND = 1  # TokenKind of the emitted token
+    BUDGET = 2  # -1: no cap
     NEXT = 3
-    CLOSE_ROW = 7
+    CLOSE_ROW = 7  # where NEXT is looked up after a drawn close or done; the row itself elsewhere
     OFFSET = 8
     LENGTH = 9
     LOW0 = 10
     HIGH0 = 11
     LOW1 = 12
     HIGH1 = 13
-    EXTRA0 = 14
+    EXTRA0 = 14  # drawn as well; -1: none
     EXTRA1 = 15
-    EXTRA_NEEDS_TEXT_DONE = 16
-    ENTRY = 17
-    HEAD = 18
-    DISCARD = 19
-    SAMPLING = 20
+    EXTRA_NEEDS_TEXT_DONE = 16  # 1: EXTRA0 only once the text is finished
+    ENTRY = 17  # 1: a reflection segment begins here, its cap is asked for
+    HEAD = 18  # 1: a segment begins here
+    DISCARD = 19  # 1: a speech id ends the text, is discarded, and the next state draws again
+    SAMPLING = 20  # index into the program's samplings, -1: the request's
     WIDTH = 21
 
 
-class State(IntEnum):
+class StateColumn(IntEnum):
     """Columns of a row's state. ROW -1: at the start of its program. LAST and IN_REFLECTION are those of unguided replies.
 
     CAP: what the host granted to the reflection that counts as number CAPPED, instead of the caller's cap; CAPPED -1: to none.
@@ -67,7 +82,7 @@ class State(IntEnum):
     WIDTH = 15
 
 
-class Request(IntEnum):
+class RequestColumn(IntEnum):
     """Columns of what holds for a whole reply; ids that a checkpoint does not have are -1."""
 
     TABLE = 0  # first rows of its program in the tables of all programs
@@ -91,7 +106,7 @@ class Request(IntEnum):
     WIDTH = 21
 
 
-class Output(IntEnum):
+class OutputColumn(IntEnum):
     """Columns of what a step emitted for a row. TOKEN and KIND are -1 where there was nothing to emit, or a draw failed.
 
     DISCARDED: whether a draw before it said that the text is finished.
@@ -118,7 +133,7 @@ class Ending(IntEnum):
     PAUSED = 6  # by the host: the row runs on when it is told to
 
 
-class Mask(IntEnum):
+class MaskColumn(IntEnum):
     """Columns of a draw's mask: two half-open ranges, three single ids (-1: none), and top_k (0: off)."""
 
     LOW0 = 0

@@ -5,34 +5,34 @@ from __future__ import annotations
 from innervoice_kernels.jit import Block, Num, Ptr, jit, tl
 from innervoice_kernels.sampling.cursor_columns import (
     UNLIMITED,
-    Column,
     Ending,
-    Kind,
-    Mask,
-    Output,
-    Request,
-    State,
+    MaskColumn,
+    OutputColumn,
+    ProgramColumn,
+    RequestColumn,
+    StateColumn,
+    TokenKind,
 )
 
 (
     _FORCED, _KIND, _BUDGET, _NEXT, _CLOSE_ROW, _OFFSET, _LENGTH, _LOW0, _HIGH0, _LOW1, _HIGH1, _EXTRA0, _EXTRA1,
     _NEEDS_TEXT_DONE, _ENTRY, _HEAD, _DISCARD, _SAMPLING, _TABLE_WIDTH,
-) = (tl.constexpr(int(i)) for i in Column)  # fmt: skip
+) = (tl.constexpr(int(i)) for i in ProgramColumn)  # fmt: skip
 (
     _ROW, _COUNT, _LIMIT, _TEXT_DONE, _REFLECTION_DONE, _IS_DONE, _NUM_REFLECTIONS, _SEGMENT, _OFFERS_DONE, _FRESH, _NUM_TOKENS,
     _IN_REFLECTION, _LAST, _CAPPED, _CAP, _STATE_WIDTH,
-) = (tl.constexpr(int(i)) for i in State)  # fmt: skip
+) = (tl.constexpr(int(i)) for i in StateColumn)  # fmt: skip
 (
     _R_TABLE, _R_FORCED, _R_SAMPLINGS, _R_START, _R_IS_GUIDED, _R_FLOOR, _R_REFLECT, _R_END_OF_TURN, _R_OPEN, _R_CLOSE, _R_DONE,
     _R_SPEECH_LOW, _R_SPEECH_HIGH, _R_VOCABULARY, _R_IGNORE_EOS, _R_MAX_TOKENS, _R_TOP_K, _R_EOS, _REQUEST_WIDTH,
-) = (tl.constexpr(int(i)) for i in Request)  # fmt: skip
-_REFLECTION, _TRANSCRIPT, _SPEECH, _OPEN, _CLOSE, _DONE, _END = (tl.constexpr(int(i)) for i in Kind)
+) = (tl.constexpr(int(i)) for i in RequestColumn)  # fmt: skip
+_REFLECTION, _TRANSCRIPT, _SPEECH, _OPEN, _CLOSE, _DONE, _END = (tl.constexpr(int(i)) for i in TokenKind)
 _RUNNING, _STOP, _LENGTH_SPENT, _REFUSED, _IDLE, _WAITING, _PAUSED = (tl.constexpr(int(i)) for i in Ending)
 _O_TOKEN, _O_KIND, _O_SEGMENT, _O_IS_FORCED, _O_IS_DONE, _O_DISCARDED, _OUTPUT_WIDTH = (
-    tl.constexpr(int(i)) for i in Output
+    tl.constexpr(int(i)) for i in OutputColumn
 )
 _M_LOW0, _M_HIGH0, _M_LOW1, _M_HIGH1, _M_EXTRA0, _, _M_EXTRA2, _M_TOP_K, _MASK_WIDTH = (
-    tl.constexpr(int(i)) for i in Mask
+    tl.constexpr(int(i)) for i in MaskColumn
 )
 _UNLIMITED = tl.constexpr(UNLIMITED)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from innervoice_kernels.backend import TRITON, choose, use
 from innervoice_kernels.sampling.cursor import SLOTS, Programs, Rows, prepare, request_columns
-from innervoice_kernels.sampling.cursor_columns import Ending, Kind, Output
+from innervoice_kernels.sampling.cursor_columns import Ending, OutputColumn, TokenKind
 from innervoice_kernels.sampling.sample_pick import Offers, pick, summary
 
 Trace = tuple[list[int], list[str]]
@@ -33,14 +33,14 @@ def replay_rows(rows: Rows, programs: Programs, logits: Tensor) -> list[Trace]:
         step(rows, programs, logits[:, t], offers)
         output = rows.output.tolist()
         for row, ((ids, kinds), line) in enumerate(zip(traces, output, strict=True)):
-            if line[Output.IS_DONE] == Ending.REFUSED:
+            if line[OutputColumn.IS_DONE] == Ending.REFUSED:
                 raise ValueError(
                     f"row {row}: no id could be drawn for token {len(ids)}, its logits are not numbers"
                 )
-            if line[Output.KIND] >= 0:
-                ids.append(line[Output.TOKEN])
-                kinds.append(Kind(line[Output.KIND]).name.lower())
-        running = any(line[Output.IS_DONE] == Ending.RUNNING for line in output)
+            if line[OutputColumn.KIND] >= 0:
+                ids.append(line[OutputColumn.TOKEN])
+                kinds.append(TokenKind(line[OutputColumn.KIND]).label)
+        running = any(line[OutputColumn.IS_DONE] == Ending.RUNNING for line in output)
         if not running:
             break
     if running:

@@ -15,16 +15,16 @@ from torch import Tensor
 from innervoice_kernels.backend import TRITON, choose
 from innervoice_kernels.jit import Num, Ptr, constexpr, jit, launch, next_power, tl
 from innervoice_kernels.sampling.cursor import Rows
-from innervoice_kernels.sampling.cursor_columns import Ending, Kind, Output, State
+from innervoice_kernels.sampling.cursor_columns import Ending, OutputColumn, StateColumn, TokenKind
 
-RING_COLUMNS = Output.WIDTH + 1  # the cursor's output, and the bits of the log-probability
-_HIDDEN = (Kind.REFLECTION, Kind.OPEN, Kind.CLOSE, Kind.DONE)
-_SPOKEN = (Kind.TRANSCRIPT, Kind.SPEECH)
+RING_COLUMNS = OutputColumn.WIDTH + 1  # the cursor's output, and the bits of the log-probability
 _RUNNING, _WAITING, _PAUSED = (tl.constexpr(int(e)) for e in (Ending.RUNNING, Ending.WAITING, Ending.PAUSED))
-_TRANSCRIPT, _SPEECH, _END = (tl.constexpr(int(kind)) for kind in (Kind.TRANSCRIPT, Kind.SPEECH, Kind.END))
-_STATE_WIDTH, _IS_DONE = tl.constexpr(int(State.WIDTH)), tl.constexpr(int(State.IS_DONE))
+_TRANSCRIPT, _SPEECH, _END = (
+    tl.constexpr(int(kind)) for kind in (TokenKind.TRANSCRIPT, TokenKind.SPEECH, TokenKind.END)
+)
+_STATE_WIDTH, _IS_DONE = tl.constexpr(int(StateColumn.WIDTH)), tl.constexpr(int(StateColumn.IS_DONE))
 _OUTPUT_WIDTH, _KIND, _TOKEN = (
-    tl.constexpr(int(column)) for column in (Output.WIDTH, Output.KIND, Output.TOKEN)
+    tl.constexpr(int(column)) for column in (OutputColumn.WIDTH, OutputColumn.KIND, OutputColumn.TOKEN)
 )
 _BLOCK, _LANES = 1024, 128
 
@@ -61,7 +61,7 @@ class Feed:
 
 
 @dataclass(frozen=True)
-class Inputs:
+class StepInputs:
     """What the layers of a step read; a row that feeds nothing has slot -1 and context_len 0."""
 
     x: Tensor  # [B, D]
@@ -74,7 +74,7 @@ class Inputs:
     @classmethod
     def allocate(
         cls, num_rows: int, width: int, half: int, dtype: torch.dtype, device: torch.device
-    ) -> Inputs:
+    ) -> StepInputs:
         """Unwritten; half: R/2."""
 
         def empty(*shape: int, of: torch.dtype = dtype) -> Tensor:
@@ -89,9 +89,9 @@ class Inputs:
             query_tag=empty(num_rows, of=torch.int32),
         )
 
-    def first(self, num_rows: int) -> Inputs:
+    def first(self, num_rows: int) -> StepInputs:
         """The first rows, in the same memory."""
-        return Inputs(*(getattr(self, f.name)[:num_rows] for f in fields(self)))
+        return StepInputs(*(getattr(self, f.name)[:num_rows] for f in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,13 @@ class Ring:
 
 
 def begin_step_ref(
-    feed: Feed, state: Tensor, embedding: Tensor, cos: Tensor, sin: Tensor, key_tag: Tensor, inputs: Inputs
+    feed: Feed,
+    state: Tensor,
+    embedding: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    key_tag: Tensor,
+    inputs: StepInputs,
 ) -> None:
     """Fill inputs for the rows that run, and write the tags of their tokens' places.
 
@@ -119,25 +125,28 @@ def begin_step_ref(
     """
     page_size = key_tag.shape[1]
     for row in range(len(feed.token)):
-        position, ending = int(feed.position[row]), int(state[row, State.IS_DONE])
+        position, ending = int(feed.position[row]), int(state[row, StateColumn.IS_DONE])
         index = position // page_size
         page = int(feed.page_table[row, index]) if index < feed.page_table.shape[1] else -1
         runs, rests = ending in (Ending.RUNNING, Ending.WAITING, Ending.PAUSED), bool(feed.rests[row])
         if runs:
-            state[row, State.IS_DONE] = (
+            state[row, StateColumn.IS_DONE] = (
                 Ending.PAUSED if rests else Ending.RUNNING if page >= 0 else Ending.WAITING
             )
         if not runs or rests or page < 0:
             inputs.x[row] = inputs.cos[row] = inputs.sin[row] = 0
             inputs.slots[row], inputs.context_len[row], inputs.query_tag[row] = -1, 0, 0
             continue
-        kind, reply = int(feed.kind[row]), int(feed.reply[row])
+        code, reply = int(feed.kind[row]), int(feed.reply[row])
+        kind = (
+            TokenKind(code) if code >= 0 else TokenKind.END
+        )  # a prompt's token is neither spoken nor hidden
         inputs.x[row] = embedding[int(feed.token[row])]
         inputs.cos[row], inputs.sin[row] = cos[position], sin[position]
         inputs.slots[row] = page * page_size + position % page_size
         inputs.context_len[row] = position + 1
-        inputs.query_tag[row] = reply if kind in _SPOKEN else 0
-        key_tag[page, position % page_size] = reply if kind in _HIDDEN else 0
+        inputs.query_tag[row] = reply if kind.is_spoken else 0
+        key_tag[page, position % page_size] = reply if kind.is_hidden else 0
 
 
 @jit
@@ -180,7 +189,13 @@ def _begin_kernel(
 
 
 def begin_step(
-    feed: Feed, state: Tensor, embedding: Tensor, cos: Tensor, sin: Tensor, key_tag: Tensor, inputs: Inputs
+    feed: Feed,
+    state: Tensor,
+    embedding: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    key_tag: Tensor,
+    inputs: StepInputs,
 ) -> None:
     """Fill inputs; see begin_step_ref. Tables and inputs are contiguous."""
     if choose("begin_step", embedding) != TRITON:
@@ -197,13 +212,13 @@ def begin_step(
 
 def end_step_ref(feed: Feed, rows: Rows, ring: Ring) -> None:
     """Rows that emitted feed their token next, one position on; all outputs go to the ring's line of this step."""
-    emitted = rows.output[:, Output.KIND] >= 0
-    feed.token.copy_(torch.where(emitted, rows.output[:, Output.TOKEN], feed.token))
-    feed.kind.copy_(torch.where(emitted, rows.output[:, Output.KIND], feed.kind))
+    emitted = rows.output[:, OutputColumn.KIND] >= 0
+    feed.token.copy_(torch.where(emitted, rows.output[:, OutputColumn.TOKEN], feed.token))
+    feed.kind.copy_(torch.where(emitted, rows.output[:, OutputColumn.KIND], feed.kind))
     feed.position.add_(emitted.to(torch.int32))
     line = ring.lines[int(ring.count) % len(ring.lines)]
-    line[: len(emitted), : Output.WIDTH] = rows.output
-    line[: len(emitted), Output.WIDTH] = rows.logprob.view(torch.int32)
+    line[: len(emitted), : OutputColumn.WIDTH] = rows.output
+    line[: len(emitted), OutputColumn.WIDTH] = rows.logprob.view(torch.int32)
     ring.count.add_(1)
 
 

@@ -23,7 +23,7 @@ from innervoice_kernels.language.linear import Norm, SplitWorkspace, gated_linea
 from innervoice_kernels.language.norm import rms_norm
 from innervoice_kernels.language.qkv import HeadNorm, qkv_rope_store
 from innervoice_kernels.language.rope import rotary
-from innervoice_kernels.sampling.step import Feed, Inputs
+from innervoice_kernels.sampling.step import Feed, StepInputs
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Memory:
 def decode_layers(
     model: Transformer,
     feed: Feed,
-    inputs: Inputs,
+    inputs: StepInputs,
     kv: KVCache,
     memory: Memory,
     tracer: Tracer,
@@ -97,7 +97,7 @@ def _queries(
     index: int,
     layer: LayerWeights,
     x: Tensor,
-    inputs: Inputs,
+    inputs: StepInputs,
     kv: KVCache,
     memory: Memory,
     invariant: bool,

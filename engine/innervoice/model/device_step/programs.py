@@ -11,7 +11,7 @@ from innervoice.schedule.compile import Program
 from innervoice.schedule.pack import sampling_table
 from innervoice.types import OutOfCapacity
 from innervoice_kernels.sampling.cursor import Programs
-from innervoice_kernels.sampling.cursor_columns import Column
+from innervoice_kernels.sampling.cursor_columns import ProgramColumn
 
 Key = tuple[bytes, bytes, bytes]
 
@@ -63,7 +63,7 @@ class ProgramStore:
         self, device: torch.device, *, states: int = 16384, forced: int = 65536, samplings: int = 1024
     ) -> None:
         self.tensors = Programs(
-            torch.zeros(states, Column.WIDTH, dtype=torch.int32, device=device),
+            torch.zeros(states, ProgramColumn.WIDTH, dtype=torch.int32, device=device),
             torch.zeros(forced, dtype=torch.int32, device=device),
             torch.full((samplings, 3), float("nan"), dtype=torch.float32, device=device),
         )

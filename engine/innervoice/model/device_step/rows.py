@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from innervoice.model.device_step.programs import Place, ProgramStore
-from innervoice.schedule.compile import Kind, Program
+from innervoice.schedule.compile import Program
 from innervoice.schedule.pack import request_values
 from innervoice.types import Sampling
 from innervoice_kernels.sampling.cursor import Rows, pack_state, request_columns, unpack_state
-from innervoice_kernels.sampling.cursor_columns import Ending, State
+from innervoice_kernels.sampling.cursor_columns import Ending, StateColumn, TokenKind
 from innervoice_kernels.sampling.step import Feed
 
 
@@ -36,7 +36,7 @@ class RowStart:
     caps: Sequence[int] = ()
     reply: int = 0
     log_weight: float = 0.0
-    kind: Kind | None = None
+    kind: TokenKind | None = None
     cursor: Mapping[str, Any] | None = None
     num_tokens: int = 0
 
@@ -134,7 +134,7 @@ class DeviceRows:
     def end(self, row: int) -> None:
         """Make a row idle, whatever it was doing."""
         self._leave(row)
-        self.cursor.state[row, State.IS_DONE] = Ending.IDLE
+        self.cursor.state[row, StateColumn.IS_DONE] = Ending.IDLE
 
     def move(self, source: int, target: int) -> None:
         """Put a row in the place of an idle one, so that those that run are the first ones."""
@@ -146,13 +146,13 @@ class DeviceRows:
         self._is_guided[target] = self._is_guided[source]
         if source in self._weighted:
             self._weighted ^= {source, target}
-        self.cursor.state[source, State.IS_DONE] = Ending.IDLE
+        self.cursor.state[source, StateColumn.IS_DONE] = Ending.IDLE
 
     def state(self, row: int) -> tuple[dict[str, Any], int]:
         """The state of the host cursor that stands where the row does, and the tokens emitted so far. Waits for the device."""
         state = self.cursor.state[row].tolist()
         return unpack_state(state, self.cursor.caps[row].tolist(), self._is_guided[row]), state[
-            State.NUM_TOKENS
+            StateColumn.NUM_TOKENS
         ]
 
     def _lines(self) -> Iterator[Tensor]:

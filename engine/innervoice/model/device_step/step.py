@@ -16,15 +16,14 @@ from innervoice.model.device_step.rows import DeviceRows, RowStart
 from innervoice.model.kv_cache import KVCache
 from innervoice.model.quant import embed
 from innervoice.model.transformer import Transformer
-from innervoice.schedule.compile import Kind
 from innervoice.telemetry.trace import Tracer
 from innervoice_kernels.backend import TRITON, choose
 from innervoice_kernels.jit import PDL_SINCE, dependent_launches, num_compiled
 from innervoice_kernels.sampling.cursor import SLOTS, prepare
-from innervoice_kernels.sampling.cursor_columns import Ending, Output
+from innervoice_kernels.sampling.cursor_columns import Ending, OutputColumn, TokenKind
 from innervoice_kernels.sampling.head import head_step
 from innervoice_kernels.sampling.sample_pick import Offers, pick, summary
-from innervoice_kernels.sampling.step import Inputs, Ring, begin_step, end_step
+from innervoice_kernels.sampling.step import Ring, StepInputs, begin_step, end_step
 
 PDL_VARIABLE = "INNERVOICE_PDL"
 NUM_CAPS = 64  # of reflections, that a row holds
@@ -42,7 +41,7 @@ class Emitted:
 
     row: int
     token: int
-    kind: Kind | None
+    kind: TokenKind | None
     segment: int
     forced: bool
     ending: Ending
@@ -88,7 +87,7 @@ class Buffers:
 
     rows: DeviceRows
     layers: Memory
-    inputs: Inputs
+    inputs: StepInputs
     offers: Offers
     ring: Ring
     cos: Tensor  # [max_model_len, R/2]
@@ -104,7 +103,7 @@ class Buffers:
         return cls(
             rows=DeviceRows(max_rows, -(-max_model_len // page_size), num_caps, weights.device),
             layers=Memory.allocate(model, max_rows, max_model_len),
-            inputs=Inputs.allocate(max_rows, c.hidden_size, cos.shape[1], weights.dtype, weights.device),
+            inputs=StepInputs.allocate(max_rows, c.hidden_size, cos.shape[1], weights.dtype, weights.device),
             offers=Offers.allocate(max_rows, c.vocab_size, SLOTS, weights.device),
             ring=Ring.allocate(_RING, max_rows, weights.device),
             cos=cos,
@@ -245,7 +244,7 @@ class DeviceStep:
                 self._tracer.device_span(
                     "step", pending.queued_ns, took, rows=pending.num_rows, steps=pending.count
                 )
-        logprobs = pending.lines[..., Output.WIDTH].contiguous().view(torch.float32).tolist()
+        logprobs = pending.lines[..., OutputColumn.WIDTH].contiguous().view(torch.float32).tolist()
         return [
             [
                 _emitted(row, line, logprob)
@@ -348,18 +347,18 @@ def _wants_pdl() -> bool:
 
 
 def _says(line: list[int]) -> bool:
-    return line[Output.KIND] >= 0 or line[Output.IS_DONE] in _TOLD
+    return line[OutputColumn.KIND] >= 0 or line[OutputColumn.IS_DONE] in _TOLD
 
 
 def _emitted(row: int, line: list[int], logprob: float) -> Emitted:
-    kind = None if line[Output.KIND] < 0 else Kind(line[Output.KIND])
+    kind = None if line[OutputColumn.KIND] < 0 else TokenKind(line[OutputColumn.KIND])
     return Emitted(
         row=row,
-        token=line[Output.TOKEN] if kind is not None else -1,
+        token=line[OutputColumn.TOKEN] if kind is not None else -1,
         kind=kind,
-        segment=line[Output.SEGMENT],
-        forced=bool(line[Output.IS_FORCED]),
-        ending=Ending(line[Output.IS_DONE]),
+        segment=line[OutputColumn.SEGMENT],
+        forced=bool(line[OutputColumn.IS_FORCED]),
+        ending=Ending(line[OutputColumn.IS_DONE]),
         logprob=None if logprob != logprob else logprob,
-        discarded=bool(line[Output.DISCARDED]),
+        discarded=bool(line[OutputColumn.DISCARDED]),
     )

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from innervoice.runtime.scheduler.costs import LearnedCosts
 from innervoice.runtime.scheduler.settings import SchedulerSettings
 from innervoice.runtime.scheduler.table import NOBODY, Columns, Places
-
-_UNLIMITED = 2**31 - 1
+from innervoice_kernels.sampling.cursor_columns import UNLIMITED
 
 
 class Outlook(NamedTuple):
@@ -70,7 +69,7 @@ def grant(settings: SchedulerSettings, outlook: Outlook) -> Places:
     opened = rows.is_reflecting
     count = rows.hidden_count * opened
     pace = 1 / outlook.step_s if outlook.step_s > 0 else 1e9
-    cap = np.floor(np.minimum((outlook.room_s - settings.reserve_s) * pace, _UNLIMITED)) + count
+    cap = np.floor(np.minimum((outlook.room_s - settings.reserve_s) * pace, UNLIMITED)) + count
     if settings.reflection_rate is not None:
         sound_s = rows.sound_total_s + rows.unvoiced_s + rows.chunk_s
         cap = np.minimum(cap, np.ceil(settings.reflection_rate * sound_s) - rows.hidden_total + count)
