@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from innervoice.codec.glm_voice.voice import Ready
+from innervoice.codec.speech_codec import Ready, SpokenChunk
 from innervoice.model.device_step import Emitted, RowStart
 from innervoice.model.pages import PagePool
 from innervoice.model.sequence import Sequence
@@ -250,10 +250,11 @@ class ScriptedVoice:
     """Twenty samples a code, that depend on the code and its place; chunks after FIRST codes, then every CHUNK."""
 
     sample_rate, codes_per_s = int(RATE), CODES_PER_S
+    codes_per_frame, lag_s = 1, 256 / 22050
 
     def __init__(self, max_slots: int) -> None:
         self.errors: dict[str, str] = {}
-        self._max_slots = max_slots
+        self.num_slots = max_slots
         self._codes: dict[str, list[int]] = {}
         self._made: dict[str, int] = {}
         self._finished: set[str] = set()
@@ -267,7 +268,7 @@ class ScriptedVoice:
         return FIRST if num_codes < FIRST else FIRST + ((num_codes - FIRST) // CHUNK + 1) * CHUNK
 
     def open(self, key: str) -> None:
-        assert key not in self._codes and len(self._codes) < self._max_slots, "a slot is taken"
+        assert key not in self._codes and len(self._codes) < self.num_slots, "a slot is taken"
         self._codes[key], self._made[key] = [], 0
 
     def push(self, key: str, codes: abc.Sequence[int]) -> None:
@@ -289,15 +290,18 @@ class ScriptedVoice:
             Ready(key, len(codes) - self._made[key]) for key, codes in self._codes.items() if self._due(key)
         ]
 
-    def step(self, keys: Collection[str]) -> list[tuple[str, Any, bool]]:
-        chunks = []
-        for key in keys:
+    def ended(self) -> list[str]:
+        return []
+
+    def step(self, keys: Collection[str] | None = None) -> list[SpokenChunk]:
+        chunks: list[SpokenChunk] = []
+        for key in self._codes if keys is None else keys:
             assert self._due(key), "nothing is due"
             codes, begin = self._codes[key], self._made[key]
             if MUTE - 24 in codes[begin:]:
                 self.errors[key] = "this voice broke"
                 self._over.add(key)
-                chunks.append((key, np.zeros(0, np.float32), True))
+                chunks.append(SpokenChunk(key, np.zeros(0, np.float32), True))
                 continue
             is_last = key in self._finished
             end = (
@@ -310,7 +314,7 @@ class ScriptedVoice:
             self._made[key] = end
             if is_last:
                 self._over.add(key)
-            chunks.append((key, samples, is_last))
+            chunks.append(SpokenChunk(key, samples, is_last))
         return chunks
 
     def close(self, key: str) -> None:
@@ -318,6 +322,15 @@ class ScriptedVoice:
         self._finished.discard(key)
         self._over.discard(key)
         self.errors.pop(key, None)
+
+    def fork(self, key: str, new_key: str) -> None:
+        raise NotImplementedError
+
+    def export(self, key: str) -> bytes:
+        raise NotImplementedError
+
+    def restore(self, key: str, exported: bytes) -> None:
+        raise NotImplementedError
 
 
 class Letters:

@@ -26,7 +26,8 @@ from innervoice.checkpoint.safetensors import DummyTensors, TensorDir, TensorSou
 from innervoice.codec.glm_voice.chunks import SteadySettings
 from innervoice.codec.glm_voice.decoder import SpeechDecoder
 from innervoice.codec.glm_voice.speech_tokenizer import SpeechTokenizer
-from innervoice.codec.glm_voice.voice import Mode, SpeechOutput
+from innervoice.codec.glm_voice.voice import GlmVoiceOutput
+from innervoice.codec.speech_codec import Streaming
 from innervoice.model.device_step import DeviceStep
 from innervoice.model.gguf_source import GgufSource
 from innervoice.model.native import check_backend
@@ -75,7 +76,7 @@ def load(
     """Load every part as planned. Raises ValueError, FileNotFoundError for bad files, OutOfCapacity when it does not fit."""
     _check_choice("load_format", load_format, get_args(LoadFormat))
     mode, settings = ("steady", streaming) if isinstance(streaming, SteadySettings) else (streaming, None)
-    _check_choice("streaming", mode, get_args(Mode))
+    _check_choice("streaming", mode, get_args(Streaming))
     check_backend(backend)
     _check_choice("policy", policy, get_args(Policy))
     scheduler = SchedulerSettings(policy=cast(Policy, policy), max_load=max_load, page_size=PAGE_SIZE)
@@ -99,7 +100,7 @@ def load(
     voice = (
         None
         if decoder is None
-        else SpeechOutput(decoder, cast(Mode, mode), tracer, max_slots=max_rows, settings=settings)
+        else GlmVoiceOutput(decoder, cast(Streaming, mode), tracer, max_slots=max_rows, settings=settings)
     )
     num_pages = max_rows * pages_for(plan.max_model_len, PAGE_SIZE)
     kv_dtype = torch.float8_e4m3fn if plan.kv_dtype == FP8_PAGES else DTYPES[plan.kv_dtype]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from innervoice.codec.audio import Resampler
-from innervoice.codec.glm_voice.voice import SpeechOutput
+from innervoice.codec.speech_codec import SpeechOutput
 from innervoice.model.runner import HostPages
 from innervoice.model.sequence import Sequence, TokenRole
 from innervoice.runtime.event_builder import EventBuilder

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from innervoice.codec.glm_voice.voice import SpeechOutput
+from innervoice.codec.speech_codec import SpeechOutput, try_out
 from innervoice.model.pages import PagePool
 from innervoice.model.runner import ModelRunner, forward_apart
 from innervoice.model.sequence import Sequence
@@ -250,15 +250,7 @@ class Core:
         """Make first chunks for so many replies that mean nothing, and forget them."""
         voice = self._voice
         assert voice is not None, "there is no voice"
-        keys = [f"{key}-{i}" for i in range(num)]
-        for one in keys:
-            voice.open(one)
-            voice.push(one, [0] * (voice.next_border(0) or 1))
-        try:
-            voice.step(keys)
-        finally:
-            for one in keys:
-                voice.close(one)
+        try_out(voice, num, key)
 
     def occupancy(self) -> Occupancy:
         """Who holds what."""

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Literal
 
 from innervoice.codec.audio import Resampler
-from innervoice.codec.glm_voice.voice import SpeechOutput
+from innervoice.codec.speech_codec import SpeechOutput
 from innervoice.model.device_step import Emitted
 from innervoice.model.pages import OutOfPages, PagePool, PageTable
 from innervoice.model.runner import ModelRunner

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from innervoice.codec.glm_voice.voice import SpeechOutput
+from innervoice.codec.speech_codec import SpeechOutput
 from innervoice.runtime.active_reply import ActiveReply
 from innervoice.runtime.request import Request
 from innervoice.runtime.scheduler import Phase, ReplyColumns

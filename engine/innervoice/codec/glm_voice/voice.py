@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from innervoice.checkpoint.speech_decoder import MEL_HOP, MEL_RATE
 from innervoice.codec.glm_voice.chunks import SteadySettings, next_border
 from innervoice.codec.glm_voice.decoder import SpeechDecoder
 from innervoice.codec.glm_voice.reference_stream import ReferenceState
+from innervoice.codec.speech_codec import Ready, SpokenChunk
+from innervoice.codec.speech_codec import Streaming as Mode
 from innervoice.codec.state import Slot
 from innervoice.telemetry.trace import Tracer
 from innervoice.types import Samples
@@ -21,13 +24,6 @@ _T = TypeVar("_T")
 
 CHUNK_SIZES = (25, 50, 100, 150, 200)
 """Codes of the first, second, ... chunk in `reference` mode; the last size is kept."""
-
-
-class Ready(NamedTuple):
-    """A reply that a step would decode; pending: its codes that wait for one, none when only its end is left to be heard."""
-
-    key: str
-    pending: int
 
 
 @dataclass
@@ -59,11 +55,10 @@ class _Stream:
             self.num_closed += 1
 
 
-Mode = Literal["steady", "offline", "reference"]
-Chunks = list[tuple[str, Samples, bool]]
+Chunks = list[SpokenChunk]
 
 
-class SpeechOutput:
+class GlmVoiceOutput:
     """Keys are replies. `steady`: chunks at fixed token indices, all replies in one call. `reference`: chunks as GLM-4-Voice's
     demo cuts them. `offline`: everything at the end.
     """
@@ -83,6 +78,9 @@ class SpeechOutput:
         self.mode = mode
         self.sample_rate = decoder.sample_rate
         self.codes_per_s = decoder.codes_per_s
+        self.codes_per_frame = 1
+        self.lag_s = MEL_HOP / MEL_RATE
+        self.num_slots = max_slots
         self._tracer = tracer or Tracer()
         self._settings = settings or SteadySettings()
         self._lane = (
@@ -126,6 +124,10 @@ class SpeechOutput:
     def ready(self) -> list[Ready]:
         """The replies that have something due, in the order they were opened in."""
         return self._lane.ready()
+
+    def ended(self) -> list[str]:
+        """None: a step gives every reply its last chunk."""
+        return []
 
     def step(self, keys: Collection[str] | None = None) -> Chunks:
         """Decode all that is ready: (key, samples, is the reply's last), each key's in order; the last one may be empty.
@@ -220,17 +222,17 @@ class _ChunkLane:
     def _decode(self, key: str, stream: _Stream, chunks: Chunks) -> None:
         while stream.ready:
             samples, stream.state = self._decoder.push(stream.state, stream.ready.pop(0), final=False)
-            chunks.append((key, _finite(samples), False))
+            chunks.append(SpokenChunk(key, _finite(samples), False))
         if stream.finished and not stream.is_done:
-            chunks.append((key, _finite(self._rest(stream)), True))
+            chunks.append(SpokenChunk(key, _finite(self._rest(stream)), True))
 
-    def _break(self, key: str, stream: _Stream, error: Exception) -> tuple[str, Samples, bool]:
+    def _break(self, key: str, stream: _Stream, error: Exception) -> SpokenChunk:
         self.errors[key] = (
             f"the reply broke after {len(stream.state.codes)} codes: {error}; close it and start again"
         )
         stream.ready.clear()
         stream.finished = stream.is_done = True
-        return key, np.zeros(0, np.float32), True
+        return SpokenChunk(key, np.zeros(0, np.float32), True)
 
     def _rest(self, stream: _Stream) -> Samples:
         codes = tuple(stream.pending)
@@ -284,13 +286,14 @@ class _SteadyLane:
         return [Ready(names[slot], pending) for slot, pending in self._decoder.ready()]
 
     def step(self, keys: Collection[str] | None) -> Chunks:
-        names, chunks = self._names(), []
+        names = self._names()
+        chunks: Chunks = []
         slots = None if keys is None else [_find(key, self._slots) for key in keys]
         for sound in self._decoder.step(slots):
             key = names[sound.slot]
             if sound.error is not None:
                 self.errors[key] = sound.error
-            chunks.append((key, sound.samples, sound.last))
+            chunks.append(SpokenChunk(key, sound.samples, sound.last))
         return chunks
 
     def close(self, key: str) -> None:

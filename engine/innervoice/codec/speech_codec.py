@@ -1,0 +1,205 @@
+"""The seam of a speech codec that the engine listens and speaks through, and the output of a model without one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+
+from innervoice.types import Samples
+
+Streaming = Literal["steady", "offline", "reference"]
+"""When sound is made: `steady` in chunks at fixed token indices, `reference` in the chunks of the model's own demo, `offline`
+in one piece at the reply's end."""
+
+
+class Ready(NamedTuple):
+    """A reply that a step would decode; pending: its codes that wait for one, none when only the end of its sound is left."""
+
+    key: str
+    pending: int
+
+
+class SpokenChunk(NamedTuple):
+    """Samples [n] float32 that a step made of a reply. is_last: nothing follows; that chunk may be empty."""
+
+    key: str
+    samples: Samples
+    is_last: bool
+
+
+class SpeechOutput(Protocol):
+    """Speech codes of many replies -> their sound, a chunk at a time. Replies are known by a key. Not thread-safe."""
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples a second of the sound."""
+        ...
+
+    @property
+    def codes_per_s(self) -> float:
+        """Speech codes a second of sound, those of all codebooks together."""
+        ...
+
+    @property
+    def codes_per_frame(self) -> int:
+        """Codes that stand for one piece of time together: the number of codebooks, whose codes are pushed in turn."""
+        ...
+
+    @property
+    def lag_s(self) -> float:
+        """Seconds of sound by which a reply may be shorter than its codes, because samples are made in whole frames."""
+        ...
+
+    @property
+    def num_slots(self) -> int:
+        """Replies that may be open at once."""
+        ...
+
+    @property
+    def num_open(self) -> int:
+        """Replies that hold a slot."""
+        ...
+
+    @property
+    def errors(self) -> Mapping[str, str]:
+        """Open keys whose reply broke, each with a sentence that says why."""
+        ...
+
+    def next_border(self, num_codes: int) -> int | None:
+        """The number of codes, above this one, that completes a reply's next chunk; None: no chunk ends before the reply."""
+        ...
+
+    def open(self, key: str) -> None:
+        """Begin a reply. Raises ValueError when the key is in use or all slots are taken."""
+        ...
+
+    def push(self, key: str, codes: Sequence[int]) -> None:
+        """Append speech codes to a reply; none is fine.
+
+        Raises ValueError for a key that is unknown, finished or broken, and for a code out of range.
+        """
+        ...
+
+    def tick(self, key: str) -> None:
+        """Note that the reply went on by a token that is not speech: in `reference` mode that closes a full chunk."""
+        ...
+
+    def finish(self, key: str) -> None:
+        """End a reply's codes; the next step decodes what is left. Raises ValueError for an unknown or finished key."""
+        ...
+
+    def ready(self) -> list[Ready]:
+        """The replies for which a step would do something, in the order they were opened in."""
+        ...
+
+    def ended(self) -> list[str]:
+        """Finished replies of which no step will make a last chunk, because they have no sound."""
+        ...
+
+    def step(self, keys: Collection[str] | None = None) -> Sequence[SpokenChunk]:
+        """Decode all that is ready, each reply's chunks in order. keys: of these replies alone; None: of all.
+
+        A reply that breaks ends with an empty last chunk and an entry in `errors`; the others are not touched.
+        Raises ValueError for an unknown key, before anything is decoded.
+        """
+        ...
+
+    def close(self, key: str) -> None:
+        """Forget a reply, finished or not. Raises ValueError for an unknown key."""
+        ...
+
+    def fork(self, key: str, new_key: str) -> None:
+        """Open a second reply that goes on from where one is. Raises ValueError: key unknown, new key in use, no slot."""
+        ...
+
+    def export(self, key: str) -> bytes:
+        """A reply's whole state. Raises ValueError for an unknown or broken key, and where the mode cannot copy replies."""
+        ...
+
+    def restore(self, key: str, exported: bytes) -> None:
+        """Open a key with what `export` gave, in an output of the same weights and settings. Raises ValueError."""
+        ...
+
+
+class NullSpeechOutput:
+    """The output of a model that does not speak: replies have no sound, and are over as soon as they are finished.
+
+    It has no slots; its rates make any number of speech codes last no time.
+    """
+
+    sample_rate = 1
+    codes_per_s = math.inf
+    codes_per_frame = 1
+    lag_s = 0.0
+    num_slots = 0
+    num_open = 0
+
+    def __init__(self) -> None:
+        self.errors: dict[str, str] = {}
+        self._replies: dict[str, bool] = {}  # key -> is it finished?
+
+    def next_border(self, num_codes: int) -> int | None:
+        """None: there are no chunks."""
+        return None
+
+    def open(self, key: str) -> None:
+        """Begin a reply."""
+        self._replies[key] = False
+
+    def push(self, key: str, codes: Sequence[int]) -> None:
+        """Ignore speech codes."""
+
+    def tick(self, key: str) -> None:
+        """Ignore a token that is not speech."""
+
+    def finish(self, key: str) -> None:
+        """End a reply: `ended` names it from now on."""
+        self._replies[key] = True
+
+    def ready(self) -> list[Ready]:
+        """Nothing: there is no sound to make."""
+        return []
+
+    def ended(self) -> list[str]:
+        """All finished replies, in the order they were opened in."""
+        return [key for key, is_finished in self._replies.items() if is_finished]
+
+    def step(self, keys: Collection[str] | None = None) -> list[SpokenChunk]:
+        """An empty last chunk of every finished reply that is named."""
+        silence = np.zeros(0, np.float32)
+        return [SpokenChunk(key, silence, True) for key in self.ended() if keys is None or key in keys]
+
+    def close(self, key: str) -> None:
+        """Forget a reply."""
+        del self._replies[key]
+
+    def fork(self, key: str, new_key: str) -> None:
+        """Open a second reply."""
+        self._replies[new_key] = self._replies[key]
+
+    def export(self, key: str) -> bytes:
+        """No bytes: there is no state."""
+        return b""
+
+    def restore(self, key: str, exported: bytes) -> None:
+        """Open a key."""
+        self.open(key)
+
+
+def try_out(output: SpeechOutput, num: int, key: str) -> None:
+    """Make the first chunk of `num` replies that mean nothing, in one step, and forget them, to learn what it takes.
+
+    key: what their keys begin with, and no other reply's does. Raises ValueError when there are not so many slots.
+    """
+    keys = [f"{key}-{i}" for i in range(num)]
+    for one in keys:
+        output.open(one)
+        output.push(one, [0] * (output.next_border(0) or 1))
+    try:
+        output.step(keys)
+    finally:
+        for one in keys:
+            output.close(one)
