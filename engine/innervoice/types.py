@@ -155,7 +155,7 @@ class AudioChunk(Event):
 
 @dataclass(frozen=True)
 class Usage:
-    """Counts and times of one reply. Names and definitions of the times: ARCHITECTURE.md, "What each number is called"."""
+    """Counts and times of one reply. Definitions: docs/events.md, "Usage"."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0

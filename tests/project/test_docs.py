@@ -1,4 +1,4 @@
-"""README, ARCHITECTURE and CONTRIBUTING against the code: files, ranks, snippets, commands, options, presets, event lines."""
+"""README, ARCHITECTURE, CONTRIBUTING and docs/ against the code: snippets, commands, options, tables, links, lengths."""
 
 from __future__ import annotations
 
@@ -16,25 +16,19 @@ from typing import Any
 import pytest
 from codec_models import make_module, save
 from paths import ENGINE, KERNELS, ROOT
-from source_tree import RANKS
+from source_tree import DOCUMENTS, RANKS
 from typer.testing import CliRunner
 
 from innervoice.schedule import PRESETS, Schedule
 from innervoice.tools.cli.main import app
 from innervoice.types import Usage
 
-TEXTS = {
-    name: (ROOT / name).read_text(encoding="utf-8")
-    for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")
-}
-README, ARCHITECTURE = TEXTS["README.md"], TEXTS["ARCHITECTURE.md"]
-FOLDERS = ("engine/innervoice", "kernels/innervoice_kernels", "csrc", "tests")
-COMMANDS = (
-    "generate",
-    "quantize",
-    "simulate",
-    "bench stream",
-)  # whose options the command line's section may name
+TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
+PAGES = {name: text for name, text in TEXTS.items() if name == "README.md" or name.startswith("docs/")}
+MAX_LINES = {"README.md": 150, "ARCHITECTURE.md": 200}
+FOLDERS = ("", "engine/innervoice", "kernels/innervoice_kernels", "csrc", "tests", "docs")
+COMMANDS = ("generate", "plan", "quantize", "simulate", "codec encode", "bench decode", "bench stream")
+RUN_SCRIPTS = "import runpy, sys\nfor path in sys.argv[1:]: runpy.run_path(path, run_name='__main__')"
 RUN_COMMANDS = "import json, sys; from innervoice.tools.cli.main import main; sys.exit(max(map(main, json.loads(sys.argv[1]))))"
 
 
@@ -44,14 +38,14 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 def section(text: str, title: str) -> str:
-    """From a heading to the next of its kind."""
+    """The text from a heading to the next of its kind."""
     return re.split(r"^## ", text.split(f"\n## {title}\n")[1], maxsplit=1, flags=re.MULTILINE)[0]
 
 
-def snippets() -> str:
-    """README's Python as one script, each line where README has it, so that a traceback's line numbers are README's."""
+def script(text: str) -> str:
+    """The Python of a page as one script, each line where the page has it, so that tracebacks give the page's line numbers."""
     lines, inside = [], False
-    for line in README.splitlines():
+    for line in text.splitlines():
         if line.startswith("```"):
             inside = line == "```python"
             lines.append("")
@@ -60,27 +54,39 @@ def snippets() -> str:
     return "\n".join(lines)
 
 
-def commands() -> list[list[str]]:
-    """Words behind `innervoice` in README's shell blocks."""
-    lines = [line for block in blocks(README, "sh") for line in block.splitlines()]
+def commands(*names: str) -> list[list[str]]:
+    """Words behind `innervoice` in the shell blocks of some pages, all by default."""
+    lines = [
+        line for name in names or PAGES for block in blocks(PAGES[name], "sh") for line in block.splitlines()
+    ]
     assert all(line.startswith("innervoice ") for line in lines)
     return [shlex.split(line)[1:] for line in lines]
 
 
 def options_of(*command: str) -> set[str]:
+    """The options that `--help` of a command shows."""
     shown = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "200"})
     assert shown.exit_code == 0
     return set(re.findall(r"--[a-z][a-z-]+", shown.output))
 
 
 def table(text: str) -> list[list[str]]:
-    """Rows of a table's body."""
-    rows = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in text.splitlines()
-        if line.startswith("|")
-    ]
+    """Rows of a table's body, of the first table in the text."""
+    lines = re.search(r"^\|.*?(?=\n[^|]|\n*\Z)", text, re.MULTILINE | re.DOTALL)
+    assert lines is not None
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[0].splitlines()]
     return [row for row in rows[1:] if not set(row[0]) <= {"-"}]
+
+
+def names_in(text: str) -> list[str]:
+    """Names in backquotes."""
+    return re.findall(r"`(\w+)`", text)
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def run(folder: Path, *words: str) -> None:
@@ -97,25 +103,30 @@ def run(folder: Path, *words: str) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tiny_dir: Path, assets_dir: Path) -> Path:
-    """The working directory that README speaks of, in which its snippets have been run."""
-    made = tmp_path_factory.mktemp("readme")
+    """The working directory that the pages assume, in which their snippets have been run, page by page."""
+    made = tmp_path_factory.mktemp("pages")
     (made / "checkpoints").mkdir()
     (made / "checkpoints" / "glm-4-voice").symlink_to(tiny_dir)
     (made / "question.wav").symlink_to(assets_dir / "question.wav")
     save(make_module("mimi"), made / "checkpoints" / "mimi")
-    (made / "README.py").write_text(snippets(), encoding="utf-8")
-    run(made, "README.py")
+    scripts = []
+    for name, text in PAGES.items():
+        if blocks(text, "python"):
+            path = made / f"{name.replace('/', '_')}.py"
+            path.write_text(script(text), encoding="utf-8")
+            scripts.append(str(path))
+    run(made, "-c", RUN_SCRIPTS, *scripts)
     return made
 
 
-def rooms() -> list[Path]:
+def packages() -> list[Path]:
     """Every package of the engine and the kernels."""
     return sorted(
         path.parent
@@ -130,10 +141,10 @@ def described(text: str) -> dict[str, str]:
     return dict(re.findall(r"^([\w.]+(?:\.\w+|/)) +(\S.*)$", text, re.MULTILINE))
 
 
-@pytest.mark.parametrize("folder", rooms(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_the_docstring_of_a_room_has_a_line_a_file(folder: Path) -> None:
+@pytest.mark.parametrize("folder", packages(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_docstring_of_a_package_has_a_line_a_file(folder: Path) -> None:
     doc = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))
-    assert doc, "a room without a docstring"
+    assert doc, "a package without a docstring"
     files = {
         path.name
         for path in folder.iterdir()
@@ -146,87 +157,102 @@ def test_the_docstring_of_a_room_has_a_line_a_file(folder: Path) -> None:
 def test_the_native_code_has_a_line_a_file() -> None:
     csrc = ROOT / "csrc"
     files = {str(path.relative_to(csrc)) for path in csrc.rglob("*") if path.suffix in (".cpp", ".h")}
-    text = (csrc / "README.md").read_text(encoding="utf-8")
+    text = TEXTS["csrc/README.md"]
     assert {name for name, _ in re.findall(r"^([\w./]+\.(?:cpp|h)) +(\S.*)$", text, re.MULTILINE)} == files
 
 
+@pytest.mark.parametrize("name", MAX_LINES)
+def test_a_document_is_short(name: str) -> None:
+    assert len(TEXTS[name].splitlines()) <= MAX_LINES[name]
+
+
 @pytest.mark.parametrize("name", TEXTS)
-def test_files_that_are_spoken_of_exist(name: str) -> None:
-    spoken = set(re.findall(r"`([\w./-]+\.(?:py|pyi|cpp|h|toml|txt|in|md)|Makefile|[\w./-]+/)`", TEXTS[name]))
-    made = {".venv/", "demo-out/"}
-    places = [ROOT, *(ROOT / place for place in FOLDERS), ENGINE / "schedule", ENGINE / "model" / "families"]
-    lost = sorted(
-        s for s in spoken - made if not any((place / s).exists() for place in places) and s != "bench/"
-    )
+def test_files_that_are_named_exist(name: str) -> None:
+    named = set(re.findall(r"`([\w./-]+\.(?:py|pyi|cpp|h|toml|txt|in|md)|Makefile|[\w./-]+/)`", TEXTS[name]))
+    made = {".venv/", "demo-out/", "checkpoints/"}
+    assert sorted(s for s in named - made if not any((ROOT / place / s).exists() for place in FOLDERS)) == []
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_links_lead_somewhere(name: str) -> None:
+    lost = []
+    for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", TEXTS[name]):
+        if "://" in target:
+            continue
+        path = (ROOT / name).parent / target if target else ROOT / name
+        if not path.exists() or (anchor and anchor not in anchors(path.read_text(encoding="utf-8"))):
+            lost.append(f"{target}#{anchor}")
     assert lost == []
 
 
+def test_every_page_is_linked_from_readme() -> None:
+    linked = set(re.findall(r"\]\(([^)#]+)", TEXTS["README.md"]))
+    assert {name for name in TEXTS if name.startswith("docs/")} <= linked
+
+
 def test_ranks_are_those_that_are_held() -> None:
-    rows = table(section(ARCHITECTURE, "Who may import whom"))
-    told = {name: int(rank) for rank, names in rows for name in re.findall(r"`(\w+)`", names)}
-    assert told == RANKS
+    rows = table(section(TEXTS["ARCHITECTURE.md"], "Rooms and ranks"))
+    assert {name: int(row[0]) for row in rows for name in names_in(row[1])} == RANKS
 
 
-def test_every_number_of_usage_is_defined() -> None:
-    rows = table(section(ARCHITECTURE, "What each number is called"))
-    assert {name for row in rows for name in re.findall(r"`(\w+)`", row[0])} == {
-        f.name for f in fields(Usage)
-    }
+def test_every_field_of_usage_is_defined() -> None:
+    rows = table(section(TEXTS["docs/events.md"], "Usage"))
+    assert {name for row in rows for name in names_in(row[0])} == {f.name for f in fields(Usage)}
 
 
-def test_documents_link_to_files_that_exist() -> None:
-    targets = [
-        target
-        for text in TEXTS.values()
-        for target in re.findall(r"\]\(([^)#]+)\)", text)
-        if "://" not in target
-    ]
-    assert targets
-    assert [target for target in targets if not (ROOT / target).exists()] == []
-
-
-def test_python_of_readme_runs(folder: Path) -> None:
+def test_python_of_the_pages_runs(folder: Path) -> None:
     assert (folder / "reply.wav").stat().st_size > 10_000
-    assert len(blocks(README, "python")) >= 4
+    assert (folder / "back.wav").stat().st_size > 1_000
+    assert len(blocks(PAGES["README.md"], "python")) == 3
+    assert len(list(folder.glob("*.md.py"))) >= 6
 
 
-def test_schedules_of_readme_are_read(folder: Path) -> None:
-    texts = [json.loads(block) for block in blocks(README, "json")]
+def test_schedules_of_the_pages_are_read(folder: Path) -> None:
+    texts = [json.loads(block) for text in PAGES.values() for block in blocks(text, "json")]
     schedules = [text for text in texts if "cycle" in text]
     assert len(schedules) == 1
     assert Schedule.from_dict(schedules[0]) == Schedule.load(folder / "thoughtful.json")
 
 
-def test_commands_of_readme_run(folder: Path) -> None:
+def test_commands_of_the_pages_run(folder: Path) -> None:
     run(folder, "-c", RUN_COMMANDS, json.dumps(commands()))
     assert (folder / "answer.flac").exists()
+    assert (folder / "again.flac").exists()
     lines = [json.loads(line) for line in (folder / "events.jsonl").read_text(encoding="utf-8").splitlines()]
-    told = [json.loads(line) for line in blocks(README, "jsonl")[0].splitlines()]
+    shown = [json.loads(line) for line in blocks(PAGES["docs/events.md"], "jsonl")[0].splitlines()]
 
     def keys(some: list[dict[str, Any]]) -> dict[str, list[str]]:
         return {line["kind"]: [*line, *line.get("usage", ())] for line in some}
 
-    assert set(keys(told)) == {"request", "reflection", "transcript", "speech", "audio", "done"}
+    assert set(keys(shown)) == {"request", "reflection", "transcript", "speech", "audio", "done"}
     came = {kind: names for kind, names in keys(lines).items() if kind != "end"}
     assert came.keys() >= {"speech", "audio", "done"}  # the other kinds have the same keys as speech
-    assert came == {kind: keys(told)[kind] for kind in came}
-    assert keys(told)["reflection"] == keys(told)["transcript"] == came["speech"]
+    assert came == {kind: keys(shown)[kind] for kind in came}
+    assert keys(shown)["reflection"] == keys(shown)["transcript"] == came["speech"]
 
 
-def test_options_of_readme_exist() -> None:
+def test_every_key_of_an_event_line_is_in_its_table() -> None:
+    events = section(PAGES["docs/events.md"], "events.jsonl")
+    rows = {kind: names_in(row[1]) for row in table(events) for kind in names_in(row[0])}
+    for block in blocks(events, "jsonl")[0].splitlines():
+        line = json.loads(block)
+        assert set(line) - {"kind"} <= set(rows[line["kind"]])
+
+
+def test_options_of_the_pages_exist() -> None:
     for words in commands():
         command = words[: 2 if words[0] in ("bench", "codec") else 1]
         assert {word for word in words if word.startswith("--")} <= options_of(*command)
-    told = set(re.findall(r"--[a-z][a-z-]+", section(README, "Command line")))
-    assert told - {"--debug"} <= set().union(*(options_of(*name.split()) for name in COMMANDS))
-    assert options_of("generate") - {"--help"} <= told, "options that README does not name"
-    shown = [options_of(*name.split()) for name in ("plan", "codec encode", "bench decode", *COMMANDS)]
+    shown = set().union(*(options_of(*name.split()) for name in COMMANDS))
     others = {"--debug", "--cuda-graph-trace"}  # the second of nsys
-    assert set(re.findall(r"--[a-z][a-z-]+", README)) - others <= set().union(*shown)
+    for name, text in PAGES.items():
+        assert set(re.findall(r"--[a-z][a-z-]+", text)) - others - shown == set(), name
+    described_here = set(re.findall(r"--[a-z][a-z-]+", PAGES["docs/command-line.md"]))
+    assert options_of("generate") - {"--help"} <= described_here, "options that the page does not name"
 
 
-def test_presets_of_readme_are_all_presets() -> None:
-    rows = {re.findall(r"`(\w+)`", row[0])[0]: row for row in table(section(README, "Schedules"))}
+def test_presets_of_the_table_are_all_presets() -> None:
+    rows = {names_in(row[0])[0]: row for row in table(section(PAGES["docs/schedules.md"], "Presets"))}
     assert set(rows) == set(PRESETS)
     for name, (_, prologue, cycle, _) in rows.items():
         if name == "fixed_ratio":
@@ -236,8 +262,12 @@ def test_presets_of_readme_are_all_presets() -> None:
         assert cycle.startswith(", ".join(f"{s.kind} {s.budget}" for s in schedule.cycle))
 
 
-def test_targets_that_are_spoken_of_exist() -> None:
-    targets = {name for text in TEXTS.values() for name in re.findall(r"`make (\w+)`", text)}
+def test_targets_that_are_named_exist() -> None:
+    targets = {name for text in TEXTS.values() for name in re.findall(r"`make ([\w-]+)`", text)}
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert targets >= {"demo", "test"}
-    assert [name for name in targets if not re.search(rf"^{name}:", makefile, re.MULTILINE)] == []
+    known = re.findall(r"^([\w-]+):", makefile, re.MULTILINE)
+    known += [
+        name for line in re.findall(r"^GPU_\w+ := (.*)$", makefile, re.MULTILINE) for name in line.split()
+    ]
+    assert sorted(targets - set(known)) == []

@@ -1,12 +1,27 @@
-"""Modules of the checkout and who imports whom, read from the files without importing them."""
+"""Modules of the checkout, their imports, docstrings and lines, read from the files without importing them."""
 
 from __future__ import annotations
 
 import ast
+import re
+from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from paths import ENGINE
+from paths import ENGINE, KERNELS, ROOT
+
+# The documents, by their paths from the root.
+DOCUMENTS = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "csrc/README.md",
+    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")),
+]
+
+Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+_DEFINITIONS = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 # The rooms of innervoice: a folder, types.py or __init__.py. A room imports rooms of lower rank only.
 RANKS = {
@@ -70,3 +85,68 @@ def module_graph(root: Path) -> dict[str, set[str]]:
             if target and target != name:
                 graph[name].add(target)
     return graph
+
+
+@dataclass(frozen=True)
+class Docstring:
+    """The docstring of a module, a public class or a public function, and where it stands."""
+
+    path: Path
+    line: int
+    name: str
+    text: str
+
+    @property
+    def first_sentence(self) -> str:
+        """The first sentence on one line: it ends at a full stop, or with the paragraph."""
+        paragraph = " ".join(self.text.split("\n\n")[0].split())
+        found = re.match(r"(.+?[.?!])(?= [A-Z`(]|$)", paragraph)
+        return found[1] if found else paragraph
+
+    def __str__(self) -> str:
+        return f"{self.path.relative_to(ROOT)}:{self.line} {self.name}: {self.first_sentence}"
+
+
+def docstrings(path: Path) -> Iterator[Docstring]:
+    """The docstrings of a module and of its public classes, methods and functions."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    text = ast.get_docstring(tree)
+    if text:
+        yield Docstring(path, 1, "module", text)
+    for name, node in _public(tree, ""):
+        text = ast.get_docstring(node)
+        if text:
+            yield Docstring(path, node.lineno, name, text)
+
+
+def _public(parent: ast.Module | ast.ClassDef, prefix: str) -> Iterator[tuple[str, Definition]]:
+    for node in parent.body:
+        if isinstance(node, _DEFINITIONS) and not node.name.startswith("_"):
+            yield prefix + node.name, node
+            if isinstance(node, ast.ClassDef):
+                yield from _public(node, f"{node.name}.")
+
+
+def packed_assignments(path: Path, least: int = 3) -> list[int]:
+    """Lines that assign a tuple of at least so many values to a tuple of targets."""
+    return [
+        node.lineno
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Assign)
+        and isinstance(node.value, ast.Tuple)
+        and any(isinstance(target, ast.Tuple) and len(target.elts) >= least for target in node.targets)
+    ]
+
+
+def type_names() -> dict[str, list[str]]:
+    """The module-level classes and type aliases of engine and kernels, private ones too -> the files that define each."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for path in modules(ENGINE) + modules(KERNELS):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                found[node.name].append(str(path.relative_to(ROOT)))
+            elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                name = node.targets[0].id
+                if re.fullmatch(r"_?[A-Z]\w*[a-z]\w*", name):  # an alias, not a constant
+                    found[name].append(str(path.relative_to(ROOT)))
+    return dict(found)
