@@ -1,109 +1,15 @@
-"""The scheduler: what must hold of every plan, whatever the replies; what a plan costs."""
+"""The plan of a step: invariants of every plan, whatever the replies, and its decisions one by one."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
+from scheduler_tables import POLICIES, add, costs, pages_needed, settings_of, state, tables
 
-from innervoice.runtime.scheduler import (
-    LearnedCosts,
-    Phase,
-    Policy,
-    ReplyColumns,
-    SchedulerSettings,
-    StepPlan,
-    plan_step,
-    plan_voice,
-)
-from innervoice.runtime.scheduler.costs import BucketTimes
-
-PAGE = 16
-POLICIES: tuple[Policy, ...] = ("slack", "fixed", "fcfs")
-
-
-def costs(step_s: float = 0.004, row_s: float = 30e-6) -> LearnedCosts:
-    """A machine on which a step takes step_s and row_s a row."""
-    sizes = [2**i for i in range(11)]
-    return LearnedCosts({n: step_s + row_s * n for n in sizes}, {n: 0.001 * n for n in sizes}, 20e-6)
-
-
-def add(jobs: ReplyColumns, now: float = 0.0, *, priority: int = 0, **columns: Any) -> int:
-    """A reply that decodes, has been heard for a while and owns the pages it needs, unless told otherwise."""
-    place = jobs.add(now, priority=priority)
-    values: dict[str, Any] = {
-        "phase": Phase.DECODE, "context": 100, "is_live": True, "has_sound": True, "sound_end_s": now + 2.0, "spoken_left": 30,
-        "chunk_s": 2.08, "hidden_most": 100, "hidden_cap": 100,
-    }  # fmt: skip
-    values |= columns
-    if values["phase"] == Phase.WAITING:
-        values |= {"has_sound": False, "prompt_left": values["context"], "prompt_len": values["context"]}
-    values.setdefault("pages", -(-(values["context"] - values.get("prompt_left", 0)) // PAGE))
-    for name, value in values.items():
-        getattr(jobs, name)[place] = value
-    return place
-
-
-@st.composite
-def tables(draw: st.DrawFn) -> tuple[ReplyColumns, float, int]:
-    """Any replies at all, the time, and how many pages are free."""
-    random = np.random.default_rng(draw(st.integers(0, 2**32)))
-    jobs, now = ReplyColumns(4), float(draw(st.floats(0, 100)))
-    for _ in range(draw(st.integers(0, 40))):
-        phase = Phase(int(random.integers(1, 5)))
-        context = int(random.integers(1, 600))
-        left = int(random.integers(1, context + 1)) if phase == Phase.PREFILL else 0
-        most = int(random.integers(0, 200))
-        sounding = bool(random.random() < 0.6) and phase != Phase.WAITING
-        reflects = bool(random.random() < 0.4) and phase == Phase.DECODE
-        cap = int(random.integers(0, most + 1))
-        add(
-            jobs, now - float(random.uniform(0, 3)), priority=int(random.integers(-1, 2)), phase=phase, context=context,
-            prompt_left=left, is_live=bool(random.random() < 0.8), is_blocked=bool(random.random() < 0.1), has_sound=sounding,
-            sound_end_s=now + float(random.uniform(-1, 10)), spoken_left=int(random.integers(0, 40)), is_reflecting=reflects,
-            is_listening=phase == Phase.PREFILL and bool(random.random() < 0.2), hidden_most=most, hidden_cap=cap,
-            hidden_floor=int(random.integers(0, most + 1)) if random.random() < 0.3 else 0,
-            hidden_count=int(random.integers(0, cap + 1)) if reflects else 0, hidden_total=300, sound_total_s=4.0,
-            unvoiced_s=float(random.uniform(0, 3)), chunks_ready=int(random.integers(0, 2)),
-        )  # fmt: skip
-    for place in jobs.places.tolist()[:: draw(st.integers(3, 9))]:
-        jobs.remove(place)
-    return jobs, now, draw(st.integers(0, 300))
-
-
-def state(jobs: ReplyColumns) -> dict[str, bytes]:
-    return {name: value.tobytes() for name, value in vars(jobs).items() if isinstance(value, np.ndarray)}
-
-
-def pages_needed(jobs: ReplyColumns, plan: StepPlan) -> int:
-    """Pages that a step takes, less those that it gives back."""
-    feeds = dict(plan.prefill)
-    feeds = {
-        place: num + (num == jobs.prompt_left[place] and not jobs.is_listening[place])
-        for place, num in feeds.items()
-    }
-    for place in plan.decode.tolist():
-        feeds[place] = feeds.get(place, 0) + 1
-    total = 0
-    for place, num in feeds.items():
-        total += max(
-            0, -(-int(jobs.context[place] - jobs.prompt_left[place] + num) // PAGE) - int(jobs.pages[place])
-        )
-    return total - sum(int(jobs.pages[place]) for place in plan.preempt)
-
-
-settings_of = st.builds(
-    SchedulerSettings,
-    policy=st.sampled_from(POLICIES),
-    max_rows=st.integers(1, 50),
-    max_batch=st.integers(1, 50),
-    prefill_chunk=st.integers(1, 600),
-    reflection_rate=st.one_of(st.none(), st.floats(0, 100)),
-)
+from innervoice.runtime.scheduler import Phase, Policy, ReplyColumns, SchedulerSettings, plan_step, plan_voice
 
 
 @given(tables(), settings_of)
@@ -172,31 +78,6 @@ def test_planning_is_pure(table: tuple[ReplyColumns, float, int], chosen: Schedu
     assert repr(first) == repr(second)
     assert repr(voice[0]) == repr(voice[1])
     assert state(jobs) == before
-
-
-@given(tables(), st.sampled_from(POLICIES), st.booleans())
-@settings(max_examples=200, deadline=None)
-def test_the_voice_makes_what_is_ready_and_says_when_to_ask_again(
-    table: tuple[ReplyColumns, float, int], policy: Policy, idle: bool
-) -> None:
-    jobs, now, _ = table
-    ready = {place for place in jobs.places.tolist() if jobs.chunks_ready[place]}
-    plan = plan_voice(jobs, costs(), SchedulerSettings(policy=policy), now, idle=idle)
-    assert set(plan.places.tolist()) <= ready
-    assert len(set(plan.places.tolist())) == len(plan.places)
-    if policy != "slack":
-        assert set(plan.places.tolist()) == ready
-    if idle:
-        assert bool(len(plan.places)) == bool(ready)
-    waits = [place for place in ready if jobs.is_live[place] and not jobs.has_sound[place]]
-    if set(waits) - set(plan.places.tolist()):  # a divided call: those before them cannot wait either
-        assert len(plan.places)
-        for place in set(plan.places.tolist()) - set(waits):
-            assert (
-                jobs.sound_end_s[place] < now + 2 or now - jobs.served_s[place] > SchedulerSettings().starve_s
-            )
-    if ready and not len(plan.places):
-        assert now < plan.wake_s
 
 
 def test_first_sound_comes_first_and_narrows_the_step() -> None:
@@ -376,59 +257,6 @@ def test_prompts_are_fed_in_pieces_that_listeners_can_spare() -> None:
     assert plan_step(jobs, costs(), chosen, 0.0, 1000).prefill == [(1, 4000)]
 
 
-def test_chunks_wait_for_each_other_where_a_call_is_dear() -> None:
-    jobs = ReplyColumns()
-    for _ in range(3):
-        add(jobs, chunks_ready=1, sound_end_s=4.0)
-    dear = LearnedCosts({1: 0.004}, {n: 0.013 + 0.001 * n for n in (1, 2, 4, 8, 16, 32, 64)}, 20e-6)
-    plan = plan_voice(jobs, dear, SchedulerSettings(), 0.0, idle=False)
-    assert len(plan.places) == 0
-    assert 3.0 < plan.wake_s < 4.0
-    jobs.sound_end_s[0] = 0.05
-    assert plan_voice(jobs, dear, SchedulerSettings(), 0.0, idle=False).places[0] == 0
-    assert (
-        len(plan_voice(jobs, costs(), SchedulerSettings(), 0.0, idle=False).places) >= 1
-    )  # cheap ones are made at once
-
-
-def test_first_sounds_are_made_beside_those_alone_that_would_come_too_late() -> None:
-    settings = SchedulerSettings()
-    jobs = ReplyColumns()
-    first = add(jobs, chunks_ready=1, has_sound=False)
-    late = add(jobs, chunks_ready=1, sound_end_s=settings.margin_s)
-    soon = add(jobs, chunks_ready=1, sound_end_s=settings.margin_s + 0.1)
-    assert set(plan_voice(jobs, costs(), settings, 0.0, idle=False).places.tolist()) == {first, late}
-    jobs.chunks_ready[first] = 0
-    assert set(plan_voice(jobs, costs(), settings, 0.0, idle=False).places.tolist()) == {late, soon}
-
-
-def test_chunks_in_need_come_in_several_calls_where_that_costs_nothing() -> None:
-    jobs, settings = ReplyColumns(), SchedulerSettings()
-    first = add(jobs, chunks_ready=1, has_sound=False)
-    later, soon, soonest = (add(jobs, chunks_ready=1, sound_end_s=end_s) for end_s in (0.09, 0.05, 0.01))
-
-    def made(chunk_s: float, call_s: float) -> list[int]:
-        learned = LearnedCosts(
-            {1: 0.004, 64: 0.004}, {n: call_s + chunk_s * n for n in (1, 2, 4, 8, 64)}, 20e-6
-        )
-        return plan_voice(jobs, learned, settings, 0.0, idle=False).places.tolist()
-
-    assert made(0.1, 0.0) == [soonest, soon]  # none of them is heard before the last is made
-    assert made(0.01, 0.03) == [soonest, soon, later, first]
-    jobs.chunks_ready[soonest] = jobs.chunks_ready[soon] = 0
-    assert made(0.1, 0.0) == [later, first]
-
-
-def test_an_idle_engine_makes_few_chunks_at_a_time() -> None:
-    jobs = ReplyColumns()
-    for _ in range(50):
-        add(jobs, chunks_ready=1, sound_end_s=9.0)
-    dear = LearnedCosts(dict.fromkeys((1, 64), 0.004), {n: 0.1 * n for n in (1, 64)}, 20e-6)
-    assert len(plan_voice(jobs, dear, SchedulerSettings(), 0.0, idle=True).places) == 2
-    flat = LearnedCosts(dict.fromkeys((1, 64), 0.004), {n: 0.1 + 1e-4 * n for n in (1, 64)}, 20e-6)
-    assert len(plan_voice(jobs, flat, SchedulerSettings(), 0.0, idle=True).places) == 50
-
-
 def test_places_are_given_again_and_columns_grow() -> None:
     jobs = ReplyColumns(2)
     places = [jobs.add(float(i)) for i in range(5)]
@@ -442,57 +270,3 @@ def test_places_are_given_again_and_columns_grow() -> None:
     assert jobs.order[1] == 6
     assert jobs.places.tolist() == [0, 1, 2, 4]
     assert len(jobs.rows.phase) == 5
-
-
-@given(
-    st.dictionaries(st.integers(1, 4000), st.floats(1e-4, 1.0), min_size=1),
-    st.integers(1, 4000),
-    st.integers(1, 4000),
-)
-def test_estimates_never_fall_with_size(points: dict[int, float], a: int, b: int) -> None:
-    times = BucketTimes(points)
-    assert times.estimate(min(a, b)) <= times.estimate(max(a, b)) + 1e-12
-    limit = times.estimate(a)
-    size = times.most_within(limit, 4000)
-    assert size >= a or limit - times.estimate(size) < 1e-12  # as near as rounding lets it come
-    assert times.estimate(size) <= limit + 1e-12
-
-
-def test_costs_are_learned() -> None:
-    learned = costs()
-    for _ in range(100):
-        learned.observe_step(64, 0, 0.02)
-        learned.observe_step(64, 500, 0.07)
-        learned.observe_voice(8, 0.5)
-    assert learned.decode.estimate(64) == pytest.approx(0.02, rel=0.1)
-    assert learned.prefill_token_s == pytest.approx(1e-4, rel=0.1)
-    assert learned.voice.estimate(8) == pytest.approx(0.5, rel=0.1)
-    assert learned.stretch == 4.0
-    before = learned.decode.points
-    learned.observe_step(64, 0, -1.0)
-    learned.observe_step(64, 0, math.inf)
-    assert learned.decode.points == before
-
-
-def test_rate_is_least_at() -> None:
-    times = BucketTimes({n: 0.004 + 30e-6 * n for n in (1, 8, 64, 512)})
-    size = times.least_at(5000.0, 512)
-    assert size / times.estimate(size) >= 5000
-    assert (size - 1) / times.estimate(size - 1) < 5000
-    assert times.least_at(1e9, 100) == 100
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("policy", "best"),
-        ("max_rows", 0),
-        ("frontier_s", 0.0),
-        ("margin_s", -1.0),
-        ("reflection_rate", -1.0),
-        ("max_load", math.nan),
-    ],
-)
-def test_bad_settings_are_named(field: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=field):
-        SchedulerSettings(**{field: value})
