@@ -73,7 +73,7 @@ class ReplyTable:
                 yield from self.measured(engine, Path(folder))
 
     def measured(self, engine: Engine, folder: Path) -> Iterator[Record]:
-        config = engine._loaded.core.runner.model.config
+        config = engine.parts.core.runner.model.config
         ids = [1 + 7 * i % (config.vocab_size // 4) for i in range(PROMPT)]
         schedule = Schedule.preset("interleaved")
         sampling = Sampling(temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=self.tokens, ignore_eos=True)

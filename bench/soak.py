@@ -65,7 +65,7 @@ def records(args: argparse.Namespace) -> Iterator[Record]:
             rates.append(size / (time.process_time() - begin))
             gc.collect()
             memory.append(resident_bytes())
-        core = engine._loaded.core
+        core = engine.parts.core
         core.check_integrity()
         assert core.pool.num_available == core.pool.num_pages, "pages leak"
     common = {

@@ -3,6 +3,7 @@
 from innervoice.api.engine import Engine
 from innervoice.api.event_log import EventLog
 from innervoice.api.memory_plan import MemoryPlan as Plan
+from innervoice.api.options import EngineOptions
 from innervoice.api.session import Session
 from innervoice.codec.glm_voice.chunks import SteadySettings
 from innervoice.codec.residual_vq.codec import Codec
@@ -40,6 +41,7 @@ __all__ = [
     "End",
     "Engine",
     "EngineDead",
+    "EngineOptions",
     "Event",
     "EventLog",
     "Ids",

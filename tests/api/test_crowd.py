@@ -36,7 +36,7 @@ def sampling(seed: int) -> Sampling:
 
 
 def is_whole(engine: Engine) -> bool:
-    core = engine._loaded.core
+    core = engine.parts.core
     core.pool.check_integrity()
     return core.pool.num_available == core.pool.num_pages and core.num_rows == 0 and not core.has_work
 

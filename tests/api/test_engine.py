@@ -126,8 +126,8 @@ def test_rows_together_give_the_ids_they_give_alone(engine: Engine, prompts: dic
     assert [stream.reply().ids for stream in streams] == alone
     assert [len(ids) for ids in alone] == [20, 25, 30, 35]
     assert len({tuple(ids[:20]) for ids in alone}) == 4
-    engine._loaded.core.pool.check_integrity()
-    assert engine._loaded.core.pool.num_available == engine._loaded.core.pool.num_pages
+    engine.parts.core.pool.check_integrity()
+    assert engine.parts.core.pool.num_available == engine.parts.core.pool.num_pages
 
 
 def test_events_are_numbered_timed_and_whole(engine: Engine, prompts: dict[str, Any]) -> None:
@@ -316,7 +316,7 @@ def test_as_many_sessions_as_were_asked_for(tiny_dir: Path) -> None:
 def test_steady_streaming_takes_settings(tiny_dir: Path, prompts: dict[str, Any]) -> None:
     settings = SteadySettings(first=5, chunk=20, look_back=40, steps=2)
     with Engine.from_pretrained(tiny_dir, device="cpu", streaming=settings) as engine:
-        assert engine.plan().voice_bytes_per_session == engine._loaded.core._voice._lane._decoder.slot_bytes  # type: ignore[union-attr]
+        assert engine.plan().voice_bytes_per_session == engine.parts.core._voice._lane._decoder.slot_bytes  # type: ignore[union-attr]
         made = engine.generate(
             prompts["text"], schedule=SHORT_REFLECTION, sampling=greedy(130), realtime=False
         )
@@ -332,7 +332,7 @@ def test_a_broken_voice_ends_its_reply_alone(tiny_dir: Path, prompts: dict[str, 
     with Engine.from_pretrained(tiny_dir, device="cpu", streaming="steady") as steady:
         request = {"schedule": SHORT_REFLECTION, "sampling": greedy(60), "realtime": False}
         expected = steady.generate(prompts["text"], **request)
-        voice = steady._loaded.core._voice
+        voice = steady.parts.core._voice
         assert voice is not None
         step, broken = voice.step, {"key": ""}
 
@@ -362,7 +362,7 @@ def test_cancel_frees_everything(engine: Engine, prompts: dict[str, Any]) -> Non
     events = list(stream)
     assert isinstance(events[-1], Done)
     assert events[-1].finish_reason == "cancelled"
-    assert engine._loaded.core.pool.num_available == engine._loaded.core.pool.num_pages
+    assert engine.parts.core.pool.num_available == engine.parts.core.pool.num_pages
 
 
 def test_a_timeout_ends_the_reply(engine: Engine, prompts: dict[str, Any]) -> None:
@@ -417,7 +417,7 @@ def test_bfloat16_and_float16_run(tiny_dir: Path) -> None:
 def test_a_row_of_nan_fails_alone_and_by_name(tiny_dir: Path, prompts: dict[str, Any]) -> None:
     with Engine.from_pretrained(tiny_dir, device="cpu") as broken:
         expected = broken.generate(prompts["text"], sampling=greedy(15)).ids
-        broken._loaded.core.runner.model.weights.embedding[7] = float("nan")
+        broken.parts.core.runner.model.weights.embedding[7] = float("nan")
         good = broken.stream(prompts["text"], sampling=greedy(15))
         bad = broken.stream(Ids([7, 8]), sampling=greedy(15))
         with pytest.raises(RequestFailed, match="not numbers"):
@@ -431,7 +431,7 @@ def test_a_dead_core_tells_every_reader(tiny_dir: Path) -> None:
     def explode(*_: Any) -> None:
         raise RuntimeError("the machine is on fire")
 
-    engine._loaded.core.runner.forward = explode  # type: ignore[method-assign,assignment]
+    engine.parts.core.runner.forward = explode  # type: ignore[method-assign,assignment]
     with pytest.raises(EngineDead, match="the machine is on fire"):
         engine.generate(Text("hello"))
     with pytest.raises(EngineDead, match="the machine is on fire"):
@@ -447,7 +447,7 @@ def test_what_is_loaded_is_not_walked_by_the_garbage_collection_until_it_is_clos
     second = Engine.from_pretrained(tiny_dir, device="cpu")
     held = gc.get_freeze_count()
     assert held > 10_000
-    core = weakref.ref(first._loaded.core)
+    core = weakref.ref(first.parts.core)
     first.close()
     first.close()
     del first

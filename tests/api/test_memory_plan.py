@@ -9,6 +9,7 @@ import torch
 
 from innervoice.api import memory_plan as plan
 from innervoice.api.memory_plan import DTYPES, PAGE_SIZE, MemoryPlan, make_plan, read_configs
+from innervoice.api.options import EngineOptions
 from innervoice.checkpoint.locate import locate
 from innervoice.checkpoint.safetensors import DummyTensors
 from innervoice.model.device_step import Buffers
@@ -30,7 +31,7 @@ def per_session(made: MemoryPlan) -> int:
 def test_the_step_on_a_gpu_is_counted(tiny_dir: Path, on_a_gpu: None) -> None:
     """As large as what is really allocated, for the rows that an engine would have."""
     paths = locate(tiny_dir)
-    made = make_plan(paths, max_model_len=512)
+    made = make_plan(paths, EngineOptions(max_model_len=512))
     configs = read_configs(paths)
     model = Transformer(
         configs.model, configs.family.load_weights(configs.model, DummyTensors(), DTYPES[made.dtype], "cpu")
@@ -42,14 +43,14 @@ def test_the_step_on_a_gpu_is_counted(tiny_dir: Path, on_a_gpu: None) -> None:
 
 
 def test_fewer_rows_share_what_is_there_once(tiny_dir: Path, on_a_gpu: None) -> None:
-    one, many = (make_plan(locate(tiny_dir), max_sessions=n) for n in (1, 64))
+    one, many = (make_plan(locate(tiny_dir), EngineOptions(max_sessions=n)) for n in (1, 64))
     assert (
         one.step_bytes_per_session > many.step_bytes_per_session and one.sessions == 1 and many.sessions == 64
     )
 
 
 def test_a_cpu_has_no_such_step(tiny_dir: Path) -> None:
-    assert make_plan(locate(tiny_dir), device="cpu").step_bytes_per_session == 0
+    assert make_plan(locate(tiny_dir), EngineOptions(device="cpu")).step_bytes_per_session == 0
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,10 @@ def test_a_cpu_has_no_such_step(tiny_dir: Path) -> None:
 def test_the_codec_on_a_gpu_runs_in_halves_as_the_model_does(
     tiny_dir: Path, on_a_gpu: None, asked: dict[str, str], expected: tuple[str, str]
 ) -> None:
-    wide, made = make_plan(locate(tiny_dir), codec_dtype="float32"), make_plan(locate(tiny_dir), **asked)  # type: ignore[arg-type]
+    wide, made = (
+        make_plan(locate(tiny_dir), EngineOptions(codec_dtype="float32")),
+        make_plan(locate(tiny_dir), EngineOptions(**asked)),
+    )  # type: ignore[arg-type]
     assert (made.codec_dtype, made.speech_tokenizer_dtype) == expected
     halves = tuple(dtype == "bfloat16" for dtype in expected)
     assert (

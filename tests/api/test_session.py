@@ -47,7 +47,7 @@ def engine(tiny_dir: Path) -> Iterator[Engine]:
 def no_leak(engine: Engine) -> Iterator[None]:
     """Every test gives back every page."""
     yield
-    core, pool = engine._loaded.core, engine._loaded.core.pool
+    core, pool = engine.parts.core, engine.parts.core.pool
     pool.check_integrity()
     assert core.num_rows == 0
     assert pool.num_available == pool.num_pages
@@ -103,7 +103,7 @@ def test_ids_are_the_same_with_sharing_on_and_off_alone_and_in_a_crowd(
         tiny_dir, device="cpu", streaming="offline", vocoder_noise=False, share_prefixes=False
     ) as unshared:
         assert [dialogue(unshared, start) for start in range(3)] == alone[:3]
-        assert unshared._loaded.core.pool.num_cached == 0
+        assert unshared.parts.core.pool.num_cached == 0
     sessions = [engine.open_session(schedule=schedule) for _ in range(16)]
     crowd: list[list[list[int]]] = [[] for _ in sessions]
     for turn in range(3):
@@ -119,7 +119,7 @@ def test_ids_are_the_same_with_sharing_on_and_off_alone_and_in_a_crowd(
 
 
 def test_equal_system_prompts_are_stored_once(engine: Engine) -> None:
-    pool, system = engine._loaded.core.pool, "you are a patient listener. " * 12
+    pool, system = engine.parts.core.pool, "you are a patient listener. " * 12
     sessions = [engine.open_session(schedule=SCHEDULE, system=system) for _ in range(8)]
     streams = [
         s.reply(Text(q), sampling=hot(i))
@@ -336,4 +336,4 @@ def test_a_closed_session_ends_its_reply(engine: Engine) -> None:
     last = list(stream)[-1]
     assert isinstance(last, Done)
     assert last.finish_reason == "cancelled"
-    assert engine._loaded.core.num_rows == 0
+    assert engine.parts.core.num_rows == 0

@@ -50,7 +50,7 @@ def expected(engine: Engine, assets_dir: Path) -> list[int]:
 @pytest.fixture
 def told(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """History and what was told behind it, each time that it was taken; nothing when it was taken back."""
-    dialogues, kept = engine._loaded.core.dialogues, list[list[int]]()
+    dialogues, kept = engine.parts.core.dialogues, list[list[int]]()
     original = dialogues.listen
 
     def listen(session_id: str, ids: Sequence[int]) -> None:
@@ -63,7 +63,7 @@ def told(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
 
 def history_of(engine: Engine, session_id: str) -> list[int]:
     """On the core's thread."""
-    dialogue = engine._loaded.core.dialogues.known(session_id)
+    dialogue = engine.parts.core.dialogues.known(session_id)
     return dialogue.row.ids[: len(dialogue.row.ids) - dialogue.draft]
 
 
@@ -104,7 +104,7 @@ def test_what_is_left_at_the_reply_does_not_grow_with_the_turn(
             samples = np.resize(reading, 16000 * seconds)
             push(session, samples)
             complete = 50 * ((16000 * seconds - 40) // 64000)
-            head = engine._loaded.intake.heard_ids([], "be brief", first=turn == 0)
+            head = engine.parts.requests.heard_ids([], "be brief", first=turn == 0)
             num = len(history(engine, session)) + len(head) + complete
             wait_until(lambda num=num: bool(told) and len(told[-1]) == num == num_fed(engine, session))
             session.commit_audio()
@@ -124,7 +124,7 @@ def test_a_shout_that_revises_what_was_fed_leaves_the_reply_as_it_is(
     expected = engine.generate((samples, 16000), **REQUEST).ids
     with engine.open_session(**REQUEST) as session:
         push(session, samples[: 3 * 64000 + 640])
-        head = len(engine._loaded.intake.heard_ids([], None, first=True))
+        head = len(engine.parts.requests.heard_ids([], None, first=True))
         wait_until(lambda: bool(told) and len(told[-1]) == head + 150 == num_fed(engine, session))
         push(session, samples[3 * 64000 + 640 :])
         session.commit_audio()
@@ -156,7 +156,7 @@ def test_a_turn_pushed_during_a_reply_is_told_when_the_reply_is_over(
         push(session, question[:FRAME])
         wait_until(lambda: told != [])
         assert told[-1][: len(before)] == before
-        assert len(told[-1]) == len(before) + len(engine._loaded.intake.heard_ids([], None, first=False)) + 50
+        assert len(told[-1]) == len(before) + len(engine.parts.requests.heard_ids([], None, first=False)) + 50
         session.commit_audio()
         assert len(session.reply(**REQUEST).reply().ids) == 12
 

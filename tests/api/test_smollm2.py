@@ -85,7 +85,7 @@ def test_greedy_tokens_equal_transformers(engine: Engine, folder: Path, tokenize
 
 
 def test_tokens_are_text_from_17_on(engine: Engine) -> None:
-    vocabulary = engine._loaded.intake.vocabulary
+    vocabulary = engine.parts.requests.vocabulary
     assert (vocabulary.text, vocabulary.end_of_turn, vocabulary.eos, vocabulary.size) == (
         (17, 49152),
         2,
@@ -96,7 +96,7 @@ def test_tokens_are_text_from_17_on(engine: Engine) -> None:
 
 def test_it_thinks_and_then_answers(engine: Engine) -> None:
     """The model has no tokens for thinking: its hidden text is a turn of its own, which forced ids close behind the budget."""
-    tokenizer = engine._loaded.intake.tokenizer
+    tokenizer = engine.parts.requests.tokenizer
     end, start = (tokenizer.require_special(name) for name in ("<|im_end|>", "<|im_start|>"))
     again = (end, *tokenizer.encode("\n"), start, *tokenizer.encode("assistant\n"))
     think_first = Schedule(

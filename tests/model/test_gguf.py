@@ -16,6 +16,7 @@ from rows import Rows, greedy
 from torch import Tensor
 
 from innervoice.api.memory_plan import make_plan
+from innervoice.api.options import EngineOptions
 from innervoice.checkpoint.files import read_json
 from innervoice.checkpoint.gguf import MODEL
 from innervoice.checkpoint.locate import locate
@@ -167,9 +168,9 @@ def test_a_file_becomes_a_directory_once_and_plan_counts_its_weights(tmp_path: P
     assert isinstance(weights.layers[0].qkv, Int4Weight) and weights.layers[0].qkv.minimum is None
     assert isinstance(weights.layers[1].qkv, Int4Weight) and weights.layers[1].qkv.minimum is not None
     assert isinstance(weights.output, Tensor) and weights.output.dtype == torch.bfloat16
-    plan = make_plan(paths, device="cpu", dtype="bfloat16")
+    plan = make_plan(paths, EngineOptions(device="cpu", dtype="bfloat16"))
     assert plan.weight_bytes == weights.num_bytes
-    eight = make_plan(paths, device="cpu", dtype="bfloat16", quantization="int8")
+    eight = make_plan(paths, EngineOptions(device="cpu", dtype="bfloat16", quantization="int8"))
     again = load(paths.model, QuantizingSource(GgufSource(file), Quantization("int8")), torch.bfloat16)
     assert isinstance(again.layers[0].down, Int8Weight) and eight.weight_bytes == again.num_bytes
 

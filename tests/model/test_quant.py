@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from innervoice import Engine, Sampling, Text
 from innervoice.api.memory_plan import make_plan
+from innervoice.api.options import EngineOptions
 from innervoice.checkpoint.files import read_json
 from innervoice.checkpoint.locate import CheckpointPaths, locate
 from innervoice.checkpoint.quantization import KEY, Quantization, read_quantization
@@ -242,14 +243,14 @@ def test_a_directory_reloads_exactly_and_is_as_large_as_planned(
         assert a.dtype == b.dtype
         assert torch.equal(a.float(), b.float())
     plan, planned = (
-        make_plan(CheckpointPaths(p), device="cpu", quantization=q)
+        make_plan(CheckpointPaths(p), EngineOptions(device="cpu", quantization=q))
         for p, q in ((tmp_path / "out", None), (small, to))
     )
     assert plan.quantization == planned.quantization == to
     size = (tmp_path / "out" / "model.safetensors").stat().st_size
     assert plan.weight_bytes == planned.weight_bytes == again.num_bytes == sum(one.num_bytes for one in told)
     assert abs(size - plan.weight_bytes) <= 0.01 * plan.weight_bytes
-    half = make_plan(CheckpointPaths(small), device="cpu").weight_bytes
+    half = make_plan(CheckpointPaths(small), EngineOptions(device="cpu")).weight_bytes
     assert plan.weight_bytes < half * {"int8": 0.52, "fp8": 0.52}.get(to.format, 0.33 if to.head else 0.45)
     errors = [one.error for one in told if one.error is not None]
     assert len(errors) == 14 + to.head
@@ -303,7 +304,10 @@ def test_a_cache_of_fp8_changes_logits_little_and_takes_half_the_bytes(small: Pa
     for feed in feeds:  # across borders of pages, one token at a time
         for right, got in zip(exact.step(feed), eight.step(feed), strict=True):
             assert 0 < (got - right).norm() < 0.2 * right.norm()  # e4m3 is off by 2.6% in the mean
-    plans = [make_plan(CheckpointPaths(small), device="cpu", kv_dtype=kind) for kind in ("auto", "fp8_e4m3")]
+    plans = [
+        make_plan(CheckpointPaths(small), EngineOptions(device="cpu", kv_dtype=kind))
+        for kind in ("auto", "fp8_e4m3")
+    ]
     scales = 2 * 2 * 2 * 4  # keys and values, layers, heads, bytes; once a page
     assert plans[1].kv_bytes_per_session == plans[0].kv_bytes_per_session // 2 + scales * 8
     held = eight.kv
@@ -373,7 +377,7 @@ def test_metadata_and_config_must_agree(small: Path, tmp_path: Path) -> None:
         weights_of(out, Quantization("int4", 64))
     config = read_json(out / "config.json")
     with pytest.raises(ValueError, match="quantised already, as int4 in groups of 32, not int8"):
-        make_plan(CheckpointPaths(out), device="cpu", quantization="int8")
+        make_plan(CheckpointPaths(out), EngineOptions(device="cpu", quantization="int8"))
     for key, value, words in (
         ("group", 48, "a group of 48"),
         ("format", "int5", "'int5' is unknown"),
@@ -381,7 +385,7 @@ def test_metadata_and_config_must_agree(small: Path, tmp_path: Path) -> None:
     ):
         (out / "config.json").write_text(json.dumps(config | {KEY: config[KEY] | {key: value}}))
         with pytest.raises(ValueError, match=words):
-            make_plan(CheckpointPaths(out), device="cpu")
+            make_plan(CheckpointPaths(out), EngineOptions(device="cpu"))
     (out / "config.json").write_text(json.dumps(config))
     damaged(out, lambda t: None, **{METADATA: "?"})
     with pytest.raises(ValueError, match=f"has no {METADATA}"):

@@ -118,7 +118,7 @@ def engine_of(tiny_dir: Path, backend: str) -> Any:
 
     options: dict[str, Any] = {"dtype": "float32", "vocoder_noise": False, "max_sessions": 16}
     engine = iv.Engine.from_pretrained(tiny_dir, device="cuda", backend=backend, **options)
-    assert (engine._loaded.core.stepping is not None) == (backend == "auto")
+    assert (engine.parts.core.stepping is not None) == (backend == "auto")
     return engine
 
 
@@ -187,7 +187,7 @@ def test_an_engine_compiles_nothing_after_warmup(tiny_dir: Path) -> None:
                 session.reply(iv.Text(text), sampling=sampling).reply()
         stats = engine.stats()
         assert stats.ready_s is not None and stats.jit_after_warmup == 0
-        stepper = engine._loaded.core.stepping.stepper.stats()
+        stepper = engine.parts.core.stepping.stepper.stats()
         assert stepper.eager_steps == 0 and stepper.replays > 100
 
 

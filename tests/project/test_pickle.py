@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import innervoice
-from innervoice import Codec, Codes, Plan, Schedule, Segment, SteadySettings
+from innervoice import Codec, Codes, EngineOptions, Plan, Schedule, Segment, SteadySettings
 from innervoice.runtime.event_queue import Bounds
 from innervoice.telemetry.metrics import Distribution, RequestTimings, StreamsCarried, measure, summarize
 from innervoice.telemetry.stats import Occupancy, Spread, Telemetry
@@ -77,6 +77,7 @@ EXAMPLES: list[Any] = [
     SteadySettings(look_back=344, steps=5),
     Ids([1, 2]),
     SAMPLING,
+    EngineOptions(device="cpu", max_sessions=3, streaming=SteadySettings(steps=5)),
     SCHEDULE,
     *SCHEDULE.cycle,
     USAGE,
@@ -184,7 +185,7 @@ def test_a_plan_is_pickled(tiny_dir: Path) -> None:
     from innervoice.api.memory_plan import make_plan
     from innervoice.checkpoint.locate import locate
 
-    plan = make_plan(locate(tiny_dir), device="cpu")
+    plan = make_plan(locate(tiny_dir), EngineOptions(device="cpu"))
     assert pickle.loads(pickle.dumps(plan)) == plan
 
 

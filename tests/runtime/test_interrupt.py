@@ -35,7 +35,7 @@ def history(engine: Engine, session: Session) -> tuple[list[int], list[TokenRole
 @pytest.mark.parametrize("cut", ["speech", "transcript"])
 @pytest.mark.parametrize("reflection", ["drop", "keep"])
 def test_the_next_turn_begins_from_what_was_heard(engine: Engine, cut: Any, reflection: Any) -> None:
-    core = engine._loaded.core
+    core = engine.parts.core
     with engine.open_session(schedule=SCHEDULE, realtime=False) as session:
         session.reply(Text("hello"), sampling=hot(1, 20)).reply()
         before, _, _ = history(engine, session)
@@ -49,14 +49,14 @@ def test_the_next_turn_begins_from_what_was_heard(engine: Engine, cut: Any, refl
         rest = list(stream)
         assert [type(event) for event in rest] == [Done] and rest[0].finish_reason == "interrupted"
         ids, roles, cached = history(engine, session)
-        speech = engine._loaded.intake.vocabulary.speech
+        speech = engine.parts.requests.vocabulary.speech
         assert speech is not None and heard.history_tokens == len(ids) and ids[: len(before)] == before
         codes = [
             i
             for i, role in zip(ids, roles, strict=True)
             if role is TokenRole.SPOKEN and speech[0] <= i < speech[1]
         ]
-        first = engine._loaded.core.dialogues.known(session.session_id).row.replies.index(2)
+        first = engine.parts.core.dialogues.known(session.session_id).row.replies.index(2)
         mine = [i for i in ids[first:] if speech[0] <= i < speech[1]]
         assert heard.speech_tokens == len(mine) == int((sent_ms / 2e3 + 256 / 22050) * 12.5) > 0 and len(
             codes
@@ -126,6 +126,6 @@ def test_what_reports_and_interruptions_are_refused(engine: Engine) -> None:
         with pytest.raises(ValueError, match="cut is 'words'"):
             session.interrupt(cut="words")  # type: ignore[arg-type]
         session.reply(Text("more"), sampling=hot(6, 60)).reply()
-        late = engine._loaded.core.dialogues.num_late_acks
+        late = engine.parts.core.dialogues.num_late_acks
         session.ack_playback(10, reply_id=first.reply_id)
-        assert engine._loaded.core.dialogues.num_late_acks == late + 1
+        assert engine.parts.core.dialogues.num_late_acks == late + 1

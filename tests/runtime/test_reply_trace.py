@@ -88,12 +88,12 @@ def test_a_spoken_reply_agrees_with_its_timeline(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The tiny model, whose steps take 30 ms of a virtual clock and its codec 0.6 s: segments, sound, playback, stalls."""
-    clock, core, tracer = [50.0], engine._loaded.core, engine._tracer
+    clock, core, tracer = [50.0], engine.parts.core, engine._tracer
     monkeypatch.setattr(tracer, "_clock_ns", lambda: round(1e9 * clock[0]))
     sampling = Sampling(temperature=1.0, top_k=0, top_p=1.0, seed=3, max_new_tokens=120, ignore_eos=True)
     tracer.start()
     clock[0] += 1.0
-    request = engine._loaded.intake.request(
+    request = engine.parts.requests.request(
         Text("hello"), RequestOptions(schedule=SCHEDULE, sampling=sampling), clock[0]
     )
     core.submit(request, clock[0])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from innervoice.api.options import EngineOptions
 from innervoice.checkpoint.model_config import ModelConfig
 from innervoice.model.transformer import AttentionInputs
 from innervoice.telemetry.trace import Tracer
@@ -26,7 +27,7 @@ from innervoice.tools.decode_bench import (
 
 @pytest.fixture(scope="module")
 def model(tiny_dir: Path) -> DecodeModel:
-    return DecodeModel.load(tiny_dir / "glm-4-voice-9b", device="cpu")
+    return DecodeModel.load(tiny_dir / "glm-4-voice-9b", EngineOptions(device="cpu"))
 
 
 def test_bytes_and_flops_of_glm_4_voice(tiny_dir: Path) -> None:
@@ -106,10 +107,10 @@ def test_the_command_times_and_traces(tiny_dir: Path, tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"load_format": "fast"}, "load_format is 'fast'"),
-        ({"dtype": "int3"}, "dtype 'int3'"),
+        ({"dtype": "int3"}, "dtype is 'int3'"),
         ({"device": "tpu"}, "tpu"),
     ],
 )
 def test_bad_choices_are_named(tiny_dir: Path, change: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        DecodeModel.load(tiny_dir / "glm-4-voice-9b", **{"device": "cpu"} | change)
+        DecodeModel.load(tiny_dir / "glm-4-voice-9b", EngineOptions(**{"device": "cpu"} | change))

@@ -1,7 +1,7 @@
-"""What an engine has loaded is left out of garbage collection while the engine is open.
+"""Leaves what an engine has loaded out of garbage collection while the engine is open.
 
-A full collection walks every object of the process, some 200,000 with PyTorch's: a tenth of a second without a sound on two slow
-cores, when replies have made enough new ones to set it off. Frozen ones are not walked.
+A full collection walks every object of the process, some 200,000 with PyTorch's: a tenth of a second without sound on two slow
+cores, whenever replies have made enough new objects to set it off. Frozen objects are not walked.
 """
 
 from __future__ import annotations
@@ -9,24 +9,30 @@ from __future__ import annotations
 import gc
 import threading
 
+# `gc.freeze` acts on the whole process, so the count of those who want it does too.
 _lock = threading.Lock()
-_num_held = 0
+_num_frozen = 0
 
 
-def freeze() -> None:
-    """Freeze what there is, for an engine that opens."""
-    global _num_held
-    with _lock:
-        _num_held += 1
-        gc.freeze()
+class FrozenHeap:
+    """Keeps all objects that exist when it is made out of garbage collection, until `release`."""
 
-
-def thaw() -> None:
-    """An engine has closed: what it leaves may be collected; what others hold is frozen again."""
-    global _num_held
-    with _lock:
-        _num_held -= 1
-        gc.unfreeze()
-        if _num_held:
-            gc.collect()  # before the garbage is frozen with the rest
+    def __init__(self) -> None:
+        global _num_frozen
+        self._is_held = True
+        with _lock:
+            _num_frozen += 1
             gc.freeze()
+
+    def release(self) -> None:
+        """Let the garbage be collected; what other frozen heaps hold stays frozen. Any number of times, from any thread."""
+        global _num_frozen
+        with _lock:
+            if not self._is_held:
+                return
+            self._is_held = False
+            _num_frozen -= 1
+            gc.unfreeze()
+            if _num_frozen:
+                gc.collect()  # before the garbage is frozen with the rest
+                gc.freeze()

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, cast, get_args
+from dataclasses import asdict, dataclass
+from typing import Any, cast
 
 import torch
 
 from innervoice.api.memory_plan import (
     DTYPES,
-    FP8_PAGES,
     MOST_SESSIONS,
     PAGE_SIZE,
     Configs,
     MemoryPlan,
     read_configs,
 )
+from innervoice.api.options import FP8_PAGES, EngineOptions
 from innervoice.api.request_builder import RequestBuilder
 from innervoice.checkpoint.gguf import MODEL
 from innervoice.checkpoint.locate import CheckpointPaths
@@ -30,7 +30,6 @@ from innervoice.codec.glm_voice.voice import GlmVoiceOutput
 from innervoice.codec.speech_codec import Streaming
 from innervoice.model.device_step import DeviceStep
 from innervoice.model.gguf_source import GgufSource
-from innervoice.model.native import check_backend
 from innervoice.model.pages import PagePool, pages_for
 from innervoice.model.quant_source import QuantizedDir, QuantizingSource
 from innervoice.model.runner import ModelRunner
@@ -44,78 +43,49 @@ from innervoice.telemetry.trace import Tracer
 from innervoice.types import OutOfCapacity, Vocabulary
 from innervoice_kernels.backend import TRITON, choose
 
-LoadFormat = Literal["auto", "dummy"]
-
 
 @dataclass(frozen=True)
-class Loaded:
-    """The parts of an engine. model: what tells this model from others in an exported session."""
+class EngineParts:
+    """The parts of an engine. model_id: digest that identifies the model in an exported session."""
 
     core: Core
-    intake: RequestBuilder
-    model: str
+    requests: RequestBuilder
+    model_id: str
 
 
-def load(
-    paths: CheckpointPaths,
-    plan: MemoryPlan,
-    tracer: Tracer,
-    *,
-    load_format: str,
-    streaming: str | SteadySettings,
-    vocoder_noise: bool,
-    share_prefixes: bool,
-    policy: str,
-    max_sessions: int | None,
-    max_waiting: int | None,
-    preempt: str,
-    backend: str = "auto",
-    threads: int | None = None,
-    max_load: float = SchedulerSettings.max_load,
-) -> Loaded:
+def load(paths: CheckpointPaths, plan: MemoryPlan, options: EngineOptions, tracer: Tracer) -> EngineParts:
     """Load every part as planned. Raises ValueError, FileNotFoundError for bad files, OutOfCapacity when it does not fit."""
-    _check_choice("load_format", load_format, get_args(LoadFormat))
-    mode, settings = ("steady", streaming) if isinstance(streaming, SteadySettings) else (streaming, None)
-    _check_choice("streaming", mode, get_args(Streaming))
-    check_backend(backend)
-    _check_choice("policy", policy, get_args(Policy))
-    scheduler = SchedulerSettings(policy=cast(Policy, policy), max_load=max_load, page_size=PAGE_SIZE)
-    _check_choice("preempt", preempt, get_args(Preempt))
-    if max_waiting is not None and max_waiting < 0:
-        raise ValueError(f"max_waiting is {max_waiting}: it must be 0 or more")
     if plan.sessions < 1:
         raise OutOfCapacity(_too_large(plan))
     configs = read_configs(paths)
     family = configs.family
+    is_dummy = options.load_format == "dummy"
     # A dummy model may come without tokenizer files: it then gets a stand-in of the right size.
-    tokenizer, vocabulary = family.load_text(paths.model, configs.num_codes, stand_in=load_format == "dummy")
-    dummy = load_format == "dummy"
+    tokenizer, vocabulary = family.load_text(paths.model, configs.num_codes, stand_in=is_dummy)
+
+    # Weights of the language model and the codec.
     with tracer.span("load"):
-        source = _source(paths, configs, plan, dummy)
+        source = _source(paths, configs, plan, is_dummy)
         weights = family.load_weights(configs.model, source, DTYPES[plan.dtype], plan.device)
         if torch.device(plan.device).type == "cuda":
             weights = weights.laid_out()
-        speech_tokenizer, decoder = _load_codec(paths, configs, plan, tracer, load_format, vocoder_noise)
-    max_rows = min(plan.sessions, max_sessions or MOST_SESSIONS[torch.device(plan.device).type])
-    voice = (
-        None
-        if decoder is None
-        else GlmVoiceOutput(decoder, cast(Streaming, mode), tracer, max_slots=max_rows, settings=settings)
-    )
+        speech_tokenizer, decoder = _load_codec(paths, plan, options, tracer)
+
+    # The core: the codec's side, the model with its pages, and on a GPU the step that draws there.
+    max_rows = min(plan.sessions, options.max_sessions or MOST_SESSIONS[torch.device(plan.device).type])
+    voice = None if decoder is None else _speech_output(decoder, options, tracer, max_rows)
+    model = Transformer(configs.model, weights)
     num_pages = max_rows * pages_for(plan.max_model_len, PAGE_SIZE)
     kv_dtype = torch.float8_e4m3fn if plan.kv_dtype == FP8_PAGES else DTYPES[plan.kv_dtype]
-    model = Transformer(configs.model, weights)
-    runner = ModelRunner(model, num_pages, PAGE_SIZE, tracer, kv_dtype, backend=backend, threads=threads)
-    stepping = None
-    if (
-        torch.device(plan.device).type == "cuda"
-        and backend == "auto"
-        and choose("step", weights.final_norm) == TRITON
-    ):
-        stepper = DeviceStep(
-            model, runner.kv, max_rows=max_rows, max_model_len=plan.max_model_len, tracer=tracer
-        )
-        stepping = Overlap(stepper, compile_schedule(Schedule((Segment("transcript"),)), vocabulary))
+    runner = ModelRunner(
+        model,
+        num_pages,
+        PAGE_SIZE,
+        tracer,
+        kv_dtype,
+        backend=options.backend,
+        threads=options.threads,
+    )
     core = Core(
         runner,
         PagePool(num_pages, PAGE_SIZE),
@@ -124,13 +94,15 @@ def load(
         tracer,
         max_rows=max_rows,
         max_model_len=plan.max_model_len,
-        share_prefixes=share_prefixes,
-        scheduler=replace(scheduler, max_rows=max_rows),
-        max_waiting=max_waiting,
-        preempt=cast(Preempt, preempt),
-        stepping=stepping,
+        share_prefixes=options.share_prefixes,
+        scheduler=_scheduler_settings(options, max_rows),
+        max_waiting=options.max_waiting,
+        preempt=cast(Preempt, options.preempt),
+        stepping=_device_stepping(runner, plan, options, vocabulary, tracer, max_rows),
     )
-    intake = RequestBuilder(
+
+    # What makes requests out of prompts.
+    requests = RequestBuilder(
         family=family,
         tokenizer=tokenizer,
         vocabulary=vocabulary,
@@ -139,7 +111,43 @@ def load(
         max_model_len=plan.max_model_len,
         sample_rate=1 if voice is None else voice.sample_rate,
     )
-    return Loaded(core, intake, _fingerprint(configs, vocabulary))
+    return EngineParts(core, requests, _fingerprint(configs, vocabulary))
+
+
+def _scheduler_settings(options: EngineOptions, max_rows: int) -> SchedulerSettings:
+    return SchedulerSettings(
+        policy=cast(Policy, options.policy),
+        max_load=options.max_load,
+        max_rows=max_rows,
+        page_size=PAGE_SIZE,
+    )
+
+
+def _speech_output(
+    decoder: SpeechDecoder, options: EngineOptions, tracer: Tracer, max_rows: int
+) -> GlmVoiceOutput:
+    streaming = options.streaming
+    if isinstance(streaming, SteadySettings):
+        return GlmVoiceOutput(decoder, "steady", tracer, max_slots=max_rows, settings=streaming)
+    return GlmVoiceOutput(decoder, cast(Streaming, streaming), tracer, max_slots=max_rows)
+
+
+def _device_stepping(
+    runner: ModelRunner,
+    plan: MemoryPlan,
+    options: EngineOptions,
+    vocabulary: Vocabulary,
+    tracer: Tracer,
+    max_rows: int,
+) -> Overlap | None:
+    """The decode step as CUDA graphs, None where the host draws: on a CPU, with the plain back end, without Triton."""
+    model = runner.model
+    if torch.device(plan.device).type != "cuda" or options.backend != "auto":
+        return None
+    if choose("step", model.weights.final_norm) != TRITON:
+        return None
+    step = DeviceStep(model, runner.kv, max_rows=max_rows, max_model_len=plan.max_model_len, tracer=tracer)
+    return Overlap(step, compile_schedule(Schedule((Segment("transcript"),)), vocabulary))
 
 
 def _source(paths: CheckpointPaths, configs: Configs, plan: MemoryPlan, dummy: bool) -> TensorSource:
@@ -152,20 +160,16 @@ def _source(paths: CheckpointPaths, configs: Configs, plan: MemoryPlan, dummy: b
 
 
 def _fingerprint(configs: Configs, vocabulary: Vocabulary) -> str:
-    """A digest of what the ids and the keys and values mean; the weights themselves are not in it."""
-    told = json.dumps([asdict(configs.model), asdict(vocabulary)], sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()[:32]
+    """A digest of the configuration and the vocabulary, which decide what ids, keys and values mean; not of the weights."""
+    content = json.dumps([asdict(configs.model), asdict(vocabulary)], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
 def _load_codec(
-    paths: CheckpointPaths,
-    configs: Configs,
-    plan: MemoryPlan,
-    tracer: Tracer,
-    load_format: str,
-    vocoder_noise: bool,
+    paths: CheckpointPaths, plan: MemoryPlan, options: EngineOptions, tracer: Tracer
 ) -> tuple[SpeechTokenizer | None, SpeechDecoder | None]:
-    common: dict[str, Any] = {"device": plan.device, "load_format": load_format, "tracer": tracer}
+    """Both halves of the speech codec, each None where the model has none."""
+    common: dict[str, Any] = {"device": plan.device, "load_format": options.load_format, "tracer": tracer}
     tokenizer = decoder = None
     if paths.speech_tokenizer is not None:
         dtype = DTYPES[plan.speech_tokenizer_dtype]
@@ -173,7 +177,7 @@ def _load_codec(
     if paths.decoder is not None:
         dtype = DTYPES[plan.codec_dtype]
         decoder = SpeechDecoder.from_pretrained(
-            paths.decoder, vocoder_noise=vocoder_noise, dtype=dtype, **common
+            paths.decoder, vocoder_noise=options.vocoder_noise, dtype=dtype, **common
         )
     return tokenizer, decoder
 
@@ -187,8 +191,3 @@ def _too_large(plan: MemoryPlan) -> str:
         f"{gib(plan.kv_bytes_per_session)} of cache for a session of {plan.max_model_len} tokens, with "
         f"{gib(plan.memory_bytes)} on {plan.device}: lower max_model_len, raise memory_fraction or take a smaller dtype"
     )
-
-
-def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} is {value!r}: use {' or '.join(allowed)}")

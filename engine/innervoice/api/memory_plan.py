@@ -8,6 +8,7 @@ from typing import cast
 
 import torch
 
+from innervoice.api.options import FP8_PAGES, EngineOptions
 from innervoice.checkpoint import decoder_tensors, speech_tokenizer
 from innervoice.checkpoint.files import read_json
 from innervoice.checkpoint.gguf import MODEL
@@ -29,7 +30,6 @@ from innervoice.model.weights import ModelWeights
 PAGE_SIZE = 16
 DEFAULT_MODEL_LEN = 8192
 MOST_SESSIONS = {"cpu": 16, "cuda": 256}
-FP8_PAGES = "fp8_e4m3"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -116,54 +116,48 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
-def make_plan(
-    paths: CheckpointPaths,
-    *,
-    device: str = "auto",
-    dtype: str = "auto",
-    quantization: str | Quantization | None = None,
-    codec_dtype: str = "auto",
-    kv_dtype: str = "auto",
-    memory_fraction: float = 0.9,
-    max_sessions: int | None = None,
-    max_model_len: int | None = None,
-    streaming: str | SteadySettings = "steady",
-) -> MemoryPlan:
+def make_plan(paths: CheckpointPaths, options: EngineOptions | None = None) -> MemoryPlan:
     """The plan for a checkpoint on this machine; nothing is loaded. Raises ValueError, FileNotFoundError."""
-    configs, chosen = read_configs(paths), choose_device(device)
-    _check_limits(memory_fraction, max_sessions, max_model_len, configs.model)
-    made = _quantization(paths, configs, quantization)
-    dtype = configs.model.dtype if dtype == "auto" else dtype
-    codec_dtype, tokenizer_dtype = _codec_dtypes(codec_dtype, chosen, dtype)
-    model_len = max_model_len or min(configs.model.max_position, DEFAULT_MODEL_LEN)
-    codec_itemsize = dtype_bytes(codec_dtype)
-    tokenizer, decoder = configs.speech_tokenizer, configs.decoder
-    weights = _blank_weights(paths, configs, dtype, made)
+    options = options or EngineOptions()
+    configs = read_configs(paths)
+    device = choose_device(options.device)
+    model_len = _model_len(options.max_model_len, configs.model)
+
+    # Types and formats, with "auto" resolved.
+    quantization = _quantization(paths, configs, options.quantization)
+    dtype = configs.model.dtype if options.dtype == "auto" else options.dtype
+    kv_dtype = dtype if options.kv_dtype == "auto" else options.kv_dtype
+    codec_dtype, tokenizer_dtype = _codec_dtypes(options.codec_dtype, device, dtype)
+
+    # What is needed once, whatever the number of sessions.
+    weights = _blank_weights(paths, configs, dtype, quantization)
+    tokenizer = configs.speech_tokenizer
+    decoder = configs.decoder
     fixed = {
         "weight_bytes": weights.num_bytes,
-        "codec_bytes": 0 if decoder is None else decoder_tensors.tensor_bytes(decoder, codec_itemsize),
+        "codec_bytes": 0
+        if decoder is None
+        else decoder_tensors.tensor_bytes(decoder, dtype_bytes(codec_dtype)),
         "speech_tokenizer_bytes": 0
         if tokenizer is None
         else speech_tokenizer.tensor_bytes(tokenizer, tokenizer_dtype),
     }
-    kv_dtype = dtype if kv_dtype == "auto" else kv_dtype
+
+    # What each session needs: its pages, its slot of the codec, its row of the step on a GPU.
     kv_page = _page_bytes(configs.model, dtype, kv_dtype)
     kv_session = pages_for(model_len, PAGE_SIZE) * kv_page
-    steady = SteadySettings() if streaming == "steady" else streaming
+    steady = SteadySettings() if options.streaming == "steady" else options.streaming
     voice_slot = 0
     if decoder is not None and isinstance(steady, SteadySettings):
-        voice_slot = slot_bytes(decoder, codec_itemsize, steady)
+        voice_slot = slot_bytes(decoder, dtype_bytes(codec_dtype), steady)
     step_row = 0
-    if chosen.type == "cuda":
-        rows = max_sessions or MOST_SESSIONS["cuda"]
-        step_row = -(
-            -Buffers.allocate(Transformer(configs.model, weights), rows, model_len, PAGE_SIZE).num_bytes
-            // rows
-        )
-    memory = _memory_bytes(chosen)
-    fitting = max(0, int(memory * memory_fraction) - sum(fixed.values())) // (
-        kv_session + voice_slot + step_row
-    )
+    if device.type == "cuda":
+        rows = options.max_sessions or MOST_SESSIONS["cuda"]
+        step_row = _step_bytes(Transformer(configs.model, weights), rows, model_len)
+
+    memory = _memory_bytes(device)
+    left = max(0, int(memory * options.memory_fraction) - sum(fixed.values()))
+    fitting = left // (kv_session + voice_slot + step_row)
     return MemoryPlan(
         **fixed,
         kv_bytes_per_token=kv_page // PAGE_SIZE,
@@ -172,14 +166,28 @@ def make_plan(
         step_bytes_per_session=step_row,
         memory_bytes=memory,
         max_model_len=model_len,
-        sessions=min(fitting, max_sessions or fitting),
-        device=str(chosen),
+        sessions=min(fitting, options.max_sessions or fitting),
+        device=str(device),
         dtype=dtype,
         codec_dtype=codec_dtype,
         speech_tokenizer_dtype=tokenizer_dtype,
-        quantization=made,
+        quantization=quantization,
         kv_dtype=kv_dtype,
     )
+
+
+def _model_len(wanted: int | None, model: ModelConfig) -> int:
+    """Tokens that a session may have. Raises ValueError for more than the model takes."""
+    if wanted is None:
+        return min(model.max_position, DEFAULT_MODEL_LEN)
+    if not 1 <= wanted <= model.max_position:
+        raise ValueError(f"max_model_len is {wanted}: the model takes 1 to {model.max_position} tokens")
+    return wanted
+
+
+def _step_bytes(model: Transformer, rows: int, model_len: int) -> int:
+    """Bytes of a row's share of the buffers of the step on a GPU, rounded up."""
+    return -(-Buffers.allocate(model, rows, model_len, PAGE_SIZE).num_bytes // rows)
 
 
 def _codec_dtypes(asked: str, device: torch.device, dtype: str) -> tuple[str, str]:
@@ -211,19 +219,6 @@ def _blank_weights(
     if quantization is None and file.exists():
         blank = GgufSource(file, blank=True)
     return configs.family.load_weights(configs.model, blank, DTYPES[dtype], "meta")
-
-
-def _check_limits(
-    memory_fraction: float, max_sessions: int | None, max_model_len: int | None, model: ModelConfig
-) -> None:
-    if not 0 < memory_fraction <= 1:
-        raise ValueError(f"memory_fraction is {memory_fraction}: it must be above 0 and at most 1")
-    if max_sessions is not None and max_sessions < 1:
-        raise ValueError(f"max_sessions is {max_sessions}: it must be 1 or more")
-    if max_model_len is not None and not 1 <= max_model_len <= model.max_position:
-        raise ValueError(
-            f"max_model_len is {max_model_len}: the model takes 1 to {model.max_position} tokens"
-        )
 
 
 def _page_bytes(model: ModelConfig, dtype: str, kv_dtype: str) -> int:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import secrets
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import get_args
 
+from innervoice.api.options import with_changes
 from innervoice.checkpoint.model_config import GenerationConfig
 from innervoice.codec.audio import MAX_RATE, MIN_RATE, read_audio
 from innervoice.codec.glm_voice.speech_tokenizer import SpeechTokenizer
@@ -46,11 +47,7 @@ class RequestOptions:
 
     def changed(self, **changes: object) -> RequestOptions:
         """A copy with some options changed. Raises TypeError for a name that is none."""
-        unknown = set(changes) - {f.name for f in fields(self)}
-        if unknown:
-            names = ", ".join(f.name for f in fields(self))
-            raise TypeError(f"unknown request option {sorted(unknown)[0]!r}; options are {names}")
-        return replace(self, **changes)  # type: ignore[arg-type]
+        return with_changes(self, changes, "request option")
 
 
 @dataclass(frozen=True)

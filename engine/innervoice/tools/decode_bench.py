@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from innervoice.api.memory_plan import DTYPES, PAGE_SIZE, choose_device, read_configs
+from innervoice.api.options import EngineOptions
 from innervoice.checkpoint.locate import CheckpointPaths, locate
 from innervoice.checkpoint.model_config import ModelConfig
 from innervoice.checkpoint.safetensors import DummyTensors, TensorDir
@@ -44,25 +45,20 @@ class DecodeModel:
         return self.transformer.weights.device
 
     @classmethod
-    def load(
-        cls,
-        model: str | PathLike[str],
-        *,
-        load_format: str = "auto",
-        device: str = "auto",
-        dtype: str = "auto",
-    ) -> DecodeModel:
-        """Read, or with load_format "dummy" make up, the weights. Raises ValueError, FileNotFoundError."""
+    def load(cls, model: str | PathLike[str], options: EngineOptions | None = None) -> DecodeModel:
+        """Read, or with load_format "dummy" make up, the weights. Raises ValueError, FileNotFoundError.
+
+        options: load_format, device and dtype count.
+        """
+        options = options or EngineOptions()
         paths = CheckpointPaths(locate(model).model)
-        configs, chosen = read_configs(paths), choose_device(device)
-        if load_format not in ("auto", "dummy"):
-            raise ValueError(f"load_format is {load_format!r}: use auto or dummy")
-        name = configs.model.dtype if dtype == "auto" else dtype
-        if name not in DTYPES:
-            raise ValueError(f"dtype {name!r} is not supported: use {', '.join(DTYPES)}")
-        source = DummyTensors() if load_format == "dummy" else TensorDir(paths.model)
-        weights = configs.family.load_weights(configs.model, source, DTYPES[name], str(chosen))
-        _, vocabulary = configs.family.load_text(paths.model, None, stand_in=load_format == "dummy")
+        configs = read_configs(paths)
+        device = choose_device(options.device)
+        dtype = configs.model.dtype if options.dtype == "auto" else options.dtype
+        is_dummy = options.load_format == "dummy"
+        source = DummyTensors() if is_dummy else TensorDir(paths.model)
+        weights = configs.family.load_weights(configs.model, source, DTYPES[dtype], str(device))
+        _, vocabulary = configs.family.load_text(paths.model, None, stand_in=is_dummy)
         return cls(Transformer(configs.model, weights), vocabulary)
 
 

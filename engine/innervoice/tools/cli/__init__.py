@@ -4,7 +4,10 @@ bench.py     innervoice bench stream and metrics
 codec.py     innervoice codec encode, decode, roundtrip
 decode.py    innervoice bench decode
 display.py   the reply as it is drawn in a terminal
-main.py      innervoice demo, generate, plan, quantize, bench, env
+inputs.py    question, schedule and sampling from words of the command line
+main.py      innervoice demo, generate, plan, quantize, env, and the commands of the other files
+options.py   options that commands share, and those of an engine
+outputs.py   files that appear together or not at all
 replay.py    innervoice replay
 simulate.py  innervoice simulate
 """

@@ -8,18 +8,20 @@ from collections.abc import Iterator
 from dataclasses import fields
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from innervoice.api.engine import Engine
 from innervoice.api.event_log import write_events
-from innervoice.schedule import Schedule
 from innervoice.telemetry.metrics import Distribution, RequestTimings, RunMetrics, summarize
+from innervoice.tools.cli.inputs import read_schedule
+from innervoice.tools.cli.options import JsonOption, with_engine_options
 from innervoice.tools.loadgen import Load, Run, bundled_questions, read_manifest, run_load
 from innervoice.types import Sampling
 
 
+@with_engine_options("device", "dtype", "streaming")
 def stream(
     model: Annotated[
         str | None, typer.Option(help="Checkpoint directory or hub id; default: the packaged tiny one.")
@@ -40,31 +42,23 @@ def stream(
         int, typer.Option(help="Tokens of a reply, where the manifest says none.")
     ] = 500,
     seed: Annotated[int, typer.Option(help="Of the arrivals, and of replies that have none.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Of weights and cache.")
-    ] = "auto",
-    streaming: Annotated[
-        Literal["offline", "steady", "reference"], typer.Option(help="How sound comes.")
-    ] = "steady",
     out: Annotated[
         Path, typer.Option(help="Every request with its arrivals, one JSON object a line.")
     ] = Path("requests.jsonl"),
     events: Annotated[
         Path | None, typer.Option(help="A folder for every reply's event log, for replay.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The figures as a JSON object.")] = False,
+    as_json: JsonOption = False,
+    *,
+    chosen: dict[str, Any],
 ) -> None:
     """Ask at random times, hear every reply in real time, and report the figures by which engines are compared."""
     load = Load(num_prompts, request_rate, max_concurrency, num_warmups, seed)
     questions = bundled_questions() if manifest is None else read_manifest(manifest)
     request: dict[str, Any] = {"sampling": Sampling(max_new_tokens=max_new_tokens)}
     if schedule is not None:
-        request["schedule"] = (
-            Schedule.load(schedule) if schedule.endswith(".json") else Schedule.preset(schedule)
-        )
-    where = model or str(resources.files("innervoice") / "assets" / "tiny")
-    options: dict[str, Any] = {"model": where, "device": device, "dtype": dtype, "streaming": streaming}
+        request["schedule"] = read_schedule(schedule)
+    options = {"model": model or str(resources.files("innervoice") / "assets" / "tiny")} | chosen
     with Engine.from_pretrained(**options) as engine:
         run = run_load(engine, questions, load, request)
     write_events(out, [one.to_dict() for one in run.listened])
@@ -78,7 +72,7 @@ def metrics(
         Path,
         typer.Argument(metavar="REQUESTS.jsonl", help="What bench stream wrote, or another server's log."),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="As a JSON object.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """The same figures from a log of arrivals: {"submitted_s", "rate", "audio": [[t, samples]], "tokens": [[t, kind]]} a line."""
     lines = log.read_text(encoding="utf-8").splitlines()

@@ -16,9 +16,8 @@ from innervoice.codec.audio import read_channels
 from innervoice.codec.residual_vq.codec import Codec
 from innervoice.codec.residual_vq.codec import Progress as Told
 from innervoice.codec.residual_vq.codes import Codes
+from innervoice.tools.cli.outputs import check_folder, check_sound, refuse_same
 from innervoice.types import Samples
-
-SOUND = (".wav", ".flac", ".ogg")
 
 app = typer.Typer(
     rich_markup_mode=None, help="Mimi, EnCodec, DAC or SNAC by itself: sound to codes and back."
@@ -46,7 +45,7 @@ def encode(
     loaded = _load(codec, device, dtype)
     codes = _encoded(loaded, file, codebooks)
     target = out or file.with_suffix(".codes")
-    _refuse_same(file, target)
+    refuse_same(file, target)
     codes.save(target)
     print(f"wrote {target}: {_described(codes)}", flush=True)
 
@@ -60,8 +59,9 @@ def decode(
     dtype: Dtype = "float32",
 ) -> None:
     """Turn codes into a sound."""
-    _check_sound(out)
-    _refuse_same(file, out)
+    check_sound(out)
+    check_folder(out)
+    refuse_same(file, out)
     codes = Codes.load(file)
     _decoded(_load(codec, device, dtype), codes, out)
 
@@ -76,8 +76,9 @@ def roundtrip(
     dtype: Dtype = "float32",
 ) -> None:
     """Encode a sound and decode it again: what the codec keeps of it."""
-    _check_sound(out)
-    _refuse_same(file, out)
+    check_sound(out)
+    check_folder(out)
+    refuse_same(file, out)
     loaded = _load(codec, device, dtype)
     codes = _encoded(loaded, file, codebooks)
     print(f"{file}: {_described(codes)}", flush=True)
@@ -116,17 +117,3 @@ def _progress(what: str) -> Iterator[Told]:
 
 def _described(codes: Codes) -> str:
     return f"{codes.kind}, {codes.num_codebooks} codebooks, {sum(len(row) for row in codes.ids)} ids"
-
-
-def _check_sound(out: Path) -> None:
-    if out.suffix not in SOUND:
-        raise ValueError(f"cannot write sound as {out}: its name must end in {', '.join(SOUND)}")
-    if not out.parent.is_dir():
-        raise FileNotFoundError(
-            f"cannot write {out}: there is no directory {out.parent}, so create it or name another"
-        )
-
-
-def _refuse_same(file: Path, out: Path) -> None:
-    if file.resolve() == out.resolve():
-        raise ValueError(f"{file} is the input and would be overwritten: name another output")

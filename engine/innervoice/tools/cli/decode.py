@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
+from innervoice.api.options import EngineOptions
 from innervoice.telemetry.trace import Tracer
+from innervoice.tools.cli.options import with_engine_options
 from innervoice.tools.decode_bench import (
     DecodeModel,
     StepperLoop,
@@ -20,15 +22,11 @@ from innervoice.tools.decode_bench import (
 )
 
 
+@with_engine_options("load_format", "device", "dtype")
 def decode(
     model: Annotated[
         str, typer.Option(help="Checkpoint directory; with --load-format dummy, config.json is enough.")
     ],
-    load_format: Annotated[Literal["auto", "dummy"], typer.Option(help="dummy: random weights.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Type of weights and cache.")
-    ] = "auto",
     batch: Annotated[int, typer.Option(help="Rows.")] = 1,
     context: Annotated[int, typer.Option(help="Tokens that each row has cached.")] = 2048,
     steps: Annotated[int, typer.Option(help="Steps that are timed.")] = 64,
@@ -40,10 +38,12 @@ def decode(
     invariant: Annotated[bool, typer.Option(help="The same tokens in every batch, without cuBLAS.")] = False,
     trace: Annotated[Path | None, typer.Option(help="Chrome trace JSON of the timed steps.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="The figures as JSON.")] = None,
+    *,
+    chosen: dict[str, Any],
 ) -> None:
     """Time the decode loop on random keys and values: no prompt, no codec."""
     tracer = Tracer()
-    loaded = DecodeModel.load(model, load_format=load_format, device=device, dtype=dtype)
+    loaded = DecodeModel.load(model, EngineOptions(**chosen))
     loop = make_loop(loaded, batch, context, steps + warmup, tracer, graphs=graph, invariant=invariant)
     if trace is not None:
         tracer.start()

@@ -3,41 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from innervoice.api.engine import Engine
+from innervoice.tools.cli.options import with_engine_options
 from innervoice.tools.replay.recording import RecordedReply
 from innervoice.tools.replay.replay import replay
 from innervoice.types import Audio, RequestFailed
 
 
+@with_engine_options("speech_tokenizer", "decoder", "device", "dtype", changes_only=True)
 def replay_command(
     log: Annotated[str, typer.Argument(metavar="EVENTS.jsonl", help="What generate --events wrote.")],
-    model: Annotated[str | None, typer.Option(help="The model, where it is not where it was.")] = None,
-    speech_tokenizer: Annotated[str | None, typer.Option(help="Likewise.")] = None,
-    decoder: Annotated[str | None, typer.Option(help="Likewise.")] = None,
-    device: Annotated[
-        str | None, typer.Option(help="Another device than it was made on, whose arithmetic may differ.")
+    model: Annotated[
+        str | None, typer.Option(help="Checkpoint directory or hub id, if it is not where the log has it.")
     ] = None,
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"] | None, typer.Option(help="Another type.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="The sound that comes of it: .wav, .flac or .ogg.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The replayed sound: .wav, .flac or .ogg.")] = None,
+    *,
+    chosen: dict[str, Any],
 ) -> None:
-    """Make a reply again from its event log, and say whether every token and every sample is the same."""
+    """Make a reply again from its event log, and compare every token and every sample.
+
+    Engine options that are given replace those of the log; another device or type may compute other results.
+    """
     recording = RecordedReply.load(log)
-    given = {
-        "model": model,
-        "speech_tokenizer": speech_tokenizer,
-        "decoder": decoder,
-        "device": device,
-        "dtype": dtype,
-    }
-    options: dict[str, Any] = dict(recording.engine) | {
-        name: value for name, value in given.items() if value is not None
-    }
+    options = dict(recording.engine) | chosen | ({} if model is None else {"model": model})
     if options.get("model") is None:
         raise ValueError(f"{log} does not say which model it was made with: give --model")
     with Engine.from_pretrained(**options) as engine:

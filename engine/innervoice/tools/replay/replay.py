@@ -101,7 +101,7 @@ def _again(engine: Engine, recording: RecordedReply) -> Iterator[Stream]:
 
 def _rest(engine: Engine, paused: PausedReply, sampling: Sampling, caps: Sequence[int]) -> PausedReply:
     """A reply that was cut out, whose reflections, an open one too, are to have the caps that they came to have."""
-    program = engine._loaded.intake.compile(Schedule.from_dict(paused.schedule))
+    program = engine.parts.requests.compile(Schedule.from_dict(paused.schedule))
     cursor = make_cursor(program, state=paused.cursor)
     if isinstance(cursor, Cursor):
         cursor.caps = list(caps)

@@ -1,0 +1,47 @@
+"""What commands ask the engine for: the question, the schedule and the sampling, from words of the command line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from innervoice.codec.audio import read_audio
+from innervoice.schedule import PRESETS, Schedule
+from innervoice.types import Prompt, Sampling, Text
+
+
+def read_schedule(name: str | None) -> Schedule | None:
+    """A preset by name or a schedule from a JSON file; None: the model's own. Raises FileNotFoundError, ValueError."""
+    if name is None:
+        return None
+    if name.endswith(".json") or os.sep in name:
+        if not Path(name).is_file():
+            raise FileNotFoundError(
+                f"there is no schedule file {name}: give a preset ({', '.join(PRESETS)}) or a .json file"
+            )
+        return Schedule.load(name)
+    return Schedule.preset(name)
+
+
+def read_sampling(greedy: bool, max_new_tokens: int, **given: float | None) -> Sampling:
+    """Sampling from options; None stands for the checkpoint's own. Raises ValueError."""
+    named = {name: value for name, value in given.items() if value is not None}
+    if greedy and named:
+        option = next(iter(named)).replace("_", "-")
+        raise ValueError(
+            f"--greedy takes the likeliest token and --{option} shapes a draw: give one of the two"
+        )
+    if greedy:
+        named = {"temperature": 0.0}
+    return Sampling(max_new_tokens=max_new_tokens, **named)  # type: ignore[arg-type]
+
+
+def read_prompt(recording: str | None, text: str | None) -> Prompt:
+    """The typed question, or the samples of the recorded one. Raises FileNotFoundError, ValueError."""
+    if text is not None:
+        if recording is not None:
+            raise ValueError(f"both {recording} and --text were given: ask one question")
+        return Text(text)
+    if recording is None:
+        raise ValueError("no question: give a recording or --text")
+    return read_audio(recording)

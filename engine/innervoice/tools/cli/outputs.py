@@ -1,0 +1,82 @@
+"""Files that a command writes: all of them appear together, or none does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+SOUND = (".wav", ".flac", ".ogg")
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The files that a reply is written to; None: not asked for."""
+
+    audio: Path
+    events: Path | None = None
+    trace: Path | None = None
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """Those that were asked for, by field."""
+        return {f.name: path for f in fields(self) if (path := getattr(self, f.name)) is not None}
+
+
+@contextmanager
+def staged(outputs: Outputs) -> Iterator[Outputs]:
+    """Hidden files beside the outputs, moved into their places when the block ends well and removed when it does not.
+
+    Raises OSError or ValueError at once when an output cannot be written.
+    """
+    check_sound(outputs.audio)
+    targets = {name: path.resolve() for name, path in outputs.paths.items()}
+    if len(set(targets.values())) < len(targets):
+        raise ValueError(f"two outputs go to {max(map(str, targets.values()))}: give each a path of its own")
+    parts = {
+        name: path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+        for name, path in targets.items()
+    }
+    try:
+        for name, part in parts.items():
+            _reserve(targets[name], part)
+        yield Outputs(**parts)
+        for name, part in parts.items():
+            os.replace(part, targets[name])
+    finally:
+        for part in parts.values():
+            with suppress(OSError):  # its folder is gone or was never one
+                part.unlink(missing_ok=True)
+
+
+def check_sound(path: Path) -> None:
+    """Raise ValueError for a name that does not end in a format of sound."""
+    if path.suffix not in SOUND:
+        raise ValueError(f"cannot write sound as {path}: its name must end in {', '.join(SOUND)}")
+
+
+def check_folder(path: Path) -> None:
+    """Raise FileNotFoundError for a file in a directory that does not exist."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"cannot write {path}: there is no directory {path.parent}, so create it or name another"
+        )
+
+
+def refuse_same(source: Path, target: Path) -> None:
+    """Raise ValueError when an output is the input."""
+    if source.resolve() == target.resolve():
+        raise ValueError(f"{source} is the input and would be overwritten: name another output")
+
+
+def _reserve(target: Path, part: Path) -> None:
+    """Create the hidden file, so that a place that cannot be written to is known before the work begins."""
+    if target.exists() and not target.is_file():
+        raise ValueError(f"cannot write {target}: it is not a regular file, so name another")
+    check_folder(target)
+    try:
+        part.touch(exist_ok=False)
+    except OSError as error:
+        raise OSError(f"cannot write {target}: {error.strerror}, so name another place") from None

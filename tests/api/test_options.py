@@ -1,0 +1,78 @@
+"""EngineOptions: one place for an option's name, type, default, sentence and limits."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from innervoice import Engine, EngineOptions, SteadySettings
+from innervoice.api.options import FIELDS
+from innervoice.checkpoint.quantization import Quantization
+
+
+def test_every_option_has_a_sentence_and_stands_in_the_help() -> None:
+    assert EngineOptions.__doc__ is not None
+    for name, field in FIELDS.items():
+        doc = field.metadata["doc"]
+        assert doc.endswith(".") and len(doc) > 10, name
+        assert f"    {name}: " in EngineOptions.__doc__ and doc in EngineOptions.__doc__
+
+
+def test_every_default_is_allowed_and_nothing_else_of_its_kind_is() -> None:
+    assert EngineOptions() == EngineOptions().changed()
+    for name, field in FIELDS.items():
+        if field.metadata["choices"]:
+            assert field.default is None or field.default in field.metadata["choices"]
+            with pytest.raises(ValueError, match=f"^{name} is 'magic': use .* or "):
+                EngineOptions(**{name: "magic"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("memory_fraction", 0.0),
+        ("memory_fraction", 1.5),
+        ("max_sessions", 0),
+        ("threads", 0),
+        ("max_waiting", -1),
+        ("max_load", 0.0),
+        ("max_load", math.nan),
+        ("reader_timeout_s", 0.0),
+    ],
+)
+def test_a_value_outside_its_limits_is_named(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"^{name} is {value}: it must be"):
+        EngineOptions(**{name: value})  # type: ignore[arg-type]
+
+
+def test_values_that_are_no_strings_pass_the_choices() -> None:
+    made = EngineOptions(streaming=SteadySettings(steps=5), quantization=Quantization("int8"))
+    assert made.changed(device="cpu").streaming == SteadySettings(steps=5)
+
+
+def test_an_unknown_option_is_refused_with_those_that_exist(tiny_dir: Path) -> None:
+    calls: list[Any] = [
+        lambda: EngineOptions().changed(divice="cpu"),
+        lambda: Engine.from_pretrained(tiny_dir, divice="cpu"),  # type: ignore[call-overload]
+    ]
+    for call in calls:
+        with pytest.raises(
+            TypeError, match=r"unknown engine option 'divice'; options are speech_tokenizer, .*warmup"
+        ) as raised:
+            call()
+        assert all(name in str(raised.value) for name in FIELDS)
+
+
+def test_options_and_keywords_make_the_same_engine(tiny_dir: Path) -> None:
+    options = EngineOptions(device="cpu", max_model_len=256, max_sessions=2)
+    with (
+        Engine.from_pretrained(tiny_dir, options, max_sessions=3) as one,
+        Engine.from_pretrained(tiny_dir, device="cpu", max_model_len=256, max_sessions=3) as other,
+    ):
+        assert one.plan().sessions == 3
+        changing = {"memory_bytes"}
+        plans = [{k: v for k, v in vars(e.plan()).items() if k not in changing} for e in (one, other)]
+        assert plans[0] == plans[1]
