@@ -21,7 +21,7 @@ from bench.record import Record, device_name, parser, report
 from torch import Tensor
 from torch.nn import functional as F
 
-from innervoice.codec.glm_voice.chunks import Clock, SteadySettings, next_border
+from innervoice.codec.glm_voice.chunks import FrameClock, SteadySettings, next_border
 from innervoice.codec.glm_voice.decoder import SpeechDecoder
 from innervoice.codec.glm_voice.flow import NOISE_SEED
 from innervoice.codec.layers import linear
@@ -35,7 +35,7 @@ TINY = (
     / "tiny"
     / "glm-4-voice-decoder"
 )
-CLOCK, SETTINGS = Clock.of(12.5), SteadySettings()
+CLOCK, SETTINGS = FrameClock.of(12.5), SteadySettings()
 NEAR_FRAMES = 16
 LIMIT = 0.6
 
@@ -81,19 +81,20 @@ def steady_mel(
 ) -> tuple[Tensor, list[np.ndarray]]:
     """The frames that the vocoder is given, and what it makes of them."""
     voice, frames = decoder.steady(settings, num_slots=1), []
-    vocode = voice._vocode
+    networks = voice._networks
+    vocode = networks.vocode
 
     def note(fed: list, last: bool) -> list:  # type: ignore[type-arg]
-        frames.extend(mel[:, : n - last * voice._vocoder.flush_frames] for _, mel, n in fed)
+        frames.extend(mel[:, : n - last * networks._vocoder.flush_frames] for _, mel, n in fed)
         return vocode(fed, last)
 
-    voice._vocode = note  # type: ignore[method-assign]
-    slot = voice.open(seed=NOISE_SEED)
-    voice.push(slot, codes)
+    networks.vocode = note  # type: ignore[method-assign]
+    voice.open("reply", seed=NOISE_SEED)
+    voice.push("reply", codes)
     sounds = voice.step()
-    voice.finish(slot)
+    voice.finish("reply")
     sounds += voice.step()
-    voice.close(slot)
+    voice.close("reply")
     return torch.cat(frames, -1)[None], [sound.samples for sound in sounds]
 
 

@@ -19,13 +19,12 @@ from torch import Tensor
 from innervoice.checkpoint.decoder_tensors import flow_shapes, hift_shapes
 from innervoice.checkpoint.safetensors import DummyTensors
 from innervoice.checkpoint.speech_decoder import DecoderConfig
-from innervoice.codec.glm_voice.chunks import Chunk, Clock, SteadySettings
+from innervoice.codec.glm_voice.chunks import FrameClock, SteadySettings, TokenChunk
 from innervoice.codec.glm_voice.decoder import SpeechDecoder
 from innervoice.codec.glm_voice.encoder_stream import EncoderStream
 from innervoice.codec.glm_voice.flow import Flow
 from innervoice.codec.glm_voice.hift import Hift
 from innervoice.codec.layers import load_tensors
-from innervoice.codec.state import Slot
 from innervoice_kernels.backend import use
 from innervoice_kernels.testing import OPS
 
@@ -38,7 +37,7 @@ TINY = (
     / "glm-4-voice-decoder"
 )
 PLAIN, COMPILED = "plain torch modules", "torch.compile, CUDA graphs"
-CLOCK = Clock.of(12.5)
+CLOCK = FrameClock.of(12.5)
 FULL_AT = 140  # tokens at the end of the first chunk whose look-back is full
 
 
@@ -84,7 +83,7 @@ def plainly(run: Callable[[], object]) -> Callable[[], object]:
 
 def window(tokens: int) -> int:
     """Frames of the flow's window in the chunk that ends after so many tokens."""
-    return Chunk(tokens - 26, tokens, SteadySettings(), CLOCK).window_len
+    return TokenChunk(tokens - 26, tokens, SteadySettings(), CLOCK).window_len
 
 
 def flow_flops(rows: int, frames: int) -> int:
@@ -209,25 +208,28 @@ def reply_length(device: str, quick: bool) -> Iterator[Record]:
     """
     settings = replace(SteadySettings(), steps=2)
     decoder = SpeechDecoder.from_pretrained(TINY, device=device).steady(settings, num_slots=4)
-    slot, kept, total = decoder.open(), [], 750 if quick else 3750
+    kept: list[str] = []
+    total = 750 if quick else 3750
+    decoder.open("reply")
     costs: list[tuple[float, float]] = []
     for token in range(total):
         ends_full = token in (FULL_AT - 1, total - 1 - (total - 10) % 26)
         if ends_full:
-            kept.append(decoder.fork(slot))
-        decoder.push(slot, [token * 7 % 64])
+            kept.append(f"at {token}")
+            decoder.fork("reply", kept[-1])
+        decoder.push("reply", [token * 7 % 64])
         if decoder.ready():
             begin = perf_counter()
-            decoder.step()
+            decoder.step(["reply"])
             costs.append((token / 12.5, perf_counter() - begin))
-    decoder.close(slot)
+    decoder.close("reply")
 
-    def again(source: Slot) -> Callable[[], None]:
+    def again(source: str) -> Callable[[], None]:
         def make() -> None:
-            twin = decoder.fork(source)
-            decoder.push(twin, [1])
-            assert len(decoder.step()) == 1
-            decoder.close(twin)
+            decoder.fork(source, "twin")
+            decoder.push("twin", [1])
+            assert len(decoder.step(["twin"])) == 1
+            decoder.close("twin")
 
         return make
 
@@ -249,10 +251,10 @@ def reply_length(device: str, quick: bool) -> Iterator[Record]:
 def borders(device: str) -> Iterator[Record]:
     """The largest step of the sound where chunks meet, beside the 99.9th percentile of those inside chunks; tiny decoder."""
     decoder = SpeechDecoder.from_pretrained(TINY, device=device).steady(num_slots=1)
-    slot = decoder.open()
-    decoder.push(slot, [token * 7 % 64 for token in range(88)])
-    decoder.finish(slot)
-    parts = [torch.from_numpy(sound.samples) for sound in decoder.step()]
+    decoder.open("reply")
+    decoder.push("reply", [token * 7 % 64 for token in range(88)])
+    decoder.finish("reply")
+    parts = [torch.from_numpy(chunk.samples) for chunk in decoder.step()]
     samples = torch.cat(parts)
     steps, joints = samples.diff().abs(), torch.tensor([len(part) for part in parts]).cumsum(0)[:-1]
     inside = torch.ones(len(steps), dtype=torch.bool).index_fill(0, joints - 1, False)

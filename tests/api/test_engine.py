@@ -316,7 +316,7 @@ def test_as_many_sessions_as_were_asked_for(tiny_dir: Path) -> None:
 def test_steady_streaming_takes_settings(tiny_dir: Path, prompts: dict[str, Any]) -> None:
     settings = SteadySettings(first=5, chunk=20, look_back=40, steps=2)
     with Engine.from_pretrained(tiny_dir, device="cpu", streaming=settings) as engine:
-        assert engine.plan().voice_bytes_per_session == engine.parts.core._voice._lane._decoder.slot_bytes  # type: ignore[union-attr]
+        assert engine.plan().voice_bytes_per_session == engine.parts.core._voice.slot_bytes  # type: ignore[union-attr]
         made = engine.generate(
             prompts["text"], schedule=SHORT_REFLECTION, sampling=greedy(130), realtime=False
         )
@@ -340,7 +340,7 @@ def test_a_broken_voice_ends_its_reply_alone(tiny_dir: Path, prompts: dict[str, 
             chunks = step(keys)
             if chunks and not broken["key"]:
                 broken["key"] = chunks[0][0]
-                voice._lane.errors[broken["key"]] = "the codec made no numbers"  # type: ignore[index]
+                voice.errors[broken["key"]] = "the codec made no numbers"  # type: ignore[index]
                 chunks = [
                     (broken["key"], np.zeros(0, np.float32), True),
                     *(c for c in chunks if c[0] != broken["key"]),

@@ -12,17 +12,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load, save
 from small_codec import MEL, SETTINGS, random_codes, relative_error, small_decoder, speak
 from torch.utils.flop_counter import FlopCounterMode
 
-from innervoice.codec.glm_voice.chunks import Chunk, Clock, SteadySettings, next_border
+from innervoice.codec.glm_voice.chunks import FrameClock, SteadySettings, TokenChunk, next_border
 from innervoice.codec.glm_voice.decoder import SpeechDecoder
 from innervoice.codec.glm_voice.flow_encoder import nearest
 from innervoice.codec.glm_voice.slot_bytes import slot_bytes
-from innervoice.codec.glm_voice.steady import SteadyDecoder
-from innervoice.codec.state import Slot
+from innervoice.codec.glm_voice.steady import SteadyOutput
 
-CLOCK = Clock.of(12.5)
+CLOCK = FrameClock.of(12.5)
 ROUNDING = 1e-4
 """What float32's rounding in matrix products of another shape becomes on the way through these random layers, relative."""
 
@@ -32,8 +32,8 @@ def decoder() -> SpeechDecoder:
     return small_decoder()
 
 
-def steady(decoder: SpeechDecoder, rows: int | None = 1, slots: int = 4, **changes: object) -> SteadyDecoder:
-    return SteadyDecoder(
+def steady(decoder: SpeechDecoder, rows: int | None = 1, slots: int = 4, **changes: object) -> SteadyOutput:
+    return SteadyOutput(
         decoder._flow,
         decoder._hift,
         replace(SETTINGS, **changes),
@@ -43,11 +43,11 @@ def steady(decoder: SpeechDecoder, rows: int | None = 1, slots: int = 4, **chang
     )
 
 
-def chunks_of(total: int, layout: SteadySettings) -> list[Chunk]:
+def chunks_of(total: int, layout: SteadySettings) -> list[TokenChunk]:
     borders = [0]
     while borders[-1] < total:
         borders.append(min(total, next_border(borders[-1], layout)))
-    return [Chunk(begin, end, layout, CLOCK) for begin, end in pairwise(borders)]
+    return [TokenChunk(begin, end, layout, CLOCK) for begin, end in pairwise(borders)]
 
 
 @pytest.mark.parametrize(
@@ -129,22 +129,25 @@ def test_sixteen_replies_in_mixed_phases_sound_as_alone(decoder: SpeechDecoder, 
     lengths = [5 * i + i % 3 for i in range(16)]
     replies = [random_codes(n, n) for n in lengths]
     together, alone = steady(decoder, rows, 16), steady(decoder)
-    slots = [together.open(seed=i) for i in range(16)]
-    heard: dict[Slot, list[np.ndarray]] = {slot: [] for slot in slots}
+    keys = [str(i) for i in range(16)]
+    for i, key in enumerate(keys):
+        together.open(key, seed=i)
+    heard: dict[str, list[np.ndarray]] = {key: [] for key in keys}
     rng = random.Random(0)
     positions, ended = [0] * 16, [False] * 16
     while not all(ended):
-        for i, slot in enumerate(slots):
+        for i, key in enumerate(keys):
             size = rng.choice((0, 3, 11, 30))
-            together.push(slot, replies[i][positions[i] : positions[i] + size]) if not ended[i] else None
+            if not ended[i]:
+                together.push(key, replies[i][positions[i] : positions[i] + size])
             positions[i] += size
             if positions[i] >= lengths[i] and not ended[i]:
-                together.finish(slot)
+                together.finish(key)
                 ended[i] = True
-        for sound in together.step():
-            heard[sound.slot].append(sound.samples)
-    for i, slot in enumerate(slots):
-        ours, single = np.concatenate(heard[slot]), np.concatenate(speak(alone, replies[i], [100], seed=i))
+        for chunk in together.step():
+            heard[chunk.key].append(chunk.samples)
+    for i, key in enumerate(keys):
+        ours, single = np.concatenate(heard[key]), np.concatenate(speak(alone, replies[i], [100], seed=i))
         assert relative_error(ours, single) <= (0 if rows == 1 else ROUNDING)
 
 
@@ -152,84 +155,92 @@ def test_slots_are_reused_forked_and_moved(decoder: SpeechDecoder) -> None:
     voice, other = steady(decoder), steady(decoder)
     codes, branch = random_codes(70, 1), random_codes(40, 2)
     whole = np.concatenate(speak(voice, codes, [70]))
-    slot = voice.open()
-    voice.push(slot, codes[:40])
-    head = [sound.samples for sound in voice.step()]
-    twin, moved = voice.fork(slot), other.restore(voice.export(slot))
-    voice.push(slot, codes[40:])
-    voice.push(twin, branch)
-    other.push(moved, codes[40:])
-    for owner, one in ((voice, slot), (voice, twin), (other, moved)):
-        owner.finish(one)
-    heard: dict[Slot, list[np.ndarray]] = {slot: list(head), twin: list(head)}
-    for sound in voice.step():
-        heard[sound.slot].append(sound.samples)
-    assert np.array_equal(np.concatenate(heard[slot]), whole)
-    assert np.array_equal(np.concatenate([*head, *(sound.samples for sound in other.step())]), whole)
-    assert np.array_equal(np.concatenate(heard[twin]), np.concatenate(speak(other, codes[:40] + branch, [9])))
-    voice.close(slot)
+    voice.open("a")
+    voice.push("a", codes[:40])
+    head = [chunk.samples for chunk in voice.step()]
+    voice.fork("a", "twin")
+    other.restore("a", voice.export("a"))
+    voice.push("a", codes[40:])
+    voice.push("twin", branch)
+    other.push("a", codes[40:])
+    for owner, key in ((voice, "a"), (voice, "twin"), (other, "a")):
+        owner.finish(key)
+    heard = {"a": list(head), "twin": list(head)}
+    for chunk in voice.step():
+        heard[chunk.key].append(chunk.samples)
+    assert np.array_equal(np.concatenate(heard["a"]), whole)
+    assert np.array_equal(np.concatenate([*head, *(chunk.samples for chunk in other.step())]), whole)
+    other.close("a")
+    expected = np.concatenate(speak(other, codes[:40] + branch, [9]))
+    assert np.array_equal(np.concatenate(heard["twin"]), expected)
+    voice.close("a")
     assert np.array_equal(np.concatenate(speak(voice, codes, [70])), whole)
 
 
 def test_wrong_use_is_refused_in_a_sentence(decoder: SpeechDecoder) -> None:
     voice = steady(decoder, slots=2)
-    first, second = voice.open(), voice.open()
-    with pytest.raises(ValueError, match="all 2 voice slots are taken"):
-        voice.open()
-    with pytest.raises(ValueError, match="all 2 voice slots are taken"):
-        voice.fork(first)
-    voice.push(first, [])
+    for key in ("first", "second"):
+        voice.open(key)
+    with pytest.raises(ValueError, match="all 2 slots are taken"):
+        voice.open("third")
+    with pytest.raises(ValueError, match="all 2 slots are taken"):
+        voice.fork("first", "third")
+    place = voice.table.find("first").place
+    voice.push("first", [])
     assert voice.step() == []
-    voice.close(first)
-    third = voice.open()
-    assert third.place == first.place
-    for call in (voice.finish, voice.close, voice.fork, voice.export):
-        with pytest.raises(ValueError, match="was released"):
-            call(first)
-    voice.finish(second)
-    with pytest.raises(ValueError, match="takes no more codes"):
-        voice.push(second, [1])
+    voice.close("first")
+    voice.open("third")
+    assert voice.table.find("third").place == place
+    for call in (voice.finish, voice.close, voice.export):
+        with pytest.raises(ValueError, match="is not open"):
+            call("first")
+    with pytest.raises(ValueError, match="is not open"):
+        voice.fork("first", "fourth")
+    voice.finish("second")
+    with pytest.raises(ValueError, match="takes no more input"):
+        voice.push("second", [1])
+    voice.close("third")
     with pytest.raises(ValueError, match="speaker embedding"):
-        voice.open(speaker=torch.zeros(1, 3))
-    voice.close(third)
+        voice.open("third", speaker=torch.zeros(1, 3))
     with pytest.raises(ValueError, match="not finite"):
-        voice.open(speaker=torch.full((1, 192), torch.nan))
+        voice.open("third", speaker=torch.full((1, 192), torch.nan))
     with pytest.raises(ValueError, match="other settings"):
-        steady(decoder, look_back=64).restore(voice.export(second))
-    damaged = voice.export(second) | {"hift.cycles": torch.zeros(3)}
+        steady(decoder, look_back=64).restore("third", voice.export("second"))
+    damaged = save(load(voice.export("second")) | {"hift.cycles": torch.zeros(3)})
     with pytest.raises(ValueError, match=r"'cycles' is not of this decoder"):
-        voice.restore(damaged)
+        voice.restore("third", damaged)
+    assert voice.num_open == 1
 
 
 @pytest.mark.parametrize("rows", [1, None])
 def test_a_broken_reply_leaves_the_others_alone(decoder: SpeechDecoder, rows: int | None) -> None:
     voice, clean = steady(decoder, rows), steady(decoder, rows)
     codes = random_codes(50, 3)
-    sounds = []
+    steps = []
     for owner in (voice, clean):
-        slots = [owner.open(seed=i) for i in range(3)]
-        for slot in slots:
-            owner.push(slot, codes[:20])
-        sounds.append([owner.step()])
+        for i, key in enumerate("abc"):
+            owner.open(key, seed=i)
+            owner.push(key, codes[:20])
+        owner.step()
         if owner is voice:
-            exported = owner.export(slots[1])
+            exported = load(owner.export("b"))
             exported["flow.tail"][2, 3] = torch.nan
-            owner.close(slots[1])
-            slots[1] = owner.restore(exported)
-        for slot in slots:
-            owner.push(slot, codes[20:])
-        sounds[-1].append(owner.step())
-    (_, broken), (_, whole) = sounds
-    errors = [sound for sound in broken if sound.error]
-    assert [sound.slot.place for sound in errors] == [1]
-    assert errors[0].last
-    assert "not finite" in str(errors[0].error)
-    good = [sound.samples for sound in broken if not sound.error]
-    expected = [sound.samples for sound in whole if sound.slot.place != 1]
-    assert all(np.array_equal(a, b) for a, b in zip(good, expected, strict=True))
+            owner.close("b")
+            owner.restore("b", save(exported))
+        for key in "abc":
+            owner.push(key, codes[20:])
+        steps.append(owner.step())
+    broken, whole = steps
+    assert [(len(chunk.samples), chunk.is_last) for chunk in broken if chunk.key == "b"] == [(0, True)]
+    assert list(voice.errors) == ["b"]
+    assert "not finite" in voice.errors["b"]
+    for key in "ac":
+        good = [chunk.samples for chunk in broken if chunk.key == key]
+        expected = [chunk.samples for chunk in whole if chunk.key == key]
+        assert all(np.array_equal(a, b) for a, b in zip(good, expected, strict=True))
     for call in (voice.finish, voice.export):
         with pytest.raises(ValueError, match="not finite"):
-            call(errors[0].slot)
+            call("b")
 
 
 def test_a_failing_call_of_many_rows_fails_one_reply(
@@ -238,24 +249,25 @@ def test_a_failing_call_of_many_rows_fails_one_reply(
     """Rows of a call that fails are run one by one: whichever fails alone breaks, in the flow and in the vocoder."""
     codes = random_codes(20, 3)
     whole = np.concatenate(speak(steady(decoder, None), codes, [20]))
-    for part in ("_flow_call", "_vocoder_call"):
+    for part in ("next_frames", "vocode"):
         voice = steady(decoder, None)
-        slots = [voice.open() for _ in range(3)]
-        original = getattr(voice, part)
+        original = getattr(voice._networks, part)
 
-        def fail(rows: list, *args: object, call: object = original, bad: Slot = slots[1]) -> object:  # type: ignore[type-arg]
-            if any(getattr(row, "reply", row).slot == bad for row in rows):
+        def fail(rows: list, call: object = original, **named: object) -> object:  # type: ignore[type-arg]
+            if any(getattr(row, "reply", row).key == "b" for row in rows):
                 raise RuntimeError("no memory")
-            return call(rows, *args)  # type: ignore[operator]
+            return call(rows, **named)  # type: ignore[operator]
 
-        monkeypatch.setattr(voice, part, fail)
-        for slot in slots:
-            voice.push(slot, codes)
-            voice.finish(slot)
-        sounds = voice.step()
-        assert [(sound.slot, sound.last) for sound in sounds if sound.error] == [(slots[1], True)]
-        for slot in (slots[0], slots[2]):
-            ours = np.concatenate([sound.samples for sound in sounds if sound.slot == slot])
+        monkeypatch.setattr(voice._networks, part, fail)
+        for key in "abc":
+            voice.open(key)
+            voice.push(key, codes)
+            voice.finish(key)
+        chunks = voice.step()
+        assert list(voice.errors) == ["b"]
+        assert [chunk.is_last for chunk in chunks if chunk.key == "b"] == [True]
+        for key in "ac":
+            ours = np.concatenate([chunk.samples for chunk in chunks if chunk.key == key])
             assert relative_error(ours, whole) <= ROUNDING
         assert voice.ready() == []
 
@@ -275,18 +287,19 @@ def test_speaker_steps_and_seed_make_a_difference(decoder: SpeechDecoder) -> Non
     plain = np.concatenate(speak(voice, codes, [12]))
     assert not np.array_equal(np.concatenate(speak(voice, codes, [12], seed=7)), plain)
     assert not np.array_equal(np.concatenate(speak(steady(decoder, steps=3), codes, [12])), plain)
-    slot = voice.open(speaker=torch.ones(1, 192))
-    voice.push(slot, codes)
-    voice.finish(slot)
-    assert not np.array_equal(np.concatenate([sound.samples for sound in voice.step()]), plain)
+    voice.open("a", speaker=torch.ones(1, 192))
+    voice.push("a", codes)
+    voice.finish("a")
+    assert not np.array_equal(np.concatenate([chunk.samples for chunk in voice.step()]), plain)
 
 
 def test_a_chunk_costs_the_same_at_minute_five(decoder: SpeechDecoder) -> None:
     """G17 in operations: every chunk with a full look-back has the same shapes, up to a bucket of 32 frames."""
     voice = decoder.steady(SteadySettings(steps=1))
-    slot, codes, costs = voice.open(), random_codes(3750, 1), []
+    codes, costs = random_codes(3750, 1), []
+    voice.open("a")
     for chunk in chunks_of(3750, voice.settings):
-        voice.push(slot, codes[chunk.begin : chunk.end])
+        voice.push("a", codes[chunk.begin : chunk.end])
         if chunk.end < 300 or chunk.end > 3650:
             with FlopCounterMode(display=False) as counter:
                 voice.step()
@@ -304,37 +317,39 @@ def test_random_operations_on_sixty_four_slots(decoder: SpeechDecoder, rows: int
     """10,000 pushes, steps, finishes, closes and forks: what a reply sounds like depends on its own codes alone."""
     voice, alone = steady(decoder, rows, 64, steps=1), steady(decoder, steps=1)
     rng, families = random.Random(rows or 0), [random_codes(120, i) for i in range(4)]
-    open_slots: dict[Slot, tuple[int, int, bool]] = {}  # family, codes pushed, finished
-    heard: dict[Slot, list[np.ndarray]] = {}
+    open_keys: dict[str, tuple[int, int, bool]] = {}  # family, codes pushed, finished
+    heard: dict[str, list[np.ndarray]] = {}
     ended: list[tuple[int, int, np.ndarray]] = []
-    for _ in range(10_000):
-        move, slot = rng.random(), rng.choice(list(open_slots)) if open_slots else None
-        if slot is None or (move < 0.03 and len(open_slots) < 64):
-            slot = voice.open()
-            open_slots[slot], heard[slot] = (rng.randrange(4), 0, False), []
+    for number in range(10_000):
+        move, key = rng.random(), rng.choice(list(open_keys)) if open_keys else None
+        if key is None or (move < 0.03 and len(open_keys) < 64):
+            key = str(number)
+            voice.open(key)
+            open_keys[key], heard[key] = (rng.randrange(4), 0, False), []
             continue
-        family, pushed, finished = open_slots[slot]
+        family, pushed, finished = open_keys[key]
         if move < 0.86 and not finished and pushed < 40:
             size = rng.choice((0, 0, 4))
-            voice.push(slot, families[family][pushed : pushed + size])
-            open_slots[slot] = family, pushed + size, False
-        elif move < 0.87 and len(open_slots) < 64:
-            twin = voice.fork(slot)
-            open_slots[twin], heard[twin] = open_slots[slot], list(heard[slot])
+            voice.push(key, families[family][pushed : pushed + size])
+            open_keys[key] = family, pushed + size, False
+        elif move < 0.87 and len(open_keys) < 64:
+            twin = str(number)
+            voice.fork(key, twin)
+            open_keys[twin], heard[twin] = open_keys[key], list(heard[key])
         elif move < 0.88:
-            for sound in voice.step():
-                heard[sound.slot].append(sound.samples)
-                if sound.last:
-                    family, pushed, _ = open_slots.pop(sound.slot)
-                    ended.append((family, pushed, np.concatenate(heard.pop(sound.slot))))
-                    voice.close(sound.slot)
+            for chunk in voice.step():
+                heard[chunk.key].append(chunk.samples)
+                if chunk.is_last:
+                    family, pushed, _ = open_keys.pop(chunk.key)
+                    ended.append((family, pushed, np.concatenate(heard.pop(chunk.key))))
+                    voice.close(chunk.key)
         elif move < 0.96 and not finished:
-            voice.finish(slot)
-            open_slots[slot] = family, pushed, True
+            voice.finish(key)
+            open_keys[key] = family, pushed, True
         elif move > 0.995:
-            voice.close(slot)
-            del open_slots[slot], heard[slot]
-    assert len(voice._replies) == len(open_slots)
+            voice.close(key)
+            del open_keys[key], heard[key]
+    assert voice.num_open == len(open_keys)
     expected: dict[tuple[int, int], np.ndarray] = {}
     assert len(ended) > 50
     for family, pushed, samples in ended:
@@ -347,14 +362,14 @@ def test_random_operations_on_sixty_four_slots(decoder: SpeechDecoder, rows: int
 
 def test_state_of_idle_slots_is_bit_unchanged(decoder: SpeechDecoder) -> None:
     voice = steady(decoder, None)
-    idle, busy = voice.open(), voice.open()
-    for slot in (idle, busy):
-        voice.push(slot, random_codes(20, 1))
+    for key in ("idle", "busy"):
+        voice.open(key)
+        voice.push(key, random_codes(20, 1))
     voice.step()
-    before = voice.export(idle)
-    voice.push(busy, random_codes(40, 2))
+    before = load(voice.export("idle"))
+    voice.push("busy", random_codes(40, 2))
     voice.step()
-    after = voice.export(idle)
+    after = load(voice.export("idle"))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert before["flow.tail"].shape[0] == MEL

@@ -37,6 +37,6 @@ def test_no_border_is_a_click(reply: Any) -> None:
 
 
 def test_the_mix_sums_to_one(decoder: SpeechDecoder) -> None:
-    rise = decoder.steady(num_slots=1)._frames._rise
+    rise = decoder.steady(num_slots=1)._networks._frames._rise
     assert torch.equal(rise + (1 - rise), torch.ones(closeness.SETTINGS.fade))
     assert torch.allclose(rise + rise.flip(0), torch.ones(closeness.SETTINGS.fade))

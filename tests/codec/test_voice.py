@@ -12,23 +12,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
+from innervoice.codec.glm_voice.chunked import ChunkedOutput
+from innervoice.codec.glm_voice.codec import speech_output
 from innervoice.codec.glm_voice.decoder import SpeechDecoder
-from innervoice.codec.glm_voice.voice import GlmVoiceOutput
+from innervoice.codec.glm_voice.steady import SteadyOutput
+from innervoice.codec.speech_codec import SpeechFormat, SpeechOutput
 
 
 class Recorder:
     """Stands in for a decoder: writes down what it is asked for; a code's sound is the code."""
 
-    sample_rate, codes_per_s = 22050, 12.5
+    format = SpeechFormat(64, 12.5, 22050)
 
     def __init__(self) -> None:
         self.calls: list[tuple[tuple[int, ...], bool]] = []
 
     def init_state(self) -> int:
         return 0
-
-    def check(self, codes: Sequence[int]) -> tuple[int, ...]:
-        return tuple(codes)
 
     def push(self, state: int, codes: tuple[int, ...], final: bool) -> tuple[np.ndarray, int]:
         self.calls.append((tuple(codes), final))
@@ -54,7 +54,7 @@ def decoder(tiny_dir: Path) -> SpeechDecoder:
     return SpeechDecoder.from_pretrained(tiny_dir / "glm-4-voice-decoder")
 
 
-def heard(voice: GlmVoiceOutput, key: str, chunks: Sequence[Sequence[int]]) -> np.ndarray:
+def heard(voice: SpeechOutput, key: str, chunks: Sequence[Sequence[int]]) -> np.ndarray:
     """Push, step after each push, finish: everything that came out."""
     voice.open(key)
     parts = []
@@ -73,7 +73,7 @@ def test_borders_are_the_demos_for_any_pattern_of_pushes(runs: list[tuple[int, i
     rng = np.random.default_rng(seed)
     tokens: list[int | None] = []
     fake: Any = Recorder()
-    voice = GlmVoiceOutput(fake, "reference")
+    voice = ChunkedOutput(fake, "reference")
     voice.open("a")
     for num_codes, num_others in runs:
         codes = [int(c) for c in rng.integers(0, 64, num_codes)]
@@ -92,7 +92,7 @@ def test_borders_are_the_demos_for_any_pattern_of_pushes(runs: list[tuple[int, i
 
 def test_a_chunk_is_decoded_when_the_next_token_arrives() -> None:
     fake: Any = Recorder()
-    voice = GlmVoiceOutput(fake, "reference")
+    voice = ChunkedOutput(fake, "reference")
     voice.open("a")
     voice.push("a", range(25))
     assert voice.step() == []
@@ -110,17 +110,17 @@ def test_a_chunk_is_decoded_when_the_next_token_arrives() -> None:
 @pytest.mark.parametrize("mode", ["reference", "offline", "steady"])
 def test_pushes_of_any_size_sound_the_same(decoder: SpeechDecoder, mode: Any) -> None:
     codes = [i * 5 % 64 for i in range(82)]
-    one_by_one = heard(GlmVoiceOutput(decoder, mode), "a", [[code] for code in codes])
-    assert np.array_equal(one_by_one, heard(GlmVoiceOutput(decoder, mode), "a", [codes]))
+    one_by_one = heard(speech_output(decoder, mode), "a", [[code] for code in codes])
+    assert np.array_equal(one_by_one, heard(speech_output(decoder, mode), "a", [codes]))
     assert np.array_equal(
-        one_by_one, heard(GlmVoiceOutput(decoder, mode), "a", [codes[:3], codes[3:60], [], codes[60:]])
+        one_by_one, heard(speech_output(decoder, mode), "a", [codes[:3], codes[3:60], [], codes[60:]])
     )
 
 
 def test_offline_is_one_call(decoder: SpeechDecoder) -> None:
     codes = list(range(40))
     assert np.array_equal(
-        heard(GlmVoiceOutput(decoder, "offline"), "a", [codes[:30], codes[30:]]), decoder.decode(codes)
+        heard(speech_output(decoder, "offline"), "a", [codes[:30], codes[30:]]), decoder.decode(codes)
     )
 
 
@@ -129,12 +129,12 @@ def test_reference_is_the_decoders_stream(decoder: SpeechDecoder) -> None:
     first, state = decoder.push(decoder.init_state(), codes[:25], final=False)
     rest, _ = decoder.push(state, codes[25:], final=True)
     assert np.array_equal(
-        heard(GlmVoiceOutput(decoder, "reference"), "a", [codes]), np.concatenate([first, rest])
+        heard(speech_output(decoder, "reference"), "a", [codes]), np.concatenate([first, rest])
     )
 
 
 def test_a_reply_that_ends_with_nothing_pending_is_flushed(decoder: SpeechDecoder) -> None:
-    voice = GlmVoiceOutput(decoder, "reference")
+    voice = speech_output(decoder, "reference")
     voice.open("a")
     voice.push("a", range(25))
     voice.tick("a")
@@ -146,13 +146,13 @@ def test_a_reply_that_ends_with_nothing_pending_is_flushed(decoder: SpeechDecode
 
 @pytest.mark.parametrize("mode", ["reference", "offline", "steady"])
 def test_a_reply_without_speech_ends(decoder: SpeechDecoder, mode: Any) -> None:
-    assert len(heard(GlmVoiceOutput(decoder, mode), "a", [])) == 0
+    assert len(heard(speech_output(decoder, mode), "a", [])) == 0
 
 
 @pytest.mark.parametrize("mode", ["reference", "offline", "steady"])
 def test_keys_do_not_disturb_each_other(decoder: SpeechDecoder, mode: Any) -> None:
     replies = {"a": list(range(30)), "b": [3] * 55, "c": []}
-    voice = GlmVoiceOutput(decoder, mode)
+    voice = speech_output(decoder, mode)
     for key, codes in replies.items():
         voice.open(key)
         voice.push(key, codes)
@@ -162,11 +162,11 @@ def test_keys_do_not_disturb_each_other(decoder: SpeechDecoder, mode: Any) -> No
     parts += voice.step()
     for key, codes in replies.items():
         together = np.concatenate([samples for owner, samples, _ in parts if owner == key])
-        assert np.array_equal(together, heard(GlmVoiceOutput(decoder, mode), key, [codes]))
+        assert np.array_equal(together, heard(speech_output(decoder, mode), key, [codes]))
 
 
 def test_wrong_use_is_refused(decoder: SpeechDecoder) -> None:
-    voice = GlmVoiceOutput(decoder, "reference")
+    voice = speech_output(decoder, "reference")
     for call in (voice.tick, voice.finish, voice.close):
         with pytest.raises(ValueError, match="'a' is not open"):
             call("a")
@@ -176,14 +176,14 @@ def test_wrong_use_is_refused(decoder: SpeechDecoder) -> None:
     with pytest.raises(ValueError, match="out of range"):
         voice.push("a", [1, 64])
     voice.finish("a")
-    with pytest.raises(ValueError, match="takes no more codes"):
+    with pytest.raises(ValueError, match="takes no more input"):
         voice.push("a", [1])
     with pytest.raises(ValueError, match="streaming mode"):
-        GlmVoiceOutput(decoder, "fast")  # type: ignore[arg-type]
+        speech_output(decoder, "fast")  # type: ignore[arg-type]
 
 
 def test_close_forgets_at_any_time(decoder: SpeechDecoder) -> None:
-    voice = GlmVoiceOutput(decoder, "reference")
+    voice = speech_output(decoder, "reference")
     voice.open("a")
     voice.push("a", range(30))
     voice.close("a")
@@ -194,8 +194,8 @@ def test_close_forgets_at_any_time(decoder: SpeechDecoder) -> None:
 
 
 def test_steady_is_the_default_and_copies_replies(decoder: SpeechDecoder) -> None:
-    voice = GlmVoiceOutput(decoder, max_slots=3)
-    assert voice.mode == "steady"
+    voice = speech_output(decoder, num_slots=3)
+    assert isinstance(voice, SteadyOutput)
     codes = [i * 5 % 64 for i in range(40)]
     voice.open("a")
     voice.push("a", codes[:20])
@@ -206,7 +206,7 @@ def test_steady_is_the_default_and_copies_replies(decoder: SpeechDecoder) -> Non
         voice.push(key, codes[20:])
         voice.finish(key)
     parts = voice.step()
-    whole = heard(GlmVoiceOutput(decoder), "a", [codes])
+    whole = heard(speech_output(decoder), "a", [codes])
     for key in "abc":
         assert np.array_equal(
             np.concatenate([*head, *(samples for owner, samples, _ in parts if owner == key)]), whole
@@ -215,9 +215,9 @@ def test_steady_is_the_default_and_copies_replies(decoder: SpeechDecoder) -> Non
 
 
 def test_steady_refuses_in_a_sentence(decoder: SpeechDecoder) -> None:
-    voice = GlmVoiceOutput(decoder, max_slots=1)
+    voice = speech_output(decoder, num_slots=1)
     voice.open("a")
-    with pytest.raises(ValueError, match="all 1 voice slots are taken"):
+    with pytest.raises(ValueError, match="all 1 slots are taken"):
         voice.open("b")
     with pytest.raises(ValueError, match="open already"):
         voice.fork("a", "a")
@@ -231,14 +231,14 @@ def test_steady_refuses_in_a_sentence(decoder: SpeechDecoder) -> None:
     assert voice.step() == []
     voice.finish("a")
     for call in (voice.finish, voice.tick):
-        with pytest.raises(ValueError, match="takes no more codes"):
+        with pytest.raises(ValueError, match="takes no more input"):
             call("a")
     with pytest.raises(ValueError, match="cannot copy a reply"):
-        GlmVoiceOutput(decoder, "offline").export("a")
+        speech_output(decoder, "offline").export("a")
 
 
 def test_a_broken_reply_ends_and_says_why(decoder: SpeechDecoder) -> None:
-    voice = GlmVoiceOutput(decoder)
+    voice = speech_output(decoder)
     for key in "ab":
         voice.open(key)
         voice.push(key, range(20))
@@ -260,7 +260,7 @@ def test_a_broken_reply_ends_and_says_why(decoder: SpeechDecoder) -> None:
 
 
 def test_a_step_decodes_what_is_named_and_ready_tells_what_is_due(decoder: SpeechDecoder) -> None:
-    voice, alone = GlmVoiceOutput(decoder), GlmVoiceOutput(decoder)
+    voice, alone = speech_output(decoder), speech_output(decoder)
     codes = {"a": [*range(12)], "b": [*range(9)], "c": [*range(36)], "d": []}
     for key, row in codes.items():
         voice.open(key)
@@ -287,7 +287,7 @@ def test_a_step_decodes_what_is_named_and_ready_tells_what_is_due(decoder: Speec
 def test_ready_in_chunks_of_the_demo(decoder: SpeechDecoder) -> None:
     fake: Any = Recorder()
     for mode, due in (("reference", [("a", 26), ("b", 3)]), ("offline", [("b", 3)])):
-        voice = GlmVoiceOutput(fake, mode)  # type: ignore[arg-type]
+        voice = ChunkedOutput(fake, mode)  # type: ignore[arg-type]
         for key, count in (("a", 26), ("b", 3), ("c", 24)):
             voice.open(key)
             voice.push(key, range(count))
@@ -299,10 +299,10 @@ def test_ready_in_chunks_of_the_demo(decoder: SpeechDecoder) -> None:
 def test_an_error_in_one_reply_is_its_own(
     decoder: SpeechDecoder, mode: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    voice, clean = GlmVoiceOutput(decoder, mode), GlmVoiceOutput(decoder, mode)
+    voice, clean = speech_output(decoder, mode), speech_output(decoder, mode)
     whole = heard(clean, "b", [range(30)])
-    part = "_flow_call" if mode == "steady" else "push" if mode == "reference" else "decode"
-    owner: Any = voice._steady()._decoder if mode == "steady" else decoder
+    part = {"steady": "next_frames", "reference": "push", "offline": "decode"}[mode]
+    owner: Any = voice._networks if isinstance(voice, SteadyOutput) else decoder
     original = getattr(owner, part)
 
     def fail_for_codes_from_40_on(*args: Any, **named: Any) -> Any:

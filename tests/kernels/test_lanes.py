@@ -81,14 +81,12 @@ def test_sound_is_the_same_beside_others_and_alone(tiny_dir: Path) -> None:
 
     def speak(rows: list[int]) -> dict[int, np.ndarray]:
         steady = decoder.steady(settings, num_slots=len(rows))
-        slots = {row: steady.open(seed=row) for row in rows}
-        for row, slot in slots.items():
-            steady.push(slot, codes[row])
-            steady.finish(slot)
-        sounds = steady.step()
-        return {
-            row: np.concatenate([s.samples for s in sounds if s.slot == slot]) for row, slot in slots.items()
-        }
+        for row in rows:
+            steady.open(str(row), seed=row)
+            steady.push(str(row), codes[row])
+            steady.finish(str(row))
+        chunks = steady.step()
+        return {row: np.concatenate([c.samples for c in chunks if c.key == str(row)]) for row in rows}
 
     together = speak([0, 1, 2])
     for row in (0, 1, 2):

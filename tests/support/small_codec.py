@@ -21,7 +21,7 @@ from innervoice.codec.glm_voice.chunks import SteadySettings
 from innervoice.codec.glm_voice.decoder import SpeechDecoder
 from innervoice.codec.glm_voice.flow import Flow
 from innervoice.codec.glm_voice.hift import Hift
-from innervoice.codec.glm_voice.steady import SteadyDecoder
+from innervoice.codec.glm_voice.steady import SteadyOutput
 from innervoice.codec.layers import load_tensors
 
 MEL = 8
@@ -53,20 +53,21 @@ def random_codes(count: int, seed: int, vocab: int = 16) -> list[int]:
 
 
 def speak(
-    decoder: SteadyDecoder, codes: Sequence[int], sizes: Sequence[int], seed: int = 42
+    output: SteadyOutput, codes: Sequence[int], sizes: Sequence[int], seed: int = 42
 ) -> list[np.ndarray]:
     """Push in pieces of these sizes, over and over, a step after each: the sounds, one a chunk."""
-    slot, sounds, start, turn = decoder.open(seed=seed), [], 0, 0
+    chunks, start, turn = [], 0, 0
+    output.open("spoken", seed=seed)
     while start < len(codes):
         size = sizes[turn % len(sizes)]
-        decoder.push(slot, codes[start : start + size])
-        sounds += decoder.step()
+        output.push("spoken", codes[start : start + size])
+        chunks += output.step(["spoken"])
         start, turn = start + size, turn + 1
-    decoder.finish(slot)
-    sounds += decoder.step()
-    decoder.close(slot)
-    assert [sound.last for sound in sounds] == [False] * (len(sounds) - 1) + [True]
-    return [sound.samples for sound in sounds]
+    output.finish("spoken")
+    chunks += output.step(["spoken"])
+    output.close("spoken")
+    assert [chunk.is_last for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+    return [chunk.samples for chunk in chunks]
 
 
 def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:

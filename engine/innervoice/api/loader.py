@@ -23,11 +23,9 @@ from innervoice.checkpoint.gguf import MODEL
 from innervoice.checkpoint.locate import CheckpointPaths
 from innervoice.checkpoint.model_config import read_generation_config
 from innervoice.checkpoint.safetensors import DummyTensors, TensorDir, TensorSource
-from innervoice.codec.glm_voice.chunks import SteadySettings
+from innervoice.codec.glm_voice.codec import speech_output
 from innervoice.codec.glm_voice.decoder import SpeechDecoder
 from innervoice.codec.glm_voice.speech_tokenizer import SpeechTokenizer
-from innervoice.codec.glm_voice.voice import GlmVoiceOutput
-from innervoice.codec.speech_codec import Streaming
 from innervoice.model.device_step import DeviceStep
 from innervoice.model.gguf_source import GgufSource
 from innervoice.model.pages import PagePool, pages_for
@@ -73,7 +71,11 @@ def load(paths: CheckpointPaths, plan: MemoryPlan, options: EngineOptions, trace
 
     # The core: the codec's side, the model with its pages, and on a GPU the step that draws there.
     max_rows = min(plan.sessions, options.max_sessions or MOST_SESSIONS[torch.device(plan.device).type])
-    voice = None if decoder is None else _speech_output(decoder, options, tracer, max_rows)
+    voice = (
+        None
+        if decoder is None
+        else speech_output(decoder, options.streaming, num_slots=max_rows, tracer=tracer)
+    )
     model = Transformer(configs.model, weights)
     num_pages = max_rows * pages_for(plan.max_model_len, PAGE_SIZE)
     kv_dtype = torch.float8_e4m3fn if plan.kv_dtype == FP8_PAGES else DTYPES[plan.kv_dtype]
@@ -121,15 +123,6 @@ def _scheduler_settings(options: EngineOptions, max_rows: int) -> SchedulerSetti
         max_rows=max_rows,
         page_size=PAGE_SIZE,
     )
-
-
-def _speech_output(
-    decoder: SpeechDecoder, options: EngineOptions, tracer: Tracer, max_rows: int
-) -> GlmVoiceOutput:
-    streaming = options.streaming
-    if isinstance(streaming, SteadySettings):
-        return GlmVoiceOutput(decoder, "steady", tracer, max_slots=max_rows, settings=streaming)
-    return GlmVoiceOutput(decoder, cast(Streaming, streaming), tracer, max_slots=max_rows)
 
 
 def _device_stepping(

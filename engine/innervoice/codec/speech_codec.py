@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -13,6 +14,17 @@ from innervoice.types import Samples
 Streaming = Literal["steady", "offline", "reference"]
 """When sound is made: `steady` in chunks at fixed token indices, `reference` in the chunks of the model's own demo, `offline`
 in one piece at the reply's end."""
+
+
+@dataclass(frozen=True)
+class SpeechFormat:
+    """What a codec's codes and sound are, as `SpeechOutput` describes it. num_codes: a code is from 0 to num_codes - 1."""
+
+    num_codes: int
+    codes_per_s: float
+    sample_rate: int
+    codes_per_frame: int = 1
+    lag_s: float = 0.0
 
 
 class Ready(NamedTuple):

@@ -1,15 +1,14 @@
-"""Slots: the streaming state of many sessions in tensors whose first dimension is the slot."""
+"""The streaming state of many sessions in tensors whose first dimension is the slot."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-class Slots:
+class SlotTensors:
     """State by name, [num_slots, ...] each. A call takes the rows it needs and puts them back: other slots are not touched.
 
     kept: tensors [num_slots, ...] that are too large to be taken, such as keys and values: a call is given them whole, with the
@@ -74,10 +73,3 @@ class Slots:
 
     def _all(self) -> dict[str, Tensor]:
         return self._tensors | self.kept
-
-
-class Slot(NamedTuple):
-    """One reply. number: which reply it is of all, so that a slot used after its release is noticed."""
-
-    place: int
-    number: int

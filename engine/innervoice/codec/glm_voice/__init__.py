@@ -1,6 +1,8 @@
 """GLM-4-Voice's speech tokenizer and speech decoder, streaming.
 
+chunked.py           reference and offline streaming, one reply after the other
 chunks.py            where steady streaming cuts: borders, windows, frames of tokens
+codec.py             GLM-4-Voice's codec behind the engine's seam
 decoder.py           codes to samples: one call, or chunks
 encoder_stream.py    the flow's encoder, block by block
 flow.py              codes to mel frames: ten Euler steps
@@ -14,8 +16,9 @@ reference_stream.py  chunk after chunk as the original does it; the state is an 
 slot_bytes.py        bytes of a slot, from the configuration
 speech_tokenizer.py  samples to codes, in pieces of 30 s
 steady.py            steady streaming: all replies that have a chunk
+steady_networks.py   its calls of flow and vocoder, with their state in slots
+steady_reply.py      its replies: codes, what was decoded of them, the next chunk
 streaming.py         layers that stream, with their state as an argument
 tokenizer_stream.py  the same while the recording lasts, block by block, many at once
-voice.py             codes of every reply to samples, a chunk at a time
 whisper_encoder.py   its network
 """

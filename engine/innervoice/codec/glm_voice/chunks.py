@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from innervoice.checkpoint.speech_decoder import MEL_HOP, MEL_RATE
+from innervoice.checkpoint.speech_decoder import MEL_HOP, MEL_RATE, FlowConfig, HiftConfig
+from innervoice.codec.speech_codec import SpeechFormat
 
 _FRAME_BUCKET = 32
 
@@ -55,13 +56,13 @@ class SteadySettings:
 
 
 @dataclass(frozen=True)
-class Clock:
+class FrameClock:
     """Tokens against mel frames, exactly."""
 
     frames_per_token: Fraction
 
     @classmethod
-    def of(cls, token_rate: float) -> Clock:
+    def of(cls, token_rate: float) -> FrameClock:
         """The clock of a decoder that takes so many tokens a second."""
         return cls(Fraction(MEL_RATE, MEL_HOP) / Fraction(token_rate))
 
@@ -75,13 +76,13 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Chunk:
+class TokenChunk:
     """Tokens begin ... end - 1, decoded at once, and the frames that follow from it."""
 
     begin: int
     end: int
     settings: SteadySettings
-    clock: Clock
+    clock: FrameClock
 
     @property
     def first_frame(self) -> int:
@@ -114,6 +115,16 @@ class Chunk:
         return -(-self.window_len // _FRAME_BUCKET) * _FRAME_BUCKET
 
 
+def speech_format(flow: FlowConfig, hift: HiftConfig) -> SpeechFormat:
+    """What the codes and the sound of a decoder are. A reply may lack a mel frame, because frames are rounded down."""
+    return SpeechFormat(
+        num_codes=flow.vocab_size,
+        codes_per_s=flow.token_rate,
+        sample_rate=hift.sample_rate,
+        lag_s=MEL_HOP / MEL_RATE,
+    )
+
+
 def next_border(num_tokens: int, settings: SteadySettings) -> int:
     """The first chunk border after so many tokens."""
     if num_tokens < settings.first:
@@ -121,6 +132,6 @@ def next_border(num_tokens: int, settings: SteadySettings) -> int:
     return settings.first + ((num_tokens - settings.first) // settings.chunk + 1) * settings.chunk
 
 
-def num_states(settings: SteadySettings, clock: Clock, block_size: int) -> int:
+def num_states(settings: SteadySettings, clock: FrameClock, block_size: int) -> int:
     """Encoded tokens before the open block that a chunk's window may reach back to."""
     return math.ceil((settings.look_back + settings.hold_back + 2) / clock.frames_per_token) + block_size + 1

@@ -15,12 +15,13 @@ from innervoice.checkpoint.decoder_tensors import flow_shapes, hift_shapes, tens
 from innervoice.checkpoint.pickle_file import PickleFile
 from innervoice.checkpoint.safetensors import DummyTensors, TensorSource
 from innervoice.checkpoint.speech_decoder import DecoderConfig, read_decoder_config
-from innervoice.codec.glm_voice.chunks import SteadySettings
+from innervoice.codec.glm_voice.chunks import SteadySettings, speech_format
 from innervoice.codec.glm_voice.flow import DEFAULT_STEPS, NOISE_SEED, Flow, noise_generator
 from innervoice.codec.glm_voice.hift import Hift
 from innervoice.codec.glm_voice.reference_stream import ReferenceState, ReferenceStream
-from innervoice.codec.glm_voice.steady import SteadyDecoder
+from innervoice.codec.glm_voice.steady import SteadyOutput
 from innervoice.codec.layers import load_tensors
+from innervoice.codec.slot_output import check_codes
 from innervoice.telemetry.trace import Tracer
 from innervoice.types import Samples
 
@@ -43,9 +44,10 @@ class SpeechDecoder:
         tracer: Tracer | None = None,
     ) -> None:
         self.config = config
-        self.vocab_size = config.flow.vocab_size
-        self.sample_rate = config.hift.sample_rate
-        self.codes_per_s = config.flow.token_rate
+        self.format = speech_format(config.flow, config.hift)
+        self.vocab_size = self.format.num_codes
+        self.sample_rate = self.format.sample_rate
+        self.codes_per_s = self.format.codes_per_s
         self.num_bytes = tensor_bytes(config, dtype.itemsize)
         self._flow, self._hift, self._noise, self._device = flow, hift, vocoder_noise, device
         self._stream = ReferenceStream(flow, hift, vocoder_noise, device)
@@ -116,11 +118,11 @@ class SpeechDecoder:
 
     def steady(
         self, settings: SteadySettings | None = None, *, num_slots: int = 64, rows_at_once: int | None = None
-    ) -> SteadyDecoder:
+    ) -> SteadyOutput:
         """`steady` streaming over this decoder's weights; rows_at_once None: 1 on a CPU, all elsewhere. Raises ValueError."""
         if rows_at_once is None and torch.device(self._device).type == "cpu":
             rows_at_once = 1
-        return SteadyDecoder(
+        return SteadyOutput(
             self._flow,
             self._hift,
             settings,
@@ -157,12 +159,7 @@ class SpeechDecoder:
 
     def check(self, codes: Sequence[int]) -> tuple[int, ...]:
         """The codes as plain integers. Raises ValueError for one out of range."""
-        for code in codes:
-            if not 0 <= code < self.vocab_size:
-                raise ValueError(
-                    f"speech code {code} is out of range: this decoder knows codes 0 to {self.vocab_size - 1}"
-                )
-        return tuple(int(code) for code in codes)
+        return check_codes(codes, self.vocab_size)
 
     def _mel(
         self, codes: tuple[int, ...], generator: torch.Generator | None, speaker: Tensor | None, steps: int

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from innervoice.codec.glm_voice.chunks import Chunk, Clock, SteadySettings, num_states
+from innervoice.codec.glm_voice.chunks import FrameClock, SteadySettings, TokenChunk, num_states
 from innervoice.codec.glm_voice.encoder_stream import EncoderStream
 from innervoice.codec.glm_voice.flow import Flow
 from innervoice.codec.glm_voice.streaming import State
@@ -41,7 +41,7 @@ class FlowStream:
 
     def __init__(self, flow: Flow, settings: SteadySettings, device: torch.device | str) -> None:
         self._flow, self._settings, self._device = flow, settings, device
-        self.clock = Clock.of(flow.config.token_rate)
+        self.clock = FrameClock.of(flow.config.token_rate)
         self._block_size = flow.config.encoder.block_size
         most = max(settings.first, settings.chunk + self._block_size - 1)
         self._encoder = EncoderStream(flow.encoder, settings.encoder_blocks, most, device)
@@ -55,7 +55,7 @@ class FlowStream:
     def __call__(
         self,
         codes: Sequence[Sequence[int]],
-        chunks: Sequence[Chunk],
+        chunks: Sequence[TokenChunk],
         state: State,
         seed: Tensor,
         speaker: Tensor,
@@ -78,7 +78,7 @@ class FlowStream:
         after["mel"] = shifted(torch.cat([shown, new], -1), at.given, self._num_shown)
         return new, after
 
-    def _places(self, chunks: Sequence[Chunk]) -> _Places:
+    def _places(self, chunks: Sequence[TokenChunk]) -> _Places:
         size = self._block_size
         rows = []
         for chunk in chunks:

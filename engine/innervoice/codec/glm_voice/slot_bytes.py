@@ -6,7 +6,7 @@ import math
 
 from innervoice.checkpoint.decoder_tensors import hift_shapes
 from innervoice.checkpoint.speech_decoder import DecoderConfig, FlowConfig, HiftConfig
-from innervoice.codec.glm_voice.chunks import Clock, SteadySettings, num_states
+from innervoice.codec.glm_voice.chunks import FrameClock, SteadySettings, num_states
 from innervoice.codec.glm_voice.hift_stream import StageShape, plan_stages
 
 _FLOAT32, _FLOAT64 = 4, 8
@@ -24,7 +24,7 @@ def slot_bytes(config: DecoderConfig, itemsize: int, settings: SteadySettings | 
 def _flow_bytes(config: FlowConfig, itemsize: int, settings: SteadySettings) -> int:
     encoder = config.encoder
     cache = 2 * encoder.width * settings.encoder_blocks * encoder.block_size * encoder.num_layers
-    states = config.mel_channels * num_states(settings, Clock.of(config.token_rate), encoder.block_size)
+    states = config.mel_channels * num_states(settings, FrameClock.of(config.token_rate), encoder.block_size)
     frames = settings.hold_back + settings.num_shown
     return (cache + states) * itemsize + config.mel_channels * frames * _FLOAT32
 

@@ -11,8 +11,15 @@ import torch
 from torch import Tensor
 
 from innervoice.codec.residual_vq.causal import Level, State
-from innervoice.codec.residual_vq.slot_stream import DecodeStream, EncodeStream, Job, Piece, Row, samples_of
-from innervoice.codec.state import Slots
+from innervoice.codec.residual_vq.slot_stream import (
+    CodecSession,
+    DecodeStream,
+    EncodeStream,
+    StreamJob,
+    StreamPiece,
+    samples_of,
+)
+from innervoice.codec.state import SlotTensors
 
 
 class CausalHalf(Protocol):
@@ -63,10 +70,11 @@ class CausalEncodeStream(EncodeStream):
     num_codebooks: int
     dtype: torch.dtype
     max_frames: int
-    _slots: Slots = field(init=False)
+    _slots: SlotTensors = field(init=False)
 
     def __post_init__(self) -> None:
-        self._slots = Slots(
+        super().__post_init__()
+        self._slots = SlotTensors(
             self._after_one_frame(), self.num_slots, self.half.new_rings(self.num_slots, self.max_frames)
         )
 
@@ -79,23 +87,25 @@ class CausalEncodeStream(EncodeStream):
                 x, {}, self.half.new_rings(1, frames), torch.zeros_like(at.n), at, self.num_codebooks
             )[1]
 
-    def _job(self, row: Row) -> Job | None:
-        return _next_frames(row, self.frame_len, self.half.first_frames, self.max_frames, None)
+    def _job(self, session: CodecSession) -> StreamJob | None:
+        return _next_frames(session, self.frame_len, self.half.first_frames, self.max_frames, None)
 
-    def _run(self, jobs: list[Job]) -> list[Piece]:
+    def _run(self, jobs: list[StreamJob]) -> list[StreamPiece]:
         steps = -(-max(job.take for job in jobs) // self.frame_len) * self.frame_len
         if steps == 0:
             return [
-                Piece(job.row.slot, None, self._codes(np.zeros((self.num_codebooks, 0), np.int64)), True)
+                StreamPiece(
+                    job.session.key, None, self._codes(np.zeros((self.num_codebooks, 0), np.int64)), True
+                )
                 for job in jobs
             ]
         x = np.zeros((len(jobs), steps, self.channels), np.float32)
         for columns, job in zip(x, jobs, strict=True):
-            columns[: job.take] = job.row.buffer.get(job.row.done, job.row.done + job.take)
+            columns[: job.take] = job.session.buffer.get(job.session.done, job.session.done + job.take)
         at = _level(
-            [job.take for job in jobs], [job.row.done for job in jobs], steps, self.frame_len, self.device
+            [job.take for job in jobs], [job.session.done for job in jobs], steps, self.frame_len, self.device
         )
-        places = [job.row.slot.place for job in jobs]
+        places = [job.session.place for job in jobs]
         inputs = torch.from_numpy(x).to(self.device, self.dtype)
         state, index = self._slots.take(places), self._slots.index(places)
         ids, after = self.half(inputs, state, self._slots.kept, index, at, self.num_codebooks)
@@ -103,7 +113,7 @@ class CausalEncodeStream(EncodeStream):
         found = ids.cpu().numpy()
         frames = [-(-job.take // self.frame_len) for job in jobs]
         return [
-            Piece(job.row.slot, None, self._codes(found[i, :, : frames[i]]), job.last)
+            StreamPiece(job.session.key, None, self._codes(found[i, :, : frames[i]]), job.last)
             for i, job in enumerate(jobs)
         ]
 
@@ -121,10 +131,11 @@ class CausalDecodeStream(DecodeStream):
     half: CausalDecoder
     frame_len: int
     max_frames: int
-    _slots: Slots = field(init=False)
+    _slots: SlotTensors = field(init=False)
 
     def __post_init__(self) -> None:
-        self._slots = Slots(
+        super().__post_init__()
+        self._slots = SlotTensors(
             self._after_one_frame(), self.num_slots, self.half.new_rings(self.num_slots, self.max_frames)
         )
 
@@ -135,23 +146,23 @@ class CausalDecodeStream(DecodeStream):
         with torch.inference_mode():
             return self.half(ids, {}, self.half.new_rings(1, frames), torch.zeros_like(at.n), at)[1]
 
-    def _job(self, row: Row) -> Job | None:
-        return _next_frames(row, 1, self.half.first_frames, self.max_frames, row.buffer.data.shape[1])
+    def _job(self, session: CodecSession) -> StreamJob | None:
+        return _next_frames(session, 1, self.half.first_frames, self.max_frames, session.buffer.data.shape[1])
 
-    def _run(self, jobs: list[Job]) -> list[Piece]:
+    def _run(self, jobs: list[StreamJob]) -> list[StreamPiece]:
         steps = max(job.take for job in jobs)
         if steps == 0:
-            return [Piece(job.row.slot, self._silence(), None, True) for job in jobs]
-        ids = np.zeros((len(jobs), jobs[0].row.buffer.data.shape[1], steps), np.int64)
+            return [StreamPiece(job.session.key, self._silence(), None, True) for job in jobs]
+        ids = np.zeros((len(jobs), jobs[0].session.buffer.data.shape[1], steps), np.int64)
         for rows, job in zip(ids, jobs, strict=True):
-            rows[:, : job.take] = job.row.buffer.get(job.row.done, job.row.done + job.take).T
-        at = _level([job.take for job in jobs], [job.row.done for job in jobs], steps, 1, self.device)
-        places = [job.row.slot.place for job in jobs]
+            rows[:, : job.take] = job.session.buffer.get(job.session.done, job.session.done + job.take).T
+        at = _level([job.take for job in jobs], [job.session.done for job in jobs], steps, 1, self.device)
+        places = [job.session.place for job in jobs]
         state, index = self._slots.take(places), self._slots.index(places)
         samples, after = self.half(torch.from_numpy(ids).to(self.device), state, self._slots.kept, index, at)
         self._slots.put(places, after)
         return [
-            Piece(job.row.slot, samples_of(columns[: job.take * self.frame_len]), None, job.last)
+            StreamPiece(job.session.key, samples_of(columns[: job.take * self.frame_len]), None, job.last)
             for columns, job in zip(samples, jobs, strict=True)
         ]
 
@@ -162,15 +173,17 @@ class CausalDecodeStream(DecodeStream):
         self._slots.copy(place, target)
 
 
-def _next_frames(row: Row, unit: int, first_frames: int, max_frames: int, width: int | None) -> Job | None:
+def _next_frames(
+    session: CodecSession, unit: int, first_frames: int, max_frames: int, width: int | None
+) -> StreamJob | None:
     """Whole frames, at the end of a finished session what is left of one as well."""
-    left = row.buffer.end - row.done
+    left = session.buffer.end - session.done
     frames = min(left // unit, max_frames)
-    if row.finished and left <= max_frames * unit:
-        return Job(row, left, True, (width, left == 0))
-    if frames == 0 or (row.done == 0 and frames < first_frames):
+    if session.is_finished and left <= max_frames * unit:
+        return StreamJob(session, left, True, (width, left == 0))
+    if frames == 0 or (session.done == 0 and frames < first_frames):
         return None
-    return Job(row, frames * unit, False, (width, False))
+    return StreamJob(session, frames * unit, False, (width, False))
 
 
 def _level(n: list[int], start: list[int], steps: int, unit: int, device: torch.device | str) -> Level:

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from innervoice.codec.residual_vq.codes import Codes, Grid
-from innervoice.codec.state import Slot
+from innervoice.codec.slot_table import Slot, SlotSession, SlotTable
 from innervoice.types import Samples
 
-Device = torch.device | str
 
-
-class Piece(NamedTuple):
+class StreamPiece(NamedTuple):
     """What a step made of a session: samples [n], of a stereo codec [n, 2], or codes. last: nothing follows."""
 
     slot: Slot
@@ -59,25 +57,23 @@ class Buffer:
         return Buffer(before, self.data[before - self.base :]) if before > self.base else self
 
 
-@dataclass(frozen=True)
-class Row:
-    """A session. done: columns taken; scales: of chunks to decode; over: its last piece was given."""
+@dataclass(kw_only=True)
+class CodecSession(SlotSession):
+    """A session. buffer: what it was given; done: columns taken; scales: of chunks to decode."""
 
-    slot: Slot
+    key: Slot
     buffer: Buffer
     done: int = 0
     scales: tuple[float, ...] = ()
-    finished: bool = False
-    over: bool = False
 
 
-class Job(NamedTuple):
-    """The next columns of a row; jobs of one key run together."""
+class StreamJob(NamedTuple):
+    """The next columns of a session; jobs of one group run together."""
 
-    row: Row
+    session: CodecSession
     take: int
     last: bool
-    key: Hashable
+    group: Hashable
 
 
 @dataclass(kw_only=True)
@@ -85,53 +81,49 @@ class SlotStream(ABC):
     """Sessions of one half. Raises ValueError for a slot that was released and for pushes after `finish`."""
 
     num_slots: int
-    device: Device = "cpu"
-    _rows: dict[int, Row] = field(default_factory=dict, init=False)
-    _num_opened: int = field(default=0, init=False)
+    device: torch.device | str = "cpu"
+    table: SlotTable[Slot, CodecSession] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.table = SlotTable("session", self.num_slots)
 
     def open(self) -> Slot:
         """Begin a session. Raises ValueError when all slots are taken."""
-        place = next((place for place in range(self.num_slots) if place not in self._rows), None)
-        if place is None:
-            raise ValueError(
-                f"all {self.num_slots} slots of the stream are taken: close one first, or make a stream of more"
-            )
-        return self._begin(place)
+        return self._begin(self.table.new_slot())
 
     def finish(self, slot: Slot) -> None:
-        """No more will come: the next steps give the rest."""
-        self._replace(self._unfinished(slot), finished=True)
+        """End a session's input: the next steps give the rest."""
+        self.table.unfinished(slot).is_finished = True
 
     def reset(self, slot: Slot) -> Slot:
         """End a session and begin another in its place, whatever it was at."""
-        self.close(slot)
-        return self._begin(slot.place)
+        self.table.close(slot)
+        return self._begin(self.table.new_slot(slot.place))
 
     def close(self, slot: Slot) -> None:
         """Release a slot."""
-        self._row(slot)
-        del self._rows[slot.place]
+        self.table.close(slot)
 
     def fork(self, slot: Slot) -> Slot:
-        """A second session that goes on from where this one is. Raises ValueError when no slot is free."""
-        row = self._row(slot)
-        twin = self.open()
-        self._rows[twin.place] = replace(row, slot=twin)
+        """Open a second session that goes on from where this one is. Raises ValueError when no slot is free."""
+        self.table.find(slot)
+        twin = self.table.new_slot()
+        self._clear(twin.place)
+        self.table.fork(slot, twin, twin.place)
         self._copy(slot.place, twin.place)
         return twin
 
     def is_over(self, slot: Slot) -> bool:
-        """Whether its last piece was given."""
-        return self._row(slot).over
+        """Whether a session's last piece was given."""
+        return self.table.find(slot).is_done
 
-    def step(self) -> list[Piece]:
+    def step(self) -> list[StreamPiece]:
         """Run every session that has enough once; the order is that of the slots. An empty list: all wait for more."""
-        groups: dict[Hashable, list[Job]] = {}
-        for place in sorted(self._rows):
-            row = self._rows[place]
-            job = None if row.over else self._job(row)
+        groups: dict[Hashable, list[StreamJob]] = {}
+        for session in sorted(self.table.sessions, key=lambda session: session.place):
+            job = None if session.is_done else self._job(session)
             if job is not None:
-                groups.setdefault(job.key, []).append(job)
+                groups.setdefault(job.group, []).append(job)
         pieces = []
         for jobs in groups.values():
             with torch.inference_mode():
@@ -141,55 +133,42 @@ class SlotStream(ABC):
                 pieces.append(piece)
         return sorted(pieces, key=lambda piece: piece.slot.place)
 
-    def drain(self) -> list[Piece]:
-        """Steps until all sessions wait or are over."""
-        pieces: list[Piece] = []
+    def drain(self) -> list[StreamPiece]:
+        """Step until all sessions wait or are over."""
+        pieces: list[StreamPiece] = []
         while made := self.step():
             pieces += made
         return pieces
 
-    def _begin(self, place: int) -> Slot:
-        slot = Slot(place, self._num_opened)
-        self._num_opened += 1
-        self._rows[place] = Row(slot, Buffer(0, self._no_columns()))
-        self._clear(place)
+    def _begin(self, slot: Slot) -> Slot:
+        session = CodecSession(key=slot, place=slot.place, buffer=Buffer(0, self._no_columns()))
+        self.table.add(slot, session)
+        self._clear(slot.place)
         return slot
 
     def _append(self, slot: Slot, columns: np.ndarray, scales: Sequence[float] = ()) -> None:
-        row = self._unfinished(slot)
-        self._replace(row, buffer=row.buffer.append(columns), scales=(*row.scales, *scales))
+        session = self.table.unfinished(slot)
+        session.buffer = session.buffer.append(columns)
+        session.scales = (*session.scales, *scales)
 
-    def _replace(self, row: Row, **changes: Any) -> None:
-        self._rows[row.slot.place] = replace(row, **changes)
-
-    def _taken(self, job: Job) -> None:
-        done = job.row.done + job.take
-        kept = job.row.buffer.drop(max(0, min(self._first_needed(done), job.row.buffer.end)))
-        self._replace(self._rows[job.row.slot.place], done=done, over=job.last, buffer=kept)
-
-    def _row(self, slot: Slot) -> Row:
-        row = self._rows.get(slot.place)
-        if row is None or row.slot != slot:
-            raise ValueError(f"slot {slot.place} was released: open a session first")
-        return row
-
-    def _unfinished(self, slot: Slot) -> Row:
-        row = self._row(slot)
-        if row.finished:
-            raise ValueError(f"the session in slot {slot.place} is finished: open another")
-        return row
+    def _taken(self, job: StreamJob) -> None:
+        session = job.session
+        session.done += job.take
+        session.is_done = job.last
+        needed = self._first_needed(session.done)
+        session.buffer = session.buffer.drop(max(0, min(needed, session.buffer.end)))
 
     @abstractmethod
     def _no_columns(self) -> np.ndarray:
         """Zero columns of this half's input."""
 
     @abstractmethod
-    def _job(self, row: Row) -> Job | None:
-        """What to run of a row, None: it waits."""
+    def _job(self, session: CodecSession) -> StreamJob | None:
+        """What to run of a session, None: it waits."""
 
     @abstractmethod
-    def _run(self, jobs: list[Job]) -> list[Piece]:
-        """Run jobs of one key."""
+    def _run(self, jobs: list[StreamJob]) -> list[StreamPiece]:
+        """Run jobs of one group."""
 
     def _first_needed(self, done: int) -> int:
         """The first column that will be looked at again when so many are done."""
@@ -237,16 +216,16 @@ class DecodeStream(SlotStream):
     def push(self, slot: Slot, codes: Codes) -> None:
         """Codes came: of whole chunks but for the last. Raises ValueError for codes of another codec, number or range."""
         rows = self.grid.rows(codes)
-        row = self._unfinished(slot)
-        if row.buffer.data.shape[1:] not in ((0,), rows.shape[:1]):
-            had = row.buffer.data.shape[1]
+        session = self.table.unfinished(slot)
+        if session.buffer.data.shape[1:] not in ((0,), rows.shape[:1]):
+            had = session.buffer.data.shape[1]
             raise ValueError(
                 f"the session began with {had} codebooks and is given {len(rows)}: keep to one number"
             )
         whole = self.grid.chunk_frames or 1
-        if row.buffer.end % whole:
+        if session.buffer.end % whole:
             raise ValueError(
-                f"the session was given {row.buffer.end} frames, not whole chunks of {whole}: only the last may be shorter"
+                f"the session was given {session.buffer.end} frames, not whole chunks of {whole}: only the last may be shorter"
             )
         scales = () if codes.scales is None else tuple(float(scale) for scale in codes.scales)
         self._append(slot, rows.T, scales)

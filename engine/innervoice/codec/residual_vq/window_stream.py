@@ -13,7 +13,14 @@ import torch
 
 from innervoice.codec.residual_vq.dac import DacDecoder, DacEncoder
 from innervoice.codec.residual_vq.encodec import ChunkDecoder, ChunkEncoder, fade_weights
-from innervoice.codec.residual_vq.slot_stream import DecodeStream, EncodeStream, Job, Piece, Row, samples_of
+from innervoice.codec.residual_vq.slot_stream import (
+    CodecSession,
+    DecodeStream,
+    EncodeStream,
+    StreamJob,
+    StreamPiece,
+    samples_of,
+)
 from innervoice.types import Samples
 
 
@@ -28,22 +35,24 @@ def context_frames(half: DacEncoder | DacDecoder) -> int:
     return int(reach)
 
 
-def _next_window(row: Row, unit: int, chunk: int, context: int) -> Job | None:
+def _next_window(session: CodecSession, unit: int, chunk: int, context: int) -> StreamJob | None:
     """A chunk with its context: columns of `unit` a frame; the rest of a finished session together."""
-    left, ahead = row.buffer.end - row.done, min(row.done, context * unit)
-    if row.finished and left <= (chunk + context) * unit:
-        return Job(row, left, True, (ahead, left, True, row.buffer.data.shape[1]))
+    left, ahead = session.buffer.end - session.done, min(session.done, context * unit)
+    if session.is_finished and left <= (chunk + context) * unit:
+        return StreamJob(session, left, True, (ahead, left, True, session.buffer.data.shape[1]))
     if left < (chunk + context) * unit:
         return None
-    return Job(row, chunk * unit, False, (ahead, chunk * unit, False, row.buffer.data.shape[1]))
+    return StreamJob(session, chunk * unit, False, (ahead, chunk * unit, False, session.buffer.data.shape[1]))
 
 
-def _windows(jobs: list[Job], unit: int, context: int) -> tuple[np.ndarray, int]:
+def _windows(jobs: list[StreamJob], unit: int, context: int) -> tuple[np.ndarray, int]:
     """Windows of jobs of one key [B, W, ...], and how many columns of context they begin with."""
     first = jobs[0]
-    before = min(first.row.done, context * unit)
+    before = min(first.session.done, context * unit)
     after = 0 if first.last else context * unit
-    rows = [job.row.buffer.get(job.row.done - before, job.row.done + job.take + after) for job in jobs]
+    rows = [
+        job.session.buffer.get(job.session.done - before, job.session.done + job.take + after) for job in jobs
+    ]
     return np.stack(rows), before
 
 
@@ -61,13 +70,15 @@ class WindowEncodeStream(EncodeStream):
         """Frames of look-ahead."""
         return context_frames(self.half)
 
-    def _job(self, row: Row) -> Job | None:
-        return _next_window(row, self.half.config.frame_len, self.chunk_frames, self.context)
+    def _job(self, session: CodecSession) -> StreamJob | None:
+        return _next_window(session, self.half.config.frame_len, self.chunk_frames, self.context)
 
-    def _run(self, jobs: list[Job]) -> list[Piece]:
+    def _run(self, jobs: list[StreamJob]) -> list[StreamPiece]:
         if jobs[0].take == 0:
             return [
-                Piece(job.row.slot, None, self._codes(np.zeros((self.num_codebooks, 0), np.int64)), True)
+                StreamPiece(
+                    job.session.key, None, self._codes(np.zeros((self.num_codebooks, 0), np.int64)), True
+                )
                 for job in jobs
             ]
         unit, block = self.half.config.frame_len, self.half.config.block_frames
@@ -77,7 +88,7 @@ class WindowEncodeStream(EncodeStream):
         frames = -(-jobs[0].take // (unit * block)) * block
         ids = self.half(x, self.num_codebooks)[:, :, before // unit :][:, :, :frames].cpu().numpy()
         return [
-            Piece(job.row.slot, None, self._codes(rows), job.last)
+            StreamPiece(job.session.key, None, self._codes(rows), job.last)
             for job, rows in zip(jobs, ids, strict=True)
         ]
 
@@ -98,26 +109,26 @@ class WindowDecodeStream(DecodeStream):
         """Frames of look-ahead."""
         return context_frames(self.half)
 
-    def _job(self, row: Row) -> Job | None:
-        return _next_window(row, 1, self.chunk_frames, self.context)
+    def _job(self, session: CodecSession) -> StreamJob | None:
+        return _next_window(session, 1, self.chunk_frames, self.context)
 
-    def _run(self, jobs: list[Job]) -> list[Piece]:
+    def _run(self, jobs: list[StreamJob]) -> list[StreamPiece]:
         if jobs[0].take == 0:
-            return [Piece(job.row.slot, self._silence(), None, True) for job in jobs]
+            return [StreamPiece(job.session.key, self._silence(), None, True) for job in jobs]
         windows, before = _windows(jobs, 1, self.context)
         block, unit = self.half.config.block_frames, self.half.config.frame_len
         if windows.shape[1] % block:
-            wrong = jobs[0].row.buffer.end
+            wrong = jobs[0].session.buffer.end
             raise ValueError(
                 f"the codes are of {wrong} frames, {self.half.config.kind} decodes whole blocks of {block}: encode again"
             )
         ids = torch.from_numpy(np.ascontiguousarray(windows.transpose(0, 2, 1))).to(self.device)
-        start = torch.tensor([job.row.done - before for job in jobs], device=self.device)
+        start = torch.tensor([job.session.done - before for job in jobs], device=self.device)
         samples = self.half(ids, torch.full_like(start, self.seed), start)[:, before * unit :]
         if not jobs[0].last:
             samples = samples[:, : jobs[0].take * unit]
         return [
-            Piece(job.row.slot, samples_of(one), None, job.last)
+            StreamPiece(job.session.key, samples_of(one), None, job.last)
             for job, one in zip(jobs, samples, strict=True)
         ]
 
@@ -133,25 +144,25 @@ class ChunkEncodeStream(EncodeStream):
     num_codebooks: int
     dtype: torch.dtype
 
-    def _job(self, row: Row) -> Job | None:
+    def _job(self, session: CodecSession) -> StreamJob | None:
         length, stride = self.half.config.chunk_len, self.half.config.chunk_stride
         assert length is not None and stride is not None
-        left = row.buffer.end - row.done
-        if row.finished:
-            return Job(row, min(left, stride), left <= stride, min(left, length))
-        return Job(row, stride, False, length) if left >= length and left > stride else None
+        left = session.buffer.end - session.done
+        if session.is_finished:
+            return StreamJob(session, min(left, stride), left <= stride, min(left, length))
+        return StreamJob(session, stride, False, length) if left >= length and left > stride else None
 
-    def _run(self, jobs: list[Job]) -> list[Piece]:
-        length = jobs[0].key
+    def _run(self, jobs: list[StreamJob]) -> list[StreamPiece]:
+        length = jobs[0].group
         assert isinstance(length, int)
         if length == 0:
             nothing = self._codes(np.zeros((self.num_codebooks, 0), np.int64), np.zeros(0, np.float32))
-            return [Piece(job.row.slot, None, nothing, True) for job in jobs]
-        x = np.stack([job.row.buffer.get(job.row.done, job.row.done + length) for job in jobs])
+            return [StreamPiece(job.session.key, None, nothing, True) for job in jobs]
+        x = np.stack([job.session.buffer.get(job.session.done, job.session.done + length) for job in jobs])
         ids, scales = self.half(torch.from_numpy(x).to(self.device, self.dtype), self.num_codebooks)
         found, loudness = ids.cpu().numpy(), scales.float().cpu().numpy()
         return [
-            Piece(job.row.slot, None, self._codes(found[i], loudness[i : i + 1]), job.last)
+            StreamPiece(job.session.key, None, self._codes(found[i], loudness[i : i + 1]), job.last)
             for i, job in enumerate(jobs)
         ]
 
@@ -163,29 +174,31 @@ class ChunkDecodeStream(DecodeStream):
     half: ChunkDecoder
     _tails: dict[int, Samples] = field(default_factory=dict)
 
-    def _job(self, row: Row) -> Job | None:
-        size, left = self.grid.chunk_frames, row.buffer.end - row.done
+    def _job(self, session: CodecSession) -> StreamJob | None:
+        size, left = self.grid.chunk_frames, session.buffer.end - session.done
         assert size is not None
-        if row.finished:
+        if session.is_finished:
             take = min(left, size)
-            return Job(row, take, left <= size, (take, row.buffer.data.shape[1]))
-        return Job(row, size, False, (size, row.buffer.data.shape[1])) if left > size else None
+            return StreamJob(session, take, left <= size, (take, session.buffer.data.shape[1]))
+        return StreamJob(session, size, False, (size, session.buffer.data.shape[1])) if left > size else None
 
-    def _run(self, jobs: list[Job]) -> list[Piece]:
+    def _run(self, jobs: list[StreamJob]) -> list[StreamPiece]:
         if jobs[0].take == 0:
-            return [Piece(job.row.slot, self._silence(), None, True) for job in jobs]
-        ids = np.stack([job.row.buffer.get(job.row.done, job.row.done + job.take).T for job in jobs])
-        scales = [job.row.scales[job.row.done // (self.grid.chunk_frames or 1)] for job in jobs]
+            return [StreamPiece(job.session.key, self._silence(), None, True) for job in jobs]
+        ids = np.stack(
+            [job.session.buffer.get(job.session.done, job.session.done + job.take).T for job in jobs]
+        )
+        scales = [job.session.scales[job.session.done // (self.grid.chunk_frames or 1)] for job in jobs]
         decoded = self.half(torch.from_numpy(ids).to(self.device), torch.tensor(scales, device=self.device))
         made = decoded.float().cpu().numpy()
         return [
-            Piece(job.row.slot, self._faded(job, chunk), None, job.last)
+            StreamPiece(job.session.key, self._faded(job, chunk), None, job.last)
             for job, chunk in zip(jobs, made, strict=True)
         ]
 
-    def _faded(self, job: Job, chunk: Samples) -> Samples:
+    def _faded(self, job: StreamJob, chunk: Samples) -> Samples:
         """What is final after this chunk; the rest, times its weights, becomes the tail. Weights join it as a last column."""
-        config, place = self.half.config, job.row.slot.place
+        config, place = self.half.config, job.session.place
         weights = fade_weights(config, "cpu").numpy()[: len(chunk), None]
         total = np.concatenate([chunk * weights, weights], 1)
         tail = self._tails.pop(place, None)

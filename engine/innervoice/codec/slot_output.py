@@ -1,0 +1,144 @@
+"""A speech output over a slot table: what every implementation of `SpeechOutput` does alike."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from innervoice.codec.slot_table import SlotSession, SlotTable
+from innervoice.codec.speech_codec import Ready, SpeechFormat, SpokenChunk
+from innervoice.telemetry.trace import Tracer
+
+
+@dataclass(kw_only=True)
+class SpokenReply(SlotSession, ABC):
+    """A reply that an output speaks."""
+
+    key: str
+
+    @abstractmethod
+    def push(self, codes: Sequence[int]) -> None:
+        """Take codes in, which are in range."""
+
+    def tick(self) -> None:
+        """Note that a token came that is not speech."""
+
+    @property
+    @abstractmethod
+    def num_waiting(self) -> int:
+        """Codes that no step has decoded."""
+
+
+_Reply = TypeVar("_Reply", bound=SpokenReply)
+
+
+class SlotOutput(ABC, Generic[_Reply]):
+    """Replies in slots. A subclass begins them, says which are due, and makes their sound."""
+
+    def __init__(self, form: SpeechFormat, num_slots: int, tracer: Tracer | None = None) -> None:
+        self.sample_rate = form.sample_rate
+        self.codes_per_s = form.codes_per_s
+        self.codes_per_frame = form.codes_per_frame
+        self.lag_s = form.lag_s
+        self.num_slots = num_slots
+        self.table = SlotTable[str, _Reply]("voice", num_slots)
+        self._num_codes = form.num_codes
+        self._tracer = tracer or Tracer()
+
+    @property
+    def num_open(self) -> int:
+        """Replies that hold a slot."""
+        return len(self.table)
+
+    @property
+    def errors(self) -> Mapping[str, str]:
+        """Open keys whose reply broke, each with a sentence that says why."""
+        return self.table.errors
+
+    def open(self, key: str) -> None:
+        """Begin a reply. Raises ValueError when the key is in use or all slots are taken."""
+        self.table.refuse_open(key)
+        self.table.add(key, self._begin(key, self.table.free_place()))
+
+    def push(self, key: str, codes: Sequence[int]) -> None:
+        """Append speech codes to a reply. Raises ValueError: key unknown, finished or broken, code out of range."""
+        self.table.unfinished(key).push(check_codes(codes, self._num_codes))
+
+    def tick(self, key: str) -> None:
+        """Note that a token came that is not speech. Raises ValueError for a key that is unknown, finished or broken."""
+        self.table.unfinished(key).tick()
+
+    def finish(self, key: str) -> None:
+        """End a reply's codes. Raises ValueError for a key that is unknown, finished or broken."""
+        self.table.unfinished(key).is_finished = True
+
+    def ready(self) -> list[Ready]:
+        """The replies for which a step would do something, in the order they were opened in."""
+        return [Ready(r.key, r.num_waiting) for r in self.table.sessions if self._is_due(r)]
+
+    def ended(self) -> list[str]:
+        """No reply: a step gives each its last chunk."""
+        return []
+
+    def step(self, keys: Collection[str] | None = None) -> list[SpokenChunk]:
+        """Decode all that is ready, of these replies or of all. Raises ValueError for an unknown key."""
+        with self._tracer.span("voice step", open=len(self.table)):
+            return self._step(self.table.chosen(keys))
+
+    def close(self, key: str) -> None:
+        """Forget a reply, finished or not. Raises ValueError for an unknown key."""
+        self.table.close(key)
+
+    def fork(self, key: str, new_key: str) -> None:
+        """Raise ValueError: this output cannot copy replies."""
+        self.table.refuse_open(new_key)
+        self._refuse_copy()
+
+    def export(self, key: str) -> bytes:
+        """Raise ValueError: this output cannot copy replies."""
+        return self._refuse_copy()
+
+    def restore(self, key: str, exported: bytes) -> None:
+        """Raise ValueError: this output cannot copy replies."""
+        self.table.refuse_open(key)
+        self._refuse_copy()
+
+    def _refuse_copy(self) -> bytes:
+        raise ValueError("this speech output cannot copy a reply: use one that can")
+
+    def _failed(self, reply: _Reply, num_codes: int, error: Exception) -> SpokenChunk:
+        """End a reply that broke after so many codes: its last chunk, which is empty."""
+        self.table.fail(
+            reply.key, f"the reply broke after {num_codes} codes: {error}; close it and start again"
+        )
+        return SpokenChunk(reply.key, np.zeros(0, np.float32), True)
+
+    @abstractmethod
+    def next_border(self, num_codes: int) -> int | None:
+        """The number of codes that completes the next chunk; None: no chunk ends before the reply."""
+
+    @abstractmethod
+    def _begin(self, key: str, place: int) -> _Reply:
+        """A new reply, its slot in the state before the first chunk."""
+
+    @abstractmethod
+    def _is_due(self, reply: _Reply) -> bool:
+        """Whether a step would do something."""
+
+    @abstractmethod
+    def _step(self, replies: list[_Reply]) -> list[SpokenChunk]:
+        """Decode all that is ready in these replies; those that are not due are passed over."""
+
+
+def check_codes(codes: Sequence[int], num_codes: int) -> tuple[int, ...]:
+    """The codes as plain integers. Raises ValueError for one that is not from 0 to num_codes - 1."""
+    for code in codes:
+        if not 0 <= code < num_codes:
+            raise ValueError(
+                f"speech code {code} is out of range: this decoder knows codes 0 to {num_codes - 1}"
+            )
+    return tuple(int(code) for code in codes)
