@@ -45,17 +45,24 @@ def expected(model: DecodeModel) -> torch.Tensor:
     return Rows(model.transformer, 1, 16).step([PROMPT])[0]  # [T, V]
 
 
+def assert_same_logits(logits: torch.Tensor, expected: torch.Tensor) -> None:
+    """Fail unless the logits of every position are near, differ between positions, and choose the same ids."""
+    assert logits.shape == expected.shape == (len(PROMPT), TINY["padded_vocab_size"])
+    assert torch.equal(logits.argmax(-1), expected.argmax(-1))
+    assert (logits[1:] - logits[:-1]).abs().amax(-1).min() > 1e-2
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_the_static_peer_computes_the_same(model: DecodeModel, expected: torch.Tensor) -> None:
     peer = static_decode.StaticDecode(model.transformer, 1, 16)
-    for position, token in enumerate(PROMPT):
-        logits = peer.logits(torch.tensor([token]), torch.tensor([position]))
-        torch.testing.assert_close(logits[0], expected[position], rtol=1e-4, atol=1e-5)
+    steps = [peer.logits(torch.tensor([t]), torch.tensor([n]))[0] for n, t in enumerate(PROMPT)]
+    assert_same_logits(torch.stack(steps), expected)
 
 
 def test_transformers_with_our_weights_computes_the_same(model: DecodeModel, expected: torch.Tensor) -> None:
     with torch.inference_mode():
         logits = transformers_glm.glm(model.transformer)(torch.tensor([PROMPT])).logits[0]
-    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+    assert_same_logits(logits, expected)
 
 
 @pytest.mark.parametrize("peer", [static_decode, transformers_glm])

@@ -27,7 +27,16 @@ TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
 PAGES = {name: text for name, text in TEXTS.items() if name == "README.md" or name.startswith("docs/")}
 MAX_LINES = {"README.md": 150, "ARCHITECTURE.md": 200}
 FOLDERS = ("", "engine/innervoice", "kernels/innervoice_kernels", "csrc", "tests", "docs")
-COMMANDS = ("generate", "plan", "quantize", "simulate", "codec encode", "bench decode", "bench stream")
+COMMANDS = (
+    "demo",
+    "generate",
+    "plan",
+    "quantize",
+    "simulate",
+    "codec encode",
+    "bench decode",
+    "bench stream",
+)
 RUN_SCRIPTS = "import runpy, sys\nfor path in sys.argv[1:]: runpy.run_path(path, run_name='__main__')"
 RUN_COMMANDS = "import json, sys; from innervoice.tools.cli.main import main; sys.exit(max(map(main, json.loads(sys.argv[1]))))"
 
