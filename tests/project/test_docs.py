@@ -19,6 +19,7 @@ from paths import ENGINE, KERNELS, ROOT
 from source_tree import DOCUMENTS, RANKS
 from typer.testing import CliRunner
 
+from innervoice.api.options import EngineOptions
 from innervoice.schedule import PRESETS, Schedule
 from innervoice.tools.cli.main import app
 from innervoice.types import Usage
@@ -269,6 +270,17 @@ def test_presets_of_the_table_are_all_presets() -> None:
         schedule = Schedule.preset(name)
         assert prologue == ", ".join(f"{s.kind} {s.budget or '(no cap)'}" for s in schedule.prologue)
         assert cycle.startswith(", ".join(f"{s.kind} {s.budget}" for s in schedule.cycle))
+
+
+def test_every_engine_option_is_described_with_its_default() -> None:
+    described_here: dict[str, str] = {}
+    for names, defaults, _ in table(section(PAGES["docs/python.md"], "Engine options")):
+        values = defaults.split(", ")  # one for all names of the row, or one for each
+        described_here.update(zip(names_in(names), values * len(names_in(names)), strict=False))
+    expected = {f.name: f.default for f in fields(EngineOptions)}
+    assert described_here == {
+        name: f'"{value}"' if isinstance(value, str) else str(value) for name, value in expected.items()
+    }
 
 
 def test_targets_that_are_named_exist() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -13,13 +12,13 @@ import pytest
 from benches import bench
 from scripted_core import World, program
 
-from innervoice import AudioChunk, Engine, Sampling, Schedule, Text
+from innervoice import AudioChunk, Done, Engine, Sampling, Schedule, Text
 from innervoice.api.request_builder import RequestOptions
 from innervoice.runtime.reply_trace import LINES
 from innervoice.schedule import Segment
 from innervoice.telemetry.metrics import RequestTimings
 from innervoice.telemetry.trace import Tracer
-from innervoice.types import Event, TokenEvent
+from innervoice.types import Event, TokenEvent, Usage
 
 TALKS = program(Schedule((Segment("reflection", 12), Segment("transcript", 3), Segment("speech", 26))))
 SCHEDULE = Schedule.preset("stitch_s", transcript_budget=3, speech_budget=13, reflection_budget=8)
@@ -78,79 +77,114 @@ def pictures(tracer: Tracer, folder: Path) -> dict[str, Picture]:
     return made
 
 
+@dataclass(frozen=True)
+class Spoken:
+    """A reply under a virtual clock that began at 51 s, 1 s after its trace: events, codec calls, trace, figures."""
+
+    events: list[Event]
+    num_calls: int
+    picture: Picture
+    timeline: dict[str, Any]
+
+    @property
+    def usage(self) -> Usage:
+        """The counts and times that the reply ended with."""
+        last = self.events[-1]
+        assert isinstance(last, Done)
+        return last.usage
+
+
 @pytest.fixture(scope="module")
-def engine(tiny_dir: Path) -> Iterator[Engine]:
-    with Engine.from_pretrained(tiny_dir, device="cpu", dtype="float32", streaming="steady") as made:
-        yield made
-
-
-def test_a_spoken_reply_agrees_with_its_timeline(
-    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The tiny model, whose steps take 30 ms of a virtual clock and its codec 0.6 s: segments, sound, playback, stalls."""
-    clock, core, tracer = [50.0], engine.parts.core, engine._tracer
-    monkeypatch.setattr(tracer, "_clock_ns", lambda: round(1e9 * clock[0]))
+def spoken(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Spoken:
+    """The tiny model, whose steps take 30 ms of the virtual clock and its codec calls 0.6 s."""
     sampling = Sampling(temperature=1.0, top_k=0, top_p=1.0, seed=3, max_new_tokens=120, ignore_eos=True)
-    tracer.start()
-    clock[0] += 1.0
-    request = engine.parts.requests.request(
-        Text("hello"), RequestOptions(schedule=SCHEDULE, sampling=sampling), clock[0]
-    )
-    core.submit(request, clock[0])
-    events: list[Event] = []
-    num_calls = 0
-    while core.has_work:
-        work = core.step_tokens(clock[0])
-        clock[0] += 0.03 if work.rows or work.prompt_tokens else 0.001
-        events += core.drain(clock[0])
-        calls = core.step_voice(clock[0]).chunks  # of one reply: the last one may give two pieces
-        clock[0], num_calls = clock[0] + 0.6 * calls, num_calls + calls
-        events += core.drain(clock[0])
-    tracer.stop()
-    (picture,) = pictures(tracer, tmp_path).values()
-
+    clock = [50.0]
+    with (
+        Engine.from_pretrained(tiny_dir, device="cpu", dtype="float32", streaming="steady") as engine,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        core, tracer = engine.parts.core, engine._tracer
+        patch.setattr(tracer, "_clock_ns", lambda: round(1e9 * clock[0]))
+        tracer.start()
+        clock[0] += 1.0
+        options = RequestOptions(schedule=SCHEDULE, sampling=sampling)
+        core.submit(engine.parts.requests.request(Text("hello"), options, clock[0]), clock[0])
+        events: list[Event] = []
+        num_calls = 0
+        while core.has_work:
+            work = core.step_tokens(clock[0])
+            clock[0] += 0.03 if work.rows or work.prompt_tokens else 0.001
+            events += core.drain(clock[0])
+            calls = core.step_voice(clock[0]).chunks  # of one reply: the last one may give two pieces
+            clock[0] += 0.6 * calls
+            num_calls += calls
+            events += core.drain(clock[0])
+        tracer.stop()
+        (picture,) = pictures(tracer, tmp_path_factory.mktemp("trace")).values()
     tokens = [event for event in events if isinstance(event, TokenEvent)]
     chunks = [event for event in events if isinstance(event, AudioChunk)]
-    log = RequestTimings(
+    timings = RequestTimings(
         51.0,
         chunks[0].rate,
         tuple((51.0 + c.t, len(c.pcm)) for c in chunks),
         tuple((51.0 + t.t, t.kind) for t in tokens for _ in t.ids),
     )
-    timeline = bench("stream_records").timeline(log)
-    own = [
+    return Spoken(events, num_calls, picture, bench("stream_records").timeline(timings))
+
+
+def test_the_line_of_segments_agrees_with_the_events(spoken: Spoken) -> None:
+    tokens = [event for event in spoken.events if isinstance(event, TokenEvent)]
+    segments = [
         (kind, list(some)) for (kind, _), some in groupby(tokens, lambda token: (token.kind, token.segment))
     ]
-    drawn = [(name, args["tokens"], end) for name, _, end, args in picture.line("segments")]
-    assert [(kind, len(some)) for kind, some in own] == [(name, num) for name, num, _ in drawn]
-    assert [end for *_, end in drawn] == pytest.approx([1.0 + some[-1].t for _, some in own])
-    sound = [(end - 1.0, args["sound_s"]) for _, _, end, args in picture.line("sound")]
-    assert [t for t, _ in sound] == pytest.approx([t for t, _ in timeline["audio"]], abs=1e-4)
-    assert [s for _, s in sound] == pytest.approx([s for _, s in timeline["audio"]])
-    assert all(end - begin == pytest.approx(0.6) for _, begin, end, _ in picture.line("sound"))
-    dry_s, silences = timeline["audio"][0][0], []
-    for t, sound_s in timeline["audio"]:
+    drawn = [(name, args["tokens"], end) for name, _, end, args in spoken.picture.line("segments")]
+    assert [(kind, len(some)) for kind, some in segments] == [(name, num) for name, num, _ in drawn]
+    assert [end for *_, end in drawn] == pytest.approx([1.0 + some[-1].t for _, some in segments])
+
+
+def test_the_line_of_sound_agrees_with_the_timeline(spoken: Spoken) -> None:
+    line = spoken.picture.line("sound")
+    assert [end - 1.0 for _, _, end, _ in line] == pytest.approx(
+        [t for t, _ in spoken.timeline["audio"]], abs=1e-4
+    )
+    assert [args["sound_s"] for *_, args in line] == pytest.approx([s for _, s in spoken.timeline["audio"]])
+    assert all(end - begin == pytest.approx(0.6) for _, begin, end, _ in line)
+
+
+def test_the_line_of_playback_shows_every_stall(spoken: Spoken) -> None:
+    line = spoken.picture.line("playback")
+    dry_s, silences = spoken.timeline["audio"][0][0], []
+    for t, sound_s in spoken.timeline["audio"]:
         silences += [(dry_s, t)] if t > dry_s + 1e-4 else []
         dry_s = max(dry_s, t) + sound_s
-    stalls = [(begin - 1.0, end - 1.0) for name, begin, end, _ in picture.line("playback") if name == "stall"]
+    stalls = [(begin - 1.0, end - 1.0) for name, begin, end, _ in line if name == "stall"]
     assert len(stalls) >= 1 and sum(stalls, ()) == pytest.approx(sum(silences, ()), abs=1e-4)
-    plays = [span for span in picture.line("playback") if span[0] == "plays"]
+    plays = [span for span in line if span[0] == "plays"]
     assert len(plays) == len(stalls) + 1 and plays[-1][2] == pytest.approx(1.0 + dry_s, abs=1e-4)
-    assert all(next_[1] == pytest.approx(one[2]) for one, next_ in pairwise(picture.line("playback")))
+    assert all(next_[1] == pytest.approx(one[2]) for one, next_ in pairwise(line))
 
-    caps = [args for name, *_, args in picture.line("segments") if name == "reflection"]
+
+def test_reflections_show_their_caps(spoken: Spoken) -> None:
+    caps = [args for name, *_, args in spoken.picture.line("segments") if name == "reflection"]
+    assert len(caps) >= 2
     assert all(args["used"] <= args["cap"] for args in caps if args["cap"] is not None)
-    done = events[-1].usage  # type: ignore[attr-defined]
-    assert sum(args["tokens"] for args in caps) == done.reflection_tokens
-    assert [a["used"] for a in caps if a["ended"] == "by its cap"] == [
-        c for c in done.reflection_caps if 0 < c < 99
+    assert sum(args["tokens"] for args in caps) == spoken.usage.reflection_tokens
+    assert [args["used"] for args in caps if args["ended"] == "by its cap"] == [
+        cap for cap in spoken.usage.reflection_caps if 0 < cap < 99
     ]
-    reasons = [args["reason"] for args in picture.moment("sound is made")]
-    assert len(reasons) == num_calls and reasons[0] == "its first sound"
+
+
+def test_every_codec_call_has_its_reason(spoken: Spoken) -> None:
+    reasons = [args["reason"] for args in spoken.picture.moment("sound is made")]
+    assert len(reasons) == spoken.num_calls and reasons[0] == "its first sound"
     assert any("dry" in reason for reason in reasons[1:])
-    assert all(-2.0 < args["seconds"] < 9.0 for _, args in picture.counts["slack"])
-    assert [name for _, name, _ in picture.moments][:2] == ["submitted", "admitted"]
-    assert [name for _, name, _ in picture.moments][-1] == "length"
+
+
+def test_slack_and_decisions_span_the_reply(spoken: Spoken) -> None:
+    assert all(-2.0 < args["seconds"] < 9.0 for _, args in spoken.picture.counts["slack"])
+    names = [name for _, name, _ in spoken.picture.moments]
+    assert names[:2] == ["submitted", "admitted"]
+    assert names[-1] == "length"
 
 
 def test_decisions_say_why(tmp_path: Path) -> None:
