@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from innervoice.schedule import (  # noqa: E402
     TokenKind,
     compile_schedule,
     make_cursor,
+    pack,
     replay,
 )
 from innervoice.types import Sampling, Vocabulary  # noqa: E402
@@ -39,9 +40,9 @@ from innervoice_kernels.sampling.cursor import (  # noqa: E402
     Programs,
     Rows,
     advance,
-    pack_state,
     prepare,
-    unpack_state,
+    state_columns,
+    state_values,
 )
 from innervoice_kernels.sampling.cursor_columns import UNLIMITED, Ending, OutputColumn, StateColumn  # noqa: E402
 from innervoice_kernels.sampling.replay import replay_rows, step  # noqa: E402
@@ -128,13 +129,12 @@ def test_cursors_go_from_the_host_to_the_device_and_back() -> None:
             host.step(torch.randn(34, generator=generator))
             if host.cursor.is_done:
                 break
-            state = pack_state(host.cursor.state, num_tokens)
+            kept = host.cursor.state
+            state = state_columns(num_tokens, kept.caps, **pack.state_values(kept))
             assert state[StateColumn.NUM_TOKENS] == num_tokens
-            caps = [2, UNLIMITED, 1, UNLIMITED]
-            kept = {
-                name: value for name, value in host.cursor.state.items() if name != "granted"
-            }  # which the host alone keeps
-            assert unpack_state(state, caps, program.schedule.guided) == kept
+            values, caps = state_values(state, [2, UNLIMITED, 1, UNLIMITED])
+            back = pack.cursor_state(values, caps, is_guided=program.schedule.guided)
+            assert replace(back, granted=kept.granted) == kept  # the host alone knows what was granted
         assert num_tokens > 2
 
 
@@ -199,8 +199,7 @@ def hold_replies(replies: Sequence[tuple[Program, Sampling, Sequence[int]]], see
 def grant(rows: Rows, row: int, host: Host, cap: int, both: bool) -> None:
     """A cap for the open reflection; with both, for the next one where none is open, which its own cap limits further."""
     cursor, rows.lower[row] = host.cursor, cap
-    assert isinstance(cursor, Cursor)
-    if cursor.kind in (TokenKind.OPEN, TokenKind.REFLECTION):
+    if cursor.is_reflecting:
         cursor.lower_cap(cap)
     elif both:
         number = cursor.num_reflections
@@ -228,7 +227,8 @@ def compare(rows: Rows, row: int, host: Host, logits: Tensor) -> None:
         Ending.STOP if host.cursor.is_done else Ending.LENGTH if host.is_over else Ending.RUNNING
     )
     if isinstance(host.cursor, Cursor) and not host.is_over:
-        packed, state = pack_state(host.cursor.state, host.num_tokens), rows.state[row].tolist()
+        kept, state = host.cursor.state, rows.state[row].tolist()
+        packed = state_columns(host.num_tokens, kept.caps, **pack.state_values(kept))
         assert state[: StateColumn.IN_REFLECTION] == packed[: StateColumn.IN_REFLECTION]
 
 
@@ -283,6 +283,23 @@ def test_random_schedules_equal_the_host_at_length(
     several: list[tuple[Program, Sampling, list[int]]], seed: int
 ) -> None:
     hold_replies(several, seed, steps=60)
+
+
+def test_a_cap_leaves_forced_text_whole() -> None:
+    """Forced ids that count as reflection are no segment that a cap could close, and the cap is the next reflection's."""
+    forced = {"kind": "forced", "as": "reflection", "ids": [1, 2, 3]}
+    program = compile_schedule(
+        Schedule.from_dict({"cycle": [forced, ["reflection", 4], ["speech", 2]]}), VOCABULARY
+    )
+    host = Host(program, GREEDY, ())
+    rows, programs = rows_of([(program, GREEDY, ())])
+    offers = Offers.allocate(1, 34, SLOTS, torch.device("cpu"))
+    logits = torch.arange(34, 0, -1).float()[None]
+    for _ in range(7):
+        grant(rows, 0, host, cap=1, both=True)
+        step(rows, programs, logits, offers)
+        compare(rows, 0, host, logits[0])
+    assert host.cursor.granted == [1] and host.cursor.kind is TokenKind.SPEECH
 
 
 def test_a_draw_of_no_number_ends_its_row_alone() -> None:

@@ -27,10 +27,10 @@ from innervoice.runtime.scheduler import SchedulerSettings
 from innervoice.schedule import (
     UNLIMITED,
     Cursor,
+    CursorState,
     FreeCursor,
     Program,
     Schedule,
-    TokenKind,
     compile_schedule,
     make_cursor,
 )
@@ -174,7 +174,7 @@ class ScriptedStepper:
         assert self._lines[target] is None, "in use"
         self._lines[target], self._lines[source] = self._lines[source], None
 
-    def state(self, row: int) -> tuple[dict[str, Any], int]:
+    def state(self, row: int) -> tuple[CursorState, int]:
         return self._line(row).cursor.state, self._line(row).num_tokens
 
     def step(self, num_rows: int, count: int = 1, begun: object = None) -> Any:
@@ -210,9 +210,9 @@ class ScriptedStepper:
         self._runner.pages[page][place] = line.token
         self._runner.num_fed += 1
         cursor, discarded = line.cursor, False
-        if cap is not None and isinstance(cursor, Cursor):
+        if cap is not None:
             number, own = cursor.num_reflections, line.start.caps
-            if cursor.kind in (TokenKind.OPEN, TokenKind.REFLECTION):
+            if cursor.is_reflecting:
                 cursor.lower_cap(max(cap, 1))
             else:
                 cursor.cap_next(min(cap, own[number] if number < len(own) else UNLIMITED))

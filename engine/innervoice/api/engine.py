@@ -150,6 +150,8 @@ class Engine:
         """
         parts = self.parts
         export = None if restore is None else SessionSnapshot.from_bytes(restore, parts.model_id)
+        if export is not None:
+            export.check(parts.requests.vocabulary.size, parts.requests.compile)
         options = RequestOptions().changed(**request)
         return Session.open(self._worker, self._listener, parts.requests, options, parts.model_id, export)
 

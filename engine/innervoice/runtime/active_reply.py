@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import abc
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from innervoice.codec.audio import Resampler
@@ -61,7 +61,7 @@ class ActiveReply:
     in_flight: int = 0
 
     def __post_init__(self) -> None:
-        self._own_caps = [] if isinstance(self.cursor, FreeCursor) else list(self.cursor.caps)
+        self._own_caps = list(self.cursor.caps)
 
     def own_cap(self, number: int) -> int:
         """What the caller caps a reflection to, counted from 0."""
@@ -75,7 +75,7 @@ class ActiveReply:
     @property
     def granted(self) -> tuple[int, ...]:
         """The caps that the reflections have had so far: given as `reflection_caps` they make the same reply."""
-        return () if isinstance(self.cursor, FreeCursor) else tuple(self.cursor.granted)
+        return tuple(self.cursor.granted)
 
     def grant(self, cap: int) -> None:
         """The scheduler's cap for the open reflection, which it can only lower, or for the next one.
@@ -83,9 +83,7 @@ class ActiveReply:
         An open one keeps at least one token: closed empty, it would not be what a cap of 0 makes of it, nothing at all.
         """
         cursor = self.cursor
-        if isinstance(cursor, FreeCursor):
-            return
-        if cursor.kind is TokenKind.REFLECTION or cursor.kind is TokenKind.OPEN:
+        if cursor.is_reflecting:
             if cap < cursor.limit:
                 cursor.lower_cap(max(cap, 1))
         else:
@@ -155,11 +153,7 @@ class ActiveReply:
     def pause(self) -> PausedReply:
         """What continues this reply elsewhere."""
         schedule = self.request.program.schedule.to_dict()
-        state = (
-            self.cursor.state
-            if isinstance(self.cursor, FreeCursor)
-            else self.cursor.state | {"caps": list(self._own_caps)}
-        )
+        state = replace(self.cursor.state, caps=tuple(self._own_caps))
         return PausedReply(
             schedule, self.request.sampling, state, self.num_tokens, self.num_samples, self.finish
         )

@@ -12,7 +12,7 @@ from typing import Any
 from innervoice.model.device_step import DeviceStep, Emitted, Pending, RowStart
 from innervoice.model.sequence import Sequence, TokenRole
 from innervoice.runtime.active_reply import ActiveReply
-from innervoice.schedule import Emission, FreeCursor, Program, TokenKind
+from innervoice.schedule import Emission, Program, TokenKind
 from innervoice.types import OutOfCapacity, Sampling
 from innervoice_kernels.sampling.cursor_columns import Ending
 
@@ -194,8 +194,7 @@ class Overlap:
             state, num_tokens = self.stepper.rows.state(number)
             assert num_tokens == running.num_tokens, "tokens that the host does not know"
             host = running.cursor.state
-            keys = state.keys() & host.keys() - {"caps"}
-            assert {k: state[k] for k in keys} == {k: host[k] for k in keys}, "cursors apart"
+            assert replace(state, caps=host.caps, granted=host.granted) == host, "cursors apart"
             held, pages = self._held[number], running.row.table.pages
             assert held.pages[: held.num_fixed] == pages[: held.num_fixed], "pages of another row"
 
@@ -218,7 +217,7 @@ def follow(running: ActiveReply, told: Emitted) -> Emission:
     """Let the host's cursor take what the device's has emitted. Raises Astray where they differ."""
     cursor = running.cursor
     if told.discarded:
-        if isinstance(cursor, FreeCursor) or cursor.forced is not None or not cursor.discards:
+        if cursor.forced is not None or not cursor.discards:
             raise Astray(_apart(running, told, "no draw that is discarded"))
         cursor.finish_text()
     if cursor.forced is None and told.token not in cursor.mask:

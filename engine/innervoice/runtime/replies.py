@@ -190,7 +190,7 @@ class ReplyTable:
         row = self.new_row() if dialogue is None else dialogue.row
         paused = None if dialogue is None else dialogue.paused
         if paused is not None and request.prompt_ids:  # a new turn instead of the rest of the reply
-            if paused.cursor["is_done"]:
+            if paused.cursor.is_done:
                 row.drop_last()
             paused = None
         row.extend(request.prompt_ids[0 if dialogue is None else dialogue.draft :])

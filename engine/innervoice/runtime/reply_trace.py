@@ -14,7 +14,7 @@ from innervoice.runtime.request import Request
 from innervoice.runtime.scheduler import Phase, ReplyColumns, SchedulerSettings, StepPlan
 from innervoice.runtime.scheduler.admission import num_pages
 from innervoice.runtime.scheduler_view import SchedulerView
-from innervoice.schedule import UNLIMITED, FreeCursor, TokenKind
+from innervoice.schedule import UNLIMITED, TokenKind
 from innervoice.telemetry.trace import Lines, Tracer
 from innervoice.types import AudioChunk, Done, Event, TokenEvent
 
@@ -100,7 +100,7 @@ class ReplyTrace:
     def granted(self, running: ActiveReply, cap: int) -> None:
         """The scheduler gave a reply's open reflection, or its next, a cap; told when it is another than before."""
         cursor = running.cursor
-        if isinstance(cursor, FreeCursor) or cursor.kind is not TokenKind.REFLECTION:
+        if cursor.kind is not TokenKind.REFLECTION:
             return
         drawn, number = self._of_entry(running, self._now), cursor.num_reflections
         drawn.cap = cursor.limit
@@ -163,7 +163,7 @@ class ReplyTrace:
             vocabulary = running.request.program.vocabulary
             marks = (vocabulary.open, vocabulary.close, vocabulary.done)
             drawn.num_hidden += sum(i not in marks for i in event.ids)
-            if not isinstance(running.cursor, FreeCursor) and running.cursor.kind is TokenKind.REFLECTION:
+            if running.cursor.kind is TokenKind.REFLECTION:
                 drawn.cap = running.cursor.limit
 
     def _end_segment(self, drawn: _Drawn) -> None:

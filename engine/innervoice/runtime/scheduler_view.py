@@ -150,7 +150,7 @@ class SchedulerView:
     def _look_ahead(self, place: int, cursor: Cursor | FreeCursor, num_speech: int) -> None:
         jobs = self.jobs
         border = self._border(num_speech)
-        row, count = (-1, 0) if isinstance(cursor, FreeCursor) else (cursor.row, cursor.count)
+        row, count = cursor.row, cursor.count
         ahead = self._ahead.get(place)
         if ahead is None or row < 0 or (ahead.row, ahead.border) != (row, border):
             last = 0 if ahead is None else ahead.last_border
@@ -161,10 +161,10 @@ class SchedulerView:
                 row, last, border, count, spoken_until(cursor, border - num_speech), reflection_ahead(cursor)
             )
             self._ahead[place] = ahead
-        spoken = isinstance(cursor, FreeCursor) or cursor.kind is _SPEECH or cursor.kind is _TRANSCRIPT
+        spoken = cursor.kind is _SPEECH or cursor.kind is _TRANSCRIPT
         jobs.spoken_left[place] = max(ahead.spoken_left - (count - ahead.count if spoken else 0), 0)
         reflection = ahead.reflection
-        if reflection is None or isinstance(cursor, FreeCursor):
+        if reflection is None:
             jobs.is_reflecting[place], jobs.hidden_most[place] = False, 0
             return
         jobs.is_reflecting[place], jobs.hidden_most[place] = reflection.is_open, reflection.most

@@ -1,16 +1,22 @@
 """The schedule: which kind of token comes next, how many, what may be drawn, what is forced.
 
-ahead.py    what is to come of a reply, as its schedule has it
-compile.py  schedule and vocabulary to a table of states; refusals
-cursor.py   where a reply stands in that table; the cursor of free decoding
-pack.py     a program and a request as the device's cursor holds them
-program.py  Segment and Schedule, from Python or JSON
-replay.py   a schedule over scripted logits
+ahead.py         how much of a reply is still to come, by its schedule
+compile.py       a schedule and a vocabulary become a table of states; refusals
+cursor.py        a reply's walk through that table, guided
+cursor_state.py  the walk's position as a value, checked when it comes from outside
+emission.py      a mask and an emitted token
+free_cursor.py   the cursor of free decoding, which only labels
+pack.py          programs, requests and positions as the numbers of the device's cursor
+program.py       Segment and Schedule, from Python or JSON
+replay.py        a schedule over scripted logits
 """
 
 from innervoice.schedule.ahead import OpenReflection, reflection_ahead, spoken_until
 from innervoice.schedule.compile import Program, compile_schedule
-from innervoice.schedule.cursor import Cursor, Emission, FreeCursor, Mask, make_cursor
+from innervoice.schedule.cursor import Cursor, make_cursor
+from innervoice.schedule.cursor_state import CursorState
+from innervoice.schedule.emission import Emission, Mask
+from innervoice.schedule.free_cursor import FreeCursor
 from innervoice.schedule.program import PRESETS, Schedule, ScheduleError, Segment, preset
 from innervoice.schedule.replay import replay
 from innervoice_kernels.sampling.cursor_columns import UNLIMITED, ProgramColumn, TokenKind
@@ -19,6 +25,7 @@ __all__ = [
     "PRESETS",
     "UNLIMITED",
     "Cursor",
+    "CursorState",
     "Emission",
     "FreeCursor",
     "Mask",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from innervoice.schedule.cursor import Cursor, FreeCursor
+from innervoice.schedule.cursor import Cursor
+from innervoice.schedule.free_cursor import FreeCursor
 from innervoice_kernels.sampling.cursor_columns import UNLIMITED, ProgramColumn, TokenKind
 
 _MOST_SEGMENTS = 256
@@ -33,7 +34,7 @@ def spoken_until(cursor: Cursor | FreeCursor, num_codes: int) -> int:
     Forced ids and reflection are not counted: the first cost no draw, the second is what the answer is for. A reply that does not
     say (a free one, or one whose schedule has no more speech) is taken to speak all the time.
     """
-    if isinstance(cursor, FreeCursor):
+    if cursor.row < 0:
         return num_codes
     rows, kinds = cursor.program.rows, cursor.program.kinds
     row, done, total, left = cursor.row, cursor.count, 0, num_codes
@@ -55,7 +56,7 @@ def spoken_until(cursor: Cursor | FreeCursor, num_codes: int) -> int:
 
 def reflection_ahead(cursor: Cursor | FreeCursor) -> OpenReflection | None:
     """The open reflection or the next one; None when there is none to come, or the engine has no say in it."""
-    if isinstance(cursor, FreeCursor):
+    if cursor.row < 0:
         return None
     if cursor.kind is _REFLECTION and cursor.forced is None:
         return OpenReflection(True, cursor.count, _most(cursor, cursor.row))
@@ -72,7 +73,7 @@ def reflection_ahead(cursor: Cursor | FreeCursor) -> OpenReflection | None:
     return None
 
 
-def _most(cursor: Cursor, body: int) -> int:
+def _most(cursor: Cursor | FreeCursor, body: int) -> int:
     budget = cursor.program.rows[body][_BUDGET]
     own = cursor.program.schedule.reflection
     most = UNLIMITED if budget < 0 else budget

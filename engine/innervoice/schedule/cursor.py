@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from collections.abc import Sequence
 
 from innervoice.schedule.compile import Program
+from innervoice.schedule.cursor_state import CursorState
+from innervoice.schedule.emission import Emission, Mask
+from innervoice.schedule.free_cursor import FreeCursor
 from innervoice.types import Sampling
 from innervoice_kernels.sampling.cursor_columns import UNLIMITED, ProgramColumn, TokenKind
 
@@ -37,32 +37,6 @@ _END = TokenKind.END
 _SPEECH = TokenKind.SPEECH
 
 
-@dataclass(frozen=True)
-class Mask:
-    """Ids that may be drawn: half-open ranges and single ids."""
-
-    ranges: tuple[tuple[int, int], ...]
-    extras: tuple[int, ...] = ()
-
-    def __contains__(self, token: int) -> bool:
-        return token in self.extras or any(low <= token < high for low, high in self.ranges)
-
-    @cached_property
-    def spans(self) -> tuple[tuple[int, int], ...]:
-        """All of them as ranges, in no order."""
-        return (*self.ranges, *((token, token + 1) for token in self.extras))
-
-
-@dataclass(frozen=True)
-class Emission:
-    """One emitted token: its id, kind, the reply's segment it belongs to (from 0), and whether the schedule forced it."""
-
-    token: int
-    kind: TokenKind
-    segment: int
-    forced: bool
-
-
 class Cursor:
     """Walks a guided Program: while `forced` is an id, call `emit_forced`; else draw from `mask` and call `draw`.
 
@@ -71,29 +45,53 @@ class Cursor:
     was lowered meanwhile.
     """
 
-    _STATE = (
-        "caps", "granted", "text_done", "reflection_done", "is_done", "num_reflections", "segment", "_offers_done", "_fresh",
-        "_limit", "_row", "_count",
-    )  # fmt: skip
-
-    def __init__(self, program: Program, caps: Sequence[int] = (), *, ignore_eos: bool = False) -> None:
+    def __init__(
+        self,
+        program: Program,
+        caps: Sequence[int] = (),
+        *,
+        ignore_eos: bool = False,
+        state: CursorState | None = None,
+    ) -> None:
+        state = state or CursorState(caps=tuple(caps))
         self.program = program
-        self.caps = list(caps)
-        self.granted: list[int] = []
-        self.text_done = self.reflection_done = self.is_done = False
-        self.num_reflections = 0
-        self.segment = -1
-        self._rows, self._kinds, self._masks = program.rows, program.kinds, program.masks
+        self.caps = list(state.caps)
+        self.granted = list(state.granted)
+        self.text_done = state.text_done
+        self.reflection_done = state.reflection_done
+        self.is_done = state.is_done
+        self.num_reflections = state.num_reflections
+        self.segment = state.segment
+        # The program's own lists: a step looks at them several times.
+        self._rows = program.rows
+        self._kinds = program.kinds
+        self._masks = program.masks
         self._ignore_eos = ignore_eos
-        self._offers_done = False
-        self._fresh = True
-        self._limit = UNLIMITED
-        self._enter(program.start)
+        self._offers_done = state.offers_done
+        self._fresh = state.fresh
+        self._limit = state.limit
+        self._row = state.row
+        self._count = state.count
+        if not state.is_guided:  # it has not begun
+            self._enter(program.start)
 
     @property
-    def state(self) -> dict[str, Any]:
-        """Where it stands, as JSON values; `make_cursor` takes it."""
-        return {name: list(v) if isinstance(v := getattr(self, name), list) else v for name in self._STATE}
+    def state(self) -> CursorState:
+        """Where it stands; `make_cursor` takes it."""
+        return CursorState(
+            row=self._row,
+            count=self._count,
+            limit=self._limit,
+            text_done=self.text_done,
+            reflection_done=self.reflection_done,
+            is_done=self.is_done,
+            num_reflections=self.num_reflections,
+            segment=self.segment,
+            offers_done=self._offers_done,
+            fresh=self._fresh,
+            caps=tuple(self.caps),
+            granted=tuple(self.granted),
+        )
 
     @property
     def row(self) -> int:
@@ -148,6 +146,12 @@ class Cursor:
         """The kind of the token that comes next."""
         return self._kinds[self._row]
 
+    @property
+    def is_reflecting(self) -> bool:
+        """Whether a reflection segment is open: its open token comes next, or it draws. Forced text is no such segment."""
+        kind = self._kinds[self._row]
+        return kind is _OPEN or (kind is _REFLECTION and not self._rows[self._row][_FORCED])
+
     def emit_forced(self) -> Emission:
         """Take the forced id."""
         token = self.forced
@@ -190,10 +194,9 @@ class Cursor:
 
     def lower_cap(self, cap: int) -> None:
         """Lower the cap of the reflection segment that is open; at or below its count it closes now. No effect elsewhere."""
-        kind = self.kind
-        if kind is _OPEN or kind is _REFLECTION:
+        if self.is_reflecting:
             self._limit = min(self._limit, max(cap, self.program.schedule.floor))
-            if kind is _REFLECTION:
+            if self.kind is _REFLECTION:
                 self._leave_if_spent()
 
     def cap_next(self, cap: int) -> None:
@@ -266,76 +269,19 @@ class Cursor:
         return Emission(token, kind, self.segment, forced)
 
 
-class FreeCursor:
-    """Unguided: every id may be drawn and is only labelled; any eos id of the checkpoint ends the reply."""
-
-    forced = None
-    sampling = None
-    _STATE = ("is_done", "segment", "_in_reflection", "_last")
-
-    def __init__(self, program: Program, *, ignore_eos: bool = False) -> None:
-        self.program = program
-        self.is_done = False
-        self.segment = -1
-        self.mask = Mask(((0, program.vocabulary.size),))
-        self.offered = self.mask.ranges
-        self._ends = frozenset() if ignore_eos else frozenset(program.vocabulary.eos)
-        self._in_reflection = False
-        self._last: str | None = None
-
-    @property
-    def state(self) -> dict[str, Any]:
-        """Where it stands, as JSON values; `make_cursor` takes it."""
-        return {name: list(v) if isinstance(v := getattr(self, name), list) else v for name in self._STATE}
-
-    def draw(self, token: int) -> Emission:
-        """Label a drawn id."""
-        kind = self._label(token)
-        group = (
-            "reflection"
-            if kind in (TokenKind.OPEN, TokenKind.REFLECTION, TokenKind.CLOSE, TokenKind.DONE)
-            else kind.label
-        )
-        if kind is TokenKind.OPEN or group != self._last:
-            self.segment += 1
-        self._last = None if kind is TokenKind.CLOSE else group
-        return Emission(token, kind, self.segment, forced=False)
-
-    def emit_forced(self) -> Emission:
-        """Never called: nothing is forced."""
-        raise AssertionError("a free cursor forces nothing")
-
-    def _label(self, token: int) -> TokenKind:
-        vocabulary = self.program.vocabulary
-        if token in self._ends:
-            self.is_done = True
-            return TokenKind.END
-        if vocabulary.speech and vocabulary.speech[0] <= token < vocabulary.speech[1]:
-            return TokenKind.SPEECH
-        if token == vocabulary.open and vocabulary.close is not None:
-            self._in_reflection = True
-            return TokenKind.OPEN
-        if not self._in_reflection:
-            return TokenKind.TRANSCRIPT
-        if token == vocabulary.close:
-            self._in_reflection = False
-            return TokenKind.CLOSE
-        return TokenKind.DONE if token == vocabulary.done else TokenKind.REFLECTION
-
-
 def make_cursor(
     program: Program,
     caps: Sequence[int] = (),
     *,
     ignore_eos: bool = False,
-    state: Mapping[str, Any] | None = None,
+    state: CursorState | None = None,
 ) -> Cursor | FreeCursor:
-    """The cursor for a program, guided or free, at its start or where `state` says."""
-    cursor: Cursor | FreeCursor
+    """The cursor for a program, guided or free, at its start or where `state` says.
+
+    Raises ValueError for a state in which no cursor of this program can be.
+    """
+    if state is not None:
+        state.check(program)
     if program.schedule.guided:
-        cursor = Cursor(program, caps, ignore_eos=ignore_eos)
-    else:
-        cursor = FreeCursor(program, ignore_eos=ignore_eos)
-    for name, value in (state or {}).items():
-        setattr(cursor, name, list(value) if isinstance(value, list) else value)
-    return cursor
+        return Cursor(program, caps, ignore_eos=ignore_eos, state=state)
+    return FreeCursor(program, ignore_eos=ignore_eos, state=state)

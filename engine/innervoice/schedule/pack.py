@@ -1,16 +1,19 @@
-"""A compiled schedule and a request as plain numbers, for the cursor of the kernels (`sampling/cursor.py`)."""
+"""A compiled schedule, a request and a cursor's position as plain numbers, for the kernels' cursor (`sampling/cursor.py`)."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from innervoice.schedule.compile import Program
+from innervoice.schedule.cursor_state import CursorState
 from innervoice.types import Sampling
-from innervoice_kernels.sampling.cursor_columns import UNLIMITED
+from innervoice_kernels.sampling.cursor_columns import UNLIMITED, TokenKind
 
 
 def sampling_table(program: Program) -> npt.NDArray[np.float32]:
@@ -45,7 +48,43 @@ def request_values(program: Program, sampling: Sampling) -> dict[str, Any]:
         "ignore_eos": sampling.ignore_eos,
         "max_tokens": sampling.max_new_tokens,
         "top_k": sampling.top_k or 0,
-        "eos": ()
-        if program.schedule.guided
-        else vocabulary.eos,  # a guided reply ends by its own end of turn
+        # A guided reply ends by its own end of turn.
+        "eos": () if program.schedule.guided else vocabulary.eos,
     }
+
+
+_HOST_ALONE = ("caps", "granted")
+
+
+def state_values(state: CursorState) -> dict[str, int]:
+    """A cursor's position, by the names that `state_columns` of the kernels takes."""
+    values = {f.name: getattr(state, f.name) for f in fields(state) if f.name not in _HOST_ALONE}
+    return {name: -1 if value is None else int(value) for name, value in values.items()}
+
+
+def cursor_state(values: Mapping[str, int], caps: Sequence[int], *, is_guided: bool) -> CursorState:
+    """The position that `state_values` of the kernels read from the device, with the caps that it has.
+
+    What reflections were granted the device does not keep: each counts as unlimited.
+    """
+    if not is_guided:
+        return CursorState(
+            is_done=bool(values["is_done"]),
+            segment=values["segment"],
+            in_reflection=bool(values["in_reflection"]),
+            last=None if values["last"] < 0 else TokenKind(values["last"]),
+        )
+    return CursorState(
+        row=values["row"],
+        count=values["count"],
+        limit=values["limit"],
+        text_done=bool(values["text_done"]),
+        reflection_done=bool(values["reflection_done"]),
+        is_done=bool(values["is_done"]),
+        num_reflections=values["num_reflections"],
+        segment=values["segment"],
+        offers_done=bool(values["offers_done"]),
+        fresh=bool(values["fresh"]),
+        caps=tuple(caps),
+        granted=(UNLIMITED,) * values["num_reflections"],
+    )

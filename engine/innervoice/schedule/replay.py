@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from innervoice.checkpoint.files import refuse_unknown
 from innervoice.schedule.compile import Program, compile_schedule
-from innervoice.schedule.cursor import Mask, make_cursor
+from innervoice.schedule.cursor import make_cursor
+from innervoice.schedule.emission import Mask
 from innervoice.schedule.pack import request_values, sampling_table
 from innervoice.schedule.program import Schedule
 from innervoice.types import Sampling, Vocabulary

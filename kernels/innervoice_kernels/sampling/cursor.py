@@ -6,9 +6,8 @@ program is the engine's compiled schedule: a row of int32 a state. A step reads 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,31 +20,11 @@ from innervoice_kernels.sampling.cursor_columns import (
     ProgramColumn,
     RequestColumn,
     StateColumn,
-    TokenKind,
 )
 from innervoice_kernels.sampling.cursor_walk import advance_rows, prepare_rows
 from innervoice_kernels.sampling.philox import signed
 
 SLOTS = 2  # draws of a row: from where it stands, and from where it would stand after a discarded draw
-
-_HOST_NAMES = {
-    "_row": StateColumn.ROW,
-    "_count": StateColumn.COUNT,
-    "_limit": StateColumn.LIMIT,
-    "text_done": StateColumn.TEXT_DONE,
-    "is_done": StateColumn.IS_DONE,
-    "reflection_done": StateColumn.REFLECTION_DONE,
-    "num_reflections": StateColumn.NUM_REFLECTIONS,
-    "segment": StateColumn.SEGMENT,
-    "_offers_done": StateColumn.OFFERS_DONE,
-    "_fresh": StateColumn.FRESH,
-}
-_FREE_NAMES = {
-    "is_done": StateColumn.IS_DONE,
-    "segment": StateColumn.SEGMENT,
-    "_in_reflection": StateColumn.IN_REFLECTION,
-}
-_FLAGS = ("text_done", "reflection_done", "_offers_done", "_fresh", "_in_reflection")
 
 
 def first_state() -> list[int]:
@@ -57,36 +36,37 @@ def first_state() -> list[int]:
     return state
 
 
-def pack_state(host: Mapping[str, Any], num_tokens: int) -> list[int]:
-    """The state of a host cursor, guided or free, as its `state` says, that has emitted so many tokens."""
+def state_columns(num_tokens: int, caps: Sequence[int] = (), **values: int) -> list[int]:
+    """The state of a reply that has emitted so many tokens, by the names of its columns in lower case.
+
+    Columns that are not given are as at the start of a reply. caps: of its reflections in order, of which the row keeps the
+    next one's.
+    """
     state = first_state()
-    for name, column in (_HOST_NAMES if "_row" in host else _FREE_NAMES).items():
-        state[column] = int(host[name])
-    if "_last" in host:
-        state[StateColumn.LAST] = -1 if host["_last"] is None else TokenKind[host["_last"].upper()]
+    for name, value in values.items():
+        state[StateColumn[name.upper()]] = value
     number = state[StateColumn.NUM_REFLECTIONS]
-    if number < len(host.get("caps", ())):
-        state[StateColumn.CAPPED], state[StateColumn.CAP] = number, min(host["caps"][number], UNLIMITED)
+    if number < len(caps):
+        state[StateColumn.CAPPED] = number
+        state[StateColumn.CAP] = min(caps[number], UNLIMITED)
     state[StateColumn.NUM_TOKENS] = num_tokens
     return state
 
 
-def unpack_state(state: Sequence[int], caps: Sequence[int], is_guided: bool) -> dict[str, Any]:
-    """The `state` of the host cursor that stands where a row does; caps: those of its Rows."""
-    host: dict[str, Any] = {
-        name: state[column] for name, column in (_HOST_NAMES if is_guided else _FREE_NAMES).items()
-    }
-    host |= {name: bool(value) for name, value in host.items() if name in _FLAGS}
-    host["is_done"] = state[StateColumn.IS_DONE] == Ending.STOP
-    if is_guided:
-        known = max((index + 1 for index, cap in enumerate(caps) if cap != UNLIMITED), default=0)
-        kept, number = list(caps[:known]), state[StateColumn.CAPPED]
-        if number >= 0:
-            kept += [UNLIMITED] * (number + 1 - len(kept))
-            kept[number] = state[StateColumn.CAP]
-        return host | {"caps": kept}
-    last = state[StateColumn.LAST]
-    return host | {"_last": None if last < 0 else TokenKind(last).name.lower()}
+def state_values(state: Sequence[int], caps: Sequence[int]) -> tuple[dict[str, int], list[int]]:
+    """A row's state by the names of its columns in lower case, and the caps of its reflections; caps: the line of its Rows.
+
+    is_done is 1 where the reply has stopped, 0 where it ended otherwise or runs.
+    """
+    columns = [column for column in StateColumn if column is not StateColumn.WIDTH]
+    values = {column.name.lower(): state[column] for column in columns}
+    values["is_done"] = int(state[StateColumn.IS_DONE] == Ending.STOP)
+    known = max((index + 1 for index, cap in enumerate(caps) if cap != UNLIMITED), default=0)
+    kept, number = list(caps[:known]), state[StateColumn.CAPPED]
+    if number >= 0:
+        kept += [UNLIMITED] * (number + 1 - len(kept))
+        kept[number] = state[StateColumn.CAP]
+    return values, kept
 
 
 def request_columns(*, eos: Sequence[int] = (), **values: int | None) -> list[int]:

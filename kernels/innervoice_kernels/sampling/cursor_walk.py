@@ -167,7 +167,9 @@ def prepare_rows(
         reflect,
     )
     kind = tl.load(table + row * _TABLE_WIDTH + _KIND, mask=guided, other=_END)
-    is_open = guided & ((kind == _OPEN) | (kind == _REFLECTION))
+    is_forced = tl.load(table + row * _TABLE_WIDTH + _FORCED, mask=guided, other=1) != 0
+    # Forced text may count as reflection, but is no segment that a cap could close.
+    is_open = guided & ((kind == _OPEN) | ((kind == _REFLECTION) & (is_forced == 0)))
     cap = tl.load(coming + b, mask=guided & (is_open == 0), other=-1)
     tl.store(s + _CAPPED, num, mask=cap >= 0)
     own = tl.load(caps + num, mask=(cap >= 0) & (num < C), other=_UNLIMITED)

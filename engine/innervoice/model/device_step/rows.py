@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from innervoice.model.device_step.programs import Place, ProgramStore
+from innervoice.schedule import pack
 from innervoice.schedule.compile import Program
-from innervoice.schedule.pack import request_values
+from innervoice.schedule.cursor_state import CursorState
 from innervoice.types import Sampling
-from innervoice_kernels.sampling.cursor import Rows, pack_state, request_columns, unpack_state
+from innervoice_kernels.sampling.cursor import Rows, request_columns, state_columns, state_values
 from innervoice_kernels.sampling.cursor_columns import Ending, StateColumn, TokenKind
 from innervoice_kernels.sampling.step import Feed
 
@@ -37,7 +37,7 @@ class RowStart:
     reply: int = 0
     log_weight: float = 0.0
     kind: TokenKind | None = None
-    cursor: Mapping[str, Any] | None = None
+    cursor: CursorState | None = None
     num_tokens: int = 0
 
 
@@ -69,10 +69,12 @@ class DeviceRows:
         sampling = start.sampling
         if sampling.temperature is None or sampling.top_p is None or sampling.seed is None:
             raise ValueError(f"row {row}: {sampling} has unset fields, expected temperature, top_p and seed")
-        state = None if start.cursor is None else pack_state(start.cursor, start.num_tokens)
+        cursor, state = start.cursor, None
+        if cursor is not None:
+            state = state_columns(start.num_tokens, cursor.caps, **pack.state_values(cursor))
         place = self.programs.acquire(start.program)
         try:
-            request = request_columns(**request_values(start.program, sampling) | place.columns)
+            request = request_columns(**pack.request_values(start.program, sampling) | place.columns)
             self.cursor.begin(
                 row, request, sampling.temperature, sampling.top_p, sampling.seed, start.caps, state
             )
@@ -148,12 +150,11 @@ class DeviceRows:
             self._weighted ^= {source, target}
         self.cursor.state[source, StateColumn.IS_DONE] = Ending.IDLE
 
-    def state(self, row: int) -> tuple[dict[str, Any], int]:
+    def state(self, row: int) -> tuple[CursorState, int]:
         """The state of the host cursor that stands where the row does, and the tokens emitted so far. Waits for the device."""
-        state = self.cursor.state[row].tolist()
-        return unpack_state(state, self.cursor.caps[row].tolist(), self._is_guided[row]), state[
-            StateColumn.NUM_TOKENS
-        ]
+        values, caps = state_values(self.cursor.state[row].tolist(), self.cursor.caps[row].tolist())
+        cursor = pack.cursor_state(values, caps, is_guided=self._is_guided[row])
+        return cursor, values["num_tokens"]
 
     def _lines(self) -> Iterator[Tensor]:
         """What moves with a row: all that is kept from step to step."""

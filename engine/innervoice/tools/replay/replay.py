@@ -13,7 +13,7 @@ from innervoice.api.engine import Engine
 from innervoice.runtime.record import crc32
 from innervoice.runtime.snapshot import PausedReply
 from innervoice.runtime.stream import Stream
-from innervoice.schedule import Cursor, Schedule, make_cursor
+from innervoice.schedule import Schedule, make_cursor
 from innervoice.tools.replay.recording import RecordedReply, Token
 from innervoice.types import AudioChunk, Done, Event, Ids, Pcm16, Samples, Sampling, TokenEvent
 
@@ -103,10 +103,9 @@ def _rest(engine: Engine, paused: PausedReply, sampling: Sampling, caps: Sequenc
     """A reply that was cut out, whose reflections, an open one too, are to have the caps that they came to have."""
     program = engine.parts.requests.compile(Schedule.from_dict(paused.schedule))
     cursor = make_cursor(program, state=paused.cursor)
-    if isinstance(cursor, Cursor):
-        cursor.caps = list(caps)
-        if 0 < cursor.num_reflections <= len(caps):
-            cursor.lower_cap(caps[cursor.num_reflections - 1])
+    cursor.caps = list(caps)
+    if 0 < cursor.num_reflections <= len(caps):
+        cursor.lower_cap(caps[cursor.num_reflections - 1])
     return replace(paused, sampling=sampling, cursor=cursor.state)
 
 

@@ -1,0 +1,158 @@
+"""The position of a cursor as a value: what an export or an event log keeps of a reply that goes on elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from innervoice.schedule.compile import Program
+from innervoice_kernels.sampling.cursor_columns import UNLIMITED, ProgramColumn, TokenKind
+
+VERSION = 1
+_MOST = 2**30  # of any count: one more still fits the device's int32
+_GROUPS = (TokenKind.REFLECTION, TokenKind.TRANSCRIPT, TokenKind.SPEECH, TokenKind.END)
+# Keys of the JSON form. Exports and event logs hold these names, whatever the fields are called.
+_GUIDED_KEYS = {
+    "caps": "caps",
+    "granted": "granted",
+    "text_done": "text_done",
+    "reflection_done": "reflection_done",
+    "is_done": "is_done",
+    "num_reflections": "num_reflections",
+    "segment": "segment",
+    "_offers_done": "offers_done",
+    "_fresh": "fresh",
+    "_limit": "limit",
+    "_row": "row",
+    "_count": "count",
+}
+_FREE_KEYS = {
+    "is_done": "is_done",
+    "segment": "segment",
+    "_in_reflection": "in_reflection",
+    "_last": "last",
+}
+
+
+@dataclass(frozen=True)
+class CursorState:
+    """All that another cursor of the same program needs to go on. The defaults are those of a reply that has not begun.
+
+    A guided cursor has a row, a free one has -1 and uses is_done, segment, in_reflection and last alone. Fields that the device
+    keeps too are called as its columns are (`StateColumn`).
+    """
+
+    row: int = -1  # of the program's table
+    count: int = 0  # tokens of that row that are emitted
+    limit: int = UNLIMITED  # how many tokens the open segment may have
+    text_done: bool = False
+    reflection_done: bool = False
+    is_done: bool = False
+    num_reflections: int = 0  # reflections that have begun
+    segment: int = -1  # number of the last token's segment, -1 before the first
+    offers_done: bool = False  # whether the next draw may be `done`
+    fresh: bool = True  # whether the next token begins a segment
+    in_reflection: bool = False
+    last: TokenKind | None = None  # the group of kinds that the last token belongs to
+    caps: tuple[int, ...] = ()  # of the reflections in order
+    granted: tuple[int, ...] = ()  # caps that took effect, one for each reflection that has begun
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether the state is of a guided cursor."""
+        return self.row >= 0
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values, which `from_json` reads."""
+        values: dict[str, Any] = {"version": VERSION}
+        for key, name in (_GUIDED_KEYS if self.is_guided else _FREE_KEYS).items():
+            value = getattr(self, name)
+            if isinstance(value, tuple):
+                value = list(value)
+            elif isinstance(value, TokenKind):
+                value = value.label
+            values[key] = value
+        return values
+
+    @classmethod
+    def from_json(cls, values: Any) -> CursorState:
+        """Read what `to_json` gave; a state without a version has version 1. Raises ValueError for any other keys or types."""
+        if not isinstance(values, Mapping):
+            raise ValueError(f"the cursor's state is {values!r}: it must be an object")
+        version = values.get("version", VERSION)
+        if version != VERSION or type(version) is not int:
+            raise ValueError(
+                f"the cursor's state has version {version!r}: this engine reads version {VERSION}"
+            )
+        keys = _GUIDED_KEYS if "_row" in values else _FREE_KEYS
+        wrong = (values.keys() - {"version"}) ^ keys.keys()
+        if wrong:
+            state = "lacks" if wrong & keys.keys() else "has the unknown"
+            raise ValueError(f"the cursor's state {state} {min(map(str, wrong))}: export the session again")
+        found = {name: _read(name, values[key]) for key, name in keys.items()}
+        if keys is _GUIDED_KEYS and found["row"] < 0:
+            raise ValueError(f"the cursor's state has row {found['row']}: it must be 0 or more")
+        return cls(**found)
+
+    def check(self, program: Program) -> None:
+        """Raise ValueError where a cursor of this program cannot stand: a row, count or flag out of its range."""
+        self._in_range("segment", -1, _MOST)
+        if self.segment < 0 and not (self.fresh and self.last is None):
+            raise ValueError("the cursor's state has tokens but no segment: segment must be 0 or more")
+        if self.is_guided != program.schedule.guided:
+            kind = "guided" if self.is_guided else "free"
+            raise ValueError(
+                f"the cursor's state is of a {kind} reply, and the schedule's guided is {not self.is_guided}"
+            )
+        if self.is_guided:
+            self._check_guided(program)
+
+    def _check_guided(self, program: Program) -> None:
+        self._in_range("row", 0, len(program.rows) - 1)
+        row, kind = program.rows[self.row], program.kinds[self.row]
+        self._in_range("count", 0, row[ProgramColumn.LENGTH] - 1 if row[ProgramColumn.FORCED] else _MOST)
+        self._in_range("limit", 0, UNLIMITED)
+        self._in_range("num_reflections", 0, _MOST)
+        if len(self.granted) != self.num_reflections:
+            raise ValueError(
+                f"the cursor's state has {len(self.granted)} granted caps for {self.num_reflections} reflections: "
+                "there must be one for each"
+            )
+        is_open = kind is TokenKind.OPEN or (kind is TokenKind.REFLECTION and not row[ProgramColumn.FORCED])
+        if is_open and self.num_reflections == 0:
+            raise ValueError("the cursor's state is in a reflection: num_reflections must be 1 or more")
+        for name in ("caps", "granted"):
+            wrong = [cap for cap in getattr(self, name) if cap < 0]
+            if wrong:
+                raise ValueError(f"the cursor's state has {wrong[0]} in {name}: a cap is 0 or more")
+        if self.text_done and not program.table[:, ProgramColumn.DISCARD].any():
+            raise ValueError(
+                "the cursor's state has text_done, and nothing in the schedule finishes the text"
+            )
+
+    def _in_range(self, name: str, low: int, high: int) -> None:
+        value = getattr(self, name)
+        if not low <= value <= high:
+            raise ValueError(f"the cursor's state has {name} {value}: it must be {low} to {high}")
+
+
+_TYPES = {f.name: f.type for f in fields(CursorState)}
+
+
+def _read(name: str, value: Any) -> Any:
+    """A field from its JSON value. Raises ValueError."""
+    kind = _TYPES[name]
+    if kind == "int" and type(value) is int:
+        return value
+    if kind == "bool" and type(value) is bool:
+        return value
+    if kind == "tuple[int, ...]" and isinstance(value, list) and all(type(number) is int for number in value):
+        return tuple(value)
+    if name == "last":
+        if value is None:
+            return None
+        found = [group for group in _GROUPS if group.label == value]
+        if found:
+            return found[0]
+    raise ValueError(f"the cursor's state has {name} {value!r}: it must be of type {kind}")

@@ -1,0 +1,34 @@
+"""What a cursor offers to be drawn, and what it makes of a token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from innervoice_kernels.sampling.cursor_columns import TokenKind
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Ids that may be drawn: half-open ranges and single ids."""
+
+    ranges: tuple[tuple[int, int], ...]
+    extras: tuple[int, ...] = ()
+
+    def __contains__(self, token: int) -> bool:
+        return token in self.extras or any(low <= token < high for low, high in self.ranges)
+
+    @cached_property
+    def spans(self) -> tuple[tuple[int, int], ...]:
+        """All of them as ranges, in no order."""
+        return (*self.ranges, *((token, token + 1) for token in self.extras))
+
+
+@dataclass(frozen=True)
+class Emission:
+    """One emitted token: its id, kind, the reply's segment it belongs to (from 0), and whether the schedule forced it."""
+
+    token: int
+    kind: TokenKind
+    segment: int
+    forced: bool

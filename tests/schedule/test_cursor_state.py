@@ -1,0 +1,167 @@
+"""A cursor's position as a value: it goes through JSON, and whatever is changed in it is refused or does no harm."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from random_schedules import VOCABULARY, schedules
+
+from innervoice.schedule import (
+    UNLIMITED,
+    Cursor,
+    CursorState,
+    FreeCursor,
+    Program,
+    Schedule,
+    compile_schedule,
+    make_cursor,
+    pack,
+    reflection_ahead,
+    spoken_until,
+)
+from innervoice_kernels.sampling.cursor import state_columns, state_values
+from innervoice_kernels.sampling.cursor_columns import StateColumn
+
+FREE = compile_schedule(Schedule(cycle=(), guided=False), VOCABULARY)
+GUIDED = compile_schedule(
+    Schedule.from_dict({"cycle": [["reflection", 3], ["transcript", 2], ["speech", 2]]}), VOCABULARY
+)
+TEXT_ONLY = compile_schedule(Schedule.from_dict({"cycle": [["transcript", 2]]}), VOCABULARY)
+ANYTHING: st.SearchStrategy[Any] = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 40),
+    st.sampled_from([-(2**31), 2**30, 2**31 - 1, 2**31, 10**30, 1.5, "speech", "open", "", {}]),
+    st.lists(st.one_of(st.integers(-2, 9), st.sampled_from([2**31 - 1, 10**30, True, None])), max_size=5),
+)
+
+
+def walk(cursor: Cursor | FreeCursor, num_tokens: int, seed: int, *, caps: bool = True) -> list[int]:
+    """Draw so many tokens at random, holding each to the mask, and lower caps now and then."""
+    rng = random.Random(seed)
+    ids: list[int] = []
+    while len(ids) < num_tokens and not cursor.is_done:
+        assert spoken_until(cursor, 5) >= 0
+        ahead = reflection_ahead(cursor)
+        assert ahead is None or 0 <= ahead.most <= UNLIMITED
+        if caps and rng.random() < 0.2:
+            (cursor.lower_cap if cursor.is_reflecting else cursor.cap_next)(rng.randrange(4))
+        if cursor.forced is not None:
+            emission = cursor.emit_forced()
+        else:
+            drawn = rng.choice([i for low, high in cursor.mask.spans for i in range(low, high)])
+            made = cursor.draw(drawn)
+            if made is None:
+                continue
+            emission = made
+        assert 0 <= emission.token < VOCABULARY.size and emission.segment >= 0
+        ids.append(emission.token)
+    return ids
+
+
+@st.composite
+def standing(draw: st.DrawFn) -> Cursor | FreeCursor:
+    """A cursor somewhere in a reply, guided or free."""
+    program = FREE
+    if draw(st.integers(0, 4)):
+        program = compile_schedule(Schedule.from_dict(draw(schedules())), VOCABULARY)
+    cursor = make_cursor(program, draw(st.lists(st.integers(0, 5), max_size=3)))
+    walk(cursor, draw(st.integers(0, 25)), draw(st.integers(0, 2**32)))
+    return cursor
+
+
+@settings(max_examples=60, deadline=None)
+@given(cursor=standing(), seed=st.integers(0, 2**32))
+def test_a_cursor_goes_on_from_its_state(cursor: Cursor | FreeCursor, seed: int) -> None:
+    state = cursor.state
+    assert CursorState.from_json(json.loads(json.dumps(state.to_json()))) == state
+    twin = make_cursor(cursor.program, state=state)
+    assert walk(twin, 30, seed) == walk(cursor, 30, seed)
+    assert twin.state == cursor.state
+
+
+@settings(max_examples=60, deadline=None)
+@given(cursor=standing(), num_tokens=st.integers(0, 99))
+def test_the_device_s_columns_hold_a_state(cursor: Cursor | FreeCursor, num_tokens: int) -> None:
+    state, is_guided = cursor.state, cursor.program.schedule.guided
+    columns = state_columns(num_tokens, state.caps, **pack.state_values(state))
+    assert len(columns) == StateColumn.WIDTH and columns[StateColumn.NUM_TOKENS] == num_tokens
+    values, _ = state_values(columns, state.caps)
+    back = pack.cursor_state(values, state.caps, is_guided=is_guided)
+    assert replace(back, granted=state.granted) == state
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(cursor=standing(), data=st.data(), seed=st.integers(0, 2**32))
+def test_a_changed_field_is_refused_or_harmless(
+    cursor: Cursor | FreeCursor, data: st.DataObject, seed: int
+) -> None:
+    values = cursor.state.to_json()
+    values[data.draw(st.sampled_from(sorted(values)))] = data.draw(ANYTHING)
+    try:
+        state = CursorState.from_json(json.loads(json.dumps(values)))
+        changed = make_cursor(cursor.program, state=state)
+    except ValueError:
+        return
+    columns = state_columns(1, state.caps, **pack.state_values(state))
+    assert all(-(2**31) <= column < 2**31 for column in columns)
+    walk(changed, 40, seed)
+    assert CursorState.from_json(changed.state.to_json()) == changed.state
+
+
+@pytest.mark.parametrize(
+    ("program", "changes", "message"),
+    [
+        (GUIDED, {"row": 99}, "row 99: it must be 0 to"),
+        (GUIDED, {"row": 0, "count": 1}, "count 1: it must be 0 to 0"),
+        (GUIDED, {"limit": -1}, "limit -1: it must be 0 to 2147483647"),
+        (GUIDED, {"granted": ()}, "0 granted caps for 1 reflections"),
+        (GUIDED, {"granted": (), "num_reflections": 0}, "num_reflections must be 1 or more"),
+        (GUIDED, {"caps": (-1,)}, "-1 in caps: a cap is 0 or more"),
+        (GUIDED, {"segment": -2}, "segment -2"),
+        (GUIDED, {"fresh": False}, "segment must be 0 or more"),
+        (GUIDED, {"row": -1}, "of a free reply"),
+        (FREE, {"row": 3}, "of a guided reply"),
+        (TEXT_ONLY, {"text_done": True}, "nothing in the schedule finishes the text"),
+    ],
+    ids=str,
+)
+def test_states_out_of_range_are_refused(program: Program, changes: dict[str, Any], message: str) -> None:
+    state = make_cursor(program).state
+    make_cursor(program, state=state)
+    with pytest.raises(ValueError, match=message):
+        make_cursor(program, state=replace(state, **changes))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: v | {"version": 2}, "version 2: this engine reads version 1"),
+        (lambda v: v | {"program": 3}, "has the unknown program"),
+        (lambda v: {key: value for key, value in v.items() if key != "_limit"}, "lacks _limit"),
+        (lambda v: v | {"_row": True}, "row True: it must be of type int"),
+        (lambda v: v | {"caps": [1, "2"]}, "it must be of type tuple"),
+        (lambda v: list(v), "it must be an object"),
+    ],
+)
+def test_json_that_is_no_state_is_refused(change: Any, message: str) -> None:
+    values = make_cursor(GUIDED).state.to_json()
+    assert CursorState.from_json({k: v for k, v in values.items() if k != "version"}).is_guided
+    with pytest.raises(ValueError, match=message):
+        CursorState.from_json(change(values))
+
+
+def test_a_cap_leaves_forced_text_whole() -> None:
+    forced = {"kind": "forced", "as": "reflection", "ids": [1, 2, 3]}
+    schedule = Schedule.from_dict({"cycle": [forced, ["reflection", 4], ["speech", 2]]})
+    cursor = Cursor(compile_schedule(schedule, VOCABULARY))
+    assert not cursor.is_reflecting
+    cursor.lower_cap(0)
+    assert [cursor.emit_forced().token for _ in range(3)] == [1, 2, 3]
+    assert cursor.is_reflecting and cursor.limit == 4
