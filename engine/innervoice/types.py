@@ -1,13 +1,19 @@
-"""What goes into and comes out of the engine: prompts, sampling, events, replies, errors. Plain dataclasses that pickle."""
+"""The engine's inputs and outputs: prompts, sampling, events, replies, errors. Plain dataclasses that pickle.
+
+The fields of the event classes are one table: a field's metadata says how it is written to an event log, and the log and its
+reader go by that.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from operator import add, and_
 from os import PathLike
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -81,14 +87,43 @@ class Sampling:
             raise ValueError(f"Sampling.{name} is {value}: it must be {expected}")
 
 
+def crc32(pcm: Samples | Pcm16) -> int:
+    """The checksum of samples as little-endian float32 or int16."""
+    return zlib.crc32(np.ascontiguousarray(pcm, pcm.dtype.newbyteorder("<")).tobytes())
+
+
+def to_plain(value: Any) -> Any:
+    """A value as JSON would give it back: dataclasses become objects, tuples become lists."""
+    if hasattr(value, "__dataclass_fields__"):
+        return to_plain(asdict(value))
+    if isinstance(value, dict):
+        return {key: to_plain(item) for key, item in value.items()}
+    return [to_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def in_log(
+    join: Callable[[Any, Any], Any] | None = None, **keys: Callable[[Any], Any]
+) -> dict[str, dict[str, Any]]:
+    """Metadata of an event's field: how a line of an event log holds it. A field without it is written as it is.
+
+    join: makes one value of those of a segment's events; None: the first one stays. keys: the line's keys, each with the
+    function that makes its value of the field's; none: the field's own name and value.
+    """
+    return {"log": {"join": join, "keys": keys}}
+
+
+NOT_IN_LOG: Mapping[str, Any] = {"log": None}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """One thing that happened in a reply. index counts from 0; t is in seconds since submission."""
+    """A thing that happened in a reply. index counts from 0; t is in seconds since submission; extra: see `EventField`."""
 
     kind: str
-    reply_id: str
-    index: int
+    reply_id: str = field(metadata=NOT_IN_LOG)
+    index: int = field(metadata=NOT_IN_LOG)
     t: float
+    extra: Mapping[str, Any] = field(default_factory=dict, metadata=NOT_IN_LOG)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +131,10 @@ class TokenEvent(Event):
     """Ids of one segment, as they are decoded. segment counts the reply's segments from 0; forced: the schedule gave the ids."""
 
     segment: int
-    ids: list[int]
-    text: str = ""
-    forced: bool = False
-    logprobs: list[float] | None = None
+    ids: list[int] = field(metadata=in_log(add))
+    text: str = field(default="", metadata=in_log(add))
+    forced: bool = field(default=False, metadata=in_log(and_))
+    logprobs: list[float] | None = field(default=None, metadata=NOT_IN_LOG)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +155,7 @@ class Transcript(TokenEvent):
 class Speech(TokenEvent):
     """Speech tokens; codes [n] int32 are ids less the first speech id."""
 
-    codes: npt.NDArray[np.int32]
+    codes: npt.NDArray[np.int32] = field(metadata=NOT_IN_LOG)
     kind: str = field(default="speech", init=False)
 
 
@@ -143,7 +178,7 @@ def to_pcm16(samples: Samples | Pcm16) -> Pcm16:
 class AudioChunk(Event):
     """pcm [n] float32 in [-1, 1], or int16 where that was asked for; rate in Hz; start: its first sample's index in the reply."""
 
-    pcm: Samples | Pcm16
+    pcm: Samples | Pcm16 = field(metadata=in_log(samples=len, crc32=crc32))
     rate: int
     start: int
     kind: str = field(default="audio", init=False)
@@ -179,10 +214,89 @@ class Usage:
 class Done(Event):
     """Last event of a reply, exactly once."""
 
-    finish_reason: FinishReason
-    usage: Usage
+    finish_reason: FinishReason = field(metadata=in_log(reason=str))
+    usage: Usage = field(metadata=in_log(usage=to_plain))
     error: str | None = None
     kind: str = field(default="done", init=False)
+
+
+EVENTS: Mapping[str, type[Event]] = {
+    "reflection": Reflection,
+    "transcript": Transcript,
+    "speech": Speech,
+    "end": End,
+    "audio": AudioChunk,
+    "done": Done,
+}
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+@dataclass(frozen=True)
+class LoggedField:
+    """A built-in field of events as it is written to an event log; see `in_log`."""
+
+    name: str
+    join: Callable[[Any, Any], Any] | None
+    keys: Mapping[str, Callable[[Any], Any]]
+
+
+def logged_fields(kind: type[Event]) -> list[LoggedField]:
+    """The fields of an event class that an event log has, in order."""
+    made = []
+    for one in sorted(fields(kind), key=lambda one: one.name != "kind"):
+        rule = one.metadata.get("log", {})
+        if rule is not None:
+            keys = rule.get("keys") or {one.name: _as_it_is}
+            made.append(LoggedField(one.name, rule.get("join"), keys))
+    return made
+
+
+LOG_KEYS = frozenset(
+    {"t_end"} | {key for kind in EVENTS.values() for one in logged_fields(kind) for key in one.keys}
+)
+"""Every key that a line of an event log has without a caller's own fields; but for the request's line."""
+
+_TAKEN = LOG_KEYS | {one.name for kind in EVENTS.values() for one in fields(kind)}
+
+
+@dataclass(frozen=True)
+class EventField:
+    """A field that a caller adds to events: an engine with `event_fields` puts it into `Event.extra` and into event logs.
+
+    kinds: one kind of event or several, of `EVENTS`. compute: the event, and the reply's usage with that event counted, to a JSON
+    value. It runs on the engine's thread, so it must be quick; when it fails, the value is None and the failure is logged.
+    Raises ValueError for a name that is taken or no identifier, and for an unknown kind.
+    """
+
+    name: str
+    kinds: str | tuple[str, ...]
+    compute: Callable[[Any, Usage], Any]
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier() or self.name in _TAKEN:
+            reason = "the name of a built-in field" if self.name in _TAKEN else "no identifier"
+            raise ValueError(
+                f"an event field cannot be called {self.name!r}, which is {reason}: use another name"
+            )
+        kinds = (self.kinds,) if isinstance(self.kinds, str) else tuple(self.kinds)
+        unknown = [kind for kind in kinds if kind not in EVENTS]
+        if unknown or not kinds:
+            wrong = repr(unknown[0]) if unknown else "no kind"
+            raise ValueError(f"event field {self.name} is for {wrong}: use {', '.join(EVENTS)}")
+        object.__setattr__(self, "kinds", kinds)
+
+
+def check_event_fields(given: Sequence[EventField]) -> None:
+    """Raise ValueError when two fields of one kind of event have one name."""
+    seen: set[tuple[str, str]] = set()
+    for one in given:
+        for kind in one.kinds:
+            if (kind, one.name) in seen:
+                raise ValueError(f"{kind} events have two fields {one.name}: give each a name of its own")
+            seen.add((kind, one.name))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from innervoice import Engine, EngineOptions, SteadySettings
+from innervoice import Engine, EngineOptions, EventField, SteadySettings
 from innervoice.api.options import FIELDS
 from innervoice.checkpoint.quantization import Quantization
 
@@ -76,3 +76,25 @@ def test_options_and_keywords_make_the_same_engine(tiny_dir: Path) -> None:
         changing = {"memory_bytes"}
         plans = [{k: v for k, v in vars(e.plan()).items() if k not in changing} for e in (one, other)]
         assert plans[0] == plans[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds", "message"),
+    [
+        ("samples", "audio", "'samples', which is the name of a built-in field"),
+        ("reply_id", "audio", "'reply_id', which is the name of a built-in field"),
+        ("a-b", "audio", "'a-b', which is no identifier"),
+        ("loudness", "sound", "loudness is for 'sound': use reflection, transcript"),
+        ("loudness", (), "loudness is for no kind"),
+    ],
+)
+def test_an_event_field_that_cannot_be_is_refused(name: str, kinds: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EventField(name, kinds, max)
+
+
+def test_two_event_fields_of_one_name_are_refused() -> None:
+    one, other = EventField("rank", ("audio", "done"), max), EventField("rank", "done", max)
+    with pytest.raises(ValueError, match="done events have two fields rank"):
+        EngineOptions(event_fields=(one, other))
+    assert EngineOptions(event_fields=(EventField("rank", "audio", max), other)).event_fields[1] is other

@@ -31,6 +31,7 @@ from innervoice.types import (
     End,
     EngineDead,
     Event,
+    EventField,
     Heard,
     Ids,
     OutOfCapacity,
@@ -44,6 +45,7 @@ from innervoice.types import (
     Transcript,
     Usage,
     Vocabulary,
+    logged_fields,
 )
 
 SAMPLING = Sampling(temperature=0.5, top_k=3, seed=2**64 - 1, stop_token_ids=(1, 2), logprobs=True)
@@ -81,7 +83,9 @@ EXAMPLES: list[Any] = [
     SCHEDULE,
     *SCHEDULE.cycle,
     USAGE,
-    Event(kind="x", **EVENT),
+    Event(kind="x", **EVENT, extra={"loudness": 0.5}),
+    EventField("length", ("speech", "end"), max),
+    logged_fields(Speech)[0],
     TokenEvent(kind="x", **TOKENS),
     Reflection(**TOKENS),
     Transcript(**TOKENS),

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from innervoice.api.event_log import EventLog, Line, to_json, write_events
+from innervoice.api.event_log import EventLog, to_json, write_events
+from innervoice.runtime.record import Line
 from innervoice.types import (
     AudioChunk,
     Done,

@@ -14,12 +14,11 @@ import pytest
 from innervoice import AudioChunk, Engine, Ids, Sampling, Schedule, Session, Text
 from innervoice.api.event_log import EventLog, Line, write_events
 from innervoice.runtime.event_queue import deliver
-from innervoice.runtime.record import crc32
 from innervoice.runtime.stream import Stream
 from innervoice.tools.cli.main import main
 from innervoice.tools.replay.recording import RecordedReply
 from innervoice.tools.replay.replay import replay
-from innervoice.types import Event, Heard
+from innervoice.types import Event, Heard, crc32
 
 SCHEDULE = Schedule.preset("stitch_s", transcript_budget=3, speech_budget=8, reflection_budget=6)
 Made = tuple[list[Line], list[Event]]

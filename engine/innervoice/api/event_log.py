@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
-from innervoice.runtime.record import crc32
-from innervoice.types import AudioChunk, Done, Event, TokenEvent
+from innervoice.runtime.record import Line
+from innervoice.types import EVENTS, Done, Event, TokenEvent, logged_fields
 
-Line = dict[str, Any]
+_FIELDS = {kind: logged_fields(kind) for kind in EVENTS.values()}
 
 
 class EventLog:
@@ -21,7 +19,8 @@ class EventLog:
 
     A segment's line is complete when the next token belongs to another segment, or at the end; audio lines are complete
     at once. So every generated id stands in exactly one line, in order, and no segment is split. `forced` in a line:
-    the schedule gave every one of its ids.
+    the schedule gave every one of its ids. The keys are the events' fields, as `types.py` has them, and a caller's own fields
+    (`Event.extra`) follow them: in a segment's line as a list, a value an event.
     """
 
     def __init__(self) -> None:
@@ -33,31 +32,13 @@ class EventLog:
         return self._open
 
     def feed(self, event: Event) -> list[Line]:
-        """The lines that this event completes, in order."""
+        """The lines that this event completes, in order. Raises TypeError for an event of no kind."""
         if isinstance(event, TokenEvent):
             return self._grow(event)
-        if isinstance(event, AudioChunk):
-            line = {
-                "kind": event.kind,
-                "t": event.t,
-                "start": event.start,
-                "samples": len(event.pcm),
-                "rate": event.rate,
-            }
-            return [line | {"crc32": crc32(event.pcm)}]
-        if isinstance(event, Done):
-            usage = _plain(asdict(event.usage))
-            return [
-                *self.finish(),
-                {
-                    "kind": event.kind,
-                    "reason": event.finish_reason,
-                    "usage": usage,
-                    "error": event.error,
-                    "t": event.t,
-                },
-            ]
-        raise TypeError(f"an event of type {type(event).__name__} has no line")
+        if type(event) not in _FIELDS:
+            raise TypeError(f"an event of type {type(event).__name__} has no line")
+        line = _values(event) | dict(event.extra)
+        return [*self.finish(), line] if isinstance(event, Done) else [line]
 
     def finish(self) -> list[Line]:
         """The line that is still growing, when the events stop without a done."""
@@ -65,17 +46,21 @@ class EventLog:
         return [] if last is None else [last]
 
     def _grow(self, event: TokenEvent) -> list[Line]:
-        line, complete = self._open, []
+        """Add a token's event to the line of its segment, which it may begin."""
+        extra = {name: [value] for name, value in event.extra.items()}
+        line = self._open
         if line is None or (line["kind"], line["segment"]) != (event.kind, event.segment):
             complete = self.finish()
-            line = {"kind": event.kind, "segment": event.segment, "ids": [], "text": ""}
-            line |= {"t": event.t, "t_end": event.t, "forced": True}
-            self._open = line
-        line["ids"].extend(event.ids)
-        line["text"] += event.text
+            self._open = _values(event) | {"t_end": event.t} | extra
+            return complete
+        for field in _FIELDS[type(event)]:
+            if field.join is not None:
+                for key, make in field.keys.items():
+                    line[key] = field.join(line[key], make(getattr(event, field.name)))
+        for name, values in extra.items():
+            line[name] = [*line.get(name, ()), *values]
         line["t_end"] = event.t
-        line["forced"] = line["forced"] and event.forced
-        return complete
+        return []
 
 
 def write_events(path: str | PathLike[str], lines: Iterable[Line]) -> None:
@@ -97,8 +82,10 @@ def to_json(line: Line) -> str:
     return text
 
 
-def _plain(value: Any) -> Any:
-    """The value as JSON would give it back: tuples become lists."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+def _values(event: Event) -> Line:
+    """The built-in fields of an event under the keys of its line."""
+    return {
+        key: make(getattr(event, field.name))
+        for field in _FIELDS[type(event)]
+        for key, make in field.keys.items()
+    }

@@ -112,6 +112,7 @@ def load(paths: CheckpointPaths, plan: MemoryPlan, options: EngineOptions, trace
         speech_tokenizer=speech_tokenizer,
         max_model_len=plan.max_model_len,
         sample_rate=1 if voice is None else voice.sample_rate,
+        event_fields=tuple(options.event_fields),
     )
     return EngineParts(core, requests, _fingerprint(configs, vocabulary))
 

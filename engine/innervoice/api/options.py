@@ -19,6 +19,7 @@ from innervoice.codec.speech_codec import Streaming
 from innervoice.model.native import Backend
 from innervoice.runtime.replies import Preempt
 from innervoice.runtime.scheduler import Policy, SchedulerSettings
+from innervoice.types import EventField, check_event_fields
 
 DTYPE_CHOICES = ("auto", *DTYPE_BYTES)
 FP8_PAGES = "fp8_e4m3"
@@ -128,12 +129,14 @@ class EngineOptions:
     )
     name: str = option("engine", "Name of the engine in its metrics.")
     warmup: bool | None = option(None, "Compile and calibrate before the first reply; default: on a GPU.")
+    event_fields: tuple[EventField, ...] = option((), "Fields that are added to events; see EventField.")
 
     def __post_init__(self) -> None:
         for name, one in FIELDS.items():
             value, rule = getattr(self, name), one.metadata["rule"]
             if value is not None and rule is not None and not rule.holds(value):
                 raise ValueError(f"{name} is {value!r}: {rule.remedy}")
+        check_event_fields(self.event_fields)
 
     def locate(self, model: str | PathLike[str]) -> CheckpointPaths:
         """Find or download the parts of a model. Raises FileNotFoundError, ValueError."""

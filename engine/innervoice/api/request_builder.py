@@ -16,7 +16,7 @@ from innervoice.model.families import Family
 from innervoice.model.text import TextTokenizer
 from innervoice.runtime.request import Request
 from innervoice.schedule import Program, Schedule, Segment, compile_schedule
-from innervoice.types import Ids, OutputFormat, Prompt, Sampling, Text, Vocabulary
+from innervoice.types import EventField, Ids, OutputFormat, Prompt, Sampling, Text, Vocabulary
 
 TEXT_ONLY = Schedule(cycle=(Segment("transcript"),))
 NO_SPEECH_TOKENIZER = (
@@ -61,6 +61,7 @@ class RequestBuilder:
     speech_tokenizer: SpeechTokenizer | None
     max_model_len: int
     sample_rate: int
+    event_fields: tuple[EventField, ...] = ()
 
     def default_sampling(self) -> Sampling:
         """The checkpoint's own."""
@@ -105,6 +106,7 @@ class RequestBuilder:
             priority=options.priority,
             is_live=options.realtime,
             output_format=options.output_format,
+            event_fields=self.event_fields,
         )
 
     def heard_ids(self, codes: Sequence[int], system: str | None, *, first: bool) -> list[int]:

@@ -1,10 +1,12 @@
-"""What one reply has emitted so far -> its events, numbered and timed, and its usage."""
+"""Makes the events of one reply, numbered and timed, and its usage, from what it has emitted so far."""
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,6 +17,7 @@ from innervoice.types import (
     Done,
     End,
     Event,
+    EventField,
     FinishReason,
     Pcm16,
     Reflection,
@@ -26,6 +29,9 @@ from innervoice.types import (
     Usage,
 )
 
+log = logging.getLogger("innervoice")
+E = TypeVar("E", bound=Event)
+
 # Looked up once: an enum's attribute costs as much as the rest of an event.
 _REFLECTION, _TRANSCRIPT, _SPEECH, _OPEN, _CLOSE, _END = (
     TokenKind.REFLECTION, TokenKind.TRANSCRIPT, TokenKind.SPEECH, TokenKind.OPEN, TokenKind.CLOSE, TokenKind.END,
@@ -34,7 +40,10 @@ _INT32 = np.dtype(np.int32)
 
 
 class EventBuilder:
-    """Makes the events of a reply in order. speech_start: the first speech id; rate: of the audio, in Hz."""
+    """Makes the events of a reply in order. speech_start: the first speech id; rate: of the audio, in Hz.
+
+    fields: fields that the caller adds to events.
+    """
 
     def __init__(
         self,
@@ -46,6 +55,7 @@ class EventBuilder:
         sampling: Sampling,
         speech_start: int,
         rate: int,
+        fields: Sequence[EventField] = (),
     ) -> None:
         self.reply_id = reply_id
         self._speech_start, self.rate = speech_start, rate
@@ -57,6 +67,7 @@ class EventBuilder:
         self._num_events = self._num_samples = 0
         self._first_audio_at: float | None = None
         self._last_audio_at = 0.0
+        self._fields = fields
 
     def token(self, emission: Emission, logprob: float | None, *, t: float) -> TokenEvent:
         """One emitted token."""
@@ -76,14 +87,16 @@ class EventBuilder:
             "logprobs": None if logprob is None else [logprob],
         }
         if kind is _SPEECH:
-            return Speech(**common, codes=np.array([token - self._speech_start], _INT32))
+            codes = np.array([token - self._speech_start], _INT32)
+            return self._extended(Speech(**common, codes=codes))
         if kind is _TRANSCRIPT:
-            return Transcript(**common, text=self._spoken_text.feed([token]))
+            return self._extended(Transcript(**common, text=self._spoken_text.feed([token])))
         if kind is _END:
-            return End(**common)
+            return self._extended(End(**common))
         if self._first_audio_at is None:
             self._hidden_before_audio += 1
-        return Reflection(**common, text=self._hidden_text.feed([token]) if kind is _REFLECTION else "")
+        text = self._hidden_text.feed([token]) if kind is _REFLECTION else ""
+        return self._extended(Reflection(**common, text=text))
 
     def catch_up(self, is_hidden: bool, token: int) -> None:
         """A token that an earlier log has told: only its bytes count, which may begin a character."""
@@ -96,12 +109,17 @@ class EventBuilder:
             self._usage = replace(self._usage, audio_ttfp_ms=1e3 * t, first_chunk_s=len(pcm) / self.rate)
         self._last_audio_at = t
         start, self._num_samples = self._num_samples, self._num_samples + len(pcm)
-        return AudioChunk(**self._next(t), pcm=pcm, rate=self.rate, start=start)
+        return self._extended(AudioChunk(**self._next(t), pcm=pcm, rate=self.rate, start=start))
 
     def done(self, reason: FinishReason, error: str | None, caps: tuple[int, ...] = (), *, t: float) -> Done:
         """The last event. caps: those that the reflections had, in order."""
+        usage = self.usage(t, caps)
+        return self._extended(Done(**self._next(t), finish_reason=reason, usage=usage, error=error))
+
+    def usage(self, t: float, caps: tuple[int, ...] = ()) -> Usage:
+        """The counts and times of the reply up to now."""
         audio_s = self._num_samples / self.rate if self._num_samples else 0.0
-        usage = replace(
+        return replace(
             self._usage,
             total_new_tokens=sum(self._counts),
             reflection_tokens=sum(self._counts[kind] for kind in TokenKind if kind.is_hidden),
@@ -115,11 +133,31 @@ class EventBuilder:
             audio_rtf=self._last_audio_at / audio_s if audio_s else None,
             reflection_caps=caps,
         )
-        return Done(**self._next(t), finish_reason=reason, usage=usage, error=error)
+
+    def _extended(self, event: E) -> E:
+        """The event with the fields that the caller adds to its kind."""
+        if not self._fields:
+            return event
+        wanted = [field for field in self._fields if event.kind in field.kinds]
+        if not wanted:
+            return event
+        usage = event.usage if isinstance(event, Done) else self.usage(event.t)
+        return replace(event, extra={field.name: _computed(field, event, usage) for field in wanted})
 
     def _next(self, t: float) -> dict[str, Any]:
         index, self._num_events = self._num_events, self._num_events + 1
         return {"reply_id": self.reply_id, "index": index, "t": t}
+
+
+def _computed(field: EventField, event: Event, usage: Usage) -> Any:
+    """The value of a caller's field; None when it cannot be computed or is no JSON value."""
+    try:
+        value = field.compute(event, usage)
+        json.dumps(value, allow_nan=False)
+    except Exception:
+        log.warning("event field %s failed for a %s event", field.name, event.kind, exc_info=True)
+        return None
+    return value
 
 
 def collect_text(events: Sequence[Event]) -> tuple[str, list[str]]:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import asdict, replace
 from typing import Any
 
-import numpy as np
-
 from innervoice.runtime.request import Request
 from innervoice.runtime.snapshot import SessionSnapshot
-from innervoice.types import Pcm16, Samples
 
 Line = dict[str, Any]
 
@@ -28,8 +24,3 @@ def request_line(request: Request, model: str, history: SessionSnapshot | None =
         "is_turn": request.session_id is not None,
         "model": model,
     } | ({} if history is None else {"history": replace(history, model=model).to_dict()})
-
-
-def crc32(pcm: Samples | Pcm16) -> int:
-    """Of the samples as they are, little-endian float32 or int16."""
-    return zlib.crc32(np.ascontiguousarray(pcm, pcm.dtype.newbyteorder("<")).tobytes())

@@ -237,6 +237,7 @@ class ReplyTable:
                 sampling=sampling,
                 speech_start=(program.vocabulary.speech or (0, 0))[0],
                 rate=rate,
+                fields=request.event_fields,
             ),
             number=number,
             place=place,

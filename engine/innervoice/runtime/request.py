@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from innervoice.schedule import Program
-from innervoice.types import OutputFormat, Sampling
+from innervoice.types import EventField, OutputFormat, Sampling
 
 
 @dataclass(frozen=True)
@@ -30,3 +30,4 @@ class Request:
     priority: int = 0
     is_live: bool = False
     output_format: OutputFormat = "float32"
+    event_fields: tuple[EventField, ...] = ()

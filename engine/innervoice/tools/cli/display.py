@@ -12,8 +12,8 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from innervoice.api.event_log import Line
 from innervoice.checkpoint.quantization import Quantization
+from innervoice.runtime.record import Line
 from innervoice.tools.quantize import Written
 
 _STYLE = {"reflection": "dim italic", "transcript": "bold", "speech": "cyan", "audio": "green", "end": "dim"}

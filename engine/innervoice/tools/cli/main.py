@@ -19,10 +19,11 @@ from rich.console import Console
 
 from innervoice import __version__
 from innervoice.api.engine import Engine
-from innervoice.api.event_log import EventLog, Line, write_events
+from innervoice.api.event_log import EventLog, write_events
 from innervoice.api.memory_plan import make_plan
 from innervoice.api.options import EngineOptions
 from innervoice.checkpoint.quantization import Quantization
+from innervoice.runtime.record import Line
 from innervoice.schedule import Schedule
 from innervoice.tools import environment
 from innervoice.tools.cli import codec as codec_commands

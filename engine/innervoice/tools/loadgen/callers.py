@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from innervoice.api.engine import Engine
-from innervoice.api.event_log import EventLog, Line
+from innervoice.api.event_log import EventLog
 from innervoice.api.session import Session
+from innervoice.runtime.record import Line
 from innervoice.runtime.stream import Stream
 from innervoice.telemetry.metrics import RequestTimings, RunMetrics, leading_silence_s, summarize
 from innervoice.tools.loadgen.player import Player

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from innervoice.runtime.record import Line
 from innervoice.runtime.snapshot import SessionSnapshot
 from innervoice.schedule import Schedule
-from innervoice.types import OutputFormat, Sampling
+from innervoice.types import LOG_KEYS, OutputFormat, Sampling
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class RecordedReply:
 
     reflection_caps: as they came to be, from the usage; without a usage those of the request. engine: how the engine was loaded.
     reason: None when the log breaks off. history: of the session that the reply is a turn of, as it was before, None for a single
-    reply.
+    reply. extra: the caller's own fields of each line behind the request's (`EventField`); a replay does not compare them.
     """
 
     prompt_ids: tuple[int, ...]
@@ -55,6 +55,7 @@ class RecordedReply:
     reason: str | None
     engine: Mapping[str, Any] = field(default_factory=dict)
     history: SessionSnapshot | None = None
+    extra: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def num_samples(self) -> int:
@@ -100,20 +101,19 @@ class RecordedReply:
                     for i in line["ids"]
                 ),
                 chunks=tuple(
-                    Chunk(*(line[key] for key in ("start", "samples", "rate", "crc32")))
+                    Chunk(**{field.name: line[field.name] for field in fields(Chunk)})
                     for line in lines
-                    if "crc32" in line
+                    if line["kind"] == "audio"
                 ),
                 reason=done[-1]["reason"] if done else None,
                 engine=head.get("engine", {}),
                 history=SessionSnapshot.from_dict(head["history"]) if head["is_turn"] else None,
+                extra=tuple(
+                    {key: value for key, value in line.items() if key not in LOG_KEYS} for line in lines[1:]
+                ),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path} is no event log of this version: {error}") from error
-
-
-def _chunk(line: Line) -> Chunk:
-    return Chunk(line["start"], line["samples"], line["rate"], line["crc32"])
 
 
 def _parsed(path: str | PathLike[str], number: int, text: str) -> Line:

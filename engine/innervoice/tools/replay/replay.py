@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 
 from innervoice.api.engine import Engine
-from innervoice.runtime.record import crc32
 from innervoice.runtime.snapshot import PausedReply
 from innervoice.runtime.stream import Stream
 from innervoice.schedule import Schedule, make_cursor
 from innervoice.tools.replay.recording import RecordedReply, Token
-from innervoice.types import AudioChunk, Done, Event, Ids, Pcm16, Samples, Sampling, TokenEvent
+from innervoice.types import AudioChunk, Done, Event, Ids, Pcm16, Samples, Sampling, TokenEvent, crc32
 
 CUT = ("cancelled", "interrupted", None)  # ends that came from outside, between any two tokens
 
