@@ -31,7 +31,7 @@ def add(jobs: ReplyColumns, now: float = 0.0, *, priority: int = 0, **columns: A
     place = jobs.add(now, priority=priority)
     values: dict[str, Any] = {
         "phase": Phase.DECODE, "context": 100, "is_live": True, "has_sound": True, "sound_end_s": now + 2.0, "spoken_left": 30,
-        "chunk_s": 2.08, "hidden_most": 100, "hidden_cap": 100,
+        "chunk_s": 2.08, "hidden_most": 100, "hidden_cap": 100, "spoken_rate": 18.75,
     }  # fmt: skip
     values |= columns
     if values["phase"] == Phase.WAITING:

@@ -16,9 +16,8 @@ from typing import Protocol
 
 import numpy as np
 
-from innervoice.codec.audio import check_samples, resampled_len
-from innervoice.codec.glm_voice.speech_tokenizer import SpeechTokenizer
-from innervoice.codec.glm_voice.tokenizer_stream import TokenizerStream
+from innervoice.codec.audio import check_samples
+from innervoice.codec.speech_codec import SpeechEncoder, SpeechStream
 from innervoice.runtime.snapshot import PausedReply
 from innervoice.types import EngineDead, OutOfCapacity, RequestFailed, Samples
 
@@ -65,7 +64,7 @@ class Listened:
 class UserAudio:
     """What a user says in one turn, in frames at one rate. Thread-safe. Made by `Listener.open`."""
 
-    def __init__(self, listener: Listener, stream: TokenizerStream, tell: Tell) -> None:
+    def __init__(self, listener: Listener, stream: SpeechStream, tell: Tell) -> None:
         self.rate = stream.rate
         self.listened = Listened()
         self._listener, self._tell = listener, tell
@@ -154,7 +153,7 @@ class Listener:
 
     def __init__(
         self,
-        tokenizer: SpeechTokenizer,
+        tokenizer: SpeechEncoder,
         max_tokens: int,
         call: Call | None = None,
         count: Count = lambda what, number: None,
@@ -212,8 +211,8 @@ class Listener:
 
     def check_len(self, num_samples: int, rate: int) -> None:
         """Raise ValueError when so many samples are more than a prompt holds."""
-        config, most = self._tokenizer.config, self._max_tokens
-        num = config.num_tokens(resampled_len(num_samples, rate, config.sample_rate))
+        most = self._max_tokens
+        num = self._tokenizer.count_codes(num_samples, rate)
         if num > most:
             raise ValueError(
                 f"the turn would hold {num_samples / rate:.1f} s of sound, {num} tokens, and a prompt has at most {most}: "
@@ -222,8 +221,7 @@ class Listener:
 
     def block_len(self, rate: int) -> int:
         """Samples at `rate` Hz of a block of the tokenizer's."""
-        config = self._tokenizer.config
-        return resampled_len(config.block_len * config.position_len, config.sample_rate, rate)
+        return self._tokenizer.block_len(rate)
 
     def wake(self, utterance: UserAudio) -> None:
         """There is something to do for that utterance. The lock is held."""
@@ -341,9 +339,7 @@ class Listener:
         elif self._call is not None and utterance._told != utterance._codes:
             utterance._wake_len = 0
         else:
-            config = self._tokenizer.config
-            missing = resampled_len(utterance._stream.num_missing, config.sample_rate, utterance.rate)
-            utterance._wake_len = utterance._num_samples + missing
+            utterance._wake_len = utterance._num_samples + utterance._stream.num_missing
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 
@@ -23,9 +23,7 @@ from innervoice.checkpoint.gguf import MODEL
 from innervoice.checkpoint.locate import CheckpointPaths
 from innervoice.checkpoint.model_config import read_generation_config
 from innervoice.checkpoint.safetensors import DummyTensors, TensorDir, TensorSource
-from innervoice.codec.glm_voice.codec import speech_output
-from innervoice.codec.glm_voice.decoder import SpeechDecoder
-from innervoice.codec.glm_voice.speech_tokenizer import SpeechTokenizer
+from innervoice.codec.speech_codec import CodecLoad, SpeechCodec, SpeechEncoder, SpeechOutput
 from innervoice.model.device_step import DeviceStep
 from innervoice.model.gguf_source import GgufSource
 from innervoice.model.pages import PagePool, pages_for
@@ -67,15 +65,10 @@ def load(paths: CheckpointPaths, plan: MemoryPlan, options: EngineOptions, trace
         weights = family.load_weights(configs.model, source, DTYPES[plan.dtype], plan.device)
         if torch.device(plan.device).type == "cuda":
             weights = weights.laid_out()
-        speech_tokenizer, decoder = _load_codec(paths, plan, options, tracer)
+        max_rows = min(plan.sessions, options.max_sessions or MOST_SESSIONS[torch.device(plan.device).type])
+        speech_encoder, voice = _load_codec(configs.codec, plan, options, tracer, max_rows)
 
     # The core: the codec's side, the model with its pages, and on a GPU the step that draws there.
-    max_rows = min(plan.sessions, options.max_sessions or MOST_SESSIONS[torch.device(plan.device).type])
-    voice = (
-        None
-        if decoder is None
-        else speech_output(decoder, options.streaming, num_slots=max_rows, tracer=tracer)
-    )
     model = Transformer(configs.model, weights)
     num_pages = max_rows * pages_for(plan.max_model_len, PAGE_SIZE)
     kv_dtype = torch.float8_e4m3fn if plan.kv_dtype == FP8_PAGES else DTYPES[plan.kv_dtype]
@@ -109,7 +102,7 @@ def load(paths: CheckpointPaths, plan: MemoryPlan, options: EngineOptions, trace
         tokenizer=tokenizer,
         vocabulary=vocabulary,
         generation=read_generation_config(paths.model),
-        speech_tokenizer=speech_tokenizer,
+        speech_tokenizer=speech_encoder,
         max_model_len=plan.max_model_len,
         sample_rate=1 if voice is None else voice.sample_rate,
         event_fields=tuple(options.event_fields),
@@ -160,20 +153,14 @@ def _fingerprint(configs: Configs, vocabulary: Vocabulary) -> str:
 
 
 def _load_codec(
-    paths: CheckpointPaths, plan: MemoryPlan, options: EngineOptions, tracer: Tracer
-) -> tuple[SpeechTokenizer | None, SpeechDecoder | None]:
+    codec: SpeechCodec | None, plan: MemoryPlan, options: EngineOptions, tracer: Tracer, max_rows: int
+) -> tuple[SpeechEncoder | None, SpeechOutput | None]:
     """Both halves of the speech codec, each None where the model has none."""
-    common: dict[str, Any] = {"device": plan.device, "load_format": options.load_format, "tracer": tracer}
-    tokenizer = decoder = None
-    if paths.speech_tokenizer is not None:
-        dtype = DTYPES[plan.speech_tokenizer_dtype]
-        tokenizer = SpeechTokenizer.from_pretrained(paths.speech_tokenizer, dtype=dtype, **common)
-    if paths.decoder is not None:
-        dtype = DTYPES[plan.codec_dtype]
-        decoder = SpeechDecoder.from_pretrained(
-            paths.decoder, vocoder_noise=options.vocoder_noise, dtype=dtype, **common
-        )
-    return tokenizer, decoder
+    if codec is None:
+        return None, None
+    listen = CodecLoad(plan.device, plan.speech_tokenizer_dtype, options.load_format, tracer=tracer)
+    speak = CodecLoad(plan.device, plan.codec_dtype, options.load_format, options.vocoder_noise, tracer)
+    return codec.load_encoder(listen), codec.load_output(speak, options.streaming, max_rows)
 
 
 def _too_large(plan: MemoryPlan) -> str:

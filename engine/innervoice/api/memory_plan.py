@@ -9,16 +9,13 @@ from typing import cast
 import torch
 
 from innervoice.api.options import FP8_PAGES, EngineOptions
-from innervoice.checkpoint import decoder_tensors, speech_tokenizer
 from innervoice.checkpoint.files import read_json
 from innervoice.checkpoint.gguf import MODEL
 from innervoice.checkpoint.locate import CheckpointPaths
 from innervoice.checkpoint.model_config import ModelConfig, dtype_bytes
 from innervoice.checkpoint.quantization import Quantization, as_quantization, read_quantization
-from innervoice.checkpoint.speech_decoder import DecoderConfig, read_decoder_config
-from innervoice.checkpoint.speech_tokenizer import SpeechTokenizerConfig, read_speech_tokenizer_config
-from innervoice.codec.glm_voice.chunks import SteadySettings
-from innervoice.codec.glm_voice.slot_bytes import slot_bytes
+from innervoice.codec.registry import read_speech_codec
+from innervoice.codec.speech_codec import SpeechCodec
 from innervoice.model.device_step import Buffers
 from innervoice.model.families import Family, family_of
 from innervoice.model.gguf_source import GgufSource
@@ -39,16 +36,13 @@ class Configs:
 
     family: Family
     model: ModelConfig
-    speech_tokenizer: SpeechTokenizerConfig | None
-    decoder: DecoderConfig | None
+    codec: SpeechCodec | None
     quantization: Quantization | None = None
 
     @property
     def num_codes(self) -> int | None:
         """Size of the speech codebook, None without speech."""
-        if self.speech_tokenizer is not None:
-            return self.speech_tokenizer.vocab_size
-        return None if self.decoder is None else self.decoder.flow.vocab_size
+        return None if self.codec is None else self.codec.num_codes
 
 
 @dataclass(frozen=True)
@@ -87,16 +81,8 @@ def read_configs(paths: CheckpointPaths) -> Configs:
     source = paths.model / "config.json"
     data, quantization = read_quantization(read_json(source), source)
     family = family_of(data, source)
-    tokenizer = (
-        None if paths.speech_tokenizer is None else read_speech_tokenizer_config(paths.speech_tokenizer)
-    )
-    decoder = None if paths.decoder is None else read_decoder_config(paths.decoder / "config.yaml")
-    if tokenizer is not None and decoder is not None and tokenizer.vocab_size != decoder.flow.vocab_size:
-        raise ValueError(
-            f"{paths.speech_tokenizer} has {tokenizer.vocab_size} speech codes and {paths.decoder} {decoder.flow.vocab_size}: "
-            "they do not belong together"
-        )
-    return Configs(family, family.read_config(data, source), tokenizer, decoder, quantization)
+    codec = read_speech_codec(paths.speech_tokenizer, paths.decoder)
+    return Configs(family, family.read_config(data, source), codec, quantization)
 
 
 def choose_device(device: str) -> torch.device:
@@ -131,25 +117,17 @@ def make_plan(paths: CheckpointPaths, options: EngineOptions | None = None) -> M
 
     # What is needed once, whatever the number of sessions.
     weights = _blank_weights(paths, configs, dtype, quantization)
-    tokenizer = configs.speech_tokenizer
-    decoder = configs.decoder
+    codec = configs.codec
     fixed = {
         "weight_bytes": weights.num_bytes,
-        "codec_bytes": 0
-        if decoder is None
-        else decoder_tensors.tensor_bytes(decoder, dtype_bytes(codec_dtype)),
-        "speech_tokenizer_bytes": 0
-        if tokenizer is None
-        else speech_tokenizer.tensor_bytes(tokenizer, tokenizer_dtype),
+        "codec_bytes": 0 if codec is None else codec.output_bytes(codec_dtype),
+        "speech_tokenizer_bytes": 0 if codec is None else codec.encoder_bytes(tokenizer_dtype),
     }
 
     # What each session needs: its pages, its slot of the codec, its row of the step on a GPU.
     kv_page = _page_bytes(configs.model, dtype, kv_dtype)
     kv_session = pages_for(model_len, PAGE_SIZE) * kv_page
-    steady = SteadySettings() if options.streaming == "steady" else options.streaming
-    voice_slot = 0
-    if decoder is not None and isinstance(steady, SteadySettings):
-        voice_slot = slot_bytes(decoder, dtype_bytes(codec_dtype), steady)
+    voice_slot = 0 if codec is None else codec.slot_bytes(codec_dtype, options.streaming)
     step_row = 0
     if device.type == "cuda":
         rows = options.max_sessions or MOST_SESSIONS["cuda"]

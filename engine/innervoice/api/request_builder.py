@@ -11,7 +11,7 @@ from typing import get_args
 from innervoice.api.options import with_changes
 from innervoice.checkpoint.model_config import GenerationConfig
 from innervoice.codec.audio import MAX_RATE, MIN_RATE, read_audio
-from innervoice.codec.glm_voice.speech_tokenizer import SpeechTokenizer
+from innervoice.codec.speech_codec import SpeechEncoder
 from innervoice.model.families import Family
 from innervoice.model.text import TextTokenizer
 from innervoice.runtime.request import Request
@@ -58,7 +58,7 @@ class RequestBuilder:
     tokenizer: TextTokenizer
     vocabulary: Vocabulary
     generation: GenerationConfig
-    speech_tokenizer: SpeechTokenizer | None
+    speech_tokenizer: SpeechEncoder | None
     max_model_len: int
     sample_rate: int
     event_fields: tuple[EventField, ...] = ()

@@ -4,8 +4,9 @@ audio.py         sound in: files, bytes, arrays; resampling
 glm_voice/       GLM-4-Voice's tokenizer and decoder
 layers.py        linear, convolution, norms: what flow and vocoder share
 residual_vq/     Mimi, EnCodec, DAC, SNAC
+registry.py      which speech codec a checkpoint has
 slot_output.py   what all speech outputs do alike, over a slot table
 slot_table.py    which session holds which slot, and what may be done with it
-speech_codec.py  the seam of a codec that the engine speaks through
+speech_codec.py  the seam of a codec that the engine listens and speaks through
 state.py         streaming state of many replies in one set of tensors
 """

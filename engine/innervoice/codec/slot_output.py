@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -87,7 +87,7 @@ class SlotOutput(ABC, Generic[_Reply]):
     def step(self, keys: Collection[str] | None = None) -> list[SpokenChunk]:
         """Decode all that is ready, of these replies or of all. Raises ValueError for an unknown key."""
         with self._tracer.span("voice step", open=len(self.table)):
-            return self._step(self.table.chosen(keys))
+            return list(self._step(self.table.chosen(keys)))
 
     def close(self, key: str) -> None:
         """Forget a reply, finished or not. Raises ValueError for an unknown key."""
@@ -130,7 +130,7 @@ class SlotOutput(ABC, Generic[_Reply]):
         """Whether a step would do something."""
 
     @abstractmethod
-    def _step(self, replies: list[_Reply]) -> list[SpokenChunk]:
+    def _step(self, replies: list[_Reply]) -> Iterable[SpokenChunk]:
         """Decode all that is ready in these replies; those that are not due are passed over."""
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from innervoice.telemetry.trace import Tracer
 from innervoice.types import Samples
 
 Streaming = Literal["steady", "offline", "reference"]
@@ -134,6 +135,101 @@ class SpeechOutput(Protocol):
     def restore(self, key: str, exported: bytes) -> None:
         """Open a key with what `export` gave, in an output of the same weights and settings. Raises ValueError."""
         ...
+
+
+class SpeechStream(Protocol):
+    """A recording that is encoded while it lasts. Not for two threads at once."""
+
+    @property
+    def rate(self) -> int:
+        """Samples a second of what is pushed."""
+        ...
+
+    @property
+    def num_recomputed(self) -> int:
+        """Codes that were made again because later sound changed them."""
+        ...
+
+    @property
+    def num_missing(self) -> int:
+        """Samples at `rate` without which nothing more can be encoded."""
+        ...
+
+    def push(self, samples: Samples) -> None:
+        """Append samples [T] float32. Raises ValueError after the end and for numbers that are not finite."""
+        ...
+
+    def end(self) -> None:
+        """End the recording: all that is left can be encoded. Raises ValueError for one of 0 samples."""
+        ...
+
+    def take(self) -> tuple[int, list[int]]:
+        """Encode what is ready: (start, codes), from place `start` on the codes that are new or differ from those taken."""
+        ...
+
+
+class SpeechEncoder(Protocol):
+    """Recordings -> speech codes. Any thread may call it."""
+
+    def encode(self, samples: Samples, rate: int) -> list[int]:
+        """Codes of a whole recording [T]. Raises ValueError for no samples, for NaN and for a rate that is none."""
+        ...
+
+    def stream(self, rate: int) -> SpeechStream:
+        """A recording that comes in frames at `rate` Hz. Raises ValueError for a rate that is none."""
+        ...
+
+    def step(self, streams: Sequence[Any]) -> None:
+        """Encode what is ready in these streams of this encoder, in few calls; `take` then has it at no cost."""
+        ...
+
+    def count_codes(self, num_samples: int, rate: int) -> int:
+        """How many codes so many samples at `rate` Hz make."""
+        ...
+
+    def block_len(self, rate: int) -> int:
+        """Samples at `rate` Hz that are encoded at once while a recording lasts."""
+        ...
+
+
+@dataclass(frozen=True)
+class CodecLoad:
+    """How a codec's weights are loaded. dtype: by name. load_format "dummy": random weights. noise: of the vocoder."""
+
+    device: str
+    dtype: str
+    load_format: str = "auto"
+    noise: bool = True
+    tracer: Tracer = field(default_factory=Tracer)
+
+
+class SpeechCodec(Protocol):
+    """The codec of a checkpoint, known from its config files. A subclass that lacks a half says nothing of it."""
+
+    @property
+    def num_codes(self) -> int:
+        """A speech code is from 0 to num_codes - 1."""
+        ...
+
+    def encoder_bytes(self, dtype: str) -> int:
+        """Bytes of the encoder's weights in that dtype, 0 without an encoder."""
+        return 0
+
+    def output_bytes(self, dtype: str) -> int:
+        """Bytes of the decoder's weights in that dtype, 0 without a decoder."""
+        return 0
+
+    def slot_bytes(self, dtype: str, streaming: object) -> int:
+        """Bytes that the output keeps of each reply. streaming: the engine's option; 0 where that keeps none."""
+        return 0
+
+    def load_encoder(self, how: CodecLoad) -> SpeechEncoder | None:
+        """The encoder, None without one. Raises FileNotFoundError, ValueError."""
+        return None
+
+    def load_output(self, how: CodecLoad, streaming: object, num_slots: int) -> SpeechOutput | None:
+        """The output of at most num_slots replies, None without a decoder. Raises FileNotFoundError, ValueError."""
+        return None
 
 
 class NullSpeechOutput:

@@ -14,7 +14,7 @@ from innervoice.checkpoint.speech_tokenizer import (
     read_speech_tokenizer_config,
     tensor_shapes,
 )
-from innervoice.codec.audio import check_samples
+from innervoice.codec.audio import check_samples, resampled_len
 from innervoice.codec.glm_voice.tokenizer_stream import Network, TokenizerStream, encode_ready
 from innervoice.codec.glm_voice.whisper_encoder import Weights
 from innervoice.telemetry.trace import Tracer
@@ -67,6 +67,15 @@ class SpeechTokenizer:
     def num_bytes(self) -> int:
         """Bytes of the weights."""
         return sum(weight.numel() * weight.element_size() for weight in self._network.weights.values())
+
+    def count_codes(self, num_samples: int, rate: int) -> int:
+        """How many codes so many samples at `rate` Hz make."""
+        return self.config.num_tokens(resampled_len(num_samples, rate, self.config.sample_rate))
+
+    def block_len(self, rate: int) -> int:
+        """Samples at `rate` Hz of a block, which a stream encodes at once."""
+        config = self.config
+        return resampled_len(config.block_len * config.position_len, config.sample_rate, rate)
 
     def encode(self, samples: Samples, rate: int) -> list[int]:
         """Codes of a recording: samples [T] of any rate -> one code each 80 ms begun, piece after piece of 30 s.

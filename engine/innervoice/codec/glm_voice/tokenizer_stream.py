@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from innervoice.checkpoint.speech_tokenizer import CONV_STRIDE, SpeechTokenizerConfig
-from innervoice.codec.audio import Resampler, check_samples
+from innervoice.codec.audio import Resampler, check_samples, resampled_len
 from innervoice.codec.glm_voice.whisper_encoder import (
     LEFT_FRAMES,
     Block,
@@ -102,11 +102,13 @@ class TokenizerStream:
 
     @property
     def num_missing(self) -> int:
-        """Samples at the network's rate that the next block waits for; those that a resampler holds back are missing too."""
+        """Samples at `rate` that the next block waits for; those that a resampler holds back are missing too."""
         config = self.network.config
         if self._pieces and not self._pieces[-1].is_ended:
-            return self._pieces[-1].num_missing
-        return min(config.piece_len, _needed(config, CONV_STRIDE * config.block_len))
+            missing = self._pieces[-1].num_missing
+        else:
+            missing = min(config.piece_len, _needed(config, CONV_STRIDE * config.block_len))
+        return resampled_len(missing, config.sample_rate, self.rate)
 
     def take(self) -> tuple[int, list[int]]:
         """Encode what is ready; (start, codes): the codes from place `start` on that are new or differ from those taken before.

@@ -49,7 +49,7 @@ _COLUMNS: dict[str, tuple[type, float]] = {
     "hidden_total": (np.int64, 0),
     "sound_total_s": (np.float64, 0.0),
     "chunk_s": (np.float64, 0.0),  # sound of the next chunk
-    "spoken_rate": (np.float64, 18.75),  # transcript and speech tokens per second of sound
+    "spoken_rate": (np.float64, 0.0),  # transcript and speech tokens per second of sound
     "chunks_ready": (np.int64, 0),  # for the codec
 }
 

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-SPEECH_RATE = 12.5  # tokens per second of sound
+from innervoice.checkpoint.speech_decoder import FlowConfig
+
+SPEECH_RATE = FlowConfig.token_rate  # GLM-4-Voice's speech tokens a second of sound
 _TEMPLATE = 25  # tokens of a prompt besides the user's speech
 
 
