@@ -6,7 +6,7 @@ import re
 
 import pytest
 from paths import ENGINE, KERNELS, ROOT
-from source_tree import DOCUMENTS, Docstring, docstrings, modules
+from source_tree import DOCUMENTS, Docstring, docstrings, modules, without_docstring
 
 # A first sentence begins with its subject or with an imperative, not with a relative clause or a pronoun.
 BARE = re.compile(r"(What|Who|Whose|Whom|Whoever|Where|How|Which|Why|Of|Its|So|They|Those|It|Within,|When)\b")
@@ -42,6 +42,11 @@ def test_first_sentences_are_sentences() -> None:
     assert len(found) > 1000
     bad = [f"{one}  <- {reason}" for one in found if (reason := offence(one))]
     assert len(bad) <= MOST_OFFENDERS, "\n".join(bad)
+
+
+def test_helpers_of_the_tests_have_docstrings() -> None:
+    support = ROOT / "tests" / "support"
+    assert [str(name) for path in modules(support) for name in without_docstring(path)] == []
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

@@ -57,6 +57,7 @@ def made(sizes: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def main() -> None:
+    """Write the golden vectors of SNAC."""
     tensors = {
         f"{name}.{key}": value.contiguous()
         for name, sizes in MODELS.items()

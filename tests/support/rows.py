@@ -64,6 +64,7 @@ class Rows:
 
 
 def greedy(rows: Rows, prompts: list[list[int]], count: int) -> list[list[int]]:
+    """Decode `count` ids after each prompt, always the one of the largest logit."""
     out: list[list[int]] = [[] for _ in prompts]
     feed = prompts
     for _ in range(count):

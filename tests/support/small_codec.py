@@ -48,6 +48,7 @@ def small_decoder(noise: bool = True) -> SpeechDecoder:
 
 
 def random_codes(count: int, seed: int, vocab: int = 16) -> list[int]:
+    """Draw codes below `vocab`, the same for the same seed."""
     rng = random.Random(seed)
     return [rng.randrange(vocab) for _ in range(count)]
 

@@ -39,6 +39,7 @@ RANKS = {
 
 
 def modules(folder: Path) -> list[Path]:
+    """The Python files below a folder, in order."""
     return sorted(folder.rglob("*.py"))
 
 
@@ -117,6 +118,16 @@ def docstrings(path: Path) -> Iterator[Docstring]:
         text = ast.get_docstring(node)
         if text:
             yield Docstring(path, node.lineno, name, text)
+
+
+def without_docstring(path: Path) -> list[str]:
+    """The module, and those of its public classes and functions, that have no docstring."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    named: list[tuple[str, ast.Module | Definition]] = [("module", tree)]
+    named += [
+        (node.name, node) for node in tree.body if isinstance(node, _DEFINITIONS) and node.name[0] != "_"
+    ]
+    return [f"{path.name}: {name}" for name, node in named if not ast.get_docstring(node)]
 
 
 def _public(parent: ast.Module | ast.ClassDef, prefix: str) -> Iterator[tuple[str, Definition]]:
