@@ -19,6 +19,7 @@ inline void store(float* y, Vec x) { _mm256_storeu_ps(y, x); }
 inline Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
 inline Vec mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
 inline Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+constexpr bool kIsFused = true;  // fma rounds once
 inline Vec div(Vec a, Vec b) { return _mm256_div_ps(a, b); }
 inline Vec root(Vec x) { return _mm256_sqrt_ps(x); }
 inline Vec max(Vec a, Vec b) { return _mm256_max_ps(a, b); }

@@ -19,6 +19,7 @@ inline void store(float* y, Vec x) { _mm512_storeu_ps(y, x); }
 inline Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
 inline Vec mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
 inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+constexpr bool kIsFused = true;  // fma rounds once
 inline Vec div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
 inline Vec root(Vec x) { return _mm512_sqrt_ps(x); }
 inline Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }

@@ -43,6 +43,7 @@ inline Vec mul(const Vec& a, const Vec& b) {
 inline Vec fma(const Vec& a, const Vec& b, const Vec& c) {
   return each([&](int i) { return a.lane[i] * b.lane[i] + c.lane[i]; });
 }
+constexpr bool kIsFused = false;  // fma rounds the product, then the sum
 inline Vec div(const Vec& a, const Vec& b) {
   return each([&](int i) { return a.lane[i] / b.lane[i]; });
 }

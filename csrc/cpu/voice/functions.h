@@ -186,10 +186,12 @@ inline Vec power_of_two(Vec x) {
   return scale_by_power(fma(y, r, set1(1.0000000717f)), n);
 }
 
+constexpr float kPadding = -1e30f;  // the score of a key that is not there
+
 // weights = e^(scores - their largest) of n scores, next to nothing up to `width`; returns their sum.
 template <typename E>
 float softmax_row(float* scores, std::int64_t n, std::int64_t width, E* weights) {
-  for (std::int64_t i = n; i < width; ++i) scores[i] = -1e30f;
+  for (std::int64_t i = n; i < width; ++i) scores[i] = kPadding;
   Vec most = load(scores);
   for (std::int64_t i = kLanes; i < width; i += kLanes) most = max(most, load(scores + i));
   float lanes[kLanes];

@@ -84,9 +84,9 @@ constexpr int kFourierLanes = 8;  // frames that are transformed together
 // Rows that a gathered product takes at most.
 constexpr std::int64_t kGathered = 96;
 
-// Signals of few channels: outputs that are summed together, columns that may be read and written behind a signal's
-// last one, and products that are summed one after another.
-constexpr std::int64_t kWaveOut = 4, kWaveSlack = 48, kWaveChain = 128;
+// Signals of few channels: outputs that are summed together, and columns that may be read and written behind a signal's
+// last one.
+constexpr std::int64_t kWaveOut = 4, kWaveSlack = 48;
 
 // A frame of the source, of one pitch: cycles of the fundamental before it, and a sample's; turns [harmonics]: phases,
 // null: none; noise: `noise_stride` floats from harmonic to harmonic, null: none; weight [harmonics].

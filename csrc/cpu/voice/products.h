@@ -12,7 +12,8 @@ namespace innervoice {
 namespace {
 
 constexpr std::int64_t kPanelColumns = kPanelVectors * kLanes;
-constexpr std::int64_t kChain = 128;  // products that are summed one after another: what a sum's error grows with
+// Products that are summed one after another: a sum's error grows with their number, and faster where each is rounded.
+constexpr std::int64_t kChain = kIsFused ? 128 : 32;
 
 // out[m, n] = sum over taps and k, [kRows, kPanelColumns], rows out_stride apart.
 template <int kRows>

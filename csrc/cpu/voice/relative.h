@@ -10,7 +10,11 @@
 namespace innervoice {
 namespace {
 
-constexpr float kHidden = -1e30f;  // the score of a key that is not seen: who sees none weighs all alike
+// The score of a key that is not seen, so that a query that sees no key weighs all alike. Its product with any float
+// is exact, being a power of two: softmax_row finds a difference of exactly 0 between such scores. It is above what
+// softmax_row pads with: padding has no weight even there.
+constexpr float kHidden = -0x1p99f;
+static_assert(kHidden > kPadding);
 
 // Keys and values of both parts as panels: their order is that of the keys.
 inline void pack_head(const RelativeHead& head, std::int64_t keys, float* key_panels, float* values) {

@@ -6,6 +6,7 @@
 
 #include "cpu/voice/functions.h"
 #include "cpu/voice/kernels.h"
+#include "cpu/voice/products.h"
 
 namespace innervoice {
 namespace {
@@ -14,13 +15,14 @@ constexpr int kWaveVectors = 3;
 constexpr std::int64_t kWaveStep = kWaveVectors * kLanes;
 static_assert(kWaveStep <= kWaveSlack, "a last step fits behind the columns");
 
-// kWaveOut rows of y, kWaveStep columns, of the channels [begin, end).
+// kWaveOut rows of y, kWaveStep columns, of the channels [begin, end). A fused sum goes on from the channels before;
+// one whose products are rounded starts again at 0, so that it stays short.
 inline void wave_tile(const float* x, std::int64_t stride, std::int64_t begin, std::int64_t end, std::int64_t taps,
                       std::int64_t step, const float* w, const float* bias, float* y, std::int64_t y_stride) {
   Vec total[kWaveOut][kWaveVectors];
   for (int n = 0; n < kWaveOut; ++n) {
     for (int v = 0; v < kWaveVectors; ++v) {
-      total[n][v] = begin == 0 ? set1(bias[n]) : load(y + n * y_stride + v * kLanes);
+      total[n][v] = begin == 0 ? set1(bias[n]) : kIsFused ? load(y + n * y_stride + v * kLanes) : zero();
     }
   }
   w += begin * taps * kWaveOut;
@@ -36,15 +38,18 @@ inline void wave_tile(const float* x, std::int64_t stride, std::int64_t begin, s
     }
   }
   for (int n = 0; n < kWaveOut; ++n) {
-    for (int v = 0; v < kWaveVectors; ++v) store(y + n * y_stride + v * kLanes, total[n][v]);
+    for (int v = 0; v < kWaveVectors; ++v) {
+      float* to = y + n * y_stride + v * kLanes;
+      store(to, kIsFused || begin == 0 ? total[n][v] : add(load(to), total[n][v]));
+    }
   }
 }
 
 inline void wave_conv(const float* x, std::int64_t stride, std::int64_t channels, std::int64_t out, std::int64_t taps,
                       std::int64_t step, const float* weight, const float* bias, float* y, std::int64_t y_stride,
                       std::int64_t columns) {
-  const std::int64_t together = kWaveChain / taps > 0 ? kWaveChain / taps : 1;  // channels of one chain
-  for (std::int64_t begin = 0; begin < channels; begin += together) {           // whose weights stay in the first cache
+  const std::int64_t together = kChain / taps > 0 ? kChain / taps : 1;  // channels of a pass
+  for (std::int64_t begin = 0; begin < channels; begin += together) {   // whose weights stay in the first cache
     const std::int64_t end = begin + together < channels ? begin + together : channels;
     for (std::int64_t t = 0; t < columns; t += kWaveStep) {
       for (std::int64_t n = 0; n < out; n += kWaveOut) {

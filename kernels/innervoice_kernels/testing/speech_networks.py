@@ -268,8 +268,10 @@ def _norm_case(
     return Case(name, make)
 
 
-def _relative_case(name: str, batch: int, heads: int, queries: int, keys: int, width: int) -> Case:
-    """Every row sees keys of its own; keys that nobody sees hold large numbers."""
+def _relative_case(
+    name: str, batch: int, heads: int, queries: int, keys: int, width: int, num_blind: int = 0
+) -> Case:
+    """Every row sees keys of its own, the last num_blind queries none; keys that no query sees hold large numbers."""
 
     def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
         shape = {"dtype": dtype, "device": device, "generator": generator}
@@ -280,6 +282,7 @@ def _relative_case(name: str, batch: int, heads: int, queries: int, keys: int, w
         visible = torch.rand(batch, queries, keys, generator=generator) < 0.7
         visible[..., 0] = True
         visible[..., keys // 2] = keys < 3
+        visible[:, queries - num_blind :] = False
         k[:, :, keys // 2] = 100 if keys >= 3 else k[:, :, keys // 2]
         return {
             "q": q,
@@ -391,6 +394,7 @@ OPS = (
     Op("relative_attention", relative.relative_attention, relative.relative_attention_ref, (
         _relative_case("one", 1, 1, 1, 1, 16), _relative_case("primes", 2, 3, 7, 19, 16),
         _relative_case("wide", 1, 2, 35, 67, 64), _relative_case("empty", 0, 2, 3, 5, 16),
+        _relative_case("blind queries", 2, 2, 9, 19, 16, 3),
     ), real=(_relative_case("chunk", 1, 8, 35, 155, 64),)),
     Op("relative_layer", lambda **given: run_layer(relative_layer.relative_layer, **given),
        lambda **given: run_layer(relative_layer.relative_layer_ref, **given), (
