@@ -1,12 +1,12 @@
-#include "bindings/codec.h"
+#include "innervoice/codec.h"
 
 #include <pybind11/stl.h>
 
 #include <algorithm>
 #include <memory>
 
+#include "bindings/define.h"
 #include "bindings/layers.h"
-#include "innervoice/codec.h"
 
 namespace innervoice {
 namespace {
@@ -54,7 +54,7 @@ void run_taps(const TapsConv& conv, ThreadTeam& team, const py::object& before, 
 
 using Layer = std::pair<py::object, std::optional<py::object>>;
 
-Affine layer_of(Isa isa, const char* name, const Layer& layer) {
+Affine affine_of(Isa isa, const char* name, const Layer& layer) {
   PackedWeight packed = weight_of({isa, false}, name, layer.first);
   const std::int64_t columns = packed.columns();
   return {std::move(packed), bias_of(layer.second, columns)};
@@ -63,9 +63,9 @@ Affine layer_of(Isa isa, const char* name, const Layer& layer) {
 std::unique_ptr<EluUnit> elu_unit_of(const Layer& wide, const Layer& narrow, const std::optional<Layer>& shortcut,
                                      std::int64_t dilation, const IsaName& isa) {
   const Isa chosen = numerics_of(false, isa).isa;
-  Affine first = layer_of(chosen, "wide", wide), second = layer_of(chosen, "narrow", narrow);
+  Affine first = affine_of(chosen, "wide", wide), second = affine_of(chosen, "narrow", narrow);
   std::optional<Affine> beside;
-  if (shortcut) beside = layer_of(chosen, "shortcut", *shortcut);
+  if (shortcut) beside = affine_of(chosen, "shortcut", *shortcut);
   const std::int64_t width = first.weight.depth();
   need(width > 0 && second.weight.columns() == width && second.weight.depth() == first.weight.columns() &&
            second.weight.taps() == 1 && first.weight.taps() > 0 && dilation > 0,
@@ -89,8 +89,8 @@ std::unique_ptr<WindowLayer> window_layer_of(const Tensors& t, const std::vector
   need(heads > 0 && groups > 0 && heads % groups == 0 && window > 0,
        "heads: a multiple of the groups; window: above 0");
   const Isa chosen = numerics_of(false, isa).isa;
-  Affine qkv = layer_of(chosen, "qkv", {t[2], biases[0]}), out = layer_of(chosen, "out", {t[3], biases[1]});
-  Affine up = layer_of(chosen, "up", {t[7], biases[2]}), down = layer_of(chosen, "down", {t[8], biases[3]});
+  Affine qkv = affine_of(chosen, "qkv", {t[2], biases[0]}), out = affine_of(chosen, "out", {t[3], biases[1]});
+  Affine up = affine_of(chosen, "up", {t[7], biases[2]}), down = affine_of(chosen, "down", {t[8], biases[3]});
   const std::int64_t channels = qkv.weight.depth(), inner = out.weight.depth();
   need(channels % 16 == 0 && inner % (16 * heads) == 0 && qkv.weight.columns() == inner / heads * (heads + 2 * groups),
        "qkv: expected [(H + 2 G) d, 1, D] with D and d multiples of 16");

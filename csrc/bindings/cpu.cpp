@@ -1,5 +1,3 @@
-#include "bindings/cpu.h"
-
 #include <pybind11/stl.h>
 
 #include <algorithm>
@@ -10,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "bindings/decoder.h"
+#include "bindings/define.h"
 #include "bindings/weight.h"
 #include "innervoice/codebook.h"
 #include "innervoice/gemm.h"
@@ -126,7 +124,6 @@ void define_cpu(py::module_& m) {
   m.def("sum_codes", &sum_codes_of_tensors, py::arg("team"), py::arg("ids"), py::arg("codes"), py::arg("sizes"),
         py::arg("out"), py::arg("isa") = py::none());
   m.def("product", &product_of_tensors, py::arg("x"), py::arg("weight"), py::arg("out"), py::arg("isa") = py::none());
-  define_decoder(m);
 }
 
 }  // namespace innervoice

@@ -1,4 +1,4 @@
-#include "bindings/decoder.h"
+#include "innervoice/decoder.h"
 
 #include <pybind11/stl.h>
 
@@ -8,15 +8,15 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/define.h"
 #include "bindings/weight.h"
-#include "innervoice/decoder.h"
 
 namespace innervoice {
 namespace {
 
 using Imports = std::vector<std::unique_ptr<Import>>;
 
-const float* vector_of(Imports& held, const char* name, const py::object& tensor, std::int64_t count) {
+const float* held_vector(Imports& held, const char* name, const py::object& tensor, std::int64_t count) {
   if (tensor.is_none()) return nullptr;
   Size D("D");
   D.bind(count);
@@ -42,12 +42,12 @@ class HeldDecoder {
     model.is_exact = shape["is_exact"].cast<bool>();
     model.embedding = weight_of(embedding);
     model.output = weight_of(output);
-    model.final_norm = vector_of(held_, "final_norm", final_norm, model.embedding.columns);
+    model.final_norm = held_vector(held_, "final_norm", final_norm, model.embedding.columns);
     const std::int64_t qkv_size = (model.num_heads + 2 * model.num_kv_heads) * model.head_dim;
     for (const py::handle& item : layers) {
       const auto given = py::reinterpret_borrow<py::dict>(item);
       const auto norm = [&](const char* name, std::int64_t count) {
-        return vector_of(held_, name, given[name], count);
+        return held_vector(held_, name, given[name], count);
       };
       DecoderLayer layer;
       layer.attention_norm = norm("attention_norm", model.embedding.columns);

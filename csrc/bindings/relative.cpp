@@ -1,12 +1,12 @@
-#include "bindings/relative.h"
+#include "innervoice/relative.h"
 
 #include <pybind11/stl.h>
 
 #include <algorithm>
 #include <memory>
 
+#include "bindings/define.h"
 #include "bindings/layers.h"
-#include "innervoice/relative.h"
 
 namespace innervoice {
 namespace {
@@ -40,8 +40,8 @@ void attention_of_tensors(ThreadTeam& team, const py::object& q, const py::objec
   relative_attention(team, chosen, call);
 }
 
-std::unique_ptr<RelativeLayer> layer_of(const Tensors& t, const py::object& bias_u, const py::object& bias_v,
-                                        const py::object& positions, const IsaName& isa) {
+std::unique_ptr<RelativeLayer> relative_layer_of(const Tensors& t, const py::object& bias_u, const py::object& bias_v,
+                                                 const py::object& positions, const IsaName& isa) {
   need(t.size() == 12, "a layer has 12 tensors: norm, qkv, out, norm, up, down, weight and bias each");
   const Numerics numerics = numerics_of(false, isa);
   const Floats u("bias_u", bias_u), v("bias_v", bias_v), distances("positions", positions);
@@ -68,9 +68,9 @@ std::unique_ptr<RelativeLayer> layer_of(const Tensors& t, const py::object& bias
   return std::make_unique<RelativeLayer>(numerics.isa, std::move(parts), H.value(), place, P.value());
 }
 
-void run_layer(const RelativeLayer& layer, ThreadTeam& team, const py::object& x, const py::object& cache,
-               const py::object& visible, const py::object& closed, const py::object& out,
-               const py::object& cache_after) {
+void run_relative_layer(const RelativeLayer& layer, ThreadTeam& team, const py::object& x, const py::object& cache,
+                        const py::object& visible, const py::object& closed, const py::object& out,
+                        const py::object& cache_after) {
   const Floats from("x", x), past("cache", cache), to("out", out), after("cache_after", cache_after);
   const Import seen("visible", visible), lengths("closed", closed);
   Size B("B"), U("U"), D("D"), C("C"), two("2"), K("C + U");
@@ -100,8 +100,9 @@ void define_relative(py::module_& m) {
   m.def("relative_attention", &attention_of_tensors, py::arg("team"), py::arg("q"), py::arg("k"), py::arg("v"),
         py::arg("bias_u"), py::arg("bias_v"), py::arg("positions"), py::arg("visible"), py::arg("out"), isa);
   py::class_<RelativeLayer>(m, "RelativeLayer")
-      .def(py::init(&layer_of), py::arg("tensors"), py::arg("bias_u"), py::arg("bias_v"), py::arg("positions"), isa)
-      .def("__call__", &run_layer, py::arg("team"), py::arg("x"), py::arg("cache"), py::arg("visible"),
+      .def(py::init(&relative_layer_of), py::arg("tensors"), py::arg("bias_u"), py::arg("bias_v"), py::arg("positions"),
+           isa)
+      .def("__call__", &run_relative_layer, py::arg("team"), py::arg("x"), py::arg("cache"), py::arg("visible"),
            py::arg("closed"), py::arg("out"), py::arg("cache_after"));
 }
 

@@ -1,11 +1,7 @@
 #include "innervoice/sample.h"
 
-#include <stdexcept>
-#include <string>
-
+#include "bindings/define.h"
 #include "bindings/import.h"
-#include "bindings/sample.h"
-
 namespace innervoice {
 namespace {
 

@@ -1,4 +1,4 @@
-#include "bindings/source.h"
+#include "innervoice/source.h"
 
 #include <pybind11/stl.h>
 
@@ -6,9 +6,9 @@
 #include <stdexcept>
 #include <string>
 
+#include "bindings/define.h"
 #include "bindings/import.h"
 #include "bindings/layers.h"
-#include "innervoice/source.h"
 
 namespace innervoice {
 namespace {

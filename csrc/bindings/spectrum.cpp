@@ -1,4 +1,4 @@
-#include "bindings/spectrum.h"
+#include "innervoice/spectrum.h"
 
 #include <pybind11/stl.h>
 
@@ -6,8 +6,8 @@
 #include <optional>
 #include <string>
 
+#include "bindings/define.h"
 #include "bindings/layers.h"
-#include "innervoice/spectrum.h"
 
 namespace innervoice {
 namespace {

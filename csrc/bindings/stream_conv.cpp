@@ -1,4 +1,4 @@
-#include "bindings/stream_conv.h"
+#include "innervoice/stream_conv.h"
 
 #include <pybind11/stl.h>
 
@@ -7,14 +7,14 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/define.h"
 #include "bindings/layers.h"
-#include "innervoice/stream_conv.h"
 
 namespace innervoice {
 namespace {
 
-std::unique_ptr<StreamConv> conv_of(const py::object& weight, const py::object& bias, std::int64_t dilation,
-                                    std::int64_t stride, std::int64_t up, float slope, const IsaName& isa) {
+std::unique_ptr<StreamConv> stream_conv_of(const py::object& weight, const py::object& bias, std::int64_t dilation,
+                                           std::int64_t stride, std::int64_t up, float slope, const IsaName& isa) {
   const Floats floats("weight", weight);
   Size N("N"), taps("taps"), K("K");
   const float* data = floats.match({N, taps, K});
@@ -25,9 +25,9 @@ std::unique_ptr<StreamConv> conv_of(const py::object& weight, const py::object& 
                                       taps.value(), K.value(), StreamConv::Shape{dilation, stride, up, slope});
 }
 
-void run_conv(const StreamConv& conv, ThreadTeam& team, const py::object& before, const py::object& x,
-              std::int64_t first, const std::optional<std::pair<py::object, py::object>>& bounds, const py::object& out,
-              const std::optional<std::pair<py::object, py::object>>& kept) {
+void run_stream_conv(const StreamConv& conv, ThreadTeam& team, const py::object& before, const py::object& x,
+                     std::int64_t first, const std::optional<std::pair<py::object, py::object>>& bounds,
+                     const py::object& out, const std::optional<std::pair<py::object, py::object>>& kept) {
   const Floats past("before", before), from("x", x), to("out", out);
   std::optional<Import> start, end, lengths;
   std::optional<Floats> after;
@@ -99,10 +99,10 @@ void run_double_conv(const DoubleConv& conv, ThreadTeam& team, const py::object&
 
 void define_stream_conv(py::module_& m) {
   py::class_<StreamConv>(m, "StreamConv")
-      .def(py::init(&conv_of), py::arg("weight"), py::arg("bias"), py::arg("dilation") = 1, py::arg("stride") = 1,
-           py::arg("up") = 1, py::arg("slope") = 1.0f, py::arg("isa") = py::none())
-      .def("__call__", &run_conv, py::arg("team"), py::arg("before"), py::arg("x"), py::arg("first"), py::arg("bounds"),
-           py::arg("out"), py::arg("kept") = py::none());
+      .def(py::init(&stream_conv_of), py::arg("weight"), py::arg("bias"), py::arg("dilation") = 1,
+           py::arg("stride") = 1, py::arg("up") = 1, py::arg("slope") = 1.0f, py::arg("isa") = py::none())
+      .def("__call__", &run_stream_conv, py::arg("team"), py::arg("before"), py::arg("x"), py::arg("first"),
+           py::arg("bounds"), py::arg("out"), py::arg("kept") = py::none());
   py::class_<DoubleConv>(m, "DoubleConv")
       .def(py::init(&double_conv_of), py::arg("weight"), py::arg("bias"), py::arg("dilation") = 1,
            py::arg("isa") = py::none())

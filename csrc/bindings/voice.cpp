@@ -1,4 +1,4 @@
-#include "bindings/voice.h"
+#include "innervoice/voice.h"
 
 #include <pybind11/stl.h>
 
@@ -8,8 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/define.h"
 #include "bindings/layers.h"
-#include "innervoice/voice.h"
 
 namespace innervoice {
 namespace {
@@ -72,13 +72,14 @@ void run_stage(const FlowStage& stage, ThreadTeam& team, const py::object& x, co
   stage.run(team, input, R.value(), T.value(), length, shifts, to_first, to_skip, y);
 }
 
-std::unique_ptr<FrameConv> conv_of(const py::object& weight, const py::object& bias, bool halves, const IsaName& isa) {
+std::unique_ptr<FrameConv> frame_conv_of(const py::object& weight, const py::object& bias, bool halves,
+                                         const IsaName& isa) {
   const Numerics numerics = numerics_of(halves, isa);
   return std::make_unique<FrameConv>(numerics, affine_of(numerics, "weight", weight, bias));
 }
 
-void run_conv(const FrameConv& conv, ThreadTeam& team, const py::object& x, const py::object& n, std::int64_t stride,
-              std::int64_t pad, const py::object& out, const py::object& out_n) {
+void run_frame_conv(const FrameConv& conv, ThreadTeam& team, const py::object& x, const py::object& n,
+                    std::int64_t stride, std::int64_t pad, const py::object& out, const py::object& out_n) {
   const Floats from("x", x), to("out", out);
   const Import lengths("n", n), out_lengths("out_n", out_n);
   Size R("R"), T("T"), K("K"), after("T'"), N("N");
@@ -188,8 +189,8 @@ void define_voice(py::module_& m) {
       .def("__call__", &run_stage, py::arg("team"), py::arg("x"), py::arg("n"), py::arg("shift"), py::arg("out"),
            py::arg("given") = py::none());
   py::class_<FrameConv>(m, "FrameConv")
-      .def(py::init(&conv_of), py::arg("weight"), py::arg("bias"), halves, isa)
-      .def("__call__", &run_conv, py::arg("team"), py::arg("x"), py::arg("n"), py::arg("stride"), py::arg("pad"),
+      .def(py::init(&frame_conv_of), py::arg("weight"), py::arg("bias"), halves, isa)
+      .def("__call__", &run_frame_conv, py::arg("team"), py::arg("x"), py::arg("n"), py::arg("stride"), py::arg("pad"),
            py::arg("out"), py::arg("out_n"));
   py::class_<ResidualUnit>(m, "ResidualUnit")
       .def(py::init(&unit_of), py::arg("alpha"), py::arg("first"), py::arg("first_bias"), py::arg("beta"),

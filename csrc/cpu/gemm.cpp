@@ -10,7 +10,7 @@ namespace innervoice {
 namespace {
 
 constexpr std::int64_t kLine = 16;         // floats of a cache line
-constexpr std::int64_t kDepth = 256;       // columns of x and w at a time: a panel stays in the first cache
+constexpr std::int64_t kPanelDepth = 256;  // columns of x and w at a time: a panel stays in the first cache
 constexpr std::int64_t kItemColumns = 64;  // outputs that a thread takes at a time
 
 }  // namespace
@@ -40,19 +40,19 @@ void gemm_columns(Isa isa, const float* x, std::int64_t ldx, std::int64_t M, con
                   std::int64_t last, float* y, std::int64_t ldy, Scratch& scratch) {
   const Kernels& kernels = kernels_of(isa);
   const std::int64_t width = kernels.panel_columns, panels = (last - first + width - 1) / width;
-  float* rows = scratch.floats(width * kDepth * (1 + panels));
-  float* packed = rows + width * kDepth;
-  for (std::int64_t begin = 0; begin < w.columns || begin == 0; begin += kDepth) {
-    const std::int64_t depth = std::min(kDepth, w.columns - begin);
+  float* rows = scratch.floats(width * kPanelDepth * (1 + panels));
+  float* packed = rows + width * kPanelDepth;
+  for (std::int64_t begin = 0; begin < w.columns || begin == 0; begin += kPanelDepth) {
+    const std::int64_t depth = std::min(kPanelDepth, w.columns - begin);
     for (std::int64_t p = 0; p < panels; ++p) {
       const std::int64_t n = first + p * width;
-      kernels.pack(w, n, std::min(width, last - n), begin, depth, rows, packed + p * width * kDepth);
+      kernels.pack(w, n, std::min(width, last - n), begin, depth, rows, packed + p * width * kPanelDepth);
     }
     for (std::int64_t m = 0; m < M; m += kernels.tile_rows) {
       const std::int64_t count = std::min(kernels.tile_rows, M - m);
       for (std::int64_t p = 0; p < panels; ++p) {
-        kernels.tile(x + m * ldx + begin, ldx, count, packed + p * width * kDepth, depth, y + m * ldy + p * width, ldy,
-                     std::min(width, last - first - p * width), begin > 0);
+        kernels.tile(x + m * ldx + begin, ldx, count, packed + p * width * kPanelDepth, depth, y + m * ldy + p * width,
+                     ldy, std::min(width, last - first - p * width), begin > 0);
       }
     }
   }

@@ -10,8 +10,8 @@ namespace innervoice {
 namespace {
 
 constexpr float kTurn = 6.283185307179586f;
-constexpr std::int64_t kCounters = 512;  // a piece of noise
-constexpr std::int64_t kFrames = 4;      // a piece of the source
+constexpr std::int64_t kCounters = 512;    // a piece of noise
+constexpr std::int64_t kSourceFrames = 4;  // a piece of the source
 
 // The frames [first, last) of a row, whose cycles before each frame are `begins`.
 void make_frames(const VoiceKernels& kernels, const SourceCall& call, const float* turns, std::int64_t row,
@@ -56,7 +56,7 @@ void fill_normals(ThreadTeam& team, Isa isa, const std::int64_t* seed, std::int6
 }
 
 void stream_source(ThreadTeam& team, Isa isa, const SourceCall& call) {
-  const std::int64_t pieces = (call.frames + kFrames - 1) / kFrames;
+  const std::int64_t pieces = (call.frames + kSourceFrames - 1) / kSourceFrames;
   const VoiceKernels& kernels = voice_kernels_of(isa);
   std::vector<float> turns;
   if (call.phases != nullptr) {
@@ -79,8 +79,8 @@ void stream_source(ThreadTeam& team, Isa isa, const SourceCall& call) {
   team.run([&](Member& me) {
     me.for_each(call.rows * pieces, 1, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t i = begin; i < end; ++i) {
-        const std::int64_t row = i / pieces, first = i % pieces * kFrames;
-        const std::int64_t last = first + kFrames < call.frames ? first + kFrames : call.frames;
+        const std::int64_t row = i / pieces, first = i % pieces * kSourceFrames;
+        const std::int64_t last = first + kSourceFrames < call.frames ? first + kSourceFrames : call.frames;
         make_frames(kernels, call, turns.data(), row, begins.data() + row * (call.frames + 1), first, last);
       }
     });

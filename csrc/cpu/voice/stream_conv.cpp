@@ -1,21 +1,24 @@
+#include "innervoice/stream_conv.h"
+
 #include <algorithm>
 #include <utility>
 
 #include "cpu/codec_memory.h"
 #include "cpu/voice/rows.h"
-#include "innervoice/stream_conv.h"
 
 namespace innervoice {
 namespace {
 
-constexpr std::int64_t kFloats = 32768;      // of signals that are worked on together: they stay in the second cache
-constexpr std::int64_t kGroupColumns = 512;  // outputs of a piece, so that they do as well
-constexpr std::int64_t kShort = 32;          // products of a sum that a panel is not worth it for
-constexpr std::int64_t kItemsOfAThread = 3;  // so that threads end together
+constexpr std::int64_t kSignalFloats = 32768;  // of signals that are worked on together: they stay in the second cache
+constexpr std::int64_t kGroupColumns = 512;    // outputs of a piece, so that they do as well
+constexpr std::int64_t kShort = 32;            // products of a sum that a panel is not worth it for
+constexpr std::int64_t kItemsOfAThread = 3;    // so that threads end together
 
 std::int64_t up_to(std::int64_t n, std::int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-std::int64_t steps_together(std::int64_t channels) { return std::clamp<std::int64_t>(kFloats / channels, 96, 1024); }
+std::int64_t steps_together(std::int64_t channels) {
+  return std::clamp<std::int64_t>(kSignalFloats / channels, 96, 1024);
+}
 
 // Floats from signal to signal: an odd number of cache lines, so that signals do not share a few places of a cache.
 std::int64_t signal_stride(std::int64_t steps) { return lines(steps + kWaveSlack) / 32 * 32 + 16; }

@@ -8,9 +8,9 @@
 namespace innervoice {
 namespace {
 
-constexpr std::int64_t kFloats = 4096;  // of a signal's piece: its buffers stay in the second cache
+constexpr std::int64_t kWaveFloats = 4096;  // of a signal's piece: its buffers stay in the second cache
 
-std::int64_t columns_of(std::int64_t channels) { return kFloats / channels; }
+std::int64_t columns_of(std::int64_t channels) { return kWaveFloats / channels; }
 
 }  // namespace
 
