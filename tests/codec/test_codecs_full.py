@@ -12,9 +12,9 @@ import pytest
 import torch
 from codec_models import make_module, save
 
-from innervoice.checkpoint.codecs import read_codec_config
 from innervoice.codec.residual_vq.codec import Codec
 from innervoice.codec.residual_vq.codes import Codes
+from innervoice.codec.residual_vq.families import read_codec
 from innervoice_kernels.speech_codec.noise import CODEC_STREAM, normals
 
 BOUND = 1e-4
@@ -71,7 +71,7 @@ def test_published_snac_is_that_of_its_package(name: str, tmp_path: Path) -> Non
     module = snac.SNAC(**SNACS[name]).eval()
     torch.save(module.state_dict(), tmp_path / "pytorch_model.bin")
     (tmp_path / "config.json").write_text(json.dumps(SNACS[name]), encoding="utf-8")
-    config = read_codec_config(tmp_path)
+    config = read_codec(tmp_path)[1]
     codec = Codec.from_pretrained(tmp_path)
     samples = 0.3 * torch.randn(1, 1, config.frame_len * config.block_frames)  # type: ignore[union-attr]
     stages, zero = iter(range(4)), torch.zeros(1, dtype=torch.int64)

@@ -3,15 +3,71 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from innervoice.checkpoint.files import note_unknown, read_json, require
 
 Source = str | PathLike[str]
+
+
+class ResidualConfig(ABC):
+    """What the engine asks of the config of any residual-VQ codec. A frame is a column of codes."""
+
+    kind: str
+    """The name that its codes carry."""
+    sample_rate: int
+    codebook_size: int
+
+    @property
+    @abstractmethod
+    def channels(self) -> int:
+        """Channels of the sound, 1 or 2."""
+
+    @property
+    @abstractmethod
+    def frame_len(self) -> int:
+        """Samples a frame."""
+
+    @property
+    @abstractmethod
+    def num_codebooks(self) -> int:
+        """Codebooks that there are."""
+
+    @property
+    def least_codebooks(self) -> int:
+        """Codebooks that an encoding has at least."""
+        return 1
+
+    @property
+    def needs_all_codebooks(self) -> bool:
+        """Whether a sound is decoded from the codes of all codebooks only."""
+        return False
+
+    @property
+    def code_strides(self) -> tuple[int, ...]:
+        """Frames that share a code, by codebook."""
+        return (1,) * self.num_codebooks
+
+    @property
+    def block_frames(self) -> int:
+        """Frames that are encoded only together."""
+        return 1
+
+    @property
+    def frames_per_scale(self) -> int | None:
+        """Frames that share a scale, None: codes have no scales."""
+        return None
+
+    def codebooks_of(self, kbps: float) -> int:
+        """How many codebooks a bandwidth in kbit/s takes. Raises ValueError where there are no bandwidths, or not this one."""
+        raise ValueError(
+            f"{self.kind} has no bandwidths: give a number of codebooks, 1 to {self.num_codebooks}"
+        )
 
 
 @dataclass(frozen=True)
@@ -37,15 +93,15 @@ class SeanetShape:
 
 
 @dataclass(frozen=True)
-class MimiConfig:
+class MimiConfig(ResidualConfig):
     """Mimi (Kyutai 2024). window: keys that a query sees, itself among them."""
 
-    kind: ClassVar[str] = "mimi"
+    kind = "mimi"
     sample_rate: int
     seanet: SeanetShape
     codebook_size: int
     codebook_dim: int
-    num_codebooks: int
+    num_quantizers: int
     num_semantic: int
     projected: bool
     num_layers: int
@@ -71,12 +127,22 @@ class MimiConfig:
         """Samples a frame."""
         return self.seanet.hop_len * self.downsample
 
+    @property
+    def num_codebooks(self) -> int:
+        """Codebooks of meaning and of sound."""
+        return self.num_quantizers
+
+    @property
+    def least_codebooks(self) -> int:
+        """The codebooks of meaning."""
+        return self.num_semantic
+
 
 @dataclass(frozen=True)
-class EncodecConfig:
+class EncodecConfig(ResidualConfig):
     """EnCodec (Défossez et al. 2022). chunk_len None: one causal stream; else chunks that overlap, each normed by itself."""
 
-    kind: ClassVar[str] = "encodec"
+    kind = "encodec"
     sample_rate: int
     seanet: SeanetShape
     causal: bool
@@ -104,6 +170,11 @@ class EncodecConfig:
         return int(1000 * self.bandwidths[-1] // (self.frame_rate * math.ceil(math.log2(self.codebook_size))))
 
     @property
+    def frames_per_scale(self) -> int | None:
+        """Frames of a chunk, which is scaled to its loudness."""
+        return None if self.chunk_len is None else -(-self.chunk_len // self.frame_len)
+
+    @property
     def frame_rate(self) -> int:
         """Frames a second, rounded up as the original does."""
         return math.ceil(self.sample_rate / self.frame_len)
@@ -118,7 +189,7 @@ class EncodecConfig:
 
 
 @dataclass(frozen=True)
-class DacConfig:
+class DacConfig(ResidualConfig):
     """DAC (Kumar et al. 2023) and SNAC (Siuzdak et al. 2024), which adds strides, groups, noise and attention.
 
     strides: frames that share a code, by codebook; window: frames that attend to each other, None: no attention.
@@ -137,7 +208,11 @@ class DacConfig:
     depthwise: bool = False
     noise: bool = False
     window: int | None = None
-    channels: ClassVar[int] = 1
+
+    @property
+    def channels(self) -> int:
+        """One."""
+        return 1
 
     @property
     def frame_len(self) -> int:
@@ -150,26 +225,38 @@ class DacConfig:
         return len(self.strides)
 
     @property
+    def least_codebooks(self) -> int:
+        """All of SNAC's, any number of DAC's."""
+        return self.num_codebooks if self.needs_all_codebooks else 1
+
+    @property
+    def needs_all_codebooks(self) -> bool:
+        """Of SNAC."""
+        return self.kind == "snac"
+
+    @property
+    def code_strides(self) -> tuple[int, ...]:
+        """Frames that share a code, by codebook."""
+        return self.strides
+
+    @property
     def block_frames(self) -> int:
         """Frames that the encoder takes only together."""
         return math.lcm(*self.strides, self.window or 1)
 
 
-CodecConfig = MimiConfig | EncodecConfig | DacConfig
+def read_codec_json(directory: Source) -> tuple[str | None, dict[str, Any], Path]:
+    """A codec's model_type, its config.json and the path of that. SNAC names no type: its strides tell it from others.
 
-
-def read_codec_config(directory: Source) -> CodecConfig:
-    """The config of a codec's directory. Raises FileNotFoundError, ValueError for another model or unsupported settings."""
+    Raises FileNotFoundError, and ValueError for a directory of GLM-4-Voice's decoder.
+    """
     source = Path(directory) / "config.json"
     if not source.exists() and (Path(directory) / "config.yaml").exists():
         raise ValueError(
             f"{directory} holds a config.yaml, as GLM-4-Voice's decoder does: give it to `innervoice generate`"
         )
     data = read_json(source)
-    kind = data.get("model_type", "snac" if "vq_strides" in data else None)
-    if kind not in _READERS:
-        raise ValueError(f"{source}: model_type is {kind!r}, expected a codec: {', '.join(_READERS)}")
-    return _READERS[kind](data, source)
+    return data.get("model_type", "snac" if "vq_strides" in data else None), data, source
 
 
 def _ints(data: Mapping[str, Any], key: str, source: Source) -> tuple[int, ...]:
@@ -212,7 +299,8 @@ def _seanet(data: Mapping[str, Any], source: Source) -> SeanetShape:
     return SeanetShape(**sizes, ratios=_ints(data, "upsampling_ratios", source), conv_shortcut=shortcut)
 
 
-def _read_mimi(data: Mapping[str, Any], source: Source) -> MimiConfig:
+def read_mimi(data: Mapping[str, Any], source: Source) -> MimiConfig:
+    """config.json of transformers' Mimi. Raises ValueError for a setting that is not supported."""
     _hold(data, source, hidden_act="gelu", use_causal_conv=True, trim_right_ratio=1.0, pad_mode="constant")
     seanet = _seanet(data, source)
     rope = data.get("rope_parameters") or {"rope_theta": data.get("rope_theta", 10000.0)}
@@ -234,7 +322,7 @@ def _read_mimi(data: Mapping[str, Any], source: Source) -> MimiConfig:
     note_unknown(data, known, source)
     return MimiConfig(
         sample_rate=rate, seanet=seanet, codebook_size=_positive(data, "codebook_size", source),
-        codebook_dim=_positive(data, "codebook_dim", source, projected), num_codebooks=_positive(data, "num_quantizers", source),
+        codebook_dim=_positive(data, "codebook_dim", source, projected), num_quantizers=_positive(data, "num_quantizers", source),
         num_semantic=_positive(data, "num_semantic_quantizers", source), projected=projected != seanet.width,
         num_layers=_positive(data, "num_hidden_layers", source), num_heads=heads,
         num_groups=_positive(data, "num_key_value_heads", source, heads),
@@ -261,7 +349,8 @@ _ENCODEC_KEYS = (
 )  # fmt: skip
 
 
-def _read_encodec(data: Mapping[str, Any], source: Source) -> EncodecConfig:
+def read_encodec(data: Mapping[str, Any], source: Source) -> EncodecConfig:
+    """config.json of transformers' EnCodec. Raises ValueError for a setting that is not supported."""
     seanet = _seanet(data, source)
     _hold(data, source, pad_mode="reflect", trim_right_ratio=1.0, codebook_dim=seanet.width)
     rate, norm = _positive(data, "sampling_rate", source), require(data, "norm_type", source, str)
@@ -294,7 +383,8 @@ def _read_encodec(data: Mapping[str, Any], source: Source) -> EncodecConfig:
     )  # fmt: skip
 
 
-def _read_dac(data: Mapping[str, Any], source: Source) -> DacConfig:
+def read_dac(data: Mapping[str, Any], source: Source) -> DacConfig:
+    """config.json of transformers' DAC. Raises ValueError for a setting that is not supported."""
     ratios = _ints(data, "downsampling_ratios", source)
     width = _positive(data, "encoder_hidden_size", source)
     return DacConfig(
@@ -305,7 +395,8 @@ def _read_dac(data: Mapping[str, Any], source: Source) -> DacConfig:
     )  # fmt: skip
 
 
-def _read_snac(data: Mapping[str, Any], source: Source) -> DacConfig:
+def read_snac(data: Mapping[str, Any], source: Source) -> DacConfig:
+    """config.json of SNAC's own package. Raises ValueError for a setting that is not supported."""
     encoder, decoder = _ints(data, "encoder_rates", source), _ints(data, "decoder_rates", source)
     if math.prod(encoder) != math.prod(decoder):
         raise ValueError(
@@ -321,11 +412,3 @@ def _read_snac(data: Mapping[str, Any], source: Source) -> DacConfig:
         strides=_ints(data, "vq_strides", source), depthwise=bool(data.get("depthwise", True)),
         noise=bool(data.get("noise", True)), window=None if window is None else _positive(data, "attn_window_size", source, 32),
     )  # fmt: skip
-
-
-_READERS: dict[str, Callable[[Mapping[str, Any], Source], CodecConfig]] = {
-    "mimi": _read_mimi,
-    "encodec": _read_encodec,
-    "dac": _read_dac,
-    "snac": _read_snac,
-}

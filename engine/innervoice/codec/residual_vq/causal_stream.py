@@ -17,6 +17,7 @@ from innervoice.codec.residual_vq.slot_stream import (
     EncodeStream,
     StreamJob,
     StreamPiece,
+    StreamPlace,
     samples_of,
 )
 from innervoice.codec.state import SlotTensors
@@ -171,6 +172,24 @@ class CausalDecodeStream(DecodeStream):
 
     def _copy(self, place: int, target: int) -> None:
         self._slots.copy(place, target)
+
+
+def causal_encode_stream(half: CausalEncoder, frame_len: int, place: StreamPlace) -> CausalEncodeStream:
+    """A stream of sessions of an encoder."""
+    return CausalEncodeStream(
+        half=half,
+        frame_len=frame_len,
+        num_codebooks=place.num_codebooks,
+        dtype=place.dtype,
+        max_frames=max(half.first_frames, place.max_frames),
+        **place.common,
+    )
+
+
+def causal_decode_stream(half: CausalDecoder, frame_len: int, place: StreamPlace) -> CausalDecodeStream:
+    """A stream of sessions of a decoder."""
+    max_frames = max(half.first_frames, place.max_frames)
+    return CausalDecodeStream(half=half, frame_len=frame_len, max_frames=max_frames, **place.common)
 
 
 def _next_frames(

@@ -7,37 +7,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import numpy as np
 import torch
 
-from innervoice.checkpoint.codecs import CodecConfig, DacConfig, EncodecConfig, MimiConfig, read_codec_config
+from innervoice.checkpoint.codecs import ResidualConfig
 from innervoice.codec.audio import read_channels, resample
-from innervoice.codec.residual_vq.causal_stream import CausalDecodeStream, CausalEncodeStream
 from innervoice.codec.residual_vq.codes import Codes, Grid, joined
-from innervoice.codec.residual_vq.dac import DacDecoder, DacEncoder, load_dac_decoder, load_dac_encoder
-from innervoice.codec.residual_vq.encodec import (
-    ChunkDecoder,
-    ChunkEncoder,
-    EncodecDecoder,
-    EncodecEncoder,
-    load_encodec_decoder,
-    load_encodec_encoder,
+from innervoice.codec.residual_vq.families import read_codec
+from innervoice.codec.residual_vq.slot_stream import (
+    DecoderHalf,
+    DecodeStream,
+    EncoderHalf,
+    EncodeStream,
+    StreamPlace,
 )
-from innervoice.codec.residual_vq.mimi import MimiDecoder, MimiEncoder, load_mimi_decoder, load_mimi_encoder
-from innervoice.codec.residual_vq.slot_stream import DecodeStream, EncodeStream
-from innervoice.codec.residual_vq.weights import Weights, open_weights
-from innervoice.codec.residual_vq.window_stream import (
-    ChunkDecodeStream,
-    ChunkEncodeStream,
-    WindowDecodeStream,
-    WindowEncodeStream,
-)
+from innervoice.codec.residual_vq.weights import open_weights
 from innervoice.types import Audio, AudioIn, Samples
 
-Encoder = MimiEncoder | EncodecEncoder | ChunkEncoder | DacEncoder
-Decoder = MimiDecoder | EncodecDecoder | ChunkDecoder | DacDecoder
 Progress = Callable[[float], None]
 
 OFFLINE_S = 8.0
@@ -52,9 +40,9 @@ log = logging.getLogger("innervoice")
 class Codec:
     """A codec's two halves. Sounds in and out are of `sample_rate` Hz and `channels` channels; codes are `Codes`."""
 
-    config: CodecConfig
-    encoder: Encoder | None
-    decoder: Decoder | None
+    config: ResidualConfig
+    encoder: EncoderHalf | None
+    decoder: DecoderHalf | None
     dtype: torch.dtype
     device: torch.device
 
@@ -71,10 +59,11 @@ class Codec:
 
         "dummy" takes random weights and needs config.json alone. Raises FileNotFoundError, ValueError.
         """
-        config = read_codec_config(directory)
+        family, config = read_codec(directory)
         weights = open_weights(Path(directory), load_format, dtype, device)
         with torch.inference_mode():
-            encoder, decoder = _load(config, weights)
+            encoder = family.load_encoder(weights, config)
+            decoder = family.load_decoder(weights, config)
         return cls(config, encoder, decoder, dtype, torch.device(device))
 
     @property
@@ -104,10 +93,6 @@ class Codec:
 
     def codebooks_of(self, kbps: float) -> int:
         """How many codebooks a bandwidth takes, of EnCodec. Raises ValueError for other codecs and bandwidths."""
-        if not isinstance(self.config, EncodecConfig):
-            raise ValueError(
-                f"{self.kind} has no bandwidths: give a number of codebooks, 1 to {self.num_codebooks}"
-            )
         return self.config.codebooks_of(kbps)
 
     @overload
@@ -153,70 +138,45 @@ class Codec:
     ) -> EncodeStream:
         """Sessions of samples to codes: open, push, finish, step. chunk_s: what a session brings to a step at most."""
         num = self._checked_number(num_codebooks)
-        place: dict[str, Any] = {
-            "num_slots": num_slots,
-            "device": self.device,
-            "channels": self.channels,
-            "grid": self._grid,
-            "num_codebooks": num,
-        }
-        half = self.encoder
-        if half is None:
+        if self.encoder is None:
             raise ValueError("the checkpoint has no encoder: load one that has both halves")
-        if isinstance(half, ChunkEncoder):
-            return ChunkEncodeStream(half=half, dtype=self.dtype, **place)
-        if isinstance(half, DacEncoder):
-            return WindowEncodeStream(
-                half=half, dtype=self.dtype, chunk_frames=self._frames(chunk_s), **place
-            )
-        frames = max(half.first_frames, self._frames(chunk_s))
-        return CausalEncodeStream(
-            half=half, dtype=self.dtype, frame_len=self.frame_len, max_frames=frames, **place
-        )
+        return self.encoder.stream(self._place(num_slots, chunk_s, num_codebooks=num))
 
     def stream_decode(self, num_slots: int = 1, *, chunk_s: float = STREAM_S, seed: int = 0) -> DecodeStream:
         """Sessions of codes to samples: open, push, finish, step. seed: of SNAC's noise."""
-        place: dict[str, Any] = {
-            "num_slots": num_slots,
-            "device": self.device,
-            "channels": self.channels,
-            "grid": self._grid,
-        }
-        half = self.decoder
-        if half is None:
+        if self.decoder is None:
             raise ValueError("the checkpoint has no decoder: load one that has both halves")
-        if isinstance(half, ChunkDecoder):
-            return ChunkDecodeStream(half=half, **place)
-        if isinstance(half, DacDecoder):
-            return WindowDecodeStream(half=half, chunk_frames=self._frames(chunk_s), seed=seed, **place)
-        frames = max(half.first_frames, self._frames(chunk_s))
-        return CausalDecodeStream(half=half, frame_len=self.frame_len, max_frames=frames, **place)
+        return self.decoder.stream(self._place(num_slots, chunk_s, seed=seed))
 
-    @property
-    def _grid(self) -> Grid:
+    def _place(self, num_slots: int, chunk_s: float, *, num_codebooks: int = 0, seed: int = 0) -> StreamPlace:
         config = self.config
-        if isinstance(config, DacConfig):
-            return Grid(config.kind, config.codebook_size, config.strides, all_needed=config.kind == "snac")
-        chunk = None
-        if isinstance(config, EncodecConfig) and config.chunk_len is not None:
-            chunk = -(-config.chunk_len // config.frame_len)
-        return Grid(config.kind, config.codebook_size, (1,) * config.num_codebooks, chunk_frames=chunk)
+        grid = Grid(
+            config.kind,
+            config.codebook_size,
+            config.code_strides,
+            all_needed=config.needs_all_codebooks,
+            chunk_frames=config.frames_per_scale,
+        )
+        return StreamPlace(
+            num_slots=num_slots,
+            device=self.device,
+            dtype=self.dtype,
+            channels=self.channels,
+            grid=grid,
+            max_frames=self._frames(chunk_s),
+            num_codebooks=num_codebooks,
+            seed=seed,
+        )
 
     def _frames(self, seconds: float) -> int:
-        """Whole frames, of SNAC whole blocks, at least one."""
-        block = self.config.block_frames if isinstance(self.config, DacConfig) else 1
+        """Whole blocks of frames, at least one."""
+        block = self.config.block_frames
         return max(1, round(seconds * self.sample_rate / self.frame_len / block)) * block
 
     def _checked_number(self, num: int | None) -> int:
         """Raises ValueError for a number of codebooks that cannot be encoded."""
         most = self.num_codebooks
-        least = (
-            most
-            if self.kind == "snac"
-            else self.config.num_semantic
-            if isinstance(self.config, MimiConfig)
-            else 1
-        )
+        least = self.config.least_codebooks
         if num is not None and not least <= num <= most:
             raise ValueError(
                 f"num_codebooks is {num}, {self.kind} has {f'{least} to {most}' if least < most else most}"
@@ -282,12 +242,3 @@ class Codec:
             Audio(samples[: one.num_samples], self.sample_rate)
             for samples, one in zip(whole, codes, strict=True)
         ]
-
-
-def _load(config: CodecConfig, weights: Weights) -> tuple[Encoder | None, Decoder | None]:
-    if isinstance(config, MimiConfig):
-        encoder = load_mimi_encoder(weights, config) if config.has_encoder else None
-        return encoder, load_mimi_decoder(weights, config) if config.has_decoder else None
-    if isinstance(config, EncodecConfig):
-        return load_encodec_encoder(weights, config), load_encodec_decoder(weights, config)
-    return load_dac_encoder(weights, config), load_dac_decoder(weights, config)

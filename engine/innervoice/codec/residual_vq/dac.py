@@ -15,7 +15,9 @@ from torch import Tensor
 
 from innervoice.checkpoint.codecs import DacConfig
 from innervoice.codec.layers import Affine, layer_norm, linear
-from innervoice.codec.residual_vq.weights import Weights
+from innervoice.codec.residual_vq.slot_stream import StreamPlace
+from innervoice.codec.residual_vq.weights import CodecWeights
+from innervoice.codec.residual_vq.window_stream import WindowDecodeStream, WindowEncodeStream
 from innervoice_kernels.language.rope import rotary
 from innervoice_kernels.residual_vq.rvq import Codebooks, rvq_decode
 from innervoice_kernels.residual_vq.taps import Taps, apply_depthwise, apply_taps
@@ -114,6 +116,21 @@ class DacEncoder:
             rate *= ratio
         return Fraction(total, rate) + _half(self.last)
 
+    @property
+    def context_frames(self) -> int:
+        """Frames of context on each side, whole blocks. After attention the last convolution sees further than a window."""
+        return _whole_blocks(self.reach, self.config, self.attention)
+
+    def stream(self, place: StreamPlace) -> WindowEncodeStream:
+        """A stream of sessions."""
+        return WindowEncodeStream(
+            half=self,
+            num_codebooks=place.num_codebooks,
+            chunk_frames=place.max_frames,
+            dtype=place.dtype,
+            **place.common,
+        )
+
     def __call__(self, x: Tensor, num_codebooks: int) -> Tensor:
         """x [B, T, 1], T a multiple of the frame, for SNAC of block_frames -> ids [B, K, T / frame], repeated by stride."""
         x = _conv(x, self.first)
@@ -161,6 +178,15 @@ class DacDecoder:
         total += 3 / rate
         return total if self.attention is not None else total + 3
 
+    @property
+    def context_frames(self) -> int:
+        """Frames of context on each side, whole blocks. Before attention the first convolution sees further than a window."""
+        return _whole_blocks(self.reach, self.config, self.attention)
+
+    def stream(self, place: StreamPlace) -> WindowDecodeStream:
+        """A stream of sessions."""
+        return WindowDecodeStream(half=self, chunk_frames=place.max_frames, seed=place.seed, **place.common)
+
     def __call__(self, ids: Tensor, seed: Tensor, start: Tensor) -> Tensor:
         """ids [B, K, T] at frames from start [B], seed [B] of the noise -> samples [B, T * frame or a few less, 1]."""
         num = ids.shape[1]
@@ -184,6 +210,12 @@ class DacDecoder:
         y = apply_taps(F.pad(x, (0, 0, 1, 1)), taps)
         trim = (taps.up + 1) // 2
         return y[:, trim : y.shape[1] - trim + (taps.up % 2 if self.config.kind == "snac" else 0)]
+
+
+def _whole_blocks(reach: Fraction, config: DacConfig, attention: LocalAttention | None) -> int:
+    """The reach rounded up to blocks, which are whole windows of attention; one more for a convolution beside attention."""
+    block = config.block_frames
+    return int(-(-reach // block)) * block + (0 if attention is None else block)
 
 
 def _noise(seed: Tensor, stage: int, start: Tensor, count: int) -> Tensor:
@@ -220,7 +252,7 @@ def _snake(x: Tensor, alpha: Tensor) -> Tensor:
 class Names:
     """How DAC (transformers) and SNAC (its own package) call the same layers."""
 
-    weights: Weights
+    weights: CodecWeights
     config: DacConfig
 
     def conv(
@@ -260,7 +292,7 @@ class Names:
         )
 
 
-def load_dac_encoder(weights: Weights, config: DacConfig) -> DacEncoder:
+def load_dac_encoder(weights: CodecWeights, config: DacConfig) -> DacEncoder:
     """Raises ValueError for missing and misshapen tensors."""
     names, width, blocks = Names(weights, config), config.encoder_width, []
     is_dac = config.kind == "dac"
@@ -292,7 +324,7 @@ def load_dac_encoder(weights: Weights, config: DacConfig) -> DacEncoder:
     )
 
 
-def load_dac_decoder(weights: Weights, config: DacConfig) -> DacDecoder:
+def load_dac_decoder(weights: CodecWeights, config: DacConfig) -> DacDecoder:
     """Raises ValueError for missing and misshapen tensors."""
     names, width, is_dac, place = Names(weights, config), config.decoder_width, config.kind == "dac", 0
     first: list[Taps | Depthwise] = []
@@ -328,7 +360,9 @@ def load_dac_decoder(weights: Weights, config: DacConfig) -> DacDecoder:
     return DacDecoder(config, codebooks, biases, tuple(first), attention, tuple(blocks), alpha, last)
 
 
-def _quantizers(weights: Weights, config: DacConfig) -> tuple[Tensor, tuple[Affine, ...], tuple[Affine, ...]]:
+def _quantizers(
+    weights: CodecWeights, config: DacConfig
+) -> tuple[Tensor, tuple[Affine, ...], tuple[Affine, ...]]:
     """Codebooks [K, N, d], and the projections into and out of their space."""
     codes, into, out = list[Tensor](), list[Affine](), list[Affine]()
     for index in range(config.num_codebooks):

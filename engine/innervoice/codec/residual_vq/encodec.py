@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +17,16 @@ from torch import Tensor
 from innervoice.checkpoint.codecs import EncodecConfig
 from innervoice.codec.layers import Affine
 from innervoice.codec.residual_vq.causal import CausalPass, Level, State, run_lstm
+from innervoice.codec.residual_vq.causal_stream import (
+    CausalDecodeStream,
+    CausalEncodeStream,
+    causal_decode_stream,
+    causal_encode_stream,
+)
+from innervoice.codec.residual_vq.chunk_stream import ChunkDecodeStream, ChunkEncodeStream
 from innervoice.codec.residual_vq.seanet import Seanet, load_decoder, load_encoder
-from innervoice.codec.residual_vq.weights import Weights
+from innervoice.codec.residual_vq.slot_stream import StreamPlace
+from innervoice.codec.residual_vq.weights import CodecWeights
 from innervoice_kernels.residual_vq.elu_unit import EluUnit
 from innervoice_kernels.residual_vq.rvq import Codebooks, rvq_decode, rvq_encode
 from innervoice_kernels.residual_vq.taps import Taps, apply_taps
@@ -33,6 +42,10 @@ class EncodecEncoder:
     seanet: Seanet
     codes: Tensor
     first_frames: int
+
+    def stream(self, place: StreamPlace) -> CausalEncodeStream:
+        """A stream of sessions."""
+        return causal_encode_stream(self, self.config.frame_len, place)
 
     def new_rings(self, rows: int, max_frames: int) -> dict[str, Tensor]:
         """Nothing is kept in place."""
@@ -61,6 +74,10 @@ class EncodecDecoder:
     seanet: Seanet
     codebooks: Codebooks
     first_frames: int
+
+    def stream(self, place: StreamPlace) -> CausalDecodeStream:
+        """A stream of sessions."""
+        return causal_decode_stream(self, self.config.frame_len, place)
 
     def new_rings(self, rows: int, max_frames: int) -> dict[str, Tensor]:
         """Nothing is kept in place."""
@@ -111,12 +128,22 @@ class _CentredPass:
 
 
 @dataclass(frozen=True)
-class ChunkEncoder:
+class EncodecChunkEncoder:
     """One chunk of samples to codes and its loudness."""
 
     config: EncodecConfig
     seanet: Seanet
     codes: Tensor
+
+    def stream(self, place: StreamPlace) -> ChunkEncodeStream:
+        """A stream of sessions."""
+        return ChunkEncodeStream(
+            half=self,
+            num_codebooks=place.num_codebooks,
+            dtype=place.dtype,
+            **_chunks(self.config),
+            **place.common,
+        )
 
     def __call__(self, x: Tensor, num_codebooks: int) -> tuple[Tensor, Tensor]:
         """x [B, T, C], T at most a chunk -> ids [B, K, ceil(T / frame)], scales [B]."""
@@ -129,12 +156,16 @@ class ChunkEncoder:
 
 
 @dataclass(frozen=True)
-class ChunkDecoder:
+class EncodecChunkDecoder:
     """One chunk of codes to samples."""
 
     config: EncodecConfig
     seanet: Seanet
     codebooks: Codebooks
+
+    def stream(self, place: StreamPlace) -> ChunkDecodeStream:
+        """A stream of sessions."""
+        return ChunkDecodeStream(half=self, **_chunks(self.config), **place.common)
 
     def __call__(self, ids: Tensor, scales: Tensor) -> Tensor:
         """ids [B, K, T], scales [B] -> samples [B, T * frame, C]."""
@@ -143,36 +174,38 @@ class ChunkDecoder:
         return x * scales.to(x.dtype)[:, None, None]
 
 
-def fade_weights(config: EncodecConfig, device: torch.device | str) -> Tensor:
-    """A chunk's triangular weights, [chunk_len]; where chunks lie over each other their sum is divided by."""
-    assert config.chunk_len is not None
-    time = torch.linspace(0, 1, config.chunk_len + 2, device=device)[1:-1]
-    return 0.5 - (time - 0.5).abs()
-
-
-def load_encodec_encoder(weights: Weights, config: EncodecConfig) -> EncodecEncoder | ChunkEncoder:
+def load_encodec_encoder(
+    weights: CodecWeights, config: EncodecConfig
+) -> EncodecEncoder | EncodecChunkEncoder:
     """Raises ValueError for missing and misshapen tensors."""
     seanet = load_encoder(
         weights, config.seanet, lstm_layers=config.num_lstm_layers, group_norm=config.group_norm
     )
     codes = _codes(weights, config)
     if config.chunk_len is not None:
-        return ChunkEncoder(config, seanet, codes)
+        return EncodecChunkEncoder(config, seanet, codes)
     return EncodecEncoder(config, seanet, codes, _first_frames(seanet, config, upwards=False))
 
 
-def load_encodec_decoder(weights: Weights, config: EncodecConfig) -> EncodecDecoder | ChunkDecoder:
+def load_encodec_decoder(
+    weights: CodecWeights, config: EncodecConfig
+) -> EncodecDecoder | EncodecChunkDecoder:
     """Raises ValueError for missing and misshapen tensors."""
     seanet = load_decoder(
         weights, config.seanet, lstm_layers=config.num_lstm_layers, group_norm=config.group_norm
     )
     codebooks = Codebooks(_codes(weights, config), (config.num_codebooks,))
     if config.chunk_len is not None:
-        return ChunkDecoder(config, seanet, codebooks)
+        return EncodecChunkDecoder(config, seanet, codebooks)
     return EncodecDecoder(config, seanet, codebooks, _first_frames(seanet, config, upwards=True))
 
 
-def _codes(weights: Weights, config: EncodecConfig) -> Tensor:
+def _chunks(config: EncodecConfig) -> dict[str, Any]:
+    assert config.chunk_len is not None and config.chunk_stride is not None, "no chunks"
+    return {"chunk_len": config.chunk_len, "chunk_stride": config.chunk_stride}
+
+
+def _codes(weights: CodecWeights, config: EncodecConfig) -> Tensor:
     shape = (config.codebook_size, config.seanet.width)
     names = (f"quantizer.layers.{index}.codebook.embed" for index in range(config.num_codebooks))
     return torch.stack([weights.get(name, *shape) for name in names])

@@ -14,8 +14,15 @@ from torch import Tensor
 
 from innervoice.checkpoint.codecs import MimiConfig
 from innervoice.codec.residual_vq.causal import CausalPass, Level, State
+from innervoice.codec.residual_vq.causal_stream import (
+    CausalDecodeStream,
+    CausalEncodeStream,
+    causal_decode_stream,
+    causal_encode_stream,
+)
 from innervoice.codec.residual_vq.seanet import Seanet, load_decoder, load_encoder
-from innervoice.codec.residual_vq.weights import Weights
+from innervoice.codec.residual_vq.slot_stream import StreamPlace
+from innervoice.codec.residual_vq.weights import CodecWeights
 from innervoice.codec.residual_vq.windowed_transformer import WindowedTransformer, load_transformer
 from innervoice_kernels.residual_vq.rvq import Codebooks, rvq_decode, rvq_encode
 from innervoice_kernels.residual_vq.taps import Taps
@@ -36,6 +43,10 @@ class MimiEncoder:
     semantic_in: Taps | None
     acoustic_in: Taps | None
     first_frames: int = 1
+
+    def stream(self, place: StreamPlace) -> CausalEncodeStream:
+        """A stream of sessions."""
+        return causal_encode_stream(self, self.config.frame_len, place)
 
     def new_rings(self, rows: int, max_frames: int) -> dict[str, Tensor]:
         """Keys and values of so many slots, when a call brings at most max_frames frames."""
@@ -79,6 +90,10 @@ class MimiDecoder:
     seanet: Seanet
     first_frames: int = 1
 
+    def stream(self, place: StreamPlace) -> CausalDecodeStream:
+        """A stream of sessions."""
+        return causal_decode_stream(self, self.config.frame_len, place)
+
     def new_rings(self, rows: int, max_frames: int) -> dict[str, Tensor]:
         """Keys and values of so many slots, when a call brings at most max_frames frames."""
         return _rings(self.transformer, rows, max_frames * self.config.downsample, self.codebooks.codes)
@@ -102,8 +117,10 @@ class MimiDecoder:
         return y.flatten(1, 2)
 
 
-def load_mimi_encoder(weights: Weights, config: MimiConfig) -> MimiEncoder:
-    """Raises ValueError for missing and misshapen tensors."""
+def load_mimi_encoder(weights: CodecWeights, config: MimiConfig) -> MimiEncoder | None:
+    """The encoder, None where the checkpoint has none. Raises ValueError for missing and misshapen tensors."""
+    if not config.has_encoder:
+        return None
     width, taps = config.seanet.width, 2 * config.downsample
     num = (config.num_semantic, config.num_codebooks - config.num_semantic)
     (semantic, semantic_in), (acoustic, acoustic_in) = (
@@ -117,8 +134,10 @@ def load_mimi_encoder(weights: Weights, config: MimiConfig) -> MimiEncoder:
     )  # fmt: skip
 
 
-def load_mimi_decoder(weights: Weights, config: MimiConfig) -> MimiDecoder:
-    """Raises ValueError for missing and misshapen tensors."""
+def load_mimi_decoder(weights: CodecWeights, config: MimiConfig) -> MimiDecoder | None:
+    """The decoder, None where the checkpoint has none. Raises ValueError for missing and misshapen tensors."""
+    if not config.has_decoder:
+        return None
     sizes = (config.num_semantic, config.num_codebooks - config.num_semantic)
     codes = torch.cat([_codes(weights, config, part, size) for part, size in zip(_PARTS, sizes, strict=True)])
     projections = [_projection(weights, config, part, "output_proj", inwards=False) for part in _PARTS]
@@ -136,7 +155,7 @@ def load_mimi_decoder(weights: Weights, config: MimiConfig) -> MimiDecoder:
 _PARTS = ("semantic_residual_vector_quantizer", "acoustic_residual_vector_quantizer")
 
 
-def _codes(weights: Weights, config: MimiConfig, part: str, size: int) -> Tensor:
+def _codes(weights: CodecWeights, config: MimiConfig, part: str, size: int) -> Tensor:
     """Codebooks [K, N, D]: the sums of what a code stood for in training, divided by how often."""
     found = []
     for index in range(size):
@@ -149,7 +168,9 @@ def _codes(weights: Weights, config: MimiConfig, part: str, size: int) -> Tensor
     return torch.stack(found)
 
 
-def _projection(weights: Weights, config: MimiConfig, part: str, name: str, inwards: bool) -> Taps | None:
+def _projection(
+    weights: CodecWeights, config: MimiConfig, part: str, name: str, inwards: bool
+) -> Taps | None:
     if not config.projected:
         return None
     shape = (

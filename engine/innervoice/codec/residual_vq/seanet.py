@@ -14,7 +14,7 @@ from torch import Tensor
 from innervoice.checkpoint.codecs import SeanetShape
 from innervoice.codec.layers import Affine
 from innervoice.codec.residual_vq.causal import Level
-from innervoice.codec.residual_vq.weights import Weights
+from innervoice.codec.residual_vq.weights import CodecWeights
 from innervoice_kernels.residual_vq.elu_unit import EluUnit
 from innervoice_kernels.residual_vq.taps import Taps
 
@@ -90,7 +90,7 @@ class Seanet:
 class _Loader:
     """Reads layers in the order of the original's list, which gives them their names."""
 
-    weights: Weights
+    weights: CodecWeights
     shape: SeanetShape
     prefix: str
     group_norm: bool
@@ -150,7 +150,7 @@ class _Loader:
 
 
 def load_encoder(
-    weights: Weights, shape: SeanetShape, *, lstm_layers: int = 0, group_norm: bool = False
+    weights: CodecWeights, shape: SeanetShape, *, lstm_layers: int = 0, group_norm: bool = False
 ) -> Seanet:
     """The encoder's half. Raises ValueError for missing and misshapen tensors."""
     load, width, stages = _Loader(weights, shape, "encoder", group_norm), shape.num_filters, []
@@ -170,7 +170,7 @@ def load_encoder(
 
 
 def load_decoder(
-    weights: Weights, shape: SeanetShape, *, lstm_layers: int = 0, group_norm: bool = False
+    weights: CodecWeights, shape: SeanetShape, *, lstm_layers: int = 0, group_norm: bool = False
 ) -> Seanet:
     """The decoder's half. Raises ValueError for missing and misshapen tensors."""
     load, width, stages = (

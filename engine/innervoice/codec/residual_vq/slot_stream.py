@@ -1,7 +1,7 @@
 """Streams of many sessions over one codec half: each session in a slot, a step serves all that have enough.
 
 What a session is given waits in its buffer; when it is taken, and how much at once, changes nothing in the result. The
-kinds of streams are in `causal_stream.py` and `window_stream.py`.
+kinds of streams are in `causal_stream.py`, `window_stream.py` and `chunk_stream.py`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -74,6 +74,49 @@ class StreamJob(NamedTuple):
     take: int
     last: bool
     group: Hashable
+
+
+@dataclass(frozen=True)
+class StreamPlace:
+    """Where a half's stream runs. grid: how codes look; num_codebooks: to encode; max_frames: a session's frames in a step.
+
+    seed: of a decoder's noise.
+    """
+
+    num_slots: int
+    device: torch.device
+    dtype: torch.dtype
+    channels: int
+    grid: Grid
+    max_frames: int
+    num_codebooks: int = 0
+    seed: int = 0
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """The arguments that all streams take."""
+        return {
+            "num_slots": self.num_slots,
+            "device": self.device,
+            "channels": self.channels,
+            "grid": self.grid,
+        }
+
+
+class EncoderHalf(Protocol):
+    """Samples to codes: what `Codec` asks of a codec's encoder."""
+
+    def stream(self, place: StreamPlace) -> EncodeStream:
+        """A stream of sessions."""
+        ...
+
+
+class DecoderHalf(Protocol):
+    """Codes to samples: what `Codec` asks of a codec's decoder."""
+
+    def stream(self, place: StreamPlace) -> DecodeStream:
+        """A stream of sessions."""
+        ...
 
 
 @dataclass(kw_only=True)

@@ -22,7 +22,7 @@ _NORMED = (
 
 
 @dataclass(frozen=True)
-class Weights:
+class CodecWeights:
     """A source of tensors, the names in it (None: any), and the type and device that they are wanted in."""
 
     source: TensorSource
@@ -70,12 +70,12 @@ class Weights:
 
 def open_weights(
     directory: Path, load_format: str, dtype: torch.dtype, device: str | torch.device, seed: int = 0
-) -> Weights:
+) -> CodecWeights:
     """The tensors of a directory, safetensors or pytorch_model.bin, or random ones. Raises FileNotFoundError, ValueError."""
     if load_format == "dummy":
-        return Weights(DummyTensors(seed), None, dtype, device)
+        return CodecWeights(DummyTensors(seed), None, dtype, device)
     if (directory / PICKLED).exists() and not any((directory / name).exists() for name in (SINGLE, INDEX)):
         pickled = PickleFile(directory / PICKLED)
-        return Weights(pickled, frozenset(pickled.names()), dtype, device)
+        return CodecWeights(pickled, frozenset(pickled.names()), dtype, device)
     files = TensorDir(directory)
-    return Weights(files, frozenset(files.names()), dtype, device)
+    return CodecWeights(files, frozenset(files.names()), dtype, device)

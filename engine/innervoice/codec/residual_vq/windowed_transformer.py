@@ -10,7 +10,7 @@ from torch import Tensor
 
 from innervoice.checkpoint.codecs import MimiConfig
 from innervoice.codec.residual_vq.causal import Level
-from innervoice.codec.residual_vq.weights import Weights
+from innervoice.codec.residual_vq.weights import CodecWeights
 from innervoice_kernels.residual_vq.window_layer import RingRows, WindowLayer, window_layer
 
 
@@ -41,7 +41,7 @@ class WindowedTransformer:
         return x
 
 
-def load_transformer(weights: Weights, config: MimiConfig, prefix: str) -> WindowedTransformer:
+def load_transformer(weights: CodecWeights, config: MimiConfig, prefix: str) -> WindowedTransformer:
     """encoder_transformer or decoder_transformer. Raises ValueError for missing and misshapen tensors."""
     layers = tuple(
         _load_layer(weights, config, f"{prefix}.layers.{index}") for index in range(config.num_layers)
@@ -50,7 +50,7 @@ def load_transformer(weights: Weights, config: MimiConfig, prefix: str) -> Windo
     return WindowedTransformer(config, layers, (1.0 / config.rope_theta**exponent).to(weights.device))
 
 
-def _load_layer(weights: Weights, config: MimiConfig, name: str) -> WindowLayer:
+def _load_layer(weights: CodecWeights, config: MimiConfig, name: str) -> WindowLayer:
     width, attention = config.seanet.width, config.num_heads * config.head_dim
     keys, bias = config.num_groups * config.head_dim, config.attention_bias
     sizes = {"q_proj": attention, "k_proj": keys, "v_proj": keys}
