@@ -7,8 +7,10 @@ reader go by that.
 from __future__ import annotations
 
 import os
+import shutil
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from operator import add, and_
 from os import PathLike
@@ -85,6 +87,23 @@ class Sampling:
         value = getattr(self, name)
         if value is not None and not low <= value <= high:
             raise ValueError(f"Sampling.{name} is {value}: it must be {expected}")
+
+
+@contextmanager
+def replacing(path: str | PathLike[str]) -> Iterator[Path]:
+    """Give the path of a hidden file beside `path`, to be written whole or not at all.
+
+    It takes the place of `path` when the block ends well, and is removed when it does not. It may as well become a directory,
+    for a `path` that does not exist or is an empty one. Raises OSError.
+    """
+    target = Path(path).absolute()
+    part = target.with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
+    try:
+        yield part
+        os.replace(part, target)
+    finally:
+        with suppress(OSError):  # its folder is gone or was never one
+            shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
 
 
 def crc32(pcm: Samples | Pcm16) -> int:
@@ -333,13 +352,8 @@ class Audio:
         kind = target.suffix.lstrip(".").upper() or "WAV"
         if kind not in soundfile.available_formats():
             raise ValueError(f"{target}: cannot write audio of type {kind!r}; use .wav, .flac or .ogg")
-        part = target.with_name(f".{target.name}.{os.getpid()}.part")
-        try:
-            with open(part, "wb") as file:
-                soundfile.write(file, to_pcm16(self.samples), self.rate, format=kind)
-            os.replace(part, target)
-        finally:
-            part.unlink(missing_ok=True)
+        with replacing(target) as part, open(part, "wb") as file:
+            soundfile.write(file, to_pcm16(self.samples), self.rate, format=kind)
 
 
 @dataclass(frozen=True)

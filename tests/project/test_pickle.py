@@ -19,8 +19,9 @@ import pytest
 import innervoice
 from innervoice import Codec, Codes, EngineOptions, Plan, Schedule, Segment, SteadySettings
 from innervoice.runtime.event_queue import Bounds
+from innervoice.telemetry.histogram import Spread
 from innervoice.telemetry.metrics import Distribution, RequestTimings, StreamsCarried, measure, summarize
-from innervoice.telemetry.stats import Occupancy, Spread, Telemetry
+from innervoice.telemetry.stats import MEASURES, Occupancy, Telemetry
 from innervoice.tools.loadgen import Listened, Load, Question, Run
 from innervoice.tools.replay.recording import Chunk, RecordedReply, Token
 from innervoice.tools.replay.replay import Replayed
@@ -111,6 +112,7 @@ EXAMPLES: list[Any] = [
     Spread(1, 1.0, 1.0, 1.0, None),
     Telemetry("a").stats(),
     Telemetry("a").readings()[-1],
+    MEASURES[0],
     RECORDING,
     *RECORDING.tokens,
     *RECORDING.chunks,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 import random
@@ -13,9 +14,10 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from innervoice.telemetry.histogram import Histogram
 from innervoice.telemetry.metrics import RequestTimings, measure
 from innervoice.telemetry.prometheus import make_collector
-from innervoice.telemetry.stats import Histogram, Occupancy, Telemetry
+from innervoice.telemetry.stats import FIGURES, MEASURES, Occupancy, Stats, Telemetry
 from innervoice.types import AudioChunk, Done, End, Event, Reflection, Speech, Transcript, Usage
 
 RATE = 1000
@@ -153,29 +155,37 @@ def values(registry: CollectorRegistry) -> dict[tuple[str, str], float]:
     return found
 
 
-def test_two_engines_in_one_registry() -> None:
-    one, two, registry = busy("one", 3), busy("two", 5), CollectorRegistry()
-    registry.register(make_collector(one, two))
-    found = values(registry)
-    assert (
-        found["innervoice_pages,state=free", "one"] == 60
-        and found["innervoice_pages,state=held", "two"] == 40
+@pytest.mark.parametrize("number", [3, 5])
+def test_a_registry_has_the_figures_of_stats(number: int) -> None:
+    telemetry, registry = busy("one", number), CollectorRegistry()
+    registry.register(make_collector(telemetry))
+    found, stats = (
+        {name: value for (name, engine), value in values(registry).items() if engine == "one"},
+        telemetry.stats(),
     )
-    assert found["innervoice_queue", "one"] == 4 and found["innervoice_slots,state=used", "two"] == 3
-    assert found["innervoice_incidents_total,what=refused", "one"] == 2
-    assert found["innervoice_replies_total,reason=stop", "two"] == 1
-    for telemetry in (one, two):
-        stats, name = telemetry.stats(), telemetry.name
-        for kind, count in stats.tokens.items():
-            assert found[f"innervoice_tokens_total,kind={kind}", name] == count
-        assert found["innervoice_ttfa_seconds_count", name] == stats.ttfa_ms.n
-        assert (
-            found["innervoice_step_seconds_bucket,le=0.005", name]
-            == 1
-            == found["innervoice_step_seconds_bucket,le=+Inf", name]
-        )
-        assert found["innervoice_step_seconds_bucket,le=0.003", name] == 0
-        assert found["innervoice_step_seconds_sum", name] == pytest.approx(0.004)
+    assert found["innervoice_pages,state=free"] == 60 and found["innervoice_pages,state=held"] == 40
+    assert found["innervoice_queue"] == 4 and found["innervoice_slots,state=used"] == 3
+    assert found["innervoice_incidents_total,what=refused"] == 2
+    assert found["innervoice_replies_total,reason=stop"] == 1
+    for kind, count in stats.tokens.items():
+        assert found[f"innervoice_tokens_total,kind={kind}"] == count
+    for one in MEASURES:
+        assert found[f"innervoice_{one.name}_count"] == getattr(stats, one.field).n
+    assert (
+        found["innervoice_step_seconds_bucket,le=0.005"]
+        == 1
+        == found["innervoice_step_seconds_bucket,le=+Inf"]
+    )
+    assert found["innervoice_step_seconds_bucket,le=0.003"] == 0
+    assert found["innervoice_step_seconds_sum"] == pytest.approx(0.004)
+
+
+def test_every_figure_is_read_off_a_snapshot() -> None:
+    stats = busy("one", 3).stats()
+    spreads = {f.name for f in dataclasses.fields(Stats) if f.type == "Spread"}
+    assert {one.field for one in MEASURES} == spreads
+    for figure in FIGURES:
+        assert figure.read(stats) and (figure.label is None) == (list(figure.read(stats)) == [""])
 
 
 def test_two_engines_in_two_registries() -> None:
@@ -190,9 +200,10 @@ def test_two_engines_in_two_registries() -> None:
 
 
 def test_an_engine_that_has_done_nothing_beside_one_that_has() -> None:
-    registry = CollectorRegistry()
-    registry.register(make_collector(Telemetry("idle"), busy("busy", 3)))
-    found = values(registry)
+    registries = [CollectorRegistry(), CollectorRegistry()]
+    for registry, telemetry in zip(registries, [Telemetry("idle"), busy("busy", 3)], strict=True):
+        registry.register(make_collector(telemetry))
+    found = values(registries[0]) | values(registries[1])
     assert (
         found["innervoice_running", "idle"] == 0
         and found["innervoice_incidents_total,what=preempted", "busy"] == 1
@@ -200,9 +211,7 @@ def test_an_engine_that_has_done_nothing_beside_one_that_has() -> None:
     assert not any(name.startswith("innervoice_tokens") for name, engine in found if engine == "idle")
 
 
-def test_what_would_clash_is_refused() -> None:
-    with pytest.raises(ValueError, match="two engines are named 'one'"):
-        make_collector(Telemetry("one"), Telemetry("two"), Telemetry("one"))
+def test_a_second_engine_in_a_registry_is_refused() -> None:
     registry = CollectorRegistry()
     registry.register(make_collector(Telemetry("one")))
     with pytest.raises(ValueError, match="Duplicated timeseries"):

@@ -21,7 +21,7 @@ from innervoice.api.engine import Engine
 from innervoice.checkpoint.files import read_json
 from innervoice.tools import environment
 from innervoice.tools.cli.main import main
-from innervoice.tools.cli.outputs import Outputs, staged
+from innervoice.tools.cli.outputs import ReplyFiles, staged
 from innervoice.types import EngineDead, OutOfCapacity, RequestFailed
 
 FOLDERS = [str(Path(module.__file__ or "").parent.parent) for module in (innervoice, innervoice_kernels)]
@@ -396,7 +396,7 @@ def test_demo_and_plan_refuse_alike(folder: Path, capsys: pytest.CaptureFixture[
 
 def test_outputs_appear_together_or_not_at_all(folder: Path) -> None:
     Path("reply.wav").write_text("old")
-    outputs = Outputs(Path("reply.wav"), Path("events.jsonl"))
+    outputs = ReplyFiles(Path("reply.wav"), Path("events.jsonl"))
 
     def fail() -> None:
         with staged(outputs) as parts:
@@ -416,7 +416,7 @@ def test_outputs_appear_together_or_not_at_all(folder: Path) -> None:
 def test_an_output_behind_a_link_keeps_the_link(folder: Path) -> None:
     Path("there").mkdir()
     Path("link.wav").symlink_to("there/real.wav")
-    with staged(Outputs(Path("link.wav"))) as parts:
+    with staged(ReplyFiles(Path("link.wav"))) as parts:
         parts.audio.write_text("new")
     assert Path("link.wav").is_symlink() and Path("there/real.wav").read_text() == "new"
 

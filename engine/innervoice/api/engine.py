@@ -181,12 +181,12 @@ class Engine:
             self._worker.telemetry.note(jit_after_warmup=num_compiled() - self._num_compiled)
         return self._worker.telemetry.stats(self._worker.clock())
 
-    def collector(self, *others: Engine) -> Collector:
-        """The same for Prometheus, to be registered in a registry of the caller's; with other engines where they share it.
+    def collector(self) -> Collector:
+        """The same for Prometheus, to be registered in a registry that this engine has to itself.
 
-        Raises ImportError without prometheus-client, ValueError for engines of one name.
+        Raises ImportError without prometheus-client.
         """
-        return make_collector(self._worker.telemetry, *(other._worker.telemetry for other in others))
+        return make_collector(self._worker.telemetry)
 
     def default_sampling(self) -> Sampling:
         """The checkpoint's own, from generation_config.json."""

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from os import PathLike
-from pathlib import Path
 
 from innervoice.runtime.record import Line
-from innervoice.types import EVENTS, Done, Event, TokenEvent, logged_fields
+from innervoice.types import EVENTS, Done, Event, TokenEvent, logged_fields, replacing
 
 _FIELDS = {kind: logged_fields(kind) for kind in EVENTS.values()}
 
@@ -65,13 +63,9 @@ class EventLog:
 
 def write_events(path: str | PathLike[str], lines: Iterable[Line]) -> None:
     """Write lines as UTF-8 JSON lines, whole or not at all. Raises OSError."""
-    target = Path(path)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        part.write_text("".join(to_json(line) + "\n" for line in lines), encoding="utf-8", newline="\n")
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+    text = "".join(to_json(line) + "\n" for line in lines)
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8", newline="\n")
 
 
 def to_json(line: Line) -> str:

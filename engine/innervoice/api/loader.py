@@ -17,7 +17,7 @@ from innervoice.api.memory_plan import (
     MemoryPlan,
     read_configs,
 )
-from innervoice.api.options import FP8_PAGES, EngineOptions
+from innervoice.api.options import EngineOptions
 from innervoice.api.request_builder import RequestBuilder
 from innervoice.checkpoint.gguf import MODEL
 from innervoice.checkpoint.locate import CheckpointPaths
@@ -26,7 +26,7 @@ from innervoice.checkpoint.safetensors import DummyTensors, TensorDir, TensorSou
 from innervoice.codec.speech_codec import CodecLoad, SpeechCodec, SpeechEncoder, SpeechOutput
 from innervoice.model.device_step import DeviceStep
 from innervoice.model.gguf_source import GgufSource
-from innervoice.model.pages import PagePool, pages_for
+from innervoice.model.pages import FP8_PAGES, PagePool, pages_for
 from innervoice.model.quant_source import QuantizedDir, QuantizingSource
 from innervoice.model.runner import ModelRunner
 from innervoice.model.transformer import Transformer

@@ -8,7 +8,7 @@ from typing import cast
 
 import torch
 
-from innervoice.api.options import FP8_PAGES, EngineOptions
+from innervoice.api.options import EngineOptions
 from innervoice.checkpoint.files import read_json
 from innervoice.checkpoint.gguf import MODEL
 from innervoice.checkpoint.locate import CheckpointPaths
@@ -19,7 +19,7 @@ from innervoice.codec.speech_codec import SpeechCodec
 from innervoice.model.device_step import Buffers
 from innervoice.model.families import Family, family_of
 from innervoice.model.gguf_source import GgufSource
-from innervoice.model.pages import PageFormat, check_page_format, page_bytes, pages_for
+from innervoice.model.pages import FP8_PAGES, PageFormat, page_bytes, pages_for
 from innervoice.model.quant_source import BlankSource, WeightSource
 from innervoice.model.transformer import Transformer
 from innervoice.model.weights import ModelWeights
@@ -200,7 +200,6 @@ def _blank_weights(
 
 
 def _page_bytes(model: ModelConfig, dtype: str, kv_dtype: str) -> int:
-    check_page_format(kv_dtype)
     if kv_dtype not in (dtype, FP8_PAGES):
         raise ValueError(
             f"kv_dtype is {kv_dtype!r}: keys and values are kept in the model's own dtype, {dtype}, or {FP8_PAGES}"

@@ -17,12 +17,12 @@ from innervoice.checkpoint.quantization import Format, Quantization
 from innervoice.codec.glm_voice.chunks import SteadySettings
 from innervoice.codec.speech_codec import Streaming
 from innervoice.model.native import Backend
+from innervoice.model.pages import PageFormat
 from innervoice.runtime.replies import Preempt
 from innervoice.runtime.scheduler import Policy, SchedulerSettings
 from innervoice.types import EventField, check_event_fields
 
 DTYPE_CHOICES = ("auto", *DTYPE_BYTES)
-FP8_PAGES = "fp8_e4m3"
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -84,7 +84,7 @@ class EngineOptions:
         choices=DTYPE_CHOICES,
     )
     kv_dtype: str = option(
-        "auto", "Type of the cache; auto: the model's.", choices=(*DTYPE_CHOICES, FP8_PAGES)
+        "auto", "Type of the cache; auto: the model's.", choices=("auto", *get_args(PageFormat))
     )
     memory_fraction: float = option(0.9, "Share of the device's memory to use.", rule=SHARE)
     max_sessions: int | None = option(

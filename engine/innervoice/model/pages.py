@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,36 +11,28 @@ from numpy.typing import NDArray
 from innervoice_kernels._C import OutOfPages, PagePool
 
 __all__ = [
+    "FP8_PAGES",
     "OutOfPages",
     "PageFormat",
     "PagePool",
     "PageTable",
-    "check_page_format",
     "page_bytes",
     "pages_for",
 ]
 
 Numbers: TypeAlias = Sequence[int] | NDArray[np.int64]
-PageFormat = Literal["float32", "bfloat16", "float16", "int8", "fp8_e4m3"]
+PageFormat = Literal["float32", "bfloat16", "float16", "fp8_e4m3"]
+FP8_PAGES: PageFormat = "fp8_e4m3"
 
 _ROOT = -1
-_ITEM_BYTES: dict[PageFormat, int] = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "fp8_e4m3": 1}
-_UNREAD = ("int8",)
-_SCALE_BYTES: dict[PageFormat, int] = {"int8": 4, "fp8_e4m3": 4}
-
-
-def check_page_format(name: str) -> None:
-    """Raise ValueError for a page format that the kernels do not read, or not yet."""
-    running = [known for known in get_args(PageFormat) if known not in _UNREAD]
-    if name not in running:
-        status = "has no kernels yet" if name in _UNREAD else "is unknown"
-        raise ValueError(f"page format {name!r} {status}: use {', '.join(running)}")
+_ITEM_BYTES: dict[PageFormat, int] = {"float32": 4, "bfloat16": 2, "float16": 2, "fp8_e4m3": 1}
+_SCALE_BYTES: dict[PageFormat, int] = {"fp8_e4m3": 4}
 
 
 def page_bytes(
     page_format: PageFormat, page_size: int, *, num_layers: int, num_kv_heads: int, head_dim: int
 ) -> int:
-    """Bytes of one page, K and V of all layers; int8 and fp8 with a float32 scale per page, layer and head for each."""
+    """Bytes of one page, K and V of all layers; fp8 with a float32 scale per page, layer and head for each."""
     per_head = page_size * head_dim * _ITEM_BYTES[page_format] + _SCALE_BYTES.get(page_format, 0)
     return 2 * num_layers * num_kv_heads * per_head
 

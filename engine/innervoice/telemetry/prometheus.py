@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from innervoice.telemetry.stats import Histogram, Reading, Telemetry
+from innervoice.telemetry.histogram import Histogram
+from innervoice.telemetry.stats import Reading, Telemetry
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -15,61 +16,41 @@ if TYPE_CHECKING:
 PREFIX = "innervoice_"
 
 
-def make_collector(*engines: Telemetry) -> Collector:
-    """What `CollectorRegistry.register` takes: every family once, each engine under its own label `engine`.
+def make_collector(engine: Telemetry) -> Collector:
+    """Make an argument for `CollectorRegistry.register`: every family, labelled with the engine's name.
 
-    Engines that share a registry share a collector; each may as well have a registry of its own. Raises ValueError for two
-    engines of one name, ImportError where prometheus-client is not installed.
+    Each engine has a registry of its own, since a registry takes a family once. Raises ImportError where prometheus-client is
+    not installed.
     """
     try:
         from prometheus_client.registry import Collector
     except ImportError as error:
         raise ImportError("prometheus-client is not installed: pip install 'innervoice[metrics]'") from error
-    names = [engine.name for engine in engines]
-    if len(set(names)) < len(names):
-        raise ValueError(
-            f"two engines are named {max(names, key=names.count)!r}: give each a name of its own"
-        )
 
     class EngineCollector(Collector):
-        """Reads the engines whenever the registry is."""
+        """Reads the engine whenever the registry is read."""
 
         def collect(self) -> Iterable[Metric]:
-            return _families([(engine.name, engine.readings()) for engine in engines])
+            return [_family(reading, engine.name) for reading in engine.readings()]
 
         def describe(self) -> Iterable[Metric]:
-            return _families([(engine.name, engine.readings()) for engine in engines])
+            return self.collect()
 
     return EngineCollector()
 
 
-def _families(engines: list[tuple[str, list[Reading]]]) -> list[Metric]:
-    made: dict[str, Metric] = {}
-    for engine, readings in engines:
-        for reading in readings:
-            if reading.name not in made:
-                made[reading.name] = _empty(reading)
-            _fill(made[reading.name], reading, engine)
-    return list(made.values())
-
-
-def _empty(reading: Reading) -> Metric:
+def _family(reading: Reading, engine: str) -> Metric:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
-    family = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily, "histogram": HistogramMetricFamily}[
-        reading.kind
-    ]
-    labels = ["engine"] if reading.label is None else ["engine", reading.label]
-    made: Metric = family(PREFIX + reading.name, reading.help, labels=labels)
-    return made
-
-
-def _fill(family: Metric, reading: Reading, engine: str) -> None:
+    kinds = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily, "histogram": HistogramMetricFamily}
+    names = ["engine"] if reading.label is None else ["engine", reading.label]
+    family: Metric = kinds[reading.kind](PREFIX + reading.name, reading.help, labels=names)
     for key, value in reading.values.items():
-        told = [engine] if reading.label is None else [engine, key]
+        labels = [engine] if reading.label is None else [engine, key]
         if isinstance(value, Histogram):
             bounds = [*(f"{bound:g}" for bound in value.bounds), "+Inf"]
             buckets = list(zip(bounds, accumulate(value.counts), strict=True))
-            family.add_metric(told, buckets=buckets, sum_value=value.sum)  # type: ignore[attr-defined]
+            family.add_metric(labels, buckets=buckets, sum_value=value.sum)  # type: ignore[attr-defined]
         else:
-            family.add_metric(told, value)  # type: ignore[attr-defined]
+            family.add_metric(labels, value)  # type: ignore[attr-defined]
+    return family

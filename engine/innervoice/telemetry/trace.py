@@ -15,10 +15,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
+
+from innervoice.types import replacing
 
 _FIRST_HEADING, _HEADING = 1 << 22, 8  # above every process id; ids of a heading and of its lines
 
@@ -122,13 +123,8 @@ class Tracer:
         """Write what was collected, whole or not at all. Raises OSError."""
         with self._lock:
             document = {"traceEvents": list(self._events), "displayTimeUnit": "ms"}
-        target = Path(path)
-        part = target.with_name(f".{target.name}.{os.getpid()}.part")
-        try:
+        with replacing(path) as part:
             part.write_text(json.dumps(document), encoding="utf-8")
-            os.replace(part, target)
-        finally:
-            part.unlink(missing_ok=True)
 
     def _us(self, clock_ns: float) -> float:
         return (clock_ns - self._start_ns) / 1e3

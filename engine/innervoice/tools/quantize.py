@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from innervoice.checkpoint.safetensors_writer import Layout, TensorWriter
 from innervoice.model.gguf_source import GgufSource
 from innervoice.model.quant import Quantized, empty, num_bytes, row_blocks, rows_of, tensors_of
 from innervoice.model.quant_source import METADATA, BlankSource, QuantizingSource, describe
+from innervoice.types import replacing
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json")
 
@@ -67,18 +67,12 @@ class Quantizer:
 
         Raises ValueError naming a tensor that is missing, misshapen, or not finite.
         """
-        part = self.out.absolute().with_name(f".{self.out.absolute().name}.{os.getpid()}.part")
-        part.mkdir()
-        try:
+        with replacing(self.out) as part:
+            part.mkdir()
             self._copy_texts(part)
             with TensorWriter(part / SINGLE, self._layouts(), self._metadata()) as writer:
                 for name in self._wanted.names:
                     yield self._write(name, writer)
-            if self.out.exists():
-                self.out.rmdir()
-            part.rename(self.out)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
 
     def _write(self, name: str, writer: TensorWriter) -> Written:
         shape, is_quantised = self._wanted.names[name]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -13,7 +12,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from innervoice.types import Samples
+from innervoice.types import Samples, replacing
 
 Ids = npt.NDArray[np.int64]
 _FORMAT = "innervoice codes 1"
@@ -38,8 +37,6 @@ class Codes:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write a safetensors file, whole or not at all. Raises OSError."""
-        target = Path(path)
-        part = target.with_name(f".{target.name}.{os.getpid()}.part")
         tensors = {f"ids.{index}": np.ascontiguousarray(row) for index, row in enumerate(self.ids)}
         if self.scales is not None:
             tensors["scales"] = np.ascontiguousarray(self.scales)
@@ -48,11 +45,8 @@ class Codes:
             "kind": self.kind,
             "num_samples": "" if self.num_samples is None else str(self.num_samples),
         }
-        try:
+        with replacing(path) as part:
             save_file(tensors, part, metadata=about)
-            os.replace(part, target)
-        finally:
-            part.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Codes:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from innervoice.codec.audio import read_channels
 from innervoice.codec.residual_vq.codec import Codec
-from innervoice.codec.residual_vq.codec import Progress as Told
+from innervoice.codec.residual_vq.codec import Progress as ReportProgress
 from innervoice.codec.residual_vq.codes import Codes
 from innervoice.tools.cli.outputs import check_folder, check_sound, refuse_same
 from innervoice.types import Samples
@@ -23,23 +23,23 @@ app = typer.Typer(
     rich_markup_mode=None, help="Mimi, EnCodec, DAC or SNAC by itself: sound to codes and back."
 )
 
-Directory = Annotated[
+CodecOption = Annotated[
     Path, typer.Option("--codec", help="Directory with the codec's config.json and weights.")
 ]
-Codebooks = Annotated[int | None, typer.Option(help="How many codebooks to encode with; default: all.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
-Dtype = Annotated[Literal["float32", "bfloat16"], typer.Option(help="Type of the weights.")]
-Sound = Annotated[Path, typer.Argument(metavar="FILE", help="The sound: WAV, FLAC, OGG or MP3.")]
+CodebooksOption = Annotated[int | None, typer.Option(help="How many codebooks to encode with; default: all.")]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+DtypeOption = Annotated[Literal["float32", "bfloat16"], typer.Option(help="Type of the weights.")]
+SoundArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The sound: WAV, FLAC, OGG or MP3.")]
 
 
 @app.command()
 def encode(
-    file: Sound,
-    codec: Directory,
+    file: SoundArgument,
+    codec: CodecOption,
     out: Annotated[Path | None, typer.Option(help="The codes; default: FILE with the ending .codes.")] = None,
-    codebooks: Codebooks = None,
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
+    codebooks: CodebooksOption = None,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "float32",
 ) -> None:
     """Turn a sound into codes."""
     loaded = _load(codec, device, dtype)
@@ -53,10 +53,10 @@ def encode(
 @app.command()
 def decode(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Codes that `encode` wrote.")],
-    codec: Directory,
+    codec: CodecOption,
     out: Annotated[Path, typer.Option(help="The sound: .wav, .flac or .ogg.")] = Path("decoded.wav"),
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "float32",
 ) -> None:
     """Turn codes into a sound."""
     check_sound(out)
@@ -68,14 +68,14 @@ def decode(
 
 @app.command()
 def roundtrip(
-    file: Sound,
-    codec: Directory,
+    file: SoundArgument,
+    codec: CodecOption,
     out: Annotated[Path, typer.Option(help="The sound: .wav, .flac or .ogg.")] = Path("roundtrip.wav"),
-    codebooks: Codebooks = None,
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
+    codebooks: CodebooksOption = None,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "float32",
 ) -> None:
-    """Encode a sound and decode it again: what the codec keeps of it."""
+    """Encode a sound and decode it again, to hear how much the codec keeps."""
     check_sound(out)
     check_folder(out)
     refuse_same(file, out)
@@ -93,20 +93,20 @@ def _encoded(codec: Codec, file: Path, codebooks: int | None) -> Codes:
     samples, rate = read_channels(file)
     if rate != codec.sample_rate:
         print(f"{file} has {rate} Hz: resampled to the {codec.sample_rate} Hz of {codec.kind}", flush=True)
-    with _progress("encoding") as told:
+    with _progress("encoding") as report:
         sound: tuple[Samples, int] = (samples, rate)
-        return codec.encode(sound, num_codebooks=codebooks, progress=told)
+        return codec.encode(sound, num_codebooks=codebooks, progress=report)
 
 
 def _decoded(codec: Codec, codes: Codes, out: Path) -> None:
-    with _progress("decoding") as told:
-        audio = codec.decode(codes, progress=told)
+    with _progress("decoding") as report:
+        audio = codec.decode(codes, progress=report)
     audio.save(out)
     print(f"wrote {out}: {audio.duration_s:.2f} s", flush=True)
 
 
 @contextmanager
-def _progress(what: str) -> Iterator[Told]:
+def _progress(what: str) -> Iterator[ReportProgress]:
     """A bar on a terminal, nothing elsewhere."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     console = Console(stderr=True)

@@ -32,7 +32,7 @@ from innervoice.tools.cli.decode import decode
 from innervoice.tools.cli.display import Display, plan_rows, written_as_it_goes, written_table
 from innervoice.tools.cli.inputs import read_prompt, read_sampling, read_schedule
 from innervoice.tools.cli.options import JsonOption, ModelOption, ScheduleOption, with_engine_options
-from innervoice.tools.cli.outputs import Outputs, staged
+from innervoice.tools.cli.outputs import ReplyFiles, staged
 from innervoice.tools.cli.replay import replay_command
 from innervoice.tools.cli.simulate import simulate_command
 from innervoice.tools.quantize import Quantizer
@@ -78,7 +78,7 @@ def demo(
         "schedule": read_schedule(schedule) or Schedule.preset("stitch_s", reflection_budget=20),
         "sampling": DEMO_SAMPLING,
     }
-    outputs = Outputs(out_dir / "reply.wav", out_dir / "events.jsonl", out_dir / "trace.json")
+    outputs = ReplyFiles(out_dir / "reply.wav", out_dir / "events.jsonl", out_dir / "trace.json")
     say(
         "The weights of the packaged checkpoint are random: this shows the machinery, not a voice, and its words mean nothing.\n"
     )
@@ -132,7 +132,7 @@ def generate(
     chosen: dict[str, Any],
 ) -> None:
     """Answer one question, recorded or typed."""
-    outputs = Outputs(out, events, trace)
+    outputs = ReplyFiles(out, events, trace)
     if recording and Path(recording).resolve() in (path.resolve() for path in outputs.paths.values()):
         raise ValueError(f"{recording} is the question and would be overwritten: name another output")
     sampling = read_sampling(
@@ -201,7 +201,7 @@ def env() -> None:
     print(environment.as_text(environment.report()))
 
 
-def answer(load: dict[str, Any], prompt: Prompt, request: dict[str, Any], outputs: Outputs) -> None:
+def answer(load: dict[str, Any], prompt: Prompt, request: dict[str, Any], outputs: ReplyFiles) -> None:
     """Load a model, draw its reply to one prompt as it comes, and write what was asked for, all of it or nothing.
 
     load: the model and options of the engine, which the event log keeps, so that a replay loads the same.

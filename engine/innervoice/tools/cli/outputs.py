@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
+
+from innervoice.types import replacing
 
 SOUND = (".wav", ".flac", ".ogg")
 
 
 @dataclass(frozen=True)
-class Outputs:
+class ReplyFiles:
     """The files that a reply is written to; None: not asked for."""
 
     audio: Path
@@ -26,7 +27,7 @@ class Outputs:
 
 
 @contextmanager
-def staged(outputs: Outputs) -> Iterator[Outputs]:
+def staged(outputs: ReplyFiles) -> Iterator[ReplyFiles]:
     """Hidden files beside the outputs, moved into their places when the block ends well and removed when it does not.
 
     Raises OSError or ValueError at once when an output cannot be written.
@@ -35,20 +36,12 @@ def staged(outputs: Outputs) -> Iterator[Outputs]:
     targets = {name: path.resolve() for name, path in outputs.paths.items()}
     if len(set(targets.values())) < len(targets):
         raise ValueError(f"two outputs go to {max(map(str, targets.values()))}: give each a path of its own")
-    parts = {
-        name: path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-        for name, path in targets.items()
-    }
-    try:
-        for name, part in parts.items():
-            _reserve(targets[name], part)
-        yield Outputs(**parts)
-        for name, part in parts.items():
-            os.replace(part, targets[name])
-    finally:
-        for part in parts.values():
-            with suppress(OSError):  # its folder is gone or was never one
-                part.unlink(missing_ok=True)
+    with ExitStack() as stack:
+        parts = {}
+        for name, target in targets.items():
+            parts[name] = stack.enter_context(replacing(target))
+            _reserve(target, parts[name])
+        yield ReplyFiles(**parts)
 
 
 def check_sound(path: Path) -> None:
