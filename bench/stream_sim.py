@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.record import Record
 
-from innervoice.runtime.scheduler import Policy, SchedulerSettings
+from innervoice.runtime.scheduler import SchedulerSettings
 from innervoice.tools.simulator import (
     H200_BF16,
     H200_FP8,
@@ -38,7 +38,7 @@ MAX_ROWS = 2048
 
 def one_run(
     device: Roofline,
-    policy: Policy,
+    policy: str,
     sessions: int,
     *,
     seed: int,
@@ -68,7 +68,7 @@ def _stop(rate: float | None) -> Any:
 def sweep(dtype: str, voice_call_s: float, sessions: tuple[int, ...], seconds: float) -> Iterator[Record]:
     """What listeners hear as they grow more: gaps, first sound, reflection."""
     device = replace(LIMITS[dtype][0], voice_call_s=voice_call_s)
-    policies: tuple[Policy, ...] = ("slack", "fixed", "fcfs")
+    policies: tuple[str, ...] = ("slack", "fixed", "fcfs")
     for policy in policies:
         for num in sessions:
             if policy == "fcfs":  # at the rate that the carried streams are counted at

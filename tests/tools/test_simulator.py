@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from innervoice.runtime.scheduler import Phase, Policy, SchedulerSettings, plan_step
+from innervoice.runtime.scheduler import Phase, SchedulerSettings, plan_step
 from innervoice.tools.cli.main import main
 from innervoice.tools.simulator import (
     H200_BF16,
@@ -118,7 +118,7 @@ def test_who_interrupts_hears_no_more_and_costs_no_more() -> None:
 )
 @settings(max_examples=8, deadline=None)
 def test_pages_and_tokens_add_up(
-    policy: Policy, seed: int, listeners: int, num_pages: int, max_rows: int
+    policy: str, seed: int, listeners: int, num_pages: int, max_rows: int
 ) -> None:
     """Few pages, few rows, interruptions: every reply that was not interrupted is made whole, and everything is given back."""
     few = Workload(
@@ -142,7 +142,7 @@ def test_pages_and_tokens_add_up(
     assert run.num_hidden <= 30 * sum(len(reply.chunks) + 1 for reply in run.replies)
 
 
-def run_eighth(policy: Policy, listeners: int, rate: float | None = 20.0, hidden: int = 450) -> Run:
+def run_eighth(policy: str, listeners: int, rate: float | None = 20.0, hidden: int = 450) -> Run:
     chosen = SchedulerSettings(policy=policy, reflection_rate=rate if policy == "slack" else None)
     return simulate(
         EIGHTH, chosen, constant(listeners, seed=3, ramp_s=15.0), 30.0, spoken=Spoken(hidden=hidden)

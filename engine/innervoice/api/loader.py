@@ -33,7 +33,7 @@ from innervoice.model.transformer import Transformer
 from innervoice.runtime.core import Core
 from innervoice.runtime.overlap import Overlap
 from innervoice.runtime.replies import Preempt
-from innervoice.runtime.scheduler import Policy, SchedulerSettings
+from innervoice.runtime.scheduler import SchedulerSettings
 from innervoice.schedule import Schedule, Segment, compile_schedule
 from innervoice.telemetry.trace import Tracer
 from innervoice.types import OutOfCapacity, Vocabulary
@@ -112,7 +112,7 @@ def load(paths: CheckpointPaths, plan: MemoryPlan, options: EngineOptions, trace
 
 def _scheduler_settings(options: EngineOptions, max_rows: int) -> SchedulerSettings:
     return SchedulerSettings(
-        policy=cast(Policy, options.policy),
+        policy=options.policy,
         max_load=options.max_load,
         max_rows=max_rows,
         page_size=PAGE_SIZE,

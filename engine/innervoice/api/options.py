@@ -19,7 +19,7 @@ from innervoice.codec.speech_codec import Streaming
 from innervoice.model.native import Backend
 from innervoice.model.pages import PageFormat
 from innervoice.runtime.replies import Preempt
-from innervoice.runtime.scheduler import Policy, SchedulerSettings
+from innervoice.runtime.scheduler import POLICIES, Policy, SchedulerSettings
 from innervoice.types import EventField, check_event_fields
 
 DTYPE_CHOICES = ("auto", *DTYPE_BYTES)
@@ -105,11 +105,11 @@ class EngineOptions:
         "Code that runs the language model on a CPU: native, or plain PyTorch; auto: native where it can.",
         choices=get_args(Backend),
     )
-    policy: str = option(
+    policy: str | Policy = option(
         "slack",
         "Which replies take part in a step: slack (earliest playback deadline first), fixed (arrival order, reflections of "
         "fixed length) or fcfs (arrival order).",
-        choices=get_args(Policy),
+        choices=tuple(POLICIES),
     )
     max_load: float = option(
         SchedulerSettings.max_load,

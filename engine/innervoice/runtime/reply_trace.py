@@ -274,27 +274,11 @@ class _Step:
             return self._why_waits(place)
         if jobs.is_blocked[place]:
             return "paused: its reader is behind", {}
-        ahead_s = self._ahead_s(place)
-        if jobs.is_live[place] and ahead_s > settings.frontier_s and not jobs.is_reflecting[place]:
-            return "paused at the frontier", {"ahead_s": round(ahead_s, 3), "frontier_s": settings.frontier_s}
-        what = "its prompt waits" if jobs.prompt_left[place] > 0 else "passed over"
-        return (
-            f"{what}: others have less slack"
-            if settings.policy == "slack"
-            else f"{what}: others came before",
-            {},
-        )
+        return settings.planner.why_left_out(jobs, place, settings, self._ahead_s(place))
 
     def why_preempted(self, place: int) -> str:
         """Why a reply gives its pages back."""
-        jobs = self._jobs
-        if self._settings.policy != "slack":
-            return "others need pages, and it came last"
-        if jobs.is_blocked[place]:
-            return "others need pages, and its reader is behind"
-        if not jobs.is_live[place]:
-            return "others need pages, and nobody listens to it"
-        return f"others need pages, and its sound lasts {self._ahead_s(place):.3f} s, or its priority is low"
+        return self._settings.planner.why_preempted(self._jobs, place, self._ahead_s(place))
 
     def _why_waits(self, place: int) -> Why:
         jobs, settings = self._jobs, self._settings

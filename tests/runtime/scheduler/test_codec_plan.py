@@ -6,13 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scheduler_tables import POLICIES, add, costs, tables
 
-from innervoice.runtime.scheduler import LearnedCosts, Policy, ReplyColumns, SchedulerSettings, plan_voice
+from innervoice.runtime.scheduler import LearnedCosts, ReplyColumns, SchedulerSettings, plan_voice
 
 
 @given(tables(), st.sampled_from(POLICIES), st.booleans())
 @settings(max_examples=200, deadline=None)
 def test_the_voice_makes_what_is_ready_and_says_when_to_ask_again(
-    table: tuple[ReplyColumns, float, int], policy: Policy, idle: bool
+    table: tuple[ReplyColumns, float, int], policy: str, idle: bool
 ) -> None:
     jobs, now, _ = table
     ready = {place for place in jobs.places.tolist() if jobs.chunks_ready[place]}

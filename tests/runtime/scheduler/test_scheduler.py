@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from scheduler_tables import POLICIES, add, costs, pages_needed, settings_of, state, tables
 
-from innervoice.runtime.scheduler import Phase, Policy, ReplyColumns, SchedulerSettings, plan_step, plan_voice
+from innervoice.runtime.scheduler import Phase, ReplyColumns, SchedulerSettings, plan_step, plan_voice
 
 
 @given(tables(), settings_of)
@@ -178,7 +178,7 @@ def test_a_lone_prompt_is_always_admitted() -> None:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_pages_are_taken_from_those_who_need_them_least(policy: Policy) -> None:
+def test_pages_are_taken_from_those_who_need_them_least(policy: str) -> None:
     jobs = ReplyColumns()
     places = [add(jobs, context=96, pages=6, sound_end_s=end_s) for end_s in (1.0, 7.0, 0.5)]
     plan = plan_step(jobs, costs(), SchedulerSettings(policy=policy), 0.0, 0)

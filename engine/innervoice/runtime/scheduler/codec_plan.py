@@ -1,4 +1,4 @@
-"""Whose sound the codec makes now."""
+"""The codec's next call: the replies whose chunks it makes, as `slack` chooses them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from innervoice.runtime.scheduler.costs import LearnedCosts
-from innervoice.runtime.scheduler.settings import SchedulerSettings
+from innervoice.runtime.scheduler.settings import PlanConstants
 from innervoice.runtime.scheduler.table import NOBODY, Phase, Places, ReplyColumns
 
 _WAITING = int(Phase.WAITING)
@@ -23,20 +23,17 @@ class VoicePlan:
     wake_s: float = math.inf
 
 
-def plan_voice(
-    jobs: ReplyColumns, costs: LearnedCosts, settings: SchedulerSettings, now: float, *, idle: bool
+def choose_chunks(
+    jobs: ReplyColumns, ready: Places, costs: LearnedCosts, settings: PlanConstants, now: float, *, idle: bool
 ) -> VoicePlan:
-    """The codec's next call. idle: the language model has nothing to do.
+    """Choose among the replies that are ready for the codec. idle: the language model has nothing to do.
 
-    First sound and sound that runs out are made at once; beside a first sound, only what would else come too late. Other chunks
-    wait while a first sound is in the making, and until there are so many that a call's own cost no longer counts; then so many
-    are made as take about a step, or twice as long as one of them. They come along with others where they cost next to nothing.
-    Where several calls take no longer than one, those in need are made in several, who would be late before first sounds.
+    First sound and sound that runs out are made at once; beside a first sound, only chunks that would else come too late. Other
+    chunks wait while a first sound is in the making, and until there are so many that a call's own cost no longer counts; then
+    so many are made as take about a step, or twice as long as one of them. They come along with others where they cost next to
+    nothing. Where several calls take no longer than one, those in need are made in several, late sound before first sound.
     """
     places = jobs.places
-    ready = places[jobs.chunks_ready[places] > 0]
-    if settings.policy != "slack" or not len(ready):
-        return VoicePlan(ready)
     live, sounding = jobs.is_live[ready], jobs.has_sound[ready]
     num = len(ready)
     voice_s, step_s = costs.voice.estimate(num), costs.decode.estimate(len(places)) * costs.stretch
@@ -84,6 +81,6 @@ def _first_is_near(jobs: ReplyColumns, places: Places) -> bool:
     return bool(waits.any())
 
 
-def _pays(costs: LearnedCosts, num: int, settings: SchedulerSettings) -> bool:
+def _pays(costs: LearnedCosts, num: int, settings: PlanConstants) -> bool:
     """Whether waiting for more chunks saves little: a call of twice as many costs nearly twice as much."""
     return costs.voice.estimate(2 * num) >= 2 * costs.voice.estimate(num) * (1 - settings.batching_share)

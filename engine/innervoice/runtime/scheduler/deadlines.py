@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from innervoice.runtime.scheduler.costs import LearnedCosts
-from innervoice.runtime.scheduler.settings import SchedulerSettings
+from innervoice.runtime.scheduler.settings import PlanConstants
 from innervoice.runtime.scheduler.table import NOBODY, Columns, Places
 from innervoice_kernels.sampling.cursor_columns import UNLIMITED
 
@@ -32,7 +32,7 @@ class Outlook(NamedTuple):
 
 
 def look_ahead(
-    rows: Columns, draws: NDArray[np.bool_], costs: LearnedCosts, settings: SchedulerSettings, now: float
+    rows: Columns, draws: NDArray[np.bool_], costs: LearnedCosts, settings: PlanConstants, now: float
 ) -> Outlook:
     """The outlook. Sound that is ready for the codec counts as unplayed.
 
@@ -58,7 +58,7 @@ def look_ahead(
     return Outlook(rows, draws, num, step_s, left_s, room_s, token_s)
 
 
-def grant(settings: SchedulerSettings, outlook: Outlook) -> Places:
+def grant(settings: PlanConstants, outlook: Outlook) -> Places:
     """Hidden-token caps: what the unplayed sound pays for beside the next chunk's cost, from floor to most.
 
     cap = clip(floor((room - reserve) / step), floor, most), counted from the beginning of an open reflection, which is only
@@ -79,7 +79,7 @@ def grant(settings: SchedulerSettings, outlook: Outlook) -> Places:
 
 def choose(
     costs: LearnedCosts,
-    settings: SchedulerSettings,
+    settings: PlanConstants,
     now: float,
     outlook: Outlook,
     drawing: Places,
@@ -127,7 +127,7 @@ def _rank(
     return np.argsort(key, kind="stable")
 
 
-def _demand(settings: SchedulerSettings, rows: Columns, able: NDArray[np.bool_]) -> float:
+def _demand(settings: PlanConstants, rows: Columns, able: NDArray[np.bool_]) -> float:
     """Tokens a second that listeners hear, and hidden ones that the settings ask for."""
     rates = rows.spoken_rate[able & rows.is_live]
     return float(rates.sum()) + (settings.reflection_rate or 0.0) * len(rates)

@@ -1,31 +1,27 @@
-"""What a scheduling policy is made of, with its defaults."""
+"""The constants that a scheduling policy plans with, and their defaults."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
-
-Policy = Literal["slack", "fixed", "fcfs"]
 
 
-@dataclass(frozen=True)
-class SchedulerSettings:
-    """`slack`: ours. `fixed`: as `slack` orders nothing: arrival order, fixed_hidden tokens a reflection. `fcfs`: arrival order.
+@dataclass(frozen=True, kw_only=True)
+class PlanConstants:
+    """Limits of every policy, and constants of single ones.
 
-    max_rows: replies that may hold pages; max_batch: rows of one step; prefill_chunk: prompt tokens of one step at most.
-    fixed_hidden: cap of every reflection segment under `fixed`.
+    max_rows: replies that may hold pages. max_batch: replies that draw in one step. prefill_chunk: prompt tokens of one step at
+    most. page_size: tokens of a page of the cache. fixed_hidden: cap of every reflection segment under `fixed`.
 
-    Of `slack` alone. frontier_s: a reply is not spoken further than so many seconds past what was heard. margin_s and
-    margin_share: sound that must be left when a chunk arrives, fixed and as a share of what the chunk costs. horizon_s: a
-    reply with less slack is urgent. plateau: how much longer a step may take than with its urgent rows alone, for the sake of
-    others; batching_share: of what a codec call costs, how much waiting for more chunks must save to be worth it. max_load: a
-    reply waits while the spoken tokens of all, with it, would take more of the time. first_audio_stretch: the first sound is
-    due after so many times what it takes alone. reserve_s: sound that reflection leaves unspent, so that listeners can be
-    left alone for a moment when somebody waits for a first sound. reflection_rate: hidden tokens per second of sound to aim
-    at, None: as many as slack pays for. starve_s: no row that could go on waits longer.
+    Of `slack` alone. frontier_s: generation pauses once a reply is so many seconds ahead of playback. margin_s and
+    margin_share: sound that must be left when a chunk arrives, fixed and as a share of the chunk's cost. horizon_s: a
+    reply with less slack is urgent. plateau: how much longer a step may take than with its urgent replies alone, for the sake of
+    others. batching_share: how much of a codec call's cost waiting for more chunks must save to be worth it. max_load: a
+    reply waits while the spoken tokens of all, with it, would take more than this share of the time. first_audio_stretch: the
+    first sound is due after so many times the time it takes alone. reserve_s: sound that reflection leaves unspent, so that
+    replies can be left alone for a moment when another waits for its first sound. reflection_rate: hidden tokens per second of
+    sound to aim at, None: as many as slack pays for. starve_s: no reply that could go on waits longer.
     """
 
-    policy: Policy = "slack"
     max_rows: int = 256
     max_batch: int = 1024
     prefill_chunk: int = 256
@@ -44,8 +40,6 @@ class SchedulerSettings:
     page_size: int = 16
 
     def __post_init__(self) -> None:
-        if self.policy not in get_args(Policy):
-            raise ValueError(f"policy is {self.policy!r}: use {', '.join(get_args(Policy))}")
         for name in ("max_rows", "max_batch", "prefill_chunk", "page_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be 1 or more")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from innervoice.runtime.scheduler import Policy, SchedulerSettings
+from innervoice.runtime.scheduler import POLICIES, SchedulerSettings
 from innervoice.tools.environment import as_text
 from innervoice.tools.simulator import (
     H200_BF16,
@@ -46,7 +46,7 @@ def simulate_command(
     voice_call_ms: Annotated[
         float, typer.Option(help="With a machine: what each codec call takes besides.")
     ] = 0.0,
-    policy: Annotated[Policy, typer.Option(help="slack, fixed or fcfs.")] = "slack",
+    policy: Annotated[str, typer.Option(help=f"{', '.join(POLICIES)}.")] = "slack",
     reflection: Annotated[
         float | None, typer.Option(help="Hidden tokens per second of sound; default: all that fit.")
     ] = None,

@@ -63,7 +63,7 @@ class World:
         self.jobs = ReplyColumns(1024)
         self.num_pages, self.pages_free = num_pages, num_pages
         self.now = 0.0
-        self.run = Run(settings.policy, 0.0)
+        self.run = Run(settings.planner.name, 0.0)
         self._workload = workload
         self._num_turns = [0] * len(workload.starts_s)
         self._events: list[tuple[float, int, int]] = [
