@@ -1,10 +1,11 @@
-"""Which implementation of an op runs: the plain-torch reference, the Triton kernel, the native code for CPUs, or a library.
+"""The choice of an op's implementation: the plain-torch reference, the Triton kernel, the native
+code for CPUs, or a library.
 
-The choice for an op is, first that holds: `with use(...)`; the environment's INNERVOICE_BACKEND; Triton for CUDA tensors where
-it can be imported and the GPU is new enough; native code for CPU tensors where the op has any; the reference.
-INNERVOICE_BACKEND=ref, or triton,paged_attention=ref for single ops. Where "native" is chosen for all, an op without native code
-runs its reference. paged_attention has two more, libraries that run where they are installed and asked for: flash_attn and
-flashinfer.
+The choice for an op is, first that holds: `with use(...)`; the environment's INNERVOICE_BACKEND; Triton for
+CUDA tensors where it can be imported and the GPU is new enough; native code for CPU tensors where the op has
+any; the reference. INNERVOICE_BACKEND=ref, or triton,paged_attention=ref for single ops. Where "native" is
+chosen for all, an op without native code runs its reference. paged_attention has two more, libraries that run
+where they are installed and asked for: flash_attn and flashinfer.
 """
 
 from __future__ import annotations
@@ -150,10 +151,11 @@ def _scope() -> _Choice:
 
 
 def choose(op: str, x: Tensor, *, has_native: bool = False, is_faster: bool = True) -> str:
-    """The implementation of an op for tensors where x is: found out once for an op and a type of device, then looked up.
+    """The implementation of an op for tensors where x is: found out once for an op and a
+    type of device, then looked up.
 
-    has_native: whether the op has native code; is_faster: or else that runs only where it is asked for. Both must always say the
-    same.
+    has_native: whether the op has native code; is_faster: or else that runs only where it is asked for.
+    Both must always say the same.
 
     Raises ValueError when what was asked for cannot run there.
     """

@@ -1,4 +1,6 @@
-"""What Triton's interpreter needs beside numpy 2.4, which no longer takes an array of one element for a number."""
+"""A patch that Triton's interpreter needs beside numpy 2.4, which no longer takes an array
+of one element for a number.
+"""
 
 from __future__ import annotations
 

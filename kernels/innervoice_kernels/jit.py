@@ -1,7 +1,8 @@
-"""Triton where it is installed, and a stand-in where it is not, so that every op's file holds its kernel beside its reference.
+"""Triton where it is installed, and a stand-in where it is not, so that every op's file holds its
+kernel beside its reference.
 
-Kernels are launched by `launch` alone: within `recorded()` it writes launches down instead, which is how the ahead-of-time
-compiler learns what an op launches at a shape, from tensors on torch's meta device.
+Kernels are launched by `launch` alone: within `recorded()` it writes launches down instead, which is how the
+ahead-of-time compiler learns what an op launches at a shape, from tensors on torch's meta device.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ tl: Any = importlib.import_module("triton.language") if HAS_TRITON else _Absent(
 if INTERPRETED:
     mend()
 
-# In a kernel's signature: Ptr an address, Num a number known at run time, constexpr one known to the compiler, Block a tile.
+# In a kernel's signature: Ptr an address, Num a number known at run time, constexpr one known to
+# the compiler, Block a tile.
 if TYPE_CHECKING:
     Ptr: TypeAlias = Any
     Num: TypeAlias = Any
@@ -60,7 +62,9 @@ _compiled: list[str] = []
 
 
 def num_compiled() -> int:
-    """Kernels that were compiled, or loaded from Triton's cache, since the first call: what a first use costs."""
+    """Kernels that were compiled, or loaded from Triton's cache, since the first
+    call: what a first use costs.
+    """
     if HAS_TRITON and not INTERPRETED and triton.knobs.runtime.jit_post_compile_hook is not _note:
         _earlier.append(triton.knobs.runtime.jit_post_compile_hook)
         triton.knobs.runtime.jit_post_compile_hook = _note
@@ -78,7 +82,9 @@ def _note(**compilation: Any) -> Any:
 
 @dataclass(frozen=True)
 class Launch:
-    """What would have run: a kernel with its arguments by name (tensors, numbers, constants) and its compile options."""
+    """A recorded kernel launch: a kernel with its arguments by name (tensors, numbers,
+    constants) and its compile options.
+    """
 
     kernel: Any
     arguments: dict[str, Any]
@@ -88,14 +94,17 @@ class Launch:
 _OPTIONS = ("num_warps", "num_stages", "launch_pdl")
 _recorders: list[list[Launch]] = []
 
-# Programmatic dependent launch: a kernel with a constant PDL begins before the one ahead of it has ended, and waits in `follow`.
+# Programmatic dependent launch: a kernel with a constant PDL begins before the one ahead of it has
+# ended, and waits in `follow`.
 PDL_SINCE = (9, 0)  # compute capability
 _pdl: ContextVar[bool] = ContextVar("innervoice_pdl", default=False)
 
 
 @contextmanager
 def dependent_launches(on: bool = True) -> Iterator[None]:
-    """Within, kernels that can (those with a constant PDL) are launched dependently: for GPUs from PDL_SINCE on."""
+    """Within, kernels that can (those with a constant PDL) are launched
+    dependently: for GPUs from PDL_SINCE on.
+    """
     token = _pdl.set(on)
     try:
         yield
@@ -104,7 +113,10 @@ def dependent_launches(on: bool = True) -> Iterator[None]:
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
-    """Run kernel over the grid, on the device of its first tensor; an empty grid runs nothing. PDL is added where it is due."""
+    """Run kernel over the grid, on the device of its first tensor; an empty grid runs nothing.
+
+    PDL is added where it is due.
+    """
     if "PDL" in kernel.arg_names:
         constants["PDL"] = _pdl.get()
         if constants["PDL"]:
@@ -152,7 +164,8 @@ def cdiv(a: int, b: int) -> int:
     return -(-a // b)
 
 
-# The interpreter cuts bfloat16 and fp8 off where hardware rounds, and multiplies bit patterns in a dot: both are put right here.
+# The interpreter cuts bfloat16 and fp8 off where hardware rounds, and multiplies bit patterns in a
+# dot: both are put right here.
 _INTERPRETED = tl.constexpr(INTERPRETED)
 
 
@@ -173,7 +186,9 @@ def narrow(x: Block, like: Ptr) -> Block:
 
 @jit
 def follow() -> None:
-    """Of a kernel with PDL, ahead of all it reads but weights: the next may begin, and what the one before wrote is awaited."""
+    """Let the next kernel begin and wait for the one before; a kernel with PDL calls this
+    ahead of all reads but weights.
+    """
     tl.extra.cuda.gdc_launch_dependents()
     tl.extra.cuda.gdc_wait()
 
@@ -188,7 +203,9 @@ def fetch_ahead(place: Block) -> None:
 
 @jit
 def dot(a: Block, b: Block, total: Block) -> Block:
-    """a @ b + total on the tensor cores, added up in float32; float32 operands are multiplied as such, not as tf32."""
+    """a @ b + total on the tensor cores, added up in float32; float32 operands are
+    multiplied as such, not as tf32.
+    """
     if _INTERPRETED:
         a, b = a.to(tl.float32), b.to(tl.float32)
     return tl.dot(a, b, total, input_precision="ieee")

@@ -1,7 +1,8 @@
 """Leaves what an engine has loaded out of garbage collection while the engine is open.
 
-A full collection walks every object of the process, some 200,000 with PyTorch's: a tenth of a second without sound on two slow
-cores, whenever replies have made enough new objects to set it off. Frozen objects are not walked.
+A full collection walks every object of the process, some 200,000 with PyTorch's: a tenth of a
+second without sound on two slow cores, whenever replies have made enough new objects to set it off.
+Frozen objects are not walked.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ class FrozenHeap:
             gc.freeze()
 
     def release(self) -> None:
-        """Let the garbage be collected; what other frozen heaps hold stays frozen. Any number of times, from any thread."""
+        """Let the garbage be collected; what other frozen heaps hold stays frozen.
+
+        Any number of times, from any thread.
+        """
         global _num_frozen
         with _lock:
             if not self._is_held:

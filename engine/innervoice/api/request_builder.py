@@ -33,7 +33,9 @@ class Codes:
 
 @dataclass(frozen=True)
 class RequestOptions:
-    """What `Engine.stream` and `Session.reply` take beside the prompt; the docstring of `Engine.stream` explains each."""
+    """What `Engine.stream` and `Session.reply` take beside the prompt; the docstring of
+    `Engine.stream` explains each.
+    """
 
     schedule: Schedule | str | None = None
     sampling: Sampling | None = None
@@ -110,11 +112,17 @@ class RequestBuilder:
         )
 
     def heard_ids(self, codes: Sequence[int], system: str | None, *, first: bool) -> list[int]:
-        """What the prompt of a turn begins with, once its recording begins with these codes. Raises ValueError."""
+        """What the prompt of a turn begins with, once its recording begins with these codes.
+
+        Raises ValueError.
+        """
         return self.family.turn_head_ids(self.tokenizer, self.vocabulary, codes, system, first=first)
 
     def compile(self, schedule: Schedule | str | None) -> Program:
-        """A schedule, a preset's name or a .json file, compiled for this vocabulary. Raises ValueError, FileNotFoundError."""
+        """A schedule, a preset's name or a .json file, compiled for this vocabulary.
+
+        Raises ValueError, FileNotFoundError.
+        """
         made = schedule
         if made is None:
             made = TEXT_ONLY if self.vocabulary.speech is None else "interleaved"

@@ -1,4 +1,4 @@
-"""Which tensors flow.pt and hift.pt hold: names and shapes from the config alone, and so how many bytes before loading."""
+"""The tensors of flow.pt and hift.pt: names, shapes and so bytes, from the config alone, before loading."""
 
 from __future__ import annotations
 
@@ -62,17 +62,21 @@ def hift_shapes(config: HiftConfig) -> Shapes:
 
 
 def num_parameters(shapes: Shapes) -> int:
-    """How many numbers the tensors hold."""
+    """The number of elements of all tensors."""
     return sum(math.prod(shape) for shape in shapes.values())
 
 
 def is_delicate(name: str) -> bool:
-    """Whether a tensor of the vocoder stays float32 whatever the dtype: F0 and source decide a phase that accumulates."""
+    """Whether a tensor of the vocoder stays float32 whatever the dtype: F0 and source
+    decide a phase that accumulates.
+    """
     return name.startswith(("f0_predictor.", "m_source."))
 
 
 def tensor_bytes(config: DecoderConfig, itemsize: int) -> int:
-    """Bytes of the weights once loaded (weight norm folded, F0 and source in float32) where the rest has itemsize bytes."""
+    """Bytes of the weights once loaded (weight norm folded, F0 and source in float32) where
+    the rest has itemsize bytes.
+    """
     kept = {name: shape for name, shape in hift_shapes(config.hift).items() if not name.endswith(".weight_g")}
     hift = sum(math.prod(shape) * (4 if is_delicate(name) else itemsize) for name, shape in kept.items())
     return num_parameters(flow_shapes(config.flow)) * itemsize + hift

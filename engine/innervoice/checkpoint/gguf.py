@@ -1,6 +1,7 @@
 """A GGUF file's metadata as the text files of a checkpoint directory, in which it is called model.gguf.
 
-Such a directory may also be made by hand, from the model's own config.json and tokenizer files and its GGUF file.
+Such a directory may also be made by hand, from the model's own config.json and
+tokenizer files and its GGUF file.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ _WORDS = _CASES + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|
 
 
 def open_gguf(path: Path) -> Any:
-    """A reader of the gguf library. Raises FileNotFoundError, and ValueError for a damaged file or without the library."""
+    """A reader of the gguf library.
+
+    Raises FileNotFoundError, and ValueError for a damaged file or without the library.
+    """
     try:
         from gguf import GGUFReader
     except ImportError:
@@ -37,7 +41,10 @@ def open_gguf(path: Path) -> Any:
 
 
 def unpack(path: Path) -> Path:
-    """A directory for a .gguf file, in the user's cache; made once. Raises ValueError for a model that is not run from GGUF."""
+    """A directory for a .gguf file, in the user's cache; made once.
+
+    Raises ValueError for a model that is not run from GGUF.
+    """
     path = path.resolve()
     stat = path.stat()
     told = f"{path} {stat.st_size} {stat.st_mtime_ns}"
@@ -65,7 +72,10 @@ def unpack(path: Path) -> Path:
 
 
 def text_files(reader: Any, path: Path) -> dict[str, dict[str, Any]]:
-    """config.json and what stands beside it, by name. Raises ValueError for a model that is not run from GGUF."""
+    """config.json and what stands beside it, by name.
+
+    Raises ValueError for a model that is not run from GGUF.
+    """
     data = {name: field.contents() for name, field in reader.fields.items()}
     tensors = {tensor.name for tensor in reader.tensors}
     config = _config(data, tensors, path)

@@ -1,4 +1,4 @@
-"""Where the parts of a model are: a local directory, the parent of all three, a GGUF file, or a hub id."""
+"""Find the parts of a model: a local directory, the parent of all three, a GGUF file, or a hub id."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ _WANTED = ["*.json", "*.jinja", "*.safetensors", "*.model", "*.yaml", "*.pt"]
 
 @dataclass(frozen=True)
 class CheckpointPaths:
-    """Directories of the language model, the speech tokenizer (None: no speech in) and the decoder (None: no sound out)."""
+    """Directories of the language model, the speech tokenizer (None: no speech in) and the
+    decoder (None: no sound out).
+    """
 
     model: Path
     speech_tokenizer: Path | None = None

@@ -1,4 +1,4 @@
-"""What a language model checkpoint is: its shape, and how it wants to be sampled."""
+"""The configuration of a language model checkpoint: its shape, and its sampling defaults."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A decoder with RMSNorm before each part, rotary positions, grouped queries and a gated SiLU feed-forward part.
+    """A decoder with RMSNorm before each part, rotary positions, grouped queries and a
+    gated SiLU feed-forward part.
 
-    rotary_dim: how many of head_dim are rotated; tied: the output layer is the embedding; dtype: what the checkpoint names;
-    qk_norm: RMSNorm over each head's query and key before they are rotated; rope_scaling None: plain frequencies.
+    rotary_dim: how many of head_dim are rotated; tied: the output layer is the embedding; dtype: what the
+    checkpoint names; qk_norm: RMSNorm over each head's query and key before they are rotated;
+    rope_scaling None: plain frequencies.
     """
 
     family: str
@@ -87,7 +89,9 @@ def read_size(data: Mapping[str, Any], key: str, source: str | PathLike[str]) ->
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """How a checkpoint wants to be sampled: temperature 0 is greedy, top_k 0 is off; eos: ids that end a free reply."""
+    """The sampling defaults of a checkpoint: temperature 0 is greedy, top_k 0 is off;
+    eos: ids that end a free reply.
+    """
 
     temperature: float = 1.0
     top_k: int = 50
@@ -102,7 +106,8 @@ _GENERATION_KEYS = (
 
 
 def read_generation_config(directory: str | PathLike[str]) -> GenerationConfig:
-    """generation_config.json; eos ids that it lacks come from config.json, other values from transformers' defaults (top_k 50).
+    """generation_config.json; eos ids that it lacks come from config.json, other values from
+    transformers' defaults (top_k 50).
 
     Raises FileNotFoundError without a config.json, ValueError for values that cannot be.
     """

@@ -1,4 +1,6 @@
-"""Weights of a .pt file: a state dict of plain tensors, read without running anything that the pickle asks for."""
+"""Weights of a .pt file: a state dict of plain tensors, read without running
+anything that the pickle asks for.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,10 @@ class PickleFile:
         dtype: torch.dtype | None = None,
         device: str | torch.device = "cpu",
     ) -> torch.Tensor:
-        """One tensor, moved to device and dtype. Raises ValueError when it is missing, of another shape or not of floats."""
+        """One tensor, moved to device and dtype.
+
+        Raises ValueError when it is missing, of another shape or not of floats.
+        """
         tensor = self._tensors.get(name)
         if tensor is None:
             raise ValueError(f"{self.path}: tensor {name} is missing: is it the file of this config?")

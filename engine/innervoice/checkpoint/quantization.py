@@ -1,4 +1,4 @@
-"""Which format a checkpoint's weights are kept in, and where config.json says so."""
+"""The format of a checkpoint's weights, and its entry in config.json."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ DEFAULT_GROUP = 32
 class Quantization:
     """The format of the weights that are multiplied.
 
-    group: columns that share a scale, of int4 (None: 32); symmetric: int4 without minimum; head: the output layer too, and with
-    it an embedding that is the output layer. Raises ValueError for what does not fit together.
+    group: columns that share a scale, of int4 (None: 32); symmetric: int4 without minimum; head:
+    the output layer too, and with it an embedding that is the output layer. Raises ValueError
+    for what does not fit together.
     """
 
     format: Format
@@ -44,7 +45,7 @@ class Quantization:
             )
 
     def to_config(self) -> dict[str, Any]:
-        """What config.json says of it."""
+        """The entry of config.json that describes the format."""
         return {"quant_method": METHOD, **asdict(self)}
 
     def __str__(self) -> str:
@@ -57,7 +58,8 @@ class Quantization:
 def read_quantization(
     data: Mapping[str, Any], source: str | PathLike[str]
 ) -> tuple[dict[str, Any], Quantization | None]:
-    """config.json without what it says of our formats, and that; None where it says nothing, or speaks of another's format.
+    """config.json without what it says of our formats, and that; None where it says nothing,
+    or speaks of another's format.
 
     Raises ValueError for a description that cannot be.
     """

@@ -1,4 +1,6 @@
-"""Rotary positions as Hugging Face's config.json describes them: base, rotated share of a head, scaling for longer contexts."""
+"""Rotary positions as Hugging Face's config.json describes them: base, rotated share of a head,
+scaling for longer contexts.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +34,11 @@ class Llama3Scaling:
 
 @dataclass(frozen=True)
 class YarnScaling:
-    """A ramp over the dimensions between divided and plain frequencies; cosine and sine times attention_factor.
+    """A ramp over the dimensions between divided and plain frequencies; cosine and
+    sine times attention_factor.
 
-    beta_fast and beta_slow: turns within original_max_position where the ramp begins and ends; truncate: to whole dimensions.
-    Peng et al., "YaRN", 2023.
+    beta_fast and beta_slow: turns within original_max_position where the ramp begins and ends; truncate: to
+    whole dimensions. Peng et al., "YaRN", 2023.
     """
 
     factor: float
@@ -51,7 +54,9 @@ RopeScaling = LinearScaling | Llama3Scaling | YarnScaling
 
 @dataclass(frozen=True)
 class Rope:
-    """theta: base of the frequencies; partial: the share of a head that is rotated; scaling None: plain frequencies."""
+    """theta: base of the frequencies; partial: the share of a head that is rotated;
+    scaling None: plain frequencies.
+    """
 
     theta: float
     partial: float
@@ -61,9 +66,11 @@ class Rope:
 def read_rope(
     data: Mapping[str, Any], source: str | PathLike[str], *, max_position: int, default_partial: float = 1.0
 ) -> Rope:
-    """rope_parameters of config.json, or the older rope_theta, rope_scaling and partial_rotary_factor beside each other.
+    """rope_parameters of config.json, or the older rope_theta, rope_scaling and
+    partial_rotary_factor beside each other.
 
-    Raises ValueError naming the type of a scaling that is not run here, or the key that is missing or cannot be.
+    Raises ValueError naming the type of a scaling that is not run here, or the key
+    that is missing or cannot be.
     """
     name = "rope_parameters" if data.get("rope_parameters") else "rope_scaling"
     given = data.get(name) or {}

@@ -1,4 +1,7 @@
-"""Weights by name: one safetensors file, a directory of them, or random ones of the same shapes. One tensor is read at a time."""
+"""Weights by name: one safetensors file, a directory of them, or random ones of the same shapes.
+
+One tensor is read at a time.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ INDEX = "model.safetensors.index.json"
 
 
 class TensorSource(Protocol):
-    """Where weights come from: a checkpoint or `DummyTensors`."""
+    """A source of weights: a checkpoint or `DummyTensors`."""
 
     def get(
         self, name: str, shape: Shape, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
@@ -28,7 +31,10 @@ class TensorSource(Protocol):
 
 
 class TensorFile:
-    """One memory-mapped safetensors file. Raises FileNotFoundError, or ValueError for a truncated or foreign file."""
+    """One memory-mapped safetensors file.
+
+    Raises FileNotFoundError, or ValueError for a truncated or foreign file.
+    """
 
     def __init__(self, path: str | PathLike[str]) -> None:
         self.path = Path(path)
@@ -44,7 +50,7 @@ class TensorFile:
         return name in self._known
 
     def metadata(self) -> dict[str, str]:
-        """What the header says of the whole file."""
+        """The metadata that the header holds for the whole file."""
         return dict(self._file.metadata() or {})
 
     def shape(self, name: str) -> Shape:
@@ -59,9 +65,12 @@ class TensorFile:
         dtype: torch.dtype | None = None,
         device: str | torch.device = "cpu",
     ) -> torch.Tensor:
-        """One tensor, moved to device and dtype (None: as stored). On the CPU an unconverted one stays a view of the mapped file.
+        """One tensor, moved to device and dtype (None: as stored).
 
-        Raises ValueError when the tensor is missing, has another shape than `shape`, or holds integers where `dtype` is a float.
+        On the CPU an unconverted one stays a view of the mapped file.
+
+        Raises ValueError when the tensor is missing, has another shape than `shape`, or holds
+        integers where `dtype` is a float.
         """
         found = self.shape(name)
         if shape is not None and found != tuple(shape):
@@ -82,9 +91,11 @@ class TensorFile:
 
 
 class TensorDir:
-    """The safetensors files of a checkpoint directory: model.safetensors, or the shards that model.safetensors.index.json lists.
+    """The safetensors files of a checkpoint directory: model.safetensors, or the shards that
+    model.safetensors.index.json lists.
 
-    Raises FileNotFoundError when a file is missing, ValueError when the index is damaged or names a tensor that its shard lacks.
+    Raises FileNotFoundError when a file is missing, ValueError when the index is damaged or names a
+    tensor that its shard lacks.
     """
 
     def __init__(self, directory: str | PathLike[str]) -> None:
@@ -104,7 +115,7 @@ class TensorDir:
         return name in self._files
 
     def metadata(self) -> dict[str, str]:
-        """What the headers say of their files, later files over earlier ones."""
+        """The metadata of all headers; later files override earlier ones."""
         return {
             key: value
             for file in dict.fromkeys(self._files.values())
@@ -133,9 +144,11 @@ class TensorDir:
 
 
 class DummyTensors:
-    """Random weights for runs without a checkpoint: vectors called bias are 0, other vectors (norms, scales) 1, the rest normal.
+    """Random weights for runs without a checkpoint: vectors called bias are 0, other vectors
+    (norms, scales) 1, the rest normal.
 
-    std is the deviation of the normal ones. A tensor depends on its name, shape, seed, dtype and kind of device alone.
+    std is the deviation of the normal ones. A tensor depends on its name, shape, seed,
+    dtype and kind of device alone.
     """
 
     def __init__(self, seed: int = 0, std: float = 0.02) -> None:

@@ -1,4 +1,6 @@
-"""A safetensors file written tensor by tensor, so that no model has to be in memory: shapes and types are told beforehand."""
+"""A safetensors file written tensor by tensor, so that no model has to be in memory: shapes and
+types are declared beforehand.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ _NAMES = {
 
 
 class Layout(NamedTuple):
-    """What a tensor will be."""
+    """The name, type and shape of a tensor to be written."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -31,7 +33,10 @@ class Layout(NamedTuple):
 
 
 class TensorWriter:
-    """Writes the tensors of `layouts`, in any order, each once; a context manager. Format: github.com/huggingface/safetensors."""
+    """Writes the tensors of `layouts`, in any order, each once; a context manager.
+
+    Format: github.com/huggingface/safetensors.
+    """
 
     def __init__(
         self, path: str | PathLike[str], layouts: Mapping[str, Layout], metadata: Mapping[str, str]

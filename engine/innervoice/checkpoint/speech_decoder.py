@@ -1,4 +1,5 @@
-"""What the speech decoder is made of: flow (codes -> mel frames) and HiFT (mel frames -> samples), as config.yaml says.
+"""The configuration of the speech decoder: flow (codes -> mel frames) and HiFT (mel frames ->
+samples), as config.yaml says.
 
 The tags in that file are data: nothing is constructed or called.
 """
@@ -109,7 +110,8 @@ class DecoderConfig:
 def read_decoder_config(path: str | PathLike[str]) -> DecoderConfig:
     """config.yaml of a glm-4-voice-decoder directory.
 
-    Raises FileNotFoundError; ValueError for a tag outside the known names and for a setting that is not supported.
+    Raises FileNotFoundError; ValueError for a tag outside the known names and for a
+    setting that is not supported.
     """
     file = Path(path)
     data = read_yaml(file)

@@ -1,4 +1,4 @@
-"""What a speech tokenizer checkpoint is: a Whisper encoder cut after a layer, then one codebook."""
+"""The configuration of a speech tokenizer: a Whisper encoder cut after a layer, then one codebook."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ CONV_STRIDE = 2  # of the second convolution
 
 @dataclass(frozen=True)
 class SpeechTokenizerConfig:
-    """Lengths are in samples of `sample_rate` (n_fft, hop, piece_len), mel frames (2 a position) or positions (block_len).
+    """Lengths are in samples of `sample_rate` (n_fft, hop, piece_len), mel frames (2 a
+    position) or positions (block_len).
 
-    block_len: a position sees everything before it and to the end of its own block; pooling: positions a token.
+    block_len: a position sees everything before it and to the end of its own
+    block; pooling: positions a token.
     """
 
     num_mel_bins: int
@@ -72,7 +74,8 @@ _SIZES = {
     "pooling": "pooling_kernel_size",
     "vocab_size": "quantize_vocab_size",
 }
-# Of training, of the decoder that the checkpoint has not, or of transformers' own book-keeping: no meaning for the encoder.
+# Of training, of the decoder that the checkpoint has not, or of transformers' own book-keeping:
+# no meaning for the encoder.
 _UNUSED = (
     "architectures", "auto_map", "torch_dtype", "dtype", "transformers_version", "_name_or_path", "use_cache",
     "is_encoder_decoder", "dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop", "decoder_layerdrop",
@@ -91,9 +94,11 @@ _FRONT_END_UNUSED = (
 
 
 def read_speech_tokenizer_config(directory: str | PathLike[str]) -> SpeechTokenizerConfig:
-    """config.json, and preprocessor_config.json where there is one (else 16 kHz, n_fft 400, hop 160, 30 s pieces).
+    """config.json, and preprocessor_config.json where there is one (else 16 kHz,
+    n_fft 400, hop 160, 30 s pieces).
 
-    Raises FileNotFoundError without a config.json, ValueError for a key that is missing or a network of another kind.
+    Raises FileNotFoundError without a config.json, ValueError for a key that is missing
+    or a network of another kind.
     """
     path = Path(directory) / "config.json"
     data = read_json(path)
@@ -126,7 +131,9 @@ def tensor_shapes(config: SpeechTokenizerConfig) -> dict[str, tuple[int, ...]]:
 
 
 def num_parameters(config: SpeechTokenizerConfig) -> int:
-    """Parameters of the checkpoint, with the position table of the pooled rate (embed_positions2) that ids do not need."""
+    """Parameters of the checkpoint, with the position table of the pooled rate
+    (embed_positions2) that ids do not need.
+    """
     pooled_table = math.ceil(config.max_position / config.pooling) * config.hidden_size
     return sum(map(math.prod, tensor_shapes(config).values())) + pooled_table
 

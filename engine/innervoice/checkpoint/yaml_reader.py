@@ -1,4 +1,6 @@
-"""Reading a YAML file that speaks of classes and functions: its tags become plain records, nothing is constructed or called."""
+"""Reading a YAML file that speaks of classes and functions: its tags become plain records,
+nothing is constructed or called.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from innervoice.checkpoint.files import note_unknown, require
 
 @dataclass(frozen=True)
 class Tagged:
-    """What stood behind a tag: kind is new, name, apply or ref; name the dotted name (of a ref: the key); value plain data."""
+    """A tagged YAML value: kind is new, name, apply or ref; name the dotted name (of a
+    ref: the key); value plain data.
+    """
 
     kind: str
     name: str
@@ -66,7 +70,10 @@ _DataLoader.add_constructor(None, _refuse)
 
 
 def read_yaml(path: str | PathLike[str]) -> dict[str, Any]:
-    """A YAML mapping with Tagged records in it. Raises FileNotFoundError, ValueError (bad YAML, a tag that is not allowed)."""
+    """A YAML mapping with Tagged records in it.
+
+    Raises FileNotFoundError, ValueError (bad YAML, a tag that is not allowed).
+    """
     file = Path(path)
     try:
         data = yaml.load(file.read_text(encoding="utf-8"), Loader=_DataLoader)
@@ -101,7 +108,10 @@ def tags(value: Any) -> Iterator[Tagged]:
 
 
 def resolve(value: Any, top: Mapping[str, Any], path: tuple[str, ...] = ()) -> Any:
-    """The value with each !ref replaced by the top-level value it names. Raises ValueError for unknown or circular names."""
+    """The value with each !ref replaced by the top-level value it names.
+
+    Raises ValueError for unknown or circular names.
+    """
     if isinstance(value, Tagged) and value.kind == "ref":
         if value.name not in top:
             raise ValueError(f"{value} names no key of this file")
@@ -118,7 +128,10 @@ def resolve(value: Any, top: Mapping[str, Any], path: tuple[str, ...] = ()) -> A
 
 
 class Section:
-    """The mapping behind `!new:NAME` at `path` of a file. Raises ValueError when something else stands there."""
+    """The mapping behind `!new:NAME` at `path` of a file.
+
+    Raises ValueError when something else stands there.
+    """
 
     def __init__(self, value: Any, name: str, file: Path, path: str) -> None:
         if (

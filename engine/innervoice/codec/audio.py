@@ -1,4 +1,5 @@
-"""Sound in: files, file bytes, arrays and frames -> float32 samples, of the first channel or of all; another rate with soxr.
+"""Sound in: files, file bytes, arrays and frames -> float32 samples, of the first channel or of
+all; another rate with soxr.
 
 soundfile and soxr are imported where they are first used: arrays at the model's own rate need neither.
 """
@@ -25,9 +26,8 @@ MIN_RATE, MAX_RATE = 1000, 384_000  # Hz; what sound cards know, with room on bo
 def read_audio(source: AudioIn) -> tuple[Samples, int]:
     """The first channel as float32 [T], and its rate in Hz.
 
-    source: a path, the bytes of a file (any format that libsndfile reads), or (samples [T] or [T, C], rate); integers are scaled
-    to [-1, 1).
-    Raises FileNotFoundError, or ValueError for what holds no usable sound.
+    source: a path, the bytes of a file (any format that libsndfile reads), or (samples [T] or [T, C], rate);
+    integers are scaled to [-1, 1). Raises FileNotFoundError, or ValueError for what holds no usable sound.
     """
     samples, rate, where = _read(source, 1)
     check_samples(samples[:, 0], rate, where)
@@ -59,7 +59,9 @@ def _read(source: AudioIn, most: int | None) -> tuple[Samples, int, str]:
 
 
 def check_samples(samples: Samples, rate: int, where: str = "audio") -> None:
-    """Raise ValueError unless samples [T] is at least one finite number and rate a whole number of Hz that sound has."""
+    """Raise ValueError unless samples [T] is at least one finite number and rate a whole
+    number of Hz that sound has.
+    """
     if isinstance(rate, bool) or not isinstance(rate, (int, np.integer)) or not MIN_RATE <= rate <= MAX_RATE:
         raise ValueError(
             f"{where}: rate is {rate!r}, expected a whole number of Hz from {MIN_RATE} to {MAX_RATE}"
@@ -79,7 +81,8 @@ def check_samples(samples: Samples, rate: int, where: str = "audio") -> None:
 
 
 def read_frame(pcm: np.ndarray | bytes, rate: int) -> Samples:
-    """The first channel of a frame as float32 [T], a copy; pcm: as `read_audio` takes arrays, or the bytes of int16 mono.
+    """The first channel of a frame as float32 [T], a copy; pcm: as `read_audio` takes
+    arrays, or the bytes of int16 mono.
 
     Raises ValueError for what is no sound, and for a frame of 0 samples.
     """
@@ -111,7 +114,7 @@ def resampled_len(num: int, rate: int, target: int) -> int:
 
 
 class Resampler:
-    """Resamples a sound that comes in chunks; those of the result join to what `resample` gives of the whole, bit for bit."""
+    """Resamples a recording chunk by chunk; the joined result equals `resample` of the whole, bit for bit."""
 
     def __init__(self, rate: int, target: int) -> None:
         import soxr
@@ -178,7 +181,9 @@ def _decode(data: bytes, where: str, most: int | None) -> tuple[Samples, int]:
 
 
 def _read_blocks(file: soundfile.SoundFile, most: int | None) -> Samples:
-    """Block by block (other channels are not kept) until nothing comes: a damaged file may hold less than it says."""
+    """Block by block (other channels are not kept) until nothing comes: a damaged
+    file may hold less than it says.
+    """
     blocks = [np.zeros((0, min(file.channels, most or file.channels)), np.float32)]
     while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
         blocks.append(block[:, :most].copy())

@@ -1,4 +1,4 @@
-"""Layers that flow and HiFT share: a weight with its bias, and what is done with the pair.
+"""Layers that flow and HiFT share: a weight with its bias, and the functions that apply the pair.
 
 Norms compute their statistics in float32 whatever the dtype: torch's kernels accumulate so on every device.
 """
@@ -45,12 +45,12 @@ def widened(layer: Affine, dtype: torch.dtype) -> Affine:
 
 
 def linear(x: Tensor, layer: Affine) -> Tensor:
-    """[..., D] -> [..., D']."""
+    """Linear map [..., D] -> [..., D']."""
     return F.linear(x, layer.weight, layer.bias)
 
 
 def conv(x: Tensor, layer: Affine, *, stride: int = 1, padding: int = 0, dilation: int = 1) -> Tensor:
-    """[B, C, T] -> [B, C', T']."""
+    """Convolution [B, C, T] -> [B, C', T']."""
     return F.conv1d(x, layer.weight, layer.bias, stride, padding, dilation)
 
 

@@ -1,4 +1,6 @@
-"""The speech codecs that checkpoints are tried by, in order: those registered last first, GLM-4-Voice's at the end."""
+"""The speech codecs that checkpoints are tried by, in order: those registered last
+first, GLM-4-Voice's at the end.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,10 @@ def register_speech_codec(read: ReadSpeechCodec) -> Callable[[], None]:
 
 
 def read_speech_codec(encoder: Path | None, decoder: Path | None) -> SpeechCodec | None:
-    """The codec whose halves lie in these directories, None when both are None. Raises FileNotFoundError, ValueError."""
+    """The codec whose halves lie in these directories, None when both are None.
+
+    Raises FileNotFoundError, ValueError.
+    """
     if encoder is None and decoder is None:
         return None
     found = next((codec for read in _READERS if (codec := read(encoder, decoder)) is not None), None)

@@ -65,11 +65,17 @@ class SlotOutput(ABC, Generic[_Reply]):
         self.table.add(key, self._begin(key, self.table.free_place()))
 
     def push(self, key: str, codes: Sequence[int]) -> None:
-        """Append speech codes to a reply. Raises ValueError: key unknown, finished or broken, code out of range."""
+        """Append speech codes to a reply.
+
+        Raises ValueError: key unknown, finished or broken, code out of range.
+        """
         self.table.unfinished(key).push(check_codes(codes, self._num_codes))
 
     def tick(self, key: str) -> None:
-        """Note that a token came that is not speech. Raises ValueError for a key that is unknown, finished or broken."""
+        """Note that a token came that is not speech.
+
+        Raises ValueError for a key that is unknown, finished or broken.
+        """
         self.table.unfinished(key).tick()
 
     def finish(self, key: str) -> None:

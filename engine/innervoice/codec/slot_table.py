@@ -8,7 +8,10 @@ from typing import Generic, NamedTuple, TypeVar
 
 
 class Slot(NamedTuple):
-    """A key that a table makes up. number: of the session among all, so that a slot used after its release is noticed."""
+    """A key that a table makes up.
+
+    number: of the session among all, so that a slot used after its release is noticed.
+    """
 
     place: int
     number: int
@@ -60,7 +63,10 @@ class SlotTable(Generic[_Key, _Session]):
         return free
 
     def new_slot(self, place: int | None = None) -> Slot:
-        """A key for a session at that place, or at the first free one. Raises ValueError when all slots are taken."""
+        """A key for a session at that place, or at the first free one.
+
+        Raises ValueError when all slots are taken.
+        """
         slot = Slot(self.free_place() if place is None else place, self._num_opened)
         self._num_opened += 1
         return slot
@@ -76,7 +82,9 @@ class SlotTable(Generic[_Key, _Session]):
         return session
 
     def fork(self, key: _Key, new_key: _Key, place: int) -> _Session:
-        """Open a copy of a session's record at another place; the caller copies what the record only refers to."""
+        """Open a copy of a session's record at another place; the caller copies
+        what the record only refers to.
+        """
         return self.add(new_key, replace(self.unbroken(key), key=new_key, place=place))
 
     def find(self, key: _Key) -> _Session:
@@ -94,7 +102,10 @@ class SlotTable(Generic[_Key, _Session]):
         return session
 
     def unfinished(self, key: _Key) -> _Session:
-        """The session of a key. Raises ValueError when it takes no more input: not open, broken or finished."""
+        """The session of a key.
+
+        Raises ValueError when it takes no more input: not open, broken or finished.
+        """
         session = self.unbroken(key)
         if session.is_finished:
             raise ValueError(f"{self._noun} {key!r} is finished: it takes no more input")

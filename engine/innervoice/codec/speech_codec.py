@@ -1,4 +1,6 @@
-"""The seam of a speech codec that the engine listens and speaks through, and the output of a model without one."""
+"""The seam of a speech codec that the engine listens and speaks through, and the
+output of a model without one.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,17 @@ from innervoice.telemetry.trace import Tracer
 from innervoice.types import Samples
 
 Streaming = Literal["steady", "offline", "reference"]
-"""When sound is made: `steady` in chunks at fixed token indices, `reference` in the chunks of the model's own demo, `offline`
-in one piece at the reply's end."""
+"""When sound is made: `steady` in chunks at fixed token indices, `reference` in the chunks of the model's own
+demo, `offline` in one piece at the reply's end.
+"""
 
 
 @dataclass(frozen=True)
 class SpeechFormat:
-    """What a codec's codes and sound are, as `SpeechOutput` describes it. num_codes: a code is from 0 to num_codes - 1."""
+    """What a codec's codes and sound are, as `SpeechOutput` describes it.
+
+    num_codes: a code is from 0 to num_codes - 1.
+    """
 
     num_codes: int
     codes_per_s: float
@@ -29,7 +35,9 @@ class SpeechFormat:
 
 
 class Ready(NamedTuple):
-    """A reply that a step would decode; pending: its codes that wait for one, none when only the end of its sound is left."""
+    """A reply that a step would decode; pending: its codes that wait for one, none when only
+    the end of its sound is left.
+    """
 
     key: str
     pending: int
@@ -44,7 +52,10 @@ class SpokenChunk(NamedTuple):
 
 
 class SpeechOutput(Protocol):
-    """Speech codes of many replies -> their sound, a chunk at a time. Replies are known by a key. Not thread-safe."""
+    """Speech codes of many replies -> their sound, a chunk at a time.
+
+    Replies are known by a key. Not thread-safe.
+    """
 
     @property
     def sample_rate(self) -> int:
@@ -58,12 +69,16 @@ class SpeechOutput(Protocol):
 
     @property
     def codes_per_frame(self) -> int:
-        """Codes that stand for one piece of time together: the number of codebooks, whose codes are pushed in turn."""
+        """Codes that stand for one piece of time together: the number of codebooks,
+        whose codes are pushed in turn.
+        """
         ...
 
     @property
     def lag_s(self) -> float:
-        """Seconds of sound by which a reply may be shorter than its codes, because samples are made in whole frames."""
+        """Seconds of sound by which a reply may be shorter than its codes, because
+        samples are made in whole frames.
+        """
         ...
 
     @property
@@ -82,7 +97,9 @@ class SpeechOutput(Protocol):
         ...
 
     def next_border(self, num_codes: int) -> int | None:
-        """The number of codes, above this one, that completes a reply's next chunk; None: no chunk ends before the reply."""
+        """The number of codes, above this one, that completes a reply's next chunk; None: no
+        chunk ends before the reply.
+        """
         ...
 
     def open(self, key: str) -> None:
@@ -97,11 +114,16 @@ class SpeechOutput(Protocol):
         ...
 
     def tick(self, key: str) -> None:
-        """Note that the reply went on by a token that is not speech: in `reference` mode that closes a full chunk."""
+        """Note that the reply went on by a token that is not speech: in `reference`
+        mode that closes a full chunk.
+        """
         ...
 
     def finish(self, key: str) -> None:
-        """End a reply's codes; the next step decodes what is left. Raises ValueError for an unknown or finished key."""
+        """End a reply's codes; the next step decodes what is left.
+
+        Raises ValueError for an unknown or finished key.
+        """
         ...
 
     def ready(self) -> list[Ready]:
@@ -115,8 +137,8 @@ class SpeechOutput(Protocol):
     def step(self, keys: Collection[str] | None = None) -> Sequence[SpokenChunk]:
         """Decode all that is ready, each reply's chunks in order. keys: of these replies alone; None: of all.
 
-        A reply that breaks ends with an empty last chunk and an entry in `errors`; the others are not touched.
-        Raises ValueError for an unknown key, before anything is decoded.
+        A reply that breaks ends with an empty last chunk and an entry in `errors`; the others are not
+        touched. Raises ValueError for an unknown key, before anything is decoded.
         """
         ...
 
@@ -125,15 +147,24 @@ class SpeechOutput(Protocol):
         ...
 
     def fork(self, key: str, new_key: str) -> None:
-        """Open a second reply that goes on from where one is. Raises ValueError: key unknown, new key in use, no slot."""
+        """Open a second reply that goes on from where one is.
+
+        Raises ValueError: key unknown, new key in use, no slot.
+        """
         ...
 
     def export(self, key: str) -> bytes:
-        """A reply's whole state. Raises ValueError for an unknown or broken key, and where the mode cannot copy replies."""
+        """A reply's whole state.
+
+        Raises ValueError for an unknown or broken key, and where the mode cannot copy replies.
+        """
         ...
 
     def restore(self, key: str, exported: bytes) -> None:
-        """Open a key with what `export` gave, in an output of the same weights and settings. Raises ValueError."""
+        """Open a key with what `export` gave, in an output of the same weights and settings.
+
+        Raises ValueError.
+        """
         ...
 
 
@@ -164,7 +195,9 @@ class SpeechStream(Protocol):
         ...
 
     def take(self) -> tuple[int, list[int]]:
-        """Encode what is ready: (start, codes), from place `start` on the codes that are new or differ from those taken."""
+        """Encode what is ready: (start, codes), from place `start` on the codes that are
+        new or differ from those taken.
+        """
         ...
 
 
@@ -172,7 +205,10 @@ class SpeechEncoder(Protocol):
     """Recordings -> speech codes. Any thread may call it."""
 
     def encode(self, samples: Samples, rate: int) -> list[int]:
-        """Codes of a whole recording [T]. Raises ValueError for no samples, for NaN and for a rate that is none."""
+        """Codes of a whole recording [T].
+
+        Raises ValueError for no samples, for NaN and for a rate that is none.
+        """
         ...
 
     def stream(self, rate: int) -> SpeechStream:
@@ -194,7 +230,10 @@ class SpeechEncoder(Protocol):
 
 @dataclass(frozen=True)
 class CodecLoad:
-    """How a codec's weights are loaded. dtype: by name. load_format "dummy": random weights. noise: of the vocoder."""
+    """How a codec's weights are loaded.
+
+    dtype: by name. load_format "dummy": random weights. noise: of the vocoder.
+    """
 
     device: str
     dtype: str
@@ -204,7 +243,10 @@ class CodecLoad:
 
 
 class SpeechCodec(Protocol):
-    """The codec of a checkpoint, known from its config files. A subclass that lacks a half says nothing of it."""
+    """The codec of a checkpoint, known from its config files.
+
+    A subclass that lacks a half says nothing of it.
+    """
 
     @property
     def num_codes(self) -> int:
@@ -220,7 +262,10 @@ class SpeechCodec(Protocol):
         return 0
 
     def slot_bytes(self, dtype: str, streaming: object) -> int:
-        """Bytes that the output keeps of each reply. streaming: the engine's option; 0 where that keeps none."""
+        """Bytes that the output keeps of each reply.
+
+        streaming: the engine's option; 0 where that keeps none.
+        """
         return 0
 
     def load_encoder(self, how: CodecLoad) -> SpeechEncoder | None:
@@ -228,12 +273,16 @@ class SpeechCodec(Protocol):
         return None
 
     def load_output(self, how: CodecLoad, streaming: object, num_slots: int) -> SpeechOutput | None:
-        """The output of at most num_slots replies, None without a decoder. Raises FileNotFoundError, ValueError."""
+        """The output of at most num_slots replies, None without a decoder.
+
+        Raises FileNotFoundError, ValueError.
+        """
         return None
 
 
 class NullSpeechOutput:
-    """The output of a model that does not speak: replies have no sound, and are over as soon as they are finished.
+    """The output of a model that does not speak: replies have no sound, and are over
+    as soon as they are finished.
 
     It has no slots; its rates make any number of speech codes last no time.
     """
@@ -298,9 +347,11 @@ class NullSpeechOutput:
 
 
 def try_out(output: SpeechOutput, num: int, key: str) -> None:
-    """Make the first chunk of `num` replies that mean nothing, in one step, and forget them, to learn what it takes.
+    """Make the first chunk of `num` replies that mean nothing, in one step, and forget
+    them, to learn what it takes.
 
-    key: what their keys begin with, and no other reply's does. Raises ValueError when there are not so many slots.
+    key: what their keys begin with, and no other reply's does. Raises ValueError when
+    there are not so many slots.
     """
     keys = [f"{key}-{i}" for i in range(num)]
     for one in keys:

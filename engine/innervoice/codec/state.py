@@ -9,10 +9,12 @@ from torch import Tensor
 
 
 class SlotTensors:
-    """State by name, [num_slots, ...] each. A call takes the rows it needs and puts them back: other slots are not touched.
+    """State by name, [num_slots, ...] each.
 
-    kept: tensors [num_slots, ...] that are too large to be taken, such as keys and values: a call is given them whole, with the
-    slots, and writes in place.
+    A call takes the rows it needs and puts them back: other slots are not touched.
+
+    kept: tensors [num_slots, ...] that are too large to be taken, such as keys and values: a call is given
+    them whole, with the slots, and writes in place.
     """
 
     def __init__(
@@ -57,7 +59,10 @@ class SlotTensors:
         return {name: value[slot].to("cpu", copy=True) for name, value in self._all().items()}
 
     def restore(self, slot: int, state: Mapping[str, Tensor]) -> None:
-        """Write what `export` gave. Raises ValueError when it is of another decoder; then nothing is written."""
+        """Write what `export` gave.
+
+        Raises ValueError when it is of another decoder; then nothing is written.
+        """
         for name, value in self._all().items():
             found = state.get(name)
             if found is None or (found.shape, found.dtype) != (value.shape[1:], value.dtype):

@@ -1,4 +1,6 @@
-"""The weights of a GGUF file, under the names of Hugging Face's layout. Q4_0 and Q4_1 stay as they are: they are our int4.
+"""The weights of a GGUF file, under the names of Hugging Face's layout.
+
+Q4_0 and Q4_1 stay as they are: they are our int4.
 
 Block formats: ggml-common.h of github.com/ggml-org/llama.cpp.
 """
@@ -37,7 +39,8 @@ _IN_LAYER = {
 class GgufSource(WeightSource):
     """A GGUF file; blank: every tensor without numbers, on the meta device, for counting.
 
-    Raises FileNotFoundError, ValueError for a damaged file and one with tensors of a type that is not supported.
+    Raises FileNotFoundError, ValueError for a damaged file and one with tensors of
+    a type that is not supported.
     """
 
     def __init__(self, path: Path, *, blank: bool = False) -> None:
@@ -60,7 +63,10 @@ class GgufSource(WeightSource):
     def get(
         self, name: str, shape: Shape, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
     ) -> Tensor:
-        """One tensor in floating point; dtype None: float32. Raises ValueError when it is missing or misshapen."""
+        """One tensor in floating point; dtype None: float32.
+
+        Raises ValueError when it is missing or misshapen.
+        """
         own, tensor = self._find(name, shape)
         if self._blank:
             return torch.empty(shape, dtype=dtype or torch.float32, device="meta")
@@ -71,7 +77,10 @@ class GgufSource(WeightSource):
     def weight(
         self, name: str, shape: Shape, *, dtype: torch.dtype, device: str | torch.device, head: bool
     ) -> Weight:
-        """The weight of a product: int4 where the file has Q4_0 or Q4_1, else dequantised. Raises ValueError."""
+        """The weight of a product: int4 where the file has Q4_0 or Q4_1, else dequantised.
+
+        Raises ValueError.
+        """
         own, tensor = self._find(name, shape)
         to = _KEPT.get(tensor.tensor_type.name)
         if to is None:
@@ -120,7 +129,9 @@ def _floats(tensor: Any) -> Tensor:
 
 
 def _int4(tensor: Any, shape: tuple[int, int]) -> Int4Weight:
-    """Blocks of scale, minimum (Q4_1) and 16 bytes: numbers 0 to 15 of a block are the low halves, 16 to 31 the high ones."""
+    """Blocks of scale, minimum (Q4_1) and 16 bytes: numbers 0 to 15 of a block are the low
+    halves, 16 to 31 the high ones.
+    """
     rows, columns = shape
     groups = math.ceil(columns / BLOCK)
     has_minimum = tensor.tensor_type.name == "Q4_1"

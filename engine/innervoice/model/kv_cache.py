@@ -14,7 +14,8 @@ from innervoice_kernels.language.kvstore_fp8 import store_kv_fp8
 
 @dataclass(frozen=True)
 class KVCache:
-    """Keys (rotated) and values of all layers in pages, and for each place the reply whose reflection it holds, or 0.
+    """Keys (rotated) and values of all layers in pages, and for each place the reply
+    whose reflection it holds, or 0.
 
     Pages of float8_e4m3fn have a scale a page and head.
     """
@@ -34,7 +35,7 @@ class KVCache:
         dtype: torch.dtype,
         device: str | torch.device = "cpu",
     ) -> KVCache:
-        """Empty pages."""
+        """Allocate a cache of empty pages."""
         shape = (config.num_layers, num_pages, page_size, config.num_kv_heads, config.head_dim)
         k, v = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
         tag = torch.zeros(num_pages, page_size, dtype=torch.int32, device=device)

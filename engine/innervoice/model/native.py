@@ -1,7 +1,9 @@
-"""The decoder's step in native code on the CPU: same weights, same pages, same arguments as `Transformer`, one call a step.
+"""The decoder's step in native code on the CPU: same weights, same pages, same arguments as
+`Transformer`, one call a step.
 
-What is multiplied is what the tensors hold: nothing is copied but the norms' weights, as float32. Between the products all is
-float32; inputs of quantised weights are rounded to 16 bits (in float32 models not at all), keys and values to the pages' type.
+What is multiplied is what the tensors hold: nothing is copied but the norms' weights, as float32. Between the
+products all is float32; inputs of quantised weights are rounded to 16 bits (in float32 models not at all),
+keys and values to the pages' type.
 """
 
 from __future__ import annotations
@@ -65,10 +67,12 @@ class NativeDecoder:
         wanted: Tensor,
         outputs: Sequence[tuple[int, int]] | None = None,
     ) -> Tensor:
-        """Feed ids [T]; float32 logits [W, V] behind the tokens `wanted` [W], ascending. Writes their keys and values into kv.
+        """Feed ids [T]; float32 logits [W, V] behind the tokens `wanted` [W], ascending.
 
-        outputs: half-open ranges of ids, ascending and apart; only their logits are computed, the others are NaN. None: all.
-        Raises ValueError, with nothing written, for ids, slots or pages that are not there.
+        Writes their keys and values into kv.
+
+        outputs: half-open ranges of ids, ascending and apart; only their logits are computed, the others are
+        NaN. None: all. Raises ValueError, with nothing written, for ids, slots or pages that are not there.
         """
         out = torch.empty(len(wanted), self.vocab_size)
         if outputs is not None:
@@ -93,7 +97,8 @@ def make_native(
 ) -> NativeDecoder | None:
     """The native decoder where it can run this model, None where the plain path does.
 
-    "auto": native on the CPU, or one line of log that says why not. Raises ValueError for "native" where it cannot run.
+    "auto": native on the CPU, or one line of log that says why not. Raises ValueError for
+    "native" where it cannot run.
     """
     check_backend(backend)
     if backend == "plain" or (backend == "auto" and kv.k.device.type != "cpu"):
@@ -108,7 +113,7 @@ def make_native(
 
 
 def why_not(model: Transformer, kv: KVCache) -> str | None:
-    """What keeps a model from the native decoder, None if nothing does."""
+    """The reason why a model cannot run in the native decoder, None if it can."""
     weights = model.weights
     dtype = weights.final_norm.dtype
     if kv.k.device.type != "cpu":

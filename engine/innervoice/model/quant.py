@@ -1,4 +1,5 @@
-"""Quantised weights: what they hold, how they are made, and the one place where a weight of any kind is multiplied.
+"""Quantised weights: what they hold, how they are made, and the one place where a
+weight of any kind is multiplied.
 
 A weight is [N, K], N outputs of K inputs. Every format is made row by row:
 
@@ -46,7 +47,7 @@ class Int8Weight:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(N, K)."""
+        """The shape of the weight, (N, K)."""
         return (self.codes.shape[0], self.codes.shape[1])
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -67,7 +68,7 @@ class Fp8Weight:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(N, K)."""
+        """The shape of the weight, (N, K)."""
         return (self.codes.shape[0], self.codes.shape[1])
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -96,7 +97,7 @@ class Int4Weight:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(N, K)."""
+        """The shape of the weight, (N, K)."""
         return (self.codes.shape[0], self.num_columns)
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -116,7 +117,10 @@ def to_int8(w: Tensor) -> Int8Weight:
 
 
 def to_fp8(w: Tensor) -> Fp8Weight:
-    """w [N, K] with the largest magnitude of each row at 448, e4m3's largest. Raises ValueError for NaN or infinity."""
+    """w [N, K] with the largest magnitude of each row at 448, e4m3's largest.
+
+    Raises ValueError for NaN or infinity.
+    """
     w = _finite(w)
     scale = w.abs().amax(dim=1) / _LARGEST_FP8
     # A quotient may come out above 448 by a rounding, which e4m3 has no number for.
@@ -124,9 +128,11 @@ def to_fp8(w: Tensor) -> Fp8Weight:
 
 
 def to_int4(w: Tensor, group: int = 32, symmetric: bool = False) -> Int4Weight:
-    """w [N, K] in groups of `group` columns: from the smallest to the largest of a group, or its extreme at -8.
+    """w [N, K] in groups of `group` columns: from the smallest to the largest of a
+    group, or its extreme at -8.
 
-    Raises ValueError for NaN, infinity or what float16 cannot hold, and for a group that is not 32, 64 or 128.
+    Raises ValueError for NaN, infinity or what float16 cannot hold, and for a
+    group that is not 32, 64 or 128.
     """
     check_group(group)
     w = _finite(w)
@@ -147,7 +153,10 @@ def to_int4(w: Tensor, group: int = 32, symmetric: bool = False) -> Int4Weight:
 
 
 def quantize(w: Tensor, to: Quantization) -> Quantized:
-    """w [N, K] in a format, some rows at a time. Raises ValueError for NaN, infinity, and what the format cannot hold."""
+    """w [N, K] in a format, some rows at a time.
+
+    Raises ValueError for NaN, infinity, and what the format cannot hold.
+    """
     made = [_quantized(block, to) for block in row_blocks(w)]
     return with_tensors(
         made[0], {name: torch.cat([tensors_of(part)[name] for part in made]) for name in tensors_of(made[0])}
@@ -226,8 +235,8 @@ def joined(weights: Sequence[Weight], dtype: torch.dtype) -> Weight:
 
 
 def laid_out(weight: Weight) -> Weight:
-    """The same weight in memory as the GPU reads it best: rows of codes begin at multiples of 16 bytes, of which a lane reads 16
-    at once; the scales and minima of a group lie side by side for all outputs.
+    """The same weight in memory as the GPU reads it best: rows of codes begin at multiples of 16 bytes, of
+    which a lane reads 16 at once; the scales and minima of a group lie side by side for all outputs.
     """
     if isinstance(weight, Tensor):
         return weight
@@ -250,7 +259,10 @@ def tensors_of(weight: Quantized) -> dict[str, Tensor]:
 
 
 def with_tensors(like: Quantized, tensors: Mapping[str, Tensor]) -> Quantized:
-    """A weight of the same format that holds these tensors. Raises ValueError where their types or shapes do not fit."""
+    """A weight of the same format that holds these tensors.
+
+    Raises ValueError where their types or shapes do not fit.
+    """
     if isinstance(like, Int4Weight):
         return Int4Weight(
             tensors["codes"], tensors["scale"], tensors.get("minimum"), like.num_columns, like.group

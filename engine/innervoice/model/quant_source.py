@@ -1,4 +1,6 @@
-"""Where the weights of a product come from: as the file has them, quantised while they are read, or quantised in the file."""
+"""Sources of a product's weights: as the file has them, quantised while they are
+read, or quantised in the file.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,10 @@ def read_weight(
     device: str | torch.device,
     head: bool = False,
 ) -> Weight:
-    """The weight of a product, [N, K], in the format that its source has; head: of the output layer. Raises ValueError."""
+    """The weight of a product, [N, K], in the format that its source has; head: of the output layer.
+
+    Raises ValueError.
+    """
     if isinstance(tensors, WeightSource):
         return tensors.weight(name, shape, dtype=dtype, device=device, head=head)
     return tensors.get(name, shape, dtype=dtype, device=device)
@@ -83,7 +88,8 @@ class QuantizingSource(WeightSource):
 
 
 class QuantizedDir(WeightSource):
-    """A directory that `innervoice quantize` wrote: config.json says what its weights must be, the file's metadata what they are.
+    """A directory that `innervoice quantize` wrote: config.json says what its weights must be, the
+    file's metadata what they are.
 
     Raises FileNotFoundError, and ValueError for a file whose metadata is missing or damaged.
     """
@@ -101,7 +107,10 @@ class QuantizedDir(WeightSource):
     def weight(
         self, name: str, shape: Shape, *, dtype: torch.dtype, device: str | torch.device, head: bool
     ) -> Weight:
-        """One weight; see WeightSource.weight. Raises ValueError naming a tensor that is missing, misshapen or not finite."""
+        """One weight; see WeightSource.weight.
+
+        Raises ValueError naming a tensor that is missing, misshapen or not finite.
+        """
         if head and not self.to.head:
             return self.get(name, shape, dtype=dtype, device=device)
         expected = empty((shape[0], shape[1]), self.to, "meta")
@@ -128,7 +137,8 @@ class QuantizedDir(WeightSource):
 
 
 class BlankSource(WeightSource):
-    """Every tensor without numbers, on the meta device, whatever device is asked for; to None: nothing is quantised.
+    """Every tensor without numbers, on the meta device, whatever device is asked for;
+    to None: nothing is quantised.
 
     names: what was asked for, and whether it is a weight that is quantised.
     """
@@ -155,7 +165,7 @@ class BlankSource(WeightSource):
 
 
 def describe(weight: Quantized) -> dict[str, Any]:
-    """What a file's metadata says of a weight."""
+    """The entry of a weight in a file's metadata."""
     told: dict[str, Any] = {"shape": list(weight.shape)}
     if isinstance(weight, Int4Weight):
         return {"format": "int4", **told, "group": weight.group, "symmetric": weight.minimum is None}

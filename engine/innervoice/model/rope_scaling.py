@@ -12,7 +12,8 @@ from innervoice.checkpoint.rope import LinearScaling, Llama3Scaling, YarnScaling
 
 
 def frequencies(config: ModelConfig) -> tuple[Tensor, float]:
-    """Radians a position of each rotated pair [rotary_dim / 2] float32, and what cosine and sine are multiplied by.
+    """Radians a position of each rotated pair [rotary_dim / 2] float32, and what
+    cosine and sine are multiplied by.
 
     Plain: theta^(-2i / rotary_dim). Sources of the scalings: config/rope.py.
     """
@@ -29,7 +30,9 @@ def frequencies(config: ModelConfig) -> tuple[Tensor, float]:
 
 
 def _llama3(plain: Tensor, scaling: Llama3Scaling) -> Tensor:
-    """share = 0 below low_freq_factor turns within the trained length, 1 above high_freq_factor, linear between."""
+    """share = 0 below low_freq_factor turns within the trained length, 1 above
+    high_freq_factor, linear between.
+    """
     turns = scaling.original_max_position * plain / (2 * math.pi)
     share = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
     return _blend(plain, share.clamp(0, 1), scaling.factor)

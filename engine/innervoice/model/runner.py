@@ -33,8 +33,9 @@ class HostPages:
 class ModelRunner:
     """Runs the model. num_pages pages of page_size tokens hold the keys and values of every row.
 
-    kv_dtype: of the pages, None: the model's own. backend: "auto" (native code on the CPU where it covers the model, else plain
-    PyTorch), "native" or "plain"; threads: of the native code, None: one for each physical core that the process may use.
+    kv_dtype: of the pages, None: the model's own. backend: "auto" (native code on the CPU where it covers the
+    model, else plain PyTorch), "native" or "plain"; threads: of the native code, None: one for each physical
+    core that the process may use.
     """
 
     def __init__(
@@ -68,14 +69,16 @@ class ModelRunner:
 
     @torch.inference_mode()
     def save_pages(self, row: Sequence) -> HostPages:
-        """Copy what is cached of a row to the host."""
+        """Copy the cached keys and values of a sequence to the host."""
         num_pages = -(-row.num_cached // self.page_size)
         used = torch.tensor(row.table.pages[:num_pages], dtype=torch.int64, device=self.device)
         return HostPages(self.kv.take(used), num_pages, row.num_cached)
 
     @torch.inference_mode()
     def load_pages(self, row: Sequence, saved: HostPages) -> None:
-        """Put saved pages back behind those that the row has computed already; it must hold pages for them, and own those."""
+        """Put saved pages back behind those that the row has computed already; it must hold
+        pages for them, and own those.
+        """
         if saved.num_tokens <= row.num_cached:
             return
         first = row.num_cached // self.page_size
@@ -89,7 +92,8 @@ class ModelRunner:
     ) -> Tensor:
         """Feed what the rows have not cached yet; logits [B, V] float32 after each row's last token.
 
-        outputs: half-open ranges of ids, ascending and apart, beside which logits may be left out (as NaN). None: all are there.
+        outputs: half-open ranges of ids, ascending and apart, beside which logits may be left out
+        (as NaN). None: all are there.
         """
         batch = make_batch(rows, self.page_size, self.device)
         with self._tracer.span("forward", rows=len(rows), tokens=len(batch.ids)):
@@ -125,10 +129,12 @@ def forward_apart(
     new_row: Callable[[], Sequence],
     outputs: abc.Sequence[tuple[int, int]] | None = None,
 ) -> tuple[Tensor, dict[int, Exception]]:
-    """Logits [B, V] of the rows, and what failed, by the `id` of its row; the logits of such a row are NaN. outputs: see forward.
+    """Logits [B, V] of the rows, and what failed, by the `id` of its row; the logits of such a row are NaN.
 
-    When the batch fails, each row is run by itself. When none goes through, a row of one harmless token is tried: a failure
-    that it shares belongs to no row, and is raised.
+    outputs: see forward.
+
+    When the batch fails, each row is run by itself. When none goes through, a row of one harmless token is
+    tried: a failure that it shares belongs to no row, and is raised.
     """
     try:
         return runner.forward(rows, outputs), {}

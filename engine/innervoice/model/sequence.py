@@ -11,7 +11,7 @@ from innervoice.model.pages import PageTable
 
 
 class TokenRole(IntEnum):
-    """What a token is to the reflection weight."""
+    """The role of a token for the reflection weight."""
 
     NEUTRAL = 0  # prompt, end of turn
     HIDDEN = 1  # reflection, open, close, done: a key whose score is raised
@@ -20,11 +20,12 @@ class TokenRole(IntEnum):
 
 @dataclass
 class Sequence:
-    """A sequence that keeps its pages. ids[:num_cached] have keys and values; the rest is fed to the next forward pass, or, with
-    a limit, only as many as bring num_cached to it: a long prompt goes in by chunks.
+    """A sequence that keeps its pages. ids[:num_cached] have keys and values; the rest is fed to the next
+    forward pass, or, with a limit, only as many as bring num_cached to it: a long prompt goes in by chunks.
 
-    roles[i] says what ids[i] is, replies[i] which reply of the row it belongs to (0: none, then from 1); weights[r] is ln w of
-    reply r. page_keys[i] is what, beside the ids, the keys and values of a page depend on: equal keys and ids, equal pages.
+    roles[i] says what ids[i] is, replies[i] which reply of the row it belongs to (0: none, then from 1);
+    weights[r] is ln w of reply r. page_keys[i] is what, beside the ids, the keys and values of a page depend
+    on: equal keys and ids, equal pages.
     """
 
     table: PageTable
@@ -76,7 +77,9 @@ class Sequence:
         self.num_cached = min(self.num_cached, num_tokens)
 
     def keep(self, indices: abc.Sequence[int]) -> None:
-        """Keep these tokens, in this order; what stays in its place keeps its pages, the rest is to be fed again."""
+        """Keep these tokens, in this order; what stays in its place keeps its pages,
+        the rest is to be fed again.
+        """
         same = next((i for i, index in enumerate(indices) if i != index), len(indices))
         moved = [(self.ids[i], self.roles[i], self.replies[i]) for i in indices[same:]]
         self.truncate(same)
@@ -89,7 +92,7 @@ class Sequence:
         self.num_cached, self.limit = 0, None
 
     def fork(self) -> Sequence:
-        """A copy that shares the pages of what is cached."""
+        """A copy that shares the pages of all cached tokens."""
         table, keys, weights = self.table.fork(), list(self.page_keys), list(self.weights)
         table.truncate(self.num_cached)
         return Sequence(
@@ -97,7 +100,9 @@ class Sequence:
         )
 
     def tags(self, role: TokenRole) -> list[int]:
-        """For each token to be fed: the number of its reply if the token has the role and the reply is weighted, else 0."""
+        """For each token to be fed: the number of its reply if the token has the role and
+        the reply is weighted, else 0.
+        """
         new = range(self.num_cached, self.end)
         return [
             self.replies[i] if self.roles[i] is role and self.weights[self.replies[i]] else 0 for i in new

@@ -1,4 +1,7 @@
-"""The decoder: token ids and a paged KV cache in, hidden states and logits out. Rows of any lengths, prefill and decode mixed."""
+"""The decoder: token ids and a paged KV cache in, hidden states and logits out.
+
+Rows of any lengths, prefill and decode mixed.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,13 @@ from innervoice_kernels.language.rope import rotary
 
 @dataclass(frozen=True)
 class AttentionInputs:
-    """Where the T tokens of a ragged batch of B rows stand. Row b owns tokens query_start[b] to query_start[b + 1].
+    """The layout of a ragged batch: T tokens of B sequences.
 
-    They are the last ones of its context_len[b] tokens; position i of the row lies in page page_table[b, i // page_size].
-    query_tag and log_weight are the reflection weight of paged_attention, or both None.
+    Row b owns tokens query_start[b] to query_start[b + 1].
+
+    They are the last ones of its context_len[b] tokens; position i of the row lies in page
+    page_table[b, i // page_size]. query_tag and log_weight are the reflection weight of
+    paged_attention, or both None.
     """
 
     positions: Tensor  # [T] int64
@@ -45,14 +51,18 @@ class Transformer:
         self._inv_freq = inv_freq.to(weights.device)  # [rotary_dim / 2]
 
     def rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine [T, rotary_dim / 2] at positions [T], rounded to the model's type, as the original does."""
+        """Cosine and sine [T, rotary_dim / 2] at positions [T], rounded to the
+        model's type, as the original does.
+        """
         angle = positions[:, None].float() * self._inv_freq
         cos, sin = ((part * self._rotary_scale).to(self.weights.dtype) for part in (angle.cos(), angle.sin()))
         return cos, sin
 
     @torch.inference_mode()
     def forward(self, ids: Tensor, batch: AttentionInputs, kv: KVCache) -> Tensor:
-        """Hidden states [T, D] after the final norm for ids [T] int64; writes the keys and values of these tokens into kv."""
+        """Hidden states [T, D] after the final norm for ids [T] int64; writes the keys and
+        values of these tokens into kv.
+        """
         x = embed(self.weights.embedding, ids, self.weights.dtype)
         cos, sin = self.rotation(batch.positions)
         for index, layer in enumerate(self.weights.layers):
@@ -63,7 +73,9 @@ class Transformer:
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor, span: tuple[int, int] | None = None) -> Tensor:
-        """Hidden states [..., D] -> float32 logits [..., V], or [..., last - first] of the ids of a span alone."""
+        """Hidden states [..., D] -> float32 logits [..., V], or
+        [..., last - first] of the ids of a span alone.
+        """
         output = self.weights.output
         return linear(output if span is None else rows_between(output, *span), hidden).float()
 

@@ -12,10 +12,10 @@ from innervoice.model.quant import Weight, laid_out, num_bytes
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One layer. Linear weights are [out, in], perhaps quantised.
+    """The weights of a layer. Linear weights are [out, in], perhaps quantised.
 
-    qkv: rows of all query heads, then key heads, then value heads; gate_up: gate rows (through SiLU), then up rows; q_norm and
-    k_norm: of one head, the same for all.
+    qkv: rows of all query heads, then key heads, then value heads; gate_up: gate rows (through SiLU), then up
+    rows; q_norm and k_norm: of one head, the same for all.
     """
 
     attention_norm: Tensor  # [D]
@@ -43,7 +43,7 @@ class ModelWeights:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of what is not quantised."""
+        """The dtype of all tensors that are not quantised."""
         return self.final_norm.dtype
 
     @property
@@ -68,5 +68,5 @@ class ModelWeights:
 
     @property
     def device(self) -> torch.device:
-        """Where they are."""
+        """The device that holds the weights."""
         return self.final_norm.device

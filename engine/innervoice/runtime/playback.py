@@ -1,4 +1,7 @@
-"""The listener's clock: how much of what was sent has been heard, and when the player runs dry. Reads no clock."""
+"""The listener's clock: how much of what was sent has been heard, and when the player runs dry.
+
+Reads no clock.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,12 @@ import math
 
 
 class Playback:
-    """One reply as its player has it. The player starts with the first sound it gets, unbuffered, and plays in real time.
+    """One reply as its player has it.
 
-    While it says nothing that is assumed; once it reports (`acknowledge`), its word counts and the assumption goes on from there.
+    The player starts with the first sound it gets, unbuffered, and plays in real time.
+
+    While it says nothing that is assumed; once it reports (`acknowledge`), its word counts and the
+    assumption goes on from there.
     """
 
     def __init__(self) -> None:
@@ -28,7 +34,9 @@ class Playback:
         return self._dry_s
 
     def send(self, now: float, sound_s: float) -> float:
-        """So many seconds of sound leave now -> how long the player has been silent before them, 0 for the first."""
+        """So many seconds of sound leave now -> how long the player has been silent
+        before them, 0 for the first.
+        """
         silence_s = max(0.0, now - self._dry_s) if self.has_begun else 0.0
         self.underrun_s = max(self.underrun_s, silence_s)
         self._dry_s = max(now, self._dry_s) + sound_s
@@ -36,9 +44,11 @@ class Playback:
         return silence_s
 
     def acknowledge(self, now: float, played_s: float) -> None:
-        """The player has played so many seconds of this reply by now; cumulative, an older report than the last changes nothing.
+        """The player has played so many seconds of this reply by now; cumulative, an older report
+        than the last changes nothing.
 
-        Raises ValueError, nothing changed, for what is no number, negative, or more than was sent (a millisecond is forgiven).
+        Raises ValueError, nothing changed, for what is no number, negative, or more than was sent
+        (a millisecond is forgiven).
         """
         if not 0 <= played_s < math.inf:
             raise ValueError(f"played_ms is {1e3 * played_s:g}: it must be 0 or more")

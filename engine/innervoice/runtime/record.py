@@ -12,7 +12,10 @@ Line = dict[str, Any]
 
 
 def request_line(request: Request, model: str, history: SessionSnapshot | None = None) -> Line:
-    """The line that an event log begins with. model: the fingerprint of what the ids mean. history: what a turn found."""
+    """The line that an event log begins with.
+
+    model: the fingerprint of what the ids mean. history: what a turn found.
+    """
     return {
         "kind": "request",
         "prompt_ids": list(request.prompt_ids),

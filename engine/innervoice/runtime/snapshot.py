@@ -95,7 +95,9 @@ class SessionSnapshot:
             row.append(token, TokenRole(role), reply)
 
     def check(self, vocabulary_size: int, compile_schedule: Callable[[Schedule], Program]) -> None:
-        """Raise ValueError where this model cannot go on from the snapshot: ids outside its vocabulary, a cursor nowhere."""
+        """Raise ValueError where this model cannot go on from the snapshot: ids outside its
+        vocabulary, a cursor nowhere.
+        """
         for name in ("ids", "injected"):
             wrong = [i for i in getattr(self, name) if not 0 <= i < vocabulary_size]
             if wrong:
@@ -123,7 +125,10 @@ class SessionSnapshot:
 
     @classmethod
     def from_dict(cls, values: Any) -> SessionSnapshot:
-        """Read what `to_dict` gave. Raises ValueError for other keys and types, and for columns that do not fit together."""
+        """Read what `to_dict` gave.
+
+        Raises ValueError for other keys and types, and for columns that do not fit together.
+        """
         _check_keys(values, cls, "the session")
         _check(isinstance(values["model"], str), "model", values["model"], "a name")
         for name in ("ids", "roles", "replies", "injected"):
@@ -159,9 +164,12 @@ class SessionSnapshot:
 
     @classmethod
     def from_bytes(cls, data: bytes, model: str) -> SessionSnapshot:
-        """Read what `to_bytes` wrote. Raises ValueError for foreign or damaged data and for a session of another model.
+        """Read what `to_bytes` wrote.
 
-        Bytes come from outside: `check` holds what is read against the model before anything else is done with it.
+        Raises ValueError for foreign or damaged data and for a session of another model.
+
+        Bytes come from outside: `check` holds what is read against the model before
+        anything else is done with it.
         """
         head, _, rest = bytes(data).partition(b"\n")
         if head != FORMAT.encode():

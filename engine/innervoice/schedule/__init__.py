@@ -1,4 +1,4 @@
-"""The schedule: which kind of token comes next, how many, what may be drawn, what is forced.
+"""The schedule: kinds of tokens in order, their budgets, and the cursor that enforces them.
 
 ahead.py         how much of a reply is still to come, by its schedule
 compile.py       a schedule and a vocabulary become a table of states; refusals

@@ -1,4 +1,4 @@
-"""What is still to come of a reply, as its schedule has it: what a scheduler asks before it grants anything."""
+"""The rest of a reply, as its schedule has it: the figures that a scheduler needs before it grants a cap."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ _SPEECH = TokenKind.SPEECH
 
 @dataclass(frozen=True)
 class OpenReflection:
-    """The reflection that is open, or the next one. count: its hidden tokens so far; most: what its schedule allows it."""
+    """The reflection that is open, or the next one.
+
+    count: its hidden tokens so far; most: what its schedule allows it.
+    """
 
     is_open: bool
     count: int
@@ -29,10 +32,12 @@ class OpenReflection:
 
 
 def spoken_until(cursor: Cursor | FreeCursor, num_codes: int) -> int:
-    """Transcript and speech tokens to draw until so many more speech tokens are there, segments as long as their budgets.
+    """Transcript and speech tokens to draw until so many more speech tokens are there,
+    segments as long as their budgets.
 
-    Forced ids and reflection are not counted: the first cost no draw, the second is what the answer is for. A reply that does not
-    say (a free one, or one whose schedule has no more speech) is taken to speak all the time.
+    Forced ids and reflection are not counted: the first cost no draw, the second is what the answer
+    is for. A reply that does not say (a free one, or one whose schedule has no more speech) is
+    taken to speak all the time.
     """
     if cursor.row < 0:
         return num_codes

@@ -1,4 +1,6 @@
-"""Schedule + vocabulary -> Program: one row of int32 a state, which the host cursor and the sampling kernel both walk."""
+"""Schedule + vocabulary -> Program: one row of int32 a state, which the host cursor and
+the sampling kernel both walk.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,10 @@ from innervoice_kernels.sampling.cursor_columns import ProgramColumn, TokenKind
 
 @dataclass(frozen=True)
 class Program:
-    """A compiled schedule. table [S, ProgramColumn.WIDTH] int32, forced [N] int32, samplings: overrides that rows refer to."""
+    """A compiled schedule.
+
+    table [S, ProgramColumn.WIDTH] int32, forced [N] int32, samplings: overrides that rows refer to.
+    """
 
     schedule: Schedule
     vocabulary: Vocabulary
@@ -34,12 +39,12 @@ class Program:
 
     @cached_property
     def kinds(self) -> tuple[TokenKind, ...]:
-        """Of the tokens of each row."""
+        """The kind of the tokens of each row."""
         return tuple(TokenKind(row[ProgramColumn.KIND]) for row in self.rows)
 
     @cached_property
     def masks(self) -> list[Any]:
-        """What cursors worked out: what may be drawn at a row, eight places a row for what else it depends on; None: unknown."""
+        """The cursors' cache of masks, eight places a row for the other conditions; None: unknown."""
         return [None] * (8 * len(self.table))
 
 
@@ -49,7 +54,8 @@ NONE_LEFT = -1
 def compile_schedule(
     schedule: Schedule, vocabulary: Vocabulary, resolve: Callable[[str], int | None] | None = None
 ) -> Program:
-    """Check a schedule against a vocabulary and lay it out as rows. resolve turns token strings of `tokens` into ids.
+    """Check a schedule against a vocabulary and lay it out as rows. resolve turns token
+    strings of `tokens` into ids.
 
     Raises ScheduleError naming the field (spec: an empty cycle, unknown kinds, budgets below 1, ...).
     """

@@ -1,4 +1,4 @@
-"""Where a reply stands in its schedule: the host twin of the kernel's cursor, walking the same rows."""
+"""The position of a reply in its schedule: the host twin of the kernel's cursor, walking the same rows."""
 
 from __future__ import annotations
 
@@ -38,11 +38,12 @@ _SPEECH = TokenKind.SPEECH
 
 
 class Cursor:
-    """Walks a guided Program: while `forced` is an id, call `emit_forced`; else draw from `mask` and call `draw`.
+    """Walks a guided Program: while `forced` is an id, call `emit_forced`; else draw
+    from `mask` and call `draw`.
 
-    caps: run-time caps of the reflection segments in order; those beyond the list are uncapped. ignore_eos: end-of-turn is
-    never offered. `granted` are the caps that took effect, in the same order: given as caps they make the same reply, whatever
-    was lowered meanwhile.
+    caps: run-time caps of the reflection segments in order; those beyond the list are uncapped. ignore_eos:
+    end-of-turn is never offered. `granted` are the caps that took effect, in the same order: given as caps
+    they make the same reply, whatever was lowered meanwhile.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Cursor:
 
     @property
     def state(self) -> CursorState:
-        """Where it stands; `make_cursor` takes it."""
+        """The position as a value; `make_cursor` takes it."""
         return CursorState(
             row=self._row,
             count=self._count,
@@ -105,7 +106,7 @@ class Cursor:
 
     @property
     def limit(self) -> int:
-        """How many tokens the open segment may have."""
+        """The number of tokens that the open segment may have."""
         return self._limit
 
     @property
@@ -116,7 +117,7 @@ class Cursor:
 
     @property
     def mask(self) -> Mask:
-        """What may be drawn now. Valid while `forced` is None."""
+        """The ids that may be drawn now. Valid while `forced` is None."""
         place = self._row << 3 | self.text_done << 2 | self._offers_done << 1 | self._ignore_eos
         found: Mask | None = self._masks[place]
         if found is None:
@@ -125,7 +126,9 @@ class Cursor:
 
     @property
     def offered(self) -> tuple[tuple[int, int], ...]:
-        """Ranges of ids whose logits a draw may look at, those of the draw that may follow from the same logits included."""
+        """Ranges of ids whose logits a draw may look at, those of the draw that may follow
+        from the same logits included.
+        """
         if self.discards:
             return ((0, self.program.vocabulary.size),)
         return self.mask.spans
@@ -148,7 +151,10 @@ class Cursor:
 
     @property
     def is_reflecting(self) -> bool:
-        """Whether a reflection segment is open: its open token comes next, or it draws. Forced text is no such segment."""
+        """Whether a reflection segment is open: its open token comes next, or it draws.
+
+        Forced text is no such segment.
+        """
         kind = self._kinds[self._row]
         return kind is _OPEN or (kind is _REFLECTION and not self._rows[self._row][_FORCED])
 
@@ -193,7 +199,10 @@ class Cursor:
         self._enter(self._next(self._row))
 
     def lower_cap(self, cap: int) -> None:
-        """Lower the cap of the reflection segment that is open; at or below its count it closes now. No effect elsewhere."""
+        """Lower the cap of the reflection segment that is open; at or below its count it closes now.
+
+        No effect elsewhere.
+        """
         if self.is_reflecting:
             self._limit = min(self._limit, max(cap, self.program.schedule.floor))
             if self.kind is _REFLECTION:

@@ -1,4 +1,6 @@
-"""The position of a cursor as a value: what an export or an event log keeps of a reply that goes on elsewhere."""
+"""The position of a cursor as a value: what an export or an event log keeps of a
+reply that goes on elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -37,10 +39,12 @@ _FREE_KEYS = {
 
 @dataclass(frozen=True)
 class CursorState:
-    """All that another cursor of the same program needs to go on. The defaults are those of a reply that has not begun.
+    """All that another cursor of the same program needs to go on.
 
-    A guided cursor has a row, a free one has -1 and uses is_done, segment, in_reflection and last alone. Fields that the device
-    keeps too are called as its columns are (`StateColumn`).
+    The defaults are those of a reply that has not begun.
+
+    A guided cursor has a row, a free one has -1 and uses is_done, segment, in_reflection and last alone.
+    Fields that the device keeps too are called as its columns are (`StateColumn`).
     """
 
     row: int = -1  # of the program's table
@@ -77,7 +81,10 @@ class CursorState:
 
     @classmethod
     def from_json(cls, values: Any) -> CursorState:
-        """Read what `to_json` gave; a state without a version has version 1. Raises ValueError for any other keys or types."""
+        """Read what `to_json` gave; a state without a version has version 1.
+
+        Raises ValueError for any other keys or types.
+        """
         if not isinstance(values, Mapping):
             raise ValueError(f"the cursor's state is {values!r}: it must be an object")
         version = values.get("version", VERSION)
@@ -96,7 +103,9 @@ class CursorState:
         return cls(**found)
 
     def check(self, program: Program) -> None:
-        """Raise ValueError where a cursor of this program cannot stand: a row, count or flag out of its range."""
+        """Raise ValueError where a cursor of this program cannot stand: a row,
+        count or flag out of its range.
+        """
         self._in_range("segment", -1, _MOST)
         if self.segment < 0 and not (self.fresh and self.last is None):
             raise ValueError("the cursor's state has tokens but no segment: segment must be 0 or more")

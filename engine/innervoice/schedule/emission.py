@@ -1,4 +1,4 @@
-"""What a cursor offers to be drawn, and what it makes of a token."""
+"""The mask that a cursor offers for a draw, and the emission that it makes of a token."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ class Mask:
 
 @dataclass(frozen=True)
 class Emission:
-    """One emitted token: its id, kind, the reply's segment it belongs to (from 0), and whether the schedule forced it."""
+    """One emitted token: its id, kind, the reply's segment it belongs to (from 0), and
+    whether the schedule forced it.
+    """
 
     token: int
     kind: TokenKind

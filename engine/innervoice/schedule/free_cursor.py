@@ -1,4 +1,7 @@
-"""The cursor of free decoding: nothing is masked or forced, tokens are only labelled. It has the interface of `Cursor`."""
+"""The cursor of free decoding: nothing is masked or forced, tokens are only labelled.
+
+It has the interface of `Cursor`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,10 @@ from innervoice_kernels.sampling.cursor_columns import UNLIMITED, TokenKind
 
 
 class FreeCursor:
-    """Labels the tokens of an unguided reply; any eos id of the checkpoint ends it. It stands at no row and is never capped."""
+    """Labels the tokens of an unguided reply; any eos id of the checkpoint ends it.
+
+    It stands at no row and is never capped.
+    """
 
     row = -1
     count = 0
@@ -43,7 +49,7 @@ class FreeCursor:
 
     @property
     def state(self) -> CursorState:
-        """Where it stands; `make_cursor` takes it."""
+        """The position as a value; `make_cursor` takes it."""
         return CursorState(
             is_done=self.is_done, segment=self.segment, in_reflection=self._in_reflection, last=self._last
         )

@@ -1,4 +1,6 @@
-"""A compiled schedule, a request and a cursor's position as plain numbers, for the kernels' cursor (`sampling/cursor.py`)."""
+"""A compiled schedule, a request and a cursor's position as plain numbers, for the kernels'
+cursor (`sampling/cursor.py`).
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ def sampling_table(program: Program) -> npt.NDArray[np.float32]:
 
 
 def request_values(program: Program, sampling: Sampling) -> dict[str, Any]:
-    """What holds for a whole reply, by the names that `request_columns` of the kernels takes.
+    """The values that hold for a whole reply, by the names that `request_columns` of the kernels takes.
 
     Where its program stands among others (table, forced, samplings) is for the caller to add.
     """

@@ -1,4 +1,4 @@
-"""What a reply is made of: segments in an order, as the caller writes them (Python or JSON)."""
+"""Schedules: segments in an order, as the caller writes them (Python or JSON)."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ class ScheduleError(ValueError):
 
 @dataclass(frozen=True)
 class Segment:
-    """One line of a schedule: at most `budget` tokens of a kind (None: no cap), or exactly `ids` when the kind is forced.
+    """One line of a schedule: at most `budget` tokens of a kind (None: no cap), or exactly
+    `ids` when the kind is forced.
 
-    voice_as: what forced ids count as (reflection, transcript or speech). sampling: overrides the request's for this segment.
+    voice_as: what forced ids count as (reflection, transcript or speech). sampling: overrides
+    the request's for this segment.
     """
 
     kind: str
@@ -57,7 +59,7 @@ class Segment:
         )
 
     def to_json(self) -> Any:
-        """What `of` reads."""
+        """The JSON value that `of` reads."""
         sampling = None if self.sampling is None else _changed(self.sampling)
         if self.kind == "forced":
             return {"kind": "forced", "as": self.voice_as, "ids": list(self.ids)} | (
@@ -81,8 +83,8 @@ class Schedule:
 
     first: budgets of the cycle's first pass (None: unchanged). guided False: nothing is masked or forced.
     floor: the least a reflection may be capped to at run time. reflection: "on", "off", or a cap for each.
-    reflection_weight w: ln w is added to the score of reflection keys for spoken queries. tokens: token strings or ids by name
-    (open, close, done, end_of_turn); None says that this schedule does without.
+    reflection_weight w: ln w is added to the score of reflection keys for spoken queries. tokens: token
+    strings or ids by name (open, close, done, end_of_turn); None says that this schedule does without.
     """
 
     cycle: tuple[Segment, ...]
@@ -112,7 +114,10 @@ class Schedule:
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Schedule:
-        """A published schedule by name (`innervoice.schedule.PRESETS`), with `*_budget` and fields changed. Raises ValueError."""
+        """A published schedule by name (`innervoice.schedule.PRESETS`), with `*_budget` and fields changed.
+
+        Raises ValueError.
+        """
         return preset(name, **changes)
 
     @classmethod
@@ -254,7 +259,10 @@ PRESETS: dict[str, Callable[..., Schedule]] = {
 
 
 def preset(name: str, **changes: Any) -> Schedule:
-    """PRESETS[name], its budgets given as `*_budget`, any field of Schedule changed by its name. Raises ValueError."""
+    """PRESETS[name], its budgets given as `*_budget`, any field of Schedule changed by its name.
+
+    Raises ValueError.
+    """
     if name not in PRESETS:
         raise ValueError(f"unknown schedule {name!r}: presets are {', '.join(PRESETS)}; or give a .json file")
     own = {f.name for f in fields(Schedule)}

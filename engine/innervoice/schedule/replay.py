@@ -1,4 +1,6 @@
-"""Run a schedule greedily over scripted logits: how the cursor is held to golden traces, and how a schedule is tried out."""
+"""Run a schedule greedily over scripted logits: how the cursor is held to golden traces, and
+how a schedule is tried out.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +30,10 @@ def replay(
 ) -> tuple[list[int], list[str]]:
     """Ids and kinds of a greedy reply whose token t is drawn from logits[t].
 
-    schedule: the JSON form; it may hold the run-time `caps` itself. vocab: {"text": [lo, hi], "speech": [lo, hi], "eot", "open",
-    "close", "done"}, null where absent. logits [T, V]. kernel: "host" is this package's cursor, "triton" the one inside the
-    sampling kernel, on a GPU or with TRITON_INTERPRET=1. Raises ValueError when the logits run out, or the kernel cannot run.
+    schedule: the JSON form; it may hold the run-time `caps` itself. vocab: {"text": [lo, hi], "speech":
+    [lo, hi], "eot", "open", "close", "done"}, null where absent. logits [T, V]. kernel: "host" is this
+    package's cursor, "triton" the one inside the sampling kernel, on a GPU or with TRITON_INTERPRET=1. Raises
+    ValueError when the logits run out, or the kernel cannot run.
     """
     table = np.asarray(logits)
     if table.ndim != 2:

@@ -1,9 +1,10 @@
-"""What a listener got -> the figures by which engines for speech are compared. Pure functions; nothing of the engine is
-imported.
+"""What a listener got -> the figures by which engines for speech are compared.
 
-A request is a `RequestTimings`: when each piece of sound and each token reached the client, all on one clock. It is made from any
-server's log. The names are those of vLLM, vLLM-Omni, sglang-omni and VoxServe; where their definitions differ, the docstring
-of the field says which one this is.
+Pure functions; nothing of the engine is imported.
+
+A request is a `RequestTimings`: when each piece of sound and each token reached the client, all on one clock.
+It is made from any server's log. The names are those of vLLM, vLLM-Omni, sglang-omni and VoxServe; where
+their definitions differ, the docstring of the field says which one this is.
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ _TICK_S = 1e-6  # less than this is no lateness but the rounding of a clock
 
 @dataclass(frozen=True)
 class RequestTimings:
-    """What reached the client of one request, and when; seconds of one clock, each sequence in order of arrival.
+    """What reached the client of one request, and when; seconds of one clock, each
+    sequence in order of arrival.
 
-    submitted_s: when the request was made, or the user's sound ended. rate: of the sound, in Hz. audio: (arrival, number of
-    samples) of each chunk; tokens: (arrival, kind) of each token, the kind one of KINDS. finished_s: when the end was known;
-    None: it was not. leading_silence_s: as `leading_silence_s` says; None: not measured. error: why it failed.
+    submitted_s: when the request was made, or the user's sound ended. rate: of the sound, in Hz. audio:
+    (arrival, number of samples) of each chunk; tokens: (arrival, kind) of each token, the kind one of KINDS.
+    finished_s: when the end was known; None: it was not. leading_silence_s: as `leading_silence_s` says;
+    None: not measured. error: why it failed.
     """
 
     submitted_s: float
@@ -65,7 +68,10 @@ class RequestTimings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RequestTimings:
-        """Read what `to_dict` gives, or another server's log in that form; unknown names are left alone. ValueError."""
+        """Read what `to_dict` gives, or another server's log in that form; unknown names are left alone.
+
+        ValueError.
+        """
         known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
         if "submitted_s" not in known:
             raise ValueError("a request of the log has no submitted_s")
@@ -80,9 +86,10 @@ class RequestTimings:
 class Underruns:
     """How playback went. The player starts with the first chunk, unbuffered.
 
-    Chunk k is due at d(k) = arrival(0) + seconds of the chunks before it, and late by max(0, arrival(k) - d(k)). max_s, count,
-    sum_s: of that lateness, over the chunks from the second on (vLLM-Omni, sglang-omni). num_stalls: how often a player that
-    waits for what is missing and then goes on runs dry; the silence that it plays is max_s in all.
+    Chunk k is due at d(k) = arrival(0) + seconds of the chunks before it, and late by max(0, arrival(k) -
+    d(k)). max_s, count, sum_s: of that lateness, over the chunks from the second on (vLLM-Omni,
+    sglang-omni). num_stalls: how often a player that waits for what is missing and then goes on runs dry;
+    the silence that it plays is max_s in all.
     """
 
     num_chunks: int
@@ -101,8 +108,8 @@ class Underruns:
 class TokenTimes:
     """Times of tokens in ms, as vLLM defines them; of one kind or of all.
 
-    ttft_ms: submission to the first. itl_ms: of each token, the time since the token before it, of whatever kind. tpot_ms:
-    their mean; over all tokens that is (last - first) / (n - 1).
+    ttft_ms: submission to the first. itl_ms: of each token, the time since the token before it, of whatever
+    kind. tpot_ms: their mean; over all tokens that is (last - first) / (n - 1).
     """
 
     n: int
@@ -115,10 +122,11 @@ class TokenTimes:
 class RequestMetrics:
     """Figures of one request. None: not measured.
 
-    audio_ttfp_ms: submission to the first samples (VoxServe: TTFA). audible_ttfa_ms: the same and the leading silence.
-    first_chunk_s: length of that first chunk. audio_rtf: submission to the last samples / audio_s. inter_chunk_s: gaps between
-    arrivals of samples. e2el_ms: submission to the end. reflection_per_audio_s: hidden tokens per second of sound;
-    hidden_before_audio: those that came before the first samples, or with them.
+    audio_ttfp_ms: submission to the first samples (VoxServe: TTFA). audible_ttfa_ms: the same and the
+    leading silence. first_chunk_s: length of that first chunk. audio_rtf: submission to the last samples /
+    audio_s. inter_chunk_s: gaps between arrivals of samples. e2el_ms: submission to the end.
+    reflection_per_audio_s: hidden tokens per second of sound; hidden_before_audio: those that came before
+    the first samples, or with them.
     """
 
     request_id: str
@@ -143,14 +151,16 @@ def find_underruns(audio: Sequence[tuple[float, int]], rate: int) -> Underruns:
     chunks = [(t, count) for t, count in audio if count > 0]
     lateness = _lateness(chunks, rate)
     late = lateness[lateness > _TICK_S]
-    # A player that waited is late by what it waited: it runs dry again where the lateness exceeds all before it.
+    # A player that waited is late by what it waited: it runs dry again where the
+    # lateness exceeds all before it.
     highest = np.maximum.accumulate(np.concatenate([np.zeros(1), np.maximum(lateness, 0.0)]))
     stalls = int(np.count_nonzero(np.diff(highest) > _TICK_S))
     return Underruns(len(chunks), float(late.max(initial=0.0)), len(late), float(late.sum()), stalls)
 
 
 def leading_silence_s(samples: NDArray[np.float32], rate: int, gate_dbfs: float = GATE_DBFS) -> float:
-    """Seconds before the first frame of 10 ms whose root mean square reaches the gate; the whole length if none does.
+    """Seconds before the first frame of 10 ms whose root mean square reaches the gate;
+    the whole length if none does.
 
     samples [n], full scale 1; the last frame may be shorter.
     """
@@ -226,10 +236,10 @@ class Distribution:
 class RunMetrics:
     """Figures of many requests: distributions over the requests (itl_ms and inter_chunk_s: over all gaps).
 
-    c50, c100, c200: percent of the requests whose largest underrun is at most so many ms; those of fewer than two chunks are
-    not counted, None when none is left. streaming_viability: percent of all chunks from the second on that came in time
-    (VoxServe). audio_throughput: seconds of sound a second, from the first submission to the last thing that came;
-    decode_tok_s: tokens likewise. gate_dbfs: of audible_ttfa_ms.
+    c50, c100, c200: percent of the requests whose largest underrun is at most so many ms; those of fewer than
+    two chunks are not counted, None when none is left. streaming_viability: percent of all chunks from the
+    second on that came in time (VoxServe). audio_throughput: seconds of sound a second, from the first
+    submission to the last thing that came; decode_tok_s: tokens likewise. gate_dbfs: of audible_ttfa_ms.
     """
 
     num_requests: int
@@ -313,7 +323,10 @@ class StreamsCarried:
 
 
 def streams_carried(runs: Mapping[int, RunMetrics]) -> StreamsCarried:
-    """From one run a number of concurrent streams. A run in which nothing was measured, or a request failed, carries nothing."""
+    """From one run a number of concurrent streams.
+
+    A run in which nothing was measured, or a request failed, carries nothing.
+    """
     sound = {n: run for n, run in runs.items() if run.c100 is not None and run.num_failed == 0}
     continuous = [n for n, run in sound.items() if (run.c100 or 0.0) >= MOST_CARRIED_C100]
     unbroken = [n for n, run in sound.items() if run.num_underruns == 0]
@@ -321,7 +334,9 @@ def streams_carried(runs: Mapping[int, RunMetrics]) -> StreamsCarried:
 
 
 def mbu(num_bytes: float, seconds: float, copy_bytes_per_s: float) -> float:
-    """Share of the copy bandwidth that was used: bytes that must move / time / bandwidth of a copy in the same run."""
+    """Share of the copy bandwidth that was used: bytes that must move / time /
+    bandwidth of a copy in the same run.
+    """
     if seconds <= 0 or copy_bytes_per_s <= 0:
         raise ValueError(f"mbu of {seconds} s at {copy_bytes_per_s} B/s: both must be above 0")
     return num_bytes / seconds / copy_bytes_per_s

@@ -63,7 +63,9 @@ class DecodeModel:
 
 
 def step_bytes(config: ModelConfig, dtype: str, rows: int, context: int) -> int:
-    """Bytes that a decode step must move: all weights but the embedding table once, keys and values of all rows, and its own."""
+    """Bytes that a decode step must move: all weights but the embedding table once, keys and
+    values of all rows, and its own.
+    """
     table = 0 if config.tied else config.vocab_size * config.hidden_size
     weights = config.weight_bytes(dtype) * (config.num_parameters - table) // config.num_parameters
     return weights + rows * (context + 1) * config.kv_bytes_per_token(dtype)

@@ -1,4 +1,7 @@
-"""What runs here: versions, native module, processor, memory, GPUs. Also runs alone: `python environment.py`."""
+"""What runs here: versions, native module, processor, memory, GPUs.
+
+Also runs alone: `python environment.py`.
+"""
 
 from __future__ import annotations
 

@@ -51,12 +51,13 @@ def paged_attention_ref(
 ) -> Tensor:
     """y_t = sum_j softmax_j(scale q_t.k_j + bias_tj) v_j over the keys j of the row up to t's own position.
 
-    q [T, H, D]; k_pages, v_pages [P, S, G, D], H a multiple of G; page_table [B, N], query_start [B+1], context_len [B] int32.
-    Row b's queries are the last query_start[b+1] - query_start[b] of its context_len[b] positions; position i lies in page
-    page_table[b, i // S] at offset i % S. bias is log_weight[t] where query_tag[t] == key_tag[j] != 0, else 0; query_tag [T]
-    and key_tag [P, S] int32, log_weight [T]: all three or none. k_scale, v_scale [P, G] float32, both or none: what multiplies
-    the numbers of a page, which are fp8. Tokens that no row owns come out 0.
-    In float32 (float64 for float64 input), rounded once. Vaswani et al., 2017; grouped queries: Ainslie et al., 2023.
+    q [T, H, D]; k_pages, v_pages [P, S, G, D], H a multiple of G; page_table [B, N], query_start [B+1],
+    context_len [B] int32. Row b's queries are the last query_start[b+1] - query_start[b] of its
+    context_len[b] positions; position i lies in page page_table[b, i // S] at offset i % S. bias is
+    log_weight[t] where query_tag[t] == key_tag[j] != 0, else 0; query_tag [T] and key_tag [P, S] int32,
+    log_weight [T]: all three or none. k_scale, v_scale [P, G] float32, both or none: what multiplies the
+    numbers of a page, which are fp8. Tokens that no row owns come out 0. In float32 (float64 for float64
+    input), rounded once. Vaswani et al., 2017; grouped queries: Ainslie et al., 2023.
     """
     wide = torch.promote_types(q.dtype, torch.float32)
     page_size = k_pages.shape[1]
@@ -158,10 +159,12 @@ def paged_attention(
     out: Tensor | None = None,
     workspace: Workspace | None = None,
 ) -> Tensor:
-    """Causal attention of a ragged batch of rows, prefill and decode mixed, over paged keys and values: q [T, H, D] -> [T, H, D].
+    """Causal attention of a ragged batch of rows, prefill and decode mixed, over paged keys and
+    values: q [T, H, D] -> [T, H, D].
 
-    Arguments as in paged_attention_ref. max_queries: no row has more, which spares a launch where it is 1. out: contiguous, its
-    tokens that no row owns are left as they are. workspace: kept from call to call, as a captured graph needs it.
+    Arguments as in paged_attention_ref. max_queries: no row has more, which spares a launch where it is 1.
+    out: contiguous, its tokens that no row owns are left as they are. workspace: kept from call to call,
+    as a captured graph needs it.
     """
     chosen = choose("paged_attention", q)
     if chosen in LIBRARIES:

@@ -1,7 +1,9 @@
-"""Paged attention of rows with one query: the heads of a group share a tile, a row's keys are split over programs.
+"""Paged attention of rows with one query: the heads of a group share a tile, a row's
+keys are split over programs.
 
-A group's 16 query heads are exactly one tile of the tensor cores (fewer are padded), so that keys and values are read once.
-Each split leaves its part in the workspace; the one that arrives last puts them together, in the order of the keys.
+A group's 16 query heads are exactly one tile of the tensor cores (fewer are padded), so that keys and
+values are read once. Each split leaves its part in the workspace; the one that arrives last puts them
+together, in the order of the keys.
 """
 
 from __future__ import annotations
@@ -26,17 +28,21 @@ from innervoice_kernels.jit import (
 )
 from innervoice_kernels.language.attention_tile import LEAST, attend, tile_of
 
-# A split has SPLIT keys, more where a context would make over MOST of them: both from the row's own length alone, so that its
-# sums are the same in every batch. 256 keys of GLM-4-Voice are 128 KiB a program against 8 KiB of partial result.
+# A split has SPLIT keys, more where a context would make over MOST of them: both from the row's own length
+# alone, so that its sums are the same in every batch. 256 keys of GLM-4-Voice are 128 KiB a program
+# against 8 KiB of partial result.
 SPLIT, MOST = 256, 32
-# A warp multiplies 16 keys of a step of 64. Five stages are what buffers two steps, 64 KiB, behind the look-up of the pages:
-# three programs share an SM, which has then 192 KiB on their way.
+# A warp multiplies 16 keys of a step of 64. Five stages are what buffers two steps, 64 KiB, behind the
+# look-up of the pages: three programs share an SM, which has then 192 KiB on their way.
 _WARPS, _STAGES = 4, 5
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where splits meet. arrived [N] int32 is all 0 between calls; one call at a time may use it."""
+    """The memory in which splits are merged.
+
+    arrived [N] int32 is all 0 between calls; one call at a time may use it.
+    """
 
     partial: Tensor  # [rows * G * splits, M, width] float32
     stats: Tensor  # [rows * G * splits, 2, M] float32, largest score and sum
@@ -70,7 +76,10 @@ def num_splits(max_context: int) -> int:
 def _combine(
     partial: Ptr, stats: Ptr, first: Num, count: Num, SPLITS: constexpr, M: constexpr, BLOCK_D: constexpr
 ) -> Block:
-    """The parts first to first + count -> [M, BLOCK_D], in their order. Written by other programs: read past the L1 cache."""
+    """The parts first to first + count -> [M, BLOCK_D], in their order.
+
+    Written by other programs: read past the L1 cache.
+    """
     row, column, part = tl.arange(0, M), tl.arange(0, BLOCK_D), tl.arange(0, SPLITS)
     place = stats + (first + part[:, None]) * (2 * M) + row[None, :]
     tops = tl.load(place, mask=(part < count)[:, None], other=float("-inf"), cache_modifier=".cg")
@@ -93,7 +102,9 @@ def _decode_kernel(
     G: constexpr, D: constexpr, PAGE_SIZE: constexpr, WEIGHTED: constexpr, SCALED: constexpr, M: constexpr, BLOCK_D: constexpr,
     KEYS: constexpr, SPLITS: constexpr, SPLIT_KEYS: constexpr, MOST_SPLITS: constexpr, PDL: constexpr,
 ) -> None:  # fmt: skip
-    """One split of a row and group a program; rows that have not exactly one query are left to the other kernel."""
+    """One split of a row and group a program; rows that have not exactly one query
+    are left to the other kernel.
+    """
     split, group, row = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     if PDL:
         follow()
@@ -148,7 +159,10 @@ def decode(
     out: Tensor,
     workspace: Workspace | None,
 ) -> None:
-    """Fill the tokens of rows that have exactly one query. tags: query_tag, key_tag, log_weight; scales: k_scale, v_scale."""
+    """Fill the tokens of rows that have exactly one query.
+
+    tags: query_tag, key_tag, log_weight; scales: k_scale, v_scale.
+    """
     num_rows, (_, heads, width), (_, page_size, groups, _) = len(context_len), q.shape, k_pages.shape
     max_context = page_table.shape[1] * page_size
     if workspace is None:

@@ -1,8 +1,9 @@
-"""Paged attention by other people's kernels, where they are installed and can run a call: flash-attn and FlashInfer.
+"""Paged attention by other people's kernels, where they are installed and can run a
+call: flash-attn and FlashInfer.
 
 They are found at run time and chosen by name alone: INNERVOICE_BACKEND=paged_attention=flashinfer, or
-`with use(paged_attention="flash_attn")`. What they cannot run (a reflection weight, float32, a captured graph, pages of a size
-that they do not read) stays with the project's own kernel, and is logged once.
+`with use(paged_attention="flash_attn")`. What they cannot run (a reflection weight, float32, a captured
+graph, pages of a size that they do not read) stays with the project's own kernel, and is logged once.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Call:
 
 
 def refusal(name: str, call: Call) -> str | None:
-    """Why a library cannot run a call, None: it can."""
+    """The reason why a library cannot run a call, None: it can."""
     if call.weighted:
         return "it knows no reflection weight"
     if call.captured:
@@ -74,7 +75,10 @@ def _has(module: str) -> bool:
 
 
 def _flash_attn(call: Call) -> Tensor:
-    """flash-attn 3 where it is installed, else 2. Dao, "FlashAttention-2", 2023; Shah et al., "FlashAttention-3", 2024."""
+    """flash-attn 3 where it is installed, else 2.
+
+    Dao, "FlashAttention-2", 2023; Shah et al., "FlashAttention-3", 2024.
+    """
     most = int((call.query_start[1:] - call.query_start[:-1]).max())
     if _has("flash_attn_interface"):
         module = importlib.import_module("flash_attn_interface")
@@ -94,7 +98,10 @@ def _flash_attn(call: Call) -> Tensor:
 
 
 class _Planned:
-    """FlashInfer's wrapper with the plan of the last batch, which all layers of a pass share. Ye et al., "FlashInfer", 2025."""
+    """FlashInfer's wrapper with the plan of the last batch, which all layers of a pass share.
+
+    Ye et al., "FlashInfer", 2025.
+    """
 
     def __init__(self, device: torch.device) -> None:
         module = importlib.import_module("flashinfer")
@@ -103,7 +110,9 @@ class _Planned:
         self._planned: tuple[Any, ...] = ()
 
     def run(self, call: Call) -> Tensor:
-        """Plan where the batch is another one than that of the last call, told by its tensors themselves; then run."""
+        """Plan where the batch is another one than that of the last call, told by its
+        tensors themselves; then run.
+        """
         batch = (call.page_table, call.query_start, call.context_len)
         if len(self._planned) != len(batch) or any(
             a is not b for a, b in zip(self._planned, batch, strict=True)

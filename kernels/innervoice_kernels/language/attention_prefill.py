@@ -1,7 +1,9 @@
-"""Paged attention of rows with two queries or more, of any number of cached keys before them: prefill, whole or in chunks.
+"""Paged attention of rows with two queries or more, of any number of cached keys before them:
+prefill, whole or in chunks.
 
-A tile holds all heads of a group for some of a row's tokens, so that a key is read once for the group. Tiles of all rows lie in
-one grid: row b's begin at query_start[b] // tokens + b, which needs no count made on the host.
+A tile holds all heads of a group for some of a row's tokens, so that a key is read once for the
+group. Tiles of all rows lie in one grid: row b's begin at query_start[b] // tokens + b, which
+needs no count made on the host.
 """
 
 from __future__ import annotations
@@ -66,7 +68,10 @@ def prefill(
     scales: tuple[Tensor, Tensor] | None,
     out: Tensor,
 ) -> None:
-    """Fill the tokens of rows that have two queries or more. tags: query_tag, key_tag, log_weight; scales: k_scale, v_scale."""
+    """Fill the tokens of rows that have two queries or more.
+
+    tags: query_tag, key_tag, log_weight; scales: k_scale, v_scale.
+    """
     num_rows, (num_tokens, heads, width), (_, page_size, groups, _) = len(context_len), q.shape, k_pages.shape
     if num_rows > _MANY_ROWS:
         raise ValueError(f"paged_attention: {num_rows} rows in one batch, expected at most {_MANY_ROWS}")

@@ -1,4 +1,6 @@
-"""One tile of queries against a stretch of a row's paged keys: the online softmax that decode and prefill share."""
+"""One tile of queries against a stretch of a row's paged keys: the online softmax
+that decode and prefill share.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ LEAST = 16  # sides of a dot
 
 
 class Tile(NamedTuple):
-    """keys: that one step of the loop takes. rows, warps, prefill_stages: of a prefill tile; decode has 4 warps."""
+    """keys: that one step of the loop takes. rows, warps, prefill_stages: of a
+    prefill tile; decode has 4 warps.
+    """
 
     keys: int
     rows: int
@@ -21,8 +25,9 @@ class Tile(NamedTuple):
     prefill_stages: int
 
 
-# A step reads about 16 KiB of keys and as much of values. 128 rows, 8 tokens of 16 heads, are two warpgroups of 64; vectors above
-# 256 bytes have half of both. Float32 is not multiplied by the tensor cores, so that its tiles are bounded by registers.
+# A step reads about 16 KiB of keys and as much of values. 128 rows, 8 tokens of 16 heads, are two warpgroups
+# of 64; vectors above 256 bytes have half of both. Float32 is not multiplied by the tensor cores, so that its
+# tiles are bounded by registers.
 _NARROW, _WIDE, _FLOAT32 = Tile(64, 128, 8, 3), Tile(32, 64, 8, 2), Tile(16, 32, 8, 2)
 _NARROW_BYTES = 256
 
@@ -41,11 +46,13 @@ def attend(
     v_scale: Ptr, like: Ptr, G: constexpr, D: constexpr, PAGE_SIZE: constexpr, BLOCK_D: constexpr, KEYS: constexpr,
     WEIGHTED: constexpr, SCALED: constexpr,
 ) -> tuple[Block, ...]:  # fmt: skip
-    """Queries q [M, BLOCK_D] over keys begin to end -> (largest score [M], sum of exp [M], weighted values [M, BLOCK_D]).
+    """Queries q [M, BLOCK_D] over keys begin to end -> (largest score [M], sum of exp [M],
+    weighted values [M, BLOCK_D]).
 
-    Scores are in base 2. A query sees keys up to its position [M]; each must see one of the first step's. The result is the same
-    whatever other queries share the tile, and steps that a query does not see leave it unchanged. (Milakov, Gimelshein 2018)
-    SCALED: the pages are fp8, k_scale and v_scale [P, G] what multiplies them. like: an address of the queries' type.
+    Scores are in base 2. A query sees keys up to its position [M]; each must see one of the first step's. The
+    result is the same whatever other queries share the tile, and steps that a query does not see leave it
+    unchanged. (Milakov, Gimelshein 2018) SCALED: the pages are fp8, k_scale and v_scale [P, G] what
+    multiplies them. like: an address of the queries' type.
     """
     top = tl.full([q.shape[0]], float("-inf"), tl.float32)
     total = tl.zeros([q.shape[0]], tl.float32)

@@ -11,8 +11,9 @@ from innervoice_kernels.jit import Block, Num, Ptr, constexpr, jit, launch, next
 def store_kv_ref(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:
     """pages[slot // S, slot % S] = token, in place; a token with a negative slot is not written.
 
-    k, v [T, G, D]; k_pages, v_pages [P, S, G, D]; slots [T] int64, distinct. Nothing else in the pages changes.
-    Paged KV cache: Kwon et al., "Efficient Memory Management for LLM Serving with PagedAttention", 2023.
+    k, v [T, G, D]; k_pages, v_pages [P, S, G, D]; slots [T] int64, distinct. Nothing else in
+    the pages changes. Paged KV cache: Kwon et al., "Efficient Memory Management for LLM
+    Serving with PagedAttention", 2023.
     """
     page_size = k_pages.shape[1]
     kept = slots >= 0
@@ -23,7 +24,7 @@ def store_kv_ref(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: 
 
 @jit
 def slot_place(slot: Block, group: Num, page: Num, offset: Num, head: Num, PAGE_SIZE: constexpr) -> Block:
-    """Where a group's vector of a slot lies; page, offset, head: strides of the pages [P, S, G, D]."""
+    """The address of a group's vector of a slot; page, offset, head: strides of the pages [P, S, G, D]."""
     return slot // PAGE_SIZE * page + slot % PAGE_SIZE * offset + group * head
 
 
@@ -78,6 +79,8 @@ def _store_kv_triton(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slo
 
 
 def store_kv(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:
-    """Write k, v [T, G, D] into k_pages, v_pages [P, S, G, D] at slots [T] (page * S + offset; negative: not written)."""
+    """Write k, v [T, G, D] into k_pages, v_pages [P, S, G, D] at slots [T] (page * S +
+    offset; negative: not written).
+    """
     store = _store_kv_triton if choose("store_kv", k) == TRITON else store_kv_ref
     store(k, v, k_pages, v_pages, slots)

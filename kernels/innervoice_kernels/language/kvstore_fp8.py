@@ -18,9 +18,10 @@ def store_kv_fp8_ref(
 ) -> None:
     """pages[slot // S, slot % S] = token / scale, in place; a token with a negative slot is not written.
 
-    k, v [T, G, D]; k_pages, v_pages [P, S, G, D] float8_e4m3fn; k_scale, v_scale [P, G] float32; slots [T] int64, distinct. A
-    page's scale is the least power of two by which all its tokens fit into 448. It begins anew with the page's first token and
-    else only grows: then what is in the page is divided anew, which is exact but for numbers that sink below 2^-6.
+    k, v [T, G, D]; k_pages, v_pages [P, S, G, D] float8_e4m3fn; k_scale, v_scale [P, G] float32; slots [T]
+    int64, distinct. A page's scale is the least power of two by which all its tokens fit into 448. It begins
+    anew with the page's first token and else only grows: then what is in the page is divided anew, which is
+    exact but for numbers that sink below 2^-6.
     """
     for x, pages, scale in ((k, k_pages, k_scale), (v, v_pages, v_scale)):
         _store_ref(x[slots >= 0], pages, scale, slots[slots >= 0])
@@ -58,7 +59,9 @@ def _store_page(
     x: Ptr, pages: Ptr, scale: Ptr, group: Num, token: Block, offset: Block, mine: Block, begins: Num, x_token: Num, x_head: Num,
     slot_stride: Num, D: constexpr, PAGE_SIZE: constexpr, SLOTS: constexpr, BLOCK: constexpr,
 ) -> None:  # fmt: skip
-    """The tokens of one page and group; pages is where the page's vectors of the group begin, scale where its scale is."""
+    """The tokens of one page and group; pages is where the page's vectors of the group
+    begin, scale where its scale is.
+    """
     column = tl.arange(0, BLOCK)
     here = mine[:, None] & (column < D)[None, :]
     wide = tl.load(x + token[:, None] * x_token + group * x_head + column[None, :], mask=here, other=0.0).to(
@@ -142,7 +145,8 @@ def _store_kv_fp8_triton(
 def store_kv_fp8(
     k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, k_scale: Tensor, v_scale: Tensor, slots: Tensor
 ) -> None:
-    """Write k, v [T, G, D] into pages of float8_e4m3fn [P, S, G, D] and their scales [P, G]; see store_kv_fp8_ref.
+    """Write k, v [T, G, D] into pages of float8_e4m3fn [P, S, G, D] and their scales
+    [P, G]; see store_kv_fp8_ref.
 
     The tokens of a page must stand side by side, as those of a row do.
     """

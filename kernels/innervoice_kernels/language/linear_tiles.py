@@ -1,4 +1,4 @@
-"""What the products with quantised weights have in common: tiles of rows, where split sums meet, many rows by cuBLAS."""
+"""Shared code of products with quantised weights: tiles of rows, memory of split sums, many rows by cuBLAS."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from torch.nn import functional as F
 from innervoice_kernels.jit import next_power
 from innervoice_kernels.language.linear import SplitWorkspace
 
-# Up to so many rows the codes are dequantised in registers, once for 64 rows. Above, dequantised weights are written and read
-# again, about 9 bytes an int4 weight, which the product takes as long for from some 250 rows on (790 TFLOP/s, 4.3 TB/s).
+# Up to so many rows the codes are dequantised in registers, once for 64 rows. Above, dequantised weights are
+# written and read again, about 9 bytes an int4 weight, which the product takes as long for from some 250 rows
+# on (790 TFLOP/s, 4.3 TB/s).
 MOST_ROWS = 256
 _LEAST_ROWS, _LARGEST_TILE = 16, 64
 _OUTPUTS = 4096  # dequantised at a time
@@ -26,7 +27,10 @@ def rows_of_tile(num_rows: int) -> int:
 def workspace_for(
     given: SplitWorkspace | None, tiles: tuple[int, int, int], tile_size: int, device: torch.device
 ) -> SplitWorkspace:
-    """Room for the parts of a split product, tiles being columns, parts and rows. Raises ValueError for one that is too small."""
+    """Room for the parts of a split product, tiles being columns, parts and rows.
+
+    Raises ValueError for one that is too small.
+    """
     columns, split, rows = tiles
     partial, arrived = (columns * rows * split * tile_size, columns * rows) if split > 1 else (0, 0)
     if given is None:

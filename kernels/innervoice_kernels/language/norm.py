@@ -8,14 +8,16 @@ from torch import Tensor
 from innervoice_kernels.backend import TRITON, choose
 from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, follow, jit, launch, narrow, next_power, tl
 
-# A tile of whole rows has at most so many values: 16 a thread of 8 warps at the model's width of 4096, 16 heads of 128 for the
-# norms of queries and keys. It depends on D alone, so that a row's sum is the same in every batch.
+# A tile of whole rows has at most so many values: 16 a thread of 8 warps at the model's width of
+# 4096, 16 heads of 128 for the norms of queries and keys. It depends on D alone, so that a row's sum
+# is the same in every batch.
 _TILE = 4096
 _WIDEST = 65536
 
 
 def rms_norm_ref(x: Tensor, w: Tensor, eps: float) -> Tensor:
-    """y = x / sqrt(mean(x^2) + eps) * w in float32 (float64 for float64 input), rounded once to the type of x.
+    """y = x / sqrt(mean(x^2) + eps) * w in float32 (float64 for float64 input),
+    rounded once to the type of x.
 
     x [..., D], w [D] -> [..., D]. Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019.
     """
@@ -26,7 +28,9 @@ def rms_norm_ref(x: Tensor, w: Tensor, eps: float) -> Tensor:
 
 
 def add_rms_norm_ref(x: Tensor, residual: Tensor, w: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """(s, rms_norm(s)) with s = x + residual rounded to their type, as a layer hands it on: x, residual [..., D], w [D]."""
+    """(s, rms_norm(s)) with s = x + residual rounded to their type, as a layer hands it on:
+    x, residual [..., D], w [D].
+    """
     total = x + residual
     return total, rms_norm_ref(total, w, eps)
 
@@ -36,7 +40,10 @@ def _rms_norm_kernel(
     x: Ptr, residual: Ptr, w: Ptr, total: Ptr, y: Ptr, num_rows: Num, inner: Num, x_outer: Num, x_inner: Num, r_outer: Num,
     r_inner: Num, eps: Num, D: constexpr, BLOCK: constexpr, ROWS: constexpr, ADD: constexpr, PDL: constexpr,
 ) -> None:  # fmt: skip
-    """ROWS rows a program. Row r of x starts at (r // inner) * x_outer + (r % inner) * x_inner; of what is written, at r * D."""
+    """ROWS rows a program.
+
+    Row r of x starts at (r // inner) * x_outer + (r % inner) * x_inner; of what is written, at r * D.
+    """
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK)
     mask = (row < num_rows)[:, None] & (column < D)[None, :]
@@ -57,7 +64,9 @@ def _rms_norm_kernel(
 
 
 def _rows(x: Tensor) -> tuple[Tensor, int, int, int]:
-    """x, and how its rows lie: how many there are inside one step of the outer stride, that stride, and theirs."""
+    """x, and how its rows lie: how many there are inside one step of the outer
+    stride, that stride, and theirs.
+    """
     if x.ndim > 3 or x.ndim == 0 or (x.shape[-1] > 1 and x.stride(-1) != 1):
         x = x.reshape(-1, x.shape[-1]).contiguous()
     if x.ndim == 3:
@@ -93,7 +102,9 @@ def _rms_norm_triton(x: Tensor, residual: Tensor | None, w: Tensor, eps: float) 
 
 
 def rms_norm(x: Tensor, w: Tensor, eps: float) -> Tensor:
-    """Root-mean-square normalisation over the last dimension: x [..., D], w [D] -> [..., D], in the type of x."""
+    """Root-mean-square normalisation over the last dimension: x [..., D], w [D]
+    -> [..., D], in the type of x.
+    """
     if choose("rms_norm", x) == TRITON:
         return _rms_norm_triton(x, None, w, eps)[1]
     return rms_norm_ref(x, w, eps)

@@ -48,10 +48,10 @@ def qkv_rope_store_ref(
     bias: Tensor | None = None,
     norm: HeadNorm | None = None,
 ) -> Tensor:
-    """What `rotary` and `store_kv` do, behind the bias and the norms: queries [T, H, D]; the pages are written in place.
+    """Apply bias, norms, `rotary` and `store_kv`: queries [T, H, D]; the pages are written in place.
 
-    qkv [T, (H + 2G) D] with G, D those of the pages; cos, sin [T, R/2]; slots [T] int64, negative: not stored; bias [(H + 2G) D].
-    Every stage rounds to the type of qkv.
+    qkv [T, (H + 2G) D] with G, D those of the pages; cos, sin [T, R/2]; slots [T] int64, negative: not
+    stored; bias [(H + 2G) D]. Every stage rounds to the type of qkv.
     """
     groups, width = k_pages.shape[2:]
     heads = torch.unflatten(qkv if bias is None else qkv + bias, -1, (-1, width))
@@ -157,6 +157,9 @@ def qkv_rope_store(
     bias: Tensor | None = None,
     norm: HeadNorm | None = None,
 ) -> Tensor:
-    """Queries [T, H, D], rotated; keys and values of the same tokens go into their pages. Arguments as in the reference."""
+    """Queries [T, H, D], rotated; keys and values of the same tokens go into their pages.
+
+    Arguments as in the reference.
+    """
     run = _qkv_rope_store_triton if choose("qkv_rope_store", qkv) == TRITON else qkv_rope_store_ref
     return run(qkv, cos, sin, k_pages, v_pages, slots, interleaved, bias, norm)

@@ -8,7 +8,8 @@ from torch import Tensor
 from innervoice_kernels.backend import TRITON, choose
 from innervoice_kernels.jit import Block, Num, Ptr, cdiv, constexpr, jit, launch, narrow, next_power, tl
 
-# (tokens a program, warps): one warp a head while tokens are few and launches are short, tiles of 16 x 128 for a prefill.
+# (tokens a program, warps): one warp a head while tokens are few and launches are short, tiles
+# of 16 x 128 for a prefill.
 FEW, MANY = (1, 1), (16, 4)
 FEW_TOKENS = 64
 
@@ -16,8 +17,8 @@ FEW_TOKENS = 64
 def rotary_ref(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
     """Rotate pair i of the first R dimensions by the angle of its position; dimensions R and up pass through.
 
-    x [T, H, D], cos and sin [T, R/2]; pair i is (2i, 2i+1) when interleaved, else (i, i + R/2). The arithmetic is in
-    float32 (float64 for float64 input), rounded once. Su et al., "RoFormer", 2021.
+    x [T, H, D], cos and sin [T, R/2]; pair i is (2i, 2i+1) when interleaved, else (i, i + R/2). The
+    arithmetic is in float32 (float64 for float64 input), rounded once. Su et al., "RoFormer", 2021.
     """
     wide = torch.promote_types(x.dtype, torch.float32)
     num_pairs = cos.shape[-1]

@@ -1,6 +1,7 @@
-"""What the numbers of a quantised weight mean   int8, fp8: w = scale q   int4: w = scale q + minimum, or scale (q - 8)
+"""The meaning of a quantised weight's numbers   int8, fp8: w = scale q   int4: w = scale q + minimum, or scale (q - 8)
 
-Weights are [N, K], N outputs of K inputs, and quantised row by row, so that rows may be joined, cut and put in another order.
+Weights are [N, K], N outputs of K inputs, and quantised row by row, so that rows may be joined,
+cut and put in another order.
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ MIDDLE = 8  # the int4 code of 0 where there is no minimum
 
 
 def scaled_ref(codes: Tensor, scale: Tensor) -> Tensor:
-    """w = scale q: codes [N, K] int8 or float8_e4m3fn, scale [N] -> [N, K] in float32, or in float64 for a float64 scale."""
+    """w = scale q: codes [N, K] int8 or float8_e4m3fn, scale [N] -> [N, K] in float32, or in
+    float64 for a float64 scale.
+    """
     wide = torch.promote_types(scale.dtype, torch.float32)
     return codes.to(wide) * scale.to(wide)[:, None]
 
 
 def int4_ref(codes: Tensor, scale: Tensor, minimum: Tensor | None, num_columns: int, group: int) -> Tensor:
-    """w = scale q + minimum, or scale (q - 8) without one -> [N, K] in float32, or in float64 for a float64 scale.
+    """w = scale q + minimum, or scale (q - 8) without one -> [N, K] in float32, or in
+    float64 for a float64 scale.
 
-    codes [N, ceil(K / 2)] uint8, the even k in the low four bits; scale and minimum [N, ceil(K / group)]; num_columns is K. The
-    last group has what is left of K.
+    codes [N, ceil(K / 2)] uint8, the even k in the low four bits; scale and minimum [N, ceil(K / group)];
+    num_columns is K. The last group has what is left of K.
     """
     wide = torch.promote_types(scale.dtype, torch.float32)
     numbers = unpacked(codes, num_columns).to(wide)
@@ -31,7 +35,9 @@ def int4_ref(codes: Tensor, scale: Tensor, minimum: Tensor | None, num_columns: 
 
 
 def packed(numbers: Tensor) -> Tensor:
-    """Whole numbers 0 to 15 [N, K] -> uint8 [N, ceil(K / 2)], the even k in the low four bits; an odd K is filled up with 0."""
+    """Whole numbers 0 to 15 [N, K] -> uint8 [N, ceil(K / 2)], the even k in the low four bits;
+    an odd K is filled up with 0.
+    """
     numbers = torch.nn.functional.pad(numbers.to(torch.uint8), (0, numbers.shape[1] % 2))
     return numbers[:, 0::2] | numbers[:, 1::2] << 4
 

@@ -1,8 +1,8 @@
 """A residual unit of SEANet   y_t = s_t + W' elu(b + sum_j w_j elu(x_{t + d j})) + b'    x: [B, T + d (k - 1), C]  ->  [B, T, C]
 
-s_t: the column of x that y_t stands at, the last one that it sees, or a linear map of it (Tagliasacchi et al. 2020). What follows
-a unit begins with ELU, which may be taken along. Native code keeps a piece of the stream in the cache from the first ELU to the
-last.
+s_t: the column of x that y_t stands at, the last one that it sees, or a linear map of it (Tagliasacchi et al.
+2020). What follows a unit begins with ELU, which may be taken along. Native code keeps a piece of the stream
+in the cache from the first ELU to the last.
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ def _elu_unit_kernel(
     BESIDE: constexpr, BESIDE_BIAS: constexpr, ELU: constexpr, ROWS: constexpr, DEPTH: constexpr, HIDDEN: constexpr,
     COLUMNS: constexpr,
 ) -> None:  # fmt: skip
-    """ROWS steps, those of all rows of the batch in a line, and all channels a program; what is between stays in registers."""
+    """ROWS steps, those of all rows of the batch in a line, and all channels a program; what
+    is between stays in registers.
+    """
     m, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, COLUMNS)
     known, is_column = m < M, column < C
     row, step = (m // STEPS).to(tl.int64), m % STEPS

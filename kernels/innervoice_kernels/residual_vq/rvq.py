@@ -1,4 +1,5 @@
-"""Residual vector quantisation   z = sum_g P_g sum_{k in g} c_k[i_k] + b,   i_k = nearest c_k of what the ones before leave over
+"""Residual vector quantisation   z = sum_g P_g sum_{k in g} c_k[i_k] + b,
+i_k = nearest c_k of the remainder that the quantizers before it leave
 
 i: [B, K, T]   c: [K, N, D]   P: [G, D', D]   ->   z: [B, T, D']        (SoundStream, Zeghidour et al. 2021)
 """
@@ -17,13 +18,15 @@ from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, dot, jit, launch, 
 from innervoice_kernels.native import team
 from innervoice_kernels.speech_codec.vq import NATIVE_DTYPES, nearest_code
 
-# A program has ROWS frames. Sums and distances are float32 for every type, so that tiles are those of products without tensor
-# cores: 16 x 64 results, 32 deep, a quarter of a warp's registers each.
+# A program has ROWS frames. Sums and distances are float32 for every type, so that tiles are those of
+# products without tensor cores: 16 x 64 results, 32 deep, a quarter of a warp's registers each.
 _ROWS, _DEPTH, _COLUMNS = 16, 32, 64
 
 
 class Codebooks(NamedTuple):
-    """codes [K, N, D]; sizes: codebooks a group, in order; project [G, D', D] and bias [D'], None: D' = D and no projection."""
+    """codes [K, N, D]; sizes: codebooks a group, in order; project [G, D', D] and bias [D'],
+    None: D' = D and no projection.
+    """
 
     codes: Tensor
     sizes: tuple[int, ...]
@@ -31,7 +34,10 @@ class Codebooks(NamedTuple):
     bias: Tensor | None = None
 
     def first(self, num: int) -> Codebooks:
-        """The first codebooks alone, with the groups that they reach into. A bias belongs to them all and is given anew."""
+        """The first codebooks alone, with the groups that they reach into.
+
+        A bias belongs to them all and is given anew.
+        """
         sizes, left = [], num
         for size in self.sizes:
             if left > 0:
@@ -42,7 +48,9 @@ class Codebooks(NamedTuple):
 
 
 def rvq_decode_ref(ids: Tensor, codebooks: Codebooks) -> Tensor:
-    """The definition, in float32 or wider inside: ids [B, K, T] int64, K = sum of the groups' sizes -> [B, T, D']."""
+    """The definition, in float32 or wider inside: ids [B, K, T] int64, K = sum of the
+    groups' sizes -> [B, T, D'].
+    """
     codes = codebooks.codes
     wide = torch.promote_types(codes.dtype, torch.float32)
     total: Tensor | None = None
@@ -66,7 +74,10 @@ def _rvq_decode_kernel(
     ids: Ptr, codes: Ptr, project: Ptr, bias: Ptr, z: Ptr, T: Num, K: Num, N: Num, D: Num, OUT: Num, GROUPS: Num, FIRST: Num,
     REST: Num, PROJECT: constexpr, BIAS: constexpr, ROWS: constexpr, DEPTH: constexpr, COLUMNS: constexpr,
 ) -> None:  # fmt: skip
-    """ROWS frames of one sound and COLUMNS results a program. FIRST codebooks are in the first group, REST in each other one."""
+    """ROWS frames of one sound and COLUMNS results a program.
+
+    FIRST codebooks are in the first group, REST in each other one.
+    """
     row, column = (
         tl.program_id(0) * ROWS + tl.arange(0, ROWS),
         tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS),
@@ -135,7 +146,10 @@ def rvq_decode(ids: Tensor, codebooks: Codebooks) -> Tensor:
 
 
 def rvq_decode_native(ids: Tensor, codebooks: Codebooks, isa: str | None = None) -> Tensor:
-    """The same with the sums of all groups in one call; torch projects them. Raises ValueError for an id that is not a code."""
+    """The same with the sums of all groups in one call; torch projects them.
+
+    Raises ValueError for an id that is not a code.
+    """
     (batch, num, steps), codes, sizes = ids.shape, codebooks.codes, codebooks.sizes
     sums = torch.empty(batch, steps, len(sizes), codes.shape[-1])
     table = _C.Weight(codes[:num].detach().flatten(0, 1).contiguous())
@@ -153,7 +167,9 @@ def rvq_decode_native(ids: Tensor, codebooks: Codebooks, isa: str | None = None)
 
 
 def rvq_encode_ref(x: Tensor, codes: Tensor) -> Tensor:
-    """The definition: x [B, T, D], codes [K, N, D] -> [B, K, T] int64; residuals and distances in float32 or wider."""
+    """The definition: x [B, T, D], codes [K, N, D] -> [B, K, T] int64; residuals and
+    distances in float32 or wider.
+    """
     left = x.to(torch.promote_types(x.dtype, torch.float32))
     found = []
     for table in codes:
@@ -177,7 +193,9 @@ def _rvq_encode_kernel(
     DEPTH: constexpr,
     COLUMNS: constexpr,
 ) -> None:
-    """ROWS frames a program, through all codebooks: `left` [M, D] float32 is what is left over, written after each."""
+    """ROWS frames a program, through all codebooks: `left` [M, D] float32 is what is
+    left over, written after each.
+    """
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     is_row = row < M
     own = left + row.to(tl.int64) * D

@@ -1,8 +1,9 @@
 """A convolution, time first   y_t = b + sum_j w_j x_{t + d j}        x: [B, T + d (k - 1), C]   w: [k, C, C']   ->   [B, T, C']
 
-With kernel 2 s, a convolution of stride s and a transposed one are this too, of two taps: the first over s columns side by side,
-the second with s C' channels that are then laid out in time. So a stream keeps columns of its input alone, for a transposed one a
-single column, and all of it is matrix products on rows that lie as they are. What a stream kept may be given beside what is new.
+With kernel 2 s, a convolution of stride s and a transposed one are this too, of two taps: the first over s
+columns side by side, the second with s C' channels that are then laid out in time. So a stream keeps columns
+of its input alone, for a transposed one a single column, and all of it is matrix products on rows that lie as
+they are. What a stream kept may be given beside what is new.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from innervoice_kernels.native import floats, team
 
 @dataclass(frozen=True, eq=False)
 class Taps:
-    """weight [k, C, C'] and bias [C'] or None; stride: columns of the input a step, up: columns of the output a step."""
+    """weight [k, C, C'] and bias [C'] or None; stride: columns of the input a step, up:
+    columns of the output a step.
+    """
 
     weight: Tensor
     bias: Tensor | None
@@ -51,7 +54,7 @@ class Taps:
 
 
 def conv_taps(weight: Tensor, bias: Tensor | None, stride: int = 1, dilation: int = 1) -> Taps:
-    """Of a convolution's weight [C', C, k]; with a stride, k = 2 stride and no dilation."""
+    """The taps of a convolution's weight [C', C, k]; with a stride, k = 2 stride and no dilation."""
     width = weight.shape[-1]
     assert stride == 1 or (width == 2 * stride and dilation == 1), (tuple(weight.shape), stride, dilation)
     taps = weight.permute(2, 1, 0)  # [k, C, C']
@@ -59,7 +62,7 @@ def conv_taps(weight: Tensor, bias: Tensor | None, stride: int = 1, dilation: in
 
 
 def transpose_taps(weight: Tensor, bias: Tensor | None, stride: int) -> Taps:
-    """Of a transposed convolution's weight [C, C', 2 stride]."""
+    """The taps of a transposed convolution's weight [C, C', 2 stride]."""
     channels, out, width = weight.shape
     assert width == 2 * stride, (tuple(weight.shape), stride)
     taps = weight.view(channels, out, 2, stride).permute(2, 0, 3, 1).reshape(2, channels, stride * out)
@@ -67,7 +70,9 @@ def transpose_taps(weight: Tensor, bias: Tensor | None, stride: int) -> Taps:
 
 
 def apply_taps_ref(x: Tensor, taps: Taps, before: Tensor | None = None) -> Tensor:
-    """The definition, by torch's convolution: x [B, W, C] -> [B, T up, C' / up], T = W / stride - (k - 1) dilation."""
+    """The definition, by torch's convolution: x [B, W, C] -> [B, T up, C' / up], T = W
+    / stride - (k - 1) dilation.
+    """
     x = x if before is None else torch.cat([before, x], 1)
     folded = x.reshape(len(x), x.shape[1] // taps.stride, x.shape[2] * taps.stride)
     y = F.conv1d(folded.mT, taps.weight.permute(2, 1, 0), taps.bias, dilation=taps.dilation).mT
@@ -181,8 +186,8 @@ def _apply_taps_triton(x: Tensor, taps: Taps, before: Tensor) -> Tensor:
 def apply_taps(x: Tensor, taps: Taps, before: Tensor | None = None) -> Tensor:
     """Convolve without padding: x [B, W, C] -> [B, T up, C' / up], T = W / stride - (k - 1) dilation.
 
-    before [B, P, C]: columns that count as x's first ones, whole strides of them. Products added up in a half type would be
-    rounded at every tap: those types take torch's convolution where there is no kernel.
+    before [B, P, C]: columns that count as x's first ones, whole strides of them. Products added up in a half
+    type would be rounded at every tap: those types take torch's convolution where there is no kernel.
     """
     chosen = choose("apply_taps", x, has_native=True)
     if chosen == NATIVE and is_native(x, taps.weight):
@@ -200,7 +205,9 @@ def is_native(x: Tensor, weight: Tensor) -> bool:
 
 
 def apply_depthwise_ref(x: Tensor, weight: Tensor, bias: Tensor, dilation: int = 1) -> Tensor:
-    """The definition, by torch's convolution: one filter a channel, weight [k, C], bias [C]; x [B, W, C] -> [B, T, C]."""
+    """The definition, by torch's convolution: one filter a channel, weight [k, C], bias
+    [C]; x [B, W, C] -> [B, T, C].
+    """
     return F.conv1d(x.mT, weight.T[:, None], bias, dilation=dilation, groups=weight.shape[1]).mT
 
 

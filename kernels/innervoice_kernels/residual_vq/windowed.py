@@ -70,7 +70,9 @@ def store_window(k: Tensor, v: Tensor, ring: Tensor, slots: Tensor, start: Tenso
 def window_attention_ref(
     q: Tensor, ring: Tensor, slots: Tensor, start: Tensor, n: Tensor, window: int
 ) -> Tensor:
-    """The definition. q [B, T, H, d] at positions start[b] + t, the ring as it is after n[b] of them were stored.
+    """The definition.
+
+    q [B, T, H, d] at positions start[b] + t, the ring as it is after n[b] of them were stored.
 
     Undefined for t >= n[b].
     """
@@ -96,7 +98,9 @@ def _window_attention_kernel(
     q: Ptr, ring: Ptr, slots: Ptr, start: Ptr, n: Ptr, y: Ptr, q_row: Num, q_token: Num, q_head: Num, T: Num, R: Num, WINDOW: Num,
     scale: Num, H: constexpr, G: constexpr, D: constexpr, BLOCK_D: constexpr, QUERIES: constexpr, KEYS: constexpr,
 ) -> None:  # fmt: skip
-    """QUERIES tokens of one head and row a program, over the positions that the first to the last of them see."""
+    """QUERIES tokens of one head and row a program, over the positions that the
+    first to the last of them see.
+    """
     tile, head, row = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     count, before = tl.load(n + row), tl.load(start + row)
     first = tile * QUERIES

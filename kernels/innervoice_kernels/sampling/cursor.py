@@ -1,7 +1,9 @@
-"""Where the rows of a batch stand in their schedules, on the device: the twin of the engine's cursor, one lane a row.
+"""The positions of a batch's rows in their schedules, on the device: the twin of the
+engine's cursor, one lane a row.
 
-A step is: `prepare` (what each row may draw next), the head and the draws, `advance` (take what was drawn, or what is forced). A
-program is the engine's compiled schedule: a row of int32 a state. A step reads nothing back to the host.
+A step is: `prepare` (what each row may draw next), the head and the draws, `advance` (take what was
+drawn, or what is forced). A program is the engine's compiled schedule: a row of int32 a state. A step
+reads nothing back to the host.
 """
 
 from __future__ import annotations
@@ -39,8 +41,8 @@ def first_state() -> list[int]:
 def state_columns(num_tokens: int, caps: Sequence[int] = (), **values: int) -> list[int]:
     """The state of a reply that has emitted so many tokens, by the names of its columns in lower case.
 
-    Columns that are not given are as at the start of a reply. caps: of its reflections in order, of which the row keeps the
-    next one's.
+    Columns that are not given are as at the start of a reply. caps: of its reflections in order, of which
+    the row keeps the next one's.
     """
     state = first_state()
     for name, value in values.items():
@@ -54,7 +56,8 @@ def state_columns(num_tokens: int, caps: Sequence[int] = (), **values: int) -> l
 
 
 def state_values(state: Sequence[int], caps: Sequence[int]) -> tuple[dict[str, int], list[int]]:
-    """A row's state by the names of its columns in lower case, and the caps of its reflections; caps: the line of its Rows.
+    """A row's state by the names of its columns in lower case, and the caps of its
+    reflections; caps: the line of its Rows.
 
     is_done is 1 where the reply has stopped, 0 where it ended otherwise or runs.
     """
@@ -70,7 +73,8 @@ def state_values(state: Sequence[int], caps: Sequence[int]) -> tuple[dict[str, i
 
 
 def request_columns(*, eos: Sequence[int] = (), **values: int | None) -> list[int]:
-    """The columns of Request by their names in lower case; None and what is not given are -1, or 0 for counts and flags.
+    """The columns of Request by their names in lower case; None and missing values are
+    -1, or 0 for counts and flags.
 
     reflect and max_tokens: UNLIMITED unless given. Raises ValueError for more than 4 eos ids.
     """
@@ -90,7 +94,8 @@ def request_columns(*, eos: Sequence[int] = (), **values: int | None) -> list[in
 
 @dataclass(frozen=True)
 class Programs:
-    """Compiled schedules one behind the other: their rows, their forced ids, and the samplings that rows refer to.
+    """Compiled schedules one behind the other: their rows, their forced ids, and the
+    samplings that rows refer to.
 
     samplings [*, 3]: temperature, top_p, top_k; NaN: the request's.
     """
@@ -101,7 +106,9 @@ class Programs:
 
     @classmethod
     def join(cls, programs: Sequence[tuple[Tensor, Tensor, Tensor]], device: str | torch.device) -> Programs:
-        """Tables, forced ids and samplings of several programs, one behind the other; none of the three comes out empty."""
+        """Tables, forced ids and samplings of several programs, one behind the other; none
+        of the three comes out empty.
+        """
         tables, forced, samplings = (
             [list(t) for t in zip(*programs, strict=True)] if programs else [[], [], []]
         )
@@ -114,10 +121,10 @@ class Programs:
 
 @dataclass(frozen=True)
 class Draws:
-    """How each of R slots draws. Empty masks draw nothing.
+    """The sampling parameters of each of R slots. Empty masks draw nothing.
 
-    mask [R, 8] int32: two ranges, three single ids (-1: none), top_k. scale [R, 2] float32: temperature, top_p.
-    key [R, 3] int64: seed, n, d.
+    mask [R, 8] int32: two ranges, three single ids (-1: none), top_k. scale [R, 2] float32: temperature,
+    top_p. key [R, 3] int64: seed, n, d.
     """
 
     mask: Tensor
@@ -136,10 +143,13 @@ class Draws:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a batch. The host writes a row's line when a reply begins; a step rewrites state, grants, draws and outputs.
+    """The rows of a batch.
 
-    caps: of the reflection segments in order, UNLIMITED where there is none. lower: -1, or a cap for the reflection that is open.
-    coming: -1, or a cap for the next one beside its own, which is taken where none is open.
+    The host writes a row's line when a reply begins; a step rewrites state, grants, draws and outputs.
+
+    caps: of the reflection segments in order, UNLIMITED where there is none. lower: -1, or a cap
+    for the reflection that is open. coming: -1, or a cap for the next one beside its own, which
+    is taken where none is open.
     """
 
     state: Tensor  # [B, State.WIDTH] int32
@@ -156,7 +166,7 @@ class Rows:
 
     @classmethod
     def allocate(cls, num_rows: int, num_caps: int, device: str | torch.device) -> Rows:
-        """Idle rows."""
+        """Allocate idle rows."""
         device = torch.device(device)
 
         def ints(*shape: int) -> Tensor:
@@ -196,7 +206,9 @@ class Rows:
         caps: Sequence[int] = (),
         state: Sequence[int] | None = None,
     ) -> None:
-        """Put a reply into a row, at its start or where `state` says. request, state: the columns of Request and State."""
+        """Put a reply into a row, at its start or where `state` says. request, state: the
+        columns of Request and State.
+        """
         num_caps = self.caps.shape[1]
         if len(caps) > num_caps:
             raise ValueError(f"a reply has {len(caps)} caps of reflections, the rows hold {num_caps}")
@@ -253,7 +265,9 @@ def prepare(rows: Rows, programs: Programs) -> None:
 
 
 def advance(rows: Rows, programs: Programs, drawn: Tensor, drawn_logprob: Tensor) -> None:
-    """Take what was drawn, [B, SLOTS] int32 ids (-1: the draw failed) and their log-probabilities; fill rows.output."""
+    """Advance by the drawn ids, [B, SLOTS] int32 (-1: the draw failed) and their
+    log-probabilities; fill rows.output.
+    """
     num_rows = len(rows.state)
     launch(
         _advance_kernel, (cdiv(num_rows, _LANES),), rows.state, rows.request, rows.caps, rows.successor, programs.table,

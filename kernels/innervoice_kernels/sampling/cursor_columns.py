@@ -1,4 +1,7 @@
-"""The numbers in a program and in the cursor's tensors. The engine's schedule reads them too, so nothing here imports torch."""
+"""The numbers in a program and in the cursor's tensors.
+
+The engine's schedule reads them too, so nothing here imports torch.
+"""
 
 from __future__ import annotations
 
@@ -59,9 +62,12 @@ class ProgramColumn(IntEnum):
 
 
 class StateColumn(IntEnum):
-    """Columns of a row's state. ROW -1: at the start of its program. LAST and IN_REFLECTION are those of unguided replies.
+    """Columns of a row's state.
 
-    CAP: what the host granted to the reflection that counts as number CAPPED, instead of the caller's cap; CAPPED -1: to none.
+    ROW -1: at the start of its program. LAST and IN_REFLECTION are those of unguided replies.
+
+    CAP: what the host granted to the reflection that counts as number CAPPED, instead of the
+    caller's cap; CAPPED -1: to none.
     """
 
     ROW = 0
@@ -83,7 +89,7 @@ class StateColumn(IntEnum):
 
 
 class RequestColumn(IntEnum):
-    """Columns of what holds for a whole reply; ids that a checkpoint does not have are -1."""
+    """Columns of the values that hold for a whole reply; ids that a checkpoint does not have are -1."""
 
     TABLE = 0  # first rows of its program in the tables of all programs
     FORCED = 1
@@ -107,7 +113,9 @@ class RequestColumn(IntEnum):
 
 
 class OutputColumn(IntEnum):
-    """Columns of what a step emitted for a row. TOKEN and KIND are -1 where there was nothing to emit, or a draw failed.
+    """Columns of a row's output of a step.
+
+    TOKEN and KIND are -1 where there was nothing to emit, or a draw failed.
 
     DISCARDED: whether a draw before it said that the text is finished.
     """
@@ -122,7 +130,7 @@ class OutputColumn(IntEnum):
 
 
 class Ending(IntEnum):
-    """Why a row emits nothing, or nothing more."""
+    """The reason why a row emits nothing, or nothing more."""
 
     RUNNING = 0
     STOP = 1

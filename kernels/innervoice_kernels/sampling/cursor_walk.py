@@ -1,4 +1,7 @@
-"""The cursor's rules for a vector of rows, as functions of kernels. Each variable is a lane a row, flags are 0 or 1."""
+"""The cursor's rules for a vector of rows, as functions of kernels.
+
+Each variable is a lane a row, flags are 0 or 1.
+"""
 
 from __future__ import annotations
 
@@ -126,7 +129,9 @@ def prepare_rows(
     b: Block, state: Ptr, request: Ptr, scale: Ptr, seed: Ptr, caps: Ptr, lower: Ptr, coming: Ptr, successor: Ptr, mask: Ptr,
     mask_scale: Ptr, key: Ptr, table: Ptr, samplings: Ptr, B: Num, C: Num,
 ) -> None:  # fmt: skip
-    """Rows b begin where they have not begun, take what is granted, and say what they may draw, after a discarded draw too."""
+    """Begin new rows b, apply granted caps, and fill the masks of both draws, the first
+    and the one after a discard.
+    """
     exists = b < B
     s, request = state + b * _STATE_WIDTH, request + b * _REQUEST_WIDTH
     table += tl.load(request + _R_TABLE, mask=exists, other=0) * _TABLE_WIDTH
@@ -224,7 +229,8 @@ def prepare_rows(
         mask_scale,
         key,
     )
-    # As if a speech id had been drawn: the text is finished, and the row stands where the same logits are drawn from again.
+    # As if a speech id had been drawn: the text is finished, and the row stands where the same
+    # logits are drawn from again.
     discards = guided & draws & (tl.load(table + row * _TABLE_WIDTH + _DISCARD, mask=guided, other=0) != 0)
     onward = _next(table, row, tl.full(b.shape, 1, tl.int32), reflection_done, discards)
     row, count, limit, num, fresh = _enter(
@@ -285,7 +291,9 @@ def advance_rows(
     b: Block, state: Ptr, request: Ptr, caps: Ptr, successor: Ptr, table: Ptr, forced: Ptr, drawn: Ptr, drawn_logprob: Ptr,
     output: Ptr, logprob: Ptr, B: Num, C: Num,
 ) -> None:  # fmt: skip
-    """Rows b emit what is forced, or what was drawn: drawn [B, 2] ids, of which the second counts after a discarded first."""
+    """Emit the forced or the drawn id of rows b: drawn [B, 2] ids, of which the second
+    counts after a discarded first.
+    """
     exists = b < B
     s, later, request = state + b * _STATE_WIDTH, successor + b * _STATE_WIDTH, request + b * _REQUEST_WIDTH
     table += tl.load(request + _R_TABLE, mask=exists, other=0) * _TABLE_WIDTH

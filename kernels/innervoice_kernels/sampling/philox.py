@@ -1,7 +1,7 @@
 """Philox4x32-10   counter (c0, c1, c2, c3), key (k0, k1)   ->   four uint32 words
 
-Salmon, Moraes, Dror, Shaw: "Parallel Random Numbers: As Easy as 1, 2, 3" (SC 2011). Counter-based: a token's noise depends on
-(seed, n, d, id) alone, so that it is the same on every device, alone or in a batch.
+Salmon, Moraes, Dror, Shaw: "Parallel Random Numbers: As Easy as 1, 2, 3" (SC 2011). Counter-based: a token's
+noise depends on (seed, n, d, id) alone, so that it is the same on every device, alone or in a batch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ LOW = 0xFFFFFFFF
 def philox_ref(
     counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Ten rounds. Words are int64 tensors that hold values below 2**32 and broadcast; the result likewise."""
+    """Philox4x32-10, ten rounds.
+
+    Words are int64 tensors that hold values below 2**32 and broadcast; the result likewise.
+    """
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):
@@ -36,7 +39,8 @@ def philox_ref(
 def gumbel_noise_ref(seed: int, n: int, d: int, ids: Tensor) -> Tensor:
     """Standard Gumbel noise for ids [V] int64 at draw d of token n -> [V] float32.
 
-    -ln(-ln u) with u = (first word >> 9, plus a half) / 2**23, counter (id, n, d, 0), key (seed low, seed high).
+    -ln(-ln u) with u = (first word >> 9, plus a half) / 2**23, counter (id, n, d,
+    0), key (seed low, seed high).
     """
     zero = torch.zeros((), dtype=torch.int64, device=ids.device)
     word = philox_ref((ids, zero + n, zero + d, zero), (zero + (seed & LOW), zero + (seed >> 32)))[0]
@@ -50,7 +54,7 @@ def _high(product: Tensor) -> Tensor:
 
 @jit
 def gumbel(seed: Num, n: Num, d: Num, ids: Block) -> Block:
-    """What gumbel_noise_ref gives for ids below 2**32, with int64 seed, n, d that broadcast with them."""
+    """The noise of gumbel_noise_ref for ids below 2**32, with int64 seed, n, d that broadcast with them."""
     zero = tl.zeros_like(ids).to(tl.uint32)
     word = tl.philox(seed, ids.to(tl.uint32), zero + n.to(tl.uint32), zero + d.to(tl.uint32), zero)[0]
     u = ((word >> 9).to(tl.float32) + 0.5) * 1.1920928955078125e-07  # 2**-23

@@ -1,4 +1,6 @@
-"""Replies over scripted logits, by the kernels of a step's end: how they are held to golden traces and to the host's cursor."""
+"""Replies over scripted logits, by the kernels of a step's end: how they are held to golden
+traces and to the host's cursor.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ Arrays = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]
 
 
 def replay_rows(rows: Rows, programs: Programs, logits: Tensor) -> list[Trace]:
-    """Ids and kinds of each row's reply, token t of which is drawn from logits[:, t]: logits [B, T, V] where the rows are.
+    """Ids and kinds of each row's reply, token t of which is drawn from logits[:, t]: logits
+    [B, T, V] where the rows are.
 
     Raises ValueError when a reply goes on behind the last logits, or a draw is refused.
     """
@@ -55,9 +58,12 @@ def replay_program(
     caps: Sequence[int],
     device: str | None = None,
 ) -> Trace:
-    """One greedy reply. program: its table, forced ids and samplings; request: as request_columns takes it; logits [T, V].
+    """One greedy reply.
 
-    device: the GPU where there is one, unless given. Raises ValueError where the kernels cannot run, and as `replay_rows` does.
+    program: its table, forced ids and samplings; request: as request_columns takes it; logits [T, V].
+
+    device: the GPU where there is one, unless given. Raises ValueError where the kernels cannot
+    run, and as `replay_rows` does.
     """
     scripted = torch.from_numpy(np.asarray(logits, dtype=np.float32)).to(
         device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -25,7 +25,9 @@ REFUSED = -1
 
 @dataclass(frozen=True)
 class Draw:
-    """How one row draws. ranges: half-open id ranges; extras: single ids; temperature 0: greedy; top_k 0 and top_p 1: off.
+    """The sampling parameters of one row.
+
+    ranges: half-open id ranges; extras: single ids; temperature 0: greedy; top_k 0 and top_p 1: off.
 
     seed, n, d: key of the noise (the request's seed, tokens emitted so far, 1 after a discarded draw).
     """
@@ -43,9 +45,9 @@ class Draw:
 def sample_ref(logits: Tensor, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
     """One id a row and its log-probability (softmax of the masked logits, before temperature).
 
-    Ids outside the mask are removed first, then temperature, top-k, top-p. Equal logits: the smallest id wins. A row without
-    allowed ids, with NaN among their logits, or with a largest one that is not finite gets id -1 and NaN. In float32 (float64 for
-    float64 logits).
+    Ids outside the mask are removed first, then temperature, top-k, top-p. Equal logits: the smallest id
+    wins. A row without allowed ids, with NaN among their logits, or with a largest one that is not finite
+    gets id -1 and NaN. In float32 (float64 for float64 logits).
     """
     picked = [_draw_row(row, draw) for row, draw in zip(logits, draws, strict=True)]
     device = logits.device
@@ -85,7 +87,9 @@ def _keep_top_k(z: Tensor, top_k: int) -> Tensor:
 
 
 def _keep_top_p(z: Tensor, kept: Tensor, top_p: float) -> Tensor:
-    """Of the kept places, those of the most probable ids until their sum reaches top_p, at least one; ascending."""
+    """Of the kept places, those of the most probable ids until their sum reaches
+    top_p, at least one; ascending.
+    """
     if top_p >= 1.0:
         return kept
     order = kept[torch.argsort(z[kept], descending=True, stable=True)]

@@ -1,9 +1,10 @@
-"""Where top-k and top-p cut, exactly: a search on the bits of float32, over the tiles of ids that can matter.
+"""The exact cut of top-k and top-p: a search on the bits of float32, over the tiles of ids that can matter.
 
-Scores s = z / T are ordered as integers are when the bits below the sign of negative ones are turned. top-k keeps s >= t for the
-largest t that k ids reach; top-p, of these, the largest t that a mass of P reaches, and of the ids with s = t the first in order
-until P is reached. Both are the largest t in an interval at which a count, or a mass, of ids at or above it suffices, which never
-grows with t: WIDTH thresholds are tried at once, eight rounds at most. The mass is added up in float32, as the reference does.
+Scores s = z / T are ordered as integers are when the bits below the sign of negative ones are turned. top-k
+keeps s >= t for the largest t that k ids reach; top-p, of these, the largest t that a mass of P reaches, and
+of the ids with s = t the first in order until P is reached. Both are the largest t in an interval at which a
+count, or a mass, of ids at or above it suffices, which never grows with t: WIDTH thresholds are tried at
+once, eight rounds at most. The mass is added up in float32, as the reference does.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _LOWEST, _HIGHEST = tl.constexpr(-(2**31)), tl.constexpr(2**31 - 1)
 
 @jit
 def allowed(ids: Block, mask: Ptr) -> Block:
-    """Which ids a mask has; see cursor_columns.Mask."""
+    """Test which ids a mask has; see cursor_columns.Mask."""
     inside = (ids >= tl.load(mask)) & (ids < tl.load(mask + 1)) | (ids >= tl.load(mask + 2)) & (
         ids < tl.load(mask + 3)
     )
@@ -39,7 +40,9 @@ def _unorder(key: Block) -> Block:
 
 @jit
 def _narrowed(low: Num, high: Num, step: Num, num_enough: Num, WIDTH: constexpr) -> tuple[Block, ...]:
-    """The interval after a round in which the first num_enough of WIDTH thresholds low + step, low + 2 step, ... sufficed."""
+    """The interval after a round in which the first num_enough of WIDTH thresholds low +
+    step, low + 2 step, ... sufficed.
+    """
     new_low = tl.minimum(low + step * num_enough, high)
     return new_low, tl.where(
         num_enough < WIDTH, tl.maximum(tl.minimum(low + step * (num_enough + 1), high) - 1, new_low), high
@@ -71,7 +74,9 @@ def _reached(
     thresholds: Block, logits: Ptr, hot: Ptr, count: Num, mask: Ptr, temperature: Num, best: Num, cut: Num, MODE: constexpr,
     TILE: constexpr, CHUNK: constexpr,
 ) -> Block:  # fmt: skip
-    """Number, or mass, of candidates at or above each threshold; MODE TIES: of those at the cut, by their ids."""
+    """Number, or mass, of candidates at or above each threshold; MODE TIES: of
+    those at the cut, by their ids.
+    """
     total = tl.zeros([_WIDTH], tl.float32)
     for first in range(0, count * TILE, CHUNK):
         ids, ok, s = _candidates(first, logits, hot, count, mask, temperature, TILE, CHUNK)
@@ -100,7 +105,9 @@ def _largest(
 
 @jit
 def _tile_floor(key: Block, present: Block, high: Num, k: Num) -> Block:
-    """The k-th largest of the tiles' best scores, a lower bound of the k-th largest score; the lowest key if tiles are fewer."""
+    """The k-th largest of the tiles' best scores, a lower bound of the k-th largest score; the
+    lowest key if tiles are fewer.
+    """
     low = tl.full([], _LOWEST, tl.int64)
     if tl.sum(present.to(tl.int32)) >= k:
         low = tl.min(tl.where(present, key, _HIGHEST)).to(tl.int64)
@@ -147,7 +154,10 @@ def draw_filtered(
     top: Block, best_z: Num, logits: Ptr, hot: Ptr, mask: Ptr, temperature: Num, top_p: Num, top_k: Num, key: Ptr, V: Num,
     TILE: constexpr, TILES: constexpr, CHUNK: constexpr,
 ) -> Block:  # fmt: skip
-    """The id with the largest score plus noise of those that top-k and top-p keep. top [TILES]: largest logit of each tile."""
+    """The id with the largest score plus noise of those that top-k and top-p keep.
+
+    top [TILES]: largest logit of each tile.
+    """
     tile = tl.arange(0, TILES)
     best = tl.div_rn(best_z, temperature)
     high = order(best).to(tl.int64)

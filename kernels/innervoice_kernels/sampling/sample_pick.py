@@ -1,8 +1,9 @@
-"""The draws of a batch in two launches: what each tile of ids has to offer a slot, then one program a slot that picks.
+"""The draws of a batch in two launches: what each tile of ids has to offer a slot, then
+one program a slot that picks.
 
-A tile's offer is its largest allowed logit, the sum of exponentials beside it, and the id with the largest score, noise included,
-where top-k and top-p do not interfere; where they do, the best logits say which few tiles need be read again. The last slot to be
-picked advances the cursors of all rows.
+A tile's offer is its largest allowed logit, the sum of exponentials beside it, and the id with the largest
+score, noise included, where top-k and top-p do not interfere; where they do, the best logits say which few
+tiles need be read again. The last slot to be picked advances the cursors of all rows.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Offers:
         )
 
     def first(self, num_rows: int, slots: int) -> Offers:
-        """Those of the first rows, in the same memory."""
+        """The offers of the first rows, in the same memory."""
         parts = {f.name: getattr(self, f.name)[: num_rows * slots] for f in fields(self)}
         return Offers(**parts | {"logits": self.logits[:num_rows], "arrived": self.arrived})
 
@@ -202,7 +203,9 @@ _LANES = 128
 def pick(
     offers: Offers, draws: Draws, slots: int, rows: Rows | None = None, programs: Programs | None = None
 ) -> None:
-    """Fill offers.drawn and offers.logprob; with rows and programs, let every row take what it drew, as cursor.advance does."""
+    """Fill offers.drawn and offers.logprob; with rows and programs, let every row take what it
+    drew, as cursor.advance does.
+    """
     num_rows, vocabulary = offers.logits.shape
     nothing = offers.drawn
     cursor: tuple[Tensor, ...] = (nothing,) * 8

@@ -1,8 +1,9 @@
-"""The two ends of a decode step: what each row feeds to the layers, and what it keeps of what was emitted
+"""The two ends of a decode step: the inputs that each row feeds to the layers, and the outputs that it keeps
 
 x = E[token], slot = page * S + position % S; behind the cursor: token, kind, position + 1        E: [V, D]   ->   x: [B, D]
 
-A step reads nothing from the host and tells it what it emitted through a ring, so that the host may read later than it queues.
+A step reads nothing from the host and tells it what it emitted through a ring, so that the host
+may read later than it queues.
 """
 
 from __future__ import annotations
@@ -31,10 +32,13 @@ _BLOCK, _LANES = 1024, 128
 
 @dataclass(frozen=True)
 class Feed:
-    """What the rows of a batch feed next. The host writes a row's line when a reply begins, and its pages as it grows.
+    """The next inputs of a batch's rows.
 
-    page_table: -1 where the row has no page yet. kind: -1 for a token of the prompt. reply: its number in the row where a
-    reflection weight is at work, else 0. rests: 1 where the row feeds nothing until the host writes 0.
+    The host writes a row's line when a reply begins, and its pages as it grows.
+
+    page_table: -1 where the row has no page yet. kind: -1 for a token of the prompt. reply: its
+    number in the row where a reflection weight is at work, else 0. rests: 1 where the row feeds
+    nothing until the host writes 0.
     """
 
     token: Tensor  # [B] int32
@@ -62,7 +66,7 @@ class Feed:
 
 @dataclass(frozen=True)
 class StepInputs:
-    """What the layers of a step read; a row that feeds nothing has slot -1 and context_len 0."""
+    """The inputs of a step's layers; a row that feeds nothing has slot -1 and context_len 0."""
 
     x: Tensor  # [B, D]
     cos: Tensor  # [B, R/2]
@@ -96,7 +100,7 @@ class StepInputs:
 
 @dataclass(frozen=True)
 class Ring:
-    """What the last steps emitted: step s lies at s % len(lines). count: steps so far."""
+    """The outputs of the last steps: step s lies at s % len(lines). count: steps so far."""
 
     lines: Tensor  # [K, B, RING_COLUMNS] int32
     count: Tensor  # [1] int64
@@ -119,9 +123,9 @@ def begin_step_ref(
 ) -> None:
     """Fill inputs for the rows that run, and write the tags of their tokens' places.
 
-    state [B, State.WIDTH] of the cursors; embedding [V, D]; cos, sin [P, R/2] by position; key_tag [pages, S]. A running row
-    whose page is missing waits: it feeds and emits nothing in this step, and runs on when it has the page. One that rests is
-    paused likewise.
+    state [B, State.WIDTH] of the cursors; embedding [V, D]; cos, sin [P, R/2] by position; key_tag
+    [pages, S]. A running row whose page is missing waits: it feeds and emits nothing in this step, and runs
+    on when it has the page. One that rests is paused likewise.
     """
     page_size = key_tag.shape[1]
     for row in range(len(feed.token)):
@@ -211,7 +215,9 @@ def begin_step(
 
 
 def end_step_ref(feed: Feed, rows: Rows, ring: Ring) -> None:
-    """Rows that emitted feed their token next, one position on; all outputs go to the ring's line of this step."""
+    """Rows that emitted feed their token next, one position on; all outputs go to
+    the ring's line of this step.
+    """
     emitted = rows.output[:, OutputColumn.KIND] >= 0
     feed.token.copy_(torch.where(emitted, rows.output[:, OutputColumn.TOKEN], feed.token))
     feed.kind.copy_(torch.where(emitted, rows.output[:, OutputColumn.KIND], feed.kind))
@@ -248,7 +254,7 @@ def _end_kernel(
 
 
 def end_step(feed: Feed, rows: Rows, ring: Ring) -> None:
-    """Let rows keep what they emitted and tell it; see end_step_ref."""
+    """Keep the emitted tokens of all rows and write them to the ring; see end_step_ref."""
     if choose("end_step", feed.token) != TRITON:
         end_step_ref(feed, rows, ring)
         return

@@ -1,4 +1,4 @@
-"""What streams are made of   state' = the end of state ++ x        x: [B, C, T]
+"""The parts of streams   state' = the end of state ++ x        x: [B, C, T]
 
 Row b of a call brings n[b] of the T columns, and a row with n = 0 keeps its state bit by bit.
 """
@@ -10,7 +10,9 @@ from torch import Tensor
 
 
 def shifted(window: Tensor, n: Tensor, size: int) -> Tensor:
-    """Row b's columns n[b] ... n[b] + size - 1, what a stream keeps after n[b] new ones: window [B, ..., W] -> [B, ..., size]."""
+    """Row b's columns n[b] ... n[b] + size - 1, what a stream keeps after n[b] new ones: window
+    [B, ..., W] -> [B, ..., size].
+    """
     index = n[:, None] + torch.arange(size, device=window.device)  # [B, size]
     index = index.view(len(n), *[1] * (window.ndim - 2), size)
     return window.gather(-1, index.expand(*window.shape[:-1], size))
@@ -33,7 +35,9 @@ def stream_delay(x: Tensor, state: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def add_overlap(full: Tensor, state: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
-    """Add the overlap of the chunk before to the first columns: full [..., W], state [..., S] -> sums, state' at column n [B]."""
+    """Add the overlap of the chunk before to the first columns: full [..., W], state [..., S] ->
+    sums, state' at column n [B].
+    """
     size = state.shape[-1]
     full = torch.cat([full[..., :size] + state, full[..., size:]], -1)
     return full, shifted(full, n, size)

@@ -22,7 +22,7 @@ def _turns(size: int) -> Tensor:
 
 @cache
 def forward_table(size: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-    """What samples are multiplied by: [N, N + 2]."""
+    """The matrix of the forward transform: [N, N + 2]."""
     with torch.inference_mode(False):
         turns = _turns(size)
         return torch.cat([turns.cos(), -turns.sin()]).T.contiguous().to(device, dtype)
@@ -30,7 +30,9 @@ def forward_table(size: int, device: torch.device, dtype: torch.dtype = torch.fl
 
 @cache
 def inverse_table(size: int, device: torch.device) -> Tensor:
-    """What a spectrum is multiplied by, [N + 2, N] float32; imaginary parts of the lowest and highest bin count for nothing."""
+    """The matrix of the inverse transform, [N + 2, N] float32; imaginary parts of the lowest and
+    highest bin count for nothing.
+    """
     with torch.inference_mode(False):
         turns, sides = _turns(size), torch.full((size // 2 + 1, 1), 2.0 / size, dtype=torch.float64)
         sides[0] = sides[-1] = 1.0 / size
@@ -41,5 +43,8 @@ def inverse_table(size: int, device: torch.device) -> Tensor:
 
 @cache
 def native_transform(size: int, isa: str | None = None) -> _C.RealTransform:
-    """The same in native code. N is even and 4 or more. Raises ValueError for other sizes, and for an isa that is not there."""
+    """The same in native code.
+
+    N is even and 4 or more. Raises ValueError for other sizes, and for an isa that is not there.
+    """
     return _C.RealTransform(size, isa)

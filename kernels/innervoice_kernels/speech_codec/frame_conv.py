@@ -21,7 +21,9 @@ from innervoice_kernels.speech_codec.conv import beyond
 
 @dataclass(frozen=True, eq=False)
 class FrameConvWeights:
-    """weight [N, K, taps], bias [N]; pad frames of zeros before the first, taps - 1 - pad behind the last; stride s."""
+    """weight [N, K, taps], bias [N]; pad frames of zeros before the first, taps - 1 -
+    pad behind the last; stride s.
+    """
 
     weight: Tensor
     bias: Tensor

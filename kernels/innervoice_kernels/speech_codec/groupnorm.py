@@ -22,7 +22,10 @@ _TILE = 4096  # values of a group that a program holds: 16 a thread of 8 warps
 def group_norm_mish_ref(
     x: Tensor, n: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float = 1e-5
 ) -> Tensor:
-    """The definition, in float32 or wider inside. Columns from n on come out as zero; a row of length 0 is zero."""
+    """The definition, in float32 or wider inside.
+
+    Columns from n on come out as zero; a row of length 0 is zero.
+    """
     rows, channels, steps = x.shape
     wide = torch.promote_types(x.dtype, torch.float32)
     outside = beyond(n, steps)[:, None]  # [B, 1, T]
@@ -66,7 +69,9 @@ def _group_norm_mish_kernel(
     x: Ptr, n: Ptr, weight: Ptr, bias: Ptr, y: Ptr, x_row: Num, x_channel: Num, x_step: Num, T: Num, eps: Num, C: constexpr,
     WIDTH: constexpr, BLOCK: constexpr, STEPS: constexpr,
 ) -> None:  # fmt: skip
-    """A program normalises one group of WIDTH channels of one row: mean, then variance around it, then the result."""
+    """A program normalises one group of WIDTH channels of one row: mean, then
+    variance around it, then the result.
+    """
     row, group = tl.program_id(0).to(tl.int64), tl.program_id(1)
     length = tl.load(n + row).to(tl.int32)
     lane, step = tl.arange(0, BLOCK), tl.arange(0, STEPS)

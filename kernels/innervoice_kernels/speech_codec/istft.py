@@ -31,7 +31,9 @@ def istft_ref(real: Tensor, imag: Tensor, window: Tensor, hop: int) -> Tensor:
 
 
 def istft(real: Tensor, imag: Tensor, window: Tensor, hop: int) -> Tensor:
-    """Samples of a one-sided spectrum: real, imag [B, n_fft/2 + 1, T] -> [B, hop * (T - 1)], float32 or wider."""
+    """Samples of a one-sided spectrum: real, imag [B, n_fft/2 + 1, T] ->
+    [B, hop * (T - 1)], float32 or wider.
+    """
     chosen = _chosen("istft", real, window)
     if chosen is None:
         return istft_ref(real, imag, window, hop)
@@ -44,10 +46,12 @@ def istft(real: Tensor, imag: Tensor, window: Tensor, hop: int) -> Tensor:
 def stream_istft_ref(
     real: Tensor, imag: Tensor, state: Tensor, n: Tensor, window: Tensor, hop: int, start: Tensor, end: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The same over a stream. start [B]: position of the first frame; end [B]: number of frames; state [B, n_fft - hop]: overlap.
+    """The same over a stream.
 
-    -> y [B, hop T], state'. Column 0 of y is sample hop * start - n_fft / 2 of the whole: it is the caller's to drop what lies
-    before 0 or after hop * (end - 1). Frames outside [0, end) count for nothing.
+    start [B]: position of the first frame; end [B]: number of frames; state [B, n_fft - hop]: overlap.
+
+    -> y [B, hop T], state'. Column 0 of y is sample hop * start - n_fft / 2 of the whole: it is the caller's
+    to drop what lies before 0 or after hop * (end - 1). Frames outside [0, end) count for nothing.
     """
     steps = real.shape[-1]
     wide = torch.promote_types(real.dtype, torch.float32)
@@ -106,7 +110,9 @@ def _istft_kernel(
     FIRST: Num, COLUMNS: Num, HOP: constexpr, N: constexpr, REACH: constexpr, STATE: constexpr, STEPS: constexpr,
     BLOCK_HOP: constexpr, DEPTH: constexpr,
 ) -> None:  # fmt: skip
-    """STEPS steps of HOP samples a program, each what REACH frames give it; with STATE the last one keeps the overlap."""
+    """STEPS steps of HOP samples a program, each what REACH frames give it; with STATE
+    the last one keeps the overlap.
+    """
     row, lane = tl.program_id(1).to(tl.int64), tl.arange(0, BLOCK_HOP)
     count, begin, stop = tl.load(n + row), tl.load(start + row), tl.load(end + row)
     keeps = STATE & (tl.program_id(0) == tl.num_programs(0) - 1)
@@ -178,7 +184,9 @@ def _frames(real: Tensor, imag: Tensor, window: Tensor) -> Tensor:
 
 
 def _envelope(window: Tensor, hop: int, start: Tensor, end: Tensor, steps: int) -> Tensor:
-    """Sum of squared windows of the frames that there are, at each sample: [B, hop * steps]; 1 where there is none."""
+    """Sum of squared windows of the frames that there are, at each sample:
+    [B, hop * steps]; 1 where there is none.
+    """
     count = len(window) // hop
     taps = window.square().view(count, hop)  # tap i: how a frame i places back ends up here
     position = (start[:, None] + torch.arange(steps, device=window.device))[..., None] - torch.arange(

@@ -4,7 +4,8 @@ power = |STFT(x)|^2   periodic Hann(n_fft), hop, centred with reflection, last f
 y     = log10(max(power @ filters, 1e-10));  y = (max(y, max over the row - 8) + 4) / 4
 x: [B, T], T a multiple of hop   filters: [n_fft / 2 + 1, M]   ->   [B, M, T / hop]
 
-Source of the formula: Radford et al., "Robust Speech Recognition via Large-Scale Weak Supervision", 2022, and its public code.
+Source of the formula: Radford et al., "Robust Speech Recognition via Large-Scale Weak
+Supervision", 2022, and its public code.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def log_frames_ref(samples: torch.Tensor, filters: torch.Tensor, hop: int = 160)
 def log_frames(samples: torch.Tensor, filters: torch.Tensor, hop: int = 160) -> torch.Tensor:
     """Log-mel values of the frames that lie wholly within samples [..., T], before the floor -> [..., M, F].
 
-    Native code, exact to the last digits, takes twice as long as torch's transform in float32: it runs where it is asked for.
+    Native code, exact to the last digits, takes twice as long as torch's transform in float32:
+    it runs where it is asked for.
     """
     n_fft = 2 * (filters.shape[0] - 1)
     if samples.dtype != torch.float32 or n_fft < 4 or samples.shape[-1] < n_fft:
@@ -81,8 +83,9 @@ def _log_mel_kernel(
 ) -> None:  # fmt: skip
     """TILE frames of a row a program: power of BINS bins at a time, which its filters add up.
 
-    Samples that lie alike around a frame's middle are added for the real parts and subtracted for the imaginary ones. In float64,
-    so that a bin of a thousandth of its frame's strength still has float32's digits: the logarithm shows them.
+    Samples that lie alike around a frame's middle are added for the real parts and subtracted for the
+    imaginary ones. In float64, so that a bin of a thousandth of its frame's strength still has float32's
+    digits: the logarithm shows them.
     """
     row, frame = tl.program_id(1).to(tl.int64), tl.program_id(0) * TILE + tl.arange(0, TILE)
     mel = tl.arange(0, MELS)
@@ -153,7 +156,8 @@ def log_mel(samples: torch.Tensor, filters: torch.Tensor, hop: int = 160) -> tor
 
 
 def mel_filters(num_mel_bins: int, n_fft: int, rate: int) -> torch.Tensor:
-    """Triangles from 0 Hz to rate / 2, evenly spaced on Slaney's mel scale, each of unit area in Hz: [n_fft / 2 + 1, M] float32.
+    """Triangles from 0 Hz to rate / 2, evenly spaced on Slaney's mel scale, each of unit area in
+    Hz: [n_fft / 2 + 1, M] float32.
 
     Source: M. Slaney, "Auditory Toolbox", technical report 1998-010.
     """

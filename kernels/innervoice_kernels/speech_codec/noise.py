@@ -1,7 +1,8 @@
 """Normal noise by absolute place   N(seed, stream, place, lane)        the same however a stream is cut, on every device
 
-Philox4x32-10 with key (seed, stream) and counter (c0, c1, 0, 0) gives four words w0 ... w3; with u = ((w >> 9) + 1/2) / 2**23,
-Box and Muller (1958) make four normals: r cos a, r sin a, r' cos a', r' sin a' of r = sqrt(-2 ln u0), a = 2 pi u1 and of u2, u3.
+Philox4x32-10 with key (seed, stream) and counter (c0, c1, 0, 0) gives four words w0 ... w3; with u = ((w >>
+9) + 1/2) / 2**23, Box and Muller (1958) make four normals: r cos a, r sin a, r' cos a', r' sin a' of r =
+sqrt(-2 ln u0), a = 2 pi u1 and of u2, u3.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def normals(
 def normal_grid_ref(
     seed: Tensor, stream: int, first: Tensor, seconds: int, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """The definition."""
+    """The definition of the noise."""
     lanes = torch.arange(seconds, device=first.device)[:, None]
     return normals(seed[:, None, None], stream, first[:, None], lanes, dtype)
 
@@ -93,7 +94,9 @@ def _grid_triton(seed: Tensor, stream: int, first: Tensor, seconds: int) -> Tens
 
 
 def normal_grid(seed: Tensor, stream: int, first: Tensor, seconds: int) -> Tensor:
-    """Four normals of each counter (first[b, f], s): seed [B], first [B, F] int64 -> [B, seconds, F, 4] float32."""
+    """Four normals of each counter (first[b, f], s): seed [B], first [B, F] int64
+    -> [B, seconds, F, 4] float32.
+    """
     runs = {NATIVE: _grid_native, TRITON: _grid_triton}
     return runs.get(choose("normal_grid", first, has_native=True), normal_grid_ref)(
         seed, stream, first, seconds
@@ -101,7 +104,9 @@ def normal_grid(seed: Tensor, stream: int, first: Tensor, seconds: int) -> Tenso
 
 
 def frame_noise(seed: Tensor, frames: Tensor, channels: int) -> Tensor:
-    """The flow's noise: seed [B], absolute frames [B, T] -> [B, channels, T]; channel 4 i + j is normal j of (frame, i)."""
+    """The flow's noise: seed [B], absolute frames [B, T] -> [B, channels, T]; channel 4 i +
+    j is normal j of (frame, i).
+    """
     made = normal_grid(seed, FLOW_STREAM, frames, -(-channels // 4))  # [B, channels / 4, T, 4]
     return made.transpose(2, 3).flatten(1, 2)[:, :channels]
 
@@ -116,7 +121,9 @@ def sample_noise(seed: Tensor, start: Tensor, count: int, harmonics: int) -> Ten
 
 
 def harmonic_phases(seed: Tensor, harmonics: int) -> Tensor:
-    """Random phases in radians, [-pi, pi), 0 for the fundamental: seed [B] -> [B, harmonics]; harmonic h: word 0 of (h, 0)."""
+    """Random phases in radians, [-pi, pi), 0 for the fundamental: seed [B] -> [B, harmonics];
+    harmonic h: word 0 of (h, 0).
+    """
     lanes = torch.arange(harmonics, device=seed.device)
     phase = (
         uniforms(seed[:, None], PHASE_STREAM, lanes, torch.zeros_like(lanes))[..., 0] * (2 * math.pi)

@@ -1,4 +1,5 @@
-"""The convolution of the vocoder's residual unit as one kernel: taps times channels on the tensor cores, bias, bounds, residual.
+"""The convolution of the vocoder's residual unit as one kernel: taps times channels on the tensor
+cores, bias, bounds, residual.
 
 y_t = r_{t + skip} + [b + sum_j w_j z_{t + d j}],  the bracket zero outside the bounds.    z: [B, C, W]   ->   [B, C, T]
 """
@@ -60,7 +61,8 @@ def residual_conv(
 ) -> Tensor:
     """z [B, C, W], taps [k, C, C], bias [C] -> y [B, C, W - (k - 1) d].
 
-    bounds: those of column 0, from which delay is taken. r [B, C, R]: joins from column skip on, None: nothing does.
+    bounds: those of column 0, from which delay is taken. r [B, C, R]: joins from column
+    skip on, None: nothing does.
     """
     rows, channels, window = z.shape
     count = taps.shape[0]

@@ -1,7 +1,7 @@
 """The vocoder's source over a stream   e = tanh(W s + b),   s_h = A sin(2 pi h c + phi_h) voiced + sigma z    [B, T] -> [B, L T]
 
-L: samples a frame; c: cycles of the fundamental, summed in float64 modulo 1; z: unit noise; sigma: A / 3 where unvoiced.
-(Wang et al. 2019, the neural source filter)
+L: samples a frame; c: cycles of the fundamental, summed in float64 modulo 1; z: unit noise; sigma: A / 3
+where unvoiced. (Wang et al. 2019, the neural source filter)
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def stream_source_ref(
     phases: Tensor | None,
     noise: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """The definition. f0 [B, T] in Hz, any float; cycles [B] float64; phases [B, H]; noise [B, H, L T] -> e [B, L T], cycles'.
+    """The definition. f0 [B, T] in Hz, any float; cycles [B] float64; phases [B, H]; noise
+    [B, H, L T] -> e [B, L T], cycles'.
 
     None: zero phases, no noise. Row b brings n[b] frames.
     """
@@ -157,7 +158,9 @@ def stream_source(
     phases: Tensor | None,
     noise: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """One chunk of the source: f0 [B, T] -> samples [B, T frame_len] float32, and the cycles after n[b] frames."""
+    """One chunk of the source: f0 [B, T] -> samples [B, T frame_len] float32, and
+    the cycles after n[b] frames.
+    """
     chosen = choose("stream_source", f0, has_native=True)
     run = {NATIVE: _stream_source_native, TRITON: _stream_source_triton}.get(chosen, stream_source_ref)
     return run(f0, cycles, n, settings, phases, noise)

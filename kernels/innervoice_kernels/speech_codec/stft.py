@@ -18,10 +18,12 @@ from innervoice_kernels.speech_codec.fourier import forward_table, native_transf
 def stream_stft_ref(
     x: Tensor, state: Tensor, n: Tensor, window: Tensor, hop: int, start: Tensor, end: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The definition. start [B]: position of x's column 0; end [B]: the signal's length; state [B, n_fft - hop]: the past.
+    """The definition.
 
-    Column j is frame (start - n_fft / 2) / hop + 1 + j. What a frame that reaches over an end is made of must be in state ++ x.
-    n_fft is a multiple of 2 hop.
+    start [B]: position of x's column 0; end [B]: the signal's length; state [B, n_fft - hop]: the past.
+
+    Column j is frame (start - n_fft / 2) / hop + 1 + j. What a frame that reaches over an end is made of must
+    be in state ++ x. n_fft is a multiple of 2 hop.
     """
     n_fft = window.shape[0]
     if not x.shape[0]:  # which the FFT refuses
@@ -63,7 +65,9 @@ def _stream_stft_kernel(
     x: Ptr, state: Ptr, n: Ptr, window: Ptr, table: Ptr, start: Ptr, end: Ptr, y: Ptr, after: Ptr, T: Num, FRAMES: Num,
     HOP: constexpr, N: constexpr, KEPT: constexpr, BLOCK_KEPT: constexpr, TILE: constexpr, DEPTH: constexpr, COLUMNS: constexpr,
 ) -> None:  # fmt: skip
-    """TILE frames of a row and COLUMNS of its real and imaginary parts a program; the first one keeps the state too."""
+    """TILE frames of a row and COLUMNS of its real and imaginary parts a program; the
+    first one keeps the state too.
+    """
     row, column = tl.program_id(2).to(tl.int64), tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     frame = tl.program_id(0) * TILE + tl.arange(0, TILE)
     origin, last = tl.load(start + row) - KEPT, tl.load(end + row) - 1

@@ -17,7 +17,9 @@ _CHUNK = 1 << 24  # distances held at once
 
 
 def nearest_code_ref(x: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
-    """The definition above, with distances in float32 (float64 for float64 inputs), a bounded number of them at a time."""
+    """The definition above, with distances in float32 (float64 for float64 inputs), a
+    bounded number of them at a time.
+    """
     compute = torch.promote_types(torch.promote_types(x.dtype, codebook.dtype), torch.float32)
     codes = codebook.to(compute)  # [K, D]
     code_norm = codes.square().sum(-1)  # [K]
@@ -42,7 +44,8 @@ def nearest_code(x: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
 
 
 def nearest_code_native(x: torch.Tensor, codebook: torch.Tensor, isa: str | None = None) -> torch.Tensor:
-    """The same without |x|^2, which is alike for all codes: products and the nearest in one pass over the codebook.
+    """The same without |x|^2, which is alike for all codes: products and the nearest
+    in one pass over the codebook.
 
     A vector's id depends on that vector alone. isa None: the best that there is.
     """
@@ -57,7 +60,9 @@ def _nearest_code_kernel(
     x: Ptr, codes: Ptr, least: Ptr, ids: Ptr, x_row: Num, code_row: Num, M: Num, K: Num, share: Num, D: constexpr,
     ROWS: constexpr, CODES: constexpr, DEPTH: constexpr,
 ) -> None:  # fmt: skip
-    """ROWS vectors against `share` codes a program: |c|^2 - 2 x.c in float32, and the first code where it is least."""
+    """ROWS vectors against `share` codes a program: |c|^2 - 2 x.c in float32, and the
+    first code where it is least.
+    """
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     part = tl.program_id(1)
     lane, depth = tl.arange(0, CODES), tl.arange(0, DEPTH)

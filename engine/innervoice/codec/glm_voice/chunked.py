@@ -1,4 +1,6 @@
-"""`reference` and `offline` streaming: replies one by one, in the chunks of GLM-4-Voice's demo or in one piece at the end."""
+"""`reference` and `offline` streaming: replies one by one, in the chunks of GLM-4-Voice's
+demo or in one piece at the end.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ CHUNK_SIZES = (25, 50, 100, 150, 200)
 
 @dataclass(kw_only=True)
 class ChunkedReply(SpokenReply):
-    """A reply: the codes of its open chunk, closed chunks that wait for a step, how many were closed, the decoder's state.
+    """A reply: the codes of its open chunk, closed chunks that wait for a step, how many were
+    closed, the decoder's state.
 
     sizes: of the chunks, none: all codes are one chunk.
     """
@@ -46,7 +49,9 @@ class ChunkedReply(SpokenReply):
             self.pending.append(code)
 
     def tick(self) -> None:
-        """Close the open chunk if it is full: the original looks at it when a token arrives, before it takes the token in."""
+        """Close the open chunk if it is full: the original looks at it when a token arrives,
+        before it takes the token in.
+        """
         if self.sizes and len(self.pending) >= _size(self.sizes, self.num_closed):
             self.closed.append(tuple(self.pending))
             self.pending.clear()

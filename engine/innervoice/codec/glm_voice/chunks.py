@@ -1,8 +1,10 @@
-"""Where `steady` streaming cuts a reply: borders, frames and windows as functions of absolute token and frame indices alone.
+"""The cuts of `steady` streaming: borders, frames and windows as functions of absolute
+token and frame indices alone.
 
-Frames are exact: n tokens make floor(n * 22050 / (12.5 * 256)) = floor(441 n / 64). Offline, token t begins at frame
-ceil(t * frames / n), which depends on how many tokens there will be: 441 t / 64 less up to one frame, a quarter on average. Here
-it begins at ceil(441 t / 64 - 1/4), so that frame f belongs to token floor(64 (f + 1/4) / 441).
+Frames are exact: n tokens make floor(n * 22050 / (12.5 * 256)) = floor(441 n / 64). Offline, token t
+begins at frame ceil(t * frames / n), which depends on how many tokens there will be: 441 t / 64 less up
+to one frame, a quarter on average. Here it begins at ceil(441 t / 64 - 1/4), so that frame f belongs to
+token floor(64 (f + 1/4) / 441).
 """
 
 from __future__ import annotations
@@ -22,9 +24,10 @@ _FRAME_BUCKET = 32
 class SteadySettings:
     """Chunks in tokens: `first`, then every `chunk`. `steps` of the solver.
 
-    In mel frames: `look_back` (even) that the flow sees again before a chunk's new ones, `hold_back` at a chunk's end that the
-    next one makes again, the first `fade` of them a mix of both. `show_look_back`: the flow is given the look-back's frames as a
-    prompt, instead of only making them again. `encoder_blocks`: blocks that a token sees before its own.
+    In mel frames: `look_back` (even) that the flow sees again before a chunk's new ones, `hold_back` at a
+    chunk's end that the next one makes again, the first `fade` of them a mix of both. `show_look_back`: the
+    flow is given the look-back's frames as a prompt, instead of only making them again. `encoder_blocks`:
+    blocks that a token sees before its own.
     """
 
     first: int = 10
@@ -101,7 +104,9 @@ class TokenChunk:
 
     @property
     def window_frame(self) -> int:
-        """Where the flow's window begins: look_back frames before, and even, so that its half resolution stays on one grid."""
+        """The first frame of the flow's window: look_back frames before, and even, so that its half
+        resolution stays on one grid.
+        """
         return max(0, (self.first_frame - self.settings.look_back) // 2 * 2)
 
     @property
@@ -116,7 +121,10 @@ class TokenChunk:
 
 
 def speech_format(flow: FlowConfig, hift: HiftConfig) -> SpeechFormat:
-    """What the codes and the sound of a decoder are. A reply may lack a mel frame, because frames are rounded down."""
+    """The format of a decoder's codes and audio.
+
+    A reply may lack a mel frame, because frames are rounded down.
+    """
     return SpeechFormat(
         num_codes=flow.vocab_size,
         codes_per_s=flow.token_rate,

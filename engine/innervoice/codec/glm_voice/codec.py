@@ -23,7 +23,9 @@ from innervoice.telemetry.trace import Tracer
 
 @dataclass(frozen=True)
 class GlmVoiceCodec:
-    """A `SpeechCodec`: directories of a glm-4-voice-tokenizer and a glm-4-voice-decoder with their configs, or one of them."""
+    """A `SpeechCodec`: directories of a glm-4-voice-tokenizer and a glm-4-voice-decoder with
+    their configs, or one of them.
+    """
 
     tokenizer_dir: Path | None
     decoder_dir: Path | None
@@ -68,7 +70,10 @@ class GlmVoiceCodec:
 
 
 def read_glm_voice_codec(encoder: Path | None, decoder: Path | None) -> GlmVoiceCodec:
-    """Read the config files of both halves. Raises FileNotFoundError, and ValueError when they do not belong together."""
+    """Read the config files of both halves.
+
+    Raises FileNotFoundError, and ValueError when they do not belong together.
+    """
     heard = None if encoder is None else read_speech_tokenizer_config(encoder)
     spoken = None if decoder is None else read_decoder_config(decoder / "config.yaml")
     if heard is not None and spoken is not None and heard.vocab_size != spoken.flow.vocab_size:
@@ -86,7 +91,10 @@ def speech_output(
     num_slots: int = 64,
     tracer: Tracer | None = None,
 ) -> SpeechOutput:
-    """The output of a decoder in a streaming mode, or in `steady` mode with other settings. Raises ValueError."""
+    """The output of a decoder in a streaming mode, or in `steady` mode with other settings.
+
+    Raises ValueError.
+    """
     if streaming == "steady":
         return decoder.steady(num_slots=num_slots)
     if isinstance(streaming, SteadySettings):

@@ -1,4 +1,6 @@
-"""Speech codes -> sound: a glm-4-voice-decoder directory (config.yaml, flow.pt, hift.pt) with its two ways to run."""
+"""Speech codes -> sound: a glm-4-voice-decoder directory (config.yaml, flow.pt,
+hift.pt) with its two ways to run.
+"""
 
 from __future__ import annotations
 
@@ -87,9 +89,12 @@ class SpeechDecoder:
         steps: int = DEFAULT_STEPS,
         noise: Noise = "call",
     ) -> Samples:
-        """All codes in one call; none make 0 samples. speaker: an x-vector [1, 192]. Raises ValueError: a code out of range.
+        """All codes in one call; none make 0 samples.
 
-        noise: "call" draws it by a generator, as the original; "frame" by absolute frame and sample, as `steady` streaming.
+        speaker: an x-vector [1, 192]. Raises ValueError: a code out of range.
+
+        noise: "call" draws it by a generator, as the original; "frame" by absolute frame and
+        sample, as `steady` streaming.
         """
         checked = self.check(codes)
         if not checked:
@@ -119,7 +124,10 @@ class SpeechDecoder:
     def steady(
         self, settings: SteadySettings | None = None, *, num_slots: int = 64, rows_at_once: int | None = None
     ) -> SteadyOutput:
-        """`steady` streaming over this decoder's weights; rows_at_once None: 1 on a CPU, all elsewhere. Raises ValueError."""
+        """`steady` streaming over this decoder's weights; rows_at_once None: 1 on a CPU, all elsewhere.
+
+        Raises ValueError.
+        """
         if rows_at_once is None and torch.device(self._device).type == "cpu":
             rows_at_once = 1
         return SteadyOutput(
@@ -141,9 +149,12 @@ class SpeechDecoder:
     def push(
         self, state: ReferenceState, codes: Sequence[int], final: bool
     ) -> tuple[Samples, ReferenceState]:
-        """One chunk as the original streams it: its samples and the next state. A final push of no codes is a flush.
+        """One chunk as the original streams it: its samples and the next state.
 
-        Raises ValueError for a code out of range, and for a chunk that is not final and makes less than the overlap.
+        A final push of no codes is a flush.
+
+        Raises ValueError for a code out of range, and for a chunk that is not final and
+        makes less than the overlap.
         """
         checked = self.check(codes)
         if not checked:
@@ -153,7 +164,7 @@ class SpeechDecoder:
 
     @torch.inference_mode()
     def flush(self, state: ReferenceState) -> Samples:
-        """The reply ended with nothing pending: what is left to hear (none before the first chunk)."""
+        """End a reply that has no pending codes: the rest of its audio (none before the first chunk)."""
         with self._tracer.span("flush speech"):
             return self._stream.flush(state)
 

@@ -1,7 +1,8 @@
-"""The flow's token encoder over a stream: keys and values of whole blocks are kept, the open block is encoded again.
+"""The flow's token encoder over a stream: keys and values of whole blocks are kept, the
+open block is encoded again.
 
-A token sees its own block and the `blocks` before it: exact for any cutting, and the offline encoder itself as long as a reply is
-no longer than that.
+A token sees its own block and the `blocks` before it: exact for any cutting, and the offline encoder itself
+as long as a reply is no longer than that.
 """
 
 from __future__ import annotations
@@ -35,9 +36,11 @@ class EncoderStream:
     def __call__(
         self, x: Tensor, state: State, n: Tensor, start: Tensor, closed: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """x [B, max_tokens, D_in] embedded -> states [B, max_tokens, D], state': keys and values [B, cache, 2, D] of each layer.
+        """x [B, max_tokens, D_in] embedded -> states [B, max_tokens, D], state': keys and values
+        [B, cache, 2, D] of each layer.
 
-        Row b brings n[b] tokens from index start[b], a block's first; the first closed[b] of them, whole blocks, are kept.
+        Row b brings n[b] tokens from index start[b], a block's first; the first closed[b] of
+        them, whole blocks, are kept.
         """
         visible = self._visible(n, start)
         x, after = self._encoder.enter(x), {}

@@ -1,6 +1,8 @@
-"""Speech codes -> mel frames: encoder, length regulator, and an ODE from noise to mel by ten Euler steps (CosyVoice's flow).
+"""Speech codes -> mel frames: encoder, length regulator, and an ODE from noise to mel by ten
+Euler steps (CosyVoice's flow).
 
-`Flow` takes one row; its parts take several. The ODE's state stays float32; the networks run in the dtype of the weights.
+`Flow` takes one row; its parts take several. The ODE's state stays float32; the networks run
+in the dtype of the weights.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ _OPS_OF_A_STEP = {"flow_block": False, "flow_stage": True, "frame_conv": True, "
 
 
 def num_frames(num_codes: int, token_rate: float) -> int:
-    """Mel frames that so many codes make: trunc(n / token_rate * 22050 / 256), in float32 as the original has it."""
+    """Mel frames that so many codes make: trunc(n / token_rate * 22050 / 256), in
+    float32 as the original has it.
+    """
     seconds = np.float32(num_codes) / np.float32(token_rate)
     return int(seconds * np.float32(MEL_RATE) / np.float32(MEL_HOP))
 
@@ -45,7 +49,8 @@ def noise_generator() -> torch.Generator:
 class Flow:
     """The flow with its weights; tensors are named as in flow.pt.
 
-    graphs: where the solver's steps are replayed from, on a GPU with its own kernels; None: launched one by one.
+    graphs: where the solver's steps are replayed from, on a GPU with its own
+    kernels; None: launched one by one.
     """
 
     def __init__(self, config: FlowConfig, tensors: Tensors) -> None:
@@ -69,10 +74,11 @@ class Flow:
         speaker: Tensor | None = None,
         steps: int = DEFAULT_STEPS,
     ) -> Tensor:
-        """codes [n], prompt_codes [p] int64; prompt_mel [1, C, P]; speaker [1, 192] -> mel [1, C, F(p + n) - P] float32.
+        """codes [n], prompt_codes [p] int64; prompt_mel [1, C, P]; speaker [1, 192] -> mel
+        [1, C, F(p + n) - P] float32.
 
-        generator draws the noise on the CPU, [1, C, F(p + n)]; None: noise by absolute frame, as `steady` streaming has it.
-        Raises ValueError when steps is below 1.
+        generator draws the noise on the CPU, [1, C, F(p + n)]; None: noise by absolute frame, as `steady`
+        streaming has it. Raises ValueError when steps is below 1.
         """
         if steps < 1:
             raise ValueError(f"steps is {steps}: it must be 1 or more")
@@ -92,7 +98,10 @@ class Flow:
         return self.regulator(states, num_frames(codes.shape[0], self.config.token_rate)).float()
 
     def speaker_vector(self, speaker: Tensor | None) -> Tensor:
-        """An x-vector [1, 192] -> [1, C] float32. None is the zero vector, which leaves the layer's bias: the shipped voice."""
+        """An x-vector [1, 192] -> [1, C] float32.
+
+        None is the zero vector, which leaves the layer's bias: the shipped voice.
+        """
         weight = self._speaker.weight
         if speaker is None:
             speaker = torch.zeros(1, weight.shape[1])
@@ -112,7 +121,8 @@ class Flow:
         steps: int = DEFAULT_STEPS,
         n: Tensor | None = None,
     ) -> Tensor:
-        """Integrate from noise x [B, C, F] at t = 0 to mel at t = 1; guided and unguided branches run as one batch of 2 B.
+        """Integrate from noise x [B, C, F] at t = 0 to mel at t = 1; guided and unguided
+        branches run as one batch of 2 B.
 
         mu, cond [B, C, F]; speaker [B, C]; n [B]: true lengths, None: all rows have F frames.
         """
@@ -142,14 +152,17 @@ class Flow:
         shifts: list[Tensor],
         dt: float | Tensor,
     ) -> Tensor:
-        """One Euler step of length dt: x [B, F, C] float32 -> x. given: of both branches; lengths [2 B]; shifts [C'] a stage."""
+        """One Euler step of length dt: x [B, F, C] float32 -> x.
+
+        given: of both branches; lengths [2 B]; shifts [C'] a stage.
+        """
         both = torch.cat([x, x]).to(self.embedding.dtype)
         guided, unguided = self.estimator.velocity(both, given, shifts, lengths).float().chunk(2)
         guidance = self.config.guidance
         return x + dt * ((1 + guidance) * guided - guidance * unguided)
 
     def time_shifts(self, steps: int) -> list[Tensor]:
-        """What time adds in each stage at each of the solver's steps, computed once for a number of steps."""
+        """The time embedding of each stage at each solver step, computed once for a number of steps."""
         if steps not in self._shifts:
             self._shifts[steps] = self._time_shifts(steps)
         return self._shifts[steps]

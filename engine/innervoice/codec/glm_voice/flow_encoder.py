@@ -1,6 +1,7 @@
 """The flow's token encoder: block-causal attention with relative positions, then the length regulator.
 
-Formulas: CosyVoice's BlockConformerEncoder without convolution or macaron; relative scores of Transformer-XL (Dai et al. 2019).
+Formulas: CosyVoice's BlockConformerEncoder without convolution or macaron; relative scores of
+Transformer-XL (Dai et al. 2019).
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class FlowEncoder:
         return layer_norm(linear(x, self._input), self._input_norm) * math.sqrt(self.config.width)
 
     def leave(self, x: Tensor) -> Tensor:
-        """What the last layer gives [B, n, D] -> states [B, n, D]."""
+        """Normalise the last layer's output [B, n, D] -> states [B, n, D]."""
         return layer_norm(x, self._output_norm)
 
     def _attend(self, x: Tensor, table: Tensor, hidden: Tensor, layer: EncoderLayer) -> Tensor:
@@ -98,7 +99,10 @@ class LengthRegulator:
         return self.smooth(x[:, nearest(x.shape[1], num_frames, x.device)].transpose(1, 2))
 
     def smooth(self, x: Tensor, n: Tensor | None = None) -> Tensor:
-        """Frames [B, C, F] after resampling -> [B, C, F]. n [B]: true lengths, what lies beyond is zero; None: all of F."""
+        """Frames [B, C, F] after resampling -> [B, C, F].
+
+        n [B]: true lengths, what lies beyond is zero; None: all of F.
+        """
         lengths = None if n is None else Lengths.of(n, x.shape[-1])
         if takes(x, self._out.weight):
             *convs, out = self._frame_convs
@@ -112,7 +116,9 @@ class LengthRegulator:
 
 
 def relative_positions(n: int, width: int, device: torch.device | str = "cpu") -> Tensor:
-    """Sinusoids of r = n-1 ... -(n-1), float32 [2n-1, width]: sin at even, cos at odd places, frequency 10000^(-2m/width)."""
+    """Sinusoids of r = n-1 ... -(n-1), float32 [2n-1, width]: sin at even, cos at odd places,
+    frequency 10000^(-2m/width).
+    """
     r = torch.arange(n - 1, -n, -1, dtype=torch.float32, device=device)[:, None]
     frequency = torch.exp(
         torch.arange(0, width, 2, dtype=torch.float32, device=device) * -(math.log(10000.0) / width)
@@ -121,13 +127,15 @@ def relative_positions(n: int, width: int, device: torch.device | str = "cpu") -
 
 
 def block_causal(n: int, block_size: int, device: torch.device | str = "cpu") -> Tensor:
-    """Which key (column) a query (row) sees: [n, n], true for j <= i or both in one block."""
+    """The attention mask of queries (rows) over keys (columns): [n, n], true for j <= i or both in one block."""
     block = torch.arange(n, device=device) // block_size
     return block[None, :] <= block[:, None]
 
 
 def shift(scores: Tensor) -> Tensor:
-    """Scores by relative position [H, n, 2n-1] (r falling from n-1) -> by key [H, n, n]: column j of row i is r = i - j."""
+    """Scores by relative position [H, n, 2n-1] (r falling from n-1) -> by key [H, n, n]:
+    column j of row i is r = i - j.
+    """
     n = scores.shape[1]
     padded = F.pad(scores, (1, 0)).reshape(scores.shape[0], 2 * n, n)
     return padded[:, 1:].reshape(scores.shape)[..., :n]

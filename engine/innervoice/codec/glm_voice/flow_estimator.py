@@ -1,4 +1,6 @@
-"""The flow's velocity estimator: a 1-D U-Net of residual blocks and transformers over mel frames (Matcha-TTS's decoder)."""
+"""The flow's velocity estimator: a 1-D U-Net of residual blocks and transformers over mel
+frames (Matcha-TTS's decoder).
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,8 @@ def norm_mish(x: Tensor, layer: Affine, groups: int, lengths: Lengths | None) ->
 
 @dataclass(frozen=True)
 class _Stage:
-    """A residual block with its transformers, what the time adds, and the convolution to the next resolution (not in the middle).
+    """A residual block with its transformers, what the time adds, and the convolution to the next
+    resolution (not in the middle).
 
     Where doubles, that gives two frames for one, their channels side by side.
     """
@@ -104,7 +107,8 @@ class FlowEstimator:
     ) -> Tensor:
         """x, mu, cond [B, C, T]; speaker [B, C]; shifts: one [C'] a stage -> velocity [B, C, T].
 
-        n [B]: true lengths; what lies beyond is not looked at and comes out as zero. None: all rows have T frames.
+        n [B]: true lengths; what lies beyond is not looked at and comes out as zero.
+        None: all rows have T frames.
         """
         return self.velocity(x.transpose(1, 2), self.condition(mu, speaker, cond, n), shifts, n).transpose(
             1, 2
@@ -113,7 +117,9 @@ class FlowEstimator:
     def condition(
         self, mu: Tensor, speaker: Tensor, cond: Tensor, n: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """What mu, speaker and prompt frames give the first stage, [B, T, C'] twice: the same at all times, zeros of zeros."""
+        """The first stage's share of mu, speaker and prompt frames, [B, T, C'] twice: the same
+        at all times, zeros of zeros.
+        """
         h = torch.cat([mu, speaker[:, :, None].expand_as(mu), cond], 1).transpose(1, 2)
         conv, skip = self._given
         return frame_conv(h, n, conv), frame_conv(h, n, skip)
@@ -144,7 +150,9 @@ class FlowEstimator:
 
 
 def time_embedding(times: Tensor, width: int) -> Tensor:
-    """times [S] -> [S, width]: sines, then cosines, of 1000 t f_i with f_i from 1 down to 1/10000 in equal ratios."""
+    """times [S] -> [S, width]: sines, then cosines, of 1000 t f_i with f_i from 1
+    down to 1/10000 in equal ratios.
+    """
     half = width // 2
     frequency = torch.exp(
         torch.arange(half, dtype=torch.float32, device=times.device) * -(math.log(10000.0) / (half - 1))
@@ -159,7 +167,9 @@ def _down_stage(config: EstimatorConfig, tensors: Tensors, name: str, is_last: b
 
 
 def _split(stage: _Stage) -> tuple[_Stage, tuple[FrameConvWeights, FrameConvWeights]]:
-    """The first stage over x alone, a quarter of its input, and what the rest adds to its first convolution and its skip."""
+    """The first stage over x alone, a quarter of its input, and what the rest adds to its
+    first convolution and its skip.
+    """
     (conv, bias), (skip, skip_bias) = stage.weights.conv1, stage.weights.skip
     channels, none = conv.shape[1] // 4, torch.zeros_like(bias)
     own = replace(stage.weights, conv1=(conv[:, :channels], bias), skip=(skip[:, :channels], skip_bias))
@@ -202,13 +212,16 @@ def _transformer(tensors: Tensors, name: str) -> TransformerWeights:
 
 
 def over_frames(layer: Affine, pad: int, stride: int = 1) -> FrameConvWeights:
-    """A convolution as one over frames of true lengths, padded by so many before them and as many as it needs behind."""
+    """A convolution as one over frames of true lengths, padded by so many before them
+    and as many as it needs behind.
+    """
     assert layer.bias is not None
     return FrameConvWeights(layer.weight, layer.bias, pad, stride)
 
 
 def _doubling(layer: Affine) -> FrameConvWeights:
-    """The transposed convolution of kernel 4, stride 2 and padding 1, as one over three frames that gives two: [2 C', C, 3].
+    """The transposed convolution of kernel 4, stride 2 and padding 1, as one over three frames
+    that gives two: [2 C', C, 3].
 
     Frame 2 t is w_3 x_{t-1} + w_1 x_t, frame 2 t + 1 is w_2 x_t + w_0 x_{t+1}.
     """

@@ -1,7 +1,8 @@
-"""Euler steps of the flow replayed from CUDA graphs: hundreds of launches become one, for few rows the larger part of the time.
+"""Euler steps of the flow replayed from CUDA graphs: hundreds of launches become one, for few rows
+the larger part of the time.
 
-A step is captured once for a number of rows and frames. The solver's step and its time are inputs of it, so that one graph
-serves all steps and any number of them.
+A step is captured once for a number of rows and frames. The solver's step and its time are inputs of it, so
+that one graph serves all steps and any number of them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ _log = logging.getLogger("innervoice.codec")
 
 
 class Stepping(Protocol):
-    """What takes a step: x [B, F, C] float32, given [2 B, F, C'] twice, lengths [2 B] or None, shifts [C'] a stage, dt -> x."""
+    """A function that takes a solver step: x [B, F, C] float32, given [2 B, F, C'] twice, lengths [2 B] or
+    None, shifts [C'] a stage, dt -> x.
+    """
 
     def step(
         self, x: Tensor, given: Given, lengths: Tensor | None, shifts: list[Tensor], dt: float | Tensor
@@ -35,10 +38,12 @@ class Stepping(Protocol):
 
 
 class StepGraphs:
-    """Graphs of a flow's steps, the least recently used ones given up first. A size is captured when it comes the second time.
+    """Graphs of a flow's steps, the least recently used ones given up first.
 
-    capture: records what a function launches and gives what launches it again; by default a CUDA graph. Threads take turns.
-    error: why steps are launched one by one for good, None: they are not.
+    A size is captured when it comes the second time.
+
+    capture: records what a function launches and gives what launches it again; by default a CUDA graph.
+    Threads take turns. error: why steps are launched one by one for good, None: they are not.
     """
 
     def __init__(self, flow: Stepping, capture: Callable[[Replay], Replay] | None = None) -> None:
@@ -53,7 +58,9 @@ class StepGraphs:
     def solve(
         self, x: Tensor, given: Given, lengths: Tensor | None, shifts: list[Tensor], times: list[float]
     ) -> Tensor | None:
-        """All steps from x [B, F, C] float32; shifts [steps, C'] a stage, times [steps + 1] -> x; None: take them one by one."""
+        """All steps from x [B, F, C] float32; shifts [steps, C'] a stage, times [steps + 1] ->
+        x; None: take them one by one.
+        """
         with self._turn:
             return self._solve(x, given, lengths, shifts, times)
 

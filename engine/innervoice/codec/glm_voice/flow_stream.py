@@ -1,7 +1,9 @@
-"""The flow over a stream: each chunk's frames from a window of bounded look-back, the same noise for a frame in every window.
+"""The flow over a stream: each chunk's frames from a window of bounded look-back, the same noise
+for a frame in every window.
 
-A chunk gives its frames away except the last `hold_back`, which lack what comes after them: the next chunk makes them again, and
-the first `fade` of them are a mix whose weights sum to 1. Frames given away are shown to the flow as a prompt.
+A chunk gives its frames away except the last `hold_back`, which lack what comes after them: the next chunk
+makes them again, and the first `fade` of them are a mix whose weights sum to 1. Frames given away are
+shown to the flow as a prompt.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from innervoice_kernels.speech_codec.noise import frame_noise
 
 
 class _Places(NamedTuple):
-    """Chunks as tensors, [B] each: where they begin, tokens to encode and where these start, whole blocks' tokens, and frames."""
+    """Chunks as tensors, [B] each: where they begin, tokens to encode and where these start,
+    whole blocks' tokens, and frames.
+    """
 
     begin: Tensor
     num_tokens: Tensor
@@ -37,7 +41,10 @@ class _Places(NamedTuple):
 
 
 class FlowStream:
-    """The flow in chunks; weights are the flow's. max_new: frames that a chunk gives away at most, before it holds any back."""
+    """The flow in chunks; weights are the flow's.
+
+    max_new: frames that a chunk gives away at most, before it holds any back.
+    """
 
     def __init__(self, flow: Flow, settings: SteadySettings, device: torch.device | str) -> None:
         self._flow, self._settings, self._device = flow, settings, device
@@ -60,9 +67,11 @@ class FlowStream:
         seed: Tensor,
         speaker: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """codes: of each row the tokens from its open block on; seed [B]; speaker [B, C] -> frames [B, C, max_new], state'.
+        """codes: of each row the tokens from its open block on; seed [B]; speaker [B, C] ->
+        frames [B, C, max_new], state'.
 
-        Row b gives away frames first_frame ... sure_frame - 1 of its chunk, its first columns; state' holds the rest as "tail".
+        Row b gives away frames first_frame ... sure_frame - 1 of its chunk, its first columns;
+        state' holds the rest as "tail".
         """
         at = self._places(chunks)
         states, after = self._encode(codes, state, at)
@@ -104,7 +113,9 @@ class FlowStream:
         return linear(states, self._flow.project).transpose(1, 2), after  # [B, C, max_tokens]
 
     def _mu(self, states: Tensor, state: State, at: _Places, num_frames: int) -> tuple[Tensor, Tensor]:
-        """States of new tokens [B, C, U] -> what the flow is conditioned on, [B, C, T] float32, and the states to keep."""
+        """States of new tokens [B, C, U] -> what the flow is conditioned on, [B, C, T]
+        float32, and the states to keep.
+        """
         kept = state.get("states")
         if kept is None:
             kept = states.new_zeros(*states.shape[:2], self._num_states)

@@ -1,6 +1,8 @@
-"""Mel frames -> samples: HiFT-GAN, a neural source filter with an inverse STFT at its end (Li et al. 2023, as in CosyVoice).
+"""Mel frames -> samples: HiFT-GAN, a neural source filter with an inverse STFT at its end (Li
+et al. 2023, as in CosyVoice).
 
-F0 and source run in float32 whatever the dtype (their phase accumulates), as do the exponential and the inverse STFT.
+F0 and source run in float32 whatever the dtype (their phase accumulates), as do the
+exponential and the inverse STFT.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ _LAST_SLOPE = 0.01
 
 
 class Excitation(NamedTuple):
-    """Random part of the source: phase [1, H, 1] in radians, unit noise [1, H, n]; H harmonics, the fundamental first."""
+    """Random part of the source: phase [1, H, 1] in radians, unit noise [1, H, n]; H
+    harmonics, the fundamental first.
+    """
 
     phase: Tensor
     noise: Tensor
@@ -109,7 +113,8 @@ class Hift:
     ) -> tuple[Tensor, Tensor]:
         """mel [1, C, T] float32 -> samples [1, n], source [1, 1, n]; n = T * frame_len.
 
-        generator draws random phases and noise (None: neither). cached_source [1, 1, m] replaces the source's first m values.
+        generator draws random phases and noise (None: neither). cached_source [1, 1, m] replaces
+        the source's first m values.
         """
         excitation = None if generator is None else self.draw(mel.shape[-1], generator)
         source = self.source(self.f0(mel), excitation)
@@ -118,14 +123,18 @@ class Hift:
         return self.render(mel, source), source
 
     def f0(self, mel: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """mel [B, C, T] -> fundamental frequency in Hz, [B, T]. float64: where rounding would add up, in `steady` streaming."""
+        """mel [B, C, T] -> fundamental frequency in Hz, [B, T]. float64: where rounding would
+        add up, in `steady` streaming.
+        """
         x = mel.to(dtype)
         for layer in self.f0_layers:
             x = F.elu(whole_conv_ref(x, layer.widened(dtype), 1))
         return linear(x.transpose(1, 2), widened(self.f0_out, dtype))[..., 0].abs()
 
     def draw(self, num_frames: int, generator: torch.Generator) -> Excitation:
-        """Phases in [-pi, pi), then noise, as the original draws them on the CPU; the fundamental's phase is 0."""
+        """Phases in [-pi, pi), then noise, as the original draws them on the CPU;
+        the fundamental's phase is 0.
+        """
         harmonics, device = self.config.num_harmonics + 1, self.window.device
         phase = torch.rand(1, harmonics, 1, generator=generator) * (2 * math.pi) - math.pi
         phase[:, 0] = 0
@@ -133,11 +142,15 @@ class Hift:
         return Excitation(phase.to(device), noise.to(device))
 
     def source(self, f0: Tensor, excitation: Excitation | None = None) -> Tensor:
-        """f0 [B, T] in Hz -> sines of all harmonics, merged: [B, 1, n] float32. None: zero phases and no noise."""
+        """f0 [B, T] in Hz -> sines of all harmonics, merged: [B, 1, n] float32.
+
+        None: zero phases and no noise.
+        """
         config = self.config
         f0 = f0.repeat_interleave(config.frame_len, -1)[:, None]  # [B, 1, n]
         harmonics = torch.arange(1, config.num_harmonics + 2, device=f0.device)[:, None]
-        # Float32 steps summed in float64: what torch's own float32 cumsum does on a CPU, and the same on every device.
+        # Float32 steps summed in float64: what torch's own float32 cumsum does on a CPU,
+        # and the same on every device.
         cycles = (f0 * harmonics / config.sample_rate).double().cumsum(-1).float() % 1
         angle = 2 * math.pi * cycles
         if excitation is not None:
@@ -152,7 +165,9 @@ class Hift:
         return torch.tanh(linear(sines.transpose(1, 2), self._merge)).transpose(1, 2)
 
     def steady_source(self, mel: Tensor, seed: int | None) -> Tensor:
-        """The source of `steady` streaming: mel [1, C, T] -> [1, 1, n]; F0 and phase in float64, noise by sample, None: none."""
+        """The source of `steady` streaming: mel [1, C, T] -> [1, 1, n]; F0 and phase in float64,
+        noise by sample, None: none.
+        """
         f0 = self.f0(mel, torch.float64)
         phases = noise = None
         if seed is not None:
@@ -176,7 +191,9 @@ class Hift:
         return samples.clamp(-config.audio_limit, config.audio_limit)
 
     def head(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What the last convolution gives, [B, n_fft + 2, T]: log-magnitudes and phases -> spectrum, real and imaginary parts."""
+        """Turn the last convolution's output [B, n_fft + 2, T] into a spectrum: log-magnitudes and phases ->
+        spectrum, real and imaginary parts.
+        """
         log_magnitude, phase = x.float().chunk(2, 1)
         magnitude, angle = log_magnitude.exp().clamp(max=100.0), torch.sin(phase)
         return magnitude * torch.cos(angle), magnitude * torch.sin(angle)

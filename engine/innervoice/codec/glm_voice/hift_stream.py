@@ -1,7 +1,8 @@
 """HiFT over a stream: any cutting of the mel frames gives the samples of one call over all of them.
 
-Every layer is centred, so that its output is late by its reach to the right, and zero outside the reply as the padding of the one
-call is. Late together, with the shipped sizes: 4656 samples or 18.2 frames, through F0, source, STFT and the widest blocks.
+Every layer is centred, so that its output is late by its reach to the right, and zero outside the reply as
+the padding of the one call is. Late together, with the shipped sizes: 4656 samples or 18.2 frames, through
+F0, source, STFT and the widest blocks.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ UNKNOWN_END = 1 << 40
 
 @dataclass(frozen=True)
 class StageShape:
-    """What decides how late a stage is: its kernels and strides, and how far its blocks see ahead."""
+    """The sizes that decide the delay of a stage: its kernels, its strides and the look-ahead of its blocks."""
 
     up_kernel: int
     rate: int
@@ -40,9 +41,11 @@ class StageShape:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """A stage's place in the stream, in steps of its own rate (steps a frame), waits of the source in STFT frames.
+    """A stage's place in the stream, in steps of its own rate (steps a frame), waits
+    of the source in STFT frames.
 
-    extra: steps that the reply has more than frames * rate. late: of the stage's result; waits: of each block before it.
+    extra: steps that the reply has more than frames * rate. late: of the stage's result;
+    waits: of each block before it.
     """
 
     rate: int
@@ -57,7 +60,10 @@ class StagePlan:
 
 
 class HiftStream:
-    """The vocoder as a stream. late: samples by which it is behind; flush_frames: frames to feed to get the last ones out."""
+    """The vocoder as a stream.
+
+    late: samples by which it is behind; flush_frames: frames to feed to get the last ones out.
+    """
 
     def __init__(self, hift: Hift, noise: bool) -> None:
         config = hift.config
@@ -91,10 +97,11 @@ class HiftStream:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """mel [B, C, T] float32; n, start, end, seed [B] int64 -> samples [B, T * frame_len] float32, state'.
 
-        Row b brings n[b] frames after start[b] others; end[b] is the reply's length or UNKNOWN_END: what is fed from there on
-        is not looked at. Column 0 is sample start * frame_len - late of the reply; outside the reply samples are undefined.
-        phases [B, H]: what `phases` says of the seeds, where the caller keeps it. inner: the caller knows that no row has an end
-        yet and that all have brought flush_frames frames before.
+        Row b brings n[b] frames after start[b] others; end[b] is the reply's length or UNKNOWN_END:
+        what is fed from there on is not looked at. Column 0 is sample start * frame_len - late of the
+        reply; outside the reply samples are undefined. phases [B, H]: what `phases` says of the seeds,
+        where the caller keeps it. inner: the caller knows that no row has an end yet and that all have
+        brought flush_frames frames before.
         """
         at = Pass(state, n, start, end, inner)
         mel = at.clip(mel, 1, 0)
@@ -173,7 +180,9 @@ class HiftStream:
 
 
 def plan_stages(shapes: Sequence[StageShape], late: int, stft_late: int) -> list[StagePlan]:
-    """The stages one after the other; late: of what the first is given, in frames; stft_late: of the source's spectrum."""
+    """The stages in order; late: delay of the first stage's input, in frames; stft_late:
+    that of the source's spectrum.
+    """
     plans, rate = [], 1
     for shape in shapes:
         plans.append(_plan(shape, rate, late, stft_late, is_last=shape is shapes[-1]))
@@ -219,7 +228,9 @@ def _block(at: Pass, name: str, x: Tensor, block: ResBlock, rate: int, late: int
 
 
 def _reflect_first(x: Tensor, start: Tensor) -> Tensor:
-    """Position 0 takes the value of position 2, its mirror image at 1: x [B, C, T], column 0 at position start [B]."""
+    """Position 0 takes the value of position 2, its mirror image at 1: x [B, C, T],
+    column 0 at position start [B].
+    """
     is_first = start[:, None] + torch.arange(x.shape[-1], device=x.device) == 0
     return torch.where(is_first[:, None], x.roll(-2, -1), x)
 

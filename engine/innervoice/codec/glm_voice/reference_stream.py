@@ -1,8 +1,9 @@
-"""Streaming as GLM-4-Voice's own decoder does it, quirks included: the flow runs over everything so far at each chunk, chunks
-meet in a Hamming cross-fade of log-mel frames, and HiFT repeats one mel frame and 256 source samples.
+"""Streaming as GLM-4-Voice's own decoder does it, quirks included: the flow runs over everything so
+far at each chunk, chunks meet in a Hamming cross-fade of log-mel frames, and HiFT repeats one mel
+frame and 256 source samples.
 
-Kept as they are: the window's halves sum to about 1.07; the repeated frame also enters the flow's prompt, so that from the third
-chunk on one frame is lost a chunk.
+Kept as they are: the window's halves sum to about 1.07; the repeated frame also enters the flow's prompt, so
+that from the third chunk on one frame is lost a chunk.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ _OVERLAP_CODES = 5
 
 @dataclass(frozen=True)
 class ReferenceState:
-    """One reply so far: the codes decoded, and all mel frames given to HiFT [1, C, P], which are the flow's prompt.
+    """One reply so far: the codes decoded, and all mel frames given to HiFT [1, C, P],
+    which are the flow's prompt.
 
-    overlap [1, C, 34]: the last frames, not yet heard; hift_mel [1, C, 1], hift_source [1, 1, 256]: what HiFT repeats.
-    The last three are None before the first chunk.
+    overlap [1, C, 34]: the last frames, not yet heard; hift_mel [1, C, 1], hift_source [1, 1, 256]: what HiFT
+    repeats. The last three are None before the first chunk.
     """
 
     codes: tuple[int, ...]
@@ -54,7 +56,8 @@ class ReferenceStream:
     ) -> tuple[Samples, ReferenceState]:
         """Decode one chunk; after the final one the state is that of a new reply.
 
-        Raises ValueError when a first chunk that is not final is too short to leave a frame before the overlap.
+        Raises ValueError when a first chunk that is not final is too short to
+        leave a frame before the overlap.
         """
         generator = noise_generator()
         mel = self._flow(self._tensor(codes), self._tensor(state.codes), state.mel, generator=generator)
@@ -75,7 +78,9 @@ class ReferenceStream:
         return samples[:cut], after
 
     def flush(self, state: ReferenceState) -> Samples:
-        """What is unheard when a reply ends with no code pending (the original drops it): overlap frames and last samples."""
+        """The audio that remains when a reply ends with no code pending (the original drops it):
+        overlap frames and last samples.
+        """
         if state.overlap is None:
             return np.zeros(0, np.float32)
         assert state.hift_mel is not None

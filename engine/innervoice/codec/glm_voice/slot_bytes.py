@@ -1,4 +1,6 @@
-"""Bytes of a voice slot, from the configuration alone: what every layer of flow and vocoder keeps of a reply between chunks."""
+"""Bytes of a voice slot, from the configuration alone: what every layer of flow and vocoder
+keeps of a reply between chunks.
+"""
 
 from __future__ import annotations
 
@@ -74,5 +76,7 @@ def _delay(kernel: int, dilations: tuple[int, ...]) -> int:
 
 
 def _block_steps(kernel: int, dilations: tuple[int, ...]) -> int:
-    """Steps of past that the units of a block keep, a channel: of their input, and of what is between their convolutions."""
+    """Steps of past that the units of a block keep, a channel: of their input, and of what
+    is between their convolutions.
+    """
     return 2 * _delay(kernel, dilations)

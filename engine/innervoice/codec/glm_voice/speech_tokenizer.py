@@ -25,7 +25,10 @@ _FULL_PREFIX = "model.encoder."  # of a checkpoint that also holds the speech re
 
 
 class SpeechTokenizer:
-    """Turns sound into codes, one each 80 ms at the shipped size. Holds weights only, so any thread may call it."""
+    """Turns sound into codes, one each 80 ms at the shipped size.
+
+    Holds weights only, so any thread may call it.
+    """
 
     def __init__(self, config: SpeechTokenizerConfig, weights: Weights, tracer: Tracer | None = None) -> None:
         self.config = config
@@ -43,7 +46,8 @@ class SpeechTokenizer:
         load_format: Literal["auto", "dummy"] = "auto",
         tracer: Tracer | None = None,
     ) -> SpeechTokenizer:
-        """config.json, preprocessor_config.json (optional) and model.safetensors; "dummy": random weights from the configs alone.
+        """config.json, preprocessor_config.json (optional) and model.safetensors; "dummy": random
+        weights from the configs alone.
 
         Raises FileNotFoundError for missing files, ValueError for damaged or unsupported ones.
         """
@@ -69,7 +73,7 @@ class SpeechTokenizer:
         return sum(weight.numel() * weight.element_size() for weight in self._network.weights.values())
 
     def count_codes(self, num_samples: int, rate: int) -> int:
-        """How many codes so many samples at `rate` Hz make."""
+        """The number of codes that so many samples at `rate` Hz make."""
         return self.config.num_tokens(resampled_len(num_samples, rate, self.config.sample_rate))
 
     def block_len(self, rate: int) -> int:
@@ -78,7 +82,8 @@ class SpeechTokenizer:
         return resampled_len(config.block_len * config.position_len, config.sample_rate, rate)
 
     def encode(self, samples: Samples, rate: int) -> list[int]:
-        """Codes of a recording: samples [T] of any rate -> one code each 80 ms begun, piece after piece of 30 s.
+        """Codes of a recording: samples [T] of any rate -> one code each 80 ms
+        begun, piece after piece of 30 s.
 
         Raises ValueError for no samples, for numbers that are not finite and for a rate that is none.
         """
@@ -93,7 +98,8 @@ class SpeechTokenizer:
         return TokenizerStream(self._network, rate)
 
     def step(self, streams: Sequence[TokenizerStream]) -> None:
-        """Encode what is ready in all streams, a block of each in one call of the network; `take` then has it at no cost.
+        """Encode the complete blocks of all streams, a block of each in one call of the network;
+        `take` then has it at no cost.
 
         Raises ValueError for a stream of another tokenizer.
         """

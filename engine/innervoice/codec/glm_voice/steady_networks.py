@@ -33,7 +33,10 @@ class FedFrames(NamedTuple):
 
 
 class SteadyNetworks:
-    """Both networks with the streaming state of num_slots replies. A call of either takes any replies, each once."""
+    """Both networks with the streaming state of num_slots replies.
+
+    A call of either takes any replies, each once.
+    """
 
     def __init__(
         self,
@@ -86,7 +89,10 @@ class SteadyNetworks:
 
     @torch.inference_mode()
     def speaker_vector(self, speaker: Tensor | None) -> Tensor:
-        """An x-vector [1, 192] -> [1, C]. Raises ValueError for another shape and for values that are not finite."""
+        """An x-vector [1, 192] -> [1, C].
+
+        Raises ValueError for another shape and for values that are not finite.
+        """
         vector = self._flow.speaker_vector(speaker)
         if not bool(vector.isfinite().all()):
             raise ValueError("the speaker embedding holds values that are not finite")
@@ -97,7 +103,9 @@ class SteadyNetworks:
         return self._vocoder.phases(torch.tensor([seed], device=self._device))
 
     def next_frames(self, replies: list[SteadyReply]) -> list[FedFrames | Exception]:
-        """Decode a chunk of each reply to mel frames, in one call of the flow; the replies' chunks are of one padded length."""
+        """Decode a chunk of each reply to mel frames, in one call of the flow; the replies'
+        chunks are of one padded length.
+        """
         chunks = [chunk for chunk in (reply.chunk for reply in replies) if chunk is not None]
         places = [reply.place for reply in replies]
         codes = [
@@ -118,7 +126,9 @@ class SteadyNetworks:
         ]
 
     def last_frames(self, replies: list[SteadyReply]) -> list[FedFrames]:
-        """The frames that finished replies still hold back, and zeros that push out what the vocoder is behind."""
+        """The frames that finished replies still hold back, and zeros that push
+        out what the vocoder is behind.
+        """
         tails = self._flow_state.take([reply.place for reply in replies])["tail"]
         fed = []
         for reply, tail in zip(replies, tails, strict=True):
@@ -128,7 +138,10 @@ class SteadyNetworks:
         return fed
 
     def vocode(self, fed: list[FedFrames], last: bool) -> list[Samples | Exception]:
-        """Frames of each reply -> its samples, in one call of the vocoder. last: the replies end with them."""
+        """Frames of each reply -> its samples, in one call of the vocoder.
+
+        last: the replies end with them.
+        """
         # Pad all rows to the longest, rounded up, so that few shapes occur.
         replies = [reply for reply, _, _ in fed]
         size = -(-max(n for _, _, n in fed) // _FRAME_BUCKET) * _FRAME_BUCKET

@@ -1,4 +1,4 @@
-"""A reply of `steady` streaming: its codes, what was decoded of them, and which chunk comes next."""
+"""A reply of `steady` streaming: its codes, those already decoded, and the next chunk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from innervoice.codec.slot_output import SpokenReply
 
 @dataclass(kw_only=True)
 class SteadyReply(SpokenReply):
-    """seed: of its noise, with the phases [1, H] that follow; speaker: a vector [1, C]; block_size: of the flow's encoder.
+    """seed: of its noise, with the phases [1, H] that follow; speaker: a vector [1, C];
+    block_size: of the flow's encoder.
 
     codes: tokens from the open block on; begin: tokens decoded; heard: frames given to the vocoder.
     """

@@ -1,10 +1,12 @@
-"""A recording that comes in frames -> codes of its blocks as they are complete; the whole recording at once is the same code.
+"""A recording that comes in frames -> codes of its blocks as they are complete; the whole
+recording at once is the same code.
 
-A block is complete when its samples and the right half of its last mel frame's window are there; it is encoded once, from its
-own frames, the four before and the keys and values of the blocks before. The floor of the log-mel features, 8 below the
-loudest value of the piece, rises when a louder frame comes: blocks from the first on whose frames change are encoded again.
-Features and blocks are computed in the same shapes however the samples came, so states do not depend on that, bit for bit;
-in a batch of streams they are the same but for the rounding of matrix products.
+A block is complete when its samples and the right half of its last mel frame's window are there; it is
+encoded once, from its own frames, the four before and the keys and values of the blocks before. The floor of
+the log-mel features, 8 below the loudest value of the piece, rises when a louder frame comes: blocks from the
+first on whose frames change are encoded again. Features and blocks are computed in the same shapes however
+the samples came, so states do not depend on that, bit for bit; in a batch of streams they are the same but
+for the rounding of matrix products.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ REFERENCE_BATCH = 128  # pieces that the original pads to a common length
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """What all streams of a tokenizer share: weights by checkpoint name, filters [n_fft / 2 + 1, M]."""
+    """The tensors that all streams of a tokenizer share: weights by checkpoint
+    name, filters [n_fft / 2 + 1, M].
+    """
 
     config: SpeechTokenizerConfig
     weights: Weights
@@ -46,7 +50,8 @@ class Network:
 class TokenizerStream:
     """One recording: push frames, take codes while it lasts, finish. Not for two threads at once.
 
-    num_recomputed: tokens encoded again because a louder frame raised the floor. Made by `SpeechTokenizer.stream`.
+    num_recomputed: tokens encoded again because a louder frame raised the floor. Made
+    by `SpeechTokenizer.stream`.
     """
 
     def __init__(self, network: Network, rate: int) -> None:
@@ -69,7 +74,8 @@ class TokenizerStream:
     def push(self, samples: Samples, rate: int | None = None) -> None:
         """The next samples [T], T from 0 on; what they complete is ready to be encoded.
 
-        Raises ValueError after the end, for a rate that is not the stream's and for numbers that are not finite; nothing changes.
+        Raises ValueError after the end, for a rate that is not the stream's and for numbers that are
+        not finite; nothing changes.
         """
         if self._is_ended:
             raise ValueError("push after the stream's end: open another stream for another recording")
@@ -84,7 +90,10 @@ class TokenizerStream:
             self._write(self._resampler.push(frame, False) if self._resampler else frame)
 
     def end(self) -> None:
-        """No more samples: all that is left is ready. Raises ValueError for a stream of 0 samples; nothing changes."""
+        """No more samples: all that is left is ready.
+
+        Raises ValueError for a stream of 0 samples; nothing changes.
+        """
         if not self._num_pushed:
             raise ValueError("the stream holds 0 samples: push some sound before its end")
         if self._is_ended:
@@ -111,10 +120,12 @@ class TokenizerStream:
         return resampled_len(missing, config.sample_rate, self.rate)
 
     def take(self) -> tuple[int, list[int]]:
-        """Encode what is ready; (start, codes): the codes from place `start` on that are new or differ from those taken before.
+        """Encode the complete blocks; (start, codes): the codes from place `start` on that are new or
+        differ from those taken before.
 
-        Codes are final given what was heard: later sound that is louder may revise those of the same piece. Then `start` is
-        less than the number taken before, and what was taken from there on is void. Nothing new: (number taken, []).
+        Codes are final given what was heard: later sound that is louder may revise those of the same
+        piece. Then `start` is less than the number taken before, and what was taken from there on is void.
+        Nothing new: (number taken, []).
         """
         encode_ready([self])
         old, self._taken = self._taken, self._codes()
@@ -123,7 +134,10 @@ class TokenizerStream:
         return start, self._taken[start:]
 
     def finish(self) -> list[int]:
-        """End and encode the rest: all codes, those of `SpeechTokenizer.encode` of the whole. Raises ValueError as `end` does."""
+        """End and encode the rest: all codes, those of `SpeechTokenizer.encode` of the whole.
+
+        Raises ValueError as `end` does.
+        """
         self.end()
         encode_ready([self])
         return self._codes()
@@ -149,7 +163,9 @@ class TokenizerStream:
 
 
 def encode_ready(streams: Sequence[TokenizerStream]) -> None:
-    """Encode all blocks that are ready in different streams of one network: a block of each in one call, until none is left."""
+    """Encode all blocks that are ready in different streams of one network: a block of each in
+    one call, until none is left.
+    """
     while waiting := [stream for stream in streams if stream.ready()]:
         network = waiting[0].network
         pieces = [stream._pieces[0] for stream in waiting]
@@ -167,7 +183,9 @@ def encode_ready(streams: Sequence[TokenizerStream]) -> None:
 
 
 class _Piece:
-    """30 s of a recording at the shipped size: samples, log-mel features, and what its encoded blocks left behind."""
+    """30 s of a recording at the shipped size: samples, log-mel features, and what
+    its encoded blocks left behind.
+    """
 
     def __init__(self, network: Network, zeros_follow: bool) -> None:
         config = network.config
@@ -246,7 +264,9 @@ class _Piece:
         self.num_encoded += 1
 
     def _next_stop(self) -> int:
-        """The frame that the next complete block ends before; the number of frames done if it is not complete."""
+        """The frame that the next complete block ends before; the number of
+        frames done if it is not complete.
+        """
         config = self._config
         stop = self._num_frames + CONV_STRIDE * config.block_len
         if self.is_ended:
@@ -257,7 +277,9 @@ class _Piece:
         return math.ceil(self._num_samples / self._config.token_len) * self._config.token_len
 
     def _end_len(self) -> int:
-        """Samples to where the wave is reflected: the original pads a recording's last piece to the others' length."""
+        """Samples to where the wave is reflected: the original pads a recording's last
+        piece to the others' length.
+        """
         has_zeros = self._zeros_follow and self._padded_len() < self._max_tokens * self._config.token_len
         return self._padded_len() + has_zeros * self._config.token_len
 

@@ -1,9 +1,13 @@
-"""The speech tokenizer's network: two causal convolutions, block-causal transformer layers, pooling. Weights by checkpoint name.
+"""The speech tokenizer's network: two causal convolutions, block-causal transformer layers, pooling.
 
-A position sees everything before it and its own block to its end, so a block costs its own positions only: what it needs of
-the earlier ones is the keys and values of each layer, and 4 mel frames. Within a block every real key is seen: no mask.
+Weights by checkpoint name.
 
-Source: Zeng et al., "GLM-4-Voice", 2024, and Radford et al., "Robust Speech Recognition via Large-Scale Weak Supervision", 2022.
+A position sees everything before it and its own block to its end, so a block costs its own positions only:
+what it needs of the earlier ones is the keys and values of each layer, and 4 mel frames. Within a block
+every real key is seen: no mask.
+
+Source: Zeng et al., "GLM-4-Voice", 2024, and Radford et al., "Robust Speech Recognition via
+Large-Scale Weak Supervision", 2022.
 """
 
 from __future__ import annotations
@@ -31,9 +35,11 @@ class Context:
     def write(
         self, layer: int, start: int, keys: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Put keys and values [T, D] of a layer at position `start`, what was there and after it is gone; all of that layer.
+        """Write keys and values [T, D] of a layer from position `start` on, dropping all
+        after it -> all of that layer.
 
-        They are copied: a view would keep the whole batch. Written twice is written once, so a call that failed can be repeated.
+        They are copied: a view would keep the whole batch. Written twice is written once, so a call
+        that failed can be repeated.
         """
         old_keys, old_values = self.layers[layer]
         self.layers[layer] = torch.cat([old_keys[:start], keys]), torch.cat([old_values[:start], values])
@@ -44,8 +50,9 @@ class Context:
 class Block:
     """Positions to encode: one row of a call.
 
-    features [F, M]: two frames a position, after LEFT_FRAMES earlier ones unless the block is the piece's first.
-    start: first position; num_real: positions that are no padding, which keys are made of; context: the piece's, written.
+    features [F, M]: two frames a position, after LEFT_FRAMES earlier ones unless the block is the piece's
+    first. start: first position; num_real: positions that are no padding, which keys are made of;
+    context: the piece's, written.
     """
 
     features: torch.Tensor
@@ -57,7 +64,9 @@ class Block:
 def encode_blocks(
     weights: Weights, config: SpeechTokenizerConfig, blocks: Sequence[Block]
 ) -> list[torch.Tensor]:
-    """States after the last layer: blocks of different pieces -> [T, D] each; the contexts get the real positions."""
+    """States after the last layer: blocks of different pieces -> [T, D] each; the
+    contexts get the real positions.
+    """
     features = [_pad_start(block, block.features.to(weights["conv1.weight"].dtype)) for block in blocks]
     x = _causal_conv(features, weights, "conv1", 1)
     x = _causal_conv(
@@ -83,14 +92,19 @@ def pool(x: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def _pad_start(block: Block, x: torch.Tensor) -> torch.Tensor:
-    """Zeros before what a convolution reads, at the true beginning of a piece only: [T, C] -> [T or T + 2, C]."""
+    """Zeros before what a convolution reads, at the true beginning of a piece
+    only: [T, C] -> [T or T + 2, C].
+    """
     return x if block.start else F.pad(x, (0, 0, _LEFT, 0))
 
 
 def _causal_conv(
     rows: Sequence[torch.Tensor], weights: Weights, name: str, stride: int
 ) -> list[torch.Tensor]:
-    """Rows [T + 2, C] -> [T / stride, D], after GELU. A matrix product of windows: cuDNN would round float32 to TF32."""
+    """Rows [T + 2, C] -> [T / stride, D], after GELU.
+
+    A matrix product of windows: cuDNN would round float32 to TF32.
+    """
     windows = [row.unfold(0, CONV_KERNEL, stride).flatten(1) for row in rows]  # [T / stride, C * kernel]
     y = F.linear(torch.cat(windows), weights[f"{name}.weight"].flatten(1), weights[f"{name}.bias"])
     return list(torch.split(F.gelu(y), [len(row) for row in windows]))
@@ -112,7 +126,9 @@ def _attend(
     blocks: Sequence[Block],
     lens: list[int],
 ) -> torch.Tensor:
-    """Projections of all rows at once, attention row by row: each at its true length, with no copy of another's keys."""
+    """Projections of all rows at once, attention row by row: each at its true length,
+    with no copy of another's keys.
+    """
     name = f"layers.{layer}.self_attn"
     q, k, v = (torch.split(_linear(x, weights, f"{name}.{part}_proj"), lens) for part in "qkv")
     rows = []

@@ -1,7 +1,9 @@
-"""One chunk of many rows through causal layers, time first: a convolution keeps the columns of its input that it will see again.
+"""One chunk of many rows through causal layers, time first: a convolution keeps the columns of its
+input that it will see again.
 
-A row brings n columns after `start` others; one that is not at its end brings whole frames, so that every stride divides what
-it brings. What lies beyond a row's n columns is undefined, and looked at by no column before it.
+A row brings n columns after `start` others; one that is not at its end brings whole frames, so
+that every stride divides what it brings. What lies beyond a row's n columns is undefined, and
+looked at by no column before it.
 """
 
 from __future__ import annotations
@@ -47,7 +49,10 @@ class Level:
 
 
 class CausalPass:
-    """A call's layers. `before`: their state, a name that is missing stands for zeros; `after` collects what follows."""
+    """A call's layers.
+
+    `before`: their state, a name that is missing stands for zeros; `after` collects what follows.
+    """
 
     def __init__(self, before: State, padding: Padding = "constant") -> None:
         self._before, self._padding = before, padding
@@ -66,7 +71,9 @@ class CausalPass:
         return apply_taps(x, taps, state)
 
     def unit(self, name: str, x: Tensor, at: Level, unit: EluUnit, elu: bool) -> Tensor:
-        """A residual unit: x [B, T, C] -> [B, T, C], its ELU if `elu`; state [B, past, C]: the columns before x."""
+        """A residual unit: x [B, T, C] -> [B, T, C], its ELU if `elu`; state
+        [B, past, C]: the columns before x.
+        """
         past = unit.wide.past
         state = self._begun(name, x, at, self._padding, past) if past > 0 else None
         return elu_unit(x, unit, state, elu)
@@ -140,7 +147,9 @@ def _padded_end(window: Tensor, at: Level, mode: Padding, past: int) -> Tensor:
 def run_lstm(
     x: Tensor, at: Level, state: tuple[Tensor, Tensor], weights: list[Tensor]
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """y [B, T, C] and the state after n columns, as torch.nn.LSTM computes it; a row without columns keeps its state."""
+    """y [B, T, C] and the state after n columns, as torch.nn.LSTM computes it; a row
+    without columns keeps its state.
+    """
     layers = len(weights) // 4
     begun = tuple(part.transpose(0, 1).contiguous() for part in state)  # [L, B, C]
     if at.full:

@@ -1,4 +1,5 @@
-"""A decode step that lives on the device: rows, schedules, layers, draws and cursors; the host reads one step late.
+"""A decode step that lives on the device: rows, schedules, layers, draws and cursors;
+the host reads one step late.
 
 layers.py    the layers of a decode step by the fused kernels
 programs.py  compiled schedules in device memory

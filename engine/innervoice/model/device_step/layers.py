@@ -1,4 +1,5 @@
-"""The layers of a decode step by the fused kernels: six launches a layer, in memory that is kept from step to step.
+"""The layers of a decode step by the fused kernels: six launches a layer, in memory
+that is kept from step to step.
 
 Quantised weights and a cache of fp8 have kernels of their own, which are not fused with norms and residuals.
 """
@@ -28,7 +29,7 @@ from innervoice_kernels.sampling.step import Feed, StepInputs
 
 @dataclass(frozen=True)
 class Memory:
-    """Where parts of products and of attention meet. One step at a time uses it."""
+    """The workspaces in which parts of products and of attention are summed. One step at a time uses it."""
 
     products: SplitWorkspace
     attention: Workspace
@@ -102,7 +103,9 @@ def _queries(
     memory: Memory,
     invariant: bool,
 ) -> Tensor:
-    """Queries [B, H, head_dim], rotated; keys and values go into their pages: in one launch, but for a cache of fp8."""
+    """Queries [B, H, head_dim], rotated; keys and values go into their pages: in one
+    launch, but for a cache of fp8.
+    """
     c = model.config
     qkv = _product(layer.qkv, x, memory, invariant, Norm(layer.attention_norm, c.norm_eps))
     norms = (

@@ -18,7 +18,7 @@ Key = tuple[bytes, bytes, bytes]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a program's first state, forced id and sampling lie, and how many of each it has."""
+    """The place of a program in the store: its first state, forced id and sampling, and the number of each."""
 
     key: Key
     offsets: tuple[int, int, int]
@@ -72,7 +72,10 @@ class ProgramStore:
         self._users: dict[Key, int] = {}
 
     def acquire(self, program: Program) -> Place:
-        """The program's place, written if it has none yet; release it when the reply ends. Raises OutOfCapacity."""
+        """The program's place, written if it has none yet; release it when the reply ends.
+
+        Raises OutOfCapacity.
+        """
         samplings = sampling_table(program)
         key = (program.table.tobytes(), program.forced.tobytes(), samplings.tobytes())
         if key not in self._places:

@@ -23,9 +23,10 @@ from innervoice_kernels.sampling.step import Feed
 class RowStart:
     """A reply, as the device takes it over. All tokens before `token` have their keys and values in `pages`.
 
-    token: the last one of the row, fed by the first step; position: how many come before it. sampling has no unset field. reply
-    and log_weight: the reply's number in its row, and ln of its reflection weight. kind: of `token`, None for the prompt's.
-    cursor, num_tokens: of a reply that goes on, the state of its host cursor and the tokens emitted so far.
+    token: the last one of the row, fed by the first step; position: how many come before it. sampling has no
+    unset field. reply and log_weight: the reply's number in its row, and ln of its reflection weight. kind:
+    of `token`, None for the prompt's. cursor, num_tokens: of a reply that goes on, the state of its host
+    cursor and the tokens emitted so far.
     """
 
     token: int
@@ -117,8 +118,8 @@ class DeviceRows:
     def order(self, caps: Mapping[int, int | None]) -> None:
         """Say who takes part in the steps to come: these rows, the others rest.
 
-        With each a cap or None: of the reflection that is open, which it can only lower and leaves a token at least, or else of
-        the next one, beside its own. It is granted once, in the first of these steps.
+        With each a cap or None: of the reflection that is open, which it can only lower and leaves a token at
+        least, or else of the next one, beside its own. It is granted once, in the first of these steps.
         """
         orders = np.full(tuple(self._orders.shape), -1, np.int32)
         orders[_RESTS] = 1
@@ -151,7 +152,10 @@ class DeviceRows:
         self.cursor.state[source, StateColumn.IS_DONE] = Ending.IDLE
 
     def state(self, row: int) -> tuple[CursorState, int]:
-        """The state of the host cursor that stands where the row does, and the tokens emitted so far. Waits for the device."""
+        """The state of the host cursor that stands where the row does, and the tokens emitted so far.
+
+        Waits for the device.
+        """
         values, caps = state_values(self.cursor.state[row].tolist(), self.cursor.caps[row].tolist())
         cursor = pack.cursor_state(values, caps, is_guided=self._is_guided[row])
         return cursor, values["num_tokens"]

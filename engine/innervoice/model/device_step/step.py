@@ -33,10 +33,11 @@ _TOLD = (Ending.REFUSED, Ending.WAITING)  # endings of which a row tells in ever
 
 @dataclass(frozen=True)
 class Emitted:
-    """What a row did in a step. token -1 and kind None: nothing, because its draw was refused or it waits for a page.
+    """The token that a row emitted in a step. token -1 and kind None: nothing, because its draw was
+    refused or it waits for a page.
 
-    ending: RUNNING, or why this was its last token. logprob: None of forced tokens. discarded: whether a draw before it said that
-    the text is finished.
+    ending: RUNNING, or why this was its last token. logprob: None of forced tokens. discarded: whether a draw
+    before it said that the text is finished.
     """
 
     row: int
@@ -51,7 +52,10 @@ class Emitted:
 
 @dataclass
 class Pending:
-    """Steps that are queued: numbers first to first + count. Read it once, after later steps are queued if that pays."""
+    """Steps that are queued: numbers first to first + count.
+
+    Read it once, after later steps are queued if that pays.
+    """
 
     first: int
     count: int
@@ -69,7 +73,9 @@ class Pending:
 
 @dataclass(frozen=True)
 class Stats:
-    """ready_s: what `warmup` took, None before it. jit_after_warmup: kernels compiled since; 0 is what it should be.
+    """ready_s: what `warmup` took, None before it.
+
+    jit_after_warmup: kernels compiled since; 0 is what it should be.
 
     graphs: captured; replays and eager_steps: steps taken by either.
     """
@@ -83,7 +89,7 @@ class Stats:
 
 @dataclass(frozen=True)
 class Buffers:
-    """What a stepper keeps from step to step."""
+    """The tensors that a device step keeps from step to step."""
 
     rows: DeviceRows
     layers: Memory
@@ -112,7 +118,7 @@ class Buffers:
 
     @property
     def num_bytes(self) -> int:
-        """Of all tensors."""
+        """The bytes of all tensors."""
         parts: list[Any] = [self, self.rows.feed, self.rows.cursor, self.rows.programs.tensors]
         found = 0
         while parts:
@@ -140,10 +146,11 @@ class DeviceStep:
       (stop_token_ids, max_audio_s, timeouts, cancellation) is the host's: `rows.end(row)`; tokens read after that are dropped.
     - `rows.lower_cap`, `rows.state` (the host cursor's, for a fork or an export; it waits for the device).
 
-    graphs: capture a CUDA graph a bucket; never on a CPU, where kernels run in Triton's interpreter. invariant: a row's tokens
-    are the same alone and in any bucket, without cuBLAS, which is faster for more than 16 rows. pdl: programmatic dependent
-    launch, a layer's kernels fetch their weights while the one before ends; None: as INNERVOICE_PDL says, 0 where it is not set.
-    It changes no token, and GPUs older than compute capability 9.0 do without. Raises ValueError where Triton cannot run.
+    graphs: capture a CUDA graph a bucket; never on a CPU, where kernels run in Triton's interpreter.
+    invariant: a row's tokens are the same alone and in any bucket, without cuBLAS, which is faster for more
+    than 16 rows. pdl: programmatic dependent launch, a layer's kernels fetch their weights while the one
+    before ends; None: as INNERVOICE_PDL says, 0 where it is not set. It changes no token, and GPUs older than
+    compute capability 9.0 do without. Raises ValueError where Triton cannot run.
     """
 
     def __init__(
@@ -193,14 +200,19 @@ class DeviceStep:
         self._compiled = num_compiled()
 
     def begin(self, row: int, start: RowStart) -> None:
-        """Put a reply into a row; see DeviceRows.begin. Raises ValueError for a position behind the model's length."""
+        """Put a reply into a row; see DeviceRows.begin.
+
+        Raises ValueError for a position behind the model's length.
+        """
         if not 0 <= start.position < self.max_model_len:
             raise ValueError(f"row {row} begins at position {start.position}, of {self.max_model_len}")
         self.rows.begin(row, start)
 
     @torch.inference_mode()
     def step(self, num_rows: int, count: int = 1, begun: torch.cuda.Event | None = None) -> Pending:
-        """Queue `count` steps of the first num_rows rows. Raises ValueError for more rows or steps than there are places.
+        """Queue `count` steps of the first num_rows rows.
+
+        Raises ValueError for more rows or steps than there are places.
 
         begun: what `mark` gave, for the time of what was queued since then beside these steps.
         """
@@ -235,7 +247,9 @@ class DeviceStep:
         return event
 
     def read(self, pending: Pending) -> list[list[Emitted]]:
-        """Wait for queued steps -> for each of them what its rows emitted; rows that are idle or had ended say nothing."""
+        """Wait for queued steps -> for each of them what its rows emitted; rows that are
+        idle or had ended say nothing.
+        """
         if pending.ended is not None:
             with self._tracer.span("wait", steps=pending.count):
                 pending.ended.synchronize()
@@ -334,7 +348,9 @@ class DeviceStep:
 
 @cache
 def buckets_for(max_rows: int) -> tuple[int, ...]:
-    """Numbers of rows that a step is made for: powers of two up to 16, which is one tile; then every 16, 32 and 64."""
+    """Numbers of rows that a step is made for: powers of two up to 16, which is one
+    tile; then every 16, 32 and 64.
+    """
     steps = [1, 2, 4, 8, *range(16, 64, 16), *range(64, 128, 32), *range(128, max_rows + 64, 64)]
     return tuple(sorted({b for b in steps if b < max_rows} | {max_rows}))
 

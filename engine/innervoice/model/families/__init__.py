@@ -23,7 +23,7 @@ from innervoice.types import Vocabulary
 
 
 class Family(Protocol):
-    """What a family module offers."""
+    """The members that a family module offers."""
 
     NAME: str
     MODEL_TYPES: tuple[str, ...]
@@ -41,9 +41,11 @@ class Family(Protocol):
     def load_text(
         self, directory: str | PathLike[str], num_codes: int | None, *, stand_in: bool = False
     ) -> tuple[TextTokenizer, Vocabulary]:
-        """The tokenizer, and which ids mean what; num_codes: size of the speech tokenizer's codebook, None without one.
+        """The tokenizer, and which ids mean what; num_codes: size of the speech
+        tokenizer's codebook, None without one.
 
-        stand_in: where the tokenizer's files are missing, make up one of the right size. Raises FileNotFoundError, ValueError.
+        stand_in: where the tokenizer's files are missing, make up one of the right size. Raises
+        FileNotFoundError, ValueError.
         """
         ...
 
@@ -58,9 +60,10 @@ class Family(Protocol):
     ) -> list[int]:
         """The ids that one user turn, text or speech codes, adds to a dialogue, up to where the reply begins.
 
-        first: the whole opening, with the system text; system None: the model's own. Otherwise what comes between the reply
-        before and the next one: the history holds that reply's ids as they were drawn, without its end of turn, which these ids
-        begin with where the template has one. Give the same system at every turn. Raises ValueError.
+        first: the whole opening, with the system text; system None: the model's own. Otherwise what comes
+        between the reply before and the next one: the history holds that reply's ids as they were drawn,
+        without its end of turn, which these ids begin with where the template has one. Give the same system
+        at every turn. Raises ValueError.
         """
         ...
 
@@ -73,7 +76,10 @@ class Family(Protocol):
         *,
         first: bool,
     ) -> list[int]:
-        """What `turn_ids` of every recording that begins with these codes begins with. Raises ValueError, as it does."""
+        """The common prefix of `turn_ids` for all recordings that begin with these codes.
+
+        Raises ValueError, as it does.
+        """
         ...
 
 

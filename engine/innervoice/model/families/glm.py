@@ -21,7 +21,10 @@ MODEL_TYPES: tuple[str, ...] = ("glm",)
 
 
 def read_config(data: Mapping[str, Any], source: str | PathLike[str]) -> ModelConfig:
-    """config.json as ModelConfig. Raises ValueError naming a key that is missing or asks for what is not supported."""
+    """config.json as ModelConfig.
+
+    Raises ValueError naming a key that is missing or asks for what is not supported.
+    """
     return hugging_face.read_config(
         data,
         source,

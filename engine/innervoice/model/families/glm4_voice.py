@@ -49,7 +49,10 @@ _DEFAULT_MAX_POSITION = 8192  # the base model's; the frequencies do not depend 
 
 
 def read_config(data: Mapping[str, Any], source: str | PathLike[str]) -> ModelConfig:
-    """ChatGLM's config.json. Raises ValueError naming a key that is missing or asks for what is not supported."""
+    """ChatGLM's config.json.
+
+    Raises ValueError naming a key that is missing or asks for what is not supported.
+    """
     note_unknown(data, (*_FIXED, *_USED, *_NEUTRAL), source)
     for key, (default, expected) in _FIXED.items():
         if data.get(key, default) != expected:
@@ -134,9 +137,11 @@ def load_weights(
 def load_text(
     directory: str | PathLike[str], num_codes: int | None, *, stand_in: bool = False
 ) -> tuple[TextTokenizer, Vocabulary]:
-    """The tokenizer and the vocabulary of a checkpoint; num_codes: size of the speech codebook, None without one.
+    """The tokenizer and the vocabulary of a checkpoint; num_codes: size of the
+    speech codebook, None without one.
 
-    stand_in: where the tokenizer's files are missing, make up one of the right size. Raises FileNotFoundError, ValueError.
+    stand_in: where the tokenizer's files are missing, make up one of the right size. Raises
+    FileNotFoundError, ValueError.
     """
     if stand_in and not all(
         (Path(directory) / name).exists() for name in ("tokenizer.model", "tokenizer_config.json")
@@ -147,7 +152,8 @@ def load_text(
 
 
 def _row_order(config: ModelConfig) -> Tensor | None:
-    """The rows of the joint projection in the order of all queries, all keys, all values; None: they are in it.
+    """The rows of the joint projection in the order of all queries, all keys, all
+    values; None: they are in it.
 
     Without grouped queries the original keeps query, key and value of each head together: [H, 3, head_dim].
     """

@@ -1,4 +1,6 @@
-"""What the families in Hugging Face's own layout have in common: config keys, tensor names, tokenizer.json and chat template."""
+"""Shared code of the families in Hugging Face's own layout: config keys, tensor names,
+tokenizer.json and chat template.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,8 @@ def read_config(
     interleaved: bool = False,
     partial: float = 1.0,
 ) -> ModelConfig:
-    """config.json as ModelConfig; head_dim (None: hidden size by heads) and partial rotation stand in for missing keys.
+    """config.json as ModelConfig; head_dim (None: hidden size by heads) and partial
+    rotation stand in for missing keys.
 
     Raises ValueError naming a key that is missing or asks for what is not supported.
     """
@@ -113,7 +116,8 @@ def load_weights(
     *,
     fused_gate_up: bool,
 ) -> ModelWeights:
-    """All weights, tensor by tensor; fused_gate_up: the file has gate and up in one tensor, as they are kept here.
+    """All weights, tensor by tensor; fused_gate_up: the file has gate and up in one
+    tensor, as they are kept here.
 
     Raises ValueError for a tensor that is missing or misshapen.
     """
@@ -161,10 +165,11 @@ def load_weights(
 def load_text(
     directory: str | PathLike[str], num_codes: int | None, *, stand_in: bool = False
 ) -> tuple[TextTokenizer, Vocabulary]:
-    """tokenizer.json with its chat template, and the vocabulary: end of turn is the eos id that the template closes replies with.
+    """tokenizer.json with its chat template, and the vocabulary: end of turn is the eos id that the
+    template closes replies with.
 
-    num_codes: size of the speech codebook, None without one. stand_in: where tokenizer.json is missing, make up a tokenizer of
-    the right size. Raises FileNotFoundError, ValueError.
+    num_codes: size of the speech codebook, None without one. stand_in: where tokenizer.json is missing, make
+    up a tokenizer of the right size. Raises FileNotFoundError, ValueError.
     """
     if stand_in and not (Path(directory) / "tokenizer.json").exists():
         return text.stand_in(directory, num_codes)

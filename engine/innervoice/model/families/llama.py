@@ -22,9 +22,13 @@ _QWEN3_HEAD_DIM = 128
 
 
 def read_config(data: Mapping[str, Any], source: str | PathLike[str]) -> ModelConfig:
-    """config.json as ModelConfig. Raises ValueError naming a key that is missing or asks for what is not supported."""
+    """config.json as ModelConfig.
+
+    Raises ValueError naming a key that is missing or asks for what is not supported.
+    """
     kind = data.get("model_type")
-    # Qwen2 has no such key: its bias is on query, key and value alone, always. The key would put one on the output too.
+    # Qwen2 has no such key: its bias is on query, key and value alone, always. The key would
+    # put one on the output too.
     if kind != "qwen2" and data.get("attention_bias"):
         raise ValueError(f"{source}: attention_bias is true, which is not supported for model_type {kind!r}")
     return hugging_face.read_config(

@@ -13,9 +13,9 @@ def chat_turn_ids(
 ) -> list[int]:
     """The ids of one user turn up to where the reply begins; system None: the template's own.
 
-    first: the whole opening; otherwise what follows the ids of the reply before, its end of turn included. A later turn is
-    encoded by itself: nothing merges with the reply's last token. A tokenizer that was made up has a template made up.
-    Raises ValueError without a chat template, or where it fails.
+    first: the whole opening; otherwise what follows the ids of the reply before, its end of turn included. A
+    later turn is encoded by itself: nothing merges with the reply's last token. A tokenizer that was made up
+    has a template made up. Raises ValueError without a chat template, or where it fails.
     """
     if not isinstance(tokenizer, JsonTokenizer):
         return _made_up_turn(tokenizer, user, system if first else None)
@@ -28,7 +28,9 @@ def chat_turn_ids(
 
 
 def end_of_turn(tokenizer: JsonTokenizer, eos: Sequence[int]) -> int | None:
-    """Which of a checkpoint's eos ids ends a turn: the one that the chat template puts behind a reply, else the first."""
+    """The eos id of a checkpoint that ends a turn: the one that the chat template puts
+    behind a reply, else the first.
+    """
     try:
         behind = chat_turn_ids(tokenizer, "?", first=False)
     except ValueError:

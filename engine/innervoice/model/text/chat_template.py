@@ -28,14 +28,19 @@ _USER, _SYSTEM, _ASKED, _REPLY = (f"{_EDGE}{name}\ue001" for name in ("user", "s
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a prompt: the template's own text, in which added tokens count, or somebody's words, in which none do."""
+    """A part of a prompt: the template's own text, in which added tokens count, or a
+    speaker's words, in which none do.
+    """
 
     text: str
     is_template: bool
 
 
 class ChatTemplate:
-    """A template with the names of the special tokens. now: what strftime_now formats, where a template writes the date."""
+    """A template with the names of the special tokens.
+
+    now: what strftime_now formats, where a template writes the date.
+    """
 
     def __init__(
         self,
@@ -55,7 +60,10 @@ class ChatTemplate:
 
     @classmethod
     def read(cls, directory: str | PathLike[str]) -> ChatTemplate | None:
-        """chat_template.jinja, or chat_template of tokenizer_config.json; None without either. Raises ValueError."""
+        """chat_template.jinja, or chat_template of tokenizer_config.json; None without either.
+
+        Raises ValueError.
+        """
         file, config = Path(directory) / "chat_template.jinja", Path(directory) / "tokenizer_config.json"
         data = read_json(config) if config.exists() else {}
         source = file if file.exists() else config
@@ -72,10 +80,11 @@ class ChatTemplate:
         return cls(template, _special_tokens(data), source)
 
     def turn(self, user: str, system: str | None, *, first: bool) -> list[Piece]:
-        """What is added to the dialogue for one user turn, up to where the reply begins.
+        """The text that one user turn adds to the dialogue, up to the beginning of the reply.
 
-        first: the whole opening. Otherwise: what follows the last word of the reply before, its end of turn included.
-        Raises ValueError where the template fails, or writes earlier turns otherwise once there are later ones.
+        first: the whole opening. Otherwise: what follows the last word of the reply before, its end
+        of turn included. Raises ValueError where the template fails, or writes earlier turns
+        otherwise once there are later ones.
         """
         head = [] if system is None else [_message("system", _marked(system, _SYSTEM))]
         last = _message("user", _marked(user, _USER))

@@ -24,13 +24,15 @@ def turn_ids(
     *,
     first: bool,
 ) -> list[int]:
-    """One turn, typed text or the codes of a recording, up to where the reply begins; system None: the model's own sentence.
+    """One turn, typed text or the codes of a recording, up to where the reply begins; system
+    None: the model's own sentence.
 
-    First: [gMASK] <sop> <|system|> \\n SYSTEM, and then always: <|user|> \\n USER <|assistant|> streaming_transcription \\n
-    The history before a later turn is the ids as they were fed and drawn, without the reply's end of turn. The original joins
-    strings and encodes them anew: it would strip white space from the end of a reply that ends in text, may split a reply's
-    text into other ids, and cannot spell the last speech code. Ids as drawn keep the cache valid.
-    Raises ValueError for a code outside the codebook, or a checkpoint without the template's tokens.
+    First: [gMASK] <sop> <|system|> \\n SYSTEM, and then always: <|user|> \\n USER <|assistant|>
+    streaming_transcription \\n The history before a later turn is the ids as they were fed and drawn, without
+    the reply's end of turn. The original joins strings and encodes them anew: it would strip white space from
+    the end of a reply that ends in text, may split a reply's text into other ids, and cannot spell the last
+    speech code. Ids as drawn keep the cache valid. Raises ValueError for a code outside the codebook, or a
+    checkpoint without the template's tokens.
     """
     special, encode = tokenizer.require_special, tokenizer.encode
     if isinstance(user, str):
@@ -51,7 +53,8 @@ def turn_head_ids(
     *,
     first: bool,
 ) -> list[int]:
-    """What is known of a turn while it is spoken: `turn_ids` of any recording that begins with these codes begins with this.
+    """The known prefix of a turn while it is spoken: `turn_ids` of any recording that begins with
+    these codes begins with this.
 
     Raises ValueError as `turn_ids` does.
     """

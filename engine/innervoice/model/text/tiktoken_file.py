@@ -12,8 +12,9 @@ import tiktoken
 
 from innervoice.checkpoint.files import read_json, require
 
-# Alternatives in order: English contractions; letters after at most one other character; one to three digits; symbols after
-# at most one space, with the line ends that follow; line ends; spaces before the last one; spaces. (tiktoken's cl100k_base)
+# Alternatives in order: English contractions; letters after at most one other character; one to three digits;
+# symbols after at most one space, with the line ends that follow; line ends; spaces before the last one;
+# spaces. (tiktoken's cl100k_base)
 _SPLIT = "|".join((
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)", r"[^\r\n\p{L}\p{N}]?\p{L}+", r"\p{N}{1,3}", r" ?[^\s\p{L}\p{N}]+[\r\n]*", r"\s*[\r\n]+",
     r"\s+(?!\S)", r"\s+",
@@ -21,7 +22,10 @@ _SPLIT = "|".join((
 
 
 class TiktokenTokenizer:
-    """Byte-pair encoding by tokenizer.model, with the added tokens of tokenizer_config.json beside it. A TextTokenizer."""
+    """Byte-pair encoding by tokenizer.model, with the added tokens of tokenizer_config.json beside it.
+
+    A TextTokenizer.
+    """
 
     def __init__(self, ranks: Mapping[bytes, int], special: Mapping[str, int]) -> None:
         self.num_ranks = len(ranks)
@@ -33,7 +37,10 @@ class TiktokenTokenizer:
 
     @classmethod
     def from_pretrained(cls, directory: str | PathLike[str]) -> TiktokenTokenizer:
-        """tokenizer.model and tokenizer_config.json. Raises FileNotFoundError, or ValueError naming file and line."""
+        """tokenizer.model and tokenizer_config.json.
+
+        Raises FileNotFoundError, or ValueError naming file and line.
+        """
         folder = Path(directory)
         return cls(
             read_ranks(folder / "tokenizer.model"), read_added_tokens(folder / "tokenizer_config.json")
@@ -65,7 +72,10 @@ class TiktokenTokenizer:
 
 
 def read_ranks(path: Path) -> dict[bytes, int]:
-    """tokenizer.model: a line a token, base64 of its bytes and its rank. Ranks are 0 to n - 1; all single bytes are there."""
+    """tokenizer.model: a line a token, base64 of its bytes and its rank.
+
+    Ranks are 0 to n - 1; all single bytes are there.
+    """
     try:
         lines = path.read_bytes().splitlines()
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""What every text tokenizer offers, and decoding piece by piece."""
+"""The protocol of text tokenizers, and decoding piece by piece."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Protocol
 class TextTokenizer(Protocol):
     """Text to ids and back.
 
-    Text from outside never becomes an added token: "<|user|>" in it is encoded as the plain characters that it is, so a
-    prompt cannot forge a turn. Added tokens are had by name only, through special().
+    Text from outside never becomes an added token: "<|user|>" in it is encoded as the plain characters that
+    it is, so a prompt cannot forge a turn. Added tokens are had by name only, through special().
     """
 
     @property
@@ -48,7 +48,7 @@ class TextStream:
         return self._decoder.decode(b"".join(map(self._tokenizer.token_bytes, ids)))
 
     def flush(self) -> str:
-        """What still waits, as U+FFFD; the stream may be used again."""
+        """Return the bytes that still wait, as U+FFFD; the stream may be used again."""
         rest = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         return rest

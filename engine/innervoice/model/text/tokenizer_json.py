@@ -1,4 +1,6 @@
-"""tokenizer.json: byte-pair encoding as Hugging Face's tokenizers library stores it, byte-level or sentencepiece-like."""
+"""tokenizer.json: byte-pair encoding as Hugging Face's tokenizers library stores it,
+byte-level or sentencepiece-like.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
 @dataclass(frozen=True)
 class AddedToken:
-    """A token that stands beside the pair merges; lstrip and rstrip: it swallows the white space before and after it."""
+    """A token that stands beside the pair merges; lstrip and rstrip: it swallows the
+    white space before and after it.
+    """
 
     id: int
     lstrip: bool
@@ -72,7 +76,9 @@ class JsonTokenizer:
         return self.encode_pieces([Piece(text, is_template=False)])
 
     def encode_pieces(self, pieces: Iterable[Piece], *, at_start: bool = True) -> list[int]:
-        """Ids of pieces in a row. Added tokens are found in those of the template alone; what stands between two is one text.
+        """Ids of pieces in a row.
+
+        Added tokens are found in those of the template alone; what stands between two is one text.
 
         at_start: nothing stands before; some tokenizers put a space before the first word of all.
         """
@@ -163,7 +169,9 @@ def _without_added(data: Mapping[str, Any], added: Mapping[str, AddedToken]) -> 
 
 
 def _without_prefix(part: Any) -> Any:
-    """A pre-tokenizer for text that is not the first: a Metaspace that marks the start of the first alone marks none."""
+    """A pre-tokenizer for text that is not the first: a Metaspace that marks the start
+    of the first alone marks none.
+    """
     if not isinstance(part, dict):
         return part
     if part.get("type") == "Sequence":
@@ -206,7 +214,9 @@ def _has(data: Mapping[str, Any], kind: str) -> bool:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's characters for bytes: visible ones of Latin-1 stand for themselves, the others are 256 and up in order."""
+    """GPT-2's characters for bytes: visible ones of Latin-1 stand for themselves, the
+    others are 256 and up in order.
+    """
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(256) if byte not in visible]
     return {chr(byte): byte for byte in visible} | {chr(256 + i): byte for i, byte in enumerate(hidden)}

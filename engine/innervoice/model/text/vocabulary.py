@@ -1,4 +1,4 @@
-"""Which ids a checkpoint uses for what: text, speech codes, end of turn, reflection."""
+"""The vocabulary of a checkpoint: the ids of text, speech codes, end of turn, reflection."""
 
 from __future__ import annotations
 
@@ -26,11 +26,13 @@ def load_vocabulary(
     tokenizer: TextTokenizer | None = None,
     end_of_turn: int | None = None,
 ) -> Vocabulary:
-    """Which ids mean what: text by the tokenizer, speech from <|audio_0|> on, the rest by name and by an optional schedule.json.
+    """Read the meaning of all ids: text by the tokenizer, speech from <|audio_0|> on, the rest by name and
+    by an optional schedule.json.
 
-    tokenizer None: the one of tokenizer.model. end_of_turn None: <|user|>, where there is one; schedule.json goes before both.
-    num_codes: size of the speech codebook, None without one. Codes go by arithmetic, the last ones may lack a token string.
-    Raises ValueError for a token that is named and absent, and for codes beyond the padded vocabulary.
+    tokenizer None: the one of tokenizer.model. end_of_turn None: <|user|>, where there is one; schedule.json
+    goes before both. num_codes: size of the speech codebook, None without one. Codes go by arithmetic, the
+    last ones may lack a token string. Raises ValueError for a token that is named and absent, and for codes
+    beyond the padded vocabulary.
     """
     folder = Path(directory)
     tokenizer = tokenizer or TiktokenTokenizer.from_pretrained(folder)
@@ -60,8 +62,8 @@ def load_vocabulary(
 def stand_in(directory: str | PathLike[str], num_codes: int | None) -> tuple[TextTokenizer, Vocabulary]:
     """A tokenizer and vocabulary of the right size from config.json alone, for runs with random weights.
 
-    Text ids 0 to 255 are bytes and the others made-up words; reflection tokens are there; speech codes take the last ids.
-    Raises ValueError where the vocabulary is too small.
+    Text ids 0 to 255 are bytes and the others made-up words; reflection tokens are there; speech codes take
+    the last ids. Raises ValueError where the vocabulary is too small.
     """
     folder = Path(directory)
     size = _vocabulary_size(folder)

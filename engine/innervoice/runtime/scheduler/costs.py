@@ -1,4 +1,7 @@
-"""How long a step takes, learned while it runs: per bucket of batch sizes, with the spread on top. Durations are told it."""
+"""How long a step takes, learned while it runs: per bucket of batch sizes, with the spread on top.
+
+Durations are told it.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,12 @@ _NUM_BUCKETS = 12  # 1, 2, 4, ... 2048 rows or chunks
 
 
 class BucketTimes:
-    """Seconds of a call by how many items it carries. Between measured sizes it interpolates; beyond them it extends the slope.
+    """Seconds of a call by how many items it carries.
 
-    `estimate` is the mean and the mean deviation above it, both moving averages, as TCP estimates a round trip (Jacobson 1988).
+    Between measured sizes it interpolates; beyond them it extends the slope.
+
+    `estimate` is the mean and the mean deviation above it, both moving averages, as TCP estimates
+    a round trip (Jacobson 1988).
     """
 
     def __init__(self, seed: Mapping[int, float] | None = None) -> None:
@@ -99,7 +105,9 @@ class BucketTimes:
 
 
 class LearnedCosts:
-    """Step time by rows, prefill time by token, codec time by chunks; each starts from a calibration run or a profile."""
+    """Step time by rows, prefill time by token, codec time by chunks; each starts from a
+    calibration run or a profile.
+    """
 
     def __init__(
         self,
@@ -114,11 +122,16 @@ class LearnedCosts:
 
     @property
     def stretch(self) -> float:
-        """How much longer a step is in coming than it takes: the codec and prompts share the device. From 1 to 4."""
+        """How much longer a step is in coming than it takes: the codec and prompts share the device.
+
+        From 1 to 4.
+        """
         return min(max(self._busy_s / self._decode_s, 1.0), 4.0)
 
     def first_audio_s(self, prompt: NDArray[np.int64], drawn: NDArray[np.int64]) -> NDArray[np.float64]:
-        """What first sound takes a reply that is alone: its prompt of so many tokens fed, so many tokens drawn, a chunk made."""
+        """What first sound takes a reply that is alone: its prompt of so many tokens fed, so
+        many tokens drawn, a chunk made.
+        """
         alone: NDArray[np.float64] = (
             prompt * self.prefill_token_s + drawn * self.decode.estimate(1) + self.voice.estimate(1)
         )

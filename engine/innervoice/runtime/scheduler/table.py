@@ -1,4 +1,6 @@
-"""What the scheduler knows of every reply: one numpy column a fact, one place a reply, so that a plan costs microseconds."""
+"""What the scheduler knows of every reply: one numpy column a fact, one place a reply, so
+that a plan costs microseconds.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +90,10 @@ class Columns:
 
 
 class ReplyColumns(Columns):
-    """A table of replies. Columns are public arrays, indexed by place; whoever runs the replies writes what changed."""
+    """A table of replies.
+
+    Columns are public arrays, indexed by place; whoever runs the replies writes what changed.
+    """
 
     def __init__(self, capacity: int = 64) -> None:
         self._num_added = 0
@@ -110,7 +115,10 @@ class ReplyColumns(Columns):
 
     @property
     def rows(self) -> Columns:
-        """The columns up to the last place in use; those that are free among them have the phase FREE. Views, not copies."""
+        """The columns up to the last place in use; those that are free among them have the phase FREE.
+
+        Views, not copies.
+        """
         if self._rows[0] != self._used:
             seen = Columns()
             seen.__dict__.update((name, getattr(self, name)[: self._used]) for name in _COLUMNS)

@@ -52,7 +52,9 @@ def stream(
     *,
     chosen: dict[str, Any],
 ) -> None:
-    """Ask at random times, hear every reply in real time, and report the figures by which engines are compared."""
+    """Ask at random times, hear every reply in real time, and report the figures
+    by which engines are compared.
+    """
     load = Load(num_prompts, request_rate, max_concurrency, num_warmups, seed)
     questions = bundled_questions() if manifest is None else read_manifest(manifest)
     request: dict[str, Any] = {"sampling": Sampling(max_new_tokens=max_new_tokens)}
@@ -74,7 +76,9 @@ def metrics(
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """The same figures from a log of arrivals: {"submitted_s", "rate", "audio": [[t, samples]], "tokens": [[t, kind]]} a line."""
+    """The same figures from a log of arrivals: {"submitted_s", "rate", "audio": [[t, samples]],
+    "tokens": [[t, kind]]} a line.
+    """
     lines = log.read_text(encoding="utf-8").splitlines()
     _print(
         summarize([RequestTimings.from_dict(json.loads(line)) for line in lines if line.strip()]), as_json, {}

@@ -1,4 +1,6 @@
-"""Draws a reply as it comes: a line a segment, which grows while its tokens are decoded; plain lines on a pipe."""
+"""Draws a reply as it comes: a line a segment, which grows while its tokens are
+decoded; plain lines on a pipe.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,10 @@ _MARK = "▮"
 
 
 class Display:
-    """Shows lines of an EventLog on a console; a context manager. On a terminal the open segment is redrawn in place."""
+    """Shows lines of an EventLog on a console; a context manager.
+
+    On a terminal the open segment is redrawn in place.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -139,7 +144,9 @@ def written_table(written: Sequence[Written]) -> Table:
 
 
 def printable(text: str) -> str:
-    """The text on one line and harmless to a terminal: a dot stands for what does not print, a space for line breaks and tabs."""
+    """The text on one line and harmless to a terminal: a dot stands for what does not print, a
+    space for line breaks and tabs.
+    """
     return "".join(c if c.isprintable() else " " if c.isspace() else "·" for c in text).strip()
 
 

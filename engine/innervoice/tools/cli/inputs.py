@@ -1,4 +1,6 @@
-"""What commands ask the engine for: the question, the schedule and the sampling, from words of the command line."""
+"""What commands ask the engine for: the question, the schedule and the sampling,
+from words of the command line.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,10 @@ from innervoice.types import Prompt, Sampling, Text
 
 
 def read_schedule(name: str | None) -> Schedule | None:
-    """A preset by name or a schedule from a JSON file; None: the model's own. Raises FileNotFoundError, ValueError."""
+    """A preset by name or a schedule from a JSON file; None: the model's own.
+
+    Raises FileNotFoundError, ValueError.
+    """
     if name is None:
         return None
     if name.endswith(".json") or os.sep in name:

@@ -51,7 +51,9 @@ def with_engine_options(*names: str, changes_only: bool = False) -> Callable[[Co
 
 
 def _parameter(name: str, changes_only: bool) -> inspect.Parameter:
-    """A field as a parameter that Typer reads: a flag that is off or a choice of on and off, a choice, or a value."""
+    """A field as a parameter that Typer reads: a flag that is off or a choice of on
+    and off, a choice, or a value.
+    """
     field = FIELDS[name]
     choices = ("on", "off") if field.default is True else field.metadata["choices"]
     default = "on" if field.default is True else field.default

@@ -1,4 +1,7 @@
-"""Many callers in one event loop: at random times, or one after another in dialogues. Each reply is heard in real time."""
+"""Many callers in one event loop: at random times, or one after another in dialogues.
+
+Each reply is heard in real time.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +34,11 @@ Ask = Callable[[], Stream]
 
 @dataclass(frozen=True)
 class Load:
-    """Requests at random times (Poisson, request_rate a second; inf: all at once), at most max_concurrency of them at a time.
+    """Requests at random times (Poisson, request_rate a second; inf: all at once), at most
+    max_concurrency of them at a time.
 
-    The first num_warmups are left out of the results, and over before the others begin. seed: of the arrivals and of replies
-    that have none.
+    The first num_warmups are left out of the results, and over before the others begin. seed: of the arrivals
+    and of replies that have none.
     """
 
     num_prompts: int
@@ -66,7 +70,10 @@ class Load:
 
 @dataclass(frozen=True)
 class Listened:
-    """What one caller got of one reply. log: arrivals; num_starved: of the player in real time; lines: the reply's event log."""
+    """What one caller got of one reply.
+
+    log: arrivals; num_starved: of the player in real time; lines: the reply's event log.
+    """
 
     log: RequestTimings
     question: str
@@ -90,7 +97,10 @@ class Listened:
 
 @dataclass(frozen=True)
 class Run:
-    """What came of a load, in the order of submission. lags_s: by how much a beat of 5 ms in the callers' event loop was late."""
+    """What came of a load, in the order of submission.
+
+    lags_s: by how much a beat of 5 ms in the callers' event loop was late.
+    """
 
     listened: list[Listened]
     lags_s: list[float]
@@ -114,7 +124,10 @@ class Run:
 def run_load(
     engine: Engine, questions: Sequence[Question], load: Load, request: Mapping[str, Any] | None = None
 ) -> Run:
-    """Ask the questions in turn, as the load says; request: options of those that do not say. Blocks until all have ended."""
+    """Ask the questions in turn, as the load says; request: options of those that do not say.
+
+    Blocks until all have ended.
+    """
 
     async def callers(pool: ThreadPoolExecutor) -> Run:
         limit = asyncio.Semaphore(load.max_concurrency or load.num_prompts + load.num_warmups)
@@ -148,11 +161,12 @@ def converse(
     speaks: bool = False,
     request: Mapping[str, Any] | None = None,
 ) -> Run:
-    """So many dialogues at once: each asks, hears the reply out in real time, waits up to 2 pause_s, and asks again.
+    """So many dialogues at once: each asks, hears the reply out in real time, waits up
+    to 2 pause_s, and asks again.
 
-    They begin at random within the first 5 s or a fifth of the time; no question is asked after `seconds`. speaks: recordings
-    are pushed in real time, frame by frame, and the question is asked when its last frame is there; else they are there at once.
-    Blocks until all is heard.
+    They begin at random within the first 5 s or a fifth of the time; no question is asked after `seconds`.
+    speaks: recordings are pushed in real time, frame by frame, and the question is asked when its last frame
+    is there; else they are there at once. Blocks until all is heard.
     """
 
     async def callers(pool: ThreadPoolExecutor) -> Run:
@@ -247,7 +261,9 @@ async def _listen(
 
 
 def _asked(ask: Ask) -> tuple[Stream, Line | None]:
-    """The stream, and the line that its event log begins with, which is made here and not on the event loop's time."""
+    """The stream, and the line that its event log begins with, which is made here and
+    not on the event loop's time.
+    """
     stream = ask()
     return stream, stream.record
 

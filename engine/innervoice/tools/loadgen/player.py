@@ -6,7 +6,9 @@ import asyncio
 
 
 class Player:
-    """Begins with the first sound, unbuffered, and waits for what is missing. One event loop; times are the loop's.
+    """Begins with the first sound, unbuffered, and waits for what is missing.
+
+    One event loop; times are the loop's.
 
     num_starved: how often there was nothing to play before more sound came; starved_s: for how long in all.
     """

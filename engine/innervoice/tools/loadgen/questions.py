@@ -43,10 +43,11 @@ def bundled_questions() -> list[Question]:
 
 
 def read_manifest(path: str | PathLike[str]) -> list[Question]:
-    """A question a line: {"audio": path from the manifest's folder}, {"text": ...} or {"ids": [...]}, and any request options.
+    """A question a line: {"audio": path from the manifest's folder}, {"text": ...} or {"ids":
+    [...]}, and any request options.
 
-    `schedule` is a preset's name, a .json file or a schedule; `sampling` an object. Raises FileNotFoundError, and ValueError
-    with the line.
+    `schedule` is a preset's name, a .json file or a schedule; `sampling` an object. Raises FileNotFoundError,
+    and ValueError with the line.
     """
     source = Path(path)
     if not source.is_file():

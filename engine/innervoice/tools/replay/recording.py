@@ -1,4 +1,6 @@
-"""What makes a reply again, as lines of its event log: the request, its tokens, checksums of its sound, its end."""
+"""What makes a reply again, as lines of its event log: the request, its tokens,
+checksums of its sound, its end.
+"""
 
 from __future__ import annotations
 
@@ -38,9 +40,10 @@ class Chunk:
 class RecordedReply:
     """An event log that can be made again.
 
-    reflection_caps: as they came to be, from the usage; without a usage those of the request. engine: how the engine was loaded.
-    reason: None when the log breaks off. history: of the session that the reply is a turn of, as it was before, None for a single
-    reply. extra: the caller's own fields of each line behind the request's (`EventField`); a replay does not compare them.
+    reflection_caps: as they came to be, from the usage; without a usage those of the request. engine: how the
+    engine was loaded. reason: None when the log breaks off. history: of the session that the reply is a turn
+    of, as it was before, None for a single reply. extra: the caller's own fields of each line behind the
+    request's (`EventField`); a replay does not compare them.
     """
 
     prompt_ids: tuple[int, ...]
@@ -64,7 +67,10 @@ class RecordedReply:
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> RecordedReply:
-        """Read an event log. Raises FileNotFoundError, and ValueError with the line for what cannot be made again."""
+        """Read an event log.
+
+        Raises FileNotFoundError, and ValueError with the line for what cannot be made again.
+        """
         if not Path(path).is_file():
             raise FileNotFoundError(f"there is no event log {path}")
         lines = [

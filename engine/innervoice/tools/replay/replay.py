@@ -21,7 +21,10 @@ CUT = ("cancelled", "interrupted", None)  # ends that came from outside, between
 
 @dataclass(frozen=True)
 class Replayed:
-    """What came of a replay. mismatch: one sentence on the first difference, None: every token and sample is the same."""
+    """What came of a replay.
+
+    mismatch: one sentence on the first difference, None: every token and sample is the same.
+    """
 
     num_tokens: int
     num_samples: int
@@ -30,7 +33,8 @@ class Replayed:
 
 
 def replay(engine: Engine, recording: RecordedReply) -> Replayed:
-    """Make a recorded reply again, with the caps that its reflection came to have, and compare every token and chunk of sound.
+    """Make a recorded reply again, with the caps that its reflection came to have, and compare
+    every token and chunk of sound.
 
     Raises ValueError for a recording of another model, RequestFailed, EngineDead.
     """
@@ -99,7 +103,9 @@ def _again(engine: Engine, recording: RecordedReply) -> Iterator[Stream]:
 
 
 def _rest(engine: Engine, paused: PausedReply, sampling: Sampling, caps: Sequence[int]) -> PausedReply:
-    """A reply that was cut out, whose reflections, an open one too, are to have the caps that they came to have."""
+    """A reply that was cut out, whose reflections, an open one too, are to have the
+    caps that they came to have.
+    """
     program = engine.parts.requests.compile(Schedule.from_dict(paused.schedule))
     cursor = make_cursor(program, state=paused.cursor)
     cursor.caps = list(caps)

@@ -1,4 +1,5 @@
-"""The scheduler under a virtual clock: what a machine that is described by its step times does for how many listeners.
+"""The scheduler under a virtual clock: what a machine that is described by its step times
+does for how many listeners.
 
 capacity.py  how many listeners are carried
 device.py    step times: from the limits of a machine, or measured

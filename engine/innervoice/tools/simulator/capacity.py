@@ -10,9 +10,11 @@ FIRST_AUDIO_S = 2.0
 
 
 def is_carried(run: Run, rate: float = 0.0) -> bool:
-    """Whether nobody heard a gap, 99 of 100 replies began within FIRST_AUDIO_S, and reflection came to 99% of `rate`.
+    """Whether nobody heard a gap, 99 of 100 replies began within FIRST_AUDIO_S, and
+    reflection came to 99% of `rate`.
 
-    rate: hidden tokens per second of sound. Without the second condition a policy could carry any number by letting them wait.
+    rate: hidden tokens per second of sound. Without the second condition a policy could carry any
+    number by letting them wait.
     """
     return (
         run.num_underruns == 0
@@ -24,9 +26,11 @@ def is_carried(run: Run, rate: float = 0.0) -> bool:
 def most_carried(
     runs: Callable[[int], Iterable[Run]], least: int, most: int, *, step: int = 1, rate: float = 0.0
 ) -> tuple[int, list[Run]]:
-    """The largest number of listeners between least and most, in steps, of which every run is carried, and those runs.
+    """The largest number of listeners between least and most, in steps, of which every
+    run is carried, and those runs.
 
-    By bisection: what is carried with more is taken to be carried with fewer. 0 and no runs: not even least is carried.
+    By bisection: what is carried with more is taken to be carried with fewer. 0 and no
+    runs: not even least is carried.
     """
     low, high, best = 0, (most - least) // step + 1, list[Run]()
     while low < high:

@@ -19,7 +19,9 @@ class Device(Protocol):
     """What the simulated engine runs on."""
 
     def step_s(self, rows: int, context: int, prefill: int = 0, prefill_context: int = 0) -> float:
-        """A step: a token drawn for each of `rows`, which have `context` tokens in all, and `prefill` prompt tokens fed."""
+        """A step: a token drawn for each of `rows`, which have `context` tokens in all, and
+        `prefill` prompt tokens fed.
+        """
 
     def voice_s(self, chunks: int, sound_s: float) -> float:
         """A codec call: chunks with so many seconds of sound in all."""
@@ -29,11 +31,13 @@ class Device(Protocol):
 class Roofline:
     """A machine at its limits.
 
-    max(W / BW, 2 (P B + (P - P_head) p) / F) + max(kv bytes / BW, attention FLOPs / F), B rows and p prompt tokens in one pass.
+    max(W / BW, 2 (P B + (P - P_head) p) / F) + max(kv bytes / BW, attention FLOPs / F), B rows and
+    p prompt tokens in one pass.
 
-    bandwidth in B/s, flops in 1/s; weight_bytes W and weights P are those that a token reads, head_weights those that only a row
-    that draws needs; kv_bytes and attention_flops: of one query and one token of its context, in all layers. voice_share: seconds
-    of the codec for a second of sound, voice_call_s for each call besides.
+    bandwidth in B/s, flops in 1/s; weight_bytes W and weights P are those that a token reads,
+    head_weights those that only a row that draws needs; kv_bytes and attention_flops: of one query and
+    one token of its context, in all layers. voice_share: seconds of the codec for a second of sound,
+    voice_call_s for each call besides.
     """
 
     bandwidth: float = 4.3e12
@@ -59,7 +63,9 @@ class Roofline:
         return self.voice_call_s + self.voice_share * sound_s if chunks else 0.0
 
     def first_audio_s(self, prompt: int, spoken: int, sound_s: float) -> float:
-        """First sound of a reply that is alone: its prompt fed, `spoken` tokens drawn, the first of them in the same pass."""
+        """First sound of a reply that is alone: its prompt fed, `spoken` tokens drawn, the
+        first of them in the same pass.
+        """
         fed = self.step_s(1, prompt, prompt, 0)
         return fed + (spoken - 1) * self.step_s(1, prompt) + self.voice_s(1, sound_s)
 
@@ -75,8 +81,8 @@ H200_FP8 = Roofline(flops=1580e12, weight_bytes=8.85e9, kv_bytes=20_480)
 class Measured:
     """A machine of which step times are known by rows and codec times by chunks.
 
-    Between sizes straight lines; beyond the last two, their slope. A step that feeds prompts is prefill_token_s longer a token.
-    Contexts are those of the measurement.
+    Between sizes straight lines; beyond the last two, their slope. A step that feeds prompts is
+    prefill_token_s longer a token. Contexts are those of the measurement.
     """
 
     decode: Mapping[int, float]
@@ -93,7 +99,9 @@ class Measured:
 
 
 def calibrate(device: Device, context: int = 1024) -> LearnedCosts:
-    """What a calibration run teaches the scheduler: rows with so many tokens each, chunks of 2.08 s, a prompt of 512."""
+    """What a calibration run teaches the scheduler: rows with so many tokens each,
+    chunks of 2.08 s, a prompt of 512.
+    """
     decode = {rows: device.step_s(rows, rows * context) for rows in _CALIBRATED}
     voice = {chunks: device.voice_s(chunks, chunks * 2.08) for chunks in _CALIBRATED}
     prefill_token_s = (device.step_s(1, 512, 512, 512) - device.step_s(1, 512)) / 512

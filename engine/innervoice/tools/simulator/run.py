@@ -80,7 +80,10 @@ class Run:
         return summarize([reply.log() for reply in self.replies if reply.chunks])
 
     def first_audio(self, quantile: float) -> float:
-        """Seconds to first sound; a reply that waits for it at the end counts with what it has waited. nan: no replies."""
+        """Seconds to first sound; a reply that waits for it at the end counts with what it has waited.
+
+        nan: no replies.
+        """
         waits = [
             reply.first_audio_s if reply.chunks else self.duration_s - reply.submitted_s
             for reply in self.replies

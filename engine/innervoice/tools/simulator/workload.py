@@ -18,7 +18,10 @@ _TEMPLATE = 25  # tokens of a prompt besides the user's speech
 
 @dataclass(frozen=True)
 class Turn:
-    """A question and what is answered. heard_s: how much of it the listener hears before he speaks himself; inf: all."""
+    """A question and what is answered.
+
+    heard_s: how much of it the listener hears before he speaks himself; inf: all.
+    """
 
     prompt_tokens: int
     speech_tokens: int
@@ -27,14 +30,18 @@ class Turn:
 
 @dataclass(frozen=True)
 class Workload:
-    """starts_s: when each listener asks first. turn(listener, k): his k-th question, once he has heard the last."""
+    """starts_s: when each listener asks first. turn(listener, k): his k-th
+    question, once he has heard the last.
+    """
 
     starts_s: Sequence[float]
     turn: Callable[[int, int], Turn | None]
 
 
 def draw_turn(random: np.random.Generator, barge_in_s: float) -> Turn:
-    """A question of 1 to 60 s, a reply of 10 to 60 s, interrupted on average once in barge_in_s of listening (0: never)."""
+    """A question of 1 to 60 s, a reply of 10 to 60 s, interrupted on average once in
+    barge_in_s of listening (0: never).
+    """
     prompt = round(random.uniform(1, 60) * SPEECH_RATE) + _TEMPLATE
     speech = round(random.uniform(10, 60) * SPEECH_RATE)
     heard_s = random.exponential(barge_in_s) if barge_in_s > 0 else math.inf
@@ -42,7 +49,10 @@ def draw_turn(random: np.random.Generator, barge_in_s: float) -> Turn:
 
 
 def constant(listeners: int, *, seed: int, ramp_s: float = 35.0, barge_in_s: float = 60.0) -> Workload:
-    """So many listeners at any time: who has heard his reply asks again at once. They come one by one, in ramp_s seconds."""
+    """So many listeners at any time: who has heard his reply asks again at once.
+
+    They come one by one, in ramp_s seconds.
+    """
 
     def turn(listener: int, k: int) -> Turn:
         return draw_turn(np.random.default_rng((seed, listener, k)), barge_in_s)
