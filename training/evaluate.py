@@ -1,0 +1,76 @@
+"""Word error of the held-out sentences after each stage, by the judge; every figure goes to the log of its
+stage.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from training.data import HeldOutUtterance, held_out_speech, mel_stats
+from training.features.mel import SAMPLE_RATE, log_mel
+from training.flow.model import Flow
+from training.flow.train import ENCODER_STAGE
+from training.flow.train import load as load_flow
+from training.hift.train import STAGE as HIFT_STAGE
+from training.hift.train import load as load_vocoder
+from training.judge import word_error_rate
+from training.workdir import Log
+
+KINDS = ("reply-test", "general-test")
+
+
+def judged(audio: list[np.ndarray], speech: list[HeldOutUtterance]) -> float:
+    """Return the word error rate of audio that should say what the utterances say."""
+    return round(word_error_rate(audio, [entry.text for entry in speech], SAMPLE_RATE), 4)
+
+
+def evaluate_vocoder() -> None:
+    """Log the word error of the original recordings and of their mel through the vocoder."""
+    log = Log(HIFT_STAGE)
+    model = load_vocoder()
+    mean, std = mel_stats()
+    for kind in KINDS:
+        speech = held_out_speech(kind)
+        made = [model.speak(entry.mel).numpy() for entry in speech]
+        distances = [
+            float((log_mel(torch.from_numpy(audio)[None])[0] - (entry.mel * std + mean)).abs().mean())
+            for audio, entry in zip(made, speech, strict=True)
+        ]
+        original = [entry.audio.numpy().astype(np.float32) / 32768 for entry in speech]
+        log.write(
+            event="evaluation",
+            kind=kind,
+            utterances=len(speech),
+            mel=round(float(np.mean(distances)), 4),
+            wer_original=judged(original, speech),
+            wer=judged(made, speech),
+        )
+
+
+def evaluate_flow(stage: str) -> None:
+    """Log mel distance and word error of the true codes through a stage's flow and the vocoder."""
+    log = Log(stage)
+    model, vocoder = load_flow(stage), load_vocoder()
+    for kind in KINDS:
+        speech = held_out_speech(kind)
+        mels = [flow_mel(model, stage, entry.codes) for entry in speech]
+        distances = [
+            float((made - entry.mel[:, : made.shape[1]]).abs().mean())
+            for made, entry in zip(mels, speech, strict=True)
+        ]
+        log.write(
+            event="evaluation",
+            kind=kind,
+            utterances=len(speech),
+            mel=round(float(np.mean(distances)), 4),
+            wer=judged([vocoder.speak(mel).numpy() for mel in mels], speech),
+        )
+
+
+@torch.no_grad()
+def flow_mel(model: Flow, stage: str, codes: torch.Tensor) -> torch.Tensor:
+    """Return the normalised mel of codes: the encoder's guess after the first stage, the estimator's
+    after the second.
+    """
+    return model.mu(codes[None])[0] if stage == ENCODER_STAGE else model.mel(codes)
