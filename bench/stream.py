@@ -25,7 +25,7 @@ from bench.stream_sim import records as simulated
 
 from innervoice import Engine, Sampling, Schedule, SteadySettings
 from innervoice.runtime.scheduler import SchedulerSettings
-from innervoice.tools.loadgen import Listened, Question, Run, bundled_questions, converse
+from innervoice.tools.loadgen import CallResult, LoadResult, Question, bundled_questions, converse
 
 TINY = Path(str(resources.files("innervoice") / "assets" / "tiny"))
 
@@ -107,12 +107,12 @@ def shipped(model: str, load: dict[str, Any]) -> Iterator[str]:
         yield folder
 
 
-def _timeline(run: Run) -> Any:
-    longest = max(run.listened, key=lambda one: len(one.log.audio))
-    return timeline(longest.log)
+def _timeline(run: LoadResult) -> Any:
+    longest = max(run.calls, key=lambda one: len(one.timings.audio))
+    return timeline(longest.timings)
 
 
-def _lag(run: Run, setting: Setting, common: dict[str, str]) -> Record:
+def _lag(run: LoadResult, setting: Setting, common: dict[str, str]) -> Record:
     lags_ms = 1e3 * np.asarray(run.lags_s)
     p10, median, p90, p99 = np.percentile(lags_ms, [10, 50, 90, 99]).tolist()
     spread = {"n": len(lags_ms), "median": median, "p10": p10, "p90": p90}
@@ -122,16 +122,16 @@ def _lag(run: Run, setting: Setting, common: dict[str, str]) -> Record:
 
 
 def _replays(
-    engine: Engine, run: Run, questions: Sequence[Question], setting: Setting, common: dict[str, str]
+    engine: Engine, run: LoadResult, questions: Sequence[Question], setting: Setting, common: dict[str, str]
 ) -> Record:
     """Turns whose tokens differ when their session is made again alone."""
     prompts = {question.name: question.prompt for question in questions}
     num_turns = num_wrong = 0
     for caller in range(min(setting.replayed, setting.sessions)):
-        turns = [one for one in run.listened if one.caller == caller]
+        turns = [one for one in run.calls if one.caller == caller]
         with engine.open_session() as session:
             for turn in turns:
-                assert turn.usage is not None, f"turn {num_turns} failed: {turn.log.error}"
+                assert turn.usage is not None, f"turn {num_turns} failed: {turn.timings.error}"
                 caps = {"reflection_caps": turn.usage.reflection_caps, "realtime": False}
                 made = session.reply(prompts[turn.question], **dict(turn.request) | caps).reply()
                 num_turns, num_wrong = num_turns + 1, num_wrong + (made.ids != _ids(turn))
@@ -147,7 +147,7 @@ def _replays(
     )
 
 
-def _ids(turn: Listened) -> list[int]:
+def _ids(turn: CallResult) -> list[int]:
     return [i for line in turn.lines for i in line.get("ids", ())]
 
 
@@ -177,7 +177,7 @@ def records(args: argparse.Namespace) -> Iterator[Record]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run from the command line."""
+    """LoadResult from the command line."""
     made = parser(__doc__)
     made.add_argument(
         "--model",

@@ -22,7 +22,7 @@ from innervoice.runtime.event_queue import Bounds
 from innervoice.telemetry.histogram import Spread
 from innervoice.telemetry.metrics import Distribution, RequestTimings, StreamsCarried, measure, summarize
 from innervoice.telemetry.stats import MEASURES, Occupancy, Telemetry
-from innervoice.tools.loadgen import Listened, Load, Question, Run
+from innervoice.tools.loadgen import CallResult, Load, LoadResult, Question
 from innervoice.tools.replay.recording import Chunk, RecordedReply, Token
 from innervoice.tools.replay.replay import Replayed
 from innervoice.types import (
@@ -119,8 +119,8 @@ EXAMPLES: list[Any] = [
     Replayed(3, 7, PCM, "token 3 is missing"),
     Load(3, 2.5, 4, 1, 9),
     Question("q", Text("a"), {"sampling": SAMPLING}),
-    Listened(LOG, "q", 3, 1, 0.5, USAGE, {"schedule": SCHEDULE}, [{"kind": "done"}]),
-    Run([Listened(LOG, "q", 3)], [0.001]),
+    CallResult(LOG, "q", 3, 1, 0.5, USAGE, {"schedule": SCHEDULE}, [{"kind": "done"}]),
+    LoadResult([CallResult(LOG, "q", 3)], [0.001]),
 ]
 ERRORS = [
     RequestFailed("no memory"),

@@ -2,7 +2,7 @@
 
 cli/             the command line
 decode_bench.py  the decode loop alone, timed
-environment.py   what runs here; also runs as a bare file
+environment.py   versions, native module, processor, memory, GPUs; also runs as a bare file
 loadgen/         callers in real time
 quantize.py      a checkpoint with its weights quantised, as a directory
 replay/          event logs, and replies made again

@@ -1,25 +1,14 @@
-"""What runs here: versions, native module, processor, memory, GPUs.
-
-Also runs alone: `python environment.py`.
-"""
+"""The environment: versions, native module, processor, memory, GPUs. Also runs by itself: `python environment.py`."""
 
 from __future__ import annotations
 
-import os
-import sys
-
-if (
-    __name__ == "__main__"
-):  # run as a bare file, its folder comes first, and the types.py there would hide Python's own
-    sys.path[:] = [
-        entry for entry in sys.path if os.path.abspath(entry) != os.path.dirname(os.path.abspath(__file__))
-    ]
-
 import importlib
 import importlib.metadata
+import os
 import platform
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 Report = dict[str, str]
@@ -41,7 +30,7 @@ _GIB = 2**30
 
 
 def report() -> Report:
-    """Name -> finding, in the order to print. Never raises: what cannot be found out is said so."""
+    """Name -> finding, in the order to print. Never raises: a finding says if something cannot be found out."""
     found = {"system": f"{platform.system()} {platform.release()} {platform.machine()}"}
     found["python"] = f"{platform.python_version()} ({platform.python_implementation()}, {sys.executable})"
     found |= {name: _version(name) for name in _PACKAGES}
@@ -68,9 +57,7 @@ def _torch_build() -> str:
         torch = importlib.import_module("torch")
         cuda = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
         return f"{cuda}, {torch.get_num_threads()} threads"
-    except (
-        Exception
-    ) as error:  # a broken installation fails in many ways, and saying which is this report's purpose
+    except Exception as error:  # a broken installation fails in many ways, and the report is to say in which
         return f"cannot be imported: {type(error).__name__}: {error}"
 
 

@@ -17,7 +17,7 @@ from innervoice.api.event_log import write_events
 from innervoice.telemetry.metrics import Distribution, RequestTimings, RunMetrics, summarize
 from innervoice.tools.cli.inputs import read_schedule
 from innervoice.tools.cli.options import JsonOption, with_engine_options
-from innervoice.tools.loadgen import Load, Run, bundled_questions, read_manifest, run_load
+from innervoice.tools.loadgen import Load, LoadResult, bundled_questions, read_manifest, run_load
 from innervoice.types import Sampling
 
 
@@ -63,7 +63,7 @@ def stream(
     options = {"model": model or str(resources.files("innervoice") / "assets" / "tiny")} | chosen
     with Engine.from_pretrained(**options) as engine:
         run = run_load(engine, questions, load, request)
-    write_events(out, [one.to_dict() for one in run.listened])
+    write_events(out, [one.to_dict() for one in run.calls])
     if events is not None:
         _write_event_logs(events, run, options)
     _print(run.metrics, as_json, {"num_starved": run.num_starved, "lag_p99_ms": run.lag_p99_ms})
@@ -121,8 +121,8 @@ def _print(figures: RunMetrics, as_json: bool, more: dict[str, float | None]) ->
         print("\n".join(line.rstrip() for line in table(figures, more)))
 
 
-def _write_event_logs(folder: Path, run: Run, options: dict[str, Any]) -> None:
+def _write_event_logs(folder: Path, run: LoadResult, options: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for number, one in enumerate(run.listened):
+    for number, one in enumerate(run.calls):
         lines = [line | {"engine": options} if line["kind"] == "request" else line for line in one.lines]
         write_events(folder / f"{number:05}.jsonl", lines)
