@@ -102,7 +102,7 @@ def step(world: scripted_core.World) -> None:
     core.step_tokens(world.now)
     world.now += STEP_S
     core.drain(world.now)
-    core.step_voice(world.now)
+    core.step_speech(world.now)
     core.drain(world.now)
 
 
@@ -138,13 +138,12 @@ def time_plans(sessions: int, plans: int) -> Times:
 
 def columns_of(world: scripted_core.World) -> ReplyColumns:
     """The scheduler's columns of a world."""
-    return world.core.ledger.jobs
+    return world.core.table.columns
 
 
 def device_of(world: scripted_core.World) -> Any:
     """The scripted device of a world."""
-    assert world.core.stepping is not None
-    return world.core.stepping.stepper
+    return world.core.decoder.device_step
 
 
 def measure(*, quick: bool) -> dict[tuple[str, str], Times]:

@@ -42,7 +42,7 @@ class Told:
     def session_state(self, session_id: str) -> tuple[int, PausedReply | None]:
         return 0, None
 
-    def listen(self, session_id: str, ids: Sequence[int]) -> None:
+    def prefetch(self, session_id: str, ids: Sequence[int]) -> None:
         if self.refusal is not None:
             raise self.refusal
         self.ids.setdefault(session_id, []).append(list(ids))
@@ -61,7 +61,7 @@ class Told:
 
     def tell(self, name: str) -> Callable[[ReadsAhead, Sequence[int] | None], None]:
         """Codes as they are for ids, behind one that stands for the head; none when they are void."""
-        return lambda core, codes: core.listen(name, () if codes is None else (-1, *codes))
+        return lambda core, codes: core.prefetch(name, () if codes is None else (-1, *codes))
 
 
 @pytest.fixture(scope="module")

@@ -83,7 +83,7 @@ def test_the_second_turn_sees_what_one_long_prompt_would_show(engine: Engine) ->
     with engine.open_session(schedule=SCHEDULE) as session:
         ask(session, 0)
         second = ask(session, 1)
-        history = engine._worker.call(lambda core: list(core.dialogues.known(session.session_id).row.ids))
+        history = engine._worker.call(lambda core: list(core.registry.known(session.session_id).sequence.ids))
     prompt = Ids(history[: second.usage.prompt_tokens])
     assert engine.generate(prompt, schedule=SCHEDULE, sampling=hot(1)).ids == second.ids
 
@@ -186,7 +186,7 @@ def test_a_reply_cut_out_anywhere_continues_with_identical_ids_and_sound(
         )
         whole = stream.reply()
         with twin:
-            state = engine._worker.call(lambda core: core.dialogues.session_state(twin.session_id))
+            state = engine._worker.call(lambda core: core.sessions.session_state(twin.session_id))
             if state[1] is None:  # the reply was over before the cut
                 return
             told = state[1].num_tokens

@@ -50,21 +50,21 @@ def expected(engine: Engine, assets_dir: Path) -> list[int]:
 @pytest.fixture
 def told(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """History and what was told behind it, each time that it was taken; nothing when it was taken back."""
-    dialogues, kept = engine.parts.core.dialogues, list[list[int]]()
-    original = dialogues.listen
+    sessions, kept = engine.parts.core.sessions, list[list[int]]()
+    original = sessions.prefetch
 
-    def listen(session_id: str, ids: Sequence[int]) -> None:
+    def prefetch(session_id: str, ids: Sequence[int]) -> None:
         original(session_id, ids)
         kept.append([*history_of(engine, session_id), *ids] if ids else [])
 
-    monkeypatch.setattr(dialogues, "listen", listen)
+    monkeypatch.setattr(sessions, "prefetch", prefetch)
     return kept
 
 
 def history_of(engine: Engine, session_id: str) -> list[int]:
     """On the core's thread."""
-    dialogue = engine.parts.core.dialogues.known(session_id)
-    return dialogue.row.ids[: len(dialogue.row.ids) - dialogue.draft]
+    session = engine.parts.core.registry.known(session_id)
+    return session.sequence.ids[: session.num_tokens]
 
 
 def push(session: Session, samples: np.ndarray, rate: int = 16000, size: int = FRAME) -> None:
@@ -91,7 +91,7 @@ def history(engine: Engine, session: Session) -> list[int]:
 
 def num_fed(engine: Engine, session: Session) -> int:
     """Tokens of the history and of what was told that have their keys and values."""
-    return engine._worker.call(lambda core: core.dialogues.known(session.session_id).row.num_cached)
+    return engine._worker.call(lambda core: core.registry.known(session.session_id).sequence.num_cached)
 
 
 def test_what_is_left_at_the_reply_does_not_grow_with_the_turn(

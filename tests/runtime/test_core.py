@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scripted_core import CODES_PER_S, ScriptedStepper, Told, World, program
+from scripted_core import CODES_PER_S, ScriptedDevice, Told, World, program
 
 from innervoice.runtime.calibration import calibrate
+from innervoice.runtime.overlap import Overlap
 from innervoice.runtime.playback import Playback
 from innervoice.schedule import UNLIMITED, Schedule, Segment
 from innervoice.types import OutOfCapacity
@@ -29,7 +30,7 @@ def alone(world: World, name: str, prompt: list[int]) -> Told:
     """The reply, made by itself with the budgets that it had."""
     done = world.told[name].done
     assert done is not None
-    other = World(num_pages=200, max_rows=1, max_model_len=world.core.replies.max_model_len)
+    other = World(num_pages=200, max_rows=1, max_model_len=world.core.max_model_len)
     request = world.requests[name]
     most = request.sampling.max_new_tokens
     other.submit(name, prompt, request.program, caps=done.usage.reflection_caps, is_live=False, most=most)
@@ -47,7 +48,7 @@ def test_a_full_cache_takes_pages_back_and_no_token_changes(preempt: Any, share:
     for name, prompt in prompts.items():
         world.submit(name, prompt, SPEAKS, is_live=False, most=60)
     world.run()
-    assert world.core.replies.num_preempted > 0
+    assert world.core.admission.num_preempted > 0
     num_tokens = sum(len(prompts[name]) + len(told.ids) for name, told in world.told.items())
     assert preempt == "recompute" or world.runner.num_fed <= num_tokens
     for name, prompt in prompts.items():
@@ -127,14 +128,14 @@ def test_a_reader_that_is_behind_pauses_its_reply_alone(stepped: bool) -> None:
     world.submit("other", [*TEXT, 1], SPEAKS, most=40)
     for _ in range(4):
         world.step()
-    world.core.replies.set_blocked("slow", True)
-    world.core.replies.settle()
+    world.core.set_blocked("slow", True)
+    world.core.decoder.settle()
     world.drain()
     have = len(world.told["slow"].ids)
     while world.told["other"].done is None:
         world.step()
     assert len(world.told["slow"].ids) == have
-    world.core.replies.set_blocked("slow", False)
+    world.core.set_blocked("slow", False)
     world.run()
     assert alone(world, "slow", TEXT).ids == world.told["slow"].ids
 
@@ -142,21 +143,21 @@ def test_a_reader_that_is_behind_pauses_its_reply_alone(stepped: bool) -> None:
 def test_the_device_draws_while_the_host_reads() -> None:
     """A token is told while the next one is drawn, none is drawn behind a limit, what was drawn behind a stop is dropped."""
     world = World(max_rows=2, stepped=True)
-    stepping = world.core.stepping
-    assert stepping is not None and isinstance(stepping.stepper, ScriptedStepper)
+    overlap = world.core.decoder
+    assert isinstance(overlap, Overlap) and isinstance(overlap.device_step, ScriptedDevice)
     world.submit("short", TEXT, SPEAKS, most=5, is_live=False)
     first = world.core.step_tokens(world.now)
-    assert (first.queued, first.rows, stepping.num_queued) == (2, 0, 1), "the prompt and its first draw"
+    assert (first.queued, first.rows, overlap.num_queued) == (2, 0, 1), "the prompt and its first draw"
     second = world.core.step_tokens(world.now)
-    assert (second.queued, second.rows, second.prompt_tokens, stepping.num_queued) == (1, 1, len(TEXT), 1)
+    assert (second.queued, second.rows, second.prompt_tokens, overlap.num_queued) == (1, 1, len(TEXT), 1)
     world.run()
-    assert len(world.told["short"].ids) == 5 == stepping.stepper.num_steps and stepping.num_queued == 0
+    assert len(world.told["short"].ids) == 5 == overlap.device_step.num_steps and overlap.num_queued == 0
     stop = world.told["short"].ids[3]
     world.submit("stops", TEXT, SPEAKS, is_live=False, sampling={"stop_token_ids": (stop,)})
     world.run()
     num = world.told["short"].ids.index(stop) + 1
     assert world.told["stops"].ids == world.told["short"].ids[:num]
-    assert stepping.stepper.num_steps == 5 + num + 1
+    assert overlap.device_step.num_steps == 5 + num + 1
     world.core.check_integrity()
     assert world.pool.num_available == world.pool.num_pages
 
@@ -167,9 +168,9 @@ def test_cursors_that_part_end_their_reply_alone() -> None:
     world.submit("two", [*TEXT, 1], SPEAKS, is_live=False, most=20)
     for _ in range(6):
         world.step()
-    stepping = world.core.stepping
-    assert stepping is not None
-    cursor = stepping.stepper._line(0).cursor  # type: ignore[attr-defined]
+    overlap = world.core.decoder
+    assert isinstance(overlap, Overlap)
+    cursor = overlap.device_step._line(0).cursor  # type: ignore[attr-defined]
     cursor.segment += 1
     world.run()
     one, two = world.told["one"].done, world.told["two"].done
@@ -198,19 +199,19 @@ def test_higher_priorities_come_first_and_too_many_are_refused() -> None:
     assert ends["runs"] < ends["first"] < ends["later"]
 
 
-def test_pages_of_idle_dialogues_are_lent_out_and_their_tokens_stay() -> None:
+def test_pages_of_idle_sessions_are_lent_out_and_their_tokens_stay() -> None:
     world = World(num_pages=40, max_rows=4, max_model_len=120, share_prefixes=False)
-    dialogues = world.core.dialogues
+    registry = world.core.registry
     for n in range(2):
-        dialogues.open(f"s{n}")
+        world.core.sessions.open(f"s{n}")
         world.submit(f"a{n}", [*TEXT, n], SPEAKS, session_id=f"s{n}", is_live=False)
     world.run()
-    held = [len(dialogue.row.table.pages) for dialogue in dialogues]
+    held = [len(session.sequence.table.pages) for session in registry]
     assert min(held) >= 10
     world.submit("big", [n % 20 for n in range(90)], SPEAKS, is_live=False, most=20)
     world.run()
-    assert min(len(dialogue.row.table.pages) for dialogue in dialogues) == 0
-    history = list(dialogues.known("s0").row.ids)
+    assert min(len(session.sequence.table.pages) for session in registry) == 0
+    history = list(registry.known("s0").sequence.ids)
     world.submit("b0", [1, 2], SPEAKS, session_id="s0", is_live=False)
     world.run()
     assert alone(world, "b0", [*history, 1, 2]).ids == world.told["b0"].ids
@@ -218,21 +219,21 @@ def test_pages_of_idle_dialogues_are_lent_out_and_their_tokens_stay() -> None:
 
 def test_what_a_user_says_is_fed_while_it_is_said() -> None:
     world = World(max_rows=2)
-    dialogues = world.core.dialogues
-    dialogues.open("s")
+    sessions, registry = world.core.sessions, world.core.registry
+    sessions.open("s")
     for num in (8, 20, 33):
-        dialogues.listen("s", TEXT * 6 if num > 36 else (TEXT * 6)[:num])
+        sessions.prefetch("s", TEXT * 6 if num > 36 else (TEXT * 6)[:num])
         world.run()
     assert world.runner.num_fed == 33
     prompt = [*(TEXT * 6)[:30], 19, 18, 17]
     before = world.runner.num_fed
     world.submit("r", prompt, SPEAKS, session_id="s", is_live=False, most=1)
     world.run()
-    assert world.runner.num_fed - before == 3 and dialogues.num_draft_kept == 30
+    assert world.runner.num_fed - before == 3 and registry.num_prefetch_kept == 30
     assert alone(world, "r", prompt).ids == world.told["r"].ids
-    dialogues.listen("s", TEXT)
-    dialogues.listen("s", ())
-    assert len(dialogues.known("s").row.ids) == len(prompt) + 1 and not world.core.has_work
+    sessions.prefetch("s", TEXT)
+    sessions.prefetch("s", ())
+    assert len(registry.known("s").sequence.ids) == len(prompt) + 1 and not world.core.has_work
 
 
 @BOTH

@@ -60,5 +60,5 @@ def test_a_lost_device_belongs_to_nobody() -> None:
     world.runner.is_broken = True
     with pytest.raises(RuntimeError, match="the device is lost"):
         world.step()
-    last = world.core.replies.last_words(world.now, "the engine stopped")
+    last = world.core.last_events(world.now, "the engine stopped")
     assert sorted(event.reply_id for event in last) == ["one", "two"]

@@ -26,7 +26,7 @@ def engine(tiny_dir: Path) -> Iterator[Engine]:
 
 def history(engine: Engine, session: Session) -> tuple[list[int], list[TokenRole], int]:
     def ask(core: Any) -> tuple[list[int], list[TokenRole], int]:
-        row = core.dialogues.known(session.session_id).row
+        row = core.registry.known(session.session_id).sequence
         return list(row.ids), list(row.roles), row.num_cached
 
     return engine._worker.call(ask)
@@ -56,7 +56,7 @@ def test_the_next_turn_begins_from_what_was_heard(engine: Engine, cut: Any, refl
             for i, role in zip(ids, roles, strict=True)
             if role is TokenRole.SPOKEN and speech[0] <= i < speech[1]
         ]
-        first = engine.parts.core.dialogues.known(session.session_id).row.replies.index(2)
+        first = engine.parts.core.registry.known(session.session_id).sequence.replies.index(2)
         mine = [i for i in ids[first:] if speech[0] <= i < speech[1]]
         assert heard.speech_tokens == len(mine) == int((sent_ms / 2e3 + 256 / 22050) * 12.5) > 0 and len(
             codes
@@ -66,7 +66,7 @@ def test_the_next_turn_begins_from_what_was_heard(engine: Engine, cut: Any, refl
         else:
             assert heard.unheard_text_tokens == 0
         core.pool.check_integrity()
-        assert core.ledger.jobs.places.size == 0  # no row, no slot: only the dialogue's pages
+        assert core.table.columns.places.size == 0  # no row, no slot: only the dialogue's pages
         assert core.pool.num_pages - core.pool.num_available == -(-cached // core.pool.page_size)
         again = session.reply(Text("why?"), sampling=hot(3, 60)).reply()
         after, _, _ = history(engine, session)
@@ -126,6 +126,6 @@ def test_what_reports_and_interruptions_are_refused(engine: Engine) -> None:
         with pytest.raises(ValueError, match="cut is 'words'"):
             session.interrupt(cut="words")  # type: ignore[arg-type]
         session.reply(Text("more"), sampling=hot(6, 60)).reply()
-        late = engine.parts.core.dialogues.num_late_acks
+        late = engine.parts.core.sessions.num_late_acks
         session.ack_playback(10, reply_id=first.reply_id)
-        assert engine.parts.core.dialogues.num_late_acks == late + 1
+        assert engine.parts.core.sessions.num_late_acks == late + 1

@@ -45,7 +45,7 @@ CUT = WARM | {"top_k": 7, "top_p": 0.9}
 
 
 class Interpreted(DeviceStep):
-    """A stepper whose kernels are interpreted, whatever runs beside it."""
+    """A device step whose kernels are interpreted, whatever runs beside it."""
 
     def step(self, num_rows: int, count: int = 1, begun: Any = None) -> Pending:
         with use("triton"):
@@ -69,10 +69,10 @@ def make_world(
     runner = ModelRunner(model, num_pages, PAGE, Tracer(), backend="plain")
     if stepped:
         with use("triton"):
-            stepper = Interpreted(
+            device_step = Interpreted(
                 model, runner.kv, max_rows=max_rows, max_model_len=options["max_model_len"], num_caps=4
             )
-        options["stepping"] = Overlap(stepper, FREE)
+        options["device"] = (device_step, FREE)
     return kind(num_pages, max_rows, runner=runner, **options)
 
 
@@ -153,8 +153,12 @@ def test_several_replies_are_the_host_s() -> None:
     compare(worlds)
     told = worlds[1].told
     assert told["host"].ids == told["weighted"].ids[:5] and len(told["stops"].ids) <= 5
-    stepping = worlds[1].core.stepping
-    assert stepping is not None and stepping.num_queued == 0 and stepping.stepper.stats().eager_steps >= 9
+    overlap = worlds[1].core.decoder
+    assert (
+        isinstance(overlap, Overlap)
+        and overlap.num_queued == 0
+        and overlap.device_step.stats().eager_steps >= 9
+    )
 
 
 def stop_at(world: World, index: int) -> Mapping[str, Any]:
@@ -201,30 +205,30 @@ def test_every_preset_under_a_full_cache(preempt: Any) -> None:
             world.step()
         world.run()
     compare(worlds)
-    assert worlds[1].core.replies.num_preempted > 0
+    assert worlds[1].core.admission.num_preempted > 0
 
 
 @pytest.mark.long
-def test_a_dialogue_is_forked_cut_and_goes_on() -> None:
+def test_a_session_is_forked_cut_and_goes_on() -> None:
     """In the middle of a reply, after the same token: a fork that goes on, an export that goes on elsewhere, an interruption."""
     model = small_model(vocabulary=VOCABULARY)
     worlds = make_world(model, False), make_world(model, True)
     for world in worlds:
         core = world.core
-        core.dialogues.open("one")
+        core.sessions.open("one")
         world.submit("first", [5, 9, 2, 7, 1], WEIGHTED, session_id="one", most=30, is_live=False)
         while len(world.told["first"].ids) < 9:
             world.step()
-            core.replies.settle()
+            core.decoder.settle()
             world.drain()
-        core.dialogues.fork("one", "two")
-        exported = core.dialogues.export("one", "model")
-        core.dialogues.open("three", exported)
-        assert core.dialogues.known("two").paused == exported.paused
-        core.dialogues.interrupt("one", world.now, None, "speech", "drop")
+        core.sessions.fork("one", "two")
+        exported = core.sessions.export("one", "model")
+        core.sessions.open("three", exported)
+        assert core.registry.known("two").paused == exported.paused
+        core.sessions.interrupt("one", world.now, None, "speech", "drop")
         world.drain()
         for name in ("two", "three"):
-            paused = core.dialogues.known(name).paused
+            paused = core.registry.known(name).paused
             assert paused is not None and paused.num_tokens == len(world.told["first"].ids)
             made = world.requests["first"]
             again = replace(made, reply_id=f"rest of {name}", prompt_ids=(), session_id=name)
@@ -234,7 +238,7 @@ def test_a_dialogue_is_forked_cut_and_goes_on() -> None:
         world.run()
         assert world.told["rest of two"].ids == world.told["rest of three"].ids
     compare(worlds)
-    rows = [[d.row.ids for d in world.core.dialogues] for world in worlds]
+    rows = [[session.sequence.ids for session in world.core.registry] for world in worlds]
     assert rows[0] == rows[1]
 
 

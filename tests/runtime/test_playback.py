@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from innervoice.model.pages import PagePool, PageTable
 from innervoice.model.sequence import Sequence, TokenRole
-from innervoice.runtime.interrupt import cut_row, heard_codes, heard_text
+from innervoice.runtime.interrupt import count_heard, cut_sequence, estimate_heard_text
 from innervoice.runtime.playback import Playback
 
 SPEECH = (100, 200)
@@ -61,7 +61,14 @@ def test_heard_and_unplayed_are_what_was_sent(steps: list[tuple[float, float]]) 
 
 
 def test_a_token_counts_once_all_of_it_is_played_but_a_frame() -> None:
-    assert [heard_codes(s, 12.5) for s in (0.0, 0.05, 0.068, 0.07, 0.08, 1.0)] == [0, 0, 0, 1, 1, 12]
+    assert [count_heard(s, 12.5, 256 / 22050) for s in (0.0, 0.05, 0.068, 0.07, 0.08, 1.0)] == [
+        0,
+        0,
+        0,
+        1,
+        1,
+        12,
+    ]
 
 
 def row_of(text: str) -> Sequence:
@@ -103,7 +110,7 @@ def test_a_history_is_cut_behind_what_was_heard(
 ) -> None:
     row = row_of("pphttssshttsss")
     before = list(row.ids)
-    kept = cut_row(row, 1, SPEECH, num, cut, reflection, is_over=False)  # type: ignore[arg-type]
+    kept = cut_sequence(row, 1, SPEECH, num, cut, reflection, is_over=False)  # type: ignore[arg-type]
     assert kinds(row) == left and (len(kept.text_ids), kept.unheard) == (text, unheard)
     assert kept.num_speech == min(num, 6)
     assert [i for i in before if i in set(row.ids)] == row.ids
@@ -113,9 +120,11 @@ def test_a_history_is_cut_behind_what_was_heard(
 def test_a_reply_heard_to_its_end_stays_whole() -> None:
     row = row_of("ppttsse")
     before = list(row.ids)
-    assert cut_row(row, 1, SPEECH, 2, "transcript", "drop", is_over=True).unheard == 0
+    assert cut_sequence(row, 1, SPEECH, 2, "transcript", "drop", is_over=True).unheard == 0
     assert row.ids == before
 
 
 def test_text_is_estimated_in_proportion() -> None:
-    assert [heard_text(10, 20, n) for n in (0, 1, 10, 20)] == [0, 0, 5, 10] and heard_text(10, 0, 0) == 0
+    assert [estimate_heard_text(10, 20, n) for n in (0, 1, 10, 20)] == [0, 0, 5, 10] and estimate_heard_text(
+        10, 0, 0
+    ) == 0

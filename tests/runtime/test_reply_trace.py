@@ -115,7 +115,7 @@ def spoken(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Spoken:
             work = core.step_tokens(clock[0])
             clock[0] += 0.03 if work.rows or work.prompt_tokens else 0.001
             events += core.drain(clock[0])
-            calls = core.step_voice(clock[0]).chunks  # of one reply: the last one may give two pieces
+            calls = core.step_speech(clock[0]).chunks  # of one reply: the last one may give two pieces
             clock[0] += 0.6 * calls
             num_calls += calls
             events += core.drain(clock[0])
@@ -209,7 +209,7 @@ def test_decisions_say_why(tmp_path: Path) -> None:
     ]
     assert all(end > begin and args["ahead_s"] > 2.0 for begin, end, args in rests)
     preempted = [args for picture in made.values() for args in picture.moment("preempted")]
-    assert len(preempted) == world.core.replies.num_preempted >= 1
+    assert len(preempted) == world.core.admission.num_preempted >= 1
     assert all("others need pages" in args["reason"] and args["pages"] > 0 for args in preempted)
     assert sum(len(picture.moment("admitted again")) for picture in made.values()) == len(preempted)
     lowered = [
@@ -264,8 +264,8 @@ def test_what_began_before_the_trace_or_is_cut_is_drawn_as_far_as_it_goes(tmp_pa
 
 def test_nothing_is_kept_while_no_trace_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
-    for name in ("planned", "chosen", "told", "granted", "submitted", "admitted"):
-        monkeypatch.setattr(world.core.replies.trace, name, None)  # called, it would break
+    for name in ("planned", "chosen", "event", "granted", "submitted", "admitted"):
+        monkeypatch.setattr(world.core.trace, name, None)  # called, it would break
     world.submit("one", [1, 2], TALKS, 1)
     world.run()
     assert world.told["one"].done is not None and world.tracer._events == []

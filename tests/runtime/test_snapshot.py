@@ -33,14 +33,14 @@ ANYTHING: st.SearchStrategy[Any] = st.one_of(
 def exported() -> str:
     """A session in the middle of its second reply, as JSON."""
     world = World()
-    world.core.dialogues.open("one")
+    world.core.sessions.open("one")
     made = program(Schedule.from_dict(SCHEDULE))
     world.submit("first", [5, 9, 2], made, session_id="one", most=8)
     world.run()
     world.submit("second", [4, 4], made, session_id="one", most=30)
     while len(world.told["second"].ids) < 9:
         world.step()
-    return json.dumps(world.core.dialogues.export("one", "model").to_dict())
+    return json.dumps(world.core.sessions.export("one", "model").to_dict())
 
 
 def to_bytes(values: Any) -> bytes:
@@ -59,7 +59,7 @@ def go_on(snapshot: SessionSnapshot) -> World:
     """Restore it, end the reply that it holds, and answer another prompt."""
     world = World()
     core = world.core
-    core.dialogues.open("again", snapshot)
+    core.sessions.open("again", snapshot)
     paused = snapshot.paused
     if paused is not None:
         made = program(Schedule.from_dict(paused.schedule))

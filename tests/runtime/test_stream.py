@@ -58,8 +58,7 @@ def test_a_thread_reads_what_another_delivers() -> None:
     made = stream()
     thread = in_thread(
         lambda: (
-            [deliver([(made.outlet, [text(i)])]) for i in range(100)]
-            + [deliver([(made.outlet, [done(100)])])]
+            [deliver([(made.queue, [text(i)])]) for i in range(100)] + [deliver([(made.queue, [done(100)])])]
         )
     )
     assert [event.index for event in made] == list(range(101))
@@ -72,7 +71,7 @@ def test_a_thread_reads_what_another_delivers() -> None:
 def test_a_reply_has_its_parts_and_an_error_is_raised() -> None:
     made = stream()
     hidden = Reflection(reply_id="r", index=0, t=0.0, segment=0, ids=[1], text="hm")
-    deliver([(made.outlet, [hidden, text(1), sound(2, 5), sound(3, 7), done(4)])])
+    deliver([(made.queue, [hidden, text(1), sound(2, 5), sound(3, 7), done(4)])])
     reply = asyncio.run(made.areply())
     assert (reply.transcript, reply.reflections, len(reply.audio.samples), reply.audio.rate) == (
         "a",
@@ -81,7 +80,7 @@ def test_a_reply_has_its_parts_and_an_error_is_raised() -> None:
         RATE,
     )
     failed = stream()
-    deliver([(failed.outlet, [done(0, "error", "no memory")])])
+    deliver([(failed.queue, [done(0, "error", "no memory")])])
     with pytest.raises(RequestFailed, match="no memory"):
         failed.reply()
 
@@ -90,8 +89,8 @@ def test_two_threads_share_the_events_of_one_stream() -> None:
     made, seen = stream(), [[], []]
     threads = [in_thread(lambda n=n: seen[n].extend(event.index for event in made)) for n in range(2)]
     for i in range(500):
-        deliver([(made.outlet, [text(i)])])
-    deliver([(made.outlet, [done(500)])])
+        deliver([(made.queue, [text(i)])])
+    deliver([(made.queue, [done(500)])])
     for thread in threads:
         thread.join(10)
     assert sorted(seen[0] + seen[1]) == list(range(501))
@@ -101,7 +100,7 @@ def test_two_threads_share_the_events_of_one_stream() -> None:
 
 def test_a_failure_comes_after_what_was_delivered() -> None:
     made, waiting = stream(), stream()
-    deliver([(made.outlet, [text(0)])])
+    deliver([(made.queue, [text(0)])])
     errors: list[BaseException] = []
 
     def read() -> None:
@@ -111,15 +110,15 @@ def test_a_failure_comes_after_what_was_delivered() -> None:
             errors.append(error)
 
     thread = in_thread(read)
-    fail_all([made.outlet, waiting.outlet], EngineDead("the engine stopped"))
+    fail_all([made.queue, waiting.queue], EngineDead("the engine stopped"))
     thread.join(10)
     assert len(errors) == 1 and next(made).index == 0
     with pytest.raises(EngineDead):
         next(made)
     over = stream()
-    deliver([(over.outlet, [done(0)])])
+    deliver([(over.queue, [done(0)])])
     assert len(over.reply().events) == 1
-    fail_all([over.outlet], EngineDead("later"))
+    fail_all([over.queue], EngineDead("later"))
     assert list(over) == []
 
 
@@ -127,7 +126,7 @@ def test_a_slow_reader_fills_its_own_stream_alone() -> None:
     calls: list[int] = []
     slow, quick = stream(lambda: calls.append(1)).bounded(events=4), stream().bounded(events=4)
     for i in range(4):
-        deliver([(slow.outlet, [text(i)]), (quick.outlet, [text(i)])])
+        deliver([(slow.queue, [text(i)]), (quick.queue, [text(i)])])
         next(quick)
     assert slow.is_full and not quick.is_full and calls == []
     next(slow)
@@ -138,24 +137,24 @@ def test_a_slow_reader_fills_its_own_stream_alone() -> None:
 
 def test_sound_fills_a_stream_too() -> None:
     made = stream().bounded(audio_s=1.0)
-    deliver([(made.outlet, [sound(0, 600)])])
-    assert not made.is_full and made.outlet.unread_s == pytest.approx(0.6)
-    deliver([(made.outlet, [sound(1, 400), text(2)])])
+    deliver([(made.queue, [sound(0, 600)])])
+    assert not made.is_full and made.queue.unread_s == pytest.approx(0.6)
+    deliver([(made.queue, [sound(1, 400), text(2)])])
     assert made.is_full
     next(made)
-    assert not made.is_full and made.outlet.unread_s == pytest.approx(0.4)
+    assert not made.is_full and made.queue.unread_s == pytest.approx(0.4)
 
 
 def test_who_wants_the_whole_is_never_full() -> None:
     calls: list[int] = []
     made = stream(lambda: calls.append(1)).bounded(events=2)
-    deliver([(made.outlet, [text(0), text(1), text(2)])])
+    deliver([(made.queue, [text(0), text(1), text(2)])])
     assert made.is_full
     thread = in_thread(made.reply)
     while not calls:
         time.sleep(0.001)
     assert not made.is_full
-    deliver([(made.outlet, [text(3), text(4), text(5), done(6)])])
+    deliver([(made.queue, [text(3), text(4), text(5), done(6)])])
     thread.join(10)
     assert not thread.is_alive() and not made.is_full
 
@@ -171,49 +170,49 @@ def test_bounds_that_hold_nothing_are_refused(bounds: dict[str, float]) -> None:
 def test_fullness_is_that_of_a_counter(steps: list[int], most: int) -> None:
     """A number delivers so many events, -1 reads one."""
     rooms: list[int] = []
-    outlet, unread, full, given = EventQueue(lambda: rooms.append(1), Bounds(most, math.inf)), 0, False, 0
+    queue, unread, full, given = EventQueue(lambda: rooms.append(1), Bounds(most, math.inf)), 0, False, 0
     expected_rooms = 0
     for step in steps:
         if step > 0:
-            deliver([(outlet, [text(given + i) for i in range(step)])])
+            deliver([(queue, [text(given + i) for i in range(step)])])
             given, unread = given + step, unread + step
             full |= unread >= most
         elif unread:
-            assert outlet.read().index == given - unread
+            assert queue.read().index == given - unread
             unread -= 1
             if full and unread <= most / 2:
                 full, expected_rooms = False, expected_rooms + 1
-        assert (outlet.is_full, outlet.num_unread, len(rooms)) == (full, unread, expected_rooms)
+        assert (queue.is_full, queue.num_unread, len(rooms)) == (full, unread, expected_rooms)
 
 
 def test_a_reader_that_takes_nothing_is_noticed() -> None:
-    outlet = EventQueue(bounds=Bounds(2, math.inf))
-    assert outlet.neglected_s(0.0) == 0.0
-    deliver([(outlet, [text(i) for i in range(8)])])
-    assert [outlet.neglected_s(t) for t in (1.0, 2.0, 4.0)] == [0.0, 1.0, 3.0]
-    outlet.read()
-    assert [outlet.neglected_s(t) for t in (5.0, 6.5)] == [0.0, 1.5]  # slow, but alive
+    queue = EventQueue(bounds=Bounds(2, math.inf))
+    assert queue.neglected_s(0.0) == 0.0
+    deliver([(queue, [text(i) for i in range(8)])])
+    assert [queue.neglected_s(t) for t in (1.0, 2.0, 4.0)] == [0.0, 1.0, 3.0]
+    queue.read()
+    assert [queue.neglected_s(t) for t in (5.0, 6.5)] == [0.0, 1.5]  # slow, but alive
     for _ in range(7):
-        outlet.read()
-    assert outlet.neglected_s(100.0) == 0.0
+        queue.read()
+    assert queue.neglected_s(100.0) == 0.0
 
 
 def test_a_stream_that_nobody_holds_is_abandoned() -> None:
     made = stream()
-    outlet = made.outlet
-    deliver([(outlet, [text(0)])])
+    queue = made.queue
+    deliver([(queue, [text(0)])])
     for _ in made:
         break
-    assert not outlet.is_abandoned
+    assert not queue.is_abandoned
     del made
     gc.collect()
-    assert outlet.is_abandoned
+    assert queue.is_abandoned
 
 
 def test_a_task_that_was_cancelled_lets_go() -> None:
     async def main() -> EventQueue:
         made = stream()
-        outlet = made.outlet
+        queue = made.queue
 
         async def read(own: Stream) -> None:
             async for _ in own:
@@ -222,16 +221,16 @@ def test_a_task_that_was_cancelled_lets_go() -> None:
         task = asyncio.create_task(read(made))
         del made
         await asyncio.sleep(0)
-        assert len(outlet._waiters) == 1 and not outlet.is_abandoned
+        assert len(queue._waiters) == 1 and not queue.is_abandoned
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        assert outlet._waiters == []
+        assert queue._waiters == []
         del task
-        return outlet
+        return queue
 
-    outlet = asyncio.run(main())
+    queue = asyncio.run(main())
     gc.collect()
-    assert outlet.is_abandoned
+    assert queue.is_abandoned
 
 
 def test_a_loop_that_was_closed_lets_go_at_the_next_event() -> None:
@@ -246,14 +245,14 @@ def test_a_loop_that_was_closed_lets_go_at_the_next_event() -> None:
         loop.create_task(read_one(made))
         loop.run_until_complete(asyncio.sleep(0))
         loop.close()
-        return made.outlet
+        return made.queue
 
     gc.disable()
     try:
-        outlet = wait_and_close()
-        assert len(outlet._waiters) == 1 and not outlet.is_abandoned
-        deliver([(outlet, [text(0)])])
-        assert outlet.is_abandoned
+        queue = wait_and_close()
+        assert len(queue._waiters) == 1 and not queue.is_abandoned
+        deliver([(queue, [text(0)])])
+        assert queue.is_abandoned
     finally:
         gc.enable()
 
@@ -264,8 +263,8 @@ def test_waiting_with_a_timeout_loses_nothing() -> None:
         for _ in range(3):
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(anext(made), 0.001)
-        assert made.outlet._waiters == []
-        thread = in_thread(lambda: deliver([(made.outlet, [text(0), done(1)])]))
+        assert made.queue._waiters == []
+        thread = in_thread(lambda: deliver([(made.queue, [text(0), done(1)])]))
         async for event in made:
             seen.append(event.index)
         thread.join(10)
@@ -280,7 +279,7 @@ def test_a_closed_loop_does_not_hurt_the_others() -> None:
     task = loop.create_task(gone.__anext__())
     loop.run_until_complete(asyncio.sleep(0))
     loop.close()
-    deliver([(gone.outlet, [text(0)]), (made.outlet, [text(0)])])
+    deliver([(gone.queue, [text(0)]), (made.queue, [text(0)])])
     assert next(made).index == 0
     task.cancel  # noqa: B018 - the task is held until here
     del task
@@ -314,7 +313,7 @@ def test_a_step_is_one_call_into_each_loop(monkeypatch: pytest.MonkeyPatch) -> N
         in_thread(lambda one=one: over.append([event.index for event in one])) for one in streams[64:]
     ]
     ready.wait(10)
-    deliver([(one.outlet, [text(0), text(1), done(2)]) for one in streams])
+    deliver([(one.queue, [text(0), text(1), done(2)]) for one in streams])
     for thread in threads:
         thread.join(10)
     assert over == [[0, 1, 2]] * 66
@@ -345,9 +344,9 @@ async def _beside_an_engine(num_streams: int, num_steps: int) -> tuple[list[floa
                 hashlib.sha256(weights)
             begin = time.thread_time()
             new = [text(step)] if step % 9 else [text(step), sound(step, 1764)]
-            deliver([(one.outlet, new) for one in streams])
+            deliver([(one.queue, new) for one in streams])
             held_s.append(time.thread_time() - begin)
-        deliver([(one.outlet, [done(num_steps)]) for one in streams])
+        deliver([(one.queue, [done(num_steps)]) for one in streams])
 
     async def read(one: Stream) -> int:
         return len([event async for event in one])

@@ -31,7 +31,7 @@ _World = TypeVar("_World", bound=World)
 
 
 class Lives(RuleBasedStateMachine):
-    """Replies and dialogues that begin, are cancelled, cut, starved, poisoned, forked, while readers die and the clock jumps."""
+    """Replies and sessions that begin, are cancelled, cut, starved, poisoned, forked, while readers die and the clock jumps."""
 
     stepped = False
 
@@ -85,7 +85,7 @@ class Lives(RuleBasedStateMachine):
         try:
             self.world.submit(name, prompt, PROGRAMS[which], seed=self.number, **request)
         except (OutOfCapacity, ValueError):
-            assert name not in self.world.core.replies.waiting
+            assert self.world.core.table.take_waiting(name) is None
             return None
         return name
 
@@ -117,20 +117,20 @@ class Lives(RuleBasedStateMachine):
     def open_session(self) -> None:
         name = self._name()
         if self.world.core.num_rows < self.world.core.max_rows:
-            self.world.core.dialogues.open(name)
+            self.world.core.sessions.open(name)
             self.sessions[name] = []
             return
         with pytest.raises(OutOfCapacity, match="sessions are in use"):
-            self.world.core.dialogues.open(name)
+            self.world.core.sessions.open(name)
 
     @precondition(lambda self: self.sessions)
     @rule(data=st.data(), prompt=prompts, which=st.integers(0, 1))
     def turn(self, data: st.DataObject, prompt: list[int], which: int) -> None:
         session = data.draw(st.sampled_from(sorted(self.sessions)))
-        dialogue = self.world.core.dialogues.known(session)
-        if dialogue.busy is not None or dialogue.paused is not None:
+        state = self.world.core.registry.known(session)
+        if state.busy is not None or state.paused is not None:
             return
-        history = dialogue.row.ids[: len(dialogue.row.ids) - dialogue.draft]
+        history = state.sequence.ids[: state.num_tokens]
         name = self._submit(prompt, which, session_id=session)
         if name is not None:
             self.histories[name] = [*history, *prompt]
@@ -138,15 +138,15 @@ class Lives(RuleBasedStateMachine):
 
     @precondition(lambda self: self.sessions)
     @rule(data=st.data(), ids=prompts)
-    def listen(self, data: st.DataObject, ids: list[int]) -> None:
+    def prefetch(self, data: st.DataObject, ids: list[int]) -> None:
         session = data.draw(st.sampled_from(sorted(self.sessions)))
-        dialogue = self.world.core.dialogues.known(session)
-        if dialogue.busy is None:
+        state = self.world.core.registry.known(session)
+        if state.busy is None:
             with suppress(ValueError):  # too long
-                self.world.core.dialogues.listen(session, ids)
+                self.world.core.sessions.prefetch(session, ids)
             return
         with pytest.raises(ValueError, match="still replying"):
-            self.world.core.dialogues.listen(session, ids)
+            self.world.core.sessions.prefetch(session, ids)
 
     @precondition(lambda self: self.sessions)
     @rule(
@@ -159,25 +159,27 @@ class Lives(RuleBasedStateMachine):
         session = data.draw(st.sampled_from(sorted(self.sessions)))
         core = self.world.core
         self.world.worker.call(lambda core: None)  # a cancellation on its way comes first
-        dialogue = core.dialogues.known(session)
-        busy, before = dialogue.busy, list(dialogue.row.ids)
-        told = None if played > 6 else min(played, dialogue.last.playback.sent_s if dialogue.last else 0.0)
-        if busy is None and dialogue.last is None:
+        state = core.registry.known(session)
+        busy, before = state.busy, list(state.sequence.ids)
+        told = None if played > 6 else min(played, state.last.playback.sent_s if state.last else 0.0)
+        if busy is None and state.last is None:
             with pytest.raises(ValueError, match="has not replied"):
-                core.dialogues.interrupt(session, self.world.now, told, cut, keep)
+                core.sessions.interrupt(session, self.world.now, told, cut, keep)
             return
         heard = self.world.worker.interrupt(
-            lambda core: core.dialogues.interrupt(session, self.world.now, told, cut, keep)
+            lambda sessions: sessions.interrupt(session, self.world.now, told, cut, keep)
         )
-        row = dialogue.row
-        assert dialogue.busy is None and heard.history_tokens == len(row.ids) - dialogue.draft
-        assert Counter(row.ids) - Counter(before) == Counter()
-        assert row.num_cached <= len(row.ids) and (cut == "speech" or heard.unheard_text_tokens == 0)
+        sequence = state.sequence
+        assert state.busy is None and heard.history_tokens == state.num_tokens
+        assert Counter(sequence.ids) - Counter(before) == Counter()
+        assert sequence.num_cached <= len(sequence.ids) and (
+            cut == "speech" or heard.unheard_text_tokens == 0
+        )
         if busy is not None:
             reader = self.world.readers[busy]
             assert [done.finish_reason for done in reader.ends] == [
                 "interrupted"
-            ] and reader.outlet.num_unread == 1
+            ] and reader.queue.num_unread == 1
 
     @precondition(lambda self: self.sessions)
     @rule(data=st.data())
@@ -186,10 +188,10 @@ class Lives(RuleBasedStateMachine):
         if data.draw(st.booleans()):
             name = self._name()
             with suppress(OutOfCapacity):
-                self.world.core.dialogues.fork(session, name)
+                self.world.core.sessions.fork(session, name)
                 self.sessions[name] = []
         else:
-            self.world.core.dialogues.close(session)
+            self.world.core.sessions.close(session)
             del self.sessions[session]
 
     @precondition(lambda self: self.world.told)
@@ -203,7 +205,7 @@ class Lives(RuleBasedStateMachine):
             reader.reads = what == "read"
         elif what == "ack" and (session := self.world.requests[name].session_id) in self.sessions:
             with suppress(ValueError):
-                core.dialogues.acknowledge(session, self.world.now, data.draw(st.floats(-1, 5)), name)
+                core.sessions.acknowledge(session, self.world.now, data.draw(st.floats(-1, 5)), name)
 
     @precondition(lambda self: any(not reader.is_dead for reader in self.world.readers.values()))
     @rule(data=st.data(), how=st.sampled_from(["dropped", "thread", "loop"]))
@@ -236,9 +238,9 @@ class Lives(RuleBasedStateMachine):
         world.run()
         world.core.check_integrity()
         for session in self.sessions:
-            world.core.dialogues.close(session)
+            world.core.sessions.close(session)
         assert world.pool.num_available == world.pool.num_pages, "pages leak"
-        assert len(world.core.ledger) == 0 and world.voice.num_open == 0 and not world.worker._outlets
+        assert len(world.core.table.columns) == 0 and world.voice.num_open == 0 and not world.worker._queues
         for name, reader in world.readers.items():
             (done,) = reader.ends
             reason, error = done.finish_reason, done.error
@@ -278,4 +280,4 @@ class SteppedLives(Lives):
 
     @rule()
     def settle(self) -> None:
-        self.world.core.replies.settle()
+        self.world.core.decoder.settle()

@@ -20,8 +20,7 @@ from innervoice.codec.speech_codec import Ready, SpokenChunk
 from innervoice.model.device_step import Emitted, RowStart
 from innervoice.model.pages import PagePool
 from innervoice.model.sequence import Sequence
-from innervoice.runtime.core import Core
-from innervoice.runtime.overlap import Overlap
+from innervoice.runtime.make_core import make_core
 from innervoice.runtime.request import Request
 from innervoice.runtime.scheduler import SchedulerSettings
 from innervoice.schedule import (
@@ -140,7 +139,7 @@ class Queued:
     took_s: None = None
 
 
-class ScriptedStepper:
+class ScriptedDevice:
     """A device that steps the scripted model with cursors and page tables of its own; it cannot hold every fourth seed."""
 
     def __init__(self, runner: ScriptedRunner, max_rows: int, max_model_len: int) -> None:
@@ -402,9 +401,8 @@ class World:
             "max_model_len": max_model_len,
         } | core
         if stepped:
-            stepper: Any = ScriptedStepper(self.runner, max_rows, max_model_len)
-            core["stepping"] = Overlap(stepper, FREE)
-        self.core = Core(self.runner, self.pool, Letters(), self.voice, self.tracer, **core)  # type: ignore[arg-type]
+            core["device"] = (ScriptedDevice(self.runner, max_rows, max_model_len), FREE)
+        self.core = make_core(self.runner, self.pool, Letters(), self.voice, self.tracer, **core)  # type: ignore[arg-type]
         self.told: dict[str, Told] = {}
         self.requests: dict[str, Request] = {}
         self._step_s, self._voice_s = step_s, voice_s
@@ -439,7 +437,7 @@ class World:
             self.core.costs.observe_step(tokens.rows, tokens.prompt_tokens, took)
             self.now += took
         self.drain()
-        sound = self.core.step_voice(self.now)
+        sound = self.core.step_speech(self.now)
         if sound.chunks:
             took = self._voice_s(sound.chunks)
             self.core.costs.observe_voice(sound.chunks, took)
@@ -462,6 +460,4 @@ class World:
             if not self.has_work:
                 return
             self.step()
-        raise AssertionError(
-            f"no end after {most} steps: {self.core.replies.waiting.keys()} {self.core.replies.active.keys()}"
-        )
+        raise AssertionError(f"no end after {most} steps: {self.core.occupancy()}")

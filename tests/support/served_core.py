@@ -21,17 +21,17 @@ T = TypeVar("T")
 
 
 class _Stepped(Worker):
-    """A worker without its thread: what is asked of it is done at once, after the orders that else wait for `Served.step`."""
+    """A worker without its thread: what is asked of it is done at once, after the calls that else wait for `Served.step`."""
 
     def call(self, ask: Callable[[Core], T]) -> T:
-        orders, self._orders = self._orders, []
-        for order in orders:
-            order()
+        calls, self._calls = self._calls, []
+        for call in calls:
+            call()
         return ask(self._core)
 
-    def _order(self, order: Callable[[], None]) -> None:
+    def _queue_call(self, call: Callable[[], None]) -> None:
         self._check_open()
-        self._orders.append(order)
+        self._calls.append(call)
 
 
 class Reader:
@@ -40,7 +40,7 @@ class Reader:
     def __init__(self, stream: Stream) -> None:
         self.stream: Stream | None = stream
         self.reads = True
-        self.outlet: EventQueue = stream.outlet
+        self.queue: EventQueue = stream.queue
 
     @property
     def is_dead(self) -> bool:
@@ -49,7 +49,7 @@ class Reader:
 
     def read(self, told: Told) -> None:
         """Take what waits."""
-        while self.stream is not None and self.reads and self.outlet.num_unread:
+        while self.stream is not None and self.reads and self.queue.num_unread:
             told.take(next(self.stream))
 
     def die(self, how: str, told: Told) -> None:
@@ -60,9 +60,7 @@ class Reader:
         stream, self.stream = self.stream, None
         assert stream is not None, "dead already"
         if how == "thread":
-            thread = threading.Thread(
-                target=_break_after_one, args=(stream, self.outlet.num_unread > 0, told)
-            )
+            thread = threading.Thread(target=_break_after_one, args=(stream, self.queue.num_unread > 0, told))
             del stream
             hook, threading.excepthook = threading.excepthook, lambda _: None
             thread.start()
@@ -79,7 +77,7 @@ class Reader:
     @property
     def ends(self) -> list[Done]:
         """Every last event that the reply ever had, read or not: one, once it is over."""
-        return [event for event in (*self.outlet.taken, *self.outlet._unread) if isinstance(event, Done)]
+        return [event for event in (*self.queue.taken, *self.queue._unread) if isinstance(event, Done)]
 
 
 class Served(World):
@@ -115,7 +113,7 @@ class Served(World):
 
     @property
     def has_work(self) -> bool:
-        return self.core.has_work or bool(self.worker._orders)
+        return self.core.has_work or bool(self.worker._calls)
 
     def step(self) -> bool:
         worker = self.worker
@@ -123,7 +121,7 @@ class Served(World):
             self.now += 0.001
             return False
         worker._is_resting = False
-        worker._take_orders()
+        worker._run_calls()
         worker._step()
         self.drain()
         if worker._is_resting:

@@ -136,8 +136,8 @@ class Scripted:
     def _reply(self, made: Stream) -> None:
         common = {"reply_id": "r", "t": 0.0}
         pcm = np.ones(20, np.float32)
-        deliver([(made.outlet, [Transcript(**common, index=0, segment=0, ids=[1, 2], text="hi")])])
-        deliver([(made.outlet, [AudioChunk(**common, index=1, pcm=pcm, rate=RATE, start=0)])])
+        deliver([(made.queue, [Transcript(**common, index=0, segment=0, ids=[1, 2], text="hi")])])
+        deliver([(made.queue, [AudioChunk(**common, index=1, pcm=pcm, rate=RATE, start=0)])])
         time.sleep(self.gap_s)
         with self._lock:
             self.now -= 1
@@ -145,7 +145,7 @@ class Scripted:
         deliver(
             [
                 (
-                    made.outlet,
+                    made.queue,
                     [rest, Done(**common, index=3, finish_reason="stop", usage=Usage(reflection_caps=(3,)))],
                 )
             ]

@@ -64,7 +64,7 @@ class Prerecorded:
 
     def stream(self, *_: object, **__: object) -> Stream:
         made = Stream("r", 22050, lambda: None)
-        deliver([(made.outlet, self._events)])
+        deliver([(made.queue, self._events)])
         return made
 
 

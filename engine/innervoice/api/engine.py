@@ -230,7 +230,7 @@ class Engine:
 
     def _call_sessions(self, ask: Callable[[ReadsAhead], None]) -> None:
         """Run `ask` on the sessions, on the worker's thread, and wait for it."""
-        self._worker.call(lambda core: ask(core.dialogues))
+        self._worker.call_sessions(ask)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -29,7 +29,7 @@ class ReadsAhead(Protocol):
         """Tokens of the dialogue's history, and a reply that was left unfinished. Raises ValueError while it replies."""
         ...
 
-    def listen(self, session_id: str, ids: Sequence[int]) -> None:
+    def prefetch(self, session_id: str, ids: Sequence[int]) -> None:
         """What the dialogue's next prompt seems to begin with, behind its history: worth computing now.
 
         It replaces what was told before, with which it has a beginning in common; no ids: forget it. The `prompt_ids` of the
@@ -41,7 +41,7 @@ class ReadsAhead(Protocol):
 
 Tell = Callable[
     [ReadsAhead, Sequence[int] | None], None
-]  # the codes so far, None: forget them; raises what `listen` does
+]  # the codes so far, None: forget them; raises what `prefetch` does
 Call = Callable[[Callable[[ReadsAhead], None]], None]
 Count = Callable[[str, int], None]
 

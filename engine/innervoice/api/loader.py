@@ -23,18 +23,24 @@ from innervoice.checkpoint.gguf import MODEL
 from innervoice.checkpoint.locate import CheckpointPaths
 from innervoice.checkpoint.model_config import read_generation_config
 from innervoice.checkpoint.safetensors import DummyTensors, TensorDir, TensorSource
-from innervoice.codec.speech_codec import CodecLoad, SpeechCodec, SpeechEncoder, SpeechOutput
+from innervoice.codec.speech_codec import (
+    CodecLoad,
+    NullSpeechOutput,
+    SpeechCodec,
+    SpeechEncoder,
+    SpeechOutput,
+)
 from innervoice.model.device_step import DeviceStep
 from innervoice.model.gguf_source import GgufSource
 from innervoice.model.pages import FP8_PAGES, PagePool, pages_for
 from innervoice.model.quant_source import QuantizedDir, QuantizingSource
 from innervoice.model.runner import ModelRunner
 from innervoice.model.transformer import Transformer
+from innervoice.runtime.admission import Preempt
 from innervoice.runtime.core import Core
-from innervoice.runtime.overlap import Overlap
-from innervoice.runtime.replies import Preempt
+from innervoice.runtime.make_core import make_core
 from innervoice.runtime.scheduler import SchedulerSettings
-from innervoice.schedule import Schedule, Segment, compile_schedule
+from innervoice.schedule import Program, Schedule, Segment, compile_schedule
 from innervoice.telemetry.trace import Tracer
 from innervoice.types import OutOfCapacity, Vocabulary
 from innervoice_kernels.backend import TRITON, choose
@@ -66,7 +72,7 @@ def load(paths: CheckpointPaths, plan: MemoryPlan, options: EngineOptions, trace
         if torch.device(plan.device).type == "cuda":
             weights = weights.laid_out()
         max_rows = min(plan.sessions, options.max_sessions or MOST_SESSIONS[torch.device(plan.device).type])
-        speech_encoder, voice = _load_codec(configs.codec, plan, options, tracer, max_rows)
+        speech_encoder, speech = _load_codec(configs.codec, plan, options, tracer, max_rows)
 
     # The core: the codec's side, the model with its pages, and on a GPU the step that draws there.
     model = Transformer(configs.model, weights)
@@ -81,11 +87,11 @@ def load(paths: CheckpointPaths, plan: MemoryPlan, options: EngineOptions, trace
         backend=options.backend,
         threads=options.threads,
     )
-    core = Core(
+    core = make_core(
         runner,
         PagePool(num_pages, PAGE_SIZE),
         tokenizer,
-        voice,
+        speech,
         tracer,
         max_rows=max_rows,
         max_model_len=plan.max_model_len,
@@ -93,7 +99,7 @@ def load(paths: CheckpointPaths, plan: MemoryPlan, options: EngineOptions, trace
         scheduler=_scheduler_settings(options, max_rows),
         max_waiting=options.max_waiting,
         preempt=cast(Preempt, options.preempt),
-        stepping=_device_stepping(runner, plan, options, vocabulary, tracer, max_rows),
+        device=_device_step(runner, plan, options, vocabulary, tracer, max_rows),
     )
 
     # What makes requests out of prompts.
@@ -104,7 +110,7 @@ def load(paths: CheckpointPaths, plan: MemoryPlan, options: EngineOptions, trace
         generation=read_generation_config(paths.model),
         speech_tokenizer=speech_encoder,
         max_model_len=plan.max_model_len,
-        sample_rate=1 if voice is None else voice.sample_rate,
+        sample_rate=speech.sample_rate,
         event_fields=tuple(options.event_fields),
     )
     return EngineParts(core, requests, _fingerprint(configs, vocabulary))
@@ -119,22 +125,25 @@ def _scheduler_settings(options: EngineOptions, max_rows: int) -> SchedulerSetti
     )
 
 
-def _device_stepping(
+def _device_step(
     runner: ModelRunner,
     plan: MemoryPlan,
     options: EngineOptions,
     vocabulary: Vocabulary,
     tracer: Tracer,
     max_rows: int,
-) -> Overlap | None:
-    """The decode step as CUDA graphs, None where the host draws: on a CPU, with the plain back end, without Triton."""
+) -> tuple[DeviceStep, Program] | None:
+    """The decode step as CUDA graphs, and a program that times it.
+
+    None where the host draws: on a CPU, with the plain back end, without Triton.
+    """
     model = runner.model
     if torch.device(plan.device).type != "cuda" or options.backend != "auto":
         return None
     if choose("step", model.weights.final_norm) != TRITON:
         return None
     step = DeviceStep(model, runner.kv, max_rows=max_rows, max_model_len=plan.max_model_len, tracer=tracer)
-    return Overlap(step, compile_schedule(Schedule((Segment("transcript"),)), vocabulary))
+    return step, compile_schedule(Schedule((Segment("transcript"),)), vocabulary)
 
 
 def _source(paths: CheckpointPaths, configs: Configs, plan: MemoryPlan, dummy: bool) -> TensorSource:
@@ -154,13 +163,14 @@ def _fingerprint(configs: Configs, vocabulary: Vocabulary) -> str:
 
 def _load_codec(
     codec: SpeechCodec | None, plan: MemoryPlan, options: EngineOptions, tracer: Tracer, max_rows: int
-) -> tuple[SpeechEncoder | None, SpeechOutput | None]:
-    """Both halves of the speech codec, each None where the model has none."""
+) -> tuple[SpeechEncoder | None, SpeechOutput]:
+    """Both halves of the speech codec: where the model has none, no encoder and an output without sound."""
     if codec is None:
-        return None, None
+        return None, NullSpeechOutput()
     listen = CodecLoad(plan.device, plan.speech_tokenizer_dtype, options.load_format, tracer=tracer)
     speak = CodecLoad(plan.device, plan.codec_dtype, options.load_format, options.vocoder_noise, tracer)
-    return codec.load_encoder(listen), codec.load_output(speak, options.streaming, max_rows)
+    output = codec.load_output(speak, options.streaming, max_rows)
+    return codec.load_encoder(listen), NullSpeechOutput() if output is None else output
 
 
 def _too_large(plan: MemoryPlan) -> str:

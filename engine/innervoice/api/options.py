@@ -18,7 +18,7 @@ from innervoice.codec.glm_voice.chunks import SteadySettings
 from innervoice.codec.speech_codec import Streaming
 from innervoice.model.native import Backend
 from innervoice.model.pages import PageFormat
-from innervoice.runtime.replies import Preempt
+from innervoice.runtime.admission import Preempt
 from innervoice.runtime.scheduler import POLICIES, Policy, SchedulerSettings
 from innervoice.types import EventField, check_event_fields
 

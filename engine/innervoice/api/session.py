@@ -63,7 +63,7 @@ class Session:
     ) -> Session:
         """A new dialogue, or an exported one. Raises OutOfCapacity, ValueError."""
         session = cls(worker, listener, intake, options, model, () if export is None else export.injected)
-        worker.call(lambda core: core.dialogues.open(session.session_id, export))
+        worker.call_sessions(lambda sessions: sessions.open(session.session_id, export))
         return session
 
     def reply(self, prompt: Prompt | None = None, **request: Any) -> Stream:
@@ -78,7 +78,9 @@ class Session:
         heard = self._committed if prompt is None else None
         given = prompt if heard is None else Codes(tuple(heard.codes()))
         with self._lock:
-            length, paused = self._worker.call(lambda core: core.dialogues.session_state(self.session_id))
+            length, paused = self._worker.call_sessions(
+                lambda sessions: sessions.session_state(self.session_id)
+            )
             if prompt is None and heard is not self._committed:
                 raise ValueError("the committed audio changed before it was answered: call reply() again")
             if given is None:
@@ -156,7 +158,9 @@ class Session:
         for a negative time, more than was sent, or a reply that this session did not make.
         """
         now, played_s = self._worker.clock(), played_ms / 1e3
-        self._worker.call(lambda core: core.dialogues.acknowledge(self.session_id, now, played_s, reply_id))
+        self._worker.call_sessions(
+            lambda sessions: sessions.acknowledge(self.session_id, now, played_s, reply_id)
+        )
 
     def interrupt(
         self, played_ms: float | None = None, *, cut: Cut = "speech", reflection: Behind = "drop"
@@ -171,7 +175,7 @@ class Session:
         """
         now, played_s = self._worker.clock(), None if played_ms is None else played_ms / 1e3
         return self._worker.interrupt(
-            lambda core: core.dialogues.interrupt(self.session_id, now, played_s, cut, reflection)
+            lambda sessions: sessions.interrupt(self.session_id, now, played_s, cut, reflection)
         )
 
     def fork(self) -> Session:
@@ -183,7 +187,7 @@ class Session:
             twin = Session(
                 self._worker, self._listener, self._intake, self._options, self._model, self._injected
             )
-            self._worker.call(lambda core: core.dialogues.fork(self.session_id, twin.session_id))
+            self._worker.call_sessions(lambda sessions: sessions.fork(self.session_id, twin.session_id))
             twin._pushed = None if self._pushed is None else self._pushed.copy(twin._read_ahead)
             twin._committed = self._committed
             return twin
@@ -191,8 +195,8 @@ class Session:
     def export(self) -> bytes:
         """Token ids, kinds, cursor and seed; for `open_session(restore=)`. Audio that was pushed is not in it."""
         with self._lock:
-            made: SessionSnapshot = self._worker.call(
-                lambda core: core.dialogues.export(self.session_id, self._model)
+            made: SessionSnapshot = self._worker.call_sessions(
+                lambda sessions: sessions.export(self.session_id, self._model)
             )
             return replace(made, injected=list(self._injected)).to_bytes()
 
@@ -215,13 +219,15 @@ class Session:
         if self._is_closed:
             raise ValueError("the session is closed: open a new one, or restore it from an export")
 
-    def _read_ahead(self, core: ReadsAhead, codes: Sequence[int] | None) -> None:
+    def _read_ahead(self, sessions: ReadsAhead, codes: Sequence[int] | None) -> None:
         """Tell the core how the prompt begins whose recording is being pushed; on the core's thread."""
         if codes is None:
-            core.listen(self.session_id, ())
+            sessions.prefetch(self.session_id, ())
             return
-        length, _ = core.session_state(self.session_id)
-        core.listen(self.session_id, self._intake.heard_ids(codes, self._options.system, first=length == 0))
+        length, _ = sessions.session_state(self.session_id)
+        sessions.prefetch(
+            self.session_id, self._intake.heard_ids(codes, self._options.system, first=length == 0)
+        )
 
     def _resume(self, paused: PausedReply | None, options: RequestOptions, submitted_s: float) -> Stream:
         if paused is None:

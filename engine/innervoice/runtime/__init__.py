@@ -1,22 +1,35 @@
 """The loop: replies, sessions, events, and the thread that steps them.
 
-active_reply.py    a reply in progress
-calibration.py     first step times, before anybody waits
-core.py            the only loop: plan, forward, sample, voice
-event_builder.py   emitted tokens and samples to events and usage
-event_queue.py     where a reply's events wait for their reader, bounded
-interrupt.py       a history, cut to what was heard
-overlap.py         replies in the rows of a stepper, which the host follows a step behind
-playback.py        the listener's clock: what was sent, what was heard, when the sound runs out
-record.py          the line of an event log from which a reply can be made again
-replies.py         the replies that wait and those that run: begun, preempted, ended
-reply_trace.py     what each reply does, and why, as lines of a trace
-request.py         Request: a validated request for one reply
-scheduler/         who runs next
-scheduler_view.py  what the scheduler knows of each reply, written down from the replies
-session_state.py   a session between turns; a paused reply; exports
-sessions.py        the sessions of a core: opened, forked, listened to, interrupted, put to rest
-snapshot.py        a session as bytes; a reply cut out of it
-stream.py          the reader's end of a reply, sync and async
-worker.py          the thread that steps the core
+active_reply.py      a reply in progress
+admission.py         how replies get in, and out of their pages again when others need them more
+batching.py          from a plan to a batch: the rows of a step, each with its pages
+calibration.py       first step times, before the first reply
+completion.py        how replies end: cancelled, refused, timed out, failed, complete
+core.py              the only loop: plan, feed and draw, emit, make sound
+decoder.py           the interface of HostDecode and Overlap, a step's batch and its result
+emitter.py           an emitted token joins its sequence, its speech codes and the events
+event_builder.py     emitted tokens and samples to events and usage
+event_queue.py       the bounded queue in which a reply's events wait for their reader
+follow.py            the host's cursor takes a token of the device's cursor
+host_decode.py       the host's side of a step: the forward pass and the draw
+interrupt.py         a history, cut to the part that was heard
+make_core.py         puts a core together
+outbox.py            pending events, stamped when they are handed over
+overlap.py           steps on the device while the host works on the step before
+playback.py          the listener's clock: sound sent, sound heard, when it runs out
+record.py            the line of an event log from which a reply can be made again
+reply_factory.py     a request to an ActiveReply
+reply_table.py       every reply that waits or is in progress, by id and by row of the scheduler's table
+reply_trace.py       the decisions about each reply, and why, as lines of a trace
+request.py           Request: a validated request for one reply
+scheduler/           who runs next
+scheduler_view.py    the facts of replies and sessions in the scheduler's columns
+sequence_pages.py    the pages of sequences: shared, copied before a write, saved on the host
+session_registry.py  sessions by id, which are busy, and what they prefetch
+session_state.py     a session between turns
+sessions.py          the sessions' operations: open, fork, export, prefetch, acknowledge, interrupt, close
+snapshot.py          a session as bytes; a reply cut out of it
+speech_step.py       the codec's step: which replies' chunks are made now
+stream.py            the reader's end of a reply, sync and async
+worker.py            the thread that steps the core
 """

@@ -1,4 +1,4 @@
-"""First step times, before anybody waits: rows and chunks that mean nothing, run once and again. Reads no clock of its own."""
+"""First step times, before the first reply: sequences and chunks that mean nothing, run again and again."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
+from innervoice.codec.speech_codec import try_out
 from innervoice.model.sequence import Sequence
 from innervoice.runtime.core import Core
 
@@ -17,35 +18,40 @@ Clock = Callable[[], float]
 def calibrate(
     core: Core, clock: Clock, sizes: abc.Sequence[int] | None = None, *, budget_s: float = 2.0
 ) -> float:
-    """Tell the core's scheduler what steps and codec calls of these sizes take -> seconds that this took.
+    """Let the core's scheduler observe steps and codec calls of these sizes -> seconds that this took.
 
     On a GPU every kernel is compiled and every graph captured before. sizes: None: 1, 2, 4, ... up to all rows, until budget_s
-    is spent; each runs twice, a codec call on a GPU three times, and the last run counts. Nothing is left of it. Raises
-    ValueError while replies run, or for a size that does not fit.
+    is spent; each runs twice, a codec call on a GPU three times, and the last run counts. It leaves no state behind. Raises
+    ValueError while replies are in progress, or for a size that does not fit.
     """
     if core.has_work:
         raise ValueError("replies are running: warm up before the first, or when all are over")
     wrong = [size for size in sizes or () if not 1 <= size <= core.max_rows]
     if wrong:
         raise ValueError(f"a batch size is {wrong[0]}: it must be from 1 to max_sessions, {core.max_rows}")
+    decoder = core.decoder
+
+    # Steps by their number of rows, and a prompt token.
     begin = clock()
-    if core.stepping is not None:
-        core.stepping.stepper.warmup()
+    decoder.warmup()
     ready = clock()
     chosen = _doubling(core.max_rows) if sizes is None else list(sizes)
     for size in chosen:
         if sizes is None and size > 1 and clock() - ready > budget_s / 2:
             break
-        with _rows(core, size) as rows, _trial(core, rows) as step:
+        with _sequences(core, size) as sequences, decoder.trial(sequences) as step:
             core.costs.observe_step(size, 0, _last(clock, step))
-    if core.stepping is not None:
+    if decoder.captures_graphs:
         _try_prompts(core, clock)
+
+    # Codec calls by their number of chunks.
     middle = clock()
-    for size in chosen if core.can_stream else ():
+    can_stream = core.speech.next_border(0) is not None
+    for size in chosen if can_stream else ():
         if sizes is None and size > 1 and clock() - middle > budget_s / 2:
             break
-        again = 2 if core.stepping is None else 3  # the second call of a size captures its graph
-        took_s = _last(clock, partial(core.try_voice, size, uuid.uuid4().hex), again)
+        times = 3 if decoder.captures_graphs else 2  # the second call of a size captures its graph
+        took_s = _last(clock, partial(try_out, core.speech, size, uuid.uuid4().hex), times)
         core.costs.observe_voice(size, took_s)
     return clock() - begin
 
@@ -62,49 +68,33 @@ def _doubling(most: int) -> list[int]:
     return [1 << n for n in range(most.bit_length()) if 1 << n <= most]
 
 
-@contextmanager
-def _trial(core: Core, rows: abc.Sequence[Sequence]) -> Iterator[Callable[[], None]]:
-    """A function that takes a step of the rows as the core takes its steps, and waits for it."""
-    if core.stepping is not None:
-        with core.stepping.trial(rows) as step:
-            yield step
-        return
-
-    def forward() -> None:
-        for row in rows:
-            row.num_cached = 0
-        core.runner.forward(rows)[0, 0].item()
-
-    yield forward
-
-
 def _try_prompts(core: Core, clock: Clock) -> None:
-    """Prompts of one length and another: what they need is compiled, and what a token of a whole piece costs is known."""
+    """Feed prompts of several lengths: their kernels are compiled, and the cost of a token of a whole chunk is observed."""
     most = min(
         core.settings.prefill_chunk,
-        core.replies.max_model_len - 1,
+        core.max_model_len - 1,
         core.pool.num_available * core.pool.page_size,
     )
     for num in sorted({min(n, most) for n in (1, 2, 15, 16, 17, 32, 33, most)}):
-        with _rows(core, 1, num) as rows:
+        with _sequences(core, 1, num) as sequences:
 
-            def feed(rows: list[Sequence] = rows) -> None:
-                rows[0].num_cached = 0
-                core.runner.forward(rows, ())[0, 0].item()
+            def feed(sequences: list[Sequence] = sequences) -> None:
+                sequences[0].num_cached = 0
+                core.runner.forward(sequences, ())[0, 0].item()
 
             took_s = _last(clock, feed)
     core.costs.observe_step(0, num, took_s)
 
 
 @contextmanager
-def _rows(core: Core, num: int, num_tokens: int = 1) -> Iterator[list[Sequence]]:
-    """Rows of one token, or more."""
-    rows = [core.replies.new_row() for _ in range(num)]
+def _sequences(core: Core, num: int, num_tokens: int = 1) -> Iterator[list[Sequence]]:
+    """Sequences of so many tokens, with pages, which are given back."""
+    sequences = [core.pages.new_sequence() for _ in range(num)]
     try:
-        for row in rows:
-            row.extend([0] * num_tokens)
-            row.table.grow(num_tokens)
-        yield rows
+        for sequence in sequences:
+            sequence.extend([0] * num_tokens)
+            sequence.table.grow(num_tokens)
+        yield sequences
     finally:
-        for row in rows:
-            row.release()
+        for sequence in sequences:
+            sequence.release()

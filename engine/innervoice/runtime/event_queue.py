@@ -1,7 +1,7 @@
-"""Where a reply's events wait for their reader: bounded, filled a whole step at a time, read by threads and event loops.
+"""The queue in which a reply's events wait for their reader: bounded, filled a step at a time, read by threads and loops.
 
 The engine's thread calls `deliver`, `fail_all`, and looks at `is_full`, `is_abandoned` and `neglected_s`; readers call the
-rest. An outlet does not know its reader, so that the engine may keep it when the reader has gone.
+rest. A queue holds no reference to its reader, so that the engine may keep it when the reader has gone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Waiters = list[asyncio.Future[None]]
 
 @dataclass(frozen=True)
 class Bounds:
-    """What may wait unread before the reply is to pause: events, and seconds of sound. It goes on once half is read."""
+    """Events, and seconds of sound, that may wait unread before the reply pauses. It goes on at half of that."""
 
     events: float = 1024
     audio_s: float = 30.0
@@ -37,10 +37,10 @@ UNBOUNDED = Bounds(math.inf, math.inf)
 
 
 class EventQueue:
-    """The events of one reply. on_room is called, by a reader and with no lock held, when a full outlet has room again.
+    """The events of one reply. on_room is called, by a reader and with no lock held, when a full queue has room again.
 
-    is_full: the reader is behind; more is accepted all the same, so nothing is lost. is_abandoned: nobody will read any more.
-    taken: what was read, in order.
+    is_full: the reader is behind; more is accepted all the same, so no event is lost. is_abandoned: no reader is left. taken: the
+    events that were read, in order.
     """
 
     def __init__(self, on_room: Callable[[], None] | None = None, bounds: Bounds | None = None) -> None:
@@ -70,17 +70,17 @@ class EventQueue:
 
     @property
     def failure(self) -> BaseException | None:
-        """What the engine failed with."""
+        """The error with which the engine stopped."""
         return self._failure
 
     def drop_unread(self) -> None:
-        """Forget what the reader has not taken yet."""
+        """Forget the events that wait."""
         with self._ready:
             self._unread.clear()
             self._unread_s, self.is_full = 0.0, False
 
     def neglected_s(self, now: float) -> float:
-        """For how long this has been full and nothing was taken, as far as was asked: ask once a step, or now and then."""
+        """Seconds for which the queue has been full without a read, from the first call that saw it so: call it once a step."""
         if not self.is_full or len(self.taken) != self._num_seen_taken:
             self._full_since_s = math.inf
         self._num_seen_taken = len(self.taken)
@@ -89,24 +89,24 @@ class EventQueue:
         return max(0.0, now - self._full_since_s) if self.is_full else 0.0
 
     def set_bounds(self, bounds: Bounds) -> None:
-        """Change what may wait, from now on."""
+        """Change the bounds from now on."""
         with self._ready:
             self._bounds = bounds
             made_room = self.is_full and not self._exceeds()
             self.is_full = self._exceeds()
-        self._tell_room(made_room)
+        self._notify_room(made_room)
 
     def read(self) -> Event | None:
-        """The next event, waited for; None after the last. Raises what the engine failed with."""
+        """Wait for the next event; None after the last. Raises the error with which the engine stopped."""
         with self._ready:
             while not self._has_news():
                 self._ready.wait()
             event, made_room = self._take()
-        self._tell_room(made_room)
+        self._notify_room(made_room)
         return event
 
     async def aread(self) -> Event | None:
-        """The same for a task; others run while it waits."""
+        """Like `read`, for a task; others run while it waits."""
         while True:
             with self._ready:
                 if self._has_news():
@@ -119,7 +119,7 @@ class EventQueue:
             finally:
                 if not waiter.done() or waiter.cancelled():
                     self._forget(waiter)
-        self._tell_room(made_room)
+        self._notify_room(made_room)
         return event
 
     def _add(self, events: Sequence[Event]) -> Waiters:
@@ -167,19 +167,19 @@ class EventQueue:
     def _is_half_empty(self) -> bool:
         return len(self._unread) <= self._bounds.events / 2 and self._unread_s <= self._bounds.audio_s / 2
 
-    def _tell_room(self, made_room: bool) -> None:
+    def _notify_room(self, made_room: bool) -> None:
         if made_room and self._on_room is not None:
             self._on_room()
 
 
 def deliver(batches: Iterable[tuple[EventQueue, Sequence[Event]]]) -> None:
-    """Hand over what a step made: one lock a reply, and one call into each event loop, whatever the number of its readers."""
-    _resume([waiter for outlet, events in batches for waiter in outlet._add(events)])
+    """Hand over the events of a step: one lock a reply, and one call into each event loop, whatever the number of its readers."""
+    _resume([waiter for queue, events in batches for waiter in queue._add(events)])
 
 
-def fail_all(outlets: Iterable[EventQueue], error: BaseException) -> None:
-    """No event will follow in any of them: readers get the error once they have read what is there."""
-    _resume([waiter for outlet in outlets for waiter in outlet._fail(error)])
+def fail_all(queues: Iterable[EventQueue], error: BaseException) -> None:
+    """Let readers get the error once they have read the events that are there: no other will follow."""
+    _resume([waiter for queue in queues for waiter in queue._fail(error)])
 
 
 def _resume(waiters: Waiters) -> None:
@@ -194,7 +194,7 @@ def _resume(waiters: Waiters) -> None:
 
 
 def _let_go(waiters: Waiters) -> None:
-    """Their loop was closed while they waited: each future and the task behind it hold each other, and the task its stream."""
+    """Cancel futures whose loop was closed: each and the task behind it hold each other, and the task holds its stream."""
     for waiter in waiters:
         with suppress(RuntimeError):
             waiter.cancel()

@@ -1,10 +1,10 @@
-"""Replies whose tokens the device draws: their rows there, the steps that are queued, and what the host learns a step late."""
+"""Steps on the device while the host works on the step before: rows of the device's batch, queued steps, and their tokens."""
 
 from __future__ import annotations
 
 import logging
 from collections import abc, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,229 +12,313 @@ from typing import Any
 from innervoice.model.device_step import DeviceStep, Emitted, Pending, RowStart
 from innervoice.model.sequence import Sequence, TokenRole
 from innervoice.runtime.active_reply import ActiveReply
-from innervoice.schedule import Emission, Program, TokenKind
+from innervoice.runtime.decoder import NOTHING, StepBatch, StepResult
+from innervoice.runtime.emitter import Emitter
+from innervoice.runtime.follow import CursorMismatch, follow
+from innervoice.runtime.host_decode import NO_NUMBERS, HostDecode
+from innervoice.runtime.reply_table import ReplyTable
+from innervoice.runtime.reply_trace import ReplyTrace
+from innervoice.runtime.sequence_pages import SequencePages
+from innervoice.schedule import Program, TokenKind
 from innervoice.types import OutOfCapacity, Sampling
 from innervoice_kernels.sampling.cursor_columns import Ending
 
 log = logging.getLogger("innervoice")
 
+# A kind for each role, as the reflection weight tells them apart.
 _KINDS = {
     TokenRole.NEUTRAL: None,
     TokenRole.HIDDEN: TokenKind.REFLECTION,
     TokenRole.SPOKEN: TokenKind.SPEECH,
-}  # as the reflection weight tells them apart
+}
 _GREEDY = Sampling(temperature=0.0, top_k=0, top_p=1.0, seed=0, max_new_tokens=1 << 30, ignore_eos=True)
 
 
-class Astray(RuntimeError):
-    """The device's cursor and the host's do not say the same of a reply."""
-
-
-@dataclass(frozen=True)
-class Told:
-    """What steps did: rows that drew, prompt tokens fed, seconds on the device (None: nobody measured)."""
-
-    rows: int = 0
-    prompt_tokens: int = 0
-    took_s: float | None = None
-
-
 @dataclass
-class _Queued:
-    """A step. caps: what it granted, by device row; pending None: it only fed prompts."""
+class _QueuedStep:
+    """A step on the device. caps: granted with it, by device row; pending None: it only fed prompts."""
 
-    running: list[ActiveReply]
+    replies: list[ActiveReply]
     caps: dict[int, int | None]
     pending: Pending | None
-    num_fed: int
+    prompt_tokens: int
     begun: Any
     ended: Any
 
 
 @dataclass
-class _Held:
-    """A row's pages as the device has them, and how many of them will not change."""
+class _DevicePages:
+    """A row's page table on the device, and the number of its first pages that will not change."""
 
     pages: list[int] = field(default_factory=list)
     num_fixed: int = 0
 
 
 class Overlap:
-    """Replies in the rows of a stepper, which the host follows from one step behind.
+    """Draws on the device where that can hold a reply, and on the host where not. See Decoder.
 
-    `begin` takes a reply over, `queue` queues a step of some of them, `read` tells what came of the one before, `follow` lets the
-    host's cursor take it. Whatever needs a reply where it really stands reads all that is queued first. trial: a program for rows
-    that mean nothing, by which steps are timed.
+    `begin` puts a reply into a row of the device's batch. `step` queues a step of some rows behind the prompts that it feeds, and
+    reads the step before: the host's cursor then follows the device's token by token. Work that needs a reply's present state
+    calls `settle` first. trial_program: the schedule of rows that mean nothing, by which steps are timed.
     """
 
-    def __init__(self, stepper: DeviceStep, trial: Program) -> None:
-        self.stepper, self._trial = stepper, trial
+    captures_graphs = True
+
+    def __init__(
+        self,
+        host: HostDecode,
+        device_step: DeviceStep,
+        trial_program: Program,
+        pages: SequencePages,
+        table: ReplyTable,
+        emitter: Emitter,
+        trace: ReplyTrace,
+    ) -> None:
+        self.device_step = device_step
+        self._host = host
+        self._trial_program = trial_program
+        self._pages = pages
+        self._table = table
+        self._emitter = emitter
+        self._trace = trace
         self._rows: list[ActiveReply] = []
-        self._held: list[_Held] = []
-        self._queued: deque[_Queued] = deque()
+        self._device_pages: list[_DevicePages] = []
+        self._caps: dict[ActiveReply, int] = {}  # for the next step
+        self._queued: deque[_QueuedStep] = deque()
 
     @property
     def num_queued(self) -> int:
         """Steps that are queued and not read."""
         return len(self._queued)
 
-    def begin(self, running: ActiveReply) -> bool:
-        """Take over a reply that has its pages; its last token is fed by its first step. False: the host must draw for it."""
-        if running.by_host:
+    def mark(self) -> Any:
+        """A step begins, of which prompts may be a part: the time is taken from here."""
+        return self.device_step.mark()
+
+    def begin(self, reply: ActiveReply) -> bool:
+        """Put a reply with its pages into a row; its last token is fed by its first step. False: the device cannot hold it."""
+        if reply.by_host:
             return False
-        row, number, sampling = running.row, len(self._rows), running.request.sampling
-        room = self.stepper.max_model_len - (len(row.ids) - running.num_tokens)
+        sequence, number, sampling = reply.sequence, len(self._rows), reply.request.sampling
+        room = self.device_step.max_model_len - (len(sequence.ids) - reply.num_tokens)
         start = RowStart(
-            token=row.ids[-1],
-            position=len(row.ids) - 1,
-            pages=row.table.pages,
-            program=running.request.program,
+            token=sequence.ids[-1],
+            position=len(sequence.ids) - 1,
+            pages=sequence.table.pages,
+            program=reply.request.program,
             sampling=replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room)),
-            caps=running.own_caps,
-            reply=running.number,
-            log_weight=row.weights[running.number],
-            kind=_KINDS[row.roles[-1]],
-            cursor=running.cursor.state,
-            num_tokens=running.num_tokens,
+            caps=reply.own_caps,
+            reply=reply.number,
+            log_weight=sequence.weights[reply.number],
+            kind=_KINDS[sequence.roles[-1]],
+            cursor=reply.cursor.state,
+            num_tokens=reply.num_tokens,
         )
         try:
-            self.stepper.begin(number, start)
+            self.device_step.begin(number, start)
         except (ValueError, OutOfCapacity) as error:
-            log.info("reply %s is drawn by the host: %s", running.request.reply_id, error)
-            running.by_host = True
+            log.info("reply %s is drawn by the host: %s", reply.reply_id, error)
+            reply.by_host = True
             return False
-        running.device_row = number
-        self._rows.append(running)
-        self._held.append(_Held(list(row.table.pages), row.table.num_published))
+        reply.device_row = number
+        self._rows.append(reply)
+        self._device_pages.append(_DevicePages(list(sequence.table.pages), sequence.table.num_published))
         return True
 
-    def leave(self, running: ActiveReply) -> None:
-        """The device draws no more for a reply; one that it does not draw for is left alone."""
-        number = running.device_row
+    def leave(self, reply: ActiveReply) -> None:
+        """Take a reply out of its row, which the last row fills. A reply without a row is left alone."""
+        number = reply.device_row
         if number is None:
             return
-        running.device_row = None
-        self.stepper.rows.end(number)
-        last, held = self._rows.pop(), self._held.pop()
-        if last is not running:
-            self.stepper.rows.move(len(self._rows), number)
-            self._rows[number], self._held[number], last.device_row = last, held, number
+        reply.device_row = None
+        self.device_step.rows.end(number)
+        last, last_pages = self._rows.pop(), self._device_pages.pop()
+        if last is not reply:
+            self.device_step.rows.move(len(self._rows), number)
+            self._rows[number] = last
+            self._device_pages[number] = last_pages
+            last.device_row = number
 
-    def is_spent(self, running: ActiveReply) -> bool:
-        """Whether what is queued is all that the reply may have."""
-        num = running.num_tokens + running.in_flight
-        most = running.request.sampling.max_new_tokens
-        return num >= most or len(running.row.ids) + running.in_flight >= self.stepper.max_model_len
+    def is_spent(self, reply: ActiveReply) -> bool:
+        """Whether queued steps already draw all that the reply may have."""
+        num = reply.num_tokens + reply.in_flight
+        most = reply.request.sampling.max_new_tokens
+        return num >= most or len(reply.sequence.ids) + reply.in_flight >= self.device_step.max_model_len
 
-    def mark(self) -> Any:
-        """Where the time of a step begins that also feeds prompts."""
-        return self.stepper.mark()
+    def grant(self, reply: ActiveReply, cap: int) -> None:
+        """Cap a reply's open reflection, or its next: the device's cursor with the step that follows."""
+        if reply.device_row is None:
+            self._host.grant(reply, cap)
+        else:
+            self._caps[reply] = cap
 
-    def queue(
-        self, drawing: abc.Sequence[ActiveReply], caps: Mapping[int, int], num_fed: int, begun: Any
-    ) -> None:
-        """Queue a step of replies whose pages reach as far as it feeds. caps: see Running.grant, by place."""
-        granted = {_row_of(running): caps.get(running.place) for running in drawing}
-        pending = None
-        if drawing:
-            self._tell_pages(drawing)
-            self.stepper.rows.order(granted)
-            pending = self.stepper.step(1 + max(granted), begun=begun)
-            for running in drawing:
-                running.in_flight += 1
-        ended = self.stepper.mark() if pending is None else None
-        self._queued.append(_Queued(list(drawing), granted, pending, num_fed, begun, ended))
+    def step(self, batch: StepBatch) -> StepResult:
+        """Feed prompts, queue a step of the device, draw for the other replies, read the step before."""
+        drawing, logits = self._host.forward(batch)
+        num_queued = self._queue(batch)
+        self._host.draw(drawing, logits)
+        self._host.update_table(batch)
+        read = self._read(keep=1 if num_queued else 0) or NOTHING
 
-    def read(self) -> tuple[Told, list[tuple[ActiveReply, Emitted | None, int | None]]]:
-        """Wait for the oldest step that is queued -> each reply in it, what it emitted (None: nothing), the cap that it got."""
-        queued = self._queued.popleft()
-        if queued.pending is None:
-            if queued.ended is not None:
-                queued.ended.synchronize()
-            return Told(
-                0,
-                queued.num_fed,
-                None if queued.ended is None else queued.begun.elapsed_time(queued.ended) / 1e3,
-            ), []
-        (step,) = self.stepper.read(queued.pending)
-        emitted = {one.row: one for one in step}
-        for running in queued.running:
-            running.in_flight -= 1
-        told = [
-            (r, emitted.get(n), cap) for r, (n, cap) in zip(queued.running, queued.caps.items(), strict=True)
-        ]
-        return Told(len(told), queued.num_fed, queued.pending.took_s), told
+        # Prompts before a step that only the device draws are a part of that step, and counted when it is read.
+        if num_queued and not batch.by_host:
+            return replace(read, queued=num_queued)
+        return StepResult(
+            rows=read.rows + len(batch.by_host),
+            prompt_tokens=read.prompt_tokens + batch.prompt_tokens,
+            queued=num_queued,
+            step_s=None if batch.by_host else read.step_s,
+        )
+
+    def settle(self) -> bool:
+        """Read all queued steps, so that host state equals device state. False: none was queued."""
+        return self._read(keep=0) is not None
+
+    def warmup(self) -> None:
+        """Compile the kernels of a step and capture its graphs."""
+        self.device_step.warmup()
 
     @contextmanager
-    def trial(self, rows: abc.Sequence[Sequence]) -> Iterator[Callable[[], None]]:
-        """A function that takes a step of rows of one token that mean nothing, and waits for it. Only while no reply runs."""
-        assert not self._rows, "replies run"
-        for number, row in enumerate(rows):
-            start = RowStart(row.ids[-1], len(row.ids) - 1, row.table.pages, self._trial, _GREEDY)
-            self.stepper.begin(number, start)
+    def trial(self, sequences: abc.Sequence[Sequence]) -> Iterator[Callable[[], None]]:
+        """A function that takes a step of sequences of one token that mean nothing, and waits for it."""
+        assert not self._rows, "replies are in progress"
+        for number, sequence in enumerate(sequences):
+            start = RowStart(
+                token=sequence.ids[-1],
+                position=len(sequence.ids) - 1,
+                pages=sequence.table.pages,
+                program=self._trial_program,
+                sampling=_GREEDY,
+            )
+            self.device_step.begin(number, start)
 
         def step() -> None:
-            self.stepper.rows.order(dict.fromkeys(range(len(rows))))
-            self.stepper.read(self.stepper.step(len(rows)))
+            self.device_step.rows.order(dict.fromkeys(range(len(sequences))))
+            self.device_step.read(self.device_step.step(len(sequences)))
 
         try:
             yield step
         finally:
-            for number in range(len(rows)):
-                self.stepper.rows.end(number)
+            for number in range(len(sequences)):
+                self.device_step.rows.end(number)
 
     def check_integrity(self) -> None:
         """Raise AssertionError where a reply, its row and, if all is read, its cursor on the device disagree."""
-        for number, running in enumerate(self._rows):
-            assert running.device_row == number and running.finish is None, "rows without replies"
-            num = sum(other is running for queued in self._queued for other in queued.running)
-            assert running.in_flight == num, "steps that nobody counted"
+        for number, reply in enumerate(self._rows):
+            assert reply.device_row == number and reply.finish is None, "rows without replies"
+            num = sum(other is reply for queued in self._queued for other in queued.replies)
+            assert reply.in_flight == num, "steps that are not counted"
             if self._queued:
                 continue
-            state, num_tokens = self.stepper.rows.state(number)
-            assert num_tokens == running.num_tokens, "tokens that the host does not know"
-            host = running.cursor.state
+            state, num_tokens = self.device_step.rows.state(number)
+            assert num_tokens == reply.num_tokens, "tokens that the host does not know"
+            host = reply.cursor.state
             assert replace(state, caps=host.caps, granted=host.granted) == host, "cursors apart"
-            held, pages = self._held[number], running.row.table.pages
-            assert held.pages[: held.num_fixed] == pages[: held.num_fixed], "pages of another row"
+            there, pages = self._device_pages[number], reply.sequence.table.pages
+            assert there.pages[: there.num_fixed] == pages[: there.num_fixed], "pages of another row"
 
-    def _tell_pages(self, drawing: abc.Sequence[ActiveReply]) -> None:
-        """Send the pages that changed. Those that are published stay, but for the last, which may have been shared and copied."""
+    def _queue(self, batch: StepBatch) -> int:
+        """Queue a step behind the prompts that were fed -> its rows, those that were only fed among them."""
+        drawing = []
+        for reply in batch.by_device:
+            if reply.finish is None:
+                drawing.append(reply)
+            else:
+                self.leave(reply)  # its prompt failed
+        caps, self._caps = self._caps, {}
+        if not (batch.by_device or batch.feeding):
+            return 0
+        granted = {_row_of(reply): caps.get(reply) for reply in drawing}
+        pending = None
+        if drawing:
+            self._send_pages(drawing)
+            self.device_step.rows.order(granted)
+            pending = self.device_step.step(1 + max(granted), begun=batch.begun)
+            for reply in drawing:
+                reply.in_flight += 1
+        ended = self.device_step.mark() if pending is None else None
+        prompt_tokens = 0 if batch.by_host else batch.prompt_tokens
+        self._queued.append(_QueuedStep(drawing, granted, pending, prompt_tokens, batch.begun, ended))
+        return len(drawing) + len(batch.feeding)
+
+    def _send_pages(self, drawing: abc.Sequence[ActiveReply]) -> None:
+        """Send the page tables that changed. Published pages stay, but for the last, which may have been shared and copied."""
         changed = {}
-        for running in drawing:
-            number, table = _row_of(running), running.row.table
-            held = self._held[number]
-            first = max(min(held.num_fixed, table.num_published) - 1, 0)
-            if held.pages[first:] != table.pages[first:]:
+        for reply in drawing:
+            number, table = _row_of(reply), reply.sequence.table
+            there = self._device_pages[number]
+            first = max(min(there.num_fixed, table.num_published) - 1, 0)
+            if there.pages[first:] != table.pages[first:]:
                 changed[number] = table.pages
-                held.pages = list(table.pages)
-            held.num_fixed = table.num_published
+                there.pages = list(table.pages)
+            there.num_fixed = table.num_published
         if changed:
-            self.stepper.rows.set_pages(changed)
+            self.device_step.rows.set_pages(changed)
+
+    def _read(self, keep: int) -> StepResult | None:
+        """Read all queued steps but the last `keep` -> the last one's result; None: there was none."""
+        result = None
+        while len(self._queued) > keep:
+            queued = self._queued.popleft()
+            if queued.pending is None:
+                result = _prompts_result(queued)
+                continue
+            (step,) = self.device_step.read(queued.pending)
+            by_row = {emitted.row: emitted for emitted in step}
+            for reply in queued.replies:
+                reply.in_flight -= 1
+            result = StepResult(len(queued.replies), queued.prompt_tokens, step_s=queued.pending.took_s)
+            for reply, (number, cap) in zip(queued.replies, queued.caps.items(), strict=True):
+                # A reply that is over has left: tokens drawn behind its end are dropped.
+                if reply.device_row is not None:
+                    self._accept(reply, by_row.get(number), cap)
+                    self._table.update(reply)
+        return result
+
+    def _accept(self, reply: ActiveReply, emitted: Emitted | None, cap: int | None) -> None:
+        """Emit the token that the device drew for a reply."""
+        sequence = reply.sequence
+        try:
+            if emitted is None or emitted.ending is Ending.WAITING:
+                raise CursorMismatch(
+                    "a step of this reply came to nothing on the device, without an end or a page: please report this"
+                )
+            if emitted.ending is Ending.REFUSED:
+                raise FloatingPointError(NO_NUMBERS)
+            if cap is not None:
+                reply.grant(cap)
+                if self._trace.enabled:
+                    self._trace.granted(reply, cap)
+            emission = follow(reply, emitted)
+        except (CursorMismatch, FloatingPointError) as error:
+            self._fail(reply, str(error))
+            return
+        sequence.num_cached = len(sequence.ids)
+        self._pages.publish(sequence)
+        self._emitter.emit(reply, emission, emitted.logprob)
+        if reply.finish is not None:
+            self.leave(reply)
+        elif emitted.ending is not Ending.RUNNING:
+            self._fail(
+                reply,
+                f"the device ended this reply ({emitted.ending.name}) where the host does not: please report this",
+            )
+
+    def _fail(self, reply: ActiveReply, error: str) -> None:
+        reply.error = error
+        self.leave(reply)
+        self._emitter.stop(reply, "error")
 
 
-def follow(running: ActiveReply, told: Emitted) -> Emission:
-    """Let the host's cursor take what the device's has emitted. Raises Astray where they differ."""
-    cursor = running.cursor
-    if told.discarded:
-        if cursor.forced is not None or not cursor.discards:
-            raise Astray(_apart(running, told, "no draw that is discarded"))
-        cursor.finish_text()
-    if cursor.forced is None and told.token not in cursor.mask:
-        raise Astray(_apart(running, told, f"a draw from {cursor.mask}"))
-    emission = cursor.emit_forced() if cursor.forced is not None else cursor.draw(told.token)
-    expected = Emission(
-        told.token, TokenKind.END if told.kind is None else told.kind, told.segment, told.forced
-    )
-    if emission is None or emission != expected or cursor.is_done != (told.ending is Ending.STOP):
-        raise Astray(_apart(running, told, f"{emission}, ended: {cursor.is_done}"))
-    return emission
+def _prompts_result(queued: _QueuedStep) -> StepResult:
+    """The result of a step that only fed prompts, once it is over."""
+    if queued.ended is None:
+        return StepResult(prompt_tokens=queued.prompt_tokens)
+    queued.ended.synchronize()
+    took_s = queued.begun.elapsed_time(queued.ended) / 1e3
+    return StepResult(prompt_tokens=queued.prompt_tokens, step_s=took_s)
 
 
-def _apart(running: ActiveReply, told: Emitted, expected: str) -> str:
-    return f"token {running.num_tokens} of this reply is {told} on the device, and by its schedule {expected}: please report this"
-
-
-def _row_of(running: ActiveReply) -> int:
-    assert running.device_row is not None, "the host draws for this reply"
-    return running.device_row
+def _row_of(reply: ActiveReply) -> int:
+    assert reply.device_row is not None, "the host draws for this reply"
+    return reply.device_row

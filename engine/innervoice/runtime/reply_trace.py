@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from innervoice.runtime.active_reply import ActiveReply
+from innervoice.runtime.reply_table import ReplyTable
 from innervoice.runtime.request import Request
 from innervoice.runtime.scheduler import Phase, ReplyColumns, SchedulerSettings, StepPlan
 from innervoice.runtime.scheduler.admission import num_pages
-from innervoice.runtime.scheduler_view import SchedulerView
 from innervoice.schedule import UNLIMITED, TokenKind
 from innervoice.telemetry.trace import Lines, Tracer
 from innervoice.types import AudioChunk, Done, Event, TokenEvent
@@ -29,12 +29,12 @@ class _Drawn:
     """A reply, as far as it is drawn. segment: kind and number of the open one; dry_s: when what was sent is played."""
 
     lines: Lines
-    running: ActiveReply | None = None
+    reply: ActiveReply | None = None
     state: str = ""
     segment: tuple[str, int] | None = None
     num_tokens: int = 0
     num_hidden: int = 0
-    told_cap: tuple[int, int] | None = None
+    last_cap: tuple[int, int] | None = None
     cap: int = UNLIMITED
     last_s: float = 0.0
     chosen_s: float | None = None
@@ -63,23 +63,23 @@ class ReplyTrace:
         drawn.lines.instant(_DECISIONS, "submitted", now, prompt=prompt, priority=request.priority, **session)
 
     def planned(
-        self, plan: StepPlan, ledger: SchedulerView, settings: SchedulerSettings, pages_free: int, now: float
+        self, plan: StepPlan, table: ReplyTable, settings: SchedulerSettings, pages_free: int, now: float
     ) -> None:
         """The plan of a step, before it is carried out: what it means for each reply, and why."""
         self._now = now
-        step = _Step(plan, ledger.jobs, settings, pages_free, now)
-        for place in ledger.jobs.places.tolist():
-            entry = ledger.at(place)
+        step = _Step(plan, table.columns, settings, pages_free, now)
+        for table_index in table.columns.places.tolist():
+            entry = table.at(table_index)
             if isinstance(entry, (Request, ActiveReply)):
-                self._state(self._of_entry(entry, now), *step.why_not(place), now)
+                self._state(self._of_entry(entry, now), *step.why_not(table_index), now)
                 if isinstance(entry, ActiveReply):
-                    self._count(entry, ledger.jobs, place, now)
-        for place in plan.preempt:
-            entry = ledger.at(place)
+                    self._count(entry, table.columns, table_index, now)
+        for table_index in plan.preempt:
+            entry = table.at(table_index)
             if isinstance(entry, ActiveReply):
                 why = {
-                    "reason": step.why_preempted(place),
-                    "pages": int(ledger.jobs.pages[place]),
+                    "reason": step.why_preempted(table_index),
+                    "pages": int(table.columns.pages[table_index]),
                     "pages_free": pages_free,
                 }
                 self._of_entry(entry, now).lines.instant(_DECISIONS, "preempted", now, **why)
@@ -87,28 +87,28 @@ class ReplyTrace:
         if drawing or prompts:
             self._tracer.counter("batch", rows=drawing, prompt_tokens=prompts)
 
-    def admitted(self, running: ActiveReply, *, again: bool = False) -> None:
+    def admitted(self, reply: ActiveReply, *, again: bool = False) -> None:
         """A reply got its row."""
-        drawn = self._of_entry(running, self._now)
-        drawn.running, drawn.last_s = running, self._now
-        waited_s, row = self._now - running.request.submitted_s, running.row
-        name, cached = "admitted again" if again else "admitted", row.num_cached
+        drawn = self._of_entry(reply, self._now)
+        drawn.reply, drawn.last_s = reply, self._now
+        waited_s, sequence = self._now - reply.request.submitted_s, reply.sequence
+        name, cached = "admitted again" if again else "admitted", sequence.num_cached
         drawn.lines.instant(
-            _DECISIONS, name, self._now, waited_s=round(waited_s, 6), tokens=len(row.ids), cached=cached
+            _DECISIONS, name, self._now, waited_s=round(waited_s, 6), tokens=len(sequence.ids), cached=cached
         )
 
-    def granted(self, running: ActiveReply, cap: int) -> None:
+    def granted(self, reply: ActiveReply, cap: int) -> None:
         """The scheduler gave a reply's open reflection, or its next, a cap; told when it is another than before."""
-        cursor = running.cursor
+        cursor = reply.cursor
         if cursor.kind is not TokenKind.REFLECTION:
             return
-        drawn, number = self._of_entry(running, self._now), cursor.num_reflections
+        drawn, number = self._of_entry(reply, self._now), cursor.num_reflections
         drawn.cap = cursor.limit
-        if drawn.told_cap == (number, cursor.limit):
+        if drawn.last_cap == (number, cursor.limit):
             return
-        name = "cap lowered" if drawn.told_cap is not None and drawn.told_cap[0] == number else "cap granted"
-        drawn.told_cap = number, cursor.limit
-        slack = _slack(running, self._now)
+        name = "cap lowered" if drawn.last_cap is not None and drawn.last_cap[0] == number else "cap granted"
+        drawn.last_cap = number, cursor.limit
+        slack = _slack(reply, self._now)
         reason = {} if slack is None else {"reason": f"{slack:.3f} s of sound are unplayed"}
         drawn.lines.instant(
             _DECISIONS,
@@ -122,21 +122,21 @@ class ReplyTrace:
 
     def chosen(self, replies: Sequence[ActiveReply], now: float) -> None:
         """The codec makes the next chunk of these, in one call."""
-        for running in replies:
-            drawn = self._of_entry(running, now)
+        for reply in replies:
+            drawn = self._of_entry(reply, now)
             drawn.chosen_s = now
             drawn.lines.instant(
-                _DECISIONS, "sound is made", now, reason=_why_sound(running, now), chunks=len(replies)
+                _DECISIONS, "sound is made", now, reason=_why_sound(reply, now), chunks=len(replies)
             )
 
-    def told(self, event: Event, now: float) -> None:
+    def event(self, event: Event, now: float) -> None:
         """An event leaves."""
         drawn = self._drawn.get(event.reply_id) if self._number == self._tracer.number else None
         if drawn is None:
-            running = self._find(event.reply_id)
-            if running is None:
+            reply = self._find(event.reply_id)
+            if reply is None:
                 return  # it began before the trace did, and is over
-            drawn = self._of_entry(running, now)
+            drawn = self._of_entry(reply, now)
         if isinstance(event, TokenEvent):
             self._token(drawn, event, now)
         elif isinstance(event, AudioChunk):
@@ -158,13 +158,13 @@ class ReplyTrace:
             )
         drawn.num_tokens += len(event.ids)
         drawn.last_s = now
-        running = drawn.running
-        if event.kind == "reflection" and running is not None:
-            vocabulary = running.request.program.vocabulary
+        reply = drawn.reply
+        if event.kind == "reflection" and reply is not None:
+            vocabulary = reply.request.program.vocabulary
             marks = (vocabulary.open, vocabulary.close, vocabulary.done)
             drawn.num_hidden += sum(i not in marks for i in event.ids)
-            if running.cursor.kind is TokenKind.REFLECTION:
-                drawn.cap = running.cursor.limit
+            if reply.cursor.kind is TokenKind.REFLECTION:
+                drawn.cap = reply.cursor.limit
 
     def _end_segment(self, drawn: _Drawn) -> None:
         if drawn.segment is None:
@@ -186,7 +186,7 @@ class ReplyTrace:
         drawn.lines.span(
             _SOUND, f"{sound_s:.2f} s of sound", begin_s, now, sound_s=sound_s, start=event.start, t=event.t
         )
-        playback = None if drawn.running is None else drawn.running.playback
+        playback = None if drawn.reply is None else drawn.reply.playback
         plays_s = now if playback is None else playback.dry_s - sound_s  # when the player gets to it
         if drawn.dry_s == -math.inf:
             drawn.lines.begin(_PLAYBACK, "plays", plays_s)
@@ -215,21 +215,21 @@ class ReplyTrace:
             drawn.lines.begin(_DECISIONS, state, now, **why)
         drawn.state = state
 
-    def _count(self, running: ActiveReply, jobs: ReplyColumns, place: int, now: float) -> None:
-        drawn = self._of_entry(running, now)
-        slack = _slack(running, now)
-        if slack is not None and running.request.is_live:
+    def _count(self, reply: ActiveReply, columns: ReplyColumns, table_index: int, now: float) -> None:
+        drawn = self._of_entry(reply, now)
+        slack = _slack(reply, now)
+        if slack is not None and reply.request.is_live:
             drawn.lines.counter("slack", now, seconds=round(slack, 6))
-            drawn.dry_s = running.playback.dry_s  # by the player's word, where it gave one
-        if jobs.is_reflecting[place]:
-            drawn.lines.counter("reflection", now, used=int(jobs.hidden_count[place]))
+            drawn.dry_s = reply.playback.dry_s  # by the player's word, where it gave one
+        if columns.is_reflecting[table_index]:
+            drawn.lines.counter("reflection", now, used=int(columns.hidden_count[table_index]))
 
     def _of_entry(self, entry: Request | ActiveReply, now: float) -> _Drawn:
         if isinstance(entry, Request):
             return self._of(entry.reply_id, entry, now)
-        drawn = self._of(entry.request.reply_id, entry.request, now)
-        if drawn.running is None:
-            drawn.running, drawn.dry_s = entry, entry.playback.dry_s
+        drawn = self._of(entry.reply_id, entry.request, now)
+        if drawn.reply is None:
+            drawn.reply, drawn.dry_s = entry, entry.playback.dry_s
             if entry.playback.has_begun:
                 drawn.lines.begin(_PLAYBACK, "plays", now)
         return drawn
@@ -252,41 +252,47 @@ class _Step:
     """A planned step, and the reasons behind it, by what the planner knew."""
 
     def __init__(
-        self, plan: StepPlan, jobs: ReplyColumns, settings: SchedulerSettings, pages_free: int, now: float
+        self, plan: StepPlan, columns: ReplyColumns, settings: SchedulerSettings, pages_free: int, now: float
     ) -> None:
-        self._jobs, self._settings, self._pages_free, self._now = jobs, settings, pages_free, now
-        self._takes_part = {*plan.decode.tolist(), *(place for place, _ in plan.prefill), *plan.admit}
-        places = jobs.places
-        waiting = set(places[jobs.phase[places] == Phase.WAITING].tolist())
-        self._num_rows = len(places) - len(waiting) - int(jobs.is_listening[places].sum()) + len(plan.admit)
+        self._columns, self._settings, self._pages_free, self._now = columns, settings, pages_free, now
+        self._takes_part = {
+            *plan.decode.tolist(),
+            *(table_index for table_index, _ in plan.prefill),
+            *plan.admit,
+        }
+        places = columns.places
+        waiting = set(places[columns.phase[places] == Phase.WAITING].tolist())
+        self._num_rows = (
+            len(places) - len(waiting) - int(columns.is_listening[places].sum()) + len(plan.admit)
+        )
         left = sorted(
-            waiting.difference(plan.admit), key=lambda p: (-int(jobs.priority[p]), int(jobs.order[p]))
+            waiting.difference(plan.admit), key=lambda p: (-int(columns.priority[p]), int(columns.order[p]))
         )
         self._first, self._num_waiting = (left[0] if left else -1), len(left)
 
-    def why_not(self, place: int) -> Why:
+    def why_not(self, table_index: int) -> Why:
         """Why a reply takes no part, and the numbers behind it; an empty reason: it does, or only its sound is left."""
-        jobs, settings = self._jobs, self._settings
-        phase = int(jobs.phase[place])
-        if place in self._takes_part or phase == Phase.VOICING:
+        columns, settings = self._columns, self._settings
+        phase = int(columns.phase[table_index])
+        if table_index in self._takes_part or phase == Phase.VOICING:
             return "", {}
         if phase == Phase.WAITING:
-            return self._why_waits(place)
-        if jobs.is_blocked[place]:
+            return self._why_waits(table_index)
+        if columns.is_blocked[table_index]:
             return "paused: its reader is behind", {}
-        return settings.planner.why_left_out(jobs, place, settings, self._ahead_s(place))
+        return settings.planner.why_left_out(columns, table_index, settings, self._ahead_s(table_index))
 
-    def why_preempted(self, place: int) -> str:
+    def why_preempted(self, table_index: int) -> str:
         """Why a reply gives its pages back."""
-        return self._settings.planner.why_preempted(self._jobs, place, self._ahead_s(place))
+        return self._settings.planner.why_preempted(self._columns, table_index, self._ahead_s(table_index))
 
-    def _why_waits(self, place: int) -> Why:
-        jobs, settings = self._jobs, self._settings
-        if place != self._first:
+    def _why_waits(self, table_index: int) -> Why:
+        columns, settings = self._columns, self._settings
+        if table_index != self._first:
             return "waits behind others", {"waiting": self._num_waiting}
         if self._num_rows >= settings.max_rows:
             return "waits for a row", {"rows": self._num_rows, "max_rows": settings.max_rows}
-        needed = num_pages(int(jobs.context[place]) + 1, settings) - int(jobs.pages[place])
+        needed = num_pages(int(columns.context[table_index]) + 1, settings) - int(columns.pages[table_index])
         if needed > self._pages_free:
             return "waits for pages", {"needed": needed, "free": self._pages_free}
         return "waits: with one more, the machine would not keep pace", {
@@ -294,20 +300,20 @@ class _Step:
             "max_load": settings.max_load,
         }
 
-    def _ahead_s(self, place: int) -> float:
+    def _ahead_s(self, table_index: int) -> float:
         """Seconds of sound that are spoken and not heard."""
-        jobs = self._jobs
+        columns = self._columns
         return (
-            float(jobs.sound_end_s[place] + jobs.unvoiced_s[place]) - self._now
-            if jobs.has_sound[place]
+            float(columns.sound_end_s[table_index] + columns.unvoiced_s[table_index]) - self._now
+            if columns.has_sound[table_index]
             else 0.0
         )
 
 
-def _why_sound(running: ActiveReply, now: float) -> str:
-    if not running.request.is_live:
+def _why_sound(reply: ActiveReply, now: float) -> str:
+    if not reply.request.is_live:
         return "nobody waits for it"
-    slack = _slack(running, now)
+    slack = _slack(reply, now)
     if slack is None:
         return "its first sound"
     return (
@@ -317,9 +323,9 @@ def _why_sound(running: ActiveReply, now: float) -> str:
     )
 
 
-def _slack(running: ActiveReply, now: float) -> float | None:
+def _slack(reply: ActiveReply, now: float) -> float | None:
     """Seconds until the player runs dry; None before its first sound."""
-    return running.playback.dry_s - now if running.playback.has_begun else None
+    return reply.playback.dry_s - now if reply.playback.has_begun else None
 
 
 def _plain(cap: int) -> int | None:

@@ -11,11 +11,11 @@ from innervoice.types import EventField, OutputFormat, Sampling
 
 @dataclass(frozen=True)
 class Request:
-    """A validated request: sampling has no unset field; submitted_s is the caller's clock when it came.
+    """A validated request: sampling has no unset field; submitted_s is the time on the worker's clock when it was made.
 
-    session_id: the dialogue that it continues, None for a single reply. output_rate: of the audio, None: the decoder's own.
-    output_format: what its samples are. priority: higher ones first. is_live: somebody listens while it is spoken, so that its
-    pace is the listener's.
+    session_id: the session that it continues, None for a single reply. output_rate: of the audio in Hz, None: the decoder's own.
+    output_format: type of the samples. priority: higher ones go first. is_live: a listener hears the reply while it is made, so
+    that it is made at the listener's pace. event_fields: fields that the caller adds to events.
     """
 
     reply_id: str
@@ -31,3 +31,12 @@ class Request:
     is_live: bool = False
     output_format: OutputFormat = "float32"
     event_fields: tuple[EventField, ...] = ()
+
+
+def check_length(num_tokens: int, max_model_len: int) -> None:
+    """Raise ValueError when history and prompt leave no room for a reply."""
+    if num_tokens >= max_model_len:
+        raise ValueError(
+            f"history and prompt have {num_tokens} tokens, {num_tokens - max_model_len + 1} more than the cache holds beside a "
+            f"reply: load the model with max_model_len above {num_tokens}, or open a new session"
+        )

@@ -1,8 +1,7 @@
-"""What the scheduler knows of each reply, written down from the replies themselves. Reads no clock."""
+"""How the facts of replies and sessions get into the scheduler's columns. Reads no clock."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from innervoice.codec.speech_codec import SpeechOutput
@@ -21,17 +20,19 @@ from innervoice.schedule import (
     spoken_until,
 )
 
-Entry = Request | ActiveReply | SessionState
-"""Who stands in a place of the table: a reply that waits, one that runs, or a user who still speaks."""
+# Plain numbers and names looked up once: this runs for each token.
+_PREFILL = int(Phase.PREFILL)
+_VOICING = int(Phase.VOICING)
+_TRANSCRIPT = TokenKind.TRANSCRIPT
+_SPEECH = TokenKind.SPEECH
 
 
-_PREFILL, _VOICING = int(Phase.PREFILL), int(Phase.VOICING)
-_TRANSCRIPT, _SPEECH = TokenKind.TRANSCRIPT, TokenKind.SPEECH
-
-
-@dataclass
+@dataclass(slots=True)
 class _Ahead:
-    """What comes of a cursor, as of one of its rows: valid while it stays there, by its count."""
+    """The tokens ahead of a cursor, counted at one state of its program: valid, less those emitted since, while it stays there.
+
+    row: the state; count: tokens spent in it then. last_border, border: of codes, around the open chunk.
+    """
 
     row: int
     last_border: int
@@ -42,147 +43,130 @@ class _Ahead:
 
 
 class SchedulerView:
-    """The table of jobs and who stands where."""
+    """Writes one reply or session into its row of the columns, which the planner reads."""
 
-    def __init__(self, voice: SpeechOutput | None) -> None:
-        self.jobs = ReplyColumns()
-        self._voice = voice
-        self._streams = voice is not None and voice.next_border(0) is not None
-        self._entries: dict[int, Entry] = {}
+    def __init__(self, speech: SpeechOutput) -> None:
+        self.columns = ReplyColumns()
+        self._speech = speech
+        self._codes_per_s = speech.codes_per_s
+        self._sample_rate = speech.sample_rate
+        self._streams = speech.next_border(0) is not None
         self._ahead: dict[int, _Ahead] = {}
 
-    def __len__(self) -> int:
-        return len(self._entries)
+    def add_request(
+        self, request: Request, now: float, *, num_tokens: int, num_cached: int, num_pages: int
+    ) -> int:
+        """A new row for a request that waits -> its index. num_tokens: of history and prompt; the others: of its sequence."""
+        columns = self.columns
+        index = columns.add(now, priority=request.priority)
+        columns.submitted_s[index] = request.submitted_s
+        columns.context[index] = num_tokens
+        columns.pages[index] = num_pages
+        columns.prompt_left[index] = columns.prompt_len[index] = max(num_tokens - num_cached, 1)
+        columns.is_live[index] = request.is_live and self._streams
+        columns.spoken_rate[index] = self._spoken_rate(request.program)
+        self._look_ahead(index, make_cursor(request.program, request.caps), num_speech=0)
+        return index
 
-    @property
-    def has_prompts_ahead(self) -> bool:
-        """Whether a user who still speaks has said something that is not fed yet."""
-        places = self.jobs.places
-        return bool((self.jobs.is_listening[places] & (self.jobs.prompt_left[places] > 0)).any())
+    def add_prefetch(self) -> int:
+        """A new row for the prompt of a user who still speaks -> its index."""
+        index = self.columns.add(0.0)
+        self.columns.phase[index] = Phase.PREFILL
+        self.columns.is_listening[index] = True
+        return index
 
-    def at(self, place: int) -> Entry:
-        """Who stands there."""
-        return self._entries[place]
+    def remove(self, index: int) -> None:
+        """Free a row."""
+        self.columns.remove(index)
+        self._ahead.pop(index, None)
 
-    def enter(self, request: Request, now: float, *, num_tokens: int, num_cached: int, num_pages: int) -> int:
-        """A reply that waits; its place. num_tokens: of history and prompt; num_cached and num_pages: what its row has."""
-        jobs = self.jobs
-        place = jobs.add(now, priority=request.priority)
-        self._entries[place] = request
-        jobs.submitted_s[place] = request.submitted_s
-        jobs.context[place], jobs.pages[place] = num_tokens, num_pages
-        jobs.prompt_left[place] = jobs.prompt_len[place] = max(num_tokens - num_cached, 1)
-        jobs.is_live[place] = request.is_live and self._streams
-        jobs.spoken_rate[place] = self._spoken_rate(request.program)
-        self._look_ahead(place, make_cursor(request.program, request.caps), num_speech=0)
-        return place
+    def update_prefetch(self, session: SessionState) -> None:
+        """Write how much of a session's prefetched prompt is fed."""
+        index, columns, sequence = session.table_index, self.columns, session.sequence
+        assert index is not None, "the session prefetches nothing"
+        columns.context[index] = len(sequence.ids)
+        columns.pages[index] = len(sequence.table.pages)
+        columns.prompt_left[index] = sequence.num_new
 
-    def enter_listener(self, dialogue: SessionState) -> int:
-        """A user who still speaks: what is known of the prompt is fed ahead."""
-        jobs = self.jobs
-        place = jobs.add(0.0)
-        self._entries[place] = dialogue
-        jobs.phase[place], jobs.is_listening[place] = Phase.PREFILL, True
-        return place
-
-    def start(self, running: ActiveReply) -> None:
-        """A reply has got its row: it stands where its request stood."""
-        self._entries[running.place] = running
-
-    def leave(self, place: int) -> None:
-        """Forget who stands there."""
-        self.jobs.remove(place)
-        del self._entries[place]
-        self._ahead.pop(place, None)
-
-    def update_listener(self, dialogue: SessionState) -> None:
-        """Write down what a step did for a user who still speaks."""
-        place, jobs, row = dialogue.draft_place, self.jobs, dialogue.row
-        assert place is not None, "nobody listens"
-        jobs.context[place], jobs.pages[place], jobs.prompt_left[place] = (
-            len(row.ids),
-            len(row.table.pages),
-            row.num_new,
-        )
-
-    def update(self, running: ActiveReply) -> None:
-        """Write down where a reply stands now."""
-        place, jobs, row = running.place, self.jobs, running.row
-        jobs.context[place], jobs.pages[place] = len(row.ids), len(row.table.pages)
-        jobs.hidden_total[place], jobs.num_drawn[place] = running.num_hidden, running.num_tokens
-        if jobs.phase[place] == _PREFILL:
-            jobs.prompt_left[place] = row.num_new
-        if running.finish is not None:
-            jobs.phase[place], jobs.prompt_left[place], jobs.is_reflecting[place] = _VOICING, 0, False
+    def update(self, reply: ActiveReply) -> None:
+        """Write everything about a reply."""
+        index, columns, sequence = reply.table_index, self.columns, reply.sequence
+        columns.context[index] = len(sequence.ids)
+        columns.pages[index] = len(sequence.table.pages)
+        columns.hidden_total[index] = reply.num_hidden
+        columns.num_drawn[index] = reply.num_tokens
+        if columns.phase[index] == _PREFILL:
+            columns.prompt_left[index] = sequence.num_new
+        if reply.finish is None:
+            self._look_ahead(index, reply.cursor, reply.num_speech)
         else:
-            self._look_ahead(place, running.cursor, running.num_speech)
-        self.update_sound(running)
+            columns.phase[index] = _VOICING
+            columns.prompt_left[index] = 0
+            columns.is_reflecting[index] = False
+        self.update_sound(reply)
 
-    def update_sound(self, running: ActiveReply) -> None:
-        """Write down what was sent of its sound, and what is still to be made."""
-        if self._voice is None:
-            return
-        place, jobs = running.place, self.jobs
-        made_s = running.num_samples / self._voice.sample_rate
-        jobs.unvoiced_s[place] = max(0.0, running.num_speech / self._voice.codes_per_s - made_s)
-        jobs.sound_total_s[place] = made_s
-        jobs.has_sound[place] = running.playback.has_begun
-        jobs.sound_end_s[place] = running.playback.dry_s if running.playback.has_begun else 0.0
+    def update_sound(self, reply: ActiveReply) -> None:
+        """Write how much sound of a reply was sent, and how much is still to be made."""
+        index, columns, playback = reply.table_index, self.columns, reply.playback
+        made_s = reply.num_samples / self._sample_rate
+        columns.unvoiced_s[index] = max(0.0, reply.num_speech / self._codes_per_s - made_s)
+        columns.sound_total_s[index] = made_s
+        has_begun = playback.has_begun
+        columns.has_sound[index] = has_begun
+        columns.sound_end_s[index] = playback.dry_s if has_begun else 0.0
 
-    def update_ready(self, ready: Sequence[tuple[ActiveReply, int]]) -> None:
-        """Write down whose next chunk the codec can make; with each, the codes that wait for it."""
-        assert self._voice is not None, "no voice, no chunks"
-        jobs = self.jobs
-        jobs.chunks_ready[jobs.places], jobs.ready_s[jobs.places] = 0, 0.0
-        for running, pending in ready:
-            jobs.chunks_ready[running.place] = 1
-            chunk = (
-                pending
-                if running.finish is not None
-                else pending - running.num_speech + self._last_border(running.place)
-            )
-            jobs.ready_s[running.place] = max(chunk, 0) / self._voice.codes_per_s
+    def update_ready(self, ready: list[tuple[ActiveReply, int]]) -> None:
+        """Write whose next chunk the codec can make; with each reply the number of its codes that wait."""
+        columns, used = self.columns, self.columns.places
+        columns.chunks_ready[used] = 0
+        columns.ready_s[used] = 0.0
+        for reply, num_pending in ready:
+            index = reply.table_index
+            columns.chunks_ready[index] = 1
+            num_codes = num_pending
+            if reply.finish is None:  # codes behind the last complete chunk wait for the next
+                num_codes -= reply.num_speech - self._ahead[index].last_border
+            columns.ready_s[index] = max(num_codes, 0) / self._codes_per_s
 
-    def _last_border(self, place: int) -> int:
-        """Codes of the chunks that are complete."""
-        return self._ahead[place].last_border
+    def _look_ahead(self, index: int, cursor: Cursor | FreeCursor, num_speech: int) -> None:
+        """Write the tokens until the codec's next chunk, and the open or next reflection."""
+        columns, ahead = self.columns, self._ahead.get(index)
+        border = self._speech.next_border(num_speech)
+        if border is None:
+            border = num_speech
 
-    def _look_ahead(self, place: int, cursor: Cursor | FreeCursor, num_speech: int) -> None:
-        jobs = self.jobs
-        border = self._border(num_speech)
+        # A new count where the cursor has entered another state or a chunk is complete.
         row, count = cursor.row, cursor.count
-        ahead = self._ahead.get(place)
-        if ahead is None or row < 0 or (ahead.row, ahead.border) != (row, border):
+        if ahead is None or row < 0 or ahead.row != row or ahead.border != border:
             last = 0 if ahead is None else ahead.last_border
-            if self._streams and self._voice is not None and (ahead is None or ahead.border != border):
+            if self._streams and (ahead is None or ahead.border != border):
                 last = 0 if ahead is None else ahead.border
-                jobs.chunk_s[place] = (border - last) / self._voice.codes_per_s
-            ahead = _Ahead(
-                row, last, border, count, spoken_until(cursor, border - num_speech), reflection_ahead(cursor)
-            )
-            self._ahead[place] = ahead
-        spoken = cursor.kind is _SPEECH or cursor.kind is _TRANSCRIPT
-        jobs.spoken_left[place] = max(ahead.spoken_left - (count - ahead.count if spoken else 0), 0)
+                columns.chunk_s[index] = (border - last) / self._codes_per_s
+            spoken_left = spoken_until(cursor, border - num_speech)
+            ahead = _Ahead(row, last, border, count, spoken_left, reflection_ahead(cursor))
+            self._ahead[index] = ahead
+
+        # Tokens emitted since then are off the count.
+        is_spoken = cursor.kind is _SPEECH or cursor.kind is _TRANSCRIPT
+        num_since = count - ahead.count if is_spoken else 0
+        columns.spoken_left[index] = max(ahead.spoken_left - num_since, 0)
         reflection = ahead.reflection
         if reflection is None:
-            jobs.is_reflecting[place], jobs.hidden_most[place] = False, 0
+            columns.is_reflecting[index] = False
+            columns.hidden_most[index] = 0
             return
-        jobs.is_reflecting[place], jobs.hidden_most[place] = reflection.is_open, reflection.most
-        jobs.hidden_count[place] = count if reflection.is_open else 0
-        jobs.hidden_floor[place] = cursor.program.schedule.floor
-        jobs.hidden_cap[place] = cursor.limit if reflection.is_open else reflection.most
-
-    def _border(self, num_speech: int) -> int:
-        border = None if self._voice is None else self._voice.next_border(num_speech)
-        return num_speech if border is None else border
+        is_open = reflection.is_open
+        columns.is_reflecting[index] = is_open
+        columns.hidden_most[index] = reflection.most
+        columns.hidden_count[index] = count if is_open else 0
+        columns.hidden_floor[index] = cursor.program.schedule.floor
+        columns.hidden_cap[index] = cursor.limit if is_open else reflection.most
 
     def _spoken_rate(self, program: Program) -> float:
-        """Transcript and speech tokens a second of sound, as the cycle has them."""
-        if self._voice is None:
-            return 0.0
+        """Transcript and speech tokens a second of sound, by the schedule's cycle."""
         tokens = {"speech": 0, "transcript": 0}
         for segment in program.schedule.cycle:
             if segment.kind in tokens and segment.budget is not None:
                 tokens[segment.kind] += segment.budget
         share = tokens["transcript"] / tokens["speech"] if tokens["speech"] else 0.0
-        return self._voice.codes_per_s * (1 + share)
+        return self._codes_per_s * (1 + share)

@@ -1,4 +1,4 @@
-"""A dialogue between turns: its row, and what continues a reply that it was cut out of. Exported as bytes."""
+"""A session between turns: its sequence, the reply that it waits for, and the beginning of its next prompt."""
 
 from __future__ import annotations
 
@@ -11,33 +11,44 @@ from innervoice.runtime.snapshot import PausedReply
 
 @dataclass(frozen=True)
 class LastReply:
-    """The reply that a dialogue heard last, running or over: what an interruption needs. number: within the row."""
+    """The session's last reply that began, in progress or over, as an interruption needs it.
+
+    number: of the reply within the sequence. speech: range of speech ids [first, end). codes_per_s, lag_s: of its speech output.
+    """
 
     reply_id: str
     number: int
     speech: tuple[int, int]
     codes_per_s: float
+    lag_s: float
     playback: Playback
 
 
-@dataclass
+@dataclass(eq=False)
 class SessionState:
     """A session as the core keeps it.
 
-    busy: the reply that is running, if any. last: the one that is, or was, heard. replies: ids of all it ever made. used: when it
-    was last needed, as a count. draft: how many tokens at the row's end are guessed: what a user who still speaks has said.
+    paused: an unfinished reply that the next request may go on with. busy: id of the reply that waits or is in progress.
+    reply_ids: all that were ever submitted. used: a counter's value when the session was last needed. num_prefetched: tokens at
+    the sequence's end that the user has said so far and may still change. table_index: its row of the scheduler's table while it
+    prefetches.
     """
 
-    row: Sequence
+    sequence: Sequence
     paused: PausedReply | None = None
     busy: str | None = None
     last: LastReply | None = None
-    replies: set[str] = field(default_factory=set)
+    reply_ids: set[str] = field(default_factory=set)
     used: int = 0
-    draft: int = 0
-    draft_place: int | None = None
+    num_prefetched: int = 0
+    table_index: int | None = None
 
-    def drop_draft(self, keep: int = 0) -> None:
-        """Take what is guessed back, but for its first `keep` tokens, which are certain now."""
-        self.row.truncate(len(self.row.ids) - self.draft + keep)
-        self.draft = 0
+    @property
+    def num_tokens(self) -> int:
+        """Length of the history, without what is prefetched."""
+        return len(self.sequence.ids) - self.num_prefetched
+
+    def drop_prefetched(self, keep: int = 0) -> None:
+        """Take prefetched tokens back, but for the first `keep`, which are part of the history from now on."""
+        self.sequence.truncate(self.num_tokens + keep)
+        self.num_prefetched = 0

@@ -1,4 +1,4 @@
-"""The reader's end of a reply: an iterator, sync or async, over events that another thread puts into its outlet."""
+"""The reader's end of a reply: an iterator, sync or async, over the events that the engine's thread puts into its queue."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from innervoice.types import Audio, AudioChunk, Done, Event, Reply, RequestFaile
 class Stream(Iterator[Event], AsyncIterator[Event]):
     """Events of one reply, the last of them Done. `for` and `async for` both read it; leaving its `with` block cancels it.
 
-    A reader that is slow slows its own reply alone: see `bounded`. A stream that nobody holds any more is abandoned, and its
-    reply is cancelled.
+    A slow reader slows its own reply alone: see `bounded`. A stream without a reference left is abandoned, and its reply is
+    cancelled.
     """
 
     def __init__(
         self, reply_id: str, rate: int, cancel: Callable[[], None], on_room: Callable[[], None] | None = None
     ) -> None:
         self.reply_id = reply_id
-        self.outlet = EventQueue(on_room)
+        self.queue = EventQueue(on_room)
         self.make_record: Callable[[], dict[str, Any]] | None = None
         self.history: SessionSnapshot | None = None  # of its session, as the reply found it
         self._rate, self._cancel = rate, cancel
@@ -35,7 +35,7 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
         return self
 
     def __next__(self) -> Event:
-        event = self.outlet.read()
+        event = self.queue.read()
         if event is None:
             raise StopIteration
         return event
@@ -44,21 +44,21 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
         return self
 
     async def __anext__(self) -> Event:
-        event = await self.outlet.aread()
+        event = await self.queue.aread()
         if event is None:
             raise StopAsyncIteration
         return event
 
     def __del__(self) -> None:
         # Nothing but a flag: this may run in any thread, whatever locks it holds.
-        outlet = getattr(self, "outlet", None)
-        if outlet is not None:
-            outlet.is_abandoned = True
+        queue = getattr(self, "queue", None)
+        if queue is not None:
+            queue.is_abandoned = True
 
     @property
     def is_full(self) -> bool:
-        """Whether so much waits unread that the reply is paused."""
-        return self.outlet.is_full
+        """Whether so many events wait unread that the reply is paused."""
+        return self.queue.is_full
 
     @cached_property
     def record(self) -> dict[str, Any] | None:
@@ -70,7 +70,7 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
 
         Raises ValueError for less than one event, or no sound at all.
         """
-        self.outlet.set_bounds(Bounds(events, audio_s))
+        self.queue.set_bounds(Bounds(events, audio_s))
         return self
 
     def cancel(self) -> None:
@@ -79,25 +79,25 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
 
     def reply(self) -> Reply:
         """Block until the end. Events that were read before are in it too. Raises RequestFailed, EngineDead."""
-        self.outlet.set_bounds(UNBOUNDED)
+        self.queue.set_bounds(UNBOUNDED)
         for _ in self:
             pass
         return self._whole()
 
     async def areply(self) -> Reply:
         """Wait for the end. Raises RequestFailed, EngineDead."""
-        self.outlet.set_bounds(UNBOUNDED)
+        self.queue.set_bounds(UNBOUNDED)
         async for _ in self:
             pass
         return self._whole()
 
     def put(self, event: Event) -> None:
         """For the engine: add an event."""
-        deliver([(self.outlet, [event])])
+        deliver([(self.queue, [event])])
 
     def fail(self, error: BaseException) -> None:
         """For the engine: no event will follow; readers get the error."""
-        fail_all([self.outlet], error)
+        fail_all([self.queue], error)
 
     def __enter__(self) -> Stream:
         return self
@@ -116,11 +116,11 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
         self.cancel()
 
     def _whole(self) -> Reply:
-        events = list(self.outlet.taken)
+        events = list(self.queue.taken)
         done = events[-1]
         assert isinstance(done, Done), "a reply ends in Done"
         if done.finish_reason == "error":
-            raise self.outlet.failure or RequestFailed(done.error)
+            raise self.queue.failure or RequestFailed(done.error)
         transcript, reflections = collect_text(events)
         chunks = [event.pcm for event in events if isinstance(event, AudioChunk)]
         samples: Any = np.concatenate(chunks) if chunks else np.zeros(0, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""The thread that steps the core, and what others may ask of it."""
+"""The thread that steps the core, and the calls that other threads make into it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from innervoice.runtime.core import Core
 from innervoice.runtime.event_queue import EventQueue, deliver, fail_all
 from innervoice.runtime.request import Request
+from innervoice.runtime.sessions import Sessions
 from innervoice.runtime.stream import Stream
 from innervoice.telemetry.stats import Telemetry
 from innervoice.types import Done, EngineDead, Event, Heard, OutOfCapacity
@@ -28,7 +30,7 @@ class Worker:
     """Steps a core whenever it has work. Every method may be called from any thread.
 
     A reply whose reader is behind pauses; after reader_timeout_s of that it ends with an error. One whose reader is gone is
-    cancelled. begin: what the thread does first.
+    cancelled. begin: called by the thread before its first step.
     """
 
     def __init__(
@@ -46,9 +48,9 @@ class Worker:
         self._reader_timeout_s = math.inf if reader_timeout_s is None else reader_timeout_s
         self._core = core
         self._changed = threading.Condition()
-        self._orders: list[Callable[[], None]] = []
+        self._calls: list[Callable[[], None]] = []  # for the thread, before its next step
         self._answers: set[Future[Any]] = set()
-        self._outlets: dict[str, EventQueue] = {}
+        self._queues: dict[str, EventQueue] = {}  # by reply
         self._num_coming = 0  # single replies whose submission is not carried out yet
         self._is_closing = False
         self._is_resting = False  # the last step found nothing to do
@@ -56,10 +58,10 @@ class Worker:
         self._thread: threading.Thread | None = None
 
     def call(self, ask: Callable[[Core], T]) -> T:
-        """Run `ask` between two steps and return, or raise, what it does. Raises EngineDead, or ValueError on a closed engine."""
+        """Run `ask` between two steps -> its result, or its error. Raises EngineDead, or ValueError on a closed engine."""
         answer: Future[T] = Future()
 
-        def order() -> None:
+        def call() -> None:
             self._answers.discard(answer)
             try:
                 answer.set_result(ask(self._core))
@@ -67,14 +69,18 @@ class Worker:
                 answer.set_exception(error)
 
         with self._changed:
-            self._order(order)
+            self._queue_call(call)
             self._answers.add(answer)
         return answer.result()
 
-    def submit(self, request: Request, rate: int) -> Stream:
-        """Start a reply, whose audio has that rate. A turn of a dialogue waits for the step that runs, a single reply does not.
+    def call_sessions(self, ask: Callable[[Sessions], T]) -> T:
+        """The same, with the sessions of the core."""
+        return self.call(lambda core: ask(core.sessions))
 
-        Raises what `Core.submit` does, EngineDead, ValueError on a closed engine.
+    def submit(self, request: Request, rate: int) -> Stream:
+        """Start a reply, with audio of `rate` Hz. A session's turn waits for the step in progress, a single reply does not.
+
+        Raises ValueError for a turn that its session does not take and on a closed engine, OutOfCapacity, EngineDead.
         """
         reply_id = request.reply_id
         stream = Stream(reply_id, rate, lambda: self.cancel(reply_id), self._wake)
@@ -82,15 +88,15 @@ class Worker:
             with self._changed:
                 self._check_open()
                 if request.session_id is None:
-                    self._core.replies.check_room(self._num_coming)
+                    self._core.check_room(self._num_coming)
                     self._num_coming += 1
-                    self._order(lambda: self._begin(request))
-                self._outlets[reply_id] = stream.outlet
+                    self._queue_call(lambda: self._begin(request))
+                self._queues[reply_id] = stream.queue
             if request.session_id is not None:
                 stream.history = self.call(lambda core: core.submit(request, self.clock()))
         except BaseException as error:
             with self._changed:
-                self._outlets.pop(reply_id, None)
+                self._queues.pop(reply_id, None)
                 self._changed.notify_all()
             if isinstance(error, OutOfCapacity):
                 self.telemetry.count("refused")
@@ -98,36 +104,36 @@ class Worker:
         return stream
 
     def _begin(self, request: Request) -> None:
-        """On the core's thread. What could not be foreseen when it was submitted ends the reply with an error."""
+        """Submit a single reply, on the core's thread. A refusal that could not be foreseen ends the reply with an error."""
         with self._changed:
             self._num_coming -= 1
         try:
             self._core.submit(request, self.clock())
         except Exception as error:
-            self._core.replies.refuse(request, str(error))
+            self._core.refuse(request, str(error))
 
-    def interrupt(self, ask: Callable[[Core], Heard]) -> Heard:
-        """Like `call`; the streams that it ends drop what was not read, and have their last event when it returns."""
+    def interrupt(self, ask: Callable[[Sessions], Heard]) -> Heard:
+        """Like `call_sessions`; streams that it ends drop their unread events, and have their last one when it returns."""
 
-        def order(core: Core) -> Heard:
+        def interrupt(core: Core) -> Heard:
             self._deliver()
-            heard = ask(core)
+            heard = ask(core.sessions)
             self._deliver(drop_unread=True)
             return heard
 
-        return self.call(order)
+        return self.call(interrupt)
 
     def cancel(self, reply_id: str) -> None:
         """End a reply; one that is over already is left alone."""
         with self._changed:
-            if reply_id in self._outlets and self._death is None:
-                self._orders.append(lambda: self._core.cancel(reply_id))
+            if reply_id in self._queues and self._death is None:
+                self._calls.append(lambda: self._core.cancel(reply_id))
                 self._changed.notify_all()
 
     def close_session(self, session_id: str) -> None:
-        """End a dialogue; one that is gone already, or an engine that is, is left alone."""
+        """Close a session; one that is closed already, or a dead engine, is left alone."""
         with suppress(ValueError, EngineDead):
-            self.call(lambda core: core.dialogues.close(session_id))
+            self.call_sessions(lambda sessions: sessions.close(session_id))
 
     def check_health(self) -> None:
         """Raise EngineDead, with the cause, once the core has stopped on a failure."""
@@ -135,12 +141,12 @@ class Worker:
             raise EngineDead(f"the engine stopped: {self._death}") from self._death
 
     def close(self, drain_s: float) -> None:
-        """Take no more requests, give those that run drain_s seconds, cancel the rest, and stop."""
+        """Take no more requests, give those in progress drain_s seconds, cancel the rest, and stop."""
         with self._changed:
             self._is_closing = True
             if drain_s > 0:
-                self._changed.wait_for(lambda: not self._outlets or self._death is not None, timeout=drain_s)
-            self._orders += [lambda key=reply_id: self._core.cancel(key) for reply_id in self._outlets]  # type: ignore[misc]
+                self._changed.wait_for(lambda: not self._queues or self._death is not None, timeout=drain_s)
+            self._calls += [partial(self._core.cancel, reply_id) for reply_id in self._queues]
             self._changed.notify_all()
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
@@ -151,10 +157,10 @@ class Worker:
         if self._is_closing:
             raise ValueError("the engine is closed: make a new one with Engine.from_pretrained")
 
-    def _order(self, order: Callable[[], None]) -> None:
-        """Queue work for the core's thread. The lock is held."""
+    def _queue_call(self, call: Callable[[], None]) -> None:
+        """Queue a call for the core's thread. The lock is held."""
         self._check_open()
-        self._orders.append(order)
+        self._calls.append(call)
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="innervoice-core", daemon=True)
             self._thread.start()
@@ -164,14 +170,16 @@ class Worker:
         try:
             if self._begin_thread is not None:
                 self._begin_thread()
-            while self._take_orders():
+            while self._run_calls():
                 self._step()
         except BaseException as error:
             self._die(error)
 
     def _step(self) -> None:
-        """A step of tokens and one of sound, each told to the scheduler with what it took, the handing over of events with it."""
+        """A step of tokens and one of sound. The scheduler learns what each took, with the handing over of its events."""
         core, costs = self._core, self._core.costs
+
+        # Tokens. A device step took its own time, any other as long as the call.
         begin = self.clock()
         tokens = core.step_tokens(begin)
         did_step = bool(tokens.rows or tokens.prompt_tokens)
@@ -180,54 +188,57 @@ class Worker:
         self._deliver()
         end = self.clock()
         if did_step:
-            costs.observe_step(
-                tokens.rows, tokens.prompt_tokens, end - begin if tokens.step_s is None else tokens.step_s
-            )
-        sound = core.step_voice(end)
+            step_s = end - begin if tokens.step_s is None else tokens.step_s
+            costs.observe_step(tokens.rows, tokens.prompt_tokens, step_s)
+
+        # Sound.
+        sound = core.step_speech(end)
         if sound.chunks:
             self.telemetry.codec(self.clock() - end)
         self._deliver()
         if sound.chunks:
             costs.observe_voice(sound.chunks, self.clock() - end)
+
+        # Counts.
         self._is_resting = tokens.is_nothing and sound.is_nothing
         self.telemetry.occupy(core.occupancy())
-        for what, number in core.incidents().items():
-            self.telemetry.count(what, number)
+        for name, number in core.incidents().items():
+            self.telemetry.count(name, number)
 
     def _die(self, error: BaseException) -> None:
         log.debug("the engine stopped", exc_info=error)  # readers get the error itself
         with self._changed:
             self._death = error
-            outlets, self._outlets = self._outlets, {}
+            queues, self._queues = self._queues, {}
             answers, self._answers = self._answers, set()
             self._changed.notify_all()
         failure = EngineDead(f"the engine stopped: {error}")
         failure.__cause__ = error
-        last = self._last_words(str(failure))
-        deliver([(outlet, [last[reply_id]]) for reply_id, outlet in outlets.items() if reply_id in last])
-        fail_all(outlets.values(), failure)
+        last = self._last_events(str(failure))
+        deliver([(queue, [last[reply_id]]) for reply_id, queue in queues.items() if reply_id in last])
+        fail_all(queues.values(), failure)
         for answer in answers:
             answer.set_exception(failure)
 
-    def _last_words(self, error: str) -> dict[str, Done]:
-        """The last event of every reply, as far as the broken core can still tell."""
+    def _last_events(self, error: str) -> dict[str, Done]:
+        """The last event of every reply, as far as the broken core can still make it."""
         with suppress(Exception):
-            events = self._core.replies.last_words(self.clock(), error)
+            events = self._core.last_events(self.clock(), error)
             return {event.reply_id: event for event in events if isinstance(event, Done)}
         return {}
 
-    def _take_orders(self) -> bool:
-        """Wait for something to do and carry out what was asked; False: closed, with nothing left."""
+    def _run_calls(self) -> bool:
+        """Wait for work, and run the calls that are queued; False: closed, with no work left."""
         with self._changed:
-            while not self._orders and (not self._core.has_work or self._is_resting):
+            while not self._calls and (not self._core.has_work or self._is_resting):
                 if self._is_closing and not self._core.has_work:
                     return False
                 self._is_resting = False
                 self._changed.wait(self._nap_s() if self._core.has_work else None)
-            orders, self._orders = self._orders, []
-        for order in orders:
-            order()
-        self._look_at_readers()
+            calls, self._calls = self._calls, []
+        for call in calls:
+            call()
+        self._check_readers()
         return True
 
     def _wake(self) -> None:
@@ -235,27 +246,24 @@ class Worker:
             self._is_resting = False
             self._changed.notify_all()
 
-    def _look_at_readers(self) -> None:
+    def _check_readers(self) -> None:
         """Pause the replies whose readers are behind, end those whose readers are gone."""
-        now, replies = self.clock(), self._core.replies
-        for reply_id, outlet in list(self._outlets.items()):
-            if outlet.is_abandoned:
+        now, core = self.clock(), self._core
+        for reply_id, queue in list(self._queues.items()):
+            if queue.is_abandoned:
                 self.telemetry.count("abandoned")
-                replies.cancel(reply_id)
-            elif outlet.neglected_s(now) > self._reader_timeout_s:
-                replies.cancel(
-                    reply_id,
-                    "error",
-                    f"nobody read this reply for {self._reader_timeout_s:g} s, with its queue full",
-                )
+                core.cancel(reply_id)
+            elif queue.neglected_s(now) > self._reader_timeout_s:
+                error = f"nobody read this reply for {self._reader_timeout_s:g} s, with its queue full"
+                core.cancel(reply_id, "error", error)
             else:
-                replies.set_blocked(reply_id, outlet.is_full)
+                core.set_blocked(reply_id, queue.is_full)
 
     def _nap_s(self) -> float:
         return min(max(self._core.wake_s - self.clock(), _SHORTEST_NAP_S), _LONGEST_NAP_S)
 
     def _deliver(self, *, drop_unread: bool = False) -> None:
-        """Hand over what was made: one lock a reply, one call an event loop."""
+        """Hand over the events that are ready: one lock a reply, one call an event loop."""
         batches: dict[str, list[Event]] = {}
         now = self.clock()
         events = self._core.drain(now)
@@ -266,11 +274,11 @@ class Worker:
             return
         over = [reply_id for reply_id, events in batches.items() if isinstance(events[-1], Done)]
         for reply_id in over if drop_unread else ():
-            self._outlets[reply_id].drop_unread()
+            self._queues[reply_id].drop_unread()
             batches[reply_id] = batches[reply_id][-1:]
-        deliver([(self._outlets[reply_id], events) for reply_id, events in batches.items()])
+        deliver([(self._queues[reply_id], events) for reply_id, events in batches.items()])
         if over:
             with self._changed:
                 for reply_id in over:
-                    del self._outlets[reply_id]
+                    del self._queues[reply_id]
                 self._changed.notify_all()

@@ -1,0 +1,109 @@
+"""From a plan to a batch: which rows take part in a step, each with pages for what it feeds."""
+
+from __future__ import annotations
+
+from innervoice.model.pages import PagePool
+from innervoice.model.sequence import Sequence
+from innervoice.runtime.active_reply import ActiveReply
+from innervoice.runtime.completion import Completion
+from innervoice.runtime.decoder import Decoder, StepBatch
+from innervoice.runtime.reply_table import ReplyTable
+from innervoice.runtime.request import Request
+from innervoice.runtime.scheduler import Phase, SchedulerSettings, StepPlan
+from innervoice.runtime.sequence_pages import SequencePages
+
+_DECODE = int(Phase.DECODE)
+_FORCED_MARGIN = 16  # forced tokens behind a prompt do not cost a step of their own
+
+
+class BatchBuilder:
+    """Makes the batch of each step. When no row gets its pages, and none can be taken back, the last reply ends."""
+
+    def __init__(
+        self,
+        table: ReplyTable,
+        pages: SequencePages,
+        pool: PagePool,
+        decoder: Decoder,
+        completion: Completion,
+        settings: SchedulerSettings,
+    ) -> None:
+        self._table = table
+        self._pages = pages
+        self._pool = pool
+        self._decoder = decoder
+        self._completion = completion
+        self._prefill_chunk = settings.prefill_chunk
+
+    def build(self, plan: StepPlan, now: float) -> StepBatch:
+        """The rows that the plan names and that have pages. now: served from now on."""
+        batch = StepBatch([], [], [], 0, self._decoder.mark())
+        prompt_tokens = sum(self._feed(index, num, batch, now) for index, num in plan.prefill)
+        for index in plan.decode.tolist():
+            self._decode(index, batch, now)
+        if batch.is_empty and (plan.prefill or len(plan.decode)) and self._decoder.num_queued == 0:
+            self._give_up(plan)
+        return StepBatch(batch.by_host, batch.by_device, batch.feeding, prompt_tokens, batch.begun)
+
+    def _feed(self, index: int, num: int, batch: StepBatch, now: float) -> int:
+        """Let a prompt be fed up to `num` tokens; a reply whose prompt is through draws as well -> tokens fed."""
+        entry = self._table.at(index)
+        assert not isinstance(entry, Request), "a reply without a row is not fed"
+        reply = entry if isinstance(entry, ActiveReply) else None
+        sequence: Sequence = entry.sequence
+        left = sequence.num_new
+        if reply is not None and (reply.finish is not None or left == 0):
+            return 0
+        margin = _FORCED_MARGIN if reply is not None and num < self._prefill_chunk else 0
+        is_whole = left - num <= margin
+        sequence.limit = None if is_whole else sequence.num_cached + num
+        if not self._pages.make_writable(sequence):
+            sequence.limit = None
+            return 0
+        num_fed = sequence.num_new
+        columns = self._table.columns
+        columns.served_s[index] = now
+        if reply is None or not is_whole:
+            batch.feeding.append(sequence)
+            return num_fed
+
+        # The prompt is through. On the device its last token is a part of the step that draws.
+        columns.phase[index] = _DECODE
+        columns.prompt_left[index] = 0
+        if not self._decoder.begin(reply):
+            batch.by_host.append(reply)
+            return num_fed
+        batch.by_device.append(reply)
+        if sequence.num_new > 1:
+            sequence.limit = len(sequence.ids) - 1
+            batch.feeding.append(sequence)
+        return num_fed
+
+    def _decode(self, index: int, batch: StepBatch, now: float) -> None:
+        """Let a reply draw a token."""
+        reply = self._table.at(index)
+        assert isinstance(reply, ActiveReply), "only a reply in progress draws"
+        if reply.finish is not None or self._decoder.is_spent(reply):
+            return
+        if not self._pages.make_writable(reply.sequence, reply.in_flight):
+            return
+        columns = self._table.columns
+        columns.served_s[index] = now
+        if reply.device_row is None:
+            batch.by_host.append(reply)
+        else:
+            columns.pages[index] = len(reply.sequence.table.pages)
+            batch.by_device.append(reply)
+
+    def _give_up(self, plan: StepPlan) -> None:
+        """No row got its pages although none are left to take back: end the reply that came last."""
+        indices = [index for index, _ in plan.prefill] + plan.decode.tolist()
+        entries = [self._table.at(index) for index in indices]
+        replies = [entry for entry in entries if isinstance(entry, ActiveReply) and entry.finish is None]
+        if replies:
+            order = self._table.columns.order
+            last = max(replies, key=lambda reply: int(order[reply.table_index]))
+            last.error = (
+                f"the cache of {self._pool.num_pages} pages is full: load the model with more max_sessions"
+            )
+            self._completion.stop(last, "error")

@@ -1,0 +1,36 @@
+"""How the host's cursor takes a token that the device's cursor has emitted."""
+
+from __future__ import annotations
+
+from innervoice.model.device_step import Emitted
+from innervoice.runtime.active_reply import ActiveReply
+from innervoice.schedule import Emission, TokenKind
+from innervoice_kernels.sampling.cursor_columns import Ending
+
+
+class CursorMismatch(RuntimeError):
+    """The device's cursor and the host's disagree about a token."""
+
+
+def follow(reply: ActiveReply, emitted: Emitted) -> Emission:
+    """Advance the host's cursor by the device's token. Raises CursorMismatch where the host would have emitted another."""
+    cursor = reply.cursor
+    if emitted.discarded:
+        if cursor.forced is not None or not cursor.discards:
+            raise CursorMismatch(_mismatch(reply, emitted, "no draw that is discarded"))
+        cursor.finish_text()
+    if cursor.forced is None and emitted.token not in cursor.mask:
+        raise CursorMismatch(_mismatch(reply, emitted, f"a draw from {cursor.mask}"))
+    emission = cursor.emit_forced() if cursor.forced is not None else cursor.draw(emitted.token)
+    kind = TokenKind.END if emitted.kind is None else emitted.kind
+    expected = Emission(emitted.token, kind, emitted.segment, emitted.forced)
+    if emission is None or emission != expected or cursor.is_done != (emitted.ending is Ending.STOP):
+        raise CursorMismatch(_mismatch(reply, emitted, f"{emission}, ended: {cursor.is_done}"))
+    return emission
+
+
+def _mismatch(reply: ActiveReply, emitted: Emitted, expected: str) -> str:
+    return (
+        f"token {reply.num_tokens} of this reply is {emitted} on the device, and by its schedule {expected}: "
+        "please report this"
+    )

@@ -1,0 +1,186 @@
+"""The host's side of a step: the forward pass, a draw a row under the cursor's mask, and what came of it."""
+
+from __future__ import annotations
+
+from collections import abc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from innervoice.model.runner import ModelRunner, forward_apart
+from innervoice.model.sequence import Sequence
+from innervoice.runtime.active_reply import ActiveReply
+from innervoice.runtime.decoder import StepBatch, StepResult
+from innervoice.runtime.emitter import Emitter
+from innervoice.runtime.reply_table import ReplyTable
+from innervoice.runtime.reply_trace import ReplyTrace
+from innervoice.runtime.sequence_pages import SequencePages
+from innervoice.runtime.session_registry import SessionRegistry
+from innervoice.telemetry.trace import Tracer
+from innervoice_kernels.sampling.sample import REFUSED, merge_spans, sample
+
+NO_NUMBERS = "the model's logits are not numbers: check the weights, or use a wider dtype"
+_NO_LOGITS = torch.empty(0, 0)
+
+
+class HostDecode:
+    """Feeds and draws, and waits for each step. See Decoder."""
+
+    captures_graphs = False
+    num_queued = 0
+
+    def __init__(
+        self,
+        runner: ModelRunner,
+        pages: SequencePages,
+        table: ReplyTable,
+        sessions: SessionRegistry,
+        emitter: Emitter,
+        trace: ReplyTrace,
+        tracer: Tracer,
+    ) -> None:
+        self._runner = runner
+        self._pages = pages
+        self._table = table
+        self._sessions = sessions
+        self._emitter = emitter
+        self._trace = trace
+        self._tracer = tracer
+
+    def step(self, batch: StepBatch) -> StepResult:
+        """Feed and draw."""
+        drawing, logits = self.forward(batch)
+        self.draw(drawing, logits)
+        self.update_table(batch)
+        return StepResult(len(batch.by_host), batch.prompt_tokens)
+
+    def grant(self, reply: ActiveReply, cap: int) -> None:
+        """Cap a reply's open reflection, or its next; a cap that is reached closes it."""
+        reply.grant(cap)
+        if self._trace.enabled:
+            self._trace.granted(reply, cap)
+        if reply.cursor.forced is not None:
+            self._emitter.emit_forced(reply)
+            self._table.update(reply)
+
+    def forward(self, batch: StepBatch) -> tuple[list[ActiveReply], Tensor]:
+        """Feed what the host feeds -> the replies that it draws for, without those that failed, and their logits [B, V]."""
+        drawing = batch.by_host
+        sequences = [reply.sequence for reply in drawing] + batch.feeding
+        if not sequences:
+            return [], _NO_LOGITS
+        offered = merge_spans({span for reply in drawing for span in reply.cursor.offered})
+        logits, failed = forward_apart(self._runner, sequences, self._pages.new_sequence, offered)
+        for sequence in sequences:
+            sequence.limit = None
+
+        # A sequence that failed ends its reply, or is not prefetched; the others' full pages may be shared.
+        if failed:
+            self._fail(batch, failed)
+            sequences = [sequence for sequence in sequences if id(sequence) not in failed]
+        for sequence in sequences:
+            self._pages.publish(sequence)
+
+        # Logits of the rows that draw, which come first.
+        if not failed:
+            return drawing, logits[: len(drawing)]
+        alive = [i for i, reply in enumerate(drawing) if id(reply.sequence) not in failed]
+        return [drawing[i] for i in alive], logits[alive] if alive else _NO_LOGITS
+
+    def draw(self, drawing: abc.Sequence[ActiveReply], logits: Tensor) -> None:
+        """Draw and emit a token of each reply."""
+        if drawing:
+            with self._tracer.span("sample", rows=len(drawing)):
+                self._draw(drawing, logits, d=0)
+
+    def update_table(self, batch: StepBatch) -> None:
+        """Bring the table up to date with what was drawn and fed."""
+        for reply in batch.by_host:
+            self._table.update(reply)
+        fed = {id(sequence) for sequence in batch.feeding}
+        if not fed:
+            return
+        for reply in self._table.active:
+            if id(reply.sequence) in fed:
+                self._table.update(reply)
+        for session in self._sessions:
+            if id(session.sequence) in fed and session.table_index is not None:
+                self._table.update_prefetch(session)
+
+    def _draw(self, drawing: abc.Sequence[ActiveReply], logits: Tensor, *, d: int) -> None:
+        ids, logprobs = sample(logits, [reply.draw(d) for reply in drawing])
+        again: list[int] = []
+        for index, (reply, token, logprob) in enumerate(
+            zip(drawing, ids.tolist(), logprobs.tolist(), strict=True)
+        ):
+            if token == REFUSED:
+                reply.error = NO_NUMBERS
+                self._emitter.stop(reply, "error")
+                continue
+            emission = reply.cursor.draw(token)
+            if emission is not None:
+                self._emitter.emit(reply, emission, logprob)
+            self._emitter.emit_forced(reply)
+            # A discarded draw is drawn again, unless a forced id has taken the place of this token.
+            if emission is None and reply.finish is None and reply.sequence.num_new == 0:
+                again.append(index)
+        if again:
+            assert d == 0, "a token takes at most one discarded draw"
+            self._draw([drawing[i] for i in again], logits[again], d=1)
+
+    def _fail(self, batch: StepBatch, failed: dict[int, Exception]) -> None:
+        """End the replies whose sequences failed, and the prefetching of sessions. failed: errors by the id of the sequence."""
+        for reply in batch.by_host:
+            if id(reply.sequence) in failed:
+                reply.error = f"a step of this reply failed: {failed[id(reply.sequence)]}"
+                self._emitter.stop(reply, "error")
+        broken = {id(sequence) for sequence in batch.feeding if id(sequence) in failed}
+        if not broken:
+            return
+        for reply in self._table.active:
+            if id(reply.sequence) in broken:
+                reply.error = f"the prompt of this reply failed: {failed[id(reply.sequence)]}"
+                self._emitter.stop(reply, "error")
+                self._table.update(reply)
+        for session in self._sessions:
+            if id(session.sequence) in broken:
+                self._sessions.end_prefetch(session)
+
+    # What the device would do: the rest of Decoder.
+
+    def mark(self) -> None:
+        """Nothing is timed."""
+
+    def begin(self, reply: ActiveReply) -> bool:
+        """False: the host draws."""
+        return False
+
+    def leave(self, reply: ActiveReply) -> None:
+        """Nothing was taken over."""
+
+    def is_spent(self, reply: ActiveReply) -> bool:
+        """False: nothing is queued."""
+        return False
+
+    def settle(self) -> bool:
+        """False: nothing is queued."""
+        return False
+
+    def warmup(self) -> None:
+        """Nothing is compiled."""
+
+    @contextmanager
+    def trial(self, sequences: abc.Sequence[Sequence]) -> Iterator[Callable[[], None]]:
+        """A function that feeds the sequences and waits for their logits."""
+
+        def forward() -> None:
+            for sequence in sequences:
+                sequence.num_cached = 0
+            self._runner.forward(sequences)[0, 0].item()
+
+        yield forward
+
+    def check_integrity(self) -> None:
+        """There is no device to disagree with."""

@@ -1,0 +1,77 @@
+"""The codec's step: which replies' next chunks are made now, and what becomes of the samples."""
+
+from __future__ import annotations
+
+import math
+
+from innervoice.codec.speech_codec import SpeechOutput
+from innervoice.runtime.completion import Completion
+from innervoice.runtime.decoder import NOTHING, StepResult
+from innervoice.runtime.outbox import Outbox, PendingAudio
+from innervoice.runtime.reply_table import ReplyTable
+from innervoice.runtime.reply_trace import ReplyTrace
+from innervoice.runtime.scheduler import LearnedCosts, SchedulerSettings, plan_voice
+from innervoice.types import Samples
+
+
+class SpeechStep:
+    """Makes sound as the scheduler plans, and ends replies that have all of theirs. wake_s: when to plan again."""
+
+    def __init__(
+        self,
+        table: ReplyTable,
+        speech: SpeechOutput,
+        completion: Completion,
+        outbox: Outbox,
+        trace: ReplyTrace,
+        costs: LearnedCosts,
+        settings: SchedulerSettings,
+    ) -> None:
+        self._table = table
+        self._speech = speech
+        self._completion = completion
+        self._outbox = outbox
+        self._trace = trace
+        self._costs = costs
+        self._settings = settings
+        self.wake_s = math.inf
+
+    def step(self, now: float, *, idle: bool) -> StepResult:
+        """Make the sound that is wanted now. idle: the language model had nothing to do."""
+        self.wake_s = math.inf
+        table = self._table
+        for reply_id in self._speech.ended():
+            reply = table.get(reply_id)
+            assert reply.finish is not None, "the speech output finished before the reply"
+            self._completion.end(reply, reply.finish)
+
+        # Which of the chunks that are ready are made now.
+        ready = [(table.get(key), num_pending) for key, num_pending in self._speech.ready()]
+        table.update_ready(ready)
+        plan = plan_voice(table.columns, self._costs, self._settings, now, idle=idle)
+        self.wake_s = plan.wake_s
+        chosen = set(plan.places.tolist())
+        replies = [reply for reply, _ in ready if reply.table_index in chosen]
+        if not replies:
+            return NOTHING
+        if self._trace.enabled:
+            self._trace.chosen(replies, now)
+        for reply_id, samples, is_last in self._speech.step([reply.reply_id for reply in replies]):
+            self._send(reply_id, samples, is_last, now)
+        return StepResult(chunks=len(replies))
+
+    def _send(self, reply_id: str, samples: Samples, is_last: bool, now: float) -> None:
+        """Send a chunk of a reply, which is over with its last one or when its codec broke."""
+        reply = self._table.get(reply_id)
+        if reply_id in self._speech.errors:
+            reply.error = self._speech.errors[reply_id]
+            self._completion.end(reply, "error")
+            return
+        self._table.columns.served_s[reply.table_index] = now
+        pcm = reply.sound(samples, is_last)
+        if len(pcm):
+            self._outbox.put(PendingAudio(reply, pcm))
+        self._table.update_sound(reply)
+        if is_last:
+            assert reply.finish is not None, "the speech output finished before the reply"
+            self._completion.end(reply, reply.finish)
