@@ -41,9 +41,9 @@ def part(codec: Codec, codes: Codes, start: int, end: int) -> Codes:
     """Frames start to end."""
     ids = tuple(
         row[start // stride : -(-end // stride)]
-        for row, stride in zip(codes.ids, codec._grid.strides, strict=True)
+        for row, stride in zip(codes.ids, codec.config.code_strides, strict=True)
     )
-    chunk = codec._grid.chunk_frames
+    chunk = codec.config.frames_per_scale
     scales = (
         None if chunk is None or codes.scales is None else codes.scales[start // chunk : -(-end // chunk)]
     )
@@ -74,7 +74,7 @@ def encode_by(codec: Codec, samples: np.ndarray, sizes: list[int], chunk_s: floa
 
 def decode_by(codec: Codec, codes: Codes, sizes: list[int], chunk_s: float) -> np.ndarray:
     stream, parts, at = codec.stream_decode(chunk_s=chunk_s), [], 0
-    slot, frames = stream.open(), len(codes.ids[-1]) * codec._grid.strides[-1]
+    slot, frames = stream.open(), len(codes.ids[-1]) * codec.config.code_strides[-1]
     for turn in range(10**6):
         size = sizes[turn % len(sizes)]
         stream.push(slot, part(codec, codes, at, min(at + size, frames)))
@@ -88,7 +88,7 @@ def decode_by(codec: Codec, codes: Codes, sizes: list[int], chunk_s: float) -> n
 
 def unit(codec: Codec) -> int:
     """Frames that are pushed together."""
-    return codec._grid.chunk_frames or getattr(codec.config, "block_frames", 1)
+    return codec.config.frames_per_scale or codec.config.block_frames
 
 
 @settings(max_examples=4, deadline=None)
@@ -217,7 +217,7 @@ class Fuzz:
         self.sessions[slot.place] = Session(slot, codes, np.zeros(0, np.float32), whole)
 
     def push(self, session: Session) -> None:
-        frames = len(session.codes.ids[-1]) * self.codec._grid.strides[-1]
+        frames = len(session.codes.ids[-1]) * self.codec.config.code_strides[-1]
         size = self.dice.randint(0, 5) * unit(self.codec)
         if session.at < frames:
             self.stream.push(
@@ -226,7 +226,7 @@ class Fuzz:
             session.at += size
 
     def flush(self, session: Session) -> None:
-        frames = len(session.codes.ids[-1]) * self.codec._grid.strides[-1]
+        frames = len(session.codes.ids[-1]) * self.codec.config.code_strides[-1]
         if session.at < frames:
             self.stream.push(session.slot, part(self.codec, session.codes, session.at, frames))
         self.stream.finish(session.slot)
