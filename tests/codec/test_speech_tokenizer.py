@@ -22,7 +22,7 @@ from innervoice.checkpoint.speech_tokenizer import (
 )
 from innervoice.codec.audio import read_audio
 from innervoice.codec.glm_voice.speech_tokenizer import SpeechTokenizer
-from innervoice.codec.glm_voice.whisper_encoder import Block, Context, encode_blocks, pool
+from innervoice.codec.glm_voice.whisper_encoder import AudioBlock, Context, encode_blocks, pool
 from innervoice.telemetry.trace import Tracer
 from innervoice_kernels.speech_codec.mel import log_mel, mel_filters
 from innervoice_kernels.speech_codec.vq import nearest_code
@@ -114,12 +114,14 @@ def test_states_and_ids_equal_the_original(golden: dict[str, torch.Tensor], gold
 def all_states(
     weights: Any, config: SpeechTokenizerConfig, features: torch.Tensor, num_positions: list[int]
 ) -> list[Any]:
-    """Block after block of features [B, M, F], all rows in one call."""
+    """AudioBlock after block of features [B, M, F], all rows in one call."""
     contexts, states = [Context(weights, config) for _ in features], []
     for start in range(0, features.shape[2] // 2, config.block_len):
         stop = min(start + config.block_len, features.shape[2] // 2)
         blocks = [
-            Block(row.T[max(0, 2 * start - 4) : 2 * stop], start, max(0, min(num, stop) - start), context)
+            AudioBlock(
+                row.T[max(0, 2 * start - 4) : 2 * stop], start, max(0, min(num, stop) - start), context
+            )
             for row, num, context in zip(features, num_positions, contexts, strict=True)
         ]
         states.append(encode_blocks(weights, config, blocks))

@@ -20,7 +20,7 @@ from innervoice.codec.audio import read_audio, resample
 from innervoice.codec.glm_voice import tokenizer_stream
 from innervoice.codec.glm_voice.speech_tokenizer import SpeechTokenizer
 from innervoice.codec.glm_voice.tokenizer_stream import TokenizerStream
-from innervoice.codec.glm_voice.whisper_encoder import Block, encode_blocks
+from innervoice.codec.glm_voice.whisper_encoder import AudioBlock, encode_blocks
 from innervoice_kernels.speech_codec.mel import log_mel, mel_filters
 
 LEVELS = (0.0, 1e-6, 1e-4, 0.01, 1.0)
@@ -197,7 +197,9 @@ def test_a_block_is_complete_with_the_right_half_of_its_last_frame(tiny: SpeechT
 def count_positions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts = []
 
-    def counted(weights: Any, config: SpeechTokenizerConfig, blocks: Sequence[Block]) -> list[torch.Tensor]:
+    def counted(
+        weights: Any, config: SpeechTokenizerConfig, blocks: Sequence[AudioBlock]
+    ) -> list[torch.Tensor]:
         states = encode_blocks(weights, config, blocks)
         counts.append(sum(map(len, states)))
         return states

@@ -9,4 +9,5 @@ slot_output.py   what all speech outputs do alike, over a slot table
 slot_table.py    which session holds which slot, and what may be done with it
 speech_codec.py  the seam of a codec that the engine listens and speaks through
 state.py         streaming state of many replies in one set of tensors
+streaming.py     a chunk through the layers of a network: the interface of a pass
 """

@@ -12,13 +12,13 @@ flow_graphs.py       its Euler steps as CUDA graphs, one a number of rows and fr
 flow_stream.py       the flow over a bounded window
 hift.py              mel frames to samples: the vocoder
 hift_stream.py       the vocoder, exact in any cutting
+late_pass.py         the vocoder's layers as a stream: centred, late, clipped to the reply
 reference_stream.py  chunk after chunk as the original does it; the state is an argument
 slot_bytes.py        bytes of a slot, from the configuration
 speech_tokenizer.py  samples to codes, in pieces of 30 s
 steady.py            steady streaming: all replies that have a chunk
 steady_networks.py   its calls of flow and vocoder, with their state in slots
 steady_reply.py      its replies: codes, what was decoded of them, the next chunk
-streaming.py         layers that stream, with their state as an argument
 tokenizer_stream.py  the same while the recording lasts, block by block, many at once
 whisper_encoder.py   its network
 """

@@ -27,7 +27,6 @@ from innervoice.codec.slot_output import check_codes
 from innervoice.telemetry.trace import Tracer
 from innervoice.types import Samples
 
-Device = str | torch.device
 Noise = Literal["call", "frame"]
 
 
@@ -40,7 +39,7 @@ class SpeechDecoder:
         flow: Flow,
         hift: Hift,
         *,
-        device: Device = "cpu",
+        device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         vocoder_noise: bool = True,
         tracer: Tracer | None = None,
@@ -60,7 +59,7 @@ class SpeechDecoder:
         cls,
         directory: str | PathLike[str],
         *,
-        device: Device = "cpu",
+        device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         load_format: Literal["auto", "dummy"] = "auto",
         vocoder_noise: bool = True,

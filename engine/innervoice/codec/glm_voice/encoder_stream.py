@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from innervoice.codec.glm_voice.flow_encoder import EncoderLayer, FlowEncoder, relative_positions
-from innervoice.codec.glm_voice.streaming import State
 from innervoice.codec.layers import Affine
+from innervoice.codec.streaming import StreamState
 from innervoice_kernels.speech_codec.relative_layer import RelativeLayer, relative_layer
 
 
@@ -34,7 +34,7 @@ class EncoderStream:
         ]
 
     def __call__(
-        self, x: Tensor, state: State, n: Tensor, start: Tensor, closed: Tensor
+        self, x: Tensor, state: StreamState, n: Tensor, start: Tensor, closed: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """x [B, max_tokens, D_in] embedded -> states [B, max_tokens, D], state': keys and values
         [B, cache, 2, D] of each layer.

@@ -20,18 +20,20 @@ from torch import Tensor
 MOST_ROWS = 16
 """More rows keep a GPU busy for longer than their launches take."""
 MOST_GRAPHS = 128
-Given = tuple[Tensor, Tensor]
+GivenParts = tuple[Tensor, Tensor]
+"""What the first stage's convolution and its skip make of all that the flow is given besides x."""
 Replay = Callable[[], None]
 _log = logging.getLogger("innervoice.codec")
 
 
-class Stepping(Protocol):
-    """A function that takes a solver step: x [B, F, C] float32, given [2 B, F, C'] twice, lengths [2 B] or
-    None, shifts [C'] a stage, dt -> x.
+class EulerStepper(Protocol):
+    """A flow that takes a solver step.
+
+    x [B, F, C] float32, given [2 B, F, C'] twice, lengths [2 B] or None, shifts [C'] a stage, dt -> x.
     """
 
     def step(
-        self, x: Tensor, given: Given, lengths: Tensor | None, shifts: list[Tensor], dt: float | Tensor
+        self, x: Tensor, given: GivenParts, lengths: Tensor | None, shifts: list[Tensor], dt: float | Tensor
     ) -> Tensor:
         """One Euler step."""
         ...
@@ -46,9 +48,9 @@ class StepGraphs:
     Threads take turns. error: why steps are launched one by one for good, None: they are not.
     """
 
-    def __init__(self, flow: Stepping, capture: Callable[[Replay], Replay] | None = None) -> None:
+    def __init__(self, flow: EulerStepper, capture: Callable[[Replay], Replay] | None = None) -> None:
         self._flow, self._capture = flow, capture or _CudaCapture()
-        self._steps: OrderedDict[tuple[Any, ...], _Step | None] = OrderedDict()
+        self._steps: OrderedDict[tuple[Any, ...], _CapturedStep | None] = OrderedDict()
         self._tables: dict[int, tuple[Tensor, Tensor]] = {}
         self.num_captured = self.num_replays = 0
         self.error: str | None = None
@@ -56,7 +58,7 @@ class StepGraphs:
 
     @torch.inference_mode()
     def solve(
-        self, x: Tensor, given: Given, lengths: Tensor | None, shifts: list[Tensor], times: list[float]
+        self, x: Tensor, given: GivenParts, lengths: Tensor | None, shifts: list[Tensor], times: list[float]
     ) -> Tensor | None:
         """All steps from x [B, F, C] float32; shifts [steps, C'] a stage, times [steps + 1] ->
         x; None: take them one by one.
@@ -65,7 +67,7 @@ class StepGraphs:
             return self._solve(x, given, lengths, shifts, times)
 
     def _solve(
-        self, x: Tensor, given: Given, lengths: Tensor | None, shifts: list[Tensor], times: list[float]
+        self, x: Tensor, given: GivenParts, lengths: Tensor | None, shifts: list[Tensor], times: list[float]
     ) -> Tensor | None:
         key = (*x.shape, lengths is None)
         if len(x) > MOST_ROWS or self.error is not None:
@@ -79,9 +81,9 @@ class StepGraphs:
         return None if step is None else self._replayed(step, x, given, lengths, *self._table(shifts, times))
 
     def _captured(
-        self, key: tuple[Any, ...], x: Tensor, given: Given, lengths: Tensor | None, shifts: list[Tensor]
-    ) -> _Step | None:
-        step = _Step(x, given, lengths, [shift[0] for shift in shifts])
+        self, key: tuple[Any, ...], x: Tensor, given: GivenParts, lengths: Tensor | None, shifts: list[Tensor]
+    ) -> _CapturedStep | None:
+        step = _CapturedStep(x, given, lengths, [shift[0] for shift in shifts])
         try:
             step.replay = self._capture(lambda: step.take(self._flow))
         except RuntimeError as error:
@@ -96,7 +98,13 @@ class StepGraphs:
         return step
 
     def _replayed(
-        self, step: _Step, x: Tensor, given: Given, lengths: Tensor | None, table: Tensor, deltas: Tensor
+        self,
+        step: _CapturedStep,
+        x: Tensor,
+        given: GivenParts,
+        lengths: Tensor | None,
+        table: Tensor,
+        deltas: Tensor,
     ) -> Tensor:
         step.load(x, given, lengths)
         for shift, delta in zip(table, deltas, strict=True):
@@ -120,10 +128,10 @@ class StepGraphs:
             self._steps.popitem(last=False)
 
 
-class _Step:
+class _CapturedStep:
     """A step's inputs and result where a graph finds them: x is overwritten by the next x."""
 
-    def __init__(self, x: Tensor, given: Given, lengths: Tensor | None, shifts: list[Tensor]) -> None:
+    def __init__(self, x: Tensor, given: GivenParts, lengths: Tensor | None, shifts: list[Tensor]) -> None:
         self.x = x.clone(memory_format=torch.contiguous_format)
         self._given = (given[0].clone(), given[1].clone())
         self._lengths = None if lengths is None else lengths.clone()
@@ -131,7 +139,7 @@ class _Step:
         self._shifts = list(torch.split(self.shift, [len(shift) for shift in shifts]))
         self.replay: Replay = lambda: None
 
-    def load(self, x: Tensor, given: Given, lengths: Tensor | None) -> None:
+    def load(self, x: Tensor, given: GivenParts, lengths: Tensor | None) -> None:
         """The inputs of other rows."""
         self.x.copy_(x)
         for own, other in zip(self._given, given, strict=True):
@@ -139,7 +147,7 @@ class _Step:
         if self._lengths is not None and lengths is not None:
             self._lengths.copy_(lengths)
 
-    def take(self, flow: Stepping) -> None:
+    def take(self, flow: EulerStepper) -> None:
         """What is captured."""
         self.x.copy_(flow.step(self.x, self._given, self._lengths, self._shifts, self.dt))
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from innervoice.codec.glm_voice.chunks import FrameClock, SteadySettings, TokenChunk, num_states
 from innervoice.codec.glm_voice.encoder_stream import EncoderStream
 from innervoice.codec.glm_voice.flow import Flow
-from innervoice.codec.glm_voice.streaming import State
 from innervoice.codec.layers import linear
+from innervoice.codec.streaming import StreamState
 from innervoice_kernels.speech_codec.conv import shifted
 from innervoice_kernels.speech_codec.noise import frame_noise
 
@@ -63,7 +63,7 @@ class FlowStream:
         self,
         codes: Sequence[Sequence[int]],
         chunks: Sequence[TokenChunk],
-        state: State,
+        state: StreamState,
         seed: Tensor,
         speaker: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -104,7 +104,7 @@ class FlowStream:
         return _Places(*torch.tensor(rows, device=self._device).T)
 
     def _encode(
-        self, codes: Sequence[Sequence[int]], state: State, at: _Places
+        self, codes: Sequence[Sequence[int]], state: StreamState, at: _Places
     ) -> tuple[Tensor, dict[str, Tensor]]:
         most = self._encoder.max_tokens
         padded = torch.tensor([[*row, *[0] * (most - len(row))] for row in codes], device=self._device)
@@ -112,10 +112,8 @@ class FlowStream:
         states, after = self._encoder(embedded, state, at.num_tokens, at.start, at.closed)
         return linear(states, self._flow.project).transpose(1, 2), after  # [B, C, max_tokens]
 
-    def _mu(self, states: Tensor, state: State, at: _Places, num_frames: int) -> tuple[Tensor, Tensor]:
-        """States of new tokens [B, C, U] -> what the flow is conditioned on, [B, C, T]
-        float32, and the states to keep.
-        """
+    def _mu(self, states: Tensor, state: StreamState, at: _Places, num_frames: int) -> tuple[Tensor, Tensor]:
+        """States of new tokens [B, C, U] -> the flow's condition [B, C, T] float32, and the states to keep."""
         kept = state.get("states")
         if kept is None:
             kept = states.new_zeros(*states.shape[:2], self._num_states)
@@ -144,7 +142,7 @@ class FlowStream:
             [torch.where((at.begin == 0)[:, None, None], new[..., :fade], mixed), new[..., fade:]], -1
         )
 
-    def _state(self, state: State, name: str, size: int, rows: int) -> Tensor:
+    def _state(self, state: StreamState, name: str, size: int, rows: int) -> Tensor:
         found = state.get(name)
         if found is not None:
             return found

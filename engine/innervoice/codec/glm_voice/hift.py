@@ -56,7 +56,7 @@ class ResBlock:
 
 
 @dataclass(frozen=True)
-class Stage:
+class HiftStage:
     """One upsampling with the source that joins it."""
 
     up: StreamConvWeights
@@ -204,7 +204,7 @@ class Hift:
         spectrum = torch.stft(source, n_fft, self.config.hop_len, n_fft, self.window, return_complex=True)
         return torch.cat([spectrum.real, spectrum.imag], 1)
 
-    def _upsample(self, x: Tensor, spectrum: Tensor, stage: Stage, is_last: bool) -> Tensor:
+    def _upsample(self, x: Tensor, spectrum: Tensor, stage: HiftStage, is_last: bool) -> Tensor:
         x = whole_conv(x, stage.up, (stage.up.weight.shape[-1] - stage.up.stride) // 2)
         if is_last:
             x = F.pad(x, (1, 0), mode="reflect")
@@ -219,9 +219,9 @@ def _conv(
     return StreamConvWeights(*affine(weights, name), stride, is_transposed=is_transposed, slope=slope)
 
 
-def _stage(config: HiftConfig, weights: Tensors, stage: int) -> Stage:
+def _stage(config: HiftConfig, weights: Tensors, stage: int) -> HiftStage:
     first = stage * len(config.resblock_kernels)
-    return Stage(
+    return HiftStage(
         up=_conv(
             weights, f"ups.{stage}", config.upsample_rates[stage], is_transposed=True, slope=config.slope
         ),

@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from innervoice.codec.glm_voice.hift import Hift, ResBlock, Stage
-from innervoice.codec.glm_voice.streaming import Pass, State
+from innervoice.codec.glm_voice.hift import Hift, HiftStage, ResBlock
+from innervoice.codec.glm_voice.late_pass import LateLevel, LatePass
 from innervoice.codec.layers import linear, widened
+from innervoice.codec.streaming import StreamState
 from innervoice_kernels.speech_codec.istft import stream_istft
 from innervoice_kernels.speech_codec.noise import harmonic_phases, sample_noise
 from innervoice_kernels.speech_codec.source import stream_source
@@ -86,7 +87,7 @@ class HiftStream:
     def __call__(
         self,
         mel: Tensor,
-        state: State,
+        state: StreamState,
         n: Tensor,
         start: Tensor,
         end: Tensor,
@@ -103,78 +104,84 @@ class HiftStream:
         where the caller keeps it. inner: the caller knows that no row has an end yet and that all have
         brought flush_frames frames before.
         """
-        at = Pass(state, n, start, end, inner)
-        mel = at.clip(mel, 1, 0)
+        run = LatePass(state, n, start, end, inner)
+        mel = run.clip(mel, LateLevel(1, 0))
         if self._noise and phases is None:
             phases = self.phases(seed)
-        spectrum = self._spectrum(at, mel, seed, phases)
+        spectrum = self._spectrum(run, mel, seed, phases)
         pre = self._hift.pre
-        x = at.conv("pre", mel.to(self._hift.dtype), pre, 1, at.bounds(1, _half(pre)))
+        x = run.conv("pre", mel.to(self._hift.dtype), LateLevel(1, _half(pre)), pre)
         for index, (stage, plan) in enumerate(zip(self._hift.stages, self._plans, strict=True)):
-            x = self._stage(at, f"stage{index}", stage, plan, x, spectrum)
-        return self._samples(at, x), at.after
+            x = self._stage(run, f"stage{index}", stage, plan, x, spectrum)
+        return self._samples(run, x), run.after
 
     def phases(self, seed: Tensor) -> Tensor:
         """The phases [B, H] at which the harmonics of replies with these seeds begin."""
         return harmonic_phases(seed, self._hift.config.num_harmonics + 1)
 
-    def _spectrum(self, at: Pass, mel: Tensor, seed: Tensor, phases: Tensor | None) -> Tensor:
+    def _spectrum(self, run: LatePass, mel: Tensor, seed: Tensor, phases: Tensor | None) -> Tensor:
         """The source's STFT [B, n_fft + 2, T * rate]."""
         config, settings = self._hift.config, self._hift.source_settings
-        f0, start = self._f0(at, mel), (at.start - self._f0_late) * self.frame_len
+        f0, start = self._f0(run, mel), (run.start - self._f0_late) * self.frame_len
         noise = None
         if self._noise:
             noise = sample_noise(seed, start, f0.shape[-1] * self.frame_len, config.num_harmonics + 1)
-        cycles = at.before("cycles", like=f0)
-        source, at.after["cycles"] = stream_source(
-            f0, cycles, at.n, settings, phases if self._noise else None, noise
+        cycles = run.before("cycles", like=f0)
+        source, run.after["cycles"] = stream_source(
+            f0, cycles, run.n, settings, phases if self._noise else None, noise
         )
-        past = at.before("stft", config.n_fft - config.hop_len, like=source)
-        spectrum, at.after["stft"] = stream_stft(
+        past = run.before("stft", config.n_fft - config.hop_len, like=source)
+        spectrum, run.after["stft"] = stream_stft(
             source,
             past,
-            at.n * self.frame_len,
+            run.n * self.frame_len,
             self._hift.window,
             config.hop_len,
             start,
-            at.end * self.frame_len,
+            run.end * self.frame_len,
         )
-        return at.clip(spectrum, self._rate, self._stft_late, 1).to(self._hift.dtype)
+        return run.clip(spectrum, LateLevel(self._rate, self._stft_late, 1)).to(self._hift.dtype)
 
-    def _f0(self, at: Pass, mel: Tensor) -> Tensor:
+    def _f0(self, run: LatePass, mel: Tensor) -> Tensor:
         """F0 in float64: the phase is its sum, and float32's rounding would drift with the cutting."""
         x, late = mel.double(), 0
         for index, layer in enumerate(self._f0_layers):
             late += _half(layer)
-            x = F.elu(at.conv(f"f0.{index}", x, layer, 1, at.bounds(1, late)))
-        return at.clip(linear(x.transpose(1, 2), self._f0_out).transpose(1, 2).abs(), 1, late)[:, 0]
+            x = F.elu(run.conv(f"f0.{index}", x, LateLevel(1, late), layer))
+        f0 = linear(x.transpose(1, 2), self._f0_out).transpose(1, 2).abs()
+        return run.clip(f0, LateLevel(1, late))[:, 0]
 
     def _stage(
-        self, at: Pass, name: str, stage: Stage, plan: StagePlan, x: Tensor, spectrum: Tensor
+        self, run: LatePass, name: str, stage: HiftStage, plan: StagePlan, x: Tensor, spectrum: Tensor
     ) -> Tensor:
         rate, extra = plan.rate, plan.extra
-        x = at.conv(f"{name}.up", x, stage.up, rate // stage.up.stride, at.bounds(rate, plan.up_late, extra))
+        down_level = LateLevel(rate, plan.down_late, extra)
+        joined = LateLevel(rate, plan.joined_late, extra)
+
+        # Upsampled features and downsampled source, the earlier branch delayed until both are equally late.
+        x = run.conv(f"{name}.up", x, LateLevel(rate, plan.up_late, extra), stage.up)
         if extra:
-            x = _reflect_first(x, at.start * rate - plan.up_late)
-        x = at.delay(f"{name}.wait", x, rate, plan.main_wait)
-        down = at.delay(f"{name}.source.wait", spectrum, self._rate, plan.source_wait)
-        down = at.conv(
-            f"{name}.source.down", down, stage.source_down, self._rate, at.bounds(rate, plan.down_late, extra)
-        )
-        x = x + _block(at, f"{name}.source", down, stage.source_block, rate, plan.down_late, extra)
+            x = _reflect_first(x, run.start * rate - plan.up_late)
+        x = run.delay(f"{name}.wait", x, joined, plan.main_wait)
+        down = run.delay(f"{name}.source.wait", spectrum, LateLevel(self._rate), plan.source_wait)
+        down = run.conv(f"{name}.source.down", down, down_level, stage.source_down)
+        x = x + _block(run, f"{name}.source", down, stage.source_block, down_level)
+
+        # The mean of blocks that see different distances ahead: the nearer-sighted ones wait.
         total = torch.zeros_like(x)
         for index, (block, wait) in enumerate(zip(stage.blocks, plan.waits, strict=True)):
-            waited = at.delay(f"{name}.{index}.wait", x, rate, wait)
-            total = total + _block(at, f"{name}.{index}", waited, block, rate, plan.joined_late + wait, extra)
+            waited = run.delay(f"{name}.{index}.wait", x, joined, wait)
+            level = LateLevel(rate, plan.joined_late + wait, extra)
+            total = total + _block(run, f"{name}.{index}", waited, block, level)
         return total / len(stage.blocks)
 
-    def _samples(self, at: Pass, x: Tensor) -> Tensor:
+    def _samples(self, run: LatePass, x: Tensor) -> Tensor:
         config = self._hift.config
-        real, imag = self._hift.head(at.conv("post", x, self._hift.post, self._rate))
-        past = at.before("istft", config.n_fft - config.hop_len, like=real)
-        start, end = at.start * self._rate - self._post_late, at.end * self._rate + 1
-        samples, at.after["istft"] = stream_istft(
-            real, imag, past, at.n * self._rate, self._hift.window, config.hop_len, start, end
+        real, imag = self._hift.head(run.conv("post", x, LateLevel(self._rate), self._hift.post))
+        past = run.before("istft", config.n_fft - config.hop_len, like=real)
+        start, end = run.start * self._rate - self._post_late, run.end * self._rate + 1
+        samples, run.after["istft"] = stream_istft(
+            real, imag, past, run.n * self._rate, self._hift.window, config.hop_len, start, end
         )
         return samples.clamp(-config.audio_limit, config.audio_limit)
 
@@ -210,7 +217,7 @@ def _plan(shape: StageShape, rate_before: int, late_before: int, stft_late: int,
     )
 
 
-def _shape(stage: Stage) -> StageShape:
+def _shape(stage: HiftStage) -> StageShape:
     kernels, delays = (
         (stage.up.weight.shape[-1], stage.source_down.weight.shape[-1]),
         tuple(b.delay for b in stage.blocks),
@@ -220,9 +227,12 @@ def _shape(stage: Stage) -> StageShape:
     )
 
 
-def _block(at: Pass, name: str, x: Tensor, block: ResBlock, rate: int, late: int, extra: int) -> Tensor:
+def _block(run: LatePass, name: str, x: Tensor, block: ResBlock, at: LateLevel) -> Tensor:
+    """A block's units one after the other; at: of x."""
+    assert at.late is not None
+    late = at.late
     for index, unit in enumerate(block.units):
-        x = at.residual(f"{name}.{index}", x, unit, rate, late, extra)
+        x = run.unit(f"{name}.{index}", x, LateLevel(at.rate, late, at.extra), unit)
         late += unit.delay
     return x
 

@@ -16,7 +16,7 @@ from innervoice.checkpoint.speech_tokenizer import (
 )
 from innervoice.codec.audio import check_samples, resampled_len
 from innervoice.codec.glm_voice.tokenizer_stream import Network, TokenizerStream, encode_ready
-from innervoice.codec.glm_voice.whisper_encoder import Weights
+from innervoice.codec.glm_voice.whisper_encoder import WhisperWeights
 from innervoice.telemetry.trace import Tracer
 from innervoice.types import Samples
 from innervoice_kernels.speech_codec.mel import mel_filters
@@ -30,7 +30,9 @@ class SpeechTokenizer:
     Holds weights only, so any thread may call it.
     """
 
-    def __init__(self, config: SpeechTokenizerConfig, weights: Weights, tracer: Tracer | None = None) -> None:
+    def __init__(
+        self, config: SpeechTokenizerConfig, weights: WhisperWeights, tracer: Tracer | None = None
+    ) -> None:
         self.config = config
         filters = mel_filters(config.num_mel_bins, config.n_fft, config.sample_rate)
         self._network = Network(config, weights, filters.to(weights["codebook.weight"].device))

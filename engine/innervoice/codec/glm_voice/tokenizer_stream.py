@@ -23,9 +23,9 @@ from innervoice.checkpoint.speech_tokenizer import CONV_STRIDE, SpeechTokenizerC
 from innervoice.codec.audio import Resampler, check_samples, resampled_len
 from innervoice.codec.glm_voice.whisper_encoder import (
     LEFT_FRAMES,
-    Block,
+    AudioBlock,
     Context,
-    Weights,
+    WhisperWeights,
     encode_blocks,
     pool,
 )
@@ -43,7 +43,7 @@ class Network:
     """
 
     config: SpeechTokenizerConfig
-    weights: Weights
+    weights: WhisperWeights
     filters: torch.Tensor
 
 
@@ -238,13 +238,13 @@ class _Piece:
             )
         return self._raise_floor(loudest)
 
-    def next_block(self) -> Block:
+    def next_block(self) -> AudioBlock:
         """The first block that is not encoded."""
         start = self.num_encoded * self._config.block_len
         stop = min(start + self._config.block_len, self._num_frames // CONV_STRIDE)
         logs = self._logs[max(0, CONV_STRIDE * start - LEFT_FRAMES) : CONV_STRIDE * stop]
         num_positions = math.ceil(self._num_samples / self._config.position_len)
-        return Block(
+        return AudioBlock(
             floor_frames(logs, self._loudest), start, max(0, min(stop, num_positions) - start), self._context
         )
 

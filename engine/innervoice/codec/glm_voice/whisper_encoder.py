@@ -20,7 +20,7 @@ import torch.nn.functional as F
 
 from innervoice.checkpoint.speech_tokenizer import CONV_KERNEL, CONV_STRIDE, SpeechTokenizerConfig
 
-Weights = Mapping[str, torch.Tensor]
+WhisperWeights = Mapping[str, torch.Tensor]
 _LEFT = CONV_KERNEL - 1  # inputs that a causal convolution of stride 1 sees before the present one
 LEFT_FRAMES = 2 * _LEFT  # mel frames before a block that its first position sees
 
@@ -28,7 +28,7 @@ LEFT_FRAMES = 2 * _LEFT  # mel frames before a block that its first position see
 class Context:
     """Keys and values [T, D] of one piece's real positions so far, for each layer."""
 
-    def __init__(self, weights: Weights, config: SpeechTokenizerConfig) -> None:
+    def __init__(self, weights: WhisperWeights, config: SpeechTokenizerConfig) -> None:
         empty = weights["conv1.weight"].new_empty(0, config.hidden_size)
         self.layers = [(empty, empty)] * config.num_layers
 
@@ -47,7 +47,7 @@ class Context:
 
 
 @dataclass(frozen=True)
-class Block:
+class AudioBlock:
     """Positions to encode: one row of a call.
 
     features [F, M]: two frames a position, after LEFT_FRAMES earlier ones unless the block is the piece's
@@ -62,7 +62,7 @@ class Block:
 
 
 def encode_blocks(
-    weights: Weights, config: SpeechTokenizerConfig, blocks: Sequence[Block]
+    weights: WhisperWeights, config: SpeechTokenizerConfig, blocks: Sequence[AudioBlock]
 ) -> list[torch.Tensor]:
     """States after the last layer: blocks of different pieces -> [T, D] each; the
     contexts get the real positions.
@@ -91,15 +91,13 @@ def pool(x: torch.Tensor, size: int) -> torch.Tensor:
     return torch.unflatten(x, 0, (len(x) // size, size)).mean(1)
 
 
-def _pad_start(block: Block, x: torch.Tensor) -> torch.Tensor:
-    """Zeros before what a convolution reads, at the true beginning of a piece
-    only: [T, C] -> [T or T + 2, C].
-    """
+def _pad_start(block: AudioBlock, x: torch.Tensor) -> torch.Tensor:
+    """Zeros before the input of a convolution at a piece's true beginning: [T, C] -> [T or T + 2, C]."""
     return x if block.start else F.pad(x, (0, 0, _LEFT, 0))
 
 
 def _causal_conv(
-    rows: Sequence[torch.Tensor], weights: Weights, name: str, stride: int
+    rows: Sequence[torch.Tensor], weights: WhisperWeights, name: str, stride: int
 ) -> list[torch.Tensor]:
     """Rows [T + 2, C] -> [T / stride, D], after GELU.
 
@@ -110,20 +108,20 @@ def _causal_conv(
     return list(torch.split(F.gelu(y), [len(row) for row in windows]))
 
 
-def _norm(x: torch.Tensor, weights: Weights, name: str) -> torch.Tensor:
+def _norm(x: torch.Tensor, weights: WhisperWeights, name: str) -> torch.Tensor:
     return F.layer_norm(x, x.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"], 1e-5)
 
 
-def _linear(x: torch.Tensor, weights: Weights, name: str) -> torch.Tensor:
+def _linear(x: torch.Tensor, weights: WhisperWeights, name: str) -> torch.Tensor:
     return F.linear(x, weights[f"{name}.weight"], weights.get(f"{name}.bias"))
 
 
 def _attend(
     x: torch.Tensor,
-    weights: Weights,
+    weights: WhisperWeights,
     config: SpeechTokenizerConfig,
     layer: int,
-    blocks: Sequence[Block],
+    blocks: Sequence[AudioBlock],
     lens: list[int],
 ) -> torch.Tensor:
     """Projections of all rows at once, attention row by row: each at its true length,
@@ -147,5 +145,5 @@ def _split_heads(x: torch.Tensor, num_heads: int) -> torch.Tensor:
     return torch.unflatten(x, -1, (num_heads, -1)).transpose(0, 1)[None]
 
 
-def _feed_forward(x: torch.Tensor, weights: Weights, name: str) -> torch.Tensor:
+def _feed_forward(x: torch.Tensor, weights: WhisperWeights, name: str) -> torch.Tensor:
     return _linear(F.gelu(_linear(x, weights, f"{name}.fc1")), weights, f"{name}.fc2")

@@ -8,7 +8,6 @@ looked at by no column before it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from innervoice.codec.streaming import StreamPass, StreamState
 from innervoice_kernels.residual_vq.elu_unit import EluUnit, elu_unit
 from innervoice_kernels.residual_vq.taps import Taps, apply_taps
 
 Padding = Literal["constant", "reflect", "replicate"]
-State = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -48,35 +47,35 @@ class Level:
         return self if rate == 1 else Level(self.n * rate, self.start * rate, self.full, self.ends)
 
 
-class CausalPass:
-    """A call's layers.
+class CausalPass(StreamPass[Level, Taps, EluUnit]):
+    """A call's layers. padding: of the columns before a row's first. Levels are those of a layer's input."""
 
-    `before`: their state, a name that is missing stands for zeros; `after` collects what follows.
-    """
+    layout = "time first"
 
-    def __init__(self, before: State, padding: Padding = "constant") -> None:
-        self._before, self._padding = before, padding
-        self.after: dict[str, Tensor] = {}
+    def __init__(self, before: StreamState, padding: Padding = "constant") -> None:
+        super().__init__(before)
+        self._padding = padding
 
-    def conv(self, name: str, x: Tensor, at: Level, taps: Taps, padding: Padding | None = None) -> Tensor:
+    def conv(self, name: str, x: Tensor, at: Level, layer: Taps, padding: Padding | None = None) -> Tensor:
         """x [B, T, C] -> [B, T up / stride, C']; state [B, past, C]: the columns before x."""
-        if taps.past == 0:
-            return apply_taps(x, taps)
+        if layer.past == 0:
+            return apply_taps(x, layer)
         mode = (
-            "constant" if taps.up > 1 else padding or self._padding
+            "constant" if layer.up > 1 else padding or self._padding
         )  # before a transposed convolution there is nothing
-        state = self._begun(name, x, at, mode, taps.past)
-        if at.ends and taps.stride > 1:
-            return apply_taps(_padded_end(torch.cat([state, x], 1), at, mode, taps.past), taps)
-        return apply_taps(x, taps, state)
+        state = self._begun(name, x, at, mode, layer.past)
+        if at.ends and layer.stride > 1:
+            return apply_taps(_padded_end(torch.cat([state, x], 1), at, mode, layer.past), layer)
+        return apply_taps(x, layer, state)
 
-    def unit(self, name: str, x: Tensor, at: Level, unit: EluUnit, elu: bool) -> Tensor:
-        """A residual unit: x [B, T, C] -> [B, T, C], its ELU if `elu`; state
-        [B, past, C]: the columns before x.
+    def unit(self, name: str, x: Tensor, at: Level, layer: EluUnit, elu: bool = False) -> Tensor:
+        """A residual unit: x [B, T, C] -> [B, T, C], its ELU if `elu`.
+
+        State [B, past, C]: the columns before x.
         """
-        past = unit.wide.past
+        past = layer.wide.past
         state = self._begun(name, x, at, self._padding, past) if past > 0 else None
-        return elu_unit(x, unit, state, elu)
+        return elu_unit(x, layer, state, elu)
 
     def _begun(self, name: str, x: Tensor, at: Level, mode: Padding, past: int) -> Tensor:
         """The columns before x, [B, past, C]; those before what comes next are kept."""
@@ -91,26 +90,25 @@ class CausalPass:
             self.after[name] = _columns(torch.cat([state, x], 1), index)
         return state
 
-    def delayed(self, name: str, x: Tensor, at: Level) -> Tensor:
-        """x [B, T, C], one column later; state [B, 1, C]: its last column."""
-        window = torch.cat([self._state(name, x, at, "constant", 1), x], 1)
-        last = at.n[:, None]
-        self.after[name] = window[:, -1:] if at.full else _columns(window, last)
-        return window[:, :-1]
+    def delay(self, name: str, x: Tensor, at: Level, steps: int) -> Tensor:
+        """x [B, T, C], so many columns later; state [B, steps, C]: its last columns."""
+        window = torch.cat([self._state(name, x, at, "constant", steps), x], 1)
+        last = at.n[:, None] + torch.arange(steps, device=x.device)
+        self.after[name] = window[:, -steps:] if at.full else _columns(window, last)
+        return window[:, :-steps]
 
     def lstm(self, name: str, x: Tensor, at: Level, weights: list[Tensor]) -> Tensor:
         """x + LSTM(x), x [B, T, C]; state: hidden and cell of every layer, [B, L, C] each."""
         layers = len(weights) // 4
-        zeros = x.new_zeros(len(x), layers, x.shape[-1])
-        hidden, cell = (self._before.get(f"{name}.{part}", zeros) for part in ("hidden", "cell"))
+        hidden, cell = (
+            self.before(f"{name}.{part}", layers, x.shape[-1], like=x) for part in ("hidden", "cell")
+        )
         y, after = run_lstm(x, at, (hidden, cell), weights)
         self.after[f"{name}.hidden"], self.after[f"{name}.cell"] = after
         return x + y
 
     def _state(self, name: str, x: Tensor, at: Level, mode: Padding, past: int) -> Tensor:
-        found = self._before.get(name)
-        if found is None:
-            found = x.new_zeros(len(x), past, x.shape[-1])
+        found = self.before(name, past, x.shape[-1], like=x)
         if mode == "constant":
             return found
         begins = (at.start == 0) & (at.n > 0)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from innervoice.codec.residual_vq.causal import Level, State
+from innervoice.codec.residual_vq.causal import Level
 from innervoice.codec.residual_vq.slot_stream import (
     CodecSession,
     DecodeStream,
@@ -21,6 +21,7 @@ from innervoice.codec.residual_vq.slot_stream import (
     samples_of,
 )
 from innervoice.codec.state import SlotTensors
+from innervoice.codec.streaming import StreamState
 
 
 class CausalHalf(Protocol):
@@ -42,7 +43,7 @@ class CausalEncoder(CausalHalf, Protocol):
     def __call__(
         self,
         x: Tensor,
-        state: State,
+        state: StreamState,
         rings: Mapping[str, Tensor],
         slots: Tensor,
         at: Level,
@@ -56,7 +57,7 @@ class CausalDecoder(CausalHalf, Protocol):
     """Codes to samples."""
 
     def __call__(
-        self, ids: Tensor, state: State, rings: Mapping[str, Tensor], slots: Tensor, at: Level
+        self, ids: Tensor, state: StreamState, rings: Mapping[str, Tensor], slots: Tensor, at: Level
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """ids [B, K, T] -> samples [B, T * frame, C], state'."""
         ...

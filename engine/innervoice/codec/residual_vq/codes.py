@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from innervoice.types import Samples, replacing
 
-Ids = npt.NDArray[np.int64]
+IdRows = npt.NDArray[np.int64]
 _FORMAT = "innervoice codes 1"
 
 
@@ -26,7 +26,7 @@ class Codes:
     """
 
     kind: str
-    ids: tuple[Ids, ...]
+    ids: tuple[IdRows, ...]
     scales: Samples | None = None
     num_samples: int | None = None
 
@@ -84,7 +84,7 @@ class Grid:
     all_needed: bool = False
     chunk_frames: int | None = None
 
-    def rows(self, codes: Codes) -> Ids:
+    def rows(self, codes: Codes) -> IdRows:
         """Checked and repeated to one rate: [K, T]. Raises ValueError saying what is wrong."""
         if codes.kind != self.kind:
             raise ValueError(
@@ -107,13 +107,13 @@ class Grid:
             self._check_scales(codes, lengths.pop())
         return np.stack(rows)
 
-    def unrows(self, rows: Ids) -> tuple[Ids, ...]:
+    def unrows(self, rows: IdRows) -> tuple[IdRows, ...]:
         """[K, T] to a row a codebook."""
         return tuple(
             np.ascontiguousarray(row[::stride]) for row, stride in zip(rows, self.strides, strict=False)
         )
 
-    def _row(self, index: int, row: Ids) -> Ids:
+    def _row(self, index: int, row: IdRows) -> IdRows:
         array = np.asarray(row)
         if array.ndim != 1 or array.dtype.kind not in "iu":
             raise ValueError(

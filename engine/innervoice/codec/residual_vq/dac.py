@@ -54,7 +54,7 @@ class ResidualUnit:
 
 
 @dataclass(frozen=True)
-class Block:
+class DacBlock:
     """Units and a change of rate; noise [C, C]: SNAC's, of the decoder."""
 
     units: tuple[ResidualUnit, ...]
@@ -98,7 +98,7 @@ class DacEncoder:
 
     config: DacConfig
     first: Taps
-    blocks: tuple[Block, ...]
+    blocks: tuple[DacBlock, ...]
     attention: LocalAttention | None
     alpha: Tensor | None
     last: Taps | Depthwise
@@ -163,7 +163,7 @@ class DacDecoder:
     biases: Tensor
     first: tuple[Taps | Depthwise, ...]
     attention: LocalAttention | None
-    blocks: tuple[Block, ...]
+    blocks: tuple[DacBlock, ...]
     alpha: Tensor
     last: Taps
 
@@ -307,7 +307,7 @@ def load_dac_encoder(weights: CodecWeights, config: DacConfig) -> DacEncoder:
         change = weights.conv(
             f"{name}.conv1" if is_dac else f"{name}.4", 2 * width, width, 2 * ratio, stride=ratio
         )
-        blocks.append(Block(units, alpha, change))
+        blocks.append(DacBlock(units, alpha, change))
         width *= 2
     place = len(config.encoder_ratios) + 1
     attention = None
@@ -350,7 +350,7 @@ def load_dac_decoder(weights: CodecWeights, config: DacConfig) -> DacDecoder:
             names.unit(f"{name}.res_unit{i + 1}" if is_dac else f"{name}.{i + offset}", half, d)
             for i, d in enumerate(_DILATIONS)
         )
-        blocks.append(Block(units, alpha, change, noise))
+        blocks.append(DacBlock(units, alpha, change, noise))
         place, width = place + 1, half
     alpha = names.alpha("decoder.snake1" if is_dac else f"decoder.model.{place}", width)
     last = weights.conv("decoder.conv2" if is_dac else f"decoder.model.{place + 1}", 1, width, 7)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from innervoice.checkpoint.codecs import EncodecConfig
 from innervoice.codec.layers import Affine
-from innervoice.codec.residual_vq.causal import CausalPass, Level, State, run_lstm
+from innervoice.codec.residual_vq.causal import CausalPass, Level, run_lstm
 from innervoice.codec.residual_vq.causal_stream import (
     CausalDecodeStream,
     CausalEncodeStream,
@@ -27,6 +27,7 @@ from innervoice.codec.residual_vq.chunk_stream import ChunkDecodeStream, ChunkEn
 from innervoice.codec.residual_vq.seanet import Seanet, load_decoder, load_encoder
 from innervoice.codec.residual_vq.slot_stream import StreamPlace
 from innervoice.codec.residual_vq.weights import CodecWeights
+from innervoice.codec.streaming import StreamState
 from innervoice_kernels.residual_vq.elu_unit import EluUnit
 from innervoice_kernels.residual_vq.rvq import Codebooks, rvq_decode, rvq_encode
 from innervoice_kernels.residual_vq.taps import Taps, apply_taps
@@ -54,7 +55,7 @@ class EncodecEncoder:
     def __call__(
         self,
         x: Tensor,
-        state: State,
+        state: StreamState,
         rings: Mapping[str, Tensor],
         slots: Tensor,
         at: Level,
@@ -84,7 +85,7 @@ class EncodecDecoder:
         return {}
 
     def __call__(
-        self, ids: Tensor, state: State, rings: Mapping[str, Tensor], slots: Tensor, at: Level
+        self, ids: Tensor, state: StreamState, rings: Mapping[str, Tensor], slots: Tensor, at: Level
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """ids [B, K, T] -> samples [B, T * frame, C], state'."""
         run = CausalPass(state, "reflect")
@@ -92,27 +93,27 @@ class EncodecDecoder:
         return self.seanet.decode(run, x, at), run.after
 
 
-class _CentredPass:
+class _WholePass:
     """A whole chunk: padding on both sides, then the convolution, then its norm. Every row is as long as the tensor."""
 
     def __init__(self, norms: Mapping[str, Affine]) -> None:
         self._norms = norms
 
-    def conv(self, name: str, x: Tensor, at: Level, taps: Taps) -> Tensor:
+    def conv(self, name: str, x: Tensor, at: Level, layer: Taps) -> Tensor:
         """x [B, T, C] -> [B, ceil(T / stride) or T * up, C']."""
-        if taps.up > 1:
-            y = self._normed(name, apply_taps(F.pad(x, (0, 0, 1, 1)), taps))
-            trim = taps.up - taps.up // 2
-            return y[:, trim : trim + x.shape[1] * taps.up]
-        right = taps.past // 2
-        extra = -x.shape[1] % taps.stride
-        return self._normed(name, apply_taps(_mirrored(x, taps.past - right, right + extra), taps))
+        if layer.up > 1:
+            y = self._normed(name, apply_taps(F.pad(x, (0, 0, 1, 1)), layer))
+            trim = layer.up - layer.up // 2
+            return y[:, trim : trim + x.shape[1] * layer.up]
+        right = layer.past // 2
+        extra = -x.shape[1] % layer.stride
+        return self._normed(name, apply_taps(_mirrored(x, layer.past - right, right + extra), layer))
 
-    def unit(self, name: str, x: Tensor, at: Level, unit: EluUnit, elu: bool) -> Tensor:
+    def unit(self, name: str, x: Tensor, at: Level, layer: EluUnit, elu: bool = False) -> Tensor:
         """A residual unit, layer by layer: every convolution is normed."""
-        inner = self.conv(f"{name}.wide", F.elu(x), at, unit.wide)
-        inner = self.conv(f"{name}.narrow", F.elu_(inner), at, unit.narrow)
-        x = inner + (x if unit.shortcut is None else self.conv(f"{name}.shortcut", x, at, unit.shortcut))
+        inner = self.conv(f"{name}.wide", F.elu(x), at, layer.wide)
+        inner = self.conv(f"{name}.narrow", F.elu_(inner), at, layer.narrow)
+        x = inner + (x if layer.shortcut is None else self.conv(f"{name}.shortcut", x, at, layer.shortcut))
         return F.elu_(x) if elu else x
 
     def lstm(self, name: str, x: Tensor, at: Level, weights: list[Tensor]) -> Tensor:
@@ -151,7 +152,7 @@ class EncodecChunkEncoder:
         if self.config.normalize:
             scale = x.mean(-1).square().mean(-1).sqrt() + _LOUDNESS_FLOOR
             x = x / scale[:, None, None]
-        x, _ = self.seanet.encode(_CentredPass(self.seanet.norms), x, _whole(x))
+        x, _ = self.seanet.encode(_WholePass(self.seanet.norms), x, _whole(x))
         return rvq_encode(x, self.codes[:num_codebooks]), scale
 
 
@@ -170,7 +171,7 @@ class EncodecChunkDecoder:
     def __call__(self, ids: Tensor, scales: Tensor) -> Tensor:
         """ids [B, K, T], scales [B] -> samples [B, T * frame, C]."""
         x = rvq_decode(ids, self.codebooks.first(ids.shape[1]))
-        x = self.seanet.decode(_CentredPass(self.seanet.norms), x, _whole(x))
+        x = self.seanet.decode(_WholePass(self.seanet.norms), x, _whole(x))
         return x * scales.to(x.dtype)[:, None, None]
 
 

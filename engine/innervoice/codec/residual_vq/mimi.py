@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from innervoice.checkpoint.codecs import MimiConfig
-from innervoice.codec.residual_vq.causal import CausalPass, Level, State
+from innervoice.codec.residual_vq.causal import CausalPass, Level
 from innervoice.codec.residual_vq.causal_stream import (
     CausalDecodeStream,
     CausalEncodeStream,
@@ -24,6 +24,7 @@ from innervoice.codec.residual_vq.seanet import Seanet, load_decoder, load_encod
 from innervoice.codec.residual_vq.slot_stream import StreamPlace
 from innervoice.codec.residual_vq.weights import CodecWeights
 from innervoice.codec.residual_vq.windowed_transformer import WindowedTransformer, load_transformer
+from innervoice.codec.streaming import StreamState
 from innervoice_kernels.residual_vq.rvq import Codebooks, rvq_decode, rvq_encode
 from innervoice_kernels.residual_vq.taps import Taps
 
@@ -55,7 +56,7 @@ class MimiEncoder:
     def __call__(
         self,
         x: Tensor,
-        state: State,
+        state: StreamState,
         rings: Mapping[str, Tensor],
         slots: Tensor,
         at: Level,
@@ -99,7 +100,7 @@ class MimiDecoder:
         return _rings(self.transformer, rows, max_frames * self.config.downsample, self.codebooks.codes)
 
     def __call__(
-        self, ids: Tensor, state: State, rings: Mapping[str, Tensor], slots: Tensor, at: Level
+        self, ids: Tensor, state: StreamState, rings: Mapping[str, Tensor], slots: Tensor, at: Level
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """ids [B, K, T] -> samples [B, T * frame, 1], state'."""
         run = CausalPass(state)
@@ -112,7 +113,7 @@ class MimiDecoder:
     def _upsample(self, run: CausalPass, x: Tensor, at: Level) -> Tensor:
         """Each channel by itself: [B, T, D] -> [B, T * 2, D]; its two taps are a product a column."""
         weight = self.upsample.weight  # [2, 2, D]: the column before, the column
-        before = run.delayed("upsample", x, at)
+        before = run.delay("upsample", x, at, 1)
         y = torch.addcmul(before[:, :, None] * weight[0], x[:, :, None], weight[1])
         return y.flatten(1, 2)
 

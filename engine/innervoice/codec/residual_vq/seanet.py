@@ -19,14 +19,14 @@ from innervoice_kernels.residual_vq.elu_unit import EluUnit
 from innervoice_kernels.residual_vq.taps import Taps
 
 
-class Runner(Protocol):
-    """What runs a layer: a causal pass over rows, or a centred one over whole chunks."""
+class SeanetPass(Protocol):
+    """A pass that SEANet's layers are run by: causal over rows, or over whole chunks."""
 
-    def conv(self, name: str, x: Tensor, at: Level, taps: Taps) -> Tensor:
+    def conv(self, name: str, x: Tensor, at: Level, layer: Taps) -> Tensor:
         """A convolution with its padding or its state."""
         ...
 
-    def unit(self, name: str, x: Tensor, at: Level, unit: EluUnit, elu: bool) -> Tensor:
+    def unit(self, name: str, x: Tensor, at: Level, layer: EluUnit, elu: bool = False) -> Tensor:
         """A residual unit, its ELU if `elu`."""
         ...
 
@@ -36,7 +36,7 @@ class Runner(Protocol):
 
 
 @dataclass(frozen=True)
-class Stage:
+class SeanetStage:
     """Residual units at one rate and the convolution to the next; the decoder has the convolution first."""
 
     units: tuple[EluUnit, ...]
@@ -51,12 +51,12 @@ class Seanet:
     """
 
     first: Taps
-    stages: tuple[Stage, ...]
+    stages: tuple[SeanetStage, ...]
     last: Taps
     lstm: tuple[Tensor, ...]
     norms: dict[str, Affine]
 
-    def encode(self, run: Runner, x: Tensor, at: Level) -> tuple[Tensor, Level]:
+    def encode(self, run: SeanetPass, x: Tensor, at: Level) -> tuple[Tensor, Level]:
         """Samples [B, T, channels] -> latent [B, T / hop, width] and its level."""
         x = run.conv("first", x, at, self.first)
         for index, stage in enumerate(self.stages):
@@ -67,7 +67,7 @@ class Seanet:
             x = run.lstm("lstm", x, at, list(self.lstm))
         return run.conv("last", F.elu_(x), at, self.last), at
 
-    def decode(self, run: Runner, x: Tensor, at: Level) -> Tensor:
+    def decode(self, run: SeanetPass, x: Tensor, at: Level) -> Tensor:
         """Latent [B, T, width] -> samples [B, T * hop, channels]."""
         x = run.conv("first", x, at, self.first)
         if self.lstm:
@@ -79,7 +79,7 @@ class Seanet:
             x = self._units(run, f"stage{index}", x, at, stage)
         return run.conv("last", x, at, self.last)
 
-    def _units(self, run: Runner, name: str, x: Tensor, at: Level, stage: Stage) -> Tensor:
+    def _units(self, run: SeanetPass, name: str, x: Tensor, at: Level, stage: SeanetStage) -> Tensor:
         """The units of a stage and the ELU behind them."""
         for index, unit in enumerate(stage.units):
             x = run.unit(f"{name}.{index}", x, at, unit, index == len(stage.units) - 1)
@@ -162,7 +162,7 @@ def load_encoder(
         change = load.conv(
             f"stage{index}.change", f"layers.{load.index}", 2 * width, width, 2 * ratio, stride=ratio
         )
-        stages.append(Stage(units, change))
+        stages.append(SeanetStage(units, change))
         load.index, width = load.index + 1, 2 * width
     lstm = load.lstm(width, lstm_layers)
     last = load.conv("last", f"layers.{load.index + 1}", shape.width, width, shape.last_kernel_size)
@@ -185,6 +185,6 @@ def load_decoder(
         load.index += 1  # an ELU
         change = load.transpose(f"stage{index}.change", width, width // 2, ratio)
         load.index, width = load.index + 1, width // 2
-        stages.append(Stage(load.units(f"stage{index}", width), change))
+        stages.append(SeanetStage(load.units(f"stage{index}", width), change))
     last = load.conv("last", f"layers.{load.index + 1}", shape.channels, width, shape.last_kernel_size)
     return Seanet(first, tuple(stages), last, lstm, load.norms)
