@@ -1,7 +1,7 @@
 """The engine's inputs and outputs: prompts, sampling, events, replies, errors. Plain dataclasses that pickle.
 
-The fields of the event classes are one table: a field's metadata says how it is written to an event log, and the log and its
-reader go by that.
+The fields of the event classes are one table: a field's metadata says how it is written to an event log, and
+the log and its reader go by that.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ Prompt = AudioIn | Text | Ids
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Which ids a checkpoint uses for what: text and speech as half-open ranges, None where the checkpoint has no such token."""
+    """The ids of a checkpoint by their use: text and speech as half-open ranges, None where it has no such
+    token.
+    """
 
     size: int
     text: tuple[int, int]
@@ -63,7 +65,10 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. None: the checkpoint's own value; temperature 0: greedy; seed None: drawn, and echoed in usage."""
+    """The way tokens are drawn.
+
+    None: the checkpoint's own value; temperature 0: greedy; seed None: drawn, and echoed in usage.
+    """
 
     temperature: float | None = None
     top_k: int | None = None
@@ -93,8 +98,8 @@ class Sampling:
 def replacing(path: str | PathLike[str]) -> Iterator[Path]:
     """Give the path of a hidden file beside `path`, to be written whole or not at all.
 
-    It takes the place of `path` when the block ends well, and is removed when it does not. It may as well become a directory,
-    for a `path` that does not exist or is an empty one. Raises OSError.
+    It takes the place of `path` when the block ends well, and is removed when it does not. It may as well
+    become a directory, for a `path` that does not exist or is an empty one. Raises OSError.
     """
     target = Path(path).absolute()
     part = target.with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
@@ -123,10 +128,12 @@ def to_plain(value: Any) -> Any:
 def in_log(
     join: Callable[[Any, Any], Any] | None = None, **keys: Callable[[Any], Any]
 ) -> dict[str, dict[str, Any]]:
-    """Metadata of an event's field: how a line of an event log holds it. A field without it is written as it is.
+    """Metadata of an event's field: how a line of an event log holds it.
 
-    join: makes one value of those of a segment's events; None: the first one stays. keys: the line's keys, each with the
-    function that makes its value of the field's; none: the field's own name and value.
+    A field without it is written as it is.
+
+    join: makes one value of those of a segment's events; None: the first one stays. keys: the line's keys,
+    each with the function that makes its value of the field's; none: the field's own name and value.
     """
     return {"log": {"join": join, "keys": keys}}
 
@@ -136,7 +143,10 @@ NOT_IN_LOG: Mapping[str, Any] = {"log": None}
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """A thing that happened in a reply. index counts from 0; t is in seconds since submission; extra: see `EventField`."""
+    """A thing that happened in a reply.
+
+    index counts from 0; t is in seconds since submission; extra: see `EventField`.
+    """
 
     kind: str
     reply_id: str = field(metadata=NOT_IN_LOG)
@@ -147,7 +157,10 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenEvent(Event):
-    """Ids of one segment, as they are decoded. segment counts the reply's segments from 0; forced: the schedule gave the ids."""
+    """Ids of one segment, as they are decoded.
+
+    segment counts the reply's segments from 0; forced: the schedule gave the ids.
+    """
 
     segment: int
     ids: list[int] = field(metadata=in_log(add))
@@ -158,14 +171,14 @@ class TokenEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Reflection(TokenEvent):
-    """Hidden text. Open, close and done are among ids and not in text."""
+    """Hidden text of a reply. Open, close and done are among ids and not in text."""
 
     kind: str = field(default="reflection", init=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Transcript(TokenEvent):
-    """Text of what is said."""
+    """Text of the spoken reply."""
 
     kind: str = field(default="transcript", init=False)
 
@@ -195,7 +208,9 @@ def to_pcm16(samples: Samples | Pcm16) -> Pcm16:
 
 @dataclass(frozen=True, kw_only=True)
 class AudioChunk(Event):
-    """pcm [n] float32 in [-1, 1], or int16 where that was asked for; rate in Hz; start: its first sample's index in the reply."""
+    """pcm [n] float32 in [-1, 1], or int16 where that was asked for; rate in Hz; start: its first sample's
+    index in the reply.
+    """
 
     pcm: Samples | Pcm16 = field(metadata=in_log(samples=len, crc32=crc32))
     rate: int
@@ -283,11 +298,13 @@ _TAKEN = LOG_KEYS | {one.name for kind in EVENTS.values() for one in fields(kind
 
 @dataclass(frozen=True)
 class EventField:
-    """A field that a caller adds to events: an engine with `event_fields` puts it into `Event.extra` and into event logs.
+    """A field that a caller adds to events: an engine with `event_fields` puts it into `Event.extra` and into
+    event logs.
 
-    kinds: one kind of event or several, of `EVENTS`. compute: the event, and the reply's usage with that event counted, to a JSON
-    value. It runs on the engine's thread, so it must be quick; when it fails, the value is None and the failure is logged.
-    Raises ValueError for a name that is taken or no identifier, and for an unknown kind.
+    kinds: one kind of event or several, of `EVENTS`. compute: the event, and the reply's usage with that
+    event counted, to a JSON value. It runs on the engine's thread, so it must be quick; when it fails, the
+    value is None and the failure is logged. Raises ValueError for a name that is taken or no identifier, and
+    for an unknown kind.
     """
 
     name: str
@@ -320,10 +337,11 @@ def check_event_fields(given: Sequence[EventField]) -> None:
 
 @dataclass(frozen=True)
 class Heard:
-    """What an interruption left in the history.
+    """The part of a reply that an interruption left in the history.
 
-    speech_tokens, transcript: of the reply that was interrupted. unheard_text_tokens: transcript tokens among them whose sound,
-    by the `proportional` estimate, was not heard: none under cut="transcript". history_tokens: of the whole dialogue.
+    speech_tokens, transcript: of the reply that was interrupted. unheard_text_tokens: transcript tokens among
+    them whose sound, by the `proportional` estimate, was not heard: none under cut="transcript".
+    history_tokens: of the whole session.
     """
 
     speech_tokens: int
@@ -345,7 +363,10 @@ class Audio:
         return len(self.samples) / self.rate
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the file whole or not at all, as its ending says: .wav, .flac, .ogg. Raises OSError, ValueError."""
+        """Write the file whole or not at all, as its ending says: .wav, .flac, .ogg.
+
+        Raises OSError, ValueError.
+        """
         import soundfile
 
         target = Path(path)

@@ -1,4 +1,4 @@
-"""What a program calls: Engine, Session, loading a checkpoint, and how a call becomes a request.
+"""The calls of a program: Engine, Session, loading a checkpoint, and turning a call into a request.
 
 engine.py           Engine
 event_log.py        events to JSON lines

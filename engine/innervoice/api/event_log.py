@@ -1,4 +1,6 @@
-"""A reply's events as JSON lines: a first one for the request, one a segment, one an audio chunk, a last one for the end."""
+"""A reply's events as JSON lines: a first one for the request, one a segment, one an audio chunk, a last one
+for the end.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,14 @@ _FIELDS = {kind: logged_fields(kind) for kind in EVENTS.values()}
 
 
 class EventLog:
-    """Gathers events into lines while they come; the request's line (`Stream.record`) is the writer's to put before them.
+    """Gathers events into lines while they come; the request's line (`Stream.record`) is the writer's to put
+    before them.
 
-    A segment's line is complete when the next token belongs to another segment, or at the end; audio lines are complete
-    at once. So every generated id stands in exactly one line, in order, and no segment is split. `forced` in a line:
-    the schedule gave every one of its ids. The keys are the events' fields, as `types.py` has them, and a caller's own fields
-    (`Event.extra`) follow them: in a segment's line as a list, a value an event.
+    A segment's line is complete when the next token belongs to another segment, or at the end; audio lines
+    are complete at once. So every generated id stands in exactly one line, in order, and no segment is split.
+    `forced` in a line: the schedule gave every one of its ids. The keys are the events' fields, as `types.py`
+    has them, and a caller's own fields (`Event.extra`) follow them: in a segment's line as a list, a value an
+    event.
     """
 
     def __init__(self) -> None:

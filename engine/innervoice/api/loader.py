@@ -56,7 +56,10 @@ class EngineParts:
 
 
 def load(paths: CheckpointPaths, plan: MemoryPlan, options: EngineOptions, tracer: Tracer) -> EngineParts:
-    """Load every part as planned. Raises ValueError, FileNotFoundError for bad files, OutOfCapacity when it does not fit."""
+    """Load every part as planned.
+
+    Raises ValueError, FileNotFoundError for bad files, OutOfCapacity when it does not fit.
+    """
     if plan.sessions < 1:
         raise OutOfCapacity(_too_large(plan))
     configs = read_configs(paths)
@@ -156,7 +159,9 @@ def _source(paths: CheckpointPaths, configs: Configs, plan: MemoryPlan, dummy: b
 
 
 def _fingerprint(configs: Configs, vocabulary: Vocabulary) -> str:
-    """A digest of the configuration and the vocabulary, which decide what ids, keys and values mean; not of the weights."""
+    """A digest of the configuration and the vocabulary, which decide what ids, keys and values mean; not of
+    the weights.
+    """
     content = json.dumps([asdict(configs.model), asdict(vocabulary)], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 

@@ -1,4 +1,6 @@
-"""Does it fit? Bytes of weights, cache and codec from the config files alone, and how many sessions the memory carries."""
+"""Does it fit? Bytes of weights, cache and codec from the config files alone, and how many sessions the
+memory carries.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class Configs:
-    """The config files of a model, read and checked against each other. quantization: of the weights in the file."""
+    """The config files of a model, read and checked against each other.
+
+    quantization: of the weights in the file.
+    """
 
     family: Family
     model: ModelConfig
@@ -47,10 +52,11 @@ class Configs:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes by use; sessions: how many of max_model_len tokens each fit at once (0: the weights alone are too large).
+    """Bytes by use; sessions: how many of max_model_len tokens each fit at once (0: the weights alone are too
+    large).
 
-    voice_bytes_per_session: a slot of `steady` streaming, 0 without a decoder or in another streaming. step_bytes_per_session:
-    what the step on a GPU keeps for a row, its logits above all.
+    voice_bytes_per_session: a slot of `steady` streaming, 0 without a decoder or in another streaming.
+    step_bytes_per_session: what the step on a GPU keeps for a row, its logits above all.
     """
 
     weight_bytes: int
@@ -72,12 +78,15 @@ class MemoryPlan:
 
     @property
     def fixed_bytes(self) -> int:
-        """What is needed before the first session."""
+        """Bytes that are needed before the first session."""
         return self.weight_bytes + self.codec_bytes + self.speech_tokenizer_bytes
 
 
 def read_configs(paths: CheckpointPaths) -> Configs:
-    """Read the config files. Raises FileNotFoundError, and ValueError when one is not supported or the parts do not match."""
+    """Read the config files.
+
+    Raises FileNotFoundError, and ValueError when one is not supported or the parts do not match.
+    """
     source = paths.model / "config.json"
     data, quantization = read_quantization(read_json(source), source)
     family = family_of(data, source)
@@ -169,7 +178,10 @@ def _step_bytes(model: Transformer, rows: int, model_len: int) -> int:
 
 
 def _codec_dtypes(asked: str, device: torch.device, dtype: str) -> tuple[str, str]:
-    """Of the speech decoder and of the speech tokenizer. Rounding turns some frames' nearest code into another: not unasked."""
+    """Of the speech decoder and of the speech tokenizer.
+
+    Rounding turns some frames' nearest code into another: not unasked.
+    """
     if asked != "auto":
         return asked, asked
     return "bfloat16" if device.type == "cuda" and dtype != "float32" else "float32", "float32"

@@ -1,7 +1,9 @@
-"""EngineOptions: what can be chosen when an engine is loaded. Each option is written here once and nowhere else.
+"""EngineOptions: the options that an engine is loaded with.
 
-A field carries its name, type and default, the sentence that `--help` prints, and the values that it takes. `Engine`, the
-loader, the memory plan and the command line all read this class.
+Each option is written here once and nowhere else.
+
+A field carries its name, type and default, the sentence that `--help` prints, and the values that it takes.
+`Engine`, the loader, the memory plan and the command line all read this class.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Rule:
-    """Which values an option takes. remedy: the end of the sentence that refuses another one."""
+    """The values that an option takes. remedy: the end of the sentence that refuses others."""
 
     holds: Callable[[Any], bool]
     remedy: str
@@ -46,7 +48,10 @@ POSITIVE = Rule(lambda value: value > 0, "it must be above 0")
 
 
 def option(default: T, doc: str, *, choices: Sequence[str] = (), rule: Rule | None = None) -> T:
-    """A field of `EngineOptions`. choices: the strings that it takes; rule: what else must hold. None is never checked."""
+    """A field of `EngineOptions`.
+
+    choices: the strings that it takes; rule: what else must hold. None is never checked.
+    """
     if choices:
         remedy = f"use {', '.join(choices[:-1])} or {choices[-1]}"
         rule = Rule(lambda value: not isinstance(value, str) or value in choices, remedy)
@@ -56,7 +61,10 @@ def option(default: T, doc: str, *, choices: Sequence[str] = (), rule: Rule | No
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """What can be chosen when an engine is loaded. Raises ValueError, which names the field, for a value that is refused."""
+    """The options that an engine is loaded with.
+
+    Raises ValueError, which names the field, for a value that is refused.
+    """
 
     speech_tokenizer: str | PathLike[str] | None = option(
         None, "Directory of the speech tokenizer, if not beside the model."
@@ -149,7 +157,10 @@ class EngineOptions:
         )
 
     def changed(self, **changes: Any) -> EngineOptions:
-        """A copy with some options changed. Raises TypeError for an unknown name, ValueError for a refused value."""
+        """A copy with some options changed.
+
+        Raises TypeError for an unknown name, ValueError for a refused value.
+        """
         return with_changes(self, changes, "engine option")
 
 
@@ -160,7 +171,10 @@ EngineOptions.__doc__ = f"{EngineOptions.__doc__}\n\n" + "\n".join(
 
 
 def with_changes(options: T, changes: Mapping[str, Any], what: str) -> T:
-    """A copy of a dataclass with some fields changed. Raises TypeError, which lists the fields, for an unknown name."""
+    """A copy of a dataclass with some fields changed.
+
+    Raises TypeError, which lists the fields, for an unknown name.
+    """
     names = [one.name for one in fields(cast(Any, options))]
     unknown = [name for name in changes if name not in names]
     if unknown:
@@ -171,5 +185,7 @@ def with_changes(options: T, changes: Mapping[str, Any], what: str) -> T:
 def keywords_of(
     options: Callable[P, object],
 ) -> Callable[[Callable[..., T]], Callable[Concatenate[Any, str | PathLike[str], P], T]]:
-    """Give a method, for type checkers, a first argument `model` and the keywords that `options` is made with."""
+    """Give a method, for type checkers, a first argument `model` and the keywords that `options` is made
+    with.
+    """
     return lambda method: cast(Any, method)

@@ -1,4 +1,4 @@
-"""From what a caller asks to a validated request: prompt ids, compiled schedule, sampling without gaps."""
+"""RequestBuilder: turns a prompt and options into a validated request."""
 
 from __future__ import annotations
 
@@ -33,9 +33,7 @@ class Codes:
 
 @dataclass(frozen=True)
 class RequestOptions:
-    """What `Engine.stream` and `Session.reply` take beside the prompt; the docstring of
-    `Engine.stream` explains each.
-    """
+    """The options of `Engine.stream` and `Session.reply`, which `Engine.stream` explains."""
 
     schedule: Schedule | str | None = None
     sampling: Sampling | None = None
@@ -112,7 +110,7 @@ class RequestBuilder:
         )
 
     def heard_ids(self, codes: Sequence[int], system: str | None, *, first: bool) -> list[int]:
-        """What the prompt of a turn begins with, once its recording begins with these codes.
+        """The beginning of a turn's prompt whose recording begins with these codes.
 
         Raises ValueError.
         """
@@ -131,7 +129,7 @@ class RequestBuilder:
         return compile_schedule(made, self.vocabulary, self.tokenizer.special)
 
     def resolve(self, sampling: Sampling) -> Sampling:
-        """Fill what is unset from the checkpoint; draw a seed."""
+        """Fill unset fields from the checkpoint, and draw a seed if there is none."""
         default = self.default_sampling()
         seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
         unset = {

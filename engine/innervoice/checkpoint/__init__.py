@@ -1,7 +1,7 @@
 """Files of a checkpoint as configurations and tensors.
 
 codecs.py              config.json of Mimi, EnCodec, DAC, SNAC
-decoder_tensors.py     names, shapes and bytes of what flow.pt and hift.pt hold
+decoder_tensors.py     names, shapes and bytes of the tensors of flow.pt and hift.pt
 files.py               reads JSON; unknown keys are logged in foreign files and refused in ours
 gguf.py                a GGUF file's metadata as the text files of a checkpoint
 locate.py              where the three parts of a model are: directories, a GGUF file, or hub ids

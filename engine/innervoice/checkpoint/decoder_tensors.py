@@ -116,7 +116,9 @@ def _encoder_shapes(config: EncoderConfig) -> Shapes:
 
 def _estimator_shapes(config: EstimatorConfig, mel: int) -> Shapes:
     root, channels = "decoder.estimator", config.channels
-    first, last, levels = channels[0], channels[-1], len(channels)
+    first = channels[0]
+    last = channels[-1]
+    levels = len(channels)
     shapes = _affine(f"{root}.time_mlp.linear_1", 4 * first, 4 * mel) | _affine(
         f"{root}.time_mlp.linear_2", 4 * first, 4 * first
     )

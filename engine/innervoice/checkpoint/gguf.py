@@ -47,9 +47,9 @@ def unpack(path: Path) -> Path:
     """
     path = path.resolve()
     stat = path.stat()
-    told = f"{path} {stat.st_size} {stat.st_mtime_ns}"
+    identity = f"{path} {stat.st_size} {stat.st_mtime_ns}"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "innervoice" / "gguf"
-    folder = cache / f"{path.stem}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
+    folder = cache / f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     if folder.exists():
         return folder
     files = text_files(open_gguf(path), path)

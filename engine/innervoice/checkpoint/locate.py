@@ -83,7 +83,7 @@ def _download(hub_id: str, revision: str | None, local_files_only: bool) -> Path
 
 
 def _parts_in(parent: Path) -> dict[str, Path]:
-    """Which subdirectory is which part, by what is in it."""
+    """The subdirectories of a model's parts, recognised by their files."""
     parts: dict[str, Path] = {}
     for folder in sorted(p for p in parent.iterdir() if p.is_dir()):
         role = _role(folder)

@@ -66,7 +66,7 @@ class TensorWriter:
         """One tensor, from whatever device."""
         layout = self._layouts[name]
         assert (tensor.dtype, tuple(tensor.shape)) == layout, (
-            f"{name} is {tensor.dtype} {list(tensor.shape)}, told was {layout}"
+            f"{name} is {tensor.dtype} {list(tensor.shape)}, the header says {layout}"
         )
         self._missing.remove(name)
         self._file.seek(self._data + self._begin[name])

@@ -142,7 +142,9 @@ class Section:
             raise ValueError(f"{file}: {path} must be !new:{name} with keys of its own, found {short(value)}")
         self.data: Mapping[str, Any] = _named(value.value, f"{file}: {path}")
         self.source = f"{file}: {path}"
-        self._file, self._path, self._known = file, path, set[str]()
+        self._file = file
+        self._path = path
+        self._known: set[str] = set()
 
     def part(self, key: str, name: str) -> Section:
         """A `!new:` mapping within this one."""

@@ -28,7 +28,9 @@ class Histogram:
             self.sum += value
 
     def quantile(self, share: float) -> float | None:
-        """The value below which that share lies, as if a bucket's values were even; the highest bound for values above all."""
+        """The value below which that share lies, as if a bucket's values were even; the highest bound for
+        values above all.
+        """
         left = share * self.n
         if not self.n:
             return None

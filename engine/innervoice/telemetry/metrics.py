@@ -1,4 +1,4 @@
-"""What a listener got -> the figures by which engines for speech are compared.
+"""The arrivals of a reply at its listener -> the figures by which engines for speech are compared.
 
 Pure functions; nothing of the engine is imported.
 
@@ -30,8 +30,7 @@ _TICK_S = 1e-6  # less than this is no lateness but the rounding of a clock
 
 @dataclass(frozen=True)
 class RequestTimings:
-    """What reached the client of one request, and when; seconds of one clock, each
-    sequence in order of arrival.
+    """Arrivals at the client of one request, in seconds of one clock, each sequence in order.
 
     submitted_s: when the request was made, or the user's sound ended. rate: of the sound, in Hz. audio:
     (arrival, number of samples) of each chunk; tokens: (arrival, kind) of each token, the kind one of KINDS.
@@ -84,7 +83,7 @@ class RequestTimings:
 
 @dataclass(frozen=True)
 class Underruns:
-    """How playback went. The player starts with the first chunk, unbuffered.
+    """Gaps in the playback of a reply. The player starts with the first chunk, unbuffered.
 
     Chunk k is due at d(k) = arrival(0) + seconds of the chunks before it, and late by max(0, arrival(k) -
     d(k)). max_s, count, sum_s: of that lateness, over the chunks from the second on (vLLM-Omni,
@@ -204,7 +203,7 @@ def measure(log: RequestTimings) -> RequestMetrics:
 
 @dataclass(frozen=True)
 class Distribution:
-    """Of n values: mean, median, percentiles with linear interpolation. p99 of fewer than 100 values is None."""
+    """Mean, median and percentiles (interpolated linearly) of n values. p99 of fewer than 100 values is None."""
 
     n: int
     mean: float | None = None
@@ -216,7 +215,7 @@ class Distribution:
 
     @classmethod
     def of(cls, values: Iterable[float | None]) -> Distribution:
-        """Of the values that were measured."""
+        """The distribution of the values that were measured."""
         known = np.asarray([value for value in values if value is not None], np.float64)
         if not len(known):
             return cls(0)

@@ -1,4 +1,6 @@
-"""An engine's figures for Prometheus, through prometheus-client (the extra `metrics`), in the caller's own registry."""
+"""An engine's figures for Prometheus, through prometheus-client (the extra `metrics`), in the caller's own
+registry.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,8 @@ PREFIX = "innervoice_"
 def make_collector(engine: Telemetry) -> Collector:
     """Make an argument for `CollectorRegistry.register`: every family, labelled with the engine's name.
 
-    Each engine has a registry of its own, since a registry takes a family once. Raises ImportError where prometheus-client is
-    not installed.
+    Each engine has a registry of its own, since a registry takes a family once. Raises ImportError where
+    prometheus-client is not installed.
     """
     try:
         from prometheus_client.registry import Collector

@@ -46,10 +46,12 @@ class Occupancy:
 
 @dataclass(frozen=True)
 class Stats:
-    """A snapshot of an engine; None: not measured. Counts are since it was loaded, decode_tok_s is of the last 10 s.
+    """A snapshot of an engine; None: not measured.
 
-    underrun_s: the largest of each reply that had a second chunk; num_underruns: chunks that came late. incidents: preempted,
-    refused, and whatever else was counted.
+    Counts are since it was loaded, decode_tok_s is of the last 10 s.
+
+    underrun_s: the largest of each reply that had a second chunk; num_underruns: chunks that came late.
+    incidents: preempted, refused, and whatever else was counted.
     """
 
     name: str
@@ -84,7 +86,10 @@ class Stats:
 
 @dataclass(frozen=True)
 class Measure:
-    """A histogram. field: of `Stats`, whose unit is 1 / scale of the measured one; name, help: for Prometheus."""
+    """A histogram of `Telemetry`.
+
+    field: of `Stats`, whose unit is 1 / scale of the measured one; name, help: for Prometheus.
+    """
 
     field: str
     scale: float
@@ -118,7 +123,10 @@ MEASURES = (
 
 @dataclass(frozen=True)
 class _Figure:
-    """A counter or a gauge for Prometheus. read: its values in a snapshot by the value of its label, by "" without one."""
+    """A counter or a gauge for Prometheus.
+
+    read: its values in a snapshot by the value of its label, by "" without one.
+    """
 
     name: str
     help: str
@@ -207,7 +215,7 @@ class _OpenReply:
 
 
 class Telemetry:
-    """Everything that one engine counts. name tells engines apart in one registry."""
+    """Everything that one engine counts. name: the engine's label in Prometheus."""
 
     def __init__(self, name: str = "engine") -> None:
         self.name = name

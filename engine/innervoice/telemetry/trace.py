@@ -1,9 +1,10 @@
-"""Spans and counters of every stage -> Chrome trace JSON, which Perfetto opens. Costs one attribute test when off.
+"""Spans and counters of every stage -> Chrome trace JSON, which Perfetto opens.
 
-What a thread does lies on that thread's line. What a reply does has a heading with lines of its own (`Lines`), whose events are
-given their times, as they are told what the time is.
-Where there is a GPU, spans are NVTX ranges too, for nsys.
-The only module below `engine` that reads a clock.
+Costs one attribute test when off.
+
+The events of a thread lie on that thread's line. The events of a reply lie below a heading of its own
+(`Lines`), and their times are passed in. Where there is a GPU, spans are NVTX ranges too, for nsys. No other
+module below `api` reads a clock.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ _FIRST_HEADING, _HEADING = 1 << 22, 8  # above every process id; ids of a headin
 class Tracer:
     """Collects events between start and stop; a tracer belongs to one engine, any thread may record.
 
-    clock_ns: that of spans, `time.monotonic` in nanoseconds unless a test has its own. number: of recordings begun.
+    clock_ns: that of spans, `time.monotonic` in nanoseconds unless a test has its own. number: of recordings
+    begun.
     """
 
     def __init__(self, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
@@ -41,16 +43,20 @@ class Tracer:
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """Forget what was recorded and record from now on. Raises ValueError while it records already."""
+        """Drop all recorded events and record from now on. Raises ValueError while it records already."""
         with self._lock:
             if self.enabled:
                 raise ValueError("a trace is being recorded already: end it first")
-            self._events, self._threads, self._num_headings = [], set(), 0
-            self._start_ns, self.number, self.enabled = self._clock_ns(), self.number + 1, True
+            self._events = []
+            self._threads = set()
+            self._num_headings = 0
+            self._start_ns = self._clock_ns()
+            self.number += 1
+            self.enabled = True
             self._nvtx = torch.cuda.is_available()
 
     def stop(self) -> None:
-        """Record no more; what was recorded stays."""
+        """Record no more; the recorded events stay."""
         self.enabled = False
 
     @contextmanager
@@ -78,7 +84,8 @@ class Tracer:
             )
 
     def device_span(self, name: str, begin_ns: int, device_ms: float, **args: Any) -> None:
-        """Record what took device_ms on the device, as its events say, and was queued at begin_ns of `now_ns`.
+        """Record what took device_ms on the device, as its events say, and was queued at begin_ns of
+        `now_ns`.
 
         What happens inside a captured graph has no span of its own; this says how long the whole took.
         """
@@ -120,7 +127,7 @@ class Tracer:
         return made
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write what was collected, whole or not at all. Raises OSError."""
+        """Write all recorded events, whole or not at all. Raises OSError."""
         with self._lock:
             document = {"traceEvents": list(self._events), "displayTimeUnit": "ms"}
         with replacing(path) as part:
@@ -146,7 +153,10 @@ class Tracer:
 
 
 class Lines:
-    """Lines below a heading of their own, made by `Tracer.lines`; times are seconds of its clock. They record while it does."""
+    """Lines below a heading of their own, made by `Tracer.lines`; times are seconds of its clock.
+
+    They record while it does.
+    """
 
     def __init__(self, tracer: Tracer, pid: int) -> None:
         self._tracer, self._pid = tracer, pid
@@ -156,7 +166,7 @@ class Lines:
         self._put("B", what, line, args, at_s)
 
     def end(self, line: int, at_s: float, **args: Any) -> None:
-        """What began last on that line ends."""
+        """End the event that began last on that line."""
         self._put("E", "", line, args, at_s)
 
     def span(self, line: int, what: str, begin_s: float, end_s: float, **args: Any) -> None:
@@ -164,7 +174,7 @@ class Lines:
         self._put("X", what, line, args, begin_s, dur=1e6 * (end_s - begin_s))
 
     def instant(self, line: int, what: str, at_s: float, **args: Any) -> None:
-        """A moment."""
+        """Record a moment."""
         self._put("i", what, line, args, at_s, s="t")
 
     def counter(self, what: str, at_s: float, **values: float) -> None:

@@ -41,7 +41,7 @@ class DecodeModel:
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are."""
+        """The device of its weights."""
         return self.transformer.weights.device
 
     @classmethod
@@ -85,7 +85,7 @@ class Loop(Protocol):
         ...
 
     def finish(self) -> list[list[int]]:
-        """Wait for what is queued -> the ids of every row so far."""
+        """Wait for all queued steps -> the ids of every row so far."""
         ...
 
 
@@ -128,7 +128,7 @@ class StepperLoop:
             self._read()
 
     def finish(self) -> list[list[int]]:
-        """Wait for what is queued -> the ids of every row so far."""
+        """Wait for all queued steps -> the ids of every row so far."""
         while self._pending:
             self._read()
         return self._ids

@@ -1,4 +1,7 @@
-"""The environment: versions, native module, processor, memory, GPUs. Also runs by itself: `python environment.py`."""
+"""The environment: versions, native module, processor, memory, GPUs.
+
+Also runs by itself: `python environment.py`.
+"""
 
 from __future__ import annotations
 

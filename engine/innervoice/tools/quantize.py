@@ -29,7 +29,10 @@ _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json")
 
 @dataclass(frozen=True)
 class Written:
-    """One tensor as it was written. error: of the quantised weight, ||w' - w|| / ||w||; None where it was left as it was."""
+    """One tensor as it was written.
+
+    error: of the quantised weight, ||w' - w|| / ||w||; None where it was left as it was.
+    """
 
     name: str
     format: str
@@ -39,10 +42,15 @@ class Written:
 
 
 class Quantizer:
-    """Quantises the language model of a checkpoint. Raises FileNotFoundError, ValueError when it cannot be, before it begins."""
+    """Quantises the language model of a checkpoint.
+
+    Raises FileNotFoundError, ValueError when it cannot be, before it begins.
+    """
 
     def __init__(self, paths: CheckpointPaths, out: Path, to: Quantization) -> None:
-        self.folder, self.out, self.to = paths.model, out, to
+        self.folder = paths.model
+        self.out = out
+        self.to = to
         configs = read_configs(paths)
         if configs.quantization is not None:
             raise ValueError(
@@ -63,7 +71,8 @@ class Quantizer:
         return len(self._wanted.names)
 
     def run(self) -> Iterator[Written]:
-        """Write the directory, tensor by tensor; it is there when the last one has been taken, and nothing is left otherwise.
+        """Write the directory, tensor by tensor; it is there when the last one has been taken, and nothing is
+        left otherwise.
 
         Raises ValueError naming a tensor that is missing, misshapen, or not finite.
         """
@@ -112,7 +121,7 @@ class Quantizer:
         return {"format": "pt", METADATA: json.dumps(weights)}
 
     def _copy_texts(self, target: Path) -> None:
-        """All files but the weights; config.json says what was done."""
+        """Copy all files but the weights, and note the quantisation in config.json."""
         for file in sorted(self.folder.iterdir()):
             if file.is_file() and not file.name.startswith(".") and not file.name.endswith(_WEIGHTS):
                 shutil.copyfile(file, target / file.name)
@@ -128,7 +137,10 @@ def _wanted(configs: Configs, to: Quantization, dtype: torch.dtype) -> BlankSour
 
 
 def _error(weight: Quantized, right: Tensor) -> float:
-    first, wrong, size = 0, 0.0, 0.0
+    """||w' - w|| / ||w||, row block by row block."""
+    first = 0
+    wrong = 0.0
+    size = 0.0
     for block in row_blocks(right):
         got = rows_of(weight, torch.arange(first, first + len(block)))
         assert not isinstance(got, Tensor)

@@ -1,4 +1,4 @@
-"""innervoice bench: how fast, and whether anybody hears a gap."""
+"""The commands innervoice bench stream and metrics: speed, and gaps in the sound."""
 
 from __future__ import annotations
 

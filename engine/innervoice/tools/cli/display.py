@@ -74,7 +74,7 @@ class Display:
 
 
 def line_text(line: Line, tail_len: int | None = None) -> str:
-    """What a line says; tail_len: at most so many cells, the newest text last."""
+    """The text to show for a line; tail_len: the end of it, in at most so many cells."""
     if line["kind"] == "audio":
         return (
             f"{line['samples'] / line['rate']:.2f} s of sound, from {line['start'] / line['rate']:.2f} s on"
@@ -117,8 +117,8 @@ def plan_rows(plan: Line) -> dict[str, str]:
 
 
 def _formats(plan: Line) -> str:
-    told = plan["quantization"]
-    return str(plan["dtype"]) if told is None else f"{Quantization(**told)}, the rest {plan['dtype']}"
+    fields = plan["quantization"]
+    return str(plan["dtype"]) if fields is None else f"{Quantization(**fields)}, the rest {plan['dtype']}"
 
 
 def written_as_it_goes(written: Iterable[Written], total: int, console: Console) -> list[Written]:
@@ -144,8 +144,9 @@ def written_table(written: Sequence[Written]) -> Table:
 
 
 def printable(text: str) -> str:
-    """The text on one line and harmless to a terminal: a dot stands for what does not print, a
-    space for line breaks and tabs.
+    """The text on one line and harmless to a terminal.
+
+    Dots stand for unprintable characters, spaces for line breaks and tabs.
     """
     return "".join(c if c.isprintable() else " " if c.isspace() else "·" for c in text).strip()
 

@@ -1,6 +1,4 @@
-"""What commands ask the engine for: the question, the schedule and the sampling,
-from words of the command line.
-"""
+"""Question, schedule and sampling of a request, read from words of the command line."""
 
 from __future__ import annotations
 

@@ -187,7 +187,9 @@ def quantize(
     *,
     chosen: dict[str, Any],
 ) -> None:
-    """Write the language model of a checkpoint with its weights quantised, and print each tensor's size and error."""
+    """Write the language model of a checkpoint with its weights quantised, and print each tensor's size and
+    error.
+    """
     paths = EngineOptions(**chosen).locate(model)
     quantizer = Quantizer(paths, out, Quantization(to, group, symmetric, not keep_head))
     written = written_as_it_goes(quantizer.run(), len(quantizer), Console(stderr=True))
@@ -202,7 +204,7 @@ def env() -> None:
 
 
 def answer(load: dict[str, Any], prompt: Prompt, request: dict[str, Any], outputs: ReplyFiles) -> None:
-    """Load a model, draw its reply to one prompt as it comes, and write what was asked for, all of it or nothing.
+    """Load a model, draw its reply to one prompt as it comes, and write all outputs, or none.
 
     load: the model and options of the engine, which the event log keeps, so that a replay loads the same.
     """

@@ -22,13 +22,14 @@ class ReplyFiles:
 
     @property
     def paths(self) -> dict[str, Path]:
-        """Those that were asked for, by field."""
+        """The paths that were asked for, by field."""
         return {f.name: path for f in fields(self) if (path := getattr(self, f.name)) is not None}
 
 
 @contextmanager
 def staged(outputs: ReplyFiles) -> Iterator[ReplyFiles]:
-    """Hidden files beside the outputs, moved into their places when the block ends well and removed when it does not.
+    """Hidden files beside the outputs, moved into their places when the block ends well and removed when it
+    does not.
 
     Raises OSError or ValueError at once when an output cannot be written.
     """

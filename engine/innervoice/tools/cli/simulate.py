@@ -1,4 +1,6 @@
-"""innervoice simulate: how many listeners a machine carries, by the engine's own scheduler under a virtual clock."""
+"""innervoice simulate: how many listeners a machine carries, by the engine's own scheduler under a virtual
+clock.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,7 @@ def simulate_command(
     seed: Annotated[int, typer.Option(help="Of the listeners.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="As a JSON object.")] = False,
 ) -> None:
-    """How many listeners a machine carries; or, given listeners, what they hear."""
+    """Find how many listeners a machine carries, or what given listeners hear."""
     if machine not in MACHINES:
         raise ValueError(f"machine is {machine!r}: use {', '.join(MACHINES)}, or give a --profile")
     if arrivals is not None and streams is not None:

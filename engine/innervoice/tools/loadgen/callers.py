@@ -1,4 +1,7 @@
-"""Many callers in one event loop: at random times, or one after another in sessions. Each reply is heard in real time."""
+"""Many callers in one event loop: at random times, or one after another in sessions.
+
+Each reply is heard in real time.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,10 @@ Ask = Callable[[], Stream]
 def run_load(
     engine: Engine, questions: Sequence[Question], load: Load, request: Mapping[str, Any] | None = None
 ) -> LoadResult:
-    """Ask the questions in turn, as the load says; request: options of questions without their own. Blocks until all end."""
+    """Ask the questions in turn, as the load says; request: options of questions without their own.
+
+    Blocks until all end.
+    """
 
     async def callers(pool: ThreadPoolExecutor) -> LoadResult:
         limit = asyncio.Semaphore(load.max_concurrency or load.num_prompts + load.num_warmups)
@@ -62,11 +68,12 @@ def converse(
     speaks: bool = False,
     request: Mapping[str, Any] | None = None,
 ) -> LoadResult:
-    """Hold so many sessions at once: each asks, hears the reply out in real time, waits up to 2 pause_s, and asks again.
+    """Hold so many sessions at once: each asks, hears the reply out in real time, waits up to 2 pause_s, and
+    asks again.
 
-    They begin at random within the first 5 s or a fifth of the time; no question is asked after `seconds`. speaks: recordings
-    are pushed in real time, frame by frame, and the question is asked when its last frame is there; else they are there at once.
-    Blocks until all is heard.
+    They begin at random within the first 5 s or a fifth of the time; no question is asked after `seconds`.
+    speaks: recordings are pushed in real time, frame by frame, and the question is asked when its last frame
+    is there; else they are there at once. Blocks until all is heard.
     """
 
     async def callers(pool: ThreadPoolExecutor) -> LoadResult:

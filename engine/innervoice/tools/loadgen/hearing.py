@@ -17,7 +17,9 @@ from innervoice.types import AudioChunk, Done, Event, TokenEvent
 
 
 class Hearing:
-    """Gathers the events of a reply with the times of their arrival; made when the question is asked, in a running loop."""
+    """Gathers the events of a reply with the times of their arrival; made when the question is asked, in a
+    running loop.
+    """
 
     def __init__(self) -> None:
         self.submitted_s = time.monotonic()

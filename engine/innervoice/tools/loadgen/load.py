@@ -9,10 +9,11 @@ from random import Random
 
 @dataclass(frozen=True)
 class Load:
-    """Requests at random times (Poisson, request_rate a second; inf: all at once), at most max_concurrency of them at a time.
+    """Requests at random times (Poisson, request_rate a second; inf: all at once), at most max_concurrency of
+    them at a time.
 
-    The first num_warmups are left out of the results, and over before the others begin. seed: of the arrivals and of replies
-    that have none.
+    The first num_warmups are left out of the results, and over before the others begin. seed: of the arrivals
+    and of replies that have none.
     """
 
     num_prompts: int

@@ -6,7 +6,7 @@ import asyncio
 
 
 class Player:
-    """Begins with the first sound, unbuffered, and waits for what is missing.
+    """Plays from the first sound on, unbuffered, and waits when it runs dry.
 
     One event loop; times are the loop's.
 
@@ -23,7 +23,7 @@ class Player:
         self._played = asyncio.Event()
 
     def feed(self, sound_s: float) -> None:
-        """So many seconds of sound have come."""
+        """Append so many seconds of sound."""
         if sound_s <= 0:
             return
         now = self._loop.time()

@@ -1,4 +1,4 @@
-"""What callers ask: lines of a manifest, or the recordings that come with the package."""
+"""Questions of callers: lines of a manifest, or the recordings that come with the package."""
 
 from __future__ import annotations
 

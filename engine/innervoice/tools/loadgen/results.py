@@ -15,7 +15,10 @@ from innervoice.types import Usage
 
 @dataclass(frozen=True)
 class CallResult:
-    """One reply as its caller got it. num_starved, starved_s: of the player in real time; lines: the reply's event log."""
+    """One reply as its caller got it.
+
+    num_starved, starved_s: of the player in real time; lines: the reply's event log.
+    """
 
     timings: RequestTimings
     question: str
@@ -39,7 +42,10 @@ class CallResult:
 
 @dataclass(frozen=True)
 class LoadResult:
-    """All replies of a load, in the order of submission. lags_s: delays of a beat of 5 ms in the callers' event loop."""
+    """All replies of a load, in the order of submission.
+
+    lags_s: delays of a beat of 5 ms in the callers' event loop.
+    """
 
     calls: list[CallResult]
     lags_s: list[float]
@@ -51,7 +57,7 @@ class LoadResult:
 
     @property
     def num_starved(self) -> int:
-        """How often a player ran dry, in all."""
+        """The number of times that a player ran dry, in all."""
         return sum(call.num_starved for call in self.calls)
 
     @property

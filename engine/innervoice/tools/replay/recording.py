@@ -1,6 +1,4 @@
-"""What makes a reply again, as lines of its event log: the request, its tokens,
-checksums of its sound, its end.
-"""
+"""RecordedReply: an event log that its reply is made again from: request, tokens, checksums of sound, end."""
 
 from __future__ import annotations
 
@@ -62,7 +60,7 @@ class RecordedReply:
 
     @property
     def num_samples(self) -> int:
-        """Of the sound that was recorded."""
+        """Samples of the recorded sound."""
         return sum(chunk.samples for chunk in self.chunks)
 
     @classmethod

@@ -21,7 +21,7 @@ CUT = ("cancelled", "interrupted", None)  # ends that came from outside, between
 
 @dataclass(frozen=True)
 class Replayed:
-    """What came of a replay.
+    """The result of a replay.
 
     mismatch: one sentence on the first difference, None: every token and sample is the same.
     """
