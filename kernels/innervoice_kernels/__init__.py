@@ -5,11 +5,11 @@ _C_voice.pyi    those of the networks of speech decoder and codecs
 backend.py      which implementation runs: reference or Triton
 interpreter.py  what Triton's interpreter needs beside numpy 2.4
 jit.py          Triton, or a stand-in where it is not installed
-lanes.py        independent pieces of work side by side on the CPU, a share of the threads each
 language/       the language model's ops
 native.py       what the ops need of the native module: threads, packed weights
 residual_vq/    Mimi, EnCodec, DAC, SNAC
 sampling/       sampling, and the cursor on the device
 speech_codec/   ops of speech tokenizer and decoder
 testing/        cases of every op, and the error rule
+worker_pool.py  independent pieces of work side by side on the CPU, a share of the threads each
 """

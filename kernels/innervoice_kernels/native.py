@@ -12,8 +12,11 @@ from torch import Tensor
 
 from innervoice_kernels import _C
 
-LANES = 16
+CHANNEL_MULTIPLE = 16
 """Channels that the native code works on come in multiples of this."""
+
+Affine = tuple[Tensor, Tensor]
+"""Weight and bias of a linear map, a convolution or a norm."""
 
 
 _own_threads: ContextVar[int | None] = ContextVar("innervoice_native_threads", default=None)
@@ -76,5 +79,5 @@ def are_halves(weight: Tensor) -> bool:
 
 
 def are_multiples(sizes: Sequence[int]) -> bool:
-    """Whether all sizes are multiples of LANES."""
-    return all(size % LANES == 0 for size in sizes)
+    """Whether all sizes are multiples of CHANNEL_MULTIPLE."""
+    return all(size % CHANNEL_MULTIPLE == 0 for size in sizes)

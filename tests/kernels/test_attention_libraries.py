@@ -16,16 +16,17 @@ from innervoice_kernels import backend
 from innervoice_kernels.backend import choose, use
 from innervoice_kernels.language import attention_libraries as libraries
 from innervoice_kernels.language.attention import paged_attention_ref
+from innervoice_kernels.language.paged_batch import PagedBatch
 from innervoice_kernels.testing import CASES
 
 
-def call_of(case: str, dtype: torch.dtype = torch.bfloat16) -> tuple[libraries.Call, Tensor]:
+def batch_of(case: str, dtype: torch.dtype = torch.bfloat16) -> tuple[PagedBatch, Tensor]:
     """A case without its weight, and what the reference makes of it."""
     inputs = next(c for c in CASES["paged_attention"] if c.name == case).make_inputs(
         dtype, "cpu", torch.Generator().manual_seed(1)
     )
     plain = {k: v for k, v in inputs.items() if k not in ("query_tag", "key_tag", "log_weight")}
-    return libraries.Call(**plain, weighted=False, captured=False), paged_attention_ref(**plain)
+    return PagedBatch(**plain), paged_attention_ref(**plain)
 
 
 class Wrapper:
@@ -108,58 +109,68 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 )
 def test_libraries_are_given_the_batch(installed: set[str], case: str, name: str, module: str) -> None:
     installed.add(module)
-    call, expected = call_of("mixed, weighted" if case == "mixed" else case)
-    result = libraries.attend(name, call)
+    batch, expected = batch_of("mixed, weighted" if case == "mixed" else case)
+    result = libraries.attend(name, batch, is_captured=False)
     assert result is not None
-    owned = slice(0, int(call.query_start[-1]))
+    owned = slice(0, int(batch.query_start[-1]))
     assert torch.equal(result[owned], expected[owned])
 
 
 def test_flash_attn_2_is_given_pages_of_256(installed: set[str]) -> None:
     installed.add("flash_attn")
-    call, expected = call_of("decode")
-    assert "pages of 256 tokens, these have" in str(libraries.refusal("flash_attn", call))
-    size, length = call.k_pages.shape[1], int(call.context_len.max())
-    wide = torch.zeros(len(call.context_len), 256, *call.k_pages.shape[2:], dtype=call.q.dtype)
+    batch, expected = batch_of("decode")
+    assert "pages of 256 tokens, these have" in str(libraries.refusal("flash_attn", batch, False))
+    size, length = batch.k_pages.shape[1], int(batch.context_len.max())
+    wide = torch.zeros(len(batch.context_len), 256, *batch.k_pages.shape[2:], dtype=batch.q.dtype)
     pages = [wide.clone(), wide.clone()]
-    for row, tokens in enumerate(call.context_len.tolist()):
+    for row, tokens in enumerate(batch.context_len.tolist()):
         for t in range(tokens):
-            at = call.page_table[row, t // size], t % size
-            pages[0][row, t], pages[1][row, t] = call.k_pages[at], call.v_pages[at]
+            at = batch.page_table[row, t // size], t % size
+            pages[0][row, t], pages[1][row, t] = batch.k_pages[at], batch.v_pages[at]
     assert length <= 256
     table = torch.arange(len(wide), dtype=torch.int32)[:, None]
     result = libraries.attend(
-        "flash_attn", replace(call, k_pages=pages[0], v_pages=pages[1], page_table=table)
+        "flash_attn",
+        replace(batch, k_pages=pages[0], v_pages=pages[1], page_table=table),
+        is_captured=False,
     )
     assert result is not None and torch.equal(result, expected)
 
 
 def test_layers_of_one_pass_share_a_plan(installed: set[str]) -> None:
     installed.add("flashinfer")
-    call, _ = call_of("decode")
+    batch, _ = batch_of("decode")
     before = Wrapper.plans
     for _ in range(3):
-        libraries.attend("flashinfer", call)
-    libraries.attend("flashinfer", replace(call, context_len=call.context_len.clone()))
+        libraries.attend("flashinfer", batch, is_captured=False)
+    other = replace(batch, context_len=batch.context_len.clone())
+    libraries.attend("flashinfer", other, is_captured=False)
     assert Wrapper.plans == before + 2
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("dtype", "is_tagged", "is_captured", "reason"),
     [
-        ({"weighted": True}, "no reflection weight"),
-        ({"captured": True}, "captured graph"),
-        ({}, "not torch.float32"),
+        (torch.bfloat16, True, False, "no reflection weight"),
+        (torch.bfloat16, False, True, "captured graph"),
+        (torch.float32, False, False, "not torch.float32"),
     ],
 )
 def test_what_they_cannot_run_is_logged_once(
-    installed: set[str], caplog: pytest.LogCaptureFixture, change: dict[str, bool], reason: str
+    installed: set[str],
+    caplog: pytest.LogCaptureFixture,
+    dtype: torch.dtype,
+    is_tagged: bool,
+    is_captured: bool,
+    reason: str,
 ) -> None:
     installed.add("flashinfer")
-    call, _ = call_of("decode", torch.bfloat16 if change else torch.float32)
+    batch, _ = batch_of("decode", dtype)
+    if is_tagged:
+        batch = replace(batch, tags=(torch.empty(0),) * 3)
     with caplog.at_level(logging.WARNING, logger="innervoice.kernels"):
         for _ in range(2):
-            assert libraries.attend("flashinfer", replace(call, **change)) is None
+            assert libraries.attend("flashinfer", batch, is_captured=is_captured) is None
     assert [reason in record.getMessage() for record in caplog.records] == [True]
 
 

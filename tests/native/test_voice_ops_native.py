@@ -175,7 +175,7 @@ def test_bad_arguments_are_refused_in_a_sentence() -> None:
         _C.group_norm_mish(
             TEAM, torch.zeros(1, 8, 4), one, torch.ones(8), torch.ones(8), 3, 1e-5, torch.zeros(1, 8, 4)
         )
-    assert native.LANES == 16
+    assert native.CHANNEL_MULTIPLE == 16
 
 
 @pytest.mark.parametrize("case", ["few results", "up", "down", "dilated", "uneven"])

@@ -7,10 +7,9 @@ from torch import Tensor
 
 from innervoice_kernels.backend import LIBRARIES, REF, choose
 from innervoice_kernels.language.attention_decode import Workspace, decode
-from innervoice_kernels.language.attention_libraries import Call, attend
+from innervoice_kernels.language.attention_libraries import attend
 from innervoice_kernels.language.attention_prefill import prefill
-from innervoice_kernels.language.kvstore import check_pages
-from innervoice_kernels.language.kvstore_fp8 import check_scales
+from innervoice_kernels.language.paged_batch import PagedBatch
 
 _QUERY_BLOCK = 256  # bounds the score matrix [H, block, keys] of a long prefill
 
@@ -88,56 +87,16 @@ def paged_attention_ref(
 
 
 def _paged_attention_triton(
-    q: Tensor,
-    k_pages: Tensor,
-    v_pages: Tensor,
-    page_table: Tensor,
-    query_start: Tensor,
-    context_len: Tensor,
-    scale: float,
-    query_tag: Tensor | None,
-    key_tag: Tensor | None,
-    log_weight: Tensor | None,
-    k_scale: Tensor | None,
-    v_scale: Tensor | None,
-    max_queries: int | None,
-    out: Tensor | None,
-    workspace: Workspace | None,
+    batch: PagedBatch, max_queries: int | None, out: Tensor | None, workspace: Workspace | None
 ) -> Tensor:
-    check_pages("paged_attention", k_pages, v_pages)
-    groups, width = k_pages.shape[2:]
-    scales = None if k_scale is None or v_scale is None else (k_scale, v_scale)
-    if scales is not None:
-        check_scales("paged_attention", k_pages, *scales)
-    expected = q.dtype if scales is None else torch.float8_e4m3fn
-    if (
-        k_pages.dtype != expected
-        or q.shape[2] != width
-        or q.shape[1] % groups
-        or (width > 1 and q.stride(2) != 1)
-    ):
-        raise ValueError(
-            f"paged_attention: q is {q.dtype} {tuple(q.shape)} with strides {q.stride()}, the pages are {k_pages.dtype} "
-            f"{tuple(k_pages.shape)}: expected pages of {expected}, [T, H, D] with contiguous vectors and [P, S, G, D], H a "
-            "multiple of G"
-        )
-    numbers = {"page_table": page_table, "query_start": query_start, "context_len": context_len}
-    for name, x in numbers.items():
-        if x.dtype != torch.int32 or (x.numel() > 1 and x.stride(-1) != 1):
-            raise ValueError(
-                f"paged_attention: {name} is {x.dtype} with strides {x.stride()}, expected contiguous int32"
-            )
-    tags = None
-    if query_tag is not None and key_tag is not None and log_weight is not None:
-        tags = (query_tag, key_tag, log_weight)
+    batch.check()
     if out is None:
-        out = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
-    if len(context_len) == 0 or len(q) == 0:
+        out = torch.zeros(batch.q.shape, dtype=batch.q.dtype, device=batch.q.device)
+    if batch.num_rows == 0 or batch.num_tokens == 0:
         return out
-    batch = (q, k_pages, v_pages, page_table, query_start, context_len, scale, tags, scales, out)
-    decode(*batch, workspace)
+    decode(batch, out, workspace)
     if max_queries is None or max_queries > 1:
-        prefill(*batch)
+        prefill(batch, out)
     return out
 
 
@@ -167,27 +126,20 @@ def paged_attention(
     as a captured graph needs it.
     """
     chosen = choose("paged_attention", q)
-    if chosen in LIBRARIES:
-        call = Call(
-            q,
-            k_pages,
-            v_pages,
-            page_table,
-            query_start,
-            context_len,
-            scale,
-            query_tag is not None,
-            workspace is not None,
-        )
-        y = attend(chosen, call)
-        if y is not None:
-            return y if out is None else out.copy_(y)
-    if chosen != REF:
-        return _paged_attention_triton(
-            q, k_pages, v_pages, page_table, query_start, context_len, scale, query_tag, key_tag, log_weight, k_scale, v_scale,
-            max_queries, out, workspace,
+    if chosen == REF:
+        y = paged_attention_ref(
+            q, k_pages, v_pages, page_table, query_start, context_len, scale,
+            query_tag, key_tag, log_weight, k_scale, v_scale,
         )  # fmt: skip
-    y = paged_attention_ref(
-        q, k_pages, v_pages, page_table, query_start, context_len, scale, query_tag, key_tag, log_weight, k_scale, v_scale
-    )  # fmt: skip
-    return y if out is None else out.copy_(y)
+        return y if out is None else out.copy_(y)
+    tags = scales = None
+    if query_tag is not None and key_tag is not None and log_weight is not None:
+        tags = (query_tag, key_tag, log_weight)
+    if k_scale is not None and v_scale is not None:
+        scales = (k_scale, v_scale)
+    batch = PagedBatch(q, k_pages, v_pages, page_table, query_start, context_len, scale, tags, scales)
+    if chosen in LIBRARIES:
+        found = attend(chosen, batch, is_captured=workspace is not None)
+        if found is not None:
+            return found if out is None else out.copy_(found)
+    return _paged_attention_triton(batch, max_queries, out, workspace)

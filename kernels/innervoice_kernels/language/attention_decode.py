@@ -27,6 +27,7 @@ from innervoice_kernels.jit import (
     tl,
 )
 from innervoice_kernels.language.attention_tile import LEAST, attend, tile_of
+from innervoice_kernels.language.paged_batch import PagedBatch
 
 # A split has SPLIT keys, more where a context would make over MOST of them: both from the row's own length
 # alone, so that its sums are the same in every batch. 256 keys of GLM-4-Voice are 128 KiB a program
@@ -146,41 +147,26 @@ def _decode_kernel(
         tl.store(arrived + pair, 0)
 
 
-def decode(
-    q: Tensor,
-    k_pages: Tensor,
-    v_pages: Tensor,
-    page_table: Tensor,
-    query_start: Tensor,
-    context_len: Tensor,
-    scale: float,
-    tags: tuple[Tensor, Tensor, Tensor] | None,
-    scales: tuple[Tensor, Tensor] | None,
-    out: Tensor,
-    workspace: Workspace | None,
-) -> None:
-    """Fill the tokens of rows that have exactly one query.
-
-    tags: query_tag, key_tag, log_weight; scales: k_scale, v_scale.
-    """
-    num_rows, (_, heads, width), (_, page_size, groups, _) = len(context_len), q.shape, k_pages.shape
-    max_context = page_table.shape[1] * page_size
+def decode(batch: PagedBatch, out: Tensor, workspace: Workspace | None) -> None:
+    """Fill the tokens of rows that have exactly one query."""
+    heads, groups, num_rows = batch.heads, batch.groups, batch.num_rows
     if workspace is None:
-        workspace = Workspace.allocate(num_rows, heads, groups, width, max_context, q.device)
-    splits, rows, block = num_splits(max_context), tile_rows(heads, groups), next_power(width, LEAST)
-    if (
-        workspace.arrived.numel() < num_rows * groups
-        or workspace.partial.numel() < num_rows * groups * splits * rows * block
-    ):
-        raise ValueError(
-            f"paged_attention: the workspace is too small for {num_rows} rows of {max_context} tokens"
+        workspace = Workspace.allocate(
+            num_rows, heads, groups, batch.width, batch.max_context, batch.q.device
         )
-    query_tag, key_tag, log_weight = tags or (context_len, context_len, context_len)
-    k_scale, v_scale = scales or (context_len, context_len)
+    splits = num_splits(batch.max_context)
+    rows = tile_rows(heads, groups)
+    block = next_power(batch.width, LEAST)
+    parts = num_rows * groups * splits
+    if workspace.arrived.numel() < num_rows * groups or workspace.partial.numel() < parts * rows * block:
+        raise ValueError(
+            f"paged_attention: the workspace is too small for {num_rows} rows of {batch.max_context} tokens"
+        )
     launch(
-        _decode_kernel, (splits, groups, num_rows), q, k_pages, v_pages, page_table, query_start, context_len, query_tag, key_tag,
-        log_weight, k_scale, v_scale, out, workspace.partial, workspace.stats, workspace.arrived, scale, q.stride(0), q.stride(1),
-        page_table.stride(0), *k_pages.stride()[:3], key_tag.stride(0), H=heads, G=groups, D=width, PAGE_SIZE=page_size,
-        WEIGHTED=tags is not None, SCALED=scales is not None, M=rows, BLOCK_D=block, KEYS=tile_of(q, k_pages).keys, SPLITS=splits,
-        SPLIT_KEYS=SPLIT, MOST_SPLITS=MOST, num_warps=_WARPS, num_stages=_STAGES,
+        _decode_kernel, (splits, groups, num_rows), *batch.pointers(), out,
+        workspace.partial, workspace.stats, workspace.arrived, batch.scale, *batch.strides(),
+        H=heads, G=groups, D=batch.width, PAGE_SIZE=batch.page_size,
+        WEIGHTED=batch.tags is not None, SCALED=batch.scales is not None, M=rows, BLOCK_D=block,
+        KEYS=tile_of(batch.q, batch.k_pages).keys, SPLITS=splits, SPLIT_KEYS=SPLIT, MOST_SPLITS=MOST,
+        num_warps=_WARPS, num_stages=_STAGES,
     )  # fmt: skip

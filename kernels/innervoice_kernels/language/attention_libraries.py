@@ -12,12 +12,13 @@ import importlib
 import importlib.util
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from innervoice_kernels.language.paged_batch import PagedBatch
 
 _log = logging.getLogger("innervoice.kernels")
 _HALVES = (torch.bfloat16, torch.float16)
@@ -25,44 +26,32 @@ _FA2_PAGE = 256  # flash-attn 2 reads pages of this size and its multiples
 _SCRATCH = 128 << 20
 
 
-@dataclass(frozen=True)
-class Call:
-    """The arguments of paged_attention that a library is given."""
+def refusal(name: str, batch: PagedBatch, is_captured: bool) -> str | None:
+    """Return why a library cannot run a batch, or None where it can.
 
-    q: Tensor
-    k_pages: Tensor
-    v_pages: Tensor
-    page_table: Tensor
-    query_start: Tensor
-    context_len: Tensor
-    scale: float
-    weighted: bool
-    captured: bool
-
-
-def refusal(name: str, call: Call) -> str | None:
-    """The reason why a library cannot run a call, None: it can."""
-    if call.weighted:
+    is_captured: the call may become part of a graph.
+    """
+    if batch.tags is not None:
         return "it knows no reflection weight"
-    if call.captured:
+    if is_captured:
         return "it plans on the host, which a captured graph cannot"
-    if call.q.dtype not in _HALVES:
-        return f"it takes bfloat16 and float16, not {call.q.dtype}"
-    if call.k_pages.dtype != call.q.dtype:
-        return f"the pages hold {call.k_pages.dtype} with scales"
-    page_size = call.k_pages.shape[1]
+    if batch.q.dtype not in _HALVES:
+        return f"it takes bfloat16 and float16, not {batch.q.dtype}"
+    if batch.k_pages.dtype != batch.q.dtype:
+        return f"the pages hold {batch.k_pages.dtype} with scales"
+    page_size = batch.k_pages.shape[1]
     if name == "flash_attn" and not _has("flash_attn_interface") and page_size % _FA2_PAGE:
         return f"flash-attn 2 reads pages of {_FA2_PAGE} tokens, these have {page_size}"
     return None
 
 
-def attend(name: str, call: Call) -> Tensor | None:
-    """The result of a library, or None where it cannot run the call: that is logged once for a reason."""
-    reason = refusal(name, call)
+def attend(name: str, batch: PagedBatch, *, is_captured: bool) -> Tensor | None:
+    """Return the result of a library, or None where it cannot run the batch: each reason is logged once."""
+    reason = refusal(name, batch, is_captured)
     if reason is not None:
         _say_once(name, reason)
         return None
-    return _RUN[name](call)
+    return _RUN[name](batch)
 
 
 @cache
@@ -74,24 +63,24 @@ def _has(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
-def _flash_attn(call: Call) -> Tensor:
+def _flash_attn(batch: PagedBatch) -> Tensor:
     """flash-attn 3 where it is installed, else 2.
 
     Dao, "FlashAttention-2", 2023; Shah et al., "FlashAttention-3", 2024.
     """
-    most = int((call.query_start[1:] - call.query_start[:-1]).max())
+    most = int((batch.query_start[1:] - batch.query_start[:-1]).max())
     if _has("flash_attn_interface"):
         module = importlib.import_module("flash_attn_interface")
         result = module.flash_attn_with_kvcache(
-            call.q, call.k_pages, call.v_pages, cache_seqlens=call.context_len, page_table=call.page_table,
-            cu_seqlens_q=call.query_start, max_seqlen_q=most, softmax_scale=call.scale, causal=True,
+            batch.q, batch.k_pages, batch.v_pages, cache_seqlens=batch.context_len, page_table=batch.page_table,
+            cu_seqlens_q=batch.query_start, max_seqlen_q=most, softmax_scale=batch.scale, causal=True,
         )  # fmt: skip
     else:
-        lengths = torch.nn.functional.pad(call.context_len.cumsum(0, dtype=torch.int32), (1, 0))
+        lengths = torch.nn.functional.pad(batch.context_len.cumsum(0, dtype=torch.int32), (1, 0))
         module = importlib.import_module("flash_attn")
         result = module.flash_attn_varlen_func(
-            call.q, call.k_pages, call.v_pages, cu_seqlens_q=call.query_start, cu_seqlens_k=lengths, max_seqlen_q=most,
-            max_seqlen_k=int(call.context_len.max()), softmax_scale=call.scale, causal=True, block_table=call.page_table,
+            batch.q, batch.k_pages, batch.v_pages, cu_seqlens_q=batch.query_start, cu_seqlens_k=lengths, max_seqlen_q=most,
+            max_seqlen_k=int(batch.context_len.max()), softmax_scale=batch.scale, causal=True, block_table=batch.page_table,
         )  # fmt: skip
     y: Tensor = result[0] if isinstance(result, tuple) else result
     return y
@@ -109,28 +98,26 @@ class _Planned:
         self._wrapper = module.BatchPrefillWithPagedKVCacheWrapper(scratch, "NHD")
         self._planned: tuple[Any, ...] = ()
 
-    def run(self, call: Call) -> Tensor:
-        """Plan where the batch is another one than that of the last call, told by its
-        tensors themselves; then run.
-        """
-        batch = (call.page_table, call.query_start, call.context_len)
-        if len(self._planned) != len(batch) or any(
-            a is not b for a, b in zip(self._planned, batch, strict=True)
+    def run(self, batch: PagedBatch) -> Tensor:
+        """Plan where the batch is another one than that of the last call, told by its tensors themselves; then run."""
+        rows = (batch.page_table, batch.query_start, batch.context_len)
+        if len(self._planned) != len(rows) or any(
+            a is not b for a, b in zip(self._planned, rows, strict=True)
         ):
-            self._plan(call)
-            self._planned = batch
-        result: Tensor = self._wrapper.run(call.q, (call.k_pages, call.v_pages))
+            self._plan(batch)
+            self._planned = rows
+        result: Tensor = self._wrapper.run(batch.q, (batch.k_pages, batch.v_pages))
         return result
 
-    def _plan(self, call: Call) -> None:
-        page_size, groups, width = call.k_pages.shape[1:]
-        pages = (call.context_len + page_size - 1) // page_size
+    def _plan(self, batch: PagedBatch) -> None:
+        page_size, groups, width = batch.k_pages.shape[1:]
+        pages = (batch.context_len + page_size - 1) // page_size
         starts = torch.nn.functional.pad(pages.cumsum(0, dtype=torch.int32), (1, 0))
-        held = torch.arange(call.page_table.shape[1], device=pages.device)[None, :] < pages[:, None]
-        last = call.context_len - (pages - 1) * page_size
+        held = torch.arange(batch.page_table.shape[1], device=pages.device)[None, :] < pages[:, None]
+        last = batch.context_len - (pages - 1) * page_size
         self._wrapper.plan(
-            call.query_start, starts, call.page_table[held], last, call.q.shape[1], groups, width, page_size, causal=True,
-            sm_scale=call.scale, q_data_type=call.q.dtype, kv_data_type=call.k_pages.dtype,
+            batch.query_start, starts, batch.page_table[held], last, batch.q.shape[1], groups, width, page_size, causal=True,
+            sm_scale=batch.scale, q_data_type=batch.q.dtype, kv_data_type=batch.k_pages.dtype,
         )  # fmt: skip
 
 
@@ -139,7 +126,7 @@ def _planned(device: torch.device) -> _Planned:
     return _Planned(device)
 
 
-_RUN: dict[str, Callable[[Call], Tensor]] = {
+_RUN: dict[str, Callable[[PagedBatch], Tensor]] = {
     "flash_attn": _flash_attn,
-    "flashinfer": lambda call: _planned(call.q.device).run(call),
+    "flashinfer": lambda batch: _planned(batch.q.device).run(batch),
 }

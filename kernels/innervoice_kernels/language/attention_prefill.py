@@ -12,6 +12,7 @@ from torch import Tensor
 
 from innervoice_kernels.jit import Num, Ptr, constexpr, jit, launch, narrow, next_power, tl
 from innervoice_kernels.language.attention_tile import LEAST, attend, tile_of
+from innervoice_kernels.language.paged_batch import PagedBatch
 
 _MANY_ROWS = 4096
 
@@ -56,34 +57,19 @@ def _prefill_kernel(
     )
 
 
-def prefill(
-    q: Tensor,
-    k_pages: Tensor,
-    v_pages: Tensor,
-    page_table: Tensor,
-    query_start: Tensor,
-    context_len: Tensor,
-    scale: float,
-    tags: tuple[Tensor, Tensor, Tensor] | None,
-    scales: tuple[Tensor, Tensor] | None,
-    out: Tensor,
-) -> None:
-    """Fill the tokens of rows that have two queries or more.
-
-    tags: query_tag, key_tag, log_weight; scales: k_scale, v_scale.
-    """
-    num_rows, (num_tokens, heads, width), (_, page_size, groups, _) = len(context_len), q.shape, k_pages.shape
+def prefill(batch: PagedBatch, out: Tensor) -> None:
+    """Fill the tokens of rows that have two queries or more."""
+    num_rows, groups = batch.num_rows, batch.groups
     if num_rows > _MANY_ROWS:
         raise ValueError(f"paged_attention: {num_rows} rows in one batch, expected at most {_MANY_ROWS}")
-    block, group_heads = next_power(width, LEAST), next_power(heads // groups)
-    tile = tile_of(q, k_pages)
+    group_heads = next_power(batch.heads // groups)
+    tile = tile_of(batch.q, batch.k_pages)
     tokens = max(1, tile.rows // group_heads)
-    query_tag, key_tag, log_weight = tags or (context_len, context_len, context_len)
-    k_scale, v_scale = scales or (context_len, context_len)
     launch(
-        _prefill_kernel, (num_tokens // tokens + num_rows, groups), q, k_pages, v_pages, page_table, query_start, context_len,
-        query_tag, key_tag, log_weight, k_scale, v_scale, out, num_rows, scale, q.stride(0), q.stride(1), page_table.stride(0),
-        *k_pages.stride()[:3], key_tag.stride(0), H=heads, G=groups, D=width, PAGE_SIZE=page_size, WEIGHTED=tags is not None,
-        SCALED=scales is not None, TOKENS=tokens, HEADS=group_heads, BLOCK_B=next_power(num_rows), BLOCK_D=block, KEYS=tile.keys,
+        _prefill_kernel, (batch.num_tokens // tokens + num_rows, groups), *batch.pointers(), out,
+        num_rows, batch.scale, *batch.strides(),
+        H=batch.heads, G=groups, D=batch.width, PAGE_SIZE=batch.page_size,
+        WEIGHTED=batch.tags is not None, SCALED=batch.scales is not None, TOKENS=tokens, HEADS=group_heads,
+        BLOCK_B=next_power(num_rows), BLOCK_D=next_power(batch.width, LEAST), KEYS=tile.keys,
         num_warps=tile.warps, num_stages=tile.prefill_stages,
     )  # fmt: skip

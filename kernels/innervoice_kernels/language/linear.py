@@ -41,7 +41,7 @@ class Norm(NamedTuple):
     eps: float
 
 
-class Config(NamedTuple):
+class LinearTile(NamedTuple):
     """Columns and depth of a tile of weights, warps, stages."""
 
     columns: int
@@ -52,7 +52,7 @@ class Config(NamedTuple):
 
 # Four stages are three buffers of 16 KiB of weights and 4 KiB of input; three programs share an SM, with nearly 192 KiB on their
 # way. Gated tiles are two of half the columns. Float32 is not multiplied by the tensor cores and gets small tiles.
-_HALF, _HALF_GATED, _FLOAT32 = Config(64, 128, 4, 4), Config(32, 128, 4, 4), Config(32, 32, 4, 3)
+_HALF, _HALF_GATED, _FLOAT32 = LinearTile(64, 128, 4, 4), LinearTile(32, 128, 4, 4), LinearTile(32, 32, 4, 3)
 # The rule of splitting K: until there are so many programs, two for each SM of the largest chips, while each keeps so much of K.
 _PROGRAMS, _LEAST_DEPTH = 256, 512
 # Lines of 128 bytes that a row of a tile fetches ahead: as much of K as is on its way in four stages of halves.
@@ -100,7 +100,7 @@ class SplitWorkspace:
         )
 
 
-def _config(dtype: torch.dtype, gated: bool = False) -> Config:
+def _config(dtype: torch.dtype, gated: bool = False) -> LinearTile:
     if dtype == torch.float32:
         return _FLOAT32
     return _HALF_GATED if gated else _HALF

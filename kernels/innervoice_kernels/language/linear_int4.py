@@ -7,7 +7,7 @@ from torch import Tensor
 
 from innervoice_kernels.backend import TRITON, choose
 from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, dot, jit, launch, narrow, tl
-from innervoice_kernels.language.linear import Config, SplitWorkspace, split_of
+from innervoice_kernels.language.linear import LinearTile, SplitWorkspace, split_of
 from innervoice_kernels.language.linear_tiles import (
     MOST_ROWS,
     as_launched,
@@ -18,7 +18,7 @@ from innervoice_kernels.language.linear_tiles import (
 from innervoice_kernels.language.weight_formats import MIDDLE, int4_ref
 
 # Columns, bytes of codes in K, warps, stages. A lane reads 16 bytes, a group of 32; four lanes a row's 64.
-_HALF, _FLOAT32 = Config(64, 64, 4, 4), Config(32, 32, 4, 3)
+_HALF, _FLOAT32 = LinearTile(64, 64, 4, 4), LinearTile(32, 32, 4, 3)
 _MIDDLE = tl.constexpr(MIDDLE)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from innervoice_kernels.backend import TRITON, choose
 from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, dot, jit, launch, narrow, tl
-from innervoice_kernels.language.linear import Config, SplitWorkspace, split_of
+from innervoice_kernels.language.linear import LinearTile, SplitWorkspace, split_of
 from innervoice_kernels.language.linear_tiles import (
     MOST_ROWS,
     as_launched,
@@ -19,8 +19,8 @@ from innervoice_kernels.language.weight_formats import scaled_ref
 
 # Five buffers of 8 KiB of codes and 4 KiB of input, three programs an SM. Float32 is not multiplied by the
 # tensor cores and gets small tiles.
-_HALF, _FLOAT32 = Config(64, 128, 4, 6), Config(32, 32, 4, 3)
-_WIDE = Config(64, 128, 4, 3)  # tiles of more than 16 rows: their input is as large as the codes
+_HALF, _FLOAT32 = LinearTile(64, 128, 4, 6), LinearTile(32, 32, 4, 3)
+_WIDE = LinearTile(64, 128, 4, 3)  # tiles of more than 16 rows: their input is as large as the codes
 
 
 def scaled_linear_ref(
@@ -36,7 +36,7 @@ def scaled_linear_ref(
     return y if residual is None else y + residual
 
 
-def _config(dtype: torch.dtype, rows: int) -> Config:
+def _config(dtype: torch.dtype, rows: int) -> LinearTile:
     if dtype == torch.float32:
         return _FLOAT32
     return _HALF if rows == 16 else _WIDE

@@ -27,7 +27,9 @@ from innervoice_kernels.residual_vq.windowed import (
     window_attention_ref,
 )
 
-Pair = tuple[Tensor, Tensor | None]
+MaybeBiased = tuple[Tensor, Tensor | None]
+"""A weight and its bias, None: it has none."""
+
 _Op = Callable[..., Any]
 
 
@@ -45,13 +47,13 @@ class RingRows(NamedTuple):
 class WindowLayer:
     """Weight and bias of norms [D] and linear maps; qkv [(H + 2 G) d, D]: queries, keys, values; scales [D]."""
 
-    norm: Pair
-    qkv: Pair
-    out: Pair
+    norm: MaybeBiased
+    qkv: MaybeBiased
+    out: MaybeBiased
     scale: Tensor
-    norm_ffn: Pair
-    up: Pair
-    down: Pair
+    norm_ffn: MaybeBiased
+    up: MaybeBiased
+    down: MaybeBiased
     scale_ffn: Tensor
     heads: int
     groups: int

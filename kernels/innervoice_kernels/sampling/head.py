@@ -19,7 +19,7 @@ from innervoice_kernels.sampling.sample import Draw, draws_of, sample_ref
 from innervoice_kernels.sampling.sample_pick import ROWS, TILE, Offers, pick, summarise, summary
 
 
-class Config(NamedTuple):
+class HeadTile(NamedTuple):
     """Depth of a tile of weights, warps, stages, programs an SM."""
 
     depth: int
@@ -30,7 +30,7 @@ class Config(NamedTuple):
 
 # Four stages are three buffers of 16 KiB of weights and 4 KiB of input: three programs share an SM. Each walks over every P-th
 # tile, so that those of a narrow mask are spread over all of them.
-_HALF, _FLOAT32 = Config(128, 4, 4, 3), Config(32, 4, 3, 3)
+_HALF, _FLOAT32 = HeadTile(128, 4, 4, 3), HeadTile(32, 4, 3, 3)
 _SMS = 132  # where there is no GPU to ask: as many as an H200 has
 
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from innervoice_kernels.backend import TRITON, choose
 from innervoice_kernels.jit import Block, Num, Ptr, cdiv, constexpr, dot, jit, launch, narrow, next_power, tl
+from innervoice_kernels.native import Affine
 from innervoice_kernels.speech_codec.conv import beyond
 
-Pair = tuple[Tensor, Tensor]
 _LOG2E = tl.constexpr(1.4426950408889634)
 _EPS = tl.constexpr(1e-5)
 
@@ -25,12 +25,12 @@ _EPS = tl.constexpr(1e-5)
 class TransformerWeights:
     """Weight and bias of norms [C] and linear maps; qkv [3 H d, C] has no bias."""
 
-    norm_attention: Pair
+    norm_attention: Affine
     qkv: Tensor
-    out: Pair
-    norm_ffn: Pair
-    up: Pair
-    down: Pair
+    out: Affine
+    norm_ffn: Affine
+    up: Affine
+    down: Affine
 
 
 def flow_block_ref(x: Tensor, n: Tensor | None, weights: TransformerWeights, heads: int) -> Tensor:
@@ -193,7 +193,7 @@ def _flow_block_triton(x: Tensor, n: Tensor | None, weights: TransformerWeights,
     return y
 
 
-def _dense(pair: Pair) -> Pair:
+def _dense(pair: Affine) -> Affine:
     return pair[0].contiguous(), pair[1].contiguous()
 
 

@@ -17,26 +17,26 @@ from torch import Tensor
 
 from innervoice_kernels import _C
 from innervoice_kernels.backend import NATIVE, choose
-from innervoice_kernels.native import are_halves, are_multiples, floats, takes, taps_first, team
+from innervoice_kernels.native import Affine, are_halves, are_multiples, floats, takes, taps_first, team
 from innervoice_kernels.speech_codec.conv import beyond
-from innervoice_kernels.speech_codec.flow_block import Pair, TransformerWeights, flow_block, flow_block_ref
+from innervoice_kernels.speech_codec.flow_block import TransformerWeights, flow_block, flow_block_ref
 from innervoice_kernels.speech_codec.groupnorm import group_norm_mish, group_norm_mish_ref
 
 GROUPS = 8
 _Op = Callable[..., Tensor]
-Given = tuple[Tensor, Tensor] | None
-"""a and b."""
+Condition = tuple[Tensor, Tensor] | None
+"""a and b of the formula, [R, T, C] each; None: neither."""
 
 
 @dataclass(frozen=True, eq=False)
 class StageWeights:
     """Weight and bias of convolutions over three frames, norms [C] and the skip [C, K, 1]; heads of the transformers."""
 
-    conv1: Pair
-    norm1: Pair
-    conv2: Pair
-    norm2: Pair
-    skip: Pair
+    conv1: Affine
+    norm1: Affine
+    conv2: Affine
+    norm2: Affine
+    skip: Affine
     transformers: tuple[TransformerWeights, ...]
     heads: int
 
@@ -77,29 +77,34 @@ class StageWeights:
         ]
 
 
-def _packed(pair: Pair) -> Pair:
+def _packed(pair: Affine) -> Affine:
     weight, bias = pair
     return (floats(weight) if weight.ndim == 1 else taps_first(weight)), floats(bias)
 
 
 def flow_stage_ref(
-    x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWeights, given: Given = None
+    x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWeights, condition: Condition = None
 ) -> Tensor:
     """The definition. n None: all rows have T frames."""
-    return _by_ops((group_norm_mish_ref, flow_block_ref), x, n, shift, weights, given)
+    return _by_ops((group_norm_mish_ref, flow_block_ref), x, n, shift, weights, condition)
 
 
 def _by_ops(
-    ops: tuple[_Op, _Op], x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWeights, given: Given
+    ops: tuple[_Op, _Op],
+    x: Tensor,
+    n: Tensor | None,
+    shift: Tensor,
+    weights: StageWeights,
+    condition: Condition,
 ) -> Tensor:
     normalise, transform = ops
-    added, skipped = (0, 0) if given is None else (part.transpose(1, 2) for part in given)
+    added, skipped = (0, 0) if condition is None else (part.transpose(1, 2) for part in condition)
     outside = None if n is None else beyond(n, x.shape[1])[:, None]  # [R, 1, T]
 
     def clear(y: Tensor) -> Tensor:
         return y if outside is None else y.masked_fill(outside, 0)
 
-    def norm_mish(y: Tensor, norm: Pair) -> Tensor:
+    def norm_mish(y: Tensor, norm: Affine) -> Tensor:
         return F.mish(F.group_norm(y, GROUPS, *norm, 1e-5)) if n is None else normalise(y, n, *norm, GROUPS)
 
     x = clear(x.transpose(1, 2))
@@ -116,18 +121,18 @@ def _by_ops(
 
 
 def _flow_stage_native(
-    x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWeights, given: Given
+    x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWeights, condition: Condition
 ) -> Tensor:
     rows, frames, _ = x.shape
     y = torch.empty(rows, frames, weights.conv1[0].shape[0])
     lengths = torch.full((rows,), frames) if n is None else n
-    more = None if given is None else (floats(given[0]), floats(given[1]))
+    more = None if condition is None else (floats(condition[0]), floats(condition[1]))
     weights.native(team(), floats(x), lengths, floats(shift), y, more)
     return y.to(x.dtype)
 
 
 def flow_stage(
-    x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWeights, given: Given = None
+    x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWeights, condition: Condition = None
 ) -> Tensor:
     """A stage over each row's own frames: x [R, T, K], n [R] or None, shift [C] -> y [R, T, C], zero from n[r] on."""
     if (
@@ -135,5 +140,5 @@ def flow_stage(
         and takes(x, weights.conv1[0])
         and choose("flow_stage", x, has_native=True) == NATIVE
     ):
-        return _flow_stage_native(x, n, shift, weights, given)
-    return _by_ops((group_norm_mish, flow_block), x, n, shift, weights, given)
+        return _flow_stage_native(x, n, shift, weights, condition)
+    return _by_ops((group_norm_mish, flow_block), x, n, shift, weights, condition)

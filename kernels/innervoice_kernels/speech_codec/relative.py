@@ -13,7 +13,7 @@ from torch import Tensor
 from innervoice_kernels import _C
 from innervoice_kernels.backend import NATIVE, TRITON, choose
 from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, dot, jit, launch, narrow, next_power, tl
-from innervoice_kernels.native import LANES, floats, team
+from innervoice_kernels.native import CHANNEL_MULTIPLE, floats, team
 
 _LOG2E = tl.constexpr(1.4426950408889634)
 _HIDDEN = tl.constexpr(-1e30)  # the score of a key that is not seen
@@ -129,7 +129,12 @@ def relative_attention(
 ) -> Tensor:
     """Attention of U new tokens over K cached and new ones; bias_u, bias_v [H, d]."""
     chosen = choose("relative_attention", q, has_native=True)
-    if chosen == NATIVE and q.dtype == torch.float32 and q.shape[-1] % LANES == 0 and q.numel() > 0:
+    if (
+        chosen == NATIVE
+        and q.dtype == torch.float32
+        and q.shape[-1] % CHANNEL_MULTIPLE == 0
+        and q.numel() > 0
+    ):
         return _relative_attention_native(q, k, v, bias_u, bias_v, positions, visible)
     if chosen == TRITON and q.dtype != torch.float64:
         return _relative_attention_triton(q, k, v, bias_u, bias_v, positions, visible)

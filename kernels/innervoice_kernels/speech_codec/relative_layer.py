@@ -15,10 +15,8 @@ from torch import Tensor
 
 from innervoice_kernels import _C
 from innervoice_kernels.backend import NATIVE, choose
-from innervoice_kernels.native import are_multiples, floats, taps_first, team
+from innervoice_kernels.native import Affine, are_multiples, floats, taps_first, team
 from innervoice_kernels.speech_codec.relative import relative_attention, relative_attention_ref
-
-Pair = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,14 +26,14 @@ class RelativeLayer:
     positions [H, C + 2 U - 1, d], by falling distance: of calls of U tokens behind C cached ones.
     """
 
-    norm: Pair
-    qkv: Pair
+    norm: Affine
+    qkv: Affine
     bias_u: Tensor
     bias_v: Tensor
-    out: Pair
-    norm_ffn: Pair
-    up: Pair
-    down: Pair
+    out: Affine
+    norm_ffn: Affine
+    up: Affine
+    down: Affine
     positions: Tensor
 
     @cached_property

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from innervoice_kernels import _C
 from innervoice_kernels.backend import NATIVE, TRITON, choose
-from innervoice_kernels.native import LANES, are_halves, floats, takes, taps_first, team
+from innervoice_kernels.native import CHANNEL_MULTIPLE, are_halves, floats, takes, taps_first, team
 from innervoice_kernels.speech_codec.conv import shifted
 from innervoice_kernels.speech_codec.residual_conv import residual_conv
 from innervoice_kernels.speech_codec.snake import snake
@@ -60,7 +60,7 @@ class ResidualWeights:
     def packed(self, halves: bool = False, isa: str | None = None) -> _C.ResidualUnit:
         """The same for products in bfloat16, or for other instructions. Raises ValueError for what is not there."""
         channels = len(self.alpha)
-        extra = -channels % (4 if channels <= LANES and not halves else LANES)
+        extra = -channels % (4 if channels <= CHANNEL_MULTIPLE and not halves else CHANNEL_MULTIPLE)
 
         def vector(x: Tensor | None) -> Tensor:
             return F.pad(floats(torch.zeros_like(self.alpha) if x is None else x), (0, extra))
@@ -72,11 +72,11 @@ class ResidualWeights:
         return _C.ResidualUnit(alpha, first, biases[0], beta, second, biases[1], self.dilation, halves, isa)
 
 
-Bounds = tuple[Tensor, Tensor]
+StreamEdges = tuple[Tensor, Tensor]
 """Position of a stream's column 0, and the number of positions there are, [B] int64 each."""
 
 
-def clip(x: Tensor, bounds: Bounds | None, delay: int = 0) -> Tensor:
+def clip(x: Tensor, bounds: StreamEdges | None, delay: int = 0) -> Tensor:
     """Zero what lies before position 0 or at the end and after, in [B, C, T] whose column 0 is `delay` before the bounds' one."""
     if bounds is None:
         return x
@@ -85,7 +85,7 @@ def clip(x: Tensor, bounds: Bounds | None, delay: int = 0) -> Tensor:
 
 
 def stream_residual_ref(
-    x: Tensor, history: Tensor, inner: Tensor, n: Tensor, weights: ResidualWeights, bounds: Bounds | None
+    x: Tensor, history: Tensor, inner: Tensor, n: Tensor, weights: ResidualWeights, bounds: StreamEdges | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The definition. history [B, C, 2 h d]: past x; inner [B, C, 2 h]: past inputs of the second convolution, before snake.
 
@@ -102,7 +102,7 @@ def stream_residual_ref(
 
 
 def stream_residual(
-    x: Tensor, history: Tensor, inner: Tensor, n: Tensor, weights: ResidualWeights, bounds: Bounds | None
+    x: Tensor, history: Tensor, inner: Tensor, n: Tensor, weights: ResidualWeights, bounds: StreamEdges | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One chunk through a residual unit: x [B, C, T] -> y [B, C, T], history', inner'."""
     chosen = choose("stream_residual", x, has_native=True)
@@ -114,7 +114,7 @@ def stream_residual(
 
 
 def _stream_residual_triton(
-    x: Tensor, history: Tensor, inner: Tensor, n: Tensor, weights: ResidualWeights, bounds: Bounds | None
+    x: Tensor, history: Tensor, inner: Tensor, n: Tensor, weights: ResidualWeights, bounds: StreamEdges | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     half, dilation = weights.half, weights.dilation
     first, second, first_bias, second_bias = weights.taps
@@ -129,7 +129,7 @@ def _stream_residual_triton(
 
 
 def _stream_residual_native(
-    x: Tensor, history: Tensor, inner: Tensor, n: Tensor, weights: ResidualWeights, bounds: Bounds | None
+    x: Tensor, history: Tensor, inner: Tensor, n: Tensor, weights: ResidualWeights, bounds: StreamEdges | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     wave, before, middle = (floats(part) for part in (x, history, inner))
     y, history_after, inner_after = (torch.empty_like(part) for part in (wave, before, middle))

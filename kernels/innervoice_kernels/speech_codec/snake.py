@@ -8,7 +8,7 @@ from torch import Tensor
 from innervoice_kernels import _C
 from innervoice_kernels.backend import NATIVE, TRITON, choose
 from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, jit, launch, narrow, tl
-from innervoice_kernels.native import LANES, floats, team
+from innervoice_kernels.native import CHANNEL_MULTIPLE, floats, team
 from innervoice_kernels.speech_codec import activation_blocks
 
 _BLOCK = 1024  # 8 a thread of 4 warps
@@ -27,7 +27,12 @@ def snake(x: Tensor, alpha: Tensor) -> Tensor:
     chosen = choose("snake", x, has_native=True)
     if chosen == TRITON:
         return _snake_triton(x, alpha)
-    if chosen == NATIVE and x.dtype == torch.float32 and x.shape[1] % LANES == 0 and x.mT.is_contiguous():
+    if (
+        chosen == NATIVE
+        and x.dtype == torch.float32
+        and x.shape[1] % CHANNEL_MULTIPLE == 0
+        and x.mT.is_contiguous()
+    ):
         return _snake_native(x, alpha)
     return snake_ref(x, alpha)
 

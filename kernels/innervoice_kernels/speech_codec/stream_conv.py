@@ -20,7 +20,7 @@ from innervoice_kernels.backend import NATIVE, TRITON, choose
 from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, dot, jit, launch, narrow, next_power, tl
 from innervoice_kernels.native import floats, takes, team
 from innervoice_kernels.speech_codec.conv import shifted
-from innervoice_kernels.speech_codec.residual import Bounds, clip
+from innervoice_kernels.speech_codec.residual import StreamEdges, clip
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +126,7 @@ def _bent(x: Tensor, slope: float) -> Tensor:
 
 
 def stream_conv_ref(
-    x: Tensor, state: Tensor, n: Tensor, weights: StreamConvWeights, bounds: Bounds | None = None
+    x: Tensor, state: Tensor, n: Tensor, weights: StreamConvWeights, bounds: StreamEdges | None = None
 ) -> tuple[Tensor, Tensor]:
     """The definition, by torch's convolutions: state [B, C, weights.past]; the stride divides n, unless it is transposed."""
     window = torch.cat([state, x], -1)
@@ -142,7 +142,7 @@ def stream_conv_ref(
 
 
 def stream_conv(
-    x: Tensor, state: Tensor, n: Tensor, weights: StreamConvWeights, bounds: Bounds | None = None
+    x: Tensor, state: Tensor, n: Tensor, weights: StreamConvWeights, bounds: StreamEdges | None = None
 ) -> tuple[Tensor, Tensor]:
     """One chunk through a convolution: x [B, C, T], n [B] columns of each row -> y [B, C', T u / s], state'.
 
@@ -165,7 +165,7 @@ def _stream_conv_native(
     state: Tensor,
     n: Tensor,
     weights: StreamConvWeights,
-    bounds: Bounds | None,
+    bounds: StreamEdges | None,
     isa: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     before = floats(state)
@@ -180,7 +180,7 @@ def _stream_conv_double(
     state: Tensor,
     n: Tensor,
     weights: StreamConvWeights,
-    bounds: Bounds | None,
+    bounds: StreamEdges | None,
     isa: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     before, given = state.detach().contiguous(), x.detach().contiguous()
@@ -275,7 +275,12 @@ def _stream_conv_kernel(
 
 
 def _conv_triton(
-    before: Tensor, x: Tensor, first: int, columns: int, weights: StreamConvWeights, bounds: Bounds | None
+    before: Tensor,
+    x: Tensor,
+    first: int,
+    columns: int,
+    weights: StreamConvWeights,
+    bounds: StreamEdges | None,
 ) -> Tensor:
     """Columns `first` on of what before ++ x ++ zeros give: [B, C', columns]."""
     taps, bias, dilation = weights.taps

@@ -20,10 +20,22 @@ from innervoice_kernels.testing import language, quantised, sampling
 from innervoice_kernels.testing import residual_vq as codecs
 from innervoice_kernels.testing import speech_codec as speech
 from innervoice_kernels.testing import speech_networks as codec
-from innervoice_kernels.testing.case import Case, Device, Inputs, Maker, Op, fresh, normal
+from innervoice_kernels.testing.case import Case, DeviceName, Inputs, Maker, Op, fresh, normal
 from innervoice_kernels.testing.rule import check, errors
 
-__all__ = ["CASES", "OPS", "Case", "Device", "Inputs", "Maker", "Op", "check", "errors", "fresh", "normal"]
+__all__ = [
+    "CASES",
+    "OPS",
+    "Case",
+    "DeviceName",
+    "Inputs",
+    "Maker",
+    "Op",
+    "check",
+    "errors",
+    "fresh",
+    "normal",
+]
 
 _PARTS = (language, quantised, sampling, speech, codec, codecs)
 OPS: Mapping[str, Op] = {op.name: op for part in _PARTS for op in part.OPS}

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Device = str | torch.device
+DeviceName = str | torch.device
 Inputs = dict[str, Any]
-Maker = Callable[[torch.dtype, Device, torch.Generator], Inputs]
-Outputs = tuple[Tensor, ...]
+Maker = Callable[[torch.dtype, DeviceName, torch.Generator], Inputs]
+OpOutputs = tuple[Tensor, ...]
 
 HALVES_TOO = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -46,16 +46,16 @@ class Op:
     mutates: tuple[str, ...] = ()
     exact: Callable[..., Any] | None = None
     near_tie: Callable[[Inputs, Tensor], Tensor] | None = None
-    traffic: Callable[[Inputs, Outputs], int] | None = None
+    traffic: Callable[[Inputs, OpOutputs], int] | None = None
 
-    def outputs(self, function: Callable[..., Any], inputs: Inputs) -> Outputs:
+    def outputs(self, function: Callable[..., Any], inputs: Inputs) -> OpOutputs:
         """What the function returns, or what it leaves in the arguments that it writes."""
         result = function(**inputs)
         if self.mutates:
             return tuple(inputs[name] for name in self.mutates)
         return result if isinstance(result, tuple) else (result,)
 
-    def num_bytes(self, inputs: Inputs, outputs: Outputs) -> int:
+    def num_bytes(self, inputs: Inputs, outputs: OpOutputs) -> int:
         """Bytes that any implementation has to move: what is read once and what is written once."""
         if self.traffic is not None:
             return self.traffic(inputs, outputs)
@@ -67,18 +67,18 @@ def num_bytes(*tensors: Tensor) -> int:
     return sum(x.numel() * x.element_size() for x in tensors)
 
 
-def fresh(*shape: int, dtype: torch.dtype, device: Device) -> Tensor:
+def fresh(*shape: int, dtype: torch.dtype, device: DeviceName) -> Tensor:
     """New memory full of NaN, so that what is read without having been written shows."""
     return torch.full(shape, float("nan"), dtype=dtype, device=device)
 
 
-def normal(*shape: int, dtype: torch.dtype, device: Device, generator: torch.Generator) -> Tensor:
+def normal(*shape: int, dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Tensor:
     """Normal numbers, the same on every device."""
     return torch.randn(shape, generator=generator).to(dtype).to(device)
 
 
 def rows(
-    *shape: int, dtype: torch.dtype, device: Device, generator: torch.Generator, skip: int = 0
+    *shape: int, dtype: torch.dtype, device: DeviceName, generator: torch.Generator, skip: int = 0
 ) -> Tensor:
     """Normal rows of the given shape; with skip, they are cut out of rows that are wider by so much."""
     x = normal(*shape[:-1], shape[-1] + skip, dtype=dtype, device=device, generator=generator)

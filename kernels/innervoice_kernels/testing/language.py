@@ -9,11 +9,21 @@ import torch
 from torch import Tensor
 
 from innervoice_kernels.language import activation, attention, kvstore, kvstore_fp8, linear, norm, qkv, rope
-from innervoice_kernels.testing.case import Case, Device, Inputs, Op, Outputs, fresh, normal, num_bytes, rows
+from innervoice_kernels.testing.case import (
+    Case,
+    DeviceName,
+    Inputs,
+    Op,
+    OpOutputs,
+    fresh,
+    normal,
+    num_bytes,
+    rows,
+)
 
 
 def _norm_case(name: str, *shape: int, skip: int = 0) -> Case:
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         x = rows(*shape, dtype=dtype, device=device, generator=generator, skip=skip)
         return {
             "x": x,
@@ -27,7 +37,7 @@ def _norm_case(name: str, *shape: int, skip: int = 0) -> Case:
 def _add_norm_case(name: str, *shape: int, skip: int = 0) -> Case:
     """The residual has contiguous rows, x perhaps not."""
 
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         inputs = _norm_case(name, *shape, skip=skip).make_inputs(dtype, device, generator)
         return inputs | {"residual": normal(*shape, dtype=dtype, device=device, generator=generator)}
 
@@ -44,7 +54,7 @@ def _linear_case(
     normed: bool = False,
     skip: int = 0,
 ) -> Case:
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         scale = max(k, 1) ** -0.5
         inputs: Inputs = {
             "x": rows(m, k, dtype=dtype, device=device, generator=generator, skip=skip),
@@ -64,7 +74,7 @@ def _linear_case(
 
 
 def _silu_case(name: str, *shape: int, skip: int = 0) -> Case:
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         return {"x": rows(*shape, dtype=dtype, device=device, generator=generator, skip=skip)}
 
     return Case(name, make)
@@ -73,7 +83,7 @@ def _silu_case(name: str, *shape: int, skip: int = 0) -> Case:
 def _rope_case(
     name: str, time: int, heads: int, width: int, rotated: int, interleaved: bool = True, skip: int = 0
 ) -> Case:
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         x = rows(time, heads * width, dtype=dtype, device=device, generator=generator, skip=skip)
         angle = torch.rand(time, rotated // 2, generator=generator) * 6.28
         cos, sin = angle.cos().to(dtype).to(device), angle.sin().to(dtype).to(device)
@@ -90,7 +100,7 @@ def _rope_case(
 def _store_case(
     name: str, time: int, groups: int, width: int, pages: int, page_size: int, idle: int = 0, skip: int = 0
 ) -> Case:
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         wide = [
             rows(time, groups * width, dtype=dtype, device=device, generator=generator, skip=skip)
             for _ in range(2)
@@ -106,7 +116,7 @@ def _store_case(
     return Case(name, make)
 
 
-def _store_traffic(inputs: Inputs, outputs: Outputs) -> int:
+def _store_traffic(inputs: Inputs, outputs: OpOutputs) -> int:
     """Every token that has a slot is read and written; the rest of the pages is left alone."""
     kept = inputs["slots"] >= 0
     return num_bytes(inputs["slots"]) + 2 * num_bytes(inputs["k"][kept], inputs["v"][kept])
@@ -129,7 +139,7 @@ def _qkv_case(
 ) -> Case:
     """pages 0: as many as the tokens fill."""
 
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         total = (heads + 2 * groups) * width
         angle = torch.rand(time, rotated // 2, generator=generator) * 6.28
         num_pages = pages or -(-time // page_size)
@@ -163,7 +173,7 @@ def _into(function: Callable[..., Tensor]) -> Callable[..., None]:
     return run
 
 
-def _qkv_traffic(inputs: Inputs, outputs: Outputs) -> int:
+def _qkv_traffic(inputs: Inputs, outputs: OpOutputs) -> int:
     """Every token is read once and written once, those without a slot but for their keys and values."""
     qkv_bytes, q_bytes = num_bytes(inputs["qkv"]), num_bytes(outputs[0])
     stored = int((inputs["slots"] >= 0).sum()) * 2 * num_bytes(inputs["k_pages"][0, 0])
@@ -182,7 +192,7 @@ def _attention_case(
 ) -> Case:
     """shape: (number of queries, context length) of each row. Pages lie shuffled; what no row uses is NaN."""
 
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         counts = [-(-length // page_size) for _, length in shape]
         num_pages = sum(counts) + 1
         order = torch.randperm(num_pages, generator=generator)
@@ -227,7 +237,7 @@ def _attention_case(
 def _fp8_attention_case(name: str, shape: tuple[tuple[int, int], ...], **more: Any) -> Case:
     """The same with pages of fp8, whose values are of very different size from page to page."""
 
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         inputs = _attention_case(name, shape, **more).make_inputs(dtype, device, generator)
         for x in ("k", "v"):
             pages = inputs[f"{x}_pages"]
@@ -251,7 +261,7 @@ def _fp8_store_case(
 ) -> Case:
     """runs: (first slot, tokens), one after the other; behind them idle tokens. What is in the pages may have to be divided."""
 
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         slots = torch.cat(
             [*(torch.arange(first, first + count) for first, count in runs), torch.full((idle,), -1)]
         )
@@ -280,7 +290,7 @@ def _fp8_store_case(
     return Case(name, make)
 
 
-def _attention_traffic(inputs: Inputs, outputs: Outputs) -> int:
+def _attention_traffic(inputs: Inputs, outputs: OpOutputs) -> int:
     """Queries and results once, the keys and values (and tags) of rows that have queries once, the tables once."""
     k_pages: Tensor = inputs["k_pages"]
     active = inputs["query_start"].diff() > 0

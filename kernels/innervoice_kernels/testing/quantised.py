@@ -8,7 +8,7 @@ import torch
 
 from innervoice_kernels.language import linear_int4, linear_scaled
 from innervoice_kernels.language.weight_formats import packed
-from innervoice_kernels.testing.case import Case, Device, Inputs, Op, normal, rows
+from innervoice_kernels.testing.case import Case, DeviceName, Inputs, Op, normal, rows
 
 _FFN, _WIDTH = 13696, 4096
 
@@ -36,7 +36,7 @@ def _scaled_case(
 ) -> Case:
     """skip: x and codes are cut out of rows that are wider by so much."""
 
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         x = rows(m, k, dtype=dtype, device=device, generator=generator, skip=skip)
         wide = torch.randint(-127, 128, (n, k + skip), generator=generator, dtype=torch.int8)
         made = wide if codes == torch.int8 else (wide.float() * 3.5).to(codes)
@@ -57,7 +57,7 @@ def _int4_case(
 ) -> Case:  # fmt: skip
     """turned: scale and minimum lie group by group, as they do once a model is laid out for the GPU."""
 
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         x = normal(m, k, dtype=dtype, device=device, generator=generator)
         codes = packed(torch.randint(0, 16, (n, k), generator=generator))
         size, groups = max(k, 1) ** -0.5 / 4, -(-k // group)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from innervoice_kernels.residual_vq import elu_unit, rvq, taps, window_layer, windowed
-from innervoice_kernels.testing.case import Case, Device, Inputs, Op, fresh, normal, rows
+from innervoice_kernels.testing.case import Case, DeviceName, Inputs, Op, fresh, normal, rows
 
 
 def _decode_case(
@@ -17,7 +17,7 @@ def _decode_case(
 ) -> Case:
     """shape: sounds and frames; out 0: no projection."""
 
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         (batch, steps), num = shape, sum(sizes)
         ids = torch.randint(0, codes, (batch, num, steps), generator=generator).to(device)
         table = normal(num, codes, width, dtype=dtype, device=device, generator=generator)
@@ -56,7 +56,7 @@ def _decode_ref(
 def _encode_case(
     name: str, batch: int, steps: int, books: int, codes: int, width: int, skip: int = 0
 ) -> Case:
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         x = rows(batch, steps, width, dtype=dtype, device=device, generator=generator, skip=skip)
         return {"x": x, "codes": normal(books, codes, width, dtype=dtype, device=device, generator=generator)}
 
@@ -75,7 +75,7 @@ def _ring_case(
 ) -> Case:
     """A row a start, its count of at most max(counts) tokens; slots are in reverse, one of them is nobody's."""
 
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         num, tokens = len(starts), max(counts)
         size = window - 1 + tokens
         ring = normal(num + 1, 2, size, groups, width, dtype=dtype, device=device, generator=generator)
@@ -131,7 +131,7 @@ def _taps_case(
 ) -> Case:
     """past: columns that are given beside the others."""
 
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         x = normal(batch, time, channels, dtype=dtype, device=device, generator=generator)
         weight = (
             normal(width, channels, out, dtype=dtype, device=device, generator=generator)
@@ -156,7 +156,7 @@ def _unit_case(
     name: str, batch: int, time: int, channels: int, inner: int, width: int, dilation: int = 1, past: int = 0,
     shortcut: bool = False, elu: bool = True,
 ) -> Case:  # fmt: skip
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         def made(*shape: int) -> Tensor:
             return normal(*shape, dtype=dtype, device=device, generator=generator)
 
@@ -186,7 +186,7 @@ def _layer_case(
 ) -> Case:  # fmt: skip
     """Rows and slots as in _ring_case."""
 
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         def made(*shape: int) -> Tensor:
             return normal(*shape, dtype=dtype, device=device, generator=generator)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from innervoice_kernels.testing.case import Case, Device, Inputs, Op, Outputs
+from innervoice_kernels.testing.case import Case, DeviceName, Inputs, Op, OpOutputs
 
 
 def errors(got: Tensor, ref: Tensor, ref64: Tensor) -> tuple[float, float]:
@@ -30,7 +30,7 @@ def check(
     op: Op,
     case: Case,
     dtype: torch.dtype,
-    device: Device = "cpu",
+    device: DeviceName = "cpu",
     fast: Callable[..., Any] | None = None,
     seed: int = 0,
 ) -> float:
@@ -76,8 +76,8 @@ def unwritten_is_nan() -> Iterator[None]:
 
 
 def _check_ids(
-    op: Op, title: str, wide: Inputs, got: Outputs, ref: Outputs, ref64: Outputs
-) -> tuple[Outputs, Outputs, Outputs]:
+    op: Op, title: str, wide: Inputs, got: OpOutputs, ref: OpOutputs, ref64: OpOutputs
+) -> tuple[OpOutputs, OpOutputs, OpOutputs]:
     """Check the ids; the other results of the rows in which all three ids agree remain to be compared."""
     assert op.near_tie is not None
     ids, right = got[0], ref64[0]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from innervoice_kernels.sampling import head, philox, sample
 from innervoice_kernels.sampling.sample import Draw
-from innervoice_kernels.testing.case import Case, Device, Inputs, Op, Outputs, fresh, num_bytes, rows
+from innervoice_kernels.testing.case import Case, DeviceName, Inputs, Op, OpOutputs, fresh, num_bytes, rows
 
 VOCABULARY = 168960  # GLM-4-Voice's
 SPEECH = (152353, 168737)
@@ -18,7 +18,7 @@ _MASS = 1e-5  # float32's rounding of a sum of probabilities
 def _sample_case(name: str, draws: tuple[Draw, ...], vocabulary: int, skip: int = 0, levels: int = 0) -> Case:
     """levels: round the logits to that many values a unit, so that some are equal. What no row may draw is NaN."""
 
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         drawn = 3 * rows(
             len(draws), vocabulary, dtype=torch.float32, device=device, generator=generator, skip=skip
         )
@@ -42,7 +42,7 @@ def _broken_case(name: str) -> Case:
     )
     draws += (Draw(()), Draw((), (), 1.0))
 
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         logits = rows(len(draws), 11, dtype=dtype, device=device, generator=generator)
         logits[[0, 4], 5], logits[[1, 5]], logits[[2, 6], 8] = float("nan"), -float("inf"), float("inf")
         logits[[3, 7], 4:] = -float("inf")  # one id is left
@@ -54,7 +54,7 @@ def _broken_case(name: str) -> Case:
 def _head_case(name: str, draws: tuple[Draw, ...], vocabulary: int, width: int, skip: int = 0) -> Case:
     """Logits of a few units; whole numbers, so that their float32 sums, and so the ids, are the same in every order."""
 
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         x, w = (
             torch.randint(-2, 3, (n, width + skip), generator=generator).to(dtype).to(device)
             for n in (len(draws), vocabulary)
@@ -69,7 +69,7 @@ def head_near_tie(inputs: Inputs, ids: Tensor) -> Tensor:
     return near_tie({"logits": inputs["x"] @ inputs["w"].T, "draws": inputs["draws"]}, ids)
 
 
-def _head_traffic(inputs: Inputs, outputs: Outputs) -> int:
+def _head_traffic(inputs: Inputs, outputs: OpOutputs) -> int:
     """The weights that some row may draw by, once; the input and the results."""
     w: Tensor = inputs["w"]
     touched = torch.cat([sample.allowed_ids(draw, w.device) for draw in inputs["draws"]]).unique()
@@ -79,7 +79,7 @@ def _head_traffic(inputs: Inputs, outputs: Outputs) -> int:
 def _gumbel_case(
     name: str, count: int, start: int = 0, step: int = 1, seed: int = 0, n: int = 0, d: int = 0
 ) -> Case:
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         return {
             "seed": seed,
             "n": n,
@@ -134,7 +134,7 @@ def near_tie(inputs: Inputs, ids: Tensor) -> Tensor:
     )
 
 
-def _traffic(inputs: Inputs, outputs: Outputs) -> int:
+def _traffic(inputs: Inputs, outputs: OpOutputs) -> int:
     """The logits that may be drawn, once, and the results."""
     logits: Tensor = inputs["logits"]
     count = sum(len(sample.allowed_ids(draw, logits.device)) for draw in inputs["draws"])

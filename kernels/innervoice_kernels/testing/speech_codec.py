@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from innervoice_kernels.speech_codec import istft, mel, noise, snake, source, stft, vq
-from innervoice_kernels.testing.case import Case, Device, Inputs, Op, normal, rows
+from innervoice_kernels.testing.case import Case, DeviceName, Inputs, Op, normal, rows
 
 _EPS = torch.finfo(torch.float32).eps
 
@@ -19,7 +19,7 @@ def _snake_case(
 ) -> Case:
     """transposed: a view of [B, T, C]. The first channel's alpha is 0."""
 
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         shape = (batch, time, channels) if transposed else (batch, channels, time)
         x = rows(*shape, dtype=dtype, device=device, generator=generator, skip=skip)
         alpha = 1 + 0.5 * normal(channels, dtype=dtype, device=device, generator=generator)
@@ -34,7 +34,7 @@ def _istft_case(
 ) -> Case:
     """transposed: views of [B, T, F]. The imaginary parts of the lowest and highest bin are not 0: they are to be ignored."""
 
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         bins = n_fft // 2 + 1
         shape = (batch, time, bins) if transposed else (batch, bins, time)
         parts = [rows(*shape, dtype=dtype, device=device, generator=generator, skip=skip) for _ in range(2)]
@@ -53,7 +53,7 @@ def _istft_case(
 _Rows = list[tuple[int, int, int]]
 
 
-def _placed(places: _Rows, device: Device) -> Inputs:
+def _placed(places: _Rows, device: DeviceName) -> Inputs:
     parts = [torch.tensor([place[i] for place in places], dtype=torch.int64, device=device) for i in range(3)]
     return dict(zip(("n", "start", "end"), parts, strict=True))
 
@@ -61,7 +61,7 @@ def _placed(places: _Rows, device: Device) -> Inputs:
 def _stft_case(name: str, places: _Rows, columns: int, n_fft: int = 16, hop: int = 4) -> Case:
     """Where a row begins at position 0 the state holds what nobody may see, and what lies after its end is unseen too."""
 
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         x, state = (
             rows(len(places), size, dtype=dtype, device=device, generator=generator)
             for size in (columns, n_fft - hop)
@@ -88,7 +88,7 @@ def _source_case(
 ) -> Case:
     """Every third frame is unvoiced."""
 
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         batch = len(n)
         f0 = (150 + 100 * torch.rand(batch, frames, generator=generator, dtype=torch.float64)).to(device)
         f0[:, ::3] = 0
@@ -126,7 +126,7 @@ def _run_source(
 def _noise_case(name: str, rows: int, frames: int, seconds: int, stream: int = 1) -> Case:
     """Seeds of more than 32 bits, and counters that begin anywhere."""
 
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         seed = torch.randint(0, 1 << 40, (rows,), generator=generator).to(device)
         begin = torch.randint(0, 1 << 33, (rows, 1), generator=generator)
         first = (begin + torch.arange(frames)).to(device)
@@ -138,7 +138,7 @@ def _noise_case(name: str, rows: int, frames: int, seconds: int, stream: int = 1
 def _stream_istft_case(name: str, places: _Rows, frames: int, n_fft: int = 16, hop: int = 4) -> Case:
     """Frames that count for nothing hold large numbers."""
 
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         shape = (len(places), n_fft // 2 + 1, frames)
         real, imag = (rows(*shape, dtype=dtype, device=device, generator=generator) for _ in range(2))
         state = rows(len(places), n_fft - hop, dtype=dtype, device=device, generator=generator)
@@ -160,7 +160,7 @@ def _stream_istft_case(name: str, places: _Rows, frames: int, n_fft: int = 16, h
 def _code_case(name: str, *shape: int, codes: int, skip: int = 0, double: bool = False) -> Case:
     """double: every code stands twice in the codebook, of which the first is to be found."""
 
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         x = rows(*shape, dtype=dtype, device=device, generator=generator, skip=skip)
         codebook = rows(codes, shape[-1], dtype=dtype, device=device, generator=generator, skip=skip)
         return {"x": x, "codebook": codebook.repeat(2, 1) if double else codebook}
@@ -186,7 +186,7 @@ def near_tie(inputs: Inputs, ids: Tensor) -> Tensor:
 
 
 def _log_frames_case(name: str, *shape: int, n_fft: int = 400, hop: int = 160, bins: int = 128) -> Case:
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         samples = 0.1 * rows(*shape, dtype=dtype, device=device, generator=generator)
         return {"samples": samples, "filters": mel.mel_filters(bins, n_fft, 16000).to(device), "hop": hop}
 
@@ -206,7 +206,7 @@ def _mel_case(
 ) -> Case:
     """silent: rows that are 0 throughout."""
 
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         samples = 0.1 * rows(batch, time, dtype=dtype, device=device, generator=generator, skip=skip)
         samples[:silent] = 0
         return {"samples": samples, "filters": mel.mel_filters(bins, n_fft, rate).to(device), "hop": hop}

@@ -17,11 +17,11 @@ from innervoice_kernels.speech_codec import (
     residual,
     stream_conv,
 )
-from innervoice_kernels.testing.case import Case, Device, Inputs, Op, normal, rows
+from innervoice_kernels.testing.case import Case, DeviceName, Inputs, Op, normal, rows
 
 
 def _weights(
-    shapes: dict[str, tuple[int, ...]], dtype: torch.dtype, device: Device, generator: torch.Generator
+    shapes: dict[str, tuple[int, ...]], dtype: torch.dtype, device: DeviceName, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """By name: biases small, norms near 1, everything else scaled so that what comes out is as large as what goes in."""
     made = {}
@@ -93,7 +93,7 @@ def _stage_case(
     hidden: int,
     blocks: int = 2,
 ) -> Case:
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         x = rows(len(lengths), frames, inputs, dtype=dtype, device=device, generator=generator)
         shift = normal(channels, dtype=dtype, device=device, generator=generator)
         w = _weights(_stage_shapes(inputs, channels, heads * width, hidden, blocks), dtype, device, generator)
@@ -110,7 +110,7 @@ def _run_stage(function: Any, x: Tensor, n: Tensor, shift: Tensor, heads: int, *
 def _block_case(
     name: str, lengths: list[int], frames: int, channels: int, heads: int, width: int, hidden: int
 ) -> Case:
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         x = rows(len(lengths), frames, channels, dtype=dtype, device=device, generator=generator)
         shapes = _stage_shapes(channels, channels, heads * width, hidden, 1)
         w = _weights({name: shapes[name] for name in shapes if name[-1] == "0"}, dtype, device, generator)
@@ -135,7 +135,7 @@ def _conv_case(
     pad: int,
     stride: int = 1,
 ) -> Case:
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         x = rows(len(lengths), frames, inputs, dtype=dtype, device=device, generator=generator)
         w = _weights({"weight": (outputs, inputs, taps), "bias": (outputs,)}, dtype, device, generator)
         n = torch.tensor(lengths, dtype=torch.int64, device=device)
@@ -161,7 +161,7 @@ def _unit_case(
 ) -> Case:
     """edges: position of column 0 and number of positions of each row, None: nothing is clipped."""
 
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         half = taps // 2
         shape = {"dtype": dtype, "device": device, "generator": generator}
         shapes = {
@@ -188,7 +188,7 @@ def _unit_case(
 
 
 def _run_unit(
-    function: Any, x: Tensor, history: Tensor, inner: Tensor, n: Tensor, bounds: residual.Bounds | None, alpha: Tensor,
+    function: Any, x: Tensor, history: Tensor, inner: Tensor, n: Tensor, bounds: residual.StreamEdges | None, alpha: Tensor,
     beta: Tensor, dilation: int, first: Tensor, b1: Tensor, second: Tensor, b2: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """What lies beyond a row's own columns is undefined: it is set to 0."""
@@ -204,7 +204,7 @@ def _stream_conv_case(
 ) -> Case:  # fmt: skip
     """edges as in _unit_case, of the result."""
 
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         shape = (channels, out, taps) if transposed else (out, channels, taps)
         w = _weights({"weight": shape, "bias": (out,)}, dtype, device, generator)
         past = stream_conv.StreamConvWeights(w["weight"], None, stride, dilation, transposed).past
@@ -222,7 +222,7 @@ def _stream_conv_case(
 
 
 def run_stream_conv(
-    function: Any, x: Tensor, state: Tensor, n: Tensor, bounds: residual.Bounds | None, layer: tuple[int, int, bool, float],
+    function: Any, x: Tensor, state: Tensor, n: Tensor, bounds: residual.StreamEdges | None, layer: tuple[int, int, bool, float],
     weight: Tensor, bias: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """What lies beyond a row's own columns is undefined: it is set to 0."""
@@ -236,7 +236,7 @@ def _whole_conv_case(
     name: str, shape: tuple[int, int, int], out: int, taps: int, padding: int, stride: int = 1, transposed: bool = False,
     slope: float = 1.0,
 ) -> Case:  # fmt: skip
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         w = _weights(
             {"weight": (shape[1], out, taps) if transposed else (out, shape[1], taps), "bias": (out,)},
             dtype,
@@ -259,7 +259,7 @@ def run_whole_conv(
 def _norm_case(
     name: str, lengths: list[int], channels: int, frames: int, groups: int, offset: float = 0.0
 ) -> Case:
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         x = rows(len(lengths), channels, frames, dtype=dtype, device=device, generator=generator) + offset
         weight, bias = (normal(channels, dtype=dtype, device=device, generator=generator) for _ in range(2))
         n = torch.tensor(lengths, dtype=torch.int64, device=device)
@@ -273,7 +273,7 @@ def _relative_case(
 ) -> Case:
     """Every row sees keys of its own, the last num_blind queries none; keys that no query sees hold large numbers."""
 
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         shape = {"dtype": dtype, "device": device, "generator": generator}
         q = rows(batch, heads, queries, width, **shape)  # type: ignore[arg-type]
         k, v = (rows(batch, heads, keys, width, **shape) for _ in range(2))  # type: ignore[arg-type]
@@ -302,7 +302,7 @@ def _layer_case(
 ) -> Case:
     """Rows that keep so many of their tokens."""
 
-    def make(dtype: torch.dtype, device: Device, generator: torch.Generator) -> Inputs:
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         size, batch = heads * width, len(closed)
         shape = {"dtype": dtype, "device": device, "generator": generator}
         x = rows(batch, tokens, size, **shape)  # type: ignore[arg-type]

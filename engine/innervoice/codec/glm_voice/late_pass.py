@@ -8,7 +8,7 @@ from torch import Tensor
 
 from innervoice.codec.streaming import StreamPass, StreamState
 from innervoice_kernels.speech_codec.conv import stream_delay
-from innervoice_kernels.speech_codec.residual import Bounds, ResidualWeights, clip, stream_residual
+from innervoice_kernels.speech_codec.residual import ResidualWeights, StreamEdges, clip, stream_residual
 from innervoice_kernels.speech_codec.stream_conv import StreamConvWeights, stream_conv
 
 
@@ -67,7 +67,7 @@ class LatePass(StreamPass[LateLevel, StreamConvWeights, ResidualWeights]):
         y, self.after[name] = stream_delay(x, state, self.n * at.rate)
         return y
 
-    def _bounds(self, at: LateLevel) -> Bounds | None:
+    def _bounds(self, at: LateLevel) -> StreamEdges | None:
         """What clips a signal to its reply, None when nothing is to be clipped."""
         if self._inner or at.late is None:
             return None

@@ -24,7 +24,7 @@ from innervoice.codec.glm_voice.steady_reply import SteadyReply
 from innervoice.codec.slot_output import SlotOutput
 from innervoice.codec.speech_codec import SpokenChunk
 from innervoice.telemetry.trace import Tracer
-from innervoice_kernels.lanes import Lanes
+from innervoice_kernels.worker_pool import WorkerPool
 
 _T = TypeVar("_T")
 _U = TypeVar("_U")
@@ -54,7 +54,7 @@ class SteadyOutput(SlotOutput[SteadyReply]):
         self._device = device
         self._block_size = flow.config.encoder.block_size
         self._rows_at_once = rows_at_once
-        self._lanes = Lanes()
+        self._lanes = WorkerPool()
         self._networks = SteadyNetworks(
             flow,
             hift,

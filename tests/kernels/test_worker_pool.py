@@ -13,8 +13,8 @@ import torch
 from innervoice.codec.glm_voice.chunks import SteadySettings
 from innervoice.codec.glm_voice.decoder import SpeechDecoder
 from innervoice_kernels import _C
-from innervoice_kernels.lanes import Lanes
 from innervoice_kernels.native import team, work_with
+from innervoice_kernels.worker_pool import WorkerPool
 
 
 @pytest.fixture(autouse=True)
@@ -37,27 +37,27 @@ def where(meet: threading.Barrier | None = None) -> tuple[str, int, int, bool]:
 def test_pieces_run_at_once_on_threads_of_their_own() -> None:
     meet = threading.Barrier(2)  # nobody passes unless two are there
     with torch.inference_mode():
-        made = Lanes().run([partial(where, meet), partial(where, meet)])
+        made = WorkerPool().run([partial(where, meet), partial(where, meet)])
     assert len({name for name, *_ in made}) == 2
     assert [rest for _, *rest in made] == [[1, 1, True]] * 2
 
 
 def test_threads_are_dealt_out() -> None:
     work_with(_C.ThreadTeam(5))
-    assert [threads for _, threads, _, _ in Lanes().run([where] * 2)] == [2, 2]
-    assert [threads for _, threads, _, _ in Lanes().run([where] * 5)] == [1, 1, 1, 1, 5]
+    assert [threads for _, threads, _, _ in WorkerPool().run([where] * 2)] == [2, 2]
+    assert [threads for _, threads, _, _ in WorkerPool().run([where] * 5)] == [1, 1, 1, 1, 5]
 
 
 def test_who_is_alone_runs_where_it_is_called() -> None:
-    assert Lanes().run([]) == []
+    assert WorkerPool().run([]) == []
     here = threading.current_thread().name
-    made = Lanes().run([where, where, where])
+    made = WorkerPool().run([where, where, where])
     assert made[2] == (here, 2, torch.get_num_threads(), False)
     assert here not in {made[0][0], made[1][0]}
 
 
 def test_results_keep_their_order_and_a_failure_waits_for_its_neighbour() -> None:
-    lanes, ended = Lanes(), threading.Event()
+    pool, ended = WorkerPool(), threading.Event()
 
     def fail() -> int:
         raise ArithmeticError("no")
@@ -67,11 +67,11 @@ def test_results_keep_their_order_and_a_failure_waits_for_its_neighbour() -> Non
         ended.set()
         return 1
 
-    assert lanes.run([partial(int, i) for i in range(7)]) == list(range(7))
+    assert pool.run([partial(int, i) for i in range(7)]) == list(range(7))
     with pytest.raises(ArithmeticError, match="no"):
-        lanes.run([fail, end])
+        pool.run([fail, end])
     assert ended.is_set()
-    assert lanes.run([partial(int, 3), partial(int, 4)]) == [3, 4]
+    assert pool.run([partial(int, 3), partial(int, 4)]) == [3, 4]
 
 
 def test_sound_is_the_same_beside_others_and_alone(tiny_dir: Path) -> None:

@@ -16,10 +16,10 @@ _T = TypeVar("_T")
 _MOST = 4  # beyond that the pieces wait for the interpreter's lock
 
 
-class Lanes:
+class WorkerPool:
     """Runs pieces of work, as many at once as there are threads and no more than 4, with the threads dealt out among them.
 
-    Torch has one thread in a lane, and native code the lane's share. A piece that is alone, or the last one of an odd number,
+    Torch has one thread on a worker, and native code the worker's share. A piece that is alone, or the last one of an odd number,
     runs where it is called, with all threads. For one caller at a time.
     """
 
@@ -28,7 +28,7 @@ class Lanes:
         self._teams: dict[int, list[_C.ThreadTeam]] = {}
 
     def run(self, pieces: Sequence[Callable[[], _T]]) -> list[_T]:
-        """What the pieces return, in order. What one raises is raised when those beside it have ended."""
+        """Run the pieces and return their results in order. An error of one is raised when those beside it have ended."""
         made: list[_T] = []
         threads = team().num_threads
         while len(made) < len(pieces):
@@ -39,13 +39,13 @@ class Lanes:
     def _round(self, pieces: Sequence[Callable[[], _T]], threads: int) -> list[_T]:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(
-                _MOST, "innervoice-lane", initializer=torch_threads_here, initargs=(1,)
+                _MOST, "innervoice-worker", initializer=torch_threads_here, initargs=(1,)
             )
         teams = self._teams.setdefault(threads, [])
         teams += [_C.ThreadTeam(threads) for _ in range(len(pieces) - len(teams))]
         mode = torch.is_inference_mode_enabled()
         waiting = [
-            self._pool.submit(copy_context().run, _in_lane, piece, own, mode)
+            self._pool.submit(copy_context().run, _on_worker, piece, own, mode)
             for piece, own in zip(pieces, teams, strict=False)
         ]
         for future in waiting:
@@ -53,7 +53,7 @@ class Lanes:
         return [future.result() for future in waiting]
 
 
-def _in_lane(piece: Callable[[], _T], own: _C.ThreadTeam, mode: bool) -> _T:
+def _on_worker(piece: Callable[[], _T], own: _C.ThreadTeam, mode: bool) -> _T:
     work_with(own)
     with torch.inference_mode(mode):
         return piece()
