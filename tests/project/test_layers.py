@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 from paths import ENGINE, KERNELS, ROOT
-from source_tree import RANKS, imported_rooms, imports, module_graph, modules, room
+from source_tree import (
+    RANKS,
+    changes_module_state,
+    imported_rooms,
+    imports,
+    module_graph,
+    modules,
+    room,
+)
 
 WITHOUT_TORCH = (
     "types.py",
@@ -84,6 +92,18 @@ def test_kernel_modules_for_the_schedule_load_no_torch() -> None:
 @pytest.mark.parametrize("path", modules(KERNELS), ids=name_of)
 def test_kernels_do_not_import_the_engine(path: Path) -> None:
     assert [name for name in imports(path, KERNELS) if name.split(".")[0] == "innervoice"] == []
+
+
+@pytest.mark.parametrize("package", [ENGINE, KERNELS], ids=lambda path: path.name)
+def test_state_of_modules_is_named_in_architecture(package: Path) -> None:
+    text = (
+        (ROOT / "ARCHITECTURE.md")
+        .read_text(encoding="utf-8")
+        .split("## Module-level state")[1]
+        .split("\n## ")[0]
+    )
+    found = {str(path.relative_to(package)) for path in modules(package) if changes_module_state(path)}
+    assert sorted(name for name in found if f"`{name}`" not in text) == []
 
 
 @pytest.mark.parametrize("package", ["innervoice", "innervoice_kernels"])

@@ -161,3 +161,36 @@ def type_names() -> dict[str, list[str]]:
                 if re.fullmatch(r"_?[A-Z]\w*[a-z]\w*", name):  # an alias, not a constant
                     found[name].append(str(path.relative_to(ROOT)))
     return dict(found)
+
+
+_CHANGES = ("append", "extend", "insert", "pop", "remove", "clear", "update", "setdefault", "add")
+
+
+def changes_module_state(path: Path) -> bool:
+    """Whether a function of the module changes a module-level name, list, mapping or context variable."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = set()
+    for node in tree.body:
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    inside = [node for top in tree.body if isinstance(top, _DEFINITIONS) for node in ast.walk(top)]
+    for node in inside:
+        if isinstance(node, ast.Global):
+            return True
+        if isinstance(node, ast.Assign) and any(
+            isinstance(target, ast.Subscript)
+            and isinstance(target.value, ast.Name)
+            and target.value.id in names
+            for target in node.targets
+        ):
+            return True
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in (*_CHANGES, "set")
+            and isinstance(node.func.value, ast.Name)
+            and node.func.value.id in names
+        ):
+            return True
+    return False

@@ -1,7 +1,4 @@
-"""The cursor's rules for a vector of rows, as functions of kernels.
-
-Each variable is a lane a row, flags are 0 or 1.
-"""
+"""The cursor's rules for a vector of rows, as kernel functions; a variable is a lane a row, a flag 0 or 1."""
 
 from __future__ import annotations
 
@@ -129,9 +126,7 @@ def prepare_rows(
     b: Block, state: Ptr, request: Ptr, scale: Ptr, seed: Ptr, caps: Ptr, lower: Ptr, coming: Ptr, successor: Ptr, mask: Ptr,
     mask_scale: Ptr, key: Ptr, table: Ptr, samplings: Ptr, B: Num, C: Num,
 ) -> None:  # fmt: skip
-    """Begin new rows b, apply granted caps, and fill the masks of both draws, the first
-    and the one after a discard.
-    """
+    """Begin new rows b, apply granted caps, and fill the masks of the first draw and of the second."""
     exists = b < B
     s, request = state + b * _STATE_WIDTH, request + b * _REQUEST_WIDTH
     table += tl.load(request + _R_TABLE, mask=exists, other=0) * _TABLE_WIDTH
@@ -291,9 +286,7 @@ def advance_rows(
     b: Block, state: Ptr, request: Ptr, caps: Ptr, successor: Ptr, table: Ptr, forced: Ptr, drawn: Ptr, drawn_logprob: Ptr,
     output: Ptr, logprob: Ptr, B: Num, C: Num,
 ) -> None:  # fmt: skip
-    """Emit the forced or the drawn id of rows b: drawn [B, 2] ids, of which the second
-    counts after a discarded first.
-    """
+    """Emit the forced or the drawn id of rows b: drawn [B, 2] ids, the second after a discarded first."""
     exists = b < B
     s, later, request = state + b * _STATE_WIDTH, successor + b * _STATE_WIDTH, request + b * _REQUEST_WIDTH
     table += tl.load(request + _R_TABLE, mask=exists, other=0) * _TABLE_WIDTH
