@@ -1,4 +1,4 @@
-"""Checkpoints in the formats that GLM-4-Voice ships: speech tokenizer, speech decoder; weights as float16."""
+"""Checkpoints in the formats that GLM-4-Voice ships, with weights as float16."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from training.features.tokens import load_codebook
 from training.flow.model import SCALE
 from training.flow.train import STAGE as FLOW_STAGE
 from training.hift.train import STAGE as HIFT_STAGE
+from training.lm import model as lm
+from training.lm import vocabulary
+from training.lm.train import STAGE as LM_STAGE
 from training.loop import load_weights
 from training.sources import tiny_en
 from training.workdir import Log, save_json, stage_dir, write_atomic
@@ -22,6 +25,7 @@ from training.workdir import Log, save_json, stage_dir, write_atomic
 CONFIG = Path(__file__).parent / "decoder.yaml"
 TOKENIZER_DIR = "glm-4-voice-tokenizer"
 DECODER_DIR = "glm-4-voice-decoder"
+LM_DIR = "glm-4-voice-9b"
 
 
 def export_dir(name: str) -> Path:
@@ -116,10 +120,77 @@ def scaled_hift(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return found
 
 
+def export_language_model() -> Path:
+    """Write the language model, its text tokenizer and the names of the reflection's tokens."""
+    folder = export_dir(LM_DIR)
+    write_language_model(folder, load_weights(LM_STAGE))
+    return folder
+
+
+def write_language_model(folder: Path, weights: dict[str, torch.Tensor]) -> None:
+    """Write weights of the language model, and all files that go with them, into a folder."""
+    write_atomic(folder / "model.safetensors", lambda temporary: save_file(half(weights), str(temporary)))
+    ranks = vocabulary.ranks()
+    write_atomic(folder / "tokenizer.model", lambda temporary: vocabulary.write_ranks(temporary, ranks))
+    eos = [vocabulary.ID_OF[name] for name in ("<|endoftext|>", "<|user|>", "<|observation|>")]
+    save_json(folder / "config.json", lm_config(eos))
+    sampling = {"do_sample": True, "temperature": 0.8, "top_p": 0.8, "max_length": 128000}
+    save_json(folder / "generation_config.json", {"eos_token_id": eos, "pad_token_id": eos[0], **sampling})
+    save_json(folder / "tokenizer_config.json", text_tokenizer_config())
+    names = {"open": vocabulary.OPEN, "close": vocabulary.CLOSE, "done": vocabulary.DONE}
+    reflection = {name: vocabulary.NAMES[token - vocabulary.NUM_TEXT] for name, token in names.items()}
+    save_json(folder / "schedule.json", {"reflection": reflection, "end_of_turn": "<|user|>"})
+
+
+def lm_config(eos: list[int]) -> dict[str, Any]:
+    """Return the configuration of the language model."""
+    return {
+        "architectures": ["ChatGLMForConditionalGeneration"],
+        "model_type": "chatglm",
+        "hidden_size": lm.WIDTH,
+        "ffn_hidden_size": lm.FFN_WIDTH,
+        "num_layers": lm.NUM_LAYERS,
+        "num_hidden_layers": lm.NUM_LAYERS,
+        "num_attention_heads": lm.NUM_HEADS,
+        "multi_query_attention": True,
+        "multi_query_group_num": lm.NUM_GROUPS,
+        "kv_channels": lm.HEAD_WIDTH,
+        "layernorm_epsilon": lm.EPSILON,
+        "rmsnorm": True,
+        "post_layer_norm": True,
+        "add_qkv_bias": True,
+        "add_bias_linear": False,
+        "original_rope": True,
+        "rope_ratio": 1,
+        "seq_length": 8192,
+        "tie_word_embeddings": False,
+        "torch_dtype": "float32",
+        "padded_vocab_size": vocabulary.SIZE,
+        "vocab_size": vocabulary.SIZE,
+        "eos_token_id": eos,
+        "pad_token_id": eos[0],
+    }
+
+
+def text_tokenizer_config() -> dict[str, Any]:
+    """Return the configuration of the text tokenizer: all tokens that are no text."""
+    names = dict(enumerate(vocabulary.NAMES, vocabulary.NUM_TEXT))
+    names |= {vocabulary.FIRST_CODE + code: f"<|audio_{code}|>" for code in range(VOCAB_SIZE)}
+    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+    return {
+        "tokenizer_class": "ChatGLM4Tokenizer",
+        "added_tokens_decoder": {str(token): {"content": name, **flags} for token, name in names.items()},
+        "additional_special_tokens": list(vocabulary.SPECIAL_NAMES),
+        "eos_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+        "model_max_length": 128000,
+    }
+
+
 def export() -> None:
     """Write what is trained, and log the sizes."""
     log = Log("export")
-    folders = [export_tokenizer(), export_decoder()]
+    folders = [export_tokenizer(), export_decoder(), export_language_model()]
     sizes = {
         str(path.relative_to(stage_dir("export"))): path.stat().st_size
         for folder in folders

@@ -78,6 +78,12 @@ def _flow() -> None:
     evaluate_flow(STAGE)
 
 
+def _lm() -> None:
+    from training.lm.train import train
+
+    train()
+
+
 def _export() -> None:
     from training.export import export
 
@@ -96,7 +102,8 @@ STAGES: dict[str, tuple[str, Callable[[], None]]] = {
     "hift": ("train the vocoder, and judge it", _hift),
     "flow-encoder": ("train the flow's token-rate half, and judge it", _flow_encoder),
     "flow": ("train the whole flow as a regression, and judge it", _flow),
-    "export": ("write tokenizer and decoder in the shipped formats", _export),
+    "lm": ("train the language model", _lm),
+    "export": ("write the model in the shipped formats", _export),
 }
 
 

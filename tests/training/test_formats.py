@@ -10,13 +10,24 @@ from pathlib import Path
 import pytest
 import torch
 from paths import ENGINE, KERNELS
+from rows import Rows
 from source_tree import imports, modules
-from training.export import CONFIG, scaled_flow, scaled_hift
+from training.export import CONFIG, scaled_flow, scaled_hift, write_language_model
 from training.features.frames import num_frames
 from training.flow.model import SCALE, Flow
 from training.hift.model import Hift
+from training.lm.layout import MODES, Mode, prompt, reply
+from training.lm.model import LanguageModel
+from training.lm.vocabulary import CLOSE, DONE, END, FIRST_CODE, NUM_TEXT, OPEN, SIZE, decode, encode
+from training.text.grammar import all_replies
 
+from innervoice.checkpoint.files import read_json
+from innervoice.checkpoint.safetensors import TensorDir
 from innervoice.codec.glm_voice.decoder import SpeechDecoder
+from innervoice.model.families import glm4_voice
+from innervoice.model.transformer import Transformer
+from innervoice.schedule import Schedule, compile_schedule, make_cursor
+from innervoice.types import Vocabulary
 
 
 @pytest.fixture
@@ -67,3 +78,51 @@ def test_vocoder_takes_the_scaled_mel(networks: tuple[Flow, Hift]) -> None:
     plain = hift.speak(mel)
     hift.load_state_dict(scaled_hift(hift.state_dict()))
     assert torch.allclose(hift.speak(SCALE * mel), plain, atol=1e-3)
+
+
+SPOKEN = "I am so sorry to hear that. It is hard when your dog died. What was your dog like, and how do you feel now?"
+HIDDEN = ("The user feels sad.", "Name the loss.", "Do not hurry.")
+SCHEDULES: dict[Mode, tuple[Schedule, ...]] = {
+    "off": (Schedule.preset("interleaved"), Schedule.preset("think_first", reflection="off")),
+    "first": (Schedule.preset("think_first"),),
+    "after": (Schedule.preset("stitch_s"), Schedule.preset("reempathy")),
+    "before": (Schedule.preset("stitch_r"), Schedule.preset("reempathy", reflect_first=True)),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("num_words", [4, 13, 20, 26])
+def test_schedules_take_what_training_shows(mode: Mode, num_words: int) -> None:
+    ids = encode(SPOKEN)[:num_words]
+    said = reply(ids, range(4 * num_words), [encode(sentence) for sentence in HIDDEN], mode)
+    vocabulary = Vocabulary(
+        SIZE, (0, NUM_TEXT), (FIRST_CODE, FIRST_CODE + 1024), END, OPEN, CLOSE, DONE, eos=(END,)
+    )
+    for schedule in SCHEDULES[mode]:
+        cursor = make_cursor(compile_schedule(schedule, vocabulary), (), ignore_eos=False)
+        for token in said:
+            if cursor.forced is not None:
+                assert cursor.emit_forced().token == token
+            elif cursor.draw(token) is None:  # the text is finished: the same token begins the speech
+                assert cursor.draw(token) is not None
+        assert cursor.is_done
+
+
+def test_text_tokens() -> None:
+    texts = all_replies()[::500]
+    assert [decode(encode(text)) for text in texts] == texts
+    assert max(len(encode(text)) for text in texts) <= 2 * max(len(text.split()) for text in texts)
+    assert len(prompt([1, 2], first=False)) < len(prompt([1, 2]))
+
+
+def test_engine_has_the_logits_of_training(work_dir: Path) -> None:
+    torch.manual_seed(0)
+    model = LanguageModel().eval()
+    write_language_model(work_dir, model.state_dict())
+    model.load_state_dict({name: value.half() for name, value in model.state_dict().items()})
+    config = glm4_voice.read_config(read_json(work_dir / "config.json"), work_dir / "config.json")
+    engine = Transformer(config, glm4_voice.load_weights(config, TensorDir(work_dir), torch.float32))
+    ids = prompt(range(30))
+    with torch.inference_mode():
+        expected = model(torch.tensor([ids]))[0]
+    assert torch.allclose(Rows(engine, 1, len(ids)).step([ids])[0], expected, atol=1e-5)

@@ -35,7 +35,9 @@ MAX_MAGNITUDE = 100.0
 
 
 def normed(conv: nn.Module) -> nn.Module:
-    """Return a convolution whose weight is a length and a direction; torch's newer way names the tensors otherwise."""
+    """Return a convolution whose weight is a length and a direction; torch's newer way names the
+    tensors otherwise.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         return weight_norm(conv)

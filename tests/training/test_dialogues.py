@@ -1,0 +1,104 @@
+"""Dialogues for the language model: drawn from what was said, in the order of a schedule, with the right
+parts to learn.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from training.lm.examples import Dialogues, Speech, corrupted, joined, read_speech
+from training.lm.train import TEXT_WEIGHT, losses, weight_of
+from training.lm.vocabulary import END, FIRST_CODE, ID_OF, NUM_TEXT, OPEN, SIZE
+from training.speech.plan import FIRST_HOUR, KOKORO_HELD_OUT, KOKORO_USERS, evenly, in_shards, target
+from training.speech.plan import user as said_by_user
+from training.text import grammar, smalltalk
+from training.text.situations import SITUATIONS
+
+
+@pytest.fixture
+def speech() -> Speech:
+    """Invented codes for some texts of three situations, greetings and one tone."""
+    found = Speech()
+    for situation in SITUATIONS[:3]:
+        for text in grammar.replies(situation)[:40]:
+            found.replies[text].append(tuple(range(6 * len(text.split()))))
+        for text in grammar.user_sentences(situation)[:5]:
+            found.users[text, "plain"].append((1, 2, 3))
+    found.replies[smalltalk.GREETING_REPLIES[0]].append(tuple(range(90)))
+    found.users[smalltalk.GREETINGS[0], "plain"].append((4, 5))
+    found.replies[smalltalk.TONE_REPLIES["low"][0].format(topic="your brother")].append(tuple(range(80)))
+    found.users[smalltalk.NEUTRAL[0][0], "low"].append((6, 7))
+    return found
+
+
+def test_drawn_dialogues(speech: Speech) -> None:
+    dialogues = Dialogues(speech)
+    drawn = [dialogues.draw(random.Random(seed)) for seed in range(60)]
+    assert drawn == [dialogues.draw(random.Random(seed)) for seed in range(60)]
+    assert any(OPEN in example.ids for example in drawn) and any(OPEN not in example.ids for example in drawn)
+    for example in drawn:
+        assert len(example.ids) == len(example.is_said)
+        assert example.ids[0] == ID_OF["[gMASK]"] and example.ids[-1] == END
+        assert not example.is_said[0] and example.is_said[-1]
+
+
+def test_nothing_said_names_the_stages() -> None:
+    with pytest.raises(ValueError, match="synth-users and tokens"):
+        Dialogues(Speech()).draw(random.Random(0))
+
+
+def test_the_end_of_a_turn_begins_the_next() -> None:
+    example = joined([([1, 2], [3, END]), ([END, 4], [5, END])])
+    assert example.ids == [1, 2, 3, END, 4, 5, END]
+    assert example.is_said == [False, False, True, True, False, True, True]
+
+
+def test_weights_and_losses(speech: Speech) -> None:
+    example = Dialogues(speech).draw(random.Random(1))
+    weights = weight_of(example)
+    for token, said, weight in zip(example.ids, example.is_said, weights, strict=True):
+        assert (weight > 0) == said
+        assert not said or token >= FIRST_CODE or weight == TEXT_WEIGHT
+    target_ids = torch.tensor([example.ids])
+    perfect = torch.nn.functional.one_hot(target_ids, SIZE).float() * 50
+    assert losses(perfect, target_ids, torch.tensor([weights]))["weighted"] < 1e-6
+
+
+def test_only_codes_of_replies_are_corrupted() -> None:
+    ids = [3, FIRST_CODE + 1, 5, FIRST_CODE + 2] * 50
+    is_said = [False, False, True, True] * 50
+    seen = corrupted(ids, is_said, 1.0, random.Random(0))
+    changed = [place for place, pair in enumerate(zip(ids, seen, strict=True)) if pair[0] != pair[1]]
+    assert changed and all(place % 4 == 3 for place in changed)
+    assert min(seen) < NUM_TEXT and max(seen) < SIZE
+
+
+def test_speech_of_the_compact_file(work_dir: Path) -> None:
+    columns = {
+        "kinds": ["reply", "user", "user-test"],
+        "texts": ["Hello.", "Hi.", "Bye."],
+        "tones": ["plain", "low", "plain"],
+    }
+    np.savez(
+        work_dir / "tokens.npz", codes=np.arange(6), num_tokens=np.array([3, 2, 1], np.uint16), **columns
+    )
+    found = read_speech()
+    assert found.replies == {"Hello.": [(0, 1, 2)]}
+    assert found.users == {("Hi.", "low"): [(3, 4)]}
+    assert read_speech(held_out=True).users == {("Bye.", "plain"): [(5,)]}
+
+
+def test_plan_of_what_is_said() -> None:
+    texts = [f"Sentence {index}." for index in range(40)]
+    shards = in_shards("reply", [target(text) for text in texts])
+    assert [len(shard.utterances) for shard in shards] == [16, 16, 8]
+    assert len({shard.name for shard in shards}) == 3
+    assert in_shards("reply", [target(text) for text in texts[1:]])[0].name != shards[0].name
+    assert [shard.index for shard in evenly([shards, shards[:1]])] == [0, 1, 0, 2]
+    assert not set(KOKORO_USERS) & set(KOKORO_HELD_OUT) and len(KOKORO_USERS) >= 20 and FIRST_HOUR % 2 == 0
+    low, high = (said_by_user("Tomorrow is my birthday.", tone) for tone in ("low", "high"))
+    assert low.speed < 0.95 < 1.05 < high.speed and low.pitch < high.pitch
