@@ -19,7 +19,7 @@ from innervoice.tools.simulator import (
     H200_BF16,
     H200_FP8,
     Roofline,
-    Run,
+    SimulatedRun,
     Spoken,
     constant,
     most_carried,
@@ -45,7 +45,7 @@ def one_run(
     seconds: float,
     rate: float | None = None,
     **more: Any,
-) -> Run:
+) -> SimulatedRun:
     """A constant population. rate: hidden tokens per second of sound; None: 100 a chunk, or all that slack pays for."""
     hidden = SLACK_BUDGET if policy == "slack" else 100 if rate is None else SEGMENT_CAP
     settings = SchedulerSettings(
@@ -82,7 +82,7 @@ def sweep(dtype: str, voice_call_s: float, sessions: tuple[int, ...], seconds: f
 
 
 def _figures(
-    run: Run, num: int, policy: str, dtype: str, voice_call_s: float, seconds: float
+    run: SimulatedRun, num: int, policy: str, dtype: str, voice_call_s: float, seconds: float
 ) -> Iterator[Record]:
     figures = run.figures()
     call = f", codec call {1e3 * voice_call_s:g} ms" if voice_call_s else ""
@@ -127,10 +127,10 @@ def _figures(
 def carried(dtype: str, voice_call_s: float, *, seconds: float, seeds: int, step: int) -> Iterator[Record]:
     """G11 and G12."""
     device, limit = LIMITS[dtype]
-    device, found = replace(device, voice_call_s=voice_call_s), dict[str, tuple[int, list[Run]]]()
+    device, found = replace(device, voice_call_s=voice_call_s), dict[str, tuple[int, list[SimulatedRun]]]()
     for policy in ("fcfs", "slack"):
 
-        def runs(num: int, policy: Any = policy) -> Iterator[Run]:
+        def runs(num: int, policy: Any = policy) -> Iterator[SimulatedRun]:
             return (
                 one_run(device, policy, num, seed=seed, seconds=seconds, rate=RATE) for seed in range(seeds)
             )

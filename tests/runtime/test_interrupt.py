@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from innervoice import AudioChunk, Done, Engine, Ids, Sampling, Schedule, Session, Text
-from innervoice.model.sequence import TokenRole
+from innervoice.model.token_role import TokenRole
 
 SCHEDULE = Schedule.preset("stitch_s", transcript_budget=5, speech_budget=10, reflection_budget=6)
 

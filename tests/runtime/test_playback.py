@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from innervoice.model.pages import PagePool, PageTable
-from innervoice.model.sequence import Sequence, TokenRole
+from innervoice.model.sequence import Sequence
+from innervoice.model.token_role import TokenRole
 from innervoice.runtime.interrupt import count_heard, cut_sequence, estimate_heard_text
 from innervoice.runtime.playback import Playback
 

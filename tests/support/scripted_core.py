@@ -19,6 +19,7 @@ from torch import Tensor
 from innervoice.codec.speech_codec import Ready, SpokenChunk
 from innervoice.model.device_step import Emitted, RowStart
 from innervoice.model.pages import PagePool
+from innervoice.model.runner import ModelRunner
 from innervoice.model.sequence import Sequence
 from innervoice.runtime.make_core import make_core
 from innervoice.runtime.request import Request
@@ -104,6 +105,9 @@ class ScriptedRunner:
             logits.append(self.logits(row.table.pages, row.end))
             row.num_cached = row.end
         return torch.stack(logits)
+
+    forward_isolated = ModelRunner.forward_isolated
+    _is_alive = ModelRunner._is_alive
 
     def logits(self, pages: abc.Sequence[int], num_tokens: int) -> Tensor:
         """What is said after so many tokens that lie in these pages."""

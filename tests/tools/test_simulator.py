@@ -20,8 +20,8 @@ from innervoice.tools.simulator import (
     H200_FP8,
     Measured,
     Roofline,
-    Run,
     SimReply,
+    SimulatedRun,
     Spoken,
     Turn,
     Workload,
@@ -142,7 +142,7 @@ def test_pages_and_tokens_add_up(
     assert run.num_hidden <= 30 * sum(len(reply.chunks) + 1 for reply in run.replies)
 
 
-def run_eighth(policy: str, listeners: int, rate: float | None = 20.0, hidden: int = 450) -> Run:
+def run_eighth(policy: str, listeners: int, rate: float | None = 20.0, hidden: int = 450) -> SimulatedRun:
     chosen = SchedulerSettings(policy=policy, reflection_rate=rate if policy == "slack" else None)
     return simulate(
         EIGHTH, chosen, constant(listeners, seed=3, ramp_s=15.0), 30.0, spoken=Spoken(hidden=hidden)
@@ -269,16 +269,16 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_what_is_carried_is_found_by_bisection() -> None:
     asked: list[int] = []
 
-    def runs(num: int) -> list[Run]:
+    def runs(num: int) -> list[SimulatedRun]:
         asked.append(num)
         late = [(0.0, 1.0), (0.9 if num <= 70 else 1.2, 1.0)]
         reply = SimReply(0, 0.0, 1, 25, math.inf, chunks=late, num_underruns=int(num > 70))
-        return [Run("slack", 10.0, [reply])]
+        return [SimulatedRun("slack", 10.0, [reply])]
 
     assert most_carried(runs, 10, 200, step=5)[0] == 70
     assert len(asked) <= 6
     assert most_carried(runs, 80, 200) == (0, [])
-    waits = Run("slack", 10.0, [SimReply(0, 0.0, 1, 25, math.inf)])
+    waits = SimulatedRun("slack", 10.0, [SimReply(0, 0.0, 1, 25, math.inf)])
     assert not is_carried(waits)
 
 

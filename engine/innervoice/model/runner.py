@@ -1,4 +1,4 @@
-"""One forward pass over a batch of rows; owns the pages of keys and values."""
+"""One forward pass over a batch of sequences; owns the pages of keys and values."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MOST_SPANS = 8  # products for parts of the head; more of them cost what they s
 
 @dataclass(frozen=True)
 class HostPages:
-    """A row's first pages, off the device; they hold num_tokens tokens."""
+    """A sequence's first pages, off the device; they hold num_tokens tokens."""
 
     kv: KVCache
     num_pages: int
@@ -31,7 +31,7 @@ class HostPages:
 
 
 class ModelRunner:
-    """Runs the model. num_pages pages of page_size tokens hold the keys and values of every row.
+    """Runs the model. num_pages pages of page_size tokens hold the keys and values of every sequence.
 
     kv_dtype: of the pages, None: the model's own. backend: "auto" (native code on the CPU where it covers the
     model, else plain PyTorch), "native" or "plain"; threads: of the native code, None: one for each physical
@@ -68,44 +68,87 @@ class ModelRunner:
         self.kv.copy_page(source, target)
 
     @torch.inference_mode()
-    def save_pages(self, row: Sequence) -> HostPages:
-        """Copy the cached keys and values of a sequence to the host."""
-        num_pages = -(-row.num_cached // self.page_size)
-        used = torch.tensor(row.table.pages[:num_pages], dtype=torch.int64, device=self.device)
-        return HostPages(self.kv.take(used), num_pages, row.num_cached)
+    def save_pages(self, sequence: Sequence) -> HostPages:
+        """Copy the cached pages of a sequence to the host."""
+        num_pages = -(-sequence.num_cached // self.page_size)
+        used = torch.tensor(sequence.table.pages[:num_pages], dtype=torch.int64, device=self.device)
+        return HostPages(self.kv.take(used), num_pages, sequence.num_cached)
 
     @torch.inference_mode()
-    def load_pages(self, row: Sequence, saved: HostPages) -> None:
-        """Put saved pages back behind those that the row has computed already; it must hold
-        pages for them, and own those.
-        """
-        if saved.num_tokens <= row.num_cached:
+    def load_pages(self, sequence: Sequence, saved: HostPages) -> None:
+        """Put saved pages back behind those that the sequence has computed; it must hold pages for them, its own ones."""
+        if saved.num_tokens <= sequence.num_cached:
             return
-        first = row.num_cached // self.page_size
-        held = torch.tensor(row.table.pages[first : saved.num_pages], dtype=torch.int64, device=self.device)
+        first = sequence.num_cached // self.page_size
+        held = torch.tensor(
+            sequence.table.pages[first : saved.num_pages], dtype=torch.int64, device=self.device
+        )
         self.kv.put(held, saved.kv, first)
-        row.num_cached = saved.num_tokens
+        sequence.num_cached = saved.num_tokens
 
     @torch.inference_mode()
     def forward(
-        self, rows: abc.Sequence[Sequence], outputs: abc.Sequence[tuple[int, int]] | None = None
+        self, sequences: abc.Sequence[Sequence], outputs: abc.Sequence[tuple[int, int]] | None = None
     ) -> Tensor:
-        """Feed what the rows have not cached yet; logits [B, V] float32 after each row's last token.
+        """Feed the tokens that are not cached yet; return logits [B, V] float32 after each sequence's last one.
 
         outputs: half-open ranges of ids, ascending and apart, beside which logits may be left out
         (as NaN). None: all are there.
         """
-        batch = make_batch(rows, self.page_size, self.device)
-        with self._tracer.span("forward", rows=len(rows), tokens=len(batch.ids)):
+        batch = make_batch(sequences, self.page_size, self.device)
+        with self._tracer.span("forward", rows=len(sequences), tokens=len(batch.ids)):
             self.kv.key_tag.view(-1)[batch.attention.slots] = batch.key_tag
             if self._native is not None:
                 logits = self._native.logits(batch.ids, batch.attention, self.kv, batch.last, outputs)
             else:
                 hidden = self.model.forward(batch.ids, batch.attention, self.kv)
                 logits = self._head(hidden[batch.last], outputs)
-        for row in rows:
-            row.num_cached = row.end
+        for sequence in sequences:
+            sequence.num_cached = sequence.end
         return logits
+
+    def forward_isolated(
+        self,
+        sequences: abc.Sequence[Sequence],
+        new_sequence: Callable[[], Sequence],
+        outputs: abc.Sequence[tuple[int, int]] | None = None,
+    ) -> tuple[Tensor, dict[int, Exception]]:
+        """Feed as `forward` does -> logits [B, V], and the failures by the `id` of their sequence, whose logits are NaN.
+
+        When the batch fails, each sequence is run by itself. When none goes through, one harmless token is tried: a failure
+        that it shares belongs to no sequence, and is raised. new_sequence: makes an empty one.
+        """
+        try:
+            return self.forward(sequences, outputs), {}
+        except Exception as error:
+            whole = error
+        failed: dict[int, Exception] = {}
+        logits: list[Tensor | None] = []
+        for sequence in sequences:
+            try:
+                logits.append(self.forward([sequence], outputs))
+            except Exception as error:
+                failed[id(sequence)] = error
+                logits.append(None)
+        if len(failed) == len(sequences) and not self._is_alive(new_sequence()):
+            raise whole
+        like = next((made for made in logits if made is not None), torch.zeros(1, 1))
+        missing = torch.full_like(like, math.nan)
+        return torch.cat([missing if made is None else made for made in logits]), failed
+
+    def _is_alive(self, probe: Sequence) -> bool:
+        """Feed one token of an empty sequence; True as well where there is no page for it."""
+        probe.extend([0])
+        try:
+            probe.table.grow(1)
+            self.forward([probe])
+        except OutOfPages:
+            return True
+        except Exception:
+            return False
+        finally:
+            probe.release()
+        return True
 
     def _head(self, hidden: Tensor, outputs: abc.Sequence[tuple[int, int]] | None) -> Tensor:
         """Logits [B, V] of hidden states [B, D]; on a GPU of few ids where few are wanted."""
@@ -121,48 +164,3 @@ class ModelRunner:
         for first, last in outputs:
             logits[:, first:last] = self.model.logits(hidden, (first, last))
         return logits
-
-
-def forward_apart(
-    runner: ModelRunner,
-    rows: abc.Sequence[Sequence],
-    new_row: Callable[[], Sequence],
-    outputs: abc.Sequence[tuple[int, int]] | None = None,
-) -> tuple[Tensor, dict[int, Exception]]:
-    """Logits [B, V] of the rows, and what failed, by the `id` of its row; the logits of such a row are NaN.
-
-    outputs: see forward.
-
-    When the batch fails, each row is run by itself. When none goes through, a row of one harmless token is
-    tried: a failure that it shares belongs to no row, and is raised.
-    """
-    try:
-        return runner.forward(rows, outputs), {}
-    except Exception as error:
-        whole = error
-    failed: dict[int, Exception] = {}
-    logits: list[Tensor | None] = []
-    for row in rows:
-        try:
-            logits.append(runner.forward([row], outputs))
-        except Exception as error:
-            failed[id(row)] = error
-            logits.append(None)
-    if len(failed) == len(rows) and not _is_alive(runner, new_row()):
-        raise whole
-    like = next((made for made in logits if made is not None), torch.zeros(1, 1))
-    return torch.cat([torch.full_like(like, math.nan) if made is None else made for made in logits]), failed
-
-
-def _is_alive(runner: ModelRunner, row: Sequence) -> bool:
-    row.extend([0])
-    try:
-        row.table.grow(1)
-        runner.forward([row])
-    except OutOfPages:
-        return True
-    except Exception:
-        return False
-    finally:
-        row.release()
-    return True

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import struct
 from collections import abc
 from dataclasses import dataclass, field
-from enum import IntEnum
 
 from innervoice.model.pages import PageTable
-
-
-class TokenRole(IntEnum):
-    """The role of a token for the reflection weight."""
-
-    NEUTRAL = 0  # prompt, end of turn
-    HIDDEN = 1  # reflection, open, close, done: a key whose score is raised
-    SPOKEN = 2  # transcript, speech: a query that raises it
+from innervoice.model.token_role import TokenRole, page_key, token_tags
 
 
 @dataclass
 class Sequence:
-    """A sequence that keeps its pages. ids[:num_cached] have keys and values; the rest is fed to the next
-    forward pass, or, with a limit, only as many as bring num_cached to it: a long prompt goes in by chunks.
+    """A sequence that keeps its pages.
 
-    roles[i] says what ids[i] is, replies[i] which reply of the row it belongs to (0: none, then from 1);
-    weights[r] is ln w of reply r. page_keys[i] is what, beside the ids, the keys and values of a page depend
-    on: equal keys and ids, equal pages.
+    ids[:num_cached] have keys and values; the next forward pass feeds the rest, or, with a limit, only as many as bring
+    num_cached to it: a long prompt goes in by chunks. roles[i] is the role of ids[i], replies[i] the number of its reply within
+    the sequence (0: none, then from 1), log_weights[r] ln w of reply r. page_keys[i] is what, beside the ids, the keys and
+    values of a page depend on: equal keys and ids, equal pages.
     """
 
     table: PageTable
@@ -33,7 +24,7 @@ class Sequence:
     roles: list[TokenRole] = field(default_factory=list)
     replies: list[int] = field(default_factory=list)
     page_keys: list[int] = field(default_factory=list)
-    weights: list[float] = field(default_factory=lambda: [0.0])
+    log_weights: list[float] = field(default_factory=lambda: [0.0])
     num_cached: int = 0
     limit: int | None = None
 
@@ -54,15 +45,15 @@ class Sequence:
 
     def begin_reply(self, log_weight: float) -> int:
         """Number of a new reply whose reflection weight is exp(log_weight)."""
-        self.weights.append(log_weight)
-        return len(self.weights) - 1
+        self.log_weights.append(log_weight)
+        return len(self.log_weights) - 1
 
     def append(self, token: int, role: TokenRole, reply: int) -> None:
         """Add a token behind the rest."""
         self.ids.append(token)
         self.roles.append(role)
         self.replies.append(reply)
-        self.page_keys.append(_page_key(role, reply, self.weights[reply]))
+        self.page_keys.append(page_key(role, reply, self.log_weights[reply]))
 
     def drop_last(self) -> None:
         """Take the last token back; it has not been fed yet."""
@@ -92,26 +83,19 @@ class Sequence:
         self.num_cached, self.limit = 0, None
 
     def fork(self) -> Sequence:
-        """A copy that shares the pages of all cached tokens."""
-        table, keys, weights = self.table.fork(), list(self.page_keys), list(self.weights)
+        """A copy that shares the pages of what is cached."""
+        table, keys, weights = self.table.fork(), list(self.page_keys), list(self.log_weights)
         table.truncate(self.num_cached)
         return Sequence(
             table, list(self.ids), list(self.roles), list(self.replies), keys, weights, self.num_cached
         )
 
-    def tags(self, role: TokenRole) -> list[int]:
-        """For each token to be fed: the number of its reply if the token has the role and
-        the reply is weighted, else 0.
-        """
-        new = range(self.num_cached, self.end)
-        return [
-            self.replies[i] if self.roles[i] is role and self.weights[self.replies[i]] else 0 for i in new
-        ]
+    def query_tags(self) -> list[int]:
+        """Tags of the tokens to be fed, as queries; see token_role.py."""
+        fed = range(self.num_cached, self.end)
+        return token_tags(fed, TokenRole.SPOKEN, self.roles, self.replies, self.log_weights)
 
-
-def _page_key(role: TokenRole, reply: int, log_weight: float) -> int:
-    """0 where no reflection weight is at work, so that replies share pages whatever their schedules were."""
-    if role is TokenRole.NEUTRAL or log_weight == 0.0:
-        return 0
-    bits: int = struct.unpack("<I", struct.pack("<f", log_weight))[0]
-    return bits << 31 | (reply & 0x1FFFFFFF) << 2 | role
+    def key_tags(self) -> list[int]:
+        """Tags of the tokens to be fed, as keys."""
+        fed = range(self.num_cached, self.end)
+        return token_tags(fed, TokenRole.HIDDEN, self.roles, self.replies, self.log_weights)

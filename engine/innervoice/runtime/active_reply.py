@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 
 from innervoice.codec.audio import Resampler
 from innervoice.model.runner import HostPages
-from innervoice.model.sequence import Sequence, TokenRole
+from innervoice.model.sequence import Sequence
+from innervoice.model.token_role import TokenRole
 from innervoice.runtime.event_builder import EventBuilder
 from innervoice.runtime.playback import Playback
 from innervoice.runtime.request import Request
@@ -17,10 +18,7 @@ from innervoice.schedule import UNLIMITED, Cursor, Emission, FreeCursor, TokenKi
 from innervoice.types import FinishReason, Pcm16, Samples, to_pcm16
 from innervoice_kernels.sampling.sample import Draw
 
-_ROLES = {
-    kind: TokenRole.HIDDEN if kind.is_hidden else TokenRole.SPOKEN if kind.is_spoken else TokenRole.NEUTRAL
-    for kind in TokenKind
-}
+_ROLES = {kind: TokenRole.of(kind) for kind in TokenKind}
 # Looked up once: an enum's attribute costs as much as the rest of a token.
 _HIDDEN = TokenRole.HIDDEN
 _SPEECH = TokenKind.SPEECH

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from innervoice.model.runner import ModelRunner, forward_apart
+from innervoice.model.runner import ModelRunner
 from innervoice.model.sequence import Sequence
 from innervoice.runtime.active_reply import ActiveReply
 from innervoice.runtime.decoder import StepBatch, StepResult
@@ -72,7 +72,7 @@ class HostDecode:
         if not sequences:
             return [], _NO_LOGITS
         offered = merge_spans({span for reply in drawing for span in reply.cursor.offered})
-        logits, failed = forward_apart(self._runner, sequences, self._pages.new_sequence, offered)
+        logits, failed = self._runner.forward_isolated(sequences, self._pages.new_sequence, offered)
         for sequence in sequences:
             sequence.limit = None
 

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from innervoice.model.sequence import Sequence, TokenRole
+from innervoice.model.sequence import Sequence
+from innervoice.model.token_role import TokenRole
 
 Cut = Literal["speech", "transcript"]
 Behind = Literal["drop", "keep"]

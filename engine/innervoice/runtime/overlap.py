@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from innervoice.model.device_step import DeviceStep, Emitted, Pending, RowStart
-from innervoice.model.sequence import Sequence, TokenRole
+from innervoice.model.sequence import Sequence
+from innervoice.model.token_role import TokenRole
 from innervoice.runtime.active_reply import ActiveReply
 from innervoice.runtime.decoder import NOTHING, StepBatch, StepResult
 from innervoice.runtime.emitter import Emitter
@@ -109,7 +110,7 @@ class Overlap:
             sampling=replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room)),
             caps=reply.own_caps,
             reply=reply.number,
-            log_weight=sequence.weights[reply.number],
+            log_weight=sequence.log_weights[reply.number],
             kind=_KINDS[sequence.roles[-1]],
             cursor=reply.cursor.state,
             num_tokens=reply.num_tokens,

@@ -35,7 +35,7 @@ class ReplyFactory:
             number = sequence.begin_reply(math.log(program.schedule.reflection_weight))
             num_emitted, state = 0, None
         else:
-            number = len(sequence.weights) - 1
+            number = len(sequence.log_weights) - 1
             num_emitted, state = paused.num_tokens, paused.cursor
         rate = request.output_rate or self._own_rate
         events = EventBuilder(

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, get_args
 
-from innervoice.model.sequence import Sequence, TokenRole
+from innervoice.model.sequence import Sequence
+from innervoice.model.token_role import TokenRole
 from innervoice.schedule import CursorState, Program, Schedule
 from innervoice.types import FinishReason, Sampling
 
@@ -84,13 +85,13 @@ class SessionSnapshot:
             row.ids[:num_tokens],
             row.roles[:num_tokens],
             row.replies[:num_tokens],
-            list(row.weights),
+            list(row.log_weights),
             paused,
         )
 
     def fill(self, row: Sequence) -> None:
         """Put the tokens into an empty row."""
-        row.weights = list(self.weights)
+        row.log_weights = list(self.weights)
         for token, role, reply in zip(self.ids, self.roles, self.replies, strict=True):
             row.append(token, TokenRole(role), reply)
 

@@ -21,7 +21,8 @@ from innervoice.model.device_step import DeviceStep, RowStart
 from innervoice.model.kv_cache import KVCache
 from innervoice.model.pages import PagePool, PageTable, pages_for
 from innervoice.model.runner import ModelRunner
-from innervoice.model.sequence import Sequence, TokenRole
+from innervoice.model.sequence import Sequence
+from innervoice.model.token_role import TokenRole
 from innervoice.model.transformer import Transformer
 from innervoice.schedule import Program, Schedule, compile_schedule
 from innervoice.telemetry.trace import Tracer

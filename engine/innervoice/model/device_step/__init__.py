@@ -9,6 +9,6 @@ step.py      the step: a graph a batch bucket, read one step late
 
 from innervoice.model.device_step.programs import ProgramStore
 from innervoice.model.device_step.rows import RowStart
-from innervoice.model.device_step.step import Buffers, DeviceStep, Emitted, Pending, Stats
+from innervoice.model.device_step.step import Buffers, DeviceStep, Emitted, Pending, StepStats
 
-__all__ = ["Buffers", "DeviceStep", "Emitted", "Pending", "ProgramStore", "RowStart", "Stats"]
+__all__ = ["Buffers", "DeviceStep", "Emitted", "Pending", "ProgramStore", "RowStart", "StepStats"]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from innervoice.model.device_step.programs import Place, ProgramStore
+from innervoice.model.token_role import reply_tag
 from innervoice.schedule import pack
 from innervoice.schedule.compile import Program
 from innervoice.schedule.cursor_state import CursorState
@@ -85,20 +86,15 @@ class DeviceRows:
             self.end(row)
             raise
         self._leave(row)
-        weighted = start.log_weight != 0.0
-        values = (
-            start.token,
-            -1 if start.kind is None else int(start.kind),
-            start.position,
-            start.reply if weighted else 0,
-        )
-        for tensor, value in zip(
-            (self.feed.token, self.feed.kind, self.feed.position, self.feed.reply), values, strict=True
-        ):
-            tensor[row] = value
+        tag = reply_tag(start.reply, start.log_weight)
+        self.feed.token[row] = start.token
+        self.feed.kind[row] = -1 if start.kind is None else int(start.kind)
+        self.feed.position[row] = start.position
+        self.feed.reply[row] = tag
         self.feed.log_weight[row] = start.log_weight
-        self._places[row], self._is_guided[row] = place, start.program.schedule.guided
-        if weighted:
+        self._places[row] = place
+        self._is_guided[row] = start.program.schedule.guided
+        if tag:
             self._weighted.add(row)
 
     def set_pages(self, pages: Mapping[int, Sequence[int]]) -> None:

@@ -72,7 +72,7 @@ class Pending:
 
 
 @dataclass(frozen=True)
-class Stats:
+class StepStats:
     """ready_s: what `warmup` took, None before it.
 
     jit_after_warmup: kernels compiled since; 0 is what it should be.
@@ -287,10 +287,10 @@ class DeviceStep:
         )
         return self._ready_s
 
-    def stats(self) -> Stats:
+    def stats(self) -> StepStats:
         """Counts since the beginning."""
         compiled = 0 if self._ready_s is None else num_compiled() - self._compiled
-        return Stats(self._ready_s, compiled, len(self._graphs), self._replays, self._eager)
+        return StepStats(self._ready_s, compiled, len(self._graphs), self._replays, self._eager)
 
     def _once(self, bucket: int, weighted: bool) -> None:
         if not self._use_graphs:

@@ -17,8 +17,8 @@ from innervoice.tools.environment import as_text
 from innervoice.tools.simulator import (
     H200_BF16,
     H200_FP8,
-    Device,
-    Run,
+    SimulatedDevice,
+    SimulatedRun,
     Spoken,
     Workload,
     constant,
@@ -72,12 +72,12 @@ def simulate_command(
             f"seconds and streams (up to {_MOST}) must be above 0, hidden and voice-call-ms 0 or more"
         )
     limits = replace(MACHINES[machine], voice_call_s=voice_call_ms / 1e3)
-    device: Device = limits if profile is None else read_profile(profile)
+    device: SimulatedDevice = limits if profile is None else read_profile(profile)
     settings = SchedulerSettings(
         policy=policy, max_rows=_MOST, reflection_rate=reflection, fixed_hidden=hidden
     )
 
-    def run(workload: Workload, end_s: float = seconds) -> Run:
+    def run(workload: Workload, end_s: float = seconds) -> SimulatedRun:
         return simulate(device, settings, workload, end_s, spoken=Spoken(hidden=hidden))
 
     if arrivals is not None:
@@ -94,12 +94,12 @@ def simulate_command(
     print(json.dumps(told) if as_json else as_text(told))
 
 
-def _three(run: Any, num: int, seed: int) -> Iterator[Run]:
+def _three(run: Any, num: int, seed: int) -> Iterator[SimulatedRun]:
     """The same number of listeners with three seeds."""
     return (run(constant(num, seed=seed + i)) for i in range(3))
 
 
-def _told(run: Run, rate: float) -> dict[str, Any]:
+def _told(run: SimulatedRun, rate: float) -> dict[str, Any]:
     figures = run.figures()
     first = figures.audio_ttfp_ms
     return {

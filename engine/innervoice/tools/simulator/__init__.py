@@ -9,8 +9,15 @@ world.py     players and an engine of numbers under a virtual clock; the schedul
 """
 
 from innervoice.tools.simulator.capacity import FIRST_AUDIO_S, is_carried, most_carried
-from innervoice.tools.simulator.device import H200_BF16, H200_FP8, Device, Measured, Roofline, read_profile
-from innervoice.tools.simulator.run import Run, SimReply
+from innervoice.tools.simulator.device import (
+    H200_BF16,
+    H200_FP8,
+    Measured,
+    Roofline,
+    SimulatedDevice,
+    read_profile,
+)
+from innervoice.tools.simulator.run import SimReply, SimulatedRun
 from innervoice.tools.simulator.workload import Turn, Workload, constant, from_file, poisson
 from innervoice.tools.simulator.world import Spoken, World, simulate
 
@@ -18,11 +25,11 @@ __all__ = [
     "FIRST_AUDIO_S",
     "H200_BF16",
     "H200_FP8",
-    "Device",
     "Measured",
     "Roofline",
-    "Run",
     "SimReply",
+    "SimulatedDevice",
+    "SimulatedRun",
     "Spoken",
     "Turn",
     "Workload",

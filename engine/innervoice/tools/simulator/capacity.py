@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from innervoice.tools.simulator.run import Run
+from innervoice.tools.simulator.run import SimulatedRun
 
 FIRST_AUDIO_S = 2.0
 
 
-def is_carried(run: Run, rate: float = 0.0) -> bool:
+def is_carried(run: SimulatedRun, rate: float = 0.0) -> bool:
     """Whether nobody heard a gap, 99 of 100 replies began within FIRST_AUDIO_S, and
     reflection came to 99% of `rate`.
 
@@ -24,18 +24,18 @@ def is_carried(run: Run, rate: float = 0.0) -> bool:
 
 
 def most_carried(
-    runs: Callable[[int], Iterable[Run]], least: int, most: int, *, step: int = 1, rate: float = 0.0
-) -> tuple[int, list[Run]]:
+    runs: Callable[[int], Iterable[SimulatedRun]], least: int, most: int, *, step: int = 1, rate: float = 0.0
+) -> tuple[int, list[SimulatedRun]]:
     """The largest number of listeners between least and most, in steps, of which every
     run is carried, and those runs.
 
     By bisection: what is carried with more is taken to be carried with fewer. 0 and no
     runs: not even least is carried.
     """
-    low, high, best = 0, (most - least) // step + 1, list[Run]()
+    low, high, best = 0, (most - least) // step + 1, list[SimulatedRun]()
     while low < high:
         middle = (low + high) // 2
-        made = list[Run]()
+        made = list[SimulatedRun]()
         for run in runs(least + middle * step):
             made.append(run)
             if not is_carried(run, rate):

@@ -15,7 +15,7 @@ from innervoice.runtime.scheduler import LearnedCosts
 _CALIBRATED = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
-class Device(Protocol):
+class SimulatedDevice(Protocol):
     """What the simulated engine runs on."""
 
     def step_s(self, rows: int, context: int, prefill: int = 0, prefill_context: int = 0) -> float:
@@ -98,7 +98,7 @@ class Measured:
         return _along(self.voice, chunks)
 
 
-def calibrate(device: Device, context: int = 1024) -> LearnedCosts:
+def calibrate(device: SimulatedDevice, context: int = 1024) -> LearnedCosts:
     """What a calibration run teaches the scheduler: rows with so many tokens each,
     chunks of 2.08 s, a prompt of 512.
     """

@@ -44,7 +44,7 @@ class SimReply:
 
 
 @dataclass
-class Run:
+class SimulatedRun:
     """A run: its replies, and what the machine did. num_drawn: tokens, hidden ones among them."""
 
     policy: str

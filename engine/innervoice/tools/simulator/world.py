@@ -18,8 +18,8 @@ from innervoice.runtime.scheduler import (
     plan_step,
     plan_voice,
 )
-from innervoice.tools.simulator.device import Device, calibrate
-from innervoice.tools.simulator.run import Run, SimReply
+from innervoice.tools.simulator.device import SimulatedDevice, calibrate
+from innervoice.tools.simulator.run import SimReply, SimulatedRun
 from innervoice.tools.simulator.workload import SPEECH_RATE, Workload
 
 TOKEN_S = 1 / SPEECH_RATE
@@ -50,7 +50,7 @@ class World:
 
     def __init__(
         self,
-        device: Device,
+        device: SimulatedDevice,
         settings: SchedulerSettings,
         workload: Workload,
         *,
@@ -63,7 +63,7 @@ class World:
         self.jobs = ReplyColumns(1024)
         self.num_pages, self.pages_free = num_pages, num_pages
         self.now = 0.0
-        self.run = Run(settings.planner.name, 0.0)
+        self.run = SimulatedRun(settings.planner.name, 0.0)
         self._workload = workload
         self._num_turns = [0] * len(workload.starts_s)
         self._events: list[tuple[float, int, int]] = [
@@ -79,7 +79,7 @@ class World:
             np.zeros(capacity, np.int64) for _ in range(5)
         )
 
-    def until(self, end_s: float, stop: Callable[[Run], bool] | None = None) -> Run:
+    def until(self, end_s: float, stop: Callable[[SimulatedRun], bool] | None = None) -> SimulatedRun:
         """Run to a time. stop: ends it before, asked whenever a chunk came too late."""
         while self.now < end_s:
             self._take_events()
@@ -320,14 +320,14 @@ class World:
 
 
 def simulate(
-    device: Device,
+    device: SimulatedDevice,
     settings: SchedulerSettings,
     workload: Workload,
     duration_s: float,
     *,
     spoken: Spoken | None = None,
     num_pages: int = 120_000,
-    stop: Callable[[Run], bool] | None = None,
-) -> Run:
+    stop: Callable[[SimulatedRun], bool] | None = None,
+) -> SimulatedRun:
     """One run of the planner over a device that was calibrated first."""
     return World(device, settings, workload, spoken=spoken, num_pages=num_pages).until(duration_s, stop)
