@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from innervoice.api.live_audio import Listener, ReadsAhead, UserAudio
+from innervoice.api.live_audio import LiveEncoder, Prefetcher, UserAudio
 from innervoice.codec.audio import read_audio, read_frame, resample
 from innervoice.codec.glm_voice.speech_tokenizer import SpeechTokenizer
 from innervoice.codec.glm_voice.tokenizer_stream import TokenizerStream
@@ -55,11 +55,11 @@ class Told:
         """Codes that it was told last."""
         return len(self.last(name) or [-1]) - 1
 
-    def call(self, order: Callable[[ReadsAhead], None]) -> None:
+    def call(self, order: Callable[[Prefetcher], None]) -> None:
         self.num_calls += 1
         order(self)
 
-    def tell(self, name: str) -> Callable[[ReadsAhead, Sequence[int] | None], None]:
+    def tell(self, name: str) -> Callable[[Prefetcher, Sequence[int] | None], None]:
         """Codes as they are for ids, behind one that stands for the head; none when they are void."""
         return lambda core, codes: core.prefetch(name, () if codes is None else (-1, *codes))
 
@@ -81,8 +81,8 @@ def core() -> Told:
 
 
 @pytest.fixture
-def listener(short: SpeechTokenizer, core: Told) -> Iterator[Listener]:
-    made = Listener(short, 4096, core.call)
+def listener(short: SpeechTokenizer, core: Told) -> Iterator[LiveEncoder]:
+    made = LiveEncoder(short, 4096, core.call)
     yield made
     made.close()
     assert made.num_open == 0
@@ -109,9 +109,9 @@ def cut(wave: np.ndarray, seed: int, max_len: int) -> Iterator[np.ndarray]:
         start = stop
 
 
-def push_all(utterance: UserAudio, frames: Iterator[np.ndarray]) -> None:
+def push_all(turn: UserAudio, frames: Iterator[np.ndarray]) -> None:
     for frame in frames:
-        utterance.push(read_frame(frame, utterance.rate))
+        turn.push(read_frame(frame, turn.rate))
 
 
 @few
@@ -125,20 +125,20 @@ def test_any_frames_give_the_codes_of_the_whole(
 ) -> None:  # fmt: skip
     core = Told()
     counts: dict[str, int] = {}
-    listener = Listener(
+    listener = LiveEncoder(
         short, 4096, core.call, lambda what, number: counts.update({what: counts.get(what, 0) + number})
     )
     wave = noise(seed, max(1, int(seconds * rate)), *levels)
     wave = (wave * 32767).clip(-32768, 32767).astype(np.int16) if is_int else wave
     wave = np.stack([wave, wave[::-1]], 1) if is_stereo else wave
-    utterance = listener.open(rate, core.tell("a"))
-    push_all(utterance, cut(wave, seed, max(max_len, len(wave) // 500)))
-    utterance.end()
-    codes = utterance.codes()
+    turn = listener.open(rate, core.tell("a"))
+    push_all(turn, cut(wave, seed, max(max_len, len(wave) // 500)))
+    turn.end()
+    codes = turn.codes()
     assert codes == short.encode(*read_audio((wave, rate)))
     assert all(told[:1] == [-1] and len(told) - 1 <= len(codes) for told in core.ids.get("a", []))
-    assert listener.listened == utterance.listened
-    cost = utterance.listened
+    assert listener.counts == turn.counts
+    cost = turn.counts
     assert cost.encoded_tokens - cost.recomputed_tokens == len(codes)
     ahead = cost.encoded_tokens - cost.late_tokens
     told = {"encoded_ahead": ahead, "encoded_late": cost.late_tokens, "encoded_again": cost.recomputed_tokens}
@@ -152,12 +152,12 @@ def test_recordings_pushed_in_frames_of_20_ms(
     tiny: SpeechTokenizer, assets_dir: Path, core: Told, name: str, rate: int
 ) -> None:
     wave = resample(read_audio(assets_dir / f"{name}.wav")[0], 16000, rate)
-    listener = Listener(tiny, 4096, core.call)
-    utterance = listener.open(rate, core.tell("a"))
+    listener = LiveEncoder(tiny, 4096, core.call)
+    turn = listener.open(rate, core.tell("a"))
     for frame in np.split(wave, range(rate // 50, len(wave), rate // 50)):
-        utterance.push(frame)
-    utterance.end()
-    assert utterance.codes() == tiny.encode(wave, rate)
+        turn.push(frame)
+    turn.end()
+    assert turn.codes() == tiny.encode(wave, rate)
     listener.close()
 
 
@@ -166,46 +166,48 @@ def test_what_is_left_at_the_end_does_not_grow_with_the_turn(
     tiny: SpeechTokenizer, core: Told, seconds: int
 ) -> None:
     """At the shipped block of 50 tokens: all earlier blocks are encoded and told, however long the turn was."""
-    listener = Listener(tiny, 4096, core.call)
+    listener = LiveEncoder(tiny, 4096, core.call)
     wave = noise(1, 16000 * seconds - 77, 0.2)
-    utterance = listener.open(16000, core.tell("a"))
+    turn = listener.open(16000, core.tell("a"))
     for frame in np.split(wave, range(320, len(wave), 320)):
-        utterance.push(frame)
+        turn.push(frame)
     config = tiny.config
     pieces, rest = divmod(len(wave), config.piece_len)
     complete = 375 * pieces + 50 * ((rest - 40) // 64000)
     wait_until(lambda: core.num_codes("a") == complete)
-    utterance.end()
-    codes = utterance.codes()
-    assert utterance.listened.late_tokens == len(codes) - complete <= 50 + 1
+    turn.end()
+    codes = turn.codes()
+    assert turn.counts.late_tokens == len(codes) - complete <= 50 + 1
     assert [-1, *codes[:complete]] == core.last("a")
     assert [len(told) - 1 for told in core.ids["a"]] == sorted({len(told) - 1 for told in core.ids["a"]})
     assert codes == tiny.encode(wave, 16000)
     listener.close()
 
 
-def test_the_head_is_told_with_the_first_frame(listener: Listener, core: Told) -> None:
-    utterance = listener.open(16000, core.tell("a"))
-    utterance.push(np.zeros(1, np.float32))
+def test_the_head_is_told_with_the_first_frame(listener: LiveEncoder, core: Told) -> None:
+    turn = listener.open(16000, core.tell("a"))
+    turn.push(np.zeros(1, np.float32))
     wait_until(lambda: core.ids == {"a": [[-1]]})
-    utterance.drop()
+    turn.drop()
 
 
-def test_a_louder_frame_revises_what_was_told(listener: Listener, short: SpeechTokenizer, core: Told) -> None:
+def test_a_louder_frame_revises_what_was_told(
+    listener: LiveEncoder, short: SpeechTokenizer, core: Told
+) -> None:
     """Steady noise, near silence, then a shout that raises the floor over it."""
     wave = noise(5, 8 * 6400, 0.3, 3e-5, 3e-5, 3e-5, 1.0, 0.1, 0.1, 0.1)
-    utterance = listener.open(16000, core.tell("a"))
-    utterance.push(wave[: 4 * 6400 + 40])
+    turn = listener.open(16000, core.tell("a"))
+    turn.push(wave[: 4 * 6400 + 40])
     wait_until(lambda: core.num_codes("a") == 20)
     told = core.last("a")
-    utterance.push(wave[4 * 6400 + 40 :])
-    utterance.end()
-    codes = utterance.codes()
+    turn.push(wave[4 * 6400 + 40 :])
+    turn.end()
+    codes = turn.codes()
     assert codes == short.encode(wave, 16000)
     assert [-1, *codes[:20]] != told, "the shout changes nothing: a louder one is wanted"
-    assert utterance.listened.recomputed_tokens in (15, 20)
-    assert utterance.listened.encoded_tokens == 40 + utterance.listened.recomputed_tokens
-    assert listener.listened == utterance.listened
+    assert turn.counts.recomputed_tokens in (15, 20)
+    assert turn.counts.encoded_tokens == 40 + turn.counts.recomputed_tokens
+    assert listener.counts == turn.counts
 
 
 def test_sessions_share_calls_and_a_long_recording_holds_up_nobody(
@@ -220,18 +222,18 @@ def test_sessions_share_calls_and_a_long_recording_holds_up_nobody(
         step(streams)
 
     monkeypatch.setattr(short, "step", slow_step)
-    listener = Listener(short, 100_000, core.call)
+    listener = LiveEncoder(short, 100_000, core.call)
     long, waves = noise(0, 16000 * 12, 0.1), [noise(i, 16000 + 777 * i, 0.1) for i in range(8)]
     first = listener.open(16000, core.tell("long"))
     first.push(long)
     first.end()
     others = [listener.open(rate, core.tell(str(rate))) for rate in (16000,) * 8]
-    for utterance, wave in zip(others, waves, strict=True):
-        utterance.push(wave)
-        utterance.end()
+    for turn, wave in zip(others, waves, strict=True):
+        turn.push(wave)
+        turn.end()
     gate.set()
-    codes = [utterance.codes() for utterance in others]
-    assert not first._result.done(), "the long one was encoded first"
+    codes = [turn.codes() for turn in others]
+    assert not first.is_settled, "the long one was encoded first"
     assert codes == [short.encode(wave, 16000) for wave in waves]
     assert first.codes() == short.encode(long, 16000)
     assert max(batches) >= 8
@@ -239,43 +241,43 @@ def test_sessions_share_calls_and_a_long_recording_holds_up_nobody(
 
 
 def test_the_thread_is_woken_for_blocks_and_not_for_frames(
-    listener: Listener, short: SpeechTokenizer, core: Told, monkeypatch: pytest.MonkeyPatch
+    listener: LiveEncoder, short: SpeechTokenizer, core: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rounds: list[int] = []
     step = short.step
     monkeypatch.setattr(short, "step", lambda streams: (rounds.append(1), step(streams)))
-    utterance = listener.open(44100, core.tell("a"))
+    turn = listener.open(44100, core.tell("a"))
     wave = noise(2, 44100 * 4, 0.1)
     for number, frame in enumerate(np.split(wave, range(441, len(wave), 441))):
-        utterance.push(frame)
+        turn.push(frame)
         if number % 45 == 44:  # 0.45 s: one block more is complete
             wait_until(lambda n=number: core.num_codes("a") >= 5 * int((n + 1) * 0.01 / 0.4 - 0.1))
     assert len(rounds) <= 5 * 10, "400 frames, 10 blocks; the resampler holds back some of a block's end"
-    utterance.drop()
+    turn.drop()
 
 
 @pytest.mark.parametrize("refusal", [ValueError("the session is still replying"), OutOfCapacity("no pages")])
-def test_what_the_core_refuses_is_told_again(listener: Listener, core: Told, refusal: Exception) -> None:
+def test_what_the_core_refuses_is_told_again(listener: LiveEncoder, core: Told, refusal: Exception) -> None:
     core.refusal = refusal
-    utterance = listener.open(16000, core.tell("a"))
-    utterance.push(noise(3, 6440, 0.1))
-    wait_until(lambda: utterance.listened.encoded_tokens == 5 and core.num_calls > 0)
+    turn = listener.open(16000, core.tell("a"))
+    turn.push(noise(3, 6440, 0.1))
+    wait_until(lambda: turn.counts.encoded_tokens == 5 and core.num_calls > 0)
     core.refusal = None
-    utterance.push(np.zeros(1, np.float32))
+    turn.push(np.zeros(1, np.float32))
     wait_until(lambda: core.num_codes("a") == 5)
-    utterance.drop()
+    turn.drop()
 
 
 def test_a_dropped_turn_is_forgotten_by_the_core(
-    listener: Listener, short: SpeechTokenizer, core: Told
+    listener: LiveEncoder, short: SpeechTokenizer, core: Told
 ) -> None:
-    utterance = listener.open(16000, core.tell("a"))
-    utterance.push(noise(3, 7000, 0.1))
+    turn = listener.open(16000, core.tell("a"))
+    turn.push(noise(3, 7000, 0.1))
     wait_until(lambda: core.num_codes("a") == 5)
-    utterance.drop()
-    utterance.drop()
+    turn.drop()
+    turn.drop()
     wait_until(lambda: core.last("a") == [])
-    for attempt in (utterance.codes, utterance.end, lambda: utterance.push(np.zeros(9, np.float32))):
+    for attempt in (turn.codes, turn.end, lambda: turn.push(np.zeros(9, np.float32))):
         with pytest.raises(ValueError, match="the turn was cleared"):
             attempt()
     second = listener.open(16000, core.tell("a"))
@@ -288,7 +290,7 @@ def test_a_dropped_turn_is_forgotten_by_the_core(
     assert second.codes() == short.encode(wave, 16000), "one that has ended keeps its codes"
 
 
-def test_a_copy_goes_its_own_way(listener: Listener, short: SpeechTokenizer, core: Told) -> None:
+def test_a_copy_goes_its_own_way(listener: LiveEncoder, short: SpeechTokenizer, core: Told) -> None:
     wave = noise(6, 30000, 0.1)
     first = listener.open(16000, core.tell("a"))
     first.push(wave[:20000])
@@ -302,24 +304,24 @@ def test_a_copy_goes_its_own_way(listener: Listener, short: SpeechTokenizer, cor
 
 
 def test_a_failure_is_that_of_one_turn(
-    listener: Listener, short: SpeechTokenizer, core: Told, monkeypatch: pytest.MonkeyPatch
+    listener: LiveEncoder, short: SpeechTokenizer, core: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = short.step
     wave = noise(7, 20000, 0.1)
     bad = listener.open(16000, core.tell("bad"))
 
     def failing(streams: Sequence[TokenizerStream]) -> None:
-        if bad._stream in streams and bad._stream.ready():
+        if bad.stream in streams and bad.stream.ready():
             raise RuntimeError("out of memory")
         step(streams)
 
     monkeypatch.setattr(short, "step", failing)
     good = [listener.open(16000, core.tell(name)) for name in "xyz"]
     with listener.lock:  # so that they are one batch
-        for utterance in (good[0], bad, *good[1:]):
-            utterance.push(wave)
-            utterance.end()
-    assert [utterance.codes() for utterance in good] == [short.encode(wave, 16000)] * 3
+        for turn in (good[0], bad, *good[1:]):
+            turn.push(wave)
+            turn.end()
+    assert [turn.codes() for turn in good] == [short.encode(wave, 16000)] * 3
     for attempt in (bad.codes, bad.end, lambda: bad.push(wave)):
         with pytest.raises(RequestFailed, match="could not be encoded: out of memory"):
             attempt()
@@ -330,10 +332,10 @@ def test_a_failure_of_the_thread_reaches_all(short: SpeechTokenizer) -> None:
     def call(order: Any) -> None:
         raise KeyError("a bug")
 
-    listener = Listener(short, 4096, call)
+    listener = LiveEncoder(short, 4096, call)
     first, second = (listener.open(16000, Told().tell("a")) for _ in range(2))
     first.push(np.zeros(9, np.float32))
-    wait_until(lambda: first._result.done() and second._result.done())
+    wait_until(lambda: first.is_settled and second.is_settled)
     for attempt in (
         listener.check_health,
         lambda: second.push(np.zeros(9, np.float32)),
@@ -345,26 +347,26 @@ def test_a_failure_of_the_thread_reaches_all(short: SpeechTokenizer) -> None:
 
 
 def test_a_closed_engine_ends_what_was_open(short: SpeechTokenizer, core: Told) -> None:
-    listener = Listener(short, 4096, core.call)
+    listener = LiveEncoder(short, 4096, core.call)
     listener.close()
     with pytest.raises(ValueError, match="the engine is closed"):
         listener.open(16000, core.tell("a"))
-    listener = Listener(short, 4096, core.call)
-    utterance = listener.open(16000, core.tell("a"))
+    listener = LiveEncoder(short, 4096, core.call)
+    turn = listener.open(16000, core.tell("a"))
     listener.close()
     with pytest.raises(ValueError, match="closed before the turn was encoded"):
-        utterance.codes()
+        turn.codes()
     with pytest.raises(ValueError, match="the engine is closed"):
-        utterance.push(np.zeros(9, np.float32))
+        turn.push(np.zeros(9, np.float32))
 
 
-def test_bad_pushes_change_nothing(listener: Listener, short: SpeechTokenizer, core: Told) -> None:
-    utterance, wave = listener.open(16000, core.tell("a")), noise(8, 9000, 0.1)
+def test_bad_pushes_change_nothing(listener: LiveEncoder, short: SpeechTokenizer, core: Told) -> None:
+    turn, wave = listener.open(16000, core.tell("a")), noise(8, 9000, 0.1)
     with pytest.raises(ValueError, match="the turn holds 0 samples"):
-        utterance.end()
+        turn.end()
     with pytest.raises(ValueError, match="the turn has not ended"):
-        utterance.codes()
-    utterance.push(wave)
+        turn.codes()
+    turn.push(wave)
     for bad, message in (
         (np.float32([0, np.nan]), "frame: sample 1 is nan"),
         (np.zeros(0, np.float32), "frame holds 0 samples"),
@@ -375,12 +377,12 @@ def test_bad_pushes_change_nothing(listener: Listener, short: SpeechTokenizer, c
         ),
     ):
         with pytest.raises(ValueError, match=message):
-            utterance.push(bad)
-    utterance.end()
-    utterance.end()
-    assert utterance.codes() == short.encode(wave, 16000)
+            turn.push(bad)
+    turn.end()
+    turn.end()
+    assert turn.codes() == short.encode(wave, 16000)
     with pytest.raises(ValueError, match="the turn has ended"):
-        utterance.push(wave)
+        turn.push(wave)
     for rate in (0, 999, 384_001, 10**12, 16000.0):
         with pytest.raises(ValueError, match="expected a whole number of Hz from 1000 to 384000"):
             listener.open(rate, core.tell("a"))  # type: ignore[arg-type]

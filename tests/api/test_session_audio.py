@@ -33,7 +33,7 @@ def engine(tiny_dir: Path) -> Iterator[Engine]:
         tiny_dir, device="cpu", streaming="steady", vocoder_noise=False, max_sessions=8
     ) as made:
         yield made
-        assert made._listener is not None and made._listener.num_open == 0
+        assert made._live_encoder is not None and made._live_encoder.num_open == 0
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_what_is_left_at_the_reply_does_not_grow_with_the_turn(
             samples = np.resize(reading, 16000 * seconds)
             push(session, samples)
             complete = 50 * ((16000 * seconds - 40) // 64000)
-            head = engine.parts.requests.heard_ids([], "be brief", first=turn == 0)
+            head = engine.parts.requests.spoken_head([], "be brief", first=turn == 0)
             num = len(history(engine, session)) + len(head) + complete
             wait_until(lambda num=num: bool(told) and len(told[-1]) == num == num_fed(engine, session))
             session.commit_audio()
@@ -124,12 +124,12 @@ def test_a_shout_that_revises_what_was_fed_leaves_the_reply_as_it_is(
     expected = engine.generate((samples, 16000), **REQUEST).ids
     with engine.open_session(**REQUEST) as session:
         push(session, samples[: 3 * 64000 + 640])
-        head = len(engine.parts.requests.heard_ids([], None, first=True))
+        head = len(engine.parts.requests.spoken_head([], None, first=True))
         wait_until(lambda: bool(told) and len(told[-1]) == head + 150 == num_fed(engine, session))
         push(session, samples[3 * 64000 + 640 :])
         session.commit_audio()
         assert session._committed is not None
-        codes, listened = session._committed.codes(), session._committed.listened
+        codes, listened = session._committed.codes(), session._committed.counts
         reply = session.reply().reply()
     incidents = engine.stats().incidents
     assert incidents["encoded_again"] == listened.recomputed_tokens and incidents["encoded_ahead"] >= 150
@@ -148,7 +148,7 @@ def test_a_turn_pushed_during_a_reply_is_told_when_the_reply_is_over(
         )
         next(stream)
         push(session, np.resize(question, 70000))
-        wait_until(lambda: session._pushed is not None and session._pushed.listened.encoded_tokens == 50)
+        wait_until(lambda: session._pushed is not None and session._pushed.counts.encoded_tokens == 50)
         assert told == []
         stream.cancel()
         stream.reply()
@@ -156,7 +156,9 @@ def test_a_turn_pushed_during_a_reply_is_told_when_the_reply_is_over(
         push(session, question[:FRAME])
         wait_until(lambda: told != [])
         assert told[-1][: len(before)] == before
-        assert len(told[-1]) == len(before) + len(engine.parts.requests.heard_ids([], None, first=False)) + 50
+        assert (
+            len(told[-1]) == len(before) + len(engine.parts.requests.spoken_head([], None, first=False)) + 50
+        )
         session.commit_audio()
         assert len(session.reply(**REQUEST).reply().ids) == 12
 

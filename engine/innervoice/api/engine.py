@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from os import PathLike
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, overload
 import torch
 
 from innervoice.api.gc_freeze import FrozenHeap
-from innervoice.api.live_audio import Listener, ReadsAhead
+from innervoice.api.live_audio import LiveEncoder
 from innervoice.api.loader import EngineParts, load
 from innervoice.api.memory_plan import MemoryPlan, make_plan
 from innervoice.api.options import EngineOptions, keywords_of
@@ -38,10 +38,13 @@ if TYPE_CHECKING:
 
 
 class Engine:
-    """A loaded model that answers prompts. Thread-safe; a context manager. Make one with `Engine.from_pretrained`.
+    """A loaded model that answers prompts.
 
-    parts: what was loaded, for tools and tests; the core belongs to the worker's thread while replies run. While an engine is
-    open, what the process held when it opened stays out of garbage collection (`gc.freeze`).
+    Thread-safe; a context manager. Make one with `Engine.from_pretrained`.
+
+    parts: the loaded parts, for tools and tests; the core belongs to the worker's thread while replies run.
+    While an engine is open, what the process held when it opened stays out of garbage collection
+    (`gc.freeze`).
     """
 
     def __init__(self, parts: EngineParts, plan: MemoryPlan, options: EngineOptions, tracer: Tracer) -> None:
@@ -50,7 +53,8 @@ class Engine:
         self._tracer = tracer
         self._frozen: FrozenHeap | None = None
 
-        # The worker's thread. With two threads, those that torch keeps spinning cost native code more than torch gains.
+        # The worker's thread. With two threads, those that torch keeps spinning cost native code more than
+        # torch gains.
         num_threads = torch.get_num_threads()
         is_native = parts.core.runner.is_native
         self._worker = Worker(
@@ -61,12 +65,12 @@ class Engine:
         )
 
         # The thread that encodes pushed audio, where the model hears speech.
-        self._listener: Listener | None = None
+        self._live_encoder: LiveEncoder | None = None
         if parts.requests.speech_tokenizer is not None:
-            self._listener = Listener(
+            self._live_encoder = LiveEncoder(
                 parts.requests.speech_tokenizer,
                 parts.requests.max_model_len,
-                self._call_sessions,
+                self._worker.call_sessions,
                 self._worker.telemetry.count,
                 partial(torch_threads_here, max(1, num_threads // 2)) if is_native else None,
             )
@@ -90,9 +94,9 @@ class Engine:
     ) -> Engine:
         """Load a model.
 
-        model: directory of the language model, or the parent of all three parts, or a hub id. options: see `EngineOptions`,
-        whose fields may as well be given as keywords. Raises FileNotFoundError, ValueError, OutOfCapacity, and TypeError for
-        an option that does not exist.
+        model: directory of the language model, or the parent of all three parts, or a hub id. options: see
+        `EngineOptions`, whose fields may as well be given as keywords. Raises FileNotFoundError, ValueError,
+        OutOfCapacity, and TypeError for an option that does not exist.
         """
         options = (options or EngineOptions()).changed(**changes)
         if options.threads is not None:
@@ -111,7 +115,10 @@ class Engine:
     @overload
     def generate(self, prompt: list[Prompt], **request: Any) -> list[Reply]: ...
     def generate(self, prompt: Prompt | list[Prompt], **request: Any) -> Reply | list[Reply]:
-        """Run to the end; `request` as for `stream`. A list of prompts gives a list of replies. Raises RequestFailed."""
+        """Make the whole reply, or a list of replies to a list of prompts.
+
+        request: as for `stream`. Raises the errors of `stream`, and RequestFailed.
+        """
         request = {"realtime": False, **request}
         if not isinstance(prompt, list):
             return self.stream(prompt, **request).reply()
@@ -119,16 +126,27 @@ class Engine:
         return [stream.reply() for stream in streams]
 
     def stream(self, prompt: Prompt, **request: Any) -> Stream:
-        """Validate and submit now; read the events with `for` or `async for`.
+        """Validate and submit a request now; read its events with `for` or `async for`.
 
-        prompt: a path, file bytes or (samples, rate) for speech; Text for typed text; Ids for ids as they are. request:
-        schedule: a Schedule, a preset's name or a .json file (default: interleaved, or text alone for a model without speech);
-        sampling: a Sampling; system: replaces the model's own sentence; output_rate: of the audio in Hz (default: the decoder's
-        own); output_format: "float32" or "int16" samples; reflection_caps: run-time caps of the reflection segments in order;
-        timeout_s; priority: higher ones first; realtime: whether somebody listens meanwhile, so that the reply is made at the
-        listener's pace and reflects as long as unplayed sound allows (False: as fast as it goes and as its schedule says;
-        `generate` sets it). Raises ValueError, FileNotFoundError for bad input, OutOfCapacity when max_waiting replies wait
-        already, EngineDead.
+        prompt: a path, file bytes or (samples [T] or [T, C], rate in Hz) for speech; Text for typed text; Ids
+        for ids as they are.
+
+        request, all of it optional:
+        - schedule: a Schedule, a preset's name or a .json file. Default: interleaved, or text alone for a
+          model without speech.
+        - sampling: a Sampling.
+        - system: a system prompt in place of the model's own.
+        - output_rate: of the audio, in Hz. Default: the decoder's own.
+        - output_format: "float32" or "int16" samples.
+        - reflection_caps: run-time caps of the reflection segments, in order.
+        - timeout_s: seconds after which the reply ends.
+        - priority: replies of a higher one go first.
+        - realtime: True (default): the reply is played while it is made, so it keeps the pace of playback and
+          reflects as long as unplayed sound allows. False, as in `generate`: as fast as possible, and
+          reflecting as its schedule says.
+
+        Raises ValueError, FileNotFoundError for bad input, TypeError for an unknown option, OutOfCapacity
+        when max_waiting replies wait already, EngineDead.
         """
         submitted_s = self._worker.clock()
         self.check_health()
@@ -139,32 +157,37 @@ class Engine:
         return stream
 
     def astream(self, prompt: Prompt, **request: Any) -> Stream:
-        """`stream`, under the name async readers look for."""
+        """Do the same as `stream`, under the name that async readers look for."""
         return self.stream(prompt, **request)
 
     def open_session(self, *, restore: bytes | None = None, **request: Any) -> Session:
-        """A dialogue that keeps its pages; request: what its replies take where they say nothing else, as for `stream`.
+        """Open a conversation that keeps its pages.
 
-        restore: what `Session.export` gave. Raises OutOfCapacity when all sessions are in use, ValueError for a foreign or
-        damaged export.
+        request: defaults of its replies' options, as for `stream`. restore: an export of `Session.export`.
+        Raises OutOfCapacity when all sessions are in use, ValueError for an export of another model or a
+        damaged one.
         """
         parts = self.parts
-        export = None if restore is None else SessionSnapshot.from_bytes(restore, parts.model_id)
-        if export is not None:
-            export.check(parts.requests.vocabulary.size, parts.requests.compile)
+        snapshot = None if restore is None else SessionSnapshot.from_bytes(restore, parts.model_id)
+        if snapshot is not None:
+            snapshot.check(parts.requests.vocabulary.size, parts.requests.compile)
         options = RequestOptions().changed(**request)
-        return Session.open(self._worker, self._listener, parts.requests, options, parts.model_id, export)
+        return Session.open(
+            self._worker, self._live_encoder, parts.requests, options, parts.model_id, snapshot
+        )
 
     @property
     def model_id(self) -> str:
-        """What tells this model from others in an export or an event log: a digest of what its ids and its cache mean."""
+        """A digest of the configuration and the vocabulary, which identifies the model in exports and event
+        logs.
+        """
         return self.parts.model_id
 
     def warmup(self, batch_sizes: Sequence[int] | None = None) -> float:
         """Run steps and codec calls of these sizes (None: all powers of 2, for 2 s at most) -> seconds taken.
 
-        What is compiled at first use is compiled, and the scheduler knows what steps cost before the first reply. Raises
-        ValueError while replies run, and for sizes that do not fit.
+        Kernels that would be compiled at first use are compiled, and the scheduler learns the cost of steps
+        before the first reply. Raises ValueError while replies run, and for sizes that do not fit.
         """
         worker = self._worker
         took_s = worker.call(lambda core: calibrate(core, worker.clock, batch_sizes))
@@ -173,23 +196,25 @@ class Engine:
         return took_s
 
     def stats(self) -> Stats:
-        """What was counted so far: pages, slots, queue, step times, first audio, underruns, tokens. Prints as a table.
+        """Figures so far: pages, slots, queue, step times, first audio, underruns, tokens. Prints as a table.
 
-        ready_s: what `warmup` took; jit_after_warmup: kernels that were compiled since, by any engine of the process.
+        ready_s: what `warmup` took; jit_after_warmup: kernels that were compiled since, by any engine of the
+        process.
         """
         if self._num_compiled is not None:
             self._worker.telemetry.note(jit_after_warmup=num_compiled() - self._num_compiled)
         return self._worker.telemetry.stats(self._worker.clock())
 
     def collector(self) -> Collector:
-        """The same for Prometheus, to be registered in a registry that this engine has to itself.
+        """The figures of `stats` for Prometheus, to be registered in a registry that this engine has to
+        itself.
 
         Raises ImportError without prometheus-client.
         """
         return make_collector(self._worker.telemetry)
 
     def default_sampling(self) -> Sampling:
-        """The checkpoint's own, from generation_config.json."""
+        """The checkpoint's own sampling, from generation_config.json."""
         return self.parts.requests.default_sampling()
 
     def plan(self) -> MemoryPlan:
@@ -198,7 +223,10 @@ class Engine:
 
     @contextmanager
     def trace(self, path: str | PathLike[str]) -> Iterator[None]:
-        """Record what runs inside the block as Chrome trace JSON, for Perfetto. Raises OSError, ValueError before it begins."""
+        """Record what runs inside the block as Chrome trace JSON, for Perfetto.
+
+        Raises OSError, ValueError before it begins.
+        """
         target = Path(path)
         if not os.access(target.parent, os.W_OK):
             raise OSError(
@@ -214,23 +242,19 @@ class Engine:
     def check_health(self) -> None:
         """Raise EngineDead, with the cause, once the core has stopped."""
         self._worker.check_health()
-        if self._listener is not None:
-            self._listener.check_health()
+        if self._live_encoder is not None:
+            self._live_encoder.check_health()
 
     def close(self, drain_s: float = 0.0) -> None:
         """Refuse new requests, give running ones drain_s seconds, cancel the rest, stop."""
-        if self._listener is not None:
-            self._listener.close()
+        if self._live_encoder is not None:
+            self._live_encoder.close()
         self._worker.close(drain_s)
         if self._frozen is not None:
             self._frozen.release()
 
     def __enter__(self) -> Engine:
         return self
-
-    def _call_sessions(self, ask: Callable[[ReadsAhead], None]) -> None:
-        """Run `ask` on the sessions, on the worker's thread, and wait for it."""
-        self._worker.call_sessions(ask)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

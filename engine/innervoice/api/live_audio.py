@@ -1,8 +1,10 @@
-"""Listening: what users say becomes codes while they say it, the blocks of all sessions in one call, and the core reads ahead.
+"""Turns users' speech into codes while they speak, the blocks of all sessions in one call, so that the core
+can prefetch.
 
-A frame costs its sender a copy. One thread feeds the frames to the speech tokenizer's streams, a block's worth of each session
-a round, so that a long recording holds up nobody; after each round it tells the core how the prompts begin that have grown or
-changed. When a turn ends, its open block is left to encode, and what came during the present round.
+A frame costs its sender a copy. One thread feeds the frames to the speech encoder's streams, a block's worth
+of each session a round, so that a long recording holds up no other; after each round the core gets the
+beginnings of prompts that have grown or changed, and computes them ahead (prefetch). When a turn ends, its
+open block is left to encode, and the frames that came during the present round.
 """
 
 from __future__ import annotations
@@ -22,146 +24,249 @@ from innervoice.runtime.snapshot import PausedReply
 from innervoice.types import EngineDead, OutOfCapacity, RequestFailed, Samples
 
 
-class ReadsAhead(Protocol):
-    """What a core offers to a listener."""
+class Prefetcher(Protocol):
+    """The part of a core that computes the beginning of a prompt while its user still speaks."""
 
     def session_state(self, session_id: str) -> tuple[int, PausedReply | None]:
-        """Tokens of the dialogue's history, and a reply that was left unfinished. Raises ValueError while it replies."""
+        """Tokens of the session's history, and a reply that was left unfinished.
+
+        Raises ValueError while it replies.
+        """
         ...
 
     def prefetch(self, session_id: str, ids: Sequence[int]) -> None:
-        """What the dialogue's next prompt seems to begin with, behind its history: worth computing now.
+        """Compute the likely beginning of the session's next prompt, behind its history, when there is room.
 
-        It replaces what was told before, with which it has a beginning in common; no ids: forget it. The `prompt_ids` of the
-        request that follows count, whatever was told. Raises ValueError for a dialogue that replies or is gone, OutOfCapacity
-        when there is no room: then it is told again, with the next frame.
+        It replaces the ids of the call before, with which it has a beginning in common; no ids: forget them.
+        The `prompt_ids` of the request that follows count, whatever was prefetched. Raises ValueError for a
+        session that replies or is gone, OutOfCapacity when there is no room: then the next frame tries again.
         """
         ...
 
 
-Tell = Callable[
-    [ReadsAhead, Sequence[int] | None], None
-]  # the codes so far, None: forget them; raises what `prefetch` does
-Call = Callable[[Callable[[ReadsAhead], None]], None]
+Publish = Callable[[Prefetcher, Sequence[int] | None], None]
+"""Passes the codes so far to a core, or None to have them forgotten; raises the errors of `prefetch`."""
+CallCore = Callable[[Callable[[Prefetcher], None]], None]
+"""Runs a function on the core's thread and waits for it, as `Worker.call` does."""
 Count = Callable[[str, int], None]
 
 
 @dataclass
-class Listened:
-    """Speech tokens: encoded, again or not; of these, encoded again because a louder frame came, and after the turn's end."""
+class EncodedCounts:
+    """Speech tokens that were encoded, repetitions included.
+
+    recomputed_tokens: those encoded again because a louder frame came; late_tokens: those encoded after the
+    turn's end.
+    """
 
     encoded_tokens: int = 0
     recomputed_tokens: int = 0
     late_tokens: int = 0
 
-    def add(self, encoded: int, recomputed: int, late: int) -> None:
+    def add(self, more: EncodedCounts) -> None:
         """Count some more."""
-        self.encoded_tokens += encoded
-        self.recomputed_tokens += recomputed
-        self.late_tokens += late
+        self.encoded_tokens += more.encoded_tokens
+        self.recomputed_tokens += more.recomputed_tokens
+        self.late_tokens += more.late_tokens
 
 
 class UserAudio:
-    """What a user says in one turn, in frames at one rate. Thread-safe. Made by `Listener.open`."""
+    """The speech of a user in one turn, in frames at one rate. Made by `LiveEncoder.open`.
 
-    def __init__(self, listener: Listener, stream: SpeechStream, tell: Tell) -> None:
+    `push`, `end`, `codes`, `drop` and `copy` are for any thread. The other methods are the encoder's, for its
+    thread; those that say so want its lock held.
+    """
+
+    def __init__(self, encoder: LiveEncoder, stream: SpeechStream, publish: Publish) -> None:
         self.rate = stream.rate
-        self.listened = Listened()
-        self._listener, self._tell = listener, tell
+        self.counts = EncodedCounts()
+        self.stream = stream  # used on the encoder's thread alone
+        self.is_dropped = False
+        self._encoder = encoder
+        self._publish = publish
         self._result: Future[list[int]] = Future()
-        # All of the rest is under the listener's lock; the stream and _told are its thread's.
-        self._stream = stream
+        self._is_ended = False
         self._frames: list[Samples] = []  # kept for copies
-        self._num_fed = 0  # frames
-        self._num_samples = self._wake_len = 0
-        self._is_ended = self._is_dropped = False
+        self._num_fed = 0  # frames that are in the stream
+        self._num_samples = 0
+        self._wake_len = 0  # samples from which on a push wakes the encoder
         self._codes: list[int] = []
-        self._told: list[int] | None = None
+        self._published: list[int] | None = (
+            None  # codes that the core has; used on the encoder's thread alone
+        )
 
     def push(self, samples: Samples) -> None:
-        """The next samples [T], which nobody changes any more.
+        """Append samples [T], which must not be changed afterwards.
 
-        Raises what `check_samples` does, ValueError after the end and for more than a prompt holds, RequestFailed after a
-        failure, EngineDead; then nothing changes.
+        Raises the errors of `check_samples`, ValueError after the end and for more than a prompt holds,
+        RequestFailed after a failure, EngineDead; then nothing changes.
         """
         check_samples(samples, self.rate, "frame")
-        with self._listener.lock:
-            self._listener.check_open()
-            if self._result.done():
-                self._result.result()
+        with self._encoder.lock:
+            self._check_usable()
             if self._is_ended:
                 raise ValueError("the turn has ended: open another one")
-            self._listener.check_len(self._num_samples + len(samples), self.rate)
-            most = self._listener.block_len(self.rate)
+            self._encoder.check_len(self._num_samples + len(samples), self.rate)
+            most = self._encoder.block_len(self.rate)
             self._frames += [samples[start : start + most] for start in range(0, len(samples), most)]
             self._num_samples += len(samples)
             if self._num_samples >= self._wake_len:
-                self._listener.wake(self)
+                self._encoder.wake(self)
 
     def end(self) -> None:
-        """No more samples: the rest is encoded now. Raises ValueError when there are none, what `push` raises after a failure."""
-        with self._listener.lock:
-            self._listener.check_open()
-            if self._result.done():
-                self._result.result()
+        """End the turn: the rest is encoded now.
+
+        Raises ValueError without samples, the errors of `push` after a failure.
+        """
+        with self._encoder.lock:
+            self._check_usable()
             if not self._num_samples:
                 raise ValueError("the turn holds 0 samples: push some sound before its end")
             self._is_ended = True
-            self._listener.wake(self)
+            self._encoder.wake(self)
 
     def codes(self) -> list[int]:
-        """Wait until all is encoded, after `end`: the codes that `SpeechTokenizer.encode` gives of the whole.
+        """Wait until all is encoded, after `end`: the codes that the speech encoder gives of the whole.
 
-        Raises RequestFailed when encoding failed, ValueError before the end or when the engine closed, EngineDead.
+        Raises RequestFailed when encoding failed, ValueError before the end or when the engine closed,
+        EngineDead.
         """
-        with self._listener.lock:
-            if not self._is_ended and not self._result.done():
+        with self._encoder.lock:
+            if not self._is_ended and not self.is_settled:
                 raise ValueError("the turn has not ended: end it first")
         return list(self._result.result())
 
     def drop(self) -> None:
-        """Nobody wants it any more: the core forgets it. One that has ended still has its codes, which a copy may wait for."""
-        with self._listener.lock:
-            self._is_dropped = True
-            if not self._is_ended:
-                self._fail(ValueError("the turn was cleared: push its sound again"))
-            self._listener.wake(self)
+        """Forget the turn, and have the core forget it.
 
-    def copy(self, tell: Tell) -> UserAudio:
-        """The same sound so far, to go its own way; one that has ended is shared."""
-        with self._listener.lock:
-            if self._is_ended or self._result.done():
+        One that has ended still has its codes, which a copy may wait for.
+        """
+        with self._encoder.lock:
+            self.is_dropped = True
+            if not self._is_ended:
+                self.fail(ValueError("the turn was cleared: push its sound again"))
+            self._encoder.wake(self)
+
+    def copy(self, publish: Publish) -> UserAudio:
+        """Another turn with the same sound so far; one that has ended is shared."""
+        with self._encoder.lock:
+            if self._is_ended or self.is_settled:
                 return self
-            twin = self._listener.open(self.rate, tell)
+            twin = self._encoder.open(self.rate, publish)
             for frame in self._frames:
                 twin.push(frame)
             return twin
 
-    def _fail(self, error: BaseException) -> None:
-        if not self._result.done():
+    @property
+    def is_settled(self) -> bool:
+        """Whether the codes are complete, or will never be."""
+        return self._result.done()
+
+    def fail(self, error: BaseException) -> None:
+        """Give those who wait for the codes an error, unless they have them. The lock is held."""
+        if not self.is_settled:
             self._result.set_exception(error)
         self._frames = []
 
+    def settle(self) -> None:
+        """Give those who wait for the codes the codes, which are complete. The lock is held."""
+        if not self.is_settled:
+            self._result.set_result(self._codes)
 
-class Listener:
-    """Encodes the utterances of all sessions on a thread of its own, which the first of them starts.
+    @contextmanager
+    def owning_failures(self) -> Iterator[None]:
+        """Make an exception inside the block the failure of this turn, and of no other."""
+        try:
+            yield
+        except Exception as error:
+            failure = RequestFailed(f"the sound could not be encoded: {error}")
+            failure.__cause__ = error
+            with self._encoder.lock:
+                self.fail(failure)
 
-    max_tokens: more speech tokens than that no turn may have. call: runs what it is given on the core's thread and waits, as
-    `Worker.call` does; None: nobody reads ahead. count: told of tokens encoded_ahead (before their turn's end), encoded_late,
-    and encoded_again (of both: because a louder frame came). begin: what the thread does first.
+    def feed(self, most: int) -> bool:
+        """Push frames into the stream until they have `most` samples or more; returns whether the turn's last
+        are among them.
+        """
+        with self._encoder.lock:
+            frames: list[Samples] = []
+            while self._num_fed < len(self._frames) and sum(map(len, frames)) < most:
+                frames.append(self._frames[self._num_fed])
+                self._num_fed += 1
+            is_last = self._is_ended and self._num_fed == len(self._frames)
+        with self.owning_failures():
+            if frames:
+                self.stream.push(np.concatenate(frames))
+            if is_last:
+                self.stream.end()
+        return is_last
+
+    def absorb(self) -> EncodedCounts:
+        """Take the codes that the stream has made or changed, and count them."""
+        start, codes = self.stream.take()
+        with self._encoder.lock:
+            self._codes[start:] = codes
+            recomputed = self.stream.num_recomputed - self.counts.recomputed_tokens
+            encoded = len(self._codes) + self.stream.num_recomputed - self.counts.encoded_tokens
+            made = EncodedCounts(encoded, recomputed, encoded if self._is_ended else 0)
+            self.counts.add(made)
+            self._encoder.counts.add(made)
+        return made
+
+    @property
+    def has_news(self) -> bool:
+        """Whether the core has other codes than there are, or any of a turn that was dropped."""
+        return self._published is not None if self.is_dropped else self._published != self._codes
+
+    def publish(self, core: Prefetcher) -> None:
+        """Pass the codes to the core; if it refuses them now, they stay news. On the core's thread."""
+        codes = None if self.is_dropped else list(self._codes)
+        with suppress(ValueError, OutOfCapacity):
+            self._publish(core, codes)
+            self._published = codes
+
+    def schedule(self, is_prefetched: bool) -> bool:
+        """Decide when to come back to it; returns whether it is over. The lock is held."""
+        if self.is_settled:
+            self._frames = []
+            return True
+        if self._is_ended or self._num_fed < len(self._frames):
+            self._encoder.wake(self)
+        elif is_prefetched and self.has_news:
+            self._wake_len = 0  # with the next frame
+        else:
+            self._wake_len = self._num_samples + self.stream.num_missing
+        return False
+
+    def _check_usable(self) -> None:
+        """Raise the error that ended the turn or the engine, if one did. The lock is held."""
+        self._encoder.check_open()
+        if self.is_settled:
+            self._result.result()
+
+
+class LiveEncoder:
+    """Encodes the turns of all sessions on a thread of its own, which the first of them starts.
+
+    max_tokens: the most speech tokens of a turn. call_core: None: nothing is prefetched. count: gets the
+    numbers of tokens encoded_ahead (before their turn's end), encoded_late, and encoded_again (of both,
+    because a louder frame came). begin: runs first on the thread.
     """
 
     def __init__(
         self,
-        tokenizer: SpeechEncoder,
+        speech_encoder: SpeechEncoder,
         max_tokens: int,
-        call: Call | None = None,
-        count: Count = lambda what, number: None,
+        call_core: CallCore | None = None,
+        count: Count = lambda name, number: None,
         begin: Callable[[], object] | None = None,
     ) -> None:
         self.lock = threading.RLock()
-        self.listened = Listened()  # by all utterances together
-        self._tokenizer, self._max_tokens, self._call, self._count = tokenizer, max_tokens, call, count
+        self.counts = EncodedCounts()  # of all turns together
+        self._speech_encoder = speech_encoder
+        self._max_tokens = max_tokens
+        self._call_core = call_core
+        self._count = count
         self._begin_thread = begin
         self._changed = threading.Condition(self.lock)
         self._waiting: dict[UserAudio, None] = {}  # in order
@@ -172,15 +277,15 @@ class Listener:
 
     @property
     def num_open(self) -> int:
-        """Utterances that are neither encoded to their end nor dropped."""
+        """Turns that are neither encoded to their end nor dropped."""
         return len(self._open)
 
-    def open(self, rate: int, tell: Tell) -> UserAudio:
-        """A new utterance at `rate` Hz; tell: how its codes become what the core reads ahead.
+    def open(self, rate: int, publish: Publish) -> UserAudio:
+        """Begin a turn at `rate` Hz; publish: passes its codes to the core for prefetching.
 
         Raises ValueError for a rate that sound has not and on a closed engine, EngineDead.
         """
-        made = UserAudio(self, self._tokenizer.stream(rate), tell)
+        made = UserAudio(self, self._speech_encoder.stream(rate), publish)
         with self.lock:
             self.check_open()
             self._open.add(made)
@@ -190,7 +295,7 @@ class Listener:
         return made
 
     def close(self) -> None:
-        """Take no more and stop; whoever waits for codes gets a ValueError."""
+        """Take no more and stop; those who wait for codes get a ValueError."""
         with self.lock:
             self._is_closing = True
             self._changed.notify_all()
@@ -211,21 +316,20 @@ class Listener:
 
     def check_len(self, num_samples: int, rate: int) -> None:
         """Raise ValueError when so many samples are more than a prompt holds."""
-        most = self._max_tokens
-        num = self._tokenizer.count_codes(num_samples, rate)
-        if num > most:
+        num = self._speech_encoder.count_codes(num_samples, rate)
+        if num > self._max_tokens:
             raise ValueError(
-                f"the turn would hold {num_samples / rate:.1f} s of sound, {num} tokens, and a prompt has at most {most}: "
-                "end it, or load the model with a larger max_model_len"
+                f"the turn would hold {num_samples / rate:.1f} s of sound, {num} tokens, and a prompt has at most "
+                f"{self._max_tokens}: end it, or load the model with a larger max_model_len"
             )
 
     def block_len(self, rate: int) -> int:
-        """Samples at `rate` Hz of a block of the tokenizer's."""
-        return self._tokenizer.block_len(rate)
+        """Samples at `rate` Hz of a block of the speech encoder."""
+        return self._speech_encoder.block_len(rate)
 
-    def wake(self, utterance: UserAudio) -> None:
-        """There is something to do for that utterance. The lock is held."""
-        self._waiting[utterance] = None
+    def wake(self, turn: UserAudio) -> None:
+        """Have the thread look at a turn. The lock is held."""
+        self._waiting[turn] = None
         self._changed.notify_all()
 
     def _run(self) -> None:
@@ -244,111 +348,65 @@ class Listener:
 
     def _stop(self, error: Exception) -> None:
         with self.lock:
-            for utterance in self._open:
-                utterance._fail(error)
+            for turn in self._open:
+                turn.fail(error)
             self._open.clear()
 
     def _next_batch(self) -> list[UserAudio]:
-        """Wait for utterances with something to do, all of them; none: closed."""
+        """Wait for turns with something to do and return all of them; none once it is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._is_closing)
             batch, self._waiting = list(self._waiting), {}
             return [] if self._is_closing else batch
 
     def _round(self, batch: Sequence[UserAudio]) -> None:
-        alive = [utterance for utterance in batch if not utterance._result.done()]
-        ended = {utterance for utterance in alive if self._feed(utterance)}
+        """Encode about a block of each turn, publish the codes, and settle the turns that are complete."""
+        alive = [turn for turn in batch if not turn.is_settled]
+        ended = {turn for turn in alive if turn.feed(self.block_len(turn.rate))}
         self._encode(alive)
-        for utterance in alive:
-            self._absorb(utterance)
-        self._read_ahead([u for u in batch if u not in ended or u._is_dropped])
+        for turn in alive:
+            self._absorb(turn)
+        self._prefetch([turn for turn in batch if turn not in ended or turn.is_dropped])
         with self.lock:
-            for utterance in ended:
-                if not utterance._result.done():
-                    utterance._result.set_result(utterance._codes)
-            for utterance in batch:
-                self._leave(utterance)
+            for turn in ended:
+                turn.settle()
+            for turn in batch:
+                if turn.schedule(self._call_core is not None):
+                    self._open.discard(turn)
 
-    def _feed(self, utterance: UserAudio) -> bool:
-        """About a block of frames into its stream; whether the last are among them."""
-        with self.lock:
-            frames: list[Samples] = []
-            while utterance._num_fed < len(utterance._frames) and sum(map(len, frames)) < self.block_len(
-                utterance.rate
-            ):
-                frames.append(utterance._frames[utterance._num_fed])
-                utterance._num_fed += 1
-            is_last = utterance._is_ended and utterance._num_fed == len(utterance._frames)
-        with _failures_of(utterance):
-            if frames:
-                utterance._stream.push(np.concatenate(frames))
-            if is_last:
-                utterance._stream.end()
-        return is_last
-
-    def _encode(self, utterances: Sequence[UserAudio]) -> None:
-        """What is ready in all streams; when a call fails, one stream after the other, to find which it belongs to."""
+    def _encode(self, turns: Sequence[UserAudio]) -> None:
+        """Encode the full blocks of all streams; when a call fails, stream by stream, to find the one that it
+        belongs to.
+        """
         try:
-            self._tokenizer.step([utterance._stream for utterance in utterances])
+            self._speech_encoder.step([turn.stream for turn in turns])
         except Exception:
-            for utterance in utterances:
-                with _failures_of(utterance):
-                    self._tokenizer.step([utterance._stream])
+            for turn in turns:
+                with turn.owning_failures():
+                    self._speech_encoder.step([turn.stream])
 
-    def _absorb(self, utterance: UserAudio) -> None:
-        if utterance._result.done():
+    def _absorb(self, turn: UserAudio) -> None:
+        """Take a turn's new codes and count them."""
+        if turn.is_settled:
             return
-        stream, counted = utterance._stream, utterance.listened
-        start, codes = stream.take()
-        with self.lock:
-            utterance._codes[start:] = codes
-            recomputed = stream.num_recomputed - counted.recomputed_tokens
-            encoded = len(utterance._codes) + stream.num_recomputed - counted.encoded_tokens
-            is_late = utterance._is_ended
-            for counter in (counted, self.listened):
-                counter.add(encoded, recomputed, encoded if is_late else 0)
-        for what, number in (
-            ("encoded_late" if is_late else "encoded_ahead", encoded),
-            ("encoded_again", recomputed),
+        made = turn.absorb()
+        late = made.late_tokens
+        for name, number in (
+            ("encoded_late", late),
+            ("encoded_ahead", made.encoded_tokens - late),
+            ("encoded_again", made.recomputed_tokens),
         ):
             if number:
-                self._count(what, number)
+                self._count(name, number)
 
-    def _read_ahead(self, utterances: Sequence[UserAudio]) -> None:
-        """Tell the core what has changed, in one call."""
-        news = [u for u in utterances if (u._told is not None if u._is_dropped else u._told != u._codes)]
+    def _prefetch(self, turns: Sequence[UserAudio]) -> None:
+        """Pass the changed codes of all turns to the core, in one call."""
+        news = [turn for turn in turns if turn.has_news]
 
-        def order(core: ReadsAhead) -> None:
-            for utterance in news:
-                codes = None if utterance._is_dropped else list(utterance._codes)
-                with suppress(ValueError, OutOfCapacity):  # not now: it stays untold
-                    utterance._tell(core, codes)
-                    utterance._told = codes
+        def publish_all(core: Prefetcher) -> None:
+            for turn in news:
+                turn.publish(core)
 
-        if news and self._call is not None:
+        if news and self._call_core is not None:
             with suppress(ValueError, EngineDead):  # the engine is closed or dead, as replies will say
-                self._call(order)
-
-    def _leave(self, utterance: UserAudio) -> None:
-        """When to come back to it. The lock is held."""
-        if utterance._result.done():
-            utterance._frames = []
-            self._open.discard(utterance)
-        elif utterance._is_ended or utterance._num_fed < len(utterance._frames):
-            self.wake(utterance)
-        elif self._call is not None and utterance._told != utterance._codes:
-            utterance._wake_len = 0
-        else:
-            utterance._wake_len = utterance._num_samples + utterance._stream.num_missing
-
-
-@contextmanager
-def _failures_of(utterance: UserAudio) -> Iterator[None]:
-    """What fails inside is that utterance's and nobody else's failure."""
-    try:
-        yield
-    except Exception as error:
-        failure = RequestFailed(f"the sound could not be encoded: {error}")
-        failure.__cause__ = error
-        with utterance._listener.lock:
-            utterance._fail(failure)
+                self._call_core(publish_all)

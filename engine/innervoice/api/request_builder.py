@@ -25,8 +25,8 @@ NO_SPEECH_TOKENIZER = (
 
 
 @dataclass(frozen=True)
-class Codes:
-    """A recording that was turned into codes while it was spoken."""
+class SpokenCodes:
+    """A recording that was encoded while it was spoken."""
 
     codes: tuple[int, ...]
 
@@ -70,7 +70,7 @@ class RequestBuilder:
 
     def request(
         self,
-        prompt: Prompt | Codes | None,
+        prompt: Prompt | SpokenCodes | None,
         options: RequestOptions,
         submitted_s: float,
         *,
@@ -109,7 +109,7 @@ class RequestBuilder:
             event_fields=self.event_fields,
         )
 
-    def heard_ids(self, codes: Sequence[int], system: str | None, *, first: bool) -> list[int]:
+    def spoken_head(self, codes: Sequence[int], system: str | None, *, first: bool) -> list[int]:
         """The beginning of a turn's prompt whose recording begins with these codes.
 
         Raises ValueError.
@@ -139,7 +139,7 @@ class RequestBuilder:
         }
         return replace(sampling, **unset, seed=seed)
 
-    def _prompt_ids(self, prompt: Prompt | Codes, system: str | None, first: bool) -> list[int]:
+    def _prompt_ids(self, prompt: Prompt | SpokenCodes, system: str | None, first: bool) -> list[int]:
         if isinstance(prompt, Ids):
             return list(prompt.ids)
         user: str | list[int]
@@ -147,7 +147,7 @@ class RequestBuilder:
             if not prompt.text.strip():
                 raise ValueError("the prompt's text is empty")
             user = prompt.text
-        elif isinstance(prompt, Codes):
+        elif isinstance(prompt, SpokenCodes):
             user = list(prompt.codes)
         elif self.speech_tokenizer is None:
             raise ValueError(NO_SPEECH_TOKENIZER)

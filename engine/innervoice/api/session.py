@@ -1,4 +1,4 @@
-"""Session: a dialogue that keeps its pages, so that a turn costs only what is new."""
+"""Session: a conversation that keeps its pages, so that a turn only costs its new tokens."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from innervoice.api.live_audio import Listener, ReadsAhead, UserAudio
-from innervoice.api.request_builder import NO_SPEECH_TOKENIZER, Codes, RequestBuilder, RequestOptions
+from innervoice.api.live_audio import LiveEncoder, Prefetcher, UserAudio
+from innervoice.api.request_builder import NO_SPEECH_TOKENIZER, RequestBuilder, RequestOptions, SpokenCodes
 from innervoice.codec.audio import read_frame
 from innervoice.runtime.interrupt import Behind, Cut
 from innervoice.runtime.record import request_line
@@ -26,25 +26,26 @@ from innervoice.types import Heard, Prompt
 
 
 class Session:
-    """Turns that share one history. Thread-safe; one reply at a time; a context manager. Made by `Engine.open_session`."""
+    """Turns that share one history. Made by `Engine.open_session`.
+
+    Thread-safe; one reply at a time; a context manager.
+    """
 
     def __init__(
         self,
         worker: Worker,
-        listener: Listener | None,
-        intake: RequestBuilder,
+        live_encoder: LiveEncoder | None,
+        requests: RequestBuilder,
         options: RequestOptions,
-        model: str,
+        model_id: str,
         injected: Sequence[int] = (),
     ) -> None:
         self.session_id = uuid.uuid4().hex
-        self._worker, self._listener, self._intake, self._options, self._model = (
-            worker,
-            listener,
-            intake,
-            options,
-            model,
-        )
+        self._worker = worker
+        self._live_encoder = live_encoder
+        self._requests = requests
+        self._options = options
+        self._model_id = model_id
         self._lock = threading.RLock()
         self._pushed: UserAudio | None = None
         self._committed: UserAudio | None = None
@@ -55,59 +56,67 @@ class Session:
     def open(
         cls,
         worker: Worker,
-        listener: Listener | None,
-        intake: RequestBuilder,
+        live_encoder: LiveEncoder | None,
+        requests: RequestBuilder,
         options: RequestOptions,
-        model: str,
-        export: SessionSnapshot | None = None,
+        model_id: str,
+        snapshot: SessionSnapshot | None = None,
     ) -> Session:
-        """A new dialogue, or an exported one. Raises OutOfCapacity, ValueError."""
-        session = cls(worker, listener, intake, options, model, () if export is None else export.injected)
-        worker.call_sessions(lambda sessions: sessions.open(session.session_id, export))
+        """Open a new session, or restore a snapshot. Raises OutOfCapacity, ValueError."""
+        injected = () if snapshot is None else snapshot.injected
+        session = cls(worker, live_encoder, requests, options, model_id, injected)
+        worker.call_sessions(lambda sessions: sessions.open(session.session_id, snapshot))
         return session
 
     def reply(self, prompt: Prompt | None = None, **request: Any) -> Stream:
-        """Answer the prompt, or the committed audio, or go on with the reply that a fork or restore left unfinished.
+        """Answer the prompt, or the committed audio, or go on with the reply that a fork or restore left
+        unfinished.
 
-        request: as for `Engine.stream`; what is not given is as `open_session` had it. A prompt leaves committed audio to a later
-        reply. Raises ValueError for bad input, for a session that is closed or still replying, and for a history that the cache
-        does not hold; RequestFailed when the audio could not be encoded.
+        request: as for `Engine.stream`; the options of `open_session` are the defaults. A prompt leaves
+        committed audio to a later reply. Raises ValueError for bad input, for a session that is closed or
+        still replying, and for a history that the cache does not hold; RequestFailed when the audio could not
+        be encoded.
         """
         submitted_s = self._worker.clock()
         options = self._options.changed(**request)
-        heard = self._committed if prompt is None else None
-        given = prompt if heard is None else Codes(tuple(heard.codes()))
+        # Wait for the codes of committed audio without the lock, so that the session can be closed meanwhile.
+        committed = self._committed if prompt is None else None
+        given = prompt if committed is None else SpokenCodes(tuple(committed.codes()))
         with self._lock:
             length, paused = self._worker.call_sessions(
                 lambda sessions: sessions.session_state(self.session_id)
             )
-            if prompt is None and heard is not self._committed:
+            if prompt is None and committed is not self._committed:
                 raise ValueError("the committed audio changed before it was answered: call reply() again")
             if given is None:
                 return self._resume(paused, options, submitted_s)
             options, first = self._with_injected(options), length == 0
-            made = self._intake.request(given, options, submitted_s, first=first, session_id=self.session_id)
+            made = self._requests.request(
+                given, options, submitted_s, first=first, session_id=self.session_id
+            )
             stream = self._submit(made)
             self._injected = []
-            if heard is not None:
+            if committed is not None:
                 self._committed = None
             return stream
 
     def push_audio(self, pcm: np.ndarray | bytes, rate: int) -> None:
-        """Frames of any size while the user speaks: float32 in [-1, 1] or int16, [T] or [T, C]; bytes are int16 mono.
+        """Add frames of any size while the user speaks: float32 in [-1, 1] or int16, [T] or [T, C]; bytes are
+        int16 mono.
 
-        They are encoded as they come, whether a reply is running or not. Raises ValueError for a rate that changes before
-        commit_audio or clear_audio, for what is no sound, for a turn too long for a prompt and on a closed session; nothing
-        changes. RequestFailed when sound before could not be encoded: clear_audio and begin again.
+        They are encoded as they come, whether a reply is running or not. Raises ValueError, nothing changed,
+        for a rate that changes before commit_audio or clear_audio, for samples that are no sound, for a turn
+        too long for a prompt and on a closed session; RequestFailed when earlier sound could not be encoded:
+        clear_audio and begin again.
         """
         samples = read_frame(pcm, rate)
         with self._lock:
             self._check_open()
-            if self._listener is None:
+            if self._live_encoder is None:
                 raise ValueError(NO_SPEECH_TOKENIZER)
             pushed = self._pushed
             if pushed is None:
-                pushed = self._listener.open(rate, self._read_ahead)
+                pushed = self._live_encoder.open(rate, self._prefetch)
             elif pushed.rate != rate:
                 raise ValueError(
                     f"the rate changed from {pushed.rate} to {rate} Hz within a turn: commit_audio or clear_audio first"
@@ -121,9 +130,10 @@ class Session:
             self._pushed = pushed
 
     def commit_audio(self) -> None:
-        """End of the user's turn: the next `reply()` answers it.
+        """End the user's turn: the next `reply()` answers it.
 
-        Raises ValueError when nothing was pushed, and while a turn before waits for its reply; then nothing changes.
+        Raises ValueError when nothing was pushed, and while a turn before waits for its reply; then nothing
+        changes.
         """
         with self._lock:
             self._check_open()
@@ -135,29 +145,33 @@ class Session:
             self._pushed, self._committed = None, self._pushed
 
     def clear_audio(self) -> None:
-        """Forget what was pushed and not answered, committed or not."""
+        """Forget pushed audio that is not answered yet, committed or not."""
         with self._lock:
-            for utterance in (self._pushed, self._committed):
-                if utterance is not None:
-                    utterance.drop()
-            self._pushed = self._committed = None
+            for turn in (self._pushed, self._committed):
+                if turn is not None:
+                    turn.drop()
+            self._pushed = None
+            self._committed = None
 
     def inject(self, text: str) -> None:
-        """Queue a hidden segment (a tool's result, another model's reasoning) that the next reply begins with, word for word."""
-        ids = self._intake.tokenizer.encode(text)
+        """Queue a hidden segment, such as a tool's result, that the next reply begins with, word for word."""
+        ids = self._requests.tokenizer.encode(text)
         if not ids:
             raise ValueError("the text to inject is empty")
         with self._lock:
             self._injected += ids
 
     def ack_playback(self, played_ms: float, *, reply_id: str | None = None) -> None:
-        """The player has played so much of a reply, from its beginning: of the last one, or of the one that is named.
+        """Report how much of a reply the player has played, from its beginning: of the last reply, or of the
+        named one.
 
-        Cumulative. From then on the engine goes by it; without it, the reply is taken to play in real time from its first
-        sample. A report on an earlier reply of this session is counted and changes nothing. Raises ValueError, nothing changed,
-        for a negative time, more than was sent, or a reply that this session did not make.
+        Cumulative. From then on the engine goes by the reports; without any, the reply is taken to play in
+        real time from its first sample. A report on an earlier reply of this session is counted and changes
+        nothing. Raises ValueError, nothing changed, for a negative time, for more than was sent, and for a
+        reply that this session did not make.
         """
-        now, played_s = self._worker.clock(), played_ms / 1e3
+        now = self._worker.clock()
+        played_s = played_ms / 1e3
         self._worker.call_sessions(
             lambda sessions: sessions.acknowledge(self.session_id, now, played_s, reply_id)
         )
@@ -165,43 +179,54 @@ class Session:
     def interrupt(
         self, played_ms: float | None = None, *, cut: Cut = "speech", reflection: Behind = "drop"
     ) -> Heard:
-        """The user speaks: stop the reply, free what it holds, cut the history to what was heard of it -> what is kept.
+        """Stop the reply because the user speaks, and cut the history to the part that was heard -> the part
+        that is kept.
 
-        played_ms: how much of it was played, None: as acknowledged or assumed. cut "speech": up to the last speech token that was
-        heard, with the text that had run ahead of it. "transcript": text that was not yet heard is taken back too (estimate
-        `proportional`), and what stands behind it is computed again. reflection "keep": hidden tokens behind the cut stay. A
-        reply that is over can be interrupted while it plays. Its stream ends with Done, "interrupted"; events not yet read are
-        dropped. Raises ValueError, nothing changed, for bad arguments, as `ack_playback`, and in a session that has not replied.
+        played_ms: the part that was played, None: as acknowledged or assumed. cut "speech": keep up to the
+        last speech token that was heard, with the text that had run ahead of it. "transcript": text that was
+        not heard yet is removed too (estimate `proportional`), and the tokens behind it are computed again.
+        reflection "keep": hidden tokens behind the cut stay. A reply that is over can be interrupted while it
+        plays. Its stream ends with Done, "interrupted"; unread events are dropped. Raises ValueError, nothing
+        changed, for bad arguments, as `ack_playback`, and in a session that has not replied.
         """
-        now, played_s = self._worker.clock(), None if played_ms is None else played_ms / 1e3
+        now = self._worker.clock()
+        played_s = None if played_ms is None else played_ms / 1e3
         return self._worker.interrupt(
             lambda sessions: sessions.interrupt(self.session_id, now, played_s, cut, reflection)
         )
 
     def fork(self) -> Session:
-        """A second session with the same history, sharing its pages; a running reply is left unfinished in it.
+        """Open a second session with the same history, sharing its pages; a running reply is left unfinished
+        in it.
 
         Raises OutOfCapacity when all sessions are in use.
         """
         with self._lock:
             twin = Session(
-                self._worker, self._listener, self._intake, self._options, self._model, self._injected
+                self._worker,
+                self._live_encoder,
+                self._requests,
+                self._options,
+                self._model_id,
+                self._injected,
             )
             self._worker.call_sessions(lambda sessions: sessions.fork(self.session_id, twin.session_id))
-            twin._pushed = None if self._pushed is None else self._pushed.copy(twin._read_ahead)
+            twin._pushed = None if self._pushed is None else self._pushed.copy(twin._prefetch)
             twin._committed = self._committed
             return twin
 
     def export(self) -> bytes:
-        """Token ids, kinds, cursor and seed; for `open_session(restore=)`. Audio that was pushed is not in it."""
+        """Return token ids, kinds, cursor and seed for `open_session(restore=)`, without audio that was
+        pushed.
+        """
         with self._lock:
             made: SessionSnapshot = self._worker.call_sessions(
-                lambda sessions: sessions.export(self.session_id, self._model)
+                lambda sessions: sessions.export(self.session_id, self._model_id)
             )
             return replace(made, injected=list(self._injected)).to_bytes()
 
     def close(self) -> None:
-        """End its reply and free its pages; any number of times."""
+        """End the session's reply and free its pages; any number of times."""
         with self._lock:
             self._is_closed = True
             self.clear_audio()
@@ -219,15 +244,14 @@ class Session:
         if self._is_closed:
             raise ValueError("the session is closed: open a new one, or restore it from an export")
 
-    def _read_ahead(self, sessions: ReadsAhead, codes: Sequence[int] | None) -> None:
-        """Tell the core how the prompt begins whose recording is being pushed; on the core's thread."""
+    def _prefetch(self, sessions: Prefetcher, codes: Sequence[int] | None) -> None:
+        """Pass on the beginning of the prompt whose recording is being pushed; on the core's thread."""
         if codes is None:
             sessions.prefetch(self.session_id, ())
             return
         length, _ = sessions.session_state(self.session_id)
-        sessions.prefetch(
-            self.session_id, self._intake.heard_ids(codes, self._options.system, first=length == 0)
-        )
+        head = self._requests.spoken_head(codes, self._options.system, first=length == 0)
+        sessions.prefetch(self.session_id, head)
 
     def _resume(self, paused: PausedReply | None, options: RequestOptions, submitted_s: float) -> Stream:
         if paused is None:
@@ -235,19 +259,21 @@ class Session:
                 "there is nothing to reply to: give a prompt, or push_audio and commit_audio first"
             )
         options = options.changed(schedule=Schedule.from_dict(paused.schedule), sampling=paused.sampling)
-        made = self._intake.request(None, options, submitted_s, session_id=self.session_id)
+        made = self._requests.request(None, options, submitted_s, session_id=self.session_id)
         return self._submit(made)
 
     def _submit(self, request: Request) -> Stream:
-        stream = self._worker.submit(request, request.output_rate or self._intake.sample_rate)
-        stream.make_record = partial(request_line, request, self._model, stream.history)
+        stream = self._worker.submit(request, request.output_rate or self._requests.sample_rate)
+        stream.make_record = partial(request_line, request, self._model_id, stream.history)
         return stream
 
     def _with_injected(self, options: RequestOptions) -> RequestOptions:
-        """The schedule with what was injected as its first segment, wrapped in open and close where the model has them."""
+        """Put injected text into the schedule as its first segment, in open and close where the model has
+        them.
+        """
         if not self._injected:
             return options
-        program = self._intake.compile(options.schedule)
+        program = self._requests.compile(options.schedule)
         around = program.vocabulary
         ids = [i for i in (around.open, *self._injected, around.close) if i is not None]
         schedule = program.schedule
