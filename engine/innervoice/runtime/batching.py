@@ -39,8 +39,7 @@ class BatchBuilder:
         """The rows that the plan names and that have pages. now: served from now on."""
         batch = StepBatch([], [], [], 0, self._decoder.mark())
         prompt_tokens = sum(self._feed(index, num, batch, now) for index, num in plan.prefill)
-        for index in plan.decode.tolist():
-            self._decode(index, batch, now)
+        self._decode(plan.decode.tolist(), batch, now)
         if batch.is_empty and (plan.prefill or len(plan.decode)) and self._decoder.num_queued == 0:
             self._give_up(plan)
         return StepBatch(batch.by_host, batch.by_device, batch.feeding, prompt_tokens, batch.begun)
@@ -79,21 +78,24 @@ class BatchBuilder:
             batch.feeding.append(sequence)
         return num_fed
 
-    def _decode(self, index: int, batch: StepBatch, now: float) -> None:
-        """Let a reply draw a token."""
-        reply = self._table.at(index)
-        assert isinstance(reply, ActiveReply), "only a reply in progress draws"
-        if reply.finish is not None or self._decoder.is_spent(reply):
-            return
-        if not self._pages.make_writable(reply.sequence, reply.in_flight):
-            return
-        columns = self._table.columns
-        columns.served_s[index] = now
-        if reply.device_row is None:
-            batch.by_host.append(reply)
-        else:
-            columns.pages[index] = len(reply.sequence.table.pages)
-            batch.by_device.append(reply)
+    def _decode(self, indices: list[int], batch: StepBatch, now: float) -> None:
+        """Let replies draw a token each, where they have pages for it."""
+        table, pages, is_spent = self._table, self._pages, self._decoder.is_spent
+        served = []
+        for index in indices:
+            reply = table.at(index)
+            assert isinstance(reply, ActiveReply), "only a reply in progress draws"
+            if reply.finish is not None or is_spent(reply):
+                continue
+            if not pages.make_writable(reply.sequence, reply.in_flight):
+                continue
+            served.append(index)
+            if reply.device_row is None:
+                batch.by_host.append(reply)
+            else:
+                table.columns.pages[index] = len(reply.sequence.table.pages)
+                batch.by_device.append(reply)
+        table.columns.served_s[served] = now
 
     def _give_up(self, plan: StepPlan) -> None:
         """No row got its pages although none are left to take back: end the reply that came last."""

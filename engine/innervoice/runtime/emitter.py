@@ -30,7 +30,9 @@ class Emitter:
         if not reply.request.sampling.logprobs:
             logprob = None
         self._outbox.put(PendingToken(reply, emission, logprob))
-        self._finish_if_over(reply)
+        reply.finish_if_over(self._max_model_len, self._codes_per_s)
+        if reply.finish is not None:
+            self.stop(reply, reply.finish)
 
     def emit_forced(self, reply: ActiveReply) -> None:
         """Emit every token that the schedule forces now."""
@@ -42,8 +44,8 @@ class Emitter:
         for kind, token in reply.resume(paused):
             self._speak(reply, kind, token)
         if reply.finish is None:
-            self._finish_if_over(reply)
-        else:
+            reply.finish_if_over(self._max_model_len, self._codes_per_s)
+        if reply.finish is not None:
             self.stop(reply, reply.finish)
 
     def stop(self, reply: ActiveReply, reason: FinishReason) -> None:
@@ -52,11 +54,6 @@ class Emitter:
         self._speech.finish(reply.reply_id)
         if reply.request.session_id is None:
             reply.sequence.release()
-
-    def _finish_if_over(self, reply: ActiveReply) -> None:
-        reply.finish_if_over(self._max_model_len, self._codes_per_s)
-        if reply.finish is not None:
-            self.stop(reply, reply.finish)
 
     def _speak(self, reply: ActiveReply, kind: TokenKind, token: int) -> None:
         if kind is _SPEECH:

@@ -59,7 +59,7 @@ class HostDecode:
     def grant(self, reply: ActiveReply, cap: int) -> None:
         """Cap a reply's open reflection, or its next; a cap that is reached closes it."""
         reply.grant(cap)
-        if self._trace.enabled:
+        if self._tracer.enabled:
             self._trace.granted(reply, cap)
         if reply.cursor.forced is not None:
             self._emitter.emit_forced(reply)
@@ -80,8 +80,7 @@ class HostDecode:
         if failed:
             self._fail(batch, failed)
             sequences = [sequence for sequence in sequences if id(sequence) not in failed]
-        for sequence in sequences:
-            self._pages.publish(sequence)
+        self._pages.publish(sequences)
 
         # Logits of the rows that draw, which come first.
         if not failed:
@@ -122,7 +121,8 @@ class HostDecode:
             emission = reply.cursor.draw(token)
             if emission is not None:
                 self._emitter.emit(reply, emission, logprob)
-            self._emitter.emit_forced(reply)
+            if reply.cursor.forced is not None:
+                self._emitter.emit_forced(reply)
             # A discarded draw is drawn again, unless a forced id has taken the place of this token.
             if emission is None and reply.finish is None and reply.sequence.num_new == 0:
                 again.append(index)

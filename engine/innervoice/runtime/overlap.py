@@ -295,7 +295,7 @@ class Overlap:
             self._fail(reply, str(error))
             return
         sequence.num_cached = len(sequence.ids)
-        self._pages.publish(sequence)
+        self._pages.publish([sequence])
         self._emitter.emit(reply, emission, emitted.logprob)
         if reply.finish is not None:
             self.leave(reply)

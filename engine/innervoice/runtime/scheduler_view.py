@@ -89,7 +89,7 @@ class SchedulerView:
         columns.prompt_left[index] = sequence.num_new
 
     def update(self, reply: ActiveReply) -> None:
-        """Write everything about a reply."""
+        """Write everything about a reply but its sound."""
         index, columns, sequence = reply.table_index, self.columns, reply.sequence
         columns.context[index] = len(sequence.ids)
         columns.pages[index] = len(sequence.table.pages)
@@ -103,10 +103,11 @@ class SchedulerView:
             columns.phase[index] = _VOICING
             columns.prompt_left[index] = 0
             columns.is_reflecting[index] = False
-        self.update_sound(reply)
+        made_s = reply.num_samples / self._sample_rate
+        columns.unvoiced_s[index] = max(0.0, reply.num_speech / self._codes_per_s - made_s)
 
     def update_sound(self, reply: ActiveReply) -> None:
-        """Write how much sound of a reply was sent, and how much is still to be made."""
+        """Write how much sound of a reply was made, sent and played, after any of that has changed."""
         index, columns, playback = reply.table_index, self.columns, reply.playback
         made_s = reply.num_samples / self._sample_rate
         columns.unvoiced_s[index] = max(0.0, reply.num_speech / self._codes_per_s - made_s)
@@ -145,22 +146,31 @@ class SchedulerView:
             spoken_left = spoken_until(cursor, border - num_speech)
             ahead = _Ahead(row, last, border, count, spoken_left, reflection_ahead(cursor))
             self._ahead[index] = ahead
+            self._write_reflection(index, cursor, ahead.reflection)
 
         # Tokens emitted since then are off the count.
         is_spoken = cursor.kind is _SPEECH or cursor.kind is _TRANSCRIPT
         num_since = count - ahead.count if is_spoken else 0
         columns.spoken_left[index] = max(ahead.spoken_left - num_since, 0)
-        reflection = ahead.reflection
+        if ahead.reflection is not None and ahead.reflection.is_open:
+            columns.hidden_count[index] = count
+            columns.hidden_cap[index] = cursor.limit
+
+    def _write_reflection(
+        self, index: int, cursor: Cursor | FreeCursor, reflection: OpenReflection | None
+    ) -> None:
+        """Write the open or next reflection, as far as it stays the same within a state."""
+        columns = self.columns
         if reflection is None:
             columns.is_reflecting[index] = False
             columns.hidden_most[index] = 0
             return
-        is_open = reflection.is_open
-        columns.is_reflecting[index] = is_open
+        columns.is_reflecting[index] = reflection.is_open
         columns.hidden_most[index] = reflection.most
-        columns.hidden_count[index] = count if is_open else 0
         columns.hidden_floor[index] = cursor.program.schedule.floor
-        columns.hidden_cap[index] = cursor.limit if is_open else reflection.most
+        if not reflection.is_open:
+            columns.hidden_count[index] = 0
+            columns.hidden_cap[index] = reflection.most
 
     def _spoken_rate(self, program: Program) -> float:
         """Transcript and speech tokens a second of sound, by the schedule's cycle."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import abc
+
 from innervoice.model.pages import OutOfPages, PagePool, PageTable
 from innervoice.model.runner import HostPages, ModelRunner
 from innervoice.model.sequence import Sequence
@@ -24,10 +26,11 @@ class SequencePages:
         if self._share and not sequence.table.pages:
             sequence.num_cached = sequence.table.adopt(sequence.ids, sequence.page_keys)
 
-    def publish(self, sequence: Sequence) -> None:
+    def publish(self, sequences: abc.Sequence[Sequence]) -> None:
         """Let other sequences find the pages that are full now."""
         if self._share:
-            sequence.table.publish(sequence.ids, sequence.page_keys, sequence.num_cached)
+            for sequence in sequences:
+                sequence.table.publish(sequence.ids, sequence.page_keys, sequence.num_cached)
 
     def make_writable(self, sequence: Sequence, ahead: int = 0) -> bool:
         """Add pages for all tokens that a step feeds, and copy the first page written if it is shared; False: none are free.
