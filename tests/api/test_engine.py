@@ -270,7 +270,7 @@ def test_steady_streaming_is_exact_in_length_and_independent_of_neighbours(
 def test_steady_streaming_takes_settings(tiny_dir: Path, prompts: dict[str, Any]) -> None:
     settings = SteadySettings(first=5, chunk=20, look_back=40, steps=2)
     with Engine.from_pretrained(tiny_dir, device="cpu", streaming=settings) as engine:
-        assert engine.plan().voice_bytes_per_session == engine.parts.core._voice.slot_bytes  # type: ignore[union-attr]
+        assert engine.plan().voice_bytes_per_session == engine.parts.core.speech.slot_bytes  # type: ignore[union-attr]
         made = engine.generate(
             prompts["text"], schedule=SHORT_REFLECTION, sampling=greedy(130), realtime=False
         )

@@ -56,7 +56,7 @@ def test_a_broken_voice_ends_its_reply_alone(tiny_dir: Path, prompts: dict[str, 
     with Engine.from_pretrained(tiny_dir, device="cpu", streaming="steady") as steady:
         request = {"schedule": SHORT_REFLECTION, "sampling": greedy(60), "realtime": False}
         expected = steady.generate(prompts["text"], **request)
-        voice = steady.parts.core._voice
+        voice = steady.parts.core.speech
         assert voice is not None
         step, broken = voice.step, {"key": ""}
 
