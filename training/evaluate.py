@@ -15,6 +15,11 @@ from training.flow.train import load as load_flow
 from training.hift.train import STAGE as HIFT_STAGE
 from training.hift.train import load as load_vocoder
 from training.judge import word_error_rate
+from training.lm.examples import read_speech
+from training.lm.score import Share, is_not_understood, names_feeling, names_situation, outside, situation_of
+from training.lm.speak import answer
+from training.lm.train import STAGE as LM_STAGE
+from training.lm.train import load as load_language_model
 from training.workdir import Log
 
 KINDS = ("reply-test", "general-test")
@@ -74,3 +79,35 @@ def flow_mel(model: Flow, stage: str, codes: torch.Tensor) -> torch.Tensor:
     after the second.
     """
     return model.mu(codes[None])[0] if stage == ENCODER_STAGE else model.mel(codes)
+
+
+def evaluate_language_model(num_judged: int = 64) -> None:
+    """Log, for the held-out questions with and without reflection, feelings, situations, what is not
+    understood, and
+    the word error of the replies' speech against their own text.
+    """
+    log = Log(LM_STAGE)
+    model, flow, vocoder = load_language_model(), load_flow(), load_vocoder()
+    questions = read_speech(held_out=True).users
+    for reflect in (True, False):
+        shares = {name: Share() for name in ("feeling", "situation", "not_understood")}
+        audio: list[np.ndarray] = []
+        texts: list[str] = []
+        for (question, _), recordings in questions.items():
+            said = answer(model, recordings[0], reflect)
+            situation = situation_of().get(question)
+            if situation is not None:
+                shares["feeling"].add(names_feeling(said, situation))
+                shares["situation"].add(names_situation(said, situation))
+            elif question in outside():
+                shares["not_understood"].add(is_not_understood(said))
+            if len(audio) < num_judged and said.codes:
+                audio.append(vocoder.speak(flow.mel(torch.tensor(said.codes))).numpy())
+                texts.append(said.text)
+        log.write(
+            event="evaluation",
+            reflect=reflect,
+            questions=len(questions),
+            wer=round(word_error_rate(audio, texts, SAMPLE_RATE), 4),
+            **{name: share.value for name, share in shares.items()},
+        )

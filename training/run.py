@@ -79,9 +79,11 @@ def _flow() -> None:
 
 
 def _lm() -> None:
+    from training.evaluate import evaluate_language_model
     from training.lm.train import train
 
     train()
+    evaluate_language_model()
 
 
 def _export() -> None:
@@ -102,7 +104,7 @@ STAGES: dict[str, tuple[str, Callable[[], None]]] = {
     "hift": ("train the vocoder, and judge it", _hift),
     "flow-encoder": ("train the flow's token-rate half, and judge it", _flow_encoder),
     "flow": ("train the whole flow as a regression, and judge it", _flow),
-    "lm": ("train the language model", _lm),
+    "lm": ("train the language model, and judge it", _lm),
     "export": ("write the model in the shipped formats", _export),
 }
 

@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 import torch
 from training.lm.examples import Dialogues, Speech, corrupted, joined, read_speech
+from training.lm.model import NUM_LAYERS, LanguageModel
+from training.lm.score import is_not_understood, names_feeling, names_situation, situation_of
+from training.lm.speak import Said, answer
 from training.lm.train import TEXT_WEIGHT, losses, weight_of
 from training.lm.vocabulary import END, FIRST_CODE, ID_OF, NUM_TEXT, OPEN, SIZE
 from training.speech.plan import FIRST_HOUR, KOKORO_HELD_OUT, KOKORO_USERS, evenly, in_shards, target
@@ -102,3 +105,30 @@ def test_plan_of_what_is_said() -> None:
     assert not set(KOKORO_USERS) & set(KOKORO_HELD_OUT) and len(KOKORO_USERS) >= 20 and FIRST_HOUR % 2 == 0
     low, high = (said_by_user("Tomorrow is my birthday.", tone) for tone in ("low", "high"))
     assert low.speed < 0.95 < 1.05 < high.speed and low.pitch < high.pitch
+
+
+def test_scores_of_replies() -> None:
+    exam = next(situation for situation in SITUATIONS if situation.topic == "the exam")
+    right = Said(
+        "The user feels sad because they failed their exam.", "One exam does not say who you are.", ()
+    )
+    other = Said("The user feels happy because they got a new job.", "I am glad that you got a new job.", ())
+    lost = Said(smalltalk.OUTSIDE_REFLECTION[0], smalltalk.OUTSIDE_REPLIES[0], ())
+    assert names_feeling(right, exam) and names_situation(right, exam) and not is_not_understood(right)
+    assert not names_feeling(other, exam) and not names_situation(other, exam)
+    assert is_not_understood(lost)
+    assert all(situation_of()[text] is exam for text in grammar.user_sentences(exam))
+
+
+def test_answers_are_whole_with_and_without_a_cache() -> None:
+    torch.manual_seed(0)
+    model = LanguageModel().eval()
+    said = answer(model, range(20))
+    assert said.reflection and len(said.codes) <= 326
+    assert answer(model, range(20), reflect=False).reflection == ""
+    ids = torch.randint(SIZE, (1, 40))
+    caches: list[list[torch.Tensor]] = [[] for _ in range(NUM_LAYERS)]
+    with torch.inference_mode():
+        whole = model(ids)
+        model(ids[:, :39], 0, caches)
+        assert torch.allclose(model(ids[:, 39:], 39, caches)[0, 0], whole[0, -1], atol=1e-5)
