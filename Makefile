@@ -26,11 +26,16 @@ GPU_MORE := gpu-formats gpu-codecs gpu-stream gpu-sanitizer gpu-report
 # pytest's answer when it finds nothing to run; true of the kind that is asked for, not a failure.
 NO_TESTS := 5
 
-.PHONY: demo test slow long kernels lint format bench gpu gpu-more gpu-install $(GPU_PARTS) $(GPU_MORE) clean
+.PHONY: demo mini test slow long kernels lint format bench gpu gpu-more gpu-install $(GPU_PARTS) $(GPU_MORE) clean
 
 demo: $(INSTALLED)
 	@mkdir -p $(OUT)
 	$(BIN)/innervoice demo --out-dir $(OUT)
+
+# Trains the packaged model from nothing, about half a day of one thread; every stage goes on where it stopped.
+mini: $(INSTALLED)
+	$(BIN)/python -m pip install -q -r training/requirements.txt
+	$(BIN)/python -m training.run mini
 
 test: $(DEVELOPED)
 	$(BIN)/python -m pytest -n auto
