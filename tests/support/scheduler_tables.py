@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from innervoice.runtime import scheduler
 from innervoice.runtime.scheduler import (
     LearnedCosts,
     Phase,
@@ -16,7 +17,7 @@ from innervoice.runtime.scheduler import (
 )
 
 PAGE = 16
-POLICIES: tuple[str, ...] = ("slack", "fixed", "fcfs")
+POLICIES = tuple(scheduler.POLICIES)
 
 
 def costs(step_s: float = 0.004, row_s: float = 30e-6) -> LearnedCosts:
