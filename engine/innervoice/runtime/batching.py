@@ -1,4 +1,4 @@
-"""From a plan to a batch: which rows take part in a step, each with pages for what it feeds."""
+"""The batch of a plan: the rows that take part in a step, each with pages for its input."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ _FORCED_MARGIN = 16  # forced tokens behind a prompt do not cost a step of their
 
 
 class BatchBuilder:
-    """Makes the batch of each step. When no row gets its pages, and none can be taken back, the last reply ends."""
+    """Makes the batch of each step.
+
+    When no row gets its pages, and none can be taken back, the last reply ends.
+    """
 
     def __init__(
         self,
@@ -45,7 +48,9 @@ class BatchBuilder:
         return StepBatch(batch.by_host, batch.by_device, batch.feeding, prompt_tokens, batch.begun)
 
     def _feed(self, index: int, num: int, batch: StepBatch, now: float) -> int:
-        """Let a prompt be fed up to `num` tokens; a reply whose prompt is through draws as well -> tokens fed."""
+        """Let a prompt be fed up to `num` tokens; a reply whose prompt is through
+        draws as well -> tokens fed.
+        """
         entry = self._table.at(index)
         assert not isinstance(entry, Request), "a reply without a row is not fed"
         reply = entry if isinstance(entry, ActiveReply) else None

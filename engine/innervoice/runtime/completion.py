@@ -1,4 +1,4 @@
-"""How replies end: cancelled, refused, timed out, failed, or complete with their sound."""
+"""The ends of replies: cancelled, refused, timed out, failed, or complete with their audio."""
 
 from __future__ import annotations
 
@@ -46,7 +46,10 @@ class Completion:
         self._outbox.put(PendingDone(self._factory.make_unstarted(request), "error", error))
 
     def cancel(self, reply_id: str, reason: FinishReason = "cancelled", error: str | None = None) -> None:
-        """End a reply now; its pages are free and its Done is next. Unknown and ended replies are left alone."""
+        """End a reply now; its pages are free and its Done is next.
+
+        Unknown and ended replies are left alone.
+        """
         waiting = self._table.take_waiting(reply_id)
         if waiting is not None:
             self._table.remove(reply_id, waiting.table_index)

@@ -14,10 +14,11 @@ from innervoice.runtime.active_reply import ActiveReply
 
 @dataclass(frozen=True)
 class StepResult:
-    """The work of a call: rows that drew a token, prompt tokens fed, chunks of sound made; all 0: nothing could be done.
+    """The work of a call: rows that drew a token, prompt tokens fed, chunks of sound made;
+    all 0: nothing could be done.
 
-    queued: rows of a device step that a later call reads. step_s: seconds on the device that rows and prompt_tokens took, None:
-    as long as the call.
+    queued: rows of a device step that a later call reads. step_s: seconds on the device that rows and
+    prompt_tokens took, None: as long as the call.
     """
 
     rows: int = 0
@@ -39,8 +40,8 @@ NOTHING = StepResult()
 class StepBatch:
     """The rows of a step, with pages for all that they feed.
 
-    by_host, by_device: replies whose next token the host, or the device, draws. feeding: sequences that are fed a part of their
-    prompt. prompt_tokens: fed in all. begun: the decoder's mark of the step's begin.
+    by_host, by_device: replies whose next token the host, or the device, draws. feeding: sequences that are
+    fed a part of their prompt. prompt_tokens: fed in all. begun: the decoder's mark of the step's begin.
     """
 
     by_host: list[ActiveReply]
@@ -56,7 +57,10 @@ class StepBatch:
 
 
 class Decoder(Protocol):
-    """Draws tokens. The host knows them when `step` returns, or, where steps overlap, one step later."""
+    """Draws the tokens of a step.
+
+    The host knows them when `step` returns, or, where steps overlap, one step later.
+    """
 
     captures_graphs: bool
     """Whether CUDA graphs are captured: a codec's second call of a size captures one."""
@@ -99,7 +103,10 @@ class Decoder(Protocol):
         ...
 
     def trial(self, sequences: abc.Sequence[Sequence]) -> AbstractContextManager[Callable[[], None]]:
-        """A function that takes a step of sequences that mean nothing, and waits for it. Only while no reply is in progress."""
+        """A function that takes a step of sequences that mean nothing, and waits for it.
+
+        Only while no reply is in progress.
+        """
         ...
 
     def check_integrity(self) -> None:

@@ -1,4 +1,6 @@
-"""What an emitted token does: it joins its sequence, becomes codes of the speech output and an event, and may end its reply."""
+"""The effects of an emitted token: it joins its sequence, becomes codes of the speech output and an
+event, and may end its reply.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes the events of one reply, numbered and timed, and its usage, from what it has emitted so far."""
+"""Makes the events of one reply, numbered and timed, and its usage, from its tokens and samples so far."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class EventBuilder:
         return self._extended(Reflection(**common, text=text))
 
     def catch_up(self, is_hidden: bool, token: int) -> None:
-        """A token that an earlier log has told: only its bytes count, which may begin a character."""
+        """Take in a token whose event exists already: only its bytes count, which may begin a character."""
         (self._hidden_text if is_hidden else self._spoken_text).feed([token])
 
     def audio(self, pcm: Samples | Pcm16, *, t: float) -> AudioChunk:

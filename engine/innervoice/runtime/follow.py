@@ -1,4 +1,4 @@
-"""How the host's cursor takes a token that the device's cursor has emitted."""
+"""Let the host's cursor take a token that the device's cursor has emitted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ class CursorMismatch(RuntimeError):
 
 
 def follow(reply: ActiveReply, emitted: Emitted) -> Emission:
-    """Advance the host's cursor by the device's token. Raises CursorMismatch where the host would have emitted another."""
+    """Advance the host's cursor by the device's token.
+
+    Raises CursorMismatch where the host would have emitted another.
+    """
     cursor = reply.cursor
     if emitted.discarded:
         if cursor.forced is not None or not cursor.discards:

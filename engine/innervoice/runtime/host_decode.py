@@ -66,7 +66,9 @@ class HostDecode:
             self._table.update(reply)
 
     def forward(self, batch: StepBatch) -> tuple[list[ActiveReply], Tensor]:
-        """Feed what the host feeds -> the replies that it draws for, without those that failed, and their logits [B, V]."""
+        """Feed what the host feeds -> the replies that it draws for, without those that
+        failed, and their logits [B, V].
+        """
         drawing = batch.by_host
         sequences = [reply.sequence for reply in drawing] + batch.feeding
         if not sequences:
@@ -95,7 +97,7 @@ class HostDecode:
                 self._draw(drawing, logits, d=0)
 
     def update_table(self, batch: StepBatch) -> None:
-        """Bring the table up to date with what was drawn and fed."""
+        """Write the drawn and fed tokens into the table."""
         for reply in batch.by_host:
             self._table.update(reply)
         fed = {id(sequence) for sequence in batch.feeding}
@@ -131,7 +133,10 @@ class HostDecode:
             self._draw([drawing[i] for i in again], logits[again], d=1)
 
     def _fail(self, batch: StepBatch, failed: dict[int, Exception]) -> None:
-        """End the replies whose sequences failed, and the prefetching of sessions. failed: errors by the id of the sequence."""
+        """End the replies whose sequences failed, and the prefetching of sessions.
+
+        failed: errors by the id of the sequence.
+        """
         for reply in batch.by_host:
             if id(reply.sequence) in failed:
                 reply.error = f"a step of this reply failed: {failed[id(reply.sequence)]}"

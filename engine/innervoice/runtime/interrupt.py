@@ -1,4 +1,7 @@
-"""A session's history, cut to the part of its last reply that was heard. Pure but for the sequence that it cuts."""
+"""A session's history, cut to the part of its last reply that was heard.
+
+Pure but for the sequence that it cuts.
+"""
 
 from __future__ import annotations
 
@@ -23,23 +26,29 @@ def check_choices(cut: str, reflection: str) -> None:
 def count_heard(played_s: float, codes_per_s: float, lag_s: float) -> int:
     """The number of speech tokens that were heard in played_s seconds.
 
-    A token counts once all of its sound but lag_s is played: a codec rounds its number of samples down to whole frames.
+    A token counts once all of its sound but lag_s is played: a codec rounds its number of
+    samples down to whole frames.
     """
     return math.floor((played_s + lag_s) * codes_per_s) if played_s > 0 else 0
 
 
 def estimate_heard_text(num_text: int, num_speech: int, num_heard: int) -> int:
-    """The number of transcript tokens that were heard, by the `proportional` estimate: as large a share as of the speech.
+    """The number of transcript tokens that were heard, by the `proportional` estimate: as
+    large a share as of the speech.
 
-    num_text, num_speech: tokens emitted so far; num_heard: speech tokens heard. Text runs ahead of sound, so the estimate for a
-    reply that was cut while it was made is a little too high, by a segment of text at most.
+    num_text, num_speech: tokens emitted so far; num_heard: speech tokens heard. Text runs ahead
+    of sound, so the estimate for a reply that was cut while it was made is a little too high,
+    by a segment of text at most.
     """
     return round(num_text * num_heard / num_speech) if num_speech else 0
 
 
 @dataclass(frozen=True)
 class CutReply:
-    """The rest of a reply in the history. text_ids: its transcript; unheard: the number of those estimated to be unheard."""
+    """The rest of a reply in the history.
+
+    text_ids: its transcript; unheard: the number of those estimated to be unheard.
+    """
 
     num_speech: int
     text_ids: list[int]
@@ -58,10 +67,10 @@ def cut_sequence(
 ) -> CutReply:
     """Cut reply `number` of a sequence, its last, behind the speech token that was heard last.
 
-    speech: range of speech ids [first, end). `cut="speech"` keeps all tokens before the cut, text that ran ahead of its sound
-    included, and with them every key and value. `cut="transcript"` also removes unheard text; tokens behind the first such
-    token are to be fed again. `reflection="keep"` leaves hidden tokens behind the cut in the history, "drop" does not. A reply
-    that is over and was heard to its end stays whole.
+    speech: range of speech ids [first, end). `cut="speech"` keeps all tokens before the cut, text that ran
+    ahead of its sound included, and with them every key and value. `cut="transcript"` also removes unheard
+    text; tokens behind the first such token are to be fed again. `reflection="keep"` leaves hidden tokens
+    behind the cut in the history, "drop" does not. A reply that is over and was heard to its end stays whole.
     """
     # The reply's own tokens, by what they are.
     own = [i for i, reply in enumerate(sequence.replies) if reply == number]

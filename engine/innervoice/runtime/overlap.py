@@ -1,4 +1,6 @@
-"""Steps on the device while the host works on the step before: rows of the device's batch, queued steps, and their tokens."""
+"""Steps on the device while the host works on the step before: rows of the device's batch,
+queued steps, and their tokens.
+"""
 
 from __future__ import annotations
 
@@ -58,9 +60,10 @@ class _DevicePages:
 class Overlap:
     """Draws on the device where that can hold a reply, and on the host where not. See Decoder.
 
-    `begin` puts a reply into a row of the device's batch. `step` queues a step of some rows behind the prompts that it feeds, and
-    reads the step before: the host's cursor then follows the device's token by token. Work that needs a reply's present state
-    calls `settle` first. trial_program: the schedule of rows that mean nothing, by which steps are timed.
+    `begin` puts a reply into a row of the device's batch. `step` queues a step of some rows behind the
+    prompts that it feeds, and reads the step before: the host's cursor then follows the device's token by
+    token. Work that needs a reply's present state calls `settle` first. trial_program: the schedule of rows
+    that mean nothing, by which steps are timed.
     """
 
     captures_graphs = True
@@ -97,7 +100,10 @@ class Overlap:
         return self.device_step.mark()
 
     def begin(self, reply: ActiveReply) -> bool:
-        """Put a reply with its pages into a row; its last token is fed by its first step. False: the device cannot hold it."""
+        """Put a reply with its pages into a row; its last token is fed by its first step.
+
+        False: the device cannot hold it.
+        """
         if reply.by_host:
             return False
         sequence, number, sampling = reply.sequence, len(self._rows), reply.request.sampling
@@ -161,7 +167,8 @@ class Overlap:
         self._host.update_table(batch)
         read = self._read(keep=1 if num_queued else 0) or NOTHING
 
-        # Prompts before a step that only the device draws are a part of that step, and counted when it is read.
+        # Prompts before a step that only the device draws are a part of that step,
+        # and counted when it is read.
         if num_queued and not batch.by_host:
             return replace(read, queued=num_queued)
         return StepResult(
@@ -243,7 +250,10 @@ class Overlap:
         return len(drawing) + len(batch.feeding)
 
     def _send_pages(self, drawing: abc.Sequence[ActiveReply]) -> None:
-        """Send the page tables that changed. Published pages stay, but for the last, which may have been shared and copied."""
+        """Send the page tables that changed.
+
+        Published pages stay, but for the last, which may have been shared and copied.
+        """
         changed = {}
         for reply in drawing:
             number, table = _row_of(reply), reply.sequence.table

@@ -1,4 +1,4 @@
-"""The listener's clock: how much of what was sent has been heard, and when the player runs dry.
+"""The playback of a reply: seconds of audio sent and heard, and the time at which the player runs dry.
 
 Reads no clock.
 """
@@ -30,11 +30,11 @@ class Playback:
 
     @property
     def dry_s(self) -> float:
-        """When the player has played everything that was sent; -inf before the first sound."""
+        """The time at which the player has played all audio sent; -inf before the first."""
         return self._dry_s
 
     def send(self, now: float, sound_s: float) -> float:
-        """So many seconds of sound leave now -> how long the player has been silent
+        """Note that seconds of audio are sent now -> seconds that the player was silent
         before them, 0 for the first.
         """
         silence_s = max(0.0, now - self._dry_s) if self.has_begun else 0.0

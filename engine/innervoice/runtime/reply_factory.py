@@ -1,4 +1,4 @@
-"""How an ActiveReply is made from its request."""
+"""Make an ActiveReply from its request."""
 
 from __future__ import annotations
 

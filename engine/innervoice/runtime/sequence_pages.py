@@ -33,7 +33,8 @@ class SequencePages:
                 sequence.table.publish(sequence.ids, sequence.page_keys, sequence.num_cached)
 
     def make_writable(self, sequence: Sequence, ahead: int = 0) -> bool:
-        """Add pages for all tokens that a step feeds, and copy the first page written if it is shared; False: none are free.
+        """Add pages for all tokens that a step feeds, and copy the first page written if it is
+        shared; False: none are free.
 
         ahead: number of tokens, queued on the device, that the sequence does not know yet.
         """
@@ -52,7 +53,10 @@ class SequencePages:
         return self._runner.save_pages(sequence)
 
     def load(self, sequence: Sequence, saved: HostPages) -> None:
-        """Put saved keys and values back. Without free pages the sequence gives up its own, and is computed again."""
+        """Put saved keys and values back.
+
+        Without free pages the sequence gives up its own, and is computed again.
+        """
         if saved.num_tokens <= sequence.num_cached:
             return
         try:

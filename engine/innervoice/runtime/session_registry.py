@@ -12,7 +12,10 @@ from innervoice.runtime.session_state import LastReply, SessionState
 
 
 class SessionRegistry:
-    """Keeps the sessions of a core. num_prefetch_kept: prefetched tokens that a turn's prompt did begin with."""
+    """Keeps the sessions of a core.
+
+    num_prefetch_kept: prefetched tokens that a turn's prompt did begin with.
+    """
 
     def __init__(self, table: ReplyTable) -> None:
         self._table = table
@@ -74,7 +77,10 @@ class SessionRegistry:
             self._use(session)
 
     def release_oldest(self) -> bool:
-        """Take back the pages of the idle session that was used least recently; its tokens stay. False: no session holds any."""
+        """Take back the pages of the idle session that was used least recently; its tokens stay.
+
+        False: no session holds any.
+        """
         idle = [session for session in self if session.busy is None and session.sequence.table.pages]
         if not idle:
             return False
@@ -84,7 +90,9 @@ class SessionRegistry:
         return True
 
     def prefetch(self, session: SessionState, ids: abc.Sequence[int]) -> None:
-        """Make `ids` the prefetched beginning of a session's next prompt, and keep the tokens that stay the same."""
+        """Make `ids` the prefetched beginning of a session's next prompt, and keep
+        the tokens that stay the same.
+        """
         sequence = session.sequence
         same = _num_common(sequence.ids[session.num_tokens :], ids)
         session.drop_prefetched(keep=same)

@@ -13,7 +13,8 @@ from innervoice.runtime.snapshot import PausedReply
 class LastReply:
     """The session's last reply that began, in progress or over, as an interruption needs it.
 
-    number: of the reply within the sequence. speech: range of speech ids [first, end). codes_per_s, lag_s: of its speech output.
+    number: of the reply within the sequence. speech: range of speech ids [first, end). codes_per_s,
+    lag_s: of its speech output.
     """
 
     reply_id: str
@@ -28,10 +29,10 @@ class LastReply:
 class SessionState:
     """A session as the core keeps it.
 
-    paused: an unfinished reply that the next request may go on with. busy: id of the reply that waits or is in progress.
-    reply_ids: all that were ever submitted. used: a counter's value when the session was last needed. num_prefetched: tokens at
-    the sequence's end that the user has said so far and may still change. table_index: its row of the scheduler's table while it
-    prefetches.
+    paused: an unfinished reply that the next request may go on with. busy: id of the reply that waits or is
+    in progress. reply_ids: all that were ever submitted. used: a counter's value when the session was last
+    needed. num_prefetched: tokens at the sequence's end that the user has said so far and may still change.
+    table_index: its row of the scheduler's table while it prefetches.
     """
 
     sequence: Sequence
@@ -45,7 +46,7 @@ class SessionState:
 
     @property
     def num_tokens(self) -> int:
-        """Length of the history, without what is prefetched."""
+        """Length of the history, without prefetched tokens."""
         return len(self.sequence.ids) - self.num_prefetched
 
     def drop_prefetched(self, keep: int = 0) -> None:

@@ -18,7 +18,10 @@ from innervoice.types import Heard, OutOfCapacity
 
 
 class Sessions:
-    """Operations on the sessions of a core, for its thread alone. num_late_acks: reports on replies before the last."""
+    """Operations on the sessions of a core, for its thread alone.
+
+    num_late_acks: reports on replies before the last.
+    """
 
     def __init__(
         self,
@@ -48,7 +51,10 @@ class Sessions:
         return len(self._registry) + self._table.num_single
 
     def open(self, session_id: str, snapshot: SessionSnapshot | None = None) -> None:
-        """Open a session, empty or as exported. Raises OutOfCapacity with the numbers, ValueError when it is too long."""
+        """Open a session, empty or as exported.
+
+        Raises OutOfCapacity with the numbers, ValueError when it is too long.
+        """
         if self.num_rows >= self._max_rows:
             raise OutOfCapacity(
                 f"all {self._max_rows} sessions are in use: close one, or load the model with more max_sessions",
@@ -74,13 +80,19 @@ class Sessions:
         self._registry.add(new_id, SessionState(sequence, self._paused(session)))
 
     def export(self, session_id: str, model: str) -> SessionSnapshot:
-        """The snapshot that restores a session; a reply in progress is paused in it. Raises ValueError for a closed one."""
+        """The snapshot that restores a session; a reply in progress is paused in it.
+
+        Raises ValueError for a closed one.
+        """
         session = self._registry.known(session_id)
         self._decoder.settle()
         return SessionSnapshot.of(session.sequence, self._paused(session), model, session.num_tokens)
 
     def session_state(self, session_id: str) -> tuple[int, PausedReply | None]:
-        """Tokens of the history, and the reply that a fork or a restore left unfinished. Raises ValueError while it replies."""
+        """Tokens of the history, and the reply that a fork or a restore left unfinished.
+
+        Raises ValueError while it replies.
+        """
         session = self._registry.idle(session_id)
         return session.num_tokens, session.paused
 
@@ -92,10 +104,11 @@ class Sessions:
         self._registry.remove(session_id)
 
     def prefetch(self, session_id: str, ids: abc.Sequence[int]) -> None:
-        """Feed ahead, when there is room, the prompt of a user who still speaks: `ids` are its beginning as of now.
+        """Feed ahead, when there is room, the prompt of a user who still speaks: `ids`
+        are its beginning as of now.
 
-        Ids may change from call to call; no ids: forget them. In a session with a paused reply nothing is done. Raises ValueError
-        for a session that replies or is closed, and for a prompt that does not fit.
+        Ids may change from call to call; no ids: forget them. In a session with a paused reply nothing is
+        done. Raises ValueError for a session that replies or is closed, and for a prompt that does not fit.
         """
         session = self._registry.idle(session_id)
         if session.paused is not None:
@@ -107,7 +120,10 @@ class Sessions:
         self._registry.prefetch(session, ids)
 
     def acknowledge(self, session_id: str, now: float, played_s: float, reply_id: str | None = None) -> None:
-        """Take the player's report on the last reply; one on an earlier reply is counted. Raises ValueError, nothing changed."""
+        """Take the player's report on the last reply; one on an earlier reply is counted.
+
+        Raises ValueError, nothing changed.
+        """
         session = self._registry.known(session_id)
         last = session.last
         is_known = reply_id is None or reply_id in session.reply_ids
@@ -127,9 +143,11 @@ class Sessions:
     def interrupt(
         self, session_id: str, now: float, played_s: float | None, cut: Cut, reflection: Behind
     ) -> Heard:
-        """Stop the reply, if it is not over, and cut the history to what was heard of it, by the player's report or by the clock.
+        """Stop the reply, if it is not over, and cut the history to its heard part, by the
+        player's report or by the clock.
 
-        Raises ValueError, nothing changed, for a session that has not replied, and for what `acknowledge` and `cut` refuse.
+        Raises ValueError, nothing changed, for a session that has not replied, and for what
+        `acknowledge` and `cut` refuse.
         """
         check_choices(cut, reflection)
         session = self._registry.known(session_id)

@@ -67,7 +67,7 @@ class PausedReply:
 
 @dataclass(frozen=True)
 class SessionSnapshot:
-    """What a session is made of: everything but the keys and values, which are computed again on restore."""
+    """A session without its keys and values, which are computed again on restore."""
 
     model: str
     ids: list[int]

@@ -29,8 +29,8 @@ _SHORTEST_NAP_S, _LONGEST_NAP_S = 0.001, 0.05  # while replies run and none can 
 class Worker:
     """Steps a core whenever it has work. Every method may be called from any thread.
 
-    A reply whose reader is behind pauses; after reader_timeout_s of that it ends with an error. One whose reader is gone is
-    cancelled. begin: called by the thread before its first step.
+    A reply whose reader is behind pauses; after reader_timeout_s of that it ends with an error. One whose
+    reader is gone is cancelled. begin: called by the thread before its first step.
     """
 
     def __init__(
@@ -58,7 +58,10 @@ class Worker:
         self._thread: threading.Thread | None = None
 
     def call(self, ask: Callable[[Core], T]) -> T:
-        """Run `ask` between two steps -> its result, or its error. Raises EngineDead, or ValueError on a closed engine."""
+        """Run `ask` between two steps -> its result, or its error.
+
+        Raises EngineDead, or ValueError on a closed engine.
+        """
         answer: Future[T] = Future()
 
         def call() -> None:
@@ -78,9 +81,12 @@ class Worker:
         return self.call(lambda core: ask(core.sessions))
 
     def submit(self, request: Request, rate: int) -> Stream:
-        """Start a reply, with audio of `rate` Hz. A session's turn waits for the step in progress, a single reply does not.
+        """Start a reply, with audio of `rate` Hz.
 
-        Raises ValueError for a turn that its session does not take and on a closed engine, OutOfCapacity, EngineDead.
+        A session's turn waits for the step in progress, a single reply does not.
+
+        Raises ValueError for a turn that its session does not take and on a closed
+        engine, OutOfCapacity, EngineDead.
         """
         reply_id = request.reply_id
         stream = Stream(reply_id, rate, lambda: self.cancel(reply_id), self._wake)
@@ -104,7 +110,10 @@ class Worker:
         return stream
 
     def _begin(self, request: Request) -> None:
-        """Submit a single reply, on the core's thread. A refusal that could not be foreseen ends the reply with an error."""
+        """Submit a single reply, on the core's thread.
+
+        A refusal that could not be foreseen ends the reply with an error.
+        """
         with self._changed:
             self._num_coming -= 1
         try:
@@ -113,7 +122,9 @@ class Worker:
             self._core.refuse(request, str(error))
 
     def interrupt(self, ask: Callable[[Sessions], Heard]) -> Heard:
-        """Like `call_sessions`; streams that it ends drop their unread events, and have their last one when it returns."""
+        """Like `call_sessions`; streams that it ends drop their unread events, and have
+        their last one when it returns.
+        """
 
         def interrupt(core: Core) -> Heard:
             self._deliver()
@@ -176,7 +187,10 @@ class Worker:
             self._die(error)
 
     def _step(self) -> None:
-        """A step of tokens and one of sound. The scheduler learns what each took, with the handing over of its events."""
+        """A step of tokens and one of sound.
+
+        The scheduler learns what each took, with the handing over of its events.
+        """
         core, costs = self._core, self._core.costs
 
         # Tokens. A device step took its own time, any other as long as the call.
