@@ -1,9 +1,11 @@
-"""How close `steady` comes to one offline call, on the tiny decoder with its tokens made to matter, noise by place on both sides.
+"""How close `steady` comes to one offline call, on the tiny decoder with its tokens made to matter, noise by
+place on both sides.
 
-The yardstick is what independent chunks give, without look-back. Distances are of log spectra: of the mel frames, and of the
-sound. The vocoder sums its pitch to a phase, in which tiny differences walk at random, and random weights turn a moved phase into
-another spectrum: so the sound is compared over one source on all sides. `ratio` is the distance over the yardstick's: a goal of
-0.6 at most, and more for a reply of wrong codes.
+The yardstick is what independent chunks give, without look-back. Distances are of log spectra: of the mel
+frames, and of the sound. The vocoder sums its pitch to a phase, in which tiny differences walk at random, and
+random weights turn a moved phase into another spectrum: so the sound is compared over one source on all
+sides. `ratio` is the distance over the yardstick's: a goal of 0.6 at most, and more for a reply of wrong
+codes.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ LIMIT = 0.6
 
 
 class Reply(NamedTuple):
-    """One reply: frames [1, 80, T] offline, steady, of wrong codes (steady), of independent chunks; steady's sounds."""
+    """One reply: frames [1, 80, T] offline, steady, of wrong codes (steady), of independent chunks; steady's
+    sounds.
+    """
 
     borders: list[int]
     offline: Tensor
@@ -60,7 +64,7 @@ def load(directory: Path = TINY) -> SpeechDecoder:
 
 
 def random_codes(count: int, seed: int) -> list[int]:
-    """Of the tiny decoder's 64."""
+    """Random codes of the tiny decoder's 64."""
     rng = random.Random(seed)
     return [rng.randrange(64) for _ in range(count)]
 
@@ -79,7 +83,7 @@ def make_reply(decoder: SpeechDecoder, total: int, settings: SteadySettings = SE
 def steady_mel(
     decoder: SpeechDecoder, codes: Sequence[int], settings: SteadySettings
 ) -> tuple[Tensor, list[np.ndarray]]:
-    """The frames that the vocoder is given, and what it makes of them."""
+    """The vocoder's input frames and the sounds that it makes of them."""
     voice, frames = decoder.steady(settings, num_slots=1), []
     networks = voice._networks
     vocode = networks.vocode
@@ -128,7 +132,7 @@ def distance(one: Tensor, other: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def heard(decoder: SpeechDecoder, mel: Tensor, offline: Tensor) -> Tensor:
-    """The log-spectrum of what these frames sound like over the source of the offline ones, [bins, T]."""
+    """The log-spectrum [bins, T] of the sound of these frames, over the source of the offline ones."""
     samples = decoder._hift.render(mel, decoder._hift.steady_source(offline, NOISE_SEED))
     spectrum = torch.stft(samples, 1024, 256, window=torch.hann_window(1024), return_complex=True)[0, :, :-1]
     return 20 * spectrum.abs().clamp(min=1e-5).log10()

@@ -1,7 +1,8 @@
 """What speech out costs: `python -m bench.codec [--device cpu|cuda] [--quick] [--json FILE] [--only CASE]`.
 
-Shipped sizes with random weights, float32 on a CPU and bfloat16 on a GPU. The peer is the plain torch modules over the same
-frames with the guidance branches batched, in the same process and in turns; on a GPU also torch.compile with CUDA graphs.
+Shipped sizes with random weights, float32 on a CPU and bfloat16 on a GPU. The peer is the plain torch modules
+over the same frames with the guidance branches batched, in the same process and in turns; on a GPU also
+torch.compile with CUDA graphs.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ FULL_AT = 140  # tokens at the end of the first chunk whose look-back is full
 
 
 class Shipped:
-    """Flow and vocoder of GLM-4-Voice's sizes, and what a chunk of 26 tokens gives them."""
+    """Flow and vocoder of GLM-4-Voice's sizes, and their inputs for a chunk of 26 tokens."""
 
     def __init__(self, device: str) -> None:
         config = DecoderConfig()
@@ -202,9 +203,11 @@ def batches(shipped: Shipped, quick: bool) -> Iterator[Record]:
 
 
 def reply_length(device: str, quick: bool) -> Iterator[Record]:
-    """G17: a chunk at the end of a reply of 5 minutes against the first one with a full look-back, in turns, on the tiny decoder.
+    """G17: a chunk at the end of a reply of 5 minutes against the first one with a full look-back, in turns,
+    on the tiny decoder.
 
-    The reply is copied just before each of the two, so that either can be made again and again. details: every chunk's cost.
+    The reply is copied just before each of the two, so that either can be made again and again. details:
+    every chunk's cost.
     """
     settings = replace(SteadySettings(), steps=2)
     decoder = SpeechDecoder.from_pretrained(TINY, device=device).steady(settings, num_slots=4)
@@ -249,7 +252,9 @@ def reply_length(device: str, quick: bool) -> Iterator[Record]:
 
 
 def borders(device: str) -> Iterator[Record]:
-    """The largest step of the sound where chunks meet, beside the 99.9th percentile of those inside chunks; tiny decoder."""
+    """The largest step of the sound where chunks meet, beside the 99.9th percentile of those inside chunks;
+    tiny decoder.
+    """
     decoder = SpeechDecoder.from_pretrained(TINY, device=device).steady(num_slots=1)
     decoder.open("reply")
     decoder.push("reply", [token * 7 % 64 for token in range(88)])
@@ -288,7 +293,9 @@ def borders(device: str) -> Iterator[Record]:
 
 
 def parts(shipped: Shipped, quick: bool) -> Iterator[Record]:
-    """What a chunk of 26 tokens needs beside the networks: the flow's encoder and length regulator, both transforms."""
+    """Time the parts of a chunk of 26 tokens beside the networks: flow encoder, length regulator, both
+    transforms.
+    """
     device, dtype, flow = shipped.device, shipped.dtype, shipped.flow
     settings, frames = SteadySettings(), window(FULL_AT)
     tokens = settings.chunk + flow.config.encoder.block_size - 1

@@ -1,6 +1,8 @@
-"""The residual-VQ codecs: real-time factors of Mimi (goal G16b), EnCodec and DAC beside transformers' modules, and of streams.
+"""The residual-VQ codecs: real-time factors of Mimi (goal G16b), EnCodec and DAC beside transformers'
+modules, and of streams.
 
-Published sizes with random weights; a real-time factor is seconds of work a second of sound. --threads: the goal is for 2.
+Published sizes with random weights; a real-time factor is seconds of work a second of sound. --threads: the
+goal is for 2.
 """
 
 from __future__ import annotations
@@ -81,7 +83,9 @@ class Case:
 
 
 def _models() -> ModuleType:
-    """tests/support/codec_models.py; the root, whose folder kernels transformers would take for a package, leaves the path."""
+    """tests/support/codec_models.py; the root, whose folder kernels transformers would take for a package,
+    leaves the path.
+    """
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
     if str(ROOT / "tests" / "support") not in sys.path:
         sys.path.append(str(ROOT / "tests" / "support"))
@@ -108,7 +112,9 @@ def whole(case: Case, rounds: int, shape: str) -> Iterator[Record]:
 
 
 def streams(case: Case, sessions: int, frames: int, rounds: int) -> Record:
-    """A step of sessions that each bring so many frames, in real-time factor of one second of all sessions' sound."""
+    """A step of sessions that each bring so many frames, in real-time factor of one second of all sessions'
+    sound.
+    """
     codec, size = case.codec, frames * case.codec.frame_len / case.codec.sample_rate
     stream = codec.stream_decode(sessions, chunk_s=size)
     slots = [stream.open() for _ in range(sessions)]

@@ -1,4 +1,6 @@
-"""Streams of the codecs: any cutting is the whole, sessions side by side are each by itself, idle slots keep every bit."""
+"""Streams of the codecs: any cutting is the whole, sessions side by side are each by itself, idle slots keep
+every bit.
+"""
 
 from __future__ import annotations
 
@@ -196,7 +198,9 @@ def test_idle_slots_keep_every_bit(kind: str, codecs: dict[str, Codec]) -> None:
 
 
 class Fuzz:
-    """Random pushes, flushes, resets and forks over the slots of one stream, against what each session gives alone."""
+    """Random pushes, flushes, resets and forks over the slots of one stream, against what each session gives
+    alone.
+    """
 
     def __init__(self, codec: Codec, num_slots: int, seed: int) -> None:
         self.codec, self.dice = codec, random.Random(seed)

@@ -1,4 +1,6 @@
-"""The speech decoder's files (config.yaml, flow.pt, hift.pt) and its two ways to run, against the original's answers."""
+"""The speech decoder's files (config.yaml, flow.pt, hift.pt) and its two ways to run, against the original's
+answers.
+"""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ def test_time_embedding_by_definition() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_norm_statistics_are_float32(dtype: torch.dtype) -> None:
-    """Far from zero, statistics in half precision would be useless: the result is the float32 one, rounded."""
+    """Far from zero, statistics in half precision would be useless: the result is float32's, rounded."""
     x = (torch.randn(2, 16, 50, generator=torch.Generator().manual_seed(0)) + 30).to(dtype)
     for norm, size in ((lambda t, layer: group_norm(t, layer, 8), 16), (layer_norm, 50)):
         wide = Affine(torch.ones(size), torch.zeros(size))

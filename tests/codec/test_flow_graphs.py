@@ -1,4 +1,6 @@
-"""Replayed steps of the flow against steps that are launched one by one; here a graph is a function that is called again."""
+"""Replayed steps of the flow against steps that are launched one by one; here a graph is a function that is
+called again.
+"""
 
 from __future__ import annotations
 

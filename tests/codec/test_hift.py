@@ -1,4 +1,4 @@
-"""The vocoder against the original's intermediate results; its two ops against torch and plain definitions."""
+"""The vocoder against the original's intermediate results; two ops against torch and plain definitions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A residual-VQ codec that is added through the seam alone: two codebooks of levels, a frame is the mean of four samples."""
+"""A residual-VQ codec that is added through the seam alone: two codebooks of levels, a frame is the mean of
+four samples.
+"""
 
 import numpy as np
 import torch

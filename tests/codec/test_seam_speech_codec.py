@@ -1,4 +1,6 @@
-"""A speech codec that is added through the seam alone, and that an engine speaks through: every code is a tone."""
+"""A speech codec that is added through the seam alone, and that an engine speaks through: every code is a
+tone.
+"""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,6 @@
-"""Speech in against the original modules: features, states and ids; pieces, rates, bad checkpoints; the shipped size."""
+"""Speech in against the original modules: features, states and ids; pieces, rates, bad checkpoints; the
+shipped size.
+"""
 
 from __future__ import annotations
 
@@ -195,7 +197,9 @@ def test_states_do_not_depend_on_padding(golden: dict[str, torch.Tensor], golden
 
 
 def test_last_piece_sees_the_zeros_of_a_common_length(tiny: SpeechTokenizer) -> None:
-    """The original pads the pieces of a recording to one length, so zeros follow the last token, not its mirror image."""
+    """The original pads the pieces of a recording to one length, so zeros follow the last token, not its
+    mirror image.
+    """
     generator = np.random.default_rng(0)
     tail = generator.standard_normal(1280).astype(np.float32)
     wave = np.concatenate([np.zeros(480000, np.float32), tail])

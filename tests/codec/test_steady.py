@@ -1,4 +1,6 @@
-"""`steady` streaming: fixed borders, any pattern of pushes, many replies beside each other, slots, bad input, cost."""
+"""`steady` streaming: fixed borders, any pattern of pushes, many replies beside each other, slots, bad input,
+cost.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ from innervoice.codec.glm_voice.steady import SteadyOutput
 
 CLOCK = FrameClock.of(12.5)
 ROUNDING = 1e-4
-"""What float32's rounding in matrix products of another shape becomes on the way through these random layers, relative."""
+"""What float32's rounding in matrix products of another shape becomes on the way through these random layers,
+relative.
+"""
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +250,9 @@ def test_a_broken_reply_leaves_the_others_alone(decoder: SpeechDecoder, rows: in
 def test_a_failing_call_of_many_rows_fails_one_reply(
     decoder: SpeechDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows of a call that fails are run one by one: whichever fails alone breaks, in the flow and in the vocoder."""
+    """Rows of a call that fails are run one by one: whichever fails alone breaks, in the flow and in the
+    vocoder.
+    """
     codes = random_codes(20, 3)
     whole = np.concatenate(speak(steady(decoder, None), codes, [20]))
     for part in ("next_frames", "vocode"):
@@ -294,7 +300,7 @@ def test_speaker_steps_and_seed_make_a_difference(decoder: SpeechDecoder) -> Non
 
 
 def test_a_chunk_costs_the_same_at_minute_five(decoder: SpeechDecoder) -> None:
-    """G17 in operations: every chunk with a full look-back has the same shapes, up to a bucket of 32 frames."""
+    """Every chunk with a full look-back has the same shapes, up to a bucket of 32 frames, so the same cost."""
     voice = decoder.steady(SteadySettings(steps=1))
     codes, costs = random_codes(3750, 1), []
     voice.open("a")
@@ -314,7 +320,9 @@ def test_a_chunk_costs_the_same_at_minute_five(decoder: SpeechDecoder) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, None])
 def test_random_operations_on_sixty_four_slots(decoder: SpeechDecoder, rows: int | None) -> None:
-    """10,000 pushes, steps, finishes, closes and forks: what a reply sounds like depends on its own codes alone."""
+    """10,000 pushes, steps, finishes, closes and forks: what a reply sounds like depends on its own codes
+    alone.
+    """
     voice, alone = steady(decoder, rows, 64, steps=1), steady(decoder, steps=1)
     rng, families = random.Random(rows or 0), [random_codes(120, i) for i in range(4)]
     open_keys: dict[str, tuple[int, int, bool]] = {}  # family, codes pushed, finished

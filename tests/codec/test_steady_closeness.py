@@ -1,4 +1,6 @@
-"""How close `steady` comes to one offline call: bench/closeness.py says what is compared, here it is held to its limits."""
+"""How close `steady` comes to one offline call: bench/closeness.py says what is compared, here it is held to
+its limits.
+"""
 
 from __future__ import annotations
 

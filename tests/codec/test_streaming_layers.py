@@ -1,4 +1,6 @@
-"""Every streaming layer: a stream cut anywhere, row by row, is one call over the whole; idle rows keep their state bit by bit."""
+"""Every streaming layer: a stream cut anywhere, row by row, is one call over the whole; idle rows keep their
+state bit by bit.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,8 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
 def stream(
     layer: Layer, x: Tensor, state: list[Tensor], cuts: list[list[int]], unit: int, rate: float
 ) -> list[Tensor]:
-    """Feed rows of x [B, C, T], each by its own cuts (in units of columns) until all is in: what comes out of each row.
+    """Feed rows of x [B, C, T], each by its own cuts (in units of columns) until all is in: what comes out of
+    each row.
 
     Columns that a row does not bring are NaN.
     """

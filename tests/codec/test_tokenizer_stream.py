@@ -1,4 +1,6 @@
-"""The tokenizer's stream: any frames give the codes of the whole, as written out here; cost, batches, revisions."""
+"""The tokenizer's stream: any frames give the codes of the whole, as written out here; cost, batches,
+revisions.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def tiny(tiny_dir: Path) -> SpeechTokenizer:
 
 @pytest.fixture(scope="module")
 def small(tiny: SpeechTokenizer) -> dict[str, SpeechTokenizer]:
-    """The tiny weights with short blocks and pieces: whole tokens a block, and not; a piece that is no whole number of tokens."""
+    """The tiny weights with short blocks and pieces: whole tokens a block, and not; a piece that is no whole
+    number of tokens.
+    """
     sizes = {"even": (20, 76800), "odd": (10, 70001), "short": (3, 20000)}
     return {
         name: SpeechTokenizer(
@@ -56,7 +60,9 @@ def reading(assets_dir: Path) -> np.ndarray:
 
 
 def whole_codes(tokenizer: SpeechTokenizer, samples: np.ndarray, rate: int) -> list[int]:
-    """The definition: pieces padded to a common length, features of all of each, one masked pass, nearest code."""
+    """The definition: pieces padded to a common length, features of all of each, one masked pass, nearest
+    code.
+    """
     config, weights = tokenizer.config, tokenizer._network.weights
     wave = torch.from_numpy(resample(samples, rate, config.sample_rate))
     pieces = wave.split(config.piece_len)
@@ -243,7 +249,9 @@ def test_a_louder_frame_encodes_again_from_the_first_block_that_changes(
 def test_streams_in_one_batch_equal_single_ones(
     small: dict[str, SpeechTokenizer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Different rates, lengths, places and revisions share calls; streams that leave and an idle one do not matter."""
+    """Different rates, lengths, places and revisions share calls; streams that leave and an idle one do not
+    matter.
+    """
     tokenizer = small["even"]
     rates, nums = (16000, 8000, 44100, 16000), (100000, 50000, 200000, 33333)
     waves = [sound(row, [LEVELS[row], 1.0, 0.01], num) for row, num in enumerate(nums)]

@@ -1,4 +1,4 @@
-"""Voice: chunk borders as GLM-4-Voice's demo draws them, any pattern of pushes, many keys at once, wrong use."""
+"""Speech outputs: chunk borders as GLM-4-Voice's demo draws them, any pushes, many keys, wrong use."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ class Recorder:
 
 
 def demo_chunks(tokens: list[int | None]) -> list[tuple[tuple[int, ...], bool]]:
-    """Chunks of the original's loop: before an arriving token is taken in, a full chunk is decoded. None: not speech."""
+    """Chunks of the original's loop: before an arriving token is taken in, a full chunk is decoded.
+
+    None: not speech.
+    """
     chunks: list[tuple[tuple[int, ...], bool]] = []
     sizes, pending = [25, 50, 100, 150, 200], []
     for token in tokens:

@@ -25,6 +25,7 @@ WITHOUT_TORCH = (
     "checkpoint/speech_decoder.py",
     "checkpoint/speech_tokenizer.py",
     "checkpoint/codecs.py",
+    "checkpoint/codec_readers.py",
     "checkpoint/rope.py",
     "checkpoint/quantization.py",
     "checkpoint/yaml_reader.py",

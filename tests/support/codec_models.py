@@ -1,4 +1,6 @@
-"""Small codecs with random weights, as checkpoint directories, beside the modules of transformers that wrote them."""
+"""Small codecs with random weights, as checkpoint directories, beside the modules of transformers that wrote
+them.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,10 @@ KINDS = {"mimi": MIMI, "encodec": ENCODEC, "encodec chunks": ENCODEC_CHUNKS, "da
 
 
 def make_module(kind: str, changes: dict[str, Any] | None = None) -> nn.Module:
-    """A module of transformers with random weights, codebooks included. changes None: the small sizes; {}: the published."""
+    """A module of transformers with random weights, codebooks included.
+
+    changes None: the small sizes; {}: the published.
+    """
     import transformers
 
     sizes = KINDS[kind] if changes is None else changes
@@ -64,7 +69,9 @@ def save(module: nn.Module, folder: Path) -> Path:
 
 
 def snac_directory(data_dir: Path, folder: Path, name: str) -> tuple[Path, dict[str, torch.Tensor]]:
-    """One of the golden SNACs as its own package would lay it out, and the tensors t.* of its inputs and outputs."""
+    """One of the golden SNACs as its own package would lay it out, and the tensors t.* of its inputs and
+    outputs.
+    """
     from safetensors.torch import load_file
 
     tensors = load_file(data_dir / "golden" / "snac_small.safetensors")

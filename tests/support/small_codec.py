@@ -1,4 +1,6 @@
-"""A flow and a vocoder of a few channels with random weights, a decoder of both, and replies pushed through it."""
+"""A flow and a vocoder of a few channels with random weights, a decoder of both, and replies pushed through
+it.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Files of a checkpoint as configurations and tensors.
 
-codecs.py              config.json of Mimi, EnCodec, DAC, SNAC
+codec_readers.py       config.json of Mimi, EnCodec, DAC, SNAC
+codecs.py              the configurations of these codecs: sizes, rates, codebooks
 decoder_tensors.py     names, shapes and bytes of the tensors of flow.pt and hift.pt
 files.py               reads JSON; unknown keys are logged in foreign files and refused in ours
 gguf.py                a GGUF file's metadata as the text files of a checkpoint

@@ -43,7 +43,7 @@ def read_channels(source: AudioIn) -> tuple[Samples, int]:
 
 
 def _read(source: AudioIn, most: int | None) -> tuple[Samples, int, str]:
-    """The first channels [T, C] (None: all), the rate as it is told, and what to call the source."""
+    """The first channels [T, C] (None: all), the stated rate, and the source's name for messages."""
     if isinstance(source, tuple):
         if len(source) != 2:
             raise ValueError(f"audio is a tuple of {len(source)} items, expected (samples, rate)")
@@ -134,7 +134,7 @@ class Resampler:
 
 
 def _fit(samples: Samples, num: int) -> Samples:
-    """Cut or filled with zeros to so many: soxr rounds a length to the nearest, so one sample may be missing."""
+    """Cut, or filled with zeros: soxr rounds a length to the nearest, so one sample may be missing."""
     return np.pad(samples[:num], (0, max(0, num - len(samples))))
 
 

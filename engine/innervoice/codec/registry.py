@@ -26,7 +26,7 @@ def register_speech_codec(read: ReadSpeechCodec) -> Callable[[], None]:
 
 
 def read_speech_codec(encoder: Path | None, decoder: Path | None) -> SpeechCodec | None:
-    """The codec whose halves lie in these directories, None when both are None.
+    """Find the codec whose halves lie in these directories, None when both are None.
 
     Raises FileNotFoundError, ValueError.
     """
@@ -35,6 +35,7 @@ def read_speech_codec(encoder: Path | None, decoder: Path | None) -> SpeechCodec
     found = next((codec for read in _READERS if (codec := read(encoder, decoder)) is not None), None)
     if found is None:
         raise ValueError(
-            f"{encoder or decoder} holds no speech codec that is known: register one, or name another directory"
+            f"{encoder or decoder} holds no speech codec that is known: "
+            "register one, or name another directory"
         )
     return found

@@ -56,7 +56,7 @@ class SlotOutput(ABC, Generic[_Reply]):
 
     @property
     def errors(self) -> Mapping[str, str]:
-        """Open keys whose reply broke, each with a sentence that says why."""
+        """The broken replies that are still open, each with a sentence of explanation."""
         return self.table.errors
 
     def open(self, key: str) -> None:

@@ -8,7 +8,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 
 class Slot(NamedTuple):
-    """A key that a table makes up.
+    """A key made up by the table.
 
     number: of the session among all, so that a slot used after its release is noticed.
     """
@@ -19,7 +19,7 @@ class Slot(NamedTuple):
 
 @dataclass(kw_only=True)
 class SlotSession:
-    """What a table knows of a session: its key and its place in slot-batched tensors.
+    """The table's record of a session: its key and its place in slot-batched tensors.
 
     is_finished: no more input will come. is_done: its last piece was made.
     """
@@ -58,7 +58,8 @@ class SlotTable(Generic[_Key, _Session]):
         free = next((place for place in range(self.num_slots) if place not in taken), None)
         if free is None:
             raise ValueError(
-                f"all {self.num_slots} slots are taken: close a {self._noun} first, or make room for more slots"
+                f"all {self.num_slots} slots are taken: "
+                f"close a {self._noun} first, or make room for more slots"
             )
         return free
 

@@ -22,7 +22,7 @@ demo, `offline` in one piece at the reply's end.
 
 @dataclass(frozen=True)
 class SpeechFormat:
-    """What a codec's codes and sound are, as `SpeechOutput` describes it.
+    """Size and rates of a codec's codes and sound, in the terms of `SpeechOutput`.
 
     num_codes: a code is from 0 to num_codes - 1.
     """
@@ -93,7 +93,7 @@ class SpeechOutput(Protocol):
 
     @property
     def errors(self) -> Mapping[str, str]:
-        """Open keys whose reply broke, each with a sentence that says why."""
+        """The broken replies that are still open, each with a sentence of explanation."""
         ...
 
     def next_border(self, num_codes: int) -> int | None:
@@ -173,7 +173,7 @@ class SpeechStream(Protocol):
 
     @property
     def rate(self) -> int:
-        """Samples a second of what is pushed."""
+        """Samples a second of the frames that are pushed."""
         ...
 
     @property
@@ -216,7 +216,7 @@ class SpeechEncoder(Protocol):
         ...
 
     def step(self, streams: Sequence[Any]) -> None:
-        """Encode what is ready in these streams of this encoder, in few calls; `take` then has it at no cost."""
+        """Encode what is ready in these streams, in few calls; `take` then has it at no cost."""
         ...
 
     def count_codes(self, num_samples: int, rate: int) -> int:

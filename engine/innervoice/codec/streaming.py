@@ -1,4 +1,4 @@
-"""One chunk of many rows through the layers of a network: the interface of a pass, and each layer's state by its name."""
+"""The interface of a streaming pass: one chunk of many rows through the layers of a network."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _Unit = TypeVar("_Unit")
 class StreamPass(ABC, Generic[_Level, _Conv, _Unit]):
     """The layers of one call. `after` collects the state that each leaves behind.
 
-    A level says at which rate a signal is and where its columns stand in their replies. layout: of every signal, that of the
-    kernels beneath: [B, C, T] or [B, T, C].
+    A level says at which rate a signal is and where its columns stand in their replies. layout: of every
+    signal, [B, C, T] or [B, T, C], that of the kernels beneath.
     """
 
     layout: ClassVar[Literal["channels first", "time first"]]
@@ -40,7 +40,7 @@ class StreamPass(ABC, Generic[_Level, _Conv, _Unit]):
 
     @abstractmethod
     def unit(self, name: str, x: Tensor, at: _Level, layer: _Unit) -> Tensor:
-        """A residual unit of x, whose convolutions do so."""
+        """A residual unit of x, whose convolutions see the columns that they kept."""
 
     @abstractmethod
     def delay(self, name: str, x: Tensor, at: _Level, steps: int) -> Tensor:

@@ -54,7 +54,8 @@ class SteadySettings:
             )
         if not 0 <= self.fade <= self.hold_back:
             raise ValueError(
-                f"steady streaming: fade is {self.fade} frames, it must be from 0 to hold_back, {self.hold_back}"
+                "steady streaming: "
+                f"fade is {self.fade} frames, it must be from 0 to hold_back, {self.hold_back}"
             )
 
 

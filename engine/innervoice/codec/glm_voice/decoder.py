@@ -31,7 +31,7 @@ Noise = Literal["call", "frame"]
 
 
 class SpeechDecoder:
-    """Codes to samples, one reply at a time; what a reply needs from chunk to chunk is an explicit state."""
+    """Codes to samples, one reply at a time, with an explicit state from chunk to chunk."""
 
     def __init__(
         self,
@@ -50,7 +50,10 @@ class SpeechDecoder:
         self.sample_rate = self.format.sample_rate
         self.codes_per_s = self.format.codes_per_s
         self.num_bytes = tensor_bytes(config, dtype.itemsize)
-        self._flow, self._hift, self._noise, self._device = flow, hift, vocoder_noise, device
+        self._flow = flow
+        self._hift = hift
+        self._noise = vocoder_noise
+        self._device = device
         self._stream = ReferenceStream(flow, hift, vocoder_noise, device)
         self._tracer = tracer or Tracer()
 

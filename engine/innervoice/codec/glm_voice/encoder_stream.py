@@ -23,7 +23,9 @@ class EncoderStream:
     def __init__(
         self, encoder: FlowEncoder, blocks: int, max_tokens: int, device: torch.device | str
     ) -> None:
-        self._encoder, self._blocks, self.max_tokens = encoder, blocks, max_tokens
+        self._encoder = encoder
+        self._blocks = blocks
+        self.max_tokens = max_tokens
         self._block_size, self._width = encoder.config.block_size, encoder.config.width
         self.cache_len = blocks * self._block_size
         table = relative_positions(self.cache_len + max_tokens, self._width, device)[

@@ -93,7 +93,7 @@ class Flow:
         return self.solve(noise, mu, self.speaker_vector(speaker), cond, steps)[..., prompt_mel.shape[-1] :]
 
     def mu(self, codes: Tensor) -> Tensor:
-        """codes [n] -> what the flow is conditioned on, [1, C, F(n)] float32."""
+        """codes [n] -> the flow's condition [1, C, F(n)] float32."""
         states = linear(self.encoder(F.embedding(codes, self.embedding)[None]), self.project)  # [1, n, C]
         return self.regulator(states, num_frames(codes.shape[0], self.config.token_rate)).float()
 
@@ -133,7 +133,9 @@ class Flow:
             torch.cat([known[1], torch.zeros_like(known[1])]),
         )
         lengths = None if n is None else torch.cat([n, n])
-        shifts, times, x = self.time_shifts(steps), step_times(steps).tolist(), x.transpose(1, 2)
+        shifts = self.time_shifts(steps)
+        times = step_times(steps).tolist()
+        x = x.transpose(1, 2)
         if self.graphs is not None and all(
             choose(op, x, has_native=native) == TRITON for op, native in _OPS_OF_A_STEP.items()
         ):

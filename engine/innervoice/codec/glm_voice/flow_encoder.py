@@ -62,7 +62,7 @@ class FlowEncoder:
         return self.leave(x)
 
     def enter(self, x: Tensor) -> Tensor:
-        """Embedded tokens [B, n, D_in] -> what the first layer takes, [B, n, D]."""
+        """Embedded tokens [B, n, D_in] -> the first layer's input [B, n, D]."""
         return layer_norm(linear(x, self._input), self._input_norm) * math.sqrt(self.config.width)
 
     def leave(self, x: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ def relative_positions(n: int, width: int, device: torch.device | str = "cpu") -
 
 
 def block_causal(n: int, block_size: int, device: torch.device | str = "cpu") -> Tensor:
-    """The attention mask of queries (rows) over keys (columns): [n, n], true for j <= i or both in one block."""
+    """The attention mask of queries (rows) over keys (columns) [n, n], true for j <= i or both in one block."""
     block = torch.arange(n, device=device) // block_size
     return block[None, :] <= block[:, None]
 

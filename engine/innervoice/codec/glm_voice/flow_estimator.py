@@ -90,7 +90,7 @@ class FlowEstimator:
         self._out = over_frames(affine(tensors, f"{root}.final_proj"), 0)
 
     def time_shifts(self, times: Tensor) -> list[Tensor]:
-        """times [S] float32 -> what each stage adds at each time, one [S, C] a stage, in the order of use."""
+        """times [S] float32 -> each stage's shift at each time, one [S, C] a stage, in the order of use."""
         first, second = self._time
         embedded = time_embedding(times, first.weight.shape[1]).to(first.weight.dtype)
         shared = F.mish(linear(F.silu(linear(embedded, first)), second))
@@ -128,7 +128,9 @@ class FlowEstimator:
         self, x: Tensor, given: tuple[Tensor, Tensor], shifts: Sequence[Tensor], n: Tensor | None = None
     ) -> Tensor:
         """x [B, T, C], what `condition` gave -> velocity [B, T, C]; n and shifts as above."""
-        h, shift, skips = x, iter(shifts), []
+        h = x
+        shift = iter(shifts)
+        skips = []
         for index, stage in enumerate(self._down):
             h = flow_stage(h, n, next(shift), stage.weights, given if index == 0 else None)
             skips.append((h, n))

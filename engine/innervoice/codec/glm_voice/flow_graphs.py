@@ -148,7 +148,7 @@ class _CapturedStep:
             self._lengths.copy_(lengths)
 
     def take(self, flow: EulerStepper) -> None:
-        """What is captured."""
+        """Take the step; a graph captures this call."""
         self.x.copy_(flow.step(self.x, self._given, self._lengths, self._shifts, self.dt))
 
 

@@ -47,7 +47,9 @@ class FlowStream:
     """
 
     def __init__(self, flow: Flow, settings: SteadySettings, device: torch.device | str) -> None:
-        self._flow, self._settings, self._device = flow, settings, device
+        self._flow = flow
+        self._settings = settings
+        self._device = device
         self.clock = FrameClock.of(flow.config.token_rate)
         self._block_size = flow.config.encoder.block_size
         most = max(settings.first, settings.chunk + self._block_size - 1)

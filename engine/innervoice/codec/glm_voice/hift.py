@@ -66,7 +66,7 @@ class HiftStage:
 
 
 def fold_weight_norm(tensors: Tensors) -> dict[str, Tensor]:
-    """name.weight_g, name.weight_v -> name.weight = g * v / |v|, the norm over all but the first dimension."""
+    """name.weight_g, name.weight_v -> name.weight = g v / |v|, the norm over all but the first dimension."""
     folded = {name: value for name, value in tensors.items() if not name.endswith((".weight_g", ".weight_v"))}
     for name, direction in tensors.items():
         if name.endswith(".weight_v"):

@@ -30,7 +30,7 @@ UNKNOWN_END = 1 << 40
 
 @dataclass(frozen=True)
 class StageShape:
-    """The sizes that decide the delay of a stage: its kernels, its strides and the look-ahead of its blocks."""
+    """The sizes that decide a stage's delay: its kernels, its strides and the look-ahead of its blocks."""
 
     up_kernel: int
     rate: int
@@ -104,11 +104,13 @@ class HiftStream:
         where the caller keeps it. inner: the caller knows that no row has an end yet and that all have
         brought flush_frames frames before.
         """
+        # Source and spectrum follow from F0; noise and phases from the reply's seed.
         run = LatePass(state, n, start, end, inner)
         mel = run.clip(mel, LateLevel(1, 0))
         if self._noise and phases is None:
             phases = self.phases(seed)
         spectrum = self._spectrum(run, mel, seed, phases)
+        # Features through the stages, each of which adds the source at its own rate.
         pre = self._hift.pre
         x = run.conv("pre", mel.to(self._hift.dtype), LateLevel(1, _half(pre)), pre)
         for index, (stage, plan) in enumerate(zip(self._hift.stages, self._plans, strict=True)):
@@ -199,7 +201,9 @@ def plan_stages(shapes: Sequence[StageShape], late: int, stft_late: int) -> list
 
 def _plan(shape: StageShape, rate_before: int, late_before: int, stft_late: int, is_last: bool) -> StagePlan:
     """Make both branches of a stage equally late: the earlier one waits."""
-    rate, extra, step = rate_before * shape.rate, int(is_last), shape.down_stride
+    rate = rate_before * shape.rate
+    extra = int(is_last)
+    step = shape.down_stride
     up_late = late_before * shape.rate + (shape.up_kernel - shape.rate) // 2 - extra
     if extra and up_late % rate > rate - 3:
         raise ValueError(

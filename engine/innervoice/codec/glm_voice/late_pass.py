@@ -1,4 +1,7 @@
-"""The vocoder's pass: centred layers, whose output is late by their reach to the right, clipped to the rows' replies."""
+"""The vocoder's streaming pass.
+
+Layers are centred, so their output is late by their reach to the right; it is clipped to the rows' replies.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,10 @@ from innervoice_kernels.speech_codec.stream_conv import StreamConvWeights, strea
 
 
 class LateLevel(NamedTuple):
-    """A signal at `rate` steps a frame, late by some steps: its column 0 is step start * rate - late of the row's reply.
+    """A signal at `rate` steps a frame, late by some steps.
 
-    The reply has `end * rate + extra` steps. late None: what lies outside the reply is not cleared.
+    Its column 0 is step start * rate - late of the row's reply, which has end * rate + extra steps. late None:
+    the signal is not cleared outside the reply.
     """
 
     rate: int
@@ -24,9 +28,10 @@ class LateLevel(NamedTuple):
 
 
 class LatePass(StreamPass[LateLevel, StreamConvWeights, ResidualWeights]):
-    """A call's rows: n [B] new frames of each; start [B] frames before them; end [B] frames there are, or a large number.
+    """A pass over rows that bring n [B] new frames after start [B] others.
 
-    inner: no column of any row lies before its reply's start or after its end. Levels are those of a layer's result.
+    end [B]: the frames of each reply, or a large number. inner: no column of any row lies before its reply's
+    start or after its end. Levels are those of a layer's result.
     """
 
     layout = "channels first"

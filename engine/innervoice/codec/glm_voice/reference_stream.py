@@ -44,7 +44,10 @@ class ReferenceStream:
     """The stream's formulas over a flow and a vocoder; the state is an argument."""
 
     def __init__(self, flow: Flow, hift: Hift, vocoder_noise: bool, device: str | torch.device) -> None:
-        self._flow, self._hift, self._noise, self._device = flow, hift, vocoder_noise, device
+        self._flow = flow
+        self._hift = hift
+        self._noise = vocoder_noise
+        self._device = device
         self.overlap = int(_OVERLAP_CODES / flow.config.token_rate * MEL_RATE / MEL_HOP)  # frames
 
     def init_state(self) -> ReferenceState:
@@ -67,7 +70,8 @@ class ReferenceStream:
         mel, overlap = mel[..., : -self.overlap], mel[..., -self.overlap :]
         if mel.shape[-1] == 0:
             raise ValueError(
-                f"a chunk of {len(codes)} codes is too short to stream: push more at once, or push it as final"
+                f"a chunk of {len(codes)} codes is too short to stream: "
+                "push more at once, or push it as final"
             )
         samples, source = self._render(mel, state, generator)
         cut = len(samples) - CACHED_SAMPLES

@@ -1,6 +1,8 @@
-"""`steady` streaming: many replies at once, each in a slot, cut at fixed token indices whatever the pattern of pushes.
+"""`steady` streaming: many replies at once, each in a slot, cut at fixed token indices for any pattern of
+pushes.
 
-A step decodes one chunk of every reply that has one: one call of the flow for all rows of a padded length, one of the vocoder.
+A step decodes one chunk of every reply that has one: one call of the flow for all rows of a padded length,
+one of the vocoder.
 """
 
 from __future__ import annotations
@@ -33,8 +35,8 @@ _U = TypeVar("_U")
 class SteadyOutput(SlotOutput[SteadyReply]):
     """The speech output. rows_at_once: rows that share a call of the networks, None: all.
 
-    With 1, a reply's samples are the same bit by bit whatever replies are beside it, and on a CPU replies are made side by side,
-    a thread each; with more, as far as matrix products are.
+    With 1, a reply's samples are the same bit by bit whatever replies are beside it, and on a CPU replies are
+    made side by side, a thread each; with more, as far as matrix products are.
     """
 
     def __init__(
@@ -83,7 +85,10 @@ class SteadyOutput(SlotOutput[SteadyReply]):
         self.table.add(key, self._begin(key, self.table.free_place(), seed, speaker))
 
     def fork(self, key: str, new_key: str) -> None:
-        """Open a second reply that goes on from where one is. Raises ValueError: key unknown, new key in use, no slot."""
+        """Open a second reply that goes on from where one is.
+
+        Raises ValueError: key unknown, new key in use, no slot.
+        """
         self.table.refuse_open(new_key)
         place = self.table.unbroken(key).place
         twin = self.table.fork(key, new_key, self.table.free_place())
@@ -110,7 +115,10 @@ class SteadyOutput(SlotOutput[SteadyReply]):
         return save_tensors(host | self._networks.export(reply.place))
 
     def restore(self, key: str, exported: bytes) -> None:
-        """Open a key with what `export` gave, in an output of the same weights and settings. Raises ValueError."""
+        """Open a key with what `export` gave, in an output of the same weights and settings.
+
+        Raises ValueError.
+        """
         self.table.refuse_open(key)
         try:
             tensors = load_tensors(exported)
@@ -119,7 +127,8 @@ class SteadyOutput(SlotOutput[SteadyReply]):
         settings = tensors.get("settings")
         if settings is None or not torch.equal(settings, _settings_tensor(self.settings)):
             raise ValueError(
-                "the reply was exported with other settings of steady streaming: restore it where they are the same"
+                "the reply was exported with other settings of steady streaming: "
+                "restore it where they are the same"
             )
         place = self.table.free_place()
         self._networks.restore(place, tensors)
@@ -186,7 +195,7 @@ class SteadyOutput(SlotOutput[SteadyReply]):
         return chunks + self._vocode(fed, last=False)
 
     def _flush(self, replies: list[SteadyReply]) -> list[SpokenChunk]:
-        """What is left of finished replies: the frames held back, and what the vocoder is behind."""
+        """Make the rest of finished replies: frames held back, and the samples that the vocoder is late by."""
         silent = [reply for reply in replies if reply.num_codes == 0]
         spoken = [reply for reply in replies if reply.num_codes > 0]
         for reply in replies:
@@ -222,7 +231,7 @@ class SteadyOutput(SlotOutput[SteadyReply]):
 
 
 def _settings_tensor(settings: SteadySettings) -> Tensor:
-    """What two outputs must have in common to exchange replies."""
+    """The settings that two outputs must have in common to exchange replies."""
     return torch.tensor(
         (
             settings.first,
@@ -243,7 +252,10 @@ def _pieces(rows: list[_T], size: int | None) -> Iterator[list[_T]]:
 
 
 def _each(call: Callable[[list[_T]], list[_U | Exception]], rows: list[_T]) -> list[_U | Exception]:
-    """What a call makes of its rows. If it fails they are called one by one, so that only those fail that do so alone."""
+    """Call for all rows at once.
+
+    If that fails, call for each row by itself, so that only the rows at fault fail.
+    """
     try:
         return call(rows)
     except Exception as error:

@@ -178,7 +178,7 @@ class SteadyNetworks:
 
     @torch.inference_mode()
     def _first_states(self, settings: SteadySettings) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """What a chunk of one token leaves behind: names, shapes and dtypes of the state."""
+        """The state after a chunk of one token, which gives names, shapes and dtypes."""
         zero = torch.zeros(1, dtype=torch.int64, device=self._device)
         mel = torch.zeros(1, self._flow.config.mel_channels, 1, device=self._device)
         _, hift = self._vocoder(mel, {}, zero, zero, zero + UNKNOWN_END, zero)

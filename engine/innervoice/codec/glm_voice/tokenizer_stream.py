@@ -111,7 +111,7 @@ class TokenizerStream:
 
     @property
     def num_missing(self) -> int:
-        """Samples at `rate` that the next block waits for; those that a resampler holds back are missing too."""
+        """Samples at `rate` that the next block waits for, with those that a resampler holds back."""
         config = self.network.config
         if self._pieces and not self._pieces[-1].is_ended:
             missing = self._pieces[-1].num_missing
@@ -193,7 +193,9 @@ class _Piece:
         self.codes: list[int] = []
         self.num_encoded = 0  # blocks
         self.num_complete = 0
-        self._network, self._config, self._zeros_follow = network, config, zeros_follow
+        self._network = network
+        self._config = config
+        self._zeros_follow = zeros_follow
         self._max_tokens = math.ceil(config.piece_len / config.token_len)
         self._wave = np.zeros((self._max_tokens + 1) * config.token_len, np.float32)
         self._num_samples = 0
@@ -285,7 +287,8 @@ class _Piece:
 
     def _log_frames(self, start: int, stop: int) -> torch.Tensor:
         """Log-mel values [F, M] of frames, before the floor."""
-        hop, n_fft, filters = self._config.hop, self._config.n_fft, self._network.filters
+        hop, n_fft = self._config.hop, self._config.n_fft
+        filters = self._network.filters
         place = np.abs(np.arange(start * hop - n_fft // 2, (stop - 1) * hop + n_fft // 2))
         if self.is_ended:
             place = np.where(place < self._end_len(), place, 2 * (self._end_len() - 1) - place)

@@ -78,7 +78,7 @@ class CausalPass(StreamPass[Level, Taps, EluUnit]):
         return elu_unit(x, layer, state, elu)
 
     def _begun(self, name: str, x: Tensor, at: Level, mode: Padding, past: int) -> Tensor:
-        """The columns before x, [B, past, C]; those before what comes next are kept."""
+        """The columns before x, [B, past, C]; the columns before the next call's x are kept."""
         state = self._state(name, x, at, mode, past)
         steps = x.shape[1]
         if at.full and steps >= past:
@@ -127,7 +127,7 @@ def _columns(x: Tensor, index: Tensor) -> Tensor:
 
 
 def _padded_end(window: Tensor, at: Level, mode: Padding, past: int) -> Tensor:
-    """A window of a strided convolution with what the original pads a last, incomplete stride with."""
+    """A window of a strided convolution, its last incomplete stride padded as the original pads it."""
     column = torch.arange(window.shape[1], device=window.device) - past  # of the chunk
     n = at.n[:, None]
     beyond = column >= n
@@ -153,6 +153,8 @@ def run_lstm(
     if at.full:
         y, hidden, cell = torch.lstm(x, begun, weights, True, layers, 0.0, False, False, True)
         return y, (hidden.transpose(0, 1), cell.transpose(0, 1))
+
+    # Rows of different lengths: those that bring columns are packed, longest first.
     lengths = at.n.cpu()
     rows = lengths.nonzero()[:, 0].to(x.device)
     packed = torch.nn.utils.rnn.pack_padded_sequence(
@@ -164,6 +166,8 @@ def run_lstm(
     data, hidden, cell = torch.lstm(
         packed.data, packed.batch_sizes, chosen, weights, True, layers, 0.0, False, False
     )
+
+    # Unpacked into the rows' places; a row without columns gives zeros and keeps its state.
     done = torch.nn.utils.rnn.PackedSequence(data, packed.batch_sizes, order, packed.unsorted_indices)
     y = torch.zeros_like(x)
     unpacked = torch.nn.utils.rnn.pad_packed_sequence(done, True, total_length=x.shape[1])[0]

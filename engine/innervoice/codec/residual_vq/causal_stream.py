@@ -1,4 +1,4 @@
-"""Streams of the causal codecs: the state of every layer in slots, any cutting gives what one call over the whole gives."""
+"""Streams of the causal codecs: every layer's state in slots; any cutting gives the result of one call."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from innervoice.codec.streaming import StreamState
 
 
 class CausalHalf(Protocol):
-    """An encoder or a decoder that keeps its state. first_frames: whole frames that its first call must bring."""
+    """A causal encoder or decoder. first_frames: whole frames that a session's first call must bring."""
 
     @property
     def first_frames(self) -> int:
-        """Whole frames of the first call, but for a shorter whole."""
+        """Whole frames of the first call, unless the whole sound is shorter."""
         ...
 
     def new_rings(self, rows: int, max_frames: int) -> dict[str, Tensor]:
-        """What is written in place."""
+        """State of so many slots that calls write in place, such as keys and values."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""`Codec`: a residual-VQ codec by itself, whole sounds and streams: Mimi, EnCodec, DAC, SNAC."""
+"""`Codec`: a residual-VQ codec by itself, for whole sounds and streams."""
 
 from __future__ import annotations
 
@@ -38,7 +38,10 @@ log = logging.getLogger("innervoice")
 
 @dataclass(frozen=True)
 class Codec:
-    """A codec's two halves. Sounds in and out are of `sample_rate` Hz and `channels` channels; codes are `Codes`."""
+    """A codec's two halves.
+
+    Sounds in and out are of `sample_rate` Hz and `channels` channels; codes are `Codes`.
+    """
 
     config: ResidualConfig
     encoder: EncoderHalf | None
@@ -55,7 +58,7 @@ class Codec:
         dtype: torch.dtype = torch.float32,
         load_format: Literal["auto", "dummy"] = "auto",
     ) -> Codec:
-        """A directory with config.json and model.safetensors (Mimi, EnCodec, DAC) or pytorch_model.bin (SNAC).
+        """Load a directory with config.json and weights: model.safetensors or, of SNAC, pytorch_model.bin.
 
         "dummy" takes random weights and needs config.json alone. Raises FileNotFoundError, ValueError.
         """
@@ -83,16 +86,19 @@ class Codec:
 
     @property
     def num_codebooks(self) -> int:
-        """As many as there are."""
+        """Codebooks that the checkpoint has."""
         return self.config.num_codebooks
 
     @property
     def frame_len(self) -> int:
-        """Samples a frame, a column of codes."""
+        """Samples a frame; a frame is a column of codes."""
         return self.config.frame_len
 
     def codebooks_of(self, kbps: float) -> int:
-        """How many codebooks a bandwidth takes, of EnCodec. Raises ValueError for other codecs and bandwidths."""
+        """How many codebooks a bandwidth takes, of EnCodec.
+
+        Raises ValueError for other codecs and bandwidths.
+        """
         return self.config.codebooks_of(kbps)
 
     @overload
@@ -112,8 +118,8 @@ class Codec:
     ) -> Codes | list[Codes]:
         """One sound or a list of them, encoded side by side. num_codebooks None: all.
 
-        A sound of another rate is resampled, and a log line says so once. progress: told the share that is done.
-        Raises FileNotFoundError, or ValueError for what holds no usable sound.
+        A sound of another rate is resampled, and a log line says so once. progress: called with the share
+        that is done. Raises FileNotFoundError, or ValueError for what holds no usable sound.
         """
         if isinstance(audio, list):
             sounds = [self._samples(one) for one in audio]
@@ -136,14 +142,17 @@ class Codec:
     def stream_encode(
         self, num_slots: int = 1, *, num_codebooks: int | None = None, chunk_s: float = STREAM_S
     ) -> EncodeStream:
-        """Sessions of samples to codes: open, push, finish, step. chunk_s: what a session brings to a step at most."""
+        """Open a stream of sessions that encode: open, push, finish, step.
+
+        chunk_s: most seconds of a session in a step.
+        """
         num = self._checked_number(num_codebooks)
         if self.encoder is None:
             raise ValueError("the checkpoint has no encoder: load one that has both halves")
         return self.encoder.stream(self._place(num_slots, chunk_s, num_codebooks=num))
 
     def stream_decode(self, num_slots: int = 1, *, chunk_s: float = STREAM_S, seed: int = 0) -> DecodeStream:
-        """Sessions of codes to samples: open, push, finish, step. seed: of SNAC's noise."""
+        """Open a stream of sessions that decode: open, push, finish, step. seed: of SNAC's noise."""
         if self.decoder is None:
             raise ValueError("the checkpoint has no decoder: load one that has both halves")
         return self.decoder.stream(self._place(num_slots, chunk_s, seed=seed))
@@ -196,7 +205,8 @@ class Codec:
             return samples.repeat(self.channels, 1)
         if self.channels == 1:
             raise ValueError(
-                f"the sound has {found} channels and {self.kind} at {self.sample_rate} Hz is mono: mix it to one channel"
+                f"the sound has {found} channels and {self.kind} at {self.sample_rate} Hz is mono: "
+                "mix it to one channel"
             )
         raise ValueError(
             f"the sound has {found} channels, {self.kind} takes 1 or {self.channels}: give it those"

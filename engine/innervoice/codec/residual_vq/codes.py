@@ -22,7 +22,8 @@ _FORMAT = "innervoice codes 1"
 class Codes:
     """ids: a row [T] int64 a codebook; SNAC's rows have different lengths. kind: the codec's name.
 
-    scales: loudness of each chunk, of EnCodec 48 kHz. num_samples: how long the sound was, None: not known, nothing is cut.
+    scales: loudness of each chunk, of EnCodec 48 kHz. num_samples: how long the sound was, None: not known,
+    nothing is cut.
     """
 
     kind: str
@@ -76,7 +77,10 @@ class Codes:
 
 @dataclass(frozen=True)
 class Grid:
-    """What a codec's codes look like. strides: frames that share a code, by codebook; chunk_frames: frames a scale."""
+    """The shape of a codec's codes.
+
+    strides: frames that share a code, by codebook; chunk_frames: frames a scale.
+    """
 
     kind: str
     size: int
@@ -85,10 +89,11 @@ class Grid:
     chunk_frames: int | None = None
 
     def rows(self, codes: Codes) -> IdRows:
-        """Checked and repeated to one rate: [K, T]. Raises ValueError saying what is wrong."""
+        """Check codes and repeat them to one rate: [K, T]. Raises ValueError with the fault."""
         if codes.kind != self.kind:
             raise ValueError(
-                f"the codes are of {codes.kind or 'no codec'} and this is {self.kind}: decode them with their own codec"
+                f"the codes are of {codes.kind or 'no codec'} and this is {self.kind}: "
+                "decode them with their own codec"
             )
         num, most = len(codes.ids), len(self.strides)
         if num == 0 or num > most or (self.all_needed and num != most):
@@ -101,7 +106,8 @@ class Grid:
         if len(lengths) != 1:
             told = ", ".join(str(len(row)) for row in codes.ids)
             raise ValueError(
-                f"the codebooks' rows have {told} ids, which is not the same time: expected strides {self.strides[:num]}"
+                f"the codebooks' rows have {told} ids, which is not the same time: "
+                f"expected strides {self.strides[:num]}"
             )
         if self.chunk_frames is not None:
             self._check_scales(codes, lengths.pop())
@@ -117,7 +123,8 @@ class Grid:
         array = np.asarray(row)
         if array.ndim != 1 or array.dtype.kind not in "iu":
             raise ValueError(
-                f"codebook {index}: ids are {array.dtype} of shape {list(array.shape)}, expected whole numbers [T]"
+                f"codebook {index}: "
+                f"ids are {array.dtype} of shape {list(array.shape)}, expected whole numbers [T]"
             )
         wrong = (array < 0) | (array >= self.size)
         if wrong.any():
@@ -131,7 +138,8 @@ class Grid:
         found = 0 if codes.scales is None else len(codes.scales)
         if found != chunks:
             raise ValueError(
-                f"the codes have {found} scales for {chunks} chunks of {self.chunk_frames} frames: expected one each"
+                f"the codes have {found} scales for {chunks} chunks of {self.chunk_frames} frames: "
+                "expected one each"
             )
 
 

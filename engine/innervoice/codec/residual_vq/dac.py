@@ -1,7 +1,8 @@
-"""DAC and SNAC: centred convolutions with Snake, codes found in a narrow space, each with a projection of its own.
+"""DAC and SNAC: centred convolutions with Snake, codes found in a narrow space with projections of their own.
 
-Kumar et al. 2023; Siuzdak et al. 2024, which lets codebooks tick at different rates and adds depthwise convolutions, attention
-within windows, and noise in the decoder. Nothing is causal: a column depends on `reach` frames to both sides.
+Kumar et al. 2023; Siuzdak et al. 2024, which lets codebooks tick at different rates and adds depthwise
+convolutions, attention within windows, and noise in the decoder. Nothing is causal: a column depends on
+`reach` frames to both sides.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _HEAD_DIM = 64
 
 @dataclass(frozen=True)
 class Depthwise:
-    """One filter a channel: weight [k, C], bias [C]."""
+    """A depthwise convolution: weight [k, C], bias [C]."""
 
     weight: Tensor
     bias: Tensor
@@ -94,7 +95,7 @@ class LocalAttention:
 
 @dataclass(frozen=True)
 class DacEncoder:
-    """Samples to codes; reach: frames to either side that a code depends on, within whole windows."""
+    """The encoder. reach: frames to either side that a code depends on, attention left out."""
 
     config: DacConfig
     first: Taps
@@ -110,19 +111,22 @@ class DacEncoder:
     @property
     def reach(self) -> Fraction:
         """Frames from a code to the farthest sample, attention left out."""
-        config, rate, total = self.config, 1, 3
-        for ratio in config.encoder_ratios:
+        rate, total = 1, 3
+        for ratio in self.config.encoder_ratios:
             total += 3 * sum(_DILATIONS) * rate + 2 * ratio * rate
             rate *= ratio
         return Fraction(total, rate) + _half(self.last)
 
     @property
     def context_frames(self) -> int:
-        """Frames of context on each side, whole blocks. After attention the last convolution sees further than a window."""
+        """Frames of context on each side, whole blocks.
+
+        After attention the last convolution sees further than a window.
+        """
         return _whole_blocks(self.reach, self.config, self.attention)
 
     def stream(self, place: StreamPlace) -> WindowEncodeStream:
-        """A stream of sessions."""
+        """Open a stream of sessions over this half."""
         return WindowEncodeStream(
             half=self,
             num_codebooks=place.num_codebooks,
@@ -132,7 +136,7 @@ class DacEncoder:
         )
 
     def __call__(self, x: Tensor, num_codebooks: int) -> Tensor:
-        """x [B, T, 1], T a multiple of the frame, for SNAC of block_frames -> ids [B, K, T / frame], repeated by stride."""
+        """x [B, T, 1], T whole frames, of SNAC whole blocks -> ids [B, K, T / frame], repeated by stride."""
         x = _conv(x, self.first)
         for block in self.blocks:
             for unit in block.units:
@@ -156,7 +160,7 @@ class DacEncoder:
 
 @dataclass(frozen=True)
 class DacDecoder:
-    """Codes to samples."""
+    """The decoder."""
 
     config: DacConfig
     codebooks: Codebooks
@@ -169,7 +173,7 @@ class DacDecoder:
 
     @property
     def reach(self) -> Fraction:
-        """Frames from a sample to the farthest code, attention and what comes before it left out."""
+        """Frames from a sample to the farthest code, attention and the layers before it left out."""
         rate, total = Fraction(1), Fraction(0)
         for ratio in self.config.decoder_ratios:
             total += 2 / rate
@@ -180,15 +184,18 @@ class DacDecoder:
 
     @property
     def context_frames(self) -> int:
-        """Frames of context on each side, whole blocks. Before attention the first convolution sees further than a window."""
+        """Frames of context on each side, whole blocks.
+
+        Before attention the first convolution sees further than a window.
+        """
         return _whole_blocks(self.reach, self.config, self.attention)
 
     def stream(self, place: StreamPlace) -> WindowDecodeStream:
-        """A stream of sessions."""
+        """Open a stream of sessions over this half."""
         return WindowDecodeStream(half=self, chunk_frames=place.max_frames, seed=place.seed, **place.common)
 
     def __call__(self, ids: Tensor, seed: Tensor, start: Tensor) -> Tensor:
-        """ids [B, K, T] at frames from start [B], seed [B] of the noise -> samples [B, T * frame or a few less, 1]."""
+        """ids [B, K, T] at frames from start [B], seed [B] of the noise -> samples [B, about T * frame, 1]."""
         num = ids.shape[1]
         x = rvq_decode(ids, self.codebooks.first(num)._replace(bias=self.biases[:num].sum(0)))
         for layer in self.first:
@@ -206,14 +213,17 @@ class DacDecoder:
         return torch.tanh(_conv(_snake(x, self.alpha), self.last))
 
     def _up(self, x: Tensor, taps: Taps) -> Tensor:
-        """SNAC keeps the column that an odd rate would lose."""
+        """Upsample; SNAC keeps the column that an odd rate would lose."""
         y = apply_taps(F.pad(x, (0, 0, 1, 1)), taps)
         trim = (taps.up + 1) // 2
         return y[:, trim : y.shape[1] - trim + (taps.up % 2 if self.config.kind == "snac" else 0)]
 
 
 def _whole_blocks(reach: Fraction, config: DacConfig, attention: LocalAttention | None) -> int:
-    """The reach rounded up to blocks, which are whole windows of attention; one more for a convolution beside attention."""
+    """The reach rounded up to blocks, which are whole windows of attention.
+
+    One block more where there is attention, for the convolution beside it.
+    """
     block = config.block_frames
     return int(-(-reach // block)) * block + (0 if attention is None else block)
 
@@ -250,7 +260,7 @@ def _snake(x: Tensor, alpha: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Names:
-    """How DAC (transformers) and SNAC (its own package) call the same layers."""
+    """Loads layers by the names of DAC (transformers) or of SNAC (its own package)."""
 
     weights: CodecWeights
     config: DacConfig
@@ -270,7 +280,7 @@ class Names:
         return self.weights.get(f"{name}.alpha", 1, channels, 1).view(channels)
 
     def unit(self, name: str, channels: int, dilation: int) -> ResidualUnit:
-        """DAC names the four layers, SNAC numbers them."""
+        """A residual unit: DAC names its four layers, SNAC numbers them."""
         parts = (
             ("snake1", "conv1", "snake2", "conv2")
             if self.config.kind == "dac"
@@ -283,7 +293,7 @@ class Names:
         )  # fmt: skip
 
     def attention(self, name: str, width: int) -> LocalAttention:
-        """SNAC's."""
+        """Load the local attention layer of SNAC."""
         assert self.config.window is not None
         parts = (("to_qkv", 3 * width), ("to_out", width))
         qkv, out = (self.weights.affine(f"{name}.{part}", size, width) for part, size in parts)
@@ -294,8 +304,12 @@ class Names:
 
 def load_dac_encoder(weights: CodecWeights, config: DacConfig) -> DacEncoder:
     """Raises ValueError for missing and misshapen tensors."""
-    names, width, blocks = Names(weights, config), config.encoder_width, []
+    names = Names(weights, config)
+    width = config.encoder_width
     is_dac = config.kind == "dac"
+
+    # Blocks of falling rate, each twice as wide.
+    blocks = []
     first = weights.conv("encoder.conv1" if is_dac else "encoder.block.0", width, 1, 7)
     for index, ratio in enumerate(config.encoder_ratios):
         name = f"encoder.block.{index}" if is_dac else f"encoder.block.{index + 1}.block"
@@ -309,14 +323,20 @@ def load_dac_encoder(weights: CodecWeights, config: DacConfig) -> DacEncoder:
         )
         blocks.append(DacBlock(units, alpha, change))
         width *= 2
+
+    # SNAC may attend before the last convolution; DAC has a Snake there.
     place = len(config.encoder_ratios) + 1
     attention = None
     if config.window is not None:
         attention = names.attention(f"encoder.block.{place}", width)
         place += 1
     before_last = names.alpha("encoder.snake1", width) if is_dac else None
-    last = weights.conv("encoder.conv2", width, width, 3) if is_dac else names.conv(
-        f"encoder.block.{place}", width, width, 7, grouped=True)  # fmt: skip
+    last: Taps | Depthwise
+    if is_dac:
+        last = weights.conv("encoder.conv2", width, width, 3)
+    else:
+        last = names.conv(f"encoder.block.{place}", width, width, 7, grouped=True)
+
     codes, into, out = _quantizers(weights, config)
     unit_codes = F.normalize(codes.float(), dim=-1)
     return DacEncoder(
@@ -326,7 +346,11 @@ def load_dac_encoder(weights: CodecWeights, config: DacConfig) -> DacEncoder:
 
 def load_dac_decoder(weights: CodecWeights, config: DacConfig) -> DacDecoder:
     """Raises ValueError for missing and misshapen tensors."""
-    names, width, is_dac, place = Names(weights, config), config.decoder_width, config.kind == "dac", 0
+    names = Names(weights, config)
+    width = config.decoder_width
+    is_dac = config.kind == "dac"
+
+    # Into the width of the first block, by a depthwise convolution and a projection where SNAC has them.
     first: list[Taps | Depthwise] = []
     if config.depthwise:
         first.append(names.conv("decoder.model.0", config.latent_width, config.latent_width, 7, grouped=True))
@@ -335,10 +359,14 @@ def load_dac_decoder(weights: CodecWeights, config: DacConfig) -> DacDecoder:
         first.append(
             weights.conv("decoder.conv1" if is_dac else "decoder.model.0", width, config.latent_width, 7)
         )
+
+    # SNAC may attend before the blocks.
     place, attention = len(first), None
     if config.window is not None:
         attention = names.attention(f"decoder.model.{place}", width)
         place += 1
+
+    # Blocks of rising rate, each half as wide.
     blocks = []
     for index, ratio in enumerate(config.decoder_ratios):
         name, half = f"decoder.block.{index}" if is_dac else f"decoder.model.{place}.block", width // 2
@@ -352,6 +380,7 @@ def load_dac_decoder(weights: CodecWeights, config: DacConfig) -> DacDecoder:
         )
         blocks.append(DacBlock(units, alpha, change, noise))
         place, width = place + 1, half
+
     alpha = names.alpha("decoder.snake1" if is_dac else f"decoder.model.{place}", width)
     last = weights.conv("decoder.conv2" if is_dac else f"decoder.model.{place + 1}", 1, width, 7)
     codes, _, out = _quantizers(weights, config)
@@ -364,9 +393,12 @@ def _quantizers(
     weights: CodecWeights, config: DacConfig
 ) -> tuple[Tensor, tuple[Affine, ...], tuple[Affine, ...]]:
     """Codebooks [K, N, d], and the projections into and out of their space."""
-    codes, into, out = list[Tensor](), list[Affine](), list[Affine]()
+    codes: list[Tensor] = []
+    into: list[Affine] = []
+    out: list[Affine] = []
     for index in range(config.num_codebooks):
-        name, wide, narrow = f"quantizer.quantizers.{index}", config.latent_width, config.codebook_dim
+        name = f"quantizer.quantizers.{index}"
+        wide, narrow = config.latent_width, config.codebook_dim
         codes.append(weights.get(f"{name}.codebook.weight", config.codebook_size, narrow))
         for found, part, shape in ((into, "in_proj", (narrow, wide)), (out, "out_proj", (wide, narrow))):
             layer = weights.affine(f"{name}.{part}", *shape, 1, bias=shape[0])

@@ -1,7 +1,7 @@
 """EnCodec: the causal one (24 kHz) as a stream, the one of chunks (48 kHz, stereo) chunk by chunk.
 
-Défossez et al. 2022. Chunks are a second long and overlap a little; each is scaled to its loudness, coded by itself, normed over
-its whole time, and faded into its neighbours by triangular weights.
+Défossez et al. 2022. Chunks are a second long and overlap a little; each is scaled to its loudness, coded by
+itself, normed over its whole time, and faded into its neighbours by triangular weights.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ _LOUDNESS_FLOOR = 1e-8
 
 @dataclass(frozen=True)
 class EncodecEncoder:
-    """Samples to codes, causal. A stream must begin with first_frames whole frames: every layer mirrors its first columns."""
+    """EnCodec's causal encoder.
+
+    A stream begins with first_frames whole frames, because every layer mirrors its first columns.
+    """
 
     config: EncodecConfig
     seanet: Seanet
@@ -45,11 +48,11 @@ class EncodecEncoder:
     first_frames: int
 
     def stream(self, place: StreamPlace) -> CausalEncodeStream:
-        """A stream of sessions."""
+        """Open a stream of sessions over this half."""
         return causal_encode_stream(self, self.config.frame_len, place)
 
     def new_rings(self, rows: int, max_frames: int) -> dict[str, Tensor]:
-        """Nothing is kept in place."""
+        """No state: this half writes none in place."""
         return {}
 
     def __call__(
@@ -69,7 +72,7 @@ class EncodecEncoder:
 
 @dataclass(frozen=True)
 class EncodecDecoder:
-    """Codes to samples, causal. A call's columns are frames."""
+    """EnCodec's causal decoder. A call's columns are frames."""
 
     config: EncodecConfig
     seanet: Seanet
@@ -77,11 +80,11 @@ class EncodecDecoder:
     first_frames: int
 
     def stream(self, place: StreamPlace) -> CausalDecodeStream:
-        """A stream of sessions."""
+        """Open a stream of sessions over this half."""
         return causal_decode_stream(self, self.config.frame_len, place)
 
     def new_rings(self, rows: int, max_frames: int) -> dict[str, Tensor]:
-        """Nothing is kept in place."""
+        """No state: this half writes none in place."""
         return {}
 
     def __call__(
@@ -94,7 +97,10 @@ class EncodecDecoder:
 
 
 class _WholePass:
-    """A whole chunk: padding on both sides, then the convolution, then its norm. Every row is as long as the tensor."""
+    """A pass over whole chunks: padding on both sides, the convolution, its norm.
+
+    All rows have the tensor's length.
+    """
 
     def __init__(self, norms: Mapping[str, Affine]) -> None:
         self._norms = norms
@@ -137,7 +143,7 @@ class EncodecChunkEncoder:
     codes: Tensor
 
     def stream(self, place: StreamPlace) -> ChunkEncodeStream:
-        """A stream of sessions."""
+        """Open a stream of sessions over this half."""
         return ChunkEncodeStream(
             half=self,
             num_codebooks=place.num_codebooks,
@@ -165,7 +171,7 @@ class EncodecChunkDecoder:
     codebooks: Codebooks
 
     def stream(self, place: StreamPlace) -> ChunkDecodeStream:
-        """A stream of sessions."""
+        """Open a stream of sessions over this half."""
         return ChunkDecodeStream(half=self, **_chunks(self.config), **place.common)
 
     def __call__(self, ids: Tensor, scales: Tensor) -> Tensor:
@@ -226,7 +232,7 @@ def _first_frames(seanet: Seanet, config: EncodecConfig, upwards: bool) -> int:
 
 
 def _mirrored(x: Tensor, left: int, right: int) -> Tensor:
-    """x [B, T, C] with its mirror images; too short a signal is lengthened by zeros first, as the original does."""
+    """x [B, T, C] with its mirror images; zeros first lengthen a signal that is too short, as in the original."""
     extra = max(0, max(left, right) - x.shape[1] + 1)
     padded = F.pad(F.pad(x, (0, 0, 0, extra)).mT, (left, right), mode="reflect").mT
     return padded[:, : padded.shape[1] - extra]

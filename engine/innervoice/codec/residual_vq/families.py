@@ -1,4 +1,4 @@
-"""The families of residual-VQ codecs: each reads its config and loads its two halves, which know how they stream."""
+"""The families of residual-VQ codecs: each reads its config and loads its halves, which make streams."""
 
 from __future__ import annotations
 
@@ -7,14 +7,8 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
-from innervoice.checkpoint.codecs import (
-    ResidualConfig,
-    read_codec_json,
-    read_dac,
-    read_encodec,
-    read_mimi,
-    read_snac,
-)
+from innervoice.checkpoint.codec_readers import read_codec_json, read_dac, read_encodec, read_mimi, read_snac
+from innervoice.checkpoint.codecs import ResidualConfig
 from innervoice.codec.residual_vq.dac import load_dac_decoder, load_dac_encoder
 from innervoice.codec.residual_vq.encodec import load_encodec_decoder, load_encodec_encoder
 from innervoice.codec.residual_vq.mimi import load_mimi_decoder, load_mimi_encoder
@@ -24,7 +18,10 @@ from innervoice.codec.residual_vq.weights import CodecWeights
 
 @dataclass(frozen=True)
 class CodecFamily:
-    """model_type: of config.json. A loader gives None where the checkpoint lacks that half; all of them raise ValueError."""
+    """A kind of codec, by the model_type of its config.json.
+
+    A loader gives None where the checkpoint lacks that half. Reader and loaders raise ValueError.
+    """
 
     model_type: str
     read_config: Callable[[Mapping[str, Any], str | PathLike[str]], ResidualConfig]
@@ -49,7 +46,10 @@ def register_codec_family(family: CodecFamily) -> None:
 
 
 def read_codec(directory: str | PathLike[str]) -> tuple[CodecFamily, ResidualConfig]:
-    """The family of a codec's directory and its config. Raises FileNotFoundError, ValueError for another model or settings."""
+    """The family of a codec's directory and its config.
+
+    Raises FileNotFoundError, ValueError for another model or settings.
+    """
     model_type, data, source = read_codec_json(directory)
     family = _FAMILIES.get(model_type or "")
     if family is None:

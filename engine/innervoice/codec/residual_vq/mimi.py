@@ -1,7 +1,7 @@
-"""Mimi: sound to codes and back, causal in every layer, so that one code path serves whole files and streams.
+"""Mimi: sound to codes and back, causal in every layer; one code path serves whole files and streams.
 
-Défossez et al. 2024 (Moshi). SEANet, a transformer at twice the frame rate, a halving of the rate, and two residual quantisers
-side by side: one codebook of meaning, the others of sound.
+Défossez et al. 2024 (Moshi). SEANet, a transformer at twice the frame rate, a halving of the rate, and two
+residual quantisers side by side: one codebook of meaning, the others of sound.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _USAGE_FLOOR = 1e-5
 
 @dataclass(frozen=True)
 class MimiEncoder:
-    """Samples to codes. A call's columns are samples; first_frames: whole frames that a stream must begin with."""
+    """Mimi's encoder. A call's columns are samples; first_frames: whole frames that a stream begins with."""
 
     config: MimiConfig
     seanet: Seanet
@@ -46,7 +46,7 @@ class MimiEncoder:
     first_frames: int = 1
 
     def stream(self, place: StreamPlace) -> CausalEncodeStream:
-        """A stream of sessions."""
+        """Open a stream of sessions over this half."""
         return causal_encode_stream(self, self.config.frame_len, place)
 
     def new_rings(self, rows: int, max_frames: int) -> dict[str, Tensor]:
@@ -82,7 +82,7 @@ class MimiEncoder:
 
 @dataclass(frozen=True)
 class MimiDecoder:
-    """Codes to samples. A call's columns are frames."""
+    """Mimi's decoder. A call's columns are frames."""
 
     config: MimiConfig
     codebooks: Codebooks
@@ -92,7 +92,7 @@ class MimiDecoder:
     first_frames: int = 1
 
     def stream(self, place: StreamPlace) -> CausalDecodeStream:
-        """A stream of sessions."""
+        """Open a stream of sessions over this half."""
         return causal_decode_stream(self, self.config.frame_len, place)
 
     def new_rings(self, rows: int, max_frames: int) -> dict[str, Tensor]:
@@ -119,7 +119,7 @@ class MimiDecoder:
 
 
 def load_mimi_encoder(weights: CodecWeights, config: MimiConfig) -> MimiEncoder | None:
-    """The encoder, None where the checkpoint has none. Raises ValueError for missing and misshapen tensors."""
+    """The encoder, None where the checkpoint has none. Raises ValueError for missing or misshapen tensors."""
     if not config.has_encoder:
         return None
     width, taps = config.seanet.width, 2 * config.downsample
@@ -136,7 +136,7 @@ def load_mimi_encoder(weights: CodecWeights, config: MimiConfig) -> MimiEncoder 
 
 
 def load_mimi_decoder(weights: CodecWeights, config: MimiConfig) -> MimiDecoder | None:
-    """The decoder, None where the checkpoint has none. Raises ValueError for missing and misshapen tensors."""
+    """The decoder, None where the checkpoint has none. Raises ValueError for missing or misshapen tensors."""
     if not config.has_decoder:
         return None
     sizes = (config.num_semantic, config.num_codebooks - config.num_semantic)
@@ -157,7 +157,7 @@ _PARTS = ("semantic_residual_vector_quantizer", "acoustic_residual_vector_quanti
 
 
 def _codes(weights: CodecWeights, config: MimiConfig, part: str, size: int) -> Tensor:
-    """Codebooks [K, N, D]: the sums of what a code stood for in training, divided by how often."""
+    """Codebooks [K, N, D]: each code's sum of training vectors divided by their number."""
     found = []
     for index in range(size):
         name = f"quantizer.{part}.layers.{index}.codebook"

@@ -1,6 +1,7 @@
-"""SEANet, the convolutional encoder and decoder of Mimi and EnCodec, as layers that a pass runs: causal, or over a whole chunk.
+"""SEANet, the convolutional halves of Mimi and EnCodec, as layers that a causal or a whole-chunk pass runs.
 
-Tagliasacchi et al. 2020; ELU before every convolution but the first, a residual unit a rate, LSTM beside the latent (EnCodec).
+Tagliasacchi et al. 2020; ELU before every convolution but the first, a residual unit a rate, LSTM beside the
+latent (EnCodec).
 """
 
 from __future__ import annotations
@@ -45,9 +46,10 @@ class SeanetStage:
 
 @dataclass(frozen=True)
 class Seanet:
-    """first, the stages from the input's rate to the output's, last; lstm: weights of torch.lstm, before or after the stages.
+    """The layers: first, the stages from the input's rate to the output's, last.
 
-    norms: group norms by the name of the convolution that they follow.
+    lstm: weights of torch.lstm, before or after the stages. norms: group norms by the name of the convolution
+    that they follow.
     """
 
     first: Taps
@@ -115,7 +117,8 @@ class _Loader:
     def units(self, ours: str, width: int) -> tuple[EluUnit, ...]:
         made = []
         for depth in range(self.shape.num_residual_layers):
-            name, own, inner = f"layers.{self.index}", f"{ours}.{depth}", width // self.shape.compress
+            name, own = f"layers.{self.index}", f"{ours}.{depth}"
+            inner = width // self.shape.compress
             dilation = self.shape.dilation_growth**depth
             wide = self.conv(
                 f"{own}.wide",
@@ -139,8 +142,8 @@ class _Loader:
         made = []
         for layer in range(layers):
             for part, shape in (("weight", (4 * width, width)), ("bias", (4 * width,))):
-                made += [self.weights.get(f"{self.prefix}.layers.{self.index}.lstm.{part}_{side}_l{layer}", *shape)
-                         for side in ("ih", "hh")]  # fmt: skip
+                name = f"{self.prefix}.layers.{self.index}.lstm.{part}"
+                made += [self.weights.get(f"{name}_{side}_l{layer}", *shape) for side in ("ih", "hh")]
         self.index += 1 if layers else 0
         return tuple(made)
 
@@ -153,7 +156,9 @@ def load_encoder(
     weights: CodecWeights, shape: SeanetShape, *, lstm_layers: int = 0, group_norm: bool = False
 ) -> Seanet:
     """The encoder's half. Raises ValueError for missing and misshapen tensors."""
-    load, width, stages = _Loader(weights, shape, "encoder", group_norm), shape.num_filters, []
+    load = _Loader(weights, shape, "encoder", group_norm)
+    width = shape.num_filters
+    stages = []
     first = load.conv("first", "layers.0", width, shape.channels, shape.kernel_size)
     load.index = 1
     for index, ratio in enumerate(reversed(shape.ratios)):
@@ -173,11 +178,9 @@ def load_decoder(
     weights: CodecWeights, shape: SeanetShape, *, lstm_layers: int = 0, group_norm: bool = False
 ) -> Seanet:
     """The decoder's half. Raises ValueError for missing and misshapen tensors."""
-    load, width, stages = (
-        _Loader(weights, shape, "decoder", group_norm),
-        shape.num_filters << len(shape.ratios),
-        [],
-    )
+    load = _Loader(weights, shape, "decoder", group_norm)
+    width = shape.num_filters << len(shape.ratios)
+    stages = []
     first = load.conv("first", "layers.0", width, shape.width, shape.kernel_size)
     load.index = 1
     lstm = load.lstm(width, lstm_layers)

@@ -1,6 +1,6 @@
 """Streams of many sessions over one codec half: each session in a slot, a step serves all that have enough.
 
-What a session is given waits in its buffer; when it is taken, and how much at once, changes nothing in the result. The
+Pushed columns wait in a session's buffer; when they are taken, and how many at once, changes no result. The
 kinds of streams are in `causal_stream.py`, `window_stream.py` and `chunk_stream.py`.
 """
 
@@ -20,7 +20,7 @@ from innervoice.types import Samples
 
 
 class StreamPiece(NamedTuple):
-    """What a step made of a session: samples [n], of a stereo codec [n, 2], or codes. last: nothing follows."""
+    """A session's result of a step: samples [n], in stereo [n, 2], or codes. last: nothing follows."""
 
     slot: Slot
     samples: Samples | None
@@ -37,11 +37,11 @@ class Buffer:
 
     @property
     def end(self) -> int:
-        """Columns that came in all."""
+        """Columns that were pushed in all."""
         return self.base + len(self.data)
 
     def append(self, columns: np.ndarray) -> Buffer:
-        """More of them."""
+        """The buffer with more columns."""
         return (
             Buffer(self.base, np.concatenate([self.data, columns]))
             if len(self.data)
@@ -59,7 +59,7 @@ class Buffer:
 
 @dataclass(kw_only=True)
 class CodecSession(SlotSession):
-    """A session. buffer: what it was given; done: columns taken; scales: of chunks to decode."""
+    """A session's record. buffer: pushed columns; done: columns taken; scales: of chunks to decode."""
 
     key: Slot
     buffer: Buffer
@@ -78,7 +78,9 @@ class StreamJob(NamedTuple):
 
 @dataclass(frozen=True)
 class StreamPlace:
-    """Where a half's stream runs. grid: how codes look; num_codebooks: to encode; max_frames: a session's frames in a step.
+    """Where a half's stream runs.
+
+    grid: how codes look; num_codebooks: to encode; max_frames: a session's frames in a step.
 
     seed: of a decoder's noise.
     """
@@ -104,18 +106,18 @@ class StreamPlace:
 
 
 class EncoderHalf(Protocol):
-    """Samples to codes: what `Codec` asks of a codec's encoder."""
+    """A codec's encoder, as `Codec` uses it."""
 
     def stream(self, place: StreamPlace) -> EncodeStream:
-        """A stream of sessions."""
+        """Open a stream of sessions over this half."""
         ...
 
 
 class DecoderHalf(Protocol):
-    """Codes to samples: what `Codec` asks of a codec's decoder."""
+    """A codec's decoder, as `Codec` uses it."""
 
     def stream(self, place: StreamPlace) -> DecodeStream:
-        """A stream of sessions."""
+        """Open a stream of sessions over this half."""
         ...
 
 
@@ -148,7 +150,7 @@ class SlotStream(ABC):
         self.table.close(slot)
 
     def fork(self, slot: Slot) -> Slot:
-        """Open a second session that goes on from where this one is. Raises ValueError when no slot is free."""
+        """Open a second session that goes on from this one. Raises ValueError when no slot is free."""
         self.table.find(slot)
         twin = self.table.new_slot()
         self._clear(twin.place)
@@ -161,7 +163,10 @@ class SlotStream(ABC):
         return self.table.find(slot).is_done
 
     def step(self) -> list[StreamPiece]:
-        """Run every session that has enough once; the order is that of the slots. An empty list: all wait for more."""
+        """Run every session that has enough once; the order is that of the slots.
+
+        An empty list: all wait for more.
+        """
         groups: dict[Hashable, list[StreamJob]] = {}
         for session in sorted(self.table.sessions, key=lambda session: session.place):
             job = None if session.is_done else self._job(session)
@@ -207,7 +212,7 @@ class SlotStream(ABC):
 
     @abstractmethod
     def _job(self, session: CodecSession) -> StreamJob | None:
-        """What to run of a session, None: it waits."""
+        """The next columns of a session that can be run, None: it waits."""
 
     @abstractmethod
     def _run(self, jobs: list[StreamJob]) -> list[StreamPiece]:
@@ -232,7 +237,10 @@ class EncodeStream(SlotStream):
     grid: Grid
 
     def push(self, slot: Slot, samples: Samples) -> None:
-        """Samples [n], of a stereo codec [n, 2], float32 at the codec's rate, came. Raises ValueError for another shape."""
+        """Append samples [n], of a stereo codec [n, 2], float32 at the codec's rate.
+
+        Raises ValueError for another shape.
+        """
         columns = np.asarray(samples, np.float32)
         columns = columns[:, None] if columns.ndim == 1 else columns
         if columns.ndim != 2 or columns.shape[1] != self.channels:
@@ -257,7 +265,10 @@ class DecodeStream(SlotStream):
     grid: Grid
 
     def push(self, slot: Slot, codes: Codes) -> None:
-        """Codes came: of whole chunks but for the last. Raises ValueError for codes of another codec, number or range."""
+        """Append codes, of whole chunks but for the last.
+
+        Raises ValueError: another codec, number of codebooks or range.
+        """
         rows = self.grid.rows(codes)
         session = self.table.unfinished(slot)
         if session.buffer.data.shape[1:] not in ((0,), rows.shape[:1]):
@@ -268,7 +279,8 @@ class DecodeStream(SlotStream):
         whole = self.grid.chunk_frames or 1
         if session.buffer.end % whole:
             raise ValueError(
-                f"the session was given {session.buffer.end} frames, not whole chunks of {whole}: only the last may be shorter"
+                f"the session was given {session.buffer.end} frames, not whole chunks of {whole}: "
+                "only the last may be shorter"
             )
         scales = () if codes.scales is None else tuple(float(scale) for scale in codes.scales)
         self._append(slot, rows.T, scales)

@@ -1,4 +1,4 @@
-"""Weights of the codecs by name: plain, or a direction and a length (weight norm) that are multiplied out once."""
+"""Weights of the codecs by name; a direction and a length (weight norm) are multiplied out once."""
 
 from __future__ import annotations
 
@@ -71,7 +71,10 @@ class CodecWeights:
 def open_weights(
     directory: Path, load_format: str, dtype: torch.dtype, device: str | torch.device, seed: int = 0
 ) -> CodecWeights:
-    """The tensors of a directory, safetensors or pytorch_model.bin, or random ones. Raises FileNotFoundError, ValueError."""
+    """The tensors of a directory, safetensors or pytorch_model.bin, or random ones.
+
+    Raises FileNotFoundError, ValueError.
+    """
     if load_format == "dummy":
         return CodecWeights(DummyTensors(seed), None, dtype, device)
     if (directory / PICKLED).exists() and not any((directory / name).exists() for name in (SINGLE, INDEX)):

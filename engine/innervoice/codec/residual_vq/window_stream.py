@@ -1,7 +1,7 @@
 """Streams of the codecs that look ahead: a window with context on both sides is run, and its middle is kept.
 
-The context is as wide as the network sees, so that the pieces join to what one call over the whole gives; the look-ahead is
-`context` frames.
+The context is as wide as the network sees, so that the pieces join to what one call over the whole gives; the
+look-ahead is `context` frames.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from innervoice.codec.residual_vq.slot_stream import (
 
 
 class WindowHalf(Protocol):
-    """A half that runs whole windows."""
+    """An encoder or decoder that runs whole windows."""
 
     @property
     def config(self) -> ResidualConfig:
@@ -34,7 +34,7 @@ class WindowHalf(Protocol):
 
     @property
     def context_frames(self) -> int:
-        """Frames of context on each side of what is kept, whole blocks."""
+        """Frames of context on each side of the frames that are kept, in whole blocks."""
         ...
 
 
@@ -50,7 +50,7 @@ class WindowDecoder(WindowHalf, Protocol):
     """Codes to samples."""
 
     def __call__(self, ids: Tensor, seed: Tensor, start: Tensor) -> Tensor:
-        """ids [B, K, T] at frames from start [B], seed [B] of the noise -> samples [B, T * frame or a few less, C]."""
+        """ids [B, K, T] at frames from start [B], seed [B] of the noise -> samples [B, about T * frame, C]."""
         ...
 
 

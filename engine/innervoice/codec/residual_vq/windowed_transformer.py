@@ -1,4 +1,7 @@
-"""Mimi's transformer: pre-norm layers with rotary positions and layer scale, each token sees the last `window` ones."""
+"""Mimi's transformer.
+
+Pre-norm layers with rotary positions and layer scale; a token sees the last `window` ones, itself included.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ class WindowedTransformer:
         return [f"ring{index}" for index in range(len(self.layers))]
 
     def __call__(self, x: Tensor, rings: Mapping[str, Tensor], slots: Tensor, at: Level) -> Tensor:
-        """x [B, T, D], rings [S, 2, R, H, d] by name, slots [B] -> [B, T, D]; the rings are written in place."""
+        """x [B, T, D], rings [S, 2, R, H, d] by name, written in place; slots [B] -> [B, T, D]."""
         position = (at.start[:, None] + torch.arange(x.shape[1], device=x.device)).flatten()
         angle = position[:, None].float() * self.frequencies
         rows = RingRows(slots, at.start, at.n, angle.cos().to(x.dtype), angle.sin().to(x.dtype))
