@@ -115,10 +115,11 @@ def test_graphs_of_the_flow_give_the_mel_of_single_launches(dtype: torch.dtype) 
 def engine_of(tiny_dir: Path, backend: str) -> Any:
     """Float32: "auto" draws on the device by graphs, "plain" on the host from PyTorch's own forward pass."""
     import innervoice as iv
+    from innervoice.runtime.overlap import Overlap
 
     options: dict[str, Any] = {"dtype": "float32", "vocoder_noise": False, "max_sessions": 16}
     engine = iv.Engine.from_pretrained(tiny_dir, device="cuda", backend=backend, **options)
-    assert (engine.parts.core.stepping is not None) == (backend == "auto")
+    assert isinstance(engine.parts.core.decoder, Overlap) == (backend == "auto")
     return engine
 
 
@@ -187,8 +188,8 @@ def test_an_engine_compiles_nothing_after_warmup(tiny_dir: Path) -> None:
                 session.reply(iv.Text(text), sampling=sampling).reply()
         stats = engine.stats()
         assert stats.ready_s is not None and stats.jit_after_warmup == 0
-        stepper = engine.parts.core.stepping.stepper.stats()
-        assert stepper.eager_steps == 0 and stepper.replays > 100
+        steps = engine.parts.core.decoder.device_step.stats()
+        assert steps.eager_steps == 0 and steps.replays > 100
 
 
 def test_tokens_are_the_host_s() -> None:

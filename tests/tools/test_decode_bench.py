@@ -16,7 +16,7 @@ from innervoice.telemetry.trace import Tracer
 from innervoice.tools.cli.main import app
 from innervoice.tools.decode_bench import (
     DecodeModel,
-    RunnerLoop,
+    HostLoop,
     make_loop,
     step_bytes,
     step_flops,
@@ -46,7 +46,7 @@ def test_bytes_and_flops_of_glm_4_voice(tiny_dir: Path) -> None:
 
 def test_the_loop_decodes_greedily_behind_its_context(model: DecodeModel) -> None:
     loop = make_loop(model, 2, 30, 4, Tracer())
-    assert isinstance(loop, RunnerLoop)
+    assert isinstance(loop, HostLoop)
     seconds = time_steps(loop, torch.device("cpu"), steps=3, warmup=1, tracer=Tracer())
     ids = loop.finish()
     assert len(seconds) == 3 and all(s > 0 for s in seconds) and [len(row) for row in ids] == [4, 4]

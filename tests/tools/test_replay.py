@@ -289,3 +289,7 @@ def test_from_the_command_line(
     write_events("other.jsonl", lines)
     assert main(["replay", "other.jsonl"]) == 2
     assert "other.jsonl was not reproduced: token " in capsys.readouterr().err
+    lines[0]["engine"]["turbo"] = True
+    write_events("other.jsonl", lines)
+    assert main(["replay", "other.jsonl"]) == 2
+    assert "options of another version: unknown engine option 'turbo'" in capsys.readouterr().err

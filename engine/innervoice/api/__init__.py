@@ -1,12 +1,12 @@
 """The calls of a program: Engine, Session, loading a checkpoint, and turning a call into a request.
 
-engine.py           Engine
-event_log.py        events to JSON lines
+engine.py           Engine: load a model, answer prompts, open sessions
+event_log.py        EventLog: events to JSON lines
 gc_freeze.py        FrozenHeap: loaded objects are left out of garbage collection
-live_audio.py       pushed frames to codes while the user speaks, for all sessions
-loader.py           directories to a core that is ready to step
-memory_plan.py      bytes and sessions, from config files alone
-options.py          EngineOptions: what can be chosen when an engine is loaded
-request_builder.py  what a caller asks for to a validated request
+live_audio.py       LiveEncoder: pushed frames to codes while users speak, for all sessions
+loader.py           EngineParts: a checkpoint loaded as planned
+memory_plan.py      MemoryPlan: bytes and sessions, from config files alone
+options.py          EngineOptions: the options that an engine is loaded with
+request_builder.py  RequestBuilder: a prompt and options to a validated request
 session.py          Session: turns, pushed audio, fork, export
 """

@@ -73,7 +73,7 @@ def write_events(path: str | PathLike[str], lines: Iterable[Line]) -> None:
 
 
 def to_json(line: Line) -> str:
-    """One line of JSON. What Unicode calls a line break is escaped too, so that any reader's lines are ours."""
+    """One line of JSON. All line breaks of Unicode are escaped, so that any reader splits lines as we do."""
     text = json.dumps(line, ensure_ascii=False, allow_nan=False)
     for mark in "\x85\u2028\u2029":
         text = text.replace(mark, f"\\u{ord(mark):04x}")

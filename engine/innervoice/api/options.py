@@ -88,7 +88,8 @@ class EngineOptions:
     )
     codec_dtype: str = option(
         "auto",
-        "Type of the codec's weights; auto: float32, and bfloat16 for the speech decoder on a GPU, unless dtype is float32.",
+        "Type of the codec's weights; auto: float32, and bfloat16 for the speech decoder on a GPU, unless "
+        "dtype is float32.",
         choices=DTYPE_CHOICES,
     )
     kv_dtype: str = option(
@@ -102,8 +103,8 @@ class EngineOptions:
     threads: int | None = option(None, "CPU threads, for the whole process.", rule=at_least(1))
     streaming: str | SteadySettings = option(
         "steady",
-        "steady: chunks of fixed length at a fixed cost; offline: all sound at the end; reference: growing chunks, as "
-        "GLM-4-Voice's demo cuts them.",
+        "steady: chunks of fixed length at a fixed cost; offline: all sound at the end; reference: growing "
+        "chunks, as GLM-4-Voice's demo cuts them.",
         choices=get_args(Streaming),
     )
     vocoder_noise: bool = option(True, "off: reproducible sound.")
@@ -115,13 +116,14 @@ class EngineOptions:
     )
     policy: str | Policy = option(
         "slack",
-        "Which replies take part in a step: slack (earliest playback deadline first), fixed (arrival order, reflections of "
-        "fixed length) or fcfs (arrival order).",
+        "Which replies take part in a step: slack (earliest playback deadline first), fixed (arrival order, "
+        "reflections of fixed length) or fcfs (arrival order).",
         choices=tuple(POLICIES),
     )
     max_load: float = option(
         SchedulerSettings.max_load,
-        "Under slack: a reply waits while the speech of all, with it, would take more than this share of the time.",
+        "Under slack: a reply waits while the speech of all, with it, would take more than this share of "
+        "the time.",
         rule=POSITIVE,
     )
     max_waiting: int | None = option(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from innervoice.runtime.event_builder import collect_text
-from innervoice.runtime.event_queue import UNBOUNDED, Bounds, EventQueue, deliver, fail_all
+from innervoice.runtime.event_queue import UNBOUNDED, Bounds, EventQueue
 from innervoice.runtime.snapshot import SessionSnapshot
 from innervoice.types import Audio, AudioChunk, Done, Event, Reply, RequestFailed
 
@@ -90,14 +90,6 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
         async for _ in self:
             pass
         return self._whole()
-
-    def put(self, event: Event) -> None:
-        """For the engine: add an event."""
-        deliver([(self.queue, [event])])
-
-    def fail(self, error: BaseException) -> None:
-        """For the engine: no event will follow; readers get the error."""
-        fail_all([self.queue], error)
 
     def __enter__(self) -> Stream:
         return self

@@ -90,41 +90,47 @@ class Loop(Protocol):
         ...
 
 
-class StepperLoop:
-    """The device's step, read one step late."""
+class DeviceLoop:
+    """Steps of the device, each read one step late. options: graphs, invariant and pdl of `DeviceStep`."""
 
     def __init__(
-        self, model: DecodeModel, rows: int, context: int, steps: int, tracer: Tracer, *, schedule: Schedule | None = None,
-        graphs: bool = True, invariant: bool = False, pdl: bool | None = None, weighted: tuple[bool, ...] = (False,),
-    ) -> None:  # fmt: skip
-        transformer, length = model.transformer, context + steps + _SPARE
-        each = pages_for(length, PAGE_SIZE)
-        self._rows, self._pending = rows, list[Any]()
+        self,
+        model: DecodeModel,
+        rows: int,
+        context: int,
+        steps: int,
+        tracer: Tracer,
+        *,
+        schedule: Schedule | None = None,
+        weighted: tuple[bool, ...] = (False,),
+        **options: Any,
+    ) -> None:
+        self._rows = rows
+        self._pending: list[Any] = []
         self._ids: list[list[int]] = [[] for _ in range(rows)]
-        kv = random_cache(transformer, rows * each)
-        self.stepper = DeviceStep(
-            transformer,
-            kv,
-            max_rows=rows,
-            max_model_len=length,
-            tracer=tracer,
-            graphs=graphs,
-            invariant=invariant,
-            pdl=pdl,
+
+        # A cache full of random numbers, and the step with its graphs captured.
+        length = context + steps + _SPARE
+        each = pages_for(length, PAGE_SIZE)
+        kv = random_cache(model.transformer, rows * each)
+        self.device_step = DeviceStep(
+            model.transformer, kv, max_rows=rows, max_model_len=length, tracer=tracer, **options
         )
-        self.stepper.warmup(weighted)
+        self.device_step.warmup(weighted)
+
+        # Every row stands behind `context` tokens and decodes greedily.
         program = _program(schedule, model.vocabulary)
         sampling = Sampling(
             temperature=0.0, top_k=0, top_p=1.0, seed=0, max_new_tokens=steps + _SPARE, ignore_eos=True
         )
         for row in range(rows):
             pages = range(row * each, (row + 1) * each)
-            token = row % transformer.config.vocab_size
-            self.stepper.begin(row, RowStart(token, context, pages, program, sampling))
+            token = row % model.transformer.config.vocab_size
+            self.device_step.begin(row, RowStart(token, context, pages, program, sampling))
 
     def step(self) -> None:
         """Queue one step of all rows, and read the one before."""
-        self._pending.append(self.stepper.step(self._rows))
+        self._pending.append(self.device_step.step(self._rows))
         if len(self._pending) > 1:
             self._read()
 
@@ -135,12 +141,12 @@ class StepperLoop:
         return self._ids
 
     def _read(self) -> None:
-        for step in self.stepper.read(self._pending.pop(0)):
+        for step in self.device_step.read(self._pending.pop(0)):
             for emitted in step:
                 self._ids[emitted.row].append(emitted.token)
 
 
-class RunnerLoop:
+class HostLoop:
     """One forward pass and one greedy draw a step, eagerly."""
 
     def __init__(self, model: DecodeModel, rows: int, context: int, steps: int, tracer: Tracer) -> None:
@@ -176,14 +182,14 @@ class RunnerLoop:
 def make_loop(
     model: DecodeModel, rows: int, context: int, steps: int, tracer: Tracer, **options: Any
 ) -> Loop:
-    """The loop for where the model is. Raises ValueError for sizes below 1; options: of the stepper."""
+    """The loop for where the model is. Raises ValueError for sizes below 1; options: of `DeviceLoop`."""
     if min(rows, context, steps) < 1:
         raise ValueError(
             f"decode of {rows} rows, {context} tokens of context, {steps} steps: each must be 1 or more"
         )
     if choose("step", model.transformer.weights.final_norm) == TRITON:
-        return StepperLoop(model, rows, context, steps, tracer, **options)
-    return RunnerLoop(model, rows, context, steps, tracer)
+        return DeviceLoop(model, rows, context, steps, tracer, **options)
+    return HostLoop(model, rows, context, steps, tracer)
 
 
 def time_steps(loop: Loop, device: torch.device, steps: int, warmup: int, tracer: Tracer) -> list[float]:

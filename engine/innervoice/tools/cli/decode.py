@@ -14,7 +14,7 @@ from innervoice.telemetry.trace import Tracer
 from innervoice.tools.cli.options import with_engine_options
 from innervoice.tools.decode_bench import (
     DecodeModel,
-    StepperLoop,
+    DeviceLoop,
     make_loop,
     step_bytes,
     time_prefill,
@@ -52,8 +52,8 @@ def decode(
         tracer.stop()
         tracer.save(trace)
     found = _figures(loaded, seconds, batch, context) | {"graph": graph, "warmup": warmup}
-    if isinstance(loop, StepperLoop):
-        stats = loop.stepper.stats()
+    if isinstance(loop, DeviceLoop):
+        stats = loop.device_step.stats()
         found |= {
             "ready_s": stats.ready_s,
             "jit_after_warmup": stats.jit_after_warmup,

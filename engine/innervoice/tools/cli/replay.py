@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from innervoice.api.engine import Engine
+from innervoice.api.options import EngineOptions
 from innervoice.tools.cli.options import with_engine_options
 from innervoice.tools.replay.recording import RecordedReply
 from innervoice.tools.replay.replay import replay
@@ -29,10 +30,16 @@ def replay_command(
     Engine options that are given replace those of the log; another device or type may compute other results.
     """
     recording = RecordedReply.load(log)
-    options = dict(recording.engine) | chosen | ({} if model is None else {"model": model})
-    if options.get("model") is None:
+    recorded = {"model": None} | dict(recording.engine)
+    recorded_model = recorded.pop("model")
+    model = model or recorded_model
+    if model is None:
         raise ValueError(f"{log} does not say which model it was made with: give --model")
-    with Engine.from_pretrained(**options) as engine:
+    try:
+        options = EngineOptions().changed(**recorded | chosen)
+    except TypeError as error:
+        raise ValueError(f"{log} was made with options of another version: {error}") from error
+    with Engine.from_pretrained(model, options) as engine:
         made = replay(engine, recording)
     if out is not None:
         Audio(made.samples, recording.chunks[0].rate if recording.chunks else 1).save(out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from os import PathLike
 from pathlib import Path
@@ -67,7 +67,7 @@ class RecordedReply:
     def load(cls, path: str | PathLike[str]) -> RecordedReply:
         """Read an event log.
 
-        Raises FileNotFoundError, and ValueError with the line for what cannot be made again.
+        Raises FileNotFoundError, and ValueError, which names the line, for a log that no reply can be made again from.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"there is no event log {path}")
@@ -78,46 +78,53 @@ class RecordedReply:
         ]
         if not lines or lines[0].get("kind") != "request":
             raise ValueError(
-                f"{path} does not begin with a request: it was written by an older version, or cut at its beginning"
-            )
-        head, done = lines[0], [line for line in lines if line["kind"] == "done"]
-        if head["is_turn"] and head.get("history") is None:
-            raise ValueError(
-                f"{path} is a turn of a session, whose history is not in it: it was written by an older version"
+                f"{path} does not begin with a request: it was written by an older version, "
+                "or cut at its beginning"
             )
         try:
-            sampling = Sampling(
-                **head["sampling"] | {"stop_token_ids": tuple(head["sampling"]["stop_token_ids"])}
-            )
-            caps = (done[-1]["usage"]["reflection_caps"] if done else ()) or head["reflection_caps"]
-            return cls(
-                prompt_ids=tuple(head["prompt_ids"]),
-                schedule=Schedule.from_dict(head["schedule"]),
-                sampling=sampling,
-                reflection_caps=tuple(caps),
-                output_rate=head["output_rate"],
-                output_format=head["output_format"],
-                model=head["model"],
-                tokens=tuple(
-                    Token(line["kind"], line["segment"], i)
-                    for line in lines
-                    if "segment" in line
-                    for i in line["ids"]
-                ),
-                chunks=tuple(
-                    Chunk(**{field.name: line[field.name] for field in fields(Chunk)})
-                    for line in lines
-                    if line["kind"] == "audio"
-                ),
-                reason=done[-1]["reason"] if done else None,
-                engine=head.get("engine", {}),
-                history=SessionSnapshot.from_dict(head["history"]) if head["is_turn"] else None,
-                extra=tuple(
-                    {key: value for key, value in line.items() if key not in LOG_KEYS} for line in lines[1:]
-                ),
-            )
+            head = lines[0]
+            if head["is_turn"] and head.get("history") is None:
+                raise ValueError(
+                    f"{path} is a turn of a session, whose history is not in it: it was written by an "
+                    "older version"
+                )
+            return cls._of(head, lines[1:])
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path} is no event log of this version: {error}") from error
+
+    @classmethod
+    def _of(cls, head: Line, lines: Sequence[Line]) -> RecordedReply:
+        """The recording of a request's line and the lines behind it. Raises KeyError, TypeError, ValueError."""
+        done = next((line for line in reversed(lines) if line["kind"] == "done"), None)
+        sampling = head["sampling"] | {"stop_token_ids": tuple(head["sampling"]["stop_token_ids"])}
+        caps = (done["usage"]["reflection_caps"] if done else ()) or head["reflection_caps"]
+        tokens = (
+            Token(line["kind"], line["segment"], token)
+            for line in lines
+            if "segment" in line
+            for token in line["ids"]
+        )
+        chunks = (
+            Chunk(**{field.name: line[field.name] for field in fields(Chunk)})
+            for line in lines
+            if line["kind"] == "audio"
+        )
+        extra = ({key: value for key, value in line.items() if key not in LOG_KEYS} for line in lines)
+        return cls(
+            prompt_ids=tuple(head["prompt_ids"]),
+            schedule=Schedule.from_dict(head["schedule"]),
+            sampling=Sampling(**sampling),
+            reflection_caps=tuple(caps),
+            output_rate=head["output_rate"],
+            output_format=head["output_format"],
+            model=head["model"],
+            tokens=tuple(tokens),
+            chunks=tuple(chunks),
+            reason=None if done is None else done["reason"],
+            engine=head.get("engine", {}),
+            history=SessionSnapshot.from_dict(head["history"]) if head["is_turn"] else None,
+            extra=tuple(extra),
+        )
 
 
 def _parsed(path: str | PathLike[str], number: int, text: str) -> Line:
