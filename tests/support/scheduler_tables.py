@@ -28,7 +28,7 @@ def costs(step_s: float = 0.004, row_s: float = 30e-6) -> LearnedCosts:
 
 def add(jobs: ReplyColumns, now: float = 0.0, *, priority: int = 0, **columns: Any) -> int:
     """Add a reply that decodes, has been heard for a while and owns the pages it needs; columns override that."""
-    place = jobs.add(now, priority=priority)
+    table_index = jobs.add(now, priority=priority)
     values: dict[str, Any] = {
         "phase": Phase.DECODE, "context": 100, "is_live": True, "has_sound": True, "sound_end_s": now + 2.0, "spoken_left": 30,
         "chunk_s": 2.08, "hidden_most": 100, "hidden_cap": 100, "spoken_rate": 18.75,
@@ -38,8 +38,8 @@ def add(jobs: ReplyColumns, now: float = 0.0, *, priority: int = 0, **columns: A
         values |= {"has_sound": False, "prompt_left": values["context"], "prompt_len": values["context"]}
     values.setdefault("pages", -(-(values["context"] - values.get("prompt_left", 0)) // PAGE))
     for name, value in values.items():
-        getattr(jobs, name)[place] = value
-    return place
+        getattr(jobs, name)[table_index] = value
+    return table_index
 
 
 @st.composite
@@ -64,8 +64,8 @@ def tables(draw: st.DrawFn) -> tuple[ReplyColumns, float, int]:
             hidden_count=int(random.integers(0, cap + 1)) if reflects else 0, hidden_total=300, sound_total_s=4.0,
             unvoiced_s=float(random.uniform(0, 3)), chunks_ready=int(random.integers(0, 2)),
         )  # fmt: skip
-    for place in jobs.places.tolist()[:: draw(st.integers(3, 9))]:
-        jobs.remove(place)
+    for table_index in jobs.indices.tolist()[:: draw(st.integers(3, 9))]:
+        jobs.remove(table_index)
     return jobs, now, draw(st.integers(0, 300))
 
 
@@ -78,17 +78,19 @@ def pages_needed(jobs: ReplyColumns, plan: StepPlan) -> int:
     """The pages that a step takes, less those that it gives back."""
     feeds = dict(plan.prefill)
     feeds = {
-        place: num + (num == jobs.prompt_left[place] and not jobs.is_listening[place])
-        for place, num in feeds.items()
+        table_index: num + (num == jobs.prompt_left[table_index] and not jobs.is_listening[table_index])
+        for table_index, num in feeds.items()
     }
-    for place in plan.decode.tolist():
-        feeds[place] = feeds.get(place, 0) + 1
+    for table_index in plan.decode.tolist():
+        feeds[table_index] = feeds.get(table_index, 0) + 1
     total = 0
-    for place, num in feeds.items():
+    for table_index, num in feeds.items():
         total += max(
-            0, -(-int(jobs.context[place] - jobs.prompt_left[place] + num) // PAGE) - int(jobs.pages[place])
+            0,
+            -(-int(jobs.context[table_index] - jobs.prompt_left[table_index] + num) // PAGE)
+            - int(jobs.pages[table_index]),
         )
-    return total - sum(int(jobs.pages[place]) for place in plan.preempt)
+    return total - sum(int(jobs.pages[table_index]) for table_index in plan.preempt)
 
 
 settings_of = st.builds(

@@ -106,7 +106,7 @@ def test_who_interrupts_hears_no_more_and_costs_no_more() -> None:
     assert second.submitted_s == first.ended_s
     assert sum(sound_s for _, sound_s in first.chunks) <= 3.0 + 8.0 + 2.1  # the frontier
     assert world.pages_free == world.num_pages
-    assert len(world.jobs) == 0
+    assert len(world.columns) == 0
 
 
 @given(
@@ -133,7 +133,7 @@ def test_pages_and_tokens_add_up(
     world.spoken = Spoken(hidden=30)
     run = world.until(200.0)
     assert world.pages_free == num_pages
-    assert len(world.jobs) == 0
+    assert len(world.columns) == 0
     assert len(run.replies) == listeners
     for reply in run.replies:
         assert reply.ended_s is not None
@@ -180,12 +180,12 @@ def test_a_plan_costs_little() -> None:
     }
     for world in worlds.values():
         world.until(3.0)
-    assert len(worlds[256].jobs) == 256
-    assert np.count_nonzero(worlds[256].jobs.phase == Phase.DECODE) > 128
+    assert len(worlds[256].columns) == 256
+    assert np.count_nonzero(worlds[256].columns.phase == Phase.DECODE) > 128
     numbers = np.zeros(256)
 
     def plan(world: World) -> None:
-        plan_step(world.jobs, world.costs, world.settings, world.now, world.pages_free)
+        plan_step(world.columns, world.costs, world.settings, world.now, world.pages_free)
 
     def add() -> None:
         for _ in range(100):

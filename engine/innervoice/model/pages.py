@@ -1,4 +1,7 @@
-"""Pages of the KV cache: the pool that lends them and the list of those a row holds. Counting and finding are native."""
+"""Pages of the KV cache: the pool that lends them and the list of those a row holds.
+
+Counting and finding are native.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,10 @@ def page_bytes(
 
 
 def pages_for(num_tokens: int, page_size: int) -> int:
-    """Pages that hold num_tokens tokens. Raises ValueError for a negative num_tokens or a page_size below 1."""
+    """Pages that hold num_tokens tokens.
+
+    Raises ValueError for a negative num_tokens or a page_size below 1.
+    """
     if num_tokens < 0 or page_size < 1:
         raise ValueError(
             f"cannot count pages for {num_tokens} tokens at {page_size} tokens a page: use 0 or more, at 1 or more"
@@ -49,8 +55,9 @@ def pages_for(num_tokens: int, page_size: int) -> int:
 class PageTable:
     """The pages that one row holds, in the order of its tokens: token t lies in pages[t // page_size].
 
-    `ids` and `keys` are a row's tokens from its first; a key is a number that says what a token's K and V depend on besides the
-    ids up to it. Equal ids and keys up to the end of a page mean equal contents, wherever they were computed.
+    `ids` and `keys` are a row's tokens from its first; a key is a number that says what a token's K and V
+    depend on besides the ids up to it. Equal ids and keys up to the end of a page mean equal contents,
+    wherever they were computed.
     """
 
     def __init__(self, pool: PagePool) -> None:
@@ -70,7 +77,8 @@ class PageTable:
         return self._num_published
 
     def adopt(self, ids: Numbers, keys: Numbers) -> int:
-        """Hold the longest published beginning of these tokens that leaves one to be computed; returns how many tokens it has.
+        """Hold the longest published beginning of these tokens that leaves one to be computed; returns how
+        many tokens it has.
 
         Raises ValueError for a table that holds pages, or ids and keys of different length.
         """
@@ -91,10 +99,12 @@ class PageTable:
             self.pages += self.pool.allocate(missing)
 
     def publish(self, ids: Numbers, keys: Numbers, num_tokens: int) -> None:
-        """Make the full pages among the first num_tokens tokens, whose K and V must be written, findable for other rows.
+        """Make the full pages among the first num_tokens tokens, whose K and V must be written, findable for
+        other rows.
 
-        A page that equals a published one is given back for that one, so `pages` may change; what is published already costs
-        nothing. Raises ValueError when there are fewer ids, keys or pages than num_tokens.
+        A page that equals a published one is given back for that one, so `pages` may change; what is
+        published already costs nothing. Raises ValueError when there are fewer ids, keys or pages than
+        num_tokens.
         """
         _check_pairs(ids, keys)
         if num_tokens > len(ids) or num_tokens > self.capacity:
@@ -117,11 +127,13 @@ class PageTable:
         return other
 
     def writable(self, position: int) -> tuple[int, int] | None:
-        """Make the page of a token this row's own before it is written; called for one token of each page that will be.
+        """Make the page of a token this row's own before it is written; called for one token of each page
+        that will be.
 
-        None: write in place. (source, target): `pages` has the target now, and source's contents must be copied there, in the
-        order of these calls and before anything else is written, because source may be free by then. Raises OutOfPages, the
-        table unchanged, and ValueError for a position that has no page, or that published pages lie behind.
+        None: write in place. (source, target): `pages` has the target now, and source's contents must be
+        copied there, in the order of these calls and before anything else is written, because source may be
+        free by then. Raises OutOfPages, the table unchanged, and ValueError for a position that has no page,
+        or that published pages lie behind.
         """
         if not 0 <= position < self.capacity:
             raise ValueError(
@@ -144,7 +156,8 @@ class PageTable:
         return None if self.pages[index] == page else (page, self.pages[index])
 
     def truncate(self, num_tokens: int) -> None:
-        """Keep the pages of the first num_tokens tokens and give the others back, published ones to be found again.
+        """Keep the pages of the first num_tokens tokens and give the others back, published ones to be found
+        again.
 
         Raises ValueError for a negative number, or more tokens than the pages hold.
         """

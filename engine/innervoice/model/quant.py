@@ -1,5 +1,5 @@
-"""Quantised weights: what they hold, how they are made, and the one place where a
-weight of any kind is multiplied.
+"""Quantised weights: what they hold, how they are made, and the one place where a weight of any kind is
+multiplied.
 
 A weight is [N, K], N outputs of K inputs. Every format is made row by row:
 
@@ -142,7 +142,9 @@ def to_int4(w: Tensor, group: int = 32, symmetric: bool = False) -> Int4Weight:
     full = torch.cat([w, w[:, -1:].expand(rows, groups * group - columns)], dim=1).view(rows, groups, group)
     if symmetric:
         extreme = full.gather(2, full.abs().argmax(dim=2, keepdim=True)).squeeze(2)
-        scale, minimum, zero = _half(extreme / -MIDDLE), None, float(MIDDLE)
+        scale = _half(extreme / -MIDDLE)
+        minimum = None
+        zero = float(MIDDLE)
     else:
         low = full.amin(dim=2)
         minimum, zero = _half(low), 0.0

@@ -49,7 +49,9 @@ class ModelRunner:
         backend: str = "auto",
         threads: int | None = None,
     ) -> None:
-        self.model, self.page_size, self.device = model, page_size, model.weights.device
+        self.model = model
+        self.page_size = page_size
+        self.device = model.weights.device
         self.kv = KVCache.allocate(
             model.config, num_pages, page_size, kv_dtype or model.weights.dtype, self.device
         )
@@ -76,7 +78,9 @@ class ModelRunner:
 
     @torch.inference_mode()
     def load_pages(self, sequence: Sequence, saved: HostPages) -> None:
-        """Put saved pages back behind those that the sequence has computed; it must hold pages for them, its own ones."""
+        """Put saved pages back behind those that the sequence has computed; it must hold pages for them, its
+        own ones.
+        """
         if saved.num_tokens <= sequence.num_cached:
             return
         first = sequence.num_cached // self.page_size
@@ -90,7 +94,8 @@ class ModelRunner:
     def forward(
         self, sequences: abc.Sequence[Sequence], outputs: abc.Sequence[tuple[int, int]] | None = None
     ) -> Tensor:
-        """Feed the tokens that are not cached yet; return logits [B, V] float32 after each sequence's last one.
+        """Feed the tokens that are not cached yet; return logits [B, V] float32 after each sequence's last
+        one.
 
         outputs: half-open ranges of ids, ascending and apart, beside which logits may be left out
         (as NaN). None: all are there.
@@ -113,10 +118,12 @@ class ModelRunner:
         new_sequence: Callable[[], Sequence],
         outputs: abc.Sequence[tuple[int, int]] | None = None,
     ) -> tuple[Tensor, dict[int, Exception]]:
-        """Feed as `forward` does -> logits [B, V], and the failures by the `id` of their sequence, whose logits are NaN.
+        """Feed as `forward` does -> logits [B, V], and the failures by the `id` of their sequence, whose
+        logits are NaN.
 
-        When the batch fails, each sequence is run by itself. When none goes through, one harmless token is tried: a failure
-        that it shares belongs to no sequence, and is raised. new_sequence: makes an empty one.
+        When the batch fails, each sequence is run by itself. When none goes through, one harmless token is
+        tried: a failure that it shares belongs to no sequence, and is raised. new_sequence: makes an empty
+        one.
         """
         try:
             return self.forward(sequences, outputs), {}

@@ -13,10 +13,11 @@ from innervoice.model.token_role import TokenRole, page_key, token_tags
 class Sequence:
     """A sequence that keeps its pages.
 
-    ids[:num_cached] have keys and values; the next forward pass feeds the rest, or, with a limit, only as many as bring
-    num_cached to it: a long prompt goes in by chunks. roles[i] is the role of ids[i], replies[i] the number of its reply within
-    the sequence (0: none, then from 1), log_weights[r] ln w of reply r. page_keys[i] is what, beside the ids, the keys and
-    values of a page depend on: equal keys and ids, equal pages.
+    ids[:num_cached] have keys and values; the next forward pass feeds the rest, or, with a limit, only as
+    many as bring num_cached to it: a long prompt goes in by chunks. roles[i] is the role of ids[i],
+    replies[i] the number of its reply within the sequence (0: none, then from 1), log_weights[r] ln w of
+    reply r. page_keys[i] is what, beside the ids, the keys and values of a page depend on: equal keys and
+    ids, equal pages.
     """
 
     table: PageTable
@@ -83,8 +84,10 @@ class Sequence:
         self.num_cached, self.limit = 0, None
 
     def fork(self) -> Sequence:
-        """A copy that shares the pages of what is cached."""
-        table, keys, weights = self.table.fork(), list(self.page_keys), list(self.log_weights)
+        """A copy that shares the pages of all cached tokens."""
+        table = self.table.fork()
+        keys = list(self.page_keys)
+        weights = list(self.log_weights)
         table.truncate(self.num_cached)
         return Sequence(
             table, list(self.ids), list(self.roles), list(self.replies), keys, weights, self.num_cached

@@ -1,9 +1,11 @@
-"""The role of a token for the reflection weight, and all that follows from it: tags of queries and keys, keys of pages.
+"""The role of a token for the reflection weight, and all that follows from it: tags of queries and keys, keys
+of pages.
 
-Where a spoken token of a reply looks at a hidden token of the same reply, ln w is added to the score: w is the schedule's
-`reflection_weight`, and `log_weight` is ln w everywhere behind it. Attention knows neither roles nor replies. It compares tags:
-a query's tag is its reply's number where the token is spoken, a key's where the token is hidden, and 0 in all other cases;
-equal tags other than 0 meet. A batch takes its tags from here, and `begin_step` of the kernels makes the same of a token's kind.
+Where a spoken token of a reply looks at a hidden token of the same reply, ln w is added to the score: w is
+the schedule's `reflection_weight`, and `log_weight` is ln w everywhere behind it. Attention knows neither
+roles nor replies. It compares tags: a query's tag is its reply's number where the token is spoken, a key's
+where the token is hidden, and 0 in all other cases; equal tags other than 0 meet. A batch takes its tags from
+here, and `begin_step` of the kernels makes the same of a token's kind.
 """
 
 from __future__ import annotations

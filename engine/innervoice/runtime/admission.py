@@ -99,7 +99,7 @@ class Admission:
     def make_room(self, settings: SchedulerSettings, pool: PagePool) -> None:
         """Take pages of idle sessions back when active replies, and the first that waits, are about to need them."""
         columns = self._table.columns
-        used = columns.places
+        used = columns.indices
         num_waiting = int((columns.phase[used] == Phase.WAITING).sum())
         size = settings.page_size
         need = 2 * (len(used) - num_waiting) + -(-settings.prefill_chunk // size)

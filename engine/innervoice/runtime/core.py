@@ -133,7 +133,7 @@ class Core:
 
     def _grant_caps(self, plan: StepPlan) -> None:
         """Give the live replies their caps of hidden tokens."""
-        for table_index, cap in zip(plan.cap_places.tolist(), plan.caps.tolist(), strict=True):
+        for table_index, cap in zip(plan.cap_indices.tolist(), plan.caps.tolist(), strict=True):
             reply = self.table.at(table_index)
             if isinstance(reply, ActiveReply) and reply.request.is_live and reply.finish is None:
                 self.decoder.grant(reply, cap)

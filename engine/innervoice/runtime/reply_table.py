@@ -64,7 +64,7 @@ class ReplyTable:
     def has_prompts_ahead(self) -> bool:
         """Whether a session has prompt tokens to prefetch."""
         columns = self.columns
-        used = columns.places
+        used = columns.indices
         return bool((columns.is_listening[used] & (columns.prompt_left[used] > 0)).any())
 
     def at(self, table_index: int) -> Entry:
@@ -145,7 +145,7 @@ class ReplyTable:
     def first_waiting(self) -> int | None:
         """The row of the request or preempted reply that came first, None: nothing waits."""
         columns = self.columns
-        used = columns.places
+        used = columns.indices
         waiting = used[columns.phase[used] == Phase.WAITING]
         return int(waiting[np.argmin(columns.order[waiting])]) if len(waiting) else None
 

@@ -68,7 +68,7 @@ class ReplyTrace:
         """The plan of a step, before it is carried out: what it means for each reply, and why."""
         self._now = now
         step = _Step(plan, table.columns, settings, pages_free, now)
-        for table_index in table.columns.places.tolist():
+        for table_index in table.columns.indices.tolist():
             entry = table.at(table_index)
             if isinstance(entry, (Request, ActiveReply)):
                 self._state(self._of_entry(entry, now), *step.why_not(table_index), now)
@@ -260,10 +260,10 @@ class _Step:
             *(table_index for table_index, _ in plan.prefill),
             *plan.admit,
         }
-        places = columns.places
-        waiting = set(places[columns.phase[places] == Phase.WAITING].tolist())
+        indices = columns.indices
+        waiting = set(indices[columns.phase[indices] == Phase.WAITING].tolist())
         self._num_rows = (
-            len(places) - len(waiting) - int(columns.is_listening[places].sum()) + len(plan.admit)
+            len(indices) - len(waiting) - int(columns.is_listening[indices].sum()) + len(plan.admit)
         )
         left = sorted(
             waiting.difference(plan.admit), key=lambda p: (-int(columns.priority[p]), int(columns.order[p]))

@@ -118,7 +118,7 @@ class SchedulerView:
 
     def update_ready(self, ready: list[tuple[ActiveReply, int]]) -> None:
         """Write whose next chunk the codec can make; with each reply the number of its codes that wait."""
-        columns, used = self.columns, self.columns.places
+        columns, used = self.columns, self.columns.indices
         columns.chunks_ready[used] = 0
         columns.ready_s[used] = 0.0
         for reply, num_pending in ready:

@@ -50,7 +50,7 @@ class SpeechStep:
         table.update_ready(ready)
         plan = plan_voice(table.columns, self._costs, self._settings, now, idle=idle)
         self.wake_s = plan.wake_s
-        chosen = set(plan.places.tolist())
+        chosen = set(plan.indices.tolist())
         replies = [reply for reply, _ in ready if reply.table_index in chosen]
         if not replies:
             return NOTHING

@@ -42,7 +42,10 @@ def spoken_until(cursor: Cursor | FreeCursor, num_codes: int) -> int:
     if cursor.row < 0:
         return num_codes
     rows, kinds = cursor.program.rows, cursor.program.kinds
-    row, done, total, left = cursor.row, cursor.count, 0, num_codes
+    row = cursor.row
+    done = cursor.count
+    total = 0
+    left = num_codes
     for _ in range(_MOST_SEGMENTS):
         if row < 0 or left <= 0:
             return total

@@ -42,6 +42,7 @@ def replay(
         raise ValueError(f"max_new_tokens is {max_new_tokens}: it must be 1 or more")
     if kernel not in ("host", "triton"):
         raise ValueError(f"kernel is {kernel!r}: use host or triton")
+    # The schedule, with the marks that the vocabulary names where it names none itself.
     plain = {key: value for key, value in schedule.items() if key != "caps"}
     vocabulary = _vocabulary(vocab, table.shape[1])
     tokens = {name: getattr(vocabulary, name) for name in ("open", "close", "done")}
@@ -50,6 +51,7 @@ def replay(
     capped = caps if caps is not None else schedule.get("caps") or ()
     if kernel == "triton":
         return _by_kernel(program, table, max_new_tokens, capped)
+    # Token by token: the forced id, or the best of the mask; after a discarded draw once more.
     cursor = make_cursor(program, capped)
     ids: list[int] = []
     kinds: list[str] = []

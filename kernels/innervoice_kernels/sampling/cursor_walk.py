@@ -147,25 +147,15 @@ def prepare_rows(
     reflection_done = tl.load(s + _REFLECTION_DONE, mask=guided, other=0)
     n = tl.load(s + _NUM_TOKENS, mask=exists, other=0)
 
+    # A row that has not begun enters the first state of its program.
     begins = row < 0
     start = tl.load(request + _R_START, mask=begins, other=0)
     row, count, limit, num, fresh = _enter(
-        begins,
-        start,
-        row,
-        count,
-        limit,
-        num,
-        fresh,
-        text_done,
-        reflection_done,
-        table,
-        caps,
-        C,
-        s,
-        floor,
-        reflect,
-    )
+        begins, start, row, count, limit, num, fresh, text_done, reflection_done,
+        table, caps, C, s, floor, reflect,
+    )  # fmt: skip
+    # Caps from the host: for the next reflection where none is open, else for the open one, which may end by
+    # it.
     kind = tl.load(table + row * _TABLE_WIDTH + _KIND, mask=guided, other=_END)
     is_forced = tl.load(table + row * _TABLE_WIDTH + _FORCED, mask=guided, other=1) != 0
     # Forced text may count as reflection, but is no segment that a cap could close.
@@ -180,22 +170,10 @@ def prepare_rows(
     is_spent = is_open & (kind == _REFLECTION) & (count >= limit)
     onward = _next(table, row, text_done, reflection_done, is_spent)
     row, count, limit, num, fresh = _enter(
-        is_spent,
-        onward,
-        row,
-        count,
-        limit,
-        num,
-        fresh,
-        text_done,
-        reflection_done,
-        table,
-        caps,
-        C,
-        s,
-        floor,
-        reflect,
-    )
+        is_spent, onward, row, count, limit, num, fresh, text_done, reflection_done,
+        table, caps, C, s, floor, reflect,
+    )  # fmt: skip
+    # Orders are taken once; the state is written back.
     tl.store(lower + b, -1, mask=exists)
     tl.store(coming + b, -1, mask=exists)
     tl.store(s + _ROW, row, mask=guided)
@@ -204,6 +182,7 @@ def prepare_rows(
     tl.store(s + _NUM_REFLECTIONS, num, mask=guided)
     tl.store(s + _FRESH, fresh, mask=guided)
 
+    # The first draw of the row.
     draws = alive & (tl.load(table + row * _TABLE_WIDTH + _FORCED, mask=guided, other=0) == 0)
     _write_draw(
         2 * b,
@@ -229,22 +208,9 @@ def prepare_rows(
     discards = guided & draws & (tl.load(table + row * _TABLE_WIDTH + _DISCARD, mask=guided, other=0) != 0)
     onward = _next(table, row, tl.full(b.shape, 1, tl.int32), reflection_done, discards)
     row, count, limit, num, fresh = _enter(
-        discards,
-        onward,
-        row,
-        count,
-        limit,
-        num,
-        fresh,
-        tl.full(b.shape, 1, tl.int32),
-        reflection_done,
-        table,
-        caps,
-        C,
-        s,
-        floor,
-        reflect,
-    )
+        discards, onward, row, count, limit, num, fresh, tl.full(b.shape, 1, tl.int32), reflection_done,
+        table, caps, C, s, floor, reflect,
+    )  # fmt: skip
     s = successor + b * _STATE_WIDTH
     tl.store(s + _ROW, row, mask=discards)
     tl.store(s + _COUNT, count, mask=discards)
@@ -288,7 +254,9 @@ def advance_rows(
 ) -> None:  # fmt: skip
     """Emit the forced or the drawn id of rows b: drawn [B, 2] ids, the second after a discarded first."""
     exists = b < B
-    s, later, request = state + b * _STATE_WIDTH, successor + b * _STATE_WIDTH, request + b * _REQUEST_WIDTH
+    s = state + b * _STATE_WIDTH
+    later = successor + b * _STATE_WIDTH
+    request = request + b * _REQUEST_WIDTH
     table += tl.load(request + _R_TABLE, mask=exists, other=0) * _TABLE_WIDTH
     forced += tl.load(request + _R_FORCED, mask=exists, other=0)
     caps += b * C
@@ -332,6 +300,8 @@ def advance_rows(
         tl.load(drawn + slot, mask=alive, other=-1, cache_modifier=".cg"),
     )
     refused = alive & (token < 0)
+    # The kind of the token: the end of a reflection, an accepted offer of done, the end of turn, or its
+    # state's.
     takes = guided & (refused == 0) & (is_forced == 0)
 
     ends_reflection = takes & (kind == _REFLECTION) & ((token == close) | (token == done))
@@ -344,6 +314,7 @@ def advance_rows(
     emitted = tl.where(is_done_token, _DONE, emitted)
     fresh = tl.where(ends, 1, fresh)
 
+    # Unguided replies are only labelled.
     is_free = alive & (guided == 0) & (refused == 0)
     free_kind, in_reflection, last, begins = _label(
         token,
@@ -360,6 +331,7 @@ def advance_rows(
     )
     fresh = tl.where(counts, 0, fresh)
 
+    # The state behind the token: the same one, or the next where it is spent or closed.
     reflection_done = tl.where(is_done_token, 1, reflection_done)
     count += (is_forced | plain).to(tl.int32)
     is_over = is_forced & (count == tl.load(at + _LENGTH, mask=is_forced, other=0))
@@ -372,23 +344,11 @@ def advance_rows(
     walks = ends_reflection | is_over
     onward = _next(table, from_row, text_done, reflection_done, walks)
     row, count, limit, num, fresh = _enter(
-        walks,
-        onward,
-        row,
-        count,
-        limit,
-        num,
-        fresh,
-        text_done,
-        reflection_done,
-        table,
-        caps,
-        C,
-        s,
-        floor,
-        reflect,
-    )
+        walks, onward, row, count, limit, num, fresh, text_done, reflection_done,
+        table, caps, C, s, floor, reflect,
+    )  # fmt: skip
 
+    # The end of the reply, if this was its last token.
     n = tl.load(s + _NUM_TOKENS, mask=alive, other=0) + (refused == 0).to(tl.int32)
     is_spent = n >= tl.load(request + _R_MAX_TOKENS, mask=alive, other=0)
     new_ending = tl.where(
@@ -408,6 +368,7 @@ def advance_rows(
     tl.store(s + _NUM_TOKENS, n, mask=alive)
     tl.store(s + _IN_REFLECTION, in_reflection, mask=is_free)
     tl.store(s + _LAST, last, mask=is_free)
+    # What the host reads a step later.
     out = output + b * _OUTPUT_WIDTH
     tl.store(out + _O_TOKEN, tl.where(alive, token, -1), mask=exists)
     tl.store(out + _O_KIND, tl.where(alive & (refused == 0), emitted, -1), mask=exists)

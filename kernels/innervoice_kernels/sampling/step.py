@@ -139,7 +139,9 @@ def begin_step_ref(
             )
         if not runs or rests or page < 0:
             inputs.x[row] = inputs.cos[row] = inputs.sin[row] = 0
-            inputs.slots[row], inputs.context_len[row], inputs.query_tag[row] = -1, 0, 0
+            inputs.slots[row] = -1
+            inputs.context_len[row] = 0
+            inputs.query_tag[row] = 0
             continue
         code, reply = int(feed.kind[row]), int(feed.reply[row])
         kind = (

@@ -15,22 +15,25 @@ def test_the_voice_makes_what_is_ready_and_says_when_to_ask_again(
     table: tuple[ReplyColumns, float, int], policy: str, idle: bool
 ) -> None:
     jobs, now, _ = table
-    ready = {place for place in jobs.places.tolist() if jobs.chunks_ready[place]}
+    ready = {table_index for table_index in jobs.indices.tolist() if jobs.chunks_ready[table_index]}
     plan = plan_voice(jobs, costs(), SchedulerSettings(policy=policy), now, idle=idle)
-    assert set(plan.places.tolist()) <= ready
-    assert len(set(plan.places.tolist())) == len(plan.places)
+    assert set(plan.indices.tolist()) <= ready
+    assert len(set(plan.indices.tolist())) == len(plan.indices)
     if policy != "slack":
-        assert set(plan.places.tolist()) == ready
+        assert set(plan.indices.tolist()) == ready
     if idle:
-        assert bool(len(plan.places)) == bool(ready)
-    waits = [place for place in ready if jobs.is_live[place] and not jobs.has_sound[place]]
-    if set(waits) - set(plan.places.tolist()):  # a divided call: those before them cannot wait either
-        assert len(plan.places)
-        for place in set(plan.places.tolist()) - set(waits):
+        assert bool(len(plan.indices)) == bool(ready)
+    waits = [
+        table_index for table_index in ready if jobs.is_live[table_index] and not jobs.has_sound[table_index]
+    ]
+    if set(waits) - set(plan.indices.tolist()):  # a divided call: those before them cannot wait either
+        assert len(plan.indices)
+        for table_index in set(plan.indices.tolist()) - set(waits):
             assert (
-                jobs.sound_end_s[place] < now + 2 or now - jobs.served_s[place] > SchedulerSettings().starve_s
+                jobs.sound_end_s[table_index] < now + 2
+                or now - jobs.served_s[table_index] > SchedulerSettings().starve_s
             )
-    if ready and not len(plan.places):
+    if ready and not len(plan.indices):
         assert now < plan.wake_s
 
 
@@ -40,12 +43,12 @@ def test_chunks_wait_for_each_other_where_a_call_is_dear() -> None:
         add(jobs, chunks_ready=1, sound_end_s=4.0)
     dear = LearnedCosts({1: 0.004}, {n: 0.013 + 0.001 * n for n in (1, 2, 4, 8, 16, 32, 64)}, 20e-6)
     plan = plan_voice(jobs, dear, SchedulerSettings(), 0.0, idle=False)
-    assert len(plan.places) == 0
+    assert len(plan.indices) == 0
     assert 3.0 < plan.wake_s < 4.0
     jobs.sound_end_s[0] = 0.05
-    assert plan_voice(jobs, dear, SchedulerSettings(), 0.0, idle=False).places[0] == 0
+    assert plan_voice(jobs, dear, SchedulerSettings(), 0.0, idle=False).indices[0] == 0
     assert (
-        len(plan_voice(jobs, costs(), SchedulerSettings(), 0.0, idle=False).places) >= 1
+        len(plan_voice(jobs, costs(), SchedulerSettings(), 0.0, idle=False).indices) >= 1
     )  # cheap ones are made at once
 
 
@@ -55,9 +58,9 @@ def test_first_sounds_are_made_beside_those_alone_that_would_come_too_late() -> 
     first = add(jobs, chunks_ready=1, has_sound=False)
     late = add(jobs, chunks_ready=1, sound_end_s=settings.margin_s)
     soon = add(jobs, chunks_ready=1, sound_end_s=settings.margin_s + 0.1)
-    assert set(plan_voice(jobs, costs(), settings, 0.0, idle=False).places.tolist()) == {first, late}
+    assert set(plan_voice(jobs, costs(), settings, 0.0, idle=False).indices.tolist()) == {first, late}
     jobs.chunks_ready[first] = 0
-    assert set(plan_voice(jobs, costs(), settings, 0.0, idle=False).places.tolist()) == {late, soon}
+    assert set(plan_voice(jobs, costs(), settings, 0.0, idle=False).indices.tolist()) == {late, soon}
 
 
 def test_chunks_in_need_come_in_several_calls_where_that_costs_nothing() -> None:
@@ -69,7 +72,7 @@ def test_chunks_in_need_come_in_several_calls_where_that_costs_nothing() -> None
         learned = LearnedCosts(
             {1: 0.004, 64: 0.004}, {n: call_s + chunk_s * n for n in (1, 2, 4, 8, 64)}, 20e-6
         )
-        return plan_voice(jobs, learned, settings, 0.0, idle=False).places.tolist()
+        return plan_voice(jobs, learned, settings, 0.0, idle=False).indices.tolist()
 
     assert made(0.1, 0.0) == [soonest, soon]  # none of them is heard before the last is made
     assert made(0.01, 0.03) == [soonest, soon, later, first]
@@ -82,6 +85,6 @@ def test_an_idle_engine_makes_few_chunks_at_a_time() -> None:
     for _ in range(50):
         add(jobs, chunks_ready=1, sound_end_s=9.0)
     dear = LearnedCosts(dict.fromkeys((1, 64), 0.004), {n: 0.1 * n for n in (1, 64)}, 20e-6)
-    assert len(plan_voice(jobs, dear, SchedulerSettings(), 0.0, idle=True).places) == 2
+    assert len(plan_voice(jobs, dear, SchedulerSettings(), 0.0, idle=True).indices) == 2
     flat = LearnedCosts(dict.fromkeys((1, 64), 0.004), {n: 0.1 + 1e-4 * n for n in (1, 64)}, 20e-6)
-    assert len(plan_voice(jobs, flat, SchedulerSettings(), 0.0, idle=True).places) == 50
+    assert len(plan_voice(jobs, flat, SchedulerSettings(), 0.0, idle=True).indices) == 50

@@ -17,28 +17,30 @@ from innervoice.runtime.scheduler import Phase, ReplyColumns, SchedulerSettings,
 def test_every_plan_is_possible(table: tuple[ReplyColumns, float, int], chosen: SchedulerSettings) -> None:
     jobs, now, pages_free = table
     plan = plan_step(jobs, costs(), chosen, now, pages_free)
-    places, runs = jobs.places, (Phase.PREFILL, Phase.DECODE)
-    assert all(jobs.phase[place] == Phase.WAITING for place in plan.admit)
-    held = sum(1 for place in places if jobs.phase[place] != Phase.WAITING)
+    indices, runs = jobs.indices, (Phase.PREFILL, Phase.DECODE)
+    assert all(jobs.phase[table_index] == Phase.WAITING for table_index in plan.admit)
+    held = sum(1 for table_index in indices if jobs.phase[table_index] != Phase.WAITING)
     speaking = sum(
-        1 for place in places if jobs.phase[place] != Phase.WAITING and not jobs.is_listening[place]
+        1
+        for table_index in indices
+        if jobs.phase[table_index] != Phase.WAITING and not jobs.is_listening[table_index]
     )
     assert not plan.admit or speaking + len(plan.admit) <= chosen.max_rows
     assert len(plan.decode) <= chosen.max_batch
     assert len(set(plan.decode.tolist())) == len(plan.decode)
-    for place in plan.decode.tolist():
-        assert jobs.phase[place] in runs or place in plan.admit
-        assert jobs.prompt_left[place] == 0
-        assert not jobs.is_blocked[place]
-        assert not jobs.is_listening[place]
+    for table_index in plan.decode.tolist():
+        assert jobs.phase[table_index] in runs or table_index in plan.admit
+        assert jobs.prompt_left[table_index] == 0
+        assert not jobs.is_blocked[table_index]
+        assert not jobs.is_listening[table_index]
     assert sum(num for _, num in plan.prefill) <= chosen.prefill_chunk
-    for place, num in plan.prefill:
-        assert 1 <= num <= jobs.prompt_left[place]
-        assert not jobs.is_blocked[place]
-        assert jobs.phase[place] in runs or place in plan.admit
-    assert all(jobs.phase[place] in runs for place in plan.preempt)
+    for table_index, num in plan.prefill:
+        assert 1 <= num <= jobs.prompt_left[table_index]
+        assert not jobs.is_blocked[table_index]
+        assert jobs.phase[table_index] in runs or table_index in plan.admit
+    assert all(jobs.phase[table_index] in runs for table_index in plan.preempt)
     assert set(plan.preempt).isdisjoint(
-        [*plan.decode.tolist(), *plan.admit, *(place for place, _ in plan.prefill)]
+        [*plan.decode.tolist(), *plan.admit, *(table_index for table_index, _ in plan.prefill)]
     )
     assert pages_needed(jobs, plan) <= pages_free
     takes_part = len(plan.decode) + len(plan.prefill)
@@ -52,19 +54,19 @@ def test_caps_lie_between_floor_and_most_and_only_fall(
 ) -> None:
     jobs, now, pages_free = table
     plan = plan_step(jobs, costs(), chosen, now, pages_free)
-    assert set(plan.decode.tolist()) <= set(plan.cap_places.tolist())
-    for place, cap in zip(plan.cap_places.tolist(), plan.caps.tolist(), strict=True):
+    assert set(plan.decode.tolist()) <= set(plan.cap_indices.tolist())
+    for table_index, cap in zip(plan.cap_indices.tolist(), plan.caps.tolist(), strict=True):
         if chosen.policy != "slack":
             assert cap == min(
-                jobs.hidden_most[place], chosen.fixed_hidden if chosen.policy == "fixed" else 10**9
+                jobs.hidden_most[table_index], chosen.fixed_hidden if chosen.policy == "fixed" else 10**9
             )
             continue
-        assert cap <= jobs.hidden_most[place]
-        if jobs.is_reflecting[place]:
-            assert cap <= jobs.hidden_cap[place]
-            assert cap >= min(jobs.hidden_floor[place], jobs.hidden_cap[place])
+        assert cap <= jobs.hidden_most[table_index]
+        if jobs.is_reflecting[table_index]:
+            assert cap <= jobs.hidden_cap[table_index]
+            assert cap >= min(jobs.hidden_floor[table_index], jobs.hidden_cap[table_index])
         else:
-            assert cap >= jobs.hidden_floor[place]
+            assert cap >= jobs.hidden_floor[table_index]
 
 
 @given(tables(), settings_of)
@@ -171,18 +173,18 @@ def test_pages_promised_to_a_prompt_are_not_promised_again() -> None:
 
 def test_a_lone_prompt_is_always_admitted() -> None:
     jobs = ReplyColumns()
-    place = add(jobs, phase=Phase.WAITING, context=2000)
+    table_index = add(jobs, phase=Phase.WAITING, context=2000)
     plan = plan_step(jobs, costs(), SchedulerSettings(), 0.0, 40)
-    assert plan.admit == [place]
-    assert plan.prefill == [(place, SchedulerSettings().prefill_chunk)]
+    assert plan.admit == [table_index]
+    assert plan.prefill == [(table_index, SchedulerSettings().prefill_chunk)]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_pages_are_taken_from_those_who_need_them_least(policy: str) -> None:
     jobs = ReplyColumns()
-    places = [add(jobs, context=96, pages=6, sound_end_s=end_s) for end_s in (1.0, 7.0, 0.5)]
+    indices = [add(jobs, context=96, pages=6, sound_end_s=end_s) for end_s in (1.0, 7.0, 0.5)]
     plan = plan_step(jobs, costs(), SchedulerSettings(policy=policy), 0.0, 0)
-    assert plan.preempt == ([places[1]] if policy == "slack" else [places[2]])
+    assert plan.preempt == ([indices[1]] if policy == "slack" else [indices[2]])
     blocked = add(jobs, context=96, pages=6, sound_end_s=0.1, is_blocked=True)
     plan = plan_step(jobs, costs(), SchedulerSettings(policy=policy), 0.0, 0)
     assert plan.preempt == [blocked]  # the latest as well
@@ -191,17 +193,17 @@ def test_pages_are_taken_from_those_who_need_them_least(policy: str) -> None:
 def test_reflection_is_what_the_sound_pays_for() -> None:
     """cap = (unplayed - margin - reserve - codec - spoken tokens with their margin) / step, by hand."""
     jobs = ReplyColumns()
-    place = add(jobs, sound_end_s=2.0, spoken_left=30, hidden_most=1000, hidden_cap=1000)
+    table_index = add(jobs, sound_end_s=2.0, spoken_left=30, hidden_most=1000, hidden_cap=1000)
     chosen, learned = (
         SchedulerSettings(margin_s=0.06, margin_share=0.25, reserve_s=0.5),
         costs(step_s=0.009, row_s=0.001),
     )
     plan = plan_step(jobs, learned, chosen, 0.0, 1000)
-    assert plan.cap_places.tolist() == [place]
+    assert plan.cap_indices.tolist() == [table_index]
     assert plan.caps.tolist() == [math.floor((2.0 - 0.06 - 0.5 - 0.001 - 30 * 0.01 * 1.25) / 0.01)]
-    jobs.ready_s[place] = 1.0
+    jobs.ready_s[table_index] = 1.0
     assert plan_step(jobs, learned, chosen, 0.0, 1000).caps[0] == plan.caps[0] + 100
-    jobs.is_reflecting[place], jobs.hidden_count[place] = True, 7
+    jobs.is_reflecting[table_index], jobs.hidden_count[table_index] = True, 7
     assert plan_step(jobs, learned, chosen, 1.0, 1000).caps[0] == plan.caps[0] + 7
     assert plan_step(jobs, learned, chosen, 3.5, 1000).caps[0] <= 7  # it closes at once
 
@@ -259,8 +261,8 @@ def test_prompts_are_fed_in_pieces_that_listeners_can_spare() -> None:
 
 def test_places_are_given_again_and_columns_grow() -> None:
     jobs = ReplyColumns(2)
-    places = [jobs.add(float(i)) for i in range(5)]
-    assert places == [0, 1, 2, 3, 4]
+    indices = [jobs.add(float(i)) for i in range(5)]
+    assert indices == [0, 1, 2, 3, 4]
     jobs.context[1] = 77
     jobs.remove(3)
     jobs.remove(1)
@@ -268,5 +270,5 @@ def test_places_are_given_again_and_columns_grow() -> None:
     assert jobs.add(9.0) == 1
     assert jobs.context[1] == 0
     assert jobs.order[1] == 6
-    assert jobs.places.tolist() == [0, 1, 2, 4]
+    assert jobs.indices.tolist() == [0, 1, 2, 4]
     assert len(jobs.rows.phase) == 5

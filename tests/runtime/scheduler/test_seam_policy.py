@@ -9,7 +9,7 @@ import pytest
 from scripted_core import World, program
 
 from innervoice.api.options import EngineOptions
-from innervoice.runtime.scheduler import Places, Policy, SchedulerSettings
+from innervoice.runtime.scheduler import Policy, SchedulerSettings, TableIndices
 from innervoice.schedule import Schedule
 
 SCHEDULE = program(Schedule.from_dict({"cycle": [["reflection", 6], ["transcript", 3], ["speech", 4]]}))
@@ -20,13 +20,13 @@ class ShortestFirst(Policy):
 
     name = "shortest"
 
-    def order(self, rows: Any, drawing: Places) -> Places:
+    def order(self, rows: Any, drawing: TableIndices) -> TableIndices:
         return drawing[np.argsort(rows.context[drawing], kind="stable")]
 
-    def caps(self, rows: Any, drawing: Places, settings: Any) -> Places:
+    def caps(self, rows: Any, drawing: TableIndices, settings: Any) -> TableIndices:
         return np.minimum(rows.hidden_most[drawing], 2)
 
-    def victims(self, rows: Any, running: Places) -> Places:
+    def victims(self, rows: Any, running: TableIndices) -> TableIndices:
         return running[np.argsort(-rows.context[running], kind="stable")]
 
     def why_left_out(self, jobs: Any, table_index: int, settings: Any, ahead_s: float) -> Any:

@@ -39,7 +39,9 @@ class Memory:
     @classmethod
     def allocate(cls, model: Transformer, max_rows: int, max_context: int) -> Memory:
         """For batches of up to max_rows rows."""
-        c, dtype, device = model.config, model.weights.dtype, model.weights.device
+        c = model.config
+        dtype = model.weights.dtype
+        device = model.weights.device
         products = (w for layer in model.weights.layers for w in (layer.qkv, layer.attention_out, layer.down))
         shapes = tuple({(w.shape[0], w.shape[1]) for w in products})
         row_tiles = -(-max_rows // 16)
@@ -72,6 +74,7 @@ def decode_layers(
     num_rows = len(x)
     tags = (inputs.query_tag, kv.key_tag, feed.log_weight) if weighted else (None, None, None)
     for index, layer in enumerate(model.weights.layers):
+        # Norm, queries, keys and values; rotation; keys and values into their pages.
         with tracer.span("qkv", layer=index):
             q = _queries(model, index, layer, x, inputs, kv, memory, invariant)
         with tracer.span("attention", layer=index):
@@ -81,8 +84,10 @@ def decode_layers(
                 c.head_dim**-0.5, *tags, k_scale=k_scale, v_scale=v_scale, max_queries=1, out=memory.attended[:num_rows],
                 workspace=memory.attention,
             )  # fmt: skip
+        # The output of attention and the residual.
         with tracer.span("out", layer=index):
             x = _product(layer.attention_out, y.flatten(1), memory, invariant, residual=x)
+        # Norm and the gated feed-forward, into the residual.
         with tracer.span("ffn", layer=index):
             norm = Norm(layer.ffn_norm, c.norm_eps)
             if isinstance(layer.gate_up, Tensor):

@@ -135,15 +135,18 @@ class DeviceStep:
 
     For the loop that drives it:
 
-    - `rows.begin(row, RowStart(...))` puts a reply into a row once its prompt, but for the last token, is cached. Rows are
-      numbered; a step runs the first `num_rows`, idle ones among them at the cost of their place (`rows.move` closes gaps).
-    - `step(num_rows, count)` queues steps and returns at once. `read(pending)` waits for them and tells what was emitted: called
-      after the next `step`, the host reads one step late and the device never waits for it. A row that ended stays as it is; what
-      later steps say of it is nothing.
-    - A row needs pages for what it will feed: `rows.set_pages` before they are needed. A row without a page for its next token
-      waits, tells so, and goes on when it has one. `rows.order` says before a step who takes part, and grants reflection.
-    - The schedule, length limit (sampling.max_new_tokens) and end of turn are the device's. What else ends a reply
-      (stop_token_ids, max_audio_s, timeouts, cancellation) is the host's: `rows.end(row)`; tokens read after that are dropped.
+    - `rows.begin(row, RowStart(...))` puts a reply into a row once its prompt, but for the last token, is
+      cached. Rows are numbered; a step runs the first `num_rows`, idle ones among them at the cost of their
+      place (`rows.move` closes gaps).
+    - `step(num_rows, count)` queues steps and returns at once. `read(pending)` waits for them and tells what
+      was emitted: called after the next `step`, the host reads one step late and the device never waits for
+      it. A row that ended stays as it is; what later steps say of it is nothing.
+    - A row needs pages for what it will feed: `rows.set_pages` before they are needed. A row without a page
+      for its next token waits, tells so, and goes on when it has one. `rows.order` says before a step who
+      takes part, and grants reflection.
+    - The schedule, length limit (sampling.max_new_tokens) and end of turn are the device's. What else ends a
+      reply (stop_token_ids, max_audio_s, timeouts, cancellation) is the host's: `rows.end(row)`; tokens read
+      after that are dropped.
     - `rows.lower_cap`, `rows.state` (the host cursor's, for a fork or an export; it waits for the device).
 
     graphs: capture a CUDA graph a bucket; never on a CPU, where kernels run in Triton's interpreter.
@@ -176,14 +179,16 @@ class DeviceStep:
         self.max_rows, self.max_model_len = max_rows, max_model_len
         self.buckets = buckets_for(max_rows)
         buffers = Buffers.allocate(model, max_rows, max_model_len, page_size, num_caps)
-        self.rows, self._memory, self._inputs, self._offers = (
-            buffers.rows,
-            buffers.layers,
-            buffers.inputs,
-            buffers.offers,
-        )
-        self._ring, self._cos, self._sin = buffers.ring, buffers.cos, buffers.sin
-        self._model, self._kv, self._tracer = model, kv, tracer or Tracer()
+        self.rows = buffers.rows
+        self._memory = buffers.layers
+        self._inputs = buffers.inputs
+        self._offers = buffers.offers
+        self._ring = buffers.ring
+        self._cos = buffers.cos
+        self._sin = buffers.sin
+        self._model = model
+        self._kv = kv
+        self._tracer = tracer or Tracer()
         self._use_graphs = graphs and self.device.type == "cuda"
         self.pdl = _wants_pdl() if pdl is None else pdl
         self.pdl &= self.device.type == "cuda" and torch.cuda.get_device_capability(self.device) >= PDL_SINCE
@@ -280,11 +285,9 @@ class DeviceStep:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         self._count = int(self._ring.count)
-        self._ready_s, self._compiled, self._eager = (
-            (self._tracer.now_ns() - begin_ns) / 1e9,
-            num_compiled(),
-            0,
-        )
+        self._ready_s = (self._tracer.now_ns() - begin_ns) / 1e9
+        self._compiled = num_compiled()
+        self._eager = 0
         return self._ready_s
 
     def stats(self) -> StepStats:
@@ -318,7 +321,9 @@ class DeviceStep:
 
     def _launch(self, bucket: int, weighted: bool, tracer: Tracer) -> None:
         weights, rows = self._model.weights, self.rows
-        feed, cursor, programs = rows.feed.first(bucket), rows.cursor.first(bucket), rows.programs.tensors
+        feed = rows.feed.first(bucket)
+        cursor = rows.cursor.first(bucket)
+        programs = rows.programs.tensors
         inputs, offers = self._inputs.first(bucket), self._offers.first(bucket, SLOTS)
         with tracer.span("begin", rows=bucket):
             begin_step(feed, cursor.state, self._table, self._cos, self._sin, self._kv.key_tag, inputs)

@@ -61,8 +61,10 @@ def read_config(
 
     Raises ValueError naming a key that is missing or asks for what is not supported.
     """
+    # Keys that mean something else here are refused; those without a meaning are noted.
     note_unknown(data, (*_FIXED, *_USED, *_NEUTRAL), source)
     _refuse(data, source)
+    # Heads: without keys of their own, as many kv heads as heads, and the width shared among them.
     heads, width = read_size(data, "num_attention_heads", source), read_size(data, "hidden_size", source)
     kv_heads = (
         read_size(data, "num_key_value_heads", source)
@@ -74,6 +76,7 @@ def read_config(
         if data.get("head_dim") is not None
         else head_dim or width // heads
     )
+    # Rotation, and the context that its scaling reaches.
     max_position = read_size(data, "max_position_embeddings", source)
     rope = read_rope(data, source, max_position=max_position, default_partial=partial)
     rotary_dim = int(head_dim * rope.partial)
@@ -84,6 +87,7 @@ def read_config(
         )
     if isinstance(rope.scaling, YarnScaling):
         max_position = max(max_position, int(rope.scaling.original_max_position * rope.scaling.factor))
+    # The type that the weights are stored in.
     dtype = data.get("torch_dtype") or data.get("dtype") or "float32"
     dtype_bytes(dtype)
     return ModelConfig(
@@ -123,12 +127,14 @@ def load_weights(
     """
     width = config.hidden_size
 
+    # Norms and biases are plain tensors; what is multiplied may be quantised.
     def get(name: str, *shape: int) -> Tensor:
         return tensors.get(name, shape, dtype=dtype, device=device)
 
     def weight(name: str, *shape: int, head: bool = False) -> Weight:
         return read_weight(tensors, name, shape, dtype=dtype, device=device, head=head)
 
+    # A tied embedding is the head as well, and is read as such.
     name, size = "model.embed_tokens.weight", (config.vocab_size, width)
     embedding = weight(name, *size, head=True) if config.tied else get(name, *size)
 

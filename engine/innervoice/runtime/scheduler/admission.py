@@ -1,4 +1,4 @@
-"""Who gets a row, and whose pages are taken back when there are too few."""
+"""Admission of replies that wait for pages, and preemption of others when there are too few."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from innervoice.runtime.scheduler.costs import LearnedCosts
 from innervoice.runtime.scheduler.policies import SchedulerSettings
 from innervoice.runtime.scheduler.policy import SpokenLoad
 from innervoice.runtime.scheduler.settings import PlanConstants
-from innervoice.runtime.scheduler.table import Columns, Phase, Places
+from innervoice.runtime.scheduler.table import Columns, Phase, TableIndices
 
 _FREE, _WAITING = int(Phase.FREE), int(Phase.WAITING)
 
@@ -21,8 +21,9 @@ def admit_rows(
 ) -> list[int]:
     """Replies that get a row now, in order of priority and arrival; none overtakes one that does not fit.
 
-    A row needs pages for its whole prompt, beside those that are promised to others, and one for each that runs. A user who
-    still speaks takes no row, and a reply whose reader does not read takes none of the machine's time.
+    A row needs pages for its whole prompt, beside those that are promised to others, and one for each that
+    runs. A user who still speaks takes no row, and a reply whose reader does not read takes none of the
+    machine's time.
     """
     waiting = np.flatnonzero(rows.phase == _WAITING)
     if not len(waiting):
@@ -41,14 +42,19 @@ def admit_rows(
         if num_rows >= settings.max_rows or (needed > pages_free and num_rows > 0) or too_many:
             break
         chosen.append(index)
-        num_rows, pages_free, load.num = num_rows + 1, pages_free - needed, load.num + live
+        num_rows = num_rows + 1
+        pages_free = pages_free - needed
+        load.num = load.num + live
     return chosen
 
 
 def take_back(
-    rows: Columns, settings: SchedulerSettings, running: Places, need: Places, missing: int
+    rows: Columns, settings: SchedulerSettings, running: TableIndices, need: TableIndices, missing: int
 ) -> tuple[list[int], NDArray[np.bool_]]:
-    """Rows that give their pages back, and all that leave the step. The last one is never taken; it waits if it does not fit."""
+    """Rows that give their pages back, and all that leave the step.
+
+    The last one is never taken; it waits if it does not fit.
+    """
     victims, gone = list[int](), np.zeros(len(need), np.bool_)
     order = settings.planner.victims(rows, running)
     for index in order[:-1].tolist():

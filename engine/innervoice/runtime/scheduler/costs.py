@@ -1,4 +1,5 @@
-"""How long a step takes, learned while it runs: per bucket of batch sizes, with the spread on top.
+"""Durations of steps, prompts and codec calls, learned while they run, by batch size, with their spread on
+top.
 
 Durations are told it.
 """
@@ -122,14 +123,14 @@ class LearnedCosts:
 
     @property
     def stretch(self) -> float:
-        """How much longer a step is in coming than it takes: the codec and prompts share the device.
+        """The time from step to step over the time of a step, which codec and prompts stretch.
 
         From 1 to 4.
         """
         return min(max(self._busy_s / self._decode_s, 1.0), 4.0)
 
     def first_audio_s(self, prompt: NDArray[np.int64], drawn: NDArray[np.int64]) -> NDArray[np.float64]:
-        """What first sound takes a reply that is alone: its prompt of so many tokens fed, so
+        """Seconds to the first sound of a reply that is alone: its prompt of so many tokens fed, so
         many tokens drawn, a chunk made.
         """
         alone: NDArray[np.float64] = (

@@ -1,4 +1,6 @@
-"""Replies in time: how soon each must have its next sound, what that leaves for reflection, and who must draw now."""
+"""Replies in time: how soon each must have its next sound, what that leaves for reflection, and who must draw
+now.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +12,17 @@ from numpy.typing import NDArray
 
 from innervoice.runtime.scheduler.costs import LearnedCosts
 from innervoice.runtime.scheduler.settings import PlanConstants
-from innervoice.runtime.scheduler.table import NOBODY, Columns, Places
+from innervoice.runtime.scheduler.table import NO_INDICES, Columns, TableIndices
 from innervoice_kernels.sampling.cursor_columns import UNLIMITED
 
 
 class Outlook(NamedTuple):
     """All replies, in time, as if those that could draw did so in every step.
 
-    rows: what is known of them; draws: which of them could draw, num: how many. step_s: from one such step to the next.
-    left_s: until the tokens of the next chunk must be there; room_s: what is left of that beside its spoken tokens and a margin;
-    token_s: how long each of these tokens may take. All three are +inf for those that cannot draw or that nobody listens to.
+    rows: what is known of them; draws: which of them could draw, num: how many. step_s: from one such step to
+    the next. left_s: until the tokens of the next chunk must be there; room_s: what is left of that beside
+    its spoken tokens and a margin; token_s: how long each of these tokens may take. All three are +inf for
+    those that cannot draw or that nobody listens to.
     """
 
     rows: Columns
@@ -34,9 +37,10 @@ class Outlook(NamedTuple):
 def look_ahead(
     rows: Columns, draws: NDArray[np.bool_], costs: LearnedCosts, settings: PlanConstants, now: float
 ) -> Outlook:
-    """The outlook. Sound that is ready for the codec counts as unplayed.
+    """Look at all replies in time. Sound that is ready for the codec counts as unplayed.
 
-    A first sound is due first_audio_stretch times its floor after the question; the floor is what a reply takes that is alone.
+    A first sound is due first_audio_stretch times its floor after the question; the floor is what a reply
+    takes that is alone.
     """
     num = int(np.count_nonzero(draws))
     step_s = costs.decode.estimate(num) * costs.stretch
@@ -58,12 +62,12 @@ def look_ahead(
     return Outlook(rows, draws, num, step_s, left_s, room_s, token_s)
 
 
-def grant(settings: PlanConstants, outlook: Outlook) -> Places:
+def grant(settings: PlanConstants, outlook: Outlook) -> TableIndices:
     """Hidden-token caps: what the unplayed sound pays for beside the next chunk's cost, from floor to most.
 
-    cap = clip(floor((room - reserve) / step), floor, most), counted from the beginning of an open reflection, which is only
-    ever lowered. A reply whose sound has not begun, or that nobody listens to, has what its schedule allows; it pays with its
-    first sound, as its schedule asks.
+    cap = clip(floor((room - reserve) / step), floor, most), counted from the beginning of an open reflection,
+    which is only ever lowered. A reply whose sound has not begun, or that nobody listens to, has what its
+    schedule allows; it pays with its first sound, as its schedule asks.
     """
     rows, most = outlook.rows, outlook.rows.hidden_most
     opened = rows.is_reflecting
@@ -82,20 +86,22 @@ def choose(
     settings: PlanConstants,
     now: float,
     outlook: Outlook,
-    drawing: Places,
+    drawing: TableIndices,
     able: NDArray[np.bool_],
     *,
     feeds_first: bool = False,
-) -> Places:
-    """Who draws: all, or those with the least room, as few as the most urgent of them asks for.
+) -> TableIndices:
+    """Choose the replies that draw: all, or those with the least room, as few as the most urgent of them asks
+    for.
 
-    But no fewer than have run out of room or have waited too long, than a step takes along at little cost, and, once the reserve
-    of somebody is half spent, than keep pace with what all listeners hear. feeds_first: the step feeds the prompt of somebody
-    who waits for a first sound. Prompts are bound by arithmetic, where every row makes the step longer: none comes along.
+    But no fewer than have run out of room or have waited too long, than a step takes along at little cost,
+    and, once the reserve of somebody is half spent, than keep pace with what all listeners hear. feeds_first:
+    the step feeds the prompt of somebody who waits for a first sound. Prompts are bound by arithmetic, where
+    every row makes the step longer: none comes along.
     """
     most = min(settings.max_batch, outlook.num)
     if most == 0:
-        return NOBODY
+        return NO_INDICES
     allowed_s = float(np.min(outlook.token_s)) / costs.stretch
     if not feeds_first and most == outlook.num and costs.decode.estimate(most) <= allowed_s:
         return drawing
@@ -113,15 +119,15 @@ def choose(
 
 def _rank(
     rows: Columns,
-    places: Places,
+    indices: TableIndices,
     room_s: NDArray[np.float64],
     urgent: NDArray[np.bool_],
     starved: NDArray[np.bool_],
-) -> Places:
+) -> TableIndices:
     """Who waited too long, then priority, then those whose sound runs out, then the least room, then arrival."""
-    key = np.minimum(room_s, 1e6 + 1e-3 * rows.order[places])  # those that nobody listens to: by arrival
+    key = np.minimum(room_s, 1e6 + 1e-3 * rows.order[indices])  # those that nobody listens to: by arrival
     key[urgent] -= 1e6
-    priority = rows.priority[places]
+    priority = rows.priority[indices]
     if priority.any() or starved.any():
         return np.lexsort((key, -priority, ~starved))
     return np.argsort(key, kind="stable")

@@ -8,23 +8,24 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from innervoice.runtime.scheduler.table import Columns, Places
+from innervoice.runtime.scheduler.table import Columns, TableIndices
 
 
 class DraftStep(NamedTuple):
     """A step as it would be if pages were endless. Fields as those of `StepPlan`."""
 
-    decode: Places
+    decode: TableIndices
     prefill: list[tuple[int, int]]
-    cap_rows: Places
-    caps: Places
+    cap_rows: TableIndices
+    caps: TableIndices
     wake_s: float = math.inf
 
 
 def feed_prompts(rows: Columns, budget: int, waiting: NDArray[np.bool_]) -> list[tuple[int, int]]:
     """Share so many prompt tokens among the replies that wait for theirs: (table index, tokens) each.
 
-    Prompts of replies that wait to draw come before those of users who still speak; then priority and arrival count.
+    Prompts of replies that wait to draw come before those of users who still speak; then priority and arrival
+    count.
     """
     prompts, fed = np.flatnonzero(waiting), list[tuple[int, int]]()
     if len(prompts) > 1:

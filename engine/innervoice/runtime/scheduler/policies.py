@@ -19,8 +19,9 @@ POLICIES: Mapping[str, Policy] = MappingProxyType(
 class SchedulerSettings(PlanConstants):
     """A policy and the constants that it plans with. policy: an object, or the name of one in `POLICIES`.
 
-    `slack` (default): earliest playback deadline first. `fixed`: arrival order, at most `fixed_hidden` tokens a reflection.
-    `fcfs`: arrival order, no cap but the schedule's. Raises ValueError for an unknown name and for constants out of range.
+    `slack` (default): earliest playback deadline first. `fixed`: arrival order, at most `fixed_hidden` tokens
+    a reflection. `fcfs`: arrival order, no cap but the schedule's. Raises ValueError for an unknown name and
+    for constants out of range.
     """
 
     policy: Policy | str = "slack"

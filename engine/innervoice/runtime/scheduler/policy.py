@@ -1,8 +1,11 @@
-"""The interface of a scheduling policy. Its defaults are the policy `fcfs`: first come, first served, and nothing else.
+"""The interface of a scheduling policy.
 
-A policy is an object without state of its own. `order` and `caps` say who draws in a step and how much each may reflect,
-`has_room` and `victims` who gets pages and who gives them back, `codec` whose sound is made. Another policy is a class that
-overrides some of them, and an object of it is a value of `SchedulerSettings.policy`.
+Its defaults are the policy `fcfs`: first come, first served, and nothing else.
+
+A policy is an object without state of its own. `order` and `caps` say who draws in a step and how much each
+may reflect, `has_room` and `victims` who gets pages and who gives them back, `codec` whose sound is made.
+Another policy is a class that overrides some of them, and an object of it is a value of
+`SchedulerSettings.policy`.
 """
 
 from __future__ import annotations
@@ -17,19 +20,21 @@ from innervoice.runtime.scheduler.codec_plan import VoicePlan
 from innervoice.runtime.scheduler.costs import LearnedCosts
 from innervoice.runtime.scheduler.draft import DraftStep, feed_prompts
 from innervoice.runtime.scheduler.settings import PlanConstants
-from innervoice.runtime.scheduler.table import Columns, Places, ReplyColumns
+from innervoice.runtime.scheduler.table import Columns, ReplyColumns, TableIndices
 
 
 @dataclass
 class SpokenLoad:
-    """Live replies that hold pages: their number, and on average their spoken tokens a second and a chunk's seconds."""
+    """Live replies that hold pages: their number, and on average their spoken tokens a second and a chunk's
+    seconds.
+    """
 
     num: int
     rate: float
     chunk_s: float
 
     @classmethod
-    def of(cls, rows: Columns, speaking: Places) -> SpokenLoad:
+    def of(cls, rows: Columns, speaking: TableIndices) -> SpokenLoad:
         """Sum up the replies at these table indices."""
         num = max(len(speaking), 1)
         return cls(
@@ -39,7 +44,9 @@ class SpokenLoad:
         )
 
     def with_one_more(self, costs: LearnedCosts) -> float:
-        """Return the share of the time that the spoken tokens and the sound of all would take, reflection left out."""
+        """Return the share of the time that the spoken tokens and the sound of all would take, reflection
+        left out.
+        """
         voice_s = costs.voice.estimate(self.num + 1) / self.chunk_s if self.chunk_s > 0 else 0.0
         return self.rate * costs.decode.estimate(self.num + 1) + voice_s
 
@@ -53,12 +60,14 @@ class Policy:
         """Return whether one more live reply may get pages, beside those that hold some."""
         return True
 
-    def order(self, rows: Columns, drawing: Places) -> Places:
+    def order(self, rows: Columns, drawing: TableIndices) -> TableIndices:
         """Sort the replies that could draw; a step takes the first max_batch of them."""
         return drawing[np.argsort(rows.order[drawing], kind="stable")]
 
-    def caps(self, rows: Columns, drawing: Places, settings: PlanConstants) -> Places:
-        """Return the hidden-token caps of the replies that draw, of the open reflection or else of the next one."""
+    def caps(self, rows: Columns, drawing: TableIndices, settings: PlanConstants) -> TableIndices:
+        """Return the hidden-token caps of the replies that draw, of the open reflection or else of the next
+        one.
+        """
         return rows.hidden_most[drawing]
 
     def draft(
@@ -72,45 +81,49 @@ class Policy:
     ) -> DraftStep:
         """Fill a step as if pages were endless. able: the reply may take part; draws: it could draw a token.
 
-        A policy whose order, caps and prompts depend on each other overrides this in table_index of `order` and `caps`.
+        A policy whose order, caps and prompts depend on each other overrides this in table_index of `order`
+        and `caps`.
         """
         drawing = self.order(rows, np.flatnonzero(draws))[: settings.max_batch]
         prefill = feed_prompts(rows, settings.prefill_chunk, able & (rows.prompt_left > 0))
         return DraftStep(drawing, prefill, drawing, self.caps(rows, drawing, settings))
 
-    def victims(self, rows: Columns, running: Places) -> Places:
+    def victims(self, rows: Columns, running: TableIndices) -> TableIndices:
         """Sort the replies that hold pages by who gives them back first: the latest arrival."""
         return running[np.argsort(-rows.order[running], kind="stable")]
 
     def codec(
         self,
-        jobs: ReplyColumns,
-        ready: Places,
+        columns: ReplyColumns,
+        ready: TableIndices,
         costs: LearnedCosts,
         settings: PlanConstants,
         now: float,
         *,
         idle: bool,
     ) -> VoicePlan:
-        """Choose the replies whose next chunk is made now, among those that are ready. idle: the model has nothing to do."""
+        """Choose the replies whose next chunk is made now, among those that are ready.
+
+        idle: the model has nothing to do.
+        """
         return VoicePlan(ready)
 
     def why_left_out(
-        self, jobs: ReplyColumns, table_index: int, settings: PlanConstants, ahead_s: float
+        self, columns: ReplyColumns, table_index: int, settings: PlanConstants, ahead_s: float
     ) -> tuple[str, Mapping[str, object]]:
         """Return the trace's reason for a reply that could go on and takes no part, with its numbers.
 
         ahead_s: seconds of its sound that are generated and not played.
         """
-        return f"{self._left_out(jobs, table_index)}: others came before", {}
+        return f"{self._left_out(columns, table_index)}: others came before", {}
 
-    def why_preempted(self, jobs: ReplyColumns, table_index: int, ahead_s: float) -> str:
+    def why_preempted(self, columns: ReplyColumns, table_index: int, ahead_s: float) -> str:
         """Return the trace's reason why a reply gives its pages back."""
         return "others need pages, and it came last"
 
     @staticmethod
-    def _left_out(jobs: ReplyColumns, table_index: int) -> str:
-        return "its prompt waits" if jobs.prompt_left[table_index] > 0 else "passed over"
+    def _left_out(columns: ReplyColumns, table_index: int) -> str:
+        return "its prompt waits" if columns.prompt_left[table_index] > 0 else "passed over"
 
 
 class FixedPolicy(Policy):
@@ -118,6 +131,6 @@ class FixedPolicy(Policy):
 
     name = "fixed"
 
-    def caps(self, rows: Columns, drawing: Places, settings: PlanConstants) -> Places:
+    def caps(self, rows: Columns, drawing: TableIndices, settings: PlanConstants) -> TableIndices:
         """Return the same cap for every reflection."""
         return np.minimum(super().caps(rows, drawing, settings), settings.fixed_hidden)

@@ -9,17 +9,20 @@ from dataclasses import dataclass
 class PlanConstants:
     """Limits of every policy, and constants of single ones.
 
-    max_rows: replies that may hold pages. max_batch: replies that draw in one step. prefill_chunk: prompt tokens of one step at
-    most. page_size: tokens of a page of the cache. fixed_hidden: cap of every reflection segment under `fixed`.
+    max_rows: replies that may hold pages. max_batch: replies that draw in one step. prefill_chunk: prompt
+    tokens of one step at most. page_size: tokens of a page of the cache. fixed_hidden: cap of every
+    reflection segment under `fixed`.
 
-    Of `slack` alone. frontier_s: generation pauses once a reply is so many seconds ahead of playback. margin_s and
-    margin_share: sound that must be left when a chunk arrives, fixed and as a share of the chunk's cost. horizon_s: a
-    reply with less slack is urgent. plateau: how much longer a step may take than with its urgent replies alone, for the sake of
-    others. batching_share: how much of a codec call's cost waiting for more chunks must save to be worth it. max_load: a
-    reply waits while the spoken tokens of all, with it, would take more than this share of the time. first_audio_stretch: the
-    first sound is due after so many times the time it takes alone. reserve_s: sound that reflection leaves unspent, so that
-    replies can be left alone for a moment when another waits for its first sound. reflection_rate: hidden tokens per second of
-    sound to aim at, None: as many as slack pays for. starve_s: no reply that could go on waits longer.
+    Of `slack` alone. frontier_s: generation pauses once a reply is so many seconds ahead of playback.
+    margin_s and margin_share: sound that must be left when a chunk arrives, fixed and as a share of the
+    chunk's cost. horizon_s: a reply with less slack is urgent. plateau: how much longer a step may take than
+    with its urgent replies alone, for the sake of others. batching_share: how much of a codec call's cost
+    waiting for more chunks must save to be worth it. max_load: a reply waits while the spoken tokens of all,
+    with it, would take more than this share of the time. first_audio_stretch: the first sound is due after so
+    many times the time it takes alone. reserve_s: sound that reflection leaves unspent, so that replies can
+    be left alone for a moment when another waits for its first sound. reflection_rate: hidden tokens per
+    second of sound to aim at, None: as many as slack pays for. starve_s: no reply that could go on waits
+    longer.
     """
 
     max_rows: int = 256

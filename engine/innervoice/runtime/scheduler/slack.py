@@ -1,12 +1,13 @@
 """The policy `slack`: the earliest playback deadline first, and reflection by the sound that is left.
 
-Why it holds. As long as the weights' way from memory limits a step, many rows cost little more than few, so all draw in every
-step unless somebody would come too late by that. Work is moved in time, not added: a reply reflects while its unplayed sound
-covers the next chunk with a margin, and what it could not do early, because its first chunk was short or the machine was busy,
-it does later. Once it is frontier_s ahead of its listener it rests, and those with less sound go faster; so a burst meets
-buffers of seconds. What gives way first is reflection: its cap is what the sound leaves beside the next chunk, and that chunk
-costs more as the load grows. A first sound narrows the step to fewer rows, fewest while its prompt is fed, but never below the
-pace of all that is heard, and never at the cost of sound that runs out.
+Why it holds. As long as the weights' way from memory limits a step, many rows cost little more than few, so
+all draw in every step unless somebody would come too late by that. Work is moved in time, not added: a reply
+reflects while its unplayed sound covers the next chunk with a margin, and what it could not do early, because
+its first chunk was short or the machine was busy, it does later. Once it is frontier_s ahead of its listener
+it rests, and those with less sound go faster; so a burst meets buffers of seconds. What gives way first is
+reflection: its cap is what the sound leaves beside the next chunk, and that chunk costs more as the load
+grows. A first sound narrows the step to fewer rows, fewest while its prompt is fed, but never below the pace
+of all that is heard, and never at the cost of sound that runs out.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ from innervoice.runtime.scheduler.deadlines import Outlook, choose, grant, look_
 from innervoice.runtime.scheduler.draft import DraftStep, feed_prompts
 from innervoice.runtime.scheduler.policy import Policy, SpokenLoad
 from innervoice.runtime.scheduler.settings import PlanConstants
-from innervoice.runtime.scheduler.table import Columns, Places, ReplyColumns
+from innervoice.runtime.scheduler.table import Columns, ReplyColumns, TableIndices
 
 _LEAST_PREFILL = 32  # prompt tokens of a step for one that has waited too long, however urgent the others are
 
 
 class SlackPolicy(Policy):
-    """Earliest playback deadline first; generation rests at the frontier, and reflection has what the deadlines leave."""
+    """Earliest playback deadline first; generation rests at the frontier, and reflection has what the
+    deadlines leave.
+    """
 
     name = "slack"
 
@@ -46,7 +49,9 @@ class SlackPolicy(Policy):
         able: NDArray[np.bool_],
         draws: NDArray[np.bool_],
     ) -> DraftStep:
-        """Let replies at the frontier rest, feed prompts within the others' slack, then choose who draws and grant caps."""
+        """Let replies at the frontier rest, feed prompts within the others' slack, then choose who draws and
+        grant caps.
+        """
         ahead_s = rows.sound_end_s + rows.unvoiced_s
         rests = (
             draws
@@ -70,8 +75,10 @@ class SlackPolicy(Policy):
         chosen = choose(costs, settings, now, outlook, drawing, able, feeds_first=feeds_first)
         return DraftStep(chosen, prefill, drawing, grant(settings, outlook)[drawing], wake_s)
 
-    def victims(self, rows: Columns, running: Places) -> Places:
-        """Sort by who needs pages least: unread replies, low priority, no listener, most unplayed sound, latest arrival."""
+    def victims(self, rows: Columns, running: TableIndices) -> TableIndices:
+        """Sort by who needs pages least: unread replies, low priority, no listener, most unplayed sound,
+        latest arrival.
+        """
         latest = -rows.order[running]
         sound = -(rows.sound_end_s[running] + rows.unvoiced_s[running])
         keys = (latest, sound, rows.is_live[running], rows.priority[running], ~rows.is_blocked[running])
@@ -79,8 +86,8 @@ class SlackPolicy(Policy):
 
     def codec(
         self,
-        jobs: ReplyColumns,
-        ready: Places,
+        columns: ReplyColumns,
+        ready: TableIndices,
         costs: LearnedCosts,
         settings: PlanConstants,
         now: float,
@@ -88,25 +95,25 @@ class SlackPolicy(Policy):
         idle: bool,
     ) -> VoicePlan:
         """Make first and late sound at once, and the rest when that costs little."""
-        return choose_chunks(jobs, ready, costs, settings, now, idle=idle)
+        return choose_chunks(columns, ready, costs, settings, now, idle=idle)
 
     def why_left_out(
-        self, jobs: ReplyColumns, table_index: int, settings: PlanConstants, ahead_s: float
+        self, columns: ReplyColumns, table_index: int, settings: PlanConstants, ahead_s: float
     ) -> tuple[str, Mapping[str, object]]:
         """Name the frontier, or the others' smaller slack."""
         if (
-            jobs.is_live[table_index]
+            columns.is_live[table_index]
             and ahead_s > settings.frontier_s
-            and not jobs.is_reflecting[table_index]
+            and not columns.is_reflecting[table_index]
         ):
             return "paused at the frontier", {"ahead_s": round(ahead_s, 3), "frontier_s": settings.frontier_s}
-        return f"{self._left_out(jobs, table_index)}: others have less slack", {}
+        return f"{self._left_out(columns, table_index)}: others have less slack", {}
 
-    def why_preempted(self, jobs: ReplyColumns, table_index: int, ahead_s: float) -> str:
+    def why_preempted(self, columns: ReplyColumns, table_index: int, ahead_s: float) -> str:
         """Name the reason why others need the pages more."""
-        if jobs.is_blocked[table_index]:
+        if columns.is_blocked[table_index]:
             return "others need pages, and its reader is behind"
-        if not jobs.is_live[table_index]:
+        if not columns.is_live[table_index]:
             return "others need pages, and nobody listens to it"
         return f"others need pages, and its sound lasts {ahead_s:.3f} s, or its priority is low"
 
@@ -114,7 +121,8 @@ class SlackPolicy(Policy):
 def _prefill_len(
     costs: LearnedCosts, settings: PlanConstants, now: float, outlook: Outlook, waiting: NDArray[np.bool_]
 ) -> int:
-    """Prompt tokens that a step may feed: they take at most half of what the listener with the least sound can spare.
+    """Prompt tokens that a step may feed: they take at most half of what the listener with the least sound
+    can spare.
 
     A prompt that has waited too long is fed a few nevertheless.
     """

@@ -13,7 +13,7 @@ from innervoice.runtime.scheduler.codec_plan import VoicePlan
 from innervoice.runtime.scheduler.costs import LearnedCosts
 from innervoice.runtime.scheduler.draft import DraftStep
 from innervoice.runtime.scheduler.policies import SchedulerSettings
-from innervoice.runtime.scheduler.table import NOBODY, Columns, Phase, Places, ReplyColumns
+from innervoice.runtime.scheduler.table import NO_INDICES, Columns, Phase, ReplyColumns, TableIndices
 
 # Plain numbers: numpy compares with an enum's member many times slower.
 _PREFILL, _DECODE = int(Phase.PREFILL), int(Phase.DECODE)
@@ -23,25 +23,26 @@ _PREFILL, _DECODE = int(Phase.PREFILL), int(Phase.DECODE)
 class StepPlan:
     """One step. preempt: replies that give their pages back before it; admit: those that get a row.
 
-    decode: places that draw a token; prefill: (place, tokens to feed), and who has no more to feed then draws as well. caps:
-    hidden-token caps of the replies at cap_places, for the reflection that is open (never higher than it has) or, where none is,
-    for the next. wake_s: with nothing to do, when to plan again.
+    decode: replies that draw a token; prefill: (reply, tokens to feed), and one with no more to feed then
+    draws as well. caps: hidden-token caps of the replies at cap_indices, for the reflection that is open
+    (never higher than it has) or, where none is, for the next. wake_s: with nothing to do, when to plan
+    again.
     """
 
     admit: list[int] = field(default_factory=list)
     preempt: list[int] = field(default_factory=list)
-    decode: Places = field(default_factory=NOBODY.copy)
+    decode: TableIndices = field(default_factory=NO_INDICES.copy)
     prefill: list[tuple[int, int]] = field(default_factory=list)
-    cap_places: Places = field(default_factory=NOBODY.copy)
-    caps: Places = field(default_factory=NOBODY.copy)
+    cap_indices: TableIndices = field(default_factory=NO_INDICES.copy)
+    caps: TableIndices = field(default_factory=NO_INDICES.copy)
     wake_s: float = math.inf
 
 
 def plan_step(
-    jobs: ReplyColumns, costs: LearnedCosts, settings: SchedulerSettings, now: float, pages_free: int
+    columns: ReplyColumns, costs: LearnedCosts, settings: SchedulerSettings, now: float, pages_free: int
 ) -> StepPlan:
     """The next step. pages_free: pages that can be had without taking them from a running reply."""
-    rows = jobs.rows
+    rows = columns.rows
     runs = (rows.phase == _PREFILL) | (rows.phase == _DECODE)
     admit = admit_rows(rows, costs, settings, runs, pages_free)
     if admit:
@@ -53,14 +54,14 @@ def plan_step(
 
 
 def plan_voice(
-    jobs: ReplyColumns, costs: LearnedCosts, settings: SchedulerSettings, now: float, *, idle: bool
+    columns: ReplyColumns, costs: LearnedCosts, settings: SchedulerSettings, now: float, *, idle: bool
 ) -> VoicePlan:
     """Plan the codec's next call, by the policy. idle: the language model has nothing to do."""
-    places = jobs.places
-    ready = places[jobs.chunks_ready[places] > 0]
+    indices = columns.indices
+    ready = indices[columns.chunks_ready[indices] > 0]
     if not len(ready):
         return VoicePlan(ready)
-    return settings.planner.codec(jobs, ready, costs, settings, now, idle=idle)
+    return settings.planner.codec(columns, ready, costs, settings, now, idle=idle)
 
 
 def _finish(
@@ -71,24 +72,29 @@ def _finish(
     runs: NDArray[np.bool_],
     pages_free: int,
 ) -> StepPlan:
-    """The step by places. Where its pages cannot be had, they are taken back from others, and rows taken out, until they can."""
+    """Make the plan of a drafted step.
+
+    Where its pages cannot be had, they are taken back from others, and rows taken out, until they can.
+    """
     most = len(made.decode) + sum(num // settings.page_size + 2 for _, num in made.prefill)
     if most <= pages_free:
         return StepPlan(admit, [], made.decode, made.prefill, made.cap_rows, made.caps, made.wake_s)
     filled, takes = rows.context - rows.prompt_left, np.zeros(len(rows.phase), np.bool_)
     filled[made.decode] += 1
     takes[made.decode] = True
-    for place, num in made.prefill:
-        filled[place] += num + (num == rows.prompt_left[place] and not rows.is_listening[place])
-        takes[place] = True
+    for table_index, num in made.prefill:
+        filled[table_index] += num + (
+            num == rows.prompt_left[table_index] and not rows.is_listening[table_index]
+        )
+        takes[table_index] = True
     need = np.maximum(num_pages(filled, settings) - rows.pages, 0) * takes
     missing = int(need.sum()) - pages_free
     if missing <= 0:
         return StepPlan(admit, [], made.decode, made.prefill, made.cap_rows, made.caps, made.wake_s)
     victims, gone = take_back(rows, settings, np.flatnonzero(runs), need, missing)
     return StepPlan(
-        [place for place in admit if not gone[place]],
-        [place for place in victims if place not in admit],
+        [table_index for table_index in admit if not gone[table_index]],
+        [table_index for table_index in victims if table_index not in admit],
         made.decode[~gone[made.decode]],
         [pair for pair in made.prefill if not gone[pair[0]]],
         made.cap_rows,

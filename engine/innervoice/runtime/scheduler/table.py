@@ -1,4 +1,4 @@
-"""What the scheduler knows of every reply: one numpy column a fact, one place a reply, so
+"""The table of replies that plans read: one numpy column a fact, one index a reply, so
 that a plan costs microseconds.
 """
 
@@ -10,12 +10,12 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-Places = NDArray[np.int64]
-NOBODY: Places = np.zeros(0, np.int64)
+TableIndices = NDArray[np.int64]
+NO_INDICES: TableIndices = np.zeros(0, np.int64)
 
 
 class Phase(IntEnum):
-    """What a reply needs next."""
+    """The stage of a reply, by its next need."""
 
     FREE = 0
     WAITING = 1  # a row
@@ -92,15 +92,14 @@ class Columns:
 class ReplyColumns(Columns):
     """A table of replies.
 
-    Columns are public arrays, indexed by place; whoever runs the replies writes what changed.
+    Columns are public arrays, indexed by `table_index`; the runtime writes what changed.
     """
 
     def __init__(self, capacity: int = 64) -> None:
         self._num_added = 0
-        self._free: list[
-            int
-        ] = []  # a heap: the lowest is given first, so that the places in use lie together
-        self._used = 0  # no place from here on is in use
+        # A heap: the lowest index is given first, so that those in use lie together.
+        self._free: list[int] = []
+        self._used = 0  # no index from here on is in use
         for name, (dtype, empty) in _COLUMNS.items():
             setattr(self, name, np.full(capacity, empty, dtype))
         self._rows: tuple[int, Columns] = (-1, self)
@@ -109,13 +108,13 @@ class ReplyColumns(Columns):
         return int(np.count_nonzero(self.phase[: self._used]))
 
     @property
-    def places(self) -> Places:
+    def indices(self) -> TableIndices:
         """Places in use, in no particular order of arrival."""
         return np.flatnonzero(self.phase[: self._used])
 
     @property
     def rows(self) -> Columns:
-        """The columns up to the last place in use; those that are free among them have the phase FREE.
+        """The columns up to the last index in use; those that are free among them have the phase FREE.
 
         Views, not copies.
         """
@@ -126,26 +125,26 @@ class ReplyColumns(Columns):
         return self._rows[1]
 
     def add(self, now: float, *, priority: int = 0) -> int:
-        """A new reply that waits; its place."""
-        place = heapq.heappop(self._free) if self._free else self._grow()
+        """Add a reply that waits; return its table index."""
+        table_index = heapq.heappop(self._free) if self._free else self._grow()
         for name, (_, empty) in _COLUMNS.items():
-            getattr(self, name)[place] = empty
+            getattr(self, name)[table_index] = empty
         self._num_added += 1
-        self.order[place], self.priority[place] = self._num_added, priority
-        self.submitted_s[place] = self.served_s[place] = now
-        self.phase[place] = Phase.WAITING
-        return place
+        self.order[table_index], self.priority[table_index] = self._num_added, priority
+        self.submitted_s[table_index] = self.served_s[table_index] = now
+        self.phase[table_index] = Phase.WAITING
+        return table_index
 
-    def remove(self, place: int) -> None:
-        """Forget a reply. Its place may be given to another."""
-        assert self.phase[place] != Phase.FREE, "the place is free"
-        self.phase[place] = Phase.FREE
-        heapq.heappush(self._free, place)
+    def remove(self, table_index: int) -> None:
+        """Forget a reply. Its index may be given to another."""
+        assert self.phase[table_index] != Phase.FREE, "the index is free"
+        self.phase[table_index] = Phase.FREE
+        heapq.heappush(self._free, table_index)
 
     def _grow(self) -> int:
-        place, self._used = self._used, self._used + 1
-        if place == len(self.phase):
+        table_index, self._used = self._used, self._used + 1
+        if table_index == len(self.phase):
             for name, (dtype, empty) in _COLUMNS.items():
                 column = getattr(self, name)
                 setattr(self, name, np.concatenate([column, np.full(len(column), empty, dtype)]))
-        return place
+        return table_index

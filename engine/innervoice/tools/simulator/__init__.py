@@ -1,9 +1,8 @@
-"""The scheduler under a virtual clock: what a machine that is described by its step times
-does for how many listeners.
+"""The scheduler under a virtual clock: how many listeners a machine carries that is described by its step times.
 
-capacity.py  how many listeners are carried
+capacity.py  the most listeners that are carried
 device.py    step times: from the limits of a machine, or measured
-run.py       what came of it
+run.py       the replies of a run, and their figures
 workload.py  listeners: always there, arriving at random, or from a file
 world.py     players and an engine of numbers under a virtual clock; the scheduler's own planner decides
 """

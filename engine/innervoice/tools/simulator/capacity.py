@@ -1,4 +1,4 @@
-"""How many listeners a machine carries."""
+"""The most listeners that a machine carries."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FIRST_AUDIO_S = 2.0
 
 
 def is_carried(run: SimulatedRun, rate: float = 0.0) -> bool:
-    """Whether nobody heard a gap, 99 of 100 replies began within FIRST_AUDIO_S, and
+    """Whether no listener heard a gap, 99 of 100 replies began within FIRST_AUDIO_S, and
     reflection came to 99% of `rate`.
 
     rate: hidden tokens per second of sound. Without the second condition a policy could carry any
@@ -32,7 +32,9 @@ def most_carried(
     By bisection: what is carried with more is taken to be carried with fewer. 0 and no
     runs: not even least is carried.
     """
-    low, high, best = 0, (most - least) // step + 1, list[SimulatedRun]()
+    low = 0
+    high = (most - least) // step + 1
+    best = list[SimulatedRun]()
     while low < high:
         middle = (low + high) // 2
         made = list[SimulatedRun]()

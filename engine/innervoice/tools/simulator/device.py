@@ -1,4 +1,4 @@
-"""How long a step and a codec call take: from the limits of a machine, or from what was measured on one."""
+"""Durations of a step and a codec call: from the limits of a machine, or from measurements on one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CALIBRATED = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 class SimulatedDevice(Protocol):
-    """What the simulated engine runs on."""
+    """A machine that the simulated engine runs on."""
 
     def step_s(self, rows: int, context: int, prefill: int = 0, prefill_context: int = 0) -> float:
         """A step: a token drawn for each of `rows`, which have `context` tokens in all, and
@@ -99,7 +99,7 @@ class Measured:
 
 
 def calibrate(device: SimulatedDevice, context: int = 1024) -> LearnedCosts:
-    """What a calibration run teaches the scheduler: rows with so many tokens each,
+    """Teach the scheduler as a calibration run does: rows with so many tokens each,
     chunks of 2.08 s, a prompt of 512.
     """
     decode = {rows: device.step_s(rows, rows * context) for rows in _CALIBRATED}

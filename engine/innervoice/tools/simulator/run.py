@@ -1,4 +1,4 @@
-"""What came of a simulated run."""
+"""The replies of a simulated run and the figures of their sound."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class SimReply:
     prompt_tokens: int
     speech_tokens: int
     heard_s: float
-    place: int = -1  # in Jobs while it is generated
+    table_index: int = -1  # in Jobs while it is generated
     chunks: list[tuple[float, float]] = field(default_factory=list)
     hidden: int = 0
     hidden_before_audio: int = 0
@@ -38,7 +38,7 @@ class SimReply:
         return self.chunks[0][0] - self.submitted_s if self.chunks else None
 
     def log(self) -> RequestTimings:
-        """What reached the client, without its tokens."""
+        """The timings that reached the client, without its tokens."""
         audio = tuple((t, round(sound_s * _TICKS)) for t, sound_s in self.chunks)
         return RequestTimings(self.submitted_s, _TICKS, audio, finished_s=self.finished_s)
 
@@ -80,7 +80,7 @@ class SimulatedRun:
         return summarize([reply.log() for reply in self.replies if reply.chunks])
 
     def first_audio(self, quantile: float) -> float:
-        """Seconds to first sound; a reply that waits for it at the end counts with what it has waited.
+        """Seconds to first sound; a reply that waits for it at the end counts with its time so far.
 
         nan: no replies.
         """

@@ -1,4 +1,4 @@
-"""Who speaks when: listeners that are always there, listeners that arrive at random, or those of a file."""
+"""Arrivals of questions: listeners that are always there, listeners that arrive at random, or those of a file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TEMPLATE = 25  # tokens of a prompt besides the user's speech
 
 @dataclass(frozen=True)
 class Turn:
-    """A question and what is answered.
+    """A question and the length of its answer.
 
     heard_s: how much of it the listener hears before he speaks himself; inf: all.
     """
@@ -49,7 +49,7 @@ def draw_turn(random: np.random.Generator, barge_in_s: float) -> Turn:
 
 
 def constant(listeners: int, *, seed: int, ramp_s: float = 35.0, barge_in_s: float = 60.0) -> Workload:
-    """So many listeners at any time: who has heard his reply asks again at once.
+    """A constant number of listeners: each asks again as soon as its reply was heard.
 
     They come one by one, in ramp_s seconds.
     """
@@ -97,20 +97,20 @@ def from_file(path: Path) -> Workload:
     return Workload([start for start, _ in arrivals], lambda listener, k: turns[listener] if k == 0 else None)
 
 
-def _arrival(line: str, place: str) -> tuple[float, Turn]:
+def _arrival(line: str, where: str) -> tuple[float, Turn]:
     try:
         values = json.loads(line)
     except ValueError:
-        raise ValueError(f"{place}: this is not JSON: {line[:60]}") from None
+        raise ValueError(f"{where}: this is not JSON: {line[:60]}") from None
     if not isinstance(values, dict):
-        raise ValueError(f"{place}: expected an object with arrival_s, prompt_tokens and reply_s")
+        raise ValueError(f"{where}: expected an object with arrival_s, prompt_tokens and reply_s")
     least = {"arrival_s": 0.0, "prompt_tokens": 1, "reply_s": 1 / SPEECH_RATE}
     for name, low in least.items():
         value = values.get(name)
         if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value < 1e7:
-            raise ValueError(f"{place}: {name} is {value!r}: it must be a number from {low:g} on")
+            raise ValueError(f"{where}: {name} is {value!r}: it must be a number from {low:g} on")
     heard_s = values.get("heard_s", math.inf)
     if not isinstance(heard_s, int | float) or not heard_s > 0:
-        raise ValueError(f"{place}: heard_s is {heard_s!r}: it must be seconds above 0, or left out")
+        raise ValueError(f"{where}: heard_s is {heard_s!r}: it must be seconds above 0, or left out")
     speech = max(1, round(values["reply_s"] * SPEECH_RATE))
     return float(values["arrival_s"]), Turn(int(values["prompt_tokens"]), speech, float(heard_s))
