@@ -1,8 +1,10 @@
-"""The host's work of a step with 128 rows, and a plan of 256 sessions: CPU time with a stub of the model, device and codec.
+"""The host's work of a step with 128 rows, and a plan of 256 sessions: CPU time with a stub of the model,
+device and codec.
 
-`python -m bench.host_step`. Everything is deterministic: the world of tests/support/scripted_core.py under its virtual clock,
-with logits from a table. What the stubs take is subtracted, so that a step is the loop's own work: plan, page tables, the draw
-on the host or the host's end of a device step, cursors, events, and the bookkeeping of sound.
+`python -m bench.host_step`. Everything is deterministic: the world of tests/support/scripted_core.py under
+its virtual clock, with logits from a table. What the stubs take is subtracted, so that a step is the loop's
+own work: plan, page tables, the draw on the host or the host's end of a device step, cursors, events, and the
+bookkeeping of sound.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scripted_core import CODES_PER_S, ScriptedDevice, Told, World, program
+from scripted_core import CODES_PER_S, Received, ScriptedDevice, World, program
 
 from innervoice.runtime.calibration import calibrate
 from innervoice.runtime.overlap import Overlap
@@ -20,22 +20,22 @@ TEXT = [3, 5, 7, 9, 11, 13]
 BOTH = pytest.mark.parametrize("stepped", [False, True], ids=["by the host", "by the device"])
 
 
-def starved_s(told: Told) -> float:
+def starved_s(received: Received) -> float:
     """The longest silence that its listener heard."""
     player = Playback()
-    return max((player.send(when, sound) for when, sound in told.sound), default=0.0)
+    return max((player.send(when, sound) for when, sound in received.sound), default=0.0)
 
 
-def alone(world: World, name: str, prompt: list[int]) -> Told:
+def alone(world: World, name: str, prompt: list[int]) -> Received:
     """The reply, made by itself with the budgets that it had."""
-    done = world.told[name].done
+    done = world.received[name].done
     assert done is not None
     other = World(num_pages=200, max_rows=1, max_model_len=world.core.max_model_len)
     request = world.requests[name]
     most = request.sampling.max_new_tokens
     other.submit(name, prompt, request.program, caps=done.usage.reflection_caps, is_live=False, most=most)
     other.run()
-    return other.told[name]
+    return other.received[name]
 
 
 @pytest.mark.parametrize("preempt", ["recompute", "swap"])
@@ -49,12 +49,12 @@ def test_a_full_cache_takes_pages_back_and_no_token_changes(preempt: Any, share:
         world.submit(name, prompt, SPEAKS, is_live=False, most=60)
     world.run()
     assert world.core.admission.num_preempted > 0
-    num_tokens = sum(len(prompts[name]) + len(told.ids) for name, told in world.told.items())
+    num_tokens = sum(len(prompts[name]) + len(received.ids) for name, received in world.received.items())
     assert preempt == "recompute" or world.runner.num_fed <= num_tokens
     for name, prompt in prompts.items():
         other = alone(world, name, prompt)
-        assert other.ids == world.told[name].ids
-        assert np.array_equal(other.samples, world.told[name].samples)
+        assert other.ids == world.received[name].ids
+        assert np.array_equal(other.samples, world.received[name].samples)
 
 
 def test_a_prompt_goes_in_by_chunks_beside_those_who_speak() -> None:
@@ -63,14 +63,14 @@ def test_a_prompt_goes_in_by_chunks_beside_those_who_speak() -> None:
     for _ in range(6):
         world.step()
     world.submit("long", [n % 20 for n in range(100)], SPEAKS, most=10)
-    before = len(world.told["speaks"].ids)
+    before = len(world.received["speaks"].ids)
     fed = []
     for _ in range(6):
         fed.append(world.core.step_tokens(world.now).prompt_tokens)
         world.drain()
-    assert max(fed) <= 16 and len(world.told["speaks"].ids) > before + 3
+    assert max(fed) <= 16 and len(world.received["speaks"].ids) > before + 3
     world.run()
-    assert alone(world, "long", [n % 20 for n in range(100)]).ids == world.told["long"].ids
+    assert alone(world, "long", [n % 20 for n in range(100)]).ids == world.received["long"].ids
 
 
 @pytest.mark.parametrize(
@@ -91,11 +91,16 @@ def test_unplayed_sound_pays_for_reflection_and_load_takes_it_back(stepped: bool
         for n in range(num):
             world.submit(f"r{n}", [*TEXT, n], THINKS, most=400)
         world.run(20000)
-        caps = [cap for told in world.told.values() if told.done for cap in told.done.usage.reflection_caps]
+        caps = [
+            cap
+            for received in world.received.values()
+            if received.done
+            for cap in received.done.usage.reflection_caps
+        ]
         granted.append(np.mean([cap for cap in caps if cap != UNLIMITED]))
-        silences.append(max(map(starved_s, world.told.values())))
+        silences.append(max(map(starved_s, world.received.values())))
         for n in range(num):
-            assert alone(world, f"r{n}", [*TEXT, n]).ids == world.told[f"r{n}"].ids
+            assert alone(world, f"r{n}", [*TEXT, n]).ids == world.received[f"r{n}"].ids
     assert granted[0] > 1.5 * granted[1] > 2 * granted[2] > 0
     assert max(silences) == 0.0
 
@@ -111,13 +116,13 @@ def test_nobody_is_spoken_far_ahead_of(stepped: bool) -> None:
     sent = 0
     while world.core.has_work:
         world.step()
-        for when, sound in world.told["live"].sound[sent:]:
+        for when, sound in world.received["live"].sound[sent:]:
             player.send(when, sound)
             ahead.append(player.unplayed_s(when))
-        sent = len(world.told["live"].sound)
-    done = {name: told.done.t for name, told in world.told.items() if told.done}
-    total = sum(sound for _, sound in world.told["live"].sound)
-    assert max(ahead) < 2.0 + 2 * 10 / CODES_PER_S and starved_s(world.told["live"]) == 0
+        sent = len(world.received["live"].sound)
+    done = {name: received.done.t for name, received in world.received.items() if received.done}
+    total = sum(sound for _, sound in world.received["live"].sound)
+    assert max(ahead) < 2.0 + 2 * 10 / CODES_PER_S and starved_s(world.received["live"]) == 0
     assert done["live"] > total - 4 and done["file"] < done["live"] / 2
 
 
@@ -131,17 +136,19 @@ def test_a_reader_that_is_behind_pauses_its_reply_alone(stepped: bool) -> None:
     world.core.set_blocked("slow", True)
     world.core.decoder.settle()
     world.drain()
-    have = len(world.told["slow"].ids)
-    while world.told["other"].done is None:
+    have = len(world.received["slow"].ids)
+    while world.received["other"].done is None:
         world.step()
-    assert len(world.told["slow"].ids) == have
+    assert len(world.received["slow"].ids) == have
     world.core.set_blocked("slow", False)
     world.run()
-    assert alone(world, "slow", TEXT).ids == world.told["slow"].ids
+    assert alone(world, "slow", TEXT).ids == world.received["slow"].ids
 
 
 def test_the_device_draws_while_the_host_reads() -> None:
-    """A token is told while the next one is drawn, none is drawn behind a limit, what was drawn behind a stop is dropped."""
+    """A token is handed over while the next one is drawn, none is drawn behind a limit, what was drawn behind a stop
+    is dropped.
+    """
     world = World(max_rows=2, stepped=True)
     overlap = world.core.decoder
     assert isinstance(overlap, Overlap) and isinstance(overlap.device_step, ScriptedDevice)
@@ -151,12 +158,12 @@ def test_the_device_draws_while_the_host_reads() -> None:
     second = world.core.step_tokens(world.now)
     assert (second.queued, second.rows, second.prompt_tokens, overlap.num_queued) == (1, 1, len(TEXT), 1)
     world.run()
-    assert len(world.told["short"].ids) == 5 == overlap.device_step.num_steps and overlap.num_queued == 0
-    stop = world.told["short"].ids[3]
+    assert len(world.received["short"].ids) == 5 == overlap.device_step.num_steps and overlap.num_queued == 0
+    stop = world.received["short"].ids[3]
     world.submit("stops", TEXT, SPEAKS, is_live=False, sampling={"stop_token_ids": (stop,)})
     world.run()
-    num = world.told["short"].ids.index(stop) + 1
-    assert world.told["stops"].ids == world.told["short"].ids[:num]
+    num = world.received["short"].ids.index(stop) + 1
+    assert world.received["stops"].ids == world.received["short"].ids[:num]
     assert overlap.device_step.num_steps == 5 + num + 1
     world.core.check_integrity()
     assert world.pool.num_available == world.pool.num_pages
@@ -173,7 +180,7 @@ def test_cursors_that_part_end_their_reply_alone() -> None:
     cursor = overlap.device_step._line(0).cursor  # type: ignore[attr-defined]
     cursor.segment += 1
     world.run()
-    one, two = world.told["one"].done, world.told["two"].done
+    one, two = world.received["one"].done, world.received["two"].done
     assert (
         one is not None
         and one.finish_reason == "error"
@@ -182,7 +189,7 @@ def test_cursors_that_part_end_their_reply_alone() -> None:
     assert (
         two is not None
         and two.finish_reason == "length"
-        and alone(world, "two", [*TEXT, 1]).ids == world.told["two"].ids
+        and alone(world, "two", [*TEXT, 1]).ids == world.received["two"].ids
     )
 
 
@@ -195,7 +202,7 @@ def test_higher_priorities_come_first_and_too_many_are_refused() -> None:
     with pytest.raises(OutOfCapacity, match="1 replies run and 2 wait"):
         world.submit("refused", TEXT, SPEAKS)
     world.run()
-    ends = {name: told.done.t for name, told in world.told.items() if told.done}
+    ends = {name: received.done.t for name, received in world.received.items() if received.done}
     assert ends["runs"] < ends["first"] < ends["later"]
 
 
@@ -214,7 +221,7 @@ def test_pages_of_idle_sessions_are_lent_out_and_their_tokens_stay() -> None:
     history = list(registry.known("s0").sequence.ids)
     world.submit("b0", [1, 2], SPEAKS, session_id="s0", is_live=False)
     world.run()
-    assert alone(world, "b0", [*history, 1, 2]).ids == world.told["b0"].ids
+    assert alone(world, "b0", [*history, 1, 2]).ids == world.received["b0"].ids
 
 
 def test_what_a_user_says_is_fed_while_it_is_said() -> None:
@@ -230,7 +237,7 @@ def test_what_a_user_says_is_fed_while_it_is_said() -> None:
     world.submit("r", prompt, SPEAKS, session_id="s", is_live=False, most=1)
     world.run()
     assert world.runner.num_fed - before == 3 and registry.num_prefetch_kept == 30
-    assert alone(world, "r", prompt).ids == world.told["r"].ids
+    assert alone(world, "r", prompt).ids == world.received["r"].ids
     sessions.prefetch("s", TEXT)
     sessions.prefetch("s", ())
     assert len(registry.known("s").sequence.ids) == len(prompt) + 1 and not world.core.has_work

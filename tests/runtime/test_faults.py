@@ -1,4 +1,6 @@
-"""Thousands of random lives of a core under a virtual clock: whoever fails fails alone and says why, and nothing leaks."""
+"""Thousands of random lives of a core under a virtual clock: whoever fails fails alone and says why, and
+nothing leaks.
+"""
 
 from __future__ import annotations
 
@@ -43,11 +45,13 @@ def test_a_voice_that_breaks_ends_its_reply_alone() -> None:
     for seed in range(12):
         world.submit(f"r{seed}", [seed], SPEAKS)
     world.run()
-    reasons = Counter(told.done.finish_reason for told in world.told.values() if told.done)
-    broken = {name for name, told in world.told.items() if MUTE in told.ids}
+    reasons = Counter(received.done.finish_reason for received in world.received.values() if received.done)
+    broken = {name for name, received in world.received.items() if MUTE in received.ids}
     assert broken, "no reply met the code that breaks the voice"
     assert {
-        name for name, told in world.told.items() if told.done and told.done.finish_reason == "error"
+        name
+        for name, received in world.received.items()
+        if received.done and received.done.finish_reason == "error"
     } == broken
     assert reasons["error"] == len(broken) and sum(reasons.values()) == 12
 

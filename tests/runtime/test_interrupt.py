@@ -1,4 +1,6 @@
-"""Barge-in: nothing follows but the last event, the pages are free, and the next turn begins from what was heard."""
+"""Barge-in: nothing follows but the last event, the pages are free, and the next turn begins from what was
+heard.
+"""
 
 from __future__ import annotations
 

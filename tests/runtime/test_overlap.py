@@ -16,7 +16,7 @@ need_interpreter()
 from hypothesis import HealthCheck, settings  # noqa: E402
 from hypothesis.stateful import run_state_machine_as_test  # noqa: E402
 from random_lives import Lives  # noqa: E402
-from scripted_core import FREE, NAN, PAGE, VOCABULARY, Told, World, program  # noqa: E402
+from scripted_core import FREE, NAN, PAGE, VOCABULARY, Received, World, program  # noqa: E402
 from stepped import small_model  # noqa: E402
 
 from innervoice.model.device_step import DeviceStep, Pending  # noqa: E402
@@ -77,25 +77,27 @@ def make_world(
 
 
 def compare(worlds: tuple[World, World]) -> None:
-    """Two worlds told the same of all their replies, but for times and, where somebody listened, what was granted."""
+    """Two worlds made the same events of all their replies, but for times and, where somebody listened, what was
+    granted.
+    """
     host, device = worlds
-    assert host.told.keys() == device.told.keys()
-    for name, told in host.told.items():
-        assert sums(told) == sums(device.told[name]), name
-        assert np.array_equal(told.samples, device.told[name].samples)
+    assert host.received.keys() == device.received.keys()
+    for name, received in host.received.items():
+        assert sums(received) == sums(device.received[name]), name
+        assert np.array_equal(received.samples, device.received[name].samples)
     for world in worlds:
         world.core.check_integrity()
 
 
-def sums(told: Told) -> dict[str, Any]:
-    assert told.done is not None
-    usage = {k: v for k, v in asdict(told.done.usage).items() if not k.endswith(("_ms", "_rtf"))}
+def sums(received: Received) -> dict[str, Any]:
+    assert received.done is not None
+    usage = {k: v for k, v in asdict(received.done.usage).items() if not k.endswith(("_ms", "_rtf"))}
     return {
-        "ids": told.ids,
-        "kinds": told.kinds,
+        "ids": received.ids,
+        "kinds": received.kinds,
         "usage": usage,
-        "why": told.done.finish_reason,
-        "error": told.done.error,
+        "why": received.done.finish_reason,
+        "error": received.done.error,
     }
 
 
@@ -112,7 +114,7 @@ def test_two_replies_are_the_host_s() -> None:
         world.submit("no number", [1, NAN], FORCED, most=6, is_live=False)
         world.run()
     compare(worlds)
-    assert "not numbers" in str(worlds[1].told["no number"].done)
+    assert "not numbers" in str(worlds[1].received["no number"].done)
 
 
 @pytest.mark.slow
@@ -151,8 +153,8 @@ def test_several_replies_are_the_host_s() -> None:
         )
         world.run()
     compare(worlds)
-    told = worlds[1].told
-    assert told["host"].ids == told["weighted"].ids[:5] and len(told["stops"].ids) <= 5
+    received = worlds[1].received
+    assert received["host"].ids == received["weighted"].ids[:5] and len(received["stops"].ids) <= 5
     overlap = worlds[1].core.decoder
     assert (
         isinstance(overlap, Overlap)
@@ -162,12 +164,14 @@ def test_several_replies_are_the_host_s() -> None:
 
 
 def stop_at(world: World, index: int) -> Mapping[str, Any]:
-    return {**WARM, "stop_token_ids": (world.told["weighted"].ids[index],)}
+    return {**WARM, "stop_token_ids": (world.received["weighted"].ids[index],)}
 
 
 @pytest.mark.long
 def test_what_was_granted_makes_the_same_reply() -> None:
-    """Somebody listens: reflection is granted a step at a time, and the row rests while its listener is far behind."""
+    """Somebody listens: reflection is granted a step at a time, and the row rests while its listener is far
+    behind.
+    """
     model = small_model(vocabulary=VOCABULARY)
     assert isinstance(model.weights.output, torch.Tensor)
     model.weights.output[VOCABULARY.text[1] :] *= 0.1  # text and reflection go on while they may
@@ -179,13 +183,13 @@ def test_what_was_granted_makes_the_same_reply() -> None:
     device, host = make_world(model, True, **options), make_world(model, False, max_rows=2)
     device.submit("live", [5, 9, 2], THINKS, 4, most=40)
     device.run()
-    done = device.told["live"].done
+    done = device.received["live"].done
     assert done is not None
     assert len(set(done.usage.reflection_caps)) > 1, done.usage.reflection_caps
     host.submit("live", [5, 9, 2], THINKS, 4, most=40, is_live=False, caps=done.usage.reflection_caps)
     host.run()
-    assert host.told["live"].ids == device.told["live"].ids
-    assert host.told["live"].done.usage.reflection_caps == done.usage.reflection_caps  # type: ignore[union-attr]
+    assert host.received["live"].ids == device.received["live"].ids
+    assert host.received["live"].done.usage.reflection_caps == done.usage.reflection_caps  # type: ignore[union-attr]
     device.core.check_integrity()
 
 
@@ -210,14 +214,16 @@ def test_every_preset_under_a_full_cache(preempt: Any) -> None:
 
 @pytest.mark.long
 def test_a_session_is_forked_cut_and_goes_on() -> None:
-    """In the middle of a reply, after the same token: a fork that goes on, an export that goes on elsewhere, an interruption."""
+    """In the middle of a reply, after the same token: a fork that goes on, an export that goes on elsewhere,
+    an interruption.
+    """
     model = small_model(vocabulary=VOCABULARY)
     worlds = make_world(model, False), make_world(model, True)
     for world in worlds:
         core = world.core
         core.sessions.open("one")
         world.submit("first", [5, 9, 2, 7, 1], WEIGHTED, session_id="one", most=30, is_live=False)
-        while len(world.told["first"].ids) < 9:
+        while len(world.received["first"].ids) < 9:
             world.step()
             core.decoder.settle()
             world.drain()
@@ -229,14 +235,14 @@ def test_a_session_is_forked_cut_and_goes_on() -> None:
         world.drain()
         for name in ("two", "three"):
             paused = core.registry.known(name).paused
-            assert paused is not None and paused.num_tokens == len(world.told["first"].ids)
+            assert paused is not None and paused.num_tokens == len(world.received["first"].ids)
             made = world.requests["first"]
             again = replace(made, reply_id=f"rest of {name}", prompt_ids=(), session_id=name)
             core.submit(again, world.now)
-            world.told[again.reply_id] = Told()
+            world.received[again.reply_id] = Received()
         world.submit("second", [4, 4], FORCED, session_id="one", most=12, is_live=False)
         world.run()
-        assert world.told["rest of two"].ids == world.told["rest of three"].ids
+        assert world.received["rest of two"].ids == world.received["rest of three"].ids
     compare(worlds)
     rows = [[session.sequence.ids for session in world.core.registry] for world in worlds]
     assert rows[0] == rows[1]

@@ -1,4 +1,6 @@
-"""One picture of segments, sound, playback, slack and decisions: what a trace says of replies under a virtual clock."""
+"""One picture of segments, sound, playback, slack and decisions: what a trace says of replies under a virtual
+clock.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,10 @@ SCHEDULE = Schedule.preset("stitch_s", transcript_budget=3, speech_budget=13, re
 
 @dataclass
 class Picture:
-    """One reply as a viewer shows it; times in seconds since the trace began. spans: line, name, begin, end, args."""
+    """One reply as a viewer shows it; times in seconds since the trace began.
+
+    spans: line, name, begin, end, args.
+    """
 
     spans: list[tuple[str, str, float, float, dict[str, Any]]] = field(default_factory=list)
     moments: list[tuple[float, str, dict[str, Any]]] = field(default_factory=list)
@@ -79,7 +84,9 @@ def pictures(tracer: Tracer, folder: Path) -> dict[str, Picture]:
 
 @dataclass(frozen=True)
 class Spoken:
-    """A reply under a virtual clock that began at 51 s, 1 s after its trace: events, codec calls, trace, figures."""
+    """A reply under a virtual clock that began at 51 s, 1 s after its trace: events, codec calls, trace,
+    figures.
+    """
 
     events: list[Event]
     num_calls: int
@@ -188,7 +195,9 @@ def test_slack_and_decisions_span_the_reply(spoken: Spoken) -> None:
 
 
 def test_decisions_say_why(tmp_path: Path) -> None:
-    """Eight listeners on few pages and rows: some wait, some give their pages back, those ahead rest at the frontier."""
+    """Eight listeners on few pages and rows: some wait, some give their pages back, those ahead rest at the
+    frontier.
+    """
     world = World(num_pages=40, max_rows=3, settings={"frontier_s": 2.0, "first_audio_stretch": 3.0})
     world.tracer.start()
     for seed in range(6):
@@ -197,7 +206,7 @@ def test_decisions_say_why(tmp_path: Path) -> None:
     world.run()
     world.tracer.stop()
     made = pictures(world.tracer, tmp_path)
-    assert made.keys() == world.told.keys()
+    assert made.keys() == world.received.keys()
     decisions = {name: [span[0] for span in picture.line("decisions")] for name, picture in made.items()}
     every = {state for states in decisions.values() for state in states}
     assert {"waits for a row", "waits behind others", "paused at the frontier"} <= every, every
@@ -219,10 +228,10 @@ def test_decisions_say_why(tmp_path: Path) -> None:
     ]
     assert lowered and all(args["used"] <= args["cap"] for args in lowered if args["cap"] is not None)
     assert {args["reason"] for args in made["late"].moment("sound is made")} == {"nobody waits for it"}
-    for name, told in world.told.items():
-        assert sum(args["tokens"] for *_, args in made[name].line("segments")) == len(told.ids)
+    for name, received in world.received.items():
+        assert sum(args["tokens"] for *_, args in made[name].line("segments")) == len(received.ids)
         assert sum(args["sound_s"] for *_, args in made[name].line("sound")) == pytest.approx(
-            sum(s for _, s in told.sound)
+            sum(s for _, s in received.sound)
         )
     events = world.tracer._events
     assert max(e["args"]["rows"] for e in events if e["name"] == "batch") == 3
@@ -236,9 +245,11 @@ def test_what_began_before_the_trace_or_is_cut_is_drawn_as_far_as_it_goes(tmp_pa
     for _ in range(40):
         world.step()
     assert (
-        world.told["over"].done is not None and world.told["before"].sound and not world.told["before"].done
+        world.received["over"].done is not None
+        and world.received["before"].sound
+        and not world.received["before"].done
     )
-    num_before = len(world.told["before"].ids)
+    num_before = len(world.received["before"].ids)
     world.tracer.start()
     for _ in range(3):
         world.step()
@@ -250,7 +261,7 @@ def test_what_began_before_the_trace_or_is_cut_is_drawn_as_far_as_it_goes(tmp_pa
     picture = made["before"]
     assert (
         sum(args["tokens"] for *_, args in picture.line("segments"))
-        == len(world.told["before"].ids) - num_before
+        == len(world.received["before"].ids) - num_before
     )
     ((name, begin, end, _),) = picture.line("playback")
     assert name == "plays" and 0 <= begin < end <= world.now - 100  # cancelled: no more is heard
@@ -268,4 +279,4 @@ def test_nothing_is_kept_while_no_trace_is_recorded(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(world.core.trace, name, None)  # called, it would break
     world.submit("one", [1, 2], TALKS, 1)
     world.run()
-    assert world.told["one"].done is not None and world.tracer._events == []
+    assert world.received["one"].done is not None and world.tracer._events == []

@@ -1,4 +1,6 @@
-"""An exported session whose content was changed, with a checksum that fits: refused in one sentence, or harmless."""
+"""An exported session whose content was changed, with a checksum that fits: refused in one sentence, or
+harmless.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scripted_core import VOCABULARY, Told, World, program
+from scripted_core import VOCABULARY, Received, World, program
 
 from innervoice.runtime.snapshot import FORMAT, SessionSnapshot
 from innervoice.schedule import Schedule
@@ -38,7 +40,7 @@ def exported() -> str:
     world.submit("first", [5, 9, 2], made, session_id="one", most=8)
     world.run()
     world.submit("second", [4, 4], made, session_id="one", most=30)
-    while len(world.told["second"].ids) < 9:
+    while len(world.received["second"].ids) < 9:
         world.step()
     return json.dumps(world.core.sessions.export("one", "model").to_dict())
 
@@ -66,7 +68,7 @@ def go_on(snapshot: SessionSnapshot) -> World:
         sampling = replace(paused.sampling, temperature=0.0, top_k=0, top_p=1.0, seed=0)
         request = replace(world.request("rest", [], made, session_id="again"), sampling=sampling)
         core.submit(request, world.now)
-        world.told["rest"] = Told()
+        world.received["rest"] = Received()
         world.run()
     world.submit("next", [7], program(Schedule.from_dict(SCHEDULE)), session_id="again", most=5)
     world.run()
@@ -88,7 +90,7 @@ def test_an_export_is_read_as_it_was_written() -> None:
     assert json.loads(json.dumps(snapshot.to_dict())) == values
     assert snapshot.paused is not None and snapshot.paused.num_tokens == 9
     world = go_on(snapshot)
-    assert world.told["rest"].done is not None and world.told["rest"].done.finish_reason == "length"
+    assert world.received["rest"].done is not None and world.received["rest"].done.finish_reason == "length"
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -105,7 +107,7 @@ def test_a_changed_value_is_refused_or_harmless(data: st.DataObject) -> None:
     except ValueError:
         return
     world = go_on(snapshot)
-    assert all(told.done is not None for told in world.told.values())
+    assert all(received.done is not None for received in world.received.values())
 
 
 @pytest.mark.parametrize(

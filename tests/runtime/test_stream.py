@@ -1,4 +1,6 @@
-"""A reply's events between the engine's thread and its readers: order, bounds, wake-ups, readers that go away, a loop's lag."""
+"""A reply's events between the engine's thread and its readers: order, bounds, wake-ups, readers that go
+away, a loop's lag.
+"""
 
 from __future__ import annotations
 
@@ -234,7 +236,9 @@ def test_a_task_that_was_cancelled_lets_go() -> None:
 
 
 def test_a_loop_that_was_closed_lets_go_at_the_next_event() -> None:
-    """Without the garbage collector, which may not come by for as long as the reply is paused and holds its pages."""
+    """Without the garbage collector, which may not come by for as long as the reply is paused and holds its
+    pages.
+    """
 
     async def read_one(own: Stream) -> None:
         await anext(own)
@@ -321,7 +325,8 @@ def test_a_step_is_one_call_into_each_loop(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_64_streams_hold_a_loop_up_for_less_than_5_ms() -> None:
-    """A beat waits for what the loop does in between, and for the interpreter while the engine's thread holds it.
+    """A beat waits for what the loop does in between, and for the interpreter while the engine's thread holds
+    it.
 
     Both are taken as processor time of their threads, which other processes do not stretch.
     """
@@ -331,14 +336,18 @@ def test_64_streams_hold_a_loop_up_for_less_than_5_ms() -> None:
 
 
 async def _beside_an_engine(num_streams: int, num_steps: int) -> tuple[list[float], list[float]]:
-    """Seconds of the engine's thread with the interpreter held, a step; seconds of the loop's thread between two beats."""
+    """Seconds of the engine's thread with the interpreter held, a step; seconds of the loop's thread between
+    two beats.
+    """
     streams = [stream() for _ in range(num_streams)]
     held_s: list[float] = []
     beats_s: list[float] = []
     weights = bytes(1 << 21)
 
     def engine() -> None:
-        """Steps like the engine's: native calls, which let the interpreter go, then a token each, and sound every ninth step."""
+        """Steps like the engine's: native calls, which let the interpreter go, then a token each, and sound
+        every ninth step.
+        """
         for step in range(num_steps):
             for _ in range(4):
                 hashlib.sha256(weights)

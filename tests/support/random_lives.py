@@ -31,7 +31,9 @@ _World = TypeVar("_World", bound=World)
 
 
 class Lives(RuleBasedStateMachine):
-    """Replies and sessions that begin, are cancelled, cut, starved, poisoned, forked, while readers die and the clock jumps."""
+    """Replies and sessions that begin, are cancelled, cut, starved, poisoned, forked, while readers die and
+    the clock jumps.
+    """
 
     stepped = False
 
@@ -161,13 +163,13 @@ class Lives(RuleBasedStateMachine):
         self.world.worker.call(lambda core: None)  # a cancellation on its way comes first
         state = core.registry.known(session)
         busy, before = state.busy, list(state.sequence.ids)
-        told = None if played > 6 else min(played, state.last.playback.sent_s if state.last else 0.0)
+        played_s = None if played > 6 else min(played, state.last.playback.sent_s if state.last else 0.0)
         if busy is None and state.last is None:
             with pytest.raises(ValueError, match="has not replied"):
-                core.sessions.interrupt(session, self.world.now, told, cut, keep)
+                core.sessions.interrupt(session, self.world.now, played_s, cut, keep)
             return
         heard = self.world.worker.interrupt(
-            lambda sessions: sessions.interrupt(session, self.world.now, told, cut, keep)
+            lambda sessions: sessions.interrupt(session, self.world.now, played_s, cut, keep)
         )
         sequence = state.sequence
         assert state.busy is None and heard.history_tokens == state.num_tokens
@@ -194,10 +196,10 @@ class Lives(RuleBasedStateMachine):
             self.world.core.sessions.close(session)
             del self.sessions[session]
 
-    @precondition(lambda self: self.world.told)
+    @precondition(lambda self: self.world.received)
     @rule(data=st.data(), what=st.sampled_from(["cancel", "rest", "read", "ack"]))
     def disturb(self, data: st.DataObject, what: str) -> None:
-        name = data.draw(st.sampled_from(sorted(self.world.told)))
+        name = data.draw(st.sampled_from(sorted(self.world.received)))
         core, reader = self.world.core, self.world.readers[name]
         if what == "cancel" and reader.stream is not None:
             reader.stream.cancel()
@@ -213,7 +215,7 @@ class Lives(RuleBasedStateMachine):
         name = data.draw(
             st.sampled_from(sorted(name for name, reader in self.world.readers.items() if not reader.is_dead))
         )
-        self.world.readers[name].die(how, self.world.told[name])
+        self.world.readers[name].die(how, self.world.received[name])
 
     @rule(steps=st.integers(1, 12))
     def go_on(self, steps: int) -> None:
@@ -254,23 +256,23 @@ class Lives(RuleBasedStateMachine):
                 )
                 assert any(why in error for why in known), error
             if not reader.is_dead:
-                assert world.told[name].done is done
+                assert world.received[name].done is done
                 if name in self.histories and reason in ("stop", "length"):
                     self._again(name)
 
     def _again(self, name: str) -> None:
         """Alone in a core of its own, with the budgets that it came to have, a reply is the same."""
-        told, request = self.world.told[name], self.world.requests[name]
-        assert told.done is not None
+        received, request = self.world.received[name], self.world.requests[name]
+        assert received.done is not None
         alone = self.make_world(False, World, num_pages=64, max_rows=1)
-        caps, most = told.done.usage.reflection_caps, request.sampling.max_new_tokens
+        caps, most = received.done.usage.reflection_caps, request.sampling.max_new_tokens
         seed = request.sampling.seed or 0
         alone.submit(
             "again", self.histories[name], request.program, seed, caps=caps, most=most, is_live=False
         )
         alone.run()
-        assert alone.told["again"].ids == told.ids
-        assert np.array_equal(alone.told["again"].samples, told.samples)
+        assert alone.received["again"].ids == received.ids
+        assert np.array_equal(alone.received["again"].samples, received.samples)
 
 
 class SteppedLives(Lives):

@@ -1,7 +1,9 @@
-"""A core under a virtual clock whose model and voice are scripted: logits are a hash of what lies in a row's pages.
+"""A core under a virtual clock whose model and voice are scripted: logits are a hash of what lies in a row's
+pages.
 
-Whatever pages, prefixes, chunks, preemption, forks and cuts do to a row, a token comes out right only if every token before it
-lies where the row's page table says. Costs are those of a small machine, so that deadlines matter.
+Whatever pages, prefixes, chunks, preemption, forks and cuts do to a row, a token comes out right only if
+every token before it lies where the row's page table says. Costs are those of a small machine, so that
+deadlines matter.
 """
 
 from __future__ import annotations
@@ -67,7 +69,10 @@ class Kept:
 
 
 class ScriptedRunner:
-    """A model that says what its pages make it say. steady: it ends nothing by itself, and breaks no voice."""
+    """A model whose logits are a hash of the tokens in its pages.
+
+    steady: it ends nothing by itself, and breaks no voice.
+    """
 
     def __init__(self, num_pages: int, *, steady: bool) -> None:
         self.steady = steady
@@ -110,7 +115,7 @@ class ScriptedRunner:
     _is_alive = ModelRunner._is_alive
 
     def logits(self, pages: abc.Sequence[int], num_tokens: int) -> Tensor:
-        """What is said after so many tokens that lie in these pages."""
+        """Logits [V] after num_tokens tokens that lie in these pages."""
         seen = [self.pages[pages[i // PAGE]][i % PAGE] for i in range(num_tokens)]
         noise = np.random.default_rng(zlib.crc32(np.array(seen, np.int32).tobytes())).standard_normal(
             VOCABULARY.size
@@ -137,14 +142,16 @@ class Line:
 
 @dataclass
 class Queued:
-    """What a step of the scripted device came to, which nobody has read yet."""
+    """The tokens of a step of the scripted device, until they are read."""
 
     emitted: list[Emitted]
     took_s: None = None
 
 
 class ScriptedDevice:
-    """A device that steps the scripted model with cursors and page tables of its own; it cannot hold every fourth seed."""
+    """A device that steps the scripted model with cursors and page tables of its own; it cannot hold every
+    fourth seed.
+    """
 
     def __init__(self, runner: ScriptedRunner, max_rows: int, max_model_len: int) -> None:
         self.max_model_len = max_model_len
@@ -250,7 +257,9 @@ class ScriptedDevice:
 
 
 class ScriptedVoice:
-    """Twenty samples a code, that depend on the code and its place; chunks after FIRST codes, then every CHUNK."""
+    """Twenty samples a code, that depend on the code and its place; chunks after FIRST codes, then every
+    CHUNK.
+    """
 
     sample_rate, codes_per_s = int(RATE), CODES_PER_S
     codes_per_frame, lag_s = 1, 256 / 22050
@@ -346,8 +355,8 @@ class Letters:
 
 
 @dataclass
-class Told:
-    """What a reply's reader got."""
+class Received:
+    """The events that a reply's reader got."""
 
     ids: list[int] = field(default_factory=list)
     kinds: list[str] = field(default_factory=list)
@@ -372,9 +381,10 @@ class Told:
 
 
 class World:
-    """A core, its clock, and what it told. step_s: of a step, by rows and fed tokens; voice_s: of a codec call, by chunks.
+    """A core, its clock, and the events of each reply.
 
-    stepped: the device draws, for whom it can. runner, stepping: others than the scripted ones.
+    step_s: of a step, by rows and fed tokens; voice_s: of a codec call, by chunks. stepped: the device draws,
+    for whom it can. runner, stepping: others than the scripted ones.
     """
 
     def __init__(
@@ -407,14 +417,14 @@ class World:
         if stepped:
             core["device"] = (ScriptedDevice(self.runner, max_rows, max_model_len), FREE)
         self.core = make_core(self.runner, self.pool, Letters(), self.voice, self.tracer, **core)  # type: ignore[arg-type]
-        self.told: dict[str, Told] = {}
+        self.received: dict[str, Received] = {}
         self.requests: dict[str, Request] = {}
         self._step_s, self._voice_s = step_s, voice_s
 
     def request(
         self, reply_id: str, prompt: abc.Sequence[int], schedule: Program, seed: int = 0, **request: Any
     ) -> Request:
-        """A greedy one, of 40 tokens at most where nothing else is said."""
+        """A greedy request, of 40 tokens at most by default."""
         sampling = Sampling(
             temperature=0.0, top_k=0, top_p=1.0, seed=seed, max_new_tokens=request.pop("most", 40)
         )
@@ -427,14 +437,16 @@ class World:
         made = self.request(reply_id, prompt, schedule, seed, **request)
         self.core.submit(made, self.now)
         self.requests[reply_id] = made
-        self.told[reply_id] = Told()
+        self.received[reply_id] = Received()
 
     def drain(self) -> None:
         for event in self.core.drain(self.now):
-            self.told[event.reply_id].take(event)
+            self.received[event.reply_id].take(event)
 
     def step(self) -> bool:
-        """A step of tokens and one of sound, time passing as they cost; False: nothing could be done, and the clock went on."""
+        """A step of tokens and one of sound, time passing as they cost; False: nothing could be done, and the
+        clock went on.
+        """
         tokens = self.core.step_tokens(self.now)
         if tokens.rows or tokens.prompt_tokens:
             took = self._step_s(tokens.rows, tokens.prompt_tokens)
@@ -458,7 +470,7 @@ class World:
         return self.core.has_work
 
     def run(self, most: int = 5000) -> None:
-        """Until nothing is left to do."""
+        """Step until nothing is left to do."""
         for _ in range(most):
             self.drain()
             if not self.has_work:

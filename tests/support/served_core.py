@@ -1,4 +1,6 @@
-"""A scripted core behind its worker, stepped by the test under a virtual clock, and readers who read, are slow, or die."""
+"""A scripted core behind its worker, stepped by the test under a virtual clock, and readers who read, are
+slow, or die.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from scripted_core import RATE, Told, World
+from scripted_core import RATE, Received, World
 
 from innervoice.runtime.core import Core
 from innervoice.runtime.event_queue import EventQueue
@@ -21,7 +23,9 @@ T = TypeVar("T")
 
 
 class _Stepped(Worker):
-    """A worker without its thread: what is asked of it is done at once, after the calls that else wait for `Served.step`."""
+    """A worker without its thread: a call is carried out at once, after the calls that else wait for
+    `Served.step`.
+    """
 
     def call(self, ask: Callable[[Core], T]) -> T:
         calls, self._calls = self._calls, []
@@ -35,7 +39,10 @@ class _Stepped(Worker):
 
 
 class Reader:
-    """Who holds a stream. reads: everything that is there, whenever it is looked at. outlet: what it would have got."""
+    """A reader that holds a stream.
+
+    reads: everything that is there, whenever it is looked at. outlet: what it would have got.
+    """
 
     def __init__(self, stream: Stream) -> None:
         self.stream: Stream | None = stream
@@ -44,23 +51,27 @@ class Reader:
 
     @property
     def is_dead(self) -> bool:
-        """Whether nobody holds the stream."""
+        """Whether the reader has lost its stream."""
         return self.stream is None
 
-    def read(self, told: Told) -> None:
+    def read(self, received: Received) -> None:
         """Take what waits."""
         while self.stream is not None and self.reads and self.queue.num_unread:
-            told.take(next(self.stream))
+            received.take(next(self.stream))
 
-    def die(self, how: str, told: Told) -> None:
-        """Nobody holds the stream any more: it is dropped, its thread breaks after an event, or its event loop is closed."""
+    def die(self, how: str, received: Received) -> None:
+        """Lose the stream: it is dropped, its thread breaks after an event, or its event
+        loop is closed.
+        """
         if how == "loop":
             self.reads = True
-            self.read(told)  # so that it waits
+            self.read(received)  # so that it waits
         stream, self.stream = self.stream, None
         assert stream is not None, "dead already"
         if how == "thread":
-            thread = threading.Thread(target=_break_after_one, args=(stream, self.queue.num_unread > 0, told))
+            thread = threading.Thread(
+                target=_break_after_one, args=(stream, self.queue.num_unread > 0, received)
+            )
             del stream
             hook, threading.excepthook = threading.excepthook, lambda _: None
             thread.start()
@@ -81,7 +92,7 @@ class Reader:
 
 
 class Served(World):
-    """`told` is what each reader got. A worker pauses, cancels and ends replies by how they are read."""
+    """`received` is what each reader got. A worker pauses, cancels and ends replies by how they are read."""
 
     def __init__(self, *args: Any, reader_timeout_s: float | None = None, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -104,12 +115,12 @@ class Served(World):
     ) -> None:
         made = self.request(reply_id, prompt, schedule, seed, **request)
         self.readers[reply_id] = Reader(self.worker.submit(made, int(RATE)).bounded(6, 2.0))
-        self.requests[reply_id], self.told[reply_id] = made, Told()
+        self.requests[reply_id], self.received[reply_id] = made, Received()
 
     def drain(self) -> None:
-        """Everybody who reads does."""
+        """Let every reader that reads take its events."""
         for name, reader in self.readers.items():
-            reader.read(self.told[name])
+            reader.read(self.received[name])
 
     @property
     def has_work(self) -> bool:
@@ -129,9 +140,9 @@ class Served(World):
         return not worker._is_resting
 
 
-def _break_after_one(stream: Stream, has_news: bool, told: Told) -> None:
+def _break_after_one(stream: Stream, has_news: bool, received: Received) -> None:
     if has_news:
-        told.take(next(stream))
+        received.take(next(stream))
     raise RuntimeError("the reader broke")
 
 

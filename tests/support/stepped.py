@@ -1,4 +1,6 @@
-"""Replies by the device's step, and one by one by plain torch and the host's cursor: two ways to the same tokens."""
+"""Replies by the device's step, and one by one by plain torch and the host's cursor: two ways to the same
+tokens.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,7 @@ _CONFIG: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Reply:
-    """What one row is asked for."""
+    """The request of one row."""
 
     prompt: tuple[int, ...]
     schedule: Schedule
@@ -121,7 +123,7 @@ def prefill(model: Transformer, kv: KVCache, prompt: Sequence[int], pages: Seque
 
 
 class Stepped:
-    """Rows of replies in a stepper, the pages of row i dealt from one pool in an order of their own."""
+    """Rows of replies in a device step, the pages of row i dealt from one pool in an order of their own."""
 
     def __init__(
         self, model: Transformer, replies: Sequence[Reply], max_len: int = 64, **options: Any

@@ -28,12 +28,12 @@ _SPEECH = TokenKind.SPEECH
 class ActiveReply:
     """State of one reply.
 
-    number: of the reply within its sequence. table_index: its row of the scheduler's table. num_samples:
-    made by the codec, before any resampling; skip_samples: the next ones that a paused reply had delivered
-    before. playback: the listener's clock. host_pages: keys and values that wait on the host while the reply
-    has no pages. device_row: the row of the device's batch whose cursor draws for this reply, None: the host
-    draws; by_host: the device cannot hold this reply. in_flight: queued device steps of this reply, whose
-    tokens the host does not know yet.
+    number: of the reply within its sequence. table_index: its row of the scheduler's table. num_samples: made
+    by the codec, before any resampling; skip_samples: the next ones that a paused reply had delivered before.
+    playback: the listener's clock. host_pages: keys and values that wait on the host while the reply has no
+    pages. device_row: the row of the device's batch whose cursor draws for this reply, None: the host draws;
+    by_host: the device cannot hold this reply. in_flight: queued device steps of this reply, whose tokens the
+    host does not know yet.
     """
 
     request: Request
@@ -77,8 +77,8 @@ class ActiveReply:
     def grant(self, cap: int) -> None:
         """Take the scheduler's cap for the open reflection, which it can only lower, or for the next one.
 
-        An open one keeps at least one token: a cap of 0 leaves a whole reflection
-        out, and this one has begun.
+        An open one keeps at least one token: a cap of 0 leaves a whole reflection out, and this one has
+        begun.
         """
         cursor = self.cursor
         if cursor.is_reflecting:
@@ -88,7 +88,7 @@ class ActiveReply:
             cursor.cap_next(min(cap, self.own_cap(cursor.num_reflections)))
 
     def draw(self, d: int) -> Draw:
-        """The sampling parameters of the next token; d: 1 after a discarded draw."""
+        """The parameters of the next token's draw; d: 1 after a discarded draw."""
         sampling = self.request.sampling
         temperature, top_k, top_p = sampling.temperature, sampling.top_k, sampling.top_p
         own = self.cursor.sampling
@@ -142,8 +142,8 @@ class ActiveReply:
         )
 
     def resume(self, paused: PausedReply) -> Iterator[tuple[TokenKind, int]]:
-        """Catch up with a paused reply whose tokens are in the sequence already -> (kind, id) of
-        each, as the codec needs it.
+        """Catch up with a paused reply whose tokens are in the sequence already -> (kind, id) of each, as the
+        codec needs it.
         """
         self.num_tokens = paused.num_tokens
         self.skip_samples = paused.num_samples

@@ -1,4 +1,6 @@
-"""How replies get in: queued, given a row and pages, and out of their pages again when others need them more."""
+"""Admission and preemption of replies: queued, given a row and pages, and without pages again when others
+need them more.
+"""
 
 from __future__ import annotations
 
@@ -59,8 +61,8 @@ class Admission:
     def submit(self, request: Request, now: float | None = None) -> SessionSnapshot | None:
         """Queue a request -> the history before a session's turn, None for a single reply.
 
-        now: None: when it was made. Raises ValueError for a turn whose session is busy, closed, or with it too long;
-        OutOfCapacity when as many replies wait as may.
+        now: None: when it was made. Raises ValueError for a turn whose session is busy, closed, or with it
+        too long; OutOfCapacity when as many replies wait as may.
         """
         now = request.submitted_s if now is None else now
         session = None if request.session_id is None else self._sessions.idle(request.session_id)
@@ -85,7 +87,10 @@ class Admission:
         return SessionSnapshot.of(session.sequence, session.paused, "", history)
 
     def check_room(self, num_coming: int = 0) -> None:
-        """Raise OutOfCapacity when no more replies may wait, with so many that are on their way. Thread-safe."""
+        """Raise OutOfCapacity when no more replies may wait, with so many that are on their way.
+
+        Thread-safe.
+        """
         if self._max_waiting is None:
             return
         num_active, num_waiting = self._table.num_active, self._table.num_waiting
@@ -97,7 +102,9 @@ class Admission:
             )
 
     def make_room(self, settings: SchedulerSettings, pool: PagePool) -> None:
-        """Take pages of idle sessions back when active replies, and the first that waits, are about to need them."""
+        """Take pages of idle sessions back when active replies, and the first that waits, are about to need
+        them.
+        """
         columns = self._table.columns
         used = columns.indices
         num_waiting = int((columns.phase[used] == Phase.WAITING).sum())
@@ -125,7 +132,9 @@ class Admission:
             self._trace.admitted(entry, again=True)
 
     def preempt(self, table_index: int) -> None:
-        """Take the pages of a reply, which waits for a row again, or of a session that prefetches, which forgets that."""
+        """Take the pages of a reply, which waits for a row again, or of a session that prefetches, which
+        forgets that.
+        """
         entry = self._table.at(table_index)
         if isinstance(entry, SessionState):
             self._sessions.end_prefetch(entry)

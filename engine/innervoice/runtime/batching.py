@@ -1,4 +1,6 @@
-"""The batch of a plan: the rows that take part in a step, each with pages for its input."""
+"""The batch of a step, made from its plan: the rows that take part, each with pages for the tokens that it
+feeds.
+"""
 
 from __future__ import annotations
 
@@ -48,8 +50,8 @@ class BatchBuilder:
         return StepBatch(batch.by_host, batch.by_device, batch.feeding, prompt_tokens, batch.begun)
 
     def _feed(self, index: int, num: int, batch: StepBatch, now: float) -> int:
-        """Let a prompt be fed up to `num` tokens; a reply whose prompt is through
-        draws as well -> tokens fed.
+        """Let a prompt be fed up to `num` tokens; a reply whose prompt is through draws as well -> tokens
+        fed.
         """
         entry = self._table.at(index)
         assert not isinstance(entry, Request), "a reply without a row is not fed"

@@ -20,10 +20,10 @@ def calibrate(
 ) -> float:
     """Let the core's scheduler observe steps and codec calls of these sizes -> seconds that this took.
 
-    On a GPU every kernel is compiled and every graph captured before. sizes: None: 1, 2, 4, ... up to
-    all rows, until budget_s is spent; each runs twice, a codec call on a GPU three times, and the
-    last run counts. It leaves no state behind. Raises ValueError while replies are in progress, or
-    for a size that does not fit.
+    On a GPU every kernel is compiled and every graph captured before. sizes: None: 1, 2, 4, ... up to all
+    rows, until budget_s is spent; each runs twice, a codec call on a GPU three times, and the last run
+    counts. It leaves no state behind. Raises ValueError while replies are in progress, or for a size that
+    does not fit.
     """
     if core.has_work:
         raise ValueError("replies are running: warm up before the first, or when all are over")
@@ -70,8 +70,8 @@ def _doubling(most: int) -> list[int]:
 
 
 def _try_prompts(core: Core, clock: Clock) -> None:
-    """Feed prompts of several lengths: their kernels are compiled, and the cost of a token
-    of a whole chunk is observed.
+    """Feed prompts of several lengths: their kernels are compiled, and the cost of a token of a whole chunk
+    is observed.
     """
     most = min(
         core.settings.prefill_chunk,

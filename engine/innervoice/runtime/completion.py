@@ -1,4 +1,4 @@
-"""The ends of replies: cancelled, refused, timed out, failed, or complete with their audio."""
+"""The end of replies: cancelled, refused, timed out, failed, or complete with their sound."""
 
 from __future__ import annotations
 

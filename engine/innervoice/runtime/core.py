@@ -26,8 +26,9 @@ from innervoice.telemetry.stats import Occupancy
 class Core:
     """Runs requests as the scheduler plans. Not thread-safe: one thread steps it. Made by `make_core`.
 
-    `step_tokens` and `step_speech` make events; `drain` stamps them with the time and hands them over. The caller passes the
-    time into each call, observes what steps took in `costs`, and waits until `wake_s` when nothing could be done.
+    `step_tokens` and `step_speech` make events; `drain` stamps them with the time and hands them over. The
+    caller passes the time into each call, observes what steps took in `costs`, and waits until `wake_s` when
+    nothing could be done.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Core:
         self.trace = trace
         self._is_idle = True
         self._counted: dict[str, int] = {}
-        # Requests are the concern of others, by the names that the worker calls.
+        # Requests and events have owners of their own; the worker finds them here.
         self.submit = admission.submit
         self.check_room = admission.check_room
         self.refuse = completion.refuse
@@ -139,7 +140,7 @@ class Core:
                 self.decoder.grant(reply, cap)
 
     def occupancy(self) -> Occupancy:
-        """How many rows, pages and slots are in use."""
+        """Numbers of replies, sessions, pages and slots in use."""
         table, pool, speech = self.table, self.pool, self.speech
         return Occupancy(
             running=table.num_active,

@@ -14,8 +14,8 @@ from innervoice.runtime.active_reply import ActiveReply
 
 @dataclass(frozen=True)
 class StepResult:
-    """The work of a call: rows that drew a token, prompt tokens fed, chunks of sound made;
-    all 0: nothing could be done.
+    """The work of a call: rows that drew a token, prompt tokens fed, chunks of sound made; all 0: nothing
+    could be done.
 
     queued: rows of a device step that a later call reads. step_s: seconds on the device that rows and
     prompt_tokens took, None: as long as the call.
@@ -57,7 +57,7 @@ class StepBatch:
 
 
 class Decoder(Protocol):
-    """Draws the tokens of a step.
+    """Draws the tokens of replies.
 
     The host knows them when `step` returns, or, where steps overlap, one step later.
     """

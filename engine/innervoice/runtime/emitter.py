@@ -1,5 +1,5 @@
-"""The effects of an emitted token: it joins its sequence, becomes codes of the speech output and an
-event, and may end its reply.
+"""The way of an emitted token: it joins its sequence, becomes an event and codes of the speech output, and
+may end its reply.
 """
 
 from __future__ import annotations

@@ -58,8 +58,10 @@ class EventBuilder:
         fields: Sequence[EventField] = (),
     ) -> None:
         self.reply_id = reply_id
-        self._speech_start, self.rate = speech_start, rate
-        self._hidden_text, self._spoken_text = TextStream(tokenizer), TextStream(tokenizer)
+        self.rate = rate
+        self._speech_start = speech_start
+        self._hidden_text = TextStream(tokenizer)
+        self._spoken_text = TextStream(tokenizer)
         self._usage = Usage(prompt_tokens=num_prompt, cached_tokens=num_cached, sampling=sampling)
         self._counts = [0] * len(TokenKind)  # tokens by kind
         self._num_forced = self._hidden_before_audio = 0
@@ -70,7 +72,7 @@ class EventBuilder:
         self._fields = fields
 
     def token(self, emission: Emission, logprob: float | None, *, t: float) -> TokenEvent:
-        """One emitted token."""
+        """The event of an emitted token."""
         kind, token = emission.kind, emission.token
         index, self._num_events = self._num_events, self._num_events + 1
         self._counts[kind] += 1
@@ -99,11 +101,11 @@ class EventBuilder:
         return self._extended(Reflection(**common, text=text))
 
     def catch_up(self, is_hidden: bool, token: int) -> None:
-        """Take in a token whose event exists already: only its bytes count, which may begin a character."""
+        """Take a token in that has had its event elsewhere: its bytes may begin a character."""
         (self._hidden_text if is_hidden else self._spoken_text).feed([token])
 
     def audio(self, pcm: Samples | Pcm16, *, t: float) -> AudioChunk:
-        """A chunk of sound."""
+        """The event of a chunk of sound."""
         if self._first_audio_at is None:
             self._first_audio_at = t
             self._usage = replace(self._usage, audio_ttfp_ms=1e3 * t, first_chunk_s=len(pcm) / self.rate)
@@ -112,7 +114,7 @@ class EventBuilder:
         return self._extended(AudioChunk(**self._next(t), pcm=pcm, rate=self.rate, start=start))
 
     def done(self, reason: FinishReason, error: str | None, caps: tuple[int, ...] = (), *, t: float) -> Done:
-        """The last event. caps: those that the reflections had, in order."""
+        """The reply's last event. caps: those that its reflections had, in order."""
         usage = self.usage(t, caps)
         return self._extended(Done(**self._next(t), finish_reason=reason, usage=usage, error=error))
 

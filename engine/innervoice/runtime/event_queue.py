@@ -1,9 +1,9 @@
-"""The queue in which a reply's events wait for their reader: bounded, filled a step at a
-time, read by threads and loops.
+"""The queue in which a reply's events wait for their reader: bounded, filled a step at a time, read by
+threads and loops.
 
-The engine's thread calls `deliver`, `fail_all`, and looks at `is_full`, `is_abandoned` and
-`neglected_s`; readers call the rest. A queue holds no reference to its reader, so that the engine may
-keep it when the reader has gone.
+The engine's thread calls `deliver`, `fail_all`, and looks at `is_full`, `is_abandoned` and `neglected_s`;
+readers call the rest. A queue holds no reference to its reader, so that the engine may keep it when the
+reader has gone.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ UNBOUNDED = Bounds(math.inf, math.inf)
 
 
 class EventQueue:
-    """The events of one reply. on_room is called, by a reader and with no lock held, when
-    a full queue has room again.
+    """The events of one reply.
 
-    is_full: the reader is behind; more is accepted all the same, so no event is lost. is_abandoned: no reader
-    is left. taken: the events that were read, in order.
+    on_room is called, by a reader and with no lock held, when a full queue has room again. is_full: the
+    reader is behind; more is accepted all the same, so no event is lost. is_abandoned: no reader is left.
+    taken: the events that were read, in order.
     """
 
     def __init__(self, on_room: Callable[[], None] | None = None, bounds: Bounds | None = None) -> None:
@@ -86,8 +86,8 @@ class EventQueue:
             self._unread_s, self.is_full = 0.0, False
 
     def neglected_s(self, now: float) -> float:
-        """Seconds for which the queue has been full without a read, from the first call that
-        saw it so: call it once a step.
+        """Seconds for which the queue has been full without a read, from the first call that saw it so: call
+        it once a step.
         """
         if not self.is_full or len(self.taken) != self._num_seen_taken:
             self._full_since_s = math.inf
@@ -181,8 +181,8 @@ class EventQueue:
 
 
 def deliver(batches: Iterable[tuple[EventQueue, Sequence[Event]]]) -> None:
-    """Hand over the events of a step: one lock a reply, and one call into each event loop,
-    whatever the number of its readers.
+    """Hand over the events of a step: one lock a reply, and one call into each event loop, whatever the
+    number of its readers.
     """
     _resume([waiter for queue, events in batches for waiter in queue._add(events)])
 
@@ -204,8 +204,8 @@ def _resume(waiters: Waiters) -> None:
 
 
 def _let_go(waiters: Waiters) -> None:
-    """Cancel futures whose loop was closed: each and the task behind it hold each other,
-    and the task holds its stream.
+    """Cancel futures whose loop was closed: each and the task behind it hold each other, and the task holds
+    its stream.
     """
     for waiter in waiters:
         with suppress(RuntimeError):

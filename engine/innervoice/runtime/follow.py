@@ -1,4 +1,4 @@
-"""Let the host's cursor take a token that the device's cursor has emitted."""
+"""The host's cursor takes a token that the device's cursor has emitted."""
 
 from __future__ import annotations
 

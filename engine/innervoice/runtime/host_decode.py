@@ -66,8 +66,8 @@ class HostDecode:
             self._table.update(reply)
 
     def forward(self, batch: StepBatch) -> tuple[list[ActiveReply], Tensor]:
-        """Feed what the host feeds -> the replies that it draws for, without those that
-        failed, and their logits [B, V].
+        """Feed what the host feeds -> the replies that it draws for, without those that failed, and their
+        logits [B, V].
         """
         drawing = batch.by_host
         sequences = [reply.sequence for reply in drawing] + batch.feeding
@@ -97,7 +97,7 @@ class HostDecode:
                 self._draw(drawing, logits, d=0)
 
     def update_table(self, batch: StepBatch) -> None:
-        """Write the drawn and fed tokens into the table."""
+        """Bring the table up to date with the tokens that were drawn and fed."""
         for reply in batch.by_host:
             self._table.update(reply)
         fed = {id(sequence) for sequence in batch.feeding}

@@ -26,19 +26,19 @@ def check_choices(cut: str, reflection: str) -> None:
 def count_heard(played_s: float, codes_per_s: float, lag_s: float) -> int:
     """The number of speech tokens that were heard in played_s seconds.
 
-    A token counts once all of its sound but lag_s is played: a codec rounds its number of
-    samples down to whole frames.
+    A token counts once all of its sound but lag_s is played: a codec rounds its number of samples down to
+    whole frames.
     """
     return math.floor((played_s + lag_s) * codes_per_s) if played_s > 0 else 0
 
 
 def estimate_heard_text(num_text: int, num_speech: int, num_heard: int) -> int:
-    """The number of transcript tokens that were heard, by the `proportional` estimate: as
-    large a share as of the speech.
+    """The number of transcript tokens that were heard, by the `proportional` estimate: as large a share as of
+    the speech.
 
-    num_text, num_speech: tokens emitted so far; num_heard: speech tokens heard. Text runs ahead
-    of sound, so the estimate for a reply that was cut while it was made is a little too high,
-    by a segment of text at most.
+    num_text, num_speech: tokens emitted so far; num_heard: speech tokens heard. Text runs ahead of sound, so
+    the estimate for a reply that was cut while it was made is a little too high, by a segment of text at
+    most.
     """
     return round(num_text * num_heard / num_speech) if num_speech else 0
 

@@ -45,10 +45,10 @@ def make_core(
 ) -> Core:
     """A core without requests.
 
-    At most max_rows replies hold rows at once, beside as many sessions. max_waiting: replies that may
-    wait for a row, the next is refused. preempt: how keys and values of a preempted reply come back.
-    device: the step that draws on a GPU, and a program for rows that mean nothing, by which it is
-    timed; None: the host draws.
+    At most max_rows replies hold rows at once, beside as many sessions. max_waiting: replies that may wait
+    for a row, the next is refused. preempt: how keys and values of a preempted reply come back. device: the
+    step that draws on a GPU, and a program for rows that mean nothing, by which it is timed; None: the host
+    draws.
     """
     settings = scheduler or SchedulerSettings(max_rows=max_rows, page_size=pool.page_size)
     costs = LearnedCosts()

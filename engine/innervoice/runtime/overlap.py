@@ -1,5 +1,5 @@
-"""Steps on the device while the host works on the step before: rows of the device's batch,
-queued steps, and their tokens.
+"""Steps on the device while the host works on the step before: rows of the device's batch, queued steps, and
+their tokens.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The playback of a reply: seconds of audio sent and heard, and the time at which the player runs dry.
+"""The listener's clock: sound that was sent and heard, and the time at which the player runs dry.
 
 Reads no clock.
 """
@@ -9,18 +9,16 @@ import math
 
 
 class Playback:
-    """One reply as its player has it.
+    """The playback of one reply.
 
-    The player starts with the first sound it gets, unbuffered, and plays in real time.
-
-    While it says nothing that is assumed; once it reports (`acknowledge`), its word counts and the
-    assumption goes on from there.
+    The player is assumed to start with the first sound it gets and to play in real time. Once it reports
+    (`acknowledge`), its report counts, and the assumption goes on from there.
     """
 
     def __init__(self) -> None:
         self.sent_s = 0.0  # sound that was sent
         self.underrun_s = 0.0  # the longest silence so far, of those that were assumed
-        self._dry_s = -math.inf  # when the player has played all of it
+        self._dry_s = -math.inf  # the time at which all of it is played
         self._acknowledged_s = 0.0
 
     @property
@@ -30,12 +28,12 @@ class Playback:
 
     @property
     def dry_s(self) -> float:
-        """The time at which the player has played all audio sent; -inf before the first."""
+        """The time at which the player has played all that was sent; -inf before the first sound."""
         return self._dry_s
 
     def send(self, now: float, sound_s: float) -> float:
-        """Note that seconds of audio are sent now -> seconds that the player was silent
-        before them, 0 for the first.
+        """Send sound_s seconds of sound -> seconds for which the player has been silent before them, 0 for
+        the first.
         """
         silence_s = max(0.0, now - self._dry_s) if self.has_begun else 0.0
         self.underrun_s = max(self.underrun_s, silence_s)
@@ -44,11 +42,12 @@ class Playback:
         return silence_s
 
     def acknowledge(self, now: float, played_s: float) -> None:
-        """The player has played so many seconds of this reply by now; cumulative, an older report
-        than the last changes nothing.
+        """Take the player's report: played_s seconds of this reply in all.
 
-        Raises ValueError, nothing changed, for what is no number, negative, or more than was sent
-        (a millisecond is forgiven).
+        A smaller number than the last changes nothing.
+
+        Raises ValueError, nothing changed, for NaN, a negative number, or more than was sent (by over a
+        millisecond).
         """
         if not 0 <= played_s < math.inf:
             raise ValueError(f"played_ms is {1e3 * played_s:g}: it must be 0 or more")

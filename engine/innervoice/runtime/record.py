@@ -14,7 +14,7 @@ Line = dict[str, Any]
 def request_line(request: Request, model: str, history: SessionSnapshot | None = None) -> Line:
     """The line that an event log begins with.
 
-    model: the fingerprint of what the ids mean. history: what a turn found.
+    model: the digest that identifies the model. history: the history before a turn.
     """
     return {
         "kind": "request",

@@ -1,4 +1,4 @@
-"""Make an ActiveReply from its request."""
+"""Makes an ActiveReply from its request."""
 
 from __future__ import annotations
 

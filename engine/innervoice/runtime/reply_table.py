@@ -82,7 +82,10 @@ class ReplyTable:
     def enter(
         self, request: Request, now: float, *, num_tokens: int, num_cached: int, num_pages: int
     ) -> None:
-        """Add a request that waits. num_tokens: of history and prompt; num_cached, num_pages: of its session's sequence."""
+        """Add a request that waits.
+
+        num_tokens: of history and prompt; num_cached, num_pages: of its session's sequence.
+        """
         index = self._view.add_request(
             request, now, num_tokens=num_tokens, num_cached=num_cached, num_pages=num_pages
         )
@@ -127,12 +130,15 @@ class ReplyTable:
             session.table_index = None
 
     def update_sound(self, reply: ActiveReply) -> None:
-        """Write what was sent of a reply's sound, unless the reply is over."""
+        """Write how much of a reply's sound was sent, unless the reply is over."""
         if self._active.get(reply.reply_id) is reply:
             self._view.update_sound(reply)
 
     def set_blocked(self, reply_id: str, is_blocked: bool) -> None:
-        """Note whether a reply's reader is behind: such a reply takes no part in steps. Replies that are over are left alone."""
+        """Note whether a reply's reader is behind: such a reply takes no part in steps.
+
+        Replies that are over are left alone.
+        """
         if reply_id in self._active:
             self.columns.is_blocked[self._active[reply_id].table_index] = is_blocked
         elif reply_id in self._waiting:

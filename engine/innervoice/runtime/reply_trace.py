@@ -1,6 +1,7 @@
-"""What replies do, as lines of a trace: each has its decisions, segments, sound and playback below one heading. Reads no clock.
+"""Lines of a trace for each reply: its decisions, segments, sound and playback below one heading.
 
-Told by those who step the core, and only while a trace is recorded; times are theirs, which are the tracer's.
+Reads no clock. The parts of the core call it, and only while a trace is recorded; the times that they pass
+are the tracer's.
 """
 
 from __future__ import annotations
@@ -21,12 +22,16 @@ from innervoice.types import AudioChunk, Done, Event, TokenEvent
 LINES = ("decisions", "segments", "sound", "playback")
 _DECISIONS, _SEGMENTS, _SOUND, _PLAYBACK = range(len(LINES))
 Why = tuple[str, Mapping[str, object]]
-_CUT = ("cancelled", "interrupted")  # whose sound is not heard to its end
+_CUT = ("cancelled", "interrupted")  # reasons for which sound is not heard to its end
 
 
 @dataclass
 class _Drawn:
-    """A reply, as far as it is drawn. segment: kind and number of the open one; dry_s: when what was sent is played."""
+    """A reply, as far as it is drawn.
+
+    segment: kind and number of the open one; dry_s: time at which its sent sound is played. last_cap: number
+    of a reflection and its cap, as drawn last.
+    """
 
     lines: Lines
     reply: ActiveReply | None = None
@@ -42,7 +47,10 @@ class _Drawn:
 
 
 class ReplyTrace:
-    """Draws the replies of a core. find: a reply that runs, by its id, for those that began before the trace did."""
+    """Draws the replies of a core.
+
+    find: a reply in progress by its id, for those that began before the trace did.
+    """
 
     def __init__(self, tracer: Tracer, find: Callable[[str], ActiveReply | None]) -> None:
         self._tracer, self._find = tracer, find
@@ -56,7 +64,7 @@ class ReplyTrace:
         return self._tracer.enabled
 
     def submitted(self, request: Request, now: float) -> None:
-        """A reply waits from now on."""
+        """Draw that a reply waits from now on."""
         drawn = self._of(request.reply_id, request, now)
         session = {} if request.session_id is None else {"session": request.session_id}
         prompt = len(request.prompt_ids)
@@ -65,7 +73,7 @@ class ReplyTrace:
     def planned(
         self, plan: StepPlan, table: ReplyTable, settings: SchedulerSettings, pages_free: int, now: float
     ) -> None:
-        """The plan of a step, before it is carried out: what it means for each reply, and why."""
+        """Draw a step's plan before it is carried out: each reply's part in it, and the reason."""
         self._now = now
         step = _Step(plan, table.columns, settings, pages_free, now)
         for table_index in table.columns.indices.tolist():
@@ -88,7 +96,7 @@ class ReplyTrace:
             self._tracer.counter("batch", rows=drawing, prompt_tokens=prompts)
 
     def admitted(self, reply: ActiveReply, *, again: bool = False) -> None:
-        """A reply got its row."""
+        """Draw that a reply got its row."""
         drawn = self._of_entry(reply, self._now)
         drawn.reply, drawn.last_s = reply, self._now
         waited_s, sequence = self._now - reply.request.submitted_s, reply.sequence
@@ -98,7 +106,7 @@ class ReplyTrace:
         )
 
     def granted(self, reply: ActiveReply, cap: int) -> None:
-        """The scheduler gave a reply's open reflection, or its next, a cap; told when it is another than before."""
+        """Draw a cap that the scheduler gave a reply's open reflection, when it is another than before."""
         cursor = reply.cursor
         if cursor.kind is not TokenKind.REFLECTION:
             return
@@ -121,7 +129,7 @@ class ReplyTrace:
         )
 
     def chosen(self, replies: Sequence[ActiveReply], now: float) -> None:
-        """The codec makes the next chunk of these, in one call."""
+        """Draw that the codec makes the next chunk of these replies, in one call."""
         for reply in replies:
             drawn = self._of_entry(reply, now)
             drawn.chosen_s = now
@@ -130,7 +138,7 @@ class ReplyTrace:
             )
 
     def event(self, event: Event, now: float) -> None:
-        """An event leaves."""
+        """Draw an event that is handed over."""
         drawn = self._drawn.get(event.reply_id) if self._number == self._tracer.number else None
         if drawn is None:
             reply = self._find(event.reply_id)
@@ -147,12 +155,10 @@ class ReplyTrace:
     def _token(self, drawn: _Drawn, event: TokenEvent, now: float) -> None:
         if drawn.segment != (event.kind, event.segment):
             self._end_segment(drawn)
-            drawn.segment, drawn.num_tokens, drawn.num_hidden, drawn.cap = (
-                (event.kind, event.segment),
-                0,
-                0,
-                UNLIMITED,
-            )
+            drawn.segment = (event.kind, event.segment)
+            drawn.num_tokens = 0
+            drawn.num_hidden = 0
+            drawn.cap = UNLIMITED
             drawn.lines.begin(
                 _SEGMENTS, event.kind, drawn.last_s, segment=event.segment, first_token_s=round(event.t, 6)
             )
@@ -206,7 +212,7 @@ class ReplyTrace:
         del self._drawn[event.reply_id]
 
     def _state(self, drawn: _Drawn, state: str, why: Mapping[str, object], now: float) -> None:
-        """What lasts: why a reply does not go on. An empty state: it does."""
+        """Draw why a reply does not go on, from now until it does: an empty state."""
         if state == drawn.state:
             return
         if drawn.state:
@@ -220,7 +226,7 @@ class ReplyTrace:
         slack = _slack(reply, now)
         if slack is not None and reply.request.is_live:
             drawn.lines.counter("slack", now, seconds=round(slack, 6))
-            drawn.dry_s = reply.playback.dry_s  # by the player's word, where it gave one
+            drawn.dry_s = reply.playback.dry_s  # by the player's report, where there is one
         if columns.is_reflecting[table_index]:
             drawn.lines.counter("reflection", now, used=int(columns.hidden_count[table_index]))
 
@@ -254,7 +260,10 @@ class _Step:
     def __init__(
         self, plan: StepPlan, columns: ReplyColumns, settings: SchedulerSettings, pages_free: int, now: float
     ) -> None:
-        self._columns, self._settings, self._pages_free, self._now = columns, settings, pages_free, now
+        self._columns = columns
+        self._settings = settings
+        self._pages_free = pages_free
+        self._now = now
         self._takes_part = {
             *plan.decode.tolist(),
             *(table_index for table_index, _ in plan.prefill),
@@ -271,7 +280,9 @@ class _Step:
         self._first, self._num_waiting = (left[0] if left else -1), len(left)
 
     def why_not(self, table_index: int) -> Why:
-        """Why a reply takes no part, and the numbers behind it; an empty reason: it does, or only its sound is left."""
+        """The reason why a reply takes no part, and its numbers; an empty reason: it does, or only its sound
+        is left.
+        """
         columns, settings = self._columns, self._settings
         phase = int(columns.phase[table_index])
         if table_index in self._takes_part or phase == Phase.VOICING:
@@ -283,7 +294,7 @@ class _Step:
         return settings.planner.why_left_out(columns, table_index, settings, self._ahead_s(table_index))
 
     def why_preempted(self, table_index: int) -> str:
-        """Why a reply gives its pages back."""
+        """The reason why a reply gives its pages back."""
         return self._settings.planner.why_preempted(self._columns, table_index, self._ahead_s(table_index))
 
     def _why_waits(self, table_index: int) -> Why:
@@ -301,7 +312,7 @@ class _Step:
         }
 
     def _ahead_s(self, table_index: int) -> float:
-        """Seconds of sound that are spoken and not heard."""
+        """Seconds of sound that are generated and not heard."""
         columns = self._columns
         return (
             float(columns.sound_end_s[table_index] + columns.unvoiced_s[table_index]) - self._now

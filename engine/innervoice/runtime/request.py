@@ -11,13 +11,13 @@ from innervoice.types import EventField, OutputFormat, Sampling
 
 @dataclass(frozen=True)
 class Request:
-    """A validated request: sampling has no unset field; submitted_s is the time on the
-    worker's clock when it was made.
+    """A validated request: sampling has no unset field; submitted_s is the time on the worker's clock when it
+    was made.
 
-    session_id: the session that it continues, None for a single reply. output_rate: of the audio in Hz,
-    None: the decoder's own. output_format: type of the samples. priority: higher ones go first. is_live: a
-    listener hears the reply while it is made, so that it is made at the listener's pace. event_fields:
-    fields that the caller adds to events.
+    session_id: the session that it continues, None for a single reply. output_rate: of the audio in Hz, None:
+    the decoder's own. output_format: type of the samples. priority: higher ones go first. is_live: a listener
+    hears the reply while it is made, so that it is made at the listener's pace. event_fields: fields that the
+    caller adds to events.
     """
 
     reply_id: str

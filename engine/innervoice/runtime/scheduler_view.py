@@ -1,4 +1,4 @@
-"""How the facts of replies and sessions get into the scheduler's columns. Reads no clock."""
+"""Writes the facts of replies and sessions into the scheduler's columns. Reads no clock."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ _SPEECH = TokenKind.SPEECH
 
 @dataclass(slots=True)
 class _Ahead:
-    """The tokens ahead of a cursor, counted at one state of its program: valid, less those emitted since, while it stays there.
+    """The tokens ahead of a cursor, counted at one state of its program: valid, less those emitted since,
+    while it stays there.
 
     row: the state; count: tokens spent in it then. last_border, border: of codes, around the open chunk.
     """
@@ -56,7 +57,10 @@ class SchedulerView:
     def add_request(
         self, request: Request, now: float, *, num_tokens: int, num_cached: int, num_pages: int
     ) -> int:
-        """A new row for a request that waits -> its index. num_tokens: of history and prompt; the others: of its sequence."""
+        """A new row for a request that waits -> its index.
+
+        num_tokens: of history and prompt; the others: of its sequence.
+        """
         columns = self.columns
         index = columns.add(now, priority=request.priority)
         columns.submitted_s[index] = request.submitted_s

@@ -33,8 +33,8 @@ class SequencePages:
                 sequence.table.publish(sequence.ids, sequence.page_keys, sequence.num_cached)
 
     def make_writable(self, sequence: Sequence, ahead: int = 0) -> bool:
-        """Add pages for all tokens that a step feeds, and copy the first page written if it is
-        shared; False: none are free.
+        """Add pages for all tokens that a step feeds, and copy the first page written if it is shared; False:
+        none are free.
 
         ahead: number of tokens, queued on the device, that the sequence does not know yet.
         """

@@ -90,8 +90,8 @@ class SessionRegistry:
         return True
 
     def prefetch(self, session: SessionState, ids: abc.Sequence[int]) -> None:
-        """Make `ids` the prefetched beginning of a session's next prompt, and keep
-        the tokens that stay the same.
+        """Make `ids` the prefetched beginning of a session's next prompt, and keep the tokens that stay the
+        same.
         """
         sequence = session.sequence
         same = _num_common(sequence.ids[session.num_tokens :], ids)

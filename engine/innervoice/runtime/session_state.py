@@ -13,8 +13,8 @@ from innervoice.runtime.snapshot import PausedReply
 class LastReply:
     """The session's last reply that began, in progress or over, as an interruption needs it.
 
-    number: of the reply within the sequence. speech: range of speech ids [first, end). codes_per_s,
-    lag_s: of its speech output.
+    number: of the reply within the sequence. speech: range of speech ids [first, end). codes_per_s, lag_s: of
+    its speech output.
     """
 
     reply_id: str

@@ -104,8 +104,8 @@ class Sessions:
         self._registry.remove(session_id)
 
     def prefetch(self, session_id: str, ids: abc.Sequence[int]) -> None:
-        """Feed ahead, when there is room, the prompt of a user who still speaks: `ids`
-        are its beginning as of now.
+        """Feed ahead, when there is room, the prompt of a user who still speaks: `ids` are its beginning as
+        of now.
 
         Ids may change from call to call; no ids: forget them. In a session with a paused reply nothing is
         done. Raises ValueError for a session that replies or is closed, and for a prompt that does not fit.
@@ -143,11 +143,11 @@ class Sessions:
     def interrupt(
         self, session_id: str, now: float, played_s: float | None, cut: Cut, reflection: Behind
     ) -> Heard:
-        """Stop the reply, if it is not over, and cut the history to its heard part, by the
-        player's report or by the clock.
+        """Stop the reply, if it is not over, and cut the history to its heard part, by the player's report or
+        by the clock.
 
-        Raises ValueError, nothing changed, for a session that has not replied, and for what
-        `acknowledge` and `cut` refuse.
+        Raises ValueError, nothing changed, for a session that has not replied, and for what `acknowledge` and
+        `cut` refuse.
         """
         check_choices(cut, reflection)
         session = self._registry.known(session_id)

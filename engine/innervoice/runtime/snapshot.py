@@ -1,4 +1,4 @@
-"""A session as bytes, and a reply that was running when its session was forked or exported."""
+"""A session as bytes, and a reply that was in progress when its session was forked or exported."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ _SAMPLING_TYPES: dict[str, tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class PausedReply:
-    """A reply that was running when its session was forked or exported: its settings and how far it has come."""
+    """A reply that was in progress when its session was forked or exported: its settings and how far it has
+    come.
+    """
 
     schedule: dict[str, Any]
     sampling: Sampling
@@ -78,22 +80,24 @@ class SessionSnapshot:
     injected: list[int] = field(default_factory=list)
 
     @classmethod
-    def of(cls, row: Sequence, paused: PausedReply | None, model: str, num_tokens: int) -> SessionSnapshot:
-        """Copies the first tokens of a row."""
+    def of(
+        cls, sequence: Sequence, paused: PausedReply | None, model: str, num_tokens: int
+    ) -> SessionSnapshot:
+        """Copy the first tokens of a sequence."""
         return cls(
             model,
-            row.ids[:num_tokens],
-            row.roles[:num_tokens],
-            row.replies[:num_tokens],
-            list(row.log_weights),
+            sequence.ids[:num_tokens],
+            sequence.roles[:num_tokens],
+            sequence.replies[:num_tokens],
+            list(sequence.log_weights),
             paused,
         )
 
-    def fill(self, row: Sequence) -> None:
-        """Put the tokens into an empty row."""
-        row.log_weights = list(self.weights)
+    def fill(self, sequence: Sequence) -> None:
+        """Put the tokens into an empty sequence."""
+        sequence.log_weights = list(self.weights)
         for token, role, reply in zip(self.ids, self.roles, self.replies, strict=True):
-            row.append(token, TokenRole(role), reply)
+            sequence.append(token, TokenRole(role), reply)
 
     def check(self, vocabulary_size: int, compile_schedule: Callable[[Schedule], Program]) -> None:
         """Raise ValueError where this model cannot go on from the snapshot: ids outside its

@@ -15,7 +15,10 @@ from innervoice.types import Samples
 
 
 class SpeechStep:
-    """Makes sound as the scheduler plans, and ends replies that have all of theirs. wake_s: when to plan again."""
+    """Makes sound as the scheduler plans, and ends replies that have all of theirs.
+
+    wake_s: when to plan again.
+    """
 
     def __init__(
         self,

@@ -1,4 +1,6 @@
-"""The reader's end of a reply: an iterator, sync or async, over the events that the engine's thread puts into its queue."""
+"""The reader's end of a reply: an iterator, sync or async, over the events that the engine's thread puts into
+its queue.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,10 @@ from innervoice.types import Audio, AudioChunk, Done, Event, Reply, RequestFaile
 
 
 class Stream(Iterator[Event], AsyncIterator[Event]):
-    """Events of one reply, the last of them Done. `for` and `async for` both read it; leaving its `with` block cancels it.
+    """Events of one reply, the last of them Done.
 
-    A slow reader slows its own reply alone: see `bounded`. A stream without a reference left is abandoned, and its reply is
-    cancelled.
+    `for` and `async for` both read it; leaving its `with` block cancels it. A slow reader slows its own reply
+    alone: see `bounded`. A stream without a reference left is abandoned, and its reply is cancelled.
     """
 
     def __init__(
@@ -62,11 +64,15 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
 
     @cached_property
     def record(self) -> dict[str, Any] | None:
-        """The request, as an event log begins with, a turn's with the history before it; made when it is first asked for."""
+        """The request, as an event log begins with, a turn's with the history before it; made when it is
+        first asked for.
+        """
         return None if self.make_record is None else self.make_record()
 
     def bounded(self, events: float = Bounds.events, audio_s: float = Bounds.audio_s) -> Stream:
-        """Pause the reply while so many events, or seconds of sound, wait unread; math.inf: never. Returns the stream.
+        """Pause the reply while so many events, or seconds of sound, wait unread; math.inf: never.
+
+        Returns the stream.
 
         Raises ValueError for less than one event, or no sound at all.
         """
@@ -78,7 +84,10 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
         self._cancel()
 
     def reply(self) -> Reply:
-        """Block until the end. Events that were read before are in it too. Raises RequestFailed, EngineDead."""
+        """Block until the end.
+
+        Events that were read before are in it too. Raises RequestFailed, EngineDead.
+        """
         self.queue.set_bounds(UNBOUNDED)
         for _ in self:
             pass

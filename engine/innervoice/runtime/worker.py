@@ -85,8 +85,8 @@ class Worker:
 
         A session's turn waits for the step in progress, a single reply does not.
 
-        Raises ValueError for a turn that its session does not take and on a closed
-        engine, OutOfCapacity, EngineDead.
+        Raises ValueError for a turn that its session does not take and on a closed engine, OutOfCapacity,
+        EngineDead.
         """
         reply_id = request.reply_id
         stream = Stream(reply_id, rate, lambda: self.cancel(reply_id), self._wake)
@@ -122,8 +122,8 @@ class Worker:
             self._core.refuse(request, str(error))
 
     def interrupt(self, ask: Callable[[Sessions], Heard]) -> Heard:
-        """Like `call_sessions`; streams that it ends drop their unread events, and have
-        their last one when it returns.
+        """Like `call_sessions`; streams that it ends drop their unread events, and have their last one when
+        it returns.
         """
 
         def interrupt(core: Core) -> Heard:

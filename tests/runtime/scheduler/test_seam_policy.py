@@ -45,10 +45,10 @@ def run(policy: Policy | str) -> World:
 
 def test_replies_run_under_a_policy_of_one_s_own() -> None:
     world, plain = run(ShortestFirst()), run("fcfs")
-    done: Any = {name: told.done for name, told in world.told.items()}
-    assert done["short"].t < done["long"].t and plain.told["long"].done.t < plain.told["short"].done.t
+    done: Any = {name: received.done for name, received in world.received.items()}
+    assert done["short"].t < done["long"].t and plain.received["long"].done.t < plain.received["short"].done.t
     assert all(max(one.usage.reflection_caps) <= 2 for one in done.values())
-    assert max(plain.told["long"].done.usage.reflection_caps) > 2
+    assert max(plain.received["long"].done.usage.reflection_caps) > 2
     assert any(event["name"] == "shorter replies go first" for event in world.tracer._events)
     world.core.check_integrity()
 
