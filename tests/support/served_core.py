@@ -41,7 +41,7 @@ class _Stepped(Worker):
 class Reader:
     """A reader that holds a stream.
 
-    reads: everything that is there, whenever it is looked at. outlet: what it would have got.
+    reads: everything that is there, whenever it is looked at. queue: the events that it would have got.
     """
 
     def __init__(self, stream: Stream) -> None:
