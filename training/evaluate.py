@@ -1,6 +1,4 @@
-"""Word error of the held-out sentences after each stage, by the judge; every figure goes to the log of its
-stage.
-"""
+"""Word error of the held-out sentences after each stage, by both judges; figures go to the log of the stage."""
 
 from __future__ import annotations
 
@@ -20,14 +18,23 @@ from training.lm.score import Share, is_not_understood, names_feeling, names_sit
 from training.lm.speak import answer
 from training.lm.train import STAGE as LM_STAGE
 from training.lm.train import load as load_language_model
+from training.second_judge import second_word_error_rate
 from training.workdir import Log
 
 KINDS = ("reply-test", "general-test")
 
 
-def judged(audio: list[np.ndarray], speech: list[HeldOutUtterance]) -> float:
-    """Return the word error rate of audio that should say what the utterances say."""
-    return round(word_error_rate(audio, [entry.text for entry in speech], SAMPLE_RATE), 4)
+def judged(audio: list[np.ndarray], texts: list[str]) -> list[float]:
+    """Return the word error rates of audio that should say the texts, by the first judge and by the
+    second.
+    """
+    rates = (word_error_rate(audio, texts, SAMPLE_RATE), second_word_error_rate(audio, texts, SAMPLE_RATE))
+    return [round(rate, 4) for rate in rates]
+
+
+def texts_of(speech: list[HeldOutUtterance]) -> list[str]:
+    """Return what utterances say."""
+    return [entry.text for entry in speech]
 
 
 def evaluate_vocoder() -> None:
@@ -48,8 +55,8 @@ def evaluate_vocoder() -> None:
             kind=kind,
             utterances=len(speech),
             mel=round(float(np.mean(distances)), 4),
-            wer_original=judged(original, speech),
-            wer=judged(made, speech),
+            wer_original=judged(original, texts_of(speech)),
+            wer=judged(made, texts_of(speech)),
         )
 
 
@@ -69,7 +76,7 @@ def evaluate_flow(stage: str) -> None:
             kind=kind,
             utterances=len(speech),
             mel=round(float(np.mean(distances)), 4),
-            wer=judged([vocoder.speak(mel).numpy() for mel in mels], speech),
+            wer=judged([vocoder.speak(mel).numpy() for mel in mels], texts_of(speech)),
         )
 
 
@@ -108,6 +115,6 @@ def evaluate_language_model(num_judged: int = 64) -> None:
             event="evaluation",
             reflect=reflect,
             questions=len(questions),
-            wer=round(word_error_rate(audio, texts, SAMPLE_RATE), 4),
+            wer=judged(audio, texts),
             **{name: share.value for name, share in shares.items()},
         )

@@ -42,6 +42,8 @@ EXPANDED = {
     "favourite": "favorite",
     "neighbour": "neighbor",
     "neighbours": "neighbors",
+    "wanna": "want to",
+    "gonna": "going to",
 }
 
 

@@ -4,12 +4,15 @@ errors.
 
 from __future__ import annotations
 
+import ast
+import re
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from paths import ROOT
 from training import wer, workdir
 from training.features import codebook, frames, whisper
 from training.features.f0 import f0_track
@@ -116,3 +119,11 @@ def test_sources_are_pinned(work_dir: Path) -> None:
     file.write_bytes(b"another")
     with pytest.raises(ValueError, match="run the stage `fetch` again"):
         check(file, PACKAGES[0].sha256)
+
+
+@pytest.mark.parametrize("package", sorted(path.parent for path in (ROOT / "training").rglob("__init__.py")))
+def test_a_package_has_a_line_a_file(package: Path) -> None:
+    doc = ast.get_docstring(ast.parse((package / "__init__.py").read_text(encoding="utf-8")))
+    assert doc is not None
+    files = {path.name for path in package.glob("*.py")} - {"__init__.py"}
+    assert set(re.findall(r"^(\w+\.py)  +\S", doc, re.MULTILINE)) == files
