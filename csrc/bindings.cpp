@@ -3,8 +3,8 @@
 
 namespace innervoice {
 
-// std::invalid_argument becomes ValueError, std::out_of_range IndexError and std::logic_error RuntimeError, as pybind11
-// has it.
+// std::invalid_argument becomes ValueError, std::out_of_range IndexError and std::logic_error RuntimeError,
+// as pybind11 has it.
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Native parts of innervoice. Docstrings and types: _C.pyi.";
   define_pool(m);

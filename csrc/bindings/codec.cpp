@@ -12,7 +12,8 @@ namespace innervoice {
 namespace {
 
 std::vector<float> bias_of(const std::optional<py::object>& bias, std::int64_t columns) {
-  return bias ? vector_of("bias", *bias, columns) : std::vector<float>(static_cast<std::size_t>(columns), 0.0f);
+  return bias ? vector_of("bias", *bias, columns)
+              : std::vector<float>(static_cast<std::size_t>(columns), 0.0f);
 }
 
 std::unique_ptr<TapsConv> taps_of(const py::object& weight, const std::optional<py::object>& bias,
@@ -27,8 +28,8 @@ std::unique_ptr<TapsConv> taps_of(const py::object& weight, const std::optional<
 }
 
 template <typename Op, typename Run>
-void run_window(const Op& op, std::int64_t out, const py::object& before, const py::object& x, const py::object& y,
-                Run&& run) {
+void run_window(const Op& op, std::int64_t out, const py::object& before, const py::object& x,
+                const py::object& y, Run&& run) {
   const Floats past("before", before), from("x", x), to("out", y);
   Size B("B"), P("P"), T("T"), K("K"), after("P + T - reach"), N("N");
   K.bind(op.depth());
@@ -60,8 +61,9 @@ Affine affine_of(Isa isa, const char* name, const Layer& layer) {
   return {std::move(packed), bias_of(layer.second, columns)};
 }
 
-std::unique_ptr<EluUnit> elu_unit_of(const Layer& wide, const Layer& narrow, const std::optional<Layer>& shortcut,
-                                     std::int64_t dilation, const IsaName& isa) {
+std::unique_ptr<EluUnit> elu_unit_of(const Layer& wide, const Layer& narrow,
+                                     const std::optional<Layer>& shortcut, std::int64_t dilation,
+                                     const IsaName& isa) {
   const Isa chosen = numerics_of(false, isa).isa;
   Affine first = affine_of(chosen, "wide", wide), second = affine_of(chosen, "narrow", narrow);
   std::optional<Affine> beside;
@@ -70,32 +72,36 @@ std::unique_ptr<EluUnit> elu_unit_of(const Layer& wide, const Layer& narrow, con
   need(width > 0 && second.weight.columns() == width && second.weight.depth() == first.weight.columns() &&
            second.weight.taps() == 1 && first.weight.taps() > 0 && dilation > 0,
        "a unit has weights [H, k, C] and [C, 1, H], and a dilation above 0");
-  need(!beside || (beside->weight.columns() == width && beside->weight.depth() == width && beside->weight.taps() == 1),
+  need(!beside || (beside->weight.columns() == width && beside->weight.depth() == width &&
+                   beside->weight.taps() == 1),
        "shortcut: expected [C, 1, C]");
   return std::make_unique<EluUnit>(chosen, std::move(first), std::move(second), std::move(beside), dilation);
 }
 
-void run_elu_unit(const EluUnit& unit, ThreadTeam& team, const py::object& before, const py::object& x, bool elu,
-                  const py::object& y) {
+void run_elu_unit(const EluUnit& unit, ThreadTeam& team, const py::object& before, const py::object& x,
+                  bool elu, const py::object& y) {
   run_window(unit, unit.depth(), before, x, y,
              [&](const Window& window, float* result) { unit.run(team, window, elu, result); });
 }
 
-std::unique_ptr<WindowLayer> window_layer_of(const Tensors& t, const std::vector<std::optional<py::object>>& biases,
-                                             std::int64_t heads, std::int64_t groups, std::int64_t window, float eps,
-                                             const IsaName& isa) {
+std::unique_ptr<WindowLayer> window_layer_of(const Tensors& t,
+                                             const std::vector<std::optional<py::object>>& biases,
+                                             std::int64_t heads, std::int64_t groups, std::int64_t window,
+                                             float eps, const IsaName& isa) {
   need(t.size() == 10 && biases.size() == 4,
-       "a layer has 10 tensors: norm with bias, qkv, out, scale, norm with bias, up, down, scale; and 4 biases");
+       "a layer has 10 tensors: norm with bias, qkv, out, scale, norm with bias, up, down, scale; and 4 "
+       "biases");
   need(heads > 0 && groups > 0 && heads % groups == 0 && window > 0,
        "heads: a multiple of the groups; window: above 0");
   const Isa chosen = numerics_of(false, isa).isa;
   Affine qkv = affine_of(chosen, "qkv", {t[2], biases[0]}), out = affine_of(chosen, "out", {t[3], biases[1]});
   Affine up = affine_of(chosen, "up", {t[7], biases[2]}), down = affine_of(chosen, "down", {t[8], biases[3]});
   const std::int64_t channels = qkv.weight.depth(), inner = out.weight.depth();
-  need(channels % 16 == 0 && inner % (16 * heads) == 0 && qkv.weight.columns() == inner / heads * (heads + 2 * groups),
+  need(channels % 16 == 0 && inner % (16 * heads) == 0 &&
+           qkv.weight.columns() == inner / heads * (heads + 2 * groups),
        "qkv: expected [(H + 2 G) d, 1, D] with D and d multiples of 16");
-  need(out.weight.columns() == channels && up.weight.depth() == channels && down.weight.columns() == channels &&
-           down.weight.depth() == up.weight.columns(),
+  need(out.weight.columns() == channels && up.weight.depth() == channels &&
+           down.weight.columns() == channels && down.weight.depth() == up.weight.columns(),
        "a layer's weights do not fit each other");
   for (const Affine* layer : {&qkv, &out, &up, &down})
     need(layer->weight.taps() == 1, "a layer's weights have one tap");
@@ -107,12 +113,13 @@ std::unique_ptr<WindowLayer> window_layer_of(const Tensors& t, const std::vector
                            std::move(up),
                            std::move(down),
                            vector_of("scale_ffn", t[9], channels)};
-  return std::make_unique<WindowLayer>(chosen, std::move(parts), WindowLayer::Shape{heads, groups, window, eps});
+  return std::make_unique<WindowLayer>(chosen, std::move(parts),
+                                       WindowLayer::Shape{heads, groups, window, eps});
 }
 
 void run_window_layer(const WindowLayer& layer, ThreadTeam& team, const py::object& x, const py::object& cos,
-                      const py::object& sin, const py::object& ring, const py::object& slots, const py::object& start,
-                      const py::object& n, const py::object& y) {
+                      const py::object& sin, const py::object& ring, const py::object& slots,
+                      const py::object& start, const py::object& n, const py::object& y) {
   const Floats from("x", x), cosines("cos", cos), sines("sin", sin), keys("ring", ring), to("out", y);
   const Import places("slots", slots), starts("start", start), lengths("n", n);
   Size B("B"), T("T"), D("D"), M("B T"), half("d / 2"), S("S"), two("2"), R("R"), G("G"), d("d");
@@ -169,10 +176,11 @@ void define_codec(py::module_& m) {
   py::class_<EluUnit>(m, "EluUnit")
       .def(py::init(&elu_unit_of), py::arg("wide"), py::arg("narrow"), py::arg("shortcut") = py::none(),
            py::arg("dilation") = 1, isa)
-      .def("__call__", &run_elu_unit, py::arg("team"), py::arg("before"), py::arg("x"), py::arg("elu"), py::arg("out"));
+      .def("__call__", &run_elu_unit, py::arg("team"), py::arg("before"), py::arg("x"), py::arg("elu"),
+           py::arg("out"));
   py::class_<WindowLayer>(m, "WindowLayer")
-      .def(py::init(&window_layer_of), py::arg("tensors"), py::arg("biases"), py::arg("heads"), py::arg("groups"),
-           py::arg("window"), py::arg("eps"), isa)
+      .def(py::init(&window_layer_of), py::arg("tensors"), py::arg("biases"), py::arg("heads"),
+           py::arg("groups"), py::arg("window"), py::arg("eps"), isa)
       .def("__call__", &run_window_layer, py::arg("team"), py::arg("x"), py::arg("cos"), py::arg("sin"),
            py::arg("ring"), py::arg("slots"), py::arg("start"), py::arg("n"), py::arg("out"));
 }

@@ -60,8 +60,8 @@ void product_of_tensors(const py::object& x, const HeldWeight& weight, const py:
   product(chosen, from, w.columns, M.value(), w, to, w.rows);
 }
 
-void nearest_code_of_tensors(ThreadTeam& team, const py::object& x, const HeldWeight& codes, const py::object& ids,
-                             const std::optional<std::string>& isa) {
+void nearest_code_of_tensors(ThreadTeam& team, const py::object& x, const HeldWeight& codes,
+                             const py::object& ids, const std::optional<std::string>& isa) {
   const Import x_import("x", x), ids_import("ids", ids);
   const Weight& w = codes.view();
   Size M("M"), D("D");
@@ -109,21 +109,24 @@ void define_cpu(py::module_& m) {
   m.def("available_isas", &available_isas);
   m.def("num_usable_cores", &num_usable_cores);
   py::class_<ThreadTeam, std::shared_ptr<ThreadTeam>>(m, "ThreadTeam")
-      .def(py::init<int, bool, int>(), py::arg("num_threads") = 0, py::arg("pin") = false, py::arg("spin_us") = 50)
+      .def(py::init<int, bool, int>(), py::arg("num_threads") = 0, py::arg("pin") = false,
+           py::arg("spin_us") = 50)
       .def_property_readonly("num_threads", &ThreadTeam::num_threads);
   py::class_<HeldWeight>(m, "Weight")
       .def(py::init<const py::object&, const py::object&, const py::object&, std::int64_t, std::int64_t>(),
-           py::arg("data"), py::arg("scale") = py::none(), py::arg("minimum") = py::none(), py::arg("columns") = 0,
-           py::arg("group") = 0)
-      .def_property_readonly(
-          "shape", [](const HeldWeight& held) { return std::make_pair(held.view().rows, held.view().columns); });
+           py::arg("data"), py::arg("scale") = py::none(), py::arg("minimum") = py::none(),
+           py::arg("columns") = 0, py::arg("group") = 0)
+      .def_property_readonly("shape", [](const HeldWeight& held) {
+        return std::make_pair(held.view().rows, held.view().columns);
+      });
   m.def("gemm", &gemm_of_tensors, py::arg("team"), py::arg("x"), py::arg("weight"), py::arg("out"),
         py::arg("bias") = py::none(), py::arg("isa") = py::none());
-  m.def("nearest_code", &nearest_code_of_tensors, py::arg("team"), py::arg("x"), py::arg("codes"), py::arg("ids"),
+  m.def("nearest_code", &nearest_code_of_tensors, py::arg("team"), py::arg("x"), py::arg("codes"),
+        py::arg("ids"), py::arg("isa") = py::none());
+  m.def("sum_codes", &sum_codes_of_tensors, py::arg("team"), py::arg("ids"), py::arg("codes"),
+        py::arg("sizes"), py::arg("out"), py::arg("isa") = py::none());
+  m.def("product", &product_of_tensors, py::arg("x"), py::arg("weight"), py::arg("out"),
         py::arg("isa") = py::none());
-  m.def("sum_codes", &sum_codes_of_tensors, py::arg("team"), py::arg("ids"), py::arg("codes"), py::arg("sizes"),
-        py::arg("out"), py::arg("isa") = py::none());
-  m.def("product", &product_of_tensors, py::arg("x"), py::arg("weight"), py::arg("out"), py::arg("isa") = py::none());
 }
 
 }  // namespace innervoice

@@ -20,8 +20,8 @@ const float* held_vector(Imports& held, const char* name, const py::object& tens
   if (tensor.is_none()) return nullptr;
   Size D("D");
   D.bind(count);
-  return match<const float>(name, held.emplace_back(std::make_unique<Import>(name, tensor, Hold::kLong))->argument(),
-                            {D});
+  return match<const float>(
+      name, held.emplace_back(std::make_unique<Import>(name, tensor, Hold::kLong))->argument(), {D});
 }
 
 // A decoder with all that its pointers point to.
@@ -61,14 +61,15 @@ class HeldDecoder {
       layer.down = weight_of(given["down"]);
       model.layers.push_back(layer);
     }
-    decoder_ = std::make_unique<Decoder>(std::move(model), std::move(team), isa ? isa_named(*isa) : best_isa());
+    decoder_ =
+        std::make_unique<Decoder>(std::move(model), std::move(team), isa ? isa_named(*isa) : best_isa());
   }
 
-  void step(const py::object& ids, const py::object& positions, const py::object& slots, const py::object& page_table,
-            const py::object& query_start, const py::object& context_len, const py::object& k_pages,
-            const py::object& v_pages, const py::object& key_tag, const py::object& query_tag,
-            const py::object& log_weight, const py::object& wanted, const py::object& logits,
-            const py::object& outputs) {
+  void step(const py::object& ids, const py::object& positions, const py::object& slots,
+            const py::object& page_table, const py::object& query_start, const py::object& context_len,
+            const py::object& k_pages, const py::object& v_pages, const py::object& key_tag,
+            const py::object& query_tag, const py::object& log_weight, const py::object& wanted,
+            const py::object& logits, const py::object& outputs) {
     Imports held;
     const auto argument = [&](const char* name, const py::object& tensor) {
       return held.emplace_back(std::make_unique<Import>(name, tensor))->argument();
@@ -79,8 +80,10 @@ class HeldDecoder {
     batch.ids = match<const std::int64_t>("ids", argument("ids", ids), {T});
     batch.positions = match<const std::int64_t>("positions", argument("positions", positions), {T});
     batch.slots = match<const std::int64_t>("slots", argument("slots", slots), {T});
-    batch.page_table = match<const std::int32_t>("page_table", argument("page_table", page_table), {B, columns});
-    batch.query_start = match<const std::int32_t>("query_start", argument("query_start", query_start), {B + 1});
+    batch.page_table =
+        match<const std::int32_t>("page_table", argument("page_table", page_table), {B, columns});
+    batch.query_start =
+        match<const std::int32_t>("query_start", argument("query_start", query_start), {B + 1});
     batch.context_len = match<const std::int32_t>("context_len", argument("context_len", context_len), {B});
     batch.wanted = match<const std::int64_t>("wanted", argument("wanted", wanted), {W});
     batch.num_tokens = T.value();
@@ -141,14 +144,14 @@ class HeldDecoder {
 
 void define_decoder(py::module_& m) {
   py::class_<HeldDecoder>(m, "Decoder")
-      .def(py::init<std::shared_ptr<ThreadTeam>, const py::dict&, const py::object&, const py::list&, const py::object&,
-                    const py::object&, const std::optional<std::string>&>(),
+      .def(py::init<std::shared_ptr<ThreadTeam>, const py::dict&, const py::object&, const py::list&,
+                    const py::object&, const py::object&, const std::optional<std::string>&>(),
            py::arg("team"), py::arg("shape"), py::arg("embedding"), py::arg("layers"), py::arg("final_norm"),
            py::arg("output"), py::arg("isa") = py::none())
       .def("step", &HeldDecoder::step, py::kw_only(), py::arg("ids"), py::arg("positions"), py::arg("slots"),
            py::arg("page_table"), py::arg("query_start"), py::arg("context_len"), py::arg("k_pages"),
-           py::arg("v_pages"), py::arg("key_tag"), py::arg("query_tag"), py::arg("log_weight"), py::arg("wanted"),
-           py::arg("logits"), py::arg("outputs") = py::none());
+           py::arg("v_pages"), py::arg("key_tag"), py::arg("query_tag"), py::arg("log_weight"),
+           py::arg("wanted"), py::arg("logits"), py::arg("outputs") = py::none());
 }
 
 }  // namespace innervoice

@@ -13,12 +13,12 @@ namespace innervoice {
 
 namespace py = pybind11;
 
-// How long a tensor is wanted: for the length of a call, whose arguments hold the object, or for as long as the import
-// lives, which then holds it.
+// How long a tensor is wanted: for the length of a call, whose arguments hold the object, or for as long as
+// the import lives, which then holds it.
 enum class Hold { kCall, kLong };
 
-// A tensor of Python's: for a call through its type's C functions where it has them, else by a capsule, which the
-// producer gets back at the end.
+// A tensor of Python's: for a call through its type's C functions where it has them, else by a capsule, which
+// the producer gets back at the end.
 class Import {
  public:
   Import(const char* name, const py::object& tensor, Hold hold = Hold::kCall) {
@@ -32,14 +32,16 @@ class Import {
                            Py_TYPE(tensor.ptr())->tp_name);
     }
     const py::object capsule = request(tensor);
-    if (!take<dlpack::ManagedTensorVersioned>(capsule, "dltensor_versioned", "used_dltensor_versioned", versioned_) &&
+    if (!take<dlpack::ManagedTensorVersioned>(capsule, "dltensor_versioned", "used_dltensor_versioned",
+                                              versioned_) &&
         !take<dlpack::ManagedTensor>(capsule, "dltensor", "used_dltensor", plain_)) {
       throw py::type_error(std::string(name) + ": __dlpack__ returned no unused DLPack capsule");
     }
     if (versioned_ != nullptr && versioned_->version.major != dlpack::kMajorVersion) {
       const std::string version = std::to_string(versioned_->version.major);
       give_back(versioned_);
-      throw py::value_error(std::string(name) + ": DLPack version " + version + " is not known, only version 1");
+      throw py::value_error(std::string(name) + ": DLPack version " + version +
+                            " is not known, only version 1");
     }
   }
 
@@ -57,8 +59,8 @@ class Import {
   }
 
  private:
-  // A type's functions, null where it has none of version 1. Types are asked once and kept. The interpreter's lock is
-  // held.
+  // A type's functions, null where it has none of version 1. Types are asked once and kept. The interpreter's
+  // lock is held.
   static const dlpack::ExchangeApi* exchange_api(PyTypeObject* type) {
     static auto* const known = new std::unordered_map<PyTypeObject*, const dlpack::ExchangeApi*>();
     const auto found = known->find(type);

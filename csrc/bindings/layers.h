@@ -16,7 +16,9 @@ namespace innervoice {
 using Tensors = std::vector<py::object>;
 using IsaName = std::optional<std::string>;
 
-inline Numerics numerics_of(bool halves, const IsaName& isa) { return {isa ? isa_named(*isa) : best_isa(), halves}; }
+inline Numerics numerics_of(bool halves, const IsaName& isa) {
+  return {isa ? isa_named(*isa) : best_isa(), halves};
+}
 
 // A tensor of floats and its sizes, held for the length of a call.
 class Floats {
@@ -26,7 +28,9 @@ class Floats {
   const float* match(Pattern pattern) const {
     return innervoice::match<const float>(name_, import_.argument(), pattern);
   }
-  float* match_writable(Pattern pattern) const { return innervoice::match<float>(name_, import_.argument(), pattern); }
+  float* match_writable(Pattern pattern) const {
+    return innervoice::match<float>(name_, import_.argument(), pattern);
+  }
 
  private:
   Import import_;
@@ -48,13 +52,15 @@ inline PackedWeight weight_of(Numerics numerics, const char* name, const py::obj
   return {numerics.isa, numerics.halves, data, N.value(), taps.value(), K.value()};
 }
 
-inline Affine affine_of(Numerics numerics, const char* name, const py::object& weight, const py::object& bias) {
+inline Affine affine_of(Numerics numerics, const char* name, const py::object& weight,
+                        const py::object& bias) {
   PackedWeight packed = weight_of(numerics, name, weight);
   const std::int64_t columns = packed.columns();
   return {std::move(packed), vector_of(name, bias, columns)};
 }
 
-inline Norm norm_of(const char* name, const py::object& weight, const py::object& bias, std::int64_t channels) {
+inline Norm norm_of(const char* name, const py::object& weight, const py::object& bias,
+                    std::int64_t channels) {
   return {vector_of(name, weight, channels), vector_of(name, bias, channels)};
 }
 

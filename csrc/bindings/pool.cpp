@@ -14,9 +14,10 @@
 namespace innervoice {
 namespace {
 
-void fill_slots_of_tensors(const py::object& page_table, const py::object& query_start, const py::object& context_len,
-                           std::int64_t page_size, const py::object& out) {
-  const Import table("page_table", page_table), start("query_start", query_start), length("context_len", context_len);
+void fill_slots_of_tensors(const py::object& page_table, const py::object& query_start,
+                           const py::object& context_len, std::int64_t page_size, const py::object& out) {
+  const Import table("page_table", page_table), start("query_start", query_start),
+      length("context_len", context_len);
   const Import slots("out", out);
   Size B("B"), N("N"), T("T");
   RaggedBatch batch;
@@ -105,8 +106,8 @@ void define_pages(py::module_& m) {
       .def_readonly("merged", &PoolCounters::merged)
       .def_readonly("evictions", &PoolCounters::evictions);
   py::class_<PagePool>(m, "PagePool")
-      .def(py::init<std::int64_t, std::int64_t, std::int64_t>(), py::arg("num_pages"), py::arg("page_size") = 16,
-           py::arg("hash_bits") = 64)
+      .def(py::init<std::int64_t, std::int64_t, std::int64_t>(), py::arg("num_pages"),
+           py::arg("page_size") = 16, py::arg("hash_bits") = 64)
       .def("allocate", &PagePool::allocate, py::arg("count"))
       .def("retain", &PagePool::retain, py::arg("pages"))
       .def("free", &PagePool::free, py::arg("pages"))
@@ -135,8 +136,8 @@ void define_pages(py::module_& m) {
 void define_pool(py::module_& m) {
   define_state(m);
   define_pages(m);
-  m.def("fill_slots", &fill_slots_of_tensors, py::arg("page_table"), py::arg("query_start"), py::arg("context_len"),
-        py::arg("page_size"), py::arg("out"));
+  m.def("fill_slots", &fill_slots_of_tensors, py::arg("page_table"), py::arg("query_start"),
+        py::arg("context_len"), py::arg("page_size"), py::arg("out"));
 }
 
 }  // namespace innervoice

@@ -40,8 +40,9 @@ void attention_of_tensors(ThreadTeam& team, const py::object& q, const py::objec
   relative_attention(team, chosen, call);
 }
 
-std::unique_ptr<RelativeLayer> relative_layer_of(const Tensors& t, const py::object& bias_u, const py::object& bias_v,
-                                                 const py::object& positions, const IsaName& isa) {
+std::unique_ptr<RelativeLayer> relative_layer_of(const Tensors& t, const py::object& bias_u,
+                                                 const py::object& bias_v, const py::object& positions,
+                                                 const IsaName& isa) {
   need(t.size() == 12, "a layer has 12 tensors: norm, qkv, out, norm, up, down, weight and bias each");
   const Numerics numerics = numerics_of(false, isa);
   const Floats u("bias_u", bias_u), v("bias_v", bias_v), distances("positions", positions);
@@ -68,9 +69,9 @@ std::unique_ptr<RelativeLayer> relative_layer_of(const Tensors& t, const py::obj
   return std::make_unique<RelativeLayer>(numerics.isa, std::move(parts), H.value(), place, P.value());
 }
 
-void run_relative_layer(const RelativeLayer& layer, ThreadTeam& team, const py::object& x, const py::object& cache,
-                        const py::object& visible, const py::object& closed, const py::object& out,
-                        const py::object& cache_after) {
+void run_relative_layer(const RelativeLayer& layer, ThreadTeam& team, const py::object& x,
+                        const py::object& cache, const py::object& visible, const py::object& closed,
+                        const py::object& out, const py::object& cache_after) {
   const Floats from("x", x), past("cache", cache), to("out", out), after("cache_after", cache_after);
   const Import seen("visible", visible), lengths("closed", closed);
   Size B("B"), U("U"), D("D"), C("C"), two("2"), K("C + U");
@@ -87,7 +88,8 @@ void run_relative_layer(const RelativeLayer& layer, ThreadTeam& team, const py::
   call.cache_after = after.match_writable({B, C, two, D});
   call.rows = B.value();
   call.tokens = U.value();
-  need(U.value() > 0 && layer.cached(U.value()) >= 0, "x: more tokens than the layer has distances for, or none");
+  need(U.value() > 0 && layer.cached(U.value()) >= 0,
+       "x: more tokens than the layer has distances for, or none");
   need_lengths(call.closed, call.rows, call.tokens);
   const py::gil_scoped_release release;
   layer.run(team, call, input, y);
@@ -97,13 +99,14 @@ void run_relative_layer(const RelativeLayer& layer, ThreadTeam& team, const py::
 
 void define_relative(py::module_& m) {
   const auto isa = py::arg("isa") = py::none();
-  m.def("relative_attention", &attention_of_tensors, py::arg("team"), py::arg("q"), py::arg("k"), py::arg("v"),
-        py::arg("bias_u"), py::arg("bias_v"), py::arg("positions"), py::arg("visible"), py::arg("out"), isa);
+  m.def("relative_attention", &attention_of_tensors, py::arg("team"), py::arg("q"), py::arg("k"),
+        py::arg("v"), py::arg("bias_u"), py::arg("bias_v"), py::arg("positions"), py::arg("visible"),
+        py::arg("out"), isa);
   py::class_<RelativeLayer>(m, "RelativeLayer")
-      .def(py::init(&relative_layer_of), py::arg("tensors"), py::arg("bias_u"), py::arg("bias_v"), py::arg("positions"),
-           isa)
-      .def("__call__", &run_relative_layer, py::arg("team"), py::arg("x"), py::arg("cache"), py::arg("visible"),
-           py::arg("closed"), py::arg("out"), py::arg("cache_after"));
+      .def(py::init(&relative_layer_of), py::arg("tensors"), py::arg("bias_u"), py::arg("bias_v"),
+           py::arg("positions"), isa)
+      .def("__call__", &run_relative_layer, py::arg("team"), py::arg("x"), py::arg("cache"),
+           py::arg("visible"), py::arg("closed"), py::arg("out"), py::arg("cache_after"));
 }
 
 }  // namespace innervoice

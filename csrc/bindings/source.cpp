@@ -13,8 +13,8 @@
 namespace innervoice {
 namespace {
 
-void fill_normals_of_tensors(ThreadTeam& team, const py::object& seed, std::int64_t stream, const py::object& first,
-                             const py::object& out, const IsaName& isa) {
+void fill_normals_of_tensors(ThreadTeam& team, const py::object& seed, std::int64_t stream,
+                             const py::object& first, const py::object& out, const IsaName& isa) {
   const Import seeds("seed", seed), firsts("first", first), to("out", out);
   Size B("B"), F("F"), S("S"), four("4");
   four.bind(4);
@@ -26,11 +26,14 @@ void fill_normals_of_tensors(ThreadTeam& team, const py::object& seed, std::int6
 }
 
 void source_of_tensors(ThreadTeam& team, const py::object& f0, const py::object& cycles, const py::object& n,
-                       const py::object& phases, const py::object& noise, const py::object& weight, float bias,
-                       double sample_rate, std::int64_t frame_len, float amplitude, float sigma, double voiced_above,
-                       const py::object& out, const py::object& cycles_after, const IsaName& isa) {
-  if (frame_len < 1) throw std::invalid_argument("frame_len is " + std::to_string(frame_len) + ", expected 1 or more");
-  const Import pitch("f0", f0), before("cycles", cycles), lengths("n", n), weights("weight", weight), to("out", out);
+                       const py::object& phases, const py::object& noise, const py::object& weight,
+                       float bias, double sample_rate, std::int64_t frame_len, float amplitude, float sigma,
+                       double voiced_above, const py::object& out, const py::object& cycles_after,
+                       const IsaName& isa) {
+  if (frame_len < 1)
+    throw std::invalid_argument("frame_len is " + std::to_string(frame_len) + ", expected 1 or more");
+  const Import pitch("f0", f0), before("cycles", cycles), lengths("n", n), weights("weight", weight),
+      to("out", out);
   const Import after("cycles_after", cycles_after);
   std::optional<Import> phase, random;
   Size B("B"), T("T"), H("H"), L("L T");
@@ -43,7 +46,8 @@ void source_of_tensors(ThreadTeam& team, const py::object& f0, const py::object&
   if (!phases.is_none()) {
     call.phases = match<const float>("phases", phase.emplace("phases", phases).argument(), {B, H});
   }
-  if (!noise.is_none()) call.noise = match<const float>("noise", random.emplace("noise", noise).argument(), {B, H, L});
+  if (!noise.is_none())
+    call.noise = match<const float>("noise", random.emplace("noise", noise).argument(), {B, H, L});
   call.y = match<float>("out", to.argument(), {B, L});
   call.cycles_after = match<double>("cycles_after", after.argument(), {B});
   call.bias = bias;
@@ -57,8 +61,9 @@ void source_of_tensors(ThreadTeam& team, const py::object& f0, const py::object&
   call.frame_len = frame_len;
   for (std::int64_t row = 0; row < call.rows; ++row) {
     if (call.n[row] < 0 || call.n[row] > call.frames) {
-      throw std::invalid_argument("n: row " + std::to_string(row) + " has length " + std::to_string(call.n[row]) +
-                                  ", expected 0 to " + std::to_string(call.frames));
+      throw std::invalid_argument("n: row " + std::to_string(row) + " has length " +
+                                  std::to_string(call.n[row]) + ", expected 0 to " +
+                                  std::to_string(call.frames));
     }
   }
   const py::gil_scoped_release release;
@@ -68,8 +73,8 @@ void source_of_tensors(ThreadTeam& team, const py::object& f0, const py::object&
 }  // namespace
 
 void define_source(py::module_& m) {
-  m.def("fill_normals", &fill_normals_of_tensors, py::arg("team"), py::arg("seed"), py::arg("stream"), py::arg("first"),
-        py::arg("out"), py::arg("isa") = py::none());
+  m.def("fill_normals", &fill_normals_of_tensors, py::arg("team"), py::arg("seed"), py::arg("stream"),
+        py::arg("first"), py::arg("out"), py::arg("isa") = py::none());
   m.def("stream_source", &source_of_tensors, py::arg("team"), py::arg("f0"), py::arg("cycles"), py::arg("n"),
         py::arg("phases"), py::arg("noise"), py::arg("weight"), py::arg("bias"), py::arg("sample_rate"),
         py::arg("frame_len"), py::arg("amplitude"), py::arg("sigma"), py::arg("voiced_above"), py::arg("out"),

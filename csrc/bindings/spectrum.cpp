@@ -55,10 +55,10 @@ void run_stft(const RealTransform& transform, ThreadTeam& team, const py::object
   transform.stft(team, call);
 }
 
-void run_istft(const RealTransform& transform, ThreadTeam& team, const py::object& real, const py::object& imag,
-               const std::optional<py::object>& state, const py::object& n, const py::object& window, std::int64_t hop,
-               const py::object& start, const py::object& end, std::int64_t first, const py::object& out,
-               const std::optional<py::object>& state_after) {
+void run_istft(const RealTransform& transform, ThreadTeam& team, const py::object& real,
+               const py::object& imag, const std::optional<py::object>& state, const py::object& n,
+               const py::object& window, std::int64_t hop, const py::object& start, const py::object& end,
+               std::int64_t first, const py::object& out, const std::optional<py::object>& state_after) {
   need_hop(transform, hop);
   need(state.has_value() == state_after.has_value(), "state and state_after: both or none");
   const Floats reals("real", real), imags("imag", imag), shape("window", window), to("out", out);
@@ -91,8 +91,8 @@ void run_istft(const RealTransform& transform, ThreadTeam& team, const py::objec
   transform.istft(team, call);
 }
 
-void run_log_mel(const RealTransform& transform, ThreadTeam& team, const py::object& samples, const py::object& filters,
-                 std::int64_t hop, const py::object& out) {
+void run_log_mel(const RealTransform& transform, ThreadTeam& team, const py::object& samples,
+                 const py::object& filters, std::int64_t hop, const py::object& out) {
   need_hop(transform, hop);
   const Floats from("samples", samples), bank("filters", filters), to("out", out);
   Size B("B"), W("W"), N("N"), F("F"), M("M"), frames("(W - N) / hop + 1");
@@ -102,8 +102,8 @@ void run_log_mel(const RealTransform& transform, ThreadTeam& team, const py::obj
   call.samples = from.match({B, W});
   call.filters = bank.match({F, M});
   if (W.value() < N.value()) {
-    throw std::invalid_argument("samples: " + std::to_string(W.value()) + " a row, expected at least a frame of " +
-                                std::to_string(N.value()));
+    throw std::invalid_argument("samples: " + std::to_string(W.value()) +
+                                " a row, expected at least a frame of " + std::to_string(N.value()));
   }
   frames.bind((W.value() - N.value()) / hop + 1);
   call.y = to.match_writable({B, M, frames});
@@ -120,11 +120,12 @@ void run_log_mel(const RealTransform& transform, ThreadTeam& team, const py::obj
 void define_spectrum(py::module_& m) {
   py::class_<RealTransform>(m, "RealTransform")
       .def(py::init(&transform_of), py::arg("size"), py::arg("isa") = py::none())
-      .def("stft", &run_stft, py::arg("team"), py::arg("x"), py::arg("state"), py::arg("n"), py::arg("window"),
-           py::arg("hop"), py::arg("start"), py::arg("end"), py::arg("out"), py::arg("state_after"))
-      .def("istft", &run_istft, py::arg("team"), py::arg("real"), py::arg("imag"), py::arg("state"), py::arg("n"),
-           py::arg("window"), py::arg("hop"), py::arg("start"), py::arg("end"), py::arg("first"), py::arg("out"),
+      .def("stft", &run_stft, py::arg("team"), py::arg("x"), py::arg("state"), py::arg("n"),
+           py::arg("window"), py::arg("hop"), py::arg("start"), py::arg("end"), py::arg("out"),
            py::arg("state_after"))
+      .def("istft", &run_istft, py::arg("team"), py::arg("real"), py::arg("imag"), py::arg("state"),
+           py::arg("n"), py::arg("window"), py::arg("hop"), py::arg("start"), py::arg("end"),
+           py::arg("first"), py::arg("out"), py::arg("state_after"))
       .def("log_mel", &run_log_mel, py::arg("team"), py::arg("samples"), py::arg("filters"), py::arg("hop"),
            py::arg("out"));
 }

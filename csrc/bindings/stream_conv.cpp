@@ -13,8 +13,9 @@
 namespace innervoice {
 namespace {
 
-std::unique_ptr<StreamConv> stream_conv_of(const py::object& weight, const py::object& bias, std::int64_t dilation,
-                                           std::int64_t stride, std::int64_t up, float slope, const IsaName& isa) {
+std::unique_ptr<StreamConv> stream_conv_of(const py::object& weight, const py::object& bias,
+                                           std::int64_t dilation, std::int64_t stride, std::int64_t up,
+                                           float slope, const IsaName& isa) {
   const Floats floats("weight", weight);
   Size N("N"), taps("taps"), K("K");
   const float* data = floats.match({N, taps, K});
@@ -22,7 +23,8 @@ std::unique_ptr<StreamConv> stream_conv_of(const py::object& weight, const py::o
            K.value() % stride == 0 && N.value() % up == 0,
        "a convolution has weights [C' u, taps, s C], and a dilation, stride s and rate u above 0");
   return std::make_unique<StreamConv>(numerics_of(false, isa).isa, data, vector_of("bias", bias, N.value()),
-                                      taps.value(), K.value(), StreamConv::Shape{dilation, stride, up, slope});
+                                      taps.value(), K.value(),
+                                      StreamConv::Shape{dilation, stride, up, slope});
 }
 
 void run_stream_conv(const StreamConv& conv, ThreadTeam& team, const py::object& before, const py::object& x,
@@ -57,16 +59,17 @@ void run_stream_conv(const StreamConv& conv, ThreadTeam& team, const py::object&
   conv.run(team, call);
 }
 
-std::unique_ptr<DoubleConv> double_conv_of(const py::object& weight, const py::object& bias, std::int64_t dilation,
-                                           const IsaName& isa) {
+std::unique_ptr<DoubleConv> double_conv_of(const py::object& weight, const py::object& bias,
+                                           std::int64_t dilation, const IsaName& isa) {
   const Import weight_import("weight", weight), bias_import("bias", bias);
   Size N("N"), taps("taps"), K("K");
   const auto* data = match<const double>("weight", weight_import.argument(), {N, taps, K});
   const auto* added = match<const double>("bias", bias_import.argument(), {N});
   need(N.value() > 0 && taps.value() > 0 && K.value() > 0 && dilation > 0,
        "a convolution has columns, taps and channels, and a dilation above 0");
-  return std::make_unique<DoubleConv>(numerics_of(false, isa).isa, data, std::vector<double>(added, added + N.value()),
-                                      taps.value(), K.value(), dilation);
+  return std::make_unique<DoubleConv>(numerics_of(false, isa).isa, data,
+                                      std::vector<double>(added, added + N.value()), taps.value(), K.value(),
+                                      dilation);
 }
 
 void run_double_conv(const DoubleConv& conv, ThreadTeam& team, const py::object& before, const py::object& x,

@@ -15,7 +15,8 @@ namespace innervoice {
 namespace {
 
 FlowBlock block_of(Numerics numerics, const Tensors& t, std::int64_t channels, std::int64_t heads) {
-  need(t.size() == 11, "a transformer has 11 tensors: two norms, qkv, out, up, down, with biases but for qkv");
+  need(t.size() == 11,
+       "a transformer has 11 tensors: two norms, qkv, out, up, down, with biases but for qkv");
   FlowBlock block{norm_of("norm1", t[0], t[1], channels), weight_of(numerics, "qkv", t[2]),
                   affine_of(numerics, "out", t[3], t[4]), norm_of("norm2", t[5], t[6], channels),
                   affine_of(numerics, "up", t[7], t[8]),  affine_of(numerics, "down", t[9], t[10])};
@@ -34,19 +35,21 @@ FlowBlock block_of(Numerics numerics, const Tensors& t, std::int64_t channels, s
 std::unique_ptr<FlowStage> stage_of(const Tensors& t, const std::vector<Tensors>& blocks, std::int64_t heads,
                                     bool halves, const IsaName& isa) {
   const Numerics numerics = numerics_of(halves, isa);
-  need(t.size() == 10 && heads > 0, "a stage has 10 tensors: conv, norm, conv, norm, skip, each with its bias");
+  need(t.size() == 10 && heads > 0,
+       "a stage has 10 tensors: conv, norm, conv, norm, skip, each with its bias");
   Affine first = affine_of(numerics, "first", t[0], t[1]), second = affine_of(numerics, "second", t[4], t[5]);
   Affine skip = affine_of(numerics, "skip", t[8], t[9]);
   const std::int64_t channels = first.weight.columns();
-  need(channels % 16 == 0 && first.weight.taps() == 3 && second.weight.taps() == 3 && skip.weight.taps() == 1 &&
-           second.weight.depth() == channels && second.weight.columns() == channels &&
-           skip.weight.columns() == channels && skip.weight.depth() == first.weight.depth(),
+  need(channels % 16 == 0 && first.weight.taps() == 3 && second.weight.taps() == 3 &&
+           skip.weight.taps() == 1 && second.weight.depth() == channels &&
+           second.weight.columns() == channels && skip.weight.columns() == channels &&
+           skip.weight.depth() == first.weight.depth(),
        "a stage's weights do not fit: expected [C, 3, K], [C, 3, C], [C, 1, K] with C a multiple of 16");
   std::vector<FlowBlock> made;
   for (const Tensors& block : blocks) made.push_back(block_of(numerics, block, channels, heads));
-  return std::make_unique<FlowStage>(numerics, heads, std::move(first), norm_of("norm1", t[2], t[3], channels),
-                                     std::move(second), norm_of("norm2", t[6], t[7], channels), std::move(skip),
-                                     std::move(made));
+  return std::make_unique<FlowStage>(
+      numerics, heads, std::move(first), norm_of("norm1", t[2], t[3], channels), std::move(second),
+      norm_of("norm2", t[6], t[7], channels), std::move(skip), std::move(made));
 }
 
 void run_stage(const FlowStage& stage, ThreadTeam& team, const py::object& x, const py::object& n,
@@ -98,8 +101,9 @@ void run_frame_conv(const FrameConv& conv, ThreadTeam& team, const py::object& x
 
 constexpr std::int64_t kNarrow = 16;  // channels up to which vectors run along the time
 
-std::unique_ptr<ResidualUnit> unit_of(const py::object& alpha, const py::object& first, const py::object& first_bias,
-                                      const py::object& beta, const py::object& second, const py::object& second_bias,
+std::unique_ptr<ResidualUnit> unit_of(const py::object& alpha, const py::object& first,
+                                      const py::object& first_bias, const py::object& beta,
+                                      const py::object& second, const py::object& second_bias,
                                       std::int64_t dilation, bool halves, const IsaName& isa) {
   const Numerics numerics = numerics_of(halves, isa);
   const Floats one("first", first), two("second", second);
@@ -109,7 +113,8 @@ std::unique_ptr<ResidualUnit> unit_of(const py::object& alpha, const py::object&
   const std::int64_t width = C.value();
   const bool is_narrow = width <= kNarrow && width % 4 == 0 && !halves;
   need((is_narrow || width % 16 == 0) && taps.value() % 2 == 1 && dilation > 0,
-       "a residual unit has weights [C, k, C], k odd, C a multiple of 16, or of 4 up to 16, and a dilation above 0");
+       "a residual unit has weights [C, k, C], k odd, C a multiple of 16, or of 4 up to 16, and a dilation "
+       "above 0");
   std::vector<float> a = vector_of("alpha", alpha, width), b = vector_of("beta", beta, width);
   if (is_narrow) {
     return std::make_unique<WaveUnit>(numerics.isa, width, taps.value(), dilation, std::move(a), weight,
@@ -117,7 +122,8 @@ std::unique_ptr<ResidualUnit> unit_of(const py::object& alpha, const py::object&
                                       vector_of("second_bias", second_bias, width));
   }
   return std::make_unique<PanelUnit>(numerics, std::move(a), affine_of(numerics, "first", first, first_bias),
-                                     std::move(b), affine_of(numerics, "second", second, second_bias), dilation);
+                                     std::move(b), affine_of(numerics, "second", second, second_bias),
+                                     dilation);
 }
 
 void run_unit(const ResidualUnit& unit, ThreadTeam& team, const py::object& x, const py::object& history,
@@ -152,9 +158,9 @@ void run_unit(const ResidualUnit& unit, ThreadTeam& team, const py::object& x, c
   unit.run(team, call);
 }
 
-void group_norm_of_tensors(ThreadTeam& team, const py::object& x, const py::object& n, const py::object& weight,
-                           const py::object& bias, std::int64_t groups, float eps, const py::object& out,
-                           const IsaName& isa) {
+void group_norm_of_tensors(ThreadTeam& team, const py::object& x, const py::object& n,
+                           const py::object& weight, const py::object& bias, std::int64_t groups, float eps,
+                           const py::object& out, const IsaName& isa) {
   const Floats from("x", x), scales("weight", weight), shifts("bias", bias), to("out", out);
   const Import lengths("n", n);
   Size B("B"), C("C"), T("T");
@@ -181,22 +187,22 @@ void group_norm_of_tensors(ThreadTeam& team, const py::object& x, const py::obje
 void define_voice(py::module_& m) {
   const auto isa = py::arg("isa") = py::none();
   const auto halves = py::arg("halves") = false;
-  m.def("group_norm_mish", &group_norm_of_tensors, py::arg("team"), py::arg("x"), py::arg("n"), py::arg("weight"),
-        py::arg("bias"), py::arg("groups"), py::arg("eps"), py::arg("out"), isa);
+  m.def("group_norm_mish", &group_norm_of_tensors, py::arg("team"), py::arg("x"), py::arg("n"),
+        py::arg("weight"), py::arg("bias"), py::arg("groups"), py::arg("eps"), py::arg("out"), isa);
   m.def("has_halves", [] { return best_isa() == Isa::kAvx512; });
   py::class_<FlowStage>(m, "FlowStage")
       .def(py::init(&stage_of), py::arg("tensors"), py::arg("blocks"), py::arg("heads"), halves, isa)
-      .def("__call__", &run_stage, py::arg("team"), py::arg("x"), py::arg("n"), py::arg("shift"), py::arg("out"),
-           py::arg("given") = py::none());
+      .def("__call__", &run_stage, py::arg("team"), py::arg("x"), py::arg("n"), py::arg("shift"),
+           py::arg("out"), py::arg("given") = py::none());
   py::class_<FrameConv>(m, "FrameConv")
       .def(py::init(&frame_conv_of), py::arg("weight"), py::arg("bias"), halves, isa)
-      .def("__call__", &run_frame_conv, py::arg("team"), py::arg("x"), py::arg("n"), py::arg("stride"), py::arg("pad"),
-           py::arg("out"), py::arg("out_n"));
+      .def("__call__", &run_frame_conv, py::arg("team"), py::arg("x"), py::arg("n"), py::arg("stride"),
+           py::arg("pad"), py::arg("out"), py::arg("out_n"));
   py::class_<ResidualUnit>(m, "ResidualUnit")
       .def(py::init(&unit_of), py::arg("alpha"), py::arg("first"), py::arg("first_bias"), py::arg("beta"),
            py::arg("second"), py::arg("second_bias"), py::arg("dilation"), halves, isa)
-      .def("__call__", &run_unit, py::arg("team"), py::arg("x"), py::arg("history"), py::arg("inner"), py::arg("n"),
-           py::arg("bounds"), py::arg("y"), py::arg("history_after"), py::arg("inner_after"));
+      .def("__call__", &run_unit, py::arg("team"), py::arg("x"), py::arg("history"), py::arg("inner"),
+           py::arg("n"), py::arg("bounds"), py::arg("y"), py::arg("history_after"), py::arg("inner_after"));
 }
 
 }  // namespace innervoice

@@ -5,8 +5,8 @@
 
 namespace innervoice {
 
-HeldWeight::HeldWeight(const py::object& data, const py::object& scale, const py::object& minimum, std::int64_t columns,
-                       std::int64_t group) {
+HeldWeight::HeldWeight(const py::object& data, const py::object& scale, const py::object& minimum,
+                       std::int64_t columns, std::int64_t group) {
   const Argument given = hold("data", data).argument();
   view_.columns = columns;
   view_.group = group;
@@ -50,7 +50,8 @@ void HeldWeight::hold_int4(const Argument& data, const py::object& scale, const 
   view_.data = match<const std::uint8_t>("data", data, {N, bytes});
   view_.group_scale = &match<const Float16>("scale", hold("scale", scale).argument(), {N, groups})->bits;
   if (!minimum.is_none()) {
-    view_.group_minimum = &match<const Float16>("minimum", hold("minimum", minimum).argument(), {N, groups})->bits;
+    view_.group_minimum =
+        &match<const Float16>("minimum", hold("minimum", minimum).argument(), {N, groups})->bits;
   }
   view_.rows = N.value();
 }

@@ -13,8 +13,9 @@ namespace innervoice {
 
 class HeldWeight {
  public:
-  // data float32 or bfloat16 [N, K]; int8 [N, K] with scale float32 [N]; uint8 [N, ceil(columns / 2)] with scale and
-  // maybe minimum float16 [N, ceil(columns / group)], group 32, 64 or 128. Throws std::invalid_argument otherwise.
+  // data float32 or bfloat16 [N, K]; int8 [N, K] with scale float32 [N]; uint8 [N, ceil(columns / 2)] with
+  // scale and maybe minimum float16 [N, ceil(columns / group)], group 32, 64 or 128. Throws
+  // std::invalid_argument otherwise.
   HeldWeight(const py::object& data, const py::object& scale, const py::object& minimum, std::int64_t columns,
              std::int64_t group);
 

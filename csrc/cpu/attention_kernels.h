@@ -1,6 +1,6 @@
-// Attention of a group of query heads over a row's pages: keys and values are read where they lie and become float32 in
-// registers, for all heads of a query; an online softmax (Milakov and Gimelshein, 2018). Included inside a kernel file,
-// behind layer_kernels.h.
+// Attention of a group of query heads over a row's pages: keys and values are read where they lie and become
+// float32 in registers, for all heads of a query; an online softmax (Milakov and Gimelshein, 2018). Included
+// inside a kernel file, behind layer_kernels.h.
 #pragma once
 
 #include <cmath>
@@ -27,8 +27,8 @@ inline std::int64_t attend_floats(std::int64_t rows, std::int64_t head_dim) {
   return padded_width(head_dim) * (2 * kTileKeys + 2 * rows) + kRowsAtOnce * kTileKeys;
 }
 
-// Two vectors of a key or value, in the order in which they come out of their bytes; place: where in that order number
-// d of a head stands.
+// Two vectors of a key or value, in the order in which they come out of their bytes; place: where in that
+// order number d of a head stands.
 inline void load_pair(const float* x, Vec& a, Vec& b) {
   a = load(x);
   b = load(x + kLanes);
@@ -51,8 +51,8 @@ inline void prefetch_all(const void* x, std::size_t bytes) {
   for (std::size_t at = 0; at < bytes; at += 64) prefetch(static_cast<const char*>(x) + at);
 }
 
-// Where positions [first, first + count) lie; heads of another size than whole vectors are copied, with zeros behind
-// them, to `room`. Pointers past count, up to kKeysAtOnce, are the last ones again.
+// Where positions [first, first + count) lie; heads of another size than whole vectors are copied, with zeros
+// behind them, to `room`. Pointers past count, up to kKeysAtOnce, are the last ones again.
 template <typename Number>
 inline void find_tile(const PagedKeys& keys, std::int64_t first, std::int64_t count, std::int64_t head_dim,
                       std::int64_t width, Number* room, KeyTile<Number>& tile) {
@@ -81,7 +81,8 @@ inline void find_tile(const PagedKeys& keys, std::int64_t first, std::int64_t co
 
 // scores[r, j] = q[r] k[j] for kR rows; j goes up to a multiple of kKeysAtOnce.
 template <int kR, typename Number>
-inline void scores_of(const float* q, const Number* const* k, std::int64_t width, std::int64_t count, float* scores) {
+inline void scores_of(const float* q, const Number* const* k, std::int64_t width, std::int64_t count,
+                      float* scores) {
   for (std::int64_t j = 0; j < count; j += kKeysAtOnce) {
     Vec total[kR][kKeysAtOnce];
     for (auto& row : total) {
@@ -127,8 +128,8 @@ inline void add_values(const float* weights, const float* decay, const Number* c
   }
 }
 
-// scores[0 .. seen) become exp(score - largest of all so far), the rest up to a vector 0. Returns what the sums so far
-// are to be multiplied with.
+// scores[0 .. seen) become exp(score - largest of all so far), the rest up to a vector 0. Returns what the
+// sums so far are to be multiplied with.
 inline float weigh(float* scores, std::int64_t seen, float& largest, float& total) {
   float most = largest;
   for (std::int64_t j = 0; j < seen; ++j) most = scores[j] > most ? scores[j] : most;
@@ -145,9 +146,9 @@ inline float weigh(float* scores, std::int64_t seen, float& largest, float& tota
 }
 
 template <int kR, typename Number>
-inline void attend_tile(const Queries& queries, std::int64_t query, const KeyTile<Number>& tile, std::int64_t count,
-                        std::int64_t seen, std::int64_t width, const float* q, float* scores, float* largest,
-                        float* total, float* sums) {
+inline void attend_tile(const Queries& queries, std::int64_t query, const KeyTile<Number>& tile,
+                        std::int64_t count, std::int64_t seen, std::int64_t width, const float* q,
+                        float* scores, float* largest, float* total, float* sums) {
   scores_of<kR>(q, tile.k, width, count, scores);
   float decay[kR];
   for (int r = 0; r < kR; ++r) {
@@ -163,8 +164,8 @@ inline void attend_tile(const Queries& queries, std::int64_t query, const KeyTil
 }
 
 template <typename Number>
-inline void attend_in(const Queries& queries, const PagedKeys& keys, std::int64_t begin, std::int64_t end, float* out,
-                      float* largest, float* total, float* memory) {
+inline void attend_in(const Queries& queries, const PagedKeys& keys, std::int64_t begin, std::int64_t end,
+                      float* out, float* largest, float* total, float* memory) {
   const std::int64_t D = queries.head_dim, width = padded_width(D), rows = queries.count * queries.heads;
   auto* room = reinterpret_cast<Number*>(memory);
   float *q = memory + 2 * kTileKeys * width, *sums = q + rows * width, *scores = sums + rows * width;
@@ -207,8 +208,8 @@ inline void attend_in(const Queries& queries, const PagedKeys& keys, std::int64_
   }
 }
 
-inline void attend(const Queries& queries, const PagedKeys& keys, std::int64_t begin, std::int64_t end, float* out,
-                   float* largest, float* total, float* memory) {
+inline void attend(const Queries& queries, const PagedKeys& keys, std::int64_t begin, std::int64_t end,
+                   float* out, float* largest, float* total, float* memory) {
   if (keys.is_bf16) {
     attend_in<std::uint16_t>(queries, keys, begin, end, out, largest, total, memory);
   } else {

@@ -20,7 +20,8 @@ AttentionPlan plan_attention(const DecoderBatch& batch, const DecoderModel& mode
     const std::int64_t from = std::max(begin, start), to = std::min(end, stop);
     const bool is_cut = stop - start <= kQueries;  // a prefill has pieces enough
     for (std::int64_t first = from; first < to; first += kQueries) {
-      const std::int64_t count = std::min(kQueries, to - first), position = batch.context_len[row] - (stop - first);
+      const std::int64_t count = std::min(kQueries, to - first),
+                         position = batch.context_len[row] - (stop - first);
       const std::int64_t seen = position + count, rows = count * heads;
       const std::int64_t cuts = is_cut && seen > kLongest ? (seen + kPieceKeys - 1) / kPieceKeys : 1;
       plan.most_rows = std::max(plan.most_rows, rows);

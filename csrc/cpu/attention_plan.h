@@ -1,5 +1,5 @@
-// Which pieces the attention of a batch is cut into. The cut depends on the batch alone, never on the number of
-// threads.
+// Which pieces the attention of a batch is cut into. The cut depends on the batch alone, never on the number
+// of threads.
 #pragma once
 
 #include <cstdint>

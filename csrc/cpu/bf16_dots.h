@@ -1,5 +1,5 @@
-// Products with bfloat16 weights by AVX512-BF16: inputs rounded to bfloat16, sums in float32. Included inside its
-// kernel file, behind the vectors.
+// Products with bfloat16 weights by AVX512-BF16: inputs rounded to bfloat16, sums in float32. Included inside
+// its kernel file, behind the vectors.
 #pragma once
 
 #include "cpu/avx512.h"
@@ -61,8 +61,8 @@ struct Bf16Body {
   }
 };
 
-inline void product_bf16(const Weight& w, std::int64_t first, std::int64_t last, const Inputs& x, std::int64_t M,
-                         float* y, std::int64_t ldy) {
+inline void product_bf16(const Weight& w, std::int64_t first, std::int64_t last, const Inputs& x,
+                         std::int64_t M, float* y, std::int64_t ldy) {
   cover(first, last, M, Bf16Body{w, first, x, y, ldy});
 }
 

@@ -1,6 +1,6 @@
-// Products with bfloat16 weights for instructions that multiply float32 only. A word of 32 bits holds two weights; each
-// becomes a float32 by one operation, a shift or a mask, so of the inputs those at even places stand before those at
-// odd ones. Included inside a kernel file, behind its vectors.
+// Products with bfloat16 weights for instructions that multiply float32 only. A word of 32 bits holds two
+// weights; each becomes a float32 by one operation, a shift or a mask, so of the inputs those at even places
+// stand before those at odd ones. Included inside a kernel file, behind its vectors.
 #pragma once
 
 #include "cpu/product_kernels.h"
@@ -10,7 +10,9 @@ namespace {
 
 constexpr std::int64_t kPairs = 2 * kLanes;  // columns that two vectors of weights hold
 
-inline std::int64_t bf16_ready_floats(const Weight& w, std::int64_t M) { return M * rounded_up(w.columns, kPairs); }
+inline std::int64_t bf16_ready_floats(const Weight& w, std::int64_t M) {
+  return M * rounded_up(w.columns, kPairs);
+}
 
 // x in blocks of kPairs, even places first; 0 past K.
 inline void ready_bf16(const Weight& w, Inputs& y, std::int64_t M, float* memory) {
@@ -63,7 +65,8 @@ inline void bf16_rows(const std::uint16_t* w, std::int64_t K, const float* x, st
   for (; k + kPairs <= K; k += kPairs) add_pairs<kR, kM>(w + k, K, x + k, ldx, total);
   if (k < K) {
     std::uint16_t last[kR * kPairs] = {};
-    for (int r = 0; r < kR; ++r) std::memcpy(last + r * kPairs, w + r * K + k, static_cast<std::size_t>(K - k) * 2);
+    for (int r = 0; r < kR; ++r)
+      std::memcpy(last + r * kPairs, w + r * K + k, static_cast<std::size_t>(K - k) * 2);
     add_pairs<kR, kM>(last, kPairs, x + k, ldx, total);
   }
   for (int m = 0; m < kM; ++m) {
@@ -85,8 +88,8 @@ struct Bf16Body {
   }
 };
 
-inline void product_bf16(const Weight& w, std::int64_t first, std::int64_t last, const Inputs& x, std::int64_t M,
-                         float* y, std::int64_t ldy) {
+inline void product_bf16(const Weight& w, std::int64_t first, std::int64_t last, const Inputs& x,
+                         std::int64_t M, float* y, std::int64_t ldy) {
   cover(first, last, M, Bf16Body{w, first, x, y, ldy});
 }
 

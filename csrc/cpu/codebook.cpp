@@ -13,8 +13,8 @@ namespace {
 
 constexpr std::int64_t kCodes = 64, kRows = 256;  // whose products are made together
 constexpr std::int64_t kItemsOfAThread = 4;       // so that threads end together
-constexpr std::int64_t kDepth = 256;              // columns of both at a time: a panel stays in the first cache
-constexpr std::int64_t kFewFrames = 4;            // that a thread takes at a time
+constexpr std::int64_t kDepth = 256;    // columns of both at a time: a panel stays in the first cache
+constexpr std::int64_t kFewFrames = 4;  // that a thread takes at a time
 constexpr int kChains = 8;
 constexpr float kFar = std::numeric_limits<float>::infinity();
 
@@ -34,13 +34,14 @@ void update(const float* products, const float* lengths, std::int64_t first, Fou
     }
   }
   const float nearest = *std::min_element(least, least + kChains);
-  if (nearest < found.distance) found = {nearest, first + (std::find(distance, distance + kCodes, nearest) - distance)};
+  if (nearest < found.distance)
+    found = {nearest, first + (std::find(distance, distance + kCodes, nearest) - distance)};
 }
 
-// Products of rows with some codes, [rows, kCodes], and the codes' squared lengths. Both are added up a slice of
-// columns at a time.
-void multiply(const Kernels& kernels, const float* x, std::int64_t rows, const Weight& codes, std::int64_t first,
-              std::int64_t count, float* memory, float* products, float* lengths) {
+// Products of rows with some codes, [rows, kCodes], and the codes' squared lengths. Both are added up a slice
+// of columns at a time.
+void multiply(const Kernels& kernels, const float* x, std::int64_t rows, const Weight& codes,
+              std::int64_t first, std::int64_t count, float* memory, float* products, float* lengths) {
   const std::int64_t width = kernels.panel_columns;
   float* panel = memory + width * kDepth;
   for (std::int64_t begin = 0; begin < codes.columns || begin == 0; begin += kDepth) {
@@ -49,16 +50,16 @@ void multiply(const Kernels& kernels, const float* x, std::int64_t rows, const W
       kernels.pack(codes, first + n, std::min(width, count - n), begin, depth, memory, panel);
       kernels.square_sums(panel, depth, lengths + n, begin > 0);
       for (std::int64_t m = 0; m < rows; m += kernels.tile_rows) {
-        kernels.tile(x + m * codes.columns + begin, codes.columns, std::min(kernels.tile_rows, rows - m), panel, depth,
-                     products + m * kCodes + n, kCodes, width, begin > 0);
+        kernels.tile(x + m * codes.columns + begin, codes.columns, std::min(kernels.tile_rows, rows - m),
+                     panel, depth, products + m * kCodes + n, kCodes, width, begin > 0);
       }
     }
   }
 }
 
 // Codes begin ... end - 1 for some rows.
-void search(const Kernels& kernels, const float* x, std::int64_t rows, const Weight& codes, std::int64_t begin,
-            std::int64_t end, Found* found) {
+void search(const Kernels& kernels, const float* x, std::int64_t rows, const Weight& codes,
+            std::int64_t begin, std::int64_t end, Found* found) {
   static thread_local Scratch memory;
   float* products = memory.floats(rows * kCodes + 2 * kernels.panel_columns * kDepth);
   float lengths[kCodes];
@@ -73,7 +74,8 @@ void search(const Kernels& kernels, const float* x, std::int64_t rows, const Wei
 
 }  // namespace
 
-void nearest_code(ThreadTeam& team, Isa isa, const float* x, std::int64_t M, const Weight& codes, std::int64_t* ids) {
+void nearest_code(ThreadTeam& team, Isa isa, const float* x, std::int64_t M, const Weight& codes,
+                  std::int64_t* ids) {
   if (M == 0) return;
   const Kernels& kernels = kernels_of(isa);
   const Pieces rows(M, kRows), blocks((codes.rows + kCodes - 1) / kCodes, 1);
@@ -83,9 +85,11 @@ void nearest_code(ThreadTeam& team, Isa isa, const float* x, std::int64_t M, con
   team.run([&](Member& me) {
     me.for_each(rows.number * groups.number, 1, [&](std::int64_t from, std::int64_t to) {
       for (std::int64_t i = from; i < to; ++i) {
-        const std::int64_t part = i % rows.number, group = i / rows.number, begin = groups.begin(group) * kCodes;
+        const std::int64_t part = i % rows.number, group = i / rows.number,
+                           begin = groups.begin(group) * kCodes;
         search(kernels, x + rows.begin(part) * codes.columns, rows.count(part), codes, begin,
-               std::min(codes.rows, begin + groups.count(group) * kCodes), found.data() + group * M + rows.begin(part));
+               std::min(codes.rows, begin + groups.count(group) * kCodes),
+               found.data() + group * M + rows.begin(part));
       }
     });
   });
@@ -99,8 +103,8 @@ void nearest_code(ThreadTeam& team, Isa isa, const float* x, std::int64_t M, con
   }
 }
 
-void sum_codes(ThreadTeam& team, Isa isa, const std::int64_t* ids, std::int64_t B, std::int64_t T, const Weight& codes,
-               std::int64_t N, const std::vector<std::int64_t>& sizes, float* z) {
+void sum_codes(ThreadTeam& team, Isa isa, const std::int64_t* ids, std::int64_t B, std::int64_t T,
+               const Weight& codes, std::int64_t N, const std::vector<std::int64_t>& sizes, float* z) {
   const Kernels& kernels = kernels_of(isa);
   const auto groups = static_cast<std::int64_t>(sizes.size());
   const std::int64_t width = codes.columns, books = codes.rows / N;

@@ -10,8 +10,8 @@ constexpr std::int64_t kFew = 4;  // columns that do not fill a vector
 
 }  // namespace
 
-TapsConv::TapsConv(Isa isa, const float* weight, std::vector<float> bias, std::int64_t taps, std::int64_t depth,
-                   std::int64_t dilation)
+TapsConv::TapsConv(Isa isa, const float* weight, std::vector<float> bias, std::int64_t taps,
+                   std::int64_t depth, std::int64_t dilation)
     : isa_(isa), taps_(taps), depth_(depth), dilation_(dilation), bias_(std::move(bias)) {
   if (columns() <= kFew) {
     plain_.assign(weight, weight + columns() * taps * depth);
@@ -25,7 +25,8 @@ void TapsConv::find(const Window& window, std::int64_t steps, std::int64_t begin
                     const float** table) const {
   for (std::int64_t m = 0; m < count; ++m) {
     const std::int64_t row = (begin + m) / steps, t = (begin + m) % steps;
-    for (std::int64_t tap = 0; tap < taps_; ++tap) table[tap * count + m] = window.column(row, t + tap * dilation_);
+    for (std::int64_t tap = 0; tap < taps_; ++tap)
+      table[tap * count + m] = window.column(row, t + tap * dilation_);
   }
 }
 
@@ -64,8 +65,8 @@ void TapsConv::run(ThreadTeam& team, const Window& window, float* y) const {
   });
 }
 
-void snake(ThreadTeam& team, Isa isa, const float* x, std::int64_t rows, std::int64_t channels, const float* alpha,
-           float* y) {
+void snake(ThreadTeam& team, Isa isa, const float* x, std::int64_t rows, std::int64_t channels,
+           const float* alpha, float* y) {
   const auto run = voice_kernels_of(isa).floats.snake;
   const std::int64_t grain = std::max<std::int64_t>(1, 4096 / channels);
   team.run([&](Member& me) {

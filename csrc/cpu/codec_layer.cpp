@@ -6,7 +6,8 @@
 
 namespace innervoice {
 
-// Turns queries and keys of token m by its position; its keys and values go into the ring if the row brings it.
+// Turns queries and keys of token m by its position; its keys and values go into the ring if the row brings
+// it.
 void WindowLayer::keep(const RingCall& call, std::int64_t m, float* qkv) const {
   const std::int64_t width = head_dim(), half = width / 2, row = m / call.tokens, token = m % call.tokens;
   const float *cos = call.cos + m * half, *sin = call.sin + m * half;
@@ -27,8 +28,8 @@ void WindowLayer::keep(const RingCall& call, std::int64_t m, float* qkv) const {
 }
 
 // What a head of token m sees of the ring.
-void WindowLayer::attend(const RingCall& call, std::int64_t m, std::int64_t head, const float* qkv, float* scores,
-                         float* y) const {
+void WindowLayer::attend(const RingCall& call, std::int64_t m, std::int64_t head, const float* qkv,
+                         float* scores, float* y) const {
   const std::int64_t width = head_dim(), row = m / call.tokens, size = shape_.groups * width;
   if (m % call.tokens >= call.n[row]) {
     std::fill_n(y, width, 0.0f);
@@ -46,14 +47,17 @@ void WindowLayer::attend(const RingCall& call, std::int64_t m, std::int64_t head
 void WindowLayer::run(ThreadTeam& team, const RingCall& call, const float* x, float* y) const {
   const VoiceKernels& kernels = voice_kernels_of(isa_);
   const std::int64_t rows = call.rows * call.tokens, D = channels(), heads = shape_.heads, width = head_dim();
-  const std::int64_t three = parts_.qkv.weight.columns(), inner = heads * width, hidden = parts_.up.weight.columns();
+  const std::int64_t three = parts_.qkv.weight.columns(), inner = heads * width,
+                     hidden = parts_.up.weight.columns();
   if (rows == 0) return;
   const std::int64_t scores = lines(shape_.window + 16);
   float* normed = kept_memory().floats(lines(rows * D) + lines(rows * three) + lines(rows * inner) +
                                        lines(rows * hidden) + scores * team.num_threads());
   float *qkv = normed + lines(rows * D), *attended = qkv + lines(rows * three);
   float *made = attended + lines(rows * inner), *own = made + lines(rows * hidden);
-  const auto items_of = [&](const Affine& layer) { return Items(isa_, layer.weight, rows, team.num_threads()); };
+  const auto items_of = [&](const Affine& layer) {
+    return Items(isa_, layer.weight, rows, team.num_threads());
+  };
   const Items for_qkv = items_of(parts_.qkv), for_out = items_of(parts_.out);
   const Items for_up = items_of(parts_.up), for_down = items_of(parts_.down);
   Finish out, up, down;
@@ -76,7 +80,8 @@ void WindowLayer::run(ThreadTeam& team, const RingCall& call, const float* x, fl
     me.for_each(rows * heads, 4, [&](std::int64_t first, std::int64_t last) {
       for (std::int64_t i = first; i < last; ++i) {
         const std::int64_t m = i % rows, head = i / rows;  // tokens of a head share its keys
-        attend(call, m, head, qkv + m * three, own + scores * me.index(), attended + m * inner + head * width);
+        attend(call, m, head, qkv + m * three, own + scores * me.index(),
+               attended + m * inner + head * width);
       }
     });
     product(for_out, parts_.out, attended, out, y);

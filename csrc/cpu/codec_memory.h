@@ -60,8 +60,8 @@ class Items {
 };
 
 // y[m, n] of item i of a product with rows x that lie one behind another.
-inline void dense_product(const VoiceKernels& kernels, const Items& items, std::int64_t i, const Affine& layer,
-                          const float* x, Finish to, float* y) {
+inline void dense_product(const VoiceKernels& kernels, const Items& items, std::int64_t i,
+                          const Affine& layer, const float* x, Finish to, float* y) {
   const std::int64_t depth = layer.weight.depth(), columns = layer.weight.columns(), first = items.first(i);
   const std::int64_t begin = items.rows().begin(items.piece(i)), count = items.rows().count(items.piece(i));
   const float* rows[kGathered];
@@ -86,8 +86,8 @@ inline void team_product(Member& me, const VoiceKernels& kernels, const Items& i
 inline void team_norm(Member& me, const VoiceKernels& kernels, const Norm& norm, float eps, const float* x,
                       std::int64_t rows, std::int64_t channels, float* y) {
   me.for_each(rows, 8, [&](std::int64_t first, std::int64_t last) {
-    kernels.floats.layer_norm(x + first * channels, last - first, channels, norm.weight.data(), norm.bias.data(), eps,
-                              y + first * channels);
+    kernels.floats.layer_norm(x + first * channels, last - first, channels, norm.weight.data(),
+                              norm.bias.data(), eps, y + first * channels);
   });
 }
 

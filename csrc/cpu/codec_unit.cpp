@@ -11,19 +11,21 @@ std::int64_t EluUnit::piece_floats(std::int64_t count, std::int64_t steps) const
 }
 
 // Steps begin ... begin + count - 1 of all rows'.
-void EluUnit::some(const Window& window, std::int64_t steps, std::int64_t begin, std::int64_t count, bool elu, float* y,
-                   float* memory, const float** table) const {
+void EluUnit::some(const Window& window, std::int64_t steps, std::int64_t begin, std::int64_t count, bool elu,
+                   float* y, float* memory, const float** table) const {
   const VoiceKernels& kernels = voice_kernels_of(isa_);
   const std::int64_t width = depth(), taps = wide_.weight.taps(), inner = wide_.weight.columns();
   float* hidden = memory;
   float* past = hidden + lines(count * inner);
   for (std::int64_t m = 0; m < count;) {
-    const std::int64_t row = (begin + m) / steps, t = (begin + m) % steps, some = std::min(count - m, steps - t);
+    const std::int64_t row = (begin + m) / steps, t = (begin + m) % steps,
+                       some = std::min(count - m, steps - t);
     const std::int64_t end = t + some + reach(), seam = std::clamp(window.past, t, end);
     kernels.elu_row(window.column(row, t), (seam - t) * width, past);
     kernels.elu_row(window.column(row, seam), (end - seam) * width, past + (seam - t) * width);
     for (std::int64_t i = 0; i < some; ++i) {
-      for (std::int64_t tap = 0; tap < taps; ++tap) table[tap * count + m + i] = past + (i + tap * dilation_) * width;
+      for (std::int64_t tap = 0; tap < taps; ++tap)
+        table[tap * count + m + i] = past + (i + tap * dilation_) * width;
     }
     past += (some + reach()) * width;
     m += some;

@@ -26,19 +26,23 @@ void check(bool holds, const std::string& message) {
   if (!holds) throw std::invalid_argument(message);
 }
 
-std::string shape_of(const Weight& w) { return "[" + std::to_string(w.rows) + ", " + std::to_string(w.columns) + "]"; }
+std::string shape_of(const Weight& w) {
+  return "[" + std::to_string(w.rows) + ", " + std::to_string(w.columns) + "]";
+}
 
 void check_shape(const char* name, const Weight& w, std::int64_t rows, std::int64_t columns) {
-  check(w.rows == rows && w.columns == columns, std::string(name) + ": expected [" + std::to_string(rows) + ", " +
-                                                    std::to_string(columns) + "], got " + shape_of(w));
+  check(w.rows == rows && w.columns == columns, std::string(name) + ": expected [" + std::to_string(rows) +
+                                                    ", " + std::to_string(columns) + "], got " + shape_of(w));
 }
 
 void check_model(const DecoderModel& model) {
-  const std::int64_t D = model.embedding.columns, H = model.num_heads, G = model.num_kv_heads, size = model.head_dim;
+  const std::int64_t D = model.embedding.columns, H = model.num_heads, G = model.num_kv_heads,
+                     size = model.head_dim;
   check(H > 0 && G > 0 && size > 0 && H % G == 0 && !model.layers.empty(),
-        "a decoder has heads in equal groups and layers: got " + std::to_string(H) + " heads, " + std::to_string(G) +
-            " groups, " + std::to_string(model.layers.size()) + " layers");
-  check(2 * static_cast<std::int64_t>(model.inv_freq.size()) <= size, "more dimensions are rotated than a head has");
+        "a decoder has heads in equal groups and layers: got " + std::to_string(H) + " heads, " +
+            std::to_string(G) + " groups, " + std::to_string(model.layers.size()) + " layers");
+  check(2 * static_cast<std::int64_t>(model.inv_freq.size()) <= size,
+        "more dimensions are rotated than a head has");
   for (const DecoderLayer& layer : model.layers) {
     check_shape("qkv", layer.qkv, (H + 2 * G) * size, D);
     check_shape("attention_out", layer.attention_out, D, H * size);
@@ -80,7 +84,8 @@ struct Decoder::Work {
   std::vector<std::pair<std::int64_t, std::int64_t>> output_pieces;
   Scratch x_memory, normed_memory, heads_memory, attended_memory, gated_memory, angle_memory, partial_memory,
       wanted_memory;
-  float *x = nullptr, *normed = nullptr, *heads = nullptr, *attended = nullptr, *gated = nullptr, *angles = nullptr;
+  float *x = nullptr, *normed = nullptr, *heads = nullptr, *attended = nullptr, *gated = nullptr,
+        *angles = nullptr;
   float *partials = nullptr, *hidden = nullptr;
   std::vector<std::atomic<std::int64_t>> joined;  // pieces of each join that are done
 
@@ -105,16 +110,18 @@ struct Decoder::Work {
     bool is_few;
   };
 
-  Source source(Thread& mine, const Weight& w, const float* from, std::int64_t ldx, std::int64_t count) const {
+  Source source(Thread& mine, const Weight& w, const float* from, std::int64_t ldx,
+                std::int64_t count) const {
     const bool is_quantised = w.kind == WeightKind::kInt8 || w.kind == WeightKind::kInt4;
     Source y = {&w, from, ldx, {}, count <= kFewRows && !(is_quantised && model.is_exact)};
-    if (y.is_few) y.inputs = kernels.ready(w, from, ldx, count, mine.ready.floats(kernels.ready_floats(w, count)));
+    if (y.is_few)
+      y.inputs = kernels.ready(w, from, ldx, count, mine.ready.floats(kernels.ready_floats(w, count)));
     return y;
   }
 
   // y[m, n - first] for n in [first, last).
-  void multiply(Thread& mine, const Source& from, std::int64_t first, std::int64_t last, std::int64_t count, float* y,
-                std::int64_t ldy) const {
+  void multiply(Thread& mine, const Source& from, std::int64_t first, std::int64_t last, std::int64_t count,
+                float* y, std::int64_t ldy) const {
     if (from.is_few) {
       kernels.product(*from.w, first, last, from.inputs, count, y, ldy);
     } else {
@@ -126,11 +133,13 @@ struct Decoder::Work {
   const float* norm(Member& me, Thread& mine, const float* w, const float* from, std::int64_t count) {
     if (count <= kFewRows) {
       float* own = mine.out.floats(count * D);
-      for (std::int64_t m = 0; m < count; ++m) kernels.rms_norm(from + m * D, w, model.norm_eps, D, own + m * D);
+      for (std::int64_t m = 0; m < count; ++m)
+        kernels.rms_norm(from + m * D, w, model.norm_eps, D, own + m * D);
       return own;
     }
     me.for_each(count, 4, [&](std::int64_t first, std::int64_t last) {
-      for (std::int64_t m = first; m < last; ++m) kernels.rms_norm(from + m * D, w, model.norm_eps, D, normed + m * D);
+      for (std::int64_t m = first; m < last; ++m)
+        kernels.rms_norm(from + m * D, w, model.norm_eps, D, normed + m * D);
     });
     return normed;
   }
@@ -161,8 +170,8 @@ struct Decoder::Work {
     }
   }
 
-  void keep(const DecoderPages& pages, std::size_t layer, bool is_value, std::int64_t group, std::int64_t slot,
-            const float* head) const {
+  void keep(const DecoderPages& pages, std::size_t layer, bool is_value, std::int64_t group,
+            std::int64_t slot, const float* head) const {
     if (slot < 0) return;
     const std::int64_t G = model.num_kv_heads, size = model.head_dim;
     const std::int64_t tokens = static_cast<std::int64_t>(layer) * pages.num_pages * pages.page_size + slot;
@@ -177,8 +186,8 @@ struct Decoder::Work {
   }
 
   // Norm, queries, keys, values, their norms and rotation; a piece of work is a head. Ends in a meeting.
-  void project(Member& me, Thread& mine, std::size_t index, const DecoderBatch& batch, const DecoderPages& pages,
-               std::int64_t begin, std::int64_t count) {
+  void project(Member& me, Thread& mine, std::size_t index, const DecoderBatch& batch,
+               const DecoderPages& pages, std::int64_t begin, std::int64_t count) {
     const DecoderLayer& layer = model.layers[index];
     const std::int64_t H = model.num_heads, G = model.num_kv_heads, size = model.head_dim;
     const Source from = source(mine, layer.qkv, norm(me, mine, layer.attention_norm, x, count), D, count);
@@ -228,7 +237,8 @@ struct Decoder::Work {
     const std::int64_t own = is_whole ? rows * (size + 2) : 0;
     float* memory = mine.attention.floats(own + kernels.attend_floats(rows, size));
     float* result = is_whole ? memory : partials + piece.partial * (size + 2);
-    kernels.attend(queries, keys, piece.begin, piece.end, result + 2 * rows, result, result + rows, memory + own);
+    kernels.attend(queries, keys, piece.begin, piece.end, result + 2 * rows, result, result + rows,
+                   memory + own);
     std::int64_t num_pieces = 1;
     if (!is_whole) {
       const AttentionJoin& join = plan.joins[static_cast<std::size_t>(piece.join)];
@@ -245,7 +255,8 @@ struct Decoder::Work {
   }
 
   // The pieces' results for one query and head, weighed by their largest scores; always in the same order.
-  void merge(const float* pieces, std::int64_t rows, std::int64_t row, std::int64_t num_pieces, float* y) const {
+  void merge(const float* pieces, std::int64_t rows, std::int64_t row, std::int64_t num_pieces,
+             float* y) const {
     const std::int64_t size = model.head_dim, stride = rows * (size + 2);
     float most = -INFINITY, total = 0.0f;
     for (std::int64_t p = 0; p < num_pieces; ++p) most = std::max(most, pieces[p * stride + row]);
@@ -304,7 +315,8 @@ struct Decoder::Work {
   void cut_outputs(const DecoderBatch& batch) {
     output_pieces.clear();
     const auto cut = [&](std::int64_t first, std::int64_t last) {
-      for (; first < last; first += kLogits) output_pieces.emplace_back(first, std::min(first + kLogits, last));
+      for (; first < last; first += kLogits)
+        output_pieces.emplace_back(first, std::min(first + kLogits, last));
     };
     if (batch.num_outputs < 0) return cut(0, model.output.rows);
     for (std::int64_t i = 0; i < batch.num_outputs; ++i) cut(batch.outputs[2 * i], batch.outputs[2 * i + 1]);
@@ -339,7 +351,8 @@ struct Decoder::Work {
   void check_batch(const DecoderBatch& batch, const DecoderPages& pages) const {
     const std::int64_t V = model.embedding.rows, places = pages.num_pages * pages.page_size;
     for (std::int64_t t = 0; t < batch.num_tokens; ++t) {
-      check(batch.ids[t] >= 0 && batch.ids[t] < V, "ids[" + std::to_string(t) + "] is " + std::to_string(batch.ids[t]) +
+      check(batch.ids[t] >= 0 && batch.ids[t] < V, "ids[" + std::to_string(t) + "] is " +
+                                                       std::to_string(batch.ids[t]) +
                                                        ": the vocabulary has " + std::to_string(V));
       check(batch.slots[t] < places, "slots[" + std::to_string(t) + "] is " + std::to_string(batch.slots[t]) +
                                          ": the pages hold " + std::to_string(places) + " tokens");
@@ -351,11 +364,13 @@ struct Decoder::Work {
                          context = batch.context_len[row];
       check(queries >= 0 && queries <= context && context <= batch.columns * pages.page_size,
             "row " + std::to_string(row) + " has " + std::to_string(queries) + " queries of " +
-                std::to_string(context) + " tokens, and pages for " + std::to_string(batch.columns * pages.page_size));
+                std::to_string(context) + " tokens, and pages for " +
+                std::to_string(batch.columns * pages.page_size));
       for (std::int64_t i = 0; queries > 0 && i * pages.page_size < context; ++i) {
         const std::int64_t page = batch.page_table[row * batch.columns + i];
         check(page >= 0 && page < pages.num_pages, "row " + std::to_string(row) + " holds page " +
-                                                       std::to_string(page) + " of " + std::to_string(pages.num_pages));
+                                                       std::to_string(page) + " of " +
+                                                       std::to_string(pages.num_pages));
       }
     }
     for (std::int64_t i = 0; i < batch.num_wanted; ++i) {

@@ -23,8 +23,8 @@ inline void expand_int4(const Weight& w, std::int64_t n, std::int64_t begin, std
     for (; k < end; ++k) {
       const int code = (codes[k >> 1] >> ((k & 1) * 4)) & 15;
       // scale (q - 8) is exact as written; scale q + minimum rounds the sum once.
-      y[k - begin] =
-          minima == nullptr ? scale * static_cast<float>(code - 8) : scale * static_cast<float>(code) + offset;
+      y[k - begin] = minima == nullptr ? scale * static_cast<float>(code - 8)
+                                       : scale * static_cast<float>(code) + offset;
     }
   }
 }
@@ -33,7 +33,8 @@ inline void expand(const Weight& w, std::int64_t n, std::int64_t begin, std::int
   const std::int64_t whole = depth - depth % kLanes;
   switch (w.kind) {
     case WeightKind::kFloat32: {
-      std::memcpy(y, static_cast<const float*>(w.row(n)) + begin, static_cast<std::size_t>(depth) * sizeof(float));
+      std::memcpy(y, static_cast<const float*>(w.row(n)) + begin,
+                  static_cast<std::size_t>(depth) * sizeof(float));
       return;
     }
     case WeightKind::kBfloat16: {

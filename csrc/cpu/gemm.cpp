@@ -24,7 +24,8 @@ float* Scratch::floats(std::int64_t count) {
 }
 
 const Kernels& kernels_of(Isa isa) {
-  if (!is_available(isa)) throw std::invalid_argument(std::string("isa ") + name_of(isa) + " is not available here");
+  if (!is_available(isa))
+    throw std::invalid_argument(std::string("isa ") + name_of(isa) + " is not available here");
   switch (isa) {
 #if defined(INNERVOICE_AVX2)
     case Isa::kAvx2: return avx2_kernels();
@@ -36,8 +37,8 @@ const Kernels& kernels_of(Isa isa) {
   }
 }
 
-void gemm_columns(Isa isa, const float* x, std::int64_t ldx, std::int64_t M, const Weight& w, std::int64_t first,
-                  std::int64_t last, float* y, std::int64_t ldy, Scratch& scratch) {
+void gemm_columns(Isa isa, const float* x, std::int64_t ldx, std::int64_t M, const Weight& w,
+                  std::int64_t first, std::int64_t last, float* y, std::int64_t ldy, Scratch& scratch) {
   const Kernels& kernels = kernels_of(isa);
   const std::int64_t width = kernels.panel_columns, panels = (last - first + width - 1) / width;
   float* rows = scratch.floats(width * kPanelDepth * (1 + panels));
@@ -51,8 +52,8 @@ void gemm_columns(Isa isa, const float* x, std::int64_t ldx, std::int64_t M, con
     for (std::int64_t m = 0; m < M; m += kernels.tile_rows) {
       const std::int64_t count = std::min(kernels.tile_rows, M - m);
       for (std::int64_t p = 0; p < panels; ++p) {
-        kernels.tile(x + m * ldx + begin, ldx, count, packed + p * width * kPanelDepth, depth, y + m * ldy + p * width,
-                     ldy, std::min(width, last - first - p * width), begin > 0);
+        kernels.tile(x + m * ldx + begin, ldx, count, packed + p * width * kPanelDepth, depth,
+                     y + m * ldy + p * width, ldy, std::min(width, last - first - p * width), begin > 0);
       }
     }
   }
@@ -66,7 +67,8 @@ void gemm(ThreadTeam& team, Isa isa, const float* x, std::int64_t ldx, std::int6
   const std::int64_t grain = (kItemColumns + width - 1) / width * width;
   team.run([&](Member& me) {
     me.for_each(w.rows, grain, [&](std::int64_t first, std::int64_t last) {
-      gemm_columns(isa, x, ldx, M, w, first, last, y + first, ldy, scratch[static_cast<std::size_t>(me.index())]);
+      gemm_columns(isa, x, ldx, M, w, first, last, y + first, ldy,
+                   scratch[static_cast<std::size_t>(me.index())]);
       if (bias == nullptr) return;
       for (std::int64_t m = 0; m < M; ++m) {
         for (std::int64_t n = first; n < last; ++n) y[m * ldy + n] += bias[n];
@@ -75,7 +77,8 @@ void gemm(ThreadTeam& team, Isa isa, const float* x, std::int64_t ldx, std::int6
   });
 }
 
-void product(Isa isa, const float* x, std::int64_t ldx, std::int64_t M, const Weight& w, float* y, std::int64_t ldy) {
+void product(Isa isa, const float* x, std::int64_t ldx, std::int64_t M, const Weight& w, float* y,
+             std::int64_t ldy) {
   const Kernels& kernels = kernels_of(isa);
   Scratch scratch;
   const Inputs inputs = kernels.ready(w, x, ldx, M, scratch.floats(kernels.ready_floats(w, M)));

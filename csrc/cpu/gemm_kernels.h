@@ -1,5 +1,5 @@
-// The blocked product: panels of the weight, and tiles that stay in registers. Included inside a kernel file that has
-// set kTileRows and kPanelVectors.
+// The blocked product: panels of the weight, and tiles that stay in registers. Included inside a kernel file
+// that has set kTileRows and kPanelVectors.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +11,8 @@ namespace {
 
 constexpr std::int64_t kPanelColumns = kPanelVectors * kLanes;
 
-inline void pack(const Weight& w, std::int64_t first, std::int64_t count, std::int64_t begin, std::int64_t depth,
-                 float* rows, float* panel) {
+inline void pack(const Weight& w, std::int64_t first, std::int64_t count, std::int64_t begin,
+                 std::int64_t depth, float* rows, float* panel) {
   const std::int64_t stride = (depth + 15) / 16 * 16;
   for (std::int64_t n = 0; n < count; ++n) expand(w, first + n, begin, depth, rows + n * stride);
   for (std::int64_t n = count; n < kPanelColumns; ++n) {
@@ -43,7 +43,8 @@ inline void square_sums(const float* panel, std::int64_t depth, float* sums, boo
   }
 }
 
-constexpr std::int64_t kChain = 64;  // products that are summed one after another: what a sum's error grows with
+constexpr std::int64_t kChain =
+    64;  // products that are summed one after another: what a sum's error grows with
 
 template <int kRows>
 inline void tile_of(const float* a, std::int64_t lda, const float* panel, std::int64_t depth, float* c,
@@ -72,8 +73,8 @@ inline void tile_of(const float* a, std::int64_t lda, const float* panel, std::i
 }
 
 template <int kRows>
-inline void tile_of_rows(std::int64_t rows, const float* a, std::int64_t lda, const float* panel, std::int64_t depth,
-                         float* c, std::int64_t ldc, bool accumulate) {
+inline void tile_of_rows(std::int64_t rows, const float* a, std::int64_t lda, const float* panel,
+                         std::int64_t depth, float* c, std::int64_t ldc, bool accumulate) {
   if (rows == kRows) {
     tile_of<kRows>(a, lda, panel, depth, c, ldc, accumulate);
   } else if constexpr (kRows > 1) {
@@ -81,8 +82,8 @@ inline void tile_of_rows(std::int64_t rows, const float* a, std::int64_t lda, co
   }
 }
 
-inline void tile(const float* a, std::int64_t lda, std::int64_t rows, const float* panel, std::int64_t depth, float* c,
-                 std::int64_t ldc, std::int64_t columns, bool accumulate) {
+inline void tile(const float* a, std::int64_t lda, std::int64_t rows, const float* panel, std::int64_t depth,
+                 float* c, std::int64_t ldc, std::int64_t columns, bool accumulate) {
   if (columns == kPanelColumns) {
     tile_of_rows<kTileRows>(rows, a, lda, panel, depth, c, ldc, accumulate);
     return;

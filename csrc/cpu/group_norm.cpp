@@ -36,8 +36,8 @@ void group_norm_mish(ThreadTeam& team, Isa isa, const GroupNormCall& call) {
           square += sums[static_cast<std::size_t>(2 * c + 1)];
         }
         const double count = static_cast<double>(std::max<std::int64_t>(n * width, 1)), mean = total / count;
-        const double scale = call.weight[channel] /
-                             std::sqrt(std::max(square / count - mean * mean, 0.0) + static_cast<double>(call.eps));
+        const double scale = call.weight[channel] / std::sqrt(std::max(square / count - mean * mean, 0.0) +
+                                                              static_cast<double>(call.eps));
         float* y = call.y + line * call.columns;
         mish_row(call.x + line * call.columns, n, static_cast<float>(mean), static_cast<float>(scale),
                  call.bias[channel], y);

@@ -1,4 +1,5 @@
-// Numbers of 16 bits. Internal to the file that includes it, so that each kernel file has its own compiled for it.
+// Numbers of 16 bits. Internal to the file that includes it, so that each kernel file has its own compiled
+// for it.
 #pragma once
 
 #include <cstdint>

@@ -10,8 +10,8 @@
 namespace innervoice {
 namespace {
 
-inline void product(const Weight& w, std::int64_t first, std::int64_t last, const Inputs& x, std::int64_t M, float* y,
-                    std::int64_t ldy) {
+inline void product(const Weight& w, std::int64_t first, std::int64_t last, const Inputs& x, std::int64_t M,
+                    float* y, std::int64_t ldy) {
   switch (w.kind) {
     case WeightKind::kFloat32: cover(first, last, M, FloatBody{w, first, x, y, ldy}); return;
     case WeightKind::kBfloat16: product_bf16(w, first, last, x, M, y, ldy); return;

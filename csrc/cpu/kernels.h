@@ -8,8 +8,9 @@
 
 namespace innervoice {
 
-// Rows of inputs as the products with a kind of weight read them. Quantised weights: whole numbers of 16 bits with one
-// scale a row, its largest magnitude at 32767, in the order in which the weight's codes come out of their bytes.
+// Rows of inputs as the products with a kind of weight read them. Quantised weights: whole numbers of 16 bits
+// with one scale a row, its largest magnitude at 32767, in the order in which the weight's codes come out of
+// their bytes.
 struct Inputs {
   const float* x = nullptr;  // [M, ldx]
   std::int64_t ldx = 0;
@@ -24,7 +25,8 @@ struct Inputs {
 
 // One layer's keys and values as a group of query heads reads them.
 struct PagedKeys {
-  const void* k;  // of the layer and the group: element (page, offset) at page * page_stride + offset * token_stride
+  const void*
+      k;  // of the layer and the group: element (page, offset) at page * page_stride + offset * token_stride
   const void* v;
   bool is_bf16;  // else float32
   std::int64_t page_stride;
@@ -34,8 +36,8 @@ struct PagedKeys {
   const std::int32_t* key_tag;  // [P, page_size], or null
 };
 
-// Queries of one row that stand one behind another, all heads of a group: query i, head h at q + i * ldq + h *
-// head_dim.
+// Queries of one row that stand one behind another, all heads of a group: query i, head h at q + i * ldq + h
+// * head_dim.
 struct Queries {
   const float* q;
   std::int64_t ldq;
@@ -53,17 +55,17 @@ struct Kernels {
   std::int64_t tile_rows;
   std::int64_t panel_columns;
 
-  // panel[k * panel_columns + n] = w[first + n, begin + k] for k in [0, depth), n in [0, count); 0 for n past count.
-  // rows: room for panel_columns * (depth rounded up to 16) floats.
-  void (*pack)(const Weight& w, std::int64_t first, std::int64_t count, std::int64_t begin, std::int64_t depth,
-               float* rows, float* panel);
+  // panel[k * panel_columns + n] = w[first + n, begin + k] for k in [0, depth), n in [0, count); 0 for n past
+  // count. rows: room for panel_columns * (depth rounded up to 16) floats.
+  void (*pack)(const Weight& w, std::int64_t first, std::int64_t count, std::int64_t begin,
+               std::int64_t depth, float* rows, float* panel);
 
   // sums[n] (+)= sum_k panel[k, n]^2 of all of a panel's columns.
   void (*square_sums)(const float* panel, std::int64_t depth, float* sums, bool accumulate);
 
   // c[m, n] (+)= sum_k a[m, k] panel[k, n] for m in [0, rows), n in [0, columns); rows <= tile_rows.
-  void (*tile)(const float* a, std::int64_t lda, std::int64_t rows, const float* panel, std::int64_t depth, float* c,
-               std::int64_t ldc, std::int64_t columns, bool accumulate);
+  void (*tile)(const float* a, std::int64_t lda, std::int64_t rows, const float* panel, std::int64_t depth,
+               float* c, std::int64_t ldc, std::int64_t columns, bool accumulate);
 
   // y[k] = w[n, begin + k] for k in [0, depth).
   void (*expand)(const Weight& w, std::int64_t n, std::int64_t begin, std::int64_t depth, float* y);
@@ -75,8 +77,8 @@ struct Kernels {
   Inputs (*ready)(const Weight& w, const float* x, std::int64_t ldx, std::int64_t M, float* memory);
 
   // y[m, n - first] = sum_k x[m, k] w[n, k] for n in [first, last): for few rows, each of w is read once.
-  void (*product)(const Weight& w, std::int64_t first, std::int64_t last, const Inputs& x, std::int64_t M, float* y,
-                  std::int64_t ldy);
+  void (*product)(const Weight& w, std::int64_t first, std::int64_t last, const Inputs& x, std::int64_t M,
+                  float* y, std::int64_t ldy);
 
   // y = x / sqrt(mean(x^2) + eps) w, D numbers; y may be x.
   void (*rms_norm)(const float* x, const float* w, float eps, std::int64_t D, float* y);
@@ -84,11 +86,11 @@ struct Kernels {
   // y = gate sigmoid(gate) up.
   void (*silu_mul)(const float* gate, const float* up, std::int64_t count, float* y);
 
-  // Softmax attention over keys [begin, end) of the row, of which each query sees one or more. out [count * heads,
-  // head_dim] is not divided by the sum of weights yet; largest and total, [count * heads], are the largest score and
-  // the sum of exp(score - largest). memory: attend_floats.
-  void (*attend)(const Queries& queries, const PagedKeys& keys, std::int64_t begin, std::int64_t end, float* out,
-                 float* largest, float* total, float* memory);
+  // Softmax attention over keys [begin, end) of the row, of which each query sees one or more. out [count *
+  // heads, head_dim] is not divided by the sum of weights yet; largest and total, [count * heads], are the
+  // largest score and the sum of exp(score - largest). memory: attend_floats.
+  void (*attend)(const Queries& queries, const PagedKeys& keys, std::int64_t begin, std::int64_t end,
+                 float* out, float* largest, float* total, float* memory);
   std::int64_t (*attend_floats)(std::int64_t rows, std::int64_t head_dim);
 };
 

@@ -7,7 +7,8 @@
 namespace innervoice {
 namespace {
 
-// exp x, within 2 units in the last place; what is below -87 gives about 1e-38. Cephes' polynomial of degree 5 on
+// exp x, within 2 units in the last place; what is below -87 gives about 1e-38. Cephes' polynomial of degree
+// 5 on
 // [-ln 2 / 2, ln 2 / 2].
 inline Vec exp(const Vec& given) {
   const Vec x = max(min(given, set1(88.0f)), set1(-87.0f));

@@ -1,5 +1,5 @@
-// Products of few rows with a weight: rows of the weight are read once, in order, a few side by side. Included inside a
-// kernel file, behind its vectors.
+// Products of few rows with a weight: rows of the weight are read once, in order, a few side by side.
+// Included inside a kernel file, behind its vectors.
 #pragma once
 
 #include <cstdint>
@@ -15,12 +15,16 @@ constexpr std::int64_t kFloatBlock = 16 * kLanes;
 constexpr std::int64_t kInt4Block = 4 * kShorts;  // columns whose codes one vector holds
 constexpr std::int64_t kBytesAhead = 4096;
 constexpr std::int64_t kLineBytes = 64;
-constexpr std::int64_t kIntColumns = 4096;  // products of codes that 32 bits hold: 4096 / 8 (127 32767) < 2^31
+constexpr std::int64_t kIntColumns =
+    4096;  // products of codes that 32 bits hold: 4096 / 8 (127 32767) < 2^31
 
-inline std::int64_t rounded_up(std::int64_t count, std::int64_t block) { return (count + block - 1) / block * block; }
+inline std::int64_t rounded_up(std::int64_t count, std::int64_t block) {
+  return (count + block - 1) / block * block;
+}
 
-// How far ahead the weights are fetched: whole blocks of rows. They are fetched in the order of their addresses,
-// whatever the order in which rows side by side are read: memory serves one stream faster than several.
+// How far ahead the weights are fetched: whole blocks of rows. They are fetched in the order of their
+// addresses, whatever the order in which rows side by side are read: memory serves one stream faster than
+// several.
 inline std::int64_t bytes_ahead(std::int64_t block_bytes) { return rounded_up(kBytesAhead, block_bytes); }
 
 // Sums of kR x kM pairs from vectors to y.
@@ -43,7 +47,8 @@ inline void store_totals(Vec (&total)[kM][kR], const float* factor, const float*
 
 template <int kR, int kM>
 struct FloatProduct {
-  static void run(const float* w, std::int64_t K, const float* x, std::int64_t ldx, float* y, std::int64_t ldy) {
+  static void run(const float* w, std::int64_t K, const float* x, std::int64_t ldx, float* y,
+                  std::int64_t ldy) {
     constexpr int kChains = kR * kM >= 8 ? 1 : 2;
     Vec total[kChains][kM][kR];
     for (auto& chain : total) {
@@ -94,7 +99,8 @@ struct Tail {
 
 template <int kR, int kM>
 struct Int8Product {
-  static void run(const Weight& w, std::int64_t n, const Inputs& x, std::int64_t row, float* y, std::int64_t ldy) {
+  static void run(const Weight& w, std::int64_t n, const Inputs& x, std::int64_t row, float* y,
+                  std::int64_t ldy) {
     const std::int64_t K = w.columns;
     const auto* codes = static_cast<const std::int8_t*>(w.row(n));
     const std::int16_t* a = x.codes + row * x.ld;
@@ -137,7 +143,8 @@ struct Int8Product {
 // kGroups scales for each kBlocks vectors of codes.
 template <int kR, int kM, int kGroups, int kBlocks, bool kMinimum>
 struct Int4Product {
-  static void run(const Weight& w, std::int64_t n, const Inputs& x, std::int64_t row, float* y, std::int64_t ldy) {
+  static void run(const Weight& w, std::int64_t n, const Inputs& x, std::int64_t row, float* y,
+                  std::int64_t ldy) {
     const std::int64_t bytes = w.row_bytes(), groups = w.num_groups();
     const auto* codes = static_cast<const std::uint8_t*>(w.row(n));
     const std::uint8_t* ahead = codes + bytes_ahead(kR * bytes);
@@ -162,8 +169,8 @@ struct Int4Product {
         }
         for (int r = 0; r < kR; ++r) {
           const std::uint8_t* place = codes + r * bytes + block * (kInt4Block / 2);
-          const Shorts packed =
-              block < whole ? load_shorts(reinterpret_cast<const std::int16_t*>(place)) : last_codes(place, bytes);
+          const Shorts packed = block < whole ? load_shorts(reinterpret_cast<const std::int16_t*>(place))
+                                              : last_codes(place, bytes);
           const Shorts b0 = nibbles<0>(packed), b1 = nibbles<1>(packed), b2 = nibbles<2>(packed),
                        b3 = nibbles<3>(packed);
           for (int m = 0; m < kM; ++m) {
@@ -197,8 +204,8 @@ struct Int4Product {
   }
 };
 
-// Calls body<R, M>(first row of w, first row of x) so that all N x M pairs are covered: blocks of kR x kM and what is
-// left.
+// Calls body<R, M>(first row of w, first row of x) so that all N x M pairs are covered: blocks of kR x kM and
+// what is left.
 template <int kM, typename Body>
 inline void rows_of_inputs(std::int64_t first, std::int64_t last, std::int64_t m, Body&& body) {
   constexpr int kR = kM == 1 ? 4 : kM == 2 ? 2 : 1;
@@ -260,8 +267,8 @@ struct Int4Body {
 };
 
 template <int kGroup>
-inline void product_int4(const Weight& w, std::int64_t first, std::int64_t last, const Inputs& x, std::int64_t M,
-                         float* y, std::int64_t ldy) {
+inline void product_int4(const Weight& w, std::int64_t first, std::int64_t last, const Inputs& x,
+                         std::int64_t M, float* y, std::int64_t ldy) {
   constexpr int kGroups = kGroup < kInt4Block ? kInt4Block / kGroup : 1;
   constexpr int kBlocks = kGroup < kInt4Block ? 1 : kGroup / kInt4Block;
   if (w.group_minimum == nullptr) {

@@ -25,15 +25,16 @@ inline std::int64_t ready_floats(const Weight& w, std::int64_t M) {
     case WeightKind::kInt8: return scales + floats_of_shorts(M * rounded_up(w.columns, kShorts));
     case WeightKind::kInt4: {
       // One row more: where a row is turned into codes before they are put in order.
-      return scales + floats_of_shorts((M + 1) * rounded_up(w.columns, kInt4Block)) + M * spans_of(w) * kLanes;
+      return scales + floats_of_shorts((M + 1) * rounded_up(w.columns, kInt4Block)) +
+             M * spans_of(w) * kLanes;
     }
     case WeightKind::kBfloat16: return bf16_ready_floats(w, M);
     default: return 0;
   }
 }
 
-// codes[k] = x[k] / scale to the nearest, for the largest magnitude at kLargestCode; 0 from K to `padded`. NaN and
-// infinity make the scale NaN, and with it every product.
+// codes[k] = x[k] / scale to the nearest, for the largest magnitude at kLargestCode; 0 from K to `padded`.
+// NaN and infinity make the scale NaN, and with it every product.
 inline float to_codes(const float* x, std::int64_t K, std::int64_t padded, std::int16_t* codes) {
   Vec largest = zero(), wrong = zero();
   std::int64_t k = 0;
@@ -50,14 +51,16 @@ inline float to_codes(const float* x, std::int64_t K, std::int64_t padded, std::
     most = magnitude > most ? magnitude : most;
     odd += x[i] * 0.0f;
   }
-  const float scale = most / kLargestCode + odd, inverse = most > 0.0f && odd == 0.0f ? kLargestCode / most : 0.0f;
+  const float scale = most / kLargestCode + odd,
+              inverse = most > 0.0f && odd == 0.0f ? kLargestCode / most : 0.0f;
   for (k = 0; k + kLanes <= K; k += kLanes) store_int16(codes + k, mul(load(x + k), set1(inverse)));
   for (; k < K; ++k) codes[k] = static_cast<std::int16_t>(std::nearbyintf(x[k] * inverse));
   for (; k < padded; ++k) codes[k] = 0;
   return scale;
 }
 
-// In each block the codes with k = i modulo 4 stand together, as `nibbles<i>` takes a weight's out of their bytes.
+// In each block the codes with k = i modulo 4 stand together, as `nibbles<i>` takes a weight's out of their
+// bytes.
 inline void in_order_of_nibbles(const std::int16_t* codes, std::int64_t padded, std::int16_t* ordered) {
   for (std::int64_t begin = 0; begin < padded; begin += kInt4Block) {
     for (int lane = 0; lane < kShorts; ++lane) {
@@ -67,7 +70,8 @@ inline void in_order_of_nibbles(const std::int16_t* codes, std::int64_t padded, 
 }
 
 // Sums of each group's codes in the lanes in which the group's products are summed.
-inline void sums_of_groups(const Weight& w, const std::int16_t* codes, std::int64_t padded, std::int32_t* sums) {
+inline void sums_of_groups(const Weight& w, const std::int16_t* codes, std::int64_t padded,
+                           std::int32_t* sums) {
   const std::int64_t groups_a_span = w.group < kInt4Block ? kInt4Block / w.group : 1;
   const std::int64_t share = kLanes / groups_a_span, spans = spans_of(w);
   const std::int32_t factor = w.group_minimum == nullptr ? -8 : 1;
@@ -93,7 +97,8 @@ inline Inputs ready(const Weight& w, const float* x, std::int64_t ldx, std::int6
   auto* codes = reinterpret_cast<std::int16_t*>(memory + rounded_up(M, 16));
   if (is_int4) {
     auto* plain = codes + M * y.ld;
-    auto* sums = reinterpret_cast<std::int32_t*>(memory + rounded_up(M, 16) + floats_of_shorts((M + 1) * y.ld));
+    auto* sums =
+        reinterpret_cast<std::int32_t*>(memory + rounded_up(M, 16) + floats_of_shorts((M + 1) * y.ld));
     y.ld_sums = spans_of(w) * kLanes;
     for (std::int64_t m = 0; m < M; ++m) {
       scale[m] = to_codes(x + m * ldx, K, y.ld, plain);

@@ -8,8 +8,8 @@ namespace {
 
 constexpr float kEps = 1e-5f;
 
-std::vector<PackedWeight> packed_positions(Isa isa, const float* positions, std::int64_t heads, std::int64_t distances,
-                                           std::int64_t width) {
+std::vector<PackedWeight> packed_positions(Isa isa, const float* positions, std::int64_t heads,
+                                           std::int64_t distances, std::int64_t width) {
   std::vector<PackedWeight> made;
   for (std::int64_t head = 0; head < heads; ++head) {
     made.emplace_back(isa, false, positions + head * distances * width, distances, 1, width);
@@ -22,12 +22,14 @@ std::vector<PackedWeight> packed_positions(Isa isa, const float* positions, std:
 std::int64_t relative_floats(std::int64_t keys, std::int64_t distances, std::int64_t width) {
   constexpr std::int64_t kWidestPanel = 32, kMostRows = 12;
   const auto whole = [](std::int64_t n) { return (n + kWidestPanel - 1) / kWidestPanel * kWidestPanel; };
-  return lines(whole(keys) * (width + whole(width)) + kMostRows * (whole(keys) + whole(distances) + 2 * width));
+  return lines(whole(keys) * (width + whole(width)) +
+               kMostRows * (whole(keys) + whole(distances) + 2 * width));
 }
 
 void relative_attention(ThreadTeam& team, Isa isa, const RelativeCall& call) {
   const std::int64_t width = call.width, distances = call.keys + call.queries - 1;
-  const std::vector<PackedWeight> positions = packed_positions(isa, call.positions, call.heads, distances, width);
+  const std::vector<PackedWeight> positions =
+      packed_positions(isa, call.positions, call.heads, distances, width);
   const VoiceKernels& kernels = voice_kernels_of(isa);
   const std::int64_t own = relative_floats(call.keys, distances, width);
   float* memory = kept_memory().floats(own * team.num_threads());
@@ -51,15 +53,16 @@ void relative_attention(ThreadTeam& team, Isa isa, const RelativeCall& call) {
   });
 }
 
-RelativeLayer::RelativeLayer(Isa isa, Parts parts, std::int64_t heads, const float* positions, std::int64_t distances)
+RelativeLayer::RelativeLayer(Isa isa, Parts parts, std::int64_t heads, const float* positions,
+                             std::int64_t distances)
     : isa_(isa),
       parts_(std::move(parts)),
       heads_(heads),
       distances_(distances),
       positions_(packed_positions(isa, positions, heads, distances, channels() / heads)) {}
 
-void RelativeLayer::attend(const EncodedCall& call, std::int64_t row, std::int64_t head, const float* qkv, float* y,
-                           float* scratch) const {
+void RelativeLayer::attend(const EncodedCall& call, std::int64_t row, std::int64_t head, const float* qkv,
+                           float* y, float* scratch) const {
   const std::int64_t D = channels(), width = D / heads_, kept = cached(call.tokens);
   const float* old = call.cache + row * kept * 2 * D + head * width;
   const float* made = qkv + row * call.tokens * 3 * D + head * width;
@@ -82,12 +85,16 @@ void RelativeLayer::run(ThreadTeam& team, const EncodedCall& call, const float* 
   const VoiceKernels& kernels = voice_kernels_of(isa_);
   const std::int64_t rows = call.rows * call.tokens, D = channels(), hidden = parts_.up.weight.columns();
   if (rows == 0) return;
-  const std::int64_t kept = cached(call.tokens), own = relative_floats(kept + call.tokens, distances_, D / heads_);
-  float* normed =
-      kept_memory().floats(2 * lines(rows * D) + lines(rows * 3 * D) + lines(rows * hidden) + own * team.num_threads());
-  float *qkv = normed + lines(rows * D), *attended = qkv + lines(rows * 3 * D), *made = attended + lines(rows * D);
+  const std::int64_t kept = cached(call.tokens),
+                     own = relative_floats(kept + call.tokens, distances_, D / heads_);
+  float* normed = kept_memory().floats(2 * lines(rows * D) + lines(rows * 3 * D) + lines(rows * hidden) +
+                                       own * team.num_threads());
+  float *qkv = normed + lines(rows * D), *attended = qkv + lines(rows * 3 * D),
+        *made = attended + lines(rows * D);
   float* memory = made + lines(rows * hidden);
-  const auto items_of = [&](const Affine& layer) { return Items(isa_, layer.weight, rows, team.num_threads()); };
+  const auto items_of = [&](const Affine& layer) {
+    return Items(isa_, layer.weight, rows, team.num_threads());
+  };
   const Items for_qkv = items_of(parts_.qkv), for_out = items_of(parts_.out);
   const Items for_up = items_of(parts_.up), for_down = items_of(parts_.down);
   Finish out, up, down;

@@ -19,14 +19,16 @@ struct Candidate {
   std::int64_t id;
 
   // Comes before: the larger one, of equals the smaller id.
-  bool before(const Candidate& other) const { return value > other.value || (value == other.value && id < other.id); }
+  bool before(const Candidate& other) const {
+    return value > other.value || (value == other.value && id < other.id);
+  }
 };
 
 float gumbel(const std::int64_t* key, std::int64_t id) {
   const auto seed = static_cast<std::uint64_t>(key[0]);
-  const PhiloxWords words =
-      philox(static_cast<std::uint32_t>(id), static_cast<std::uint32_t>(key[1]), static_cast<std::uint32_t>(key[2]), 0,
-             static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32));
+  const PhiloxWords words = philox(static_cast<std::uint32_t>(id), static_cast<std::uint32_t>(key[1]),
+                                   static_cast<std::uint32_t>(key[2]), 0, static_cast<std::uint32_t>(seed),
+                                   static_cast<std::uint32_t>(seed >> 32));
   return -std::log(-std::log(uniform_of(words.w[0])));
 }
 
@@ -37,8 +39,9 @@ void keep_top_k(std::vector<Candidate>& kept, std::int64_t k) {
   std::transform(kept.begin(), kept.end(), values.begin(), [](const Candidate& one) { return one.value; });
   std::nth_element(values.begin(), values.begin() + (k - 1), values.end(), std::greater<float>());
   const float least = values[static_cast<std::size_t>(k - 1)];
-  kept.erase(std::remove_if(kept.begin(), kept.end(), [least](const Candidate& one) { return one.value < least; }),
-             kept.end());
+  kept.erase(
+      std::remove_if(kept.begin(), kept.end(), [least](const Candidate& one) { return one.value < least; }),
+      kept.end());
 }
 
 // The most probable ones until their sum reaches top_p, at least one.

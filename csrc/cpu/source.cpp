@@ -39,8 +39,9 @@ void make_frames(const VoiceKernels& kernels, const SourceCall& call, const floa
 
 }  // namespace
 
-void fill_normals(ThreadTeam& team, Isa isa, const std::int64_t* seed, std::int64_t stream, const std::int64_t* first,
-                  std::int64_t rows, std::int64_t count, std::int64_t seconds, float* y) {
+void fill_normals(ThreadTeam& team, Isa isa, const std::int64_t* seed, std::int64_t stream,
+                  const std::int64_t* first, std::int64_t rows, std::int64_t count, std::int64_t seconds,
+                  float* y) {
   const VoiceKernels& kernels = voice_kernels_of(isa);
   const std::int64_t pieces = (count + kCounters - 1) / kCounters;
   team.run([&](Member& me) {

@@ -43,7 +43,8 @@ PackedWeight backward(Isa isa, std::int64_t size) {
       const double twice = k == 0 || k == size / 2 ? part : 2 * part;
       w.push_back(static_cast<float>(twice * turn(k, j, size, false)));
     }
-    for (std::int64_t k = 1; k < size / 2; ++k) w.push_back(static_cast<float>(-2 * part * turn(k, j, size, true)));
+    for (std::int64_t k = 1; k < size / 2; ++k)
+      w.push_back(static_cast<float>(-2 * part * turn(k, j, size, true)));
   }
   return {isa, false, w.data(), size, 1, size};
 }
@@ -81,7 +82,8 @@ std::int64_t frame_floats(std::int64_t size) {
 
 }  // namespace
 
-RealTransform::RealTransform(Isa isa, std::int64_t size) : isa_(isa), size_(size), back_(backward(isa, size)) {
+RealTransform::RealTransform(Isa isa, std::int64_t size)
+    : isa_(isa), size_(size), back_(backward(isa, size)) {
   for (std::int64_t left = size / 2, stride = 1; left > 1;) {
     const std::int64_t radix = next_radix(left), groups = left / radix;
     Stage stage{radix, groups, stride, {}, {}};
@@ -96,8 +98,8 @@ RealTransform::RealTransform(Isa isa, std::int64_t size) : isa_(isa), size_(size
   for (std::int64_t k = 0; k <= size / 2; ++k) push_turn(turns_, 1, k, size);
 }
 
-// Spectra of `count` frames, at(frame, i) their samples: [bins, kFrames] real parts at memory, then imaginary ones;
-// more memory behind them, frame_floats(size) in all.
+// Spectra of `count` frames, at(frame, i) their samples: [bins, kFrames] real parts at memory, then imaginary
+// ones; more memory behind them, frame_floats(size) in all.
 template <typename At, typename W>
 void RealTransform::spectra(std::int64_t count, At&& at, const W* window, float* memory) const {
   const VoiceKernels& kernels = voice_kernels_of(isa_);
@@ -128,37 +130,41 @@ void RealTransform::spectra(std::int64_t count, At&& at, const W* window, float*
 }
 
 void RealTransform::stft(ThreadTeam& team, const StftCall& call) const {
-  const std::int64_t frames = call.columns / call.hop, kept = size_ - call.hop, last = kept + call.columns - 1;
+  const std::int64_t frames = call.columns / call.hop, kept = size_ - call.hop,
+                     last = kept + call.columns - 1;
   const std::int64_t own = frame_floats(size_);
   float* memory = kept_memory().floats(own * team.num_threads());
   for (std::int64_t row = 0; row < call.rows; ++row) {
-    keep_last(call.state + row * kept, call.x + row * call.columns, kept, call.n[row], call.state_after + row * kept);
+    keep_last(call.state + row * kept, call.x + row * call.columns, kept, call.n[row],
+              call.state_after + row * kept);
   }
-  each_piece(team, call.rows, frames, [&](std::int64_t row, std::int64_t first, std::int64_t count, Member& me) {
-    const float *state = call.state + row * kept, *x = call.x + row * call.columns;
-    const std::int64_t origin = call.start[row] - kept, end = call.end[row] - 1, begin = first * call.hop;
-    const auto at = [&](std::int64_t f, std::int64_t i) {
-      std::int64_t position = std::abs(origin + begin + f * call.hop + i);
-      if (position > end) position = 2 * end - position;
-      const std::int64_t place = std::clamp<std::int64_t>(position - origin, 0, last);
-      return place < kept ? state[place] : x[place - kept];
-    };
-    const auto plain = [&](std::int64_t f, std::int64_t i) { return x[begin - kept + f * call.hop + i]; };
-    float* real = memory + me.index() * own;
-    const std::int64_t most = origin + begin + (count - 1) * call.hop + size_ - 1;
-    if (begin >= kept && origin + begin >= 0 && most <= end) {
-      spectra(count, plain, call.window, real);
-    } else {
-      spectra(count, at, call.window, real);
-    }
-    float* y = call.y + row * 2 * bins() * frames + first;
-    for (std::int64_t k = 0; k < 2 * bins(); ++k) std::copy_n(real + k * kFrames, count, y + k * frames);
-  });
+  each_piece(
+      team, call.rows, frames, [&](std::int64_t row, std::int64_t first, std::int64_t count, Member& me) {
+        const float *state = call.state + row * kept, *x = call.x + row * call.columns;
+        const std::int64_t origin = call.start[row] - kept, end = call.end[row] - 1, begin = first * call.hop;
+        const auto at = [&](std::int64_t f, std::int64_t i) {
+          std::int64_t position = std::abs(origin + begin + f * call.hop + i);
+          if (position > end) position = 2 * end - position;
+          const std::int64_t place = std::clamp<std::int64_t>(position - origin, 0, last);
+          return place < kept ? state[place] : x[place - kept];
+        };
+        const auto plain = [&](std::int64_t f, std::int64_t i) { return x[begin - kept + f * call.hop + i]; };
+        float* real = memory + me.index() * own;
+        const std::int64_t most = origin + begin + (count - 1) * call.hop + size_ - 1;
+        if (begin >= kept && origin + begin >= 0 && most <= end) {
+          spectra(count, plain, call.window, real);
+        } else {
+          spectra(count, at, call.window, real);
+        }
+        float* y = call.y + row * 2 * bins() * frames + first;
+        for (std::int64_t k = 0; k < 2 * bins(); ++k) std::copy_n(real + k * kFrames, count, y + k * frames);
+      });
 }
 
-// Samples [count, size] of frames first ... first + count - 1, without the window; 0 for those that count for nothing.
-void RealTransform::samples_of(const IstftCall& call, std::int64_t row, std::int64_t first, std::int64_t count,
-                               float* parts, float* y) const {
+// Samples [count, size] of frames first ... first + count - 1, without the window; 0 for those that count for
+// nothing.
+void RealTransform::samples_of(const IstftCall& call, std::int64_t row, std::int64_t first,
+                               std::int64_t count, float* parts, float* y) const {
   const float* real = call.real + row * bins() * call.frames;
   const float* imag = call.imag + row * bins() * call.frames;
   for (std::int64_t f = 0; f < count; ++f) {
@@ -171,12 +177,15 @@ void RealTransform::samples_of(const IstftCall& call, std::int64_t row, std::int
     for (std::int64_t k = 0; k < bins(); ++k) part[k] = real[k * call.frames + t];
     for (std::int64_t k = 1; k < bins() - 1; ++k) part[bins() + k - 1] = imag[k * call.frames + t];
   }
-  voice_kernels_of(isa_).floats.product(parts, size_, count, 1, 0, size_, back_.panels(), size_, to_rows(y, size_));
+  voice_kernels_of(isa_).floats.product(parts, size_, count, 1, 0, size_, back_.panels(), size_,
+                                        to_rows(y, size_));
 }
 
 void RealTransform::istft(ThreadTeam& team, const IstftCall& call) const {
-  const std::int64_t hop = call.hop, reach = (size_ + hop - 1) / hop;  // frames that a sample gets something of
-  const std::int64_t kept = size_ - hop, begin = call.first / hop, steps = (call.first + call.columns - 1) / hop + 1;
+  const std::int64_t hop = call.hop,
+                     reach = (size_ + hop - 1) / hop;  // frames that a sample gets something of
+  const std::int64_t kept = size_ - hop, begin = call.first / hop,
+                     steps = (call.first + call.columns - 1) / hop + 1;
   const std::int64_t most = kFrames + reach - 1, parts_floats = lines(most * size_);
   float* memory = kept_memory().floats(2 * parts_floats * team.num_threads());
   const auto adds = [&](std::int64_t row, float* made, std::int64_t first, std::int64_t sample) {
@@ -192,7 +201,8 @@ void RealTransform::istft(ThreadTeam& team, const IstftCall& call) const {
     float total = 0.0f;
     for (std::int64_t t = sample / hop - reach + 1; t <= sample / hop; ++t) {
       const std::int64_t place = sample - t * hop, position = call.start[row] + t;
-      if (place < size_ && position >= 0 && position < call.end[row]) total += call.window[place] * call.window[place];
+      if (place < size_ && position >= 0 && position < call.end[row])
+        total += call.window[place] * call.window[place];
     }
     return total > kLeastEnvelope ? total : 1.0f;
   };
@@ -214,7 +224,8 @@ void RealTransform::istft(ThreadTeam& team, const IstftCall& call) const {
                    for (std::int64_t i = 0; i < hop; ++i) {
                      const std::int64_t sample = t * hop + i, column = sample - call.first;
                      if (column < 0 || column >= call.columns) continue;
-                     const float total = is_whole ? whole[static_cast<std::size_t>(i)] : envelope(row, sample);
+                     const float total =
+                         is_whole ? whole[static_cast<std::size_t>(i)] : envelope(row, sample);
                      y[column] = adds(row, made, first, sample) / total;
                    }
                  }
@@ -246,24 +257,29 @@ void RealTransform::log_mel(ThreadTeam& team, const LogMelCall& call) const {
     last_bin.push_back(high);
   }
   float* memory = kept_memory().floats(own * team.num_threads());
-  each_piece(team, call.rows, frames, [&](std::int64_t row, std::int64_t first, std::int64_t count, Member& me) {
-    float *sums = memory + me.index() * own, *power = sums + kFrames;
-    const float *from = call.samples + row * call.columns + first * call.hop, *imag = power + kFrames * bins();
-    spectra(count, [&](std::int64_t f, std::int64_t i) { return from[f * call.hop + i]; }, window.data(), power);
-    for (std::int64_t k = 0; k < bins(); ++k) {
-      for (std::int64_t i = k * kFrames; i < k * kFrames + count; ++i)
-        power[i] = power[i] * power[i] + imag[i] * imag[i];
-    }
-    for (std::int64_t m = 0; m < call.mels; ++m) {
-      std::fill_n(sums, count, 0.0f);
-      for (std::int64_t k = first_bin[static_cast<std::size_t>(m)]; k < last_bin[static_cast<std::size_t>(m)]; ++k) {
-        const float weight = call.filters[k * call.mels + m];
-        for (std::int64_t f = 0; f < count; ++f) sums[f] += weight * power[k * kFrames + f];
-      }
-      float* y = call.y + (row * call.mels + m) * frames + first;
-      for (std::int64_t f = 0; f < count; ++f) y[f] = std::log(std::max(sums[f], kLeast)) * kLog10;
-    }
-  });
+  each_piece(team, call.rows, frames,
+             [&](std::int64_t row, std::int64_t first, std::int64_t count, Member& me) {
+               float *sums = memory + me.index() * own, *power = sums + kFrames;
+               const float *from = call.samples + row * call.columns + first * call.hop,
+                           *imag = power + kFrames * bins();
+               spectra(
+                   count, [&](std::int64_t f, std::int64_t i) { return from[f * call.hop + i]; },
+                   window.data(), power);
+               for (std::int64_t k = 0; k < bins(); ++k) {
+                 for (std::int64_t i = k * kFrames; i < k * kFrames + count; ++i)
+                   power[i] = power[i] * power[i] + imag[i] * imag[i];
+               }
+               for (std::int64_t m = 0; m < call.mels; ++m) {
+                 std::fill_n(sums, count, 0.0f);
+                 for (std::int64_t k = first_bin[static_cast<std::size_t>(m)];
+                      k < last_bin[static_cast<std::size_t>(m)]; ++k) {
+                   const float weight = call.filters[k * call.mels + m];
+                   for (std::int64_t f = 0; f < count; ++f) sums[f] += weight * power[k * kFrames + f];
+                 }
+                 float* y = call.y + (row * call.mels + m) * frames + first;
+                 for (std::int64_t f = 0; f < count; ++f) y[f] = std::log(std::max(sums[f], kLeast)) * kLog10;
+               }
+             });
 }
 
 }  // namespace innervoice

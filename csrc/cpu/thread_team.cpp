@@ -47,7 +47,8 @@ std::vector<int> usable_processors() {
   std::set<std::string> cores;
   for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
     if (!CPU_ISSET(cpu, &mask)) continue;
-    std::ifstream file("/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list");
+    std::ifstream file("/sys/devices/system/cpu/cpu" + std::to_string(cpu) +
+                       "/topology/thread_siblings_list");
     std::string siblings;
     if (!std::getline(file, siblings)) siblings = "alone " + std::to_string(cpu);
     if (cores.insert(siblings).second) processors.push_back(cpu);
@@ -59,7 +60,8 @@ void pin_to(std::thread::native_handle_type thread, int processor) {
   cpu_set_t mask;
   CPU_ZERO(&mask);
   CPU_SET(processor, &mask);
-  pthread_setaffinity_np(thread, sizeof(mask), &mask);  // a wish: where it is refused the thread runs anywhere
+  pthread_setaffinity_np(thread, sizeof(mask),
+                         &mask);  // a wish: where it is refused the thread runs anywhere
 }
 #else
 std::vector<int> usable_processors() { return {}; }
@@ -112,7 +114,8 @@ ThreadTeam::ThreadTeam(int num_threads, bool pin, int spin_us)
   for (int index = 1; index < num_threads_; ++index) {
     threads_.emplace_back([this, index] { work(index); });
     if (pin && !processors.empty()) {
-      pin_to(threads_.back().native_handle(), processors[static_cast<std::size_t>(index) % processors.size()]);
+      pin_to(threads_.back().native_handle(),
+             processors[static_cast<std::size_t>(index) % processors.size()]);
     }
   }
 }

@@ -71,7 +71,9 @@ constexpr int kShorts = 16;
 using Shorts = __m256i;
 using Ints = __m256i;
 
-inline Shorts load_shorts(const std::int16_t* x) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)); }
+inline Shorts load_shorts(const std::int16_t* x) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
+}
 inline Shorts widen(const std::int8_t* x) {
   return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
 }
@@ -83,7 +85,9 @@ inline Shorts nibbles(Shorts x) {
   return _mm256_and_si256(moved, _mm256_set1_epi16(15));
 }
 inline Ints zero_ints() { return _mm256_setzero_si256(); }
-inline Ints load_ints(const std::int32_t* x) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)); }
+inline Ints load_ints(const std::int32_t* x) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
+}
 // Adds the products of neighbours.
 inline Ints dot(Ints sum, Shorts a, Shorts b) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }
 inline Vec to_floats(Ints x) { return _mm256_cvtepi32_ps(x); }
@@ -105,7 +109,8 @@ inline void transpose(const float* x, std::int64_t ldx, float* y, std::int64_t l
   for (int n = 0; n < 4; ++n) {  // rows n and n + 4 side by side
     const float *low = x + n * ldx, *high = x + (n + 4) * ldx;
     half[n] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(low)), _mm_loadu_ps(high), 1);
-    half[n + 4] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(low + 4)), _mm_loadu_ps(high + 4), 1);
+    half[n + 4] =
+        _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(low + 4)), _mm_loadu_ps(high + 4), 1);
   }
   for (int k = 0; k < 8; k += 4) {
     quarter[k] = _mm256_unpacklo_ps(half[k], half[k + 1]);

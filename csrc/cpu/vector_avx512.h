@@ -40,7 +40,9 @@ inline Vec load_int8(const std::int8_t* x) {
 }
 // x 2^n for whole n.
 inline Vec scale_by_power(Vec x, Vec n) { return _mm512_scalef_ps(x, n); }
-inline Vec round_to_whole(Vec x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline Vec round_to_whole(Vec x) {
+  return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
 // y[i] = the sum of the lanes of x[i], for four vectors.
 inline void store_sums(float* y, const Vec* x) {
   for (int i = 0; i < 4; ++i) y[i] = sum(x[i]);

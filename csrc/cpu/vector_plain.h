@@ -1,5 +1,5 @@
-// Vectors of floats in C++ alone; compilers make of the loops what the processor has. Included inside a kernel file
-// only.
+// Vectors of floats in C++ alone; compilers make of the loops what the processor has. Included inside a
+// kernel file only.
 #pragma once
 
 #include <cmath>
@@ -57,7 +57,8 @@ inline Vec min(const Vec& a, const Vec& b) {
   return each([&](int i) { return a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; });
 }
 inline float sum(const Vec& x) {
-  return ((x.lane[0] + x.lane[4]) + (x.lane[2] + x.lane[6])) + ((x.lane[1] + x.lane[5]) + (x.lane[3] + x.lane[7]));
+  return ((x.lane[0] + x.lane[4]) + (x.lane[2] + x.lane[6])) +
+         ((x.lane[1] + x.lane[5]) + (x.lane[3] + x.lane[7]));
 }
 inline Vec load_bf16(const std::uint16_t* x) {
   return each([&](int i) {

@@ -10,16 +10,18 @@ std::string name_of(Page page) { return "page " + std::to_string(page); }
 
 std::int64_t not_negative(const char* name, std::int64_t value) {
   if (value < 0)
-    throw std::invalid_argument(std::string(name) + " is " + std::to_string(value) + ": it must be 0 or more");
+    throw std::invalid_argument(std::string(name) + " is " + std::to_string(value) +
+                                ": it must be 0 or more");
   return value;
 }
 
 }  // namespace
 
-OutOfPages::OutOfPages(std::int64_t wanted, std::int64_t num_free, std::int64_t num_cached, std::int64_t num_pages)
-    : std::runtime_error("asked for " + std::to_string(wanted) + " pages, " + std::to_string(num_free) + " of " +
-                         std::to_string(num_pages) + " are free, " + std::to_string(num_cached) + " cached and " +
-                         std::to_string(num_pages - num_free - num_cached) + " held") {}
+OutOfPages::OutOfPages(std::int64_t wanted, std::int64_t num_free, std::int64_t num_cached,
+                       std::int64_t num_pages)
+    : std::runtime_error("asked for " + std::to_string(wanted) + " pages, " + std::to_string(num_free) +
+                         " of " + std::to_string(num_pages) + " are free, " + std::to_string(num_cached) +
+                         " cached and " + std::to_string(num_pages - num_free - num_cached) + " held") {}
 
 PagePool::PagePool(std::int64_t num_pages, std::int64_t page_size, std::int64_t hash_bits)
     : state_(not_negative("num_pages", num_pages), page_size, hash_bits) {
@@ -76,7 +78,8 @@ Page PagePool::publish(Page parent, Page page, PageTokens tokens) {
   const Page equal = state_.tree.find(parent, tokens);
   if (equal == page) return page;
   if (is_published(page)) {
-    throw std::invalid_argument(name_of(page) + " is published already, with other tokens or behind another page");
+    throw std::invalid_argument(name_of(page) +
+                                " is published already, with other tokens or behind another page");
   }
   if (equal == kOutside) {
     state_.tree.insert(page, parent, tokens);
@@ -110,7 +113,8 @@ std::vector<Page> PagePool::match(PageTokens tokens, std::int64_t num_tokens) {
 
 void PagePool::unpublish(Page page) {
   references(page, "unpublished");
-  if (!is_published(page)) throw std::invalid_argument(name_of(page) + " is not published: it cannot be unpublished");
+  if (!is_published(page))
+    throw std::invalid_argument(name_of(page) + " is not published: it cannot be unpublished");
   if (const std::int64_t count = num_children(page); count > 0) {
     throw std::invalid_argument(name_of(page) + " has " + std::to_string(count) +
                                 " published pages behind it: it cannot be unpublished before them");
@@ -149,10 +153,12 @@ std::int64_t& PagePool::references(Page page, const char* action) {
 
 void PagePool::check_parent(Page parent) {
   references(parent, "a parent");
-  if (!is_published(parent)) throw std::invalid_argument(name_of(parent) + " is not published: it cannot be a parent");
+  if (!is_published(parent))
+    throw std::invalid_argument(name_of(parent) + " is not published: it cannot be a parent");
 }
 
-// One more reference to a page of the tree, whose parent has references or is the root: so nothing further up changes.
+// One more reference to a page of the tree, whose parent has references or is the root: so nothing further up
+// changes.
 void PagePool::hold(Page page) {
   if (state_.cached.contains(page)) {
     state_.cached.remove(page);
@@ -162,8 +168,8 @@ void PagePool::hold(Page page) {
   ++state_.ref_counts[page];
 }
 
-// Puts a page where it belongs when its last holder may be gone. A parent is cached after the last of its children,
-// which keeps the list of cached pages in an order in which they can be evicted.
+// Puts a page where it belongs when its last holder may be gone. A parent is cached after the last of its
+// children, which keeps the list of cached pages in an order in which they can be evicted.
 void PagePool::settle(Page page) {
   if (!state_.tree.contains(page)) return state_.free_pages.push_back(page);
   while (page != kNoPage && !state_.is_held(page) && !state_.cached.contains(page)) {

@@ -31,8 +31,10 @@ std::vector<Page> walk_cached(const PageList& list) {
     is_listed[page] = true;
     pages.push_back(page);
   }
-  require(list.newest == before, list.newest, "is called the newest cached page but is not the last of the list");
-  require(list.size == static_cast<std::int64_t>(pages.size()), list.newest, "ends a cached list of another size");
+  require(list.newest == before, list.newest,
+          "is called the newest cached page but is not the last of the list");
+  require(list.size == static_cast<std::int64_t>(pages.size()), list.newest,
+          "ends a cached list of another size");
   for (std::size_t page = 0; page < num_pages; ++page) {
     const bool has_links = list.older[page] != kOutside || list.newer[page] != kOutside;
     require(has_links == is_listed[page], page, "has links of the cached list but is not in it");
@@ -98,7 +100,8 @@ void check_children(const PoolState& state) {
   }
   for (Page page = 0; page < size_of(state); ++page) {
     require(state.tree.num_children[page] == num_children[page], page, "has a wrong number of children");
-    require(state.num_held_children[page] == num_held_children[page], page, "has a wrong number of held children");
+    require(state.num_held_children[page] == num_held_children[page], page,
+            "has a wrong number of held children");
   }
 }
 
@@ -133,7 +136,8 @@ void check_pages(const std::vector<Page>& free_pages, const std::vector<std::int
                  const std::vector<Page>& cached_pages) {
   std::vector<const char*> list(holders.size(), nullptr);
   const auto enter = [&](Page page, const char* name) {
-    if (!exists(page, holders.size())) corrupt(page, std::string("is on the ") + name + " list but does not exist");
+    if (!exists(page, holders.size()))
+      corrupt(page, std::string("is on the ") + name + " list but does not exist");
     if (list[page] == name) corrupt(page, std::string("is on the ") + name + " list twice");
     require(list[page] == nullptr, page, "is both free and cached");
     list[page] = name;

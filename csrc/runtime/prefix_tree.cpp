@@ -22,11 +22,13 @@ std::uint64_t mask_of(std::int64_t bits) {
 
 std::int64_t positive(const char* name, std::int64_t value) {
   if (value < 1)
-    throw std::invalid_argument(std::string(name) + " is " + std::to_string(value) + ": it must be 1 or more");
+    throw std::invalid_argument(std::string(name) + " is " + std::to_string(value) +
+                                ": it must be 1 or more");
   return value;
 }
 
-// One step of multiply and shift: a bijection of `hash` for every `value`. The factor is 2^64 over the golden ratio.
+// One step of multiply and shift: a bijection of `hash` for every `value`. The factor is 2^64 over the golden
+// ratio.
 std::uint64_t mixed(std::uint64_t hash, std::int64_t value) {
   hash = (hash ^ static_cast<std::uint64_t>(value)) * 0x9E3779B97F4A7C15u;
   return hash ^ (hash >> 32);

@@ -15,7 +15,8 @@ void check_starts(const RaggedBatch& batch) {
   if (start[0] != 0) throw std::invalid_argument(at("query_start", 0, start[0]) + ": it must be 0");
   for (std::int64_t row = 0; row < batch.num_rows; ++row) {
     if (start[row + 1] < start[row]) {
-      throw std::invalid_argument(at("query_start", row + 1, start[row + 1]) + ", less than the one before it");
+      throw std::invalid_argument(at("query_start", row + 1, start[row + 1]) +
+                                  ", less than the one before it");
     }
   }
   if (start[batch.num_rows] != batch.num_tokens) {
@@ -40,8 +41,8 @@ void check_row(const RaggedBatch& batch, std::int64_t row, std::int64_t page_siz
   for (std::int64_t column = (length - num_queries) / page_size; column <= last; ++column) {
     const std::int32_t page = batch.page_table[row * batch.num_columns + column];
     if (page < 0) {
-      throw std::invalid_argument("page_table[" + std::to_string(row) + ", " + std::to_string(column) + "] is " +
-                                  std::to_string(page) + ", but the row writes there");
+      throw std::invalid_argument("page_table[" + std::to_string(row) + ", " + std::to_string(column) +
+                                  "] is " + std::to_string(page) + ", but the row writes there");
     }
   }
 }

@@ -35,14 +35,16 @@ std::string bracketed(const Items& items, ToString to_string) {
 }
 
 std::string numbers(const std::int64_t* values, std::int32_t count) {
-  return bracketed(std::vector<std::int64_t>(values, values + count), [](std::int64_t n) { return std::to_string(n); });
+  return bracketed(std::vector<std::int64_t>(values, values + count),
+                   [](std::int64_t n) { return std::to_string(n); });
 }
 
 std::string describe(const dlpack::Tensor& tensor) {
   return dtype_name(tensor.dtype) + " " + numbers(tensor.shape, tensor.ndim);
 }
 
-// "int32 [B + 1] with B = 2": sizes bound by earlier tensors are told, since they are what a wrong size disagrees with.
+// "int32 [B + 1] with B = 2": sizes bound by earlier tensors are told, since they are what a wrong size
+// disagrees with.
 std::string describe(Pattern pattern, dlpack::DataType dtype) {
   std::string text = dtype_name(dtype) + " " + bracketed(pattern, [](const SizeTerm& term) {
                        return term.size->name() + (term.plus == 0 ? "" : " + " + std::to_string(term.plus));
@@ -50,13 +52,15 @@ std::string describe(Pattern pattern, dlpack::DataType dtype) {
   std::string known;
   for (const SizeTerm& term : pattern) {
     if (!term.size->is_bound()) continue;
-    known +=
-        (known.empty() ? " with " : ", ") + std::string(term.size->name()) + " = " + std::to_string(term.size->value());
+    known += (known.empty() ? " with " : ", ") + std::string(term.size->name()) + " = " +
+             std::to_string(term.size->value());
   }
   return text + known;
 }
 
-bool same(dlpack::DataType a, dlpack::DataType b) { return a.code == b.code && a.bits == b.bits && a.lanes == b.lanes; }
+bool same(dlpack::DataType a, dlpack::DataType b) {
+  return a.code == b.code && a.bits == b.bits && a.lanes == b.lanes;
+}
 
 bool sizes_agree(const dlpack::Tensor& tensor, Pattern pattern) {
   if (tensor.ndim != static_cast<std::int32_t>(pattern.size())) return false;
@@ -87,12 +91,14 @@ bool is_dense(const dlpack::Tensor& tensor) {
 
 }  // namespace
 
-void check_tensor(const char* name, const Argument& argument, Pattern pattern, dlpack::DataType dtype, bool writable) {
+void check_tensor(const char* name, const Argument& argument, Pattern pattern, dlpack::DataType dtype,
+                  bool writable) {
   const dlpack::Tensor& tensor = argument.tensor;
   const auto refuse = [&](const std::string& expected, const std::string& got) {
     throw std::invalid_argument(std::string(name) + ": expected " + expected + ", got " + got);
   };
-  if (!same(tensor.dtype, dtype) || !sizes_agree(tensor, pattern)) refuse(describe(pattern, dtype), describe(tensor));
+  if (!same(tensor.dtype, dtype) || !sizes_agree(tensor, pattern))
+    refuse(describe(pattern, dtype), describe(tensor));
   if (tensor.device.type != dlpack::kCPU && tensor.device.type != dlpack::kCUDAHost) {
     refuse("a tensor in host memory", "one on " + device_name(tensor.device));
   }

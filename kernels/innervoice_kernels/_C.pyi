@@ -1,4 +1,6 @@
-"""The native module: page pool, prefix tree and slot arithmetic. Built by CMake, without torch; tensors come in over DLPack."""
+"""The native module: page pool, prefix tree and slot arithmetic. Built by CMake, without torch; tensors come
+in over DLPack.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -12,7 +14,9 @@ class SupportsDLPack(Protocol):
     def __dlpack__(self) -> Callable[..., Any]: ...
 
 class OutOfPages(RuntimeError):
-    """Fewer pages are free or cached than were asked for; nothing was allocated. The message holds the numbers."""
+    """Fewer pages are free or cached than were asked for; nothing was allocated. The message holds the
+    numbers.
+    """
 
 class PoolCounters:
     """What has happened since the pool was made; a snapshot."""
@@ -38,52 +42,63 @@ class PoolCounters:
         """Cached pages that allocate took."""
 
 class PagePool:
-    """Pages 0 to num_pages - 1 of page_size tokens each, counted by reference, and the tree of those that can be found again.
+    """Pages 0 to num_pages - 1 of page_size tokens each, counted by reference, and the tree of those that can
+    be found again.
 
-    A page is free, held, or cached: published, without references, and kept until its place is needed. A published page is held
-    while it has references or while a page behind it is held. A call happens wholly or not at all; O(1) a page, but for hashing
-    its tokens. hash_bits: how many bits of the 64-bit hash are used; fewer make collisions, which cost time and nothing else.
-    Methods that take a page raise IndexError when there is no such page. Not thread-safe. Raises ValueError for a negative
-    num_pages, a page_size below 1, hash_bits outside 0 to 64.
+    A page is free, held, or cached: published, without references, and kept until its place is needed. A
+    published page is held while it has references or while a page behind it is held. A call happens wholly or
+    not at all; O(1) a page, but for hashing its tokens. hash_bits: how many bits of the 64-bit hash are used;
+    fewer make collisions, which cost time and nothing else. Methods that take a page raise IndexError when
+    there is no such page. Not thread-safe. Raises ValueError for a negative num_pages, a page_size below 1,
+    hash_bits outside 0 to 64.
     """
 
     def __init__(self, num_pages: int, page_size: int = 16, hash_bits: int = 64) -> None: ...
     def allocate(self, count: int) -> list[int]:
         """`count` pages, each with one reference: free ones first, then cached ones, which are forgotten.
 
-        Of the cached pages the one let go longest ago is taken first, but none before the cached pages behind it. Raises
-        OutOfPages, or ValueError for a negative count.
+        Of the cached pages the one let go longest ago is taken first, but none before the cached pages behind
+        it. Raises OutOfPages, or ValueError for a negative count.
         """
 
     def retain(self, pages: Sequence[int]) -> None:
         """One more reference to each page. Raises ValueError for a page without references, naming it."""
 
     def free(self, pages: Sequence[int]) -> None:
-        """One reference less to each page; without any, a published page is cached and another is free. Raises as retain does."""
+        """One reference less to each page; without any, a published page is cached and another is free.
+        Raises as retain does.
+        """
 
     def publish(self, parent: int, page: int, ids: SupportsDLPack, keys: SupportsDLPack) -> int:
-        """Make a full page findable behind `parent`, a published page with references, or -1. Returns the page that holds these
-        tokens from now on: this one, or an equal one that was there before, to which the caller's reference is moved.
+        """Make a full page findable behind `parent`, a published page with references, or -1. Returns the
+        page that holds these tokens from now on: this one, or an equal one that was there before, to which
+        the caller's reference is moved.
 
-        ids, keys [page_size] int64, contiguous, in host memory. A key says what else the token's K and V depend on. Raises
-        ValueError for a page without references or published elsewhere, a parent that is not one, or wrong arrays.
+        ids, keys [page_size] int64, contiguous, in host memory. A key says what else the token's K and V
+        depend on. Raises ValueError for a page without references or published elsewhere, a parent that is
+        not one, or wrong arrays.
         """
 
     def match(self, ids: SupportsDLPack, keys: SupportsDLPack) -> list[int]:
-        """The longest chain of published pages that holds the beginning of the tokens, each with one more reference.
+        """The longest chain of published pages that holds the beginning of the tokens, each with one more
+        reference.
 
-        ids, keys [T] int64, contiguous, in host memory; only whole pages are looked for. A caller that must compute the last
-        token passes all but that one. Raises ValueError for wrong arrays.
+        ids, keys [T] int64, contiguous, in host memory; only whole pages are looked for. A caller that must
+        compute the last token passes all but that one. Raises ValueError for wrong arrays.
         """
 
     def unpublish(self, page: int) -> None:
-        """Take a page out of the tree. Raises ValueError unless it has references, is published, and has no page behind it."""
+        """Take a page out of the tree. Raises ValueError unless it has references, is published, and has no
+        page behind it.
+        """
 
     def ref_count(self, page: int) -> int:
         """References to the page, 0 when it is free or cached."""
 
     def is_shared(self, page: int) -> bool:
-        """Whether others may read the page (two references, or published), so that it must not be written in place."""
+        """Whether others may read the page (two references, or published), so that it must not be written in
+        place.
+        """
 
     def is_published(self, page: int) -> bool:
         """Whether the page is in the tree."""
@@ -130,7 +145,9 @@ class PagePool:
         """A copy of every page's reference count."""
 
 class PageList:
-    """A doubly linked list of pages. In all arrays and links -1 is an end of a chain, or the root, and -2 stands for outside."""
+    """A doubly linked list of pages. In all arrays and links -1 is an end of a chain, or the root, and -2
+    stands for outside.
+    """
 
     older: list[int]
     newer: list[int]
@@ -139,7 +156,9 @@ class PageList:
     size: int
 
 class PrefixTree:
-    """Published pages: parents, numbers of children, chained hash table, and contents [num_pages, 2, page_size] (ids, keys)."""
+    """Published pages: parents, numbers of children, chained hash table, and contents [num_pages, 2,
+    page_size] (ids, keys).
+    """
 
     parents: list[int]
     num_children: list[int]
@@ -149,7 +168,8 @@ class PrefixTree:
     contents: list[int]
 
 class PoolState:
-    """A pool's state as plain data. Setting an attribute changes this copy; a list of another size raises ValueError.
+    """A pool's state as plain data. Setting an attribute changes this copy; a list of another size raises
+    ValueError.
 
     cached: pages of the tree that nobody holds, in the order they were let go, children before their parent.
     """
@@ -163,12 +183,15 @@ class PoolState:
 def check_state(state: PoolState) -> None:
     """Raise RuntimeError, naming a page, unless every rule of a pool's state holds.
 
-    Each page is free, cached or held, and only one of these; links agree both ways; parents are in the tree; hashes, numbers of
-    children and of held children are right; no two pages are equal; no cached page is evicted after its parent.
+    Each page is free, cached or held, and only one of these; links agree both ways; parents are in the tree;
+    hashes, numbers of children and of held children are right; no two pages are equal; no cached page is
+    evicted after its parent.
     """
 
 def check_pages(free_pages: Sequence[int], holders: Sequence[int], cached_pages: Sequence[int] = ()) -> None:
-    """The first of those rules: a page is free or cached, once, exactly when it has no holders. Raises RuntimeError."""
+    """The first of those rules: a page is free or cached, once, exactly when it has no holders. Raises
+    RuntimeError.
+    """
 
 def fill_slots(
     page_table: SupportsDLPack,
@@ -179,15 +202,16 @@ def fill_slots(
 ) -> None:
     """Write the KV slot, page * page_size + offset, of every query token of a ragged batch into `out`.
 
-    page_table [B, N] int32, query_start [B + 1] int32, context_len [B] int32, out [T] int64: contiguous, in host memory. Row b's
-    queries are the last query_start[b + 1] - query_start[b] of its context_len[b] positions; a row without queries is skipped.
-    Raises ValueError, with nothing written, for a wrong dtype, size, layout or device, numbers that do not fit each other, or a
-    negative page where a row writes; TypeError for what is no tensor.
+    page_table [B, N] int32, query_start [B + 1] int32, context_len [B] int32, out [T] int64: contiguous, in
+    host memory. Row b's queries are the last query_start[b + 1] - query_start[b] of its context_len[b]
+    positions; a row without queries is skipped. Raises ValueError, with nothing written, for a wrong dtype,
+    size, layout or device, numbers that do not fit each other, or a negative page where a row writes;
+    TypeError for what is no tensor.
     """
 
 def available_isas() -> list[str]:
-    """What the CPU kernels can use here, the best last: plain, avx2 (with FMA and F16C), avx512 (with VNNI and BF16). What a
-    build merely emulates (INNERVOICE_SIMDE) comes first.
+    """What the CPU kernels can use here, the best last: plain, avx2 (with FMA and F16C), avx512 (with VNNI
+    and BF16). What a build merely emulates (INNERVOICE_SIMDE) comes first.
     """
 
 def num_usable_cores() -> int:
@@ -196,9 +220,9 @@ def num_usable_cores() -> int:
 class ThreadTeam:
     """Threads that wait for kernels' work; one job at a time, a second caller waits.
 
-    num_threads 0: one for each physical core that the process may use. pin: each thread but the caller stays on one core.
-    spin_us: how long a waiting thread looks for work before it sleeps; a team larger than the cores sleeps at once.
-    Raises ValueError for numbers below 0 or more than 256 threads.
+    num_threads 0: one for each physical core that the process may use. pin: each thread but the caller stays
+    on one core. spin_us: how long a waiting thread looks for work before it sleeps; a team larger than the
+    cores sleeps at once. Raises ValueError for numbers below 0 or more than 256 threads.
     """
 
     def __init__(self, num_threads: int = 0, pin: bool = False, spin_us: int = 50) -> None: ...
@@ -208,9 +232,9 @@ class ThreadTeam:
 class Weight:
     """A matrix [N, K] for the CPU kernels, as it lies in the tensors, which are kept and not copied.
 
-    data float32 or bfloat16 [N, K]; or int8 [N, K] with scale float32 [N]; or uint8 [N, ceil(columns / 2)] of two codes, the
-    even k in the low four bits, with scale and perhaps minimum float16 [N, ceil(columns / group)]. Raises ValueError for
-    anything else.
+    data float32 or bfloat16 [N, K]; or int8 [N, K] with scale float32 [N]; or uint8 [N, ceil(columns / 2)] of
+    two codes, the even k in the low four bits, with scale and perhaps minimum float16 [N, ceil(columns /
+    group)]. Raises ValueError for anything else.
     """
 
     def __init__(
@@ -232,10 +256,12 @@ def gemm(
     bias: SupportsDLPack | None = None,
     isa: str | None = None,
 ) -> None:
-    """out = x W^T + bias: x [M, K], out [M, N], bias [N], float32 and contiguous. isa None: the best of available_isas().
+    """out = x W^T + bias: x [M, K], out [M, N], bias [N], float32 and contiguous. isa None: the best of
+    available_isas().
 
-    Quantised weights are multiplied as the float32 numbers they stand for; the order of each sum does not depend on the number of
-    threads. Raises ValueError for a wrong dtype, size or layout, and for an isa that is not there.
+    Quantised weights are multiplied as the float32 numbers they stand for; the order of each sum does not
+    depend on the number of threads. Raises ValueError for a wrong dtype, size or layout, and for an isa that
+    is not there.
     """
 
 def nearest_code(
@@ -243,7 +269,8 @@ def nearest_code(
 ) -> None:
     """ids[m] = the first k with the least |c_k|^2 - 2 x_m c_k: x [M, D] float32, codes [K, D], ids [M] int64.
 
-    A row's id depends on that row alone. Raises ValueError for a wrong dtype, size or layout, and for a codebook of none.
+    A row's id depends on that row alone. Raises ValueError for a wrong dtype, size or layout, and for a
+    codebook of none.
     """
 
 def sum_codes(
@@ -254,29 +281,35 @@ def sum_codes(
     out: SupportsDLPack,
     isa: str | None = None,
 ) -> None:
-    """Sums of the codes of each group of codebooks: ids [B, K, T] int64, codes [K N, D], out [B, T, G, D] float32; see rvq.py.
+    """Sums of the codes of each group of codebooks: ids [B, K, T] int64, codes [K N, D], out [B, T, G, D]
+    float32; see rvq.py.
 
-    sizes: codebooks a group. Raises ValueError for a wrong dtype, size or layout, and for an id that is not a code.
+    sizes: codebooks a group. Raises ValueError for a wrong dtype, size or layout, and for an id that is not a
+    code.
     """
 
 def fill_normals(
     team: ThreadTeam, seed: SupportsDLPack, stream: int, first: SupportsDLPack, out: SupportsDLPack,
     isa: str | None = None,
 ) -> None:  # fmt: skip
-    """The normals of counters (first[b, f], s), key (seed[b], stream), as in noise.py: seed [B], first [B, F], out [B, S, F, 4].
+    """The normals of counters (first[b, f], s), key (seed[b], stream), as in noise.py: seed [B], first [B,
+    F], out [B, S, F, 4].
 
-    seed and first are int64; of each number the low 32 bits count. Raises ValueError for a wrong dtype, size or layout.
+    seed and first are int64; of each number the low 32 bits count. Raises ValueError for a wrong dtype, size
+    or layout.
     """
 
 def stream_source(
-    team: ThreadTeam, f0: SupportsDLPack, cycles: SupportsDLPack, n: SupportsDLPack, phases: SupportsDLPack | None,
-    noise: SupportsDLPack | None, weight: SupportsDLPack, bias: float, sample_rate: float, frame_len: int,
-    amplitude: float, sigma: float, voiced_above: float, out: SupportsDLPack, cycles_after: SupportsDLPack,
-    isa: str | None = None,
+    team: ThreadTeam, f0: SupportsDLPack, cycles: SupportsDLPack, n: SupportsDLPack,
+    phases: SupportsDLPack | None, noise: SupportsDLPack | None, weight: SupportsDLPack, bias: float,
+    sample_rate: float, frame_len: int, amplitude: float, sigma: float, voiced_above: float,
+    out: SupportsDLPack, cycles_after: SupportsDLPack, isa: str | None = None,
 ) -> None:  # fmt: skip
-    """The vocoder's source; see source.py. f0 [B, T], cycles [B] float64; phases [B, H], noise [B, H, L T], weight [H] float32.
+    """The vocoder's source; see source.py. f0 [B, T], cycles [B] float64; phases [B, H], noise [B, H, L T],
+    weight [H] float32.
 
-    out [B, L T] float32, cycles_after [B] float64. Raises ValueError for a wrong dtype, size or layout, and n[b] beyond T.
+    out [B, L T] float32, cycles_after [B] float64. Raises ValueError for a wrong dtype, size or layout, and
+    n[b] beyond T.
     """
 
 def sample(
@@ -291,26 +324,30 @@ def sample(
     ids: SupportsDLPack,
     logprobs: SupportsDLPack,
 ) -> None:
-    """Masked sampling, as in sample.py: logits [B, V] float32; row b draws of ranges[offsets[b] : offsets[b + 1]], [N, 2] int64.
+    """Masked sampling, as in sample.py: logits [B, V] float32; row b draws of ranges[offsets[b] : offsets[b +
+    1]], [N, 2] int64.
 
-    temperature float32, top_k int64, top_p float64, keys (seed, n, d) int64 [B, 3]; ids int64 and logprobs float32 [B] are
-    written. Raises ValueError for a wrong dtype, size or layout, and for ranges that overlap or leave the vocabulary.
+    temperature float32, top_k int64, top_p float64, keys (seed, n, d) int64 [B, 3]; ids int64 and logprobs
+    float32 [B] are written. Raises ValueError for a wrong dtype, size or layout, and for ranges that overlap
+    or leave the vocabulary.
     """
 
 def product(x: SupportsDLPack, weight: Weight, out: SupportsDLPack, isa: str | None = None) -> None:
     """out = x W^T for few rows, on the calling thread: x [M, K], out [M, N], float32 and contiguous.
 
-    Inputs of int8 and int4 weights are rounded to 16 bits, each row's largest magnitude at 32767; of bfloat16 weights, on
-    avx512, to bfloat16. Raises ValueError as gemm does.
+    Inputs of int8 and int4 weights are rounded to 16 bits, each row's largest magnitude at 32767; of bfloat16
+    weights, on avx512, to bfloat16. Raises ValueError as gemm does.
     """
 
 class Decoder:
-    """A decoder's step in one call: all layers by a team of threads. Weights are views of tensors, which are kept.
+    """A decoder's step in one call: all layers by a team of threads. Weights are views of tensors, which are
+    kept.
 
-    shape: num_heads, num_kv_heads, head_dim, norm_eps, rope_interleaved, inv_freq (a list), rotary_scale, rounds_to_bf16 (cosine
-    and sine), is_exact (quantised weights as float32 numbers, their inputs not rounded). layers: attention_norm, qkv, qkv_bias,
-    q_norm, k_norm, attention_out, ffn_norm, gate_up, down each: Weights, and float32 vectors or None. Raises ValueError for
-    shapes that do not fit each other, and for an isa that is not there.
+    shape: num_heads, num_kv_heads, head_dim, norm_eps, rope_interleaved, inv_freq (a list), rotary_scale,
+    rounds_to_bf16 (cosine and sine), is_exact (quantised weights as float32 numbers, their inputs not
+    rounded). layers: attention_norm, qkv, qkv_bias, q_norm, k_norm, attention_out, ffn_norm, gate_up, down
+    each: Weights, and float32 vectors or None. Raises ValueError for shapes that do not fit each other, and
+    for an isa that is not there.
     """
 
     def __init__(
@@ -341,11 +378,14 @@ class Decoder:
         logits: SupportsDLPack,
         outputs: SupportsDLPack | None = None,
     ) -> None:
-        """Write the keys and values of T tokens of a ragged batch into the pages and `logits` [W, V] of the tokens `wanted` [W].
+        """Write the keys and values of T tokens of a ragged batch into the pages and `logits` [W, V] of the
+        tokens `wanted` [W].
 
-        outputs: half-open ranges [N, 2] int64 of the ids whose logits are written, ascending and apart; None: all.
+        outputs: half-open ranges [N, 2] int64 of the ids whose logits are written, ascending and apart; None:
+        all.
 
-        ids, positions, slots [T] int64, wanted int64, ascending; page_table [B, N], query_start [B + 1], context_len [B] int32;
-        pages [L, P, page_size, G, head_dim] float32 or bfloat16; the reflection weight's key_tag [P, page_size] and query_tag [T]
-        int32, log_weight [T] float32. Raises ValueError, with nothing written, for what does not fit or is not there.
+        ids, positions, slots [T] int64, wanted int64, ascending; page_table [B, N], query_start [B + 1],
+        context_len [B] int32; pages [L, P, page_size, G, head_dim] float32 or bfloat16; the reflection
+        weight's key_tag [P, page_size] and query_tag [T] int32, log_weight [T] float32. Raises ValueError,
+        with nothing written, for what does not fit or is not there.
         """

@@ -40,7 +40,7 @@ _log = logging.getLogger("innervoice.kernels")
 
 
 class _Choice:
-    """The wishes of one scope, and what followed from them for each (op, type of device) that was asked for."""
+    """The wishes of one scope, and the implementation chosen for each (op, type of device) so far."""
 
     def __init__(self, wishes: Mapping[str, str]) -> None:
         self.wishes = dict(wishes)

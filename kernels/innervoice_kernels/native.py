@@ -1,4 +1,4 @@
-"""What the ops need of the native module to run on a CPU: a team of threads, and weights as its products read them."""
+"""Threads and weights for the native module: its team of threads, and tensors as its products read them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from innervoice_kernels import _C
 CHANNEL_MULTIPLE = 16
 """Channels that the native code works on come in multiples of this."""
 
-Affine = tuple[Tensor, Tensor]
+WeightAndBias = tuple[Tensor, Tensor]
 """Weight and bias of a linear map, a convolution or a norm."""
 
 
@@ -29,17 +29,17 @@ def _team(num_threads: int) -> _C.ThreadTeam:
 
 
 def team() -> _C.ThreadTeam:
-    """The team of `work_with`, or as many threads as torch uses, or had before `keep_threads_native`."""
+    """Return the team of `work_with`, else one of as many threads as torch uses or used before."""
     return _own_team.get() or _team(_own_threads.get() or torch.get_num_threads())
 
 
 def work_with(own: _C.ThreadTeam) -> None:
-    """In this context, native code runs on that team."""
+    """Run native code of this context on a given team."""
     _own_team.set(own)
 
 
 def torch_threads_here(num_threads: int) -> int:
-    """Give torch so many threads where this thread calls it -> how many it had. Other threads, and those to come, keep theirs."""
+    """Set torch's threads for this calling thread alone, and return how many there were before."""
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     restore = Thread(
@@ -53,31 +53,38 @@ def torch_threads_here(num_threads: int) -> int:
 def keep_threads_native() -> None:
     """On this thread torch runs alone from now on, and native code on as many threads as torch had.
 
-    The threads that torch wakes for an operation spin for milliseconds after it, on processors that native code then lacks.
+    The threads that torch wakes for an operation spin for milliseconds after it, on processors that native
+    code then lacks.
     """
     _own_threads.set(torch_threads_here(1))
 
 
 def floats(x: Tensor) -> Tensor:
-    """x as the native code takes it: float32, dense."""
+    """Return x as the native code takes it: float32, dense."""
     return x.detach().float().contiguous()
 
 
 def taps_first(weight: Tensor) -> Tensor:
-    """A convolution's [N, K, taps], or a linear map's [N, K], as [N, taps, K]."""
+    """Return a convolution's [N, K, taps], or a linear map's [N, K], as [N, taps, K]."""
     return floats(weight[:, None] if weight.ndim == 2 else weight.transpose(1, 2))
 
 
 def takes(x: Tensor, weight: Tensor) -> bool:
-    """Whether native code multiplies these: on a CPU, both float32 or both bfloat16, which is float32 inside where it must."""
+    """Return whether native code multiplies these: on a CPU, both float32 or both bfloat16.
+
+    Where the processor has no products of bfloat16 they are float32 inside.
+    """
     return x.device.type == "cpu" and x.dtype == weight.dtype and x.dtype in (torch.float32, torch.bfloat16)
 
 
 def are_halves(weight: Tensor) -> bool:
-    """Whether products with this weight run in bfloat16; what they take in is rounded to it, everything else is float32."""
+    """Return whether products with this weight run in bfloat16.
+
+    Their inputs are rounded to it; everything else is float32.
+    """
     return weight.dtype == torch.bfloat16 and _C.has_halves()
 
 
 def are_multiples(sizes: Sequence[int]) -> bool:
-    """Whether all sizes are multiples of CHANNEL_MULTIPLE."""
+    """Return whether all sizes are multiples of CHANNEL_MULTIPLE."""
     return all(size % CHANNEL_MULTIPLE == 0 for size in sizes)

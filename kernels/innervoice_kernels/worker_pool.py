@@ -1,4 +1,6 @@
-"""Pieces of work that know nothing of each other, side by side on the CPU: what is small does not divide well inside."""
+"""Pieces of work that know nothing of each other, side by side on the CPU: what is small does not divide well
+inside.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,11 @@ _MOST = 4  # beyond that the pieces wait for the interpreter's lock
 
 
 class WorkerPool:
-    """Runs pieces of work, as many at once as there are threads and no more than 4, with the threads dealt out among them.
+    """Runs pieces of work, as many at once as there are threads and no more than 4, with the threads dealt
+    out among them.
 
-    Torch has one thread on a worker, and native code the worker's share. A piece that is alone, or the last one of an odd number,
-    runs where it is called, with all threads. For one caller at a time.
+    Torch has one thread on a worker, and native code the worker's share. A piece that is alone, or the last
+    one of an odd number, runs where it is called, with all threads. For one caller at a time.
     """
 
     def __init__(self) -> None:
@@ -28,7 +31,9 @@ class WorkerPool:
         self._teams: dict[int, list[_C.ThreadTeam]] = {}
 
     def run(self, pieces: Sequence[Callable[[], _T]]) -> list[_T]:
-        """Run the pieces and return their results in order. An error of one is raised when those beside it have ended."""
+        """Run the pieces and return their results in order. An error of one is raised when those beside it
+        have ended.
+        """
         made: list[_T] = []
         threads = team().num_threads
         while len(made) < len(pieces):

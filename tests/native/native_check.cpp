@@ -1,6 +1,6 @@
-// The CPU kernels without Python, for sanitizers: every kind of weight, odd sizes, buffers that end where the data
-// ends, teams of several threads. Ends with 0 when results are finite, equal for every number of threads, and near
-// those of plain C++.
+// The CPU kernels without Python, for sanitizers: every kind of weight, odd sizes, buffers that end where the
+// data ends, teams of several threads. Ends with 0 when results are finite, equal for every number of
+// threads, and near those of plain C++.
 #include <cmath>
 #include <cstdio>
 #include <memory>
@@ -29,7 +29,8 @@ struct Numbers {
   std::vector<std::uint8_t> packed;
   Weight weight;
 
-  Numbers(WeightKind kind, std::int64_t rows, std::int64_t columns, std::int64_t group = 0, bool has_minimum = false) {
+  Numbers(WeightKind kind, std::int64_t rows, std::int64_t columns, std::int64_t group = 0,
+          bool has_minimum = false) {
     std::uniform_real_distribution<float> real(-0.2f, 0.2f);
     weight.kind = kind;
     weight.rows = rows;
@@ -40,10 +41,12 @@ struct Numbers {
       for (std::size_t i = 0; i < count; ++i) floats.push_back(real(generator));
       weight.data = floats.data();
     } else if (kind == WeightKind::kBfloat16) {
-      for (std::size_t i = 0; i < count; ++i) halves.push_back(static_cast<std::uint16_t>(0x3c00 + generator() % 256));
+      for (std::size_t i = 0; i < count; ++i)
+        halves.push_back(static_cast<std::uint16_t>(0x3c00 + generator() % 256));
       weight.data = halves.data();
     } else if (kind == WeightKind::kInt8) {
-      for (std::size_t i = 0; i < count; ++i) codes.push_back(static_cast<std::int8_t>(generator() % 255 - 127));
+      for (std::size_t i = 0; i < count; ++i)
+        codes.push_back(static_cast<std::int8_t>(generator() % 255 - 127));
       floats.assign(static_cast<std::size_t>(rows), 0.002f);
       weight.data = codes.data();
       weight.scale = floats.data();
@@ -101,7 +104,9 @@ struct Model {
   std::vector<float> ones = std::vector<float>(256, 1.0f);
 
   Weight weight(const Kind& kind, std::int64_t rows, std::int64_t columns) {
-    return kept.emplace_back(std::make_unique<Numbers>(kind.kind, rows, columns, kind.group, kind.has_minimum))->weight;
+    return kept
+        .emplace_back(std::make_unique<Numbers>(kind.kind, rows, columns, kind.group, kind.has_minimum))
+        ->weight;
   }
 
   DecoderModel make(const Kind& kind) {
@@ -124,7 +129,8 @@ struct Model {
   }
 };
 
-// Two rows: a prompt in two parts and one of 5 tokens, then steps of a token each; long contexts are cut into pieces.
+// Two rows: a prompt in two parts and one of 5 tokens, then steps of a token each; long contexts are cut into
+// pieces.
 std::vector<float> decode(const DecoderModel& model, Isa isa, int threads, bool is_long) {
   Decoder decoder(model, std::make_shared<ThreadTeam>(threads, false, threads == 2 ? 0 : 20), isa);
   const std::int64_t page_size = 4, num_pages = 280;
@@ -194,7 +200,8 @@ Drawn draw(int threads) {
   logits[4 * kVocabulary + 3] = std::nanf("");
   const std::vector<std::int64_t> offsets = {0, 1, 3, 4, 4, 5};
   const std::vector<std::int64_t> ranges = {0, kVocabulary, 5, 9, 100, 180, 256, 257, 0, 4};
-  const std::vector<std::int64_t> top_k = {0, 7, 3, 0, 0}, keys = {1, 0, 0, 2, 5, 0, 3, 6, 1, 4, 7, 0, 5, 8, 0};
+  const std::vector<std::int64_t> top_k = {0, 7, 3, 0, 0},
+                                  keys = {1, 0, 0, 2, 5, 0, 3, 6, 1, 4, 7, 0, 5, 8, 0};
   const std::vector<float> temperature = {0.0f, 0.7f, 1.0f, 1.0f, 1.0f};
   const std::vector<double> top_p = {1.0, 0.8, 0.1, 1.0, 1.0};
   Drawn drawn{std::vector<std::int64_t>(5), std::vector<float>(5)};
@@ -229,7 +236,8 @@ std::vector<float> sound_source(Isa isa, int threads) {
   const std::vector<float> phases = {0, 0.5f, -1, 0, 2, 3}, weight = {0.5f, 0.2f, -0.1f};
   std::vector<float> noise(kRows * kHarmonics * kFrames * kLength), y(kRows * kFrames * kLength);
   std::vector<double> after(kRows);
-  fill_normals(team, isa, seed.data(), 7, first.data(), kRows, kFrames, kHarmonics * kLength / 4, noise.data());
+  fill_normals(team, isa, seed.data(), 7, first.data(), kRows, kFrames, kHarmonics * kLength / 4,
+               noise.data());
   const SourceCall call = {f0.data(), cycles.data(), n.data(), phases.data(), noise.data(), weight.data(),
                            0.01f,     0.1f,          0.003f,   22050.0,       10.0,         kRows,
                            kFrames,   kHarmonics,    kLength,  y.data(),      after.data()};
@@ -252,14 +260,17 @@ std::vector<T> random_numbers(std::int64_t count) {
   return made;
 }
 
-// A convolution of `rows` streams, all in memory of its own size: by the native code and as it is written down.
+// A convolution of `rows` streams, all in memory of its own size: by the native code and as it is written
+// down.
 template <typename T>
 struct Convolution {
   std::int64_t channels, out, taps, stride, up, rows, columns;
   float slope;
   std::int64_t past = (taps - 1) * stride, steps = columns / stride, dilation = 1;
-  std::vector<T> weight = random_numbers<T>(out * up * taps * stride * channels), bias = random_numbers<T>(out * up);
-  std::vector<T> before = random_numbers<T>(rows * channels * past), x = random_numbers<T>(rows * channels * columns);
+  std::vector<T> weight = random_numbers<T>(out * up * taps * stride * channels),
+                 bias = random_numbers<T>(out * up);
+  std::vector<T> before = random_numbers<T>(rows * channels * past),
+                 x = random_numbers<T>(rows * channels * columns);
   std::vector<std::int64_t> n = std::vector<std::int64_t>(static_cast<std::size_t>(rows), columns - stride);
   std::vector<std::int64_t> start = std::vector<std::int64_t>(static_cast<std::size_t>(rows), -2);
   std::vector<std::int64_t> end = std::vector<std::int64_t>(static_cast<std::size_t>(rows), steps* up - 7);
@@ -269,12 +280,12 @@ struct Convolution {
     std::vector<T> y(static_cast<std::size_t>(rows * out * steps * up)), after(before.size());
     if constexpr (sizeof(T) == sizeof(double)) {
       const DoubleConv conv(isa, weight.data(), bias, taps, channels, dilation);
-      conv.run(team,
-               {before.data(), x.data(), n.data(), start.data(), end.data(), y.data(), after.data(), rows, columns});
+      conv.run(team, {before.data(), x.data(), n.data(), start.data(), end.data(), y.data(), after.data(),
+                      rows, columns});
     } else {
       const StreamConv conv(isa, weight.data(), bias, taps, stride * channels, {dilation, stride, up, slope});
-      conv.run(team, {before.data(), x.data(), n.data(), start.data(), end.data(), y.data(), after.data(), rows, past,
-                      columns, 0, steps * up});
+      conv.run(team, {before.data(), x.data(), n.data(), start.data(), end.data(), y.data(), after.data(),
+                      rows, past, columns, 0, steps * up});
     }
     y.insert(y.end(), after.begin(), after.end());
     return y;
@@ -293,7 +304,8 @@ struct Convolution {
         double sum = bias[static_cast<std::size_t>(n_of)];
         for (std::int64_t i = 0; i < taps * stride * channels; ++i) {
           const double z = column(line / out * channels + i % channels, t / up * stride + i / channels);
-          sum += weight[static_cast<std::size_t>(n_of * taps * stride * channels + i)] * (z > 0 ? z : z * slope);
+          sum +=
+              weight[static_cast<std::size_t>(n_of * taps * stride * channels + i)] * (z > 0 ? z : z * slope);
         }
         y.push_back(t < 2 || t - 2 >= end[0] ? 0.0f : static_cast<float>(sum));
       }
@@ -307,7 +319,8 @@ struct Convolution {
   bool is_right(Isa isa) const {
     const std::vector<T> one = native(isa, 1);
     if (one != native(isa, 3)) return std::printf("threads change a convolution\n"), false;
-    return near({one.begin(), one.end()}, expected(), 2e-6f) || (std::printf("a convolution is wrong\n"), false);
+    return near({one.begin(), one.end()}, expected(), 2e-6f) ||
+           (std::printf("a convolution is wrong\n"), false);
   }
 };
 
@@ -369,10 +382,11 @@ bool check_team() {
 
 int main() {
   bool is_right = check_team() && check_sample();
-  for (const innervoice::Isa isa : {innervoice::Isa::kPlain, innervoice::Isa::kAvx2, innervoice::Isa::kAvx512}) {
+  for (const innervoice::Isa isa :
+       {innervoice::Isa::kPlain, innervoice::Isa::kAvx2, innervoice::Isa::kAvx512}) {
     if (!innervoice::is_available(isa)) continue;
-    is_right = is_right && check_products(isa) && check_decoder(isa) && check_source(isa) && check_convolutions(isa) &&
-               check_codebook(isa);
+    is_right = is_right && check_products(isa) && check_decoder(isa) && check_source(isa) &&
+               check_convolutions(isa) && check_codebook(isa);
   }
   std::printf(is_right ? "right\n" : "wrong\n");
   return is_right ? 0 : 1;

@@ -18,7 +18,8 @@ std::uint16_t bf16_of(float x) {
 }  // namespace
 
 const VoiceKernels& voice_kernels_of(Isa isa) {
-  if (!is_available(isa)) throw std::invalid_argument(std::string("isa ") + name_of(isa) + " is not available here");
+  if (!is_available(isa))
+    throw std::invalid_argument(std::string("isa ") + name_of(isa) + " is not available here");
   switch (isa) {
 #if defined(INNERVOICE_AVX2)
     case Isa::kAvx2: return avx2_voice_kernels();
@@ -41,8 +42,8 @@ PackedWeight::PackedWeight(Isa isa, bool halves, const float* w, std::int64_t co
     : columns_(columns), taps_(taps), depth_(depth) {
   const VoiceKernels& kernels = voice_kernels_of(isa);
   if (halves && (kernels.halves.product == nullptr || depth % 2 != 0)) {
-    throw std::invalid_argument("bfloat16 products of depth " + std::to_string(depth) + " on " + name_of(isa) +
-                                ": they need avx512 and an even depth");
+    throw std::invalid_argument("bfloat16 products of depth " + std::to_string(depth) + " on " +
+                                name_of(isa) + ": they need avx512 and an even depth");
   }
   const std::int64_t width = kernels.panel_columns, panels = (columns + width - 1) / width;
   memory_.assign(static_cast<std::size_t>(panels * taps * depth * width / (halves ? 2 : 1) + 16), 0.0f);
@@ -63,14 +64,15 @@ PackedWeight::PackedWeight(Isa isa, bool halves, const float* w, std::int64_t co
   }
 }
 
-void FrameConv::run(ThreadTeam& team, const float* x, std::int64_t rows, std::int64_t frames, const std::int64_t* n,
-                    std::int64_t stride, std::int64_t pad, float* y, std::int64_t out_frames,
-                    const std::int64_t* out_n) const {
+void FrameConv::run(ThreadTeam& team, const float* x, std::int64_t rows, std::int64_t frames,
+                    const std::int64_t* n, std::int64_t stride, std::int64_t pad, float* y,
+                    std::int64_t out_frames, const std::int64_t* out_n) const {
   const ElementKernels& kernels = element_kernels_of(numerics_);
   const PackedWeight& w = layer_.weight;
   const std::int64_t size = element_bytes(numerics_), depth = w.depth(), columns = w.columns();
   const std::int64_t padded = std::max(frames + pad, (out_frames - 1) * stride + w.taps()) + 1;
-  auto* elements = reinterpret_cast<char*>(kept_memory().floats(element_floats(numerics_, rows * padded * depth)));
+  auto* elements =
+      reinterpret_cast<char*>(kept_memory().floats(element_floats(numerics_, rows * padded * depth)));
   const std::vector<Piece> in = pieces_of(rows, n, kFrames), out = pieces_of(rows, out_n, kFrames);
   for (std::int64_t row = 0; row < rows; ++row) {
     char* begin = elements + row * padded * depth * size;
@@ -94,8 +96,8 @@ void FrameConv::run(ThreadTeam& team, const float* x, std::int64_t rows, std::in
         to.bias = layer_.bias.data();
         to.y = y + (p.row * out_frames + p.first) * columns;
         to.y_stride = columns;
-        kernels.product(elements + (p.row * padded + p.first * stride) * depth * size, stride * depth, p.count,
-                        w.taps(), depth, depth, w.panels(), columns, to);
+        kernels.product(elements + (p.row * padded + p.first * stride) * depth * size, stride * depth,
+                        p.count, w.taps(), depth, depth, w.panels(), columns, to);
       }
     });
   });

@@ -1,5 +1,5 @@
-// Products in double, of rows that lie anywhere: where rounding would add up, as in the pitch of a long reply. Included
-// inside a kernel file behind its vectors; kTileRows is set.
+// Products in double, of rows that lie anywhere: where rounding would add up, as in the pitch of a long
+// reply. Included inside a kernel file behind its vectors; kTileRows is set.
 #pragma once
 
 #include <cstdint>
@@ -37,8 +37,8 @@ inline void double_tile(const double* const* rows, std::int64_t begin, std::int6
 }
 
 template <int kRows>
-inline void double_tile_of_rows(std::int64_t some, const double* const* rows, std::int64_t begin, std::int64_t end,
-                                const double* panel, double* out) {
+inline void double_tile_of_rows(std::int64_t some, const double* const* rows, std::int64_t begin,
+                                std::int64_t end, const double* panel, double* out) {
   if (some == kRows) {
     double_tile<kRows>(rows, begin, end, panel, out);
   } else if constexpr (kRows > 1) {
@@ -46,8 +46,9 @@ inline void double_tile_of_rows(std::int64_t some, const double* const* rows, st
   }
 }
 
-inline void double_product(const double* const* rows, std::int64_t count, std::int64_t taps, std::int64_t depth,
-                           const double* panels, std::int64_t columns, const double* bias, double* y) {
+inline void double_product(const double* const* rows, std::int64_t count, std::int64_t taps,
+                           std::int64_t depth, const double* panels, std::int64_t columns, const double* bias,
+                           double* y) {
   double sums[kGathered * kDoubleColumns];
   for (std::int64_t first = 0; first < columns; first += kDoubleColumns) {
     for (std::int64_t m = 0; m < count; ++m) {
@@ -57,14 +58,16 @@ inline void double_product(const double* const* rows, std::int64_t count, std::i
       for (std::int64_t begin = 0; begin < depth; begin += kDoubleDepth) {
         const std::int64_t end = begin + kDoubleDepth < depth ? begin + kDoubleDepth : depth;
         for (std::int64_t m = 0; m < count; m += kTileRows) {
-          double_tile_of_rows<kTileRows>(count - m < kTileRows ? count - m : kTileRows, rows + tap * count + m, begin,
-                                         end, panels, sums + m * kDoubleColumns);
+          double_tile_of_rows<kTileRows>(count - m < kTileRows ? count - m : kTileRows,
+                                         rows + tap * count + m, begin, end, panels,
+                                         sums + m * kDoubleColumns);
         }
         panels += (end - begin) * kDoubleColumns;
       }
     }
     for (std::int64_t m = 0; m < count; ++m) {
-      for (std::int64_t n = 0; n < kDoubleColumns; ++n) y[m * columns + first + n] = sums[m * kDoubleColumns + n];
+      for (std::int64_t n = 0; n < kDoubleColumns; ++n)
+        y[m * columns + first + n] = sums[m * kDoubleColumns + n];
     }
   }
 }

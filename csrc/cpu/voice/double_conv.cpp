@@ -12,8 +12,8 @@ constexpr std::int64_t kItemsOfAThread = 3;  // so that threads end together
 
 }  // namespace
 
-DoubleConv::DoubleConv(Isa isa, const double* weight, std::vector<double> bias, std::int64_t taps, std::int64_t depth,
-                       std::int64_t dilation)
+DoubleConv::DoubleConv(Isa isa, const double* weight, std::vector<double> bias, std::int64_t taps,
+                       std::int64_t depth, std::int64_t dilation)
     : isa_(isa),
       taps_(taps),
       depth_(depth),
@@ -37,13 +37,15 @@ void DoubleConv::piece(const DoubleConvCall& call, std::int64_t row, std::int64_
   auto* table = reinterpret_cast<const double**>(memory);
   double* rows = memory + taps_ * kGathered;
   double* made = rows + (kGathered + reach()) * depth_;
-  window_of(call.before + row * depth_ * reach(), reach(), call.x + row * depth_ * call.columns, call.columns, depth_,
-            begin, columns + reach(), rows, depth_);
+  window_of(call.before + row * depth_ * reach(), reach(), call.x + row * depth_ * call.columns, call.columns,
+            depth_, begin, columns + reach(), rows, depth_);
   for (std::int64_t tap = 0; tap < taps_; ++tap) {
-    for (std::int64_t m = 0; m < columns; ++m) table[tap * columns + m] = rows + (m + tap * dilation_) * depth_;
+    for (std::int64_t m = 0; m < columns; ++m)
+      table[tap * columns + m] = rows + (m + tap * dilation_) * depth_;
   }
-  voice_kernels_of(isa_).double_product(table, columns, taps_, depth_, panels_.data() + first * taps_ * depth_, count,
-                                        bias_.data() + first, made);
+  voice_kernels_of(isa_).double_product(table, columns, taps_, depth_,
+                                        panels_.data() + first * taps_ * depth_, count, bias_.data() + first,
+                                        made);
   for (std::int64_t i = 0; i < std::min(count, columns_ - first); ++i) {
     double* y = call.y + (row * columns_ + first + i) * call.columns;
     for (std::int64_t m = 0; m < columns; ++m) y[begin + m] = made[m * count + i];
@@ -65,8 +67,8 @@ void DoubleConv::run(ThreadTeam& team, const DoubleConvCall& call) const {
       me.for_each(parts * groups.number, 1, [&](std::int64_t from, std::int64_t to) {
         for (std::int64_t i = from; i < to; ++i) {
           const std::int64_t part = i % parts, some = part % pieces.number, group = i / parts;
-          piece(call, part / pieces.number, pieces.begin(some), pieces.count(some), groups.begin(group) * width,
-                groups.count(group) * width, memory + doubles * me.index());
+          piece(call, part / pieces.number, pieces.begin(some), pieces.count(some),
+                groups.begin(group) * width, groups.count(group) * width, memory + doubles * me.index());
         }
       });
     });

@@ -1,5 +1,6 @@
-// The Fourier transform of real numbers, a frame a lane, in double: then a bin of a thousandth of its frame's strength
-// still has float's digits. Loops over lanes become vectors of whatever a kernel file is compiled for.
+// The Fourier transform of real numbers, a frame a lane, in double: then a bin of a thousandth of its frame's
+// strength still has float's digits. Loops over lanes become vectors of whatever a kernel file is compiled
+// for.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +22,8 @@ struct Complexes {
   }
 };
 
-// A stage of Stockham's transform: `step.radix` numbers, `far` apart, are transformed, turned and put side by side.
+// A stage of Stockham's transform: `step.radix` numbers, `far` apart, are transformed, turned and put side by
+// side.
 inline void fourier_step(const FourierStep& step, const double* x, const double* xi, double* y, double* yi) {
   const std::int64_t r = step.radix, far = step.groups * step.stride;
   for (std::int64_t p = 0; p < step.groups; ++p) {
@@ -45,10 +47,12 @@ inline void fourier_step(const FourierStep& step, const double* x, const double*
   }
 }
 
-// Numbers at even places are real parts and those at odd ones imaginary parts of a transform of half the size.
+// Numbers at even places are real parts and those at odd ones imaginary parts of a transform of half the
+// size.
 inline void real_fourier(const FourierPlan& plan, double* z, float* real, float* imag) {
   const std::int64_t half = plan.size / 2;
-  double *x = z, *xi = z + half * kFourierLanes, *y = xi + half * kFourierLanes, *yi = y + half * kFourierLanes;
+  double *x = z, *xi = z + half * kFourierLanes, *y = xi + half * kFourierLanes,
+         *yi = y + half * kFourierLanes;
   for (std::int64_t s = 0; s < plan.num_steps; ++s) {
     fourier_step(plan.steps[s], x, xi, y, yi);
     double *other = x, *other_imag = xi;

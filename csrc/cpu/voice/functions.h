@@ -45,20 +45,22 @@ inline Vec elu(Vec x) {
   return add(max(zero(), x), less);
 }
 
-// x / 2 (1 + erf(x / sqrt 2)); erf z = z p(z^2), p fitted up to |z| = 3.6, from where on erf is 1 as far as floats go.
+// x / 2 (1 + erf(x / sqrt 2)); erf z = z p(z^2), p fitted up to |z| = 3.6, from where on erf is 1 as far as
+// floats go.
 inline Vec gelu(Vec x) {
   const Vec most = set1(3.6f), z = max(min(mul(x, set1(0.70710678118654752f)), most), sub(zero(), most));
   const Vec t = fma(mul(z, z), set1(0.154320988f), set1(-1.0f)), half = mul(x, set1(0.5f));
   const Vec t2 = mul(t, t), t4 = mul(t2, t2);  // by powers of t^4, so that no sum waits long for another
   Vec y = fma(set1(-0.000786003715f), t, set1(0.00247657439f));
-  y = fma(
-      y, t4,
-      fma(fma(set1(-0.00332068722f), t, set1(0.0049697659f)), t2, fma(set1(-0.0111515382f), t, set1(0.0208689682f))));
-  y = fma(
-      y, t4,
-      fma(fma(set1(-0.0327703543f), t, set1(0.0484555699f)), t2, fma(set1(-0.0679820925f), t, set1(0.0897808373f))));
   y = fma(y, t4,
-          fma(fma(set1(-0.113798097f), t, set1(0.143813044f)), t2, fma(set1(-0.19549042f), t, set1(0.392712116f))));
+          fma(fma(set1(-0.00332068722f), t, set1(0.0049697659f)), t2,
+              fma(set1(-0.0111515382f), t, set1(0.0208689682f))));
+  y = fma(y, t4,
+          fma(fma(set1(-0.0327703543f), t, set1(0.0484555699f)), t2,
+              fma(set1(-0.0679820925f), t, set1(0.0897808373f))));
+  y = fma(y, t4,
+          fma(fma(set1(-0.113798097f), t, set1(0.143813044f)), t2,
+              fma(set1(-0.19549042f), t, set1(0.392712116f))));
   return fma(half, mul(z, y), half);
 }
 
@@ -124,8 +126,8 @@ inline void mish_row(const float* x, std::int64_t count, float mean, float scale
 }
 
 template <typename E>
-void layer_norm(const float* x, std::int64_t rows, std::int64_t channels, const float* weight, const float* bias,
-                float eps, void* elements) {
+void layer_norm(const float* x, std::int64_t rows, std::int64_t channels, const float* weight,
+                const float* bias, float eps, void* elements) {
   auto* y = static_cast<E*>(elements);
   const float part = 1.0f / static_cast<float>(channels);
   for (std::int64_t row = 0; row < rows; ++row, x += channels, y += channels) {
@@ -144,8 +146,8 @@ void layer_norm(const float* x, std::int64_t rows, std::int64_t channels, const 
 }
 
 template <typename E>
-void norm_mish(const float* x, std::int64_t rows, std::int64_t channels, const float* scale, const float* shift,
-               const float* after, void* elements) {
+void norm_mish(const float* x, std::int64_t rows, std::int64_t channels, const float* scale,
+               const float* shift, const float* after, void* elements) {
   auto* y = static_cast<E*>(elements);
   for (std::int64_t row = 0; row < rows; ++row, x += channels, y += channels) {
     for (std::int64_t c = 0; c < channels; c += kLanes) {
@@ -198,7 +200,8 @@ float softmax_row(float* scores, std::int64_t n, std::int64_t width, E* weights)
   store(lanes, most);
   float largest = lanes[0];
   for (int i = 1; i < kLanes; ++i) largest = lanes[i] > largest ? lanes[i] : largest;
-  const Vec log2e = set1(1.44269504088896341f), least = set1(-126.0f), shift = set1(largest * -1.44269504088896341f);
+  const Vec log2e = set1(1.44269504088896341f), least = set1(-126.0f),
+            shift = set1(largest * -1.44269504088896341f);
   Vec total = zero();
   for (std::int64_t i = 0; i < width; i += kLanes) {
     const Vec e = power_of_two(max(fma(load(scores + i), log2e, shift), least));

@@ -1,5 +1,5 @@
-// Products of rows that lie anywhere, found by a table of their addresses: a convolution over a stream's past and its
-// new columns needs no copy of both. Included inside a kernel file behind its vectors.
+// Products of rows that lie anywhere, found by a table of their addresses: a convolution over a stream's past
+// and its new columns needs no copy of both. Included inside a kernel file behind its vectors.
 #pragma once
 
 #include <cstdint>
@@ -38,8 +38,9 @@ inline void gathered_tile(const float* const* rows, std::int64_t count, std::int
 }
 
 template <int kRows>
-inline void gathered_tile_of_rows(std::int64_t some, const float* const* rows, std::int64_t count, std::int64_t taps,
-                                  std::int64_t begin, std::int64_t end, const float* panel, float* out, bool is_first) {
+inline void gathered_tile_of_rows(std::int64_t some, const float* const* rows, std::int64_t count,
+                                  std::int64_t taps, std::int64_t begin, std::int64_t end, const float* panel,
+                                  float* out, bool is_first) {
   if (some == kRows) {
     gathered_tile<kRows>(rows, count, taps, begin, end, panel, out, is_first);
   } else if constexpr (kRows > 1) {
@@ -48,8 +49,9 @@ inline void gathered_tile_of_rows(std::int64_t some, const float* const* rows, s
 }
 
 // A piece of a panel that stays in the first cache meets all rows before the next one does.
-inline void gathered_product(const float* const* rows, std::int64_t count, std::int64_t taps, std::int64_t depth,
-                             const float* panels, std::int64_t columns, const Finish& finish) {
+inline void gathered_product(const float* const* rows, std::int64_t count, std::int64_t taps,
+                             std::int64_t depth, const float* panels, std::int64_t columns,
+                             const Finish& finish) {
   float sums[kGathered * kPanelColumns], bias[kPanelColumns];
   const std::int64_t together = depth < kChain ? kChain / depth : 1;  // taps of one chain
   for (std::int64_t first = 0; first < columns; first += kPanelColumns) {
@@ -98,7 +100,8 @@ inline void gathered_dots(const float* const* rows, std::int64_t count, std::int
   }
 }
 
-// scores[j] = scale q k_j of `count` keys that lie one behind another; a key's neighbours do not change its bits.
+// scores[j] = scale q k_j of `count` keys that lie one behind another; a key's neighbours do not change its
+// bits.
 inline void ring_scores(const float* q, float scale, const float* k, std::int64_t stride, std::int64_t count,
                         std::int64_t width, float* scores) {
   for (std::int64_t j = 0; j < count; j += 4) {
@@ -116,7 +119,8 @@ inline void ring_scores(const float* q, float scale, const float* k, std::int64_
 }
 
 // y[0, 2 kLanes) += sum_j weights[j] v[j].
-inline void ring_values(const float* weights, const float* v, std::int64_t stride, std::int64_t count, Vec* total) {
+inline void ring_values(const float* weights, const float* v, std::int64_t stride, std::int64_t count,
+                        Vec* total) {
   for (std::int64_t j = 0; j < count; ++j, v += stride) {
     const Vec weight = set1(weights[j]);
     total[0] = fma(weight, load(v), total[0]);
@@ -125,8 +129,8 @@ inline void ring_values(const float* weights, const float* v, std::int64_t strid
 }
 
 inline void ring_attend(const float* q, float scale, const float* k, const float* v, std::int64_t stride,
-                        std::int64_t places, std::int64_t first, std::int64_t count, std::int64_t width, float* scores,
-                        float* y) {
+                        std::int64_t places, std::int64_t first, std::int64_t count, std::int64_t width,
+                        float* scores, float* y) {
   const std::int64_t before = places - first < count ? places - first : count;  // the ring's end
   ring_scores(q, scale, k + first * stride, stride, before, width, scores);
   ring_scores(q, scale, k, stride, count - before, width, scores + before);

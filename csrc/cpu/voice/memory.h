@@ -46,7 +46,8 @@ inline std::vector<Piece> pieces_of(std::int64_t rows, const std::int64_t* n, st
   return pieces;
 }
 
-// What a row of a residual unit leaves of its past, and of `inner` where the new columns did not reach that far.
+// What a row of a residual unit leaves of its past, and of `inner` where the new columns did not reach that
+// far.
 inline void keep_past(const ResidualCall& call, std::int64_t row, std::int64_t reach, std::int64_t inner) {
   const std::int64_t n = call.n[row];
   for (std::int64_t c = row * call.channels; c < (row + 1) * call.channels; ++c) {

@@ -1,5 +1,5 @@
-// Products of the voice: tiles that stay in registers, what becomes of their sums, attention of one head. Included
-// inside a kernel file behind its vectors; kTileRows and kPanelVectors are set.
+// Products of the voice: tiles that stay in registers, what becomes of their sums, attention of one head.
+// Included inside a kernel file behind its vectors; kTileRows and kPanelVectors are set.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,8 @@ namespace innervoice {
 namespace {
 
 constexpr std::int64_t kPanelColumns = kPanelVectors * kLanes;
-// Products that are summed one after another: a sum's error grows with their number, and faster where each is rounded.
+// Products that are summed one after another: a sum's error grows with their number, and faster where each is
+// rounded.
 constexpr std::int64_t kChain = kIsFused ? 128 : 32;
 
 // out[m, n] = sum over taps and k, [kRows, kPanelColumns], rows out_stride apart.
@@ -88,7 +89,8 @@ template <typename E>
 inline void finish_whole_row(const float* sums, const float* bias, std::int64_t row, std::int64_t first,
                              const float* other, const Finish& to) {
   float* y = to.y == nullptr ? nullptr : to.y + row * to.y_stride + first;
-  E* elements = to.elements == nullptr ? nullptr : static_cast<E*>(to.elements) + row * to.element_stride + first;
+  E* elements =
+      to.elements == nullptr ? nullptr : static_cast<E*>(to.elements) + row * to.element_stride + first;
   for (std::int64_t n = 0; n < kPanelColumns; n += kLanes) {
     Vec x = add(load(sums + n), load(bias + n));
     if (to.gelu) x = gelu(x);
@@ -103,8 +105,8 @@ inline void finish_whole_row(const float* sums, const float* bias, std::int64_t 
 }
 
 template <typename E>
-inline void finish_row(float* sums, const float* bias, std::int64_t columns, std::int64_t row, std::int64_t first,
-                       const Finish& to) {
+inline void finish_row(float* sums, const float* bias, std::int64_t columns, std::int64_t row,
+                       std::int64_t first, const Finish& to) {
   const float* other = to.add == nullptr ? nullptr : to.add + row * to.add_stride + first;
   if (columns == kPanelColumns) return finish_whole_row<E>(sums, bias, row, first, other, to);
   float scale[kPanelColumns], added[kPanelColumns] = {}, y[kPanelColumns];
@@ -124,19 +126,21 @@ inline void finish_row(float* sums, const float* bias, std::int64_t columns, std
 }
 
 template <typename E>
-void product(const void* a, std::int64_t row_stride, std::int64_t rows, std::int64_t taps, std::int64_t tap_stride,
-             std::int64_t depth, const void* panels, std::int64_t columns, const Finish& finish) {
+void product(const void* a, std::int64_t row_stride, std::int64_t rows, std::int64_t taps,
+             std::int64_t tap_stride, std::int64_t depth, const void* panels, std::int64_t columns,
+             const Finish& finish) {
   const auto* panel = static_cast<const E*>(panels);
   float sums[kTileRows * kPanelColumns], bias[kPanelColumns];
-  for (std::int64_t first = 0; first < columns; first += kPanelColumns, panel += taps * depth * kPanelColumns) {
+  for (std::int64_t first = 0; first < columns;
+       first += kPanelColumns, panel += taps * depth * kPanelColumns) {
     const std::int64_t count = columns - first < kPanelColumns ? columns - first : kPanelColumns;
     for (std::int64_t n = 0; n < kPanelColumns; ++n) {
       bias[n] = finish.bias == nullptr || n >= count ? 0.0f : finish.bias[first + n];
     }
     for (std::int64_t m = 0; m < rows; m += kTileRows) {
       const std::int64_t some = rows - m < kTileRows ? rows - m : kTileRows;
-      tile_of_rows<kTileRows>(some, static_cast<const E*>(a) + m * row_stride, row_stride, taps, tap_stride, depth,
-                              panel, sums);
+      tile_of_rows<kTileRows>(some, static_cast<const E*>(a) + m * row_stride, row_stride, taps, tap_stride,
+                              depth, panel, sums);
       for (std::int64_t i = 0; i < some; ++i)
         finish_row<E>(sums + i * kPanelColumns, bias, count, m + i, first, finish);
     }
@@ -150,30 +154,35 @@ inline void pack_key(const float* key, std::int64_t width, float* panel) {
   for (std::int64_t k = 0; k < width; ++k) panel[k * kPanelColumns] = key[k];
 }
 inline void pack_key(const std::uint16_t* key, std::int64_t width, std::uint16_t* panel) {
-  for (std::int64_t k = 0; k < width; k += 2) std::memcpy(panel + k * kPanelColumns, key + k, 2 * sizeof(*key));
+  for (std::int64_t k = 0; k < width; k += 2)
+    std::memcpy(panel + k * kPanelColumns, key + k, 2 * sizeof(*key));
 }
 inline std::int64_t key_step(const float*) { return 1; }
 inline std::int64_t key_step(const std::uint16_t*) { return 2; }
 inline void pack_value(const float* value, std::int64_t row, std::int64_t count, float* panel) {
   std::memcpy(panel + row * kPanelColumns, value, static_cast<std::size_t>(count) * sizeof(float));
 }
-inline void pack_value(const std::uint16_t* value, std::int64_t row, std::int64_t count, std::uint16_t* panel) {
+inline void pack_value(const std::uint16_t* value, std::int64_t row, std::int64_t count,
+                       std::uint16_t* panel) {
   panel += row / 2 * 2 * kPanelColumns + row % 2;
   for (std::int64_t n = 0; n < count; ++n) panel[2 * n] = value[n];
 }
 
 template <typename E>
-void attend(const void* q, const void* k, const void* v, std::int64_t stride, std::int64_t n, std::int64_t width,
-            void* y, std::int64_t y_stride, float* scratch) {
-  const std::int64_t keys = rounded(n, kPanelColumns), value_panels = rounded(width, kPanelColumns) / kPanelColumns;
+void attend(const void* q, const void* k, const void* v, std::int64_t stride, std::int64_t n,
+            std::int64_t width, void* y, std::int64_t y_stride, float* scratch) {
+  const std::int64_t keys = rounded(n, kPanelColumns),
+                     value_panels = rounded(width, kPanelColumns) / kPanelColumns;
   auto* key_panels = reinterpret_cast<E*>(scratch);
   E* values = key_panels + keys * width;
   E* weights = values + value_panels * keys * kPanelColumns;
   auto* scores = reinterpret_cast<float*>(weights + kTileRows * keys);
-  std::memset(scratch, 0, static_cast<std::size_t>((keys * width + value_panels * keys * kPanelColumns) * sizeof(E)));
+  std::memset(scratch, 0,
+              static_cast<std::size_t>((keys * width + value_panels * keys * kPanelColumns) * sizeof(E)));
   for (std::int64_t i = 0; i < n; ++i) {
     const E* key = static_cast<const E*>(k) + i * stride;
-    pack_key(key, width, key_panels + i / kPanelColumns * kPanelColumns * width + i % kPanelColumns * key_step(key));
+    pack_key(key, width,
+             key_panels + i / kPanelColumns * kPanelColumns * width + i % kPanelColumns * key_step(key));
     const E* value = static_cast<const E*>(v) + i * stride;
     for (std::int64_t p = 0; p < value_panels; ++p) {
       const std::int64_t first = p * kPanelColumns,
@@ -186,7 +195,8 @@ void attend(const void* q, const void* k, const void* v, std::int64_t stride, st
     const std::int64_t rows = n - m < kTileRows ? n - m : kTileRows;
     const E* query = static_cast<const E*>(q) + m * stride;
     for (std::int64_t first = 0; first < keys; first += kPanelColumns) {
-      tile_of_rows<kTileRows>(rows, query, stride, 1, 0, width, key_panels + first * width, scores + first, keys);
+      tile_of_rows<kTileRows>(rows, query, stride, 1, 0, width, key_panels + first * width, scores + first,
+                              keys);
     }
     for (std::int64_t i = 0; i < rows; ++i)
       scale[i] = 1.0f / softmax_row(scores + i * keys, n, keys, weights + i * keys);

@@ -1,5 +1,5 @@
-// Attention with relative positions of one head, as relative.py defines it. Included inside a kernel file behind its
-// vectors.
+// Attention with relative positions of one head, as relative.py defines it. Included inside a kernel file
+// behind its vectors.
 #pragma once
 
 #include <cstdint>
@@ -10,9 +10,9 @@
 namespace innervoice {
 namespace {
 
-// The score of a key that is not seen, so that a query that sees no key weighs all alike. Its product with any float
-// is exact, being a power of two: softmax_row finds a difference of exactly 0 between such scores. It is above what
-// softmax_row pads with: padding has no weight even there.
+// The score of a key that is not seen, so that a query that sees no key weighs all alike. Its product with
+// any float is exact, being a power of two: softmax_row finds a difference of exactly 0 between such scores.
+// It is above what softmax_row pads with: padding has no weight even there.
 constexpr float kHidden = -0x1p99f;
 static_assert(kHidden > kPadding);
 
@@ -33,7 +33,8 @@ inline void pack_head(const RelativeHead& head, std::int64_t keys, float* key_pa
   }
 }
 
-// Scores of `rows` queries with panels of `columns` columns, `stride` floats from a query's to the next one's.
+// Scores of `rows` queries with panels of `columns` columns, `stride` floats from a query's to the next
+// one's.
 inline void panel_scores(const float* queries, std::int64_t rows, std::int64_t width, const float* panels,
                          std::int64_t columns, float* scores, std::int64_t stride) {
   float sums[kTileRows * kPanelColumns];
@@ -69,8 +70,8 @@ inline void relative_attend(const RelativeHead& head, float* y, std::int64_t y_s
     // Key c of query u is at place queries - 1 - u + c: of the tile's panels those that its queries reach.
     const std::int64_t lowest = (queries - m - rows) / kPanelColumns * kPanelColumns;
     const std::int64_t reached = queries - 1 - m + n - lowest;
-    panel_scores(with_v, rows, width, static_cast<const float*>(head.positions) + lowest * width, reached, by_distance,
-                 distances);
+    panel_scores(with_v, rows, width, static_cast<const float*>(head.positions) + lowest * width, reached,
+                 by_distance, distances);
     for (std::int64_t i = 0; i < rows; ++i) {
       float* scores = content + i * keys;
       const float* place = by_distance + i * distances + queries - 1 - m - i - lowest;

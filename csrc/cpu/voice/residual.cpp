@@ -11,7 +11,8 @@ namespace {
 constexpr std::int64_t kColumns = 192;  // of a stream that are worked on together
 
 // Zeros the rows whose position, from `position` on, is outside [0, end).
-void clip_rows(float* rows, std::int64_t count, std::int64_t stride, std::int64_t position, std::int64_t end) {
+void clip_rows(float* rows, std::int64_t count, std::int64_t stride, std::int64_t position,
+               std::int64_t end) {
   for (std::int64_t t = 0; t < count; ++t) {
     if (position + t < 0 || position + t >= end) std::fill_n(rows + t * stride, stride, 0.0f);
   }
@@ -19,8 +20,8 @@ void clip_rows(float* rows, std::int64_t count, std::int64_t stride, std::int64_
 
 }  // namespace
 
-PanelUnit::PanelUnit(Numerics numerics, std::vector<float> alpha, Affine first, std::vector<float> beta, Affine second,
-                     std::int64_t dilation)
+PanelUnit::PanelUnit(Numerics numerics, std::vector<float> alpha, Affine first, std::vector<float> beta,
+                     Affine second, std::int64_t dilation)
     : numerics_(numerics),
       alpha_(std::move(alpha)),
       beta_(std::move(beta)),
@@ -29,8 +30,10 @@ PanelUnit::PanelUnit(Numerics numerics, std::vector<float> alpha, Affine first, 
       dilation_(dilation) {}
 
 std::int64_t PanelUnit::piece_floats(std::int64_t count) const {
-  const std::int64_t width = padded_channels(), middle = count + 2 * half(), past = middle + 2 * half() * dilation_;
-  return lines(past * width) + lines(middle * width) + lines(count * width) + element_floats(numerics_, past * width);
+  const std::int64_t width = padded_channels(), middle = count + 2 * half(),
+                     past = middle + 2 * half() * dilation_;
+  return lines(past * width) + lines(middle * width) + lines(count * width) +
+         element_floats(numerics_, past * width);
 }
 
 // Columns begin ... begin + count - 1 of y, and what they leave of the middle.
@@ -47,15 +50,16 @@ void PanelUnit::piece(const ResidualCall& call, std::int64_t row, std::int64_t b
   auto* elements = reinterpret_cast<char*>(result + lines(count * width));
   std::fill_n(past, past_count * width, 0.0f);
   const float* x = call.x + row * channels * columns;
-  window_of(call.history + row * channels * reach, reach, x, columns, channels, made_first, past_count, past, width);
+  window_of(call.history + row * channels * reach, reach, x, columns, channels, made_first, past_count, past,
+            width);
   kernels.snake(past, past_count, width, alpha_.data(), elements);
   float* new_middle = middle + kept * width;
   Finish to;
   to.bias = first_.bias.data();
   to.y = new_middle;
   to.y_stride = width;
-  kernels.product(elements, width, made, first_.weight.taps(), dilation_ * width, width, first_.weight.panels(), width,
-                  to);
+  kernels.product(elements, width, made, first_.weight.taps(), dilation_ * width, width,
+                  first_.weight.panels(), width, to);
   if (call.start != nullptr)
     clip_rows(new_middle, made, width, call.start[row] - half() * dilation_ + made_first, call.end[row]);
   if (kept > 0) {
@@ -71,14 +75,16 @@ void PanelUnit::piece(const ResidualCall& call, std::int64_t row, std::int64_t b
   kernels.snake(middle, middle_count, width, beta_.data(), elements);
   to.bias = second_.bias.data();
   to.y = result;
-  kernels.product(elements, width, count, second_.weight.taps(), width, width, second_.weight.panels(), width, to);
+  kernels.product(elements, width, count, second_.weight.taps(), width, width, second_.weight.panels(), width,
+                  to);
   if (call.start != nullptr) clip_rows(result, count, width, call.start[row] - delay + begin, call.end[row]);
   const float* skipped = past + (begin - made_first + reach - delay) * width;
   float* y = call.y + row * channels * columns + begin;
   for (std::int64_t c = 0; c < channels; c += kBlock) {
     const std::int64_t end = std::min(channels, c + kBlock);
     for (std::int64_t t = 0; t < count; ++t) {
-      for (std::int64_t i = c; i < end; ++i) y[i * columns + t] = result[t * width + i] + skipped[t * width + i];
+      for (std::int64_t i = c; i < end; ++i)
+        y[i * columns + t] = result[t * width + i] + skipped[t * width + i];
     }
   }
 }

@@ -1,5 +1,5 @@
-// Columns of a stream's past and of what it brings, channels first, cut out for the kernels: as rows, a column each, or
-// as the signals that they are.
+// Columns of a stream's past and of what it brings, channels first, cut out for the kernels: as rows, a
+// column each, or as the signals that they are.
 #pragma once
 
 #include <algorithm>
@@ -29,8 +29,9 @@ inline void rows_of(const T* x, std::int64_t ldx, std::int64_t channels, std::in
 
 // Columns first ... first + count - 1 of past ++ x as rows.
 template <typename T>
-inline void window_of(const T* past, std::int64_t past_columns, const T* x, std::int64_t columns, std::int64_t channels,
-                      std::int64_t first, std::int64_t count, T* rows, std::int64_t stride) {
+inline void window_of(const T* past, std::int64_t past_columns, const T* x, std::int64_t columns,
+                      std::int64_t channels, std::int64_t first, std::int64_t count, T* rows,
+                      std::int64_t stride) {
   const std::int64_t old = std::clamp<std::int64_t>(past_columns - first, 0, count);
   if (old > 0) rows_of(past + first, past_columns, channels, old, rows, stride);
   if (old < count) {
@@ -40,7 +41,8 @@ inline void window_of(const T* past, std::int64_t past_columns, const T* x, std:
 
 // The same of one signal.
 template <typename T>
-inline void join(const T* past, std::int64_t past_columns, const T* x, std::int64_t first, std::int64_t count, T* y) {
+inline void join(const T* past, std::int64_t past_columns, const T* x, std::int64_t first, std::int64_t count,
+                 T* y) {
   const std::int64_t old = std::clamp<std::int64_t>(past_columns - first, 0, count);
   if (old > 0) std::copy_n(past + first, old, y);
   if (old < count) {
@@ -58,7 +60,8 @@ inline void clip(T* x, std::int64_t count, std::int64_t position, std::int64_t e
 }
 
 // A weight [N, taps, K] as wave_conv reads it, [N' / kWaveOut, K, taps, kWaveOut], N' of zeros behind N.
-inline std::vector<float> grouped(const float* w, std::int64_t columns, std::int64_t taps, std::int64_t depth) {
+inline std::vector<float> grouped(const float* w, std::int64_t columns, std::int64_t taps,
+                                  std::int64_t depth) {
   const std::int64_t groups = (columns + kWaveOut - 1) / kWaveOut;
   std::vector<float> made(static_cast<std::size_t>(groups * depth * taps * kWaveOut), 0.0f);
   for (std::int64_t n = 0; n < columns; ++n) {

@@ -1,4 +1,5 @@
-// Normal noise and the vocoder's source, a vector of places at once. Included inside a kernel file behind its vectors.
+// Normal noise and the vocoder's source, a vector of places at once. Included inside a kernel file behind its
+// vectors.
 #pragma once
 
 #include <cmath>
@@ -64,7 +65,8 @@ inline Words philox_of(const std::uint32_t* first, std::uint32_t second, std::ui
   }
   for (int round = 0; round < 10; ++round) {
     for (int i = 0; i < kLanes; ++i) {
-      const std::uint64_t a = std::uint64_t{0xD2511F53} * c.w[0][i], b = std::uint64_t{0xCD9E8D57} * c.w[2][i];
+      const std::uint64_t a = std::uint64_t{0xD2511F53} * c.w[0][i],
+                          b = std::uint64_t{0xCD9E8D57} * c.w[2][i];
       c.w[0][i] = static_cast<std::uint32_t>(b >> 32) ^ c.w[1][i] ^ k0;
       c.w[1][i] = static_cast<std::uint32_t>(b);
       c.w[2][i] = static_cast<std::uint32_t>(a >> 32) ^ c.w[3][i] ^ k1;
@@ -124,8 +126,8 @@ inline void source_frame(const SourceFrame& frame, float* y) {
           const double cycles = fundamental * static_cast<double>(h + 1);
           turns[i] = static_cast<float>(cycles - std::floor(cycles));
         }
-        value =
-            mul(sin_of_turns(add(load(turns), set1(frame.turns == nullptr ? 0.0f : frame.turns[h]))), set1(frame.loud));
+        value = mul(sin_of_turns(add(load(turns), set1(frame.turns == nullptr ? 0.0f : frame.turns[h]))),
+                    set1(frame.loud));
       }
       if (frame.noise != nullptr) {
         const float* noise = frame.noise + h * frame.noise_stride + begin;

@@ -11,8 +11,8 @@ namespace {
 constexpr std::int64_t kGroups = 8;
 constexpr float kEps = 1e-5f;
 
-// A call in progress: what the threads share. Elements lie in `x`, `hidden` (with a frame of zeros around each row's
-// frames), q, k, v and `attended`; floats in `h`.
+// A call in progress: what the threads share. Elements lie in `x`, `hidden` (with a frame of zeros around
+// each row's frames), q, k, v and `attended`; floats in `h`.
 struct Job {
   const Numerics numerics;
   const ElementKernels& kernels;
@@ -76,8 +76,8 @@ void convolve(Job& job, const Affine& layer, const char* from, std::int64_t dept
   Finish to = to_floats(layer.bias, h, job.channels);
   if (added != nullptr) to.add = added + (p.row * job.frames + p.first) * job.channels;
   to.add_stride = job.channels;
-  job.kernels.product(from + (p.row * job.padded + p.first) * depth * job.size, depth, p.count, 3, depth, depth,
-                      layer.weight.panels(), job.channels, to);
+  job.kernels.product(from + (p.row * job.padded + p.first) * depth * job.size, depth, p.count, 3, depth,
+                      depth, layer.weight.panels(), job.channels, to);
   add_up(job, p, job.sums.data() + index * 2 * job.channels);
 }
 
@@ -101,8 +101,8 @@ void feed_forward(const Job& job, const FlowBlock& block, const Piece& p, float*
   to.add_stride = job.channels;
   job.kernels.product(job.attended + place * job.inner * job.size, job.inner, p.count, 1, 0, job.inner,
                       block.out.weight.panels(), job.channels, to);
-  job.kernels.layer_norm(rows, p.count, job.channels, block.norm_ffn.weight.data(), block.norm_ffn.bias.data(), kEps,
-                         own);
+  job.kernels.layer_norm(rows, p.count, job.channels, block.norm_ffn.weight.data(),
+                         block.norm_ffn.bias.data(), kEps, own);
   const std::int64_t width = block.up.weight.columns();
   float* hidden = own + element_floats(job.numerics, kFrames * job.channels);
   Finish up;
@@ -130,8 +130,9 @@ FlowStage::FlowStage(Numerics numerics, std::int64_t heads, Affine first, Norm f
       second_norm_(std::move(second_norm)),
       blocks_(std::move(blocks)) {}
 
-void FlowStage::run(ThreadTeam& team, const float* x, std::int64_t rows, std::int64_t frames, const std::int64_t* n,
-                    const float* shift, const float* to_first, const float* to_skip, float* y) const {
+void FlowStage::run(ThreadTeam& team, const float* x, std::int64_t rows, std::int64_t frames,
+                    const std::int64_t* n, const float* shift, const float* to_first, const float* to_skip,
+                    float* y) const {
   std::int64_t inner = 0, hidden = 0, longest = 0;
   for (const FlowBlock& block : blocks_) {
     inner = std::max(inner, block.qkv.columns() / 3);
@@ -158,9 +159,9 @@ void FlowStage::run(ThreadTeam& team, const float* x, std::int64_t rows, std::in
           nullptr,
           0,
           {}};
-  job.own_floats =
-      std::max(element_floats(numerics_, kFrames * job.channels) + element_floats(numerics_, kFrames * hidden),
-               lines(attend_floats(longest, head)));
+  job.own_floats = std::max(
+      element_floats(numerics_, kFrames * job.channels) + element_floats(numerics_, kFrames * hidden),
+      lines(attend_floats(longest, head)));
   const auto elements = [&](std::int64_t count) { return element_floats(numerics_, count); };
   const std::int64_t sizes[] = {elements(rows * job.padded * job.depth),
                                 elements(rows * job.padded * job.channels),
@@ -218,15 +219,16 @@ void FlowStage::run(ThreadTeam& team, const float* x, std::int64_t rows, std::in
                             job.scale + p.row * job.channels, job.shift + p.row * job.channels, shift,
                             job.hidden + (p.row * job.padded + p.first + 1) * job.channels * job.size);
     });
-    each_piece([&](std::int64_t i, const Piece&) { convolve(job, second_, job.hidden, job.channels, nullptr, i); });
+    each_piece(
+        [&](std::int64_t i, const Piece&) { convolve(job, second_, job.hidden, job.channels, nullptr, i); });
     each_row(second_norm_);
     each_piece([&](std::int64_t, const Piece& p) {
       const std::int64_t place = p.row * frames + p.first;
       Finish to = to_floats(skip_.bias, y + place * job.channels, job.channels);
       if (to_skip != nullptr) to.add = to_skip + place * job.channels;
       to.add_stride = job.channels;
-      job.kernels.product(job.x + (p.row * job.padded + p.first + 1) * job.depth * job.size, job.depth, p.count, 1, 0,
-                          job.depth, skip_.weight.panels(), job.channels, to);
+      job.kernels.product(job.x + (p.row * job.padded + p.first + 1) * job.depth * job.size, job.depth,
+                          p.count, 1, 0, job.depth, skip_.weight.panels(), job.channels, to);
       add_norm_mish(job.h + place * job.channels, p.count, job.channels, job.scale + p.row * job.channels,
                     job.shift + p.row * job.channels, y + place * job.channels);
       if (!blocks_.empty()) project(job, blocks_[0], p, y, own);

@@ -9,10 +9,11 @@
 namespace innervoice {
 namespace {
 
-constexpr std::int64_t kSignalFloats = 32768;  // of signals that are worked on together: they stay in the second cache
-constexpr std::int64_t kGroupColumns = 512;    // outputs of a piece, so that they do as well
-constexpr std::int64_t kShort = 32;            // products of a sum that a panel is not worth it for
-constexpr std::int64_t kItemsOfAThread = 3;    // so that threads end together
+constexpr std::int64_t kSignalFloats =
+    32768;  // of signals that are worked on together: they stay in the second cache
+constexpr std::int64_t kGroupColumns = 512;  // outputs of a piece, so that they do as well
+constexpr std::int64_t kShort = 32;          // products of a sum that a panel is not worth it for
+constexpr std::int64_t kItemsOfAThread = 3;  // so that threads end together
 
 std::int64_t up_to(std::int64_t n, std::int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
@@ -20,20 +21,22 @@ std::int64_t steps_together(std::int64_t channels) {
   return std::clamp<std::int64_t>(kSignalFloats / channels, 96, 1024);
 }
 
-// Floats from signal to signal: an odd number of cache lines, so that signals do not share a few places of a cache.
+// Floats from signal to signal: an odd number of cache lines, so that signals do not share a few places of a
+// cache.
 std::int64_t signal_stride(std::int64_t steps) { return lines(steps + kWaveSlack) / 32 * 32 + 16; }
 
 }  // namespace
 
-StreamConv::StreamConv(Isa isa, const float* weight, std::vector<float> bias, std::int64_t taps, std::int64_t depth,
-                       Shape shape)
+StreamConv::StreamConv(Isa isa, const float* weight, std::vector<float> bias, std::int64_t taps,
+                       std::int64_t depth, Shape shape)
     : isa_(isa),
       taps_(taps),
       depth_(depth),
       columns_(static_cast<std::int64_t>(bias.size())),
       shape_(shape),
       bias_(std::move(bias)) {
-  const std::int64_t few = up_to(columns_, kWaveOut), many = up_to(columns_, voice_kernels_of(isa).panel_columns);
+  const std::int64_t few = up_to(columns_, kWaveOut),
+                     many = up_to(columns_, voice_kernels_of(isa).panel_columns);
   if (shape.stride == 1 && shape.up == 1 && (4 * few <= 3 * many || taps * depth <= kShort)) {
     grouped_ = grouped(weight, columns_, taps, depth);
     bias_.resize(static_cast<std::size_t>(few), 0.0f);
@@ -68,7 +71,8 @@ void StreamConv::signals(const StreamConvCall& call, Piece piece, float* memory)
 void StreamConv::panels(const StreamConvCall& call, Piece piece, std::int64_t first, std::int64_t count,
                         float* memory) const {
   const VoiceKernels& kernels = voice_kernels_of(isa_);
-  const std::int64_t width = channels(), stride = shape_.stride, up = shape_.up, known = call.past + call.columns;
+  const std::int64_t width = channels(), stride = shape_.stride, up = shape_.up,
+                     known = call.past + call.columns;
   const std::int64_t begin = piece.begin * stride, needed = (piece.count + reach()) * stride;
   const std::int64_t some = std::clamp<std::int64_t>(known - begin, 0, needed);
   auto* table = reinterpret_cast<const float**>(memory);
@@ -95,17 +99,20 @@ void StreamConv::panels(const StreamConvCall& call, Piece piece, std::int64_t fi
     for (std::int64_t c = 0; c < count; c += kBlock) {
       const std::int64_t end = std::min(count, c + kBlock);
       for (std::int64_t m = 0; m < piece.count; ++m) {
-        for (std::int64_t i = c; i < end; ++i) y[(first + i) * call.out_columns + base + m] = made[m * count + i];
+        for (std::int64_t i = c; i < end; ++i)
+          y[(first + i) * call.out_columns + base + m] = made[m * count + i];
       }
     }
     return;
   }
-  for (std::int64_t n = first; n < first + count;) {  // outputs of one channel, and of a step, lie side by side
+  for (std::int64_t n = first;
+       n < first + count;) {  // outputs of one channel, and of a step, lie side by side
     const std::int64_t v = n % up, run = std::min(up - v, first + count - n);
     float* line = y + n / up * call.out_columns;
     for (std::int64_t m = 0; m < piece.count; ++m) {
       const std::int64_t column = base + m * up + v;
-      const std::int64_t from = std::max<std::int64_t>(0, -column), last = std::min(run, call.out_columns - column);
+      const std::int64_t from = std::max<std::int64_t>(0, -column),
+                         last = std::min(run, call.out_columns - column);
       const float* sums = made + m * count + n - first;
       for (std::int64_t i = from; i < last; ++i) line[column + i] = sums[i];
     }
@@ -141,7 +148,8 @@ void StreamConv::run_panels(ThreadTeam& team, const StreamConvCall& call) const 
   team.run([&](Member& me) {
     me.for_each(parts * groups.number, 1, [&](std::int64_t from, std::int64_t to) {
       for (std::int64_t i = from; i < to; ++i) {
-        const std::int64_t part = i % parts, piece = part % pieces.number, first = groups.begin(i / parts) * width;
+        const std::int64_t part = i % parts, piece = part % pieces.number,
+                           first = groups.begin(i / parts) * width;
         panels(call, {part / pieces.number, step + pieces.begin(piece), pieces.count(piece)}, first,
                std::min(columns_ - first, groups.count(i / parts) * width), memory + floats * me.index());
       }

@@ -14,9 +14,9 @@ std::int64_t columns_of(std::int64_t channels) { return kWaveFloats / channels; 
 
 }  // namespace
 
-WaveUnit::WaveUnit(Isa isa, std::int64_t channels, std::int64_t taps, std::int64_t dilation, std::vector<float> alpha,
-                   const float* first, std::vector<float> first_bias, std::vector<float> beta, const float* second,
-                   std::vector<float> second_bias)
+WaveUnit::WaveUnit(Isa isa, std::int64_t channels, std::int64_t taps, std::int64_t dilation,
+                   std::vector<float> alpha, const float* first, std::vector<float> first_bias,
+                   std::vector<float> beta, const float* second, std::vector<float> second_bias)
     : isa_(isa),
       channels_(channels),
       taps_(taps),
@@ -46,7 +46,8 @@ void WaveUnit::piece(const ResidualCall& call, std::int64_t row, std::int64_t be
   std::fill_n(bent + call.channels * wide, (channels_ - call.channels) * wide, 0.0f);
   for (std::int64_t c = 0; c < call.channels; ++c) {
     const std::int64_t line = row * call.channels + c;
-    join(call.history + line * reach, reach, call.x + line * columns, made_first, past_count, past + c * wide);
+    join(call.history + line * reach, reach, call.x + line * columns, made_first, past_count,
+         past + c * wide);
     kernels.wave_snake(past + c * wide, past_count, alpha_[static_cast<std::size_t>(c)], bent + c * wide);
   }
   kernels.wave_conv(bent, wide, channels_, channels_, taps_, dilation_, first_.data(), first_bias_.data(),
@@ -54,16 +55,18 @@ void WaveUnit::piece(const ResidualCall& call, std::int64_t row, std::int64_t be
   for (std::int64_t c = 0; c < call.channels; ++c) {
     const std::int64_t line = row * call.channels + c;
     float *signal = middle + c * wide, *fresh = signal + kept;
-    if (call.start != nullptr) clip(fresh, made, call.start[row] - half() * dilation_ + made_first, call.end[row]);
+    if (call.start != nullptr)
+      clip(fresh, made, call.start[row] - half() * dilation_ + made_first, call.end[row]);
     if (kept > 0) std::copy_n(call.inner + line * inner + begin, kept, signal);
     for (std::int64_t i = 0; i < inner; ++i) {  // column n + i of inner ++ middle, where it was made here
       const std::int64_t column = call.n[row] + i - inner;
-      if (column >= begin && column < begin + count) call.inner_after[line * inner + i] = fresh[column - made_first];
+      if (column >= begin && column < begin + count)
+        call.inner_after[line * inner + i] = fresh[column - made_first];
     }
     kernels.wave_snake(signal, middle_count, beta_[static_cast<std::size_t>(c)], bent + c * wide);
   }
-  kernels.wave_conv(bent, wide, channels_, channels_, taps_, 1, second_.data(), second_bias_.data(), middle, wide,
-                    count);
+  kernels.wave_conv(bent, wide, channels_, channels_, taps_, 1, second_.data(), second_bias_.data(), middle,
+                    wide, count);
   for (std::int64_t c = 0; c < call.channels; ++c) {
     float* result = middle + c * wide;
     if (call.start != nullptr) clip(result, count, call.start[row] - delay + begin, call.end[row]);
@@ -85,7 +88,8 @@ void WaveUnit::run(ThreadTeam& team, const ResidualCall& call) const {
       }
     });
     me.for_each(call.rows, 1, [&](std::int64_t first, std::int64_t last) {
-      for (std::int64_t row = first; row < last; ++row) keep_past(call, row, 2 * half() * dilation_, 2 * half());
+      for (std::int64_t row = first; row < last; ++row)
+        keep_past(call, row, 2 * half() * dilation_, 2 * half());
     });
   });
 }

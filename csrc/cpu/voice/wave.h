@@ -1,5 +1,5 @@
-// Signals of few channels, a row of floats each: vectors run along the time, so that nothing is padded or transposed.
-// Included inside a kernel file behind its vectors.
+// Signals of few channels, a row of floats each: vectors run along the time, so that nothing is padded or
+// transposed. Included inside a kernel file behind its vectors.
 #pragma once
 
 #include <cstdint>
@@ -15,10 +15,11 @@ constexpr int kWaveVectors = 3;
 constexpr std::int64_t kWaveStep = kWaveVectors * kLanes;
 static_assert(kWaveStep <= kWaveSlack, "a last step fits behind the columns");
 
-// kWaveOut rows of y, kWaveStep columns, of the channels [begin, end). A fused sum goes on from the channels before;
-// one whose products are rounded starts again at 0, so that it stays short.
-inline void wave_tile(const float* x, std::int64_t stride, std::int64_t begin, std::int64_t end, std::int64_t taps,
-                      std::int64_t step, const float* w, const float* bias, float* y, std::int64_t y_stride) {
+// kWaveOut rows of y, kWaveStep columns, of the channels [begin, end). A fused sum goes on from the channels
+// before; one whose products are rounded starts again at 0, so that it stays short.
+inline void wave_tile(const float* x, std::int64_t stride, std::int64_t begin, std::int64_t end,
+                      std::int64_t taps, std::int64_t step, const float* w, const float* bias, float* y,
+                      std::int64_t y_stride) {
   Vec total[kWaveOut][kWaveVectors];
   for (int n = 0; n < kWaveOut; ++n) {
     for (int v = 0; v < kWaveVectors; ++v) {
@@ -45,11 +46,12 @@ inline void wave_tile(const float* x, std::int64_t stride, std::int64_t begin, s
   }
 }
 
-inline void wave_conv(const float* x, std::int64_t stride, std::int64_t channels, std::int64_t out, std::int64_t taps,
-                      std::int64_t step, const float* weight, const float* bias, float* y, std::int64_t y_stride,
-                      std::int64_t columns) {
+inline void wave_conv(const float* x, std::int64_t stride, std::int64_t channels, std::int64_t out,
+                      std::int64_t taps, std::int64_t step, const float* weight, const float* bias, float* y,
+                      std::int64_t y_stride, std::int64_t columns) {
   const std::int64_t together = kChain / taps > 0 ? kChain / taps : 1;  // channels of a pass
-  for (std::int64_t begin = 0; begin < channels; begin += together) {   // whose weights stay in the first cache
+  for (std::int64_t begin = 0; begin < channels;
+       begin += together) {  // whose weights stay in the first cache
     const std::int64_t end = begin + together < channels ? begin + together : channels;
     for (std::int64_t t = 0; t < columns; t += kWaveStep) {
       for (std::int64_t n = 0; n < out; n += kWaveOut) {

@@ -1,5 +1,5 @@
-// The convolutions of streaming codecs on the CPU, divided among the threads of a team: float32, time first. A stream's
-// past and what it brings are two tensors that are read as one.
+// The convolutions of streaming codecs on the CPU, divided among the threads of a team: float32, time first.
+// A stream's past and what it brings are two tensors that are read as one.
 #pragma once
 
 #include <cstdint>
@@ -48,8 +48,8 @@ class TapsConv {
   std::vector<float> plain_;  // where there are few columns
 };
 
-// A residual unit of SEANet: y_t = s_t + b' + W' elu(b + sum_j w_j elu(z_{t + d j})), s_t the window's column that y_t
-// stands at, or a linear map of it.
+// A residual unit of SEANet: y_t = s_t + b' + W' elu(b + sum_j w_j elu(z_{t + d j})), s_t the window's column
+// that y_t stands at, or a linear map of it.
 class EluUnit {
  public:
   EluUnit(Isa isa, Affine wide, Affine narrow, std::optional<Affine> shortcut, std::int64_t dilation)
@@ -67,8 +67,8 @@ class EluUnit {
 
  private:
   std::int64_t piece_floats(std::int64_t count, std::int64_t steps) const;
-  void some(const Window& window, std::int64_t steps, std::int64_t begin, std::int64_t count, bool elu, float* y,
-            float* memory, const float** table) const;
+  void some(const Window& window, std::int64_t steps, std::int64_t begin, std::int64_t count, bool elu,
+            float* y, float* memory, const float** table) const;
 
   Isa isa_;
   Affine wide_, narrow_;
@@ -76,8 +76,9 @@ class EluUnit {
   std::int64_t dilation_;
 };
 
-// Where the rows of a call of Mimi's transformer stand: slot and position of the first token, tokens that a row brings;
-// cos and sin [B T, d / 2] of all positions. ring [S, 2, R, G, d] as innervoice_kernels/windowed.py says.
+// Where the rows of a call of Mimi's transformer stand: slot and position of the first token, tokens that a
+// row brings; cos and sin [B T, d / 2] of all positions. ring [S, 2, R, G, d] as
+// innervoice_kernels/windowed.py says.
 struct RingCall {
   const std::int64_t *slots, *start, *n;
   const float *cos, *sin;
@@ -85,7 +86,8 @@ struct RingCall {
   std::int64_t rows, tokens, places;
 };
 
-// A layer of Mimi's transformer: y = x + s out(attention(norm x)), y + s' down(gelu(up(norm y))); s, s' of columns.
+// A layer of Mimi's transformer: y = x + s out(attention(norm x)), y + s' down(gelu(up(norm y))); s, s' of
+// columns.
 class WindowLayer {
  public:
   struct Parts {
@@ -113,7 +115,8 @@ class WindowLayer {
 
  private:
   void keep(const RingCall& call, std::int64_t m, float* qkv) const;
-  void attend(const RingCall& call, std::int64_t m, std::int64_t head, const float* qkv, float* scores, float* y) const;
+  void attend(const RingCall& call, std::int64_t m, std::int64_t head, const float* qkv, float* scores,
+              float* y) const;
 
   Isa isa_;
   Parts parts_;
@@ -121,7 +124,7 @@ class WindowLayer {
 };
 
 // y = x + sin(a x)^2 / (a + 1e-9) of rows of `channels`, a multiple of 16, an a = alpha[c] each.
-void snake(ThreadTeam& team, Isa isa, const float* x, std::int64_t rows, std::int64_t channels, const float* alpha,
-           float* y);
+void snake(ThreadTeam& team, Isa isa, const float* x, std::int64_t rows, std::int64_t channels,
+           const float* alpha, float* y);
 
 }  // namespace innervoice

@@ -1,5 +1,5 @@
-// A decoder's step on the CPU: token ids and pages in, logits out, all layers in one job of a thread team. The plain
-// form of the same computation is Transformer in the engine's model/transformer.py.
+// A decoder's step on the CPU: token ids and pages in, logits out, all layers in one job of a thread team.
+// The plain form of the same computation is Transformer in the engine's model/transformer.py.
 #pragma once
 
 #include <cstdint>
@@ -33,8 +33,9 @@ struct DecoderModel {
   std::vector<float> inv_freq;  // [rotary_dim / 2]
   float rotary_scale = 1.0f;    // of cosine and sine
   bool rounds_to_bf16 = false;  // cosine and sine, as the model's type has them
-  bool is_exact = false;        // quantised weights are multiplied as float32 numbers, inputs not rounded to 16 bits
-  Weight embedding;             // [V, D]
+  bool is_exact =
+      false;         // quantised weights are multiplied as float32 numbers, inputs not rounded to 16 bits
+  Weight embedding;  // [V, D]
   std::vector<DecoderLayer> layers;
   const float* final_norm = nullptr;  // [D]
   Weight output;                      // [V, D]
@@ -50,8 +51,8 @@ struct DecoderPages {
   const std::int32_t* key_tag = nullptr;  // [P, page_size]
 };
 
-// A ragged batch, as AttentionInputs in model/transformer.py: row b owns tokens query_start[b] to query_start[b + 1],
-// the last of its context_len[b].
+// A ragged batch, as AttentionInputs in model/transformer.py: row b owns tokens query_start[b] to
+// query_start[b + 1], the last of its context_len[b].
 struct DecoderBatch {
   std::int64_t num_tokens = 0;               // T
   std::int64_t num_rows = 0;                 // B
@@ -76,8 +77,8 @@ class Decoder {
   Decoder(DecoderModel model, std::shared_ptr<ThreadTeam> team, Isa isa);
   ~Decoder();
 
-  // Writes the batch's keys and values to the pages and logits [num_wanted, V]. Throws std::invalid_argument, having
-  // written nothing, for ids, slots or pages that are not there. One call at a time.
+  // Writes the batch's keys and values to the pages and logits [num_wanted, V]. Throws std::invalid_argument,
+  // having written nothing, for ids, slots or pages that are not there. One call at a time.
   void step(const DecoderBatch& batch, const DecoderPages& pages, float* logits);
 
   const DecoderModel& model() const;

@@ -46,8 +46,8 @@ struct Version {
 constexpr std::uint32_t kMajorVersion = 1;
 constexpr std::uint64_t kReadOnly = 1;
 
-// What a capsule named "dltensor_versioned" holds. Only `version`, `manager` and `deleter` may be read when the major
-// version is unknown.
+// What a capsule named "dltensor_versioned" holds. Only `version`, `manager` and `deleter` may be read when
+// the major version is unknown.
 struct ManagedTensorVersioned {
   Version version;
   void* manager;
@@ -56,15 +56,17 @@ struct ManagedTensorVersioned {
   Tensor tensor;
 };
 
-// What the capsule "dlpack_exchange_api" of a type's __dlpack_c_exchange_api__ holds (DLPack 1.3): conversion in C,
-// without a capsule a tensor. Later versions may come before it in `previous`' chain; functions are only ever added.
+// What the capsule "dlpack_exchange_api" of a type's __dlpack_c_exchange_api__ holds (DLPack 1.3): conversion
+// in C, without a capsule a tensor. Later versions may come before it in `previous`' chain; functions are
+// only ever added.
 struct ExchangeApi {
   Version version;
   ExchangeApi* previous;
   void* allocate;
   void* managed_from_object;
   void* object_from_managed;
-  // Of an object of that type, valid while its owner holds it unchanged. 0, or -1 with Python's error set. May be null.
+  // Of an object of that type, valid while its owner holds it unchanged. 0, or -1 with Python's error set.
+  // May be null.
   int (*tensor_from_object)(void* object, Tensor* out);
   void* current_stream;
 };

@@ -19,19 +19,21 @@ class Scratch {
   std::vector<float> memory_;
 };
 
-// y[m, n] = sum_k x[m, k] w[n, k] for m in [0, M), n in [first, last), on the calling thread alone; y points to column
-// `first`. Sums run over k in an order that depends on nothing but K and the instructions. Rows of x and y lie ldx and
-// ldy floats apart. Quantised weights are multiplied as the float32 numbers they stand for.
-void gemm_columns(Isa isa, const float* x, std::int64_t ldx, std::int64_t M, const Weight& w, std::int64_t first,
-                  std::int64_t last, float* y, std::int64_t ldy, Scratch& scratch);
+// y[m, n] = sum_k x[m, k] w[n, k] for m in [0, M), n in [first, last), on the calling thread alone; y points
+// to column `first`. Sums run over k in an order that depends on nothing but K and the instructions. Rows of
+// x and y lie ldx and ldy floats apart. Quantised weights are multiplied as the float32 numbers they stand
+// for.
+void gemm_columns(Isa isa, const float* x, std::int64_t ldx, std::int64_t M, const Weight& w,
+                  std::int64_t first, std::int64_t last, float* y, std::int64_t ldy, Scratch& scratch);
 
 // y = x W^T + bias (null: none) for x [M, K], W [N, K], y [M, N], by all threads.
 void gemm(ThreadTeam& team, Isa isa, const float* x, std::int64_t ldx, std::int64_t M, const Weight& w,
           const float* bias, float* y, std::int64_t ldy);
 
-// The same without bias, on the calling thread, for few rows: every row of w is read once and in order. Inputs of int8
-// and int4 weights are rounded to 16 bits, each row's largest magnitude at 32767; of bfloat16 weights to bfloat16 where
-// the instructions multiply those.
-void product(Isa isa, const float* x, std::int64_t ldx, std::int64_t M, const Weight& w, float* y, std::int64_t ldy);
+// The same without bias, on the calling thread, for few rows: every row of w is read once and in order.
+// Inputs of int8 and int4 weights are rounded to 16 bits, each row's largest magnitude at 32767; of bfloat16
+// weights to bfloat16 where the instructions multiply those.
+void product(Isa isa, const float* x, std::int64_t ldx, std::int64_t M, const Weight& w, float* y,
+             std::int64_t ldy);
 
 }  // namespace innervoice

@@ -11,8 +11,8 @@ using Page = std::int64_t;
 constexpr Page kNoPage = -1;   // the end of a chain of pages; as a parent in the prefix tree: the root
 constexpr Page kOutside = -2;  // the page stands in no chain, or not in the tree
 
-// Pages in the order they were appended, each at most once. The arrays are open to be checked and copied; only the
-// methods change them. Every call but the constructor is O(1).
+// Pages in the order they were appended, each at most once. The arrays are open to be checked and copied;
+// only the methods change them. Every call but the constructor is O(1).
 struct PageList {
   explicit PageList(std::int64_t num_pages) : older(num_pages, kOutside), newer(num_pages, kOutside) {}
 
@@ -35,7 +35,8 @@ struct PageList {
     --size;
   }
 
-  std::vector<Page> older, newer;  // [num_pages]: neighbours, kNoPage at the ends, kOutside when not in the list
+  std::vector<Page> older,
+      newer;  // [num_pages]: neighbours, kNoPage at the ends, kOutside when not in the list
   Page oldest = kNoPage, newest = kNoPage;
   std::int64_t size = 0;
 };

@@ -1,5 +1,5 @@
-// The pool of KV cache pages: who holds which page, counted by reference, and which pages hold the tokens of which
-// prefix. Pure C++: no Python, no torch, no memory of the pages themselves.
+// The pool of KV cache pages: who holds which page, counted by reference, and which pages hold the tokens of
+// which prefix. Pure C++: no Python, no torch, no memory of the pages themselves.
 #pragma once
 
 #include <cstdint>
@@ -25,43 +25,45 @@ struct PoolCounters {
 };
 
 // A fixed number of pages, 0 to num_pages - 1, of page_size tokens each. A page is free, held by one or more
-// references, or cached: published, without references, kept until its place is needed. A published page stays held
-// while a page behind it is. Every call happens wholly or not at all. O(1) a page but for hashing its tokens. Not
-// thread-safe.
+// references, or cached: published, without references, kept until its place is needed. A published page
+// stays held while a page behind it is. Every call happens wholly or not at all. O(1) a page but for hashing
+// its tokens. Not thread-safe.
 class PagePool {
  public:
   // hash_bits as in PrefixTree. Throws std::invalid_argument for a negative num_pages, a page_size below 1.
   explicit PagePool(std::int64_t num_pages, std::int64_t page_size = 16, std::int64_t hash_bits = 64);
 
-  // `count` pages, each with one reference: free ones first, then cached ones, those let go first evicted first, but
-  // never a page before the cached pages behind it. Throws OutOfPages, or std::invalid_argument for a negative count.
+  // `count` pages, each with one reference: free ones first, then cached ones, those let go first evicted
+  // first, but never a page before the cached pages behind it. Throws OutOfPages, or std::invalid_argument
+  // for a negative count.
   std::vector<Page> allocate(std::int64_t count);
 
-  // One more reference to each page. Throws std::out_of_range (no such page), std::invalid_argument (it has no
-  // references).
+  // One more reference to each page. Throws std::out_of_range (no such page), std::invalid_argument (it has
+  // no references).
   void retain(const std::vector<Page>& pages);
 
-  // One reference less to each page; without references a published page is cached, any other is free. Throws as
-  // retain.
+  // One reference less to each page; without references a published page is cached, any other is free. Throws
+  // as retain.
   void free(const std::vector<Page>& pages);
 
   // References to the page. Throws std::out_of_range, as all below that take a page.
   std::int64_t ref_count(Page page) const;
 
-  // Makes a full page findable behind `parent`, a published page, or kNoPage. Returns the page; or, when an equal one
-  // is published there, that one: the caller's reference is moved to it. Both pages must have references. Throws
-  // std::invalid_argument, also for a page that is published elsewhere.
+  // Makes a full page findable behind `parent`, a published page, or kNoPage. Returns the page; or, when an
+  // equal one is published there, that one: the caller's reference is moved to it. Both pages must have
+  // references. Throws std::invalid_argument, also for a page that is published elsewhere.
   Page publish(Page parent, Page page, PageTokens tokens);
 
-  // The longest chain of published pages that holds the beginning of these tokens, each with one more reference. Only
-  // whole pages are looked for: what may not be found, the caller leaves out.
+  // The longest chain of published pages that holds the beginning of these tokens, each with one more
+  // reference. Only whole pages are looked for: what may not be found, the caller leaves out.
   std::vector<Page> match(PageTokens tokens, std::int64_t num_tokens);
 
-  // Takes a page out of the tree. Throws std::invalid_argument when it has no references, is not published, or is not
-  // the last of its prefix.
+  // Takes a page out of the tree. Throws std::invalid_argument when it has no references, is not published,
+  // or is not the last of its prefix.
   void unpublish(Page page);
 
-  // Whether anybody but one holder may read the page, so that it must not be written: two references, or published.
+  // Whether anybody but one holder may read the page, so that it must not be written: two references, or
+  // published.
   bool is_shared(Page page) const;
 
   bool is_published(Page page) const;

@@ -1,5 +1,5 @@
-// Philox4x32-10, counter-based random words (Salmon, Moraes, Dror, Shaw 2011): philox.py defines what they are used
-// for.
+// Philox4x32-10, counter-based random words (Salmon, Moraes, Dror, Shaw 2011): philox.py defines what they
+// are used for.
 #pragma once
 
 #include <cstdint>
@@ -10,8 +10,8 @@ struct PhiloxWords {
   std::uint32_t w[4];
 };
 
-inline PhiloxWords philox(std::uint32_t c0, std::uint32_t c1, std::uint32_t c2, std::uint32_t c3, std::uint32_t k0,
-                          std::uint32_t k1) {
+inline PhiloxWords philox(std::uint32_t c0, std::uint32_t c1, std::uint32_t c2, std::uint32_t c3,
+                          std::uint32_t k0, std::uint32_t k1) {
   for (int round = 0; round < 10; ++round) {
     const std::uint64_t a = std::uint64_t{0xD2511F53} * c0, b = std::uint64_t{0xCD9E8D57} * c2;
     c0 = static_cast<std::uint32_t>(b >> 32) ^ c1 ^ k0;

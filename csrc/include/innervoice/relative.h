@@ -1,5 +1,6 @@
-// The flow's token encoder on the CPU: attention with relative positions over cached and new keys, and a layer of it;
-// relative.py and relative_layer.py define them. A row's numbers depend on neither its neighbours nor the threads.
+// The flow's token encoder on the CPU: attention with relative positions over cached and new keys, and a
+// layer of it; relative.py and relative_layer.py define them. A row's numbers depend on neither its
+// neighbours nor the threads.
 #pragma once
 
 #include <cstdint>
@@ -10,8 +11,9 @@
 
 namespace innervoice {
 
-// q [rows, heads, queries, width], k and v [rows, heads, keys, width], biases [heads, width], positions [heads,
-// keys + queries - 1, width] by falling distance, visible [rows, queries, keys] -> y as q. width: a multiple of 16.
+// q [rows, heads, queries, width], k and v [rows, heads, keys, width], biases [heads, width], positions
+// [heads, keys + queries - 1, width] by falling distance, visible [rows, queries, keys] -> y as q. width: a
+// multiple of 16.
 struct RelativeCall {
   const float *q, *k, *v, *bias_u, *bias_v, *positions;
   const bool* visible;
@@ -20,8 +22,8 @@ struct RelativeCall {
 };
 void relative_attention(ThreadTeam& team, Isa isa, const RelativeCall& call);
 
-// Tokens of a stream: cache [rows, C, 2, D], the keys and values before them; visible [rows, tokens, C + tokens];
-// closed[row]: new tokens whose keys and values are kept, in cache_after.
+// Tokens of a stream: cache [rows, C, 2, D], the keys and values before them; visible [rows, tokens, C +
+// tokens]; closed[row]: new tokens whose keys and values are kept, in cache_after.
 struct EncodedCall {
   const float* cache;
   const bool* visible;

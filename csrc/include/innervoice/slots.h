@@ -15,10 +15,10 @@ struct RaggedBatch {
   std::int64_t num_tokens;          // T
 };
 
-// out[t] = page * page_size + offset for every query token t: row b's queries are the last query_start[b + 1] -
-// query_start[b] of its context_len[b] positions, and position p lies at offset p % page_size of page page_table[b, p /
-// page_size]. Throws std::invalid_argument, having written nothing, when the numbers do not fit each other or a needed
-// page is negative.
+// out[t] = page * page_size + offset for every query token t: row b's queries are the last query_start[b + 1]
+// - query_start[b] of its context_len[b] positions, and position p lies at offset p % page_size of page
+// page_table[b, p / page_size]. Throws std::invalid_argument, having written nothing, when the numbers do not
+// fit each other or a needed page is negative.
 void fill_slots(const RaggedBatch& batch, std::int64_t page_size, std::int64_t* out);
 
 }  // namespace innervoice

@@ -9,11 +9,13 @@
 namespace innervoice {
 
 // y[b, s, f, 0..3]: the normals of counter (first[b, f], s) and key (seed[b], stream); first [rows, count].
-void fill_normals(ThreadTeam& team, Isa isa, const std::int64_t* seed, std::int64_t stream, const std::int64_t* first,
-                  std::int64_t rows, std::int64_t count, std::int64_t seconds, float* y);
+void fill_normals(ThreadTeam& team, Isa isa, const std::int64_t* seed, std::int64_t stream,
+                  const std::int64_t* first, std::int64_t rows, std::int64_t count, std::int64_t seconds,
+                  float* y);
 
-// A call of the source. f0 [rows, frames] in Hz; cycles [rows] before and after n[row] frames; phases [rows, harmonics]
-// and noise [rows, harmonics, frames * frame_len], null: none; weight [harmonics]; y [rows, frames * frame_len].
+// A call of the source. f0 [rows, frames] in Hz; cycles [rows] before and after n[row] frames; phases [rows,
+// harmonics] and noise [rows, harmonics, frames * frame_len], null: none; weight [harmonics]; y [rows, frames
+// * frame_len].
 struct SourceCall {
   const double *f0, *cycles;
   const std::int64_t* n;

@@ -1,5 +1,5 @@
-// Short-time Fourier transforms of streams, and log-mel features, on the CPU: stft.py, istft.py and mel.py define them.
-// A frame's numbers depend on neither its neighbours nor the threads.
+// Short-time Fourier transforms of streams, and log-mel features, on the CPU: stft.py, istft.py and mel.py
+// define them. A frame's numbers depend on neither its neighbours nor the threads.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +9,9 @@
 
 namespace innervoice {
 
-// x [rows, columns] behind state [rows, N - hop]; column 0 of x is position start[row] of a signal that is reflected at
-// 0 and at its length end[row]. n[row]: columns that a row brings -> y [rows, N + 2, frames], frames = columns / hop.
+// x [rows, columns] behind state [rows, N - hop]; column 0 of x is position start[row] of a signal that is
+// reflected at 0 and at its length end[row]. n[row]: columns that a row brings -> y [rows, N + 2, frames],
+// frames = columns / hop.
 struct StftCall {
   const float *x, *state, *window;
   const std::int64_t *n, *start, *end;
@@ -18,9 +19,9 @@ struct StftCall {
   float *y, *state_after;
 };
 
-// real, imag [rows, N / 2 + 1, frames], the first at position start[row] of end[row] frames; those from n[row] on count
-// for nothing. Column c of y [rows, columns] is sample first + c after the first frame's begin; state [rows, N - hop],
-// null: zeros; state_after, null: not wanted. Sums run in the order of frames.
+// real, imag [rows, N / 2 + 1, frames], the first at position start[row] of end[row] frames; those from
+// n[row] on count for nothing. Column c of y [rows, columns] is sample first + c after the first frame's
+// begin; state [rows, N - hop], null: zeros; state_after, null: not wanted. Sums run in the order of frames.
 struct IstftCall {
   const float *real, *imag, *state, *window;
   const std::int64_t *n, *start, *end;
@@ -28,8 +29,8 @@ struct IstftCall {
   float *y, *state_after;
 };
 
-// samples [rows, columns], filters [N / 2 + 1, mels] -> y [rows, mels, frames], frames = (columns - N) / hop + 1:
-// log10(max(|STFT|^2 filters, 1e-10)), the window a periodic Hann.
+// samples [rows, columns], filters [N / 2 + 1, mels] -> y [rows, mels, frames], frames = (columns - N) / hop
+// + 1: log10(max(|STFT|^2 filters, 1e-10)), the window a periodic Hann.
 struct LogMelCall {
   const float *samples, *filters;
   std::int64_t rows, columns, hop, mels;
@@ -57,8 +58,8 @@ class RealTransform {
 
   template <typename At, typename W>
   void spectra(std::int64_t count, At&& at, const W* window, float* memory) const;
-  void samples_of(const IstftCall& call, std::int64_t row, std::int64_t first, std::int64_t count, float* parts,
-                  float* y) const;
+  void samples_of(const IstftCall& call, std::int64_t row, std::int64_t first, std::int64_t count,
+                  float* parts, float* y) const;
 
   Isa isa_;
   std::int64_t size_;

@@ -1,5 +1,5 @@
-// The vocoder's convolutions over a stream, channels first, divided among the threads of a team: those that change the
-// rate or the number of channels. A leaky ReLU goes before them.
+// The vocoder's convolutions over a stream, channels first, divided among the threads of a team: those that
+// change the rate or the number of channels. A leaky ReLU goes before them.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +11,9 @@
 
 namespace innervoice {
 
-// Rows of a call: z = before ++ x ++ zeros. y begins at column `first` of the result; start, end: y's bounds, null
-// where nothing is clipped. n: columns of x that count, after [B, C, past] what is kept of them, null: nothing.
+// Rows of a call: z = before ++ x ++ zeros. y begins at column `first` of the result; start, end: y's bounds,
+// null where nothing is clipped. n: columns of x that count, after [B, C, past] what is kept of them, null:
+// nothing.
 struct StreamConvCall {
   const float* before;
   const float* x;
@@ -21,8 +22,8 @@ struct StreamConvCall {
   std::int64_t rows, past, columns, first, out_columns;
 };
 
-// y_{u t + v}[c] = b[c u + v] + sum_j,i,k w[c u + v, j, i C + k] leaky(z_{s (t + d j) + i}[k]), stride s, dilation d, u
-// outputs a step.
+// y_{u t + v}[c] = b[c u + v] + sum_j,i,k w[c u + v, j, i C + k] leaky(z_{s (t + d j) + i}[k]), stride s,
+// dilation d, u outputs a step.
 class StreamConv {
  public:
   struct Shape {
@@ -31,7 +32,8 @@ class StreamConv {
   };
 
   // weight [C' u, taps, s C], bias [C' u].
-  StreamConv(Isa isa, const float* weight, std::vector<float> bias, std::int64_t taps, std::int64_t depth, Shape shape);
+  StreamConv(Isa isa, const float* weight, std::vector<float> bias, std::int64_t taps, std::int64_t depth,
+             Shape shape);
 
   void run(ThreadTeam& team, const StreamConvCall& call) const;
 
@@ -45,7 +47,8 @@ class StreamConv {
 
   std::int64_t reach() const { return (taps_ - 1) * shape_.dilation; }
   void signals(const StreamConvCall& call, Piece piece, float* memory) const;
-  void panels(const StreamConvCall& call, Piece piece, std::int64_t first, std::int64_t count, float* memory) const;
+  void panels(const StreamConvCall& call, Piece piece, std::int64_t first, std::int64_t count,
+              float* memory) const;
   void run_signals(ThreadTeam& team, const StreamConvCall& call) const;
   void run_panels(ThreadTeam& team, const StreamConvCall& call) const;
 
@@ -57,7 +60,8 @@ class StreamConv {
   std::vector<float> grouped_;  // where there are few outputs: vectors run along the time
 };
 
-// Rows of a call in double, z = before ++ x: before, after [B, C, reach], y [B, C', columns]; the rest as above.
+// Rows of a call in double, z = before ++ x: before, after [B, C, reach], y [B, C', columns]; the rest as
+// above.
 struct DoubleConvCall {
   const double* before;
   const double* x;
@@ -80,8 +84,8 @@ class DoubleConv {
   std::int64_t reach() const { return (taps_ - 1) * dilation_; }
 
  private:
-  void piece(const DoubleConvCall& call, std::int64_t row, std::int64_t begin, std::int64_t columns, std::int64_t first,
-             std::int64_t count, double* memory) const;
+  void piece(const DoubleConvCall& call, std::int64_t row, std::int64_t begin, std::int64_t columns,
+             std::int64_t first, std::int64_t count, double* memory) const;
 
   Isa isa_;
   std::int64_t taps_, depth_, columns_, dilation_;

@@ -4,8 +4,8 @@
 //   const int32_t* table = match<const int32_t>("page_table", page_table, {B, N});
 //   const int32_t* start = match<const int32_t>("query_start", query_start, {B + 1});
 //
-// A size is bound where it is first met and must agree from there on. Throws std::invalid_argument with what was
-// expected and what came:
+// A size is bound where it is first met and must agree from there on. Throws std::invalid_argument with what
+// was expected and what came:
 //   query_start: expected int32 [B + 1] with B = 2, got int32 [5]
 #pragma once
 
@@ -71,11 +71,13 @@ constexpr dlpack::DataType dtype_of() {
   return {code, 8 * sizeof(T), 1};
 }
 
-// The checks behind match(): dtype, rank, sizes, device, density, and whether it may be written. Binds sizes only when
-// all hold.
-void check_tensor(const char* name, const Argument& argument, Pattern pattern, dlpack::DataType dtype, bool writable);
+// The checks behind match(): dtype, rank, sizes, device, density, and whether it may be written. Binds sizes
+// only when all hold.
+void check_tensor(const char* name, const Argument& argument, Pattern pattern, dlpack::DataType dtype,
+                  bool writable);
 
-// The argument's elements, dense and row-major in host memory; T is const for inputs. Throws std::invalid_argument.
+// The argument's elements, dense and row-major in host memory; T is const for inputs. Throws
+// std::invalid_argument.
 template <typename T>
 T* match(const char* name, const Argument& argument, Pattern pattern) {
   check_tensor(name, argument, pattern, dtype_of<std::remove_const_t<T>>(), !std::is_const_v<T>);

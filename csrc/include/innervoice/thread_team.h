@@ -1,13 +1,14 @@
-// Threads that wait for work together: kernels of microseconds are divided among them without asking the system each
-// time.
+// Threads that wait for work together: kernels of microseconds are divided among them without asking the
+// system each time.
 //
 //   team.run([&](Member& me) {
-//     me.for_each(num_rows, 16, [&](std::int64_t first, std::int64_t last) { ... });  // ends when all rows are done
+//     me.for_each(num_rows, 16, [&](std::int64_t first, std::int64_t last) { ... });  // ends when all rows
+//     are done
 //     ...
 //   });
 //
-// Who waits spins for a bounded time and then sleeps, so that a neighbour that needs the core gets it. What is computed
-// must not depend on which thread does it: for_each hands out pieces as threads come for them.
+// Who waits spins for a bounded time and then sleeps, so that a neighbour that needs the core gets it. What
+// is computed must not depend on which thread does it: for_each hands out pieces as threads come for them.
 #pragma once
 
 #include <atomic>
@@ -34,8 +35,8 @@ class Member {
   // Waits until all threads of the team have come here; what they wrote before is seen behind it.
   void meet();
 
-  // Calls body(first, last) for pieces of at most `grain` of [0, count), each piece once in the whole team, then meets.
-  // A thread begins with its own share, a contiguous one, and then takes what others have left.
+  // Calls body(first, last) for pieces of at most `grain` of [0, count), each piece once in the whole team,
+  // then meets. A thread begins with its own share, a contiguous one, and then takes what others have left.
   template <typename Body>
   void for_each(std::int64_t count, std::int64_t grain, Body&& body) {
     std::int64_t first = 0, last = 0;
@@ -45,7 +46,8 @@ class Member {
 
  private:
   friend class ThreadTeam;
-  Member(ThreadTeam* team, int index, int num_threads) : team_(team), index_(index), num_threads_(num_threads) {}
+  Member(ThreadTeam* team, int index, int num_threads)
+      : team_(team), index_(index), num_threads_(num_threads) {}
   bool take(std::int64_t count, std::int64_t grain, std::int64_t& first, std::int64_t& last);
 
   ThreadTeam* team_;
@@ -56,9 +58,9 @@ class Member {
 
 class ThreadTeam {
  public:
-  // num_threads 0: num_usable_cores(). pin: each thread but the caller to a core of the affinity mask. spin_us: how
-  // long a waiting thread looks before it sleeps; a team larger than the cores does not look at all. Throws
-  // std::invalid_argument for negative numbers and for more than 256 threads.
+  // num_threads 0: num_usable_cores(). pin: each thread but the caller to a core of the affinity mask.
+  // spin_us: how long a waiting thread looks before it sleeps; a team larger than the cores does not look at
+  // all. Throws std::invalid_argument for negative numbers and for more than 256 threads.
   explicit ThreadTeam(int num_threads = 0, bool pin = false, int spin_us = 50);
   ~ThreadTeam();
   ThreadTeam(const ThreadTeam&) = delete;
@@ -66,12 +68,13 @@ class ThreadTeam {
 
   int num_threads() const { return num_threads_; }
 
-  // Runs body(Member&) on every thread, the caller's among them, and returns when all have ended. One job at a time: a
-  // second caller waits. The body must not throw and must not run a job of the same team. In a process that was forked
-  // from the team's, where its threads are not, the caller does all the work.
+  // Runs body(Member&) on every thread, the caller's among them, and returns when all have ended. One job at
+  // a time: a second caller waits. The body must not throw and must not run a job of the same team. In a
+  // process that was forked from the team's, where its threads are not, the caller does all the work.
   template <typename Body>
   void run(Body&& body) {
-    run_job([](void* context, Member& member) { (*static_cast<std::remove_reference_t<Body>*>(context))(member); },
+    run_job([](void* context,
+               Member& member) { (*static_cast<std::remove_reference_t<Body>*>(context))(member); },
             const_cast<void*>(static_cast<const void*>(&body)));
   }
 

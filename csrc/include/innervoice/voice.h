@@ -1,5 +1,6 @@
-// The speech decoder's networks on the CPU: what a residual block with its transformers, a convolution over frames and
-// a unit of the vocoder compute, divided among the threads of a team. Frames lie one after another, channels last.
+// The speech decoder's networks on the CPU: what a residual block with its transformers, a convolution over
+// frames and a unit of the vocoder compute, divided among the threads of a team. Frames lie one after
+// another, channels last.
 #pragma once
 
 #include <cstdint>
@@ -10,12 +11,13 @@
 
 namespace innervoice {
 
-// A weight [N, taps, K] in the order in which a product reads it: panels of columns, depth within. Products take in
-// floats, or bfloat16 (halves) and add up in floats. Throws std::invalid_argument for halves without AVX-512 or of odd
-// K.
+// A weight [N, taps, K] in the order in which a product reads it: panels of columns, depth within. Products
+// take in floats, or bfloat16 (halves) and add up in floats. Throws std::invalid_argument for halves without
+// AVX-512 or of odd K.
 class PackedWeight {
  public:
-  PackedWeight(Isa isa, bool halves, const float* w, std::int64_t columns, std::int64_t taps, std::int64_t depth);
+  PackedWeight(Isa isa, bool halves, const float* w, std::int64_t columns, std::int64_t taps,
+               std::int64_t depth);
 
   std::int64_t columns() const { return columns_; }
   std::int64_t taps() const { return taps_; }
@@ -50,7 +52,8 @@ class FrameConv {
 
   // x [R, T, K] with n[r] true frames, the others counting as zero -> y [R, T', N], zero from out_n[r] on.
   void run(ThreadTeam& team, const float* x, std::int64_t rows, std::int64_t frames, const std::int64_t* n,
-           std::int64_t stride, std::int64_t pad, float* y, std::int64_t out_frames, const std::int64_t* out_n) const;
+           std::int64_t stride, std::int64_t pad, float* y, std::int64_t out_frames,
+           const std::int64_t* out_n) const;
 
   std::int64_t depth() const { return layer_.weight.depth(); }
   std::int64_t columns() const { return layer_.weight.columns(); }
@@ -60,8 +63,8 @@ class FrameConv {
   Affine layer_;
 };
 
-// Rows of channels, x [rows, channels, columns] of which n[row] columns count: GroupNorm over them, then Mish, as
-// innervoice_kernels/groupnorm.py says -> y, zero from n[row] on.
+// Rows of channels, x [rows, channels, columns] of which n[row] columns count: GroupNorm over them, then
+// Mish, as innervoice_kernels/groupnorm.py says -> y, zero from n[row] on.
 struct GroupNormCall {
   const float* x;
   const std::int64_t* n;
@@ -72,8 +75,8 @@ struct GroupNormCall {
 };
 void group_norm_mish(ThreadTeam& team, Isa isa, const GroupNormCall& call);
 
-// A transformer of the flow: LayerNorm, attention of all frames of a row, LayerNorm, GELU feed-forward. The scale of
-// its scores, 1 / sqrt(d), is in the weights of the queries.
+// A transformer of the flow: LayerNorm, attention of all frames of a row, LayerNorm, GELU feed-forward. The
+// scale of its scores, 1 / sqrt(d), is in the weights of the queries.
 struct FlowBlock {
   Norm norm_attention;
   PackedWeight qkv;
@@ -82,15 +85,15 @@ struct FlowBlock {
   Affine up, down;
 };
 
-// A stage of the flow's U-Net: residual block (two convolutions, GroupNorm of 8 groups over true lengths, Mish), then
-// transformers.
+// A stage of the flow's U-Net: residual block (two convolutions, GroupNorm of 8 groups over true lengths,
+// Mish), then transformers.
 class FlowStage {
  public:
-  FlowStage(Numerics numerics, std::int64_t heads, Affine first, Norm first_norm, Affine second, Norm second_norm,
-            Affine skip, std::vector<FlowBlock> blocks);
+  FlowStage(Numerics numerics, std::int64_t heads, Affine first, Norm first_norm, Affine second,
+            Norm second_norm, Affine skip, std::vector<FlowBlock> blocks);
 
-  // x [R, T, K] with n[r] true frames, shift [C]: what the time adds; to_first, to_skip [R, T, C]: what is added to the
-  // first convolution and to the skip, null: nothing -> y [R, T, C], zero from n[r] on.
+  // x [R, T, K] with n[r] true frames, shift [C]: what the time adds; to_first, to_skip [R, T, C]: what is
+  // added to the first convolution and to the skip, null: nothing -> y [R, T, C], zero from n[r] on.
   void run(ThreadTeam& team, const float* x, std::int64_t rows, std::int64_t frames, const std::int64_t* n,
            const float* shift, const float* to_first, const float* to_skip, float* y) const;
 
@@ -146,7 +149,8 @@ class PanelUnit : public ResidualUnit {
 
  private:
   std::int64_t padded_channels() const { return first_.weight.depth(); }
-  void piece(const ResidualCall& call, std::int64_t row, std::int64_t begin, std::int64_t count, float* memory) const;
+  void piece(const ResidualCall& call, std::int64_t row, std::int64_t begin, std::int64_t count,
+             float* memory) const;
   std::int64_t piece_floats(std::int64_t count) const;
 
   Numerics numerics_;
@@ -165,12 +169,15 @@ class WaveUnit : public ResidualUnit {
 
   void run(ThreadTeam& team, const ResidualCall& call) const override;
 
-  bool takes(std::int64_t channels) const override { return channels <= channels_ && channels_ < channels + 4; }
+  bool takes(std::int64_t channels) const override {
+    return channels <= channels_ && channels_ < channels + 4;
+  }
   std::int64_t half() const override { return taps_ / 2; }
   std::int64_t dilation() const override { return dilation_; }
 
  private:
-  void piece(const ResidualCall& call, std::int64_t row, std::int64_t begin, std::int64_t count, float* memory) const;
+  void piece(const ResidualCall& call, std::int64_t row, std::int64_t begin, std::int64_t count,
+             float* memory) const;
   std::int64_t stride() const;
 
   Isa isa_;

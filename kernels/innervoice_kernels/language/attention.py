@@ -1,4 +1,6 @@
-"""Paged attention   y = softmax(scale q K^T + bias) V, causal        q: [T, H, D]   pages: [P, S, G, D]   ->   [T, H, D]"""
+"""Paged attention   y = softmax(scale q K^T + bias) V, causal
+q: [T, H, D]   pages: [P, S, G, D]   ->   [T, H, D]
+"""
 
 from __future__ import annotations
 

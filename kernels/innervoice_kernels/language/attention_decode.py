@@ -81,7 +81,9 @@ def _combine(
 
     Written by other programs: read past the L1 cache.
     """
-    row, column, part = tl.arange(0, M), tl.arange(0, BLOCK_D), tl.arange(0, SPLITS)
+    row = tl.arange(0, M)
+    column = tl.arange(0, BLOCK_D)
+    part = tl.arange(0, SPLITS)
     place = stats + (first + part[:, None]) * (2 * M) + row[None, :]
     tops = tl.load(place, mask=(part < count)[:, None], other=float("-inf"), cache_modifier=".cg")
     totals = tl.load(place + M, mask=(part < count)[:, None], other=0.0, cache_modifier=".cg")
@@ -97,16 +99,19 @@ def _combine(
 
 @jit
 def _decode_kernel(
-    q: Ptr, k_pages: Ptr, v_pages: Ptr, page_table: Ptr, query_start: Ptr, context_len: Ptr, query_tag: Ptr, key_tag: Ptr,
-    log_weight: Ptr, k_scale: Ptr, v_scale: Ptr, out: Ptr, partial: Ptr, stats: Ptr, arrived: Ptr, scale: Num, q_token: Num,
-    q_head: Num, table_row: Num, page_stride: Num, slot_stride: Num, head_stride: Num, tag_stride: Num, H: constexpr,
-    G: constexpr, D: constexpr, PAGE_SIZE: constexpr, WEIGHTED: constexpr, SCALED: constexpr, M: constexpr, BLOCK_D: constexpr,
-    KEYS: constexpr, SPLITS: constexpr, SPLIT_KEYS: constexpr, MOST_SPLITS: constexpr, PDL: constexpr,
+    q: Ptr, k_pages: Ptr, v_pages: Ptr, page_table: Ptr, query_start: Ptr, context_len: Ptr, query_tag: Ptr,
+    key_tag: Ptr, log_weight: Ptr, k_scale: Ptr, v_scale: Ptr, out: Ptr, partial: Ptr, stats: Ptr,
+    arrived: Ptr, scale: Num, q_token: Num, q_head: Num, table_row: Num, page_stride: Num, slot_stride: Num,
+    head_stride: Num, tag_stride: Num, H: constexpr, G: constexpr, D: constexpr, PAGE_SIZE: constexpr,
+    WEIGHTED: constexpr, SCALED: constexpr, M: constexpr, BLOCK_D: constexpr, KEYS: constexpr,
+    SPLITS: constexpr, SPLIT_KEYS: constexpr, MOST_SPLITS: constexpr, PDL: constexpr,
 ) -> None:  # fmt: skip
     """One split of a row and group a program; rows that have not exactly one query
     are left to the other kernel.
     """
-    split, group, row = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    split = tl.program_id(0)
+    group = tl.program_id(1)
+    row = tl.program_id(2)
     if PDL:
         follow()
     token = tl.load(query_start + row).to(tl.int64)
@@ -127,9 +132,9 @@ def _decode_kernel(
     position = tl.zeros([M], tl.int32) + length
     begin = split * span
     top, total, y = attend(
-        queries, position, tag, weight, k_pages, v_pages, key_tag, page_table + row.to(tl.int64) * table_row, group, begin,
-        tl.minimum(begin + span, length), scale, page_stride, slot_stride, head_stride, tag_stride, k_scale, v_scale, out, G, D,
-        PAGE_SIZE, BLOCK_D, KEYS, WEIGHTED, SCALED,
+        queries, position, tag, weight, k_pages, v_pages, key_tag, page_table + row.to(tl.int64) * table_row,
+        group, begin, tl.minimum(begin + span, length), scale, page_stride, slot_stride, head_stride,
+        tag_stride, k_scale, v_scale, out, G, D, PAGE_SIZE, BLOCK_D, KEYS, WEIGHTED, SCALED,
     )  # fmt: skip
     place = out + (token * H + head[:, None]) * D + column[None, :]
     if count == 1:
@@ -149,7 +154,9 @@ def _decode_kernel(
 
 def decode(batch: PagedBatch, out: Tensor, workspace: Workspace | None) -> None:
     """Fill the tokens of rows that have exactly one query."""
-    heads, groups, num_rows = batch.heads, batch.groups, batch.num_rows
+    heads = batch.heads
+    groups = batch.groups
+    num_rows = batch.num_rows
     if workspace is None:
         workspace = Workspace.allocate(
             num_rows, heads, groups, batch.width, batch.max_context, batch.q.device

@@ -72,15 +72,17 @@ def _flash_attn(batch: PagedBatch) -> Tensor:
     if _has("flash_attn_interface"):
         module = importlib.import_module("flash_attn_interface")
         result = module.flash_attn_with_kvcache(
-            batch.q, batch.k_pages, batch.v_pages, cache_seqlens=batch.context_len, page_table=batch.page_table,
-            cu_seqlens_q=batch.query_start, max_seqlen_q=most, softmax_scale=batch.scale, causal=True,
+            batch.q, batch.k_pages, batch.v_pages, cache_seqlens=batch.context_len,
+            page_table=batch.page_table, cu_seqlens_q=batch.query_start, max_seqlen_q=most,
+            softmax_scale=batch.scale, causal=True,
         )  # fmt: skip
     else:
         lengths = torch.nn.functional.pad(batch.context_len.cumsum(0, dtype=torch.int32), (1, 0))
         module = importlib.import_module("flash_attn")
         result = module.flash_attn_varlen_func(
-            batch.q, batch.k_pages, batch.v_pages, cu_seqlens_q=batch.query_start, cu_seqlens_k=lengths, max_seqlen_q=most,
-            max_seqlen_k=int(batch.context_len.max()), softmax_scale=batch.scale, causal=True, block_table=batch.page_table,
+            batch.q, batch.k_pages, batch.v_pages, cu_seqlens_q=batch.query_start, cu_seqlens_k=lengths,
+            max_seqlen_q=most, max_seqlen_k=int(batch.context_len.max()), softmax_scale=batch.scale,
+            causal=True, block_table=batch.page_table,
         )  # fmt: skip
     y: Tensor = result[0] if isinstance(result, tuple) else result
     return y
@@ -99,7 +101,9 @@ class _Planned:
         self._planned: tuple[Any, ...] = ()
 
     def run(self, batch: PagedBatch) -> Tensor:
-        """Plan where the batch is another one than that of the last call, told by its tensors themselves; then run."""
+        """Plan where the batch is another one than that of the last call, told by its tensors themselves;
+        then run.
+        """
         rows = (batch.page_table, batch.query_start, batch.context_len)
         if len(self._planned) != len(rows) or any(
             a is not b for a, b in zip(self._planned, rows, strict=True)
@@ -116,8 +120,9 @@ class _Planned:
         held = torch.arange(batch.page_table.shape[1], device=pages.device)[None, :] < pages[:, None]
         last = batch.context_len - (pages - 1) * page_size
         self._wrapper.plan(
-            batch.query_start, starts, batch.page_table[held], last, batch.q.shape[1], groups, width, page_size, causal=True,
-            sm_scale=batch.scale, q_data_type=batch.q.dtype, kv_data_type=batch.k_pages.dtype,
+            batch.query_start, starts, batch.page_table[held], last, batch.q.shape[1], groups, width,
+            page_size, causal=True, sm_scale=batch.scale, q_data_type=batch.q.dtype,
+            kv_data_type=batch.k_pages.dtype,
         )  # fmt: skip
 
 

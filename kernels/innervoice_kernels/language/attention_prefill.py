@@ -19,11 +19,11 @@ _MANY_ROWS = 4096
 
 @jit
 def _prefill_kernel(
-    q: Ptr, k_pages: Ptr, v_pages: Ptr, page_table: Ptr, query_start: Ptr, context_len: Ptr, query_tag: Ptr, key_tag: Ptr,
-    log_weight: Ptr, k_scale: Ptr, v_scale: Ptr, out: Ptr, B: Num, scale: Num, q_token: Num, q_head: Num, table_row: Num,
-    page_stride: Num, slot_stride: Num, head_stride: Num, tag_stride: Num, H: constexpr, G: constexpr, D: constexpr,
-    PAGE_SIZE: constexpr, WEIGHTED: constexpr, SCALED: constexpr, TOKENS: constexpr, HEADS: constexpr, BLOCK_B: constexpr,
-    BLOCK_D: constexpr, KEYS: constexpr,
+    q: Ptr, k_pages: Ptr, v_pages: Ptr, page_table: Ptr, query_start: Ptr, context_len: Ptr, query_tag: Ptr,
+    key_tag: Ptr, log_weight: Ptr, k_scale: Ptr, v_scale: Ptr, out: Ptr, B: Num, scale: Num, q_token: Num,
+    q_head: Num, table_row: Num, page_stride: Num, slot_stride: Num, head_stride: Num, tag_stride: Num,
+    H: constexpr, G: constexpr, D: constexpr, PAGE_SIZE: constexpr, WEIGHTED: constexpr, SCALED: constexpr,
+    TOKENS: constexpr, HEADS: constexpr, BLOCK_B: constexpr, BLOCK_D: constexpr, KEYS: constexpr,
 ) -> None:  # fmt: skip
     """TOKENS tokens of a row and group a program; tile row i is head i % HEADS of token i // HEADS."""
     tile, group = tl.program_id(0), tl.program_id(1)
@@ -48,9 +48,10 @@ def _prefill_kernel(
         tag += tl.load(query_tag + token, mask=is_query, other=0)
         weight += tl.load(log_weight + token, mask=is_query, other=0.0)
     _, total, y = attend(
-        queries, cached + place, tag, weight, k_pages, v_pages, key_tag, page_table + row.to(tl.int64) * table_row, group, 0,
-        tl.minimum(cached + first + TOKENS, length), scale, page_stride, slot_stride, head_stride, tag_stride, k_scale, v_scale,
-        out, G, D, PAGE_SIZE, BLOCK_D, KEYS, WEIGHTED, SCALED,
+        queries, cached + place, tag, weight, k_pages, v_pages, key_tag,
+        page_table + row.to(tl.int64) * table_row, group, 0, tl.minimum(cached + first + TOKENS, length),
+        scale, page_stride, slot_stride, head_stride, tag_stride, k_scale, v_scale, out, G, D, PAGE_SIZE,
+        BLOCK_D, KEYS, WEIGHTED, SCALED,
     )  # fmt: skip
     tl.store(
         out + (token * H + head)[:, None] * D + column[None, :], narrow(y / total[:, None], out), mask=mask

@@ -28,7 +28,9 @@ class Tile(NamedTuple):
 # A step reads about 16 KiB of keys and as much of values. 128 rows, 8 tokens of 16 heads, are two warpgroups
 # of 64; vectors above 256 bytes have half of both. Float32 is not multiplied by the tensor cores, so that its
 # tiles are bounded by registers.
-_NARROW, _WIDE, _FLOAT32 = Tile(64, 128, 8, 3), Tile(32, 64, 8, 2), Tile(16, 32, 8, 2)
+_NARROW = Tile(64, 128, 8, 3)
+_WIDE = Tile(32, 64, 8, 2)
+_FLOAT32 = Tile(16, 32, 8, 2)
 _NARROW_BYTES = 256
 
 
@@ -41,10 +43,10 @@ def tile_of(q: Tensor, pages: Tensor) -> Tile:
 
 @jit
 def attend(
-    q: Block, position: Block, tag: Block, log_weight: Block, k_pages: Ptr, v_pages: Ptr, key_tag: Ptr, table: Ptr, group: Num,
-    begin: Num, end: Num, scale: Num, page_stride: Num, slot_stride: Num, head_stride: Num, tag_stride: Num, k_scale: Ptr,
-    v_scale: Ptr, like: Ptr, G: constexpr, D: constexpr, PAGE_SIZE: constexpr, BLOCK_D: constexpr, KEYS: constexpr,
-    WEIGHTED: constexpr, SCALED: constexpr,
+    q: Block, position: Block, tag: Block, log_weight: Block, k_pages: Ptr, v_pages: Ptr, key_tag: Ptr,
+    table: Ptr, group: Num, begin: Num, end: Num, scale: Num, page_stride: Num, slot_stride: Num,
+    head_stride: Num, tag_stride: Num, k_scale: Ptr, v_scale: Ptr, like: Ptr, G: constexpr, D: constexpr,
+    PAGE_SIZE: constexpr, BLOCK_D: constexpr, KEYS: constexpr, WEIGHTED: constexpr, SCALED: constexpr,
 ) -> tuple[Block, ...]:  # fmt: skip
     """Queries q [M, BLOCK_D] over keys begin to end -> (largest score [M], sum of exp [M],
     weighted values [M, BLOCK_D]).
@@ -73,7 +75,9 @@ def attend(
             mask=inside[:, None] & (column < D)[None, :],
             other=0.0,
         )
-        if SCALED:  # fp8 is exact in the queries' type; a page's scale multiplies the scores, or the weights of its values
+        # fp8 is exact in the queries' type; a page's scale multiplies the scores, or the weights of its
+        # values
+        if SCALED:
             k, v = k.to(q.dtype), v.to(q.dtype)
         score = dot(q, k, tl.zeros([q.shape[0], KEYS], tl.float32)) * (scale * _LOG2E)
         if SCALED:

@@ -1,4 +1,6 @@
-"""Store keys and values   pages[slot // S, slot % S] = k, v        k, v: [T, G, D]   pages: [P, S, G, D]   slots: [T]"""
+"""Store keys and values   pages[slot // S, slot % S] = k, v        k, v: [T, G, D]   pages: [P, S, G, D]
+slots: [T]
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,8 @@ def slot_place(slot: Block, group: Num, page: Num, offset: Num, head: Num, PAGE_
 
 @jit
 def _store_kv_kernel(
-    k: Ptr, v: Ptr, k_pages: Ptr, v_pages: Ptr, slots: Ptr, k_token: Num, k_head: Num, v_token: Num, v_head: Num, page: Num,
-    offset: Num, head: Num, D: constexpr, PAGE_SIZE: constexpr, BLOCK: constexpr,
+    k: Ptr, v: Ptr, k_pages: Ptr, v_pages: Ptr, slots: Ptr, k_token: Num, k_head: Num, v_token: Num,
+    v_head: Num, page: Num, offset: Num, head: Num, D: constexpr, PAGE_SIZE: constexpr, BLOCK: constexpr,
 ) -> None:  # fmt: skip
     """One token and group a program."""
     token, group = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -46,7 +48,7 @@ def _store_kv_kernel(
 
 
 def check_pages(op: str, k_pages: Tensor, v_pages: Tensor) -> None:
-    """Raises ValueError unless keys and values have pages of one shape, type and layout, vectors contiguous."""
+    """Raise ValueError unless k and v have pages of one shape, type and layout, vectors contiguous."""
     if (
         k_pages.shape != v_pages.shape
         or k_pages.dtype != v_pages.dtype
@@ -73,8 +75,9 @@ def _store_kv_triton(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slo
     num_tokens, groups, width = k.shape
     k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (k, v))
     launch(
-        _store_kv_kernel, (num_tokens, groups), k, v, k_pages, v_pages, slots.contiguous(), k.stride(0), k.stride(1), v.stride(0),
-        v.stride(1), *k_pages.stride()[:3], D=width, PAGE_SIZE=k_pages.shape[1], BLOCK=next_power(width), num_warps=1,
+        _store_kv_kernel, (num_tokens, groups), k, v, k_pages, v_pages, slots.contiguous(), k.stride(0),
+        k.stride(1), v.stride(0), v.stride(1), *k_pages.stride()[:3], D=width, PAGE_SIZE=k_pages.shape[1],
+        BLOCK=next_power(width), num_warps=1,
     )  # fmt: skip
 
 

@@ -1,4 +1,6 @@
-"""Store keys and values as fp8   pages[slot // S, slot % S] = k / scale[page]     k, v: [T, G, D]   scale: [P, G]"""
+"""Store keys and values as fp8   pages[slot // S, slot % S] = k / scale[page]     k, v: [T, G, D]
+scale: [P, G]
+"""
 
 from __future__ import annotations
 
@@ -56,8 +58,9 @@ def _power_above(x: Tensor) -> Tensor:
 
 @jit
 def _store_page(
-    x: Ptr, pages: Ptr, scale: Ptr, group: Num, token: Block, offset: Block, mine: Block, begins: Num, x_token: Num, x_head: Num,
-    slot_stride: Num, D: constexpr, PAGE_SIZE: constexpr, SLOTS: constexpr, BLOCK: constexpr,
+    x: Ptr, pages: Ptr, scale: Ptr, group: Num, token: Block, offset: Block, mine: Block, begins: Num,
+    x_token: Num, x_head: Num, slot_stride: Num, D: constexpr, PAGE_SIZE: constexpr, SLOTS: constexpr,
+    BLOCK: constexpr,
 ) -> None:  # fmt: skip
     """The tokens of one page and group; pages is where the page's vectors of the group
     begin, scale where its scale is.
@@ -87,11 +90,11 @@ def _store_page(
 
 @jit
 def _store_kv_fp8_kernel(
-    k: Ptr, v: Ptr, k_pages: Ptr, v_pages: Ptr, k_scale: Ptr, v_scale: Ptr, slots: Ptr, T: Num, k_token: Num, k_head: Num,
-    v_token: Num, v_head: Num, page_stride: Num, slot_stride: Num, head_stride: Num, D: constexpr, G: constexpr,
-    PAGE_SIZE: constexpr, SLOTS: constexpr, BLOCK: constexpr,
+    k: Ptr, v: Ptr, k_pages: Ptr, v_pages: Ptr, k_scale: Ptr, v_scale: Ptr, slots: Ptr, T: Num, k_token: Num,
+    k_head: Num, v_token: Num, v_head: Num, page_stride: Num, slot_stride: Num, head_stride: Num,
+    D: constexpr, G: constexpr, PAGE_SIZE: constexpr, SLOTS: constexpr, BLOCK: constexpr,
 ) -> None:  # fmt: skip
-    """One page and group a program: the first of its tokens takes all of them, the others have nothing to do."""
+    """One program a page and group: the first of its tokens stores all of them, the others do nothing."""
     first, group = tl.program_id(0), tl.program_id(1)
     slot = tl.load(slots + first)
     page = slot // PAGE_SIZE
@@ -105,12 +108,12 @@ def _store_kv_fp8_kernel(
     begins = tl.max((mine & (offset == 0)).to(tl.int32), axis=0) > 0
     start = page * page_stride + group * head_stride
     _store_page(
-        k, k_pages + start, k_scale + page * G + group, group, token, offset, mine, begins, k_token, k_head, slot_stride, D,
-        PAGE_SIZE, SLOTS, BLOCK,
+        k, k_pages + start, k_scale + page * G + group, group, token, offset, mine, begins, k_token, k_head,
+        slot_stride, D, PAGE_SIZE, SLOTS, BLOCK,
     )  # fmt: skip
     _store_page(
-        v, v_pages + start, v_scale + page * G + group, group, token, offset, mine, begins, v_token, v_head, slot_stride, D,
-        PAGE_SIZE, SLOTS, BLOCK,
+        v, v_pages + start, v_scale + page * G + group, group, token, offset, mine, begins, v_token, v_head,
+        slot_stride, D, PAGE_SIZE, SLOTS, BLOCK,
     )  # fmt: skip
 
 
@@ -136,9 +139,10 @@ def _store_kv_fp8_triton(
     page_size = k_pages.shape[1]
     k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (k, v))
     launch(
-        _store_kv_fp8_kernel, (num_tokens, groups), k, v, k_pages, v_pages, k_scale, v_scale, slots.contiguous(), num_tokens,
-        k.stride(0), k.stride(1), v.stride(0), v.stride(1), *k_pages.stride()[:3], D=width, G=groups, PAGE_SIZE=page_size,
-        SLOTS=next_power(page_size), BLOCK=next_power(width), num_warps=4,
+        _store_kv_fp8_kernel, (num_tokens, groups), k, v, k_pages, v_pages, k_scale, v_scale,
+        slots.contiguous(), num_tokens, k.stride(0), k.stride(1), v.stride(0), v.stride(1),
+        *k_pages.stride()[:3], D=width, G=groups, PAGE_SIZE=page_size, SLOTS=next_power(page_size),
+        BLOCK=next_power(width), num_warps=4,
     )  # fmt: skip
 
 

@@ -50,19 +50,25 @@ class LinearTile(NamedTuple):
     stages: int
 
 
-# Four stages are three buffers of 16 KiB of weights and 4 KiB of input; three programs share an SM, with nearly 192 KiB on their
-# way. Gated tiles are two of half the columns. Float32 is not multiplied by the tensor cores and gets small tiles.
-_HALF, _HALF_GATED, _FLOAT32 = LinearTile(64, 128, 4, 4), LinearTile(32, 128, 4, 4), LinearTile(32, 32, 4, 3)
-# The rule of splitting K: until there are so many programs, two for each SM of the largest chips, while each keeps so much of K.
+# Four stages are three buffers of 16 KiB of weights and 4 KiB of input; three programs share an SM, with
+# nearly 192 KiB on their way. Gated tiles are two of half the columns. Float32 is not multiplied by the
+# tensor cores and gets small tiles.
+_HALF = LinearTile(64, 128, 4, 4)
+_HALF_GATED = LinearTile(32, 128, 4, 4)
+_FLOAT32 = LinearTile(32, 32, 4, 3)
+# The rule of splitting K: until there are so many programs, two for each SM of the largest chips, while each
+# keeps so much of K.
 _PROGRAMS, _LEAST_DEPTH = 256, 512
-# Lines of 128 bytes that a row of a tile fetches ahead: as much of K as is on its way in four stages of halves.
+# Lines of 128 bytes that a row of a tile fetches ahead: as much of K as is on its way in four stages of
+# halves.
 _AHEAD, _LINE = tl.constexpr(8), tl.constexpr(64)
 
 
 def linear_ref(
     x: Tensor, w: Tensor, bias: Tensor | None = None, residual: Tensor | None = None, norm: Norm | None = None
 ) -> Tensor:
-    """y = norm(x) W^T + b + r, added up in float32 (float64 for float64 input); norm and product are rounded, and the sum with r.
+    """y = norm(x) W^T + b + r, added up in float32 (float64 for float64 input); norm and product are rounded,
+    and the sum with r.
 
     x [M, K], w [N, K], bias [N], residual [M, N] -> [M, N].
     """
@@ -79,7 +85,7 @@ def gated_linear_ref(x: Tensor, w: Tensor, norm: Norm | None = None) -> Tensor:
 
 @dataclass(frozen=True)
 class SplitWorkspace:
-    """Where the parts of a split product meet. arrived is all 0 between calls; one call at a time may use it."""
+    """Memory of the parts of a split product, for one call at a time. arrived is all 0 between calls."""
 
     partial: Tensor  # [N] float32
     arrived: Tensor  # [N] int32
@@ -107,7 +113,9 @@ def _config(dtype: torch.dtype, gated: bool = False) -> LinearTile:
 
 
 def split_of(columns: int, depth: int, dtype: torch.dtype) -> int:
-    """In how many parts K is split, from the shape of the weights alone, so that a row's sums are the same in every batch."""
+    """In how many parts K is split, from the shape of the weights alone, so that a row's sums are the same in
+    every batch.
+    """
     split, tiles = 1, cdiv(columns, _config(dtype).columns)
     while tiles * split < _PROGRAMS and depth // (2 * split) >= _LEAST_DEPTH:
         split *= 2
@@ -122,15 +130,20 @@ def _sizes(row_tiles: int, columns: int, split: int, block: int) -> tuple[int, i
 
 @jit
 def _skinny_kernel(
-    x: Ptr, w: Ptr, bias: Ptr, residual: Ptr, norm: Ptr, y: Ptr, partial: Ptr, arrived: Ptr, M: Num, N: Num, K: Num, x_row: Num,
-    w_row: Num, r_row: Num, eps: Num, ROWS: constexpr, BLOCK_N: constexpr, BLOCK_K: constexpr, SPLIT: constexpr, EVEN: constexpr,
-    GATED: constexpr, BIAS: constexpr, RESIDUAL: constexpr, NORM: constexpr, PDL: constexpr,
+    x: Ptr, w: Ptr, bias: Ptr, residual: Ptr, norm: Ptr, y: Ptr, partial: Ptr, arrived: Ptr, M: Num, N: Num,
+    K: Num, x_row: Num, w_row: Num, r_row: Num, eps: Num, ROWS: constexpr, BLOCK_N: constexpr,
+    BLOCK_K: constexpr, SPLIT: constexpr, EVEN: constexpr, GATED: constexpr, BIAS: constexpr,
+    RESIDUAL: constexpr, NORM: constexpr, PDL: constexpr,
 ) -> None:  # fmt: skip
-    """One part of K of a tile [ROWS, BLOCK_N] a program; the part that arrives last adds all up, in order, and finishes.
+    """One part of K of a tile [ROWS, BLOCK_N] a program; the part that arrives last adds all up, in order,
+    and finishes.
 
-    The norm's scale is the same for a whole row: its squares are added up beside the product, which it multiplies at the end.
+    The norm's scale is the same for a whole row: its squares are added up beside the product, which it
+    multiplies at the end.
     """
-    tile, split, row_tile = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    tile = tl.program_id(0)
+    split = tl.program_id(1)
+    row_tile = tl.program_id(2)
     row, column = row_tile * ROWS + tl.arange(0, ROWS), tile * BLOCK_N + tl.arange(0, BLOCK_N)
     is_row, is_column = row < M, column < N
     total = tl.zeros([ROWS, BLOCK_N], tl.float32)
@@ -230,12 +243,14 @@ def _skinny(
         )
     residual = residual if residual is None or residual.stride(-1) == 1 else residual.contiguous()
     launch(
-        _skinny_kernel, (cdiv(columns, config.columns), split, row_tiles), x, w, x if bias is None else bias.contiguous(),
-        x if residual is None else residual, x if norm is None else norm.w.contiguous(), y, workspace.partial, workspace.arrived,
-        rows, columns, depth, x.stride(0), w.stride(0), 0 if residual is None else residual.stride(0),
-        0.0 if norm is None else norm.eps, ROWS=SKINNY, BLOCK_N=config.columns, BLOCK_K=config.depth, SPLIT=split,
-        EVEN=depth % config.depth == 0, GATED=gated, BIAS=bias is not None, RESIDUAL=residual is not None, NORM=norm is not None,
-        num_warps=config.warps, num_stages=config.stages,
+        _skinny_kernel, (cdiv(columns, config.columns), split, row_tiles), x, w,
+        x if bias is None else bias.contiguous(), x if residual is None else residual,
+        x if norm is None else norm.w.contiguous(), y, workspace.partial, workspace.arrived, rows, columns,
+        depth, x.stride(0), w.stride(0), 0 if residual is None else residual.stride(0),
+        0.0 if norm is None else norm.eps, ROWS=SKINNY, BLOCK_N=config.columns, BLOCK_K=config.depth,
+        SPLIT=split, EVEN=depth % config.depth == 0, GATED=gated, BIAS=bias is not None,
+        RESIDUAL=residual is not None, NORM=norm is not None, num_warps=config.warps,
+        num_stages=config.stages,
     )  # fmt: skip
     return y
 
@@ -252,8 +267,8 @@ def linear(
 ) -> Tensor:
     """y = norm(x) W^T + b + r: x [M, K], w [N, K], bias [N], residual [M, N] -> [M, N].
 
-    With more than SKINNY rows cuBLAS multiplies, whose sums depend on how many there are; invariant: the own kernel all the same.
-    workspace: kept from call to call, as a captured graph needs it.
+    With more than SKINNY rows cuBLAS multiplies, whose sums depend on how many there are; invariant: the own
+    kernel all the same. workspace: kept from call to call, as a captured graph needs it.
     """
     if choose("linear", x) != TRITON:
         return linear_ref(x, w, bias, residual, norm)
@@ -264,7 +279,7 @@ def linear(
 
 
 def gated_linear(x: Tensor, w: Tensor, norm: Norm | None = None, *, invariant: bool = False) -> Tensor:
-    """silu_mul(norm(x) W^T): x [M, K], w [2F, K], the gate's rows first -> [M, F]. invariant: as for linear."""
+    """silu_mul(norm(x) W^T): x [M, K], w [2F, K], gate rows first -> [M, F]. invariant: as for linear."""
     if choose("linear", x) != TRITON:
         return gated_linear_ref(x, w, norm)
     if invariant or len(x) <= SKINNY:

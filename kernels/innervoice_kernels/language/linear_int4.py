@@ -1,4 +1,6 @@
-"""Linear layer over int4 weights   y = x W^T + b + r,  w = scale q + minimum     x: [M, K]   q: [N, K / 2]   ->   [M, N]"""
+"""Linear layer over int4 weights   y = x W^T + b + r,  w = scale q + minimum
+x: [M, K]   q: [N, K / 2]   ->   [M, N]
+"""
 
 from __future__ import annotations
 
@@ -31,10 +33,12 @@ def int4_linear_ref(
     bias: Tensor | None = None,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """y = x W^T + b + r; W, dequantised in float32, is rounded to x's type, the sums are float32, then rounded, and that with r.
+    """y = x W^T + b + r; W, dequantised in float32, is rounded to x's type, the sums are float32, then
+    rounded, and that with r.
 
-    In float64 for float64 input. x [M, K]; codes [N, ceil(K / 2)] uint8, even k in the low four bits; scale, minimum
-    [N, ceil(K / group)] float16; minimum None: w = scale (q - 8); bias [N], residual [M, N] -> [M, N].
+    In float64 for float64 input. x [M, K]; codes [N, ceil(K / 2)] uint8, even k in the low four bits; scale,
+    minimum [N, ceil(K / group)] float16; minimum None: w = scale (q - 8); bias [N], residual [M, N] -> [M,
+    N].
     """
     wide = torch.promote_types(x.dtype, torch.float32)
     w = int4_ref(codes, scale, minimum, x.shape[1], group).to(x.dtype)
@@ -46,17 +50,20 @@ def int4_linear_ref(
 
 @jit
 def _int4_linear_kernel(
-    x: Ptr, codes: Ptr, scale: Ptr, minimum: Ptr, bias: Ptr, residual: Ptr, y: Ptr, partial: Ptr, arrived: Ptr, M: Num, N: Num,
-    K: Num, x_row: Num, w_row: Num, s_row: Num, s_group: Num, r_row: Num, ROWS: constexpr, BLOCK_N: constexpr,
-    BLOCK_J: constexpr, GROUP: constexpr, PIECE: constexpr, SPLIT: constexpr, EVEN: constexpr, MINIMUM: constexpr,
-    BIAS: constexpr, RESIDUAL: constexpr,
+    x: Ptr, codes: Ptr, scale: Ptr, minimum: Ptr, bias: Ptr, residual: Ptr, y: Ptr, partial: Ptr,
+    arrived: Ptr, M: Num, N: Num, K: Num, x_row: Num, w_row: Num, s_row: Num, s_group: Num, r_row: Num,
+    ROWS: constexpr, BLOCK_N: constexpr, BLOCK_J: constexpr, GROUP: constexpr, PIECE: constexpr,
+    SPLIT: constexpr, EVEN: constexpr, MINIMUM: constexpr, BIAS: constexpr, RESIDUAL: constexpr,
 ) -> None:  # fmt: skip
-    """One part of K of a tile [ROWS, BLOCK_N] a program; the part that arrives last adds all up, in order, and finishes.
+    """One part of K of a tile [ROWS, BLOCK_N] a program; the part that arrives last adds all up, in order,
+    and finishes.
 
-    A byte has two neighbouring k: even and odd ones are multiplied apart, so that no code changes its place. PIECE bytes of a
-    tile share a scale.
+    A byte has two neighbouring k: even and odd ones are multiplied apart, so that no code changes its place.
+    PIECE bytes of a tile share a scale.
     """
-    tile, split, row_tile = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    tile = tl.program_id(0)
+    split = tl.program_id(1)
+    row_tile = tl.program_id(2)
     row, column = row_tile * ROWS + tl.arange(0, ROWS), tile * BLOCK_N + tl.arange(0, BLOCK_N)
     is_row, is_column = row < M, column < N
     piece, inner = tl.arange(0, BLOCK_J // PIECE), tl.arange(0, PIECE)
@@ -135,12 +142,13 @@ def _int4_linear_triton(
     y = torch.empty(num_rows, columns, dtype=x.dtype, device=x.device)
     room = workspace_for(workspace, tiles, rows * config.columns, x.device)
     launch(
-        _int4_linear_kernel, tiles, x, codes, scale, scale if minimum is None else minimum, x if bias is None else
-        bias.contiguous(), x if residual is None else residual, y, room.partial, room.arrived, num_rows, columns, depth,
-        x.stride(0), codes.stride(0), *scale.stride(), 0 if residual is None else residual.stride(0), ROWS=rows,
-        BLOCK_N=config.columns, BLOCK_J=config.depth, GROUP=group, PIECE=min(group // 2, config.depth), SPLIT=split,
-        EVEN=depth % (2 * config.depth) == 0, MINIMUM=minimum is not None, BIAS=bias is not None, RESIDUAL=residual is not None,
-        num_warps=config.warps, num_stages=config.stages,
+        _int4_linear_kernel, tiles, x, codes, scale, scale if minimum is None else minimum,
+        x if bias is None else bias.contiguous(), x if residual is None else residual, y, room.partial,
+        room.arrived, num_rows, columns, depth, x.stride(0), codes.stride(0), *scale.stride(),
+        0 if residual is None else residual.stride(0), ROWS=rows, BLOCK_N=config.columns,
+        BLOCK_J=config.depth, GROUP=group, PIECE=min(group // 2, config.depth), SPLIT=split,
+        EVEN=depth % (2 * config.depth) == 0, MINIMUM=minimum is not None, BIAS=bias is not None,
+        RESIDUAL=residual is not None, num_warps=config.warps, num_stages=config.stages,
     )  # fmt: skip
     return y
 
@@ -156,10 +164,11 @@ def int4_linear(
     *,
     workspace: SplitWorkspace | None = None,
 ) -> Tensor:
-    """y = x W^T + b + r: x [M, K], codes [N, ceil(K / 2)], scale and minimum [N, ceil(K / group)] -> [M, N]; see int4_linear_ref.
+    """y = x W^T + b + r: x [M, K], codes [N, ceil(K / 2)], scale and minimum [N, ceil(K / group)] -> [M, N];
+    see int4_linear_ref.
 
-    With more than MOST_ROWS rows the weights are dequantised, some outputs at a time, and cuBLAS multiplies. workspace: kept from
-    call to call, as a captured graph needs it.
+    With more than MOST_ROWS rows the weights are dequantised, some outputs at a time, and cuBLAS multiplies.
+    workspace: kept from call to call, as a captured graph needs it.
     """
     if choose("int4_linear", x) != TRITON:
         return int4_linear_ref(x, codes, scale, minimum, group, bias, residual)

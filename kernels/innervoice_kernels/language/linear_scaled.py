@@ -1,4 +1,6 @@
-"""Linear layer over int8 or fp8 weights   y = x (scale q)^T + b + r     x: [M, K]   q: [N, K]   scale: [N]   ->   [M, N]"""
+"""Linear layer over int8 or fp8 weights   y = x (scale q)^T + b + r
+x: [M, K]   q: [N, K]   scale: [N]   ->   [M, N]
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ _WIDE = LinearTile(64, 128, 4, 3)  # tiles of more than 16 rows: their input is 
 def scaled_linear_ref(
     x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None = None, residual: Tensor | None = None
 ) -> Tensor:
-    """y = x (scale q)^T + b + r, in float32 (float64 for float64 input); the product with b is rounded, and its sum with r.
+    """y = x (scale q)^T + b + r, in float32 (float64 for float64 input); the product with b is rounded, and
+    its sum with r.
 
     x [M, K]; codes [N, K] int8 or float8_e4m3fn; scale [N] float32; bias [N], residual [M, N] -> [M, N].
     """
@@ -44,15 +47,19 @@ def _config(dtype: torch.dtype, rows: int) -> LinearTile:
 
 @jit
 def _scaled_linear_kernel(
-    x: Ptr, codes: Ptr, scale: Ptr, bias: Ptr, residual: Ptr, y: Ptr, partial: Ptr, arrived: Ptr, M: Num, N: Num, K: Num,
-    x_row: Num, w_row: Num, r_row: Num, ROWS: constexpr, BLOCK_N: constexpr, BLOCK_K: constexpr, SPLIT: constexpr,
-    EVEN: constexpr, BIAS: constexpr, RESIDUAL: constexpr,
+    x: Ptr, codes: Ptr, scale: Ptr, bias: Ptr, residual: Ptr, y: Ptr, partial: Ptr, arrived: Ptr, M: Num,
+    N: Num, K: Num, x_row: Num, w_row: Num, r_row: Num, ROWS: constexpr, BLOCK_N: constexpr,
+    BLOCK_K: constexpr, SPLIT: constexpr, EVEN: constexpr, BIAS: constexpr, RESIDUAL: constexpr,
 ) -> None:  # fmt: skip
-    """One part of K of a tile [ROWS, BLOCK_N] a program; the part that arrives last adds all up, in order, and finishes.
+    """One part of K of a tile [ROWS, BLOCK_N] a program; the part that arrives last adds all up, in order,
+    and finishes.
 
-    Codes are whole in bfloat16 and float16: the product is exact but for its sums, and an output's scale comes last.
+    Codes are whole in bfloat16 and float16: the product is exact but for its sums, and an output's scale
+    comes last.
     """
-    tile, split, row_tile = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    tile = tl.program_id(0)
+    split = tl.program_id(1)
+    row_tile = tl.program_id(2)
     row, column = row_tile * ROWS + tl.arange(0, ROWS), tile * BLOCK_N + tl.arange(0, BLOCK_N)
     is_row, is_column = row < M, column < N
     total = tl.zeros([ROWS, BLOCK_N], tl.float32)
@@ -114,10 +121,11 @@ def _scaled_linear_triton(
     room = workspace_for(workspace, tiles, rows * config.columns, x.device)
     launch(
         _scaled_linear_kernel, tiles, x, codes, scale.contiguous(), x if bias is None else bias.contiguous(),
-        x if residual is None else residual, y, room.partial, room.arrived, num_rows, columns, depth, x.stride(0),
-        codes.stride(0), 0 if residual is None else residual.stride(0), ROWS=rows, BLOCK_N=config.columns, BLOCK_K=config.depth,
-        SPLIT=split, EVEN=depth % config.depth == 0, BIAS=bias is not None, RESIDUAL=residual is not None,
-        num_warps=config.warps, num_stages=config.stages,
+        x if residual is None else residual, y, room.partial, room.arrived, num_rows, columns, depth,
+        x.stride(0), codes.stride(0), 0 if residual is None else residual.stride(0), ROWS=rows,
+        BLOCK_N=config.columns, BLOCK_K=config.depth, SPLIT=split, EVEN=depth % config.depth == 0,
+        BIAS=bias is not None, RESIDUAL=residual is not None, num_warps=config.warps,
+        num_stages=config.stages,
     )  # fmt: skip
     return y
 
@@ -131,10 +139,11 @@ def scaled_linear(
     *,
     workspace: SplitWorkspace | None = None,
 ) -> Tensor:
-    """y = x (scale q)^T + b + r: x [M, K], codes [N, K] int8 or float8_e4m3fn, scale [N] -> [M, N]; see scaled_linear_ref.
+    """y = x (scale q)^T + b + r: x [M, K], codes [N, K] int8 or float8_e4m3fn, scale [N] -> [M, N]; see
+    scaled_linear_ref.
 
-    With more than MOST_ROWS rows the weights are dequantised, some outputs at a time, and cuBLAS multiplies. workspace: kept from
-    call to call, as a captured graph needs it.
+    With more than MOST_ROWS rows the weights are dequantised, some outputs at a time, and cuBLAS multiplies.
+    workspace: kept from call to call, as a captured graph needs it.
     """
     if choose("scaled_linear", x) != TRITON:
         return scaled_linear_ref(x, codes, scale, bias, residual)

@@ -1,4 +1,4 @@
-"""Shared code of products with quantised weights: tiles of rows, memory of split sums, many rows by cuBLAS."""
+"""Shared code of products with quantised weights: row tiles, split sums, many rows by cuBLAS."""
 
 from __future__ import annotations
 

@@ -37,8 +37,9 @@ def add_rms_norm_ref(x: Tensor, residual: Tensor, w: Tensor, eps: float) -> tupl
 
 @jit
 def _rms_norm_kernel(
-    x: Ptr, residual: Ptr, w: Ptr, total: Ptr, y: Ptr, num_rows: Num, inner: Num, x_outer: Num, x_inner: Num, r_outer: Num,
-    r_inner: Num, eps: Num, D: constexpr, BLOCK: constexpr, ROWS: constexpr, ADD: constexpr, PDL: constexpr,
+    x: Ptr, residual: Ptr, w: Ptr, total: Ptr, y: Ptr, num_rows: Num, inner: Num, x_outer: Num, x_inner: Num,
+    r_outer: Num, r_inner: Num, eps: Num, D: constexpr, BLOCK: constexpr, ROWS: constexpr, ADD: constexpr,
+    PDL: constexpr,
 ) -> None:  # fmt: skip
     """ROWS rows a program.
 
@@ -95,8 +96,9 @@ def _rms_norm_triton(x: Tensor, residual: Tensor | None, w: Tensor, eps: float) 
     rows_a_tile = max(1, _TILE // block)
     num_rows = x.numel() // width if width else 0
     launch(
-        _rms_norm_kernel, (cdiv(num_rows, rows_a_tile),), flat, other, w.contiguous(), total, y, num_rows, inner, x_outer,
-        x_inner, r_outer, r_inner, eps, D=width, BLOCK=block, ROWS=rows_a_tile, ADD=residual is not None, num_warps=8,
+        _rms_norm_kernel, (cdiv(num_rows, rows_a_tile),), flat, other, w.contiguous(), total, y, num_rows,
+        inner, x_outer, x_inner, r_outer, r_inner, eps, D=width, BLOCK=block, ROWS=rows_a_tile,
+        ADD=residual is not None, num_warps=8,
     )  # fmt: skip
     return total, y
 

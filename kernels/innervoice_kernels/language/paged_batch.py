@@ -13,7 +13,9 @@ from innervoice_kernels.language.kvstore_fp8 import check_scales
 
 @dataclass(frozen=True, eq=False)
 class PagedBatch:
-    """Queries of a ragged batch and the pages that they attend over; shapes as paged_attention_ref gives them."""
+    """Queries of a ragged batch and the pages that they attend over; shapes as paged_attention_ref gives
+    them.
+    """
 
     q: Tensor
     k_pages: Tensor

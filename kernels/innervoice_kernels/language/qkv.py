@@ -74,10 +74,10 @@ def _head_values(start: Block, bias: Ptr, column: Block, mask: Block, BIAS: cons
 
 @jit
 def _qkv_kernel(
-    qkv: Ptr, bias: Ptr, cos: Ptr, sin: Ptr, q_norm: Ptr, k_norm: Ptr, q: Ptr, k_pages: Ptr, v_pages: Ptr, slots: Ptr, T: Num,
-    qkv_token: Num, page: Num, offset: Num, stride: Num, eps: Num, H: constexpr, G: constexpr, D: constexpr, R: constexpr,
-    PAGE_SIZE: constexpr, INTERLEAVED: constexpr, BIAS: constexpr, NORM: constexpr, BLOCK: constexpr, TOKENS: constexpr,
-    PDL: constexpr,
+    qkv: Ptr, bias: Ptr, cos: Ptr, sin: Ptr, q_norm: Ptr, k_norm: Ptr, q: Ptr, k_pages: Ptr, v_pages: Ptr,
+    slots: Ptr, T: Num, qkv_token: Num, page: Num, offset: Num, stride: Num, eps: Num, H: constexpr,
+    G: constexpr, D: constexpr, R: constexpr, PAGE_SIZE: constexpr, INTERLEAVED: constexpr, BIAS: constexpr,
+    NORM: constexpr, BLOCK: constexpr, TOKENS: constexpr, PDL: constexpr,
 ) -> None:  # fmt: skip
     """One head of TOKENS tokens a program: queries first, then the groups' keys, then their values."""
     token, head = tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS), tl.program_id(1)
@@ -138,10 +138,11 @@ def _qkv_rope_store_triton(
     q_norm, k_norm, eps = (qkv, qkv, 0.0) if norm is None else norm
     tokens, warps = FEW if num_tokens <= FEW_TOKENS else MANY
     launch(
-        _qkv_kernel, (cdiv(num_tokens, tokens), heads + 2 * groups), qkv, qkv if bias is None else bias, cos.contiguous(),
-        sin.contiguous(), q_norm, k_norm, q, k_pages, v_pages, slots, num_tokens, qkv.stride(0), *k_pages.stride()[:3], eps,
-        H=heads, G=groups, D=width, R=2 * cos.shape[1], PAGE_SIZE=k_pages.shape[1], INTERLEAVED=interleaved,
-        BIAS=bias is not None, NORM=norm is not None, BLOCK=next_power(width), TOKENS=tokens, num_warps=warps,
+        _qkv_kernel, (cdiv(num_tokens, tokens), heads + 2 * groups), qkv, qkv if bias is None else bias,
+        cos.contiguous(), sin.contiguous(), q_norm, k_norm, q, k_pages, v_pages, slots, num_tokens,
+        qkv.stride(0), *k_pages.stride()[:3], eps, H=heads, G=groups, D=width, R=2 * cos.shape[1],
+        PAGE_SIZE=k_pages.shape[1], INTERLEAVED=interleaved, BIAS=bias is not None, NORM=norm is not None,
+        BLOCK=next_power(width), TOKENS=tokens, num_warps=warps,
     )  # fmt: skip
     return q
 

@@ -1,4 +1,6 @@
-"""Rotary position   (a, b) -> (a cos - b sin, b cos + a sin)        x: [T, H, D]   cos, sin: [T, R/2]   ->   [T, H, D]"""
+"""Rotary position   (a, b) -> (a cos - b sin, b cos + a sin)
+x: [T, H, D]   cos, sin: [T, R/2]   ->   [T, H, D]
+"""
 
 from __future__ import annotations
 
@@ -80,9 +82,9 @@ def _rotary_triton(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Te
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     tokens, warps = FEW if num_tokens <= FEW_TOKENS else MANY
     launch(
-        _rotary_kernel, (cdiv(num_tokens, tokens), heads), x, cos.contiguous(), sin.contiguous(), y, num_tokens, x.stride(0),
-        x.stride(1), heads, D=width, R=2 * cos.shape[1], INTERLEAVED=interleaved, BLOCK=next_power(width), TOKENS=tokens,
-        num_warps=warps,
+        _rotary_kernel, (cdiv(num_tokens, tokens), heads), x, cos.contiguous(), sin.contiguous(), y,
+        num_tokens, x.stride(0), x.stride(1), heads, D=width, R=2 * cos.shape[1], INTERLEAVED=interleaved,
+        BLOCK=next_power(width), TOKENS=tokens, num_warps=warps,
     )  # fmt: skip
     return y
 

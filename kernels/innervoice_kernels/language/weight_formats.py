@@ -1,4 +1,5 @@
-"""The meaning of a quantised weight's numbers   int8, fp8: w = scale q   int4: w = scale q + minimum, or scale (q - 8)
+"""The meaning of a quantised weight's numbers   int8, fp8: w = scale q
+int4: w = scale q + minimum, or scale (q - 8)
 
 Weights are [N, K], N outputs of K inputs, and quantised row by row, so that rows may be joined,
 cut and put in another order.

@@ -1,4 +1,5 @@
-"""A residual unit of SEANet   y_t = s_t + W' elu(b + sum_j w_j elu(x_{t + d j})) + b'    x: [B, T + d (k - 1), C]  ->  [B, T, C]
+"""A residual unit of SEANet   y_t = s_t + W' elu(b + sum_j w_j elu(x_{t + d j})) + b'
+x: [B, T + d (k - 1), C]  ->  [B, T, C]
 
 s_t: the column of x that y_t stands at, the last one that it sees, or a linear map of it (Tagliasacchi et al.
 2020). What follows a unit begins with ELU, which may be taken along. Native code keeps a piece of the stream
@@ -70,10 +71,10 @@ def _elu(x: Block) -> Block:
 
 @jit
 def _elu_unit_kernel(
-    before: Ptr, x: Ptr, wide: Ptr, wide_bias: Ptr, slim: Ptr, slim_bias: Ptr, beside: Ptr, beside_bias: Ptr, y: Ptr, P: Num,
-    T: Num, STEPS: Num, M: Num, C: Num, H: Num, TAPS: constexpr, DILATION: constexpr, WIDE_BIAS: constexpr, SLIM_BIAS: constexpr,
-    BESIDE: constexpr, BESIDE_BIAS: constexpr, ELU: constexpr, ROWS: constexpr, DEPTH: constexpr, HIDDEN: constexpr,
-    COLUMNS: constexpr,
+    before: Ptr, x: Ptr, wide: Ptr, wide_bias: Ptr, slim: Ptr, slim_bias: Ptr, beside: Ptr, beside_bias: Ptr,
+    y: Ptr, P: Num, T: Num, STEPS: Num, M: Num, C: Num, H: Num, TAPS: constexpr, DILATION: constexpr,
+    WIDE_BIAS: constexpr, SLIM_BIAS: constexpr, BESIDE: constexpr, BESIDE_BIAS: constexpr, ELU: constexpr,
+    ROWS: constexpr, DEPTH: constexpr, HIDDEN: constexpr, COLUMNS: constexpr,
 ) -> None:  # fmt: skip
     """ROWS steps, those of all rows of the batch in a line, and all channels a program; what
     is between stays in registers.
@@ -127,12 +128,10 @@ WIDEST = 128  # channels up to which a program holds them all; wider units have 
 
 def _elu_unit_triton(x: Tensor, unit: EluUnit, before: Tensor | None, elu: bool) -> Tensor:
     x, past = x.contiguous(), (x[:, :0] if before is None else before).contiguous()
-    (taps, channels, hidden), wide, slim, beside = (
-        unit.wide.weight.shape,
-        unit.wide,
-        unit.narrow,
-        unit.shortcut,
-    )
+    taps, channels, hidden = unit.wide.weight.shape
+    wide = unit.wide
+    slim = unit.narrow
+    beside = unit.shortcut
     steps = max(0, past.shape[1] + x.shape[1] - wide.past)
     y = torch.empty(len(x), steps, channels, dtype=x.dtype, device=x.device)
     layers = [
@@ -140,11 +139,13 @@ def _elu_unit_triton(x: Tensor, unit: EluUnit, before: Tensor | None, elu: bool)
     ]
     rows, warps = (16, 4) if x.dtype == torch.float32 else (64, 8)
     launch(
-        _elu_unit_kernel, (cdiv(len(x) * steps, rows),), past, x, *(wide.weight if part is None else part for part in layers), y,
-        past.shape[1], x.shape[1], steps, len(x) * steps, channels, hidden, TAPS=taps, DILATION=wide.dilation,
-        WIDE_BIAS=wide.bias is not None, SLIM_BIAS=slim.bias is not None, BESIDE=beside is not None,
-        BESIDE_BIAS=beside is not None and beside.bias is not None, ELU=elu, ROWS=rows, DEPTH=min(32, next_power(channels, 16)),
-        HIDDEN=min(32, next_power(hidden, 16)), COLUMNS=next_power(channels, 16), num_warps=warps, num_stages=2,
+        _elu_unit_kernel, (cdiv(len(x) * steps, rows),), past, x,
+        *(wide.weight if part is None else part for part in layers), y, past.shape[1], x.shape[1], steps,
+        len(x) * steps, channels, hidden, TAPS=taps, DILATION=wide.dilation, WIDE_BIAS=wide.bias is not None,
+        SLIM_BIAS=slim.bias is not None, BESIDE=beside is not None,
+        BESIDE_BIAS=beside is not None and beside.bias is not None, ELU=elu, ROWS=rows,
+        DEPTH=min(32, next_power(channels, 16)), HIDDEN=min(32, next_power(hidden, 16)),
+        COLUMNS=next_power(channels, 16), num_warps=warps, num_stages=2,
     )  # fmt: skip
     return y
 

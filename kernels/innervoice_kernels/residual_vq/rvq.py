@@ -20,7 +20,9 @@ from innervoice_kernels.speech_codec.vq import NATIVE_DTYPES, nearest_code
 
 # A program has ROWS frames. Sums and distances are float32 for every type, so that tiles are those of
 # products without tensor cores: 16 x 64 results, 32 deep, a quarter of a warp's registers each.
-_ROWS, _DEPTH, _COLUMNS = 16, 32, 64
+_ROWS = 16
+_DEPTH = 32
+_COLUMNS = 64
 
 
 class Codebooks(NamedTuple):
@@ -71,8 +73,9 @@ def rvq_decode_ref(ids: Tensor, codebooks: Codebooks) -> Tensor:
 
 @jit
 def _rvq_decode_kernel(
-    ids: Ptr, codes: Ptr, project: Ptr, bias: Ptr, z: Ptr, T: Num, K: Num, N: Num, D: Num, OUT: Num, GROUPS: Num, FIRST: Num,
-    REST: Num, PROJECT: constexpr, BIAS: constexpr, ROWS: constexpr, DEPTH: constexpr, COLUMNS: constexpr,
+    ids: Ptr, codes: Ptr, project: Ptr, bias: Ptr, z: Ptr, T: Num, K: Num, N: Num, D: Num, OUT: Num,
+    GROUPS: Num, FIRST: Num, REST: Num, PROJECT: constexpr, BIAS: constexpr, ROWS: constexpr,
+    DEPTH: constexpr, COLUMNS: constexpr,
 ) -> None:  # fmt: skip
     """ROWS frames of one sound and COLUMNS results a program.
 
@@ -128,9 +131,9 @@ def _rvq_decode_triton(ids: Tensor, codebooks: Codebooks) -> Tensor:
     bias = codebooks.bias
     launch(
         _rvq_decode_kernel, (cdiv(steps, _ROWS), cdiv(out, _COLUMNS), batch), ids.contiguous(), codes,
-        codes if project is None else project, codes if bias is None else bias.contiguous(), z, steps, num, codes.shape[1], width,
-        out, len(sizes), sizes[0], sizes[-1], PROJECT=project is not None, BIAS=bias is not None, ROWS=_ROWS, DEPTH=_DEPTH,
-        COLUMNS=_COLUMNS, num_warps=4, num_stages=2,
+        codes if project is None else project, codes if bias is None else bias.contiguous(), z, steps, num,
+        codes.shape[1], width, out, len(sizes), sizes[0], sizes[-1], PROJECT=project is not None,
+        BIAS=bias is not None, ROWS=_ROWS, DEPTH=_DEPTH, COLUMNS=_COLUMNS, num_warps=4, num_stages=2,
     )  # fmt: skip
     return z
 
@@ -150,7 +153,9 @@ def rvq_decode_native(ids: Tensor, codebooks: Codebooks, isa: str | None = None)
 
     Raises ValueError for an id that is not a code.
     """
-    (batch, num, steps), codes, sizes = ids.shape, codebooks.codes, codebooks.sizes
+    batch, num, steps = ids.shape
+    codes = codebooks.codes
+    sizes = codebooks.sizes
     sums = torch.empty(batch, steps, len(sizes), codes.shape[-1])
     table = _C.Weight(codes[:num].detach().flatten(0, 1).contiguous())
     _C.sum_codes(team(), ids.contiguous(), table, sizes, sums, isa)
@@ -237,8 +242,9 @@ def _rvq_encode_triton(x: Tensor, codes: Tensor) -> Tensor:
     left = x.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     ids = torch.empty(batch, num, steps, dtype=torch.int64, device=x.device)
     launch(
-        _rvq_encode_kernel, (cdiv(batch * steps, _ROWS),), left, codes.contiguous(), ids, batch * steps, steps, num,
-        codes.shape[1], width, ROWS=_ROWS, DEPTH=min(_DEPTH, next_power(width, 16)), COLUMNS=_COLUMNS, num_warps=4, num_stages=2,
+        _rvq_encode_kernel, (cdiv(batch * steps, _ROWS),), left, codes.contiguous(), ids, batch * steps,
+        steps, num, codes.shape[1], width, ROWS=_ROWS, DEPTH=min(_DEPTH, next_power(width, 16)),
+        COLUMNS=_COLUMNS, num_warps=4, num_stages=2,
     )  # fmt: skip
     return ids
 

@@ -1,4 +1,5 @@
-"""A convolution, time first   y_t = b + sum_j w_j x_{t + d j}        x: [B, T + d (k - 1), C]   w: [k, C, C']   ->   [B, T, C']
+"""A convolution, time first   y_t = b + sum_j w_j x_{t + d j}
+x: [B, T + d (k - 1), C]   w: [k, C, C']   ->   [B, T, C']
 
 With kernel 2 s, a convolution of stride s and a transposed one are this too, of two taps: the first over s
 columns side by side, the second with s C' channels that are then laid out in time. So a stream keeps columns
@@ -127,7 +128,7 @@ def _folded(x: Tensor, stride: int) -> Tensor:
 def window_rows(
     before: Ptr, x: Ptr, row: Block, place: Block, known: Block, k: Block, P: Num, T: Num, K: Num
 ) -> Block:  # fmt: skip
-    """Columns `place` of rows, [R, DEPTH]: the first P of them lie in `before`; 0 where a row is not known."""
+    """Load columns `place` of rows, [R, DEPTH]: the first P lie in `before`; 0 where a row is not known."""
     old, mask = place < P, (k < K)[None, :]
     past = tl.load(
         before + ((row * P + place) * K)[:, None] + k[None, :], mask=(known & old)[:, None] & mask, other=0.0
@@ -142,8 +143,9 @@ def window_rows(
 
 @jit
 def _taps_kernel(
-    before: Ptr, x: Ptr, w: Ptr, bias: Ptr, y: Ptr, P: Num, T: Num, STEPS: Num, M: Num, K: Num, N: Num, TAPS: constexpr,
-    DILATION: constexpr, BIAS: constexpr, ROWS: constexpr, DEPTH: constexpr, COLUMNS: constexpr,
+    before: Ptr, x: Ptr, w: Ptr, bias: Ptr, y: Ptr, P: Num, T: Num, STEPS: Num, M: Num, K: Num, N: Num,
+    TAPS: constexpr, DILATION: constexpr, BIAS: constexpr, ROWS: constexpr, DEPTH: constexpr,
+    COLUMNS: constexpr,
 ) -> None:  # fmt: skip
     """ROWS steps, those of all rows of the batch in a line, and COLUMNS results a program."""
     m, column = (
@@ -176,9 +178,10 @@ def _apply_taps_triton(x: Tensor, taps: Taps, before: Tensor) -> Tensor:
     rows = 16 if len(x) * steps <= _FEW else 64
     bias = taps.weight if taps.bias is None else taps.bias
     launch(
-        _taps_kernel, (cdiv(len(x) * steps, rows), cdiv(out, 64)), past, new, taps.weight.contiguous(), bias, y, past.shape[1],
-        new.shape[1], steps, len(x) * steps, depth, out, TAPS=num, DILATION=taps.dilation, BIAS=taps.bias is not None, ROWS=rows,
-        DEPTH=min(32, next_power(depth, 16)), COLUMNS=64, num_warps=4 if rows == 16 else 8, num_stages=2,
+        _taps_kernel, (cdiv(len(x) * steps, rows), cdiv(out, 64)), past, new, taps.weight.contiguous(), bias,
+        y, past.shape[1], new.shape[1], steps, len(x) * steps, depth, out, TAPS=num, DILATION=taps.dilation,
+        BIAS=taps.bias is not None, ROWS=rows, DEPTH=min(32, next_power(depth, 16)), COLUMNS=64,
+        num_warps=4 if rows == 16 else 8, num_stages=2,
     )  # fmt: skip
     return y.view(len(x), steps * taps.up, out // taps.up)
 

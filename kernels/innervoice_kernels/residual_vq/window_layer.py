@@ -1,6 +1,8 @@
-"""A transformer layer over the last W positions of a stream   y = x + s out(attention(norm x));  y + s' down(gelu(up(norm y)))
+"""A transformer layer over the last W positions of a stream   y = x + s out(attention(norm x));
+y + s' down(gelu(up(norm y)))
 
-Pre-norm, rotary positions, a scale a channel on both branches (Mimi, Défossez et al. 2024).    x: [B, T, D]   ->   [B, T, D]
+Pre-norm, rotary positions, a scale a channel on both branches (Mimi, Défossez et al. 2024).
+x: [B, T, D]   ->   [B, T, D]
 Keys and values are in a ring, as windowed.py says.
 """
 
@@ -34,7 +36,9 @@ _Op = Callable[..., Any]
 
 
 class RingRows(NamedTuple):
-    """Where a call's rows stand: slots, start, n [B] int64, as windowed.py says; cos and sin [B T, d / 2] of their positions."""
+    """Where a call's rows stand: slots, start, n [B] int64, as windowed.py says; cos and sin [B T, d / 2] of
+    their positions.
+    """
 
     slots: Tensor
     start: Tensor
@@ -45,7 +49,7 @@ class RingRows(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class WindowLayer:
-    """Weight and bias of norms [D] and linear maps; qkv [(H + 2 G) d, D]: queries, keys, values; scales [D]."""
+    """Weights and biases of norms [D] and linear maps; qkv [(H + 2 G) d, D]; scales [D]."""
 
     norm: MaybeBiased
     qkv: MaybeBiased
@@ -98,7 +102,10 @@ def window_layer_ref(x: Tensor, layer: WindowLayer, ring: Tensor, rows: RingRows
 
 
 def _by_ops(ops: tuple[_Op, _Op, _Op], x: Tensor, layer: WindowLayer, ring: Tensor, rows: RingRows) -> Tensor:
-    (batch, tokens, size), heads, groups, width = x.shape, layer.heads, layer.groups, layer.width
+    batch, tokens, size = x.shape
+    heads = layer.heads
+    groups = layer.groups
+    width = layer.width
     turn, keep, attend = ops
     split = F.linear(F.layer_norm(x, (size,), *layer.norm, layer.eps), *layer.qkv).view(
         batch * tokens, heads + 2 * groups, width

@@ -1,6 +1,8 @@
-"""Attention over the last W positions of a stream, their keys and values in a ring   y_t = sum_s softmax(q_t k_s / sqrt d) v_s
+"""Attention over the last W positions of a stream, their keys and values in a ring
+y_t = sum_s softmax(q_t k_s / sqrt d) v_s
 
-q: [B, T, H, d]   ring: [S, 2, R, G, d], position p of slot s at [s, :, p mod R]   ->   [B, T, H, d];   t - W < s <= t
+q: [B, T, H, d]   ring: [S, 2, R, G, d], position p of slot s at [s, :, p mod R]   ->   [B, T, H, d];
+t - W < s <= t
 
 A call writes its keys and values first; so that none is overwritten which it still needs, R >= W - 1 + T.
 """
@@ -21,7 +23,7 @@ _LOWEST = tl.constexpr(-1e30)
 
 
 def store_window_ref(k: Tensor, v: Tensor, ring: Tensor, slots: Tensor, start: Tensor, n: Tensor) -> None:
-    """Write the first n[b] of T keys and values of row b, positions from start[b], into its slot of the ring."""
+    """Write the first n[b] of T keys and values of row b, from position start[b] on, into its ring slot."""
     column = torch.arange(k.shape[1], device=k.device)
     brought = column < n[:, None]  # [B, T]
     slot = slots[:, None].expand_as(brought)[brought]
@@ -32,8 +34,8 @@ def store_window_ref(k: Tensor, v: Tensor, ring: Tensor, slots: Tensor, start: T
 
 @jit
 def _store_window_kernel(
-    k: Ptr, v: Ptr, ring: Ptr, slots: Ptr, start: Ptr, n: Ptr, k_row: Num, k_token: Num, v_row: Num, v_token: Num, R: Num,
-    WIDTH: Num, BLOCK: constexpr,
+    k: Ptr, v: Ptr, ring: Ptr, slots: Ptr, start: Ptr, n: Ptr, k_row: Num, k_token: Num, v_row: Num,
+    v_token: Num, R: Num, WIDTH: Num, BLOCK: constexpr,
 ) -> None:  # fmt: skip
     """Keys and values of one token a program, all heads."""
     token, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
@@ -56,13 +58,14 @@ def _store_window_triton(k: Tensor, v: Tensor, ring: Tensor, slots: Tensor, star
         raise ValueError(f"store_window: the ring has strides {ring.stride()}, expected one dense tensor")
     flat = [x if x.stride()[2:] == (width, 1) else x.contiguous() for x in (k, v)]
     launch(
-        _store_window_kernel, (tokens, rows), *flat, ring, slots, start, n, flat[0].stride(0), flat[0].stride(1),
-        flat[1].stride(0), flat[1].stride(1), ring.shape[2], groups * width, BLOCK=next_power(groups * width), num_warps=4,
+        _store_window_kernel, (tokens, rows), *flat, ring, slots, start, n, flat[0].stride(0),
+        flat[0].stride(1), flat[1].stride(0), flat[1].stride(1), ring.shape[2], groups * width,
+        BLOCK=next_power(groups * width), num_warps=4,
     )  # fmt: skip
 
 
 def store_window(k: Tensor, v: Tensor, ring: Tensor, slots: Tensor, start: Tensor, n: Tensor) -> None:
-    """Keep keys and values: k, v [B, T, G, d] -> ring [S, 2, R, G, d], in place. slots, start, n: [B] int64."""
+    """Store k, v [B, T, G, d] in ring [S, 2, R, G, d], in place. slots, start, n: [B] int64."""
     run = _store_window_triton if choose("store_window", k) == TRITON else store_window_ref
     run(k, v, ring, slots, start, n)
 
@@ -95,13 +98,16 @@ def window_attention_ref(
 
 @jit
 def _window_attention_kernel(
-    q: Ptr, ring: Ptr, slots: Ptr, start: Ptr, n: Ptr, y: Ptr, q_row: Num, q_token: Num, q_head: Num, T: Num, R: Num, WINDOW: Num,
-    scale: Num, H: constexpr, G: constexpr, D: constexpr, BLOCK_D: constexpr, QUERIES: constexpr, KEYS: constexpr,
+    q: Ptr, ring: Ptr, slots: Ptr, start: Ptr, n: Ptr, y: Ptr, q_row: Num, q_token: Num, q_head: Num, T: Num,
+    R: Num, WINDOW: Num, scale: Num, H: constexpr, G: constexpr, D: constexpr, BLOCK_D: constexpr,
+    QUERIES: constexpr, KEYS: constexpr,
 ) -> None:  # fmt: skip
     """QUERIES tokens of one head and row a program, over the positions that the
     first to the last of them see.
     """
-    tile, head, row = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
+    tile = tl.program_id(0)
+    head = tl.program_id(1)
+    row = tl.program_id(2).to(tl.int64)
     count, before = tl.load(n + row), tl.load(start + row)
     first = tile * QUERIES
     if first >= count:
@@ -154,9 +160,10 @@ def _window_attention_triton(
     q = q if q.stride(-1) == 1 else q.contiguous()
     y = torch.zeros(rows, tokens, heads, width, dtype=q.dtype, device=q.device)
     launch(
-        _window_attention_kernel, (cdiv(tokens, _QUERIES), heads, rows), q, ring, slots, start, n, y, q.stride(0), q.stride(1),
-        q.stride(2), tokens, ring.shape[2], window, width**-0.5, H=heads, G=groups, D=width, BLOCK_D=next_power(width, 16),
-        QUERIES=_QUERIES, KEYS=_KEYS_FLOAT32 if q.dtype == torch.float32 else _KEYS, num_warps=4, num_stages=2,
+        _window_attention_kernel, (cdiv(tokens, _QUERIES), heads, rows), q, ring, slots, start, n, y,
+        q.stride(0), q.stride(1), q.stride(2), tokens, ring.shape[2], window, width**-0.5, H=heads, G=groups,
+        D=width, BLOCK_D=next_power(width, 16), QUERIES=_QUERIES,
+        KEYS=_KEYS_FLOAT32 if q.dtype == torch.float32 else _KEYS, num_warps=4, num_stages=2,
     )  # fmt: skip
     return y
 

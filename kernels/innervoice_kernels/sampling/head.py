@@ -1,7 +1,9 @@
-"""The head over the ids that a batch may draw, and the draws   logits = x W^T at allowed ids        x: [B, D]   W: [V, D]
+"""The head over the ids that a batch may draw, and the draws   logits = x W^T at allowed ids        x: [B, D]
+W: [V, D]
 
-The weights are read once, and only the tiles of ids that some slot's mask touches; in speech that is a tenth of them. Each tile
-leaves its float32 logits and its offer to every slot (see sample_pick), so that the draws read next to nothing again.
+The weights are read once, and only the tiles of ids that some slot's mask touches; in speech that is a tenth
+of them. Each tile leaves its float32 logits and its offer to every slot (see sample_pick), so that the draws
+read next to nothing again.
 """
 
 from __future__ import annotations
@@ -28,14 +30,16 @@ class HeadTile(NamedTuple):
     programs: int
 
 
-# Four stages are three buffers of 16 KiB of weights and 4 KiB of input: three programs share an SM. Each walks over every P-th
-# tile, so that those of a narrow mask are spread over all of them.
+# Four stages are three buffers of 16 KiB of weights and 4 KiB of input: three programs share an SM. Each
+# walks over every P-th tile, so that those of a narrow mask are spread over all of them.
 _HALF, _FLOAT32 = HeadTile(128, 4, 4, 3), HeadTile(32, 4, 3, 3)
 _SMS = 132  # where there is no GPU to ask: as many as an H200 has
 
 
 def head_sample_ref(x: Tensor, w: Tensor, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
-    """sample_ref of the logits x W^T, in float32 (float64 for float64 input): x [B, D], w [V, D], a draw for each row."""
+    """sample_ref of the logits x W^T, in float32 (float64 for float64 input): x [B, D], w [V, D], a draw for
+    each row.
+    """
     wide = torch.promote_types(x.dtype, torch.float32)
     return sample_ref(x.to(wide) @ w.to(wide).T, draws)
 
@@ -54,8 +58,9 @@ def _touches(low: Num, high: Num, slot: Block, is_slot: Block, mask: Ptr) -> Blo
 
 @jit
 def _head_kernel(
-    x: Ptr, w: Ptr, logits: Ptr, mask: Ptr, scale: Ptr, key: Ptr, top: Ptr, total: Ptr, score: Ptr, best: Ptr, B: Num, V: Num,
-    D: Num, N: Num, x_row: Num, w_row: Num, ROWS: constexpr, SLOTS: constexpr, TILE: constexpr, DEPTH: constexpr, EVEN: constexpr,
+    x: Ptr, w: Ptr, logits: Ptr, mask: Ptr, scale: Ptr, key: Ptr, top: Ptr, total: Ptr, score: Ptr, best: Ptr,
+    B: Num, V: Num, D: Num, N: Num, x_row: Num, w_row: Num, ROWS: constexpr, SLOTS: constexpr,
+    TILE: constexpr, DEPTH: constexpr, EVEN: constexpr,
 ) -> None:  # fmt: skip
     """Every P-th tile of ids of ROWS rows a program."""
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
@@ -107,8 +112,8 @@ def _head_kernel(
 def head(x: Tensor, w: Tensor, draws: Draws, offers: Offers, slots: int, *, invariant: bool = False) -> None:
     """Fill offers for the draws, slots of them a row: x [B, D], w [V, D].
 
-    With more than 16 rows on a GPU cuBLAS makes all logits, whose sums depend on how many rows there are; invariant: the own
-    kernel all the same.
+    With more than 16 rows on a GPU cuBLAS makes all logits, whose sums depend on how many rows there are;
+    invariant: the own kernel all the same.
     """
     (num_rows, width), (vocabulary, depth) = x.shape, w.shape
     if depth != width or x.dtype != w.dtype or offers.logits.shape != (num_rows, vocabulary):
@@ -126,20 +131,21 @@ def head(x: Tensor, w: Tensor, draws: Draws, offers: Offers, slots: int, *, inva
         torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else _SMS
     )
     launch(
-        _head_kernel, (min(tiles, programs), cdiv(num_rows, ROWS)), x, w, offers.logits, draws.mask, draws.scale, draws.key,
-        offers.top,
-        offers.total, offers.score, offers.best, num_rows, vocabulary, width, tiles, x.stride(0), w.stride(0), ROWS=ROWS,
-        SLOTS=slots,
-        TILE=TILE, DEPTH=config.depth, EVEN=width % config.depth == 0, num_warps=config.warps, num_stages=config.stages,
+        _head_kernel, (min(tiles, programs), cdiv(num_rows, ROWS)), x, w, offers.logits, draws.mask,
+        draws.scale, draws.key, offers.top, offers.total, offers.score, offers.best, num_rows, vocabulary,
+        width, tiles, x.stride(0), w.stride(0), ROWS=ROWS, SLOTS=slots, TILE=TILE, DEPTH=config.depth,
+        EVEN=width % config.depth == 0, num_warps=config.warps, num_stages=config.stages,
     )  # fmt: skip
 
 
 def head_step(
     x: Tensor, w: Tensor, rows: Rows, programs: Programs, offers: Offers, *, invariant: bool = False
 ) -> None:
-    """The end of a step: the head over what `cursor.prepare` allowed, the draws, and every row's cursor -> rows.output, logprob.
+    """The end of a step: the head over what `cursor.prepare` allowed, the draws, and every row's cursor ->
+    rows.output, logprob.
 
-    x [B, D] hidden states of the rows' last tokens, w [V, D], offers of B rows of SLOTS slots. Three launches with `prepare`.
+    x [B, D] hidden states of the rows' last tokens, w [V, D], offers of B rows of SLOTS slots. Three launches
+    with `prepare`.
     """
     head(x, w, rows.draws, offers, SLOTS, invariant=invariant)
     pick(offers, rows.draws, SLOTS, rows, programs)

@@ -31,7 +31,10 @@ def philox_ref(
             c0 * MULTIPLIERS[0],
             c2 * MULTIPLIERS[1],
         )  # the 64-bit pattern is exact although the sign may flip
-        c0, c1, c2, c3 = _high(second) ^ c1 ^ k0, second & LOW, _high(first) ^ c3 ^ k1, first & LOW
+        c0 = _high(second) ^ c1 ^ k0
+        c1 = second & LOW
+        c2 = _high(first) ^ c3 ^ k1
+        c3 = first & LOW
         k0, k1 = (k0 + WEYL[0]) & LOW, (k1 + WEYL[1]) & LOW
     return c0, c1, c2, c3
 

@@ -1,4 +1,5 @@
-"""Masked sampling   id = argmax over allowed ids of  z/T + Gumbel(seed, n, d, id),  top-k then top-p on softmax(z/T)
+"""Masked sampling   id = argmax over allowed ids of  z/T + Gumbel(seed, n, d, id),
+top-k then top-p on softmax(z/T)
 
 logits: [B, V]   ->   ids: [B] int64, logprobs: [B] float32
 """

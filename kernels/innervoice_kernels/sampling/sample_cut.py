@@ -71,8 +71,8 @@ def _candidates(
 
 @jit
 def _reached(
-    thresholds: Block, logits: Ptr, hot: Ptr, count: Num, mask: Ptr, temperature: Num, best: Num, cut: Num, MODE: constexpr,
-    TILE: constexpr, CHUNK: constexpr,
+    thresholds: Block, logits: Ptr, hot: Ptr, count: Num, mask: Ptr, temperature: Num, best: Num, cut: Num,
+    MODE: constexpr, TILE: constexpr, CHUNK: constexpr,
 ) -> Block:  # fmt: skip
     """Number, or mass, of candidates at or above each threshold; MODE TIES: of
     those at the cut, by their ids.
@@ -91,8 +91,8 @@ def _reached(
 
 @jit
 def _largest(
-    low: Num, high: Num, target: Num, logits: Ptr, hot: Ptr, count: Num, mask: Ptr, temperature: Num, best: Num, cut: Num,
-    MODE: constexpr, TILE: constexpr, CHUNK: constexpr,
+    low: Num, high: Num, target: Num, logits: Ptr, hot: Ptr, count: Num, mask: Ptr, temperature: Num,
+    best: Num, cut: Num, MODE: constexpr, TILE: constexpr, CHUNK: constexpr,
 ) -> Block:  # fmt: skip
     """The largest of low to high that reaches the target, low if none above it does. All int64."""
     while low < high:
@@ -123,8 +123,8 @@ def _tile_floor(key: Block, present: Block, high: Num, k: Num) -> Block:
 
 @jit
 def _top_p(
-    cut: Num, high: Num, top_p: Num, logits: Ptr, hot: Ptr, count: Num, mask: Ptr, temperature: Num, best: Num, V: Num,
-    TILE: constexpr, CHUNK: constexpr,
+    cut: Num, high: Num, top_p: Num, logits: Ptr, hot: Ptr, count: Num, mask: Ptr, temperature: Num,
+    best: Num, V: Num, TILE: constexpr, CHUNK: constexpr,
 ) -> tuple[Block, ...]:  # fmt: skip
     """Of candidates from cut on: where top_p of their mass is reached, and the last id that is kept there."""
     lane = tl.arange(0, _WIDTH)
@@ -151,8 +151,8 @@ def _top_p(
 
 @jit
 def draw_filtered(
-    top: Block, best_z: Num, logits: Ptr, hot: Ptr, mask: Ptr, temperature: Num, top_p: Num, top_k: Num, key: Ptr, V: Num,
-    TILE: constexpr, TILES: constexpr, CHUNK: constexpr,
+    top: Block, best_z: Num, logits: Ptr, hot: Ptr, mask: Ptr, temperature: Num, top_p: Num, top_k: Num,
+    key: Ptr, V: Num, TILE: constexpr, TILES: constexpr, CHUNK: constexpr,
 ) -> Block:  # fmt: skip
     """The id with the largest score plus noise of those that top-k and top-p keep.
 
@@ -188,7 +188,9 @@ def draw_filtered(
     last = V.to(tl.int64)
     if top_p < 1:
         cut, last = _top_p(cut, high, top_p, logits, hot, count, mask, temperature, best, V, TILE, CHUNK)
-    seed, n, d = tl.load(key), tl.load(key + 1), tl.load(key + 2)
+    seed = tl.load(key)
+    n = tl.load(key + 1)
+    d = tl.load(key + 2)
     largest, token = tl.full([], float("-inf"), tl.float32), tl.full([], _HIGHEST, tl.int32)
     for first in range(0, count * TILE, CHUNK):
         ids, ok, s = _candidates(first, logits, hot, count, mask, temperature, TILE, CHUNK)

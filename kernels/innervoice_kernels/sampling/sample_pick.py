@@ -70,8 +70,8 @@ class Offers:
 
 @jit
 def summarise(
-    z: Block, tile: Num, slot: Block, is_slot: Block, N: Num, mask: Ptr, scale: Ptr, key: Ptr, top: Ptr, total: Ptr, score: Ptr,
-    best: Ptr, TILE: constexpr,
+    z: Block, tile: Num, slot: Block, is_slot: Block, N: Num, mask: Ptr, scale: Ptr, key: Ptr, top: Ptr,
+    total: Ptr, score: Ptr, best: Ptr, TILE: constexpr,
 ) -> None:  # fmt: skip
     """Offer the logits z [ROWS, TILE] of a tile to the slots [ROWS] of its rows."""
     ids = tile * TILE + tl.arange(0, TILE)[None, :]
@@ -101,11 +101,9 @@ def summarise(
     )
     if tl.max(noisy.to(tl.int32), axis=0) > 0:
         k = key + slot[:, None] * 3
-        seed, n, d = (
-            tl.load(k + 0, mask=exists, other=0),
-            tl.load(k + 1, mask=exists, other=0),
-            tl.load(k + 2, mask=exists, other=0),
-        )
+        seed = tl.load(k + 0, mask=exists, other=0)
+        n = tl.load(k + 1, mask=exists, other=0)
+        d = tl.load(k + 2, mask=exists, other=0)
         noise = gumbel(seed, n, d, ids + tl.zeros_like(z).to(tl.int32))
         divisor = tl.where(noisy, temperature, 1.0)[:, None] + tl.zeros_like(z)
         z = tl.where(noisy[:, None], tl.div_rn(z, divisor) + noise, z)
@@ -116,8 +114,8 @@ def summarise(
 
 @jit
 def _summary_kernel(
-    logits: Ptr, mask: Ptr, scale: Ptr, key: Ptr, top: Ptr, total: Ptr, score: Ptr, best: Ptr, B: Num, V: Num, N: Num,
-    row_stride: Num, SLOTS: constexpr, ROWS: constexpr, TILE: constexpr,
+    logits: Ptr, mask: Ptr, scale: Ptr, key: Ptr, top: Ptr, total: Ptr, score: Ptr, best: Ptr, B: Num, V: Num,
+    N: Num, row_stride: Num, SLOTS: constexpr, ROWS: constexpr, TILE: constexpr,
 ) -> None:  # fmt: skip
     """One tile of ids of ROWS rows a program."""
     tile = tl.program_id(0)
@@ -131,18 +129,17 @@ def _summary_kernel(
 
 @jit
 def _pick_kernel(
-    logits: Ptr, mask: Ptr, scale: Ptr, key: Ptr, top: Ptr, total: Ptr, score: Ptr, best: Ptr, hot: Ptr, drawn: Ptr, logprob: Ptr,
-    arrived: Ptr, state: Ptr, request: Ptr, caps: Ptr, successor: Ptr, table: Ptr, forced: Ptr, output: Ptr, out_logprob: Ptr,
-    B: Num, C: Num, V: Num, N: Num, row_stride: Num, SLOTS: constexpr, TILE: constexpr, TILES: constexpr, CHUNK: constexpr,
-    ADVANCE: constexpr, LANES: constexpr,
+    logits: Ptr, mask: Ptr, scale: Ptr, key: Ptr, top: Ptr, total: Ptr, score: Ptr, best: Ptr, hot: Ptr,
+    drawn: Ptr, logprob: Ptr, arrived: Ptr, state: Ptr, request: Ptr, caps: Ptr, successor: Ptr, table: Ptr,
+    forced: Ptr, output: Ptr, out_logprob: Ptr, B: Num, C: Num, V: Num, N: Num, row_stride: Num,
+    SLOTS: constexpr, TILE: constexpr, TILES: constexpr, CHUNK: constexpr, ADVANCE: constexpr,
+    LANES: constexpr,
 ) -> None:  # fmt: skip
     """One slot a program."""
     slot = tl.program_id(0)
-    mask, logits, tile = (
-        mask + slot * 8,
-        logits + (slot // SLOTS).to(tl.int64) * row_stride,
-        tl.arange(0, TILES),
-    )
+    mask = mask + slot * 8
+    logits = logits + (slot // SLOTS).to(tl.int64) * row_stride
+    tile = tl.arange(0, TILES)
     offers = slot * N + tile
     largest = tl.load(top + offers, mask=tile < N, other=float("-inf"))
     best_z = tl.max(largest)
@@ -150,7 +147,9 @@ def _pick_kernel(
     sums = tl.load(total + offers, mask=tile < N, other=0.0) * tl.exp(
         largest - tl.where(is_number, best_z, 0.0)
     )
-    temperature, top_p, top_k = tl.load(scale + slot * 2), tl.load(scale + slot * 2 + 1), tl.load(mask + 7)
+    temperature = tl.load(scale + slot * 2)
+    top_p = tl.load(scale + slot * 2 + 1)
+    top_k = tl.load(mask + 7)
     token = tl.full([], _NO_ID, tl.int32)
     if is_number & (temperature > 0) & ((top_k > 0) | (top_p < 1)):
         token = draw_filtered(
@@ -181,8 +180,8 @@ def _pick_kernel(
             tl.store(arrived, 0)
             for first in range(0, B, LANES):
                 advance_rows(
-                    first + tl.arange(0, LANES), state, request, caps, successor, table, forced, drawn, logprob, output,
-                    out_logprob, B, C,
+                    first + tl.arange(0, LANES), state, request, caps, successor, table, forced, drawn,
+                    logprob, output, out_logprob, B, C,
                 )  # fmt: skip
 
 
@@ -190,10 +189,9 @@ def summary(offers: Offers, draws: Draws, slots: int) -> None:
     """Fill the tiles' offers from offers.logits."""
     num_rows, vocabulary = offers.logits.shape
     launch(
-        _summary_kernel, (cdiv(vocabulary, TILE), cdiv(num_rows, ROWS)), offers.logits, draws.mask, draws.scale, draws.key,
-        offers.top,
-        offers.total, offers.score, offers.best, num_rows, vocabulary, offers.top.shape[1], offers.logits.stride(0), SLOTS=slots,
-        ROWS=ROWS, TILE=TILE, num_warps=4,
+        _summary_kernel, (cdiv(vocabulary, TILE), cdiv(num_rows, ROWS)), offers.logits, draws.mask,
+        draws.scale, draws.key, offers.top, offers.total, offers.score, offers.best, num_rows, vocabulary,
+        offers.top.shape[1], offers.logits.stride(0), SLOTS=slots, ROWS=ROWS, TILE=TILE, num_warps=4,
     )  # fmt: skip
 
 
@@ -212,13 +210,13 @@ def pick(
     if rows is not None and programs is not None:
         assert slots == SLOTS, "a row that advances draws in two slots"
         cursor = (
-            rows.state, rows.request, rows.caps, rows.successor, programs.table, programs.forced, rows.output, rows.logprob
+            rows.state, rows.request, rows.caps, rows.successor, programs.table, programs.forced, rows.output,
+            rows.logprob
         )  # fmt: skip
     launch(
-        _pick_kernel, (num_rows * slots,), offers.logits, draws.mask, draws.scale, draws.key, offers.top, offers.total,
-        offers.score, offers.best, offers.hot, offers.drawn, offers.logprob, offers.arrived, *cursor, num_rows,
-        0 if rows is None else rows.caps.shape[1], vocabulary, offers.top.shape[1], offers.logits.stride(0), SLOTS=slots,
-        TILE=TILE,
-        TILES=next_power(offers.top.shape[1]), CHUNK=_CHUNK, ADVANCE=rows is not None, LANES=min(_LANES, next_power(num_rows)),
-        num_warps=_WARPS,
+        _pick_kernel, (num_rows * slots,), offers.logits, draws.mask, draws.scale, draws.key, offers.top,
+        offers.total, offers.score, offers.best, offers.hot, offers.drawn, offers.logprob, offers.arrived,
+        *cursor, num_rows, 0 if rows is None else rows.caps.shape[1], vocabulary, offers.top.shape[1],
+        offers.logits.stride(0), SLOTS=slots, TILE=TILE, TILES=next_power(offers.top.shape[1]), CHUNK=_CHUNK,
+        ADVANCE=rows is not None, LANES=min(_LANES, next_power(num_rows)), num_warps=_WARPS,
     )  # fmt: skip

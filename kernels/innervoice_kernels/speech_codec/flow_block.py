@@ -1,7 +1,9 @@
-"""A transformer of the flow   y = x + out(attention(norm x));  y + down(gelu(up(norm y)))        x: [R, T, C]   ->   [R, T, C]
+"""A transformer of the flow   y = x + out(attention(norm x));  y + down(gelu(up(norm y)))
+x: [R, T, C]   ->   [R, T, C]
 
-All frames of a row see each other; what lies beyond its true length is not seen. On a GPU it is two launches: norm and projection
-to queries, keys and values; attention and everything behind it.        (Matcha-TTS, Mehta et al. 2023)
+All frames of a row see each other; what lies beyond its true length is not seen. On a GPU it is two launches:
+norm and projection to queries, keys and values; attention and everything behind it. (Matcha-TTS, Mehta et al.
+2023)
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from innervoice_kernels.backend import TRITON, choose
 from innervoice_kernels.jit import Block, Num, Ptr, cdiv, constexpr, dot, jit, launch, narrow, next_power, tl
-from innervoice_kernels.native import Affine
+from innervoice_kernels.native import WeightAndBias
 from innervoice_kernels.speech_codec.conv import beyond
 
 _LOG2E = tl.constexpr(1.4426950408889634)
@@ -25,16 +27,16 @@ _EPS = tl.constexpr(1e-5)
 class TransformerWeights:
     """Weight and bias of norms [C] and linear maps; qkv [3 H d, C] has no bias."""
 
-    norm_attention: Affine
+    norm_attention: WeightAndBias
     qkv: Tensor
-    out: Affine
-    norm_ffn: Affine
-    up: Affine
-    down: Affine
+    out: WeightAndBias
+    norm_ffn: WeightAndBias
+    up: WeightAndBias
+    down: WeightAndBias
 
 
 def flow_block_ref(x: Tensor, n: Tensor | None, weights: TransformerWeights, heads: int) -> Tensor:
-    """The definition. n [R]: true lengths, None: all rows have T frames. Frames from n[r] on are undefined."""
+    """The definition. n [R]: true lengths, None: all rows have T. Frames from n[r] on are undefined."""
     rows, frames, channels = x.shape
     visible = None if n is None else ~beyond(n, frames)[:, None, None]  # [R, 1, 1, T]
     normed = F.layer_norm(x, (channels,), *weights.norm_attention, 1e-5)
@@ -63,7 +65,8 @@ def _row_statistics(
 
 @jit
 def _normed_part(
-    x: Ptr, place: Block, known: Block, mean: Block, scale: Block, weight: Ptr, bias: Ptr, k: Block, C: constexpr
+    x: Ptr, place: Block, known: Block, mean: Block, scale: Block, weight: Ptr, bias: Ptr, k: Block,
+    C: constexpr
 ) -> Block:  # fmt: skip
     """Channels k of those rows, normalised, in x's type."""
     inside = k < C
@@ -77,8 +80,8 @@ def _normed_part(
 
 @jit
 def _flow_project_kernel(
-    x: Ptr, norm: Ptr, norm_bias: Ptr, weight: Ptr, qkv: Ptr, M: Num, C: constexpr, COLUMNS: constexpr, BLOCK_C: constexpr,
-    TILE: constexpr, WIDE: constexpr, DEPTH: constexpr,
+    x: Ptr, norm: Ptr, norm_bias: Ptr, weight: Ptr, qkv: Ptr, M: Num, C: constexpr, COLUMNS: constexpr,
+    BLOCK_C: constexpr, TILE: constexpr, WIDE: constexpr, DEPTH: constexpr,
 ) -> None:  # fmt: skip
     """TILE frames, of all rows in a line, and WIDE of their queries, keys and values a program."""
     frame, column = tl.program_id(0) * TILE + tl.arange(0, TILE), tl.program_id(1) * WIDE + tl.arange(0, WIDE)
@@ -96,17 +99,22 @@ def _flow_project_kernel(
 
 @jit
 def _flow_block_kernel(
-    x: Ptr, n: Ptr, qkv: Ptr, out: Ptr, out_bias: Ptr, norm: Ptr, norm_bias: Ptr, up: Ptr, up_bias: Ptr, down: Ptr,
-    down_bias: Ptr, y: Ptr, T: Num, scale: Num, C: constexpr, H: constexpr, D: constexpr, F: constexpr, BLOCK_C: constexpr,
-    BLOCK_D: constexpr, TILE: constexpr, KEYS: constexpr, HIDDEN: constexpr, DEPTH: constexpr,
+    x: Ptr, n: Ptr, qkv: Ptr, out: Ptr, out_bias: Ptr, norm: Ptr, norm_bias: Ptr, up: Ptr, up_bias: Ptr,
+    down: Ptr, down_bias: Ptr, y: Ptr, T: Num, scale: Num, C: constexpr, H: constexpr, D: constexpr,
+    F: constexpr, BLOCK_C: constexpr, BLOCK_D: constexpr, TILE: constexpr, KEYS: constexpr, HIDDEN: constexpr,
+    DEPTH: constexpr,
 ) -> None:  # fmt: skip
-    """TILE frames of a row a program: attention, a head at a time, into the residual; norm; the feed-forward, HIDDEN at a time.
+    """TILE frames of a row a program: attention, a head at a time, into the residual; norm; the feed-forward,
+    HIDDEN at a time.
 
-    What attention leaves is written, since the norm's products read it again a part at a time; then the result takes its place.
+    What attention leaves is written, since the norm's products read it again a part at a time; then the
+    result takes its place.
     """
     row, frame = tl.program_id(1).to(tl.int64), tl.program_id(0) * TILE + tl.arange(0, TILE)
     length = tl.load(n + row).to(tl.int32)
-    known, channel, wide = frame < length, tl.arange(0, BLOCK_C), tl.arange(0, BLOCK_D)
+    known = frame < length
+    channel = tl.arange(0, BLOCK_C)
+    wide = tl.arange(0, BLOCK_D)
     place = (row * T + frame) * C
     here = place[:, None] + channel[None, :]
     is_here = (frame < T)[:, None] & (channel < C)[None, :]
@@ -171,34 +179,41 @@ def _flow_block_kernel(
 
 def _flow_block_triton(x: Tensor, n: Tensor | None, weights: TransformerWeights, heads: int) -> Tensor:
     rows, frames, channels = x.shape
-    x, inner, hidden = x.contiguous(), weights.qkv.shape[0] // 3, weights.up[0].shape[0]
+    x = x.contiguous()
+    inner = weights.qkv.shape[0] // 3
+    hidden = weights.up[0].shape[0]
     lengths = torch.full((rows,), frames, device=x.device) if n is None else n.contiguous()
     qkv = torch.empty(rows, frames, 3 * inner, dtype=x.dtype, device=x.device)
     y = torch.empty(rows, frames, channels, dtype=x.dtype, device=x.device)
     is_float = x.dtype == torch.float32
-    block, width, depth = next_power(channels, 16), inner // heads, 16 if is_float else 64
+    block = next_power(channels, 16)
+    width = inner // heads
+    depth = 16 if is_float else 64
     tile = 16 if is_float else 64
     launch(
-        _flow_project_kernel, (cdiv(rows * frames, tile), cdiv(3 * inner, 64)), x, *_dense(weights.norm_attention),
-        weights.qkv.contiguous(), qkv, rows * frames, C=channels, COLUMNS=3 * inner, BLOCK_C=block, TILE=tile, WIDE=64,
-        DEPTH=min(depth, block), num_warps=4 if is_float else 8, num_stages=2,
+        _flow_project_kernel, (cdiv(rows * frames, tile), cdiv(3 * inner, 64)), x,
+        *_dense(weights.norm_attention), weights.qkv.contiguous(), qkv, rows * frames, C=channels,
+        COLUMNS=3 * inner, BLOCK_C=block, TILE=tile, WIDE=64, DEPTH=min(depth, block),
+        num_warps=4 if is_float else 8, num_stages=2,
     )  # fmt: skip
     tile = 16 if is_float else 32
     launch(
-        _flow_block_kernel, (cdiv(frames, tile), rows), x, lengths, qkv, *_dense(weights.out), *_dense(weights.norm_ffn),
-        *_dense(weights.up), *_dense(weights.down), y, frames, width**-0.5, C=channels, H=heads, D=width, F=hidden, BLOCK_C=block,
-        BLOCK_D=next_power(width, 16), TILE=tile, KEYS=16 if is_float else 64, HIDDEN=16 if is_float else 64,
-        DEPTH=min(depth, block), num_warps=8, num_stages=2,
+        _flow_block_kernel, (cdiv(frames, tile), rows), x, lengths, qkv, *_dense(weights.out),
+        *_dense(weights.norm_ffn), *_dense(weights.up), *_dense(weights.down), y, frames, width**-0.5,
+        C=channels, H=heads, D=width, F=hidden, BLOCK_C=block, BLOCK_D=next_power(width, 16), TILE=tile,
+        KEYS=16 if is_float else 64, HIDDEN=16 if is_float else 64, DEPTH=min(depth, block), num_warps=8,
+        num_stages=2,
     )  # fmt: skip
     return y
 
 
-def _dense(pair: Affine) -> Affine:
+def _dense(pair: WeightAndBias) -> WeightAndBias:
     return pair[0].contiguous(), pair[1].contiguous()
 
 
 def flow_block(x: Tensor, n: Tensor | None, weights: TransformerWeights, heads: int) -> Tensor:
-    """A transformer over each row's own frames: x [R, T, C], n [R] or None -> y [R, T, C], undefined from n[r] on.
+    """A transformer over each row's own frames: x [R, T, C], n [R] or None -> y [R, T, C], undefined from
+    n[r] on.
 
     On a CPU the stage that it is part of (flow_stage.py) has the native code.
     """

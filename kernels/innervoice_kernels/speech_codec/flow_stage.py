@@ -1,8 +1,9 @@
-"""A stage of the flow's U-Net   h = norm_mish(conv(x) + a) + shift;  y = norm_mish(conv(h)) + skip x + b;  then transformers
+"""A stage of the flow's U-Net: two convolutions with a skip, then transformers.
 
-norm_mish: GroupNorm of 8 groups over a row's true length, then Mish. A transformer: y += out(attention(norm(y))), all frames of a
-row seeing each other; y += down(gelu(up(norm(y)))).    x: [R, T, K]   ->   [R, T, C]   (Matcha-TTS, Mehta et al. 2023)
-a, b: [R, T, C], what inputs that stay the same from call to call add to the first convolution and to the skip; or none.
+h = norm_mish(conv(x) + a) + shift;  y = norm_mish(conv(h)) + skip x + b        x: [R, T, K]   ->   [R, T, C]
+norm_mish: GroupNorm of 8 groups over a row's true length, then Mish. A transformer, all frames of a row seeing
+each other: y += out(attention(norm(y))); y += down(gelu(up(norm(y)))). (Matcha-TTS, Mehta et al. 2023)
+a, b: [R, T, C], the parts of the first convolution and of the skip that stay the same from call to call; or none.
 """
 
 from __future__ import annotations
@@ -17,7 +18,15 @@ from torch import Tensor
 
 from innervoice_kernels import _C
 from innervoice_kernels.backend import NATIVE, choose
-from innervoice_kernels.native import Affine, are_halves, are_multiples, floats, takes, taps_first, team
+from innervoice_kernels.native import (
+    WeightAndBias,
+    are_halves,
+    are_multiples,
+    floats,
+    takes,
+    taps_first,
+    team,
+)
 from innervoice_kernels.speech_codec.conv import beyond
 from innervoice_kernels.speech_codec.flow_block import TransformerWeights, flow_block, flow_block_ref
 from innervoice_kernels.speech_codec.groupnorm import group_norm_mish, group_norm_mish_ref
@@ -30,13 +39,15 @@ Condition = tuple[Tensor, Tensor] | None
 
 @dataclass(frozen=True, eq=False)
 class StageWeights:
-    """Weight and bias of convolutions over three frames, norms [C] and the skip [C, K, 1]; heads of the transformers."""
+    """Weight and bias of convolutions over three frames, norms [C] and the skip [C, K, 1]; heads of the
+    transformers.
+    """
 
-    conv1: Affine
-    norm1: Affine
-    conv2: Affine
-    norm2: Affine
-    skip: Affine
+    conv1: WeightAndBias
+    norm1: WeightAndBias
+    conv2: WeightAndBias
+    norm2: WeightAndBias
+    skip: WeightAndBias
     transformers: tuple[TransformerWeights, ...]
     heads: int
 
@@ -59,7 +70,9 @@ class StageWeights:
         return self.packed(are_halves(self.conv1[0]))
 
     def packed(self, halves: bool = False, isa: str | None = None) -> _C.FlowStage:
-        """The same for products in bfloat16, or for other instructions. Raises ValueError for what is not there."""
+        """The same for products in bfloat16, or for other instructions. Raises ValueError for what is not
+        there.
+        """
         parts = (self.conv1, self.norm1, self.conv2, self.norm2, self.skip)
         tensors = [part for pair in parts for part in _packed(pair)]
         return _C.FlowStage(
@@ -77,7 +90,7 @@ class StageWeights:
         ]
 
 
-def _packed(pair: Affine) -> Affine:
+def _packed(pair: WeightAndBias) -> WeightAndBias:
     weight, bias = pair
     return (floats(weight) if weight.ndim == 1 else taps_first(weight)), floats(bias)
 
@@ -104,7 +117,7 @@ def _by_ops(
     def clear(y: Tensor) -> Tensor:
         return y if outside is None else y.masked_fill(outside, 0)
 
-    def norm_mish(y: Tensor, norm: Affine) -> Tensor:
+    def norm_mish(y: Tensor, norm: WeightAndBias) -> Tensor:
         return F.mish(F.group_norm(y, GROUPS, *norm, 1e-5)) if n is None else normalise(y, n, *norm, GROUPS)
 
     x = clear(x.transpose(1, 2))
@@ -134,7 +147,9 @@ def _flow_stage_native(
 def flow_stage(
     x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWeights, condition: Condition = None
 ) -> Tensor:
-    """A stage over each row's own frames: x [R, T, K], n [R] or None, shift [C] -> y [R, T, C], zero from n[r] on."""
+    """A stage over each row's own frames: x [R, T, K], n [R] or None, shift [C] -> y [R, T, C], zero from
+    n[r] on.
+    """
     if (
         weights.has_native
         and takes(x, weights.conv1[0])

@@ -1,4 +1,5 @@
-"""Convolution over frames of true lengths   y_t = b + sum_j w_j x_{s t + j - pad}        x: [R, T, K]   ->   [R, T', N]
+"""Convolution over frames of true lengths   y_t = b + sum_j w_j x_{s t + j - pad}
+x: [R, T, K]   ->   [R, T', N]
 
 Frames from n[r] on count as zero; y is zero from the last frame that has one of x's behind it.
 """
@@ -71,8 +72,8 @@ def _frame_conv_native(x: Tensor, n: Tensor | None, weights: FrameConvWeights) -
 
 @jit
 def _frame_conv_kernel(
-    x: Ptr, n: Ptr, w: Ptr, bias: Ptr, y: Ptr, T: Num, OUT: Num, K: Num, N: Num, TAPS: constexpr, PAD: constexpr,
-    STRIDE: constexpr, ROWS: constexpr, DEPTH: constexpr, COLUMNS: constexpr,
+    x: Ptr, n: Ptr, w: Ptr, bias: Ptr, y: Ptr, T: Num, OUT: Num, K: Num, N: Num, TAPS: constexpr,
+    PAD: constexpr, STRIDE: constexpr, ROWS: constexpr, DEPTH: constexpr, COLUMNS: constexpr,
 ) -> None:  # fmt: skip
     """ROWS frames of one row of the batch and COLUMNS results a program; w [TAPS, K, N]."""
     row = tl.program_id(2).to(tl.int64)
@@ -107,9 +108,10 @@ def _frame_conv_triton(x: Tensor, n: Tensor | None, weights: FrameConvWeights) -
     y = torch.empty(rows, count, out, dtype=x.dtype, device=x.device)
     tall = 64 if count > 32 else 16
     launch(
-        _frame_conv_kernel, (cdiv(count, tall), cdiv(out, 64), rows), x.contiguous(), lengths, weights.taps, weights.bias, y,
-        frames, count, depth, out, TAPS=taps, PAD=weights.pad, STRIDE=weights.stride, ROWS=tall,
-        DEPTH=min(32, next_power(depth, 16)), COLUMNS=64, num_warps=8 if tall == 64 else 4, num_stages=2,
+        _frame_conv_kernel, (cdiv(count, tall), cdiv(out, 64), rows), x.contiguous(), lengths, weights.taps,
+        weights.bias, y, frames, count, depth, out, TAPS=taps, PAD=weights.pad, STRIDE=weights.stride,
+        ROWS=tall, DEPTH=min(32, next_power(depth, 16)), COLUMNS=64, num_warps=8 if tall == 64 else 4,
+        num_stages=2,
     )  # fmt: skip
     return y
 

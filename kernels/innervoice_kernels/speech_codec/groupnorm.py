@@ -1,6 +1,8 @@
-"""GroupNorm over true lengths, then Mish   y = mish((x - mean) / sqrt(var + eps) * w + b)        x: [B, C, T]   ->   [B, C, T]
+"""GroupNorm over true lengths, then Mish   y = mish((x - mean) / sqrt(var + eps) * w + b)
+x: [B, C, T]   ->   [B, C, T]
 
-mean and var of row b: over the group's channels and the first n[b] columns.       (Wu and He 2018; Misra 2019)
+mean and var of row b: over the group's channels and the first n[b] columns.
+(Wu and He 2018; Misra 2019)
 """
 
 from __future__ import annotations
@@ -66,8 +68,8 @@ def _group_norm_mish_native(
 
 @jit
 def _group_norm_mish_kernel(
-    x: Ptr, n: Ptr, weight: Ptr, bias: Ptr, y: Ptr, x_row: Num, x_channel: Num, x_step: Num, T: Num, eps: Num, C: constexpr,
-    WIDTH: constexpr, BLOCK: constexpr, STEPS: constexpr,
+    x: Ptr, n: Ptr, weight: Ptr, bias: Ptr, y: Ptr, x_row: Num, x_channel: Num, x_step: Num, T: Num, eps: Num,
+    C: constexpr, WIDTH: constexpr, BLOCK: constexpr, STEPS: constexpr,
 ) -> None:  # fmt: skip
     """A program normalises one group of WIDTH channels of one row: mean, then
     variance around it, then the result.
@@ -109,7 +111,8 @@ def _group_norm_mish_triton(
     width = channels // groups
     block = next_power(width)
     launch(
-        _group_norm_mish_kernel, (rows, groups), x, n, weight.contiguous(), bias.contiguous(), y, *x.stride(), steps, eps,
-        C=channels, WIDTH=width, BLOCK=block, STEPS=max(16, min(_TILE // block, next_power(steps))), num_warps=8,
+        _group_norm_mish_kernel, (rows, groups), x, n, weight.contiguous(), bias.contiguous(), y, *x.stride(),
+        steps, eps, C=channels, WIDTH=width, BLOCK=block,
+        STEPS=max(16, min(_TILE // block, next_power(steps))), num_warps=8,
     )  # fmt: skip
     return y

@@ -93,8 +93,8 @@ def _chosen(op: str, real: Tensor, window: Tensor) -> _Fast | None:
 
 
 def _istft_native(
-    real: Tensor, imag: Tensor, state: Tensor | None, n: Tensor, window: Tensor, hop: int, start: Tensor, end: Tensor,
-    first: int, columns: int, isa: str | None = None,
+    real: Tensor, imag: Tensor, state: Tensor | None, n: Tensor, window: Tensor, hop: int, start: Tensor,
+    end: Tensor, first: int, columns: int, isa: str | None = None,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     y = torch.empty(real.shape[0], columns)
     before, after = (None, None) if state is None else (state.contiguous(), torch.empty(state.shape))
@@ -106,15 +106,17 @@ def _istft_native(
 
 @jit
 def _istft_kernel(
-    real: Ptr, imag: Ptr, state: Ptr, n: Ptr, window: Ptr, table: Ptr, start: Ptr, end: Ptr, y: Ptr, after: Ptr, T: Num,
-    FIRST: Num, COLUMNS: Num, HOP: constexpr, N: constexpr, REACH: constexpr, STATE: constexpr, STEPS: constexpr,
-    BLOCK_HOP: constexpr, DEPTH: constexpr,
+    real: Ptr, imag: Ptr, state: Ptr, n: Ptr, window: Ptr, table: Ptr, start: Ptr, end: Ptr, y: Ptr,
+    after: Ptr, T: Num, FIRST: Num, COLUMNS: Num, HOP: constexpr, N: constexpr, REACH: constexpr,
+    STATE: constexpr, STEPS: constexpr, BLOCK_HOP: constexpr, DEPTH: constexpr,
 ) -> None:  # fmt: skip
     """STEPS steps of HOP samples a program, each what REACH frames give it; with STATE
     the last one keeps the overlap.
     """
     row, lane = tl.program_id(1).to(tl.int64), tl.arange(0, BLOCK_HOP)
-    count, begin, stop = tl.load(n + row), tl.load(start + row), tl.load(end + row)
+    count = tl.load(n + row)
+    begin = tl.load(start + row)
+    stop = tl.load(end + row)
     keeps = STATE & (tl.program_id(0) == tl.num_programs(0) - 1)
     step = tl.where(keeps, count, FIRST // HOP + tl.program_id(0) * STEPS) + tl.arange(0, STEPS)
     sample = step[:, None] * HOP + lane[None, :]  # from the first frame's begin on
@@ -153,8 +155,8 @@ def _istft_kernel(
 
 
 def _istft_triton(
-    real: Tensor, imag: Tensor, state: Tensor | None, n: Tensor, window: Tensor, hop: int, start: Tensor, end: Tensor,
-    first: int, columns: int,
+    real: Tensor, imag: Tensor, state: Tensor | None, n: Tensor, window: Tensor, hop: int, start: Tensor,
+    end: Tensor, first: int, columns: int,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     (rows, _, frames), n_fft = real.shape, window.shape[0]
     y = torch.empty(rows, columns, device=real.device)
@@ -166,10 +168,11 @@ def _istft_triton(
         f"a window of {n_fft} with a hop of {hop}: {reach} frames overlap, at most {_STEPS} may"
     )
     launch(
-        _istft_kernel, (cdiv(steps, _STEPS) + (state is not None), rows), real.contiguous(), imag.contiguous(), before,
-        n.contiguous(), window.contiguous(), inverse_table(n_fft, real.device), start.contiguous(), end.contiguous(), y,
-        y if after is None else after, frames, first, columns, HOP=hop, N=n_fft, REACH=reach, STATE=state is not None,
-        STEPS=_STEPS, BLOCK_HOP=next_power(hop, 16), DEPTH=16, num_warps=4, num_stages=2,
+        _istft_kernel, (cdiv(steps, _STEPS) + (state is not None), rows), real.contiguous(),
+        imag.contiguous(), before, n.contiguous(), window.contiguous(), inverse_table(n_fft, real.device),
+        start.contiguous(), end.contiguous(), y, y if after is None else after, frames, first, columns,
+        HOP=hop, N=n_fft, REACH=reach, STATE=state is not None, STEPS=_STEPS, BLOCK_HOP=next_power(hop, 16),
+        DEPTH=16, num_warps=4, num_stages=2,
     )  # fmt: skip
     return y, after
 

@@ -78,8 +78,8 @@ def _log_frames_native(
 
 @jit
 def _log_mel_kernel(
-    x: Ptr, window: Ptr, table: Ptr, filters: Ptr, y: Ptr, W: Num, FRAMES: Num, HOP: constexpr, N: constexpr, M: constexpr,
-    TILE: constexpr, DEPTH: constexpr, BINS: constexpr, MELS: constexpr,
+    x: Ptr, window: Ptr, table: Ptr, filters: Ptr, y: Ptr, W: Num, FRAMES: Num, HOP: constexpr, N: constexpr,
+    M: constexpr, TILE: constexpr, DEPTH: constexpr, BINS: constexpr, MELS: constexpr,
 ) -> None:  # fmt: skip
     """TILE frames of a row a program: power of BINS bins at a time, which its filters add up.
 
@@ -125,9 +125,10 @@ def _log_frames_triton(samples: torch.Tensor, filters: torch.Tensor, hop: int) -
     frames = (rows.shape[1] - n_fft) // hop + 1
     y = torch.empty(len(rows), mels, frames, device=device)
     launch(
-        _log_mel_kernel, (cdiv(frames, 16), len(rows)), rows, _window(n_fft, device), forward_table(n_fft, device, torch.float64),
-        filters.float().contiguous(), y, rows.shape[1], frames, HOP=hop, N=n_fft, M=mels, TILE=16, DEPTH=16, BINS=32,
-        MELS=next_power(mels, 16), num_warps=4, num_stages=2,
+        _log_mel_kernel, (cdiv(frames, 16), len(rows)), rows, _window(n_fft, device),
+        forward_table(n_fft, device, torch.float64), filters.float().contiguous(), y, rows.shape[1], frames,
+        HOP=hop, N=n_fft, M=mels, TILE=16, DEPTH=16, BINS=32, MELS=next_power(mels, 16), num_warps=4,
+        num_stages=2,
     )  # fmt: skip
     return y.view(*samples.shape[:-1], mels, frames)
 
@@ -164,7 +165,9 @@ def mel_filters(num_mel_bins: int, n_fft: int, rate: int) -> torch.Tensor:
     bins = torch.linspace(0.0, rate / 2, n_fft // 2 + 1, dtype=torch.float64)[:, None]  # [F, 1]
     top = _hz_to_mel(rate / 2)
     edges = _mel_to_hz(torch.linspace(0.0, top, num_mel_bins + 2, dtype=torch.float64))  # [M + 2]
-    low, peak, high = edges[:-2], edges[1:-1], edges[2:]
+    low = edges[:-2]
+    peak = edges[1:-1]
+    high = edges[2:]
     triangles = torch.minimum((bins - low) / (peak - low), (high - bins) / (high - peak)).clamp_min(
         0.0
     )  # [F, M]

@@ -1,4 +1,5 @@
-"""Normal noise by absolute place   N(seed, stream, place, lane)        the same however a stream is cut, on every device
+"""Normal noise by absolute place   N(seed, stream, place, lane)
+the same however a stream is cut, on every device
 
 Philox4x32-10 with key (seed, stream) and counter (c0, c1, 0, 0) gives four words w0 ... w3; with u = ((w >>
 9) + 1/2) / 2**23, Box and Muller (1958) make four normals: r cos a, r sin a, r' cos a', r' sin a' of r =
@@ -18,7 +19,10 @@ from innervoice_kernels.jit import Block, Num, Ptr, cdiv, constexpr, jit, launch
 from innervoice_kernels.native import team
 from innervoice_kernels.sampling.philox import LOW, philox_ref
 
-FLOW_STREAM, SOURCE_STREAM, PHASE_STREAM, CODEC_STREAM = 0, 1, 2, 3
+FLOW_STREAM = 0
+SOURCE_STREAM = 1
+PHASE_STREAM = 2
+CODEC_STREAM = 3
 
 
 def uniforms(
@@ -87,8 +91,8 @@ def _grid_triton(seed: Tensor, stream: int, first: Tensor, seconds: int) -> Tens
     rows, count = first.shape
     made = torch.empty(rows, seconds, count, 4, device=first.device)
     launch(
-        _normals_kernel, (cdiv(count, _BLOCK), rows * seconds), seed.expand(rows).contiguous(), first.contiguous(), made, count,
-        SECONDS=seconds, STREAM=stream, BLOCK=_BLOCK, num_warps=4,
+        _normals_kernel, (cdiv(count, _BLOCK), rows * seconds), seed.expand(rows).contiguous(),
+        first.contiguous(), made, count, SECONDS=seconds, STREAM=stream, BLOCK=_BLOCK, num_warps=4,
     )  # fmt: skip
     return made
 

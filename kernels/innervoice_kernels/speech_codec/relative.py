@@ -1,6 +1,7 @@
 """Attention with relative positions   score(u, c) = ((q_u + b_u) . k_c + (q_u + b_v) . p_{U-1-u+c}) / sqrt(d)
 
-q: [B, H, U, d]   k, v: [B, H, K, d]   p: [H, K + U - 1, d], by falling distance   ->   [B, H, U, d]      (Dai et al. 2019)
+q: [B, H, U, d]   k, v: [B, H, K, d]   p: [H, K + U - 1, d], by falling distance   ->   [B, H, U, d]
+(Dai et al. 2019)
 """
 
 from __future__ import annotations
@@ -23,8 +24,12 @@ _TILE = 16  # queries, and keys: a side of the tensor cores
 def relative_attention_ref(
     q: Tensor, k: Tensor, v: Tensor, bias_u: Tensor, bias_v: Tensor, positions: Tensor, visible: Tensor
 ) -> Tensor:
-    """The definition; scores and softmax in float32 or wider. visible [B, U, K] bool; seeing nothing gives the mean of v."""
-    num_queries, num_keys, wide = q.shape[2], k.shape[2], torch.promote_types(q.dtype, torch.float32)
+    """The definition; scores and softmax in float32 or wider. visible [B, U, K] bool; seeing nothing gives
+    the mean of v.
+    """
+    num_queries = q.shape[2]
+    num_keys = k.shape[2]
+    wide = torch.promote_types(q.dtype, torch.float32)
     content = (q + bias_u[:, None]) @ k.transpose(-1, -2)  # [B, H, U, K]
     by_distance = (q + bias_v[:, None]) @ positions.transpose(-1, -2)  # [B, H, U, K + U - 1]
     place = (
@@ -55,17 +60,20 @@ def _relative_attention_native(
 
 @jit
 def _relative_attention_kernel(
-    q: Ptr, k: Ptr, v: Ptr, bias_u: Ptr, bias_v: Ptr, positions: Ptr, visible: Ptr, y: Ptr, q_row: Num, q_head: Num, q_token: Num,
-    k_row: Num, k_head: Num, k_token: Num, v_row: Num, v_head: Num, v_token: Num, U: Num, K: Num, scale: Num, H: constexpr,
-    D: constexpr, BLOCK_D: constexpr, TILE: constexpr,
+    q: Ptr, k: Ptr, v: Ptr, bias_u: Ptr, bias_v: Ptr, positions: Ptr, visible: Ptr, y: Ptr, q_row: Num,
+    q_head: Num, q_token: Num, k_row: Num, k_head: Num, k_token: Num, v_row: Num, v_head: Num, v_token: Num,
+    U: Num, K: Num, scale: Num, H: constexpr, D: constexpr, BLOCK_D: constexpr, TILE: constexpr,
 ) -> None:  # fmt: skip
     """TILE queries of one head and row a program, over TILE keys at a time.
 
-    A tile's scores by distance are a product with 2 TILE distances, of which every query takes TILE, shifted by its place.
+    A tile's scores by distance are a product with 2 TILE distances, of which every query takes TILE, shifted
+    by its place.
     """
     row, head = tl.program_id(2).to(tl.int64), tl.program_id(1)
     first = tl.program_id(0) * TILE
-    index, column, both = tl.arange(0, TILE), tl.arange(0, BLOCK_D), tl.arange(0, 2 * TILE)
+    index = tl.arange(0, TILE)
+    column = tl.arange(0, BLOCK_D)
+    both = tl.arange(0, 2 * TILE)
     query, is_wide = first + index, column < D
     is_query = (query < U)[:, None] & is_wide[None, :]
     asked = tl.load(
@@ -117,9 +125,10 @@ def _relative_attention_triton(
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     y = torch.empty(rows, heads, queries, width, dtype=q.dtype, device=q.device)
     launch(
-        _relative_attention_kernel, (cdiv(queries, _TILE), heads, rows), q, k, v, bias_u.contiguous(), bias_v.contiguous(),
-        positions.contiguous(), visible.contiguous(), y, *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], queries, k.shape[2],
-        width**-0.5, H=heads, D=width, BLOCK_D=next_power(width, 16), TILE=_TILE, num_warps=4, num_stages=2,
+        _relative_attention_kernel, (cdiv(queries, _TILE), heads, rows), q, k, v, bias_u.contiguous(),
+        bias_v.contiguous(), positions.contiguous(), visible.contiguous(), y, *q.stride()[:3],
+        *k.stride()[:3], *v.stride()[:3], queries, k.shape[2], width**-0.5, H=heads, D=width,
+        BLOCK_D=next_power(width, 16), TILE=_TILE, num_warps=4, num_stages=2,
     )  # fmt: skip
     return y
 

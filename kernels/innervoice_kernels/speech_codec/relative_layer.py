@@ -1,6 +1,7 @@
 """A layer of the flow's encoder over a stream   y = x + out(attention(norm x));  y + down(silu(up(norm y)))
 
-Pre-norm, attention with relative positions over cached and new tokens, as relative.py has it.      x: [B, U, D]   ->   [B, U, D]
+Pre-norm, attention with relative positions over cached and new tokens, as relative.py has it.
+x: [B, U, D]   ->   [B, U, D]
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from innervoice_kernels import _C
 from innervoice_kernels.backend import NATIVE, choose
-from innervoice_kernels.native import Affine, are_multiples, floats, taps_first, team
+from innervoice_kernels.native import WeightAndBias, are_multiples, floats, taps_first, team
 from innervoice_kernels.speech_codec.relative import relative_attention, relative_attention_ref
 
 
@@ -26,14 +27,14 @@ class RelativeLayer:
     positions [H, C + 2 U - 1, d], by falling distance: of calls of U tokens behind C cached ones.
     """
 
-    norm: Affine
-    qkv: Affine
+    norm: WeightAndBias
+    qkv: WeightAndBias
     bias_u: Tensor
     bias_v: Tensor
-    out: Affine
-    norm_ffn: Affine
-    up: Affine
-    down: Affine
+    out: WeightAndBias
+    norm_ffn: WeightAndBias
+    up: WeightAndBias
+    down: WeightAndBias
     positions: Tensor
 
     @cached_property
@@ -106,7 +107,9 @@ def _relative_layer_native(
 def relative_layer(
     x: Tensor, cache: Tensor, layer: RelativeLayer, visible: Tensor, closed: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """One layer over U new tokens behind C cached ones: x [B, U, D], cache [B, C, 2, D] -> y [B, U, D], cache'."""
+    """One layer over U new tokens behind C cached ones: x [B, U, D], cache [B, C, 2, D] -> y [B, U, D],
+    cache'.
+    """
     chosen = choose("relative_layer", x, has_native=True)
     if chosen == NATIVE and layer.has_native and x.dtype == torch.float32 and x.numel() > 0:
         return _relative_layer_native(x, cache, layer, visible, closed)

@@ -1,6 +1,8 @@
-"""HiFT's residual unit over a stream   y = x + conv_1(snake_b(conv_d(snake_a(x))))        x: [B, C, T]   ->   [B, C, T]
+"""HiFT's residual unit over a stream   y = x + conv_1(snake_b(conv_d(snake_a(x))))
+x: [B, C, T]   ->   [B, C, T]
 
-Both convolutions are centred: column t of y is position t - h (d + 1) of the whole, h = (k - 1) / 2. (Kong et al. 2020, HiFi-GAN)
+Both convolutions are centred: column t of y is position t - h (d + 1) of the whole, h = (k - 1) / 2. (Kong et
+al. 2020, HiFi-GAN)
 """
 
 from __future__ import annotations
@@ -58,7 +60,9 @@ class ResidualWeights:
         return self.packed(are_halves(self.first))
 
     def packed(self, halves: bool = False, isa: str | None = None) -> _C.ResidualUnit:
-        """The same for products in bfloat16, or for other instructions. Raises ValueError for what is not there."""
+        """The same for products in bfloat16, or for other instructions. Raises ValueError for what is not
+        there.
+        """
         channels = len(self.alpha)
         extra = -channels % (4 if channels <= CHANNEL_MULTIPLE and not halves else CHANNEL_MULTIPLE)
 
@@ -77,7 +81,9 @@ StreamEdges = tuple[Tensor, Tensor]
 
 
 def clip(x: Tensor, bounds: StreamEdges | None, delay: int = 0) -> Tensor:
-    """Zero what lies before position 0 or at the end and after, in [B, C, T] whose column 0 is `delay` before the bounds' one."""
+    """Zero what lies before position 0 or at the end and after, in [B, C, T] whose column 0 is `delay` before
+    the bounds' one.
+    """
     if bounds is None:
         return x
     position = (bounds[0] - delay)[:, None] + torch.arange(x.shape[-1], device=x.device)
@@ -87,11 +93,14 @@ def clip(x: Tensor, bounds: StreamEdges | None, delay: int = 0) -> Tensor:
 def stream_residual_ref(
     x: Tensor, history: Tensor, inner: Tensor, n: Tensor, weights: ResidualWeights, bounds: StreamEdges | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The definition. history [B, C, 2 h d]: past x; inner [B, C, 2 h]: past inputs of the second convolution, before snake.
+    """The definition. history [B, C, 2 h d]: past x; inner [B, C, 2 h]: past inputs of the second
+    convolution, before snake.
 
     x is zero outside the bounds, and so is y; None: no column is outside.
     """
-    half, dilation, steps = weights.half, weights.dilation, x.shape[-1]
+    half = weights.half
+    dilation = weights.dilation
+    steps = x.shape[-1]
     past = torch.cat([history, x], -1)
     middle = F.conv1d(snake(past, weights.alpha), weights.first, weights.first_bias, dilation=dilation)
     middle = torch.cat([inner, clip(middle, bounds, half * dilation)], -1)

@@ -1,7 +1,8 @@
 """The convolution of the vocoder's residual unit as one kernel: taps times channels on the tensor
 cores, bias, bounds, residual.
 
-y_t = r_{t + skip} + [b + sum_j w_j z_{t + d j}],  the bracket zero outside the bounds.    z: [B, C, W]   ->   [B, C, T]
+y_t = r_{t + skip} + [b + sum_j w_j z_{t + d j}],  the bracket zero outside the bounds.
+z: [B, C, W]   ->   [B, C, T]
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, dot, jit, launch, 
 
 @jit
 def _residual_conv_kernel(
-    z: Ptr, w: Ptr, bias: Ptr, start: Ptr, end: Ptr, r: Ptr, y: Ptr, delay: Num, skip: Num, W: Num, R: Num, T: Num,
-    C: constexpr, TAPS: constexpr, DILATION: constexpr, CLIP: constexpr, ADD: constexpr, OUT: constexpr, DEPTH: constexpr,
-    STEPS: constexpr,
+    z: Ptr, w: Ptr, bias: Ptr, start: Ptr, end: Ptr, r: Ptr, y: Ptr, delay: Num, skip: Num, W: Num, R: Num,
+    T: Num, C: constexpr, TAPS: constexpr, DILATION: constexpr, CLIP: constexpr, ADD: constexpr,
+    OUT: constexpr, DEPTH: constexpr, STEPS: constexpr,
 ) -> None:  # fmt: skip
     """OUT channels by STEPS columns of one row a program; w [TAPS, C, C], outputs first; r [B, C, R]."""
     row = tl.program_id(2).to(tl.int64)
@@ -72,8 +73,8 @@ def residual_conv(
     other = z if r is None else r
     out, wide = (64, 64) if z.dtype == torch.float32 else (128, 64)
     launch(
-        _residual_conv_kernel, (cdiv(steps, wide), cdiv(channels, out), rows), z, taps, bias, start, end, other, y, delay, skip,
-        window, other.shape[-1], steps, C=channels, TAPS=count, DILATION=dilation, CLIP=bounds is not None, ADD=r is not None,
-        OUT=out, DEPTH=32, STEPS=wide, num_warps=8, num_stages=3,
+        _residual_conv_kernel, (cdiv(steps, wide), cdiv(channels, out), rows), z, taps, bias, start, end,
+        other, y, delay, skip, window, other.shape[-1], steps, C=channels, TAPS=count, DILATION=dilation,
+        CLIP=bounds is not None, ADD=r is not None, OUT=out, DEPTH=32, STEPS=wide, num_warps=8, num_stages=3,
     )  # fmt: skip
     return y

@@ -1,4 +1,6 @@
-"""Snake   y = x + sin(a x)^2 / (a + 1e-9)        x: [B, C, T]   a: [C]   ->   [B, C, T]      (Ziyin et al. 2020)"""
+"""Snake   y = x + sin(a x)^2 / (a + 1e-9)        x: [B, C, T]   a: [C]   ->   [B, C, T]
+(Ziyin et al. 2020)
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ _BLOCK = 1024  # 8 a thread of 4 warps
 
 
 def snake_ref(x: Tensor, alpha: Tensor) -> Tensor:
-    """The definition, in float32 or wider inside; one alpha a channel, stored as it is (not its logarithm)."""
+    """The definition, in float32 or wider inside; one alpha a channel, not its logarithm."""
     wide = torch.promote_types(x.dtype, torch.float32)
     a = alpha.to(wide)[:, None]  # [C, 1]
     y = x.to(wide)
@@ -23,7 +25,9 @@ def snake_ref(x: Tensor, alpha: Tensor) -> Tensor:
 
 
 def snake(x: Tensor, alpha: Tensor) -> Tensor:
-    """Snake activation, one alpha a channel: x [B, C, T], alpha [C]. Native code takes channels side by side in memory."""
+    """Snake activation, one alpha a channel: x [B, C, T], alpha [C]. Native code takes channels side by side
+    in memory.
+    """
     chosen = choose("snake", x, has_native=True)
     if chosen == TRITON:
         return _snake_triton(x, alpha)

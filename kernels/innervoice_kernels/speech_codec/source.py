@@ -1,4 +1,5 @@
-"""The vocoder's source over a stream   e = tanh(W s + b),   s_h = A sin(2 pi h c + phi_h) voiced + sigma z    [B, T] -> [B, L T]
+"""The vocoder's source over a stream   e = tanh(W s + b),   s_h = A sin(2 pi h c + phi_h) voiced + sigma z
+[B, T] -> [B, L T]
 
 L: samples a frame; c: cycles of the fundamental, summed in float64 modulo 1; z: unit noise; sigma: A / 3
 where unvoiced. (Wang et al. 2019, the neural source filter)
@@ -82,8 +83,8 @@ def _stream_source_native(
     phases, noise = (None if x is None else floats(x) for x in (phases, noise))
     _C.stream_source(
         team(), f0.double().contiguous(), cycles.double().contiguous(), n.contiguous(), phases, noise,
-        floats(settings.weight[0]), float(settings.bias), settings.sample_rate, settings.frame_len, settings.amplitude,
-        settings.sigma, settings.voiced_above, y, after,
+        floats(settings.weight[0]), float(settings.bias), settings.sample_rate, settings.frame_len,
+        settings.amplitude, settings.sigma, settings.voiced_above, y, after,
     )  # fmt: skip
     return y, after
 
@@ -104,10 +105,11 @@ def _tanh(x: Block) -> Block:
 
 @jit
 def _stream_source_kernel(
-    f0: Ptr, begins: Ptr, phases: Ptr, noise: Ptr, weight: Ptr, bias: Ptr, y: Ptr, T: Num, sample_rate: Num, amplitude: Num,
-    sigma: Num, threshold: Num, H: constexpr, L: constexpr, PHASES: constexpr, NOISE: constexpr, SAMPLES: constexpr,
+    f0: Ptr, begins: Ptr, phases: Ptr, noise: Ptr, weight: Ptr, bias: Ptr, y: Ptr, T: Num, sample_rate: Num,
+    amplitude: Num, sigma: Num, threshold: Num, H: constexpr, L: constexpr, PHASES: constexpr,
+    NOISE: constexpr, SAMPLES: constexpr,
 ) -> None:  # fmt: skip
-    """SAMPLES samples of a row a program: the cycles in float64, their fraction and all behind it in float32."""
+    """One program a row's SAMPLES samples: cycles in float64, their fraction and all after it in float32."""
     row, i = tl.program_id(1).to(tl.int64), tl.program_id(0) * SAMPLES + tl.arange(0, SAMPLES)
     frame, known = i // L, i < T * L
     pitch = tl.load(f0 + row * T + frame, mask=known, other=0.0)
@@ -143,9 +145,10 @@ def _stream_source_triton(
     y = torch.empty(rows, frames * size, device=f0.device)
     angles, rough = (y if x is None else x.float().contiguous() for x in (phases, noise))
     launch(
-        _stream_source_kernel, (cdiv(frames * size, _SAMPLES), rows), pitch, begins, angles, rough, settings.weight.contiguous(),
-        settings.bias, y, frames, float(settings.sample_rate), settings.amplitude, settings.sigma, float(settings.voiced_above),
-        H=settings.weight.shape[1], L=size, PHASES=phases is not None, NOISE=noise is not None, SAMPLES=_SAMPLES, num_warps=4,
+        _stream_source_kernel, (cdiv(frames * size, _SAMPLES), rows), pitch, begins, angles, rough,
+        settings.weight.contiguous(), settings.bias, y, frames, float(settings.sample_rate),
+        settings.amplitude, settings.sigma, float(settings.voiced_above), H=settings.weight.shape[1], L=size,
+        PHASES=phases is not None, NOISE=noise is not None, SAMPLES=_SAMPLES, num_warps=4,
     )  # fmt: skip
     return y, begins.gather(1, n[:, None])[:, 0] % 1
 

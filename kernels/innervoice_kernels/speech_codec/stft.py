@@ -1,6 +1,8 @@
-"""STFT over a stream   X_k = rfft(w * z[hop k - n_fft / 2 : hop k + n_fft / 2])        z: a signal reflected at both its ends
+"""STFT over a stream   X_k = rfft(w * z[hop k - n_fft / 2 : hop k + n_fft / 2])
+z: a signal reflected at both its ends
 
-x: [B, T]   ->   real parts, then imaginary parts: [B, n_fft + 2, T / hop].        A frame is late by n_fft / (2 hop) - 1.
+x: [B, T]   ->   real parts, then imaginary parts: [B, n_fft + 2, T / hop].
+A frame is late by n_fft / (2 hop) - 1.
 """
 
 from __future__ import annotations
@@ -62,8 +64,9 @@ def _stream_stft_native(
 
 @jit
 def _stream_stft_kernel(
-    x: Ptr, state: Ptr, n: Ptr, window: Ptr, table: Ptr, start: Ptr, end: Ptr, y: Ptr, after: Ptr, T: Num, FRAMES: Num,
-    HOP: constexpr, N: constexpr, KEPT: constexpr, BLOCK_KEPT: constexpr, TILE: constexpr, DEPTH: constexpr, COLUMNS: constexpr,
+    x: Ptr, state: Ptr, n: Ptr, window: Ptr, table: Ptr, start: Ptr, end: Ptr, y: Ptr, after: Ptr, T: Num,
+    FRAMES: Num, HOP: constexpr, N: constexpr, KEPT: constexpr, BLOCK_KEPT: constexpr, TILE: constexpr,
+    DEPTH: constexpr, COLUMNS: constexpr,
 ) -> None:  # fmt: skip
     """TILE frames of a row and COLUMNS of its real and imaginary parts a program; the
     first one keeps the state too.
@@ -105,9 +108,10 @@ def _stream_stft_triton(
     y = torch.empty(rows, n_fft + 2, frames, dtype=x.dtype, device=x.device)
     after = torch.empty_like(state, memory_format=torch.contiguous_format)
     launch(
-        _stream_stft_kernel, (max(1, cdiv(frames, 64)), cdiv(n_fft + 2, 32), rows), x.contiguous(), state.contiguous(),
-        n.contiguous(), window, forward_table(n_fft, x.device), start.contiguous(), end.contiguous(), y, after, columns, frames,
-        HOP=hop, N=n_fft, KEPT=kept, BLOCK_KEPT=next_power(kept), TILE=64, DEPTH=16, COLUMNS=32, num_warps=4, num_stages=2,
+        _stream_stft_kernel, (max(1, cdiv(frames, 64)), cdiv(n_fft + 2, 32), rows), x.contiguous(),
+        state.contiguous(), n.contiguous(), window, forward_table(n_fft, x.device), start.contiguous(),
+        end.contiguous(), y, after, columns, frames, HOP=hop, N=n_fft, KEPT=kept, BLOCK_KEPT=next_power(kept),
+        TILE=64, DEPTH=16, COLUMNS=32, num_warps=4, num_stages=2,
     )  # fmt: skip
     return y, after
 

@@ -1,9 +1,11 @@
-"""The vocoder's convolutions, over a stream   y = b + w * leaky(z),  z = state ++ x        x: [B, C, T]  ->  [B, C', T u / s]
+"""The vocoder's convolutions, over a stream   y = b + w * leaky(z),  z = state ++ x
+x: [B, C, T]  ->   [B, C', T u / s]
 
-Of stride s, y_t = b + sum_j w_j leaky(z_{s t + d j}); transposed, y_{u t + v} = b + sum_i w_{v + u i} leaky(z_{t - i}). Both keep
-the inputs that they look back at, whole strides of them. A stream cut anywhere gives what one call over the whole gives. An
-output is as late as its look-ahead: with zeros as the first state, column t of a centred convolution's result is position t - p
-of the whole, p the padding to the right. A leaky ReLU goes before; slope 1: none. Clipping to a reply's bounds goes behind.
+Of stride s, y_t = b + sum_j w_j leaky(z_{s t + d j}); transposed, y_{u t + v} = b + sum_i w_{v + u i}
+leaky(z_{t - i}). Both keep the inputs that they look back at, whole strides of them. A stream cut anywhere
+gives what one call over the whole gives. An output is as late as its look-ahead: with zeros as the first
+state, column t of a centred convolution's result is position t - p of the whole, p the padding to the right.
+A leaky ReLU goes before; slope 1: none. Clipping to a reply's bounds goes behind.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ from innervoice_kernels.speech_codec.residual import StreamEdges, clip
 
 @dataclass(frozen=True, eq=False)
 class StreamConvWeights:
-    """weight [C', C, k], or transposed [C, C', k] with k of at least a stride, no dilation; bias [C'] or None."""
+    """weight [C', C, k], or transposed [C, C', k] with k of at least a stride, no dilation; bias [C'] or
+    None.
+    """
 
     weight: Tensor
     bias: Tensor | None
@@ -63,7 +67,8 @@ class StreamConvWeights:
 
     @cached_property
     def columns(self) -> tuple[Tensor, Tensor, int]:
-        """Weight [C' u, taps, s, C], bias [C' u] and the dilation of the taps: a step of s columns in, u columns out.
+        """Weight [C' u, taps, s, C], bias [C' u] and the dilation of the taps: a step of s columns in, u
+        columns out.
 
         Taps that are not there have zeros.
         """
@@ -128,9 +133,13 @@ def _bent(x: Tensor, slope: float) -> Tensor:
 def stream_conv_ref(
     x: Tensor, state: Tensor, n: Tensor, weights: StreamConvWeights, bounds: StreamEdges | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The definition, by torch's convolutions: state [B, C, weights.past]; the stride divides n, unless it is transposed."""
+    """The definition, by torch's convolutions: state [B, C, weights.past]; the stride divides n, unless it is
+    transposed.
+    """
     window = torch.cat([state, x], -1)
-    h, past, stride = _bent(window, weights.slope), weights.past, weights.stride
+    h = _bent(window, weights.slope)
+    past = weights.past
+    stride = weights.stride
     if weights.is_transposed:
         y = F.conv_transpose1d(h, weights.weight, weights.bias, stride)[
             ..., past * stride : h.shape[-1] * stride
@@ -146,8 +155,8 @@ def stream_conv(
 ) -> tuple[Tensor, Tensor]:
     """One chunk through a convolution: x [B, C, T], n [B] columns of each row -> y [B, C', T u / s], state'.
 
-    y is 0 outside the bounds, those of its first column; what it holds beyond a row's own columns is undefined. A row with n = 0
-    keeps its state bit by bit.
+    y is 0 outside the bounds, those of its first column; what it holds beyond a row's own columns is
+    undefined. A row with n = 0 keeps its state bit by bit.
     """
     chosen = choose("stream_conv", x, has_native=True)
     if chosen == NATIVE and takes(x, weights.weight):
@@ -219,10 +228,14 @@ def _whole_conv_native(x: Tensor, weights: StreamConvWeights, padding: int, isa:
 
 
 def _whole(x: Tensor, weights: StreamConvWeights, padding: int) -> tuple[Tensor, Tensor, int, int]:
-    """A whole signal as a stream's only chunk: zeros before it, itself, and the first of how many columns of the result."""
+    """A whole signal as a stream's only chunk: zeros before it, itself, and the first of how many columns of
+    the result.
+    """
     steps, stride = x.shape[-1], weights.stride
     if weights.is_transposed:
-        before, first, columns = weights.past, padding, (steps - 1) * stride + weights.reach - 2 * padding
+        before = weights.past
+        first = padding
+        columns = (steps - 1) * stride + weights.reach - 2 * padding
     else:
         before, first = padding + weights.past + stride - weights.reach, 0
         columns = (steps + 2 * padding - weights.reach) // stride + 1
@@ -231,9 +244,9 @@ def _whole(x: Tensor, weights: StreamConvWeights, padding: int) -> tuple[Tensor,
 
 @jit
 def _stream_conv_kernel(
-    before: Ptr, x: Ptr, w: Ptr, bias: Ptr, start: Ptr, end: Ptr, y: Ptr, P: Num, T: Num, FIRST: Num, LEN: Num, N: Num,
-    C: constexpr, TAPS: constexpr, DILATION: constexpr, STRIDE: constexpr, UP: constexpr, SLOPE: constexpr, CLIP: constexpr,
-    OUT: constexpr, DEPTH: constexpr, STEPS: constexpr,
+    before: Ptr, x: Ptr, w: Ptr, bias: Ptr, start: Ptr, end: Ptr, y: Ptr, P: Num, T: Num, FIRST: Num,
+    LEN: Num, N: Num, C: constexpr, TAPS: constexpr, DILATION: constexpr, STRIDE: constexpr, UP: constexpr,
+    SLOPE: constexpr, CLIP: constexpr, OUT: constexpr, DEPTH: constexpr, STEPS: constexpr,
 ) -> None:  # fmt: skip
     """OUT results of STEPS steps of one row a program; w [TAPS, N, C], N = C' UP; columns behind x are 0."""
     row = tl.program_id(2).to(tl.int64)
@@ -284,7 +297,9 @@ def _conv_triton(
 ) -> Tensor:
     """Columns `first` on of what before ++ x ++ zeros give: [B, C', columns]."""
     taps, bias, dilation = weights.taps
-    before, x, up = before.contiguous(), x.contiguous(), weights.up
+    before = before.contiguous()
+    x = x.contiguous()
+    up = weights.up
     (rows, channels, width), (count, out, _) = x.shape, taps.shape
     y = torch.empty(rows, weights.out_channels, columns, dtype=x.dtype, device=x.device)
     start, end = (y, y) if bounds is None else bounds
@@ -294,9 +309,10 @@ def _conv_triton(
         16 if x.dtype == torch.float32 else 32,
     )  # float32: without tensor cores
     launch(
-        _stream_conv_kernel, (cdiv(steps, wide), cdiv(out, 64), rows), before, x, taps, bias, start, end, y, before.shape[-1],
-        width, first, columns, out, C=channels, TAPS=count, DILATION=dilation, STRIDE=stride, UP=up,
-        SLOPE=weights.slope, CLIP=bounds is not None, OUT=64, DEPTH=min(deepest, next_power(channels, 16)), STEPS=wide,
-        num_warps=8 if wide == 64 else 4, num_stages=2,
+        _stream_conv_kernel, (cdiv(steps, wide), cdiv(out, 64), rows), before, x, taps, bias, start, end, y,
+        before.shape[-1], width, first, columns, out, C=channels, TAPS=count, DILATION=dilation,
+        STRIDE=stride, UP=up, SLOPE=weights.slope, CLIP=bounds is not None, OUT=64,
+        DEPTH=min(deepest, next_power(channels, 16)), STEPS=wide, num_warps=8 if wide == 64 else 4,
+        num_stages=2,
     )  # fmt: skip
     return y

@@ -1,4 +1,6 @@
-"""Vector quantisation   id = first argmin_k |c_k|^2 + |x|^2 - 2 x.c_k   x: [..., D]   c: [K, D]   ->   [...] int64"""
+"""Vector quantisation   id = first argmin_k |c_k|^2 + |x|^2 - 2 x.c_k
+x: [..., D]   c: [K, D]   ->   [...] int64
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from innervoice_kernels.backend import NATIVE, TRITON, choose
 from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, dot, jit, launch, tl
 from innervoice_kernels.native import floats, team
 
-_ROWS, _CODES, _DEPTH = 16, 32, 32
+_ROWS = 16
+_CODES = 32
+_DEPTH = 32
 _PROGRAMS = 264  # two for each SM of the largest chips: codes are divided until there are so many
 NATIVE_DTYPES = {torch.float32, torch.bfloat16}
 """Of what native code searches and adds up, in float32."""
@@ -57,8 +61,8 @@ def nearest_code_native(x: torch.Tensor, codebook: torch.Tensor, isa: str | None
 
 @jit
 def _nearest_code_kernel(
-    x: Ptr, codes: Ptr, least: Ptr, ids: Ptr, x_row: Num, code_row: Num, M: Num, K: Num, share: Num, D: constexpr,
-    ROWS: constexpr, CODES: constexpr, DEPTH: constexpr,
+    x: Ptr, codes: Ptr, least: Ptr, ids: Ptr, x_row: Num, code_row: Num, M: Num, K: Num, share: Num,
+    D: constexpr, ROWS: constexpr, CODES: constexpr, DEPTH: constexpr,
 ) -> None:  # fmt: skip
     """ROWS vectors against `share` codes a program: |c|^2 - 2 x.c in float32, and the
     first code where it is least.
@@ -108,8 +112,8 @@ def _nearest_code_triton(x: torch.Tensor, codebook: torch.Tensor) -> torch.Tenso
     least = torch.empty(parts, len(rows), dtype=torch.float32, device=x.device)
     ids = torch.empty(parts, len(rows), dtype=torch.int32, device=x.device)
     launch(
-        _nearest_code_kernel, (tiles, parts), rows, codes, least, ids, rows.stride(0), codes.stride(0), len(rows), count, share,
-        D=width, ROWS=_ROWS, CODES=_CODES, DEPTH=_DEPTH, num_warps=4, num_stages=2,
+        _nearest_code_kernel, (tiles, parts), rows, codes, least, ids, rows.stride(0), codes.stride(0),
+        len(rows), count, share, D=width, ROWS=_ROWS, CODES=_CODES, DEPTH=_DEPTH, num_warps=4, num_stages=2,
     )  # fmt: skip
     nearest = least.argmin(0, keepdim=True)  # of equal ones the first part, whose codes come first
     return ids.gather(0, nearest)[0].long().reshape(x.shape[:-1])

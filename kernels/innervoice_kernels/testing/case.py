@@ -19,7 +19,7 @@ HALVES_TOO = (torch.float32, torch.bfloat16, torch.float16)
 
 @dataclass(frozen=True)
 class Case:
-    """make_inputs(dtype, device, generator) gives the op's keyword arguments; the generator lives on the CPU."""
+    """A case: make_inputs(dtype, device, generator) returns the op's keyword arguments."""
 
     name: str
     make_inputs: Maker
@@ -32,8 +32,8 @@ class Op:
     cases: for tests and bench; real: shapes of GLM-4-Voice, for the bench; dtypes: those that the op takes.
     mutates: arguments that are written in place, compared instead of a result.
     exact: the definition in float64; None: the reference on inputs widened to float64.
-    near_tie: for an op whose first result is ids: (widened inputs, ids) -> bool, true where an id is as good as the best one up
-    to rounding in float32. Every other id must equal that of the definition in float64.
+    near_tie: for an op whose first result is ids: (widened inputs, ids) -> bool, true where an id is as good
+    as the best one up to rounding in float32. Every other id must equal that of the definition in float64.
     traffic: (inputs, outputs) -> bytes read and written at least; None: every tensor once.
     """
 

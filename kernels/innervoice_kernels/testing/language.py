@@ -150,7 +150,8 @@ def _qkv_case(
             "out": fresh(time, heads, width, dtype=dtype, device=device), "slots": slots.to(device),
             "cos": angle.cos().to(dtype).to(device), "sin": angle.sin().to(dtype).to(device),
             "k_pages": fresh(num_pages, page_size, groups, width, dtype=dtype, device=device),
-            "v_pages": fresh(num_pages, page_size, groups, width, dtype=dtype, device=device), "interleaved": interleaved,
+            "v_pages": fresh(num_pages, page_size, groups, width, dtype=dtype, device=device),
+            "interleaved": interleaved,
         }  # fmt: skip
         if bias:
             inputs["bias"] = normal(total, dtype=dtype, device=device, generator=generator)
@@ -217,8 +218,9 @@ def _attention_case(
         starts = torch.tensor([0, *(queries for queries, _ in shape)]).cumsum(0).int()
         q = rows(int(starts[-1]), heads * width, dtype=dtype, device=device, generator=generator, skip=skip)
         inputs: Inputs = {
-            "q": torch.unflatten(q, -1, (heads, width)), "k_pages": k_pages, "v_pages": v_pages, "page_table": table.to(device),
-            "query_start": starts.to(device), "context_len": torch.tensor([n for _, n in shape], dtype=torch.int32).to(device),
+            "q": torch.unflatten(q, -1, (heads, width)), "k_pages": k_pages, "v_pages": v_pages,
+            "page_table": table.to(device), "query_start": starts.to(device),
+            "context_len": torch.tensor([n for _, n in shape], dtype=torch.int32).to(device),
             "scale": width**-0.5,
         }  # fmt: skip
         if weight:
@@ -259,7 +261,9 @@ def _fp8_store_case(
     idle: int = 0,
     skip: int = 0,
 ) -> Case:
-    """runs: (first slot, tokens), one after the other; behind them idle tokens. What is in the pages may have to be divided."""
+    """runs: (first slot, tokens), one after the other; behind them idle tokens. What is in the pages may have
+    to be divided.
+    """
 
     def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         slots = torch.cat(
@@ -283,15 +287,17 @@ def _fp8_store_case(
                 torch.exp2(torch.randint(-10, -6, (pages, groups), generator=generator).float()).to(device)
             )
         return {
-            "k": k, "v": v, "k_pages": held[0], "v_pages": held[1], "k_scale": scales[0], "v_scale": scales[1],
-            "slots": slots.long().to(device),
+            "k": k, "v": v, "k_pages": held[0], "v_pages": held[1], "k_scale": scales[0],
+            "v_scale": scales[1], "slots": slots.long().to(device),
         }  # fmt: skip
 
     return Case(name, make)
 
 
 def _attention_traffic(inputs: Inputs, outputs: OpOutputs) -> int:
-    """Queries and results once, the keys and values (and tags) of rows that have queries once, the tables once."""
+    """Queries and results once, the keys and values (and tags) of rows that have queries once, the tables
+    once.
+    """
     k_pages: Tensor = inputs["k_pages"]
     active = inputs["query_start"].diff() > 0
     keys = int(inputs["context_len"][active].sum())
@@ -310,37 +316,50 @@ _QKV = 4096 + 2 * 2 * 128  # GLM-4-Voice's queries, keys and values lie side by 
 OPS = (
     Op("rms_norm", norm.rms_norm, norm.rms_norm_ref, (
         _norm_case("one", 1, 1), _norm_case("primes", 7, 131), _norm_case("model", 3, 4096),
-        _norm_case("wide rows", 5, 64, skip=64), _norm_case("three dims", 2, 3, 64), _norm_case("empty", 0, 64),
-    ), real=(_norm_case("decode", 1, 4096), _norm_case("decode 16", 16, 4096), _norm_case("prefill 512", 512, 4096))),
+        _norm_case("wide rows", 5, 64, skip=64), _norm_case("three dims", 2, 3, 64),
+        _norm_case("empty", 0, 64),
+    ), real=(_norm_case("decode", 1, 4096), _norm_case("decode 16", 16, 4096),
+             _norm_case("prefill 512", 512, 4096))),
     Op("add_rms_norm", norm.add_rms_norm, norm.add_rms_norm_ref, (
         _add_norm_case("one", 1, 1), _add_norm_case("primes", 7, 131), _add_norm_case("model", 3, 4096),
-        _add_norm_case("wide rows", 5, 64, skip=64), _add_norm_case("three dims", 2, 3, 64, skip=3), _add_norm_case("empty", 0,
-        64),
+        _add_norm_case("wide rows", 5, 64, skip=64), _add_norm_case("three dims", 2, 3, 64, skip=3),
+        _add_norm_case("empty", 0, 64),
     ), real=(
-        _add_norm_case("decode", 1, 4096), _add_norm_case("decode 16", 16, 4096), _add_norm_case("prefill 512", 512, 4096),
+        _add_norm_case("decode", 1, 4096), _add_norm_case("decode 16", 16, 4096),
+        _add_norm_case("prefill 512", 512, 4096),
     )),
     Op("silu_mul", activation.silu_mul, activation.silu_mul_ref, (
         _silu_case("one", 1, 2), _silu_case("primes", 7, 262), _silu_case("model", 3, 27392),
         _silu_case("wide rows", 5, 64, skip=32), _silu_case("empty", 0, 64),
-    ), real=(_silu_case("decode", 1, 27392), _silu_case("decode 16", 16, 27392), _silu_case("prefill 512", 512, 27392))),
+    ), real=(_silu_case("decode", 1, 27392), _silu_case("decode 16", 16, 27392),
+             _silu_case("prefill 512", 512, 27392))),
     Op("linear", linear.linear, linear.linear_ref, (
-        _linear_case("one", 1, 1, 1), _linear_case("primes", 7, 131, 67, bias=True), _linear_case("split", 2, 37, 1100,
-        bias=True), _linear_case("split, uneven", 16, 67, 2049, residual=True, normed=True), _linear_case("residual", 5, 64, 128,
-        residual=True),
-        _linear_case("wide rows", 16, 65, 96, residual=True, normed=True, skip=32), _linear_case("normed", 3, 70, 136,
-        normed=True), _linear_case("17 rows", 17, 40, 72, bias=True, residual=True, normed=True), _linear_case("empty", 0, 5, 16),
+        _linear_case("one", 1, 1, 1), _linear_case("primes", 7, 131, 67, bias=True),
+        _linear_case("split", 2, 37, 1100, bias=True),
+        _linear_case("split, uneven", 16, 67, 2049, residual=True, normed=True),
+        _linear_case("residual", 5, 64, 128, residual=True),
+        _linear_case("wide rows", 16, 65, 96, residual=True, normed=True, skip=32),
+        _linear_case("normed", 3, 70, 136, normed=True),
+        _linear_case("17 rows", 17, 40, 72, bias=True, residual=True, normed=True),
+        _linear_case("empty", 0, 5, 16),
     ), real=tuple(
-        _linear_case(f"{label} {m}", m, n, k, bias=label == "qkv", residual=label in ("out", "down"), normed=label == "qkv")
-        for m in (1, 16) for label, n, k in (("qkv", 4608, 4096), ("out", 4096, 4096), ("down", 4096, 13696))
+        _linear_case(
+            f"{label} {m}", m, n, k,
+            bias=label == "qkv", residual=label in ("out", "down"), normed=label == "qkv",
+        )
+        for m in (1, 16)
+        for label, n, k in (("qkv", 4608, 4096), ("out", 4096, 4096), ("down", 4096, 13696))
     )),
     Op("gated_linear", linear.gated_linear, linear.gated_linear_ref, (
-        _linear_case("one", 1, 2, 1), _linear_case("primes", 7, 134, 67), _linear_case("normed", 16, 66, 272, normed=True),
-        _linear_case("wide rows", 5, 64, 96, skip=32), _linear_case("17 rows", 17, 40, 72, normed=True),
-        _linear_case("empty", 0, 4, 16),
-    ), real=(_linear_case("decode", 1, 27392, 4096, normed=True), _linear_case("decode 16", 16, 27392, 4096, normed=True))),
+        _linear_case("one", 1, 2, 1), _linear_case("primes", 7, 134, 67),
+        _linear_case("normed", 16, 66, 272, normed=True), _linear_case("wide rows", 5, 64, 96, skip=32),
+        _linear_case("17 rows", 17, 40, 72, normed=True), _linear_case("empty", 0, 4, 16),
+    ), real=(_linear_case("decode", 1, 27392, 4096, normed=True),
+             _linear_case("decode 16", 16, 27392, 4096, normed=True))),
     Op("rotary", rope.rotary, rope.rotary_ref, (
-        _rope_case("one", 1, 1, 2, 2), _rope_case("primes", 13, 5, 14, 6), _rope_case("model", 11, 32, 128, 64, skip=512),
-        _rope_case("halves", 7, 3, 16, 16, interleaved=False), _rope_case("empty", 0, 4, 32, 16),
+        _rope_case("one", 1, 1, 2, 2), _rope_case("primes", 13, 5, 14, 6),
+        _rope_case("model", 11, 32, 128, 64, skip=512), _rope_case("halves", 7, 3, 16, 16, interleaved=False),
+        _rope_case("empty", 0, 4, 32, 16),
     ), real=(
         _rope_case("decode, queries", 1, 32, 128, 64, skip=_QKV - 4096),
         _rope_case("decode, keys", 1, 2, 128, 64, skip=_QKV - 256),
@@ -356,31 +375,38 @@ OPS = (
         _store_case("prefill 512", 512, 2, 128, 129, 16, skip=_QKV - 256),
     ), mutates=("k_pages", "v_pages"), traffic=_store_traffic),
     Op("store_kv_fp8", kvstore_fp8.store_kv_fp8, kvstore_fp8.store_kv_fp8_ref, (
-        _fp8_store_case("one", ((0, 1),), 1, 1, 1, 1), _fp8_store_case("primes", ((5, 13), (29, 3)), 3, 7, 5, 11),
-        _fp8_store_case("prefill", ((16, 40),), 2, 128, 5, 16, skip=64), _fp8_store_case("idle", ((7, 1), (12, 1)), 2, 16, 2, 8,
-        idle=2), _fp8_store_case("empty", (), 2, 16, 1, 16),
+        _fp8_store_case("one", ((0, 1),), 1, 1, 1, 1),
+        _fp8_store_case("primes", ((5, 13), (29, 3)), 3, 7, 5, 11),
+        _fp8_store_case("prefill", ((16, 40),), 2, 128, 5, 16, skip=64),
+        _fp8_store_case("idle", ((7, 1), (12, 1)), 2, 16, 2, 8, idle=2),
+        _fp8_store_case("empty", (), 2, 16, 1, 16),
     ), real=(
-        _fp8_store_case("decode", ((1027, 1),), 2, 128, 129, 16), _fp8_store_case("prefill 512", ((64, 512),), 2, 128, 129, 16),
+        _fp8_store_case("decode", ((1027, 1),), 2, 128, 129, 16),
+        _fp8_store_case("prefill 512", ((64, 512),), 2, 128, 129, 16),
     ), mutates=("k_pages", "v_pages", "k_scale", "v_scale"), traffic=_store_traffic),
     Op("qkv_rope_store", _into(qkv.qkv_rope_store), _into(qkv.qkv_rope_store_ref), (
-        _qkv_case("one", 1, 1, 1, 2, 2, page_size=1), _qkv_case("primes", 13, 5, 3, 14, 6, page_size=3, interleaved=False),
+        _qkv_case("one", 1, 1, 1, 2, 2, page_size=1),
+        _qkv_case("primes", 13, 5, 3, 14, 6, page_size=3, interleaved=False),
         _qkv_case("model", 5, 32, 2, 128, 64, pages=3, skip=64), _qkv_case("many", 67, 3, 1, 16, 8),
         _qkv_case("no bias, idle", 7, 4, 2, 16, 16, bias=False, interleaved=False, idle=2),
         _qkv_case("norms", 7, 4, 2, 16, 16, bias=False, interleaved=False, norm=True),
-        _qkv_case("norms, pairs", 9, 4, 2, 12, 6, norm=True, page_size=128), _qkv_case("empty", 0, 4, 2, 16, 16, pages=1),
+        _qkv_case("norms, pairs", 9, 4, 2, 12, 6, norm=True, page_size=128),
+        _qkv_case("empty", 0, 4, 2, 16, 16, pages=1),
     ), real=(
-        _qkv_case("decode", 1, 32, 2, 128, 64, pages=129), _qkv_case("decode 16", 16, 32, 2, 128, 64, pages=129),
+        _qkv_case("decode", 1, 32, 2, 128, 64, pages=129),
+        _qkv_case("decode 16", 16, 32, 2, 128, 64, pages=129),
         _qkv_case("prefill 512", 512, 32, 2, 128, 64, pages=129),
     ), mutates=("out", "k_pages", "v_pages"), traffic=_qkv_traffic),
     Op("paged_attention", attention.paged_attention, attention.paged_attention_ref, (
         _attention_case("one", ((1, 1),), heads=1, groups=1, width=2, page_size=1),
-        _attention_case("decode", ((1, 7), (1, 130), (1, 1))),
-        _attention_case("prefill", ((53, 53),)), _attention_case("chunk", ((19, 71),)), _attention_case("mixed", _MIXED),
-        _attention_case("mixed, weighted", _MIXED, weight=True), _attention_case("one head a group", _MIXED, heads=2),
+        _attention_case("decode", ((1, 7), (1, 130), (1, 1))), _attention_case("prefill", ((53, 53),)),
+        _attention_case("chunk", ((19, 71),)), _attention_case("mixed", _MIXED),
+        _attention_case("mixed, weighted", _MIXED, weight=True),
+        _attention_case("one head a group", _MIXED, heads=2),
         _attention_case("primes", _MIXED, heads=15, groups=5, width=7, page_size=3, weight=True),
         _attention_case("model", ((1, 300), (37, 300)), heads=32, width=128, skip=512),
-        _fp8_attention_case("fp8, mixed", _MIXED), _fp8_attention_case("fp8, primes, weighted", _MIXED, heads=15, groups=5,
-        width=7, page_size=3, weight=True),
+        _fp8_attention_case("fp8, mixed", _MIXED),
+        _fp8_attention_case("fp8, primes, weighted", _MIXED, heads=15, groups=5, width=7, page_size=3, weight=True),
         _attention_case("long", ((301, 517),)), _attention_case("empty", ()),
         _attention_case("nobody active", ((0, 5), (0, 0))),
     ), real=(

@@ -52,8 +52,8 @@ def _scaled_case(
 
 
 def _int4_case(
-    name: str, m: int, n: int, k: int, group: int = 32, symmetric: bool = False, bias: bool = False, residual: bool = False,
-    turned: bool = False,
+    name: str, m: int, n: int, k: int, group: int = 32, symmetric: bool = False, bias: bool = False,
+    residual: bool = False, turned: bool = False,
 ) -> Case:  # fmt: skip
     """turned: scale and minimum lie group by group, as they do once a model is laid out for the GPU."""
 
@@ -86,18 +86,22 @@ _LAYER = (
 
 OPS = (
     Op("scaled_linear", linear_scaled.scaled_linear, linear_scaled.scaled_linear_ref, (
-        _scaled_case("one", 1, 1, 1), _scaled_case("primes", 7, 131, 67, bias=True), _scaled_case("split", 2, 37, 1100),
-        _scaled_case("fp8", 5, 67, 300, _FP8, bias=True, residual=True), _scaled_case("fp8, split", 16, 33, 2049, _FP8),
-        _scaled_case("wide rows", 16, 65, 96, residual=True, skip=32), _scaled_case("17 rows", 17, 40, 72, bias=True),
+        _scaled_case("one", 1, 1, 1), _scaled_case("primes", 7, 131, 67, bias=True),
+        _scaled_case("split", 2, 37, 1100), _scaled_case("fp8", 5, 67, 300, _FP8, bias=True, residual=True),
+        _scaled_case("fp8, split", 16, 33, 2049, _FP8),
+        _scaled_case("wide rows", 16, 65, 96, residual=True, skip=32),
+        _scaled_case("17 rows", 17, 40, 72, bias=True),
         _scaled_case("many rows", 300, 24, 64, bias=True, residual=True), _scaled_case("empty", 0, 5, 16),
     ), real=tuple(
         replace(_scaled_case("", m, n, k, codes), name=f"{'fp8' if codes == _FP8 else 'int8'} {label} {m}")
         for codes in (torch.int8, _FP8) for m in (1, 16) for label, n, k in _LAYER
     )),
     Op("int4_linear", linear_int4.int4_linear, linear_int4.int4_linear_ref, (
-        _int4_case("one", 1, 1, 1), _int4_case("primes", 7, 131, 67, bias=True), _int4_case("odd, ragged", 3, 33, 333, 128),
-        _int4_case("split", 2, 37, 1100, 64, symmetric=True), _int4_case("split, ragged", 16, 35, 2054, residual=True),
-        _int4_case("turned", 5, 70, 256, 64, bias=True, turned=True), _int4_case("symmetric", 4, 64, 128, 32, symmetric=True),
+        _int4_case("one", 1, 1, 1), _int4_case("primes", 7, 131, 67, bias=True),
+        _int4_case("odd, ragged", 3, 33, 333, 128), _int4_case("split", 2, 37, 1100, 64, symmetric=True),
+        _int4_case("split, ragged", 16, 35, 2054, residual=True),
+        _int4_case("turned", 5, 70, 256, 64, bias=True, turned=True),
+        _int4_case("symmetric", 4, 64, 128, 32, symmetric=True),
         _int4_case("17 rows", 17, 40, 160, 128, bias=True), _int4_case("40 rows", 40, 24, 96, symmetric=True),
         _int4_case("many rows", 300, 24, 64, bias=True, residual=True), _int4_case("empty", 0, 5, 16),
     ), real=tuple(

@@ -73,7 +73,7 @@ def _ring_case(
     window: int,
     store: bool,
 ) -> Case:
-    """A row a start, its count of at most max(counts) tokens; slots are in reverse, one of them is nobody's."""
+    """One row a start, with its count of at most max(counts) tokens; slots are in reverse, one is free."""
 
     def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         num, tokens = len(starts), max(counts)
@@ -171,8 +171,8 @@ def _unit_case(
 
 
 def run_unit(
-    function: Any, x: Tensor, before: Tensor | None, wide: Tensor, wide_bias: Tensor, narrow: Tensor, narrow_bias: Tensor,
-    shortcut: Tensor | None, dilation: int, elu: bool,
+    function: Any, x: Tensor, before: Tensor | None, wide: Tensor, wide_bias: Tensor, narrow: Tensor,
+    narrow_bias: Tensor, shortcut: Tensor | None, dilation: int, elu: bool,
 ) -> Tensor:  # fmt: skip
     """Of a function with the arguments of elu_unit."""
     beside = None if shortcut is None else taps.Taps(shortcut, None)
@@ -181,8 +181,8 @@ def run_unit(
 
 
 def _layer_case(
-    name: str, starts: tuple[int, ...], counts: tuple[int, ...], size: int, heads: int, groups: int, width: int, hidden: int,
-    window: int, bias: bool = False,
+    name: str, starts: tuple[int, ...], counts: tuple[int, ...], size: int, heads: int, groups: int,
+    width: int, hidden: int, window: int, bias: bool = False,
 ) -> Case:  # fmt: skip
     """Rows and slots as in _ring_case."""
 
@@ -235,7 +235,8 @@ _PAIRS = ("norm", "qkv", "out", "norm_ffn", "up", "down")
 OPS = (
     Op("rvq_decode", _decode, _decode_ref, (
         _decode_case("one", (1, 1), (1,), 1, 1), _decode_case("no projection", (2, 19), (5,), 13, 70),
-        _decode_case("two groups", (2, 7), (1, 4), 11, 40, 67), _decode_case("own projections", (1, 18), (1, 1, 1), 9, 8, 33),
+        _decode_case("two groups", (2, 7), (1, 4), 11, 40, 67),
+        _decode_case("own projections", (1, 18), (1, 1, 1), 9, 8, 33),
         _decode_case("empty", (0, 3), (2,), 4, 8),
     ), real=(
         _decode_case("Mimi, a frame", (16, 1), (1, 31), 2048, 256, 512),
@@ -243,11 +244,14 @@ OPS = (
         _decode_case("EnCodec, 1 s", (1, 75), (8,), 1024, 128),
     )),
     Op("rvq_encode", rvq.rvq_encode, rvq.rvq_encode_ref, (
-        _encode_case("one", 1, 1, 1, 1, 1), _encode_case("primes", 2, 17, 3, 71, 37), _encode_case("narrow", 1, 5, 2, 130, 8),
-        _encode_case("wide rows", 2, 3, 2, 20, 16, skip=8), _encode_case("empty", 0, 4, 2, 8, 8),
-    ), real=(_encode_case("Mimi, a frame", 16, 1, 31, 2048, 256), _encode_case("EnCodec, 1 s", 1, 75, 8, 1024, 128))),
+        _encode_case("one", 1, 1, 1, 1, 1), _encode_case("primes", 2, 17, 3, 71, 37),
+        _encode_case("narrow", 1, 5, 2, 130, 8), _encode_case("wide rows", 2, 3, 2, 20, 16, skip=8),
+        _encode_case("empty", 0, 4, 2, 8, 8),
+    ), real=(_encode_case("Mimi, a frame", 16, 1, 31, 2048, 256),
+             _encode_case("EnCodec, 1 s", 1, 75, 8, 1024, 128))),
     Op("store_window", windowed.store_window, windowed.store_window_ref, (
-        _ring_case("wrap", (0, 11, 5), (3, 1, 0), 2, 2, 8, 6, store=True), _ring_case("odd", (40,), (5,), 3, 1, 7, 9, store=True),
+        _ring_case("wrap", (0, 11, 5), (3, 1, 0), 2, 2, 8, 6, store=True),
+        _ring_case("odd", (40,), (5,), 3, 1, 7, 9, store=True),
     ), mutates=("ring",)),
     Op("window_attention", _attend, _attend_ref, (
         _ring_case("wrap", (5, 11, 105), (3, 1, 2), 2, 2, 8, 6, store=False),
@@ -255,21 +259,28 @@ OPS = (
         _ring_case("tiles", (70, 3), (37, 18), 2, 1, 24, 40, store=False),
     ), real=(_ring_case("Mimi, a frame", (1000,) * 16, (2,) * 16, 8, 8, 64, 250, store=False),)),
     Op("apply_taps", partial(_apply, taps.apply_taps), partial(_apply, taps.apply_taps_ref), (
-        _taps_case("one", 1, 1, 1, 1, 1), _taps_case("primes", 3, 29, 7, 5, 3), _taps_case("few channels", 2, 19, 1, 13, 7),
-        _taps_case("few results", 2, 19, 13, 1, 7), _taps_case("dilated", 2, 31, 6, 8, 3, dilation=4),
-        _taps_case("transposed", 2, 9, 6, 12, 2, up=3), _taps_case("empty", 0, 9, 6, 12, 2),
-        _taps_case("stream", 3, 5, 17, 35, 3, dilation=2, past=4), _taps_case("pieces", 2, 211, 65, 33, 2, past=1),
-        _taps_case("deep", 1, 7, 300, 50, 2, past=1), _taps_case("a mono sound", 2, 101, 1, 16, 7, past=6),
-        _taps_case("to mono", 2, 101, 37, 1, 3, past=2), _taps_case("one step", 1, 1, 8, 8, 4, past=3),
-    ), real=(_taps_case("Mimi, last stage", 1, 1922, 64, 32, 3), _taps_case("Mimi, first up", 1, 3, 1024, 4096, 2, up=8))),
-    Op("elu_unit", partial(run_unit, elu_unit.elu_unit), partial(run_unit, elu_unit.elu_unit_ref), (
+        _taps_case("one", 1, 1, 1, 1, 1), _taps_case("primes", 3, 29, 7, 5, 3),
+        _taps_case("few channels", 2, 19, 1, 13, 7), _taps_case("few results", 2, 19, 13, 1, 7),
+        _taps_case("dilated", 2, 31, 6, 8, 3, dilation=4), _taps_case("transposed", 2, 9, 6, 12, 2, up=3),
+        _taps_case("empty", 0, 9, 6, 12, 2), _taps_case("stream", 3, 5, 17, 35, 3, dilation=2, past=4),
+        _taps_case("pieces", 2, 211, 65, 33, 2, past=1), _taps_case("deep", 1, 7, 300, 50, 2, past=1),
+        _taps_case("a mono sound", 2, 101, 1, 16, 7, past=6), _taps_case("to mono", 2, 101, 37, 1, 3, past=2),
+        _taps_case("one step", 1, 1, 8, 8, 4, past=3),
+    ), real=(_taps_case("Mimi, last stage", 1, 1922, 64, 32, 3),
+             _taps_case("Mimi, first up", 1, 3, 1024, 4096, 2, up=8))),
+    Op("elu_unit", partial(run_unit,
+    elu_unit.elu_unit), partial(run_unit, elu_unit.elu_unit_ref), (
         _unit_case("one", 1, 1, 1, 1, 1), _unit_case("primes", 3, 29, 7, 5, 3, past=2, elu=False),
-        _unit_case("dilated", 2, 3, 16, 8, 3, dilation=4, past=8), _unit_case("pieces", 2, 307, 24, 12, 3, past=2),
-        _unit_case("shortcut", 2, 17, 32, 16, 3, past=2, shortcut=True), _unit_case("whole", 1, 40, 20, 40, 5),
-        _unit_case("empty", 0, 9, 6, 3, 2),
-    ), real=(_unit_case("Mimi, last stage", 1, 1920, 64, 32, 3, past=2), _unit_case("16 x Mimi", 16, 96, 256, 128, 3, past=2))),
-    Op("window_layer", partial(run_layer, window_layer.window_layer), partial(run_layer, window_layer.window_layer_ref), (
-        _layer_case("begins", (0,), (1,), 16, 1, 1, 16, 32, 1), _layer_case("odd", (3, 0), (5, 2), 24, 2, 1, 8, 13, 6, True),
+        _unit_case("dilated", 2, 3, 16, 8, 3, dilation=4, past=8),
+        _unit_case("pieces", 2, 307, 24, 12, 3, past=2),
+        _unit_case("shortcut", 2, 17, 32, 16, 3, past=2, shortcut=True),
+        _unit_case("whole", 1, 40, 20, 40, 5), _unit_case("empty", 0, 9, 6, 3, 2),
+    ), real=(_unit_case("Mimi, last stage", 1, 1920, 64, 32, 3, past=2),
+             _unit_case("16 x Mimi", 16, 96, 256, 128, 3, past=2))),
+    Op("window_layer", partial(run_layer,
+    window_layer.window_layer), partial(run_layer, window_layer.window_layer_ref), (
+        _layer_case("begins", (0,), (1,), 16, 1, 1, 16, 32, 1),
+        _layer_case("odd", (3, 0), (5, 2), 24, 2, 1, 8, 13, 6, True),
         _layer_case("wrap", (5, 31, 105), (3, 0, 2), 32, 4, 2, 16, 48, 7),
         _layer_case("tiles", (70, 3), (37, 18), 48, 2, 2, 32, 80, 40, True),
         _layer_case("long", (250,), (131,), 64, 2, 2, 32, 144, 100),

@@ -13,7 +13,8 @@ from innervoice_kernels.testing.case import Case, DeviceName, Inputs, Op, OpOutp
 
 
 def errors(got: Tensor, ref: Tensor, ref64: Tensor) -> tuple[float, float]:
-    """(error, bound): max|got - ref64| and 2 max|ref - ref64| + tiny, tiny being float32's rounding of the largest value.
+    """(error, bound): max|got - ref64| and 2 max|ref - ref64| + tiny, tiny being float32's rounding of the
+    largest value.
 
     Infinity when shapes or places of NaN differ. Rule of flash-attention's tests.
     """
@@ -34,10 +35,11 @@ def check(
     fast: Callable[..., Any] | None = None,
     seed: int = 0,
 ) -> float:
-    """Run one case by `fast` (None: the public op) and by the reference in dtype and in float64; returns the error.
+    """Run one case by `fast` (None: the public op) and by the reference in dtype and in float64; returns the
+    error.
 
-    Raises AssertionError with the numbers when the rule is broken, when the type of the result is not the reference's, or when an
-    id is wrong. What `fast` allocates is full of NaN.
+    Raises AssertionError with the numbers when the rule is broken, when the type of the result is not the
+    reference's, or when an id is wrong. What `fast` allocates is full of NaN.
     """
     title = f"{op.name} {case.name} {dtype}"
 
@@ -63,7 +65,9 @@ def check(
 
 @contextmanager
 def unwritten_is_nan() -> Iterator[None]:
-    """Within, torch is in its deterministic mode: what it allocates without writing holds NaN, or the largest integer."""
+    """Within, torch is in its deterministic mode: what it allocates without writing holds NaN, or the largest
+    integer.
+    """
     mode, warn = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),

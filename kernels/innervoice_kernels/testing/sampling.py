@@ -16,7 +16,9 @@ _MASS = 1e-5  # float32's rounding of a sum of probabilities
 
 
 def _sample_case(name: str, draws: tuple[Draw, ...], vocabulary: int, skip: int = 0, levels: int = 0) -> Case:
-    """levels: round the logits to that many values a unit, so that some are equal. What no row may draw is NaN."""
+    """levels: round the logits to that many values a unit, so that some are equal. What no row may draw is
+    NaN.
+    """
 
     def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         drawn = 3 * rows(
@@ -44,7 +46,9 @@ def _broken_case(name: str) -> Case:
 
     def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         logits = rows(len(draws), 11, dtype=dtype, device=device, generator=generator)
-        logits[[0, 4], 5], logits[[1, 5]], logits[[2, 6], 8] = float("nan"), -float("inf"), float("inf")
+        logits[[0, 4], 5] = float("nan")
+        logits[[1, 5]] = -float("inf")
+        logits[[2, 6], 8] = float("inf")
         logits[[3, 7], 4:] = -float("inf")  # one id is left
         return {"logits": logits, "draws": draws}
 
@@ -52,7 +56,9 @@ def _broken_case(name: str) -> Case:
 
 
 def _head_case(name: str, draws: tuple[Draw, ...], vocabulary: int, width: int, skip: int = 0) -> Case:
-    """Logits of a few units; whole numbers, so that their float32 sums, and so the ids, are the same in every order."""
+    """Logits of a few units; whole numbers, so that their float32 sums, and so the ids, are the same in every
+    order.
+    """
 
     def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         x, w = (
@@ -114,7 +120,9 @@ def _kept(scaled: Tensor, draw: Draw, slack: float, mass: float) -> Tensor:
 
 
 def _is_near_tie(z: Tensor, draw: Draw, token: int) -> bool:
-    """A drawn token whose score, z / T + noise, is the best up to rounding, as is the place where top-k and top-p cut."""
+    """A drawn token whose score, z / T + noise, is the best up to rounding, as is the place where top-k and
+    top-p cut.
+    """
     ids = sample.allowed_ids(draw, z.device)
     own = ids == token
     if draw.temperature == 0 or not own.any() or not z[ids].max().isfinite():
@@ -127,7 +135,9 @@ def _is_near_tie(z: Tensor, draw: Draw, token: int) -> bool:
 
 
 def near_tie(inputs: Inputs, ids: Tensor) -> Tensor:
-    """Draws at a temperature: scores closer than float32's rounding, or cut off by top-k or top-p within it. Greedy: none."""
+    """Draws at a temperature: scores closer than float32's rounding, or cut off by top-k or top-p within it.
+    Greedy: none.
+    """
     drawn = zip(inputs["logits"], inputs["draws"], ids.tolist(), strict=True)
     return torch.tensor(
         [_is_near_tie(z, draw, token) for z, draw, token in drawn], dtype=torch.bool, device=ids.device
@@ -147,8 +157,9 @@ def _mixed(vocabulary: int) -> tuple[Draw, ...]:
     return (
         Draw(whole), Draw(parts, (0, 1)), Draw((), (vocabulary - 1,)), Draw(whole, (), 0.8, seed=1, n=5),
         Draw(parts, (1,), 0.2, 0, 0.8, seed=2**63 + 9, n=7), Draw(whole, (), 0.8, 50, 0.8, seed=1, n=5, d=1),
-        Draw(parts, (), 1.5, 7, seed=3), Draw(((5, 6),), (), 1.0, 50, 0.5, seed=3), Draw(whole, (), 2.0, 1, seed=3),
-        Draw(whole, (), 1.0, 3, 1e-9, seed=8), Draw(whole, (), 1.0, 2 * vocabulary, 0.999, seed=8),
+        Draw(parts, (), 1.5, 7, seed=3), Draw(((5, 6),), (), 1.0, 50, 0.5, seed=3),
+        Draw(whole, (), 2.0, 1, seed=3), Draw(whole, (), 1.0, 3, 1e-9, seed=8),
+        Draw(whole, (), 1.0, 2 * vocabulary, 0.999, seed=8),
     )  # fmt: skip
 
 
@@ -162,11 +173,13 @@ OPS = (
         _gumbel_case("one", 1), _gumbel_case("primes", 131, start=7, seed=13, n=17, d=1),
         _gumbel_case("every third", 67, step=3, n=2),
         _gumbel_case("large key", 1000, start=168000, seed=2**64 - 1, n=2**32 - 1), _gumbel_case("empty", 0),
-    ), real=(_gumbel_case("vocabulary", VOCABULARY), _gumbel_case("speech", SPEECH[1] - SPEECH[0], start=SPEECH[0])),
-    dtypes=(torch.float32,), exact=_gumbel64),
+    ), real=(_gumbel_case("vocabulary", VOCABULARY),
+    _gumbel_case("speech", SPEECH[1] - SPEECH[0], start=SPEECH[0])), dtypes=(torch.float32,
+    ), exact=_gumbel64),
     Op("sample", sample.sample, sample.sample_ref, (
-        _sample_case("one", (Draw(((0, 1),)), Draw(((0, 1),), (), 1.0, 1, 0.5)), 1), _sample_case("primes", _mixed(131), 131),
-        _sample_case("wide rows", _mixed(64), 64, skip=37), _sample_case("equal logits", _mixed(997), 997, levels=1),
+        _sample_case("one", (Draw(((0, 1),)), Draw(((0, 1),), (), 1.0, 1, 0.5)), 1),
+        _sample_case("primes", _mixed(131), 131), _sample_case("wide rows", _mixed(64), 64, skip=37),
+        _sample_case("equal logits", _mixed(997), 997, levels=1),
         _sample_case("many rows", _default(10, 250, count=64), 256), _broken_case("rows without a number"),
         _sample_case("empty", (), 10),
     ), real=(
@@ -181,8 +194,8 @@ OPS = (
     Op("head_sample", head.head_sample, head.head_sample_ref, (
         _head_case("one", (Draw(((0, 1),)),), 1, 1), _head_case("primes", _mixed(131), 131, 37),
         _head_case("narrow", (*_default(300, 320, count=3), Draw((), (63, 64, 999))), 1000, 24),
-        _head_case("wide rows", _mixed(64), 64, 32, skip=16), _head_case("17 rows", _default(5, 60, count=17), 67, 16),
-        _head_case("empty", (), 10, 16),
+        _head_case("wide rows", _mixed(64), 64, 32, skip=16),
+        _head_case("17 rows", _default(5, 60, count=17), 67, 16), _head_case("empty", (), 10, 16),
     ), real=(
         _head_case("vocabulary, greedy", (Draw(((0, VOCABULARY),)),), VOCABULARY, 4096),
         _head_case("vocabulary, top-k 50 and top-p", _default(0, VOCABULARY), VOCABULARY, 4096),

@@ -32,7 +32,9 @@ def _snake_case(
 def _istft_case(
     name: str, batch: int, time: int, n_fft: int = 16, hop: int = 4, transposed: bool = False, skip: int = 0
 ) -> Case:
-    """transposed: views of [B, T, F]. The imaginary parts of the lowest and highest bin are not 0: they are to be ignored."""
+    """transposed: views of [B, T, F]. The imaginary parts of the lowest and highest bin are not 0: they are
+    to be ignored.
+    """
 
     def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         bins = n_fft // 2 + 1
@@ -59,7 +61,9 @@ def _placed(places: _Rows, device: DeviceName) -> Inputs:
 
 
 def _stft_case(name: str, places: _Rows, columns: int, n_fft: int = 16, hop: int = 4) -> Case:
-    """Where a row begins at position 0 the state holds what nobody may see, and what lies after its end is unseen too."""
+    """Where a row begins at position 0 the state holds what nobody may see, and what lies after its end is
+    unseen too.
+    """
 
     def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         x, state = (
@@ -219,20 +223,25 @@ _STAGES = ((256, 8 * 179), (128, 64 * 179 + 1))
 
 OPS = (
     Op("snake", snake.snake, snake.snake_ref, (
-        _snake_case("one", 1, 1, 1), _snake_case("primes", 2, 7, 131), _snake_case("wide rows", 2, 5, 64, skip=32),
-        _snake_case("channels last", 2, 8, 33, transposed=True), _snake_case("empty", 0, 4, 8), _snake_case("no time", 2, 4, 0),
+        _snake_case("one", 1, 1, 1), _snake_case("primes", 2, 7, 131),
+        _snake_case("wide rows", 2, 5, 64, skip=32), _snake_case("channels last", 2, 8, 33, transposed=True),
+        _snake_case("empty", 0, 4, 8), _snake_case("no time", 2, 4, 0),
     ), real=tuple(_snake_case(f"{channels} x {time}", 1, channels, time) for channels, time in _STAGES)),
     Op("istft", istft.istft, istft.istft_ref, (
-        _istft_case("two frames", 1, 2), _istft_case("one frame", 1, 1), _istft_case("primes", 3, 13, n_fft=22, hop=7),
-        _istft_case("long", 1, 401), _istft_case("wide rows", 2, 9, skip=5), _istft_case("frames first", 2, 9, transposed=True),
+        _istft_case("two frames", 1, 2), _istft_case("one frame", 1, 1),
+        _istft_case("primes", 3, 13, n_fft=22, hop=7), _istft_case("long", 1, 401),
+        _istft_case("wide rows", 2, 9, skip=5), _istft_case("frames first", 2, 9, transposed=True),
         _istft_case("empty", 0, 5),
     ), real=(_istft_case("chunk of 26 tokens", 1, _STAGES[1][1]),)),
     Op("stream_stft", partial(_run_stft, stft.stream_stft), partial(_run_stft, stft.stream_stft_ref), (
-        _stft_case("begins", [(64, 0, 1 << 40)], 64), _stft_case("ends", [(64, 400, 440), (0, 8, 9999), (20, 4, 24)], 64),
-        _stft_case("goes on", [(812, 12, 1 << 40), (4, 0, 1 << 40)], 812), _stft_case("other sizes", [(44, 22, 60)], 44, 44, 11),
+        _stft_case("begins", [(64, 0, 1 << 40)], 64),
+        _stft_case("ends", [(64, 400, 440), (0, 8, 9999), (20, 4, 24)], 64),
+        _stft_case("goes on", [(812, 12, 1 << 40), (4, 0, 1 << 40)], 812),
+        _stft_case("other sizes", [(44, 22, 60)], 44, 44, 11),
         _stft_case("short", [(4, 400, 404), (0, 400, 500)], 4), _stft_case("empty", [], 8),
-    ), real=(_stft_case("chunk of 26 tokens", [(179 * 256, 5120, 1 << 40)], 179 * 256),), dtypes=(torch.float32,)),
-    Op("stream_source", partial(_run_source, source.stream_source), partial(_run_source, source.stream_source_ref), (
+    ), real=(_stft_case("chunk of 26 tokens", [(179 * 256, 5120, 1 << 40)], 179 * 256),
+    ), dtypes=(torch.float32, )), Op("stream_source", partial(_run_source,
+    source.stream_source), partial(_run_source, source.stream_source_ref), (
         _source_case("one", [1], 1, 1, 4, random=False), _source_case("primes", [7, 0], 11, 3, 13),
         _source_case("model", [5], 5), _source_case("empty", [], 3),
     ), real=(_source_case("chunk of 26 tokens", [179], 179),), dtypes=(torch.float32,)),
@@ -247,23 +256,25 @@ OPS = (
         _stream_istft_case("ends", [(19, 90, 101), (0, 3, 1 << 40), (1, 5, 6)], 19),
         _stream_istft_case("goes on", [(99, 44, 1 << 40), (70, -2, 60)], 99),
         _stream_istft_case("other sizes", [(9, 0, 12)], 11, 44, 11), _stream_istft_case("empty", [], 8),
-    ), real=(_stream_istft_case("chunk of 26 tokens", [(179 * 64, 1280, 1 << 40)], 179 * 64),), dtypes=(torch.float32,)),
-    Op("log_frames", mel.log_frames, mel.log_frames_ref, (
+    ), real=(_stream_istft_case("chunk of 26 tokens", [(179 * 64, 1280, 1 << 40)], 179 * 64),
+    ), dtypes=(torch.float32, )), Op("log_frames", mel.log_frames, mel.log_frames_ref, (
         _log_frames_case("one frame", 64, n_fft=64, hop=16, bins=16),
         _log_frames_case("primes", 3, 7 * 13, n_fft=22, hop=7, bins=5),
         _log_frames_case("many", 2, 1700, n_fft=80, hop=32, bins=20), _log_frames_case("empty", 0, 800),
     ), real=(_log_frames_case("4 s", 1, 64240),), dtypes=(torch.float32,)),
     Op("nearest_code", vq.nearest_code, vq.nearest_code_ref, (
-        _code_case("one", 1, 1, codes=1), _code_case("primes", 7, 13, codes=131), _code_case("three dims", 2, 3, 16, codes=64),
-        _code_case("wide rows", 5, 32, codes=50, skip=16), _code_case("equal codes", 41, 8, codes=37, double=True),
-        _code_case("crowded", 67, 2, codes=5000), _code_case("empty", 0, 16, codes=8),
+        _code_case("one", 1, 1, codes=1), _code_case("primes", 7, 13, codes=131),
+        _code_case("three dims", 2, 3, 16, codes=64), _code_case("wide rows", 5, 32, codes=50, skip=16),
+        _code_case("equal codes", 41, 8, codes=37, double=True), _code_case("crowded", 67, 2, codes=5000),
+        _code_case("empty", 0, 16, codes=8),
     ), real=(
         _code_case("one token", 1, 1280, codes=16384), _code_case("2 s", 25, 1280, codes=16384),
         _code_case("30 s", 375, 1280, codes=16384),
     ), near_tie=near_tie),
     Op("log_mel", mel.log_mel, mel.log_mel_ref, (
         _mel_case("two frames", 1, 320), _mel_case("primes", 3, 7 * 13, n_fft=22, hop=7, bins=5, rate=8000),
-        _mel_case("one mel", 1, 64, n_fft=16, hop=8, bins=1, rate=8000), _mel_case("wide rows", 2, 1600, skip=100),
-        _mel_case("silent row", 3, 800, silent=1), _mel_case("empty", 0, 800),
+        _mel_case("one mel", 1, 64, n_fft=16, hop=8, bins=1, rate=8000),
+        _mel_case("wide rows", 2, 1600, skip=100), _mel_case("silent row", 3, 800, silent=1),
+        _mel_case("empty", 0, 800),
     ), real=(_mel_case("2 s", 1, 32000), _mel_case("30 s", 1, 480000)), dtypes=(torch.float32,)),
 )  # fmt: skip

@@ -1,4 +1,6 @@
-"""Cases of the networks of flow and vocoder: stages, convolutions over frames, residual units, norms, relative attention."""
+"""Cases of the networks of flow and vocoder: stages, convolutions over frames, residual units, norms,
+relative attention.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ from innervoice_kernels.testing.case import Case, DeviceName, Inputs, Op, normal
 def _weights(
     shapes: dict[str, tuple[int, ...]], dtype: torch.dtype, device: DeviceName, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """By name: biases small, norms near 1, everything else scaled so that what comes out is as large as what goes in."""
+    """By name: biases small, norms near 1, everything else scaled so that what comes out is as large as what
+    goes in.
+    """
     made = {}
     for name, shape in shapes.items():
         fan_in = 1
@@ -188,8 +192,8 @@ def _unit_case(
 
 
 def _run_unit(
-    function: Any, x: Tensor, history: Tensor, inner: Tensor, n: Tensor, bounds: residual.StreamEdges | None, alpha: Tensor,
-    beta: Tensor, dilation: int, first: Tensor, b1: Tensor, second: Tensor, b2: Tensor,
+    function: Any, x: Tensor, history: Tensor, inner: Tensor, n: Tensor, bounds: residual.StreamEdges | None,
+    alpha: Tensor, beta: Tensor, dilation: int, first: Tensor, b1: Tensor, second: Tensor, b2: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """What lies beyond a row's own columns is undefined: it is set to 0."""
     weights = residual.ResidualWeights(alpha, first, b1, beta, second, b2, dilation)
@@ -199,8 +203,9 @@ def _run_unit(
 
 
 def _stream_conv_case(
-    name: str, n: list[int], columns: int, channels: int, out: int, taps: int, stride: int = 1, dilation: int = 1,
-    transposed: bool = False, slope: float = 1.0, edges: list[tuple[int, int]] | None = None,
+    name: str, n: list[int], columns: int, channels: int, out: int, taps: int, stride: int = 1,
+    dilation: int = 1, transposed: bool = False, slope: float = 1.0,
+    edges: list[tuple[int, int]] | None = None,
 ) -> Case:  # fmt: skip
     """edges as in _unit_case, of the result."""
 
@@ -222,8 +227,8 @@ def _stream_conv_case(
 
 
 def run_stream_conv(
-    function: Any, x: Tensor, state: Tensor, n: Tensor, bounds: residual.StreamEdges | None, layer: tuple[int, int, bool, float],
-    weight: Tensor, bias: Tensor,
+    function: Any, x: Tensor, state: Tensor, n: Tensor, bounds: residual.StreamEdges | None,
+    layer: tuple[int, int, bool, float], weight: Tensor, bias: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """What lies beyond a row's own columns is undefined: it is set to 0."""
     weights = stream_conv.StreamConvWeights(weight, bias, *layer)
@@ -233,8 +238,8 @@ def run_stream_conv(
 
 
 def _whole_conv_case(
-    name: str, shape: tuple[int, int, int], out: int, taps: int, padding: int, stride: int = 1, transposed: bool = False,
-    slope: float = 1.0,
+    name: str, shape: tuple[int, int, int], out: int, taps: int, padding: int, stride: int = 1,
+    transposed: bool = False, slope: float = 1.0,
 ) -> Case:  # fmt: skip
     def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         w = _weights(
@@ -271,7 +276,9 @@ def _norm_case(
 def _relative_case(
     name: str, batch: int, heads: int, queries: int, keys: int, width: int, num_blind: int = 0
 ) -> Case:
-    """Every row sees keys of its own, the last num_blind queries none; keys that no query sees hold large numbers."""
+    """Every row sees keys of its own, the last num_blind queries none; keys that no query sees hold large
+    numbers.
+    """
 
     def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         shape = {"dtype": dtype, "device": device, "generator": generator}
@@ -309,9 +316,10 @@ def _layer_case(
         cache = rows(batch, cached, 2, size, **shape)  # type: ignore[arg-type]
         visible = torch.rand(batch, tokens, cached + tokens, generator=generator) < 0.7
         shapes = {
-            "norm": (size,), "b1": (size,), "qkv": (3 * size, size), "b2": (3 * size,), "out": (size, size), "b3": (size,),
-            "norm_ffn": (size,), "b4": (size,), "up": (hidden, size), "b5": (hidden,), "down": (size, hidden), "b6": (size,),
-            "positions": (heads, cached + 2 * tokens - 1, width), "bias_u": (heads, width), "bias_v": (heads, width),
+            "norm": (size,), "b1": (size,), "qkv": (3 * size, size), "b2": (3 * size,), "out": (size, size),
+            "b3": (size,), "norm_ffn": (size,), "b4": (size,), "up": (hidden, size), "b5": (hidden,),
+            "down": (size, hidden), "b6": (size,), "positions": (heads, cached + 2 * tokens - 1, width),
+            "bias_u": (heads, width), "bias_v": (heads, width),
         }  # fmt: skip
         w = _weights(shapes, dtype, device, generator)
         kept = torch.tensor(closed, dtype=torch.int64, device=device)
@@ -349,9 +357,12 @@ OPS = (
     ), real=(_block_case("first", [_WINDOW] * 2, _WINDOW, 256, 8, 64, 1024),)),
     Op("flow_stage", lambda **given: _run_stage(flow_stage.flow_stage, **given),
        lambda **given: _run_stage(flow_stage.flow_stage_ref, **given), (
-        _stage_case("tiny", [37, 5, 1], 37, 320, 32, 2, 16, 64), _stage_case("a row of none", [13, 0], 16, 32, 16, 1, 16, 16, 1),
-        _stage_case("primes", [53], 53, 8, 8, 2, 4, 24), _stage_case("more than a panel", [97, 61], 101, 48, 80, 3, 32, 112, 1),
-        _stage_case("no transformer", [50], 50, 16, 32, 1, 16, 16, 0), _stage_case("empty", [], 4, 16, 16, 1, 16, 16, 1),
+        _stage_case("tiny", [37, 5, 1], 37, 320, 32, 2, 16, 64),
+        _stage_case("a row of none", [13, 0], 16, 32, 16, 1, 16, 16, 1),
+        _stage_case("primes", [53], 53, 8, 8, 2, 4, 24),
+        _stage_case("more than a panel", [97, 61], 101, 48, 80, 3, 32, 112, 1),
+        _stage_case("no transformer", [50], 50, 16, 32, 1, 16, 16, 0),
+        _stage_case("empty", [], 4, 16, 16, 1, 16, 16, 1),
     ), real=(_stage_case("first", [_WINDOW] * 2, _WINDOW, 320, 256, 8, 64, 1024, 4),
              _stage_case("middle", [444] * 2, 444, 256, 256, 8, 64, 1024, 4))),
     Op("frame_conv", lambda **given: _run_conv(frame_conv.frame_conv, **given),
@@ -362,10 +373,13 @@ OPS = (
     ), real=(_conv_case("half", [_WINDOW] * 2, _WINDOW, 256, 256, 3, 1, 2),)),
     Op("stream_residual", lambda **given: _run_unit(residual.stream_residual, **given),
        lambda **given: _run_unit(residual.stream_residual_ref, **given), (
-        _unit_case("model", [70, 0, 33], 70, 32, 7, 3), _unit_case("edges", [40, 40], 40, 16, 11, 5, [(-30, 21), (900, 1 << 40)]),
-        _unit_case("primes", [197, 13], 199, 13, 3, 1, [(5, 150), (-7, 9)]), _unit_case("few columns", [1, 2], 2, 8, 11, 5),
-        _unit_case("one tap", [9], 9, 4, 1, 1), _unit_case("pieces", [500], 500, 48, 5, 2),
-        _unit_case("narrow", [700, 90], 700, 16, 11, 5, [(-80, 600), (3, 1 << 40)]), _unit_case("empty", [], 5, 16, 3, 1),
+        _unit_case("model", [70, 0, 33], 70, 32, 7, 3),
+        _unit_case("edges", [40, 40], 40, 16, 11, 5, [(-30, 21), (900, 1 << 40)]),
+        _unit_case("primes", [197, 13], 199, 13, 3, 1, [(5, 150), (-7, 9)]),
+        _unit_case("few columns", [1, 2], 2, 8, 11, 5), _unit_case("one tap", [9], 9, 4, 1, 1),
+        _unit_case("pieces", [500], 500, 48, 5, 2),
+        _unit_case("narrow", [700, 90], 700, 16, 11, 5, [(-80, 600), (3, 1 << 40)]),
+        _unit_case("empty", [], 5, 16, 3, 1),
     ), real=(_unit_case("256 channels", [8 * 179], 8 * 179, 256, 7, 3),
              _unit_case("128 channels", [64 * 179], 64 * 179, 128, 11, 5))),
     Op("stream_conv", lambda **given: run_stream_conv(stream_conv.stream_conv, **given),
@@ -373,7 +387,8 @@ OPS = (
         _stream_conv_case("one", [1], 1, 1, 1, 1), _stream_conv_case("first", [9, 0, 4], 9, 20, 35, 7),
         _stream_conv_case("few results", [101, 3], 101, 24, 9, 7, slope=0.01, edges=[(-3, 70), (2, 1 << 40)]),
         _stream_conv_case("up", [13, 5], 13, 24, 12, 16, 8, transposed=True, slope=0.1, edges=[(-9, 60), (7, 1 << 40)]),
-        _stream_conv_case("down", [96, 40], 96, 9, 20, 16, 8), _stream_conv_case("point", [30], 30, 18, 16, 1),
+        _stream_conv_case("down", [96, 40], 96, 9, 20, 16, 8),
+        _stream_conv_case("point", [30], 30, 18, 16, 1),
         _stream_conv_case("dilated", [40, 7], 40, 6, 40, 3, dilation=5),
         _stream_conv_case("uneven", [30, 12], 30, 7, 5, 4, 3, 2),
         _stream_conv_case("uneven up", [11], 11, 5, 7, 8, 3, transposed=True),
@@ -388,9 +403,11 @@ OPS = (
         _whole_conv_case("shorter than its reach", (1, 16, 2), 6, 7, 3, slope=0.01),
     )),
     Op("group_norm_mish", groupnorm.group_norm_mish, groupnorm.group_norm_mish_ref, (
-        _norm_case("one", [1], 8, 1, 8), _norm_case("primes", [131, 7, 0], 15, 137, 3), _norm_case("one group", [40], 80, 41, 1),
-        _norm_case("far from 0", [300], 16, 300, 4, 30.0), _norm_case("empty", [], 8, 5, 2),
-    ), real=(_norm_case("stage", [_WINDOW] * 2, 256, _WINDOW, 8), _norm_case("regulator", [_WINDOW], 80, _WINDOW, 1))),
+        _norm_case("one", [1], 8, 1, 8), _norm_case("primes", [131, 7, 0], 15, 137, 3),
+        _norm_case("one group", [40], 80, 41, 1), _norm_case("far from 0", [300], 16, 300, 4, 30.0),
+        _norm_case("empty", [], 8, 5, 2),
+    ), real=(_norm_case("stage", [_WINDOW] * 2, 256, _WINDOW, 8),
+             _norm_case("regulator", [_WINDOW], 80, _WINDOW, 1))),
     Op("relative_attention", relative.relative_attention, relative.relative_attention_ref, (
         _relative_case("one", 1, 1, 1, 1, 16), _relative_case("primes", 2, 3, 7, 19, 16),
         _relative_case("wide", 1, 2, 35, 67, 64), _relative_case("empty", 0, 2, 3, 5, 16),
@@ -399,7 +416,7 @@ OPS = (
     Op("relative_layer", lambda **given: run_layer(relative_layer.relative_layer, **given),
        lambda **given: run_layer(relative_layer.relative_layer_ref, **given), (
         _layer_case("tiny", 35, 120, 4, 16, 96, [20, 30]), _layer_case("one token", 1, 0, 1, 16, 8, [0]),
-        _layer_case("more than a panel", 103, 20, 3, 32, 40, [90, 7, 0]), _layer_case("narrow heads", 7, 11, 2, 8, 24, [5, 7]),
-        _layer_case("empty", 3, 5, 2, 16, 16, []),
+        _layer_case("more than a panel", 103, 20, 3, 32, 40, [90, 7, 0]),
+        _layer_case("narrow heads", 7, 11, 2, 8, 24, [5, 7]), _layer_case("empty", 3, 5, 2, 16, 16, []),
     ), real=(_layer_case("chunk", 35, 120, 8, 64, 2048, [30]),)),
 )  # fmt: skip
