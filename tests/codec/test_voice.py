@@ -16,7 +16,7 @@ from innervoice.codec.glm_voice.chunked import ChunkedOutput
 from innervoice.codec.glm_voice.codec import speech_output
 from innervoice.codec.glm_voice.decoder import SpeechDecoder
 from innervoice.codec.glm_voice.steady import SteadyOutput
-from innervoice.codec.speech_codec import SpeechFormat, SpeechOutput
+from innervoice.codec.speech_codec import NullSpeechOutput, SpeechFormat, SpeechOutput
 
 
 class Recorder:
@@ -329,3 +329,23 @@ def test_an_error_in_one_reply_is_its_own(
     assert voice.ready() == []
     with pytest.raises(ValueError, match="'a': the reply broke after 0 codes: out of something"):
         voice.push("a", [1])
+
+
+def test_replies_without_sound_are_over_when_they_are_finished() -> None:
+    output: SpeechOutput = NullSpeechOutput()
+    for key in "ab":
+        output.open(key)
+        output.push(key, [3, 9])
+        output.tick(key)
+    assert (output.ready(), output.ended(), output.next_border(0), output.num_slots) == ([], [], None, 0)
+    output.finish("b")
+    assert output.ended() == ["b"]
+    output.fork("b", "c")
+    output.restore("d", output.export("a"))
+    assert output.ended() == ["b", "c"]
+    assert [(chunk.key, len(chunk.samples), chunk.is_last) for chunk in output.step(["a", "c"])] == [
+        ("c", 0, True)
+    ]
+    for key in "abcd":
+        output.close(key)
+    assert output.ended() == []

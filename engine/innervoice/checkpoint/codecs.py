@@ -190,8 +190,8 @@ class EncodecConfig(ResidualConfig):
 class DacConfig(ResidualConfig):
     """DAC (Kumar et al. 2023), and SNAC (Siuzdak et al. 2024), which adds to it.
 
-    SNAC adds strides (frames that share a code, by codebook), groups, noise and attention. window: frames that
-    attend to each other, None: no attention.
+    SNAC adds strides (frames that share a code, by codebook), groups, noise and attention. window: frames
+    that attend to each other, None: no attention.
     """
 
     kind: str

@@ -127,7 +127,7 @@ def relative_positions(n: int, width: int, device: torch.device | str = "cpu") -
 
 
 def block_causal(n: int, block_size: int, device: torch.device | str = "cpu") -> Tensor:
-    """The attention mask of queries (rows) over keys (columns) [n, n], true for j <= i or both in one block."""
+    """The attention mask [n, n] of queries i over keys j, true for j <= i or j in the block of i."""
     block = torch.arange(n, device=device) // block_size
     return block[None, :] <= block[:, None]
 

@@ -115,7 +115,7 @@ class FlowStream:
         return linear(states, self._flow.project).transpose(1, 2), after  # [B, C, max_tokens]
 
     def _mu(self, states: Tensor, state: StreamState, at: _Places, num_frames: int) -> tuple[Tensor, Tensor]:
-        """States of new tokens [B, C, U] -> the flow's condition [B, C, T] float32, and the states to keep."""
+        """New tokens' states [B, C, U] -> the flow's condition [B, C, T] float32, and the states to keep."""
         kept = state.get("states")
         if kept is None:
             kept = states.new_zeros(*states.shape[:2], self._num_states)

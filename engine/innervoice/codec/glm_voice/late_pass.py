@@ -18,8 +18,8 @@ from innervoice_kernels.speech_codec.stream_conv import StreamConvWeights, strea
 class LateLevel(NamedTuple):
     """A signal at `rate` steps a frame, late by some steps.
 
-    Its column 0 is step start * rate - late of the row's reply, which has end * rate + extra steps. late None:
-    the signal is not cleared outside the reply.
+    Its column 0 is step start * rate - late of the row's reply, which has end * rate + extra steps. late
+    None: the signal is not cleared outside the reply.
     """
 
     rate: int

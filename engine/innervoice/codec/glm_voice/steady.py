@@ -195,7 +195,7 @@ class SteadyOutput(SlotOutput[SteadyReply]):
         return chunks + self._vocode(fed, last=False)
 
     def _flush(self, replies: list[SteadyReply]) -> list[SpokenChunk]:
-        """Make the rest of finished replies: frames held back, and the samples that the vocoder is late by."""
+        """Make the rest of finished replies: frames held back, and samples that the vocoder is late by."""
         silent = [reply for reply in replies if reply.num_codes == 0]
         spoken = [reply for reply in replies if reply.num_codes > 0]
         for reply in replies:

@@ -56,7 +56,8 @@ class Codes:
             raise FileNotFoundError(f"{path} does not exist: name a file of codes")
         try:
             with safe_open(path, framework="numpy") as file:
-                about, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                about = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise ValueError(
                 f"{path} is no file of codes ({error}): make one with `innervoice codec encode`"

@@ -195,7 +195,7 @@ class DacDecoder:
         return WindowDecodeStream(half=self, chunk_frames=place.max_frames, seed=place.seed, **place.common)
 
     def __call__(self, ids: Tensor, seed: Tensor, start: Tensor) -> Tensor:
-        """ids [B, K, T] at frames from start [B], seed [B] of the noise -> samples [B, about T * frame, 1]."""
+        """ids [B, K, T], frames from start [B], noise of seed [B] -> samples [B, T * frame or less, 1]."""
         num = ids.shape[1]
         x = rvq_decode(ids, self.codebooks.first(num)._replace(bias=self.biases[:num].sum(0)))
         for layer in self.first:

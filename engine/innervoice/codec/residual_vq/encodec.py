@@ -232,7 +232,7 @@ def _first_frames(seanet: Seanet, config: EncodecConfig, upwards: bool) -> int:
 
 
 def _mirrored(x: Tensor, left: int, right: int) -> Tensor:
-    """x [B, T, C] with its mirror images; zeros first lengthen a signal that is too short, as in the original."""
+    """x [B, T, C] with its mirror images; zeros lengthen a signal that is too short, as in the original."""
     extra = max(0, max(left, right) - x.shape[1] + 1)
     padded = F.pad(F.pad(x, (0, 0, 0, extra)).mT, (left, right), mode="reflect").mT
     return padded[:, : padded.shape[1] - extra]

@@ -245,7 +245,8 @@ class EncodeStream(SlotStream):
         columns = columns[:, None] if columns.ndim == 1 else columns
         if columns.ndim != 2 or columns.shape[1] != self.channels:
             raise ValueError(
-                f"samples have shape {list(np.shape(samples))}, expected [n{', 2' if self.channels == 2 else ''}]"
+                f"samples have shape {list(np.shape(samples))}, "
+                f"expected [n{', 2' if self.channels == 2 else ''}]"
             )
         self._append(slot, columns)
 

@@ -50,7 +50,7 @@ class WindowDecoder(WindowHalf, Protocol):
     """Codes to samples."""
 
     def __call__(self, ids: Tensor, seed: Tensor, start: Tensor) -> Tensor:
-        """ids [B, K, T] at frames from start [B], seed [B] of the noise -> samples [B, about T * frame, C]."""
+        """ids [B, K, T], frames from start [B], noise of seed [B] -> samples [B, T * frame or less, C]."""
         ...
 
 
@@ -139,7 +139,8 @@ class WindowDecodeStream(DecodeStream):
         if windows.shape[1] % block:
             wrong = jobs[0].session.buffer.end
             raise ValueError(
-                f"the codes are of {wrong} frames, {self.half.config.kind} decodes whole blocks of {block}: encode again"
+                f"the codes are of {wrong} frames, {self.half.config.kind} decodes whole blocks of {block}: "
+                "encode again"
             )
         ids = torch.from_numpy(np.ascontiguousarray(windows.transpose(0, 2, 1))).to(self.device)
         start = torch.tensor([job.session.done - before for job in jobs], device=self.device)

@@ -61,9 +61,10 @@ def _load_layer(weights: CodecWeights, config: MimiConfig, name: str) -> WindowL
         weights.affine(f"{name}.self_attn.{part}", size, width, bias=size * bias)
         for part, size in sizes.items()
     ]
+    biases = [part.bias for part in parts if part.bias is not None]
     return WindowLayer(
         norm=weights.affine(f"{name}.input_layernorm", width, bias=width),
-        qkv=(torch.cat([p.weight for p in parts]), torch.cat([p.bias for p in parts if p.bias is not None]) if bias else None),
+        qkv=(torch.cat([part.weight for part in parts]), torch.cat(biases) if bias else None),
         out=weights.affine(f"{name}.self_attn.o_proj", width, attention, bias=width * bias),
         scale=weights.get(f"{name}.self_attn_layer_scale.scale", width),
         norm_ffn=weights.affine(f"{name}.post_attention_layernorm", width, bias=width),
