@@ -297,3 +297,10 @@ def test_replay_checks_its_arguments() -> None:
         replay(schedule, VOCAB, np.zeros((2, 34)), 0)
     with pytest.raises(ValueError, match="kernel is 'cuda': use host or triton"):
         replay(schedule, VOCAB, np.zeros((2, 34)), 3, kernel="cuda")
+
+
+@pytest.mark.parametrize("guided", [True, False])
+def test_a_weight_that_has_no_logarithm_is_refused(guided: bool) -> None:
+    cycle = (Segment("speech", 3),)
+    with pytest.raises(ScheduleError, match="reflection_weight is 0: it must be a finite number above 0"):
+        compile_schedule(Schedule(cycle=cycle, guided=guided, reflection_weight=0), VOCABULARY)

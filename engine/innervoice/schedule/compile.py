@@ -60,6 +60,9 @@ def compile_schedule(
     Raises ScheduleError naming the field (spec: an empty cycle, unknown kinds, budgets below 1, ...).
     """
     vocabulary = _with_tokens(schedule, vocabulary, resolve)
+    weight = schedule.reflection_weight  # of free replies as well
+    if not 0 < weight < float("inf"):
+        raise ScheduleError(f"schedule.reflection_weight is {weight}: it must be a finite number above 0")
     if not schedule.guided:
         return Program(
             schedule,
@@ -109,9 +112,6 @@ def _check(schedule: Schedule, vocabulary: Vocabulary) -> None:
         not isinstance(reflect, int) or isinstance(reflect, bool) or reflect < 0
     ):
         raise ScheduleError(f'schedule.reflect is {reflect!r}: it must be "on", "off" or a cap of 0 or more')
-    weight = schedule.reflection_weight
-    if not 0 < weight < float("inf"):
-        raise ScheduleError(f"schedule.reflection_weight is {weight}: it must be a finite number above 0")
     named = [(f"prologue[{i}]", s) for i, s in enumerate(schedule.prologue)]
     named += [(f"cycle[{i}]", s) for i, s in enumerate(schedule.cycle)]
     for where, segment in named:
