@@ -141,6 +141,31 @@ def in_log(
 NOT_IN_LOG: Mapping[str, Any] = {"log": None}
 
 
+class _NoFields(Mapping[str, Any]):
+    """An empty mapping that all events share, so that an event without a caller's fields costs no dictionary."""
+
+    def __getitem__(self, key: str) -> Any:
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __repr__(self) -> str:
+        return "{}"
+
+    def __reduce__(self) -> str:
+        return "NO_FIELDS"
+
+
+NO_FIELDS = _NoFields()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Event:
     """A thing that happened in a reply.
@@ -152,7 +177,7 @@ class Event:
     reply_id: str = field(metadata=NOT_IN_LOG)
     index: int = field(metadata=NOT_IN_LOG)
     t: float
-    extra: Mapping[str, Any] = field(default_factory=dict, metadata=NOT_IN_LOG)
+    extra: Mapping[str, Any] = field(default=NO_FIELDS, metadata=NOT_IN_LOG)
 
 
 @dataclass(frozen=True, kw_only=True)
