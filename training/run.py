@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -109,13 +110,13 @@ STAGES: dict[str, tuple[str, Callable[[], None]]] = {
 }
 
 
-def run_here(stage: str) -> None:
-    """Run one stage in this process, niced and on one thread, while no other stage runs."""
-    from training.workdir import only_heavy_process, wait_while_quiet
+def run_here(stage: str, beside: bool) -> None:
+    """Run one stage in this process, niced and on one thread, while no other runs or `beside` another one."""
+    from training.workdir import only_process, wait_while_quiet
 
     os.nice(max(0, 19 - os.nice(0)))
     wait_while_quiet()
-    with only_heavy_process():
+    with only_process(f"stage-{stage}"), nullcontext() if beside else only_process("heavy"):
         STAGES[stage][1]()
 
 
@@ -124,6 +125,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m training.run", description=__doc__)
     parser.add_argument("stages", nargs="*", help="stages in order, or `mini` for all of them")
     parser.add_argument("--work", help="work directory; default ~/.cache/innervoice-training")
+    parser.add_argument("--beside", action="store_true", help="run although another stage is running")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
@@ -135,11 +137,11 @@ def main() -> int:
         print("\n".join(f"  {name:16} {text}" for name, (text, _) in STAGES.items()))
         return 2 if unknown else 0
     if options.here:
-        run_here(stages[0])
+        run_here(stages[0], options.beside)
         return 0
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, PATHS))}
     for stage in stages:
-        command = [sys.executable, "-m", "training.run", "--here", stage]
+        command = [sys.executable, "-m", "training.run", "--here", stage, *["--beside"] * options.beside]
         code = subprocess.run(command, env=environment, check=False).returncode
         if code:
             print(f"the stage {stage} ended with {code}: its log is logs/{stage}.jsonl in the work directory")

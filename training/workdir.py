@@ -99,19 +99,22 @@ def shards(folder: Path, pattern: str = "*.npz") -> Iterator[Path]:
 
 
 @contextmanager
-def only_heavy_process() -> Iterator[None]:
-    """Hold the lock of the work directory: at most one stage computes at a time.
+def only_process(name: str) -> Iterator[None]:
+    """Hold a lock of the work directory: one process at a time has it.
 
     Raises:
-        RuntimeError: Another stage holds it.
+        RuntimeError: Another process holds it.
     """
-    with (work_dir() / "heavy.lock").open("a+") as file:
+    path = work_dir() / f"{name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            holder = file.read().strip()
-            raise RuntimeError(f"{work_dir()} is in use by {holder}: wait for its end, or end it") from None
+            raise RuntimeError(
+                f"{path} is held by {file.read().strip()}: wait for its end, or end it"
+            ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()} ({' '.join(sys.argv[1:])})")
         file.flush()

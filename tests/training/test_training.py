@@ -35,10 +35,12 @@ def test_a_file_is_whole_or_not_there(work_dir: Path) -> None:
 
 def test_one_stage_at_a_time() -> None:
     with (
-        workdir.only_heavy_process(),
-        pytest.raises(RuntimeError, match="in use by process"),
-        workdir.only_heavy_process(),
+        workdir.only_process("heavy"),
+        pytest.raises(RuntimeError, match="held by process"),
+        workdir.only_process("heavy"),
     ):
+        pass
+    with workdir.only_process("heavy"), workdir.only_process("stage-a"):
         pass
 
 
