@@ -1,4 +1,6 @@
-"""Operations on tensors: plain PyTorch definitions, native CPU code, Triton kernels. Imports nothing of the engine.
+"""Operations on tensors: plain PyTorch definitions, native CPU code, Triton kernels.
+
+Imports nothing of the engine.
 
 _C.pyi          types and docstrings of the native module
 _C_voice.pyi    those of the networks of speech decoder and codecs

@@ -16,7 +16,7 @@ BANNED = re.compile(
     r"(of|in|to|from|than|by|for|with|on) what|what (is|was|are|were|has|had))\b",
     re.IGNORECASE,
 )
-MOST_OFFENDERS = 100
+MOST_OFFENDERS = 60
 
 
 def offence(docstring: Docstring) -> str | None:

@@ -56,7 +56,7 @@ class ResidualConfig(ABC):
         return None
 
     def codebooks_of(self, kbps: float) -> int:
-        """How many codebooks a bandwidth in kbit/s takes.
+        """The number of codebooks that a bandwidth in kbit/s takes.
 
         Raises ValueError where there are no bandwidths, or not this one.
         """
@@ -178,7 +178,10 @@ class EncodecConfig(ResidualConfig):
         return math.ceil(self.sample_rate / self.frame_len)
 
     def codebooks_of(self, kbps: float) -> int:
-        """How many codebooks a bandwidth of config.json takes. Raises ValueError for another bandwidth."""
+        """The number of codebooks that a bandwidth of config.json takes.
+
+        Raises ValueError for another bandwidth.
+        """
         if kbps not in self.bandwidths:
             raise ValueError(
                 f"a bandwidth of {kbps} kbit/s is none of this codec's {', '.join(map(str, self.bandwidths))}"
@@ -210,7 +213,7 @@ class DacConfig(ResidualConfig):
 
     @property
     def channels(self) -> int:
-        """One."""
+        """The number of channels: one."""
         return 1
 
     @property
@@ -220,7 +223,7 @@ class DacConfig(ResidualConfig):
 
     @property
     def num_codebooks(self) -> int:
-        """Codebooks."""
+        """The number of codebooks."""
         return len(self.strides)
 
     @property

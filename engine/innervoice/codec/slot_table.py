@@ -1,4 +1,4 @@
-"""Which session of a streaming codec holds which slot, and what may still be done with each."""
+"""The slots of a streaming codec: the session that holds each, and its state."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ class SpeechOutput(Protocol):
         ...
 
     def finish(self, key: str) -> None:
-        """End a reply's codes; the next step decodes what is left.
+        """End a reply's codes; the next step decodes the rest.
 
         Raises ValueError for an unknown or finished key.
         """
@@ -161,7 +161,7 @@ class SpeechOutput(Protocol):
         ...
 
     def restore(self, key: str, exported: bytes) -> None:
-        """Open a key with what `export` gave, in an output of the same weights and settings.
+        """Open a key with an exported reply, in an output of the same weights and settings.
 
         Raises ValueError.
         """
@@ -195,7 +195,7 @@ class SpeechStream(Protocol):
         ...
 
     def take(self) -> tuple[int, list[int]]:
-        """Encode what is ready: (start, codes), from place `start` on the codes that are
+        """Encode the complete blocks: (start, codes), from place `start` on the codes that are
         new or differ from those taken.
         """
         ...
@@ -216,11 +216,11 @@ class SpeechEncoder(Protocol):
         ...
 
     def step(self, streams: Sequence[Any]) -> None:
-        """Encode what is ready in these streams, in few calls; `take` then has it at no cost."""
+        """Encode the complete blocks of these streams, in few calls; `take` then has it at no cost."""
         ...
 
     def count_codes(self, num_samples: int, rate: int) -> int:
-        """How many codes so many samples at `rate` Hz make."""
+        """The number of codes that so many samples at `rate` Hz make."""
         ...
 
     def block_len(self, rate: int) -> int:
@@ -230,7 +230,7 @@ class SpeechEncoder(Protocol):
 
 @dataclass(frozen=True)
 class CodecLoad:
-    """How a codec's weights are loaded.
+    """The settings with which a codec's weights are loaded.
 
     dtype: by name. load_format "dummy": random weights. noise: of the vocoder.
     """

@@ -33,7 +33,10 @@ _GIB = 2**30
 
 
 def report() -> Report:
-    """Name -> finding, in the order to print. Never raises: a finding says if something cannot be found out."""
+    """Name -> finding, in the order to print.
+
+    Never raises: a finding says if something cannot be found out.
+    """
     found = {"system": f"{platform.system()} {platform.release()} {platform.machine()}"}
     found["python"] = f"{platform.python_version()} ({platform.python_implementation()}, {sys.executable})"
     found |= {name: _version(name) for name in _PACKAGES}

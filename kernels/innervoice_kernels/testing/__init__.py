@@ -1,6 +1,8 @@
-"""One list of cases an op, shared by the tests and the bench, and the rule by which an implementation is right.
+"""One list of cases an op, shared by the tests and the bench, and the rule by
+which an implementation is right.
 
-OPS holds every op by name. CASES are small and meant for tests; an op's `real` cases have the shapes of GLM-4-Voice.
+OPS holds every op by name. CASES are small and meant for tests; an op's `real` cases
+have the shapes of GLM-4-Voice.
 
 case.py             what a case and an op are
 language.py         cases of the language model's ops

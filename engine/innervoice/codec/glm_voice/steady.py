@@ -115,7 +115,7 @@ class SteadyOutput(SlotOutput[SteadyReply]):
         return save_tensors(host | self._networks.export(reply.place))
 
     def restore(self, key: str, exported: bytes) -> None:
-        """Open a key with what `export` gave, in an output of the same weights and settings.
+        """Open a key with an exported reply, in an output of the same weights and settings.
 
         Raises ValueError.
         """

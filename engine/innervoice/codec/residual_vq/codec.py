@@ -76,7 +76,7 @@ class Codec:
 
     @property
     def sample_rate(self) -> int:
-        """In Hz."""
+        """The sample rate in Hz."""
         return self.config.sample_rate
 
     @property
@@ -95,7 +95,7 @@ class Codec:
         return self.config.frame_len
 
     def codebooks_of(self, kbps: float) -> int:
-        """How many codebooks a bandwidth takes, of EnCodec.
+        """The number of codebooks that a bandwidth of EnCodec takes.
 
         Raises ValueError for other codecs and bandwidths.
         """

@@ -160,7 +160,7 @@ class DacEncoder:
 
 @dataclass(frozen=True)
 class DacDecoder:
-    """The decoder."""
+    """The decoder of DAC and SNAC."""
 
     config: DacConfig
     codebooks: Codebooks

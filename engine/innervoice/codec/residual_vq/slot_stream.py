@@ -78,7 +78,7 @@ class StreamJob(NamedTuple):
 
 @dataclass(frozen=True)
 class StreamPlace:
-    """Where a half's stream runs.
+    """The setting of a half's stream.
 
     grid: how codes look; num_codebooks: to encode; max_frames: a session's frames in a step.
 

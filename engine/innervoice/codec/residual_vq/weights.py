@@ -31,7 +31,7 @@ class CodecWeights:
     device: str | torch.device
 
     def get(self, name: str, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-        """One tensor. Raises ValueError when it is missing or of another shape."""
+        """Return a tensor by its name. Raises ValueError when it is missing or of another shape."""
         return self.source.get(name, shape, dtype=dtype or self.dtype, device=self.device)
 
     def affine(self, name: str, *shape: int, bias: int = 0) -> Affine:

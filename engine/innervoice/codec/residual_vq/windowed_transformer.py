@@ -19,14 +19,18 @@ from innervoice_kernels.residual_vq.window_layer import RingRows, WindowLayer, w
 
 @dataclass(frozen=True)
 class WindowedTransformer:
-    """Its keys and values are in rings: `rings` names them, `ring_shape` is that of one slot."""
+    """The transformer over a window, with keys and values in rings: `rings` names them,
+    `ring_shape` is that of one slot.
+    """
 
     config: MimiConfig
     layers: tuple[WindowLayer, ...]
     frequencies: Tensor
 
     def ring_shape(self, max_tokens: int) -> tuple[int, ...]:
-        """Of a slot's ring in one layer, when a call brings at most max_tokens tokens: [2, R, H, d]."""
+        """The shape of a slot's ring in one layer, when a call brings at most
+        max_tokens tokens: [2, R, H, d].
+        """
         return 2, self.config.window - 1 + max_tokens, self.config.num_groups, self.config.head_dim
 
     @property
