@@ -1,6 +1,4 @@
-"""Pieces of work that know nothing of each other, side by side on the CPU: what is small does not divide well
-inside.
-"""
+"""Independent pieces of work, side by side on the CPU, because a small piece divides badly over threads."""
 
 from __future__ import annotations
 

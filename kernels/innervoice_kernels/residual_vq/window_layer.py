@@ -36,8 +36,8 @@ _Op = Callable[..., Any]
 
 
 class RingRows(NamedTuple):
-    """Where a call's rows stand: slots, start, n [B] int64, as windowed.py says; cos and sin [B T, d / 2] of
-    their positions.
+    """The positions of a call's rows: slots, start, n [B] int64, as windowed.py says; cos and sin
+    [B T, d / 2] of their positions.
     """
 
     slots: Tensor
@@ -66,7 +66,7 @@ class WindowLayer:
 
     @property
     def width(self) -> int:
-        """Of a head, d."""
+        """The width d of a head."""
         return len(self.qkv[0]) // (self.heads + 2 * self.groups)
 
     @cached_property

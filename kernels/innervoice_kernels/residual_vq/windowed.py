@@ -73,7 +73,7 @@ def store_window(k: Tensor, v: Tensor, ring: Tensor, slots: Tensor, start: Tenso
 def window_attention_ref(
     q: Tensor, ring: Tensor, slots: Tensor, start: Tensor, n: Tensor, window: int
 ) -> Tensor:
-    """The definition.
+    """The definition of attention in a window.
 
     q [B, T, H, d] at positions start[b] + t, the ring as it is after n[b] of them were stored.
 

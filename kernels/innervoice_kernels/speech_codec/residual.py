@@ -36,7 +36,7 @@ class ResidualWeights:
 
     @property
     def half(self) -> int:
-        """How far a plain convolution of this width sees to one side."""
+        """The number of steps that a plain convolution of this width sees to one side."""
         return self.first.shape[-1] // 2
 
     @property

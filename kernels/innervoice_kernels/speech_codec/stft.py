@@ -20,7 +20,7 @@ from innervoice_kernels.speech_codec.fourier import forward_table, native_transf
 def stream_stft_ref(
     x: Tensor, state: Tensor, n: Tensor, window: Tensor, hop: int, start: Tensor, end: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The definition.
+    """The definition of the streaming transform.
 
     start [B]: position of x's column 0; end [B]: the signal's length; state [B, n_fft - hop]: the past.
 

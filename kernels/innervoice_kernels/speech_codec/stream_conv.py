@@ -55,7 +55,7 @@ class StreamConvWeights:
 
     @property
     def out_channels(self) -> int:
-        """C'."""
+        """The number of output channels C'."""
         return self.weight.shape[1 if self.is_transposed else 0]
 
     def widened(self, dtype: torch.dtype) -> StreamConvWeights:

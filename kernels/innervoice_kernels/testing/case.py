@@ -1,4 +1,4 @@
-"""What a case and an op are, and the tensors that cases are made of."""
+"""Cases and ops of the tests, and the tensors that cases are made from."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ class Op:
     traffic: Callable[[Inputs, OpOutputs], int] | None = None
 
     def outputs(self, function: Callable[..., Any], inputs: Inputs) -> OpOutputs:
-        """What the function returns, or what it leaves in the arguments that it writes."""
+        """The results of the function, or the arguments that it writes."""
         result = function(**inputs)
         if self.mutates:
             return tuple(inputs[name] for name in self.mutates)
         return result if isinstance(result, tuple) else (result,)
 
     def num_bytes(self, inputs: Inputs, outputs: OpOutputs) -> int:
-        """Bytes that any implementation has to move: what is read once and what is written once."""
+        """Bytes that any implementation has to move: all inputs read once and all outputs written once."""
         if self.traffic is not None:
             return self.traffic(inputs, outputs)
         return num_bytes(*(value for value in inputs.values() if isinstance(value, Tensor)), *outputs)
@@ -68,7 +68,7 @@ def num_bytes(*tensors: Tensor) -> int:
 
 
 def fresh(*shape: int, dtype: torch.dtype, device: DeviceName) -> Tensor:
-    """New memory full of NaN, so that what is read without having been written shows."""
+    """New memory full of NaN, so that a read of unwritten memory shows."""
     return torch.full(shape, float("nan"), dtype=dtype, device=device)
 
 

@@ -174,7 +174,7 @@ def run_unit(
     function: Any, x: Tensor, before: Tensor | None, wide: Tensor, wide_bias: Tensor, narrow: Tensor,
     narrow_bias: Tensor, shortcut: Tensor | None, dilation: int, elu: bool,
 ) -> Tensor:  # fmt: skip
-    """Of a function with the arguments of elu_unit."""
+    """Run a function with the arguments of elu_unit."""
     beside = None if shortcut is None else taps.Taps(shortcut, None)
     unit = elu_unit.EluUnit(taps.Taps(wide, wide_bias, dilation), taps.Taps(narrow, narrow_bias), beside)
     return function(x, unit, before, elu)  # type: ignore[no-any-return]

@@ -195,7 +195,7 @@ def _run_unit(
     function: Any, x: Tensor, history: Tensor, inner: Tensor, n: Tensor, bounds: residual.StreamEdges | None,
     alpha: Tensor, beta: Tensor, dilation: int, first: Tensor, b1: Tensor, second: Tensor, b2: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """What lies beyond a row's own columns is undefined: it is set to 0."""
+    """Run a streaming convolution; the undefined columns beyond a row's own are set to 0."""
     weights = residual.ResidualWeights(alpha, first, b1, beta, second, b2, dilation)
     y, *after = function(x, history, inner, n, weights, bounds)
     outside = torch.arange(x.shape[-1], device=x.device) >= n[:, None]
@@ -230,7 +230,7 @@ def run_stream_conv(
     function: Any, x: Tensor, state: Tensor, n: Tensor, bounds: residual.StreamEdges | None,
     layer: tuple[int, int, bool, float], weight: Tensor, bias: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """What lies beyond a row's own columns is undefined: it is set to 0."""
+    """Run a streaming convolution; the undefined columns beyond a row's own are set to 0."""
     weights = stream_conv.StreamConvWeights(weight, bias, *layer)
     y, after = function(x, state, n, weights, bounds)
     ends = n * weights.stride if weights.is_transposed else n // weights.stride
