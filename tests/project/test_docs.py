@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import json
 import os
 import re
@@ -181,6 +182,19 @@ def test_files_that_are_named_exist(name: str) -> None:
     named = set(re.findall(r"`([\w./-]+\.(?:py|pyi|cpp|h|toml|txt|in|md)|Makefile|[\w./-]+/)`", TEXTS[name]))
     made = {".venv/", "demo-out/", "checkpoints/"}
     assert sorted(s for s in named - made if not any((ROOT / place / s).exists() for place in FOLDERS)) == []
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_classes_that_are_named_exist(name: str) -> None:
+    text = re.sub(r"^```.*?^```$", "", TEXTS[name], flags=re.MULTILINE | re.DOTALL)
+    named = set(re.findall(r"`([A-Z][a-z]+(?:[A-Z]\w*)?)(?:\.\w+)?[(`]", text))
+    files = [path for folder in (ENGINE, KERNELS, ROOT / "csrc") for path in folder.rglob("*")]
+    code = "\n".join(
+        path.read_text(encoding="utf-8") for path in files if path.suffix in (".py", ".pyi", ".h", ".cpp")
+    )
+    known = set(re.findall(r"\b(?:class|struct) (\w+)", code)) | set(dir(builtins))
+    known |= set(re.findall(r"^(\w+)(?:: \w+)? = ", code, re.MULTILINE))
+    assert sorted(named - known) == []
 
 
 @pytest.mark.parametrize("name", TEXTS)
