@@ -16,8 +16,8 @@ import numpy as np
 
 # Set this variable to keep the work somewhere else; `--work` of `python -m training.run` does the same.
 VARIABLE = "INNERVOICE_TRAINING"
-# While this file exists the stages pause between two utterances or two training steps.
-QUIET = Path("/tmp/quiet")
+# While a file of this name exists in the work directory the stages pause between two utterances or two training steps.
+PAUSE = "pause"
 
 
 def work_dir() -> Path:
@@ -88,8 +88,9 @@ class Log:
 
 
 def wait_while_quiet() -> None:
-    """Sleep as long as the file `QUIET` exists: somebody measures, or others need the cores."""
-    while QUIET.exists():
+    """Sleep as long as the file `PAUSE` exists in the work directory, so that the cores are free for something else."""
+    pause = work_dir() / PAUSE
+    while pause.exists():
         time.sleep(2.0)
 
 
