@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from training.workdir import Log, stage_dir, wait_while_quiet, write_atomic
+from training.workdir import Log, stage_dir, wait_while_paused, write_atomic
 
 SAVE_EVERY_S = 120.0
 LOG_EVERY = 50
@@ -63,7 +63,7 @@ class TrainingRun:
         rate are set.
         """
         while self.step < self.num_steps:
-            wait_while_quiet()
+            wait_while_paused()
             torch.manual_seed(self.step)
             for group in self.optimizer.param_groups:
                 group["lr"] = self._lr(self.step)

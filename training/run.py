@@ -112,10 +112,10 @@ STAGES: dict[str, tuple[str, Callable[[], None]]] = {
 
 def run_here(stage: str, beside: bool) -> None:
     """Run one stage in this process, niced and on one thread, while no other runs or `beside` another one."""
-    from training.workdir import only_process, wait_while_quiet
+    from training.workdir import only_process, wait_while_paused
 
     os.nice(max(0, 19 - os.nice(0)))
-    wait_while_quiet()
+    wait_while_paused()
     with only_process(f"stage-{stage}"), nullcontext() if beside else only_process("heavy"):
         STAGES[stage][1]()
 

@@ -87,7 +87,7 @@ class Log:
         print(text, flush=True)
 
 
-def wait_while_quiet() -> None:
+def wait_while_paused() -> None:
     """Sleep as long as the file `PAUSE` exists in the work directory, so that the cores are free for something else."""
     pause = work_dir() / PAUSE
     while pause.exists():

@@ -17,5 +17,4 @@ sys.path.insert(0, str(ROOT))
 def work_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A work directory for one test, in which nothing is made to wait."""
     monkeypatch.setenv("INNERVOICE_TRAINING", str(tmp_path))
-    monkeypatch.setattr("training.workdir.QUIET", tmp_path / "quiet")
     return tmp_path

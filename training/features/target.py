@@ -10,7 +10,7 @@ import torch
 from training.features.f0 import f0_track
 from training.features.frames import first_frame, num_tokens, padded_samples
 from training.features.mel import SAMPLE_RATE, log_mel
-from training.workdir import Log, save_arrays, save_json, shards, stage_dir, wait_while_quiet
+from training.workdir import Log, save_arrays, save_json, shards, stage_dir, wait_while_paused
 
 TARGET_KINDS = ("reply", "general")  # and their `-test` sets
 
@@ -51,7 +51,7 @@ def make_features() -> None:
     for path in shards(stage_dir("audio")):
         if not path.name.startswith(TARGET_KINDS) or (folder / path.name).exists():
             continue
-        wait_while_quiet()
+        wait_while_paused()
         with np.load(path) as shard:
             save_arrays(folder / path.name, **shard_features(shard["audio"], shard["lengths"]))
         made += 1

@@ -14,7 +14,7 @@ from training.features.target import TARGET_KINDS, pieces
 from training.features.whisper import Weights, encoder_weights, pooled_states
 from training.sources import tiny_en
 from training.speech.augment import augmented
-from training.workdir import Log, save_arrays, shards, stage_dir, wait_while_quiet
+from training.workdir import Log, save_arrays, shards, stage_dir, wait_while_paused
 
 USER_COPIES = 3  # of each recording of a user: clean, and in two rooms
 MAX_STATES = 250_000  # for k-means
@@ -49,7 +49,7 @@ def make_states() -> None:
     for path in shards(stage_dir("audio")):
         if (folder / path.name).exists():
             continue
-        wait_while_quiet()
+        wait_while_paused()
         copies = 1 if path.name.startswith(TARGET_KINDS) else USER_COPIES
         with np.load(path) as shard:
             states = [pooled_states(weights, audio) for audio in recordings(dict(shard), copies, path.stem)]

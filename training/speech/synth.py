@@ -15,7 +15,7 @@ from training.speech.espeak import espeak
 from training.speech.kokoro import SAMPLE_RATE as KOKORO_RATE
 from training.speech.kokoro import kokoro, trimmed
 from training.speech.plan import Shard, Utterance
-from training.workdir import Log, save_arrays, stage_dir, wait_while_quiet
+from training.workdir import Log, save_arrays, stage_dir, wait_while_paused
 
 USER_RATE = 16000
 PEAK = 0.7
@@ -52,7 +52,7 @@ def say_shard(shard: Shard, path: Path) -> dict[str, float]:
     started = time.process_time()
     audio = []
     for utterance in shard.utterances:
-        wait_while_quiet()
+        wait_while_paused()
         audio.append(say(utterance, rate))
     save_arrays(
         path,
