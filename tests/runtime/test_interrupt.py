@@ -68,7 +68,7 @@ def test_the_next_turn_begins_from_what_was_heard(engine: Engine, cut: Any, refl
         else:
             assert heard.unheard_text_tokens == 0
         core.pool.check_integrity()
-        assert core.table.columns.places.size == 0  # no row, no slot: only the session's pages
+        assert core.table.columns.indices.size == 0  # no row, no slot: only the session's pages
         assert core.pool.num_pages - core.pool.num_available == -(-cached // core.pool.page_size)
         again = session.reply(Text("why?"), sampling=hot(3, 60)).reply()
         after, _, _ = history(engine, session)
