@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from innervoice import Engine, EngineOptions, EventField, SteadySettings
 from innervoice.api.options import FIELDS
 from innervoice.checkpoint.quantization import Quantization
+from innervoice.runtime.scheduler import Policy
 
 
 def test_every_option_has_a_sentence_and_stands_in_the_help() -> None:
@@ -46,6 +48,60 @@ def test_every_default_is_allowed_and_nothing_else_of_its_kind_is() -> None:
 def test_a_value_outside_its_limits_is_named(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"^{name} is {value}: it must be"):
         EngineOptions(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("policy", 3, "use slack, fixed, fcfs or a Policy"),
+        ("policy", None, "use slack, fixed, fcfs or a Policy"),
+        ("policy", Policy, "use slack, fixed, fcfs or a Policy"),
+        ("preempt", 3, "use recompute or swap"),
+        ("preempt", None, "use recompute or swap"),
+        ("quantization", 3, "use int8, int4, fp8, a Quantization or None"),
+        ("max_sessions", "3", "use an integer or None"),
+        ("max_sessions", True, "use an integer or None"),
+        ("max_sessions", 1.5, "use an integer or None"),
+        ("max_model_len", 1.5, "use an integer or None"),
+        ("max_waiting", "1", "use an integer or None"),
+        ("threads", "2", "use an integer or None"),
+        ("threads", True, "use an integer or None"),
+        ("max_load", "a", "use a number"),
+        ("max_load", None, "use a number"),
+        ("memory_fraction", None, "use a number"),
+        ("reader_timeout_s", "1", "use a number or None"),
+        ("device", None, "use a string"),
+        ("speech_tokenizer", 3, "use a string, a PathLike or None"),
+        ("vocoder_noise", "off", "use True or False"),
+        ("share_prefixes", "no", "use True or False"),
+        ("warmup", "no", "use True, False or None"),
+        ("event_fields", "x", "use a tuple of EventField"),
+        ("event_fields", None, "use a tuple of EventField"),
+    ],
+)
+def test_a_value_of_another_type_is_named(name: str, value: Any, expected: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{name} is {value!r}: {expected}')}$"):
+        EngineOptions(**{name: value})
+
+
+def test_values_of_the_annotated_types_are_taken(tmp_path: Path) -> None:
+    made = EngineOptions(max_load=1, max_sessions=2, speech_tokenizer=tmp_path, policy=Policy(), threads=None)
+    assert made.max_load == 1 and made.max_sessions == 2 and made.speech_tokenizer == tmp_path
+
+
+def test_event_fields_may_be_any_iterable_of_them() -> None:
+    one = EventField("rank", "done", max)
+    assert EngineOptions(event_fields=(each for each in [one])).event_fields == (one,)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^event_fields has 3: use a tuple of EventField$"):
+        EngineOptions(event_fields=(one, 3))  # type: ignore[arg-type]
+
+
+def test_options_that_are_no_engine_options_are_refused(tiny_dir: Path) -> None:
+    for given in ({}, {"device": "cpu"}):
+        with pytest.raises(
+            ValueError, match=r"^options is \{.*\}: use an EngineOptions, or give each option"
+        ):
+            Engine.from_pretrained(tiny_dir, given)  # type: ignore[call-overload]
 
 
 def test_values_that_are_no_strings_pass_the_choices() -> None:

@@ -98,6 +98,10 @@ class Engine:
         `EngineOptions`, whose fields may as well be given as keywords. Raises FileNotFoundError, ValueError,
         OutOfCapacity, and TypeError for an option that does not exist.
         """
+        if options is not None and not isinstance(options, EngineOptions):
+            raise ValueError(
+                f"options is {options!r}: use an EngineOptions, or give each option as a keyword"
+            )
         options = (options or EngineOptions()).changed(**changes)
         if options.threads is not None:
             torch.set_num_threads(options.threads)

@@ -114,7 +114,7 @@ def load(paths: CheckpointPaths, plan: MemoryPlan, options: EngineOptions, trace
         speech_tokenizer=speech_encoder,
         max_model_len=plan.max_model_len,
         sample_rate=speech.sample_rate,
-        event_fields=tuple(options.event_fields),
+        event_fields=options.event_fields,
     )
     return EngineParts(core, requests, _fingerprint(configs, vocabulary))
 

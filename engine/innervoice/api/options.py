@@ -8,11 +8,12 @@ A field carries its name, type and default, the sentence that `--help` prints, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
 from os import PathLike
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast, get_args
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast, get_args, get_type_hints
 
+from innervoice.api.option_type import OptionType
 from innervoice.checkpoint.locate import CheckpointPaths, locate
 from innervoice.checkpoint.model_config import DTYPE_BYTES
 from innervoice.checkpoint.quantization import Format, Quantization
@@ -50,11 +51,9 @@ POSITIVE = Rule(lambda value: value > 0, "it must be above 0")
 def option(default: T, doc: str, *, choices: Sequence[str] = (), rule: Rule | None = None) -> T:
     """A field of `EngineOptions`.
 
-    choices: the strings that it takes; rule: what else must hold. None is never checked.
+    A value must be of the field's type. choices: the only strings that it takes; rule: limits of its values,
+    None excepted.
     """
-    if choices:
-        remedy = f"use {', '.join(choices[:-1])} or {choices[-1]}"
-        rule = Rule(lambda value: not isinstance(value, str) or value in choices, remedy)
     metadata = {"doc": doc, "choices": tuple(choices), "rule": rule}
     return field(default=default, metadata=metadata)
 
@@ -63,7 +62,7 @@ def option(default: T, doc: str, *, choices: Sequence[str] = (), rule: Rule | No
 class EngineOptions:
     """The options that an engine is loaded with.
 
-    Raises ValueError, which names the field, for a value that is refused.
+    Raises ValueError, which names the field, for a value of another type or outside its limits.
     """
 
     speech_tokenizer: str | PathLike[str] | None = option(
@@ -142,11 +141,14 @@ class EngineOptions:
     event_fields: tuple[EventField, ...] = option((), "Fields that are added to events; see EventField.")
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "event_fields", _read_event_fields(self.event_fields))
         for name, one in FIELDS.items():
-            value, rule = getattr(self, name), one.metadata["rule"]
+            value, choices, rule = getattr(self, name), one.metadata["choices"], one.metadata["rule"]
+            is_other_word = bool(choices) and isinstance(value, str) and value not in choices
+            if is_other_word or not TYPES[name].holds(value):
+                raise ValueError(f"{name} is {value!r}: {TYPES[name].remedy(choices)}")
             if value is not None and rule is not None and not rule.holds(value):
                 raise ValueError(f"{name} is {value!r}: {rule.remedy}")
-        check_event_fields(self.event_fields)
 
     def locate(self, model: str | PathLike[str]) -> CheckpointPaths:
         """Find or download the parts of a model. Raises FileNotFoundError, ValueError."""
@@ -167,9 +169,24 @@ class EngineOptions:
 
 
 FIELDS: Mapping[str, Field[Any]] = {one.name: one for one in fields(EngineOptions)}
+TYPES: Mapping[str, OptionType] = {
+    name: OptionType.of(hint) for name, hint in get_type_hints(EngineOptions).items()
+}
 EngineOptions.__doc__ = f"{EngineOptions.__doc__}\n\n" + "\n".join(
     f"    {name}: {one.type} = {one.default!r}\n        {one.metadata['doc']}" for name, one in FIELDS.items()
 )
+
+
+def _read_event_fields(given: Any) -> tuple[EventField, ...]:
+    """Any iterable of event fields as a tuple. Raises ValueError for something else, and for two of one name."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ValueError(f"event_fields is {given!r}: use a tuple of EventField")
+    made = tuple(given)
+    for one in made:
+        if not isinstance(one, EventField):
+            raise ValueError(f"event_fields has {one!r}: use a tuple of EventField")
+    check_event_fields(made)
+    return made
 
 
 def with_changes(options: T, changes: Mapping[str, Any], what: str) -> T:
