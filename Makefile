@@ -32,7 +32,7 @@ demo: $(INSTALLED)
 	@mkdir -p $(OUT)
 	$(BIN)/innervoice demo --out-dir $(OUT)
 
-# Trains the packaged model from nothing, about half a day of one thread; every stage goes on where it stopped.
+# Trains a small model from nothing, about half a day of one thread; every stage goes on where it stopped.
 mini: $(INSTALLED)
 	$(BIN)/python -m pip install -q -r training/requirements.txt
 	$(BIN)/python -m training.run mini

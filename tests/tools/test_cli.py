@@ -70,8 +70,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """The demo, run once outside of any checkout."""
-    place = tmp_path_factory.mktemp("demo")
-    return place, run(place, "demo", "--out-dir", place)
+    folder = tmp_path_factory.mktemp("demo")
+    place = folder / "new" / "out"
+    return place, run(folder, "demo", "--out-dir", place)
 
 
 def test_the_demo_runs_outside_a_checkout(shown: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
@@ -388,7 +389,11 @@ def test_debug_shows_the_traceback(folder: Path, tiny_dir: Path) -> None:
 
 
 def test_demo_and_plan_refuse_alike(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert_refused(main(["demo", "--out-dir", "none"]), capsys.readouterr().err, "none")
+    Path("taken").touch()
+    assert_refused(
+        main(["demo", "--out-dir", "taken/out"]), capsys.readouterr().err, "taken/out", "name another"
+    )
+    Path("taken").unlink()
     assert_refused(main(["demo", "--schedule", "nonsense"]), capsys.readouterr().err, "nonsense")
     assert_refused(main(["plan", "--model", "none"]), capsys.readouterr().err, "none")
     assert listing(folder) == []

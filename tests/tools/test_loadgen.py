@@ -305,6 +305,8 @@ def test_from_the_command_line(
     assert main(["bench", "metrics", "requests.jsonl"]) == 0
     shown = capsys.readouterr().out
     assert "first_chunk_s" in shown and "speech.itl_ms" in shown and "nan" not in shown
+    assert main(["bench", "metrics", "nope.jsonl"]) == 2
+    assert "no log nope.jsonl: name a file that innervoice bench stream wrote" in capsys.readouterr().err
     assert len(list(Path("logs").iterdir())) == 3
     assert main(["replay", "logs/00001.jsonl"]) == 0
     assert capsys.readouterr().out.startswith("the same: ")

@@ -246,6 +246,15 @@ def test_what_is_no_event_log_is_refused(tmp_path: Path, content: str, message: 
     path.write_text(content)
     with pytest.raises(ValueError, match=message):
         RecordedReply.load(path)
+
+
+def test_a_file_that_is_no_text_or_is_missing_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "question.wav"
+    path.write_bytes(b"RIFF\xff\xff")
+    with pytest.raises(
+        ValueError, match=r"question\.wav is no event log, .*: name the file that --events wrote"
+    ):
+        RecordedReply.load(path)
     with pytest.raises(FileNotFoundError, match="no event log"):
         RecordedReply.load(tmp_path / "none")
 

@@ -262,6 +262,8 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main([*words, "--streams", "3", "--arrivals", "x.jsonl"]) == 2
     assert "--arrivals" in capsys.readouterr().err
     assert main([*words, "--streams", "0"]) == 2
+    assert main(["simulate", "--policy", "nope"]) == 2
+    assert capsys.readouterr().err.endswith("innervoice: policy is 'nope': use slack, fixed, fcfs\n")
     assert main(["simulate", "--machine", "abacus"]) == 2
     assert "abacus" in capsys.readouterr().err
 

@@ -79,6 +79,8 @@ def metrics(
     """The same figures from a log of arrivals: {"submitted_s", "rate", "audio": [[t, samples]],
     "tokens": [[t, kind]]} a line.
     """
+    if not log.is_file():
+        raise FileNotFoundError(f"there is no log {log}: name a file that innervoice bench stream wrote")
     lines = log.read_text(encoding="utf-8").splitlines()
     _print(
         summarize([RequestTimings.from_dict(json.loads(line)) for line in lines if line.strip()]), as_json, {}

@@ -32,7 +32,7 @@ from innervoice.tools.cli.decode import decode
 from innervoice.tools.cli.display import Display, plan_rows, written_as_it_goes, written_table
 from innervoice.tools.cli.inputs import read_prompt, read_sampling, read_schedule
 from innervoice.tools.cli.options import JsonOption, ModelOption, ScheduleOption, with_engine_options
-from innervoice.tools.cli.outputs import ReplyFiles, staged
+from innervoice.tools.cli.outputs import ReplyFiles, create_folder, staged
 from innervoice.tools.cli.replay import replay_command
 from innervoice.tools.cli.simulate import simulate_command
 from innervoice.tools.quantize import Quantizer
@@ -68,7 +68,7 @@ def _common(
 @app.command()
 def demo(
     out_dir: Annotated[
-        Path, typer.Option(help="Directory for reply.wav, events.jsonl and trace.json.")
+        Path, typer.Option(help="Directory for reply.wav, events.jsonl and trace.json; it is created.")
     ] = Path("."),
     schedule: ScheduleOption = None,
 ) -> None:
@@ -78,6 +78,7 @@ def demo(
         "schedule": read_schedule(schedule) or Schedule.preset("stitch_s", reflection_budget=20),
         "sampling": DEMO_SAMPLING,
     }
+    create_folder(out_dir)
     outputs = ReplyFiles(out_dir / "reply.wav", out_dir / "events.jsonl", out_dir / "trace.json")
     say(
         "The weights of the packaged checkpoint are random: this shows the machinery, not a voice, and its words mean nothing.\n"

@@ -59,6 +59,14 @@ def check_folder(path: Path) -> None:
         )
 
 
+def create_folder(path: Path) -> None:
+    """Create a directory and its parents. Raises OSError where that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"cannot create the directory {path}: {error.strerror}, so name another") from None
+
+
 def refuse_same(source: Path, target: Path) -> None:
     """Raise ValueError when an output is the input."""
     if source.resolve() == target.resolve():

@@ -60,6 +60,8 @@ def simulate_command(
     """Find how many listeners a machine carries, or what given listeners hear."""
     if machine not in MACHINES:
         raise ValueError(f"machine is {machine!r}: use {', '.join(MACHINES)}, or give a --profile")
+    if policy not in POLICIES:
+        raise ValueError(f"policy is {policy!r}: use {', '.join(POLICIES)}")
     if arrivals is not None and streams is not None:
         raise ValueError(f"both --arrivals and --streams {streams} were given: say one way who listens")
     if (

@@ -71,11 +71,13 @@ class RecordedReply:
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"there is no event log {path}")
-        lines = [
-            _parsed(path, number, text)
-            for number, text in enumerate(Path(path).read_text("utf-8").split("\n"), 1)
-            if text
-        ]
+        try:
+            content = Path(path).read_text("utf-8")
+        except UnicodeDecodeError:
+            raise ValueError(
+                f"{path} is no event log, because it is not text: name the file that --events wrote"
+            ) from None
+        lines = [_parsed(path, number, text) for number, text in enumerate(content.split("\n"), 1) if text]
         if not lines or lines[0].get("kind") != "request":
             raise ValueError(
                 f"{path} does not begin with a request: it was written by an older version, "
