@@ -45,9 +45,10 @@ class LevelDecoder:
 
 def test_a_codec_that_was_registered_is_loaded_and_streams(tmp_path):
     halves = (lambda *_: LevelConfig(), lambda *_: LevelEncoder(), lambda *_: LevelDecoder())
-    register_codec_family(CodecFamily("levels", *halves))
+    unregister = register_codec_family(CodecFamily("levels", *halves))
     (tmp_path / "config.json").write_text('{"model_type": "levels"}')
     codec = Codec.from_pretrained(tmp_path, load_format="dummy")
+    unregister()
     sound = np.repeat(np.random.default_rng(0).uniform(-0.9, 0.9, 300), 4).astype(np.float32)
     codes = codec.encode((sound, 1000))
     assert (codes.kind, codes.num_codebooks, len(codes.ids[0])) == ("levels", 2, 300)

@@ -70,6 +70,7 @@ def test_a_token_counts_once_all_of_it_is_played_but_a_frame() -> None:
         1,
         12,
     ]
+    assert [count_heard(s, 100.0, 0.0, 4) for s in (0.0, 0.03, 0.05, 0.08)] == [0, 0, 4, 8]
 
 
 def row_of(text: str) -> Sequence:

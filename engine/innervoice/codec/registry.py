@@ -5,6 +5,7 @@ first, GLM-4-Voice's at the end.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from innervoice.codec.glm_voice.codec import read_glm_voice_codec
@@ -20,9 +21,19 @@ _READERS: list[ReadSpeechCodec] = [read_glm_voice_codec]
 
 
 def register_speech_codec(read: ReadSpeechCodec) -> Callable[[], None]:
-    """Let checkpoints be tried by `read` before the codecs known so far. The result takes that back."""
+    """Let checkpoints be tried by `read` before the codecs known so far.
+
+    The result takes that back; called again it does nothing. Raises ValueError for what is no function and
+    for one that is registered already.
+    """
+    if not callable(read):
+        raise ValueError(f"a speech codec's reader is {read!r}: pass a function of two directories")
+    if read in _READERS:
+        raise ValueError(f"{read!r} is registered already: take that back first")
     _READERS.insert(0, read)
-    return lambda: _READERS.remove(read)
+    undo = ExitStack()
+    undo.callback(_READERS.remove, read)
+    return undo.close
 
 
 def read_speech_codec(encoder: Path | None, decoder: Path | None) -> SpeechCodec | None:

@@ -24,7 +24,7 @@ demo, `offline` in one piece at the reply's end.
 class SpeechFormat:
     """Size and rates of a codec's codes and sound, in the terms of `SpeechOutput`.
 
-    num_codes: a code is from 0 to num_codes - 1.
+    num_codes: a code is from 0 to num_codes - 1. Raises ValueError for a number out of range.
     """
 
     num_codes: int
@@ -32,6 +32,18 @@ class SpeechFormat:
     sample_rate: int
     codes_per_frame: int = 1
     lag_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("num_codes", "sample_rate", "codes_per_frame"):
+            value = getattr(self, name)
+            if not (isinstance(value, int) and value >= 1):
+                raise ValueError(f"{name} is {value!r}: use a whole number from 1")
+        for name, is_positive in (("codes_per_s", True), ("lag_s", False)):
+            value = getattr(self, name)
+            if not (isinstance(value, int | float) and 0 <= value < math.inf) or (is_positive and value == 0):
+                raise ValueError(
+                    f"{name} is {value!r}: use a finite number {'above' if is_positive else 'from'} 0"
+                )
 
 
 class Ready(NamedTuple):

@@ -112,15 +112,18 @@ class ActiveReply:
         self.num_hidden += role is _HIDDEN
         self.num_speech += emission.kind is _SPEECH
 
-    def finish_if_over(self, max_model_len: int, codes_per_s: float) -> None:
-        """Set `finish` when the last token was the reply's last."""
+    def finish_if_over(self, max_model_len: int, codes_per_s: float, codes_per_frame: int) -> None:
+        """Set `finish` when the last token was the reply's last. max_audio_s counts whole frames of codes."""
         sampling, ids = self.request.sampling, self.sequence.ids
         if self.cursor.is_done or (self.num_tokens and ids[-1] in sampling.stop_token_ids):
             self.finish = "stop"
         elif (
             self.num_tokens >= sampling.max_new_tokens
             or len(ids) >= max_model_len
-            or (sampling.max_audio_s is not None and self.num_speech >= sampling.max_audio_s * codes_per_s)
+            or (
+                sampling.max_audio_s is not None
+                and self.num_speech - self.num_speech % codes_per_frame >= sampling.max_audio_s * codes_per_s
+            )
         ):
             self.finish = "length"
 

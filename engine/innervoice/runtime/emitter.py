@@ -24,6 +24,7 @@ class Emitter:
         self._speech = speech
         self._max_model_len = max_model_len
         self._codes_per_s = speech.codes_per_s
+        self._codes_per_frame = speech.codes_per_frame
 
     def emit(self, reply: ActiveReply, emission: Emission, logprob: float | None) -> None:
         """Emit one token."""
@@ -32,7 +33,7 @@ class Emitter:
         if not reply.request.sampling.logprobs:
             logprob = None
         self._outbox.put(PendingToken(reply, emission, logprob))
-        reply.finish_if_over(self._max_model_len, self._codes_per_s)
+        reply.finish_if_over(self._max_model_len, self._codes_per_s, self._codes_per_frame)
         if reply.finish is not None:
             self.stop(reply, reply.finish)
 
@@ -46,7 +47,7 @@ class Emitter:
         for kind, token in reply.resume(paused):
             self._speak(reply, kind, token)
         if reply.finish is None:
-            reply.finish_if_over(self._max_model_len, self._codes_per_s)
+            reply.finish_if_over(self._max_model_len, self._codes_per_s, self._codes_per_frame)
         if reply.finish is not None:
             self.stop(reply, reply.finish)
 

@@ -23,13 +23,15 @@ def check_choices(cut: str, reflection: str) -> None:
             raise ValueError(f"{name} is {value!r}: use {' or '.join(choices)}")
 
 
-def count_heard(played_s: float, codes_per_s: float, lag_s: float) -> int:
-    """The number of speech tokens that were heard in played_s seconds.
+def count_heard(played_s: float, codes_per_s: float, lag_s: float, codes_per_frame: int = 1) -> int:
+    """The number of speech tokens that were heard in played_s seconds, those of whole frames of
+    codes_per_frame tokens.
 
     A token counts once all of its sound but lag_s is played: a codec rounds its number of samples down to
     whole frames.
     """
-    return math.floor((played_s + lag_s) * codes_per_s) if played_s > 0 else 0
+    num_codes = math.floor((played_s + lag_s) * codes_per_s) if played_s > 0 else 0
+    return num_codes - num_codes % codes_per_frame
 
 
 def estimate_heard_text(num_text: int, num_speech: int, num_heard: int) -> int:

@@ -65,6 +65,7 @@ class SessionRegistry:
             number=reply.number,
             speech=reply.request.program.vocabulary.speech or (0, 0),
             codes_per_s=output.codes_per_s,
+            codes_per_frame=output.codes_per_frame,
             lag_s=output.lag_s,
             playback=reply.playback,
         )

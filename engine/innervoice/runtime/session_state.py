@@ -13,14 +13,15 @@ from innervoice.runtime.snapshot import PausedReply
 class LastReply:
     """The session's last reply that began, in progress or over, as an interruption needs it.
 
-    number: of the reply within the sequence. speech: range of speech ids [first, end). codes_per_s, lag_s: of
-    its speech output.
+    number: of the reply within the sequence. speech: range of speech ids [first, end). codes_per_s,
+    codes_per_frame, lag_s: of its speech output.
     """
 
     reply_id: str
     number: int
     speech: tuple[int, int]
     codes_per_s: float
+    codes_per_frame: int
     lag_s: float
     playback: Playback
 

@@ -167,7 +167,8 @@ class Sessions:
         playback = last.playback
         num_heard = 0
         if playback.has_begun:
-            num_heard = count_heard(playback.heard_s(now), last.codes_per_s, last.lag_s)
+            heard_s = playback.heard_s(now)
+            num_heard = count_heard(heard_s, last.codes_per_s, last.lag_s, last.codes_per_frame)
         kept = cut_sequence(
             session.sequence, last.number, last.speech, num_heard, cut, reflection, is_over=busy is None
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -40,9 +41,20 @@ _FAMILIES = {
 }
 
 
-def register_codec_family(family: CodecFamily) -> None:
-    """Let `Codec.from_pretrained` load checkpoints of that model_type."""
+def register_codec_family(family: CodecFamily) -> Callable[[], None]:
+    """Let `Codec.from_pretrained` load checkpoints of that model_type.
+
+    The result takes that back; called again it does nothing. Raises ValueError for what is no family and for
+    a model_type that has one.
+    """
+    if not isinstance(family, CodecFamily):
+        raise ValueError(f"a codec family is {family!r}: pass a CodecFamily")
+    if family.model_type in _FAMILIES:
+        raise ValueError(f"the codec family {family.model_type!r} exists already: use another model_type")
     _FAMILIES[family.model_type] = family
+    undo = ExitStack()
+    undo.callback(_FAMILIES.pop, family.model_type)
+    return undo.close
 
 
 def read_codec(directory: str | PathLike[str]) -> tuple[CodecFamily, ResidualConfig]:

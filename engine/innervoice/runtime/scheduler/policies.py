@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 
+from innervoice.runtime.scheduler.checked_policy import CheckedPolicy
 from innervoice.runtime.scheduler.policy import FixedPolicy, Policy
 from innervoice.runtime.scheduler.settings import PlanConstants
 from innervoice.runtime.scheduler.slack import SlackPolicy
@@ -28,10 +30,15 @@ class SchedulerSettings(PlanConstants):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.policy, str) and self.policy not in POLICIES:
+        is_known = (
+            self.policy in POLICIES if isinstance(self.policy, str) else isinstance(self.policy, Policy)
+        )
+        if not is_known:
             raise ValueError(f"policy is {self.policy!r}: use {', '.join(POLICIES)}, or a Policy")
 
-    @property
+    @cached_property
     def planner(self) -> Policy:
-        """The policy itself."""
-        return POLICIES[self.policy] if isinstance(self.policy, str) else self.policy
+        """The policy itself; one that is not of this package has its answers checked."""
+        policy = POLICIES[self.policy] if isinstance(self.policy, str) else self.policy
+        is_own = any(type(policy) is type(own) for own in POLICIES.values())
+        return policy if is_own else CheckedPolicy(policy)

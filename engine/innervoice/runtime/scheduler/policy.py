@@ -55,6 +55,7 @@ class Policy:
     """First come, first served. Columns are read and never written; arrays of table indices come back."""
 
     name = "fcfs"
+    others = "others came before"  # the trace's reason for a reply that is left out
 
     def has_room(self, load: SpokenLoad, costs: LearnedCosts, settings: PlanConstants) -> bool:
         """Return whether one more live reply may get pages, beside those that hold some."""
@@ -115,15 +116,12 @@ class Policy:
 
         ahead_s: seconds of its sound that are generated and not played.
         """
-        return f"{self._left_out(columns, table_index)}: others came before", {}
+        what = "its prompt waits" if columns.prompt_left[table_index] > 0 else "passed over"
+        return f"{what}: {self.others}", {}
 
     def why_preempted(self, columns: ReplyColumns, table_index: int, ahead_s: float) -> str:
         """Return the trace's reason why a reply gives its pages back."""
         return "others need pages, and it came last"
-
-    @staticmethod
-    def _left_out(columns: ReplyColumns, table_index: int) -> str:
-        return "its prompt waits" if columns.prompt_left[table_index] > 0 else "passed over"
 
 
 class FixedPolicy(Policy):

@@ -35,6 +35,7 @@ class SlackPolicy(Policy):
     """
 
     name = "slack"
+    others = "others have less slack"
 
     def has_room(self, load: SpokenLoad, costs: LearnedCosts, settings: PlanConstants) -> bool:
         """Return whether the machine would keep pace with one more; it does with the first."""
@@ -107,7 +108,7 @@ class SlackPolicy(Policy):
             and not columns.is_reflecting[table_index]
         ):
             return "paused at the frontier", {"ahead_s": round(ahead_s, 3), "frontier_s": settings.frontier_s}
-        return f"{self._left_out(columns, table_index)}: others have less slack", {}
+        return super().why_left_out(columns, table_index, settings, ahead_s)
 
     def why_preempted(self, columns: ReplyColumns, table_index: int, ahead_s: float) -> str:
         """Name the reason why others need the pages more."""

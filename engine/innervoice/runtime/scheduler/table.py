@@ -5,7 +5,9 @@ that a plan costs microseconds.
 from __future__ import annotations
 
 import heapq
+from copy import copy
 from enum import IntEnum
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,6 +90,15 @@ class Columns:
     spoken_rate: NDArray[np.float64]
     chunks_ready: NDArray[np.int64]
 
+    def read_only(self) -> Self:
+        """Return the same columns as views that refuse to be written."""
+        seen = copy(self)
+        for name in _COLUMNS:
+            view = getattr(self, name).view()
+            view.flags.writeable = False
+            setattr(seen, name, view)
+        return seen
+
 
 class ReplyColumns(Columns):
     """A table of replies.
@@ -123,6 +134,12 @@ class ReplyColumns(Columns):
             seen.__dict__.update((name, getattr(self, name)[: self._used]) for name in _COLUMNS)
             self._rows = (self._used, seen)
         return self._rows[1]
+
+    def read_only(self) -> Self:
+        """Return the same table, of this moment, as views that refuse to be written."""
+        seen = super().read_only()
+        seen._rows = (-1, seen)
+        return seen
 
     def add(self, now: float, *, priority: int = 0) -> int:
         """Add a reply that waits; return its table index."""
