@@ -13,7 +13,7 @@ def snake(
     """
 
 def has_halves() -> bool:
-    """Whether products of bfloat16 run here, as the classes below can be told to take: with AVX-512."""
+    """Whether products of bfloat16 run here, an option of the classes below: with AVX-512."""
 
 class FlowStage:
     """A stage of the flow's U-Net, its weights packed: residual block, then transformers; see flow_stage.py.

@@ -78,7 +78,7 @@ class EluUnit {
 
 // Where the rows of a call of Mimi's transformer stand: slot and position of the first token, tokens that a
 // row brings; cos and sin [B T, d / 2] of all positions. ring [S, 2, R, G, d] as
-// innervoice_kernels/windowed.py says.
+// innervoice_kernels/residual_vq/windowed.py says.
 struct RingCall {
   const std::int64_t *slots, *start, *n;
   const float *cos, *sin;

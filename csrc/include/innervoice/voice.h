@@ -64,7 +64,7 @@ class FrameConv {
 };
 
 // Rows of channels, x [rows, channels, columns] of which n[row] columns count: GroupNorm over them, then
-// Mish, as innervoice_kernels/groupnorm.py says -> y, zero from n[row] on.
+// Mish, as innervoice_kernels/speech_codec/groupnorm.py says -> y, zero from n[row] on.
 struct GroupNormCall {
   const float* x;
   const std::int64_t* n;
@@ -109,7 +109,7 @@ class FlowStage {
 };
 
 // Rows of a stream of the vocoder, channels first: x [B, C, T], its past [B, C, 2 h d] and [B, C, 2 h], as
-// innervoice_kernels/residual.py says. start, end: bounds, null where nothing is clipped.
+// innervoice_kernels/speech_codec/residual.py says. start, end: bounds, null where nothing is clipped.
 struct ResidualCall {
   const float* x;
   const float* history;

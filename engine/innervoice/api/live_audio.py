@@ -64,7 +64,7 @@ class EncodedCounts:
     late_tokens: int = 0
 
     def add(self, more: EncodedCounts) -> None:
-        """Count some more."""
+        """Add the counts of another encoder run."""
         self.encoded_tokens += more.encoded_tokens
         self.recomputed_tokens += more.recomputed_tokens
         self.late_tokens += more.late_tokens

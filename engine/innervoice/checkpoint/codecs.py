@@ -23,7 +23,7 @@ class ResidualConfig(ABC):
     @property
     @abstractmethod
     def frame_len(self) -> int:
-        """Samples a frame."""
+        """Number of samples in a frame."""
 
     @property
     @abstractmethod
@@ -119,7 +119,7 @@ class MimiConfig(ResidualConfig):
 
     @property
     def frame_len(self) -> int:
-        """Samples a frame."""
+        """Number of samples in a frame."""
         return self.seanet.hop_len * self.downsample
 
     @property
@@ -159,7 +159,7 @@ class EncodecConfig(ResidualConfig):
 
     @property
     def frame_len(self) -> int:
-        """Samples a frame."""
+        """Number of samples in a frame."""
         return self.seanet.hop_len
 
     @property
@@ -218,7 +218,7 @@ class DacConfig(ResidualConfig):
 
     @property
     def frame_len(self) -> int:
-        """Samples a frame, the time between two codes of the quickest codebook."""
+        """Number of samples in a frame, the time between two codes of the quickest codebook."""
         return math.prod(self.encoder_ratios)
 
     @property

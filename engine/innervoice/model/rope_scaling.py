@@ -15,7 +15,7 @@ def frequencies(config: ModelConfig) -> tuple[Tensor, float]:
     """Radians a position of each rotated pair [rotary_dim / 2] float32, and what
     cosine and sine are multiplied by.
 
-    Plain: theta^(-2i / rotary_dim). Sources of the scalings: config/rope.py.
+    Plain: theta^(-2i / rotary_dim). Sources of the scalings: checkpoint/rope.py.
     """
     exponents = torch.arange(0, config.rotary_dim, 2, dtype=torch.float32) / config.rotary_dim
     plain = 1.0 / config.rope_theta**exponents

@@ -156,7 +156,7 @@ class HostDecode:
     # What the device would do: the rest of Decoder.
 
     def mark(self) -> None:
-        """Nothing is timed."""
+        """Return no mark: there is no device whose time is taken."""
 
     def begin(self, reply: ActiveReply) -> bool:
         """False: the host draws."""

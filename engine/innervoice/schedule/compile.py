@@ -57,7 +57,7 @@ def compile_schedule(
     """Check a schedule against a vocabulary and lay it out as rows. resolve turns token
     strings of `tokens` into ids.
 
-    Raises ScheduleError naming the field (spec: an empty cycle, unknown kinds, budgets below 1, ...).
+    Raises ScheduleError which names the field: for an empty cycle, unknown kinds, budgets below 1 and the like.
     """
     vocabulary = _with_tokens(schedule, vocabulary, resolve)
     weight = schedule.reflection_weight  # of free replies as well

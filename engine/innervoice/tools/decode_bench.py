@@ -1,6 +1,6 @@
 """The decode loop alone, timed: rows of a given context, random keys and values, no prompt, no codec.
 
-On a GPU the device's step (`stepper`), elsewhere the runner and a draw, as the engine's loop does.
+On a GPU the device step (`DeviceStep`), elsewhere the runner and a draw, as the engine's loop does.
 """
 
 from __future__ import annotations

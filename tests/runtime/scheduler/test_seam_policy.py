@@ -29,8 +29,8 @@ class ShortestFirst(Policy):
     def victims(self, rows: Any, running: TableIndices) -> TableIndices:
         return running[np.argsort(-rows.context[running], kind="stable")]
 
-    def why_left_out(self, jobs: Any, table_index: int, settings: Any, ahead_s: float) -> Any:
-        return "shorter replies go first", {"context": int(jobs.context[table_index])}
+    def why_left_out(self, columns: Any, table_index: int, settings: Any, ahead_s: float) -> Any:
+        return "shorter replies go first", {"context": int(columns.context[table_index])}
 
 
 def run(policy: Policy | str) -> World:

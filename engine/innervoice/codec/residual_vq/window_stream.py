@@ -29,7 +29,7 @@ class WindowHalf(Protocol):
 
     @property
     def config(self) -> ResidualConfig:
-        """The codec's."""
+        """The codec's configuration."""
         ...
 
     @property

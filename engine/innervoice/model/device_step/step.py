@@ -172,7 +172,7 @@ class DeviceStep:
         weights, page_size = model.weights, kv.k.shape[2]
         if choose("step", weights.final_norm) != TRITON:
             raise ValueError(
-                f"the stepper needs Triton on {weights.device.type}: use a GPU with Triton, or TRITON_INTERPRET=1 with "
+                f"the device step needs Triton on {weights.device.type}: use a GPU with Triton, or TRITON_INTERPRET=1 with "
                 "INNERVOICE_BACKEND=triton to interpret its kernels"
             )
         self.device, self.invariant = weights.device, invariant

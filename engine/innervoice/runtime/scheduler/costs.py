@@ -1,7 +1,7 @@
 """Durations of steps, prompts and codec calls, learned while they run, by batch size, with their spread on
 top.
 
-Durations are told it.
+The caller measures each duration and passes it in.
 """
 
 from __future__ import annotations

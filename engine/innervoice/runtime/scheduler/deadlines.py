@@ -22,7 +22,7 @@ class Outlook(NamedTuple):
     rows: what is known of them; draws: which of them could draw, num: how many. step_s: from one such step to
     the next. left_s: until the tokens of the next chunk must be there; room_s: what is left of that beside
     its spoken tokens and a margin; token_s: how long each of these tokens may take. All three are +inf for
-    those that cannot draw or that nobody listens to.
+    those that cannot draw or that have no listener.
     """
 
     rows: Columns
@@ -66,7 +66,7 @@ def grant(settings: PlanConstants, outlook: Outlook) -> TableIndices:
     """Hidden-token caps: what the unplayed sound pays for beside the next chunk's cost, from floor to most.
 
     cap = clip(floor((room - reserve) / step), floor, most), counted from the beginning of an open reflection,
-    which is only ever lowered. A reply whose sound has not begun, or that nobody listens to, has what its
+    which is only ever lowered. A reply whose sound has not begun, or that has no listener, has what its
     schedule allows; it pays with its first sound, as its schedule asks.
     """
     rows, most = outlook.rows, outlook.rows.hidden_most
@@ -95,8 +95,8 @@ def choose(
     for.
 
     But no fewer than have run out of room or have waited too long, than a step takes along at little cost,
-    and, once the reserve of somebody is half spent, than keep pace with what all listeners hear. feeds_first:
-    the step feeds the prompt of somebody who waits for a first sound. Prompts are bound by arithmetic, where
+    and, once the reserve of any listener is half spent, than keep pace with what all listeners hear. feeds_first:
+    the step feeds the prompt of a reply whose listener waits for a first sound. Prompts are bound by arithmetic, where
     every row makes the step longer: none comes along.
     """
     most = min(settings.max_batch, outlook.num)
@@ -125,7 +125,7 @@ def _rank(
     starved: NDArray[np.bool_],
 ) -> TableIndices:
     """Who waited too long, then priority, then those whose sound runs out, then the least room, then arrival."""
-    key = np.minimum(room_s, 1e6 + 1e-3 * rows.order[indices])  # those that nobody listens to: by arrival
+    key = np.minimum(room_s, 1e6 + 1e-3 * rows.order[indices])  # those without a listener: by arrival
     key[urgent] -= 1e6
     priority = rows.priority[indices]
     if priority.any() or starved.any():

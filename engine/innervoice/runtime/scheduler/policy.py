@@ -82,8 +82,8 @@ class Policy:
     ) -> DraftStep:
         """Fill a step as if pages were endless. able: the reply may take part; draws: it could draw a token.
 
-        A policy whose order, caps and prompts depend on each other overrides this in table_index of `order`
-        and `caps`.
+        A policy whose order, caps and prompts depend on each other overrides this in place of `order` and
+        `caps`.
         """
         drawing = self.order(rows, np.flatnonzero(draws))[: settings.max_batch]
         prefill = feed_prompts(rows, settings.prefill_chunk, able & (rows.prompt_left > 0))

@@ -1,7 +1,7 @@
 """The policy `slack`: the earliest playback deadline first, and reflection by the sound that is left.
 
 Why it holds. As long as the weights' way from memory limits a step, many rows cost little more than few, so
-all draw in every step unless somebody would come too late by that. Work is moved in time, not added: a reply
+all draw in every step unless a reply would miss its deadline by that. Work is moved in time, not added: a reply
 reflects while its unplayed sound covers the next chunk with a margin, and what it could not do early, because
 its first chunk was short or the machine was busy, it does later. Once it is frontier_s ahead of its listener
 it rests, and those with less sound go faster; so a burst meets buffers of seconds. What gives way first is
@@ -115,7 +115,7 @@ class SlackPolicy(Policy):
         if columns.is_blocked[table_index]:
             return "others need pages, and its reader is behind"
         if not columns.is_live[table_index]:
-            return "others need pages, and nobody listens to it"
+            return "others need pages, and it has no listener"
         return f"others need pages, and its sound lasts {ahead_s:.3f} s, or its priority is low"
 
 

@@ -37,7 +37,7 @@ _COLUMNS: dict[str, tuple[type, float]] = {
     "context": (np.int64, 0),  # tokens in the row, the prompt's that are not fed yet among them
     "num_drawn": (np.int64, 0),  # tokens of the reply so far
     "pages": (np.int64, 0),  # held
-    "is_live": (np.bool_, False),  # somebody listens in real time
+    "is_live": (np.bool_, False),  # its audio is played in real time
     "is_blocked": (np.bool_, False),  # its reader does not read
     "is_listening": (np.bool_, False),  # prompt of a user who still speaks: fed ahead, nothing is drawn
     "has_sound": (np.bool_, False),

@@ -21,7 +21,7 @@ class SimReply:
     prompt_tokens: int
     speech_tokens: int
     heard_s: float
-    table_index: int = -1  # in Jobs while it is generated
+    table_index: int = -1  # its row of the ReplyTable while it is generated
     chunks: list[tuple[float, float]] = field(default_factory=list)
     hidden: int = 0
     hidden_before_audio: int = 0
