@@ -327,9 +327,10 @@ class EventField:
     event logs.
 
     kinds: one kind of event or several, of `EVENTS`. compute: the event, and the reply's usage with that
-    event counted, to a JSON value. It runs on the engine's thread, so it must be quick; when it fails, the
-    value is None and the failure is logged. Raises ValueError for a name that is taken or no identifier, and
-    for an unknown kind.
+    event counted, to a JSON value; a numpy number becomes a plain one. It runs on the engine's thread, so it
+    must be quick; when it fails, the value is None, and the first failure in a reply is logged. Raises
+    ValueError for a name that is taken or no identifier, for an unknown kind, and for a compute that cannot be
+    called.
     """
 
     name: str
@@ -337,16 +338,22 @@ class EventField:
     compute: Callable[[Any, Usage], Any]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise ValueError(f"an event field cannot be called {self.name!r}: use a string")
         if not self.name.isidentifier() or self.name in _TAKEN:
             reason = "the name of a built-in field" if self.name in _TAKEN else "no identifier"
             raise ValueError(
                 f"an event field cannot be called {self.name!r}, which is {reason}: use another name"
             )
-        kinds = (self.kinds,) if isinstance(self.kinds, str) else tuple(self.kinds)
-        unknown = [kind for kind in kinds if kind not in EVENTS]
+        kinds = tuple(self.kinds) if isinstance(self.kinds, list | tuple | set | frozenset) else (self.kinds,)
+        unknown = [kind for kind in kinds if not isinstance(kind, str) or kind not in EVENTS]
         if unknown or not kinds:
             wrong = repr(unknown[0]) if unknown else "no kind"
             raise ValueError(f"event field {self.name} is for {wrong}: use {', '.join(EVENTS)}")
+        if not callable(self.compute):
+            raise ValueError(
+                f"event field {self.name} is computed by {self.compute!r}: use a function of an event and a usage"
+            )
         object.__setattr__(self, "kinds", kinds)
 
 

@@ -142,11 +142,18 @@ def test_options_and_keywords_make_the_same_engine(tiny_dir: Path) -> None:
         ("a-b", "audio", "'a-b', which is no identifier"),
         ("loudness", "sound", "loudness is for 'sound': use reflection, transcript"),
         ("loudness", (), "loudness is for no kind"),
+        ("loudness", None, "loudness is for None: use reflection, transcript"),
+        (3, "audio", "cannot be called 3: use a string"),
     ],
 )
-def test_an_event_field_that_cannot_be_is_refused(name: str, kinds: Any, message: str) -> None:
+def test_an_event_field_that_cannot_be_is_refused(name: Any, kinds: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         EventField(name, kinds, max)
+
+
+def test_an_event_field_needs_a_function() -> None:
+    with pytest.raises(ValueError, match="loudness is computed by 3: use a function of an event and a usage"):
+        EventField("loudness", "audio", 3)  # type: ignore[arg-type]
 
 
 def test_two_event_fields_of_one_name_are_refused() -> None:

@@ -70,6 +70,7 @@ class EventBuilder:
         self._first_audio_at: float | None = None
         self._last_audio_at = 0.0
         self._fields = fields
+        self._failed_fields: set[str] = set()
 
     def token(self, emission: Emission, logprob: float | None, *, t: float) -> TokenEvent:
         """The event of an emitted token."""
@@ -144,22 +145,28 @@ class EventBuilder:
         if not wanted:
             return event
         usage = event.usage if isinstance(event, Done) else self.usage(event.t)
-        return replace(event, extra={field.name: _computed(field, event, usage) for field in wanted})
+        return replace(event, extra={field.name: self._computed(field, event, usage) for field in wanted})
+
+    def _computed(self, field: EventField, event: Event, usage: Usage) -> Any:
+        """The value of a caller's field; None when it cannot be computed or is no JSON value.
+
+        Only the first failure of a field is logged.
+        """
+        try:
+            value = field.compute(event, usage)
+            if isinstance(value, np.generic):
+                value = value.item()
+            json.dumps(value, allow_nan=False)
+        except Exception:
+            if field.name not in self._failed_fields:
+                self._failed_fields.add(field.name)
+                log.warning("event field %s failed for the kind %s", field.name, event.kind, exc_info=True)
+            return None
+        return value
 
     def _next(self, t: float) -> dict[str, Any]:
         index, self._num_events = self._num_events, self._num_events + 1
         return {"reply_id": self.reply_id, "index": index, "t": t}
-
-
-def _computed(field: EventField, event: Event, usage: Usage) -> Any:
-    """The value of a caller's field; None when it cannot be computed or is no JSON value."""
-    try:
-        value = field.compute(event, usage)
-        json.dumps(value, allow_nan=False)
-    except Exception:
-        log.warning("event field %s failed for a %s event", field.name, event.kind, exc_info=True)
-        return None
-    return value
 
 
 def collect_text(events: Sequence[Event]) -> tuple[str, list[str]]:
