@@ -91,9 +91,49 @@ class SlotOutput(ABC, Generic[_Reply]):
         return []
 
     def step(self, keys: Collection[str] | None = None) -> list[SpokenChunk]:
-        """Decode all that is ready, of these replies or of all. Raises ValueError for an unknown key."""
+        """Decode all that is ready, of these replies or of all.
+
+        A step that raises, or whose chunks break the protocol, ends its replies with an entry in `errors`; a
+        chunk that cannot be heard ends its own. Raises ValueError for an unknown key.
+        """
+        replies = self.table.chosen(keys)
         with self._tracer.span("voice step", open=len(self.table)):
-            return list(self._step(self.table.chosen(keys)))
+            due = [reply for reply in replies if self._is_due(reply)]
+            waiting = [reply.num_waiting for reply in due]
+            try:
+                chunks = list(self._step(replies))
+                names = {reply.key for reply in replies}
+                foreign = next((chunk.key for chunk in chunks if chunk.key not in names), None)
+                if foreign is not None:
+                    raise ValueError(f"it made a chunk of {foreign!r}, which is not a reply of this step")
+                is_stuck = due and not chunks and all(map(self._is_due, due))
+                if is_stuck and [reply.num_waiting for reply in due] == waiting:
+                    raise ValueError("it did nothing for replies that are ready")
+            except Exception as error:
+                return [self._broke(reply, error) for reply in due]
+            return self._checked(chunks, due)
+
+    def _checked(self, chunks: list[SpokenChunk], due: list[_Reply]) -> list[SpokenChunk]:
+        """The chunks of a step up to the last one of each reply; one that cannot be heard breaks its reply."""
+        passed: list[SpokenChunk] = []
+        over = set[str]()
+        for chunk in chunks:
+            reply = self.table.find(chunk.key)
+            if chunk.key in over:
+                continue
+            try:
+                made = chunk if chunk.key in self.errors else _audible(chunk, reply)
+            except Exception as error:
+                made = self._broke(reply, error)
+            if made.is_last:
+                over.add(chunk.key)
+            passed.append(made)
+
+        # A reply that nothing is left of has had its last chunk.
+        for reply in due:
+            if reply.key not in over and reply.is_finished and not self._is_due(reply):
+                passed.append(self._broke(reply, ValueError("no chunk of it was marked as the last")))
+        return passed
 
     def close(self, key: str) -> None:
         """Forget a reply, finished or not. Raises ValueError for an unknown key."""
@@ -123,6 +163,13 @@ class SlotOutput(ABC, Generic[_Reply]):
         )
         return SpokenChunk(reply.key, np.zeros(0, np.float32), True)
 
+    def _broke(self, reply: _Reply, error: Exception) -> SpokenChunk:
+        """End a reply whose step broke the rules: its last chunk, which is empty."""
+        if reply.key not in self.errors:
+            what = f"{type(error).__name__}: {error}"
+            self.table.fail(reply.key, f"the codec's step broke: {what}; close the reply and start again")
+        return SpokenChunk(reply.key, np.zeros(0, np.float32), True)
+
     @abstractmethod
     def next_border(self, num_codes: int) -> int | None:
         """The number of codes that completes the next chunk; None: no chunk ends before the reply."""
@@ -138,6 +185,24 @@ class SlotOutput(ABC, Generic[_Reply]):
     @abstractmethod
     def _step(self, replies: list[_Reply]) -> Iterable[SpokenChunk]:
         """Decode all that is ready in these replies; those that are not due are passed over."""
+
+
+def _audible(chunk: SpokenChunk, reply: SpokenReply) -> SpokenChunk:
+    """A chunk with samples [n] float32.
+
+    Raises ValueError for another shape, for samples that are no finite numbers, and for a last chunk before
+    the codes are over.
+    """
+    samples = np.asarray(chunk.samples)
+    if samples.ndim != 1 or samples.dtype.kind != "f":
+        raise ValueError(f"its samples are {samples.dtype} {list(samples.shape)}, expected [n] float32")
+    if not np.isfinite(np.sum(samples)):
+        raise ValueError("its samples are not finite")
+    if chunk.is_last and not reply.is_finished:
+        raise ValueError("a chunk is marked as the last before the reply's codes are over")
+    if samples is chunk.samples and samples.dtype == np.float32:
+        return chunk
+    return SpokenChunk(chunk.key, samples.astype(np.float32), chunk.is_last)
 
 
 def check_codes(codes: Sequence[int], num_codes: int) -> tuple[int, ...]:

@@ -67,6 +67,8 @@ class SpeechStep:
         """Send a chunk of a reply, which is over with its last one or when its codec broke."""
         reply = self._table.get(reply_id)
         if reply_id in self._speech.errors:
+            if not is_last:  # a chunk of the step in which it broke: its last one follows
+                return
             reply.error = self._speech.errors[reply_id]
             self._completion.end(reply, "error")
             return
