@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from innervoice import Engine, RequestFailed, Sampling, Schedule, Text
 from innervoice.codec.registry import register_speech_codec
@@ -81,7 +82,7 @@ def resampled(**fields: Any) -> Any:
 
 def fails_at_last(chunks: Iterable[SpokenChunk]) -> Iterator[SpokenChunk]:
     yield from chunks
-    raise RuntimeError("the device is lost")
+    raise RuntimeError("a table is missing")
 
 
 def goes_on_without_numbers(chunks: Iterable[SpokenChunk]) -> Iterator[SpokenChunk]:
@@ -96,7 +97,7 @@ def goes_on_without_numbers(chunks: Iterable[SpokenChunk]) -> Iterator[SpokenChu
         (lambda chunks: 1 // 0, "ZeroDivisionError"),
         (lambda chunks: None, "TypeError: 'NoneType' object is not iterable"),
         (lambda chunks: [], "it did nothing for replies that are ready"),
-        (fails_at_last, "RuntimeError: the device is lost"),
+        (fails_at_last, "RuntimeError: a table is missing"),
         (resampled(key=lambda samples: "unknown"), "'unknown', which is not a reply of this step"),
     ],
 )
@@ -113,6 +114,16 @@ def test_a_step_that_breaks_ends_its_replies(change: Any, message: str) -> None:
     output.change = lambda chunks: chunks  # type: ignore[method-assign]
     output.push("c", [7, 8, 9])
     assert [chunk.samples.tolist() for chunk in output.step()] == [[0, 7, 8, 9]]
+
+
+def test_a_lost_device_belongs_to_no_reply() -> None:
+    def lose(chunks: Iterable[SpokenChunk]) -> Iterable[SpokenChunk]:
+        raise torch.AcceleratorError("the device is lost")
+
+    output = output_with(lose)
+    with pytest.raises(torch.AcceleratorError, match="the device is lost"):
+        output.step()
+    assert not output.errors
 
 
 @pytest.mark.parametrize(
@@ -156,7 +167,7 @@ def test_a_reply_without_a_last_chunk_is_broken() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (fails_at_last, "the codec's step broke: RuntimeError: the device is lost"),
+        (fails_at_last, "the codec's step broke: RuntimeError: a table is missing"),
         (goes_on_without_numbers, "the codec's step broke: ValueError: its samples are not finite"),
     ],
 )

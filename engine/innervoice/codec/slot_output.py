@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
+import torch
 
 from innervoice.codec.slot_table import SlotSession, SlotTable
 from innervoice.codec.speech_codec import Ready, SpeechFormat, SpokenChunk
@@ -94,7 +95,8 @@ class SlotOutput(ABC, Generic[_Reply]):
         """Decode all that is ready, of these replies or of all.
 
         A step that raises, or whose chunks break the protocol, ends its replies with an entry in `errors`; a
-        chunk that cannot be heard ends its own. Raises ValueError for an unknown key.
+        chunk that cannot be heard ends its own. Raises ValueError for an unknown key, torch.AcceleratorError
+        for a lost device.
         """
         replies = self.table.chosen(keys)
         with self._tracer.span("voice step", open=len(self.table)):
@@ -109,6 +111,8 @@ class SlotOutput(ABC, Generic[_Reply]):
                 is_stuck = due and not chunks and all(map(self._is_due, due))
                 if is_stuck and [reply.num_waiting for reply in due] == waiting:
                     raise ValueError("it did nothing for replies that are ready")
+            except torch.AcceleratorError:
+                raise  # a lost device belongs to no reply: it ends the engine
             except Exception as error:
                 return [self._broke(reply, error) for reply in due]
             return self._checked(chunks, due)
