@@ -236,8 +236,6 @@ def test_steady_refuses_in_a_sentence(decoder: SpeechDecoder) -> None:
     for call in (voice.finish, voice.tick):
         with pytest.raises(ValueError, match="takes no more input"):
             call("a")
-    with pytest.raises(ValueError, match="cannot copy a reply"):
-        speech_output(decoder, "offline").export("a")
 
 
 def test_a_broken_reply_ends_and_says_why(decoder: SpeechDecoder) -> None:
@@ -340,12 +338,9 @@ def test_replies_without_sound_are_over_when_they_are_finished() -> None:
     assert (output.ready(), output.ended(), output.next_border(0), output.num_slots) == ([], [], None, 0)
     output.finish("b")
     assert output.ended() == ["b"]
-    output.fork("b", "c")
-    output.restore("d", output.export("a"))
-    assert output.ended() == ["b", "c"]
-    assert [(chunk.key, len(chunk.samples), chunk.is_last) for chunk in output.step(["a", "c"])] == [
-        ("c", 0, True)
+    assert [(chunk.key, len(chunk.samples), chunk.is_last) for chunk in output.step(["a", "b"])] == [
+        ("b", 0, True)
     ]
-    for key in "abcd":
+    for key in "ab":
         output.close(key)
     assert output.ended() == []

@@ -335,15 +335,6 @@ class ScriptedVoice:
         self._over.discard(key)
         self.errors.pop(key, None)
 
-    def fork(self, key: str, new_key: str) -> None:
-        raise NotImplementedError
-
-    def export(self, key: str) -> bytes:
-        raise NotImplementedError
-
-    def restore(self, key: str, exported: bytes) -> None:
-        raise NotImplementedError
-
 
 class Letters:
     """Text ids are letters."""

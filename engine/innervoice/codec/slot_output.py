@@ -143,23 +143,6 @@ class SlotOutput(ABC, Generic[_Reply]):
         """Forget a reply, finished or not. Raises ValueError for an unknown key."""
         self.table.close(key)
 
-    def fork(self, key: str, new_key: str) -> None:
-        """Raise ValueError: this output cannot copy replies."""
-        self.table.refuse_open(new_key)
-        self._refuse_copy()
-
-    def export(self, key: str) -> bytes:
-        """Raise ValueError: this output cannot copy replies."""
-        return self._refuse_copy()
-
-    def restore(self, key: str, exported: bytes) -> None:
-        """Raise ValueError: this output cannot copy replies."""
-        self.table.refuse_open(key)
-        self._refuse_copy()
-
-    def _refuse_copy(self) -> bytes:
-        raise ValueError("this speech output cannot copy a reply: use one that can")
-
     def _failed(self, reply: _Reply, num_codes: int, error: Exception) -> SpokenChunk:
         """End a reply that broke after so many codes: its last chunk, which is empty."""
         self.table.fail(

@@ -158,27 +158,6 @@ class SpeechOutput(Protocol):
         """Forget a reply, finished or not. Raises ValueError for an unknown key."""
         ...
 
-    def fork(self, key: str, new_key: str) -> None:
-        """Open a second reply that goes on from where one is.
-
-        Raises ValueError: key unknown, new key in use, no slot.
-        """
-        ...
-
-    def export(self, key: str) -> bytes:
-        """A reply's whole state.
-
-        Raises ValueError for an unknown or broken key, and where the mode cannot copy replies.
-        """
-        ...
-
-    def restore(self, key: str, exported: bytes) -> None:
-        """Open a key with an exported reply, in an output of the same weights and settings.
-
-        Raises ValueError.
-        """
-        ...
-
 
 class SpeechStream(Protocol):
     """A recording that is encoded while it lasts. Not for two threads at once."""
@@ -344,18 +323,6 @@ class NullSpeechOutput:
     def close(self, key: str) -> None:
         """Forget a reply."""
         del self._replies[key]
-
-    def fork(self, key: str, new_key: str) -> None:
-        """Open a second reply."""
-        self._replies[new_key] = self._replies[key]
-
-    def export(self, key: str) -> bytes:
-        """No bytes: there is no state."""
-        return b""
-
-    def restore(self, key: str, exported: bytes) -> None:
-        """Open a key."""
-        self.open(key)
 
 
 def try_out(output: SpeechOutput, num: int, key: str) -> None:

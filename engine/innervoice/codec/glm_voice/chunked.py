@@ -59,7 +59,7 @@ class ChunkedReply(SpokenReply):
 
 
 class ChunkedOutput(SlotOutput[ChunkedReply]):
-    """The speech output of both modes. It cannot copy replies."""
+    """The speech output of both modes."""
 
     def __init__(
         self,
@@ -118,9 +118,6 @@ class ChunkedOutput(SlotOutput[ChunkedReply]):
     def _break(self, reply: ChunkedReply, error: Exception) -> SpokenChunk:
         reply.closed.clear()
         return self._failed(reply, len(reply.state.codes), error)
-
-    def _refuse_copy(self) -> bytes:
-        raise ValueError(f"{self.mode!r} streaming cannot copy a reply: use 'steady'")
 
 
 def _size(sizes: tuple[int, ...], index: int) -> int:
