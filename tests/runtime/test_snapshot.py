@@ -72,8 +72,11 @@ def go_on(snapshot: SessionSnapshot) -> World:
         world.run()
     try:
         world.submit("next", [7], program(Schedule.from_dict(SCHEDULE)), session_id="again", most=5)
-    except ValueError as error:  # the reply filled the session: a longer one was asked for
-        assert "more than the cache holds" in str(error)
+    except ValueError as error:
+        if "more than the cache holds" not in str(
+            error
+        ):  # a reply that asked for more has filled the session
+            raise
     world.run()
     core.check_integrity()
     return world
