@@ -126,7 +126,7 @@ class PagePool:
 
     @property
     def num_cached(self) -> int:
-        """Published pages that nobody holds: allocate may evict them."""
+        """Published pages without references: allocate may evict them."""
 
     @property
     def num_available(self) -> int:
@@ -171,7 +171,7 @@ class PoolState:
     """A pool's state as plain data. Setting an attribute changes this copy; a list of another size raises
     ValueError.
 
-    cached: pages of the tree that nobody holds, in the order they were let go, children before their parent.
+    cached: pages of the tree without references, in the order of release, children before their parent.
     """
 
     free_pages: list[int]

@@ -227,7 +227,7 @@ def test_decisions_say_why(tmp_path: Path) -> None:
         for args in picture.moment("cap granted") + picture.moment("cap lowered")
     ]
     assert lowered and all(args["used"] <= args["cap"] for args in lowered if args["cap"] is not None)
-    assert {args["reason"] for args in made["late"].moment("sound is made")} == {"nobody waits for it"}
+    assert {args["reason"] for args in made["late"].moment("sound is made")} == {"no player waits for it"}
     for name, received in world.received.items():
         assert sum(args["tokens"] for *_, args in made[name].line("segments")) == len(received.ids)
         assert sum(args["sound_s"] for *_, args in made[name].line("sound")) == pytest.approx(

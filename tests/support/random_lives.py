@@ -252,7 +252,7 @@ class Lives(RuleBasedStateMachine):
                     self.poisoned.get(name, "-"),
                     "this voice broke",
                     "pages is full",
-                    "nobody read this reply for 3 s",
+                    "this reply was not read for 3 s",
                 )
                 assert any(why in error for why in known), error
             if not reader.is_dead:

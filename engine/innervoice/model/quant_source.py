@@ -114,10 +114,10 @@ class QuantizedDir(WeightSource):
         if head and not self.to.head:
             return self.get(name, shape, dtype=dtype, device=device)
         expected = empty((shape[0], shape[1]), self.to, "meta")
-        found, told = self._described.get(name), describe(expected)
-        if found != told:
+        found, wanted = self._described.get(name), describe(expected)
+        if found != wanted:
             raise ValueError(
-                f"{self.directory.path}: the file's metadata says {found} of weight {name}, expected {told}"
+                f"{self.directory.path}: the file's metadata says {found} of weight {name}, expected {wanted}"
             )
         parts = {}
         for part, blank in tensors_of(expected).items():
@@ -166,23 +166,23 @@ class BlankSource(WeightSource):
 
 def describe(weight: Quantized) -> dict[str, Any]:
     """The entry of a weight in a file's metadata."""
-    told: dict[str, Any] = {"shape": list(weight.shape)}
+    shape: dict[str, Any] = {"shape": list(weight.shape)}
     if isinstance(weight, Int4Weight):
-        return {"format": "int4", **told, "group": weight.group, "symmetric": weight.minimum is None}
-    return {"format": "int8" if isinstance(weight, Int8Weight) else "fp8", **told}
+        return {"format": "int4", **shape, "group": weight.group, "symmetric": weight.minimum is None}
+    return {"format": "int8" if isinstance(weight, Int8Weight) else "fp8", **shape}
 
 
 def _descriptions(directory: TensorDir) -> dict[str, Any]:
     text = directory.metadata().get(METADATA)
     try:
-        told = json.loads(text or "")
+        entries = json.loads(text or "")
     except json.JSONDecodeError:
-        told = None
-    if not isinstance(told, dict):
+        entries = None
+    if not isinstance(entries, dict):
         raise ValueError(
             f"{directory.path}: the weights' metadata has no {METADATA}: quantise the model again"
         )
-    return told
+    return entries
 
 
 def _plain(dtype: torch.dtype) -> str:

@@ -323,7 +323,7 @@ class _Step:
 
 def _why_sound(reply: ActiveReply, now: float) -> str:
     if not reply.request.is_live:
-        return "nobody waits for it"
+        return "no player waits for it"
     slack = _slack(reply, now)
     if slack is None:
         return "its first sound"

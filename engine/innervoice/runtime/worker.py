@@ -268,7 +268,7 @@ class Worker:
                 self.telemetry.count("abandoned")
                 core.cancel(reply_id)
             elif queue.neglected_s(now) > self._reader_timeout_s:
-                error = f"nobody read this reply for {self._reader_timeout_s:g} s, with its queue full"
+                error = f"this reply was not read for {self._reader_timeout_s:g} s, with its queue full"
                 core.cancel(reply_id, "error", error)
             else:
                 core.set_blocked(reply_id, queue.is_full)

@@ -101,9 +101,7 @@ class _Planned:
         self._planned: tuple[Any, ...] = ()
 
     def run(self, batch: PagedBatch) -> Tensor:
-        """Plan where the batch is another one than that of the last call, told by its tensors themselves;
-        then run.
-        """
+        """Plan where the batch is another one than that of the last call, by the identity of its tensors; then run."""
         rows = (batch.page_table, batch.query_start, batch.context_len)
         if len(self._planned) != len(rows) or any(
             a is not b for a, b in zip(self._planned, rows, strict=True)

@@ -408,7 +408,7 @@ OPS = (
         _fp8_attention_case("fp8, mixed", _MIXED),
         _fp8_attention_case("fp8, primes, weighted", _MIXED, heads=15, groups=5, width=7, page_size=3, weight=True),
         _attention_case("long", ((301, 517),)), _attention_case("empty", ()),
-        _attention_case("nobody active", ((0, 5), (0, 0))),
+        _attention_case("no row active", ((0, 5), (0, 0))),
     ), real=(
         _attention_case("decode at 2k", ((1, 2048),), heads=32, width=128, skip=_QKV - 4096),
         _attention_case("decode 16 at 2k", ((1, 2048),) * 16, heads=32, width=128, skip=_QKV - 4096),

@@ -61,9 +61,7 @@ def _placed(places: _Rows, device: DeviceName) -> Inputs:
 
 
 def _stft_case(name: str, places: _Rows, columns: int, n_fft: int = 16, hop: int = 4) -> Case:
-    """Where a row begins at position 0 the state holds what nobody may see, and what lies after its end is
-    unseen too.
-    """
+    """Where a row begins at position 0 the state must not be read, and neither must the columns after its end."""
 
     def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         x, state = (

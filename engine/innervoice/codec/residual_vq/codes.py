@@ -105,9 +105,9 @@ class Grid:
         rows = [self._row(index, row) for index, row in enumerate(codes.ids)]
         lengths = {len(row) for row in rows}
         if len(lengths) != 1:
-            told = ", ".join(str(len(row)) for row in codes.ids)
+            counts = ", ".join(str(len(row)) for row in codes.ids)
             raise ValueError(
-                f"the codebooks' rows have {told} ids, which is not the same time: "
+                f"the codebooks' rows have {counts} ids, which is not the same time: "
                 f"expected strides {self.strides[:num]}"
             )
         if self.chunk_frames is not None:

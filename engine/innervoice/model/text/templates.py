@@ -66,9 +66,9 @@ def turn_head_ids(
 def _opening(tokenizer: TextTokenizer, system: str, *, first: bool) -> list[int]:
     """All before the line break that the user's words or sound follow."""
     special = tokenizer.require_special
-    told = (
+    system_turn = (
         [special("[gMASK]"), special("<sop>"), special("<|system|>"), *tokenizer.encode("\n" + system)]
         if first
         else []
     )
-    return [*told, special("<|user|>")]
+    return [*system_turn, special("<|user|>")]

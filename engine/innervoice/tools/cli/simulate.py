@@ -84,16 +84,16 @@ def simulate_command(
 
     if arrivals is not None:
         made = run(from_file(arrivals))
-        told: dict[str, Any] = {"arrivals": len(made.replies)}
+        summary: dict[str, Any] = {"arrivals": len(made.replies)}
     elif streams is not None:
-        made, told = run(constant(streams, seed=seed)), {"streams": streams}
+        made, summary = run(constant(streams, seed=seed)), {"streams": streams}
     else:
         most, runs = most_carried(lambda num: _three(run, num, seed), 1, _MOST, rate=reflection or 0.0)
         if not runs:
             raise ValueError("not one listener is carried: the machine is too slow")
-        made, told = runs[0], {"streams_carried": most}
-    told |= {"policy": policy, **_told(made, reflection or 0.0)}
-    print(json.dumps(told) if as_json else as_text(told))
+        made, summary = runs[0], {"streams_carried": most}
+    summary |= {"policy": policy, **_figures_of(made, reflection or 0.0)}
+    print(json.dumps(summary) if as_json else as_text(summary))
 
 
 def _three(run: Any, num: int, seed: int) -> Iterator[SimulatedRun]:
@@ -101,7 +101,7 @@ def _three(run: Any, num: int, seed: int) -> Iterator[SimulatedRun]:
     return (run(constant(num, seed=seed + i)) for i in range(3))
 
 
-def _told(run: SimulatedRun, rate: float) -> dict[str, Any]:
+def _figures_of(run: SimulatedRun, rate: float) -> dict[str, Any]:
     figures = run.figures()
     first = figures.audio_ttfp_ms
     return {
