@@ -15,6 +15,7 @@ from chat_files import SHAPES, save
 
 from innervoice.model.families import llama
 from innervoice.model.text import ChatTemplate, JsonTokenizer, TextStream, chat_turn_ids
+from innervoice.model.text.chat_template import Piece
 from innervoice.types import Vocabulary
 
 TEXTS = [
@@ -160,7 +161,7 @@ LOOP = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
         (LOOP + "{{ messages[-1].content }}", "it does not write every message once, as it is"),
         (
             "{% for m in messages %}{{ m.content | upper }}{% endfor %}",
-            "it does not write every message once",
+            "it writes earlier turns otherwise",
         ),
         ("{{ messages[-1].content }}", "earlier turns otherwise"),
         ("{{ messages | length }}" + LOOP, "earlier turns otherwise"),
@@ -182,6 +183,106 @@ def test_templates_that_fail(source: str, message: str) -> None:
         both_turns()
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def chat(content: str) -> str:
+    """A template that writes contents so."""
+    loop = "{% for m in messages %}<{{ m.role }}>" + content + ";{% endfor %}"
+    return loop + "{% if add_generation_prompt %}<assistant>{% endif %}"
+
+
+LOOKING = {
+    "as it is": chat("{{ m.content }}"),
+    "trimmed": chat("{{ m.content | trim }}"),
+    "replaced": chat("{{ m.content.replace('then', 'than') }}"),
+    "upper": chat("{{ m.content | upper }}"),
+    "escaped": chat("{{ m.content | e }}"),
+    "quoted": chat("{{ m.content | tojson }}"),
+    "counted": chat("{{ m.content | length }}:{{ m.content }}"),
+    "cut": chat("{{ m.content[:6] }}"),
+    "split": chat("{{ m.content.split('</think>')[-1] }}"),
+    "lines": chat("{% for line in m.content.split('\\n') %}{{ line }}{% endfor %}"),
+    "switch anywhere": chat("{{ m.content }}{% if '/no_think' in m.content %}!{% endif %}"),
+    "switch taken out": chat("{{ m.content.replace('/no_think', '') | trim }}"),
+    "switch at the end": chat("{{ m.content }}{% if m.content.endswith('/no_think') %}!{% endif %}"),
+    "switch at the start": chat("{{ m.content }}{% if m.content.startswith('/no_think') %}!{% endif %}"),
+    "reply cut": chat("{% if m.role == 'assistant' %}{{ m.content.split('then')[-1] }}{% else %}{{ m.content }}{% endif %}"),
+}  # fmt: skip
+SAID = [
+    "hello", " then ask one.\n", "/no_think", "why? /no_think", "/no_think why?", 'say "no" <b>\n& more', "a</think>b",
+    "user <assistant> assistant", "\ue000\ue001 private \uf8f0reply\uf8f1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOOKING)
+def test_what_a_template_makes_of_words_is_kept_or_refused(name: str) -> None:
+    """Turns together are the rendering of the dialogue itself; templates that cannot be cut are refused."""
+    made, plain = template(LOOKING[name]), LOOKING[name] in list(LOOKING.values())[:2]
+    num_equal = 0
+    for said in SAID:
+        for system in (None, said):
+            dialogue = messages(system, [said, said, said])
+            head, last = dialogue[:-2], dialogue[-1]
+            try:
+                first = made.turn(said, system, first=True)
+                ours = text_of(first) + said.strip()
+                ours += text_of(made.turn(said, system, first=False, earlier=dialogue[-3:-1]))
+            except ValueError:
+                continue
+            num_equal += 1
+            rendered = made._template.render(messages=[*dialogue[:-1], last], add_generation_prompt=True)
+            assert "".join(ours.split()) == "".join(rendered.split())
+            assert text_of(first) == made._template.render(messages=head, add_generation_prompt=True)
+            assert [p.text for p in first if p.text == said.strip()] == [
+                p.text for p in first if not p.is_template and p.text == said.strip()
+            ]
+    assert num_equal == 2 * len(SAID) or not plain
+
+
+def text_of(pieces: list[Piece]) -> str:
+    return "".join(piece.text for piece in pieces)
+
+
+def test_the_words_of_this_dialogue_count() -> None:
+    """A template that shortens some replies is refused for a dialogue with such a reply alone."""
+    made = template(LOOKING["reply cut"])
+    for reply, is_cut in (("one.", False), ("one, then two.", True)):
+        earlier = messages(None, ["hi", reply])
+        assert text_of(made.turn("go on", None, first=False)) == ";<user>go on;<assistant>"
+        if not is_cut:
+            assert made.turn("go on", None, first=False, earlier=earlier)
+            continue
+        with pytest.raises(ValueError, match="it writes earlier turns otherwise"):
+            made.turn("go on", None, first=False, earlier=earlier)
+    whole = made.dialogue(messages(None, ["hi", "one.", "go on"]))
+    assert text_of(whole) == "<user>hi;<assistant>one.;<user>go on;<assistant>"
+    assert [piece.text for piece in whole if not piece.is_template] == ["hi", "one.", "go on"]
+
+
+def test_a_prompt_that_history_leaves_out_is_refused_later() -> None:
+    """What stands before a reply while it is made has to stand there afterwards."""
+    think = chat("{{ m.content }}") + "{% if add_generation_prompt %}<think>{% endif %}"
+    assert text_of(template(think).turn("hi", None, first=True)) == "<user>hi;<assistant><think>"
+    with pytest.raises(ValueError, match="it writes earlier turns otherwise"):
+        template(think).turn("hi", None, first=False)
+
+
+def test_template_variables() -> None:
+    source = (
+        chat("{{ m.content }}") + "{% if enable_thinking is defined and not enable_thinking %}<no>{% endif %}"
+    )
+    made = template(source, bos_token="<s>")
+    assert made.variables == {"enable_thinking"}
+    given = {"enable_thinking": False}
+    assert text_of(made.turn("hi", None, first=True, variables=given)) == "<user>hi;<assistant><no>"
+    assert (
+        text_of(made.turn("hi", None, first=True, variables={"enable_thinking": True}))
+        == "<user>hi;<assistant>"
+    )
+    with pytest.raises(ValueError, match=r"no variable 'thinking': it reads enable_thinking"):
+        made.turn("hi", None, first=True, variables={"thinking": True})
+    with pytest.raises(ValueError, match=r"no variable 'messages'"):
+        made.turn("hi", None, first=True, variables={"messages": []})
 
 
 def test_system_text_must_be_written() -> None:
@@ -225,6 +326,16 @@ def test_where_the_template_is_read_from(tmp_path: Path) -> None:
     assert read is not None
     assert "".join(piece.text for piece in read.turn("hi", None, first=True)) == "hi!"
     (tmp_path / "chat_template.jinja").unlink()
+    config.write_text(json.dumps({"bos_token": "<s>"}))
+    (tmp_path / "chat_template.json").write_text(
+        json.dumps({"chat_template": "{{ bos_token }}{{ messages[0].content }}"})
+    )
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"bos_token": {"content": "<b>"}}))
+    for listed, bos in (({}, "<b>"), ({"added_tokens_decoder": {}}, "<s>")):
+        config.write_text(json.dumps({"bos_token": "<s>"} | listed))
+        read = ChatTemplate.read(tmp_path)
+        assert read is not None
+        assert text_of(read.turn("hi", None, first=True)) == bos + "hi"
     config.write_text(json.dumps({"chat_template": 5}))
     with pytest.raises(ValueError, match="chat_template is 5, expected text"):
         ChatTemplate.read(tmp_path)

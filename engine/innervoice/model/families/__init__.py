@@ -17,7 +17,7 @@ import torch
 from innervoice.checkpoint.model_config import ModelConfig
 from innervoice.checkpoint.safetensors import TensorSource
 from innervoice.model.families import glm, glm4_voice, llama
-from innervoice.model.text import TextTokenizer
+from innervoice.model.text import Message, TextTokenizer
 from innervoice.model.weights import ModelWeights
 from innervoice.types import Vocabulary
 
@@ -57,13 +57,17 @@ class Family(Protocol):
         system: str | None = None,
         *,
         first: bool,
+        variables: Mapping[str, Any] | None = None,
+        earlier: Sequence[Message] | None = None,
     ) -> list[int]:
         """The ids that one user turn, text or speech codes, adds to a dialogue, up to where the reply begins.
 
         first: the whole opening, with the system text; system None: the model's own. Otherwise what comes
         between the reply before and the next one: the history holds that reply's ids as they were drawn,
         without its end of turn, which these ids begin with where the template has one. Give the same system
-        at every turn. Raises ValueError.
+        at every turn. variables: of a chat template, by name. earlier: what was said so far, against which
+        the turn is checked; None: not known. Raises ValueError, also for variables that the template does
+        not read.
         """
         ...
 

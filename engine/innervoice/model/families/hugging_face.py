@@ -19,7 +19,7 @@ from innervoice.checkpoint.safetensors import TensorSource
 from innervoice.model import text
 from innervoice.model.quant import Weight, joined
 from innervoice.model.quant_source import read_weight
-from innervoice.model.text import JsonTokenizer, TextTokenizer, load_vocabulary
+from innervoice.model.text import JsonTokenizer, Message, TextTokenizer, load_vocabulary
 from innervoice.model.weights import LayerWeights, ModelWeights
 from innervoice.types import Vocabulary
 
@@ -191,11 +191,13 @@ def turn_ids(
     system: str | None = None,
     *,
     first: bool,
+    variables: Mapping[str, Any] | None = None,
+    earlier: Sequence[Message] | None = None,
 ) -> list[int]:
     """One user turn in the checkpoint's chat template; see Family.turn_ids. Raises ValueError for speech."""
     if not isinstance(user, str):
         raise ValueError(_NO_SPEECH)
-    return text.chat_turn_ids(tokenizer, user, system, first=first)
+    return text.chat_turn_ids(tokenizer, user, system, first=first, variables=variables, earlier=earlier)
 
 
 def turn_head_ids(

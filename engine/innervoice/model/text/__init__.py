@@ -9,8 +9,8 @@ tokenizer_json.py  tokenizer.json
 vocabulary.py      which ids mean what
 """
 
-from innervoice.model.text.chat import chat_turn_ids, end_of_turn
-from innervoice.model.text.chat_template import ChatTemplate
+from innervoice.model.text.chat import chat_turn_ids, dialogue_ids, end_of_turn
+from innervoice.model.text.chat_template import ChatTemplate, Message
 from innervoice.model.text.templates import SPEECH_SYSTEM, TEXT_SYSTEM, turn_head_ids, turn_ids
 from innervoice.model.text.tiktoken_file import TiktokenTokenizer, read_added_tokens, read_ranks
 from innervoice.model.text.tokenizer import TextStream, TextTokenizer
@@ -22,10 +22,12 @@ __all__ = [
     "TEXT_SYSTEM",
     "ChatTemplate",
     "JsonTokenizer",
+    "Message",
     "TextStream",
     "TextTokenizer",
     "TiktokenTokenizer",
     "chat_turn_ids",
+    "dialogue_ids",
     "end_of_turn",
     "load_vocabulary",
     "read_added_tokens",

@@ -2,29 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from innervoice.model.text.chat_template import ChatTemplate, Message
 from innervoice.model.text.tokenizer import TextTokenizer
 from innervoice.model.text.tokenizer_json import JsonTokenizer
 
 
 def chat_turn_ids(
-    tokenizer: TextTokenizer, user: str, system: str | None = None, *, first: bool
+    tokenizer: TextTokenizer,
+    user: str,
+    system: str | None = None,
+    *,
+    first: bool,
+    variables: Mapping[str, Any] | None = None,
+    earlier: Sequence[Message] | None = None,
 ) -> list[int]:
     """The ids of one user turn up to where the reply begins; system None: the template's own.
 
     first: the whole opening; otherwise what follows the ids of the reply before, its end of turn included. A
-    later turn is encoded by itself: nothing merges with the reply's last token. A tokenizer that was made up
-    has a template made up. Raises ValueError without a chat template, or where it fails.
+    later turn is encoded by itself: nothing merges with the reply's last token. variables and earlier: as for
+    `ChatTemplate.turn`. A tokenizer that was made up has a template made up. Raises ValueError without a chat
+    template, or where it fails.
     """
     if not isinstance(tokenizer, JsonTokenizer):
+        if variables:
+            raise ValueError(
+                f"a prompt that is made up has no variable {min(variables)!r}: leave template out"
+            )
         return _made_up_turn(tokenizer, user, system if first else None)
-    if tokenizer.chat is None:
-        raise ValueError(
-            f"{tokenizer.source.parent} has no chat template, neither chat_template.jinja nor one in tokenizer_config.json: "
-            "add it, or give a prompt as Ids"
-        )
-    return tokenizer.encode_pieces(tokenizer.chat.turn(user, system, first=first), at_start=first)
+    turn = _template_of(tokenizer).turn(user, system, first=first, variables=variables, earlier=earlier)
+    return tokenizer.encode_pieces(turn, at_start=first)
+
+
+def dialogue_ids(
+    tokenizer: JsonTokenizer,
+    messages: Sequence[Message],
+    variables: Mapping[str, Any] | None = None,
+    *,
+    to_reply: bool = True,
+) -> list[int]:
+    """The ids of a whole dialogue; see `ChatTemplate.dialogue`. Raises ValueError as it does."""
+    return tokenizer.encode_pieces(_template_of(tokenizer).dialogue(messages, variables, to_reply=to_reply))
 
 
 def end_of_turn(tokenizer: JsonTokenizer, eos: Sequence[int]) -> int | None:
@@ -36,6 +56,15 @@ def end_of_turn(tokenizer: JsonTokenizer, eos: Sequence[int]) -> int | None:
     except ValueError:
         behind = []
     return next((i for i in (*behind, *eos) if i in eos), None)
+
+
+def _template_of(tokenizer: JsonTokenizer) -> ChatTemplate:
+    if tokenizer.chat is None:
+        raise ValueError(
+            f"{tokenizer.source.parent} has no chat template, neither chat_template.jinja nor one in tokenizer_config.json: "
+            "add it, or give a prompt as Ids"
+        )
+    return tokenizer.chat
 
 
 def _made_up_turn(tokenizer: TextTokenizer, user: str, system: str | None) -> list[int]:

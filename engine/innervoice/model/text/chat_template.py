@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,18 +11,21 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from innervoice.checkpoint.files import read_json
 
-Message = dict[str, str]
+Message = Mapping[str, str]
+"""A message of a dialogue: role (system, user or assistant) and content."""
 
-# Stand-ins for contents while a template is rendered: private characters that no template holds.
-_EDGE = "\ue000"
-_USER, _SYSTEM, _ASKED, _REPLY = (f"{_EDGE}{name}\ue001" for name in ("user", "system", "asked", "reply"))
+# Stand-ins for an earlier turn: what they say is in no template.
+_ASKED, _REPLY = "\uf8f0asked\uf8f1", "\uf8f0reply\uf8f1"
+_OWN = ("messages", "add_generation_prompt")  # variables that a rendering sets itself
+_RENAMED = "it writes earlier turns otherwise once there are later ones"
+_PRIVATE = (*range(0xE000, 0xF8F0), *range(0xF0000, 0xFFFFE), *range(0x100000, 0x10FFFE))
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Piece:
 class ChatTemplate:
     """A template with the names of the special tokens.
 
-    now: what strftime_now formats, where a template writes the date.
+    now: what strftime_now formats, where a template writes the date. variables: names that the
+    template reads beside the messages, such as enable_thinking.
     """
 
     def __init__(
@@ -50,24 +53,32 @@ class ChatTemplate:
         now: Callable[[], datetime] = datetime.now,
     ) -> None:
         self.source = source
-        self._tokens = dict(tokens)
+        self._text, self._tokens, self._now = template, dict(tokens), now
+        environment = _environment()
         try:
-            self._template = _environment(now).from_string(template)
+            self._template = environment.from_string(template)
+            read = meta.find_undeclared_variables(environment.parse(template))
         except jinja2.TemplateError as error:
             raise ValueError(
                 f"{source}: the chat template is not valid ({_first_line(error)}): download it again"
             ) from None
+        self.variables = frozenset(read - {*_OWN, *environment.globals, *self._tokens})
 
     @classmethod
     def read(cls, directory: str | PathLike[str]) -> ChatTemplate | None:
-        """chat_template.jinja, or chat_template of tokenizer_config.json; None without either.
+        """chat_template.jinja, or chat_template of tokenizer_config.json or of chat_template.json; None
+        without any. The first of them counts.
 
         Raises ValueError.
         """
-        file, config = Path(directory) / "chat_template.jinja", Path(directory) / "tokenizer_config.json"
-        data = read_json(config) if config.exists() else {}
-        source = file if file.exists() else config
-        template = file.read_text(encoding="utf-8") if file.exists() else data.get("chat_template")
+        folder = Path(directory)
+        file, data = folder / "chat_template.jinja", _read_if_there(folder / "tokenizer_config.json")
+        source, template = folder / "tokenizer_config.json", data.get("chat_template")
+        if file.exists():
+            source, template = file, file.read_text(encoding="utf-8-sig")
+        elif template is None:
+            source = folder / "chat_template.json"
+            template = _read_if_there(source).get("chat_template")
         if isinstance(template, list):
             named = {
                 entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)
@@ -77,52 +88,115 @@ class ChatTemplate:
             return None
         if not isinstance(template, str):
             raise ValueError(f"{source}: chat_template is {template!r}, expected text")
-        return cls(template, _special_tokens(data), source)
+        return cls(template, _special_tokens(data, folder), source)
 
-    def turn(self, user: str, system: str | None, *, first: bool) -> list[Piece]:
+    def dialogue(
+        self,
+        messages: Sequence[Message],
+        variables: Mapping[str, Any] | None = None,
+        *,
+        to_reply: bool = True,
+    ) -> list[Piece]:
+        """The text of a whole dialogue, cut at what each speaker says; to_reply: up to where a reply begins.
+
+        The pieces together are the text that the template makes of these messages. variables: of the
+        template, by name. Raises ValueError where the template fails, does not write every message once, or
+        writes something else because of what a message says that cannot be told from its words; and for a
+        variable that the template does not read.
+        """
+        return self._pieces(messages, self._given(variables), to_reply)
+
+    def turn(
+        self,
+        user: str,
+        system: str | None,
+        *,
+        first: bool,
+        variables: Mapping[str, Any] | None = None,
+        earlier: Sequence[Message] | None = None,
+    ) -> list[Piece]:
         """The text that one user turn adds to the dialogue, up to the beginning of the reply.
 
         first: the whole opening. Otherwise: what follows the last word of the reply before, its end
-        of turn included. Raises ValueError where the template fails, or writes earlier turns
+        of turn included. variables: as for `dialogue`. earlier: the users' and the model's messages so far,
+        None: not known. Raises ValueError as `dialogue`, and where the template writes earlier turns
         otherwise once there are later ones.
         """
-        head = [] if system is None else [_message("system", _marked(system, _SYSTEM))]
-        last = _message("user", _marked(user, _USER))
-        rendered = self._render([*head, last]) if first else self._after_reply(head, last)
-        contents = {_USER: user.strip(), _SYSTEM: (system or "").strip()}
-        return self._cut(rendered, contents, [_SYSTEM, _USER] if first else [_USER])
+        head = [] if system is None else [_message("system", system)]
+        last, given = _message("user", user), self._given(variables)
+        if first:
+            return self._pieces([*head, last], given)
+        turn = self._after_reply(head, last, given)
+        if earlier:
+            self._compare([*head, *earlier], last, given, "".join(piece.text for piece in turn))
+        return turn
 
-    def _after_reply(self, head: Sequence[Message], last: Message) -> str:
+    def _after_reply(self, head: Sequence[Message], last: Message, given: Mapping[str, Any]) -> list[Piece]:
         """The text behind the last reply, the same after one exchange and after two."""
         asked = [*head, _message("user", _ASKED)]
         exchange = [_message("user", _ASKED), _message("assistant", _REPLY)]
-        once, twice = (self._render([*head, *exchange * count, last]) for count in (1, 2))
-        before, _, suffix = once.rpartition(_REPLY)
-        if (
-            not before.startswith(self._render(asked, to_reply=False))
-            or twice.rpartition(_REPLY)[2] != suffix
-        ):
-            self._refuse("it writes earlier turns otherwise once there are later ones")
-        return suffix
+        found = []
+        for count in (1, 2):
+            pieces = self._pieces([*head, *exchange * count, last], given)
+            at = max((i for i, piece in enumerate(pieces) if piece == Piece(_REPLY, False)), default=None)
+            if at is None:
+                self._refuse(_RENAMED)
+            found.append((pieces[:at], pieces[at + 1 :]))
+        (before, turn), (_, later) = found
+        if not _follows("".join(piece.text for piece in before), self._render(asked, given)) or turn != later:
+            self._refuse(_RENAMED)
+        return turn
 
-    def _cut(self, rendered: str, contents: Mapping[str, str], wanted: Sequence[str]) -> list[Piece]:
-        """The rendered text at the stand-ins, with what they stand for."""
-        parts = re.split(f"({_USER}|{_SYSTEM})", rendered)
-        found = [part for part in parts if part in contents]
-        if found != [mark for mark in wanted if contents[mark]]:
-            self._refuse("it does not write every message once, as it is")
-        if any(_EDGE in part for part in parts if part not in contents):
-            self._refuse("it repeats earlier turns")
-        return [Piece(contents.get(part, part), is_template=part not in contents) for part in parts if part]
+    def _compare(
+        self, earlier: Sequence[Message], last: Message, given: Mapping[str, Any], turn: str
+    ) -> None:
+        """Refuse a template that writes this very dialogue otherwise than turn by turn."""
+        *before, reply = earlier
+        whole, opening = self._render([*earlier, last], given), self._render(before, given)
+        said = whole.removeprefix(opening).removesuffix(turn)
+        if len(opening) + len(said) + len(turn) != len(whole) or said.strip() != reply["content"].strip():
+            self._refuse(_RENAMED)
 
-    def _render(self, messages: Sequence[Message], *, to_reply: bool = True) -> str:
+    def _pieces(
+        self, messages: Sequence[Message], given: Mapping[str, Any], to_reply: bool = True
+    ) -> list[Piece]:
+        """The rendered text, cut at marks around what is said.
+
+        A template may look at the beginning or the end of a message: then the mark at the other end has to do.
+        """
+        plain = self._render(messages, given, to_reply)
+        marks = self._marks([message["content"] for message in messages])
+        contents = [text.strip() for message in messages if (text := message["content"]).strip()]
+        surplus = []
+        for sides in ((True, True), (True, False), (False, True)):
+            marked = [{**m, "content": _marked(m["content"], marks, sides)} for m in messages]
+            rendered = self._render(marked, given, to_reply)
+            pieces = _cut(rendered, contents, marks, sides)
+            if pieces is not None and "".join(piece.text for piece in pieces) == plain:
+                return pieces
+            surplus.append(rendered.count(marks[not sides[0]]) - len(contents))
+        return self._refuse(_reason(surplus, has_reply=any(m["role"] == "assistant" for m in messages)))
+
+    def _marks(self, contents: Sequence[str]) -> tuple[str, str]:
+        """Two characters of the private use areas that neither the template nor a message has."""
+        used = set(self._text).union(*contents)
+        free = (mark for mark in map(chr, _PRIVATE) if mark not in used)
+        return next(free), next(free)
+
+    def _given(self, variables: Mapping[str, Any] | None) -> dict[str, Any]:
+        """What a rendering reads beside the messages; the time is the same in all renderings of a call."""
+        unknown = sorted(set(variables or {}) - self.variables)
+        if unknown:
+            names = f"it reads {', '.join(sorted(self.variables))}" if self.variables else "it reads none"
+            raise ValueError(f"{self.source}: the chat template has no variable {unknown[0]!r}: {names}")
+        moment = self._now()
+        own = {"tools": None, "documents": None, "strftime_now": moment.strftime}
+        return own | self._tokens | dict(variables or {})
+
+    def _render(self, messages: Sequence[Message], given: Mapping[str, Any], to_reply: bool = True) -> str:
         try:
             return self._template.render(
-                messages=list(messages),
-                add_generation_prompt=to_reply,
-                tools=None,
-                documents=None,
-                **self._tokens,
+                messages=[dict(message) for message in messages], add_generation_prompt=to_reply, **given
             )
         except Exception as error:  # a template is a program and fails in any way
             self._refuse(_first_line(error))
@@ -131,6 +205,47 @@ class ChatTemplate:
         raise ValueError(
             f"{self.source}: the chat template fails for this dialogue ({reason}): change it, or give a prompt as Ids"
         ) from None
+
+
+def _reason(surplus: Sequence[int], *, has_reply: bool) -> str:
+    """What is wrong with renderings that have so many marks too many."""
+    if not any(surplus):
+        return "what it writes depends on the words of a message"
+    if has_reply:
+        return "it repeats earlier turns" if max(surplus) > 0 else _RENAMED
+    return "it does not write every message once, as it is"
+
+
+def _cut(
+    rendered: str, contents: Sequence[str], marks: tuple[str, str], sides: tuple[bool, bool]
+) -> list[Piece] | None:
+    """The template's text and the contents in turn; None where the marks do not stand around each.
+
+    Between two marks a content is whatever the template made of it, beside one it must be as it is.
+    """
+    pieces: list[Piece] = []
+    rest = rendered
+    for content in contents:
+        if sides[0]:
+            before, _, rest = rest.partition(marks[0])
+            inner, found, rest = (
+                rest.partition(marks[1]) if sides[1] else (content, content, rest.removeprefix(content))
+            )
+        else:
+            inner, found, rest = rest.partition(marks[1])
+            before, inner = inner.removesuffix(content), content
+        if not found:
+            return None
+        pieces += [Piece(before, True), Piece(inner, False)]
+    pieces.append(Piece(rest, True))
+    if any(mark in piece.text for piece in pieces for mark in marks):
+        return None
+    return [piece for piece in pieces if piece.text]
+
+
+def _follows(before: str, opening: str) -> bool:
+    """Whether a reply stands where its prompt ends, behind white space that the model writes itself at most."""
+    return before.startswith(opening) and not before[len(opening) :].strip()
 
 
 class _GenerationBlock(Extension):
@@ -143,7 +258,7 @@ class _GenerationBlock(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def _environment(now: Callable[[], datetime]) -> ImmutableSandboxedEnvironment:
+def _environment() -> ImmutableSandboxedEnvironment:
     """What templates on the hub are written for: transformers' settings, filters and functions."""
     extensions: list[str | type[Extension]] = ["jinja2.ext.loopcontrols", _GenerationBlock]
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
@@ -154,17 +269,26 @@ def _environment(now: Callable[[], datetime]) -> ImmutableSandboxedEnvironment:
     def to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
         return json.dumps(value, ensure_ascii=ensure_ascii, **options)
 
-    def strftime_now(pattern: str) -> str:
-        return now().strftime(pattern)
-
     environment.filters["tojson"] = to_json
-    environment.globals |= {"raise_exception": raise_exception, "strftime_now": strftime_now}
+    environment.globals |= {"raise_exception": raise_exception, "strftime_now": datetime.now().strftime}
     return environment
 
 
-def _special_tokens(data: Mapping[str, Any]) -> dict[str, str]:
-    """bos_token, eos_token and their kind, as tokenizer_config.json names them."""
-    named = {key: value.get("content") if isinstance(value, dict) else value for key, value in data.items()}
+def _read_if_there(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.exists() else {}
+
+
+def _special_tokens(data: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """bos_token, eos_token and their kind, as tokenizer_config.json names them.
+
+    special_tokens_map.json goes before it where tokenizer_config.json lists no added tokens, as files of
+    transformers before 4.34 have it.
+    """
+    older = {} if "added_tokens_decoder" in data else _read_if_there(folder / "special_tokens_map.json")
+    named = {
+        key: value.get("content") if isinstance(value, dict) else value
+        for key, value in {**data, **older}.items()
+    }
     return {key: value for key, value in named.items() if key.endswith("_token") and isinstance(value, str)}
 
 
@@ -172,11 +296,13 @@ def _message(role: str, content: str) -> Message:
     return {"role": role, "content": content}
 
 
-def _marked(text: str, mark: str) -> str:
-    """The mark in place of the text, but for white space at its ends, which templates trim or keep."""
+def _marked(text: str, marks: tuple[str, str], sides: tuple[bool, bool]) -> str:
+    """The text with marks around it, inside the white space at its ends, which templates trim or keep."""
     core = text.strip()
     start = len(text) - len(text.lstrip())
-    return text[:start] + mark + text[start + len(core) :] if core else text
+    end = start + len(core)
+    left, right = (mark if side else "" for mark, side in zip(marks, sides, strict=True))
+    return text[:start] + left + core + right + text[end:] if core else text
 
 
 def _first_line(error: Exception) -> str:

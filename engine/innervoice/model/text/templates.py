@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from innervoice.model.text.chat_template import Message
 from innervoice.model.text.tokenizer import TextTokenizer
 from innervoice.model.text.vocabulary import speech_ids
 from innervoice.types import Vocabulary
@@ -23,6 +25,8 @@ def turn_ids(
     system: str | None = None,
     *,
     first: bool,
+    variables: Mapping[str, Any] | None = None,
+    earlier: Sequence[Message] | None = None,
 ) -> list[int]:
     """One turn, typed text or the codes of a recording, up to where the reply begins; system
     None: the model's own sentence.
@@ -31,9 +35,12 @@ def turn_ids(
     streaming_transcription \\n The history before a later turn is the ids as they were fed and drawn, without
     the reply's end of turn. The original joins strings and encodes them anew: it would strip white space from
     the end of a reply that ends in text, may split a reply's text into other ids, and cannot spell the last
-    speech code. Ids as drawn keep the cache valid. Raises ValueError for a code outside the codebook, or a
-    checkpoint without the template's tokens.
+    speech code. Ids as drawn keep the cache valid; `earlier` turns change nothing. Raises ValueError for a
+    code outside the codebook, a checkpoint without the template's tokens, and for variables, of which there
+    are none.
     """
+    if variables:
+        raise ValueError(f"GLM-4-Voice's prompt has no variable {min(variables)!r}: leave template out")
     special, encode = tokenizer.require_special, tokenizer.encode
     if isinstance(user, str):
         turn = [
