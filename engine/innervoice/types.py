@@ -9,16 +9,18 @@ from __future__ import annotations
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from operator import add, and_
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
+
+from innervoice.fields import MOST_INT64, Count, Encodable, FieldType, Length, Limits, read_fields
 
 Samples = npt.NDArray[np.float32]
 Pcm16 = npt.NDArray[np.int16]
@@ -28,19 +30,28 @@ FinishReason = Literal["stop", "length", "cancelled", "interrupted", "timeout", 
 
 @dataclass(frozen=True)
 class Text:
-    """A typed prompt."""
+    """A typed prompt. Raises ValueError for what is no Unicode text."""
 
-    text: str
+    text: Annotated[str, Encodable()]
+
+    def __post_init__(self) -> None:
+        read_fields(self, "Text.")
+
+
+TokenIds = tuple[Count, ...]
 
 
 @dataclass(frozen=True)
 class Ids:
-    """A prompt given as token ids, used as they are (no template is added)."""
+    """A prompt given as token ids, used as they are (no template is added).
 
-    ids: tuple[int, ...]
+    ids: any iterable of integers, kept as a tuple. Raises ValueError for anything else.
+    """
 
-    def __init__(self, ids: Sequence[int]) -> None:
-        object.__setattr__(self, "ids", tuple(int(i) for i in ids))
+    ids: TokenIds
+
+    def __init__(self, ids: Iterable[int]) -> None:
+        object.__setattr__(self, "ids", FieldType.of(TokenIds).read(ids, "Ids.ids"))
 
 
 AudioIn = str | PathLike[str] | bytes | tuple[np.ndarray, int]
@@ -63,35 +74,35 @@ class Vocabulary:
     eos: tuple[int, ...] = ()
 
 
+_COLDEST = 1e-30  # below it, quotients of logits leave float32
+
+
 @dataclass(frozen=True)
 class Sampling:
-    """The way tokens are drawn.
+    """The way tokens are drawn, and when a reply ends.
 
-    None: the checkpoint's own value; temperature 0: greedy; seed None: drawn, and echoed in usage.
+    temperature 0: greedy, as any below 1e-30 is; top_k 0: off. None for these and top_p: the checkpoint's own
+    value. seed None: drawn, and echoed in usage. max_new_tokens: of the whole reply, hidden and forced ones
+    among them, 2000 unless given. max_audio_s: seconds of sound after which the reply ends, None: no limit.
+    stop_token_ids: the first of them that is emitted ends the reply. ignore_eos: the model's own end does not.
+    logprobs: token events carry the natural logarithm of each drawn id's probability. numpy's numbers are
+    taken as Python's. Raises ValueError, which names the field, for a value of another type or out of range.
     """
 
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    seed: int | None = None
-    max_new_tokens: int = 2000
-    max_audio_s: float | None = None
-    stop_token_ids: tuple[int, ...] = ()
+    temperature: Annotated[float | None, Limits(0, 1e38)] = None
+    top_k: Annotated[int | None, Limits(0, MOST_INT64)] = None
+    top_p: Annotated[float | None, Limits(above=0, most=1)] = None
+    seed: Annotated[int | None, Limits(0, 2**64 - 1)] = None
+    max_new_tokens: Annotated[int, Limits(1, MOST_INT64)] = 2000
+    max_audio_s: Annotated[float | None, Limits(above=0, is_finite=False)] = None
+    stop_token_ids: Annotated[tuple[Count, ...], Length(1024)] = ()
     ignore_eos: bool = False
     logprobs: bool = False
 
     def __post_init__(self) -> None:
-        self._check("temperature", 0, float("inf"), "0 (greedy) or more")
-        self._check("top_k", 0, float("inf"), "0 (off) or more")
-        self._check("top_p", 1e-9, 1, "above 0 and at most 1")
-        self._check("seed", 0, 2**64 - 1, "from 0 to 2**64 - 1")
-        self._check("max_new_tokens", 1, float("inf"), "1 or more")
-        self._check("max_audio_s", 1e-9, float("inf"), "above 0")
-
-    def _check(self, name: str, low: float, high: float, expected: str) -> None:
-        value = getattr(self, name)
-        if value is not None and not low <= value <= high:
-            raise ValueError(f"Sampling.{name} is {value}: it must be {expected}")
+        read_fields(self, "Sampling.")
+        if self.temperature is not None and self.temperature < _COLDEST:
+            object.__setattr__(self, "temperature", 0.0)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from source_tree import (
 )
 
 WITHOUT_TORCH = (
+    "fields.py",
     "types.py",
     "checkpoint/files.py",
     "checkpoint/model_config.py",

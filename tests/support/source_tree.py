@@ -25,16 +25,17 @@ _DEFINITIONS = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 # The rooms of innervoice: a folder, types.py or __init__.py. A room imports rooms of lower rank only.
 RANKS = {
-    "types": 0,
-    "checkpoint": 1,
-    "telemetry": 1,
-    "schedule": 2,
-    "codec": 3,
-    "model": 3,
-    "runtime": 4,
-    "api": 5,
-    "__init__": 6,
-    "tools": 7,
+    "fields": 0,
+    "types": 1,
+    "checkpoint": 2,
+    "telemetry": 2,
+    "schedule": 3,
+    "codec": 4,
+    "model": 4,
+    "runtime": 5,
+    "api": 6,
+    "__init__": 7,
+    "tools": 8,
 }
 
 

@@ -6,7 +6,6 @@ gc_freeze.py        FrozenHeap: loaded objects are left out of garbage collectio
 live_audio.py       LiveEncoder: pushed frames to codes while users speak, for all sessions
 loader.py           EngineParts: a checkpoint loaded as planned
 memory_plan.py      MemoryPlan: bytes and sessions, from config files alone
-option_type.py      OptionType: the types that an option takes, read from its annotation
 options.py          EngineOptions: the options that an engine is loaded with
 request_builder.py  RequestBuilder: a prompt and options to a validated request
 session.py          Session: turns, pushed audio, fork, export

@@ -10,7 +10,7 @@ from functools import partial
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Annotated, Any, overload
 
 import torch
 
@@ -21,6 +21,7 @@ from innervoice.api.memory_plan import MemoryPlan, make_plan
 from innervoice.api.options import EngineOptions, keywords_of
 from innervoice.api.request_builder import RequestOptions
 from innervoice.api.session import Session
+from innervoice.fields import AtLeastOne, Limits, checked
 from innervoice.runtime.calibration import calibrate
 from innervoice.runtime.record import request_line
 from innervoice.runtime.snapshot import SessionSnapshot
@@ -118,6 +119,7 @@ class Engine:
     def generate(self, prompt: Prompt, **request: Any) -> Reply: ...
     @overload
     def generate(self, prompt: list[Prompt], **request: Any) -> list[Reply]: ...
+    @checked
     def generate(self, prompt: Prompt | list[Prompt], **request: Any) -> Reply | list[Reply]:
         """Make the whole reply, or a list of replies to a list of prompts.
 
@@ -129,6 +131,7 @@ class Engine:
         streams = [self.stream(one, **request).bounded(math.inf, math.inf) for one in prompt]
         return [stream.reply() for stream in streams]
 
+    @checked
     def stream(self, prompt: Prompt, **request: Any) -> Stream:
         """Validate and submit a request now; read its events with `for` or `async for`.
 
@@ -138,13 +141,13 @@ class Engine:
         request, all of it optional:
         - schedule: a Schedule, a preset's name or a .json file. Default: interleaved, or text alone for a
           model without speech.
-        - sampling: a Sampling.
+        - sampling: a Sampling. Default: the checkpoint's own, and at most 2000 new tokens.
         - system: a system prompt in place of the model's own.
         - output_rate: of the audio, in Hz. Default: the decoder's own.
-        - output_format: "float32" or "int16" samples.
+        - output_format: "float32" (default) or "int16" samples.
         - reflection_caps: run-time caps of the reflection segments, in order.
-        - timeout_s: seconds after which the reply ends.
-        - priority: replies of a higher one go first.
+        - timeout_s: seconds after which the reply ends. Default: no limit.
+        - priority: replies of a higher one go first. Default: 0.
         - realtime: True (default): the reply is played while it is made, so it keeps the pace of playback and
           reflects as long as unplayed sound allows. False, as in `generate`: as fast as possible, and
           reflecting as its schedule says.
@@ -164,6 +167,7 @@ class Engine:
         """Do the same as `stream`, under the name that async readers look for."""
         return self.stream(prompt, **request)
 
+    @checked
     def open_session(self, *, restore: bytes | None = None, **request: Any) -> Session:
         """Open a conversation that keeps its pages.
 
@@ -187,7 +191,8 @@ class Engine:
         """
         return self.parts.model_id
 
-    def warmup(self, batch_sizes: Sequence[int] | None = None) -> float:
+    @checked
+    def warmup(self, batch_sizes: Sequence[AtLeastOne] | None = None) -> float:
         """Run steps and codec calls of these sizes (None: all powers of 2, for 2 s at most) -> seconds taken.
 
         Kernels that would be compiled at first use are compiled, and the scheduler learns the cost of steps
@@ -225,6 +230,7 @@ class Engine:
         """Bytes of weights, cache and codec; sessions that fit."""
         return self._plan
 
+    @checked
     @contextmanager
     def trace(self, path: str | PathLike[str]) -> Iterator[None]:
         """Record what runs inside the block as Chrome trace JSON, for Perfetto.
@@ -249,7 +255,8 @@ class Engine:
         if self._live_encoder is not None:
             self._live_encoder.check_health()
 
-    def close(self, drain_s: float = 0.0) -> None:
+    @checked
+    def close(self, drain_s: Annotated[float, Limits(0, is_finite=False)] = 0.0) -> None:
         """Refuse new requests, give running ones drain_s seconds, cancel the rest, stop."""
         if self._live_encoder is not None:
             self._live_encoder.close()

@@ -8,17 +8,17 @@ A field carries its name, type and default, the sentence that `--help` prints, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
 from os import PathLike
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast, get_args, get_type_hints
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast, get_args
 
-from innervoice.api.option_type import OptionType
 from innervoice.checkpoint.locate import CheckpointPaths, locate
 from innervoice.checkpoint.model_config import DTYPE_BYTES
 from innervoice.checkpoint.quantization import Format, Quantization
 from innervoice.codec.glm_voice.chunks import SteadySettings
 from innervoice.codec.speech_codec import Streaming
+from innervoice.fields import MOST_INT32, MOST_INT64, Choices, Limits, checked, read_fields
 from innervoice.model.native import Backend
 from innervoice.model.pages import PageFormat
 from innervoice.runtime.admission import Preempt
@@ -31,31 +31,19 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Rule:
-    """The values that an option takes. remedy: the end of the sentence that refuses others."""
-
-    holds: Callable[[Any], bool]
-    remedy: str
+SHARE = Limits(above=0, most=1)
+POSITIVE = Limits(above=0, is_finite=False)
+AT_LEAST_0 = Limits(0, MOST_INT32)
+AT_LEAST_1 = Limits(1, MOST_INT32)
 
 
-def at_least(least: int) -> Rule:
-    """Numbers from `least` up."""
-    return Rule(lambda value: value >= least, f"it must be {least} or more")
-
-
-SHARE = Rule(lambda value: 0 < value <= 1, "it must be above 0 and at most 1")
-POSITIVE = Rule(lambda value: value > 0, "it must be above 0")
-
-
-def option(default: T, doc: str, *, choices: Sequence[str] = (), rule: Rule | None = None) -> T:
+def option(default: T, doc: str, *, choices: Sequence[str] = (), limits: Limits | None = None) -> T:
     """A field of `EngineOptions`.
 
-    A value must be of the field's type. choices: the only strings that it takes; rule: limits of its values,
-    None excepted.
+    A value must be of the field's type. choices: the only strings that it takes; limits: of its numbers.
     """
-    metadata = {"doc": doc, "choices": tuple(choices), "rule": rule}
-    return field(default=default, metadata=metadata)
+    check = (Choices(tuple(choices)), *(() if limits is None else (limits,)))
+    return field(default=default, metadata={"doc": doc, "choices": tuple(choices), "check": check})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,12 +82,14 @@ class EngineOptions:
     kv_dtype: str = option(
         "auto", "Type of the cache; auto: the model's.", choices=("auto", *get_args(PageFormat))
     )
-    memory_fraction: float = option(0.9, "Share of the device's memory to use.", rule=SHARE)
+    memory_fraction: float = option(0.9, "Share of the device's memory to use.", limits=SHARE)
     max_sessions: int | None = option(
-        None, "Sessions at once; default: as many as fit, up to 16 on a CPU, 256 on a GPU.", rule=at_least(1)
+        None, "Sessions at once; default: as many as fit, up to 16 on a CPU, 256 on a GPU.", limits=AT_LEAST_1
     )
-    max_model_len: int | None = option(None, "Longest sequence, prompt and reply together, in tokens.")
-    threads: int | None = option(None, "CPU threads, for the whole process.", rule=at_least(1))
+    max_model_len: int | None = option(
+        None, "Longest sequence, prompt and reply together, in tokens.", limits=Limits(most=MOST_INT64)
+    )
+    threads: int | None = option(None, "CPU threads, for the whole process.", limits=AT_LEAST_1)
     streaming: str | SteadySettings = option(
         "steady",
         "steady: chunks of fixed length at a fixed cost; offline: all sound at the end; reference: growing "
@@ -123,10 +113,10 @@ class EngineOptions:
         SchedulerSettings.max_load,
         "Under slack: a reply waits while the speech of all, with it, would take more than this share of "
         "the time.",
-        rule=POSITIVE,
+        limits=POSITIVE,
     )
     max_waiting: int | None = option(
-        None, "Replies that may wait; the next one is refused. Default: no limit.", rule=at_least(0)
+        None, "Replies that may wait; the next one is refused. Default: no limit.", limits=AT_LEAST_0
     )
     preempt: str = option(
         "recompute",
@@ -134,22 +124,17 @@ class EngineOptions:
         choices=get_args(Preempt),
     )
     reader_timeout_s: float | None = option(
-        None, "A reply whose full queue goes unread for so long ends with an error.", rule=POSITIVE
+        None, "A reply whose full queue goes unread for so long ends with an error.", limits=POSITIVE
     )
     name: str = option("engine", "Name of the engine in its metrics.")
     warmup: bool | None = option(None, "Compile and calibrate before the first reply; default: on a GPU.")
     event_fields: tuple[EventField, ...] = option((), "Fields that are added to events; see EventField.")
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "event_fields", _read_event_fields(self.event_fields))
-        for name, one in FIELDS.items():
-            value, choices, rule = getattr(self, name), one.metadata["choices"], one.metadata["rule"]
-            is_other_word = bool(choices) and isinstance(value, str) and value not in choices
-            if is_other_word or not TYPES[name].holds(value):
-                raise ValueError(f"{name} is {value!r}: {TYPES[name].remedy(choices)}")
-            if value is not None and rule is not None and not rule.holds(value):
-                raise ValueError(f"{name} is {value!r}: {rule.remedy}")
+        read_fields(self)
+        check_event_fields(self.event_fields)
 
+    @checked
     def locate(self, model: str | PathLike[str]) -> CheckpointPaths:
         """Find or download the parts of a model. Raises FileNotFoundError, ValueError."""
         return locate(
@@ -169,24 +154,9 @@ class EngineOptions:
 
 
 FIELDS: Mapping[str, Field[Any]] = {one.name: one for one in fields(EngineOptions)}
-TYPES: Mapping[str, OptionType] = {
-    name: OptionType.of(hint) for name, hint in get_type_hints(EngineOptions).items()
-}
 EngineOptions.__doc__ = f"{EngineOptions.__doc__}\n\n" + "\n".join(
     f"    {name}: {one.type} = {one.default!r}\n        {one.metadata['doc']}" for name, one in FIELDS.items()
 )
-
-
-def _read_event_fields(given: Any) -> tuple[EventField, ...]:
-    """Any iterable of event fields as a tuple. Raises ValueError for something else, and for two of one name."""
-    if isinstance(given, str) or not isinstance(given, Iterable):
-        raise ValueError(f"event_fields is {given!r}: use a tuple of EventField")
-    made = tuple(given)
-    for one in made:
-        if not isinstance(one, EventField):
-            raise ValueError(f"event_fields has {one!r}: use a tuple of EventField")
-    check_event_fields(made)
-    return made
 
 
 def with_changes(options: T, changes: Mapping[str, Any], what: str) -> T:

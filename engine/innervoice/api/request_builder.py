@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import get_args
+from typing import Annotated
 
 from innervoice.api.options import with_changes
 from innervoice.checkpoint.model_config import GenerationConfig
-from innervoice.codec.audio import MAX_RATE, MIN_RATE, read_audio
+from innervoice.codec.audio import SampleRate, read_audio
 from innervoice.codec.speech_codec import SpeechEncoder
+from innervoice.fields import MOST_INT64, Count, Encodable, Length, Limits, Seconds, read_fields
 from innervoice.model.families import Family
 from innervoice.model.text import TextTokenizer
 from innervoice.runtime.request import Request
 from innervoice.schedule import Program, Schedule, Segment, compile_schedule
 from innervoice.types import EventField, Ids, OutputFormat, Prompt, Sampling, Text, Vocabulary
 
+MOST_CAPS = 2**16
 TEXT_ONLY = Schedule(cycle=(Segment("transcript"),))
 NO_SPEECH_TOKENIZER = (
     "a recording needs a speech tokenizer, and none was loaded: give speech_tokenizer=, or a Text prompt"
@@ -33,20 +36,26 @@ class SpokenCodes:
 
 @dataclass(frozen=True)
 class RequestOptions:
-    """The options of `Engine.stream` and `Session.reply`, which `Engine.stream` explains."""
+    """The options of `Engine.stream` and `Session.reply`, which `Engine.stream` explains.
+
+    Raises ValueError, which names the field, for a value of another type or out of range.
+    """
 
     schedule: Schedule | str | None = None
     sampling: Sampling | None = None
-    system: str | None = None
-    output_rate: int | None = None
+    system: Annotated[str | None, Encodable()] = None
+    output_rate: SampleRate | None = None
     output_format: OutputFormat = "float32"
-    reflection_caps: Sequence[int] = ()
-    timeout_s: float | None = None
-    priority: int = 0
+    reflection_caps: Annotated[Sequence[Count], Length(MOST_CAPS)] = ()
+    timeout_s: Seconds | None = None
+    priority: Annotated[int, Limits(-MOST_INT64, MOST_INT64)] = 0
     realtime: bool = True
 
+    def __post_init__(self) -> None:
+        read_fields(self)
+
     def changed(self, **changes: object) -> RequestOptions:
-        """A copy with some options changed. Raises TypeError for a name that is none."""
+        """A copy with some options changed. Raises TypeError for a name that is none, ValueError."""
         return with_changes(self, changes, "request option")
 
 
@@ -78,18 +87,6 @@ class RequestBuilder:
         session_id: str | None = None,
     ) -> Request:
         """A request for one turn; prompt None: nothing is added. Raises ValueError, FileNotFoundError."""
-        timeout_s, rate = options.timeout_s, options.output_rate
-        if timeout_s is not None and timeout_s <= 0:
-            raise ValueError(f"timeout_s is {timeout_s}: it must be above 0")
-        if rate is not None and not MIN_RATE <= rate <= MAX_RATE:
-            raise ValueError(f"output_rate is {rate}: it must be {MIN_RATE} to {MAX_RATE} Hz")
-        if options.output_format not in get_args(OutputFormat):
-            raise ValueError(
-                f"output_format is {options.output_format!r}: use {' or '.join(get_args(OutputFormat))}"
-            )
-        wrong = [cap for cap in options.reflection_caps if cap < 0]
-        if wrong:
-            raise ValueError(f"reflection_caps holds {wrong[0]}: a cap is 0 or more")
         program = self.compile(options.schedule)
         return Request(
             reply_id=uuid.uuid4().hex,
@@ -100,9 +97,9 @@ class RequestBuilder:
             sampling=self.resolve(options.sampling or Sampling()),
             submitted_s=submitted_s,
             caps=tuple(options.reflection_caps),
-            deadline_s=float("inf") if timeout_s is None else submitted_s + timeout_s,
+            deadline_s=math.inf if options.timeout_s is None else submitted_s + options.timeout_s,
             session_id=session_id,
-            output_rate=rate,
+            output_rate=options.output_rate,
             priority=options.priority,
             is_live=options.realtime,
             output_format=options.output_format,

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from innervoice.api.live_audio import LiveEncoder, Prefetcher, UserAudio
 from innervoice.api.request_builder import NO_SPEECH_TOKENIZER, RequestBuilder, RequestOptions, SpokenCodes
 from innervoice.codec.audio import read_frame
+from innervoice.fields import Encodable, NotNegative, checked
 from innervoice.runtime.interrupt import Behind, Cut
 from innervoice.runtime.record import request_line
 from innervoice.runtime.request import Request
@@ -68,6 +69,7 @@ class Session:
         worker.call_sessions(lambda sessions: sessions.open(session.session_id, snapshot))
         return session
 
+    @checked
     def reply(self, prompt: Prompt | None = None, **request: Any) -> Stream:
         """Answer the prompt, or the committed audio, or go on with the reply that a fork or restore left
         unfinished.
@@ -100,7 +102,7 @@ class Session:
                 self._committed = None
             return stream
 
-    def push_audio(self, pcm: np.ndarray | bytes, rate: int) -> None:
+    def push_audio(self, pcm: np.ndarray | bytes | bytearray | memoryview, rate: int) -> None:
         """Add frames of any size while the user speaks: float32 in [-1, 1] or int16, [T] or [T, C]; bytes are
         int16 mono.
 
@@ -153,7 +155,8 @@ class Session:
             self._pushed = None
             self._committed = None
 
-    def inject(self, text: str) -> None:
+    @checked
+    def inject(self, text: Annotated[str, Encodable()]) -> None:
         """Queue a hidden segment, such as a tool's result, that the next reply begins with, word for word."""
         ids = self._requests.tokenizer.encode(text)
         if not ids:
@@ -161,7 +164,8 @@ class Session:
         with self._lock:
             self._injected += ids
 
-    def ack_playback(self, played_ms: float, *, reply_id: str | None = None) -> None:
+    @checked
+    def ack_playback(self, played_ms: NotNegative, *, reply_id: str | None = None) -> None:
         """Report how much of a reply the player has played, from its beginning: of the last reply, or of the
         named one.
 
@@ -176,8 +180,9 @@ class Session:
             lambda sessions: sessions.acknowledge(self.session_id, now, played_s, reply_id)
         )
 
+    @checked
     def interrupt(
-        self, played_ms: float | None = None, *, cut: Cut = "speech", reflection: Behind = "drop"
+        self, played_ms: NotNegative | None = None, *, cut: Cut = "speech", reflection: Behind = "drop"
     ) -> Heard:
         """Stop the reply because the user speaks, and cut the history to the part that was heard -> the part
         that is kept.

@@ -9,10 +9,11 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
+from innervoice.fields import Limits
 from innervoice.types import AudioIn, Samples
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _FULL_SCALE = {"int16": 2.0**15, "int32": 2.0**31}
 _BLOCK = 1 << 20
 MIN_RATE, MAX_RATE = 1000, 384_000  # Hz; what sound cards know, with room on both sides
+SampleRate = Annotated[int, Limits(MIN_RATE, MAX_RATE, unit="Hz")]
 
 
 def read_audio(source: AudioIn) -> tuple[Samples, int]:
@@ -80,7 +82,7 @@ def check_samples(samples: Samples, rate: int, where: str = "audio") -> None:
         )
 
 
-def read_frame(pcm: np.ndarray | bytes, rate: int) -> Samples:
+def read_frame(pcm: np.ndarray | bytes | bytearray | memoryview, rate: int) -> Samples:
     """The first channel of a frame as float32 [T], a copy; pcm: as `read_audio` takes
     arrays, or the bytes of int16 mono.
 

@@ -15,7 +15,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Annotated
 
+from innervoice.fields import Limits, Seconds, read_fields
 from innervoice.types import AudioChunk, Done, Event
 
 Waiters = list[asyncio.Future[None]]
@@ -28,14 +30,11 @@ class Bounds:
     It goes on at half of that.
     """
 
-    events: float = 1024
-    audio_s: float = 30.0
+    events: Annotated[float, Limits(1, is_finite=False)] = 1024
+    audio_s: Seconds = 30.0
 
     def __post_init__(self) -> None:
-        if not (self.events >= 1 and self.audio_s > 0):
-            raise ValueError(
-                f"bounds are {self.events} events and {self.audio_s} s: they must be 1 or more, and above 0"
-            )
+        read_fields(self)
 
 
 UNBOUNDED = Bounds(math.inf, math.inf)

@@ -156,7 +156,10 @@ class Worker:
         with self._changed:
             self._is_closing = True
             if drain_s > 0:
-                self._changed.wait_for(lambda: not self._queues or self._death is not None, timeout=drain_s)
+                self._changed.wait_for(
+                    lambda: not self._queues or self._death is not None,
+                    timeout=min(drain_s, threading.TIMEOUT_MAX),
+                )
             self._calls += [partial(self._core.cancel, reply_id) for reply_id in self._queues]
             self._changed.notify_all()
             thread = self._thread

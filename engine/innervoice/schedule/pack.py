@@ -19,12 +19,19 @@ from innervoice_kernels.sampling.cursor_columns import UNLIMITED, TokenKind
 
 
 def sampling_table(program: Program) -> npt.NDArray[np.float32]:
-    """The samplings that states refer to: temperature, top_p, top_k a row [*, 3]; NaN: the request's."""
+    """The samplings that states refer to: temperature, top_p, top_k a row [*, 3]; NaN: the request's.
+
+    A top_k of the whole vocabulary is as good as any above, and exact in float32.
+    """
+    size = program.vocabulary.size
 
     def known(value: float | None) -> float:
         return math.nan if value is None else float(value)
 
-    rows = [[known(s.temperature), known(s.top_p), known(s.top_k)] for s in program.samplings]
+    rows = [
+        [known(s.temperature), known(s.top_p), known(s.top_k if s.top_k is None else min(s.top_k, size))]
+        for s in program.samplings
+    ]
     return np.array(rows, dtype=np.float32).reshape(-1, 3)
 
 
