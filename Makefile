@@ -136,6 +136,6 @@ $(INSTALLED): setup.py pyproject.toml constraints.txt CMakeLists.txt $(NATIVE) $
 	touch $@
 
 $(DEVELOPED): $(INSTALLED)
-	$(call requirements,extra for name in ('test'$(comma) 'dev') for extra in table['project']['optional-dependencies'][name]) > $@.txt
+	$(call requirements,extra for name in ('test'$(comma) 'dev'$(comma) 'server') for extra in table['project']['optional-dependencies'][name]) > $@.txt
 	$(INSTALL) -r $@.txt
 	touch $@

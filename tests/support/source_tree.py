@@ -35,7 +35,8 @@ RANKS = {
     "runtime": 5,
     "api": 6,
     "__init__": 7,
-    "tools": 8,
+    "server": 8,
+    "tools": 9,
 }
 
 

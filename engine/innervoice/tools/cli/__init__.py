@@ -9,5 +9,6 @@ main.py      innervoice demo, generate, plan, quantize, env, and the commands of
 options.py   options that commands share, and those of an engine
 outputs.py   files that appear together or not at all
 replay.py    innervoice replay
+serve.py     innervoice serve
 simulate.py  innervoice simulate
 """

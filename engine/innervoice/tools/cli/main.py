@@ -1,4 +1,4 @@
-"""The command line: innervoice demo | generate | replay | simulate | bench | plan | quantize | codec | env.
+"""The command line: innervoice demo | generate | serve | replay | simulate | bench | plan | quantize | codec | env.
 
 Bad input is one sentence on stderr and exit code 2.
 """
@@ -34,6 +34,7 @@ from innervoice.tools.cli.inputs import read_prompt, read_sampling, read_schedul
 from innervoice.tools.cli.options import JsonOption, ModelOption, ScheduleOption, with_engine_options
 from innervoice.tools.cli.outputs import ReplyFiles, create_folder, staged
 from innervoice.tools.cli.replay import replay_command
+from innervoice.tools.cli.serve import serve_command
 from innervoice.tools.cli.simulate import simulate_command
 from innervoice.tools.quantize import Quantizer
 from innervoice.types import EngineDead, OutOfCapacity, Prompt, RequestFailed, Sampling
@@ -164,6 +165,7 @@ def plan(model: ModelOption, as_json: JsonOption = False, *, chosen: dict[str, A
     print(json.dumps(made, default=str) if as_json else environment.as_text(plan_rows(made)))
 
 
+app.command("serve")(serve_command)
 app.command("replay")(replay_command)
 app.command("simulate")(simulate_command)
 

@@ -1,0 +1,18 @@
+"""The server: OpenAI's Realtime protocol and chat completions over HTTP and WebSocket (the extra `server`).
+
+access.py         Access: API keys and client secrets
+admission.py      Admission: the number of sessions that the server holds
+app.py            the ASGI application: routes, and the watch over connections
+context.py        ServerContext: the parts that connections share, and what one begins with
+errors.py         ApiError: a refused request
+g711.py           G.711: mu-law and A-law to samples and back
+http_answers.py   refusals and bodies over HTTP
+metrics.py        ServerMetrics: figures for Prometheus
+options.py        ServerOptions: address, keys, origins and limits
+origins.py        Origins: web pages that may use the server, and its names
+process.py        the process: socket, signals, the end at SIGTERM
+signer.py         Signer: signed tokens that carry their content
+transcriber.py    Transcriber: the words of a user's turn, from a service
+turn_detector.py  TurnDetector: begin and end of a user's turns
+vad/              voice activity: the probability of speech
+"""

@@ -1,0 +1,151 @@
+"""The ASGI application: its routes, and what watches over its connections."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from innervoice.server.access import Access
+from innervoice.server.context import ServerContext
+from innervoice.server.errors import ApiError
+from innervoice.server.http_answers import as_api_error, refusal, refuse
+from innervoice.server.origins import LOOPBACK_ORIGINS, CheckOrigins, Origins
+from innervoice.types import EngineDead
+
+HEALTH_PERIOD_S = 0.5
+log = logging.getLogger("innervoice")
+
+
+def make_app(context: ServerContext) -> Starlette:
+    """Make the application of a server; its lifespan ends the context's threads, and not the engine."""
+    routes = PlainRoutes(context)
+    options = context.options
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=list(options.allow_origins),
+        allow_origin_regex=LOOPBACK_ORIGINS,
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        expose_headers=["Retry-After"],
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        watch = asyncio.create_task(watch_engine(context))
+        try:
+            yield
+        finally:
+            watch.cancel()
+            context.listener.close()
+            if context.transcriber is not None:
+                await context.transcriber.close()
+            context.calls.shutdown(wait=False, cancel_futures=True)
+
+    return Starlette(
+        routes=[
+            Route("/health", routes.health),
+            Route("/ready", routes.ready),
+            Route("/metrics", routes.metrics),
+            Route("/v1/models", routes.models),
+            Route("/v1/models/{name:path}", routes.model),
+        ],
+        middleware=[cors, Middleware(CheckOrigins, origins=Origins.of(options))],
+        exception_handlers={ApiError: refuse},
+        lifespan=lifespan,
+    )
+
+
+class PlainRoutes:
+    """The routes that say how the server is."""
+
+    def __init__(self, context: ServerContext) -> None:
+        self._context = context
+        self._access = Access(context.options.api_keys, context.signer)
+        self._created = int(time.time())
+
+    async def health(self, _: Request) -> Response:
+        """200 while the engine runs, else 503 with the cause."""
+        check_engine(self._context)
+        return JSONResponse({"status": "ok"})
+
+    async def ready(self, _: Request) -> Response:
+        """200 while a session would be admitted."""
+        context = self._context
+        check_engine(context)
+        context.admission.check()
+        if not context.admission.has_room:
+            context.admission.hold().release()
+        return JSONResponse({"status": "ready"})
+
+    async def metrics(self, request: Request) -> Response:
+        """Figures of server and engine as Prometheus reads them."""
+        self._access.grant_key(request.headers)
+        text = generate_latest(self._context.metrics.registry)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+    async def models(self, request: Request) -> Response:
+        """List the model that is served."""
+        self._access.grant(request.headers)
+        return JSONResponse({"object": "list", "data": [self._model()]})
+
+    async def model(self, request: Request) -> Response:
+        """Describe the model that is served."""
+        self._access.grant(request.headers)
+        name = request.path_params["name"]
+        if name != self._context.model_name:
+            return refusal(
+                ApiError(
+                    "model_not_found",
+                    f"there is no model {name}: this server has {self._context.model_name}",
+                    "model",
+                    status=404,
+                )
+            )
+        return JSONResponse(self._model())
+
+    def _model(self) -> dict[str, object]:
+        return {
+            "id": self._context.model_name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "innervoice",
+        }
+
+
+def check_engine(context: ServerContext) -> None:
+    """Raise ApiError (503) once the engine has stopped."""
+    try:
+        context.engine.check_health()
+    except EngineDead as error:
+        raise as_api_error(error) from error
+
+
+async def watch_engine(context: ServerContext) -> None:
+    """Close all connections with 1011 once the engine has stopped."""
+    while True:
+        await asyncio.sleep(HEALTH_PERIOD_S)
+        try:
+            check_engine(context)
+        except ApiError as error:
+            if context.live:
+                log.error("%s", error)
+                await end_all(context, 1011, error)
+
+
+async def end_all(context: ServerContext, code: int, error: ApiError) -> None:
+    """End every connection; one that fails to end does not keep the others."""
+    ends = [connection.end(code, error) for connection in list(context.live)]
+    for result in await asyncio.gather(*ends, return_exceptions=True):
+        if isinstance(result, BaseException):
+            log.error("a connection could not be ended: %r", result)

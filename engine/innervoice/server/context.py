@@ -1,0 +1,63 @@
+"""ServerContext: what the connections of a server share, and what a connection begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from innervoice.api.engine import Engine
+from innervoice.server.admission import Admission, Slot
+from innervoice.server.errors import ApiError
+from innervoice.server.metrics import ServerMetrics
+from innervoice.server.options import ServerOptions
+from innervoice.server.signer import Signer
+from innervoice.server.transcriber import Transcriber
+from innervoice.server.vad.listener import SpeechListener
+
+Dialect = Literal["ga", "beta"]
+
+
+class LiveConnection(Protocol):
+    """A connection of the Realtime protocol, as the shutdown of the server sees it."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a reply runs, or is still being played by the estimate."""
+        ...
+
+    async def end(self, code: int, error: ApiError) -> None:
+        """Send the error, and close with the code; any number of times."""
+        ...
+
+
+@dataclass
+class ServerContext:
+    """The parts of a server that its connections share. calls: threads for calls of sessions that may block."""
+
+    engine: Engine
+    model_name: str
+    options: ServerOptions
+    metrics: ServerMetrics
+    admission: Admission
+    listener: SpeechListener
+    transcriber: Transcriber | None
+    signer: Signer
+    calls: ThreadPoolExecutor
+    live: set[LiveConnection] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Opening:
+    """The parameters that a connection was opened with.
+
+    model: as the client named it. presets: the session of its client secret. query: of its URL. slot: its
+    place among the server's sessions.
+    """
+
+    dialect: Dialect
+    model: str | None
+    presets: Mapping[str, Any]
+    query: Mapping[str, str]
+    slot: Slot

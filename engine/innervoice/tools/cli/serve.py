@@ -1,0 +1,148 @@
+"""The command innervoice serve: the Realtime protocol and chat completions over HTTP."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from innervoice.api.engine import Engine
+from innervoice.server.options import ServerOptions
+from innervoice.tools.cli.inputs import read_schedule
+from innervoice.tools.cli.options import ScheduleOption, with_engine_options
+
+KEY_VARIABLE = "INNERVOICE_API_KEY"
+TRANSCRIPTION_KEY_VARIABLE = "INNERVOICE_TRANSCRIPTION_KEY"
+
+
+@with_engine_options(
+    "speech_tokenizer",
+    "decoder",
+    "revision",
+    "local_files_only",
+    "load_format",
+    "device",
+    "dtype",
+    "quantization",
+    "codec_dtype",
+    "kv_dtype",
+    "memory_fraction",
+    "max_sessions",
+    "max_model_len",
+    "threads",
+    "streaming",
+    "vocoder_noise",
+    "share_prefixes",
+    "backend",
+    "policy",
+    "max_load",
+    "max_waiting",
+    "preempt",
+    "reader_timeout_s",
+    "name",
+    "warmup",
+    changes_only=True,
+)
+def serve_command(
+    model: Annotated[
+        str | None, typer.Option(help="Checkpoint directory or hub id; default: the packaged tiny one.")
+    ] = None,
+    served_name: Annotated[
+        str | None, typer.Option(help="Name of the model for clients; default: that of its directory.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = ServerOptions.host,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0: any that is free.")] = ServerOptions.port,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"Key that clients must give, or @FILE with one a line; several may be given. Default: "
+            f"{KEY_VARIABLE} of the environment, or else no key."
+        ),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(help="Origin of web pages that may use the server, or *; several may be given."),
+    ] = None,
+    ssl_certfile: Annotated[Path | None, typer.Option(help="Certificate (PEM), for https and wss.")] = None,
+    ssl_keyfile: Annotated[
+        Path | None, typer.Option(help="Its private key, if not in the same file.")
+    ] = None,
+    drain_s: Annotated[
+        float, typer.Option(help="Seconds that running replies have to end after SIGTERM.")
+    ] = ServerOptions.drain_s,
+    max_session_s: Annotated[
+        float, typer.Option(help="Seconds after which a session ends.")
+    ] = ServerOptions.max_session_s,
+    schedule: ScheduleOption = None,
+    vad: Annotated[
+        Literal["silero", "energy"], typer.Option(help="How speech is found in the sound of users.")
+    ] = ServerOptions.vad,
+    transcription_url: Annotated[
+        str | None,
+        typer.Option(
+            help="Base URL of a service with /audio/transcriptions, for the text of what users say; its key is "
+            f"{TRANSCRIPTION_KEY_VARIABLE} of the environment."
+        ),
+    ] = None,
+    transcription_model: Annotated[
+        str, typer.Option(help="Model of that service.")
+    ] = ServerOptions.transcription_model,
+    *,
+    chosen: dict[str, Any],
+) -> None:
+    """Serve a model to clients of OpenAI's Realtime API and of chat completions."""
+    try:
+        from innervoice.server.process import bind, serve
+    except ImportError as error:
+        raise ValueError(
+            f"{error.name} is not installed, which the server needs: pip install 'innervoice[server]'"
+        ) from error
+
+    options = ServerOptions(
+        host=host,
+        port=port,
+        api_keys=read_keys(api_key),
+        allow_origins=tuple(allow_origin or ()),
+        ssl_certfile=ssl_certfile,
+        ssl_keyfile=ssl_keyfile,
+        drain_s=drain_s,
+        max_session_s=max_session_s,
+        schedule=read_schedule(schedule),
+        vad=vad,
+        transcription_url=transcription_url,
+        transcription_key=os.environ.get(TRANSCRIPTION_KEY_VARIABLE),
+        transcription_model=transcription_model,
+    )
+    warn(options)
+    taken = bind(options)
+    path = model or str(resources.files("innervoice") / "assets" / "tiny")
+    name = served_name or ("innervoice-tiny" if model is None else Path(model).name)
+    with taken, Engine.from_pretrained(path, **chosen) as engine:
+        serve(engine, name, options, taken)
+
+
+def read_keys(given: list[str] | None) -> tuple[str, ...]:
+    """The keys of the command line, of files, or else of the environment. Raises OSError."""
+    keys: list[str] = []
+    for one in given or os.environ.get(KEY_VARIABLE, "").split():
+        if one.startswith("@"):
+            lines = Path(one[1:]).read_text(encoding="utf-8").splitlines()
+            keys += [line.strip() for line in lines if line.strip()]
+        else:
+            keys.append(one)
+    return tuple(keys)
+
+
+def warn(options: ServerOptions) -> None:
+    """Say on stderr that everybody may use a server without a key that other machines reach."""
+    if not options.api_keys and not options.is_loopback:
+        print(
+            f"innervoice: WARNING: {options.host} can be reached from other machines and there is no API key, so "
+            "that everybody there may use this server: give --api-key",
+            file=sys.stderr,
+            flush=True,
+        )
