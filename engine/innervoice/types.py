@@ -61,7 +61,8 @@ Prompt = AudioIn | Text | Ids
 @dataclass(frozen=True)
 class Vocabulary:
     """The ids of a checkpoint by their use: text and speech as half-open ranges, None where it has no such
-    token.
+    token. eos: all ids that end a reply. words: half-open ranges of text beside `text`, which were added to
+    the tokenizer.
     """
 
     size: int
@@ -72,6 +73,7 @@ class Vocabulary:
     close: int | None = None
     done: int | None = None
     eos: tuple[int, ...] = ()
+    words: tuple[tuple[int, int], ...] = ()
 
 
 _COLDEST = 1e-30  # below it, quotients of logits leave float32

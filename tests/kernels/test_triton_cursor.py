@@ -41,15 +41,23 @@ from innervoice_kernels.sampling.cursor import (  # noqa: E402
     Rows,
     advance,
     prepare,
+    request_columns,
     state_columns,
     state_values,
 )
-from innervoice_kernels.sampling.cursor_columns import UNLIMITED, Ending, OutputColumn, StateColumn  # noqa: E402
+from innervoice_kernels.sampling.cursor_columns import (  # noqa: E402
+    UNLIMITED,
+    Ending,
+    MaskColumn,
+    OutputColumn,
+    StateColumn,
+)
 from innervoice_kernels.sampling.replay import replay_rows, step  # noqa: E402
 from innervoice_kernels.sampling.sample import Draw, sample_ref  # noqa: E402
 from innervoice_kernels.sampling.sample_pick import Offers  # noqa: E402
 
 GREEDY = Sampling(temperature=0.0, top_k=0, top_p=1.0, seed=0)
+GROWN = replace(VOCABULARY, text=(0, 12), words=((14, 17),), speech=(20, 28), eos=(29, 30, 28))
 
 
 def golden(data_dir: Path, indices: Sequence[int]) -> tuple[list[dict[str, Any]], Rows, Programs, Tensor]:
@@ -83,8 +91,8 @@ def test_golden_traces(data_dir: Path, every: int) -> None:
     for t in range(logits.shape[1]):
         prepare(rows, programs)
         m = rows.draws.mask[:, :, None]
-        allowed = (ids >= m[:, 0]) & (ids < m[:, 1]) | (ids >= m[:, 2]) & (ids < m[:, 3])
-        allowed |= (ids == m[:, 4]) | (ids == m[:, 5]) | (ids == m[:, 6])
+        ranges, single = m[:, : MaskColumn.EXTRA0], m[:, MaskColumn.EXTRA0 : MaskColumn.TOP_K]
+        allowed = ((ids >= ranges[:, ::2]) & (ids < ranges[:, 1::2])).any(1) | (ids == single).any(1)
         best = logits[:, t].repeat_interleave(SLOTS, 0).masked_fill(~allowed, -1e9).argmax(1)
         drawn = best.masked_fill(~allowed.any(1), -1).int().reshape(-1, SLOTS)
         advance(rows, programs, drawn, torch.zeros(len(traces), SLOTS))
@@ -260,7 +268,8 @@ def replies(draw: st.DrawFn) -> tuple[Program, Sampling, list[int]]:
             s if s.kind == "forced" else type(s)(s.kind, s.budget, sampling=own) for s in schedule.cycle
         )
         schedule = schedule.with_changes(cycle=cycle)
-    return compile_schedule(schedule, VOCABULARY), sampling, draw(st.lists(st.integers(0, 5), max_size=4))
+    vocabulary = draw(st.sampled_from([VOCABULARY, VOCABULARY, GROWN]))
+    return compile_schedule(schedule, vocabulary), sampling, draw(st.lists(st.integers(0, 5), max_size=4))
 
 
 RANDOM = given(several=st.lists(replies(), min_size=8, max_size=12), seed=st.integers(0, 2**32 - 1))
@@ -283,6 +292,33 @@ def test_random_schedules_equal_the_host_at_length(
     several: list[tuple[Program, Sampling, list[int]]], seed: int
 ) -> None:
     hold_replies(several, seed, steps=60)
+
+
+@pytest.mark.parametrize("ignore_eos", [False, True])
+def test_every_end_and_added_words_equal_the_host(ignore_eos: bool) -> None:
+    """Several ids end a reply, words beside the text are drawn: the same ids and masks on both sides."""
+    cycles: list[list[Any]] = [
+        [["transcript", 3], ["speech", 4]],
+        [["transcript", None]],
+        [["reflection", 2], ["transcript", 2]],
+        [["speech", None]],
+    ]
+    for seed, temperature in enumerate((0.0, 1.5, 1.5)):
+        sampling = Sampling(
+            temperature=temperature, top_k=0, top_p=1.0, seed=seed, max_new_tokens=40, ignore_eos=ignore_eos
+        )
+        programs = [compile_schedule(Schedule.from_dict({"cycle": cycle}), GROWN) for cycle in cycles]
+        hold_replies([(program, sampling, []) for program in programs], seed, steps=24)
+
+
+def test_a_device_refuses_more_ends_and_words_than_it_holds() -> None:
+    schedule = Schedule.from_dict({"cycle": [["transcript", None]]})
+    many = compile_schedule(schedule, replace(VOCABULARY, eos=(1, 2, 3, 4)))
+    with pytest.raises(ValueError, match="5 eos ids, the cursor holds 4"):
+        request_columns(**pack.request_values(many, GREEDY))
+    apart = compile_schedule(schedule, replace(VOCABULARY, words=((31, 32), (33, 34))))
+    with pytest.raises(ValueError, match="the device takes one"):
+        pack.request_values(apart, GREEDY)
 
 
 def test_a_cap_leaves_forced_text_whole() -> None:

@@ -162,7 +162,10 @@ def _fingerprint(configs: Configs, vocabulary: Vocabulary) -> str:
     """A digest of the configuration and the vocabulary, which decide what ids, keys and values mean; not of
     the weights.
     """
-    content = json.dumps([asdict(configs.model), asdict(vocabulary)], sort_keys=True)
+    ids = asdict(vocabulary)
+    if not vocabulary.words:
+        del ids["words"]  # a vocabulary without added words keeps the digest that it always had
+    content = json.dumps([asdict(configs.model), ids], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 

@@ -18,7 +18,8 @@ from typing import Any
 MODEL = "model.gguf"
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 _BY_HAND = f"put the file as {MODEL} into a directory with the model's own config.json, tokenizer.json and tokenizer_config.json"
-_CONTROL, _USER_DEFINED = 3, 4  # GGUF's types of tokens that stand beside the pairs
+_CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5  # GGUF's types of tokens that stand beside the pairs
+_FORMAT = 2  # of the files that are made; a file in the cache that another version made is not read
 _CASES = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _WORDS = _CASES + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
@@ -47,7 +48,7 @@ def unpack(path: Path) -> Path:
     """
     path = path.resolve()
     stat = path.stat()
-    identity = f"{path} {stat.st_size} {stat.st_mtime_ns}"
+    identity = f"{_FORMAT} {path} {stat.st_size} {stat.st_mtime_ns}"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "innervoice" / "gguf"
     folder = cache / f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     if folder.exists():
@@ -134,7 +135,7 @@ def _config(data: Mapping[str, Any], tensors: set[str], path: Path) -> dict[str,
 
 
 def _ends(data: Mapping[str, Any]) -> list[int]:
-    ends = (data.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot"))
+    ends = (data.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom"))
     return list(dict.fromkeys(end for end in ends if end is not None))
 
 
@@ -153,11 +154,17 @@ def _tokenizer(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
             f"{path}: tokenizer {kind!r} with splitting {pre!r} is not read from GGUF: {_BY_HAND}"
         )
     tokens, types = (_required(data, f"tokenizer.ggml.{name}", path) for name in ("tokens", "token_type"))
+    # Ids up to a rounded size that have no token: they are no text, whatever their type.
+    padding = {
+        i
+        for i, (token, kind) in enumerate(zip(tokens, types, strict=True))
+        if kind == _UNUSED or token == f"[PAD{i}]"
+    }
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     added = [
         {"id": i, "content": token, **flags, "special": kind == _CONTROL}
         for i, (token, kind) in enumerate(zip(tokens, types, strict=True))
-        if kind in (_CONTROL, _USER_DEFINED)
+        if kind in (_CONTROL, _USER_DEFINED) and i not in padding
     ]
     return {
         "version": "1.0",
@@ -177,7 +184,7 @@ def _tokenizer(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
             "fuse_unk": False,
             "byte_fallback": False,
             "ignore_merges": pre == "llama-bpe",
-            "vocab": {token: i for i, token in enumerate(tokens)},
+            "vocab": {token: i for i, token in enumerate(tokens) if i not in padding},
             "merges": _required(data, "tokenizer.ggml.merges", path),
         },
     }

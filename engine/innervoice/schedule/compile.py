@@ -32,6 +32,19 @@ class Program:
     start: int
 
     @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """The ids that end a reply: the end of turn first, then the checkpoint's other eos ids.
+
+        A schedule that names its end of turn, or says that it has none, has no other.
+        """
+        vocabulary = self.vocabulary
+        if not self.schedule.guided:
+            return vocabulary.eos
+        own = () if vocabulary.end_of_turn is None else (vocabulary.end_of_turn,)
+        others = () if "end_of_turn" in self.schedule.tokens else vocabulary.eos
+        return tuple(dict.fromkeys((*own, *others)))
+
+    @cached_property
     def rows(self) -> list[list[int]]:
         """The table as numbers of Python, which one cursor step after another reads."""
         rows: list[list[int]] = self.table.tolist()
@@ -49,6 +62,7 @@ class Program:
 
 
 NONE_LEFT = -1
+_NOW, _LATER = 1, 2  # values of ProgramColumn.ENDS
 
 
 def compile_schedule(
@@ -245,14 +259,13 @@ class _Layout:
                 TokenKind.SPEECH,
                 segment,
                 ranges=(speech,),
-                extras=(vocabulary.end_of_turn,),
-                extra_needs_text_done=needs_text_done,
+                ends=_LATER if needs_text_done else _NOW,
             )
         if self.schedule.has("speech"):
-            return self._row(TokenKind.TRANSCRIPT, segment, ranges=(vocabulary.text, speech), discard=True)
-        return self._row(
-            TokenKind.TRANSCRIPT, segment, ranges=(vocabulary.text,), extras=(vocabulary.end_of_turn,)
-        )
+            return self._row(
+                TokenKind.TRANSCRIPT, segment, ranges=(vocabulary.text, speech), words=True, discard=True
+            )
+        return self._row(TokenKind.TRANSCRIPT, segment, ranges=(vocabulary.text,), words=True, ends=_NOW)
 
     def _add_reflection(self, segment: Segment) -> int:
         vocabulary = self.vocabulary
@@ -263,6 +276,7 @@ class _Layout:
             TokenKind.REFLECTION,
             segment,
             ranges=(vocabulary.text,),
+            words=True,
             extras=(vocabulary.close, vocabulary.done),
         )
         for row in range(entry, body):
@@ -287,7 +301,8 @@ class _Layout:
         ids: tuple[int, ...] = (),
         ranges: tuple[tuple[int, int], ...] = (),
         extras: tuple[int | None, ...] = (),
-        extra_needs_text_done: bool = False,
+        words: bool = False,
+        ends: int = 0,
         discard: bool = False,
     ) -> int:
         row = [0] * ProgramColumn.WIDTH
@@ -301,10 +316,9 @@ class _Layout:
         present = [token for token in extras if token is not None]
         for i in range(2):
             row[ProgramColumn.EXTRA0 + i] = present[i] if i < len(present) else -1
-        row[ProgramColumn.EXTRA_NEEDS_TEXT_DONE], row[ProgramColumn.DISCARD] = (
-            int(extra_needs_text_done),
-            int(discard),
-        )
+        if words and self.vocabulary.words:
+            row[ProgramColumn.LOW2], row[ProgramColumn.HIGH2] = self.vocabulary.words[0]
+        row[ProgramColumn.ENDS], row[ProgramColumn.DISCARD] = ends, int(discard)
         row[ProgramColumn.SAMPLING] = -1
         if segment is not None and segment.sampling is not None:
             row[ProgramColumn.SAMPLING] = len(self.samplings)

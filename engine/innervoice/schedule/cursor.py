@@ -23,9 +23,11 @@ _LOW0 = int(ProgramColumn.LOW0)
 _HIGH0 = int(ProgramColumn.HIGH0)
 _LOW1 = int(ProgramColumn.LOW1)
 _HIGH1 = int(ProgramColumn.HIGH1)
+_LOW2 = int(ProgramColumn.LOW2)
+_HIGH2 = int(ProgramColumn.HIGH2)
 _EXTRA0 = int(ProgramColumn.EXTRA0)
 _EXTRA1 = int(ProgramColumn.EXTRA1)
-_EXTRA_NEEDS_TEXT_DONE = int(ProgramColumn.EXTRA_NEEDS_TEXT_DONE)
+_ENDS = int(ProgramColumn.ENDS)
 _NEXT = int(ProgramColumn.NEXT)
 _BUDGET = int(ProgramColumn.BUDGET)
 _CLOSE_ROW = int(ProgramColumn.CLOSE_ROW)
@@ -42,7 +44,7 @@ class Cursor:
     from `mask` and call `draw`.
 
     caps: run-time caps of the reflection segments in order; those beyond the list are uncapped. ignore_eos:
-    end-of-turn is never offered. `granted` are the caps that took effect, in the same order: given as caps
+    no id that ends a reply is offered. `granted` are the caps that took effect, in the same order: given as caps
     they make the same reply, whatever was lowered meanwhile.
     """
 
@@ -68,6 +70,7 @@ class Cursor:
         self._kinds = program.kinds
         self._masks = program.masks
         self._ignore_eos = ignore_eos
+        self._ends = frozenset() if ignore_eos else frozenset(program.ends)
         self._offers_done = state.offers_done
         self._fresh = state.fresh
         self._limit = state.limit
@@ -185,7 +188,7 @@ class Cursor:
             self.finish_text()
             return None
         self._offers_done = False
-        if kind is not _REFLECTION and token == vocabulary.end_of_turn:
+        if kind is not _REFLECTION and token in self._ends:
             self.is_done, self._fresh = True, True
             return self._emission(token, _END, forced=False)
         emission = self._emission(token, kind, forced=False)
@@ -217,9 +220,11 @@ class Cursor:
     def _mask(self) -> Mask:
         row, vocabulary = self._rows[self._row], self.program.vocabulary
         ranges = [(row[_LOW0], row[_HIGH0]), (row[_LOW1], row[_HIGH1])]
-        extras = [] if row[_EXTRA_NEEDS_TEXT_DONE] and not self.text_done else [row[_EXTRA0], row[_EXTRA1]]
-        if self._ignore_eos:
-            extras = [token for token in extras if token != vocabulary.end_of_turn]
+        if row[_LOW2] < row[_HIGH2]:
+            ranges += vocabulary.words
+        extras = [row[_EXTRA0], row[_EXTRA1]]
+        if row[_ENDS] == 1 or (row[_ENDS] == 2 and self.text_done):
+            extras += [] if self._ignore_eos else self.program.ends
         if self._offers_done and vocabulary.done is not None:
             extras.append(vocabulary.done)
         return Mask(

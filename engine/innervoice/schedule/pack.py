@@ -38,8 +38,11 @@ def sampling_table(program: Program) -> npt.NDArray[np.float32]:
 def request_values(program: Program, sampling: Sampling) -> dict[str, Any]:
     """The values that hold for a whole reply, by the names that `request_columns` of the kernels takes.
 
-    Where its program stands among others (table, forced, samplings) is for the caller to add.
+    Where its program stands among others (table, forced, samplings) is for the caller to add. Raises
+    ValueError for words in several ranges, of which a row of the table has one.
     """
+    if len(program.vocabulary.words) > 1:
+        raise ValueError(f"words stand in the ranges {program.vocabulary.words}: the device takes one")
     vocabulary, cap = program.vocabulary, program.schedule.reflection
     low, high = vocabulary.speech or (0, 0)
     return {
@@ -47,7 +50,6 @@ def request_values(program: Program, sampling: Sampling) -> dict[str, Any]:
         "is_guided": program.schedule.guided,
         "floor": program.schedule.floor,
         "reflect": cap if isinstance(cap, int) else UNLIMITED,
-        "end_of_turn": vocabulary.end_of_turn,
         "open": vocabulary.open,
         "close": vocabulary.close,
         "done": vocabulary.done,
@@ -57,8 +59,7 @@ def request_values(program: Program, sampling: Sampling) -> dict[str, Any]:
         "ignore_eos": sampling.ignore_eos,
         "max_tokens": sampling.max_new_tokens,
         "top_k": sampling.top_k or 0,
-        # A guided reply ends by its own end of turn.
-        "eos": () if program.schedule.guided else vocabulary.eos,
+        "eos": program.ends,
     }
 
 

@@ -18,6 +18,7 @@ from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, jit, launch, next_
 from innervoice_kernels.sampling.cursor_columns import (
     UNLIMITED,
     Ending,
+    MaskColumn,
     OutputColumn,
     ProgramColumn,
     RequestColumn,
@@ -83,7 +84,7 @@ def request_columns(*, eos: Sequence[int] = (), **values: int | None) -> list[in
             f"a reply has {len(eos)} eos ids, the cursor holds {RequestColumn.WIDTH - RequestColumn.EOS}"
         )
     columns = [0] * RequestColumn.WIDTH
-    for name in ("END_OF_TURN", "OPEN", "CLOSE", "DONE"):
+    for name in ("OPEN", "CLOSE", "DONE"):
         columns[RequestColumn[name]] = -1
     columns[RequestColumn.REFLECT] = columns[RequestColumn.MAX_TOKENS] = UNLIMITED
     columns[RequestColumn.EOS :] = [*eos, *[-1] * (RequestColumn.WIDTH - RequestColumn.EOS - len(eos))]
@@ -100,7 +101,7 @@ class Programs:
     samplings [*, 3]: temperature, top_p, top_k; NaN: the request's.
     """
 
-    table: Tensor  # [S, 21] int32
+    table: Tensor  # [S, 23] int32
     forced: Tensor  # [N] int32
     samplings: Tensor  # [*, 3] float32
 
@@ -123,7 +124,7 @@ class Programs:
 class Draws:
     """The sampling parameters of each of R slots. Empty masks draw nothing.
 
-    mask [R, 8] int32: two ranges, three single ids (-1: none), top_k. scale [R, 2] float32: temperature,
+    mask [R, 14] int32: three ranges, seven single ids (-1: none), top_k. scale [R, 2] float32: temperature,
     top_p. key [R, 3] int64: seed, n, d.
     """
 
@@ -135,7 +136,7 @@ class Draws:
     def allocate(cls, slots: int, device: torch.device) -> Draws:
         """For so many slots, unwritten."""
         return cls(
-            torch.empty(slots, 8, dtype=torch.int32, device=device),
+            torch.empty(slots, MaskColumn.WIDTH, dtype=torch.int32, device=device),
             torch.empty(slots, 2, dtype=torch.float32, device=device),
             torch.empty(slots, 3, dtype=torch.int64, device=device),
         )

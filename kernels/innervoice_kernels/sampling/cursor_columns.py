@@ -51,14 +51,16 @@ class ProgramColumn(IntEnum):
     HIGH0 = 11
     LOW1 = 12
     HIGH1 = 13
-    EXTRA0 = 14  # drawn as well; -1: none
-    EXTRA1 = 15
-    EXTRA_NEEDS_TEXT_DONE = 16  # 1: EXTRA0 only once the text is finished
-    ENTRY = 17  # 1: a reflection segment begins here, its cap is asked for
-    HEAD = 18  # 1: a segment begins here
-    DISCARD = 19  # 1: a speech id ends the text, is discarded, and the next state draws again
-    SAMPLING = 20  # index into the program's samplings, -1: the request's
-    WIDTH = 21
+    LOW2 = 14  # words that were added to the vocabulary
+    HIGH2 = 15
+    EXTRA0 = 16  # drawn as well; -1: none
+    EXTRA1 = 17
+    ENDS = 18  # 1: the ids that end a reply are drawn as well, 2: only once the text is finished
+    ENTRY = 19  # 1: a reflection segment begins here, its cap is asked for
+    HEAD = 20  # 1: a segment begins here
+    DISCARD = 21  # 1: a speech id ends the text, is discarded, and the next state draws again
+    SAMPLING = 22  # index into the program's samplings, -1: the request's
+    WIDTH = 23
 
 
 class StateColumn(IntEnum):
@@ -98,18 +100,17 @@ class RequestColumn(IntEnum):
     IS_GUIDED = 4
     FLOOR = 5
     REFLECT = 6  # cap of every reflection, UNLIMITED: none
-    END_OF_TURN = 7
-    OPEN = 8
-    CLOSE = 9
-    DONE = 10
-    SPEECH_LOW = 11
-    SPEECH_HIGH = 12
-    VOCABULARY = 13
-    IGNORE_EOS = 14
-    MAX_TOKENS = 15
-    TOP_K = 16
-    EOS = 17  # of unguided replies, up to 4
-    WIDTH = 21
+    OPEN = 7
+    CLOSE = 8
+    DONE = 9
+    SPEECH_LOW = 10
+    SPEECH_HIGH = 11
+    VOCABULARY = 12
+    IGNORE_EOS = 13
+    MAX_TOKENS = 14
+    TOP_K = 15
+    EOS = 16  # ids that end the reply, up to 4
+    WIDTH = 20
 
 
 class OutputColumn(IntEnum):
@@ -142,14 +143,17 @@ class Ending(IntEnum):
 
 
 class MaskColumn(IntEnum):
-    """Columns of a draw's mask: two half-open ranges, three single ids (-1: none), and top_k (0: off)."""
+    """Columns of a draw's mask: three half-open ranges, seven single ids (-1: none), and top_k (0: off)."""
 
     LOW0 = 0
     HIGH0 = 1
     LOW1 = 2
     HIGH1 = 3
-    EXTRA0 = 4
-    EXTRA1 = 5
-    EXTRA2 = 6
-    TOP_K = 7
-    WIDTH = 8
+    LOW2 = 4
+    HIGH2 = 5
+    EXTRA0 = 6
+    EXTRA1 = 7
+    DONE = 8
+    END = 9  # ids that end the reply, up to 4
+    TOP_K = 13
+    WIDTH = 14

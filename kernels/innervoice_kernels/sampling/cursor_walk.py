@@ -15,15 +15,15 @@ from innervoice_kernels.sampling.cursor_columns import (
 )
 
 (
-    _FORCED, _KIND, _BUDGET, _NEXT, _CLOSE_ROW, _OFFSET, _LENGTH, _LOW0, _HIGH0, _LOW1, _HIGH1, _EXTRA0, _EXTRA1,
-    _NEEDS_TEXT_DONE, _ENTRY, _HEAD, _DISCARD, _SAMPLING, _TABLE_WIDTH,
+    _FORCED, _KIND, _BUDGET, _NEXT, _CLOSE_ROW, _OFFSET, _LENGTH, _LOW0, _HIGH0, _LOW1, _HIGH1, _LOW2, _HIGH2,
+    _EXTRA0, _EXTRA1, _ENDS, _ENTRY, _HEAD, _DISCARD, _SAMPLING, _TABLE_WIDTH,
 ) = (tl.constexpr(int(i)) for i in ProgramColumn)  # fmt: skip
 (
     _ROW, _COUNT, _LIMIT, _TEXT_DONE, _REFLECTION_DONE, _IS_DONE, _NUM_REFLECTIONS, _SEGMENT, _OFFERS_DONE, _FRESH, _NUM_TOKENS,
     _IN_REFLECTION, _LAST, _CAPPED, _CAP, _STATE_WIDTH,
 ) = (tl.constexpr(int(i)) for i in StateColumn)  # fmt: skip
 (
-    _R_TABLE, _R_FORCED, _R_SAMPLINGS, _R_START, _R_IS_GUIDED, _R_FLOOR, _R_REFLECT, _R_END_OF_TURN, _R_OPEN, _R_CLOSE, _R_DONE,
+    _R_TABLE, _R_FORCED, _R_SAMPLINGS, _R_START, _R_IS_GUIDED, _R_FLOOR, _R_REFLECT, _R_OPEN, _R_CLOSE, _R_DONE,
     _R_SPEECH_LOW, _R_SPEECH_HIGH, _R_VOCABULARY, _R_IGNORE_EOS, _R_MAX_TOKENS, _R_TOP_K, _R_EOS, _REQUEST_WIDTH,
 ) = (tl.constexpr(int(i)) for i in RequestColumn)  # fmt: skip
 _REFLECTION, _TRANSCRIPT, _SPEECH, _OPEN, _CLOSE, _DONE, _END = (tl.constexpr(int(i)) for i in TokenKind)
@@ -31,9 +31,10 @@ _RUNNING, _STOP, _LENGTH_SPENT, _REFUSED, _IDLE, _WAITING, _PAUSED = (tl.constex
 _O_TOKEN, _O_KIND, _O_SEGMENT, _O_IS_FORCED, _O_IS_DONE, _O_DISCARDED, _OUTPUT_WIDTH = (
     tl.constexpr(int(i)) for i in OutputColumn
 )
-_M_LOW0, _M_HIGH0, _M_LOW1, _M_HIGH1, _M_EXTRA0, _, _M_EXTRA2, _M_TOP_K, _MASK_WIDTH = (
-    tl.constexpr(int(i)) for i in MaskColumn
-)
+(
+    _M_LOW0, _M_HIGH0, _M_LOW1, _M_HIGH1, _M_LOW2, _M_HIGH2, _M_EXTRA0, _M_EXTRA1, _M_DONE, _M_END, _M_TOP_K, _MASK_WIDTH,
+) = (tl.constexpr(int(i)) for i in MaskColumn)  # fmt: skip
+_NUM_ENDS = tl.constexpr(int(RequestColumn.WIDTH - RequestColumn.EOS))
 _UNLIMITED = tl.constexpr(UNLIMITED)
 
 
@@ -98,14 +99,17 @@ def _write_draw(
     tl.store(out + _M_HIGH0, tl.load(at + _HIGH0, mask=guided, other=0) + all_ids, mask=exists)
     tl.store(out + _M_LOW1, tl.load(at + _LOW1, mask=guided, other=0), mask=exists)
     tl.store(out + _M_HIGH1, tl.load(at + _HIGH1, mask=guided, other=0), mask=exists)
-    offered = guided & ((tl.load(at + _NEEDS_TEXT_DONE, mask=guided, other=0) == 0) | (text_done != 0))
-    ignored = tl.load(request + _R_IGNORE_EOS, mask=exists, other=0) != 0
-    withheld = tl.where(ignored, tl.load(request + _R_END_OF_TURN, mask=exists, other=0), -1)
+    tl.store(out + _M_LOW2, tl.load(at + _LOW2, mask=guided, other=0), mask=exists)
+    tl.store(out + _M_HIGH2, tl.load(at + _HIGH2, mask=guided, other=0), mask=exists)
     for i in tl.static_range(2):
-        extra = tl.load(at + _EXTRA0 + i, mask=offered, other=-1)
-        tl.store(out + _M_EXTRA0 + i, tl.where(extra == withheld, -1, extra), mask=exists)
+        tl.store(out + _M_EXTRA0 + i, tl.load(at + _EXTRA0 + i, mask=guided, other=-1), mask=exists)
+    ends = tl.load(at + _ENDS, mask=guided, other=0)
+    offered = guided & ((ends == 1) | ((ends == 2) & (text_done != 0)))
+    offered &= tl.load(request + _R_IGNORE_EOS, mask=exists, other=0) == 0
+    for i in tl.static_range(_NUM_ENDS):
+        tl.store(out + _M_END + i, tl.load(request + _R_EOS + i, mask=offered, other=-1), mask=exists)
     done = tl.where(guided & (offers != 0), tl.load(request + _R_DONE, mask=exists, other=0), -1)
-    tl.store(out + _M_EXTRA2, done, mask=exists)
+    tl.store(out + _M_DONE, done, mask=exists)
     own = tl.load(at + _SAMPLING, mask=guided, other=-1)
     place = samplings + (tl.load(request + _R_SAMPLINGS, mask=exists, other=0) + own) * 3
     for i in tl.static_range(2):
@@ -225,14 +229,20 @@ def prepare_rows(
 
 
 @jit
+def _is_end(token: Block, request: Block, mask: Block) -> Block:
+    """Whether a token ends its reply."""
+    ends = mask & (token < 0)
+    for i in tl.static_range(_NUM_ENDS):
+        ends |= mask & (token == tl.load(request + _R_EOS + i, mask=mask, other=-1))
+    return ends & (tl.load(request + _R_IGNORE_EOS, mask=mask, other=1) == 0)
+
+
+@jit
 def _label(
     token: Block, request: Block, is_free: Block, in_reflection: Block, last: Block
 ) -> tuple[Block, ...]:
     """Kind of an unguided reply's token -> kind, in_reflection, last, whether a segment begins."""
-    ends = is_free & (token < 0)
-    for i in tl.static_range(_REQUEST_WIDTH - _R_EOS):
-        ends |= is_free & (token == tl.load(request + _R_EOS + i, mask=is_free, other=-1))
-    ends &= tl.load(request + _R_IGNORE_EOS, mask=is_free, other=1) == 0
+    ends = _is_end(token, request, is_free)
     is_speech = token >= tl.load(request + _R_SPEECH_LOW, mask=is_free, other=0)
     is_speech &= token < tl.load(request + _R_SPEECH_HIGH, mask=is_free, other=0)
     close = tl.load(request + _R_CLOSE, mask=is_free, other=-1)
@@ -307,7 +317,7 @@ def advance_rows(
     ends_reflection = takes & (kind == _REFLECTION) & ((token == close) | (token == done))
     takes_offer = takes & (ends_reflection == 0) & (offers != 0) & (token == done)
     plain = takes & (ends_reflection == 0) & (takes_offer == 0)
-    ends = plain & (kind != _REFLECTION) & (token == tl.load(request + _R_END_OF_TURN, mask=guided, other=-1))
+    ends = _is_end(token, request, plain & (kind != _REFLECTION))
     plain &= ends == 0
     is_done_token = (ends_reflection | takes_offer) & (token == done)
     emitted = tl.where(ends_reflection, _CLOSE, tl.where(ends, _END, kind))

@@ -18,6 +18,7 @@ from innervoice_kernels.backend import TRITON, choose
 from innervoice_kernels.jit import Block, Num, Ptr, cdiv, constexpr, dot, jit, launch, tl
 from innervoice_kernels.sampling.cursor import SLOTS, Draws, Programs, Rows
 from innervoice_kernels.sampling.sample import Draw, draws_of, sample_ref
+from innervoice_kernels.sampling.sample_cut import MASK_WIDTH, SINGLE, TOP_K
 from innervoice_kernels.sampling.sample_pick import ROWS, TILE, Offers, pick, summarise, summary
 
 
@@ -47,10 +48,12 @@ def head_sample_ref(x: Tensor, w: Tensor, draws: Sequence[Draw]) -> tuple[Tensor
 @jit
 def _touches(low: Num, high: Num, slot: Block, is_slot: Block, mask: Ptr) -> Block:
     """Whether ids low to high have one that one of the slots may draw."""
-    m = mask + slot * 8
+    m = mask + slot * MASK_WIDTH
     found = (tl.load(m, mask=is_slot, other=0) < high) & (tl.load(m + 1, mask=is_slot, other=0) > low)
-    found |= (tl.load(m + 2, mask=is_slot, other=0) < high) & (tl.load(m + 3, mask=is_slot, other=0) > low)
-    for i in tl.static_range(4, 7):
+    for i in tl.static_range(2, SINGLE, 2):
+        begin, end = tl.load(m + i, mask=is_slot, other=0), tl.load(m + i + 1, mask=is_slot, other=0)
+        found |= (begin < high) & (end > low)
+    for i in tl.static_range(SINGLE, TOP_K):
         extra = tl.load(m + i, mask=is_slot, other=-1)
         found |= (extra >= low) & (extra < high)
     return tl.max(found.to(tl.int32), axis=0)

@@ -18,6 +18,7 @@ from innervoice_kernels import _C
 from innervoice_kernels.backend import NATIVE, TRITON, choose
 from innervoice_kernels.native import floats, team
 from innervoice_kernels.sampling.cursor import Draws
+from innervoice_kernels.sampling.cursor_columns import MaskColumn
 from innervoice_kernels.sampling.philox import gumbel_noise_ref, signed
 from innervoice_kernels.sampling.sample_pick import Offers, pick, summary
 
@@ -132,7 +133,8 @@ def _sample_native(logits: Tensor, draws: Sequence[Draw]) -> tuple[Tensor, Tenso
     return ids, logprobs
 
 
-_PARTS = (2, 3)  # ranges and single ids that a kernel's mask holds
+# Ranges and single ids that a kernel's mask holds.
+_PARTS = (MaskColumn.EXTRA0 // 2, MaskColumn.TOP_K - MaskColumn.EXTRA0)
 
 
 def _sample_triton(logits: Tensor, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
@@ -150,19 +152,21 @@ def _sample_triton(logits: Tensor, draws: Sequence[Draw]) -> tuple[Tensor, Tenso
 
 @lru_cache(maxsize=1024)
 def _packed(ranges: tuple[tuple[int, int], ...], extras: tuple[int, ...]) -> tuple[int, ...]:
-    """A mask as a line of Draws.mask begins: 2 ranges and 3 single ids."""
+    """A mask as a line of Draws.mask begins: 3 ranges and 7 single ids."""
     kept, single = [r for r in ranges if r[0] < r[1]], list(dict.fromkeys(extras))
     if len(kept) > _PARTS[0] or len(single) > _PARTS[1]:
-        raise ValueError(f"sample: a mask of {kept} and {single}, expected at most 2 ranges and 3 single ids")
+        raise ValueError(
+            f"sample: a mask of {kept} and {single}, expected at most {_PARTS[0]} ranges and {_PARTS[1]} single ids"
+        )
     ends = [end for r in kept for end in r]
-    return (*ends, *[0] * (4 - len(ends)), *single, *[-1] * (3 - len(single)))
+    return (*ends, *[0] * (2 * _PARTS[0] - len(ends)), *single, *[-1] * (_PARTS[1] - len(single)))
 
 
 def draws_of(draws: Sequence[Draw], device: torch.device) -> Draws:
-    """Draws as kernels read them. Raises ValueError for a mask of more than 2 ranges and 3 single ids."""
+    """Draws as kernels read them. Raises ValueError for a mask of more ranges or single ids than that."""
     masks = [(*_packed(draw.ranges, draw.extras), draw.top_k) for draw in draws]
     return Draws(
-        torch.tensor(masks, dtype=torch.int32, device=device).reshape(-1, 8),
+        torch.tensor(masks, dtype=torch.int32, device=device).reshape(-1, MaskColumn.WIDTH),
         torch.tensor(
             [(draw.temperature, draw.top_p) for draw in draws], dtype=torch.float32, device=device
         ).reshape(-1, 2),

@@ -10,8 +10,13 @@ once, eight rounds at most. The mass is added up in float32, as the reference do
 from __future__ import annotations
 
 from innervoice_kernels.jit import Block, Num, Ptr, constexpr, jit, tl
+from innervoice_kernels.sampling.cursor_columns import MaskColumn
 from innervoice_kernels.sampling.philox import gumbel
 
+# Parts of a mask: ranges up to SINGLE, single ids up to TOP_K.
+SINGLE, TOP_K, MASK_WIDTH = (
+    tl.constexpr(int(i)) for i in (MaskColumn.EXTRA0, MaskColumn.TOP_K, MaskColumn.WIDTH)
+)
 COUNT, MASS, TIES = (tl.constexpr(i) for i in range(3))
 _WIDTH, _TILE_WIDTH = tl.constexpr(16), tl.constexpr(2)
 _LOWEST, _HIGHEST = tl.constexpr(-(2**31)), tl.constexpr(2**31 - 1)
@@ -20,10 +25,12 @@ _LOWEST, _HIGHEST = tl.constexpr(-(2**31)), tl.constexpr(2**31 - 1)
 @jit
 def allowed(ids: Block, mask: Ptr) -> Block:
     """Test which ids a mask has; see cursor_columns.Mask."""
-    inside = (ids >= tl.load(mask)) & (ids < tl.load(mask + 1)) | (ids >= tl.load(mask + 2)) & (
-        ids < tl.load(mask + 3)
-    )
-    return inside | (ids == tl.load(mask + 4)) | (ids == tl.load(mask + 5)) | (ids == tl.load(mask + 6))
+    inside = (ids >= tl.load(mask)) & (ids < tl.load(mask + 1))
+    for i in tl.static_range(2, SINGLE, 2):
+        inside |= (ids >= tl.load(mask + i)) & (ids < tl.load(mask + i + 1))
+    for i in tl.static_range(SINGLE, TOP_K):
+        inside |= ids == tl.load(mask + i)
+    return inside
 
 
 @jit

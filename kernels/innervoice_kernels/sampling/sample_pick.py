@@ -17,7 +17,7 @@ from innervoice_kernels.jit import Block, Num, Ptr, cdiv, constexpr, jit, launch
 from innervoice_kernels.sampling.cursor import SLOTS, Draws, Programs, Rows
 from innervoice_kernels.sampling.cursor_walk import advance_rows
 from innervoice_kernels.sampling.philox import gumbel
-from innervoice_kernels.sampling.sample_cut import draw_filtered
+from innervoice_kernels.sampling.sample_cut import MASK_WIDTH, SINGLE, TOP_K, draw_filtered
 
 TILE = 64  # ids: as many columns of the head as one of its tiles has
 ROWS = 16  # rows of a tile of the head
@@ -75,11 +75,13 @@ def summarise(
 ) -> None:  # fmt: skip
     """Offer the logits z [ROWS, TILE] of a tile to the slots [ROWS] of its rows."""
     ids = tile * TILE + tl.arange(0, TILE)[None, :]
-    m = mask + slot[:, None] * 8
+    m = mask + slot[:, None] * MASK_WIDTH
     exists = is_slot[:, None]
     ok = (ids >= tl.load(m, mask=exists, other=0)) & (ids < tl.load(m + 1, mask=exists, other=0))
-    ok |= (ids >= tl.load(m + 2, mask=exists, other=0)) & (ids < tl.load(m + 3, mask=exists, other=0))
-    for i in tl.static_range(4, 7):
+    for i in tl.static_range(2, SINGLE, 2):
+        low, high = tl.load(m + i, mask=exists, other=0), tl.load(m + i + 1, mask=exists, other=0)
+        ok |= (ids >= low) & (ids < high)
+    for i in tl.static_range(SINGLE, TOP_K):
         ok |= ids == tl.load(m + i, mask=exists, other=-1)
     is_bad = tl.max((ok & (z != z)).to(tl.int32), axis=1) > 0
     z = tl.where(ok, z, float("-inf"))
@@ -97,7 +99,7 @@ def summarise(
         is_number
         & (temperature > 0)
         & (top_p >= 1)
-        & (tl.load(mask + slot * 8 + 7, mask=is_slot, other=0) <= 0)
+        & (tl.load(mask + slot * MASK_WIDTH + TOP_K, mask=is_slot, other=0) <= 0)
     )
     if tl.max(noisy.to(tl.int32), axis=0) > 0:
         k = key + slot[:, None] * 3
@@ -137,7 +139,7 @@ def _pick_kernel(
 ) -> None:  # fmt: skip
     """One slot a program."""
     slot = tl.program_id(0)
-    mask = mask + slot * 8
+    mask = mask + slot * MASK_WIDTH
     logits = logits + (slot // SLOTS).to(tl.int64) * row_stride
     tile = tl.arange(0, TILES)
     offers = slot * N + tile
@@ -149,7 +151,7 @@ def _pick_kernel(
     )
     temperature = tl.load(scale + slot * 2)
     top_p = tl.load(scale + slot * 2 + 1)
-    top_k = tl.load(mask + 7)
+    top_k = tl.load(mask + TOP_K)
     token = tl.full([], _NO_ID, tl.int32)
     if is_number & (temperature > 0) & ((top_k > 0) | (top_p < 1)):
         token = draw_filtered(

@@ -11,6 +11,7 @@ from pathlib import Path
 import tiktoken
 
 from innervoice.checkpoint.files import read_json, require
+from innervoice.model.text.tokenizer import is_word, runs
 
 # Alternatives in order: English contractions; letters after at most one other character; one to three digits;
 # symbols after at most one space, with the line ends that follow; line ends; spaces before the last one;
@@ -27,12 +28,16 @@ class TiktokenTokenizer:
     A TextTokenizer.
     """
 
-    def __init__(self, ranks: Mapping[bytes, int], special: Mapping[str, int]) -> None:
+    def __init__(
+        self, ranks: Mapping[bytes, int], special: Mapping[str, int], words: Mapping[str, int] | None = None
+    ) -> None:
         self.num_ranks = len(ranks)
         self._special = dict(special)
         self._bytes = {rank: token for token, rank in ranks.items()}
+        self._words = dict(words or {})
+        self._bytes |= {i: word.encode() for word, i in self._words.items()}
         self._encoding = tiktoken.Encoding(
-            "checkpoint", pat_str=_SPLIT, mergeable_ranks=dict(ranks), special_tokens={}
+            "checkpoint", pat_str=_SPLIT, mergeable_ranks=dict(ranks), special_tokens=self._words
         )
 
     @classmethod
@@ -42,18 +47,22 @@ class TiktokenTokenizer:
         Raises FileNotFoundError, or ValueError naming file and line.
         """
         folder = Path(directory)
-        return cls(
-            read_ranks(folder / "tokenizer.model"), read_added_tokens(folder / "tokenizer_config.json")
-        )
+        config = folder / "tokenizer_config.json"
+        return cls(read_ranks(folder / "tokenizer.model"), read_added_tokens(config), read_words(config))
 
     @property
     def text_range(self) -> tuple[int, int]:
         """The half-open range of the ids that are no added tokens."""
         return 0, self.num_ranks
 
+    @property
+    def words(self) -> tuple[tuple[int, int], ...]:
+        """The half-open ranges of the ids of added words, beside `text_range`."""
+        return runs(self._words.values())
+
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; nothing in it is taken for an added token."""
-        return self._encoding.encode_ordinary(text)
+        return self._encoding.encode(text, allowed_special=set(self._words), disallowed_special=())
 
     def special(self, token: str) -> int | None:
         """The id of an added token, None where the checkpoint has none of that name."""
@@ -112,3 +121,13 @@ def read_added_tokens(path: Path) -> dict[str, int]:
             )
         tokens[content] = int(key)
     return tokens
+
+
+def read_words(path: Path) -> dict[str, int]:
+    """The added tokens that are words; see `is_word`. Raises as `read_added_tokens`."""
+    entries = require(read_json(path), "added_tokens_decoder", path, dict)
+    return {
+        content: i
+        for content, i in read_added_tokens(path).items()
+        if is_word(content, is_special=bool(entries[str(i)].get("special", True)))
+    }

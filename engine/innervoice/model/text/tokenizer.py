@@ -3,20 +3,49 @@
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Iterable
 from typing import Protocol
+
+_MARK = re.compile(r"<.*>|\[.*\]", re.DOTALL)
+
+
+def is_word(content: str, *, is_special: bool) -> bool:
+    """Whether an added token is a word of the language rather than a mark between parts of a prompt.
+
+    A mark is special, or is written as one: <think>, <|im_end|>, [INST]. A word stands for its letters: it is
+    found in what a user writes, is drawn, and is part of a transcript.
+    """
+    return not is_special and not _MARK.fullmatch(content.strip())
+
+
+def runs(ids: Iterable[int]) -> tuple[tuple[int, int], ...]:
+    """Ids, in any order, as half-open ranges that ascend."""
+    found: list[tuple[int, int]] = []
+    for i in sorted(ids):
+        if found and found[-1][1] == i:
+            found[-1] = (found[-1][0], i + 1)
+        else:
+            found.append((i, i + 1))
+    return tuple(found)
 
 
 class TextTokenizer(Protocol):
     """Text to ids and back.
 
     Text from outside never becomes an added token: "<|user|>" in it is encoded as the plain characters that
-    it is, so a prompt cannot forge a turn. Added tokens are had by name only, through special().
+    it is, so a prompt cannot forge a turn. Added tokens are had by name only, through special(). Words that
+    were added to a tokenizer are no such tokens but text; see `is_word`.
     """
 
     @property
     def text_range(self) -> tuple[int, int]:
         """The half-open range of the ids that are no added tokens."""
+        ...
+
+    @property
+    def words(self) -> tuple[tuple[int, int], ...]:
+        """The half-open ranges of the ids of added words, beside `text_range`."""
         ...
 
     def encode(self, text: str) -> list[int]:

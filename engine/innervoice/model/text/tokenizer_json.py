@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 
 from innervoice.checkpoint.files import read_json, require
 from innervoice.model.text.chat_template import ChatTemplate, Piece
+from innervoice.model.text.tokenizer import is_word, runs
 
 _WORD_START = "\u2581"
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
@@ -23,13 +24,15 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
 @dataclass(frozen=True)
 class AddedToken:
-    """A token that stands beside the pair merges; lstrip and rstrip: it swallows the
-    white space before and after it.
+    """A token that stands beside the pair merges.
+
+    lstrip and rstrip: it swallows the white space before and after it. is_word: it is text; see `is_word`.
     """
 
     id: int
     lstrip: bool
     rstrip: bool
+    is_word: bool = False
 
 
 class JsonTokenizer:
@@ -41,15 +44,15 @@ class JsonTokenizer:
     def __init__(self, data: Mapping[str, Any], source: Path, chat: ChatTemplate | None = None) -> None:
         self.source, self.chat = source, chat
         self._added = read_added(data, source)
-        self._split = re.compile(
-            "|".join(map(re.escape, sorted(self._added, key=len, reverse=True))) or "(?!)"
-        )
+        marks = {name: token for name, token in self._added.items() if not token.is_word}
+        words = {name: token.id for name, token in self._added.items() if token.is_word}
+        self._split = re.compile("|".join(map(re.escape, sorted(marks, key=len, reverse=True))) or "(?!)")
         model = require(data, "model", source, dict)
         if model.get("type", "BPE") != "BPE":
             raise ValueError(
                 f"{source}: a model of type {model['type']!r} is not supported; supported is 'BPE'"
             )
-        plain = _without_added(data, self._added)
+        plain = _without_marks(data, marks, words)
         self._encoder = _build(plain, source)
         later = plain | {"pre_tokenizer": _without_prefix(data.get("pre_tokenizer"))}
         self._later_encoder = self._encoder if later == plain else _build(later, source)
@@ -57,8 +60,11 @@ class JsonTokenizer:
         vocab: dict[str, int] = require(model, "vocab", source, dict)
         ordinary = {i: token for token, i in vocab.items() if i not in ids}
         self._range = _text_range(ordinary, self._added, source)
+        low, high = self._range
+        self._words = runs(i for i in words.values() if not low <= i < high)
         to_bytes = _byte_level if _has(data, "ByteLevel") else _sentencepiece
         self._bytes = {i: to_bytes(token) for i, token in ordinary.items()}
+        self._bytes |= {i: name.encode() for name, i in words.items()}
 
     @classmethod
     def from_pretrained(cls, directory: str | PathLike[str]) -> JsonTokenizer:
@@ -70,6 +76,11 @@ class JsonTokenizer:
     def text_range(self) -> tuple[int, int]:
         """The half-open range of the ids that are no added tokens."""
         return self._range
+
+    @property
+    def words(self) -> tuple[tuple[int, int], ...]:
+        """The half-open ranges of the ids of added words, beside `text_range`."""
+        return self._words
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; nothing in it is taken for an added token."""
@@ -138,30 +149,34 @@ def read_added(data: Mapping[str, Any], source: str | PathLike[str]) -> dict[str
         where = f"{source}, added_tokens"
         if not isinstance(entry, dict) or not require(entry, "content", where, str):
             raise ValueError(f"{where} holds {entry!r}, expected an object with a content")
-        if entry.get("single_word"):
+        word = is_word(entry["content"], is_special=bool(entry.get("special", True)))
+        if entry.get("single_word") and not word:
             raise ValueError(f"{where}: {entry['content']!r} has single_word, which is not supported")
-        strips = (bool(entry.get(name)) for name in ("lstrip", "rstrip"))
-        tokens[entry["content"]] = AddedToken(require(entry, "id", where, int), *strips)
+        left, right = bool(entry.get("lstrip")), bool(entry.get("rstrip"))
+        tokens[entry["content"]] = AddedToken(require(entry, "id", where, int), left, right, word)
     return tokens
 
 
-def _without_added(data: Mapping[str, Any], added: Mapping[str, AddedToken]) -> dict[str, Any]:
-    """The same tokenizer, which can make no added token of any text: neither whole nor by merging."""
+def _without_marks(
+    data: Mapping[str, Any], marks: Mapping[str, AddedToken], words: Mapping[str, int]
+) -> dict[str, Any]:
+    """The same tokenizer, which can make no mark of any text, neither whole nor by merging, but finds words."""
     model = dict(data["model"])
 
     def reaches_added(merge: str | list[str]) -> bool:
         pair = merge.split(" ") if isinstance(merge, str) else merge
-        return any(token in added for token in (*pair, "".join(pair)))
+        return any(token in marks for token in (*pair, "".join(pair)))
 
     kept = {model.get("unk_token")}
     model["vocab"] = {
-        token: i for token, i in model.get("vocab", {}).items() if token not in added or token in kept
+        token: i for token, i in model.get("vocab", {}).items() if token not in marks or token in kept
     }
+    model["vocab"] |= words
     model["merges"] = [merge for merge in model.get("merges", []) if not reaches_added(merge)]
     return {
         **data,
         "model": model,
-        "added_tokens": [],
+        "added_tokens": [entry for entry in data.get("added_tokens") or [] if entry["content"] in words],
         "post_processor": None,
         "truncation": None,
         "padding": None,
@@ -192,8 +207,9 @@ def _text_range(
     if not ordinary:
         raise ValueError(f"{source}: the vocabulary has no text tokens: download it again")
     low, high = min(ordinary), max(ordinary) + 1
-    if high - low != len(ordinary):
-        hole = next(i for i in range(low, high) if i not in ordinary)
+    known = set(ordinary) | {token.id for token in added.values() if token.is_word}
+    hole = next((i for i in range(low, high) if i not in known), None)
+    if hole is not None:
         name = next((repr(text) for text, token in added.items() if token.id == hole), "no token")
         raise ValueError(
             f"{source}: id {hole} is {name} amid the text tokens {low} to {high - 1}, which is not supported"

@@ -49,9 +49,11 @@ def load_vocabulary(
         close=names.get("close"),
         done=names.get("done"),
         eos=read_generation_config(folder).eos,
+        words=tokenizer.words,
     )
     named = (vocabulary.end_of_turn, vocabulary.open, vocabulary.close, vocabulary.done)
-    beyond = [i for i in (vocabulary.text[1] - 1, *named, *vocabulary.eos) if i is not None and i >= size]
+    last = [high - 1 for _, high in (vocabulary.text, *vocabulary.words)]
+    beyond = [i for i in (*last, *named, *vocabulary.eos) if i is not None and i >= size]
     if beyond:
         raise ValueError(
             f"{folder}: token id {beyond[0]} lies beyond the vocabulary of {size}; tokenizer and config.json differ"
