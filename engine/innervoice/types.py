@@ -6,21 +6,18 @@ the log and its reader go by that.
 
 from __future__ import annotations
 
-import os
-import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from operator import add, and_
 from os import PathLike
-from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from innervoice.fields import MOST_INT64, Count, Encodable, FieldType, Length, Limits, read_fields
+from innervoice.files import write_sound
 
 Samples = npt.NDArray[np.float32]
 Pcm16 = npt.NDArray[np.int16]
@@ -105,23 +102,6 @@ class Sampling:
         read_fields(self, "Sampling.")
         if self.temperature is not None and self.temperature < _COLDEST:
             object.__setattr__(self, "temperature", 0.0)
-
-
-@contextmanager
-def replacing(path: str | PathLike[str]) -> Iterator[Path]:
-    """Give the path of a hidden file beside `path`, to be written whole or not at all.
-
-    It takes the place of `path` when the block ends well, and is removed when it does not. It may as well
-    become a directory, for a `path` that does not exist or is an empty one. Raises OSError.
-    """
-    target = Path(path).absolute()
-    part = target.with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
-    try:
-        yield part
-        os.replace(part, target)
-    finally:
-        with suppress(OSError):  # its folder is gone or was never one
-            shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
 
 
 def crc32(pcm: Samples | Pcm16) -> int:
@@ -408,18 +388,11 @@ class Audio:
         return len(self.samples) / self.rate
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the file whole or not at all, as its ending says: .wav, .flac, .ogg.
+        """Write the file whole or not at all, as its ending says: .wav, .flac, .ogg, or another of libsndfile's.
 
-        Raises OSError, ValueError.
+        Raises OSError, and ValueError for no samples and for an ending or a rate that cannot be written.
         """
-        import soundfile
-
-        target = Path(path)
-        kind = target.suffix.lstrip(".").upper() or "WAV"
-        if kind not in soundfile.available_formats():
-            raise ValueError(f"{target}: cannot write audio of type {kind!r}; use .wav, .flac or .ogg")
-        with replacing(target) as part, open(part, "wb") as file:
-            soundfile.write(file, to_pcm16(self.samples), self.rate, format=kind)
+        write_sound(path, self.samples, self.rate, to_pcm16)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from source_tree import (
 
 WITHOUT_TORCH = (
     "fields.py",
+    "files",
     "types.py",
     "checkpoint/files.py",
     "checkpoint/model_config.py",

@@ -26,6 +26,7 @@ _DEFINITIONS = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 # The rooms of innervoice: a folder, types.py or __init__.py. A room imports rooms of lower rank only.
 RANKS = {
     "fields": 0,
+    "files": 0,
     "types": 1,
     "checkpoint": 2,
     "telemetry": 2,

@@ -8,8 +8,9 @@ import json
 from collections.abc import Iterable
 from os import PathLike
 
+from innervoice.files import replacing
 from innervoice.runtime.record import Line
-from innervoice.types import EVENTS, Done, Event, TokenEvent, logged_fields, replacing
+from innervoice.types import EVENTS, Done, Event, TokenEvent, logged_fields
 
 _FIELDS = {kind: logged_fields(kind) for kind in EVENTS.values()}
 

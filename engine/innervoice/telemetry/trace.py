@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from innervoice.types import replacing
+from innervoice.files import replacing
 
 _FIRST_HEADING, _HEADING = 1 << 22, 8  # above every process id; ids of a heading and of its lines
 

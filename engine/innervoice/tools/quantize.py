@@ -19,10 +19,10 @@ from innervoice.checkpoint.locate import CheckpointPaths
 from innervoice.checkpoint.quantization import KEY, Quantization
 from innervoice.checkpoint.safetensors import SINGLE, TensorDir
 from innervoice.checkpoint.safetensors_writer import Layout, TensorWriter
+from innervoice.files import replacing
 from innervoice.model.gguf_source import GgufSource
 from innervoice.model.quant import Quantized, empty, num_bytes, row_blocks, rows_of, tensors_of
 from innervoice.model.quant_source import METADATA, BlankSource, QuantizingSource, describe
-from innervoice.types import replacing
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json")
 
@@ -76,7 +76,7 @@ class Quantizer:
 
         Raises ValueError naming a tensor that is missing, misshapen, or not finite.
         """
-        with replacing(self.out) as part:
+        with replacing(self.out, folder=True) as part:
             part.mkdir()
             self._copy_texts(part)
             with TensorWriter(part / SINGLE, self._layouts(), self._metadata()) as writer:

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from innervoice.types import Samples, replacing
+from innervoice.files import replacing
+from innervoice.types import Samples
 
 IdRows = npt.NDArray[np.int64]
 _FORMAT = "innervoice codes 1"

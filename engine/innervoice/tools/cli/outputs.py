@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from innervoice.types import replacing
+from innervoice.files import replacing
 
 SOUND = (".wav", ".flac", ".ogg")
 

@@ -1,0 +1,20 @@
+"""Files of the user's: read or refused in one sentence, written whole or not at all.
+
+reading.py    bytes and text of a file, and the reasons why there are none
+replacing.py  a new file takes the place of an old one when it is complete
+sound.py      the containers of sound, and samples written to them
+"""
+
+from innervoice.files.reading import check_readable, read_bytes, read_text
+from innervoice.files.replacing import replacing
+from innervoice.files.sound import SoundFormat, sound_format, write_sound
+
+__all__ = [
+    "SoundFormat",
+    "check_readable",
+    "read_bytes",
+    "read_text",
+    "replacing",
+    "sound_format",
+    "write_sound",
+]
