@@ -207,7 +207,7 @@ class _Items(_Kind):
             raise ValueError(f"{name} has more than {self.length.most} items: shorten it")
         if items and self.item.holds_integers(items):
             return tuple(items)
-        return tuple(self.item.read(one, name, "holds") for one in items)
+        return tuple(self.item.read(one, f"{name}[{place}]") for place, one in enumerate(items))
 
 
 @dataclass(frozen=True)
@@ -297,13 +297,23 @@ class FieldType:
         return f"use {', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else f"use {words[0]}"
 
 
-def read_fields(made: Any, prefix: str = "") -> None:
+def read_fields(made: Any, prefix: str = "", names: Mapping[str, str] | None = None) -> None:
     """Check and convert the fields of a dataclass's object, from its `__post_init__`.
 
-    prefix: what stands before a field's name in messages. Raises ValueError.
+    prefix: what stands before a field's name in messages; names: the names of some fields there. Raises
+    ValueError.
     """
-    for name, kind in types_of(cast(Any, type(made))).items():
-        object.__setattr__(made, name, kind.read(getattr(made, name), prefix + name))
+    for name, value in read_values(made, prefix, names).items():
+        object.__setattr__(made, name, value)
+
+
+def read_values(made: Any, prefix: str, names: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The fields of a dataclass's object, checked and converted; otherwise as `read_fields`."""
+    names = names or {}
+    return {
+        name: kind.read(getattr(made, name), prefix + names.get(name, name))
+        for name, kind in types_of(cast(Any, type(made))).items()
+    }
 
 
 @functools.cache
@@ -354,6 +364,8 @@ def _kind(hint: Any, extras: Sequence[Any]) -> _Kind:
     """The kind of a type that is no union."""
     origin, inner = get_origin(hint) or hint, get_args(hint)
     length = _extra(extras, Length) or ANY_LENGTH
+    if hint is Any:
+        return _Instance(("anything",), "things", object)
     if origin is Literal:
         return _Word(inner, "strings", inner, length, False)
     if origin is str:

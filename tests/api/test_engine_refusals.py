@@ -29,7 +29,7 @@ def engine(tiny_dir: Path) -> Iterator[Engine]:
         ({"prompt": Text("a"), "schedule": "stitch"}, ValueError, "unknown schedule 'stitch'"),
         ({"prompt": Text("a"), "schedule": Schedule(cycle=())}, ScheduleError, "schedule.cycle is empty"),
         ({"prompt": Text("a"), "timeout_s": 0}, ValueError, "timeout_s is 0"),
-        ({"prompt": Text("a"), "reflection_caps": [-1]}, ValueError, "reflection_caps holds -1"),
+        ({"prompt": Text("a"), "reflection_caps": [-1]}, ValueError, "reflection_caps[0] is -1"),
     ],
 )
 def test_bad_requests_raise_at_the_call(

@@ -92,7 +92,7 @@ def test_values_of_the_annotated_types_are_taken(tmp_path: Path) -> None:
 def test_event_fields_may_be_any_iterable_of_them() -> None:
     one = EventField("rank", "done", max)
     assert EngineOptions(event_fields=(each for each in [one])).event_fields == (one,)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"^event_fields holds 3: use an EventField$"):
+    with pytest.raises(ValueError, match=r"^event_fields\[1\] is 3: use an EventField$"):
         EngineOptions(event_fields=(one, 3))  # type: ignore[arg-type]
 
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from innervoice.schedule.program import KINDS, Schedule, ScheduleError, Segment
+from innervoice.schedule.program import Schedule, ScheduleError, Segment
 from innervoice.types import Sampling, Vocabulary
 from innervoice_kernels.sampling.cursor_columns import ProgramColumn, TokenKind
 
@@ -74,9 +74,6 @@ def compile_schedule(
     Raises ScheduleError which names the field: for an empty cycle, unknown kinds, budgets below 1 and the like.
     """
     vocabulary = _with_tokens(schedule, vocabulary, resolve)
-    weight = schedule.reflection_weight  # of free replies as well
-    if not 0 < weight < float("inf"):
-        raise ScheduleError(f"schedule.reflection_weight is {weight}: it must be a finite number above 0")
     if not schedule.guided:
         return Program(
             schedule,
@@ -119,22 +116,13 @@ def _check(schedule: Schedule, vocabulary: Vocabulary) -> None:
         raise ScheduleError(
             f"schedule.first has {len(schedule.first)} budgets for a cycle of {len(schedule.cycle)} segments"
         )
-    if schedule.floor < 0:
-        raise ScheduleError(f"schedule.floor is {schedule.floor}: it must be 0 or more")
-    reflect = schedule.reflection
-    if reflect not in ("on", "off") and (
-        not isinstance(reflect, int) or isinstance(reflect, bool) or reflect < 0
-    ):
-        raise ScheduleError(f'schedule.reflect is {reflect!r}: it must be "on", "off" or a cap of 0 or more')
     named = [(f"prologue[{i}]", s) for i, s in enumerate(schedule.prologue)]
     named += [(f"cycle[{i}]", s) for i, s in enumerate(schedule.cycle)]
     for where, segment in named:
         _check_segment(segment, f"schedule.{where}", schedule, vocabulary)
     for i, budget in enumerate(schedule.first):
-        if budget is not None:
-            _check_budget(budget, f"schedule.first[{i}]")
-            if schedule.cycle[i].kind == "forced":
-                raise ScheduleError(f"schedule.first[{i}] is a budget for a forced segment: it must be null")
+        if budget is not None and schedule.cycle[i].kind == "forced":
+            raise ScheduleError(f"schedule.first[{i}] is a budget for a forced segment: it must be null")
     kinds = {segment.kind for segment in schedule.cycle}
     if not kinds - {"reflection"} or (kinds <= {"reflection", "transcript"} and schedule.has("speech")):
         raise ScheduleError(
@@ -147,27 +135,21 @@ def _check(schedule: Schedule, vocabulary: Vocabulary) -> None:
 
 
 def _check_segment(segment: Segment, where: str, schedule: Schedule, vocabulary: Vocabulary) -> None:
-    if segment.kind not in KINDS:
-        raise ScheduleError(f"{where}.kind is {segment.kind!r}: it must be one of {', '.join(KINDS)}")
     if segment.kind == "forced":
         _check_forced(segment, where, vocabulary)
         return
     _check_sampling(segment.sampling, f"{where}.sampling")
     if segment.budget is not None:
-        _check_budget(segment.budget, f"{where}.budget")
-    elif segment.kind == "speech" and any(s.kind == "transcript" for s in schedule.cycle):
+        return
+    if segment.kind == "speech" and any(s.kind == "transcript" for s in schedule.cycle):
         raise ScheduleError(f"{where}.budget is null: in a cycle with transcript, speech needs a budget")
-    elif segment.kind == "reflection" and vocabulary.close is None and vocabulary.done is None:
+    if segment.kind == "reflection" and vocabulary.close is None and vocabulary.done is None:
         raise ScheduleError(
             f"{where}.budget is null and there is neither a close nor a done token: nothing could end it"
         )
 
 
 def _check_forced(segment: Segment, where: str, vocabulary: Vocabulary) -> None:
-    if segment.voice_as not in ("reflection", "transcript", "speech"):
-        raise ScheduleError(
-            f"{where}.as is {segment.voice_as!r}: it must be reflection, transcript or speech"
-        )
     if not segment.ids:
         raise ScheduleError(f"{where}.ids is empty: a forced segment needs ids")
     low, high = (vocabulary.speech or (0, 0)) if segment.voice_as == "speech" else (0, vocabulary.size)
@@ -188,11 +170,6 @@ def _check_sampling(sampling: Sampling | None, where: str) -> None:
         )
 
 
-def _check_budget(budget: int, where: str) -> None:
-    if not isinstance(budget, int) or isinstance(budget, bool) or not 1 <= budget < 2**31:
-        raise ScheduleError(f"{where} is {budget!r}: a budget is a whole number from 1, or null")
-
-
 class _Layout:
     """Lays segments out as rows: [open] body [close] for a reflection, one row for anything else."""
 
@@ -204,6 +181,9 @@ class _Layout:
         self.sequence: list[
             tuple[Segment, int, int]
         ] = []  # segment, its first row, the row whose NEXT leads on
+        self.targets: dict[tuple[int, int], int] = {}  # by segment and flags
+        self.has_text = schedule.has("transcript")
+        self.has_speech = schedule.has("speech")
 
     def program(self) -> Program:
         schedule = self.schedule
@@ -227,18 +207,26 @@ class _Layout:
         )
 
     def _target(self, index: int, loop_at: int, flags: int) -> int:
-        """First row of the next segment that runs, skips resolved."""
+        """First row of the next segment that runs, skips resolved; found once for all that are skipped."""
+        passed = []
+        found = NONE_LEFT
         for _ in range(2 * len(self.sequence) + 1):
             if index == len(self.sequence):
                 index = loop_at
+            if (index, flags) in self.targets:
+                found = self.targets[index, flags]
+                break
             segment, row, _ = self.sequence[index]
+            passed.append((index, flags))
             skipped = (segment.kind == "transcript" and flags & 1) or (
                 segment.kind == "reflection" and (flags & 2 or self.schedule.reflection == "off")
             )
             if not skipped:
-                return row
+                found = row
+                break
             index += 1
-        return NONE_LEFT
+        self.targets |= dict.fromkeys(passed, found)
+        return found
 
     def _add(self, segment: Segment) -> None:
         first = len(self.rows)
@@ -254,14 +242,13 @@ class _Layout:
     def _add_spoken(self, segment: Segment) -> int:
         vocabulary, speech = self.vocabulary, self.vocabulary.speech or (0, 0)
         if segment.kind == "speech":
-            needs_text_done = self.schedule.has("transcript")
             return self._row(
                 TokenKind.SPEECH,
                 segment,
                 ranges=(speech,),
-                ends=_LATER if needs_text_done else _NOW,
+                ends=_LATER if self.has_text else _NOW,
             )
-        if self.schedule.has("speech"):
+        if self.has_speech:
             return self._row(
                 TokenKind.TRANSCRIPT, segment, ranges=(vocabulary.text, speech), words=True, discard=True
             )

@@ -6,12 +6,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from innervoice.checkpoint.files import read_json, refuse_unknown
+from innervoice.fields import (
+    MOST_INT32,
+    Choices,
+    Count,
+    FieldType,
+    Length,
+    Limits,
+    Positive,
+    checked,
+    read_fields,
+    read_values,
+    shown,
+)
 from innervoice.types import Sampling
 
 KINDS = ("reflection", "transcript", "speech", "forced")
+MOST_SEGMENTS = 2**16
 TOKEN_NAMES = ("open", "close", "done", "end_of_turn")
 
 
@@ -28,11 +42,11 @@ class Segment:
     the request's for this segment.
     """
 
-    kind: str
-    budget: int | None = None
-    ids: tuple[int, ...] = ()
+    kind: Annotated[str, Choices(KINDS)]
+    budget: Annotated[int | None, Limits(1, MOST_INT32)] = None
+    ids: tuple[Count, ...] = ()
     sampling: Sampling | None = None
-    voice_as: str = "reflection"
+    voice_as: Annotated[str, Choices(KINDS[:3])] = "reflection"
 
     @classmethod
     def of(cls, data: Any, where: str) -> Segment:
@@ -44,19 +58,17 @@ class Segment:
         if not isinstance(data, Mapping) or "kind" not in data:
             raise ScheduleError(f"{where} is {data!r}: write [kind, budget] or an object with a kind")
         refuse_unknown(data, ("kind", "budget", "as", "ids", "sampling"), where)
-        sampling = data.get("sampling")
-        if sampling is not None:
-            refuse_unknown(sampling, (f.name for f in fields(Sampling)), f"{where}.sampling")
-        ids = data.get("ids", ())
-        if not isinstance(ids, list | tuple) or not all(type(i) is int for i in ids):
-            raise ScheduleError(f"{where}.ids is {ids!r}: give a list of token ids")
         return cls(
             kind=data["kind"],
             budget=data.get("budget"),
-            ids=tuple(ids),
-            sampling=None if sampling is None else Sampling(**sampling),
+            ids=data.get("ids", ()),
+            sampling=_read_sampling(data.get("sampling"), f"{where}.sampling"),
             voice_as=data.get("as", "reflection"),
         )
+
+    def checked(self, where: str) -> Segment:
+        """The same with checked and converted fields. Raises ValueError, which names the field."""
+        return Segment(**read_values(self, f"{where}.", {"voice_as": "as"}))
 
     def to_json(self) -> Any:
         """The JSON value that `of` reads."""
@@ -70,11 +82,31 @@ class Segment:
         return [self.kind, self.budget]
 
 
+def _read_sampling(given: Any, where: str) -> Sampling | None:
+    """A segment's sampling from its JSON value."""
+    if given is None or isinstance(given, Sampling):
+        return given
+    if not isinstance(given, Mapping):
+        raise ScheduleError(f"{where} is {shown(given)}: write an object")
+    refuse_unknown(given, (f.name for f in fields(Sampling)), where)
+    try:
+        return Sampling(**given)
+    except ValueError as error:
+        raise ScheduleError(str(error).replace("Sampling.", f"{where}.", 1)) from None
+
+
 def _changed(sampling: Sampling) -> dict[str, Any]:
     default = Sampling()
     return {
         f.name: v for f in fields(Sampling) if (v := getattr(sampling, f.name)) != getattr(default, f.name)
     }
+
+
+def _read_segments(given: Any, name: str) -> tuple[Segment, ...]:
+    """Segments from objects or from their JSON form. Raises ValueError."""
+    items = FieldType.of(tuple[Any, ...]).read(given, name)
+    wheres = [f"{name}[{place}]" for place in range(len(items))]
+    return tuple(Segment.of(one, where).checked(where) for one, where in zip(items, wheres, strict=True))
 
 
 @dataclass(frozen=True)
@@ -85,22 +117,26 @@ class Schedule:
     floor: the least a reflection may be capped to at run time. reflection: "on", "off", or a cap for each.
     reflection_weight w: ln w is added to the score of reflection keys for spoken queries. tokens: token
     strings or ids by name (open, close, done, end_of_turn); None says that this schedule does without.
+    Segments may be given in their JSON form. Raises ScheduleError, which names the field, for a value of
+    another type or out of range.
     """
 
-    cycle: tuple[Segment, ...]
-    prologue: tuple[Segment, ...] = ()
-    first: tuple[int | None, ...] = ()
+    cycle: Annotated[tuple[Segment, ...], Length(MOST_SEGMENTS)]
+    prologue: Annotated[tuple[Segment, ...], Length(MOST_SEGMENTS)] = ()
+    first: tuple[Annotated[int | None, Limits(1, MOST_INT32)], ...] = ()
     guided: bool = True
-    floor: int = 0
-    reflection: Literal["on", "off"] | int = "on"
-    reflection_weight: float = 1.0
-    tokens: Mapping[str, str | int | None] = field(default_factory=dict)
+    floor: Count = 0
+    reflection: Annotated[Literal["on", "off"] | int, Limits(0, MOST_INT32)] = "on"
+    reflection_weight: Positive = 1.0
+    tokens: Mapping[str, Annotated[str | int | None, Limits(0, MOST_INT32)]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("cycle", "prologue"):
-            value = tuple(Segment.of(s, f"schedule.{name}[{i}]") for i, s in enumerate(getattr(self, name)))
-            object.__setattr__(self, name, value)
-        object.__setattr__(self, "first", tuple(self.first))
+        try:
+            for name in ("cycle", "prologue"):
+                object.__setattr__(self, name, _read_segments(getattr(self, name), f"schedule.{name}"))
+            read_fields(self, "schedule.", {"reflection": "reflect"})
+        except ValueError as error:
+            raise ScheduleError(str(error)) from None
         refuse_unknown(self.tokens, TOKEN_NAMES, "schedule.tokens")
 
     @property
@@ -113,6 +149,7 @@ class Schedule:
         return any(segment.kind == kind for segment in self.segments)
 
     @classmethod
+    @checked
     def preset(cls, name: str, **changes: Any) -> Schedule:
         """A published schedule by name (`innervoice.schedule.PRESETS`), with `*_budget` and fields changed.
 
@@ -121,6 +158,7 @@ class Schedule:
         return preset(name, **changes)
 
     @classmethod
+    @checked
     def from_dict(cls, data: Mapping[str, Any], source: str = "schedule") -> Schedule:
         """From the JSON form. An unknown key or an ill-typed value is a ValueError that names it."""
         refuse_unknown(data, _JSON_KEYS, source)
@@ -128,13 +166,10 @@ class Schedule:
             raise ScheduleError(
                 f"{source}: cycle is {data.get('cycle')!r}, expected a list of [kind, budget]"
             )
-        values = {_JSON_KEYS[key]: value for key, value in data.items()}
-        for key, kind in _JSON_TYPES.items():
-            if key in data and (
-                not isinstance(data[key], kind) or (isinstance(data[key], bool) and bool is not kind)
-            ):
-                raise ScheduleError(f"{source}: {key} is {data[key]!r}")
-        return cls(**values)
+        try:
+            return cls(**{_JSON_KEYS[key]: value for key, value in data.items()})
+        except ScheduleError as error:
+            raise ScheduleError(f"{source}: {error}" if source != "schedule" else str(error)) from None
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, defaults left out."""
@@ -156,10 +191,12 @@ class Schedule:
         return data
 
     @classmethod
+    @checked
     def load(cls, path: str | PathLike[str]) -> Schedule:
         """From a JSON file. Raises FileNotFoundError, ValueError."""
         return cls.from_dict(read_json(path), str(path))
 
+    @checked
     def save(self, path: str | PathLike[str]) -> None:
         """Write the JSON file that `load` reads."""
         import json
@@ -180,15 +217,6 @@ _JSON_KEYS = {
     "reflect": "reflection",
     "reflection_weight": "reflection_weight",
     "tokens": "tokens",
-}
-_JSON_TYPES: dict[str, type | tuple[type, ...]] = {
-    "prologue": (list, tuple),
-    "first": (list, tuple),
-    "guided": bool,
-    "floor": int,
-    "reflect": (str, int),
-    "reflection_weight": (int, float),
-    "tokens": Mapping,
 }
 
 
@@ -258,6 +286,7 @@ PRESETS: dict[str, Callable[..., Schedule]] = {
 }
 
 
+@checked
 def preset(name: str, **changes: Any) -> Schedule:
     """PRESETS[name], its budgets given as `*_budget`, any field of Schedule changed by its name.
 
