@@ -365,7 +365,7 @@ def _kind(hint: Any, extras: Sequence[Any]) -> _Kind:
     origin, inner = get_origin(hint) or hint, get_args(hint)
     length = _extra(extras, Length) or ANY_LENGTH
     if hint is Any:
-        return _Instance(("anything",), "things", object)
+        return _Instance(("anything",), "items", object)
     if origin is Literal:
         return _Word(inner, "strings", inner, length, False)
     if origin is str:

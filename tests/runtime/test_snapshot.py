@@ -53,7 +53,7 @@ def to_bytes(values: Any) -> bytes:
 def read(values: Any) -> SessionSnapshot:
     """As an engine reads it."""
     snapshot = SessionSnapshot.from_bytes(to_bytes(values), "model")
-    snapshot.check(VOCABULARY.size, program)
+    snapshot.check(VOCABULARY.size, program, lambda num_tokens: 10_000.0 * num_tokens)
     return snapshot
 
 
@@ -130,11 +130,18 @@ def test_a_changed_value_is_refused_or_harmless(data: st.DataObject) -> None:
         ),
         (lambda v: v["weights"].__setitem__(1, 1e308), "weights is .*: it must be within"),
         (lambda v: v["paused"].update(num_tokens=8), "has 8 tokens, and 9 of"),
-        (lambda v: v["paused"].update(finish="over"), "finish is over"),
-        (lambda v: v["paused"]["cursor"].update(_row=999), "row 999: it must be 0 to"),
+        (lambda v: v["paused"].update(finish="over"), "finish is 'over'"),
+        (lambda v: v["paused"]["cursor"].update(_row=999), "row is 999: it must be 0 to"),
         (lambda v: v["paused"]["cursor"].update(version=9), "version 9"),
+        (lambda v: v["paused"]["cursor"].update(_count=10**9), "count is 1000000000: it must be 0 to"),
+        (lambda v: v["paused"]["cursor"].update(granted=[10**30]), r"granted\[0\] is 10+: it must be 0 to"),
+        (lambda v: v["paused"].update(num_samples=10**30), "num_samples is 10+: it must be 0 to"),
+        (lambda v: v["paused"].update(num_samples=10**9), "num_samples is 10+: its 9 tokens make at most"),
         (lambda v: v["paused"]["schedule"].update(cycle=[]), "cycle is empty"),
-        (lambda v: v["paused"]["sampling"].update(top_k="many"), "sampling.top_k is many"),
+        (
+            lambda v: v["paused"]["sampling"].update(top_k="many"),
+            "Sampling.top_k is 'many': use an integer or None",
+        ),
         (lambda v: v["paused"]["sampling"].pop("seed"), "it must be an object of"),
         (lambda v: v.pop("roles"), "it must be an object of ids"),
     ],

@@ -178,11 +178,16 @@ class Engine:
         parts = self.parts
         snapshot = None if restore is None else SessionSnapshot.from_bytes(restore, parts.model_id)
         if snapshot is not None:
-            snapshot.check(parts.requests.vocabulary.size, parts.requests.compile)
+            snapshot.check(parts.requests.vocabulary.size, parts.requests.compile, self._max_samples)
         options = RequestOptions().changed(**request)
         return Session.open(
             self._worker, self._live_encoder, parts.requests, options, parts.model_id, snapshot
         )
+
+    def _max_samples(self, num_tokens: int) -> float:
+        """The most samples of a reply of so many tokens: all of them speech, and a second for a codec's frames."""
+        speech = self.parts.core.speech
+        return (num_tokens / speech.codes_per_s + 1.0) * speech.sample_rate
 
     @property
     def model_id(self) -> str:

@@ -19,7 +19,7 @@ def read_json(path: str | PathLike[str]) -> dict[str, Any]:
         data = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"{file} does not exist: is {file.parent} a checkpoint directory?") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not valid JSON ({error}): download it again") from None
     if not isinstance(data, dict):
         raise ValueError(f"{file} holds a JSON {type(data).__name__}, expected an object")
@@ -52,6 +52,6 @@ def note_unknown(data: Mapping[str, Any], known: Iterable[str], source: str | Pa
 def refuse_unknown(data: Mapping[str, Any], known: Iterable[str], source: str | PathLike[str]) -> None:
     """Raise ValueError for keys that one of our own files should not have."""
     allowed = sorted(known)
-    unknown = sorted(set(data) - set(allowed))
+    unknown = sorted(set(data) - set(allowed), key=str)
     if unknown:
         raise ValueError(f"{source}: unknown key {unknown[0]!r}; known keys are {', '.join(allowed)}")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import abc
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, get_args
+from typing import Annotated, Any
 
+from innervoice.fields import MOST_INT64, Count, Limits, read_fields
 from innervoice.model.sequence import Sequence
 from innervoice.model.token_role import TokenRole
 from innervoice.schedule import CursorState, Program, Schedule
@@ -16,17 +18,6 @@ from innervoice.types import FinishReason, Sampling
 
 FORMAT = "innervoice session 1"
 _MOST_LOG_WEIGHT = 1000.0  # ln of the largest and the smallest positive float is nearer to 0
-_SAMPLING_TYPES: dict[str, tuple[type, ...]] = {
-    "temperature": (int, float, type(None)),
-    "top_k": (int, type(None)),
-    "top_p": (int, float, type(None)),
-    "seed": (int, type(None)),
-    "max_new_tokens": (int,),
-    "max_audio_s": (int, float, type(None)),
-    "stop_token_ids": (list, tuple),
-    "ignore_eos": (bool,),
-    "logprobs": (bool,),
-}
 
 
 @dataclass(frozen=True)
@@ -38,29 +29,24 @@ class PausedReply:
     schedule: dict[str, Any]
     sampling: Sampling
     cursor: CursorState
-    num_tokens: int
-    num_samples: int
+    num_tokens: Count
+    num_samples: Annotated[int, Limits(0, MOST_INT64)]
     finish: FinishReason | None = None
 
     @classmethod
     def from_dict(cls, values: Any) -> PausedReply:
         """Read its part of a snapshot. Raises ValueError for other keys or types."""
         _check_keys(values, cls, "the unfinished reply")
-        _check(isinstance(values["schedule"], Mapping), "schedule", values["schedule"], "an object")
-        for name in ("num_tokens", "num_samples"):
-            _check(type(values[name]) is int and values[name] >= 0, name, values[name], "0 or more")
-        finish = values["finish"]
-        _check(
-            finish is None or finish in get_args(FinishReason), "finish", finish, "null or a reason to finish"
-        )
-        return cls(
+        made = cls(
             schedule=values["schedule"],
             sampling=_read_sampling(values["sampling"]),
             cursor=CursorState.from_json(values["cursor"]),
             num_tokens=values["num_tokens"],
             num_samples=values["num_samples"],
-            finish=finish,
+            finish=values["finish"],
         )
+        read_fields(made, "the unfinished reply's ")
+        return made
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values, which `from_dict` reads."""
@@ -99,9 +85,16 @@ class SessionSnapshot:
         for token, role, reply in zip(self.ids, self.roles, self.replies, strict=True):
             sequence.append(token, TokenRole(role), reply)
 
-    def check(self, vocabulary_size: int, compile_schedule: Callable[[Schedule], Program]) -> None:
+    def check(
+        self,
+        vocabulary_size: int,
+        compile_schedule: Callable[[Schedule], Program],
+        max_samples: Callable[[int], float] = lambda num_tokens: math.inf,
+    ) -> None:
         """Raise ValueError where this model cannot go on from the snapshot: ids outside its
-        vocabulary, a cursor nowhere.
+        vocabulary, a cursor nowhere, more sound delivered than its tokens make.
+
+        max_samples: the most samples of a reply of so many tokens.
         """
         for name in ("ids", "injected"):
             wrong = [i for i in getattr(self, name) if not 0 <= i < vocabulary_size]
@@ -119,6 +112,11 @@ class SessionSnapshot:
             raise ValueError(
                 f"the session's unfinished reply has {paused.num_tokens} tokens, and {own} of its {len(self.ids)} tokens are of "
                 f"reply {number}: export it again"
+            )
+        most = max_samples(own)
+        if paused.num_samples > most:
+            raise ValueError(
+                f"the unfinished reply's num_samples is {paused.num_samples}: its {own} tokens make at most {most:.0f}"
             )
         if paused.cursor.is_done and not own:
             raise ValueError("the session's unfinished reply is done without a token: export it again")
@@ -188,7 +186,7 @@ class SessionSnapshot:
             )
         try:
             values = json.loads(body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"restore: the exported session is damaged, its content is no JSON: {error}"
             ) from error
@@ -220,10 +218,4 @@ def _check_keys(values: Any, made: type, name: str) -> None:
 
 def _read_sampling(values: Any) -> Sampling:
     _check_keys(values, Sampling, "the unfinished reply's sampling")
-    for name, types in _SAMPLING_TYPES.items():
-        value = values[name]
-        is_typed = isinstance(value, types) and (bool in types or not isinstance(value, bool))
-        _check(is_typed, f"sampling.{name}", value, " or ".join(kind.__name__ for kind in types))
-    stops = values["stop_token_ids"]
-    _check(all(type(stop) is int for stop in stops), "sampling.stop_token_ids", stops, "a list of ids")
-    return Sampling(**values | {"stop_token_ids": tuple(stops)})
+    return Sampling(**values)

@@ -4,14 +4,16 @@ reply that goes on elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
 
+from innervoice.fields import MOST_INT32, Count, Limits, read_values, shown, types_of
 from innervoice.schedule.compile import Program
 from innervoice_kernels.sampling.cursor_columns import UNLIMITED, ProgramColumn, TokenKind
 
 VERSION = 1
+_PREFIX = "the cursor's "
 _MOST = 2**30  # of any count: one more still fits the device's int32
 _GROUPS = (TokenKind.REFLECTION, TokenKind.TRANSCRIPT, TokenKind.SPEECH, TokenKind.END)
 # Keys of the JSON form. Exports and event logs hold these names, whatever the fields are called.
@@ -47,20 +49,20 @@ class CursorState:
     Fields that the device keeps too are called as its columns are (`StateColumn`).
     """
 
-    row: int = -1  # of the program's table
-    count: int = 0  # tokens of that row that are emitted
-    limit: int = UNLIMITED  # how many tokens the open segment may have
+    row: Annotated[int, Limits(-1, MOST_INT32)] = -1  # of the program's table
+    count: Annotated[int, Limits(0, _MOST)] = 0  # tokens of that row that are emitted
+    limit: Count = UNLIMITED  # how many tokens the open segment may have
     text_done: bool = False
     reflection_done: bool = False
     is_done: bool = False
-    num_reflections: int = 0  # reflections that have begun
-    segment: int = -1  # number of the last token's segment, -1 before the first
+    num_reflections: Annotated[int, Limits(0, _MOST)] = 0  # reflections that have begun
+    segment: Annotated[int, Limits(-1, _MOST)] = -1  # number of the last token's, -1 before the first
     offers_done: bool = False  # whether the next draw may be `done`
     fresh: bool = True  # whether the next token begins a segment
     in_reflection: bool = False
     last: TokenKind | None = None  # the group of kinds that the last token belongs to
-    caps: tuple[int, ...] = ()  # of the reflections in order
-    granted: tuple[int, ...] = ()  # caps that took effect, one for each reflection that has begun
+    caps: tuple[Count, ...] = ()  # of the reflections in order
+    granted: tuple[Count, ...] = ()  # caps that took effect, one for each reflection that has begun
 
     @property
     def is_guided(self) -> bool:
@@ -99,14 +101,14 @@ class CursorState:
             raise ValueError(f"the cursor's state {state} {min(map(str, wrong))}: export the session again")
         found = {name: _read(name, values[key]) for key, name in keys.items()}
         if keys is _GUIDED_KEYS and found["row"] < 0:
-            raise ValueError(f"the cursor's state has row {found['row']}: it must be 0 or more")
+            raise ValueError(f"{_PREFIX}row is {found['row']}: it must be 0 or more")
         return cls(**found)
 
     def check(self, program: Program) -> None:
         """Raise ValueError where a cursor of this program cannot stand: a row,
         count or flag out of its range.
         """
-        self._in_range("segment", -1, _MOST)
+        read_values(self, _PREFIX)
         if self.segment < 0 and not (self.fresh and self.last is None):
             raise ValueError("the cursor's state has tokens but no segment: segment must be 0 or more")
         if self.is_guided != program.schedule.guided:
@@ -121,8 +123,6 @@ class CursorState:
         self._in_range("row", 0, len(program.rows) - 1)
         row, kind = program.rows[self.row], program.kinds[self.row]
         self._in_range("count", 0, row[ProgramColumn.LENGTH] - 1 if row[ProgramColumn.FORCED] else _MOST)
-        self._in_range("limit", 0, UNLIMITED)
-        self._in_range("num_reflections", 0, _MOST)
         if len(self.granted) != self.num_reflections:
             raise ValueError(
                 f"the cursor's state has {len(self.granted)} granted caps for {self.num_reflections} reflections: "
@@ -131,37 +131,32 @@ class CursorState:
         is_open = kind is TokenKind.OPEN or (kind is TokenKind.REFLECTION and not row[ProgramColumn.FORCED])
         if is_open and self.num_reflections == 0:
             raise ValueError("the cursor's state is in a reflection: num_reflections must be 1 or more")
-        for name in ("caps", "granted"):
-            wrong = [cap for cap in getattr(self, name) if cap < 0]
-            if wrong:
-                raise ValueError(f"the cursor's state has {wrong[0]} in {name}: a cap is 0 or more")
+        self._check_spent(row, kind)
         if self.text_done and not program.table[:, ProgramColumn.DISCARD].any():
             raise ValueError(
                 "the cursor's state has text_done, and nothing in the schedule finishes the text"
             )
 
+    def _check_spent(self, row: Sequence[int], kind: TokenKind) -> None:
+        """A row that draws has tokens left; only speech goes on without an end once the text is finished."""
+        if row[ProgramColumn.FORCED] or (kind is TokenKind.SPEECH and self.text_done):
+            return
+        budget = row[ProgramColumn.BUDGET]
+        self._in_range("limit", 1, UNLIMITED if budget < 0 else budget)
+        self._in_range("count", 0, self.limit - 1)
+
     def _in_range(self, name: str, low: int, high: int) -> None:
         value = getattr(self, name)
         if not low <= value <= high:
-            raise ValueError(f"the cursor's state has {name} {value}: it must be {low} to {high}")
-
-
-_TYPES = {f.name: f.type for f in fields(CursorState)}
+            raise ValueError(f"{_PREFIX}{name} is {value}: it must be {low} to {high}")
 
 
 def _read(name: str, value: Any) -> Any:
     """A field from its JSON value. Raises ValueError."""
-    kind = _TYPES[name]
-    if kind == "int" and type(value) is int:
-        return value
-    if kind == "bool" and type(value) is bool:
-        return value
-    if kind == "tuple[int, ...]" and isinstance(value, list) and all(type(number) is int for number in value):
-        return tuple(value)
-    if name == "last":
-        if value is None:
-            return None
-        found = [group for group in _GROUPS if group.label == value]
-        if found:
-            return found[0]
-    raise ValueError(f"the cursor's state has {name} {value!r}: it must be of type {kind}")
+    if name != "last":
+        return types_of(CursorState)[name].read(value, _PREFIX + name)
+    found = [group for group in _GROUPS if group.label == value]
+    if value is not None and not found:
+        labels = ", ".join(group.label for group in _GROUPS)
+        raise ValueError(f"{_PREFIX}last is {shown(value)}: use {labels} or null")
+    return found[0] if found else None
