@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import logging
 import shutil
 from pathlib import Path
@@ -384,6 +385,9 @@ def test_a_penalty_is_named_and_not_applied(tmp_path: Path, caplog: pytest.LogCa
         ("temperature", -1),
         ("top_p", 0),
         ("top_k", 1.5),
+        ("top_k", 2**63),
+        ("temperature", math.nan),
+        ("eos_token_id", 2**31),
         ("eos_token_id", "end"),
         ("num_beams", 4),
     ],

@@ -11,6 +11,8 @@ from typing import Any
 
 from innervoice.checkpoint.files import note_unknown, read_json, require
 from innervoice.checkpoint.rope import RopeScaling
+from innervoice.fields import MOST_INT32
+from innervoice.types import Sampling
 
 log = logging.getLogger("innervoice")
 
@@ -129,35 +131,21 @@ def read_generation_config(directory: str | PathLike[str]) -> GenerationConfig:
     else:
         model = Path(directory) / "config.json"
         eos = _ids(read_json(model).get("eos_token_id"), model)
-    temperature = _number(data, "temperature", 1.0, path)
-    top_p = _number(data, "top_p", 1.0, path)
-    top_k = data.get("top_k", 50)
-    top_k = 0 if top_k is None else top_k
-    if (
-        temperature < 0
-        or not 0 < top_p <= 1
-        or isinstance(top_k, bool)
-        or not isinstance(top_k, int)
-        or top_k < 0
-    ):
-        raise ValueError(
-            f"{path}: temperature {temperature}, top_k {top_k}, top_p {top_p}: "
-            "expected temperature and top_k of 0 or more, top_p above 0 and at most 1"
-        )
-    return GenerationConfig(0.0 if data.get("do_sample") is False else temperature, top_k, top_p, eos)
-
-
-def _number(data: dict[str, Any], key: str, default: float, path: Path) -> float:
-    value = data.get(key)
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"{path}: {key} is {value!r}, expected a number")
-    return float(value)
+    defaults: dict[str, Any] = {"temperature": 1.0, "top_k": 50, "top_p": 1.0}
+    given = {key: default if data.get(key) is None else data[key] for key, default in defaults.items()}
+    if "top_k" in data and data["top_k"] is None:
+        given["top_k"] = 0
+    try:
+        made = Sampling(**given)
+    except ValueError as error:
+        raise ValueError(str(error).replace("Sampling.", f"{path}: ", 1)) from None
+    assert made.temperature is not None and made.top_k is not None and made.top_p is not None
+    temperature = 0.0 if data.get("do_sample") is False else made.temperature
+    return GenerationConfig(temperature, made.top_k, made.top_p, eos)
 
 
 def _ids(value: Any, path: Path) -> tuple[int, ...]:
     ids = value if isinstance(value, list) else [] if value is None else [value]
-    if any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in ids):
+    if any(isinstance(i, bool) or not isinstance(i, int) or not 0 <= i <= MOST_INT32 for i in ids):
         raise ValueError(f"{path}: eos_token_id is {value!r}, expected a token id or a list of them")
     return tuple(ids)

@@ -7,12 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from innervoice.codec.audio import SampleRate
+from innervoice.fields import MOST_INT64, Count, Limits, read_fields
 from innervoice.runtime.record import Line
 from innervoice.runtime.snapshot import SessionSnapshot
 from innervoice.schedule import Schedule
-from innervoice.types import LOG_KEYS, OutputFormat, Sampling
+from innervoice.types import LOG_KEYS, OutputFormat, Sampling, TokenIds
+
+NumSamples = Annotated[int, Limits(0, MOST_INT64)]
 
 
 @dataclass(frozen=True)
@@ -20,18 +24,24 @@ class Token:
     """A recorded id, and where it stands."""
 
     kind: str
-    segment: int
-    id: int
+    segment: Count
+    id: Count
+
+    def __post_init__(self) -> None:
+        read_fields(self, "the log's ")
 
 
 @dataclass(frozen=True)
 class Chunk:
     """A recorded piece of sound, of which the checksum is kept."""
 
-    start: int
-    samples: int
-    rate: int
-    crc32: int
+    start: NumSamples
+    samples: NumSamples
+    rate: SampleRate
+    crc32: Annotated[int, Limits(0, 2**32 - 1)]
+
+    def __post_init__(self) -> None:
+        read_fields(self, "the log's ")
 
 
 @dataclass(frozen=True)
@@ -44,11 +54,11 @@ class RecordedReply:
     request's (`EventField`); a replay does not compare them.
     """
 
-    prompt_ids: tuple[int, ...]
+    prompt_ids: TokenIds
     schedule: Schedule
     sampling: Sampling
-    reflection_caps: tuple[int, ...]
-    output_rate: int | None
+    reflection_caps: tuple[Count, ...]
+    output_rate: SampleRate | None
     output_format: OutputFormat
     model: str
     tokens: tuple[Token, ...]
@@ -57,6 +67,9 @@ class RecordedReply:
     engine: Mapping[str, Any] = field(default_factory=dict)
     history: SessionSnapshot | None = None
     extra: tuple[Mapping[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        read_fields(self, "the log's ")
 
     @property
     def num_samples(self) -> int:
@@ -91,14 +104,13 @@ class RecordedReply:
                     "older version"
                 )
             return cls._of(head, lines[1:])
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is no event log of this version: {error}") from error
 
     @classmethod
     def _of(cls, head: Line, lines: Sequence[Line]) -> RecordedReply:
         """The recording of a request's line and the lines behind it. Raises KeyError, TypeError, ValueError."""
         done = next((line for line in reversed(lines) if line["kind"] == "done"), None)
-        sampling = head["sampling"] | {"stop_token_ids": tuple(head["sampling"]["stop_token_ids"])}
         caps = (done["usage"]["reflection_caps"] if done else ()) or head["reflection_caps"]
         tokens = (
             Token(line["kind"], line["segment"], token)
@@ -113,10 +125,10 @@ class RecordedReply:
         )
         extra = ({key: value for key, value in line.items() if key not in LOG_KEYS} for line in lines)
         return cls(
-            prompt_ids=tuple(head["prompt_ids"]),
+            prompt_ids=head["prompt_ids"],
             schedule=Schedule.from_dict(head["schedule"]),
-            sampling=Sampling(**sampling),
-            reflection_caps=tuple(caps),
+            sampling=Sampling(**head["sampling"]),
+            reflection_caps=caps,
             output_rate=head["output_rate"],
             output_format=head["output_format"],
             model=head["model"],
@@ -132,7 +144,7 @@ class RecordedReply:
 def _parsed(path: str | PathLike[str], number: int, text: str) -> Line:
     try:
         line = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}, line {number}: no JSON: {error}") from error
     if not isinstance(line, dict) or "kind" not in line:
         raise ValueError(f"{path}, line {number}: no line of an event log, which is an object with a kind")
