@@ -32,6 +32,7 @@ WITHOUT_TORCH = (
     "checkpoint/quantization.py",
     "checkpoint/yaml_reader.py",
     "checkpoint/gguf.py",
+    "checkpoint/gguf_file.py",
     "checkpoint/decoder_tensors.py",
     "model/pages.py",
     "runtime/playback.py",

@@ -11,9 +11,11 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
+
+from innervoice.checkpoint.gguf_file import GgufFile
 
 MODEL = "model.gguf"
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
@@ -22,23 +24,6 @@ _CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5  # GGUF's types of tokens that stand 
 _FORMAT = 2  # of the files that are made; a file in the cache that another version made is not read
 _CASES = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _WORDS = _CASES + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-
-
-def open_gguf(path: Path) -> Any:
-    """A reader of the gguf library.
-
-    Raises FileNotFoundError, and ValueError for a damaged file or without the library.
-    """
-    try:
-        from gguf import GGUFReader
-    except ImportError:
-        raise ValueError(f"{path}: GGUF files are read by the gguf library: pip install gguf") from None
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: name a .gguf file")
-    try:
-        return GGUFReader(path)
-    except (ValueError, IndexError, KeyError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as GGUF ({error}): download it again") from None
 
 
 def unpack(path: Path) -> Path:
@@ -53,7 +38,7 @@ def unpack(path: Path) -> Path:
     folder = cache / f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     if folder.exists():
         return folder
-    files = text_files(open_gguf(path), path)
+    files = text_files(GgufFile.read(path))
     try:
         cache.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(dir=cache, prefix="."))
@@ -72,33 +57,30 @@ def unpack(path: Path) -> Path:
     return folder
 
 
-def text_files(reader: Any, path: Path) -> dict[str, dict[str, Any]]:
+def text_files(file: GgufFile) -> dict[str, dict[str, Any]]:
     """config.json and what stands beside it, by name.
 
     Raises ValueError for a model that is not run from GGUF.
     """
-    data = {name: field.contents() for name, field in reader.fields.items()}
-    tensors = {tensor.name for tensor in reader.tensors}
-    config = _config(data, tensors, path)
+    data, path = file.fields, file.path
+    config = _config(data, file.tensors.keys(), path)
     return {
         "config.json": config,
         "generation_config.json": {"eos_token_id": config["eos_token_id"]},
         "tokenizer.json": _tokenizer(data, path),
-        "tokenizer_config.json": _chat(data),
+        "tokenizer_config.json": _chat(data, path),
     }
 
 
-def _config(data: Mapping[str, Any], tensors: set[str], path: Path) -> dict[str, Any]:
-    kind = data.get("general.architecture")
+def _config(data: Mapping[str, Any], tensors: Set[str], path: Path) -> dict[str, Any]:
+    kind = _required({"general.architecture": "none", **data}, "general.architecture", path, str)
     if kind not in ARCHITECTURES:
         raise ValueError(
             f"{path}: architecture {kind!r} is not supported; supported are {', '.join(ARCHITECTURES)}"
         )
 
     def of(key: str) -> Any:
-        if f"{kind}.{key}" not in data:
-            raise ValueError(f"{path}: key '{kind}.{key}' is missing: {_BY_HAND}")
-        return data[f"{kind}.{key}"]
+        return _required(data, f"{kind}.{key}", path, (int, float))
 
     if data.get(f"{kind}.expert_count"):
         raise ValueError(f"{path}: {data[f'{kind}.expert_count']} experts are not supported")
@@ -106,6 +88,8 @@ def _config(data: Mapping[str, Any], tensors: set[str], path: Path) -> dict[str,
     if scaled or "rope_freqs.weight" in tensors:
         raise ValueError(f"{path}: scaled rotary positions are not read from GGUF: {_BY_HAND}")
     width, heads = of("embedding_length"), of("attention.head_count")
+    if heads < 1:
+        raise ValueError(f"{path}: {kind}.attention.head_count is {heads}, which is not supported")
     head_dim = data.get(f"{kind}.attention.key_length", width // heads)
     if data.get(f"{kind}.rope.dimension_count", head_dim) != head_dim:
         raise ValueError(
@@ -125,7 +109,7 @@ def _config(data: Mapping[str, Any], tensors: set[str], path: Path) -> dict[str,
         ),  # a float32 there, 1e-05 for 9.99999974e-06
         "rope_theta": data.get(f"{kind}.rope.freq_base", 10000.0),
         "max_position_embeddings": of("context_length"),
-        "vocab_size": len(_required(data, "tokenizer.ggml.tokens", path)),
+        "vocab_size": len(_listed(data, "tokenizer.ggml.tokens", path, str)),
         "tie_word_embeddings": "output.weight" not in tensors,
         "hidden_act": "silu",
         "torch_dtype": "float32",
@@ -141,7 +125,8 @@ def _ends(data: Mapping[str, Any]) -> list[int]:
 
 def _tokenizer(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Byte-level pairs as tokenizer.json has them."""
-    kind, pre = data.get("tokenizer.ggml.model"), data.get("tokenizer.ggml.pre", "gpt-2")
+    named = {"tokenizer.ggml.model": "none", "tokenizer.ggml.pre": "gpt-2", **data}
+    kind, pre = (_required(named, f"tokenizer.ggml.{name}", path, str) for name in ("model", "pre"))
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     steps = {
         "gpt-2": [byte_level],
@@ -153,7 +138,10 @@ def _tokenizer(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path}: tokenizer {kind!r} with splitting {pre!r} is not read from GGUF: {_BY_HAND}"
         )
-    tokens, types = (_required(data, f"tokenizer.ggml.{name}", path) for name in ("tokens", "token_type"))
+    tokens, merges = (_listed(data, f"tokenizer.ggml.{name}", path, str) for name in ("tokens", "merges"))
+    types = _listed(data, "tokenizer.ggml.token_type", path, int)
+    if len(tokens) != len(types):
+        raise ValueError(f"{path}: {len(tokens)} tokens have {len(types)} types: download it again")
     # Ids up to a rounded size that have no token: they are no text, whatever their type.
     padding = {
         i
@@ -185,7 +173,7 @@ def _tokenizer(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
             "byte_fallback": False,
             "ignore_merges": pre == "llama-bpe",
             "vocab": {token: i for i, token in enumerate(tokens) if i not in padding},
-            "merges": _required(data, "tokenizer.ggml.merges", path),
+            "merges": merges,
         },
     }
 
@@ -194,16 +182,31 @@ def _split(pattern: str) -> dict[str, Any]:
     return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
 
 
-def _chat(data: Mapping[str, Any]) -> dict[str, Any]:
+def _chat(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
     tokens = data["tokenizer.ggml.tokens"]
     ids = {f"{name}_token": data.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")}
+    beyond = [i for i in ids.values() if i is not None and not (isinstance(i, int) and 0 <= i < len(tokens))]
+    if beyond:
+        raise ValueError(f"{path}: token id {beyond[0]!r} is none of {len(tokens)} tokens: download it again")
     made: dict[str, Any] = {name: tokens[i] for name, i in ids.items() if i is not None}
     if "tokenizer.chat_template" in data:
         made["chat_template"] = data["tokenizer.chat_template"]
     return {"tokenizer_class": "PreTrainedTokenizerFast", **made}
 
 
-def _required(data: Mapping[str, Any], key: str, path: Path) -> Any:
+def _required(data: Mapping[str, Any], key: str, path: Path, kinds: type | tuple[type, ...]) -> Any:
+    """A field of one of these types. Raises ValueError."""
     if key not in data:
         raise ValueError(f"{path}: key {key!r} is missing: {_BY_HAND}")
-    return data[key]
+    value = data[key]
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        raise ValueError(f"{path}: {key} is {type(value).__name__}, which is not supported: {_BY_HAND}")
+    return value
+
+
+def _listed(data: Mapping[str, Any], key: str, path: Path, kind: type) -> list[Any]:
+    """A field that is a list of one type. Raises ValueError."""
+    values: list[Any] = _required(data, key, path, list)
+    if not all(isinstance(value, kind) for value in values):
+        raise ValueError(f"{path}: {key} is no list of {kind.__name__}, which is not supported: {_BY_HAND}")
+    return values

@@ -3,8 +3,10 @@
 batch.py         sequences to the tensors of one forward pass
 device_step/     a decode step as one CUDA graph
 families/        model families and their checkpoints
+gguf_blocks.py   GGUF's blocks as numbers, or as our int4
 gguf_source.py   the weights of a GGUF file
 kv_cache.py      KVCache: keys and values of all layers, in pages
+lazy_zeros.py    zeros that take memory when they are first written
 native.py        the decoder in native code on the CPU
 pages.py         PageTable: the pages of one sequence, lent and shared by the native PagePool; page formats
 quant.py         int8, int4 and fp8 weights; the one place where a weight is multiplied

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from innervoice.checkpoint.model_config import ModelConfig
+from innervoice.model.lazy_zeros import zeros
 from innervoice_kernels.language.kvstore import store_kv
 from innervoice_kernels.language.kvstore_fp8 import store_kv_fp8
 
@@ -35,9 +36,12 @@ class KVCache:
         dtype: torch.dtype,
         device: str | torch.device = "cpu",
     ) -> KVCache:
-        """Allocate a cache of empty pages."""
+        """Allocate a cache of empty pages, which on a CPU take memory when they are first written.
+
+        Raises MemoryError where the host has no room for them.
+        """
         shape = (config.num_layers, num_pages, page_size, config.num_kv_heads, config.head_dim)
-        k, v = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
+        k, v = (zeros(shape, dtype, device) for _ in range(2))
         tag = torch.zeros(num_pages, page_size, dtype=torch.int32, device=device)
         if dtype != torch.float8_e4m3fn:
             return cls(k, v, tag)

@@ -229,11 +229,18 @@ def joined(weights: Sequence[Weight], dtype: torch.dtype) -> Weight:
     """Weights of the same K, one below the other; where their formats differ, dequantised to dtype."""
     first = weights[0]
     if isinstance(first, Tensor) or len({description(weight) for weight in weights}) > 1:
-        return torch.cat(
+        return stacked(
             [weight if isinstance(weight, Tensor) else weight.dequantize(dtype) for weight in weights]
         )
     parts = [tensors_of(weight) for weight in weights if not isinstance(weight, Tensor)]
-    return with_tensors(first, {name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+    return with_tensors(first, {name: stacked([part[name] for part in parts]) for name in parts[0]})
+
+
+def stacked(parts: Sequence[Tensor]) -> Tensor:
+    """Tensors one below the other. On the meta device torch.cat imports torch's compiler, which takes seconds."""
+    if parts[0].device.type != "meta":
+        return torch.cat(list(parts))
+    return parts[0].new_empty(sum(map(len, parts)), *parts[0].shape[1:])
 
 
 def laid_out(weight: Weight) -> Weight:

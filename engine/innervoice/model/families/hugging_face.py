@@ -17,7 +17,7 @@ from innervoice.checkpoint.model_config import ModelConfig, dtype_bytes, read_ge
 from innervoice.checkpoint.rope import YarnScaling, read_rope
 from innervoice.checkpoint.safetensors import TensorSource
 from innervoice.model import text
-from innervoice.model.quant import Weight, joined
+from innervoice.model.quant import Weight, joined, stacked
 from innervoice.model.quant_source import read_weight
 from innervoice.model.text import JsonTokenizer, Message, TextTokenizer, load_vocabulary
 from innervoice.model.weights import LayerWeights, ModelWeights
@@ -147,7 +147,7 @@ def load_weights(
         return LayerWeights(
             attention_norm=get(f"{prefix}.input_layernorm.weight", width),
             qkv=joined([weight(f"{name}.weight", count, width) for name, count in rows.items()], dtype),
-            qkv_bias=torch.cat([get(f"{name}.bias", count) for name, count in rows.items()])
+            qkv_bias=stacked([get(f"{name}.bias", count) for name, count in rows.items()])
             if config.qkv_bias
             else None,
             attention_out=weight(f"{attention}.o_proj.weight", width, config.num_heads * config.head_dim),

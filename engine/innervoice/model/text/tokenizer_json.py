@@ -62,9 +62,9 @@ class JsonTokenizer:
         self._range = _text_range(ordinary, self._added, source)
         low, high = self._range
         self._words = runs(i for i in words.values() if not low <= i < high)
-        to_bytes = _byte_level if _has(data, "ByteLevel") else _sentencepiece
-        self._bytes = {i: to_bytes(token) for i, token in ordinary.items()}
-        self._bytes |= {i: name.encode() for name, i in words.items()}
+        self._ordinary = ordinary
+        self._to_bytes = _byte_level if _has(data, "ByteLevel") else _sentencepiece
+        self._word_bytes = {i: name.encode() for name, i in words.items()}
 
     @classmethod
     def from_pretrained(cls, directory: str | PathLike[str]) -> JsonTokenizer:
@@ -120,7 +120,8 @@ class JsonTokenizer:
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes of a text token; b"" for added tokens and ids without a string."""
-        return self._bytes.get(token, b"")
+        text = self._ordinary.get(token)
+        return self._word_bytes.get(token, b"") if text is None else self._to_bytes(text)
 
     def _parts(self, pieces: Iterable[Piece]) -> list[str | AddedToken]:
         """Added tokens and the texts between them, neighbouring texts joined."""
@@ -161,11 +162,11 @@ def _without_marks(
     data: Mapping[str, Any], marks: Mapping[str, AddedToken], words: Mapping[str, int]
 ) -> dict[str, Any]:
     """The same tokenizer, which can make no mark of any text, neither whole nor by merging, but finds words."""
-    model = dict(data["model"])
+    model, names = dict(data["model"]), set(marks)
 
     def reaches_added(merge: str | list[str]) -> bool:
         pair = merge.split(" ") if isinstance(merge, str) else merge
-        return any(token in marks for token in (*pair, "".join(pair)))
+        return not names.isdisjoint((*pair, "".join(pair)))
 
     kept = {model.get("unk_token")}
     model["vocab"] = {
@@ -242,9 +243,10 @@ _BYTES = _byte_alphabet()
 
 
 def _byte_level(token: str) -> bytes:
-    if all(character in _BYTES for character in token):
-        return bytes(_BYTES[character] for character in token)
-    return token.encode()
+    try:
+        return bytes([_BYTES[character] for character in token])
+    except KeyError:
+        return token.encode()
 
 
 def _sentencepiece(token: str) -> bytes:
