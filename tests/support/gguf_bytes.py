@@ -14,14 +14,17 @@ STRING, ARRAY = 8, 9
 
 
 def u32(number: int) -> bytes:
+    """Pack a number into four bytes."""
     return struct.pack("<I", number)
 
 
 def u64(number: int) -> bytes:
+    """Pack a number into eight bytes."""
     return struct.pack("<Q", number)
 
 
 def string(text: str) -> bytes:
+    """Pack a text behind its length."""
     data = text.encode()
     return u64(len(data)) + data
 
@@ -39,6 +42,7 @@ def typed(kind: str, value: Any) -> tuple[int, bytes]:
 
 
 def field(key: str, kind: str, value: Any) -> bytes:
+    """Pack a key, the type of its value, and the value."""
     number, data = typed(kind, value)
     return string(key) + u32(number) + data
 
