@@ -171,7 +171,10 @@ def test_older_keys() -> None:
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu', which is not supported; supported is 'silu'"),
         ({"quantization_config": {"quant_method": "awq"}}, "quantization_config is {'quant_method': 'awq'}"),
         ({"num_key_value_heads": 3}, "num_attention_heads 4 must be a multiple of num_key_value_heads 3"),
-        ({"partial_rotary_factor": 0.2}, "3 rotated dimensions of head_dim 16"),
+        (
+            {"model_type": "glm", "head_dim": 16, "partial_rotary_factor": 0.2},
+            "3 rotated dimensions of head_dim 16",
+        ),
         ({"hidden_size": ...}, "key 'hidden_size' is missing"),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
         ({"torch_dtype": "float8"}, "dtype 'float8' is not supported"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -50,7 +51,7 @@ def make(name: str, **changes: Any) -> Any:
         "num_attention_heads": 4,
     }
     sizes |= {"num_key_value_heads": 2, "max_position_embeddings": 128, "pad_token_id": 0, "eos_token_id": 2}
-    config = getattr(transformers, f"{kind}Config")(**sizes | own | changes)
+    config = getattr(transformers, f"{kind}Config")(**copy.deepcopy(sizes | own | changes))
     model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
     generator = torch.Generator().manual_seed(11)
     for parameter in model.parameters():

@@ -23,6 +23,7 @@ from innervoice.checkpoint.gguf import MODEL
 from innervoice.checkpoint.locate import CheckpointPaths
 from innervoice.checkpoint.model_config import read_generation_config
 from innervoice.checkpoint.safetensors import DummyTensors, TensorDir, TensorSource
+from innervoice.checkpoint.tied_head import check_tied_head
 from innervoice.codec.speech_codec import (
     CodecLoad,
     NullSpeechOutput,
@@ -154,6 +155,8 @@ def _source(paths: CheckpointPaths, configs: Configs, plan: MemoryPlan, dummy: b
     if configs.quantization is not None and not dummy:
         return QuantizedDir(TensorDir(paths.model), configs.quantization)
     file = paths.model / MODEL
+    if not dummy and not file.exists() and configs.model.tied:
+        check_tied_head(TensorDir(paths.model))
     source = DummyTensors() if dummy else GgufSource(file) if file.exists() else TensorDir(paths.model)
     return source if plan.quantization is None else QuantizingSource(source, plan.quantization)
 

@@ -15,5 +15,6 @@ safetensors.py         tensors by name: one file, shards, or random ones
 safetensors_writer.py  a safetensors file, written tensor by tensor
 speech_decoder.py      config.yaml as FlowConfig and HiftConfig
 speech_tokenizer.py    the speech tokenizer's two config files; names and shapes of its tensors
+tied_head.py           an output layer that is the embedding, and is in the files as well
 yaml_reader.py         YAML whose tags become records: nothing is constructed or called
 """

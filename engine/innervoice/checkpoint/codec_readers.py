@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from innervoice.checkpoint.codecs import DacConfig, EncodecConfig, MimiConfig, SeanetShape
-from innervoice.checkpoint.files import note_unknown, read_json, require
+from innervoice.checkpoint.files import agree, note_unknown, read_json, require
+from innervoice.checkpoint.rope import read_rope
 
 Source = str | PathLike[str]
 
@@ -31,7 +32,30 @@ def read_codec_json(directory: Source) -> tuple[str | None, dict[str, Any], Path
             "give it to `innervoice generate`"
         )
     data = read_json(source)
+    _compare_preprocessor(data, source)
     return data.get("model_type", "snac" if "vq_strides" in data else None), data, source
+
+
+# Settings of preprocessor_config.json, and what config.json calls them.
+_PREPROCESSOR = {
+    "sampling_rate": "sampling_rate",
+    "feature_size": "audio_channels",
+    "chunk_length_s": "chunk_length_s",
+    "overlap": "overlap",
+    "hop_length": "hop_length",
+}
+
+
+def _compare_preprocessor(data: Mapping[str, Any], source: Path) -> None:
+    """Refuse a preprocessor_config.json that describes other sound than config.json."""
+    path = source.with_name("preprocessor_config.json")
+    beside = read_json(path) if path.exists() else {}
+    for theirs, ours in _PREPROCESSOR.items():
+        if None not in (beside.get(theirs), data.get(ours)) and beside[theirs] != data[ours]:
+            raise ValueError(
+                f"{path}: {theirs} is {beside[theirs]!r}, and {ours} of config.json is {data[ours]!r}: "
+                "they must be the same"
+            )
 
 
 def _ints(data: Mapping[str, Any], key: str, source: Source) -> tuple[int, ...]:
@@ -98,9 +122,11 @@ def read_mimi(data: Mapping[str, Any], source: Source) -> MimiConfig:
     """config.json of transformers' Mimi. Raises ValueError for a setting that is not supported."""
     _hold(data, source, hidden_act="gelu", use_causal_conv=True, trim_right_ratio=1.0, pad_mode="constant")
     seanet = _seanet(data, source)
-    rope = data.get("rope_parameters") or {"rope_theta": data.get("rope_theta", 10000.0)}
-    _hold(rope, source, rope_type="default")
+    rope = read_rope(data, source, max_position=8000)
+    if rope.scaling is not None:
+        raise ValueError(f"{source}: the rotary positions are scaled, which is not supported for Mimi")
     rate = _positive(data, "sampling_rate", source)
+    agree(data, source, "frame_rate", "_frame_rate")
     frame_rate = data.get("frame_rate") or data.get("_frame_rate") or rate / (2 * seanet.hop_len)
     downsample = int(math.ceil(rate / seanet.hop_len) / frame_rate)
     if downsample < 2:
@@ -119,7 +145,7 @@ def read_mimi(data: Mapping[str, Any], source: Source) -> MimiConfig:
         sample_rate=rate,
         seanet=seanet,
         codebook_size=_positive(data, "codebook_size", source),
-        codebook_dim=_positive(data, "codebook_dim", source, projected),
+        codebook_dim=_positive(data, "codebook_dim", source, seanet.width),
         num_quantizers=_positive(data, "num_quantizers", source),
         num_semantic=_positive(data, "num_semantic_quantizers", source),
         projected=projected != seanet.width,
@@ -129,7 +155,7 @@ def read_mimi(data: Mapping[str, Any], source: Source) -> MimiConfig:
         head_dim=_positive(data, "head_dim", source, seanet.width // heads),
         ffn_dim=_positive(data, "intermediate_size", source),
         norm_eps=float(require(data, "norm_eps", source)),
-        rope_theta=float(require(rope, "rope_theta", source)),
+        rope_theta=rope.theta,
         window=_positive(data, "sliding_window", source),
         attention_bias=bool(data.get("attention_bias", False)),
         downsample=downsample,
@@ -184,6 +210,17 @@ def read_dac(data: Mapping[str, Any], source: Source) -> DacConfig:
     """config.json of transformers' DAC. Raises ValueError for a setting that is not supported."""
     ratios = _ints(data, "downsampling_ratios", source)
     width = _positive(data, "encoder_hidden_size", source)
+    derived = {
+        "upsampling_ratios": list(ratios[::-1]),
+        "hop_length": math.prod(ratios),
+        "hidden_size": width << len(ratios),
+    }
+    for key, value in derived.items():
+        if data.get(key) is not None and data[key] != value:
+            raise ValueError(
+                f"{source}: {key} is {data[key]!r}, but downsampling_ratios {list(ratios)} and "
+                f"encoder_hidden_size {width} make it {value!r}: remove it, or change them"
+            )
     return DacConfig(
         kind="dac",
         sample_rate=_positive(data, "sampling_rate", source),

@@ -42,6 +42,21 @@ def require(
     return value
 
 
+def agree(data: Mapping[str, Any], source: str | PathLike[str], *keys: str) -> None:
+    """Hold the spellings of one setting to one value; a missing key and null say nothing.
+
+    Raises ValueError, which names two that differ.
+    """
+    given = [(key, data[key]) for key in keys if data.get(key) is not None]
+    for key, value in given[1:]:
+        first, expected = given[0]
+        if value != expected:
+            raise ValueError(
+                f"{source}: {first} is {expected!r} and {key} is {value!r}, but they are one setting: "
+                "give both the same value, or remove one"
+            )
+
+
 def note_unknown(data: Mapping[str, Any], known: Iterable[str], source: str | PathLike[str]) -> None:
     """Log the keys of a foreign file that mean nothing to us."""
     unknown = sorted(set(data) - set(known))

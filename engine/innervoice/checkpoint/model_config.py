@@ -103,8 +103,18 @@ class GenerationConfig:
 
 _GENERATION_KEYS = (
     "do_sample", "temperature", "top_k", "top_p", "eos_token_id", "pad_token_id", "bos_token_id", "max_length", "max_new_tokens",
-    "_from_model_config", "transformers_version", "repetition_penalty", "num_beams",
+    "_from_model_config", "transformers_version", "num_beams",
 )  # fmt: skip
+# What transformers would apply to each draw, and the values with which it does nothing.
+_PROCESSORS: dict[str, tuple[Any, ...]] = {
+    "repetition_penalty": (1,), "encoder_repetition_penalty": (1,), "no_repeat_ngram_size": (0,),
+    "encoder_no_repeat_ngram_size": (0,), "min_p": (0,), "top_h": (), "typical_p": (1,), "epsilon_cutoff": (0,),
+    "eta_cutoff": (0,), "bad_words_ids": ([],), "suppress_tokens": ([],), "begin_suppress_tokens": ([],),
+    "forced_bos_token_id": (), "forced_eos_token_id": (), "exponential_decay_length_penalty": (), "sequence_bias": ({}, []),
+    "guidance_scale": (1,), "min_length": (0,), "min_new_tokens": (0,), "remove_invalid_values": (False,),
+    "watermarking_config": (), "penalty_alpha": (0,), "diversity_penalty": (0,), "num_beam_groups": (1,),
+    "stop_strings": ([],), "dola_layers": (), "max_time": (),
+}  # fmt: skip
 
 
 def read_generation_config(directory: str | PathLike[str]) -> GenerationConfig:
@@ -115,17 +125,19 @@ def read_generation_config(directory: str | PathLike[str]) -> GenerationConfig:
     """
     path = Path(directory) / "generation_config.json"
     data = read_json(path) if path.exists() else {}
-    note_unknown(data, _GENERATION_KEYS, path)
+    note_unknown(data, (*_GENERATION_KEYS, *_PROCESSORS), path)
     if data.get("num_beams", 1) not in (None, 1):
         raise ValueError(
             f"{path}: num_beams is {data['num_beams']!r}, which is not supported; remove it or set it to 1"
         )
-    if data.get("repetition_penalty", 1) not in (None, 1):
-        log.warning(
-            "%s: repetition_penalty %s is not applied: there are no penalties",
-            path,
-            data["repetition_penalty"],
-        )
+    for key, neutral in _PROCESSORS.items():
+        if data.get(key) is not None and data[key] not in neutral:
+            log.warning(
+                "%s: %s %s is not applied: drawing has temperature, top_k and top_p alone",
+                path,
+                key,
+                data[key],
+            )
     if data.get("eos_token_id") is not None:
         eos = _ids(data["eos_token_id"], path)
     else:

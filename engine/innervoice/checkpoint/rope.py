@@ -4,6 +4,7 @@ scaling for longer contexts.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from os import PathLike
 from typing import Any
 
 from innervoice.checkpoint.files import require
+
+log = logging.getLogger("innervoice")
 
 DEFAULT_THETA = 10000.0
 
@@ -64,19 +67,26 @@ class Rope:
 
 
 def read_rope(
-    data: Mapping[str, Any], source: str | PathLike[str], *, max_position: int, default_partial: float = 1.0
+    data: Mapping[str, Any],
+    source: str | PathLike[str],
+    *,
+    max_position: int,
+    default_partial: float | None = None,
 ) -> Rope:
-    """rope_parameters of config.json, or the older rope_theta, rope_scaling and
-    partial_rotary_factor beside each other.
+    """rope_scaling of config.json, or rope_parameters where there is none, with rope_theta and
+    partial_rotary_factor from beside it where it lacks them, as transformers 5 reads them.
 
-    Raises ValueError naming the type of a scaling that is not run here, or the key
-    that is missing or cannot be.
+    default_partial: of a family that rotates a share of each head; None: it rotates whole heads, whatever
+    partial_rotary_factor says. Raises ValueError naming the type of a scaling that is not run here, the key
+    that is missing or cannot be, and a key that rope_parameters alone has beside a rope_scaling.
     """
-    name = "rope_parameters" if data.get("rope_parameters") else "rope_scaling"
+    name = "rope_scaling" if data.get("rope_scaling") else "rope_parameters"
     given = data.get(name) or {}
     where = f"{source}, {name}"
     if not isinstance(given, Mapping) or any(isinstance(value, Mapping) for value in given.values()):
         raise ValueError(f"{where} is {given!r}, expected one object for all layers")
+    if name == "rope_scaling":
+        _compare(data, given, source, default_partial)
     # What stands in the object goes before what stands beside it, the trained length excepted.
     values = {
         key: value for key, value in data.items() if key in ("rope_theta", "partial_rotary_factor")
@@ -92,11 +102,46 @@ def read_rope(
         raise ValueError(
             f"{where}: scaling of type {kind!r} is not supported: supported are {', '.join(_READERS)}"
         )
+    partial = _positive(values, "partial_rotary_factor", where, default_partial or 1.0)
+    if default_partial is None and partial != 1:
+        if kind != "default":
+            raise ValueError(
+                f"{where}: partial_rotary_factor is {partial}, but this family rotates whole heads: remove it"
+            )
+        log.warning(
+            "%s: partial_rotary_factor %s is not applied: this family rotates whole heads", source, partial
+        )
+        partial = 1.0
     return Rope(
         theta=_positive(values, "rope_theta", where, DEFAULT_THETA),
-        partial=_positive(values, "partial_rotary_factor", where, default_partial),
+        partial=partial,
         scaling=None if kind == "default" else _READERS[kind](values, where),
     )
+
+
+def _compare(
+    data: Mapping[str, Any],
+    scaling: Mapping[str, Any],
+    source: str | PathLike[str],
+    default_partial: float | None,
+) -> None:
+    """Say that rope_scaling goes before another rope_parameters; refuse where that loses a base or a share."""
+    beside = data.get("rope_parameters")
+    if not isinstance(beside, Mapping) or dict(beside) == dict(scaling):
+        return
+    for key, default in (("rope_theta", DEFAULT_THETA), ("partial_rotary_factor", default_partial)):
+        lost = beside.get(key)
+        if (
+            default is not None
+            and lost not in (None, default)
+            and scaling.get(key) is None
+            and data.get(key) is None
+        ):
+            raise ValueError(
+                f"{source}: rope_parameters has {key} {lost!r}, and rope_scaling, which goes before it, has none: "
+                f"write it into rope_scaling, or remove one of the two"
+            )
+    log.warning("%s: rope_scaling goes before rope_parameters, which says something else", source)
 
 
 def _linear(values: Mapping[str, Any], where: str) -> LinearScaling:

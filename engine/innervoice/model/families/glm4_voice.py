@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from innervoice.checkpoint.files import note_unknown, require
+from innervoice.checkpoint.files import agree, note_unknown, require
 from innervoice.checkpoint.model_config import ModelConfig, dtype_bytes, read_size
 from innervoice.checkpoint.safetensors import TensorSource
 from innervoice.model import text
@@ -45,6 +45,11 @@ _NEUTRAL = (
     "architectures", "auto_map", "transformers_version", "use_cache", "_name_or_path", "hidden_dropout", "attention_dropout",
     "classifier_dropout", "bias_dropout_fusion", "apply_query_key_layer_scaling", "attention_softmax_in_fp32",
 )  # fmt: skip
+# Settings with two names: the original code's, which counts, and the one that transformers has for others.
+_SPELLINGS = (
+    ("num_layers", "num_hidden_layers"), ("padded_vocab_size", "vocab_size"), ("ffn_hidden_size", "intermediate_size"),
+    ("kv_channels", "head_dim"), ("layernorm_epsilon", "rms_norm_eps"), ("seq_length", "max_position_embeddings"),
+)  # fmt: skip
 _DEFAULT_MAX_POSITION = 8192  # the base model's; the frequencies do not depend on it
 
 
@@ -59,6 +64,8 @@ def read_config(data: Mapping[str, Any], source: str | PathLike[str]) -> ModelCo
             raise ValueError(
                 f"{source}: {key} is {data[key]!r}, which is not supported; GLM-4-Voice has {expected!r}"
             )
+    for spellings in _SPELLINGS:
+        agree(data, source, *spellings)
     heads, head_dim = read_size(data, "num_attention_heads", source), read_size(data, "kv_channels", source)
     kv_heads = (
         read_size(data, "multi_query_group_num", source)
@@ -70,7 +77,7 @@ def read_config(data: Mapping[str, Any], source: str | PathLike[str]) -> ModelCo
             f"{source}: num_attention_heads {heads} must be a multiple of multi_query_group_num {kv_heads}, "
             f"and kv_channels {head_dim} of 4"
         )
-    dtype = data.get("torch_dtype", data.get("dtype", "bfloat16"))
+    dtype = data.get("dtype") or data.get("torch_dtype") or "bfloat16"
     dtype_bytes(dtype)
     return ModelConfig(
         family=NAME,

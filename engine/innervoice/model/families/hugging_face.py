@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from innervoice.checkpoint.files import note_unknown, require
-from innervoice.checkpoint.model_config import ModelConfig, dtype_bytes, read_generation_config, read_size
+from innervoice.checkpoint.model_config import ModelConfig, dtype_bytes, read_size
 from innervoice.checkpoint.rope import YarnScaling, read_rope
 from innervoice.checkpoint.safetensors import TensorSource
 from innervoice.model import text
@@ -29,6 +29,7 @@ _FIXED: dict[str, tuple[Any, ...]] = {
     "mlp_bias": (False, None),
     "use_sliding_window": (False, None),
     "quantization_config": (None,),
+    "compression_config": (None,),
     "is_encoder_decoder": (False, None),
 }
 _USED = (
@@ -54,10 +55,10 @@ def read_config(
     qk_norm: bool = False,
     head_dim: int | None = None,
     interleaved: bool = False,
-    partial: float = 1.0,
+    partial: float | None = None,
 ) -> ModelConfig:
     """config.json as ModelConfig; head_dim (None: hidden size by heads) and partial
-    rotation stand in for missing keys.
+    rotation (None: whole heads are rotated) stand in for missing keys.
 
     Raises ValueError naming a key that is missing or asks for what is not supported.
     """
@@ -88,7 +89,7 @@ def read_config(
     if isinstance(rope.scaling, YarnScaling):
         max_position = max(max_position, int(rope.scaling.original_max_position * rope.scaling.factor))
     # The type that the weights are stored in.
-    dtype = data.get("torch_dtype") or data.get("dtype") or "float32"
+    dtype = data.get("dtype") or data.get("torch_dtype") or "float32"
     dtype_bytes(dtype)
     return ModelConfig(
         family=family,
@@ -180,7 +181,7 @@ def load_text(
     if stand_in and not (Path(directory) / "tokenizer.json").exists():
         return text.stand_in(directory, num_codes)
     tokenizer = JsonTokenizer.from_pretrained(directory)
-    end_of_turn = text.end_of_turn(tokenizer, read_generation_config(directory).eos)
+    end_of_turn = text.end_of_turn(tokenizer, text.eos_ids(directory, tokenizer))
     return tokenizer, load_vocabulary(directory, num_codes, tokenizer=tokenizer, end_of_turn=end_of_turn)
 
 
@@ -218,7 +219,13 @@ def _refuse(data: Mapping[str, Any], source: str | PathLike[str]) -> None:
             raise ValueError(
                 f"{source}: {key} is {data[key]!r}, which is not supported; supported is {run[0]!r}"
             )
-    other = [kind for kind in data.get("layer_types") or [] if kind != "full_attention"]
+    kinds, num_layers = data.get("layer_types") or [], data.get("num_hidden_layers")
+    if kinds and len(kinds) != num_layers:
+        raise ValueError(
+            f"{source}: layer_types names {len(kinds)} layers and num_hidden_layers is {num_layers}: "
+            "they must be the same"
+        )
+    other = [kind for kind in kinds if kind != "full_attention"]
     if other:
         raise ValueError(
             f"{source}: layer_types has {other[0]!r}, which is not supported; supported is 'full_attention'"

@@ -15,7 +15,7 @@ from innervoice.model.text.templates import SPEECH_SYSTEM, TEXT_SYSTEM, turn_hea
 from innervoice.model.text.tiktoken_file import TiktokenTokenizer, read_added_tokens, read_ranks
 from innervoice.model.text.tokenizer import TextStream, TextTokenizer
 from innervoice.model.text.tokenizer_json import JsonTokenizer
-from innervoice.model.text.vocabulary import load_vocabulary, speech_ids, stand_in
+from innervoice.model.text.vocabulary import eos_ids, load_vocabulary, speech_ids, stand_in
 
 __all__ = [
     "SPEECH_SYSTEM",
@@ -29,6 +29,7 @@ __all__ = [
     "chat_turn_ids",
     "dialogue_ids",
     "end_of_turn",
+    "eos_ids",
     "load_vocabulary",
     "read_added_tokens",
     "read_ranks",

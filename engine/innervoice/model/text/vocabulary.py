@@ -48,7 +48,7 @@ def load_vocabulary(
         open=names.get("open"),
         close=names.get("close"),
         done=names.get("done"),
-        eos=read_generation_config(folder).eos,
+        eos=eos_ids(folder, tokenizer),
         words=tokenizer.words,
     )
     named = (vocabulary.end_of_turn, vocabulary.open, vocabulary.close, vocabulary.done)
@@ -59,6 +59,19 @@ def load_vocabulary(
             f"{folder}: token id {beyond[0]} lies beyond the vocabulary of {size}; tokenizer and config.json differ"
         )
     return vocabulary
+
+
+def eos_ids(directory: str | PathLike[str], tokenizer: TextTokenizer) -> tuple[int, ...]:
+    """The ids that end a reply: those of generation_config.json, or else of config.json; where neither names
+    one, the tokenizer's eos_token.
+    """
+    found, path = read_generation_config(directory).eos, Path(directory) / "tokenizer_config.json"
+    if found or not path.exists():
+        return found
+    name = read_json(path).get("eos_token")
+    token = name.get("content") if isinstance(name, dict) else name
+    end = tokenizer.special(token) if isinstance(token, str) else None
+    return () if end is None else (end,)
 
 
 def stand_in(directory: str | PathLike[str], num_codes: int | None) -> tuple[TextTokenizer, Vocabulary]:
