@@ -12,9 +12,9 @@ RETRY_S = 5.0  # after which a refused client may ask again
 class Slot:
     """The place of one session of the engine among those that the server holds."""
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, *, is_counted: bool = True) -> None:
         self._admission = admission
-        self._is_released = False
+        self._is_released = not is_counted
         self.is_kept = False
 
     def keep(self) -> None:
@@ -67,10 +67,16 @@ class Admission:
                 retry_after_s=RETRY_S,
             )
 
-    def hold(self) -> Slot:
-        """Take a slot. Raises ApiError: 503 once the server drains, 429 while all are taken."""
+    def hold(self, *, or_beyond: bool = False) -> Slot:
+        """Take a slot. Raises ApiError: 503 once the server drains, 429 while all are taken.
+
+        or_beyond: while all are taken, give one that does not count, to a connection that comes back to a
+        session that holds a slot already.
+        """
         self.check()
         with self._lock:
+            if self._num_held >= self.max_sessions and or_beyond:
+                return Slot(self, is_counted=False)
             if self._num_held >= self.max_sessions:
                 raise ApiError(
                     "session_limit_reached",

@@ -17,11 +17,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from innervoice.server.access import Access
+from innervoice.server.admission import RETRY_S
 from innervoice.server.context import ServerContext
 from innervoice.server.errors import ApiError
-from innervoice.server.http_answers import as_api_error, refusal, refuse
+from innervoice.server.http_answers import refusal, refuse
 from innervoice.server.origins import LOOPBACK_ORIGINS, CheckOrigins, Origins
-from innervoice.types import EngineDead
 
 HEALTH_PERIOD_S = 0.5
 log = logging.getLogger("innervoice")
@@ -76,16 +76,18 @@ class PlainRoutes:
 
     async def health(self, _: Request) -> Response:
         """200 while the engine runs, else 503 with the cause."""
-        check_engine(self._context)
+        self._context.check_engine()
         return JSONResponse({"status": "ok"})
 
     async def ready(self, _: Request) -> Response:
         """200 while a session would be admitted."""
         context = self._context
-        check_engine(context)
+        context.check_engine()
         context.admission.check()
         if not context.admission.has_room:
-            context.admission.hold().release()
+            raise ApiError(
+                "session_limit_reached", "all sessions are in use", status=503, retry_after_s=RETRY_S
+            )
         return JSONResponse({"status": "ready"})
 
     async def metrics(self, request: Request) -> Response:
@@ -123,20 +125,12 @@ class PlainRoutes:
         }
 
 
-def check_engine(context: ServerContext) -> None:
-    """Raise ApiError (503) once the engine has stopped."""
-    try:
-        context.engine.check_health()
-    except EngineDead as error:
-        raise as_api_error(error) from error
-
-
 async def watch_engine(context: ServerContext) -> None:
     """Close all connections with 1011 once the engine has stopped."""
     while True:
         await asyncio.sleep(HEALTH_PERIOD_S)
         try:
-            check_engine(context)
+            context.check_engine()
         except ApiError as error:
             if context.live:
                 log.error("%s", error)

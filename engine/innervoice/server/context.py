@@ -10,11 +10,13 @@ from typing import Any, Literal, Protocol
 from innervoice.api.engine import Engine
 from innervoice.server.admission import Admission, Slot
 from innervoice.server.errors import ApiError
+from innervoice.server.http_answers import as_api_error
 from innervoice.server.metrics import ServerMetrics
 from innervoice.server.options import ServerOptions
 from innervoice.server.signer import Signer
 from innervoice.server.transcriber import Transcriber
 from innervoice.server.vad.listener import SpeechListener
+from innervoice.types import EngineDead
 
 Dialect = Literal["ga", "beta"]
 
@@ -46,6 +48,13 @@ class ServerContext:
     signer: Signer
     calls: ThreadPoolExecutor
     live: set[LiveConnection] = field(default_factory=set)
+
+    def check_engine(self) -> None:
+        """Raise ApiError (503) once the engine has stopped."""
+        try:
+            self.engine.check_health()
+        except EngineDead as error:
+            raise as_api_error(error) from error
 
 
 @dataclass(frozen=True)

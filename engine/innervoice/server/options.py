@@ -6,9 +6,10 @@ import ipaddress
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
+from innervoice.fields import AtLeastOne, Limits, NotNegative, Positive, read_fields
 from innervoice.schedule import Schedule
 
 VadName = Literal["silero", "energy"]
@@ -30,38 +31,36 @@ class ServerOptions:
     """
 
     host: str = "127.0.0.1"
-    port: int = 8000
-    api_keys: tuple[str, ...] = ()
+    port: Annotated[int, Limits(0, 65535)] = 8000
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
     allow_origins: tuple[str, ...] = ()
     ssl_certfile: Path | None = None
     ssl_keyfile: Path | None = None
-    drain_s: float = 30.0
+    drain_s: NotNegative = 30.0
     schedule: Schedule | str | None = None
     vad: VadName = "silero"
     transcription_url: str | None = None
     transcription_key: str | None = field(default=None, repr=False)
     transcription_model: str = "whisper-1"
-    max_message_bytes: int = 24 * 2**20
-    max_session_s: float = 3600.0
-    idle_s: float = 900.0
-    resume_grace_s: float = 30.0
-    slow_reader_s: float = 30.0
-    max_output_tokens: int = 2000
-    max_items: int = 4000
-    max_tools: int = 128
-    max_session_text: int = 256_000
-    max_bad_events: int = 100
+    max_message_bytes: AtLeastOne = 24 * 2**20
+    max_session_s: Positive = 3600.0
+    idle_s: Positive = 900.0
+    resume_grace_s: NotNegative = 30.0
+    slow_reader_s: Positive = 30.0
+    max_output_tokens: AtLeastOne = 2000
+    max_items: AtLeastOne = 4000
+    max_tools: AtLeastOne = 128
+    max_session_text: AtLeastOne = 256_000
+    max_bad_events: AtLeastOne = 100
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.port < 2**16:
-            raise ValueError(f"port is {self.port}: use 0 (any free one) to 65535")
-        if self.drain_s < 0:
-            raise ValueError(f"drain_s is {self.drain_s}: it must be 0 or more")
-        if any(not key or not key.isascii() or not key.isprintable() or " " in key for key in self.api_keys):
-            raise ValueError(
-                "an API key is empty or has other than printable ASCII characters: use letters and digits"
-            )
+        read_fields(self)
+        for key in self.api_keys:
+            if not key or not key.isascii() or not key.isprintable() or " " in key:
+                raise ValueError(
+                    "an API key is empty or has other than printable ASCII characters: use letters and digits"
+                )
         for origin in self.allow_origins:
             check_origin(origin)
         if self.ssl_keyfile is not None and self.ssl_certfile is None:
@@ -70,13 +69,9 @@ class ServerOptions:
             path = getattr(self, name)
             if path is not None and not path.is_file():
                 raise FileNotFoundError(f"{name} {path} is no file: give one in PEM format")
-        if self.transcription_url is not None and urlsplit(self.transcription_url).scheme not in (
-            "http",
-            "https",
-        ):
-            raise ValueError(
-                f"transcription_url is {self.transcription_url!r}: it begins with http:// or https://"
-            )
+        url = self.transcription_url
+        if url is not None and urlsplit(url).scheme not in ("http", "https"):
+            raise ValueError(f"transcription_url is {url!r}: it must begin with http:// or https://")
 
     @property
     def is_loopback(self) -> bool:

@@ -84,7 +84,7 @@ def serve_command(
     transcription_url: Annotated[
         str | None,
         typer.Option(
-            help="Base URL of a service with /audio/transcriptions, for the text of what users say; its key is "
+            help="Base URL of a service with /audio/transcriptions, for the words of users; its key is "
             f"{TRANSCRIPTION_KEY_VARIABLE} of the environment."
         ),
     ] = None,

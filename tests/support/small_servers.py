@@ -1,0 +1,57 @@
+"""Servers of tests on a free port of loopback, each in a thread with an event loop of its own."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+
+from innervoice.api.engine import Engine
+from innervoice.server.context import ServerContext
+from innervoice.server.options import ServerOptions
+from innervoice.server.process import DrainingServer, address_of, bind, make_context
+
+KEY = "key-of-the-tests"
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A server that listens. base: its address, without /v1."""
+
+    base: str
+    context: ServerContext
+    server: DrainingServer
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return int(self.base.rsplit(":", 1)[1])
+
+    def client(self, key: str | None = KEY, **options: Any) -> httpx2.Client:
+        """An HTTP client of this server, which gives the key."""
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        return httpx2.Client(base_url=self.base, headers=headers, timeout=60.0, **options)
+
+
+@contextmanager
+def running_server(engine: Engine, **options: Any) -> Iterator[RunningServer]:
+    """Serve an engine while the block runs; the engine stays open. options: of `ServerOptions`."""
+    made = ServerOptions(**{"port": 0, "api_keys": (KEY,), "vad": "energy", "drain_s": 5.0} | options)
+    taken: socket.socket = bind(made)
+    context = make_context(engine, "tiny", made)
+    started = threading.Event()
+    server = DrainingServer(context, started.set)
+    thread = threading.Thread(target=server.run, args=([taken],), daemon=True)
+    thread.start()
+    try:
+        assert started.wait(30), "the server did not start"
+        yield RunningServer(address_of(made, taken), context, server)
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive(), "the server did not end"
