@@ -1,0 +1,112 @@
+"""The `innervoice.*` events of a reply, for clients that asked for them: reflections, segments and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from innervoice.server.realtime.protocol.server_events import ServerEvent
+from innervoice.types import Event as EngineEvent
+from innervoice.types import Reflection, Speech, TokenEvent, Usage
+
+
+@dataclass
+class _Segment:
+    """A segment that is being decoded; start_code: speech tokens of the reply before it."""
+
+    number: int
+    kind: str
+    start_code: int
+    t_s: float = 0.0
+    num_tokens: int = 0
+    is_forced: bool = True
+    text: str = ""
+
+
+@dataclass
+class ReplyExtensions:
+    """Events beside the protocol's.
+
+    kinds: "reflection" and "timeline", those that are wanted; put: sends an event, whose second argument says
+    whether it is a delta.
+    """
+
+    response_id: str
+    item_id: str
+    kinds: frozenset[str]
+    put: Callable[[ServerEvent, bool], None]
+    codes_per_s: float
+    _segment: _Segment | None = None
+    _num_codes: int = 0
+    _counts: dict[str, int] = field(default_factory=dict)
+
+    def take(self, event: EngineEvent) -> None:
+        """Take the next event of the engine's stream."""
+        if not self.kinds or not isinstance(event, TokenEvent):
+            return
+        if self._segment is None or self._segment.number != event.segment:
+            self._close()
+            self._segment = _Segment(event.segment, event.kind, self._num_codes)
+        segment = self._segment
+        segment.t_s = event.t
+        segment.num_tokens += len(event.ids)
+        segment.is_forced = segment.is_forced and event.forced
+        if isinstance(event, Speech):
+            self._num_codes += len(event.ids)
+        if isinstance(event, Reflection):
+            segment.text += event.text
+            if event.text and "reflection" in self.kinds:
+                self._send("innervoice.reflection.delta", True, segment=segment.number, delta=event.text)
+
+    def end(self, usage: Usage) -> None:
+        """Close the last segment, and send the figures of the reply."""
+        if not self.kinds:
+            return
+        self._close()
+        if "timeline" in self.kinds:
+            self._send(
+                "innervoice.response.stats",
+                False,
+                ttft_ms=usage.ttft_ms,
+                audio_ttfp_ms=usage.audio_ttfp_ms,
+                first_chunk_s=usage.first_chunk_s,
+                audio_rtf=usage.audio_rtf,
+                hidden_before_audio=usage.hidden_before_audio,
+                reflection_tokens=usage.reflection_tokens,
+            )
+
+    def _close(self) -> None:
+        segment, self._segment = self._segment, None
+        if segment is None:
+            return
+        if segment.kind == "reflection" and "reflection" in self.kinds:
+            self._send(
+                "innervoice.reflection.done",
+                False,
+                segment=segment.number,
+                text=segment.text,
+                num_tokens=segment.num_tokens,
+                injected=segment.is_forced,
+            )
+        if "timeline" in self.kinds:
+            index = self._counts.get(segment.kind, 0)
+            self._counts[segment.kind] = index + 1
+            self._send("innervoice.segment", False, index=index, **self._described(segment))
+
+    def _described(self, segment: _Segment) -> dict[str, Any]:
+        made: dict[str, Any] = {
+            "segment": segment.number,
+            "kind": segment.kind,
+            "t_ms": round(1e3 * segment.t_s, 1),
+            "num_tokens": segment.num_tokens,
+            "forced": segment.is_forced,
+        }
+        if segment.kind == "speech" and self.codes_per_s > 0:
+            made["audio_start_ms"] = round(1e3 * segment.start_code / self.codes_per_s)
+            made["audio_end_ms"] = round(1e3 * self._num_codes / self.codes_per_s)
+        return made
+
+    def _send(self, type: str, is_delta: bool, **fields: Any) -> None:
+        head: ServerEvent = {"type": type, "response_id": self.response_id, "item_id": self.item_id}
+        self.put(head | fields, is_delta)
