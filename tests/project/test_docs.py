@@ -235,8 +235,9 @@ def test_python_of_the_pages_runs(folder: Path) -> None:
 def test_schedules_of_the_pages_are_read(folder: Path) -> None:
     texts = [json.loads(block) for text in PAGES.values() for block in blocks(text, "json")]
     schedules = [text for text in texts if "cycle" in text]
-    assert len(schedules) == 1
-    assert Schedule.from_dict(schedules[0]) == Schedule.load(folder / "thoughtful.json")
+    thoughtful, thinking = map(Schedule.from_dict, schedules)
+    assert thoughtful == Schedule.load(folder / "thoughtful.json")
+    assert thinking.tokens["open"] == "<think>" and thinking.has("reflection")
 
 
 def test_commands_of_the_pages_run(folder: Path) -> None:

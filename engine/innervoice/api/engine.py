@@ -143,6 +143,7 @@ class Engine:
           model without speech.
         - sampling: a Sampling. Default: the checkpoint's own, and at most 2000 new tokens.
         - system: a system prompt in place of the model's own.
+        - template: variables of the chat template by name, such as {"enable_thinking": False}.
         - output_rate: of the audio, in Hz. Default: the decoder's own.
         - output_format: "float32" (default) or "int16" samples.
         - reflection_caps: run-time caps of the reflection segments, in order.

@@ -36,6 +36,7 @@ from innervoice.model.gguf_source import GgufSource
 from innervoice.model.pages import FP8_PAGES, PagePool, pages_for
 from innervoice.model.quant_source import QuantizedDir, QuantizingSource
 from innervoice.model.runner import ModelRunner
+from innervoice.model.text import check_variables
 from innervoice.model.transformer import Transformer
 from innervoice.runtime.admission import Preempt
 from innervoice.runtime.core import Core
@@ -68,6 +69,7 @@ def load(paths: CheckpointPaths, plan: MemoryPlan, options: EngineOptions, trace
     is_dummy = options.load_format == "dummy"
     # A dummy model may come without tokenizer files: it then gets a stand-in of the right size.
     tokenizer, vocabulary = family.load_text(paths.model, configs.num_codes, stand_in=is_dummy)
+    check_variables(tokenizer, options.template or {})
 
     # Weights of the language model and the codec.
     with tracer.span("load"):
@@ -116,6 +118,7 @@ def load(paths: CheckpointPaths, plan: MemoryPlan, options: EngineOptions, trace
         max_model_len=plan.max_model_len,
         sample_rate=speech.sample_rate,
         event_fields=options.event_fields,
+        template=options.template or {},
     )
     return EngineParts(core, requests, _fingerprint(configs, vocabulary))
 

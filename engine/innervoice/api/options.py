@@ -128,6 +128,9 @@ class EngineOptions:
     )
     name: str = option("engine", "Name of the engine in its metrics.")
     warmup: bool | None = option(None, "Compile and calibrate before the first reply; default: on a GPU.")
+    template: Mapping[str, object] | None = option(
+        None, "Variables of the chat template, such as enable_thinking; a request's go before them."
+    )
     event_fields: tuple[EventField, ...] = option((), "Fields that are added to events; see EventField.")
 
     def __post_init__(self) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import secrets
+import threading
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from innervoice.api.options import with_changes
@@ -15,10 +17,12 @@ from innervoice.codec.audio import SampleRate, read_audio
 from innervoice.codec.speech_codec import SpeechEncoder
 from innervoice.fields import MOST_INT64, Count, Encodable, Length, Limits, Seconds, read_fields
 from innervoice.model.families import Family
-from innervoice.model.text import TextTokenizer
+from innervoice.model.text import TextTokenizer, asks_to_think
 from innervoice.runtime.request import Request
 from innervoice.schedule import Program, Schedule, Segment, compile_schedule
 from innervoice.types import EventField, Ids, OutputFormat, Prompt, Sampling, Text, Vocabulary
+
+log = logging.getLogger("innervoice")
 
 MOST_CAPS = 2**16
 TEXT_ONLY = Schedule(cycle=(Segment("transcript"),))
@@ -50,6 +54,7 @@ class RequestOptions:
     timeout_s: Seconds | None = None
     priority: Annotated[int, Limits(-MOST_INT64, MOST_INT64)] = 0
     realtime: bool = True
+    template: Mapping[str, object] | None = None
 
     def __post_init__(self) -> None:
         read_fields(self)
@@ -61,7 +66,10 @@ class RequestOptions:
 
 @dataclass(frozen=True)
 class RequestBuilder:
-    """Checks and prepares requests for one model. Any thread may use it."""
+    """Checks and prepares requests for one model. Any thread may use it.
+
+    template: variables of the chat template, where a request has none of that name.
+    """
 
     family: Family
     tokenizer: TextTokenizer
@@ -71,6 +79,8 @@ class RequestBuilder:
     max_model_len: int
     sample_rate: int
     event_fields: tuple[EventField, ...] = ()
+    template: Mapping[str, object] = field(default_factory=dict)
+    _has_warned: threading.Event = field(default_factory=threading.Event, repr=False)
 
     def default_sampling(self) -> Sampling:
         """The checkpoint's own."""
@@ -88,11 +98,12 @@ class RequestBuilder:
     ) -> Request:
         """A request for one turn; prompt None: nothing is added. Raises ValueError, FileNotFoundError."""
         program = self.compile(options.schedule)
+        prompt_ids = () if prompt is None else self._checked(self._prompt_ids(prompt, options, first))
+        if not isinstance(prompt, Ids | None):
+            self._warn_of_masked_thoughts(program, prompt_ids, self._variables(options))
         return Request(
             reply_id=uuid.uuid4().hex,
-            prompt_ids=()
-            if prompt is None
-            else self._checked(self._prompt_ids(prompt, options.system, first)),
+            prompt_ids=prompt_ids,
             program=program,
             sampling=self.resolve(options.sampling or Sampling()),
             submitted_s=submitted_s,
@@ -136,7 +147,7 @@ class RequestBuilder:
         }
         return replace(sampling, **unset, seed=seed)
 
-    def _prompt_ids(self, prompt: Prompt | SpokenCodes, system: str | None, first: bool) -> list[int]:
+    def _prompt_ids(self, prompt: Prompt | SpokenCodes, options: RequestOptions, first: bool) -> list[int]:
         if isinstance(prompt, Ids):
             return list(prompt.ids)
         user: str | list[int]
@@ -150,7 +161,34 @@ class RequestBuilder:
             raise ValueError(NO_SPEECH_TOKENIZER)
         else:
             user = self.speech_tokenizer.encode(*read_audio(prompt))
-        return self.family.turn_ids(self.tokenizer, self.vocabulary, user, system, first=first)
+        return self.family.turn_ids(
+            self.tokenizer,
+            self.vocabulary,
+            user,
+            options.system,
+            first=first,
+            variables=self._variables(options),
+        )
+
+    def _variables(self, options: RequestOptions) -> dict[str, object]:
+        """The template variables of a request."""
+        return {**self.template, **(options.template or {})}
+
+    def _warn_of_masked_thoughts(
+        self, program: Program, prompt_ids: Sequence[int], variables: Mapping[str, object]
+    ) -> None:
+        """Say once that a prompt asks for thoughts that its schedule masks."""
+        schedule = program.schedule
+        hides = schedule.has("reflection") and schedule.reflection != "off"
+        if hides or not schedule.guided or self._has_warned.is_set():
+            return
+        if asks_to_think(self.tokenizer, prompt_ids, variables):
+            self._has_warned.set()
+            log.warning(
+                "the prompt asks the model to think between <think> and </think>, and the schedule, which has no "
+                'reflection, masks that: give template={"enable_thinking": False} where the template has it, or a '
+                'schedule with reflection and tokens={"open": "<think>", "close": "</think>", "done": None}'
+            )
 
     def _checked(self, ids: list[int]) -> tuple[int, ...]:
         size, most = self.vocabulary.size, self.max_model_len

@@ -3,15 +3,17 @@
 chat.py            dialogues in that template, as ids
 chat_template.py   a checkpoint's own Jinja template, in a sandbox
 templates.py       GLM-4-Voice's prompt, turn by turn
+thinking.py        whether a prompt asks the model to think first
 tiktoken_file.py   tokenizer.model in tiktoken's format
 tokenizer.py       what a tokenizer offers; decoding piece by piece
 tokenizer_json.py  tokenizer.json
 vocabulary.py      which ids mean what
 """
 
-from innervoice.model.text.chat import chat_turn_ids, dialogue_ids, end_of_turn
+from innervoice.model.text.chat import chat_turn_ids, check_variables, dialogue_ids, end_of_turn
 from innervoice.model.text.chat_template import ChatTemplate, Message
 from innervoice.model.text.templates import SPEECH_SYSTEM, TEXT_SYSTEM, turn_head_ids, turn_ids
+from innervoice.model.text.thinking import asks_to_think
 from innervoice.model.text.tiktoken_file import TiktokenTokenizer, read_added_tokens, read_ranks
 from innervoice.model.text.tokenizer import TextStream, TextTokenizer
 from innervoice.model.text.tokenizer_json import JsonTokenizer
@@ -26,7 +28,9 @@ __all__ = [
     "TextStream",
     "TextTokenizer",
     "TiktokenTokenizer",
+    "asks_to_think",
     "chat_turn_ids",
+    "check_variables",
     "dialogue_ids",
     "end_of_turn",
     "eos_ids",

@@ -58,6 +58,18 @@ def end_of_turn(tokenizer: JsonTokenizer, eos: Sequence[int]) -> int | None:
     return next((i for i in (*behind, *eos) if i in eos), None)
 
 
+def check_variables(tokenizer: TextTokenizer, variables: Mapping[str, Any]) -> None:
+    """Hold template variables against the checkpoint's chat template, before there is a dialogue.
+
+    Raises ValueError for a name that the template does not read, a value that is not JSON's, and for any
+    variable without a chat template.
+    """
+    if variables and not isinstance(tokenizer, JsonTokenizer):
+        raise ValueError(f"this model's prompt has no variable {min(variables)!r}: leave template out")
+    if variables and isinstance(tokenizer, JsonTokenizer):
+        _template_of(tokenizer).check(variables)
+
+
 def _template_of(tokenizer: JsonTokenizer) -> ChatTemplate:
     if tokenizer.chat is None:
         raise ValueError(

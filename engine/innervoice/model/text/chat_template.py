@@ -131,6 +131,20 @@ class ChatTemplate:
             self._compare([*head, *earlier], last, given, "".join(piece.text for piece in turn))
         return turn
 
+    def check(self, variables: Mapping[str, Any]) -> None:
+        """Raise ValueError for a variable that the template does not read, and for a value that is not JSON's."""
+        unknown = sorted(set(variables) - self.variables)
+        if unknown:
+            names = f"it reads {', '.join(sorted(self.variables))}" if self.variables else "it reads none"
+            raise ValueError(f"{self.source}: the chat template has no variable {unknown[0]!r}: {names}")
+        for name, value in variables.items():
+            try:
+                json.dumps(value)
+            except (TypeError, ValueError):
+                raise ValueError(
+                    f"template.{name} is a {type(value).__name__}: it must be a JSON value"
+                ) from None
+
     def _after_reply(self, head: Sequence[Message], last: Message, given: Mapping[str, Any]) -> list[Piece]:
         """The text behind the last reply, the same after one exchange and after two."""
         asked = [*head, _message("user", _ASKED)]
@@ -185,10 +199,7 @@ class ChatTemplate:
 
     def _given(self, variables: Mapping[str, Any] | None) -> dict[str, Any]:
         """What a rendering reads beside the messages; the time is the same in all renderings of a call."""
-        unknown = sorted(set(variables or {}) - self.variables)
-        if unknown:
-            names = f"it reads {', '.join(sorted(self.variables))}" if self.variables else "it reads none"
-            raise ValueError(f"{self.source}: the chat template has no variable {unknown[0]!r}: {names}")
+        self.check(variables or {})
         moment = self._now()
         own = {"tools": None, "documents": None, "strftime_now": moment.strftime}
         return own | self._tokens | dict(variables or {})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from innervoice.codec.audio import read_audio
@@ -37,6 +39,20 @@ def read_sampling(greedy: bool, max_new_tokens: int, **given: float | None) -> S
     if greedy:
         named = {"temperature": 0.0}
     return Sampling(max_new_tokens=max_new_tokens, **named)  # type: ignore[arg-type]
+
+
+def read_template(words: Sequence[str]) -> dict[str, object] | None:
+    """Template variables from NAME=VALUE, the value JSON or a string; None: there are none. Raises ValueError."""
+    found: dict[str, object] = {}
+    for word in words:
+        name, sign, value = word.partition("=")
+        if not sign or not name:
+            raise ValueError(f"--template is {word!r}: write NAME=VALUE, such as enable_thinking=false")
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found or None
 
 
 def read_prompt(recording: str | None, text: str | None) -> Prompt:

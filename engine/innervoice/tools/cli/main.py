@@ -30,7 +30,7 @@ from innervoice.tools.cli import codec as codec_commands
 from innervoice.tools.cli.bench import metrics, stream
 from innervoice.tools.cli.decode import decode
 from innervoice.tools.cli.display import Display, plan_rows, written_as_it_goes, written_table
-from innervoice.tools.cli.inputs import read_prompt, read_sampling, read_schedule
+from innervoice.tools.cli.inputs import read_prompt, read_sampling, read_schedule, read_template
 from innervoice.tools.cli.options import JsonOption, ModelOption, ScheduleOption, with_engine_options
 from innervoice.tools.cli.outputs import ReplyFiles, create_folder, staged
 from innervoice.tools.cli.replay import replay_command
@@ -114,6 +114,12 @@ def generate(
     recording: Annotated[str | None, typer.Argument(metavar="INPUT.wav", help="A recorded question.")] = None,
     text: Annotated[str | None, typer.Option(help="A typed question.")] = None,
     system: Annotated[str | None, typer.Option(help="System prompt in place of the model's own.")] = None,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE", help="A variable of the chat template; VALUE is JSON, or else a string."
+        ),
+    ] = None,
     schedule: ScheduleOption = None,
     greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest token each time.")] = False,
     temperature: Annotated[
@@ -140,7 +146,12 @@ def generate(
     sampling = read_sampling(
         greedy, max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
     )
-    request = {"schedule": read_schedule(schedule), "sampling": sampling, "system": system}
+    request = {
+        "schedule": read_schedule(schedule),
+        "sampling": sampling,
+        "system": system,
+        "template": read_template(template or ()),
+    }
     answer({"model": model} | chosen, read_prompt(recording, text), request, outputs)
 
 
