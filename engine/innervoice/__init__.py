@@ -8,6 +8,7 @@ from innervoice.api.session import Session
 from innervoice.codec.glm_voice.chunks import SteadySettings
 from innervoice.codec.residual_vq.codec import Codec
 from innervoice.codec.residual_vq.codes import Codes
+from innervoice.runtime.conversation import Delete, Insert, Item, Message, Truncate
 from innervoice.runtime.stream import Stream
 from innervoice.schedule import Schedule, ScheduleError, Segment
 from innervoice.types import (
@@ -39,6 +40,7 @@ __all__ = [
     "AudioChunk",
     "Codec",
     "Codes",
+    "Delete",
     "Done",
     "End",
     "Engine",
@@ -49,6 +51,9 @@ __all__ = [
     "EventLog",
     "Heard",
     "Ids",
+    "Insert",
+    "Item",
+    "Message",
     "OutOfCapacity",
     "Plan",
     "Reflection",
@@ -65,5 +70,6 @@ __all__ = [
     "Text",
     "TokenEvent",
     "Transcript",
+    "Truncate",
     "Usage",
 ]

@@ -362,17 +362,18 @@ def check_event_fields(given: Sequence[EventField]) -> None:
 
 @dataclass(frozen=True)
 class Heard:
-    """The part of a reply that an interruption left in the history.
+    """The part of a reply that was heard, which an interruption leaves in the history.
 
     speech_tokens, transcript: of the reply that was interrupted. unheard_text_tokens: transcript tokens among
     them whose sound, by the `proportional` estimate, was not heard: none under cut="transcript".
-    history_tokens: of the whole session.
+    history_tokens: of the whole session. heard_ms: of the reply's sound.
     """
 
     speech_tokens: int
     transcript: str
     unheard_text_tokens: int
     history_tokens: int
+    heard_ms: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from innervoice.api.live_audio import LiveEncoder, Prefetcher, UserAudio
 from innervoice.codec.audio import read_audio, read_frame, resample
 from innervoice.codec.glm_voice.speech_tokenizer import SpeechTokenizer
 from innervoice.codec.glm_voice.tokenizer_stream import TokenizerStream
-from innervoice.runtime.snapshot import PausedReply
+from innervoice.model.sequence import TokenColumns
+from innervoice.runtime.session_state import History
 from innervoice.types import EngineDead, OutOfCapacity, RequestFailed
 
 TIMEOUT_S = 60.0
@@ -39,8 +40,8 @@ class Told:
         self.refusal: Exception | None = None
         self.num_calls = 0
 
-    def session_state(self, session_id: str) -> tuple[int, PausedReply | None]:
-        return 0, None
+    def history(self, session_id: str, *, tokens: bool = True) -> History:
+        return History([], 0, TokenColumns.empty())
 
     def prefetch(self, session_id: str, ids: Sequence[int]) -> None:
         if self.refusal is not None:

@@ -128,8 +128,8 @@ def test_a_shout_that_revises_what_was_fed_leaves_the_reply_as_it_is(
         wait_until(lambda: bool(told) and len(told[-1]) == head + 150 == num_fed(engine, session))
         push(session, samples[3 * 64000 + 640 :])
         session.commit_audio()
-        assert session._committed is not None
-        codes, listened = session._committed.codes(), session._committed.counts
+        (committed,) = session._pending.audio_of(session._pending.items)
+        codes, listened = committed.codes(), committed.counts
         reply = session.reply().reply()
     incidents = engine.stats().incidents
     assert incidents["encoded_again"] == listened.recomputed_tokens and incidents["encoded_ahead"] >= 150
@@ -148,7 +148,9 @@ def test_a_turn_pushed_during_a_reply_is_told_when_the_reply_is_over(
         )
         next(stream)
         push(session, np.resize(question, 70000))
-        wait_until(lambda: session._pushed is not None and session._pushed.counts.encoded_tokens == 50)
+        wait_until(
+            lambda: (audio := session._pending.open_audio) is not None and audio.counts.encoded_tokens == 50
+        )
         assert told == []
         stream.cancel()
         stream.reply()
@@ -224,17 +226,27 @@ def test_refusals_change_nothing(engine: Engine, question: np.ndarray, expected:
             for pcm, rate, message in refused:
                 with pytest.raises(ValueError, match=message):
                     session.push_audio(pcm, rate)
-            assert (session._pushed is not None) == begun
+            assert (session._pending.open_audio is not None) == begun
         with pytest.raises(ValueError, match="the rate changed from 16000 to 48000 Hz"):
             session.push_audio(question[:10], 48000)
         push(session, question[10000:])
-        session.commit_audio()
+        session.commit_audio(item_id="first")
         push(session, question[:800])
-        with pytest.raises(ValueError, match="a turn is committed and not answered"):
+        for call, message in (
+            ({"item_id": "first"}, "item_id 'first' is in use in this session"),
+            ({"item_id": ""}, "item_id is '': use text of at least one character"),
+            ({"drop_ms": -1}, "drop_ms is -1: it must be"),
+            ({"drop_ms": 50}, "the turn has 50 ms: nothing would be left"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                session.commit_audio(**call)
+        session.clear_audio(committed=False)
+        with pytest.raises(ValueError, match="nothing was pushed"):
             session.commit_audio()
         with pytest.raises(ValueError, match="output_format is 'mp3': use float32 or int16"):
             session.reply(output_format="mp3")
         assert session.reply().reply().ids == expected
+        session.push_audio(question[:10], 16000)
         session.commit_audio()
         session.push_audio(question[:10], 16000)
     for attempt in (lambda: session.push_audio(question[:10], 16000), session.commit_audio):

@@ -161,7 +161,7 @@ def test_what_the_device_draws_is_forked_and_made_again(tiny_dir: Path) -> None:
                 break
         with session.fork() as twin:
             whole = stream.reply()
-            state = engine._worker.call(lambda core: core.dialogues.session_state(twin.session_id))
+            state = engine._worker.call(lambda core: core.sessions.session_state(twin.session_id))
             if state[1] is not None:
                 assert twin.reply().reply().ids == whole.ids[state[1].num_tokens :]
         caps = whole.usage.reflection_caps

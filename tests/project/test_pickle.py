@@ -17,7 +17,20 @@ import numpy as np
 import pytest
 
 import innervoice
-from innervoice import Codec, Codes, EngineOptions, Plan, Schedule, Segment, SteadySettings
+from innervoice import (
+    Codec,
+    Codes,
+    Delete,
+    EngineOptions,
+    Insert,
+    Item,
+    Message,
+    Plan,
+    Schedule,
+    Segment,
+    SteadySettings,
+    Truncate,
+)
 from innervoice.runtime.event_queue import Bounds
 from innervoice.telemetry.histogram import Spread
 from innervoice.telemetry.metrics import Distribution, RequestTimings, StreamsCarried, measure, summarize
@@ -77,6 +90,11 @@ RECORDING = RecordedReply(
 
 EXAMPLES: list[Any] = [
     Text("hello"),
+    Message("user", [Text("hello"), Ids((1, 2)), b"RIFF"], item_id="a"),
+    Item("a", "user", "hello", 3, "r", True),
+    Delete("a"),
+    Insert([Message("system", Text("be brief"))], after="a"),
+    Truncate("a", 1.5, cut="speech", reflection="keep"),
     SteadySettings(look_back=344, steps=5),
     Ids([1, 2]),
     SAMPLING,

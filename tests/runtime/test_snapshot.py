@@ -143,7 +143,7 @@ def test_a_changed_value_is_refused_or_harmless(data: st.DataObject) -> None:
             "Sampling.top_k is 'many': use an integer or None",
         ),
         (lambda v: v["paused"]["sampling"].pop("seed"), "it must be an object of"),
-        (lambda v: v.pop("roles"), "it must be an object of ids"),
+        (lambda v: v.pop("roles"), "it must be an object of head, ids"),
     ],
 )
 def test_damage_is_named(change: Callable[[Any], object], message: str) -> None:

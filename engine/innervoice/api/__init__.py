@@ -1,5 +1,6 @@
 """The calls of a program: Engine, Session, loading a checkpoint, and turning a call into a request.
 
+dialogue.py         TurnPlanner: the ids of a session's next turn
 engine.py           Engine: load a model, answer prompts, open sessions
 event_log.py        EventLog: events to JSON lines
 gc_freeze.py        FrozenHeap: loaded objects are left out of garbage collection
@@ -7,6 +8,8 @@ live_audio.py       LiveEncoder: pushed frames to codes while users speak, for a
 loader.py           EngineParts: a checkpoint loaded as planned
 memory_plan.py      MemoryPlan: bytes and sessions, from config files alone
 options.py          EngineOptions: the options that an engine is loaded with
+pending.py          PendingItems: messages and sound that wait for a session's next reply
 request_builder.py  RequestBuilder: a prompt and options to a validated request
-session.py          Session: turns, pushed audio, fork, export
+session.py          Session, with its calls for event loops
+session_calls.py    SessionCalls: turns, pushed audio, edits, fork, export
 """

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+from asyncio import CancelledError, shield, wrap_future
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from os import PathLike
@@ -23,6 +25,7 @@ from innervoice.api.request_builder import RequestOptions
 from innervoice.api.session import Session
 from innervoice.fields import AtLeastOne, Limits, checked
 from innervoice.runtime.calibration import calibrate
+from innervoice.runtime.conversation import Message
 from innervoice.runtime.record import request_line
 from innervoice.runtime.snapshot import SessionSnapshot
 from innervoice.runtime.stream import Stream
@@ -76,6 +79,9 @@ class Engine:
                 partial(torch_threads_here, max(1, num_threads // 2)) if is_native else None,
             )
 
+        # The threads on which sessions' calls run that an event loop makes; each starts when it is needed.
+        self._threads = ThreadPoolExecutor(2 * parts.core.max_rows + 2, "innervoice-call")
+
         # Kernels compiled when all were ready, None: not known; counting begins before the first is compiled.
         self._num_compiled: int | None = None
         num_compiled()
@@ -116,33 +122,42 @@ class Engine:
         return engine
 
     @overload
-    def generate(self, prompt: Prompt, **request: Any) -> Reply: ...
+    def generate(self, prompt: Prompt | list[Message], **request: Any) -> Reply: ...
     @overload
-    def generate(self, prompt: list[Prompt], **request: Any) -> list[Reply]: ...
+    def generate(self, prompt: list[Prompt] | list[list[Message]], **request: Any) -> list[Reply]: ...
     @checked
-    def generate(self, prompt: Prompt | list[Prompt], **request: Any) -> Reply | list[Reply]:
-        """Make the whole reply, or a list of replies to a list of prompts.
+    def generate(self, prompt: Prompt | list[Any], **request: Any) -> Reply | list[Reply]:
+        """Make the whole reply to a prompt or to a dialogue, a list of `Message`; or a list of replies to a list
+        of prompts or dialogues.
 
         request: as for `stream`. Raises the errors of `stream`, and RequestFailed.
         """
         request = {"realtime": False, **request}
-        if not isinstance(prompt, list):
+        if not isinstance(prompt, list) or (prompt and isinstance(prompt[0], Message)):
             return self.stream(prompt, **request).reply()
         streams = [self.stream(one, **request).bounded(math.inf, math.inf) for one in prompt]
         return [stream.reply() for stream in streams]
 
     @checked
-    def stream(self, prompt: Prompt, **request: Any) -> Stream:
+    def stream(self, prompt: Prompt | list[Message], **request: Any) -> Stream:
         """Validate and submit a request now; read its events with `for` or `async for`.
 
         prompt: a path, file bytes or (samples [T] or [T, C], rate in Hz) for speech; Text for typed text; Ids
-        for ids as they are.
+        for ids as they are; or a list of `Message`, a dialogue that the assistant goes on with (an empty one: the
+        assistant begins).
 
         request, all of it optional:
         - schedule: a Schedule, a preset's name or a .json file. Default: interleaved, or text alone for a
           model without speech.
         - sampling: a Sampling. Default: the checkpoint's own, and at most 2000 new tokens.
-        - system: a system prompt in place of the model's own.
+        - system: a system prompt in place of the model's own; in a session it holds from this reply on.
+        - instructions: a system prompt in place of `system` for this reply alone. Default: none.
+        - extra_system: a system message directly before the reply, which a session's history does not
+          keep. Default: none.
+        - truncation: "disabled" (default): a session's history that leaves no room is refused; "auto": its oldest
+          turns are dropped. System messages stay.
+        - retention_ratio: the share of the room that "auto" leaves filled. Default: 0.8.
+        - item_id: the handle of the reply's item in a session. Default: the reply's id.
         - template: variables of the chat template by name, such as {"enable_thinking": False}.
         - output_rate: of the audio, in Hz. Default: the decoder's own.
         - output_format: "float32" (default) or "int16" samples.
@@ -164,7 +179,7 @@ class Engine:
         stream.make_record = partial(request_line, made, self.model_id)
         return stream
 
-    def astream(self, prompt: Prompt, **request: Any) -> Stream:
+    def astream(self, prompt: Prompt | list[Message], **request: Any) -> Stream:
         """Do the same as `stream`, under the name that async readers look for."""
         return self.stream(prompt, **request)
 
@@ -179,11 +194,28 @@ class Engine:
         parts = self.parts
         snapshot = None if restore is None else SessionSnapshot.from_bytes(restore, parts.model_id)
         if snapshot is not None:
-            snapshot.check(parts.requests.vocabulary.size, parts.requests.compile, self._max_samples)
+            vocabulary = parts.requests.vocabulary
+            low, high = vocabulary.speech or (0, 0)
+            snapshot.check(vocabulary.size, parts.requests.compile, self._max_samples, num_codes=high - low)
         options = RequestOptions().changed(**request)
         return Session.open(
-            self._worker, self._live_encoder, parts.requests, options, parts.model_id, snapshot
+            self._worker,
+            self._live_encoder,
+            parts.requests,
+            options,
+            parts.model_id,
+            self._threads,
+            snapshot,
         )
+
+    async def aopen_session(self, *, restore: bytes | None = None, **request: Any) -> Session:
+        """Do the same as `open_session`, for event loops."""
+        made = self._threads.submit(partial(self.open_session, restore=restore, **request))
+        try:
+            return await shield(wrap_future(made))
+        except CancelledError:
+            made.add_done_callback(_close_session)
+            raise
 
     def _max_samples(self, num_tokens: int) -> float:
         """The most samples of a reply of so many tokens: all of them speech, and a second for a codec's frames."""
@@ -267,6 +299,7 @@ class Engine:
         if self._live_encoder is not None:
             self._live_encoder.close()
         self._worker.close(drain_s)
+        self._threads.shutdown(wait=False)
         if self._frozen is not None:
             self._frozen.release()
 
@@ -277,3 +310,9 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _close_session(made: Future[Session]) -> None:
+    """Close a session that was opened for a task which is gone."""
+    if not made.cancelled() and made.exception() is None:
+        made.result().close()

@@ -20,15 +20,15 @@ import numpy as np
 
 from innervoice.codec.audio import check_samples
 from innervoice.codec.speech_codec import SpeechEncoder, SpeechStream
-from innervoice.runtime.snapshot import PausedReply
+from innervoice.runtime.session_state import History
 from innervoice.types import EngineDead, OutOfCapacity, RequestFailed, Samples
 
 
 class Prefetcher(Protocol):
     """The part of a core that computes the beginning of a prompt while its user still speaks."""
 
-    def session_state(self, session_id: str) -> tuple[int, PausedReply | None]:
-        """Tokens of the session's history, and a reply that was left unfinished.
+    def history(self, session_id: str, *, tokens: bool = True) -> History:
+        """The session's items, and its tokens if they are asked for.
 
         Raises ValueError while it replies.
         """
@@ -91,6 +91,8 @@ class UserAudio:
         self._num_samples = 0
         self._wake_len = 0  # samples from which on a push wakes the encoder
         self._codes: list[int] = []
+        self._num_encoded_before = 0  # tokens of streams before this one
+        self._restarts = False  # the stream has sound that was dropped: another takes its place
         self._published: list[int] | None = (
             None  # codes that the core has; used on the encoder's thread alone
         )
@@ -113,17 +115,37 @@ class UserAudio:
             if self._num_samples >= self._wake_len:
                 self._encoder.wake(self)
 
-    def end(self) -> None:
-        """End the turn: the rest is encoded now.
+    def end(self, drop_s: float = 0.0) -> None:
+        """End the turn: the rest is encoded now, without the last drop_s seconds.
 
-        Raises ValueError without samples, the errors of `push` after a failure.
+        Raises ValueError without samples and when none would be left, the errors of `push` after a failure.
         """
         with self._encoder.lock:
             self._check_usable()
             if not self._num_samples:
                 raise ValueError("the turn holds 0 samples: push some sound before its end")
+            num_kept = self._num_samples - round(drop_s * self.rate)
+            if num_kept <= 0:
+                raise ValueError(
+                    f"drop_ms is {1e3 * drop_s:g} and the turn has {1e3 * self._num_samples / self.rate:.0f} ms: "
+                    "nothing would be left, clear_audio forgets it"
+                )
+            if num_kept < self._num_samples:
+                self._drop_end(num_kept)
             self._is_ended = True
             self._encoder.wake(self)
+
+    def _drop_end(self, num_kept: int) -> None:
+        """Keep the first samples. The lock is held."""
+        num_fed = sum(map(len, self._frames[: self._num_fed]))
+        self._restarts = num_fed > num_kept
+        frames: list[Samples] = []
+        left = num_kept
+        for frame in self._frames:
+            if left:
+                frames.append(frame[:left])
+                left -= len(frames[-1])
+        self._frames, self._num_samples = frames, num_kept
 
     def codes(self) -> list[int]:
         """Wait until all is encoded, after `end`: the codes that the speech encoder gives of the whole.
@@ -158,6 +180,11 @@ class UserAudio:
             return twin
 
     @property
+    def done(self) -> Future[list[int]]:
+        """The future of the codes, for those who wait in an event loop; not to be cancelled."""
+        return self._result
+
+    @property
     def is_settled(self) -> bool:
         """Whether the codes are complete, or will never be."""
         return self._result.done()
@@ -189,6 +216,8 @@ class UserAudio:
         are among them.
         """
         with self._encoder.lock:
+            if self._restarts:
+                self._restart()
             frames: list[Samples] = []
             while self._num_fed < len(self._frames) and sum(map(len, frames)) < most:
                 frames.append(self._frames[self._num_fed])
@@ -201,13 +230,22 @@ class UserAudio:
                 self.stream.end()
         return is_last
 
+    def _restart(self) -> None:
+        """Encode the turn from its beginning, in another stream; nothing is published any more. The lock is held."""
+        self._num_encoded_before = self.counts.encoded_tokens
+        self.stream = self._encoder.new_stream(self.rate)
+        self._codes = []
+        self._num_fed = 0
+        self._restarts = False
+
     def absorb(self) -> EncodedCounts:
         """Take the codes that the stream has made or changed, and count them."""
         start, codes = self.stream.take()
         with self._encoder.lock:
             self._codes[start:] = codes
-            recomputed = self.stream.num_recomputed - self.counts.recomputed_tokens
-            encoded = len(self._codes) + self.stream.num_recomputed - self.counts.encoded_tokens
+            num_again = self._num_encoded_before + self.stream.num_recomputed
+            recomputed = num_again - self.counts.recomputed_tokens
+            encoded = len(self._codes) + num_again - self.counts.encoded_tokens
             made = EncodedCounts(encoded, recomputed, encoded if self._is_ended else 0)
             self.counts.add(made)
             self._encoder.counts.add(made)
@@ -216,7 +254,9 @@ class UserAudio:
     @property
     def has_news(self) -> bool:
         """Whether the core has other codes than there are, or any of a turn that was dropped."""
-        return self._published is not None if self.is_dropped else self._published != self._codes
+        if self.is_dropped:
+            return self._published is not None
+        return self._published != self._codes and not self._num_encoded_before
 
     def publish(self, core: Prefetcher) -> None:
         """Pass the codes to the core; if it refuses them now, they stay news. On the core's thread."""
@@ -285,7 +325,7 @@ class LiveEncoder:
 
         Raises ValueError for a rate that sound has not and on a closed engine, EngineDead.
         """
-        made = UserAudio(self, self._speech_encoder.stream(rate), publish)
+        made = UserAudio(self, self.new_stream(rate), publish)
         with self.lock:
             self.check_open()
             self._open.add(made)
@@ -293,6 +333,10 @@ class LiveEncoder:
                 self._thread = threading.Thread(target=self._run, name="innervoice-listener", daemon=True)
                 self._thread.start()
         return made
+
+    def new_stream(self, rate: int) -> SpeechStream:
+        """A stream of the speech encoder. Raises ValueError for a rate that sound has not."""
+        return self._speech_encoder.stream(rate)
 
     def close(self) -> None:
         """Take no more and stop; those who wait for codes get a ValueError."""

@@ -9,7 +9,7 @@ import threading
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 from innervoice.api.options import with_changes
 from innervoice.checkpoint.model_config import GenerationConfig
@@ -18,24 +18,21 @@ from innervoice.codec.speech_codec import SpeechEncoder
 from innervoice.fields import MOST_INT64, Count, Encodable, Length, Limits, Seconds, read_fields
 from innervoice.model.families import Family
 from innervoice.model.text import TextTokenizer, asks_to_think
-from innervoice.runtime.request import Request
+from innervoice.model.text.dialogue import DialogueItem, ItemPart, ItemRole, SpokenCodes
+from innervoice.runtime.conversation import ItemId, Message, check_item_id
+from innervoice.runtime.edits import check_new_ids
+from innervoice.runtime.request import Request, SessionTurn
 from innervoice.schedule import Program, Schedule, Segment, compile_schedule
 from innervoice.types import EventField, Ids, OutputFormat, Prompt, Sampling, Text, Vocabulary
 
 log = logging.getLogger("innervoice")
 
 MOST_CAPS = 2**16
+Truncation = Literal["disabled", "auto"]
 TEXT_ONLY = Schedule(cycle=(Segment("transcript"),))
 NO_SPEECH_TOKENIZER = (
     "a recording needs a speech tokenizer, and none was loaded: give speech_tokenizer=, or a Text prompt"
 )
-
-
-@dataclass(frozen=True)
-class SpokenCodes:
-    """A recording that was encoded while it was spoken."""
-
-    codes: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -55,9 +52,15 @@ class RequestOptions:
     priority: Annotated[int, Limits(-MOST_INT64, MOST_INT64)] = 0
     realtime: bool = True
     template: Mapping[str, object] | None = None
+    instructions: Annotated[str | None, Encodable()] = None
+    extra_system: Annotated[str | None, Encodable()] = None
+    truncation: Truncation = "disabled"
+    retention_ratio: Annotated[float, Limits(0, 1)] = 0.8
+    item_id: ItemId | None = None
 
     def __post_init__(self) -> None:
         read_fields(self)
+        check_item_id(self.item_id)
 
     def changed(self, **changes: object) -> RequestOptions:
         """A copy with some options changed. Raises TypeError for a name that is none, ValueError."""
@@ -89,17 +92,22 @@ class RequestBuilder:
 
     def request(
         self,
-        prompt: Prompt | SpokenCodes | None,
+        prompt: Prompt | list[Message] | None,
         options: RequestOptions,
         submitted_s: float,
         *,
-        first: bool = True,
         session_id: str | None = None,
+        turn: SessionTurn | None = None,
     ) -> Request:
-        """A request for one turn; prompt None: nothing is added. Raises ValueError, FileNotFoundError."""
+        """A request for a prompt or a dialogue; prompt None: nothing is added. turn: of a session, whose prompt
+        comes as Ids.
+
+        Raises ValueError, FileNotFoundError.
+        """
         program = self.compile(options.schedule)
-        prompt_ids = () if prompt is None else self._checked(self._prompt_ids(prompt, options, first))
-        if not isinstance(prompt, Ids | None):
+        prompt_ids = () if prompt is None else self._checked(self._prompt_ids(prompt, options))
+        is_rendered = turn.items[-1].role != "prompt" if turn and turn.items else not isinstance(prompt, Ids)
+        if prompt is not None and is_rendered:
             self._warn_of_masked_thoughts(program, prompt_ids, self._variables(options))
         return Request(
             reply_id=uuid.uuid4().hex,
@@ -115,6 +123,7 @@ class RequestBuilder:
             is_live=options.realtime,
             output_format=options.output_format,
             event_fields=self.event_fields,
+            turn=turn,
         )
 
     def spoken_head(self, codes: Sequence[int], system: str | None, *, first: bool) -> list[int]:
@@ -147,27 +156,49 @@ class RequestBuilder:
         }
         return replace(sampling, **unset, seed=seed)
 
-    def _prompt_ids(self, prompt: Prompt | SpokenCodes, options: RequestOptions, first: bool) -> list[int]:
-        if isinstance(prompt, Ids):
-            return list(prompt.ids)
-        user: str | list[int]
-        if isinstance(prompt, Text):
-            if not prompt.text.strip():
+    def items(self, prompt: Prompt | list[Message]) -> list[DialogueItem]:
+        """A prompt or messages as items, recordings as speech codes.
+
+        Raises ValueError, FileNotFoundError.
+        """
+        if isinstance(prompt, list):
+            wrong = [message for message in prompt if not isinstance(message, Message)]
+            if wrong:
+                raise ValueError(f"a dialogue holds a {type(wrong[0]).__name__}: it is a list of Message")
+            made = [
+                DialogueItem(
+                    message.item_id or new_item_id(), message.role, tuple(map(self.part, message.parts))
+                )
+                for message in prompt
+            ]
+            check_new_ids((), made)
+            return made
+        role: ItemRole = "prompt" if isinstance(prompt, Ids) else "user"
+        return [DialogueItem(new_item_id(), role, (self.part(prompt),))]
+
+    def part(self, content: Prompt) -> ItemPart:
+        """One part of an item. Raises ValueError, FileNotFoundError."""
+        if isinstance(content, Ids):
+            self._check_ids(content.ids)
+            return content
+        if isinstance(content, Text):
+            if not content.text.strip():
                 raise ValueError("the prompt's text is empty")
-            user = prompt.text
-        elif isinstance(prompt, SpokenCodes):
-            user = list(prompt.codes)
-        elif self.speech_tokenizer is None:
+            return content.text
+        if self.speech_tokenizer is None:
             raise ValueError(NO_SPEECH_TOKENIZER)
-        else:
-            user = self.speech_tokenizer.encode(*read_audio(prompt))
+        return SpokenCodes(tuple(self.speech_tokenizer.encode(*read_audio(content))))
+
+    def turn_ids(
+        self, item: DialogueItem, system: str | None, options: RequestOptions, *, first: bool
+    ) -> list[int]:
+        """The ids of a turn of one item, with one part. Raises ValueError."""
+        (part,) = item.parts
+        if isinstance(part, Ids):
+            return list(part.ids)
+        user = part if isinstance(part, str) else list(part.codes)
         return self.family.turn_ids(
-            self.tokenizer,
-            self.vocabulary,
-            user,
-            options.system,
-            first=first,
-            variables=self._variables(options),
+            self.tokenizer, self.vocabulary, user, system, first=first, variables=self._variables(options)
         )
 
     def _variables(self, options: RequestOptions) -> dict[str, object]:
@@ -190,15 +221,59 @@ class RequestBuilder:
                 'schedule with reflection and tokens={"open": "<think>", "close": "</think>", "done": None}'
             )
 
-    def _checked(self, ids: list[int]) -> tuple[int, ...]:
-        size, most = self.vocabulary.size, self.max_model_len
-        if not ids:
-            raise ValueError("the prompt has no ids")
+    def render(
+        self,
+        items: Sequence[DialogueItem],
+        head: str | None,
+        options: RequestOptions,
+        *,
+        opens: bool = True,
+    ) -> list[list[int]]:
+        """See `Family.dialogue_runs`."""
+        return self.family.dialogue_runs(
+            self.tokenizer, self.vocabulary, items, head, opens=opens, variables=self._variables(options)
+        )
+
+    def default_system(self, items: Sequence[DialogueItem]) -> str | None:
+        """See `Family.default_system`."""
+        return self.family.default_system(self.vocabulary, items)
+
+    def _prompt_ids(self, prompt: Prompt | list[Message], options: RequestOptions) -> list[int]:
+        if isinstance(prompt, Ids):
+            return list(prompt.ids)
+        items = self.items(prompt)
+        system = options.system if options.instructions is None else options.instructions
+        if not isinstance(prompt, list) and options.extra_system is None:
+            return self.turn_ids(items[0], system, options, first=True)
+        items += extra_items(options)
+        head = self.default_system(items) if system is None else system
+        return [i for run in self.render(items, head, options) for i in run]
+
+    def _check_ids(self, ids: Sequence[int]) -> None:
+        size = self.vocabulary.size
         wrong = [i for i in ids if not 0 <= i < size]
         if wrong:
             raise ValueError(f"prompt id {wrong[0]} is outside the vocabulary of {size}")
+
+    def _checked(self, ids: list[int]) -> tuple[int, ...]:
+        most = self.max_model_len
+        if not ids:
+            raise ValueError("the prompt has no ids")
+        self._check_ids(ids)
         if len(ids) >= most:
             raise ValueError(
                 f"the prompt has {len(ids)} tokens and the cache holds {most}, reply included: shorten it or raise max_model_len"
             )
         return tuple(ids)
+
+
+def extra_items(options: RequestOptions) -> list[DialogueItem]:
+    """The system message that stands before one reply alone, if there is one."""
+    if options.extra_system is None:
+        return []
+    return [DialogueItem(new_item_id(), "system", (options.extra_system,), is_once=True)]
+
+
+def new_item_id() -> str:
+    """A handle that no other item has."""
+    return f"item_{uuid.uuid4().hex[:24]}"

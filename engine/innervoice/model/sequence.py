@@ -9,6 +9,42 @@ from innervoice.model.pages import PageTable
 from innervoice.model.token_role import TokenRole, page_key, token_tags
 
 
+@dataclass(frozen=True)
+class TokenColumns:
+    """Tokens without pages: ids, their roles and the numbers of their replies, as in `Sequence`."""
+
+    ids: list[int]
+    roles: list[TokenRole]
+    replies: list[int]
+
+    @classmethod
+    def empty(cls) -> TokenColumns:
+        """Columns without a token."""
+        return cls([], [], [])
+
+    @classmethod
+    def neutral(cls, ids: abc.Sequence[int]) -> TokenColumns:
+        """Tokens of a prompt."""
+        return cls(list(ids), [TokenRole.NEUTRAL] * len(ids), [0] * len(ids))
+
+    def extend(self, more: TokenColumns) -> None:
+        """Add tokens at the end."""
+        self.ids.extend(more.ids)
+        self.roles.extend(more.roles)
+        self.replies.extend(more.replies)
+
+    def at(self, places: abc.Iterable[int]) -> TokenColumns:
+        """The tokens at some places, in this order."""
+        places = list(places)
+        columns = (self.ids, self.roles, self.replies)
+        ids, roles, replies = ([column[i] for i in places] for column in columns)
+        return TokenColumns(ids, roles, replies)  # type: ignore[arg-type]
+
+    def of_reply(self, number: int) -> TokenColumns:
+        """The tokens of one reply."""
+        return self.at(i for i, reply in enumerate(self.replies) if reply == number)
+
+
 @dataclass
 class Sequence:
     """A sequence that keeps its pages.
@@ -77,6 +113,24 @@ class Sequence:
         self.truncate(same)
         for token, role, reply in moved:
             self.append(token, role, reply)
+
+    def columns(self, num_tokens: int) -> TokenColumns:
+        """A copy of the first tokens, without their pages."""
+        return TokenColumns(self.ids[:num_tokens], self.roles[:num_tokens], self.replies[:num_tokens])
+
+    def num_common(self, columns: TokenColumns) -> int:
+        """The number of tokens that are the same from the first on."""
+        mine = zip(self.ids, self.roles, self.replies, strict=True)
+        other = zip(columns.ids, columns.roles, columns.replies, strict=True)
+        pairs = enumerate(zip(mine, other, strict=False))
+        return next((i for i, (a, b) in pairs if a != b), min(len(self.ids), len(columns.ids)))
+
+    def rewrite(self, columns: TokenColumns) -> None:
+        """Hold these tokens: those that are the same from the first on keep their pages."""
+        same = self.num_common(columns)
+        self.truncate(same)
+        for i in range(same, len(columns.ids)):
+            self.append(columns.ids[i], columns.roles[i], columns.replies[i])
 
     def release(self) -> None:
         """Give every page back; all tokens are to be fed again."""

@@ -5,12 +5,15 @@ admission.py         how replies get in, and out of their pages again when other
 batching.py          from a plan to a batch: the rows of a step, each with its pages
 calibration.py       first step times, before the first reply
 completion.py        how replies end: cancelled, refused, timed out, failed, complete
+conversation.py      messages, the items of a history, edits
 core.py              the only loop: plan, feed and draw, emit, make sound
 decoder.py           the interface of HostDecode and Overlap, a step's batch and its result
+edits.py             edits of a session's items, all or none
 emitter.py           an emitted token joins its sequence, its speech codes and the events
 event_builder.py     emitted tokens and samples to events and usage
 event_queue.py       the bounded queue in which a reply's events wait for their reader
 follow.py            the host's cursor takes a token of the device's cursor
+history.py           a history's tokens from its items, and turns taken out of it
 host_decode.py       the host's side of a step: the forward pass and the draw
 interrupt.py         a history, cut to the part that was heard
 make_core.py         puts a core together

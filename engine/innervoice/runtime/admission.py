@@ -67,6 +67,8 @@ class Admission:
         now = request.submitted_s if now is None else now
         session = None if request.session_id is None else self._sessions.idle(request.session_id)
         history = 0 if session is None else session.num_tokens
+        if request.history is not None:
+            history = len(request.history.ids)
         num_tokens = history + len(request.prompt_ids)
         check_length(num_tokens, self._max_model_len)
         self.check_room()
@@ -76,15 +78,19 @@ class Admission:
         if session is not None:
             session.busy = request.reply_id
             session.reply_ids.add(request.reply_id)
-            self._sessions.end_prefetch(session, request.prompt_ids)
+            self._sessions.end_prefetch(session, request.prompt_ids if request.history is None else ())
             num_cached = session.sequence.num_cached
+            if request.history is not None:
+                num_cached = min(num_cached, session.sequence.num_common(request.history))
             num_pages = len(session.sequence.table.pages)
         self._table.enter(request, now, num_tokens=num_tokens, num_cached=num_cached, num_pages=num_pages)
         if self._trace.enabled:
             self._trace.submitted(request, now)
         if session is None:
             return None
-        return SessionSnapshot.of(session.sequence, session.paused, "", history)
+        if request.history is not None:
+            return session.plain_snapshot(None, request.history)
+        return session.plain_snapshot(session.paused, session.sequence.columns(history))
 
     def check_room(self, num_coming: int = 0) -> None:
         """Raise OutOfCapacity when no more replies may wait, with so many that are on their way.
@@ -157,7 +163,10 @@ class Admission:
             sequence, paused, num_prefetched = session.sequence, session.paused, session.num_prefetched
 
         # A prompt begins a new turn in place of the rest of a paused reply.
-        if paused is not None and request.prompt_ids:
+        if request.history is not None:
+            self._pages.rewrite(sequence, request.history)
+            paused = None
+        elif paused is not None and request.prompt_ids:
             if paused.cursor.is_done:
                 sequence.drop_last()
             paused = None

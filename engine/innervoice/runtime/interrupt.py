@@ -1,6 +1,6 @@
 """A session's history, cut to the part of its last reply that was heard.
 
-Pure but for the sequence that it cuts.
+Pure but for `cut_sequence`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from innervoice.model.sequence import Sequence
+from innervoice.model.sequence import Sequence, TokenColumns
 from innervoice.model.token_role import TokenRole
 
 Cut = Literal["speech", "transcript"]
@@ -46,15 +46,68 @@ def estimate_heard_text(num_text: int, num_speech: int, num_heard: int) -> int:
 
 
 @dataclass(frozen=True)
-class CutReply:
-    """The rest of a reply in the history.
+class ReplySize:
+    """Transcript and speech tokens of a reply before it was first cut, by which text that was heard is estimated."""
 
-    text_ids: its transcript; unheard: the number of those estimated to be unheard.
+    num_text: int
+    num_speech: int
+
+
+@dataclass(frozen=True)
+class CutReply:
+    """The rest of a reply.
+
+    places: its tokens that stay, by their places within it. num_speech: speech tokens among them. text_ids:
+    its transcript; unheard: the number of those estimated to be unheard. size: of the whole reply.
     """
 
+    places: list[int]
     num_speech: int
     text_ids: list[int]
     unheard: int
+    size: ReplySize
+
+
+def cut_tokens(
+    own: TokenColumns,
+    speech: tuple[int, int],
+    num_heard: int,
+    cut: Cut,
+    reflection: Behind,
+    *,
+    is_over: bool,
+    size: ReplySize | None = None,
+) -> CutReply:
+    """Find the tokens of a reply that an interruption leaves, up to the speech token that was heard last.
+
+    own: the reply's tokens. speech: range of speech ids [first, end). `cut="speech"` keeps all tokens before
+    the cut, text that ran ahead of its sound included. `cut="transcript"` also removes unheard text.
+    `reflection="keep"` leaves hidden tokens behind the cut, "drop" does not. A reply that is over and was
+    heard to its end stays whole. size: of a reply that was cut before, so that a second cut leaves what it
+    would have left of the whole.
+    """
+    # The reply's tokens, by what they are.
+    spoken = [i for i, role in enumerate(own.roles) if role is TokenRole.SPOKEN]
+    codes = [i for i in spoken if speech[0] <= own.ids[i] < speech[1]]
+    text = [i for i in spoken if not speech[0] <= own.ids[i] < speech[1]]
+    size = size or ReplySize(len(text), len(codes))
+    num_heard = min(num_heard, len(codes))
+    unheard = set(text[estimate_heard_text(size.num_text, size.num_speech, num_heard) :])
+
+    # Those that stay.
+    if is_over and num_heard == size.num_speech > 0:
+        return CutReply(list(range(len(own.ids))), num_heard, [own.ids[i] for i in text], 0, size)
+    end = codes[num_heard - 1] + 1 if num_heard else 0
+    places = [
+        i
+        for i, role in enumerate(own.roles)
+        if i < end or (role is TokenRole.HIDDEN and reflection == "keep")
+    ]
+    if cut == "transcript":
+        places = [i for i in places if i not in unheard]
+    kept = set(places)
+    text_ids = [own.ids[i] for i in text if i in kept]
+    return CutReply(places, num_heard, text_ids, len(unheard & kept), size)
 
 
 def cut_sequence(
@@ -66,35 +119,16 @@ def cut_sequence(
     reflection: Behind,
     *,
     is_over: bool,
+    size: ReplySize | None = None,
 ) -> CutReply:
-    """Cut reply `number` of a sequence, its last, behind the speech token that was heard last.
+    """Cut reply `number` of a sequence, its last, as `cut_tokens` says.
 
-    speech: range of speech ids [first, end). `cut="speech"` keeps all tokens before the cut, text that ran
-    ahead of its sound included, and with them every key and value. `cut="transcript"` also removes unheard
-    text; tokens behind the first such token are to be fed again. `reflection="keep"` leaves hidden tokens
-    behind the cut in the history, "drop" does not. A reply that is over and was heard to its end stays whole.
+    Tokens that stay in their place keep their keys and values; those behind the first that is missing are to
+    be fed again.
     """
-    # The reply's own tokens, by what they are.
     own = [i for i, reply in enumerate(sequence.replies) if reply == number]
-    spoken = [i for i in own if sequence.roles[i] is TokenRole.SPOKEN]
-    codes = [i for i in spoken if speech[0] <= sequence.ids[i] < speech[1]]
-    text = [i for i in spoken if not speech[0] <= sequence.ids[i] < speech[1]]
-    num_heard = min(num_heard, len(codes))
-    unheard = set(text[estimate_heard_text(len(text), len(codes), num_heard) :])
-
-    # Which tokens of the whole sequence stay.
     begin = own[0] if own else len(sequence.ids)
-    end = codes[num_heard - 1] + 1 if num_heard else begin
-    if is_over and num_heard == len(codes) > 0:
-        return CutReply(num_heard, [sequence.ids[i] for i in text], 0)
-    keeps = [
-        i
-        for i in range(len(sequence.ids))
-        if i < end or (sequence.roles[i] is TokenRole.HIDDEN and reflection == "keep")
-    ]
-    if cut == "transcript":
-        keeps = [i for i in keeps if i not in unheard]
-    kept = set(keeps)
-    made = CutReply(num_heard, [sequence.ids[i] for i in text if i in kept], len(unheard & kept))
-    sequence.keep(keeps)
+    tokens = sequence.columns(len(sequence.ids)).at(own)
+    made = cut_tokens(tokens, speech, num_heard, cut, reflection, is_over=is_over, size=size)
+    sequence.keep([*range(begin), *(own[i] for i in made.places)])
     return made

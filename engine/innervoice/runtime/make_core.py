@@ -91,6 +91,7 @@ def make_core(
         decoder,
         pages,
         tokenizer,
+        speech,
         max_rows=max_rows,
         max_model_len=max_model_len,
     )

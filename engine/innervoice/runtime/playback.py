@@ -19,7 +19,8 @@ class Playback:
         self.sent_s = 0.0  # sound that was sent
         self.underrun_s = 0.0  # the longest silence so far, of those that were assumed
         self._dry_s = -math.inf  # the time at which all of it is played
-        self._acknowledged_s = 0.0
+        self.acknowledged_s = 0.0  # the player's last report
+        self._most_heard_s = math.inf  # of a player that was stopped
 
     @property
     def has_begun(self) -> bool:
@@ -55,9 +56,9 @@ class Playback:
             raise ValueError(
                 f"played_ms is {1e3 * played_s:.0f} and only {1e3 * self.sent_s:.0f} ms were sent"
             )
-        if played_s < self._acknowledged_s:
+        if played_s < self.acknowledged_s:
             return
-        self._acknowledged_s = played_s
+        self.acknowledged_s = played_s
         if self.has_begun:
             self._dry_s = now + max(0.0, self.sent_s - played_s)
 
@@ -65,7 +66,12 @@ class Playback:
         """Seconds of this reply that the listener has heard."""
         if not self.has_begun:
             return 0.0
-        return min(self.sent_s, max(self._acknowledged_s, self.sent_s - max(0.0, self._dry_s - now)))
+        heard_s = max(self.acknowledged_s, self.sent_s - max(0.0, self._dry_s - now))
+        return min(self.sent_s, heard_s, self._most_heard_s)
+
+    def stop(self, heard_s: float) -> None:
+        """Stop the player, which has played heard_s seconds: no more of this reply will be heard."""
+        self._most_heard_s = min(self._most_heard_s, heard_s)
 
     def unplayed_s(self, now: float) -> float:
         """Seconds that were sent and are not heard yet."""

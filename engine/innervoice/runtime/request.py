@@ -5,8 +5,26 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from innervoice.model.sequence import TokenColumns
+from innervoice.model.text.dialogue import DialogueItem
 from innervoice.schedule import Program
 from innervoice.types import EventField, OutputFormat, Sampling
+
+
+@dataclass(frozen=True)
+class SessionTurn:
+    """The place of a session's reply in its history.
+
+    items: all before the reply, with its prompt. head: the system text before them, None: none or the
+    template's own. own_head: the one that the session goes back to with the next reply. history: the tokens
+    that the session's are replaced by, None: they stay. item_id: of the reply's item.
+    """
+
+    items: tuple[DialogueItem, ...]
+    head: str | None = None
+    own_head: str | None = None
+    history: TokenColumns | None = None
+    item_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -17,7 +35,7 @@ class Request:
     session_id: the session that it continues, None for a single reply. output_rate: of the audio in Hz, None:
     the decoder's own. output_format: type of the samples. priority: higher ones go first. is_live: a listener
     hears the reply while it is made, so that it is made at the listener's pace. event_fields: fields that the
-    caller adds to events.
+    caller adds to events. turn: of a session's reply; None: its ids are a prompt behind the history.
     """
 
     reply_id: str
@@ -33,6 +51,12 @@ class Request:
     is_live: bool = False
     output_format: OutputFormat = "float32"
     event_fields: tuple[EventField, ...] = ()
+    turn: SessionTurn | None = None
+
+    @property
+    def history(self) -> TokenColumns | None:
+        """Tokens that replace those of the session, None: these stay."""
+        return None if self.turn is None else self.turn.history
 
 
 def check_length(num_tokens: int, max_model_len: int) -> None:

@@ -6,7 +6,7 @@ from collections import abc
 
 from innervoice.model.pages import OutOfPages, PagePool, PageTable
 from innervoice.model.runner import HostPages, ModelRunner
-from innervoice.model.sequence import Sequence
+from innervoice.model.sequence import Sequence, TokenColumns
 
 
 class SequencePages:
@@ -25,6 +25,21 @@ class SequencePages:
         """Give a sequence without pages those of its longest beginning that was computed before."""
         if self._share and not sequence.table.pages:
             sequence.num_cached = sequence.table.adopt(sequence.ids, sequence.page_keys)
+
+    def rewrite(self, sequence: Sequence, columns: TokenColumns) -> None:
+        """Give a sequence other tokens: it holds the pages of its longest beginning that was computed before,
+        by itself or by another.
+        """
+        sequence.rewrite(columns)
+        if not self._share:
+            return
+        found = PageTable(self._pool)
+        num_cached = found.adopt(sequence.ids, sequence.page_keys)
+        if num_cached <= sequence.num_cached:
+            found.release()
+            return
+        sequence.table.release()
+        sequence.table, sequence.num_cached = found, num_cached
 
     def publish(self, sequences: abc.Sequence[Sequence]) -> None:
         """Let other sequences find the pages that are full now."""

@@ -6,9 +6,11 @@ from collections import abc
 from collections.abc import Iterator
 
 from innervoice.codec.speech_codec import SpeechOutput
+from innervoice.model.text.dialogue import DialogueItem
 from innervoice.runtime.active_reply import ActiveReply
 from innervoice.runtime.reply_table import ReplyTable
 from innervoice.runtime.session_state import LastReply, SessionState
+from innervoice.types import Ids
 
 
 class SessionRegistry:
@@ -60,6 +62,7 @@ class SessionRegistry:
         """Note that a session's reply begins."""
         session.num_prefetched = 0
         session.paused = None
+        self._begin_item(session, reply)
         session.last = LastReply(
             reply_id=reply.reply_id,
             number=reply.number,
@@ -69,6 +72,21 @@ class SessionRegistry:
             lag_s=output.lag_s,
             playback=reply.playback,
         )
+
+    def _begin_item(self, session: SessionState, reply: ActiveReply) -> None:
+        """Add the reply to the session's items, with its prompt; a reply that goes on is among them already."""
+        request, number = reply.request, reply.number
+        turn, prompt = request.turn, request.prompt_ids
+        if turn is not None:
+            session.items = list(turn.items)
+            session.head, session.own_head = turn.head, turn.own_head
+        elif prompt:
+            name = f"{request.reply_id}-prompt"
+            session.items.append(DialogueItem(name, "prompt", (Ids(prompt),)))
+        elif session.items:
+            return
+        name = request.reply_id if turn is None or turn.item_id is None else turn.item_id
+        session.items.append(DialogueItem(name, "assistant", reply=number, reply_id=request.reply_id))
 
     def end_reply(self, session_id: str | None) -> None:
         """Note that the reply of a session, if it has one, is over."""

@@ -11,12 +11,14 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any
 
 from innervoice.fields import MOST_INT64, Count, Limits, read_fields
-from innervoice.model.sequence import Sequence
+from innervoice.model.text.dialogue import DialogueItem, SpokenCodes
 from innervoice.model.token_role import TokenRole
 from innervoice.schedule import CursorState, Program, Schedule
-from innervoice.types import FinishReason, Sampling
+from innervoice.types import FinishReason, Ids, Sampling
 
-FORMAT = "innervoice session 1"
+FORMAT = "innervoice session 2"
+FORMAT_1 = "innervoice session 1"  # without items: read, and not written
+_SINCE_2: Mapping[str, Any] = {"items": [], "pending": [], "head": None, "own_head": None}
 _MOST_LOG_WEIGHT = 1000.0  # ln of the largest and the smallest positive float is nearer to 0
 
 
@@ -55,7 +57,12 @@ class PausedReply:
 
 @dataclass(frozen=True)
 class SessionSnapshot:
-    """A session without its keys and values, which are computed again on restore."""
+    """A session without its keys and values, which are computed again on restore.
+
+    items: the messages and replies that the ids consist of; none: not known, as in the format's first version.
+    pending: items that wait for the next reply. head: the system text before the items, own_head: the one that
+    the next reply goes back to.
+    """
 
     model: str
     ids: list[int]
@@ -64,38 +71,26 @@ class SessionSnapshot:
     weights: list[float]
     paused: PausedReply | None = None
     injected: list[int] = field(default_factory=list)
-
-    @classmethod
-    def of(
-        cls, sequence: Sequence, paused: PausedReply | None, model: str, num_tokens: int
-    ) -> SessionSnapshot:
-        """Copy the first tokens of a sequence."""
-        return cls(
-            model,
-            sequence.ids[:num_tokens],
-            sequence.roles[:num_tokens],
-            sequence.replies[:num_tokens],
-            list(sequence.log_weights),
-            paused,
-        )
-
-    def fill(self, sequence: Sequence) -> None:
-        """Put the tokens into an empty sequence."""
-        sequence.log_weights = list(self.weights)
-        for token, role, reply in zip(self.ids, self.roles, self.replies, strict=True):
-            sequence.append(token, TokenRole(role), reply)
+    items: list[DialogueItem] = field(default_factory=list)
+    pending: list[DialogueItem] = field(default_factory=list)
+    head: str | None = None
+    own_head: str | None = None
 
     def check(
         self,
         vocabulary_size: int,
         compile_schedule: Callable[[Schedule], Program],
         max_samples: Callable[[int], float] = lambda num_tokens: math.inf,
+        *,
+        num_codes: int | None = None,
     ) -> None:
         """Raise ValueError where this model cannot go on from the snapshot: ids outside its
         vocabulary, a cursor nowhere, more sound delivered than its tokens make.
 
-        max_samples: the most samples of a reply of so many tokens.
+        max_samples: the most samples of a reply of so many tokens. num_codes: size of the codebook, by which
+        the speech codes of items are checked.
         """
+        self._check_items(vocabulary_size, num_codes)
         for name in ("ids", "injected"):
             wrong = [i for i in getattr(self, name) if not 0 <= i < vocabulary_size]
             if wrong:
@@ -121,10 +116,33 @@ class SessionSnapshot:
         if paused.cursor.is_done and not own:
             raise ValueError("the session's unfinished reply is done without a token: export it again")
 
+    def _check_items(self, vocabulary_size: int, num_codes: int | None) -> None:
+        items = [*self.items, *self.pending]
+        parts = [part for item in items for part in item.parts]
+        ids = [i for part in parts if isinstance(part, Ids) for i in part.ids]
+        codes = [i for part in parts if isinstance(part, SpokenCodes) for i in part.codes]
+        for name, numbers, size in (("id", ids, vocabulary_size), ("speech code", codes, num_codes)):
+            wrong = [i for i in numbers if size is not None and not 0 <= i < size]
+            if wrong:
+                raise ValueError(f"the session's items hold {name} {wrong[0]}: each must be below {size}")
+        wrong = [item.reply for item in items if item.reply >= len(self.weights)]
+        if wrong:
+            raise ValueError(f"the session's items hold reply {wrong[0]} of {len(self.weights) - 1}")
+        if len({item.item_id for item in items}) < len(items):
+            raise ValueError("two of the session's items have one item_id: export it again")
+        if (self.items and not self.items[-1].reply) or any(item.reply for item in self.pending):
+            raise ValueError("the session's history must end with a reply, and what waits hold none")
+
     def to_dict(self) -> dict[str, Any]:
         """JSON values, which `from_dict` reads."""
-        paused = None if self.paused is None else self.paused.to_dict()
-        return asdict(self) | {"roles": [int(role) for role in self.roles], "paused": paused}
+        columns = {f.name: getattr(self, f.name) for f in fields(self)}
+        return columns | {
+            "ids": list(self.ids),
+            "roles": [int(role) for role in self.roles],
+            "paused": None if self.paused is None else self.paused.to_dict(),
+            "items": [item.to_json() for item in self.items],
+            "pending": [item.to_json() for item in self.pending],
+        }
 
     @classmethod
     def from_dict(cls, values: Any) -> SessionSnapshot:
@@ -132,7 +150,13 @@ class SessionSnapshot:
 
         Raises ValueError for other keys and types, and for columns that do not fit together.
         """
+        if isinstance(values, Mapping) and not values.keys() & _SINCE_2.keys():
+            values = {**values, **_SINCE_2}
         _check_keys(values, cls, "the session")
+        for name in ("items", "pending"):
+            _check(isinstance(values[name], list), name, values[name], "a list of items")
+        for name in ("head", "own_head"):
+            _check(isinstance(values[name], str | None), name, values[name], "null or text")
         _check(isinstance(values["model"], str), "model", values["model"], "a name")
         for name in ("ids", "roles", "replies", "injected"):
             found = values[name]
@@ -158,6 +182,10 @@ class SessionSnapshot:
             weights=[float(weight) for weight in weights],
             paused=None if paused is None else PausedReply.from_dict(paused),
             injected=values["injected"],
+            items=[DialogueItem.from_json(item) for item in values["items"]],
+            pending=[DialogueItem.from_json(item) for item in values["pending"]],
+            head=values["head"],
+            own_head=values["own_head"],
         )
 
     def to_bytes(self) -> bytes:
@@ -175,7 +203,7 @@ class SessionSnapshot:
         anything else is done with it.
         """
         head, _, rest = bytes(data).partition(b"\n")
-        if head != FORMAT.encode():
+        if head not in (FORMAT.encode(), FORMAT_1.encode()):
             raise ValueError(
                 f"restore: these {len(data)} bytes are no exported session of this version ({FORMAT})"
             )

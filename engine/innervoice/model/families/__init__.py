@@ -17,7 +17,8 @@ import torch
 from innervoice.checkpoint.model_config import ModelConfig
 from innervoice.checkpoint.safetensors import TensorSource
 from innervoice.model.families import glm, glm4_voice, llama
-from innervoice.model.text import Message, TextTokenizer
+from innervoice.model.text import ChatMessage, TextTokenizer
+from innervoice.model.text.dialogue import DialogueItem
 from innervoice.model.weights import ModelWeights
 from innervoice.types import Vocabulary
 
@@ -58,7 +59,7 @@ class Family(Protocol):
         *,
         first: bool,
         variables: Mapping[str, Any] | None = None,
-        earlier: Sequence[Message] | None = None,
+        earlier: Sequence[ChatMessage] | None = None,
     ) -> list[int]:
         """The ids that one user turn, text or speech codes, adds to a dialogue, up to where the reply begins.
 
@@ -83,6 +84,29 @@ class Family(Protocol):
         """The common prefix of `turn_ids` for all recordings that begin with these codes.
 
         Raises ValueError, as it does.
+        """
+        ...
+
+    def default_system(self, vocabulary: Vocabulary, items: Sequence[DialogueItem]) -> str | None:
+        """The system text of a dialogue that is given none; None: it begins with one, or the template has its
+        own.
+        """
+        ...
+
+    def dialogue_runs(
+        self,
+        tokenizer: TextTokenizer,
+        vocabulary: Vocabulary,
+        items: Sequence[DialogueItem],
+        head: str | None = None,
+        *,
+        opens: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> list[list[int]]:
+        """The ids before, between and behind the replies among the items, whose own tokens are not in them.
+
+        head: the system text before the items, None: none. opens: up to where the next reply begins.
+        variables: of a chat template, by name. Raises ValueError for items that the template does not take.
         """
         ...
 

@@ -16,11 +16,29 @@ from innervoice.checkpoint.safetensors import TensorSource
 from innervoice.model import text
 from innervoice.model.quant import Weight, rows_of
 from innervoice.model.quant_source import read_weight
-from innervoice.model.text import TextTokenizer, TiktokenTokenizer, load_vocabulary, turn_head_ids, turn_ids
+from innervoice.model.text import (
+    TextTokenizer,
+    TiktokenTokenizer,
+    default_system,
+    dialogue_runs,
+    load_vocabulary,
+    turn_head_ids,
+    turn_ids,
+)
 from innervoice.model.weights import LayerWeights, ModelWeights
 from innervoice.types import Vocabulary
 
-__all__ = ["MODEL_TYPES", "NAME", "load_text", "load_weights", "read_config", "turn_head_ids", "turn_ids"]
+__all__ = [
+    "MODEL_TYPES",
+    "NAME",
+    "default_system",
+    "dialogue_runs",
+    "load_text",
+    "load_weights",
+    "read_config",
+    "turn_head_ids",
+    "turn_ids",
+]
 
 NAME = "glm4_voice"
 MODEL_TYPES: tuple[str, ...] = ("chatglm",)

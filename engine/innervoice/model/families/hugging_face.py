@@ -19,7 +19,8 @@ from innervoice.checkpoint.safetensors import TensorSource
 from innervoice.model import text
 from innervoice.model.quant import Weight, joined, stacked
 from innervoice.model.quant_source import read_weight
-from innervoice.model.text import JsonTokenizer, Message, TextTokenizer, load_vocabulary
+from innervoice.model.text import ChatMessage, JsonTokenizer, TextTokenizer, load_vocabulary
+from innervoice.model.text.dialogue import DialogueItem
 from innervoice.model.weights import LayerWeights, ModelWeights
 from innervoice.types import Vocabulary
 
@@ -193,7 +194,7 @@ def turn_ids(
     *,
     first: bool,
     variables: Mapping[str, Any] | None = None,
-    earlier: Sequence[Message] | None = None,
+    earlier: Sequence[ChatMessage] | None = None,
 ) -> list[int]:
     """One user turn in the checkpoint's chat template; see Family.turn_ids. Raises ValueError for speech."""
     if not isinstance(user, str):
@@ -211,6 +212,24 @@ def turn_head_ids(
 ) -> list[int]:
     """See Family.turn_head_ids. Raises ValueError: there is no speech in this template."""
     raise ValueError(_NO_SPEECH)
+
+
+def default_system(vocabulary: Vocabulary, items: Sequence[DialogueItem]) -> str | None:
+    """See Family.default_system: the chat template has its own."""
+    return None
+
+
+def dialogue_runs(
+    tokenizer: TextTokenizer,
+    vocabulary: Vocabulary,
+    items: Sequence[DialogueItem],
+    head: str | None = None,
+    *,
+    opens: bool = True,
+    variables: Mapping[str, Any] | None = None,
+) -> list[list[int]]:
+    """A dialogue in the checkpoint's chat template; see Family.dialogue_runs. Raises ValueError for speech."""
+    return text.chat_runs(tokenizer, items, head, opens=opens, variables=variables)
 
 
 def _refuse(data: Mapping[str, Any], source: str | PathLike[str]) -> None:

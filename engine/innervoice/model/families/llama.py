@@ -11,10 +11,26 @@ import torch
 from innervoice.checkpoint.model_config import ModelConfig
 from innervoice.checkpoint.safetensors import TensorSource
 from innervoice.model.families import hugging_face
-from innervoice.model.families.hugging_face import load_text, turn_head_ids, turn_ids
+from innervoice.model.families.hugging_face import (
+    default_system,
+    dialogue_runs,
+    load_text,
+    turn_head_ids,
+    turn_ids,
+)
 from innervoice.model.weights import ModelWeights
 
-__all__ = ["MODEL_TYPES", "NAME", "load_text", "load_weights", "read_config", "turn_head_ids", "turn_ids"]
+__all__ = [
+    "MODEL_TYPES",
+    "NAME",
+    "default_system",
+    "dialogue_runs",
+    "load_text",
+    "load_weights",
+    "read_config",
+    "turn_head_ids",
+    "turn_ids",
+]
 
 NAME = "llama"
 MODEL_TYPES: tuple[str, ...] = ("llama", "qwen2", "qwen3")

@@ -2,6 +2,7 @@
 
 chat.py            dialogues in that template, as ids
 chat_template.py   a checkpoint's own Jinja template, in a sandbox
+dialogue.py        DialogueItem: a message as a template takes it
 templates.py       GLM-4-Voice's prompt, turn by turn
 thinking.py        whether a prompt asks the model to think first
 tiktoken_file.py   tokenizer.model in tiktoken's format
@@ -10,9 +11,16 @@ tokenizer_json.py  tokenizer.json
 vocabulary.py      which ids mean what
 """
 
-from innervoice.model.text.chat import chat_turn_ids, check_variables, dialogue_ids, end_of_turn
-from innervoice.model.text.chat_template import ChatTemplate, Message
-from innervoice.model.text.templates import SPEECH_SYSTEM, TEXT_SYSTEM, turn_head_ids, turn_ids
+from innervoice.model.text.chat import chat_runs, chat_turn_ids, check_variables, dialogue_ids, end_of_turn
+from innervoice.model.text.chat_template import ChatMessage, ChatTemplate
+from innervoice.model.text.templates import (
+    SPEECH_SYSTEM,
+    TEXT_SYSTEM,
+    default_system,
+    dialogue_runs,
+    turn_head_ids,
+    turn_ids,
+)
 from innervoice.model.text.thinking import asks_to_think
 from innervoice.model.text.tiktoken_file import TiktokenTokenizer, read_added_tokens, read_ranks
 from innervoice.model.text.tokenizer import TextStream, TextTokenizer
@@ -22,16 +30,19 @@ from innervoice.model.text.vocabulary import eos_ids, load_vocabulary, speech_id
 __all__ = [
     "SPEECH_SYSTEM",
     "TEXT_SYSTEM",
+    "ChatMessage",
     "ChatTemplate",
     "JsonTokenizer",
-    "Message",
     "TextStream",
     "TextTokenizer",
     "TiktokenTokenizer",
     "asks_to_think",
+    "chat_runs",
     "chat_turn_ids",
     "check_variables",
+    "default_system",
     "dialogue_ids",
+    "dialogue_runs",
     "end_of_turn",
     "eos_ids",
     "load_vocabulary",

@@ -18,7 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from innervoice.checkpoint.files import read_json
 
-Message = Mapping[str, str]
+ChatMessage = Mapping[str, str]
 """A message of a dialogue: role (system, user or assistant) and content."""
 
 # Stand-ins for an earlier turn: what they say is in no template.
@@ -92,7 +92,7 @@ class ChatTemplate:
 
     def dialogue(
         self,
-        messages: Sequence[Message],
+        messages: Sequence[ChatMessage],
         variables: Mapping[str, Any] | None = None,
         *,
         to_reply: bool = True,
@@ -113,7 +113,7 @@ class ChatTemplate:
         *,
         first: bool,
         variables: Mapping[str, Any] | None = None,
-        earlier: Sequence[Message] | None = None,
+        earlier: Sequence[ChatMessage] | None = None,
     ) -> list[Piece]:
         """The text that one user turn adds to the dialogue, up to the beginning of the reply.
 
@@ -145,7 +145,9 @@ class ChatTemplate:
                     f"template.{name} is a {type(value).__name__}: it must be a JSON value"
                 ) from None
 
-    def _after_reply(self, head: Sequence[Message], last: Message, given: Mapping[str, Any]) -> list[Piece]:
+    def _after_reply(
+        self, head: Sequence[ChatMessage], last: ChatMessage, given: Mapping[str, Any]
+    ) -> list[Piece]:
         """The text behind the last reply, the same after one exchange and after two."""
         asked = [*head, _message("user", _ASKED)]
         exchange = [_message("user", _ASKED), _message("assistant", _REPLY)]
@@ -162,7 +164,7 @@ class ChatTemplate:
         return turn
 
     def _compare(
-        self, earlier: Sequence[Message], last: Message, given: Mapping[str, Any], turn: str
+        self, earlier: Sequence[ChatMessage], last: ChatMessage, given: Mapping[str, Any], turn: str
     ) -> None:
         """Refuse a template that writes this very dialogue otherwise than turn by turn."""
         *before, reply = earlier
@@ -172,7 +174,7 @@ class ChatTemplate:
             self._refuse(_RENAMED)
 
     def _pieces(
-        self, messages: Sequence[Message], given: Mapping[str, Any], to_reply: bool = True
+        self, messages: Sequence[ChatMessage], given: Mapping[str, Any], to_reply: bool = True
     ) -> list[Piece]:
         """The rendered text, cut at marks around what is said.
 
@@ -204,7 +206,9 @@ class ChatTemplate:
         own = {"tools": None, "documents": None, "strftime_now": moment.strftime}
         return own | self._tokens | dict(variables or {})
 
-    def _render(self, messages: Sequence[Message], given: Mapping[str, Any], to_reply: bool = True) -> str:
+    def _render(
+        self, messages: Sequence[ChatMessage], given: Mapping[str, Any], to_reply: bool = True
+    ) -> str:
         try:
             return self._template.render(
                 messages=[dict(message) for message in messages], add_generation_prompt=to_reply, **given
@@ -303,7 +307,7 @@ def _special_tokens(data: Mapping[str, Any], folder: Path) -> dict[str, str]:
     return {key: value for key, value in named.items() if key.endswith("_token") and isinstance(value, str)}
 
 
-def _message(role: str, content: str) -> Message:
+def _message(role: str, content: str) -> ChatMessage:
     return {"role": role, "content": content}
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from innervoice.model.text.chat_template import Message
+from innervoice.model.text.chat_template import ChatMessage
+from innervoice.model.text.dialogue import DialogueItem, ItemPart, SpokenCodes
 from innervoice.model.text.tokenizer import TextTokenizer
 from innervoice.model.text.vocabulary import speech_ids
 from innervoice.types import Vocabulary
@@ -14,6 +15,7 @@ _SYSTEM = (
     "User will provide you with a {} instruction. Do it step by step. First, think about the instruction and respond "
     "in a interleaved manner, with 13 text token followed by 26 audio tokens."
 )
+_REPLY_OPENING = "streaming_transcription\n"
 SPEECH_SYSTEM = _SYSTEM.format("speech") + " "
 TEXT_SYSTEM = _SYSTEM.format("text")
 
@@ -26,7 +28,7 @@ def turn_ids(
     *,
     first: bool,
     variables: Mapping[str, Any] | None = None,
-    earlier: Sequence[Message] | None = None,
+    earlier: Sequence[ChatMessage] | None = None,
 ) -> list[int]:
     """One turn, typed text or the codes of a recording, up to where the reply begins; system
     None: the model's own sentence.
@@ -39,8 +41,7 @@ def turn_ids(
     code outside the codebook, a checkpoint without the template's tokens, and for variables, of which there
     are none.
     """
-    if variables:
-        raise ValueError(f"GLM-4-Voice's prompt has no variable {min(variables)!r}: leave template out")
+    _refuse_variables(variables)
     special, encode = tokenizer.require_special, tokenizer.encode
     if isinstance(user, str):
         turn = [
@@ -49,7 +50,7 @@ def turn_ids(
         ]
     else:
         turn = [*turn_head_ids(tokenizer, vocabulary, user, system, first=first), special("<|end_of_audio|>")]
-    return [*turn, special("<|assistant|>"), *encode("streaming_transcription\n")]
+    return [*turn, special("<|assistant|>"), *encode(_REPLY_OPENING)]
 
 
 def turn_head_ids(
@@ -68,6 +69,86 @@ def turn_head_ids(
     opening = _opening(tokenizer, SPEECH_SYSTEM if system is None else system, first=first)
     begin = tokenizer.require_special("<|begin_of_audio|>")
     return [*opening, *tokenizer.encode("\n"), begin, *speech_ids(vocabulary, codes)]
+
+
+def default_system(vocabulary: Vocabulary, items: Sequence[DialogueItem]) -> str | None:
+    """The system text of a dialogue that has none of its own: None where it begins with one.
+
+    The first user message decides between the two sentences; without any, the model awaits speech where it
+    has a speech codebook.
+    """
+    if items and items[0].role == "system":
+        return None
+    first = next((item for item in items if item.role == "user"), None)
+    is_spoken = vocabulary.speech is not None if first is None else first.has_speech
+    return SPEECH_SYSTEM if is_spoken else TEXT_SYSTEM
+
+
+def dialogue_runs(
+    tokenizer: TextTokenizer,
+    vocabulary: Vocabulary,
+    items: Sequence[DialogueItem],
+    head: str | None = None,
+    *,
+    opens: bool = True,
+    variables: Mapping[str, Any] | None = None,
+) -> list[list[int]]:
+    """The ids before, between and behind the replies among the items, whose own tokens are not in them.
+
+    [gMASK] <sop>, and <|system|> \\n HEAD where there is a head; then for each item its role's token, \\n and
+    its content: texts joined by a line break, recordings in <|begin_of_audio|> and <|end_of_audio|>, in order.
+    An assistant's turn is <|assistant|> streaming_transcription \\n CONTENT. The original has one part a turn;
+    several stand side by side here. A prompt's ids stand for themselves, with what opens the reply behind
+    them. opens: up to where the next reply begins. Raises ValueError for a code outside the codebook, and for
+    variables, of which there are none.
+    """
+    _refuse_variables(variables)
+    special = tokenizer.require_special
+    runs: list[list[int]] = [[]]
+    is_raw = bool(items) and items[0].role == "prompt"
+    if not is_raw:
+        runs[0] += [special("[gMASK]"), special("<sop>")]
+        if head is not None:
+            runs[0] += [special("<|system|>"), *tokenizer.encode("\n" + head)]
+    is_open = False  # a prompt's ids end where the reply begins
+    for item in items:
+        before = ""
+        if item.role != "prompt" and not (item.role == "assistant" and is_open):
+            runs[-1].append(special(f"<|{item.role}|>"))
+            before = _REPLY_OPENING if item.role == "assistant" else "\n"
+        runs[-1] += _content_ids(tokenizer, vocabulary, before, item.parts)
+        if item.reply:
+            runs.append([])
+        is_open = item.role == "prompt"
+    if opens and not is_open:
+        runs[-1] += [special("<|assistant|>"), *tokenizer.encode(_REPLY_OPENING)]
+    return runs
+
+
+def _refuse_variables(variables: Mapping[str, Any] | None) -> None:
+    if variables:
+        raise ValueError(f"GLM-4-Voice's prompt has no variable {min(variables)!r}: leave template out")
+
+
+def _content_ids(
+    tokenizer: TextTokenizer, vocabulary: Vocabulary, before: str, parts: Sequence[ItemPart]
+) -> list[int]:
+    """The ids of some text and the parts behind it; texts side by side are encoded as one."""
+    ids: list[int] = []
+    text, was_text = before, False
+    for part in parts:
+        if isinstance(part, str):
+            text += "\n" + part if was_text else part
+            was_text = True
+            continue
+        ids += tokenizer.encode(text)
+        text, was_text = "", False
+        if isinstance(part, SpokenCodes):
+            begin, end = (tokenizer.require_special(f"<|{name}_of_audio|>") for name in ("begin", "end"))
+            ids += [begin, *speech_ids(vocabulary, part.codes), end]
+        else:
+            ids += part.ids
+    return [*ids, *tokenizer.encode(text)]
 
 
 def _opening(tokenizer: TextTokenizer, system: str, *, first: bool) -> list[int]:

@@ -1,0 +1,143 @@
+"""The ids of a session's next turn: rendered, joined with the replies' own tokens, and shortened to fit."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from innervoice.api.request_builder import RequestBuilder, RequestOptions, extra_items
+from innervoice.model.sequence import TokenColumns
+from innervoice.model.text.dialogue import DialogueItem, SpokenCodes
+from innervoice.runtime.history import groups_of, join_tokens, without_oldest
+from innervoice.runtime.request import SessionTurn
+from innervoice.runtime.session_state import History
+
+LARGEST_RESERVE = 0.25  # of the context: the most that "auto" keeps free for the reply
+
+
+@dataclass(frozen=True)
+class PlannedTurn:
+    """A turn's prompt and its place in the history. num_dropped: turns that were dropped to make room."""
+
+    prompt_ids: list[int]
+    turn: SessionTurn
+    num_dropped: int = 0
+
+
+@dataclass(frozen=True)
+class TurnPlanner:
+    """Finds what a session's sequence must hold for its next reply. Any thread may use it."""
+
+    requests: RequestBuilder
+
+    def plan_plain(
+        self, history: History, new: Sequence[DialogueItem], options: RequestOptions
+    ) -> PlannedTurn | None:
+        """A turn of one item that only adds to the history, for which the history's tokens need not be known;
+        None: it is none. Raises ValueError.
+        """
+        head, own_head = self._heads(history, new, options)
+        if not self._only_adds(history, head) or options.extra_system is not None:
+            return None
+        if len(new) != 1 or len(new[0].parts) != 1 or new[0].role not in ("user", "prompt"):
+            return None
+        ids = self.requests.turn_ids(new[0], head, options, first=not history.items)
+        if options.truncation == "auto" and history.num_tokens + len(ids) > self.limit(options):
+            return None
+        items = (*history.items, *new)
+        return PlannedTurn(ids, SessionTurn(items, head, own_head, item_id=options.item_id))
+
+    def plan(self, history: History, new: Sequence[DialogueItem], options: RequestOptions) -> PlannedTurn:
+        """Any turn. history: with its tokens. Raises ValueError for what the template does not take."""
+        head, own_head = self._heads(history, new, options)
+        old = [item for item in history.items if not item.is_once]
+        new = [*new, *extra_items(options)]
+        num_dropped = 0
+        if options.truncation == "auto":
+            num_dropped = self._num_to_drop(old, new, head, history.own, options)
+        items = [*without_oldest(old, num_dropped), *new]
+        runs = self.requests.render(items, head, options)
+        tokens = join_tokens(runs, items, history.own)
+        turn = SessionTurn(
+            items=tuple(items),
+            head=head,
+            own_head=own_head,
+            history=None if tokens == history.own else tokens,
+            item_id=options.item_id,
+        )
+        return PlannedTurn(runs[-1], turn, num_dropped)
+
+    def head_ids(
+        self,
+        history: History,
+        before: Sequence[DialogueItem],
+        codes: Sequence[int],
+        options: RequestOptions,
+    ) -> list[int]:
+        """The beginning of the prompt of a user who still speaks, behind messages that wait.
+
+        Raises ValueError where the next turn does not only add to the history.
+        """
+        spoken = DialogueItem("", "user", (SpokenCodes(tuple(codes)),))
+        head, _ = self._heads(history, [*before, spoken], options)
+        if not self._only_adds(history, head):
+            raise ValueError("the next turn begins with another history: nothing is prefetched")
+        if not before:
+            return self.requests.spoken_head(codes, head, first=not history.items)
+        run = self.requests.render([*history.items, *before], head, options, opens=False)[-1]
+        return [*run, *self.requests.spoken_head(codes, head, first=False)]
+
+    def rendered(
+        self, items: Sequence[DialogueItem], head: str | None, own: TokenColumns, options: RequestOptions
+    ) -> TokenColumns:
+        """The tokens of a history that ends with a reply. Raises ValueError."""
+        return join_tokens(self.requests.render(items, head, options), items, own)
+
+    def limit(self, options: RequestOptions) -> int:
+        """The most tokens of history and prompt before oldest turns are dropped: the context less the reply's
+        most tokens, or less a quarter of it.
+        """
+        context = self.requests.max_model_len
+        most = 2000 if options.sampling is None else options.sampling.max_new_tokens
+        return context - max(1, min(most, int(LARGEST_RESERVE * context)))
+
+    def _heads(
+        self, history: History, new: Sequence[DialogueItem], options: RequestOptions
+    ) -> tuple[str | None, str | None]:
+        """The system text before this reply, and the one that the session goes back to."""
+        items = [*history.items, *new]
+        if items and items[0].role == "prompt":  # it has its own, or none
+            return None, None
+        own = options.system
+        if own is None:
+            is_known = history.items or history.own_head is not None
+            own = history.own_head if is_known else self.requests.default_system(items)
+        return own if options.instructions is None else options.instructions, own
+
+    def _only_adds(self, history: History, head: str | None) -> bool:
+        if not history.items:
+            return True
+        return head == history.head and not any(item.is_once for item in history.items)
+
+    def _num_to_drop(
+        self,
+        old: Sequence[DialogueItem],
+        new: Sequence[DialogueItem],
+        head: str | None,
+        own: TokenColumns,
+        options: RequestOptions,
+    ) -> int:
+        """The number of oldest turns without which history and prompt fit, in `retention_ratio` of the room."""
+
+        def size(num_groups: int) -> int:
+            items = [*without_oldest(old, num_groups), *new]
+            runs = self.requests.render(items, head, options)
+            return len(join_tokens(runs, items, own).ids) + len(runs[-1])
+
+        limit = self.limit(options)
+        if size(0) <= limit:
+            return 0
+        target = int(options.retention_ratio * limit)
+        num = len(groups_of(old))
+        return min(bisect_left(range(num + 1), -target, key=lambda dropped: -size(dropped)), num)
