@@ -48,7 +48,7 @@ Publish = Callable[[Prefetcher, Sequence[int] | None], None]
 """Passes the codes so far to a core, or None to have them forgotten; raises the errors of `prefetch`."""
 CallCore = Callable[[Callable[[Prefetcher], None]], None]
 """Runs a function on the core's thread and waits for it, as `Worker.call` does."""
-Count = Callable[[str, int], None]
+CountTokens = Callable[[str, int], None]
 
 
 @dataclass
@@ -298,7 +298,7 @@ class LiveEncoder:
         speech_encoder: SpeechEncoder,
         max_tokens: int,
         call_core: CallCore | None = None,
-        count: Count = lambda name, number: None,
+        count: CountTokens = lambda name, number: None,
         begin: Callable[[], object] | None = None,
     ) -> None:
         self.lock = threading.RLock()

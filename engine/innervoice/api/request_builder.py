@@ -18,8 +18,8 @@ from innervoice.codec.speech_codec import SpeechEncoder
 from innervoice.fields import MOST_INT64, Count, Encodable, Length, Limits, Seconds, read_fields
 from innervoice.model.families import Family
 from innervoice.model.text import TextTokenizer, asks_to_think
-from innervoice.model.text.dialogue import DialogueItem, ItemPart, ItemRole, SpokenCodes
-from innervoice.runtime.conversation import ItemId, Message, check_item_id
+from innervoice.model.text.dialogue import DialogueItem, DialogueRole, ItemPart, SpokenCodes
+from innervoice.runtime.conversation import ItemHandle, Message, check_item_id
 from innervoice.runtime.edits import check_new_ids
 from innervoice.runtime.request import Request, SessionTurn
 from innervoice.schedule import Program, Schedule, Segment, compile_schedule
@@ -56,7 +56,7 @@ class RequestOptions:
     extra_system: Annotated[str | None, Encodable()] = None
     truncation: Truncation = "disabled"
     retention_ratio: Annotated[float, Limits(0, 1)] = 0.8
-    item_id: ItemId | None = None
+    item_id: ItemHandle | None = None
 
     def __post_init__(self) -> None:
         read_fields(self)
@@ -173,7 +173,7 @@ class RequestBuilder:
             ]
             check_new_ids((), made)
             return made
-        role: ItemRole = "prompt" if isinstance(prompt, Ids) else "user"
+        role: DialogueRole = "prompt" if isinstance(prompt, Ids) else "user"
         return [DialogueItem(new_item_id(), role, (self.part(prompt),))]
 
     def part(self, content: Prompt) -> ItemPart:

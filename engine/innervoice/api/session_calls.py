@@ -21,7 +21,7 @@ from innervoice.codec.audio import read_frame
 from innervoice.fields import Encodable, NotNegative, checked, shown
 from innervoice.model.text import TextStream
 from innervoice.model.text.dialogue import DialogueItem, SpokenCodes
-from innervoice.runtime.conversation import Delete, Edit, Insert, Item, ItemId, Message, check_item_id
+from innervoice.runtime.conversation import Delete, Edit, Insert, Item, ItemHandle, Message, check_item_id
 from innervoice.runtime.edits import ItemEdits, check_new_ids
 from innervoice.runtime.history import transcript_ids_of
 from innervoice.runtime.interrupt import Behind, Cut
@@ -185,7 +185,7 @@ class SessionCalls:
         self._pending.push(read_frame(pcm, rate), rate)
 
     @checked
-    def commit_audio(self, *, drop_ms: NotNegative = 0.0, item_id: ItemId | None = None) -> str:
+    def commit_audio(self, *, drop_ms: NotNegative = 0.0, item_id: ItemHandle | None = None) -> str:
         """End the user's utterance: the next `reply()` answers it, with others that were committed before ->
         the handle of its item.
 

@@ -14,7 +14,7 @@ from innervoice.model.text.dialogue import Role
 from innervoice.runtime.interrupt import Behind, Cut
 from innervoice.types import Ids, Text
 
-ItemId = Annotated[str, Length(512), Encodable()]
+ItemHandle = Annotated[str, Length(512), Encodable()]
 Content = Text | Ids | PathLike[str] | bytes | tuple[np.ndarray, int]
 """One part of a message: typed text, ids, or a recording as a path, file bytes or samples with their rate."""
 
@@ -24,7 +24,7 @@ class _Named:
     """The fields of a message that its annotations describe wholly."""
 
     role: Role
-    item_id: ItemId | None
+    item_id: ItemHandle | None
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Item:
 class Delete:
     """Remove an item from a session's history. Raises ValueError for a handle that is none."""
 
-    item_id: ItemId
+    item_id: ItemHandle
 
     def __post_init__(self) -> None:
         read_fields(self)
@@ -101,7 +101,7 @@ class Insert:
     """Put messages behind the item `after`; None: at the front. Raises ValueError for other types."""
 
     messages: Sequence[Message]
-    after: ItemId | None = None
+    after: ItemHandle | None = None
 
     def __post_init__(self) -> None:
         read_fields(self)
@@ -116,7 +116,7 @@ class Truncate:
     else left whole. Raises ValueError.
     """
 
-    item_id: ItemId
+    item_id: ItemHandle
     played_ms: NotNegative
     cut: Cut = "transcript"
     reflection: Behind = "drop"

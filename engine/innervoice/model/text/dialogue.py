@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from innervoice.types import Ids
 
 Role = Literal["system", "user", "assistant"]
-ItemRole = Role | Literal["prompt"]
+DialogueRole = Role | Literal["prompt"]
 _ROLES = (*get_args(Role), "prompt")
 
 
@@ -34,7 +34,7 @@ class DialogueItem:
     """
 
     item_id: str
-    role: ItemRole
+    role: DialogueRole
     parts: tuple[ItemPart, ...] = ()
     reply: int = 0
     reply_id: str | None = None
