@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from small_servers import KEY, RunningServer, running_server
+from small_servers import KEY, RunningServer, running_server, wait_until
 
 from innervoice import Engine, EngineDead
 from innervoice.server.admission import Admission
@@ -134,7 +132,7 @@ def test_a_server_drains_before_it_ends(engine: Engine) -> None:
     with running_server(engine, drain_s=20.0) as server, server.client() as client:
         connection = Connection()
         server.context.live.add(connection)
-        loop_of(server).call_soon_threadsafe(server.server.stop)
+        server.loop.call_soon_threadsafe(server.server.stop)
         wait_until(lambda: server.context.admission.is_draining)
         assert client.get("/health").status_code == 200
         refused = client.get("/ready")
@@ -144,19 +142,6 @@ def test_a_server_drains_before_it_ends(engine: Engine) -> None:
         connection.is_busy = False
         wait_until(lambda: server.server.should_exit)
         assert connection.ended == 1001
-
-
-def loop_of(server: RunningServer) -> asyncio.AbstractEventLoop:
-    (listener,) = server.server.servers
-    return listener.get_loop()
-
-
-def wait_until(holds: object) -> None:
-    for _ in range(200):
-        if holds():  # type: ignore[operator]
-            return
-        time.sleep(0.02)
-    raise AssertionError("it did not come to pass")
 
 
 def test_slots_are_given_back_once() -> None:
@@ -186,3 +171,11 @@ def test_an_address_that_is_taken_is_one_sentence() -> None:
             bind(ServerOptions(port=port))
     with pytest.raises(OSError, match="choose another host"):
         bind(ServerOptions(host="no such host"))
+
+
+def test_routes_and_bodies_that_there_are_none_of(server: RunningServer) -> None:
+    with server.client() as client:
+        for method, path, status in (("POST", "/v1/models", 405), ("GET", "/v1/nothing", 404)):
+            answer = client.request(method, path)
+            assert answer.status_code == status
+            assert answer.json()["error"]["code"]

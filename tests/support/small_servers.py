@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +34,11 @@ class RunningServer:
         """The port that it listens on."""
         return int(self.base.rsplit(":", 1)[1])
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that the server runs on."""
+        return self.server.servers[0].get_loop()
+
     def client(self, key: str | None = KEY, **options: Any) -> httpx2.Client:
         """An HTTP client of this server, which gives the key."""
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
@@ -55,3 +62,11 @@ def running_server(engine: Engine, **options: Any) -> Iterator[RunningServer]:
         server.should_exit = True
         thread.join(30)
         assert not thread.is_alive(), "the server did not end"
+
+
+def wait_until(holds: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    """Wait until a condition holds. Raises AssertionError when it does not in time."""
+    until_s = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < until_s, "it did not come to pass in time"
+        time.sleep(0.01)

@@ -6,7 +6,7 @@ app.py            the ASGI application: routes, and the watch over connections
 context.py        ServerContext: the parts that connections share, and what one begins with
 errors.py         ApiError: a refused request
 g711.py           G.711: mu-law and A-law to samples and back
-http_answers.py   refusals and bodies over HTTP
+http_answers.py   refusals over HTTP
 metrics.py        ServerMetrics: figures for Prometheus
 options.py        ServerOptions: address, keys, origins and limits
 origins.py        Origins: web pages that may use the server, and its names

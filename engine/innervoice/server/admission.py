@@ -59,13 +59,7 @@ class Admission:
     def check(self) -> None:
         """Raise ApiError (503) once the server drains."""
         if self._is_draining:
-            raise ApiError(
-                "server_draining",
-                "the server is shutting down: connect again",
-                type="server_error",
-                status=503,
-                retry_after_s=RETRY_S,
-            )
+            raise draining()
 
     def hold(self, *, or_beyond: bool = False) -> Slot:
         """Take a slot. Raises ApiError: 503 once the server drains, 429 while all are taken.
@@ -91,3 +85,14 @@ class Admission:
     def _release(self) -> None:
         with self._lock:
             self._num_held -= 1
+
+
+def draining() -> ApiError:
+    """The refusal of requests once the server drains."""
+    return ApiError(
+        "server_draining",
+        "the server is shutting down: connect again",
+        type="server_error",
+        status=503,
+        retry_after_s=RETRY_S,
+    )

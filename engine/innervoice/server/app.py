@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -20,7 +21,7 @@ from innervoice.server.access import Access
 from innervoice.server.admission import RETRY_S
 from innervoice.server.context import ServerContext
 from innervoice.server.errors import ApiError
-from innervoice.server.http_answers import refusal, refuse
+from innervoice.server.http_answers import refusal, refuse, refuse_plainly
 from innervoice.server.origins import LOOPBACK_ORIGINS, CheckOrigins, Origins
 
 HEALTH_PERIOD_S = 0.5
@@ -29,8 +30,9 @@ log = logging.getLogger("innervoice")
 
 def make_app(context: ServerContext) -> Starlette:
     """Make the application of a server; its lifespan ends the context's threads, and not the engine."""
-    routes = PlainRoutes(context)
     options = context.options
+    access = Access(options.api_keys, context.signer)
+    plain = PlainRoutes(context, access)
     cors = Middleware(
         CORSMiddleware,
         allow_origins=list(options.allow_origins),
@@ -54,24 +56,25 @@ def make_app(context: ServerContext) -> Starlette:
 
     return Starlette(
         routes=[
-            Route("/health", routes.health),
-            Route("/ready", routes.ready),
-            Route("/metrics", routes.metrics),
-            Route("/v1/models", routes.models),
-            Route("/v1/models/{name:path}", routes.model),
+            Route("/v1/models", plain.models),
+            Route("/v1/models/{name:path}", plain.model),
+            Route("/health", plain.health),
+            Route("/ready", plain.ready),
+            Route("/metrics", plain.metrics),
         ],
         middleware=[cors, Middleware(CheckOrigins, origins=Origins.of(options))],
-        exception_handlers={ApiError: refuse},
+        exception_handlers={ApiError: refuse, HTTPException: refuse_plainly},
         lifespan=lifespan,
+        max_body_size=options.max_message_bytes,
     )
 
 
 class PlainRoutes:
     """The routes that say how the server is."""
 
-    def __init__(self, context: ServerContext) -> None:
+    def __init__(self, context: ServerContext, access: Access) -> None:
         self._context = context
-        self._access = Access(context.options.api_keys, context.signer)
+        self._access = access
         self._created = int(time.time())
 
     async def health(self, _: Request) -> Response:

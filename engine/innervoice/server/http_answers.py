@@ -1,15 +1,18 @@
-"""Answers over HTTP: refusals as OpenAI's API words them, and bodies of requests up to a size."""
+"""Answers over HTTP: refusals as OpenAI's API words them."""
 
 from __future__ import annotations
 
 import math
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from innervoice.server.admission import RETRY_S
 from innervoice.server.errors import ApiError
 from innervoice.types import EngineDead, OutOfCapacity
+
+_CODES = {404: "unknown_url", 405: "method_not_supported", 413: "request_too_large"}
 
 
 def refusal(error: ApiError) -> JSONResponse:
@@ -30,6 +33,13 @@ async def refuse(_: Request, error: Exception) -> JSONResponse:
     return refusal(error)
 
 
+async def refuse_plainly(_: Request, error: Exception) -> JSONResponse:
+    """Starlette's handler of its own errors: no such route or method, a body that is too large."""
+    assert isinstance(error, HTTPException), error
+    code = _CODES.get(error.status_code, "invalid_request_error")
+    return refusal(ApiError(code, error.detail, status=error.status_code))
+
+
 def as_api_error(error: Exception) -> ApiError:
     """The refusal that stands for an error of the engine."""
     if isinstance(error, ApiError):
@@ -44,16 +54,3 @@ def as_api_error(error: Exception) -> ApiError:
     if isinstance(error, ValueError | FileNotFoundError):
         return ApiError("invalid_value", str(error))
     return ApiError("server_error", str(error) or type(error).__name__, type="server_error", status=500)
-
-
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The body of a request. Raises ApiError (413) for one of more than max_bytes."""
-    chunks, num_bytes = [], 0
-    async for chunk in request.stream():
-        num_bytes += len(chunk)
-        if num_bytes > max_bytes:
-            raise ApiError(
-                "request_too_large", f"the body has more than {max_bytes} bytes: send less", status=413
-            )
-        chunks.append(chunk)
-    return b"".join(chunks)

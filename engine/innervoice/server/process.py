@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +15,9 @@ from typing import Any
 import uvicorn
 
 from innervoice.api.engine import Engine
-from innervoice.server.admission import RETRY_S, Admission
+from innervoice.server.admission import Admission, draining
 from innervoice.server.app import end_all, make_app
 from innervoice.server.context import ServerContext
-from innervoice.server.errors import ApiError
 from innervoice.server.metrics import ServerMetrics
 from innervoice.server.options import ServerOptions
 from innervoice.server.signer import Signer
@@ -28,6 +28,7 @@ from innervoice.server.vad.listener import SpeechListener
 POLL_S = 0.05
 END_S = 1.0  # that connections have to take their last events
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SWITCH_S = 0.001  # for which a thread keeps the interpreter: the event loop waits for no longer
 
 
 def make_context(engine: Engine, model_name: str, options: ServerOptions) -> ServerContext:
@@ -137,20 +138,14 @@ class DrainingServer(uvicorn.Server):
         until_s = loop.time() + context.options.drain_s
         while any(one.is_busy for one in context.live) and loop.time() < until_s:
             await asyncio.sleep(POLL_S)
-        error = ApiError(
-            "server_draining",
-            "the server is shutting down: connect again",
-            type="server_error",
-            status=503,
-            retry_after_s=RETRY_S,
-        )
         with suppress(TimeoutError):
-            await asyncio.wait_for(end_all(context, 1001, error), END_S)
+            await asyncio.wait_for(end_all(context, 1001, draining()), END_S)
         self.should_exit = True
 
 
 def serve(engine: Engine, model_name: str, options: ServerOptions, taken: socket.socket) -> None:
     """Serve until a signal ends it; then the engine is closed. taken: as `bind` made it."""
+    sys.setswitchinterval(SWITCH_S)
     context = make_context(engine, model_name, options)
     address = address_of(options, taken)
 
