@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from innervoice.server.access import Access
 from innervoice.server.admission import RETRY_S
+from innervoice.server.chat.route import ChatRoute
 from innervoice.server.context import ServerContext
 from innervoice.server.errors import ApiError
 from innervoice.server.http_answers import refusal, refuse, refuse_plainly
@@ -56,6 +57,7 @@ def make_app(context: ServerContext) -> Starlette:
 
     return Starlette(
         routes=[
+            Route("/v1/chat/completions", ChatRoute(context, access), methods=["POST"]),
             Route("/v1/models", plain.models),
             Route("/v1/models/{name:path}", plain.model),
             Route("/health", plain.health),

@@ -1,0 +1,211 @@
+"""ChatAnswer: one answer to a chat request, whole or as server-sent events.
+
+The client may leave at any time, which cancels the reply.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import msgspec
+import numpy as np
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
+
+from innervoice.api.session import Session
+from innervoice.runtime.event_builder import collect_text
+from innervoice.runtime.stream import Stream
+from innervoice.server.chat.chunks import Envelope, finish_reason_of, usage_of
+from innervoice.server.chat.formats import encode
+from innervoice.server.chat.request import ChatRequest
+from innervoice.server.chat.spoken import SpokenReplies, SpokenReply
+from innervoice.server.context import ServerContext
+from innervoice.server.errors import ApiError
+from innervoice.server.http_answers import as_api_error
+from innervoice.types import AudioChunk, Done, EngineDead, Event, Reflection, RequestFailed, Transcript
+
+MAX_UNREAD = 256  # events of the engine that wait for a slow client
+MAX_UNREAD_S = 10.0  # and seconds of sound
+
+
+class ClientGone(Exception):
+    """The client has closed its connection, or does not read."""
+
+
+@dataclass(frozen=True)
+class AnswerSound:
+    """The id of an answer's sound, and the time until which it is kept (seconds since 1970)."""
+
+    audio_id: str
+    expires_at: int
+
+
+class ChatAnswer:
+    """A reply on its way to the client. It is a connection of the server that is busy until it is over."""
+
+    def __init__(
+        self,
+        context: ServerContext,
+        request: ChatRequest,
+        session: Session,
+        spoken: SpokenReplies,
+        model: str,
+    ) -> None:
+        self._context = context
+        self._request = request
+        self._session = session
+        self._spoken = spoken
+        self._envelope = Envelope(model)
+        self._stream: Stream | None = None
+        self._error: ApiError | None = None
+        self._over = asyncio.Event()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the answer is not complete."""
+        return not self._over.is_set()
+
+    async def end(self, code: int, error: ApiError) -> None:
+        """Cut the answer short with an error, and wait until the client has it."""
+        self._error = error
+        if self._stream is not None:
+            self._stream.cancel()
+        await self._over.wait()
+
+    async def send(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Make the reply and send it. Raises ApiError while nothing was sent."""
+        self._context.live.add(self)
+        try:
+            request = self._request
+            stream = await self._session.areply(list(request.messages), **request.options)
+            self._stream = stream.bounded(MAX_UNREAD, MAX_UNREAD_S)
+            if self._error is not None:  # ended while the recording was encoded
+                raise self._error
+            gone = asyncio.create_task(_wait_until_gone(receive))
+            gone.add_done_callback(lambda _: stream.cancel())
+            try:
+                if request.is_streamed:
+                    await self._send_events(stream, partial(self._send, send))
+                else:
+                    await (await self._whole(stream))(scope, receive, partial(self._send, send))
+            except ClientGone:
+                pass
+            finally:
+                gone.cancel()
+                stream.cancel()
+        finally:
+            self._over.set()
+            self._context.live.discard(self)
+
+    async def _send(self, send: Send, message: Any) -> None:
+        """Send a part of the answer. Raises ClientGone when the client does not take it for too long."""
+        try:
+            await asyncio.wait_for(send(message), self._context.options.slow_reader_s)
+        except (TimeoutError, OSError) as error:
+            raise ClientGone from error
+
+    async def _whole(self, stream: Stream) -> JSONResponse:
+        events = [event async for event in stream]
+        done = events[-1]
+        assert isinstance(done, Done), "a reply ends in Done"
+        self._check(done, stream)
+        transcript, reflections = collect_text(events)
+        message: dict[str, Any] = {"role": "assistant", "content": transcript, "refusal": None}
+        if reflections:
+            message["reasoning_content"] = "\n\n".join(reflections)
+        if self._request.sound is not None:
+            loop = asyncio.get_running_loop()
+            pcm = _joined(events)
+            data = await loop.run_in_executor(self._context.calls, encode, pcm, self._request.sound)
+            sound = AnswerSound(*self._spoken.new_id())
+            message["content"] = None
+            message["audio"] = {
+                "id": sound.audio_id,
+                "data": base64.b64encode(data).decode(),
+                "expires_at": sound.expires_at,
+                "transcript": transcript,
+            }
+            await self._keep(sound, transcript)
+        usage = usage_of(done.usage, is_spoken=self._request.is_spoken)
+        return JSONResponse(self._envelope.completion(message, finish_reason_of(done.finish_reason), usage))
+
+    async def _send_events(self, stream: Stream, send: Any) -> None:
+        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        async for chunk in self._chunks(stream):
+            data = b"data: " + msgspec.json.encode(chunk) + b"\n\n"
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
+
+    async def _chunks(self, stream: Stream) -> AsyncIterator[dict[str, Any]]:
+        """The pieces of a streamed answer; an error in its midst is one too."""
+        sound = AnswerSound(*self._spoken.new_id()) if self._request.sound is not None else None
+        first: dict[str, Any] = {"role": "assistant", "content": "" if sound is None else None}
+        if sound is not None:
+            first["audio"] = {"id": sound.audio_id, "transcript": ""}
+        yield self._envelope.chunk(first)
+        try:
+            async for chunk in self._pieces(stream, sound):
+                yield chunk
+        except (ApiError, EngineDead, RequestFailed) as error:
+            yield {"error": as_api_error(error).body()}
+
+    async def _pieces(self, stream: Stream, sound: AnswerSound | None) -> AsyncIterator[dict[str, Any]]:
+        """The pieces behind the first. Raises ApiError, EngineDead, RequestFailed."""
+        transcript = ""
+        done: Done | None = None
+        async for event in stream:
+            if isinstance(event, Done):
+                done = event
+            delta = _delta_of(event, is_spoken=sound is not None)
+            transcript += event.text if isinstance(event, Transcript) else ""
+            if delta is not None:
+                yield self._envelope.chunk(delta)
+        assert done is not None, "a reply ends in Done"
+        self._check(done, stream)
+        if sound is not None:
+            await self._keep(sound, transcript)
+            yield self._envelope.chunk({"audio": {"expires_at": sound.expires_at}})
+        yield self._envelope.chunk({}, finish_reason_of(done.finish_reason))
+        if self._request.with_usage:
+            yield self._envelope.usage_chunk(usage_of(done.usage, is_spoken=self._request.is_spoken))
+
+    def _check(self, done: Done, stream: Stream) -> None:
+        """Raise the reason for which an answer was cut short or failed."""
+        if self._error is not None:
+            raise self._error
+        if done.finish_reason == "error":
+            raise stream.queue.failure or RequestFailed(done.error)
+
+    async def _keep(self, sound: AnswerSound, transcript: str) -> None:
+        """Keep the answer, so that a later request may go on from it."""
+        export = await self._session.aexport()
+        self._spoken.keep(
+            SpokenReply(sound.audio_id, transcript, self._request.dialogue, export, sound.expires_at)
+        )
+
+
+def _delta_of(event: Event, *, is_spoken: bool) -> dict[str, Any] | None:
+    """The piece of an answer that an event makes, None for one that clients do not see."""
+    if isinstance(event, Reflection) and event.text:
+        return {"reasoning_content": event.text}
+    if isinstance(event, Transcript) and event.text:
+        return {"audio": {"transcript": event.text}} if is_spoken else {"content": event.text}
+    if isinstance(event, AudioChunk) and is_spoken:
+        return {"audio": {"data": base64.b64encode(event.to_pcm16().astype("<i2")).decode()}}
+    return None
+
+
+def _joined(events: list[Event]) -> Any:
+    chunks = [event.to_pcm16() for event in events if isinstance(event, AudioChunk)]
+    return np.concatenate(chunks) if chunks else np.zeros(0, dtype=np.int16)
+
+
+async def _wait_until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
