@@ -4,6 +4,7 @@ access.py         Access: API keys and client secrets
 admission.py      Admission: the number of sessions that the server holds
 app.py            the ASGI application: routes, and the watch over connections
 chat/             chat completions with sound in and out
+client_secrets.py ClientSecrets: the routes of short-lived keys
 context.py        ServerContext: the parts that connections share, and what one begins with
 errors.py         ApiError: a refused request
 g711.py           G.711: mu-law and A-law to samples and back

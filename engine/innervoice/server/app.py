@@ -20,6 +20,7 @@ from starlette.routing import Route
 from innervoice.server.access import Access
 from innervoice.server.admission import RETRY_S
 from innervoice.server.chat.route import ChatRoute
+from innervoice.server.client_secrets import ClientSecrets
 from innervoice.server.context import ServerContext
 from innervoice.server.errors import ApiError
 from innervoice.server.http_answers import refusal, refuse, refuse_plainly
@@ -34,6 +35,7 @@ def make_app(context: ServerContext) -> Starlette:
     options = context.options
     access = Access(options.api_keys, context.signer)
     plain = PlainRoutes(context, access)
+    secrets = ClientSecrets(context, access)
     cors = Middleware(
         CORSMiddleware,
         allow_origins=list(options.allow_origins),
@@ -50,6 +52,7 @@ def make_app(context: ServerContext) -> Starlette:
             yield
         finally:
             watch.cancel()
+            await context.resumable.close()
             context.listener.close()
             if context.transcriber is not None:
                 await context.transcriber.close()
@@ -57,6 +60,9 @@ def make_app(context: ServerContext) -> Starlette:
 
     return Starlette(
         routes=[
+            Route("/v1/realtime/calls", plain.calls, methods=["POST"]),
+            Route("/v1/realtime/client_secrets", secrets.create, methods=["POST"]),
+            Route("/v1/realtime/sessions", secrets.create_beta, methods=["POST"]),
             Route("/v1/chat/completions", ChatRoute(context, access), methods=["POST"]),
             Route("/v1/models", plain.models),
             Route("/v1/models/{name:path}", plain.model),
@@ -120,6 +126,11 @@ class PlainRoutes:
                 )
             )
         return JSONResponse(self._model())
+
+    async def calls(self, _: Request) -> Response:
+        """Refuse WebRTC, which the server does not have."""
+        message = "there is no WebRTC: open a WebSocket at /v1/realtime"
+        return refusal(ApiError("not_implemented", message, status=501))
 
     def _model(self) -> dict[str, object]:
         return {

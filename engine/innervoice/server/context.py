@@ -13,6 +13,7 @@ from innervoice.server.errors import ApiError
 from innervoice.server.http_answers import as_api_error
 from innervoice.server.metrics import ServerMetrics
 from innervoice.server.options import ServerOptions
+from innervoice.server.realtime.resume import Resumable
 from innervoice.server.signer import Signer
 from innervoice.server.transcriber import Transcriber
 from innervoice.server.vad.listener import SpeechListener
@@ -36,7 +37,11 @@ class LiveConnection(Protocol):
 
 @dataclass
 class ServerContext:
-    """The parts of a server that its connections share. calls: threads for calls of sessions that may block."""
+    """The parts of a server that its connections share.
+
+    calls: threads for work that would hold the event loop up. live: connections that are open. resumable:
+    sessions that wait for their client to come back.
+    """
 
     engine: Engine
     model_name: str
@@ -48,6 +53,7 @@ class ServerContext:
     signer: Signer
     calls: ThreadPoolExecutor
     live: set[LiveConnection] = field(default_factory=set)
+    resumable: Resumable = field(default_factory=Resumable)
 
     def check_engine(self) -> None:
         """Raise ApiError (503) once the engine has stopped."""
