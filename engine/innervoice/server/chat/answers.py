@@ -197,7 +197,7 @@ def _delta_of(event: Event, *, is_spoken: bool) -> dict[str, Any] | None:
     if isinstance(event, Transcript) and event.text:
         return {"audio": {"transcript": event.text}} if is_spoken else {"content": event.text}
     if isinstance(event, AudioChunk) and is_spoken:
-        return {"audio": {"data": base64.b64encode(event.to_pcm16().astype("<i2")).decode()}}
+        return {"audio": {"data": base64.b64encode(event.to_pcm16().astype("<i2").tobytes()).decode()}}
     return None
 
 
