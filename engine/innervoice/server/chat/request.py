@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from innervoice.api.request_builder import TEXT_ONLY, RequestBuilder
-from innervoice.runtime.conversation import Message
+from innervoice.runtime.conversation import Message, Role
 from innervoice.schedule import PRESETS, Schedule
 from innervoice.server.chat.body import ChatBody, ChatMessage, Part, SoundFormat
 from innervoice.server.chat.formats import RATE
@@ -18,7 +18,7 @@ from innervoice.server.chat.spoken import SpokenReplies, SpokenReply
 from innervoice.server.errors import ApiError
 from innervoice.types import Sampling, Text
 
-ROLES: Mapping[str, str] = {
+ROLES: Mapping[str, Role] = {
     "system": "system",
     "developer": "system",
     "user": "user",
