@@ -21,7 +21,7 @@ from small_servers import KEY, RunningServer, running_server, wait_until
 from innervoice import Engine, Message, OutOfCapacity, Sampling, Text
 from innervoice.server.admission import draining
 from innervoice.server.app import end_all
-from innervoice.server.chat.spoken import SpokenReplies, SpokenReply
+from innervoice.server.chat.kept import KeptAnswer, KeptAnswers
 
 QUESTION = [{"role": "user", "content": "How are you?"}]
 SOUND = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}
@@ -282,13 +282,13 @@ def test_an_answer_that_is_cut_short_by_the_drain_says_so(server: RunningServer)
     assert not server.context.live
 
 
-def reply(name: str, num_bytes: int, expires_at: int) -> SpokenReply:
-    return SpokenReply(name, "words", b"", b"x" * num_bytes, expires_at)
+def reply(name: str, num_bytes: int, expires_at: int) -> KeptAnswer:
+    return KeptAnswer(name, "words", b"", b"x" * num_bytes, expires_at)
 
 
 def test_answers_are_kept_for_an_hour_as_far_as_they_fit() -> None:
     now = [0.0]
-    kept = SpokenReplies(max_bytes=100, clock=lambda: now[0])
+    kept = KeptAnswers(max_bytes=100, clock=lambda: now[0])
     assert kept.new_id()[1] == 3600
     kept.keep(reply("a", 60, 3600))
     kept.keep(reply("b", 30, 3601))

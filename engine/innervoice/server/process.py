@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 import sys
@@ -76,6 +77,17 @@ def address_of(options: ServerOptions, taken: socket.socket) -> str:
     return f"{options.scheme}://{host}:{taken.getsockname()[1]}"
 
 
+class _Refusals(logging.Filter):
+    """Drops a line of uvicorn that says of each refused upgrade that there was no answer."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a line of the log stays."""
+        return record.msg != "ASGI callable returned without completing handshake."
+
+
+_REFUSALS = _Refusals()
+
+
 class DrainingServer(uvicorn.Server):
     """A server whose running replies end and are played before SIGTERM or Ctrl+C ends it; a second one does at once."""
 
@@ -96,6 +108,7 @@ class DrainingServer(uvicorn.Server):
                 server_header=False,
             )
         )
+        logging.getLogger("uvicorn.error").addFilter(_REFUSALS)
         self._context = context
         self._on_start = on_start
         self._draining: asyncio.Task[None] | None = None

@@ -22,8 +22,8 @@ from innervoice.runtime.event_builder import collect_text
 from innervoice.runtime.stream import Stream
 from innervoice.server.chat.chunks import Envelope, finish_reason_of, usage_of
 from innervoice.server.chat.formats import encode
+from innervoice.server.chat.kept import KeptAnswer, KeptAnswers
 from innervoice.server.chat.request import ChatRequest
-from innervoice.server.chat.spoken import SpokenReplies, SpokenReply
 from innervoice.server.context import ServerContext
 from innervoice.server.errors import ApiError
 from innervoice.server.http_answers import as_api_error
@@ -53,7 +53,7 @@ class ChatAnswer:
         context: ServerContext,
         request: ChatRequest,
         session: Session,
-        spoken: SpokenReplies,
+        spoken: KeptAnswers,
         model: str,
     ) -> None:
         self._context = context
@@ -186,7 +186,7 @@ class ChatAnswer:
         """Keep the answer, so that a later request may go on from it."""
         export = await self._session.aexport()
         self._spoken.keep(
-            SpokenReply(sound.audio_id, transcript, self._request.dialogue, export, sound.expires_at)
+            KeptAnswer(sound.audio_id, transcript, self._request.dialogue, export, sound.expires_at)
         )
 
 

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from innervoice.server.errors import ApiError
 
-SoundFormat = Literal["wav", "mp3", "flac", "opus", "pcm16"]
+AnswerFormat = Literal["wav", "mp3", "flac", "opus", "pcm16"]
 
 
 class Sound(Struct):
@@ -20,7 +20,7 @@ class Sound(Struct):
     format: str = "wav"
 
 
-class Part(Struct):
+class PartBody(Struct):
     """A part of a message's content."""
 
     type: str
@@ -35,18 +35,18 @@ class SoundId(Struct):
     id: str
 
 
-class ChatMessage(Struct):
+class MessageBody(Struct):
     """A message of the dialogue."""
 
     role: str
-    content: str | list[Part] | None = None
+    content: str | list[PartBody] | None = None
     audio: SoundId | None = None
 
 
 class SoundWanted(Struct):
     """The sound that the client asks for; there is one voice, whatever its name."""
 
-    format: SoundFormat
+    format: AnswerFormat
     voice: Any = None
 
 
@@ -56,7 +56,7 @@ class StreamOptions(Struct):
     include_usage: bool = False
 
 
-class Extension(Struct):
+class ChatExtension(Struct):
     """Options that only this server has."""
 
     schedule: str | None = None
@@ -65,7 +65,7 @@ class Extension(Struct):
 class ChatBody(Struct):
     """The request. Defaults are the API's own."""
 
-    messages: list[ChatMessage]
+    messages: list[MessageBody]
     model: str = ""
     modalities: list[Literal["text", "audio"]] | None = None
     audio: SoundWanted | None = None
@@ -80,7 +80,7 @@ class ChatBody(Struct):
     stop: str | list[str] | None = None
     logprobs: bool | None = None
     reasoning_effort: str | None = None
-    innervoice: Extension | None = None
+    innervoice: ChatExtension | None = None
 
 
 _DECODER = msgspec.json.Decoder(ChatBody)

@@ -6,7 +6,7 @@ import io
 
 import soundfile
 
-from innervoice.server.chat.body import SoundFormat
+from innervoice.server.chat.body import AnswerFormat
 from innervoice.types import Pcm16
 
 RATE = 24000  # Hz, in every format
@@ -18,7 +18,7 @@ _FILES = {
 }
 
 
-def encode(pcm: Pcm16, kind: SoundFormat) -> bytes:
+def encode(pcm: Pcm16, kind: AnswerFormat) -> bytes:
     """Encode samples [n] of 24 kHz: a whole file, or little-endian bytes for pcm16."""
     if kind == "pcm16":
         return pcm.astype("<i2").tobytes()

@@ -10,11 +10,12 @@ from typing import Any
 import msgspec
 
 from innervoice.api.request_builder import TEXT_ONLY, RequestBuilder
-from innervoice.runtime.conversation import Message, Role
+from innervoice.model.text.dialogue import Role
+from innervoice.runtime.conversation import Message
 from innervoice.schedule import PRESETS, Schedule
-from innervoice.server.chat.body import ChatBody, ChatMessage, Part, SoundFormat
+from innervoice.server.chat.body import AnswerFormat, ChatBody, MessageBody, PartBody
 from innervoice.server.chat.formats import RATE
-from innervoice.server.chat.spoken import SpokenReplies, SpokenReply
+from innervoice.server.chat.kept import KeptAnswer, KeptAnswers
 from innervoice.server.errors import ApiError
 from innervoice.types import Sampling, Text
 
@@ -45,9 +46,9 @@ class ChatRequest:
     """
 
     messages: Sequence[Message]
-    goes_on: SpokenReply | None
+    goes_on: KeptAnswer | None
     options: Mapping[str, Any]
-    sound: SoundFormat | None
+    sound: AnswerFormat | None
     is_streamed: bool
     with_usage: bool
     is_spoken: bool
@@ -63,7 +64,7 @@ class ChatLimits:
 
 
 def read_chat_request(
-    body: ChatBody, spoken: SpokenReplies, builder: RequestBuilder, limits: ChatLimits
+    body: ChatBody, spoken: KeptAnswers, builder: RequestBuilder, limits: ChatLimits
 ) -> ChatRequest:
     """Check a body against the model. Raises ApiError, which names the field at fault."""
     _refuse_unsupported(body)
@@ -107,7 +108,7 @@ def _refuse_unsupported(body: ChatBody) -> None:
         raise ApiError("unsupported_parameter", "logprobs are not supported: leave it out", "logprobs")
 
 
-def _read_sound(body: ChatBody, builder: RequestBuilder) -> SoundFormat | None:
+def _read_sound(body: ChatBody, builder: RequestBuilder) -> AnswerFormat | None:
     if "audio" not in (body.modalities or ("text",)):
         return None
     if builder.vocabulary.speech is None:
@@ -124,7 +125,7 @@ def _read_sound(body: ChatBody, builder: RequestBuilder) -> SoundFormat | None:
 
 
 def _read_options(
-    body: ChatBody, sound: SoundFormat | None, builder: RequestBuilder, limits: ChatLimits
+    body: ChatBody, sound: AnswerFormat | None, builder: RequestBuilder, limits: ChatLimits
 ) -> dict[str, Any]:
     asked = body.max_completion_tokens or body.max_tokens or limits.max_tokens
     try:
@@ -164,7 +165,7 @@ def _read_schedule(body: ChatBody, builder: RequestBuilder, limits: ChatLimits) 
     return wanted
 
 
-def _find_spoken(message: ChatMessage, index: int, spoken: SpokenReplies) -> SpokenReply | None:
+def _find_spoken(message: MessageBody, index: int, spoken: KeptAnswers) -> KeptAnswer | None:
     if message.role != "assistant" or message.audio is None:
         return None
     found = spoken.find(message.audio.id)
@@ -178,7 +179,7 @@ def _find_spoken(message: ChatMessage, index: int, spoken: SpokenReplies) -> Spo
     return found
 
 
-def _read_message(message: ChatMessage, index: int, earlier: SpokenReply | None) -> Message | None:
+def _read_message(message: MessageBody, index: int, earlier: KeptAnswer | None) -> Message | None:
     """The message as the engine takes it, None for an empty one of the assistant."""
     if message.role not in ROLES:
         raise ApiError(
@@ -203,7 +204,7 @@ def _read_message(message: ChatMessage, index: int, earlier: SpokenReply | None)
     return Message(role, parts)
 
 
-def _text_of(message: ChatMessage, index: int) -> str:
+def _text_of(message: MessageBody, index: int) -> str:
     texts = []
     for i, part in enumerate(_parts_of(message)):
         text = part.refusal if part.type == "refusal" else part.text
@@ -213,11 +214,11 @@ def _text_of(message: ChatMessage, index: int) -> str:
     return "\n".join(texts)
 
 
-def _parts_of(message: ChatMessage) -> Sequence[Part]:
+def _parts_of(message: MessageBody) -> Sequence[PartBody]:
     if message.content is None:
         return ()
     if isinstance(message.content, str):
-        return (Part(type="text", text=message.content),)
+        return (PartBody(type="text", text=message.content),)
     return message.content
 
 
@@ -227,9 +228,9 @@ def _wrong_part(kind: str, param: str, remedy: str) -> ApiError:
     )
 
 
-def _has_sound(message: ChatMessage) -> bool:
+def _has_sound(message: MessageBody) -> bool:
     return isinstance(message.content, list) and any(part.type == "input_audio" for part in message.content)
 
 
-def _digest(messages: Sequence[ChatMessage]) -> bytes:
+def _digest(messages: Sequence[MessageBody]) -> bytes:
     return sha256(msgspec.json.encode(messages, order="sorted")).digest()

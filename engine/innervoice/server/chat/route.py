@@ -8,8 +8,8 @@ from starlette.types import Receive, Scope, Send
 from innervoice.server.access import Access
 from innervoice.server.chat.answers import ChatAnswer
 from innervoice.server.chat.body import read_chat_body
+from innervoice.server.chat.kept import KeptAnswers
 from innervoice.server.chat.request import ChatLimits, ChatRequest, read_chat_request
-from innervoice.server.chat.spoken import SpokenReplies
 from innervoice.server.context import ServerContext
 from innervoice.server.errors import ApiError
 from innervoice.server.http_answers import as_api_error, refusal
@@ -24,7 +24,7 @@ class ChatRoute:
     def __init__(self, context: ServerContext, access: Access) -> None:
         self._context = context
         self._access = access
-        self._spoken = SpokenReplies()
+        self._spoken = KeptAnswers()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

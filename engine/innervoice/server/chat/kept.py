@@ -1,4 +1,4 @@
-"""SpokenReplies: earlier answers, which later requests name by the id of their sound."""
+"""KeptAnswers: earlier answers, which later requests name by the id of their sound."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
-class SpokenReply:
+class KeptAnswer:
     """An answer that was given.
 
     dialogue: a digest of the messages before it. export: the session that it ended with, from which it goes
@@ -28,20 +28,20 @@ class SpokenReply:
     expires_at: int
 
 
-class SpokenReplies:
+class KeptAnswers:
     """Answers of the last hour, as far as they fit; the oldest go first. For one event loop."""
 
     def __init__(self, max_bytes: int = MAX_BYTES, clock: Callable[[], float] = time.time) -> None:
         self._max_bytes = max_bytes
         self._clock = clock
-        self._kept: OrderedDict[str, SpokenReply] = OrderedDict()
+        self._kept: OrderedDict[str, KeptAnswer] = OrderedDict()
         self._num_bytes = 0
 
     def new_id(self) -> tuple[str, int]:
         """Make the id of an answer that begins, and the time until which it will be kept."""
         return f"audio_{uuid.uuid4().hex[:24]}", int(self._clock()) + KEPT_S
 
-    def keep(self, reply: SpokenReply) -> None:
+    def keep(self, reply: KeptAnswer) -> None:
         """Keep an answer until it expires."""
         self._kept[reply.audio_id] = reply
         self._num_bytes += len(reply.export)
@@ -49,7 +49,7 @@ class SpokenReplies:
             _, oldest = self._kept.popitem(last=False)
             self._num_bytes -= len(oldest.export)
 
-    def find(self, audio_id: str) -> SpokenReply | None:
+    def find(self, audio_id: str) -> KeptAnswer | None:
         """The answer of an id, None when it is not kept any more."""
         found = self._kept.get(audio_id)
         return None if found is None or found.expires_at <= self._clock() else found
