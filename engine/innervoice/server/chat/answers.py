@@ -6,16 +6,14 @@ The client may leave at any time, which cancels the reply.
 from __future__ import annotations
 
 import asyncio
-import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import msgspec
 import numpy as np
-from starlette.responses import JSONResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Send
 
 from innervoice.api.session import Session
 from innervoice.runtime.event_builder import collect_text
@@ -31,6 +29,9 @@ from innervoice.types import AudioChunk, Done, EngineDead, Event, Reflection, Re
 
 MAX_UNREAD = 256  # events of the engine that wait for a slow client
 MAX_UNREAD_S = 10.0  # and seconds of sound
+PIECE_LEN = 2**17  # bytes of a whole answer that the client must take in a time
+
+SendPart = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class ClientGone(Exception):
@@ -53,13 +54,13 @@ class ChatAnswer:
         context: ServerContext,
         request: ChatRequest,
         session: Session,
-        spoken: KeptAnswers,
+        kept: KeptAnswers,
         model: str,
     ) -> None:
         self._context = context
         self._request = request
         self._session = session
-        self._spoken = spoken
+        self._kept = kept
         self._envelope = Envelope(model)
         self._stream: Stream | None = None
         self._error: ApiError | None = None
@@ -77,7 +78,7 @@ class ChatAnswer:
             self._stream.cancel()
         await self._over.wait()
 
-    async def send(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def send(self, receive: Receive, send: Send) -> None:
         """Make the reply and send it. Raises ApiError while nothing was sent."""
         self._context.live.add(self)
         try:
@@ -89,10 +90,8 @@ class ChatAnswer:
             gone = asyncio.create_task(_wait_until_gone(receive))
             gone.add_done_callback(lambda _: stream.cancel())
             try:
-                if request.is_streamed:
-                    await self._send_events(stream, partial(self._send, send))
-                else:
-                    await (await self._whole(stream))(scope, receive, partial(self._send, send))
+                send_answer = self._send_events if request.is_streamed else self._send_whole
+                await send_answer(stream, partial(self._send, send))
             except ClientGone:
                 pass
             finally:
@@ -109,32 +108,44 @@ class ChatAnswer:
         except (TimeoutError, OSError) as error:
             raise ClientGone from error
 
-    async def _whole(self, stream: Stream) -> JSONResponse:
+    async def _send_whole(self, stream: Stream, send: SendPart) -> None:
         events = [event async for event in stream]
         done = events[-1]
         assert isinstance(done, Done), "a reply ends in Done"
         self._check(done, stream)
+        sound = None
+        if self._request.sound is not None:
+            sound = AnswerSound(*self._kept.new_id())
+            await self._keep(sound, collect_text(events)[0])
+        loop = asyncio.get_running_loop()
+        body = await loop.run_in_executor(self._context.calls, self._written, events, done, sound)
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for start in range(0, len(body), PIECE_LEN):
+            piece = body[start : start + PIECE_LEN]
+            is_last = start + PIECE_LEN >= len(body)
+            await send({"type": "http.response.body", "body": piece, "more_body": not is_last})
+
+    def _written(self, events: list[Event], done: Done, sound: AnswerSound | None) -> bytes:
+        """The JSON of a whole answer; on a thread, since it may hold minutes of sound."""
         transcript, reflections = collect_text(events)
         message: dict[str, Any] = {"role": "assistant", "content": transcript, "refusal": None}
         if reflections:
             message["reasoning_content"] = "\n\n".join(reflections)
-        if self._request.sound is not None:
-            loop = asyncio.get_running_loop()
-            pcm = _joined(events)
-            data = await loop.run_in_executor(self._context.calls, encode, pcm, self._request.sound)
-            sound = AnswerSound(*self._spoken.new_id())
+        if sound is not None and self._request.sound is not None:
             message["content"] = None
             message["audio"] = {
                 "id": sound.audio_id,
-                "data": base64.b64encode(data).decode(),
+                "data": encode(_joined(events), self._request.sound),  # bytes are written as base64
                 "expires_at": sound.expires_at,
                 "transcript": transcript,
             }
-            await self._keep(sound, transcript)
         usage = usage_of(done.usage, is_spoken=self._request.is_spoken)
-        return JSONResponse(self._envelope.completion(message, finish_reason_of(done.finish_reason), usage))
+        return msgspec.json.encode(
+            self._envelope.completion(message, finish_reason_of(done.finish_reason), usage)
+        )
 
-    async def _send_events(self, stream: Stream, send: Any) -> None:
+    async def _send_events(self, stream: Stream, send: SendPart) -> None:
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         async for chunk in self._chunks(stream):
@@ -144,7 +155,7 @@ class ChatAnswer:
 
     async def _chunks(self, stream: Stream) -> AsyncIterator[dict[str, Any]]:
         """The pieces of a streamed answer; an error in its midst is one too."""
-        sound = AnswerSound(*self._spoken.new_id()) if self._request.sound is not None else None
+        sound = AnswerSound(*self._kept.new_id()) if self._request.sound is not None else None
         first: dict[str, Any] = {"role": "assistant", "content": "" if sound is None else None}
         if sound is not None:
             first["audio"] = {"id": sound.audio_id, "transcript": ""}
@@ -185,7 +196,7 @@ class ChatAnswer:
     async def _keep(self, sound: AnswerSound, transcript: str) -> None:
         """Keep the answer, so that a later request may go on from it."""
         export = await self._session.aexport()
-        self._spoken.keep(
+        self._kept.keep(
             KeptAnswer(sound.audio_id, transcript, self._request.dialogue, export, sound.expires_at)
         )
 
@@ -197,7 +208,7 @@ def _delta_of(event: Event, *, is_spoken: bool) -> dict[str, Any] | None:
     if isinstance(event, Transcript) and event.text:
         return {"audio": {"transcript": event.text}} if is_spoken else {"content": event.text}
     if isinstance(event, AudioChunk) and is_spoken:
-        return {"audio": {"data": base64.b64encode(event.to_pcm16().astype("<i2").tobytes()).decode()}}
+        return {"audio": {"data": event.to_pcm16().astype("<i2").tobytes()}}  # written as base64
     return None
 
 

@@ -64,12 +64,12 @@ class ChatLimits:
 
 
 def read_chat_request(
-    body: ChatBody, spoken: KeptAnswers, builder: RequestBuilder, limits: ChatLimits
+    body: ChatBody, kept: KeptAnswers, builder: RequestBuilder, limits: ChatLimits
 ) -> ChatRequest:
     """Check a body against the model. Raises ApiError, which names the field at fault."""
     _refuse_unsupported(body)
     sound = _read_sound(body, builder)
-    earlier = [_find_spoken(message, i, spoken) for i, message in enumerate(body.messages)]
+    earlier = [_find_kept(message, i, kept) for i, message in enumerate(body.messages)]
     last = max((i for i, one in enumerate(earlier) if one is not None), default=None)
     goes_on = None if last is None else earlier[last]
     rest = 0
@@ -165,10 +165,10 @@ def _read_schedule(body: ChatBody, builder: RequestBuilder, limits: ChatLimits) 
     return wanted
 
 
-def _find_spoken(message: MessageBody, index: int, spoken: KeptAnswers) -> KeptAnswer | None:
+def _find_kept(message: MessageBody, index: int, kept: KeptAnswers) -> KeptAnswer | None:
     if message.role != "assistant" or message.audio is None:
         return None
-    found = spoken.find(message.audio.id)
+    found = kept.find(message.audio.id)
     if found is None:
         raise ApiError(
             "audio_not_found",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
@@ -24,7 +26,7 @@ class ChatRoute:
     def __init__(self, context: ServerContext, access: Access) -> None:
         self._context = context
         self._access = access
-        self._spoken = KeptAnswers()
+        self._kept = KeptAnswers()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -40,20 +42,27 @@ class ChatRoute:
         context = self._context
         self._access.grant_key(request.headers)
         context.check_engine()
-        body = read_chat_body(await request.body())
-        limits = ChatLimits(context.options.schedule, context.options.max_output_tokens)
-        chat = read_chat_request(body, self._spoken, context.engine.parts.requests, limits)
+        data = await request.body()
+        loop = asyncio.get_running_loop()
+        chat, model = await loop.run_in_executor(context.calls, self._read, data)
         slot = context.admission.hold()
         try:
-            await self._reply(chat, body.model or context.model_name, request, send)
+            await self._reply(chat, model or context.model_name, request, send)
         finally:
             slot.release()
+
+    def _read(self, data: bytes) -> tuple[ChatRequest, str]:
+        """The request in a body, which may hold minutes of sound, and the model that it names."""
+        context = self._context
+        body = read_chat_body(data)
+        limits = ChatLimits(context.options.schedule, context.options.max_output_tokens)
+        return read_chat_request(body, self._kept, context.engine.parts.requests, limits), body.model
 
     async def _reply(self, chat: ChatRequest, model: str, request: Request, send: Send) -> None:
         export = None if chat.goes_on is None else chat.goes_on.export
         session = await self._context.engine.aopen_session(restore=export)
         try:
-            answer = ChatAnswer(self._context, chat, session, self._spoken, model)
-            await answer.send(request.scope, request.receive, send)
+            answer = ChatAnswer(self._context, chat, session, self._kept, model)
+            await answer.send(request.receive, send)
         finally:
             await session.aclose()
