@@ -1,5 +1,8 @@
 """The server: OpenAI's Realtime protocol and chat completions over HTTP and WebSocket (the extra `server`).
 
+A server has one event loop, which no call of the engine may hold up. One thread judges the sound of all listeners; what
+takes long runs on the threads of `ServerContext.calls` and of the engine.
+
 access.py         Access: API keys and client secrets
 admission.py      Admission: the number of sessions that the server holds
 app.py            the ASGI application: routes, and the watch over connections
