@@ -22,7 +22,7 @@ BETA_S = 60  # of the older route
 
 
 class ExpiresAfter(Struct):
-    """How long a secret is good for."""
+    """The time for which a secret is good."""
 
     anchor: Literal["created_at"] = "created_at"
     seconds: int = DEFAULT_S

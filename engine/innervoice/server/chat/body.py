@@ -63,7 +63,7 @@ class ChatExtension(Struct):
 
 
 class ChatBody(Struct):
-    """The request. Defaults are the API's own."""
+    """The request for a chat completion. Defaults are the API's own."""
 
     messages: list[MessageBody]
     model: str = ""
