@@ -16,6 +16,7 @@ from family_models import make
 
 from innervoice import Engine, Ids, Sampling, Schedule, Segment, Text
 from innervoice.model.text import asks_to_think
+from innervoice.runtime.snapshot import SessionSnapshot
 from innervoice.tools.cli.inputs import read_template
 
 TEMPLATE = (
@@ -66,6 +67,45 @@ def test_template_variables_reach_the_prompt(engine: Engine, folder: Path) -> No
     with Engine.from_pretrained(folder, device="cpu", template=OFF) as quiet:
         assert prompt_of(quiet) == off
         assert prompt_of(quiet, template={"enable_thinking": True}) == plain
+
+
+def test_a_session_writes_its_earlier_turns_as_the_template_does_now(engine: Engine) -> None:
+    """The empty thoughts stand before the reply that is made, and before no earlier one."""
+    tokenizer = engine.parts.requests.tokenizer
+    thoughts = [tokenizer.require_special(mark) for mark in ("<think>", "</think>")]
+    said = ["hello", "and you?", "why?"]
+    with engine.open_session(template=OFF) as session:
+        for number, text in enumerate(said, 1):
+            session.reply(Text(text), sampling=GREEDY).reply()
+            ids = list(SessionSnapshot.from_bytes(session.export(), engine.model_id).ids)
+            assert [i for i in ids if i in thoughts] == thoughts
+            written = [i for word in said[:number] for i in tokenizer.encode(word)]
+            assert len(ids) > len(written) + (number - 1) * 3
+
+
+def test_a_session_holds_its_template_to_what_was_really_said(tmp_path: Path) -> None:
+    """A switch in an earlier question is written anew; a reply that the template would cut is refused."""
+    loop = "{%- for m in messages %}{{- '<|im_start|>' + m.role + '\\n' + CONTENT + '<|im_end|>\\n' }}{%- endfor %}"
+    loop += "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}SWITCH{%- endif %}"
+    switch = "{%- if messages[-1].content.endswith('/off') %}{{- 'now ' }}{%- endif %}"
+    halved = "(m.content if m.role == 'user' else m.content[1:])"
+    for content, more in (("m.content", switch), (halved, "")):
+        theirs = save(tmp_path, "chatml", template=loop.replace("CONTENT", content).replace("SWITCH", more))
+        make("qwen3", vocab_size=512, eos_token_id=2).save_pretrained(tmp_path)
+        with Engine.from_pretrained(tmp_path, device="cpu") as made, made.open_session() as session:
+            first = session.reply(Text("hello /off"), sampling=GREEDY).reply()
+            if content is halved:
+                with pytest.raises(ValueError, match="chat template fails for this dialogue"):
+                    session.reply(Text("why?"), sampling=GREEDY)
+                continue
+            session.reply(Text("why?"), sampling=Sampling(temperature=0, max_new_tokens=1)).reply()
+            ids = list(SessionSnapshot.from_bytes(session.export(), made.model_id).ids)
+            head = [{"role": "user", "content": "hello /off"}]
+            opening = theirs.apply_chat_template(head, add_generation_prompt=True, return_dict=False)
+            now = made.parts.requests.tokenizer.encode("now ")
+            assert list(opening)[-len(now) :] == now
+            assert ids[: len(opening) - len(now)] == list(opening)[: -len(now)]
+            assert ids[len(opening) - len(now) :][: len(first.ids)] == first.ids
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 from innervoice.api.request_builder import RequestBuilder, RequestOptions, extra_items
 from innervoice.model.sequence import TokenColumns
+from innervoice.model.text import ChatMessage, ChatTemplate, JsonTokenizer, TextStream
+from innervoice.model.text.chat_template import HistoryChanges
 from innervoice.model.text.dialogue import DialogueItem, SpokenCodes
+from innervoice.model.token_role import TokenRole
 from innervoice.runtime.history import groups_of, join_tokens, without_oldest
 from innervoice.runtime.request import SessionTurn
 from innervoice.runtime.session_state import History
@@ -31,6 +34,35 @@ class TurnPlanner:
 
     requests: RequestBuilder
 
+    @property
+    def reads_words(self) -> bool:
+        """Whether a turn depends on the words of the replies before it, for which their tokens are needed."""
+        return self._chat is not None
+
+    @property
+    def _chat(self) -> ChatTemplate | None:
+        tokenizer = self.requests.tokenizer
+        return tokenizer.chat if isinstance(tokenizer, JsonTokenizer) else None
+
+    def _messages(self, items: Sequence[DialogueItem], own: TokenColumns) -> list[ChatMessage] | None:
+        """What was said, as a chat template takes it; None: there is none, or ids are among it."""
+        if self._chat is None or not all(isinstance(part, str) for item in items for part in item.parts):
+            return None
+        return [
+            {
+                "role": item.role,
+                "content": self._words(item.reply, own) if item.reply else "\n".join(map(str, item.parts)),
+            }
+            for item in items
+        ]
+
+    def _words(self, reply: int, own: TokenColumns) -> str:
+        """The text that is heard of a reply."""
+        tokens = zip(own.ids, own.roles, own.replies, strict=True)
+        stream = TextStream(self.requests.tokenizer)
+        heard = (i for i, role, number in tokens if number == reply and role is TokenRole.SPOKEN)
+        return stream.feed(heard) + stream.flush()
+
     def plan_plain(
         self, history: History, new: Sequence[DialogueItem], options: RequestOptions
     ) -> PlannedTurn | None:
@@ -42,7 +74,11 @@ class TurnPlanner:
             return None
         if len(new) != 1 or len(new[0].parts) != 1 or new[0].role not in ("user", "prompt"):
             return None
-        ids = self.requests.turn_ids(new[0], head, options, first=not history.items)
+        earlier = self._messages(history.items, history.own)
+        try:
+            ids = self.requests.turn_ids(new[0], head, options, first=not history.items, earlier=earlier)
+        except HistoryChanges:  # the template writes earlier turns otherwise now
+            return None
         if options.truncation == "auto" and history.num_tokens + len(ids) > self.limit(options):
             return None
         items = (*history.items, *new)
@@ -58,6 +94,10 @@ class TurnPlanner:
             num_dropped = self._num_to_drop(old, new, head, history.own, options)
         items = [*without_oldest(old, num_dropped), *new]
         runs = self.requests.render(items, head, options)
+        said = self._messages(items, history.own)
+        if said is not None and self._chat is not None:
+            opening = [] if head is None else [{"role": "system", "content": head}]
+            self._chat.check_replies([*opening, *said], self.requests.variables_of(options))
         tokens = join_tokens(runs, items, history.own)
         turn = SessionTurn(
             items=tuple(items),

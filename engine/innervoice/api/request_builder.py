@@ -17,7 +17,7 @@ from innervoice.codec.audio import SampleRate, read_audio
 from innervoice.codec.speech_codec import SpeechEncoder
 from innervoice.fields import MOST_INT64, Count, Encodable, Length, Limits, Seconds, read_fields
 from innervoice.model.families import Family
-from innervoice.model.text import TextTokenizer, asks_to_think
+from innervoice.model.text import ChatMessage, TextTokenizer, asks_to_think
 from innervoice.model.text.dialogue import DialogueItem, DialogueRole, ItemPart, SpokenCodes
 from innervoice.runtime.conversation import ItemHandle, Message, check_item_id
 from innervoice.runtime.edits import check_new_ids
@@ -108,7 +108,7 @@ class RequestBuilder:
         prompt_ids = () if prompt is None else self._checked(self._prompt_ids(prompt, options))
         is_rendered = turn.items[-1].role != "prompt" if turn and turn.items else not isinstance(prompt, Ids)
         if prompt is not None and is_rendered:
-            self._warn_of_masked_thoughts(program, prompt_ids, self._variables(options))
+            self._warn_of_masked_thoughts(program, prompt_ids, self.variables_of(options))
         return Request(
             reply_id=uuid.uuid4().hex,
             prompt_ids=prompt_ids,
@@ -190,18 +190,25 @@ class RequestBuilder:
         return SpokenCodes(tuple(self.speech_tokenizer.encode(*read_audio(content))))
 
     def turn_ids(
-        self, item: DialogueItem, system: str | None, options: RequestOptions, *, first: bool
+        self,
+        item: DialogueItem,
+        system: str | None,
+        options: RequestOptions,
+        *,
+        first: bool,
+        earlier: Sequence[ChatMessage] | None = None,
     ) -> list[int]:
-        """The ids of a turn of one item, with one part. Raises ValueError."""
+        """The ids of a turn of one item, with one part; earlier: as for `Family.turn_ids`. Raises ValueError."""
         (part,) = item.parts
         if isinstance(part, Ids):
             return list(part.ids)
         user = part if isinstance(part, str) else list(part.codes)
+        variables = self.variables_of(options)
         return self.family.turn_ids(
-            self.tokenizer, self.vocabulary, user, system, first=first, variables=self._variables(options)
+            self.tokenizer, self.vocabulary, user, system, first=first, variables=variables, earlier=earlier
         )
 
-    def _variables(self, options: RequestOptions) -> dict[str, object]:
+    def variables_of(self, options: RequestOptions) -> dict[str, object]:
         """The template variables of a request."""
         return {**self.template, **(options.template or {})}
 
@@ -231,7 +238,7 @@ class RequestBuilder:
     ) -> list[list[int]]:
         """See `Family.dialogue_runs`."""
         return self.family.dialogue_runs(
-            self.tokenizer, self.vocabulary, items, head, opens=opens, variables=self._variables(options)
+            self.tokenizer, self.vocabulary, items, head, opens=opens, variables=self.variables_of(options)
         )
 
     def default_system(self, items: Sequence[DialogueItem]) -> str | None:

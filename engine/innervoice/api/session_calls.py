@@ -324,7 +324,7 @@ class SessionCalls:
         """Submit a reply whose audio is encoded."""
         with self._lock:
             history: History = self._worker.call_sessions(
-                lambda sessions: sessions.history(self.session_id, tokens=False)
+                lambda sessions: sessions.history(self.session_id, tokens=self._planner.reads_words)
             )
             pending = self._pending.resolved(asked.pending)
             if asked.given is None and not pending:

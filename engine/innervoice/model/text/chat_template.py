@@ -38,6 +38,10 @@ class Piece:
     is_template: bool
 
 
+class HistoryChanges(ValueError):
+    """A template that writes earlier turns otherwise once there are later ones: a turn cannot just be added."""
+
+
 class ChatTemplate:
     """A template with the names of the special tokens.
 
@@ -75,7 +79,7 @@ class ChatTemplate:
         file, data = folder / "chat_template.jinja", _read_if_there(folder / "tokenizer_config.json")
         source, template = folder / "tokenizer_config.json", data.get("chat_template")
         if file.exists():
-            source, template = file, file.read_text(encoding="utf-8-sig")
+            source, template = file, file.read_text(encoding="utf-8")
         elif template is None:
             source = folder / "chat_template.json"
             template = _read_if_there(source).get("chat_template")
@@ -144,6 +148,25 @@ class ChatTemplate:
                 raise ValueError(
                     f"template.{name} is a {type(value).__name__}: it must be a JSON value"
                 ) from None
+
+    def check_replies(
+        self, messages: Sequence[ChatMessage], variables: Mapping[str, Any] | None = None
+    ) -> None:
+        """Refuse a template that makes something else of a reply because of its words, white space aside.
+
+        Raises ValueError: a session keeps replies as they were made.
+        """
+        given = self._given(variables)
+        words = {
+            f"\uf8f0reply {i}\uf8f1": m["content"] for i, m in enumerate(messages) if m["role"] == "assistant"
+        }
+        names = iter(words)
+        standing = [{**m, "content": next(names)} if m["role"] == "assistant" else m for m in messages]
+        expected = self._render(standing, given)
+        for name, content in words.items():
+            expected = expected.replace(name, content)
+        if expected.split() != self._render(messages, given).split():
+            self._refuse("what it writes for a reply depends on the words of it")
 
     def _after_reply(
         self, head: Sequence[ChatMessage], last: ChatMessage, given: Mapping[str, Any]
@@ -217,7 +240,8 @@ class ChatTemplate:
             self._refuse(_first_line(error))
 
     def _refuse(self, reason: str) -> NoReturn:
-        raise ValueError(
+        kind = HistoryChanges if reason == _RENAMED else ValueError
+        raise kind(
             f"{self.source}: the chat template fails for this dialogue ({reason}): change it, or give a prompt as Ids"
         ) from None
 
