@@ -1,37 +1,44 @@
-"""innervoice: the inference engine for spoken language models that think while they speak."""
+"""innervoice: the inference engine for spoken language models that think while they speak.
 
-from innervoice.api.engine import Engine
-from innervoice.api.event_log import EventLog
-from innervoice.api.memory_plan import MemoryPlan as Plan
-from innervoice.api.options import EngineOptions
-from innervoice.api.session import Session
-from innervoice.codec.glm_voice.chunks import SteadySettings
-from innervoice.codec.residual_vq.codec import Codec
-from innervoice.codec.residual_vq.codes import Codes
-from innervoice.runtime.conversation import Delete, Insert, Item, Message, Truncate
-from innervoice.runtime.stream import Stream
-from innervoice.schedule import Schedule, ScheduleError, Segment
-from innervoice.types import (
-    Audio,
-    AudioChunk,
-    Done,
-    End,
-    EngineDead,
-    Event,
-    EventField,
-    Heard,
-    Ids,
-    OutOfCapacity,
-    Reflection,
-    Reply,
-    RequestFailed,
-    Sampling,
-    Speech,
-    Text,
-    TokenEvent,
-    Transcript,
-    Usage,
-)
+The public names are imported when they are first asked for, so that `import innervoice` is cheap.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from innervoice.api.engine import Engine
+    from innervoice.api.event_log import EventLog
+    from innervoice.api.memory_plan import MemoryPlan as Plan
+    from innervoice.api.options import EngineOptions
+    from innervoice.api.session import Session
+    from innervoice.codec.glm_voice.chunks import SteadySettings
+    from innervoice.codec.residual_vq.codec import Codec
+    from innervoice.codec.residual_vq.codes import Codes
+    from innervoice.runtime.conversation import Delete, Insert, Item, Message, Truncate
+    from innervoice.runtime.stream import Stream
+    from innervoice.schedule import Schedule, ScheduleError, Segment
+    from innervoice.types import (
+        Audio,
+        AudioChunk,
+        Done,
+        End,
+        EngineDead,
+        Event,
+        EventField,
+        Heard,
+        Ids,
+        OutOfCapacity,
+        Reflection,
+        Reply,
+        RequestFailed,
+        Sampling,
+        Speech,
+        Text,
+        TokenEvent,
+        Transcript,
+        Usage,
+    )
 
 __version__ = "0.1.0"
 
@@ -73,3 +80,55 @@ __all__ = [
     "Truncate",
     "Usage",
 ]
+
+# The module that each public name comes from.
+_HOMES = {
+    "innervoice.api.engine": ("Engine",),
+    "innervoice.api.event_log": ("EventLog",),
+    "innervoice.api.memory_plan": ("Plan",),
+    "innervoice.api.options": ("EngineOptions",),
+    "innervoice.api.session": ("Session",),
+    "innervoice.codec.glm_voice.chunks": ("SteadySettings",),
+    "innervoice.codec.residual_vq.codec": ("Codec",),
+    "innervoice.codec.residual_vq.codes": ("Codes",),
+    "innervoice.runtime.conversation": ("Delete", "Insert", "Item", "Message", "Truncate"),
+    "innervoice.runtime.stream": ("Stream",),
+    "innervoice.schedule": (
+        "Schedule",
+        "ScheduleError",
+        "Segment",
+    ),
+    "innervoice.types": (
+        "Audio",
+        "AudioChunk",
+        "Done",
+        "End",
+        "EngineDead",
+        "Event",
+        "EventField",
+        "Heard",
+        "Ids",
+        "OutOfCapacity",
+        "Reflection",
+        "Reply",
+        "RequestFailed",
+        "Sampling",
+        "Speech",
+        "Text",
+        "TokenEvent",
+        "Transcript",
+        "Usage",
+    ),
+}
+_RENAMED = {"Plan": "MemoryPlan"}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), _RENAMED.get(name, name))
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME_OF})

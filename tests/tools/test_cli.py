@@ -17,6 +17,7 @@ import soundfile
 
 import innervoice
 import innervoice_kernels
+from innervoice.api import preparation
 from innervoice.api.engine import Engine
 from innervoice.checkpoint.files import read_json
 from innervoice.tools import environment
@@ -363,10 +364,10 @@ def test_a_question_is_not_overwritten(
 def test_the_engine_s_refusals_are_one_sentence(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
 ) -> None:
-    def refuse(**load: object) -> Engine:
+    def refuse(*load: object) -> Engine:
         raise error
 
-    monkeypatch.setattr(Engine, "from_pretrained", refuse)
+    monkeypatch.setattr(preparation, "prepare", refuse)
     code = main(["generate", "--text", "hi", "--model", "any"])
     assert_refused(code, capsys.readouterr().err, " ".join(str(error).split()))
     assert listing(folder) == []

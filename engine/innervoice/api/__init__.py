@@ -9,6 +9,7 @@ loader.py           EngineParts: a checkpoint loaded as planned
 memory_plan.py      MemoryPlan: bytes and sessions, from config files alone
 options.py          EngineOptions: the options that an engine is loaded with
 pending.py          PendingItems: messages and sound that wait for a session's next reply
+preparation.py      files of config and tokenizer, read and checked before the weights
 request_builder.py  RequestBuilder: a prompt and options to a validated request
 session.py          Session, with its calls for event loops
 session_calls.py    SessionCalls: turns, pushed audio, edits, fork, export

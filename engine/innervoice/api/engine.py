@@ -19,8 +19,9 @@ import torch
 from innervoice.api.gc_freeze import FrozenHeap
 from innervoice.api.live_audio import LiveEncoder
 from innervoice.api.loader import EngineParts, load
-from innervoice.api.memory_plan import MemoryPlan, make_plan
+from innervoice.api.memory_plan import MemoryPlan
 from innervoice.api.options import EngineOptions, keywords_of
+from innervoice.api.preparation import Prepared, prepare
 from innervoice.api.request_builder import RequestOptions
 from innervoice.api.session import Session
 from innervoice.fields import AtLeastOne, Limits, checked
@@ -110,12 +111,15 @@ class Engine:
                 f"options is {options!r}: use an EngineOptions, or give each option as a keyword"
             )
         options = (options or EngineOptions()).changed(**changes)
+        return cls.load(prepare(model, options))
+
+    @classmethod
+    def load(cls, prepared: Prepared) -> Engine:
+        """Read the weights of a model whose other files have been read; see `from_pretrained`."""
+        plan, options, tracer = prepared.plan, prepared.options, Tracer()
         if options.threads is not None:
             torch.set_num_threads(options.threads)
-        paths = options.locate(model)
-        plan = make_plan(paths, options)
-        tracer = Tracer()
-        engine = cls(load(paths, plan, options, tracer), plan, options, tracer)
+        engine = cls(load(prepared, tracer), plan, options, tracer)
         if options.warmup or (options.warmup is None and torch.device(plan.device).type == "cuda"):
             engine.warmup()
         engine._frozen = FrozenHeap()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import cast
 
 import torch
@@ -15,13 +15,12 @@ from innervoice.api.memory_plan import (
     PAGE_SIZE,
     Configs,
     MemoryPlan,
-    read_configs,
 )
 from innervoice.api.options import EngineOptions
+from innervoice.api.preparation import Prepared
 from innervoice.api.request_builder import RequestBuilder
 from innervoice.checkpoint.gguf import MODEL
 from innervoice.checkpoint.locate import CheckpointPaths
-from innervoice.checkpoint.model_config import read_generation_config
 from innervoice.checkpoint.safetensors import DummyTensors, TensorDir, TensorSource
 from innervoice.checkpoint.tied_head import check_tied_head
 from innervoice.codec.speech_codec import (
@@ -36,15 +35,14 @@ from innervoice.model.gguf_source import GgufSource
 from innervoice.model.pages import FP8_PAGES, PagePool, pages_for
 from innervoice.model.quant_source import QuantizedDir, QuantizingSource
 from innervoice.model.runner import ModelRunner
-from innervoice.model.text import check_variables
 from innervoice.model.transformer import Transformer
-from innervoice.runtime.admission import Preempt
 from innervoice.runtime.core import Core
 from innervoice.runtime.make_core import make_core
 from innervoice.runtime.scheduler import SchedulerSettings
+from innervoice.runtime.scheduler.settings import Preempt
 from innervoice.schedule import Program, Schedule, Segment, compile_schedule
 from innervoice.telemetry.trace import Tracer
-from innervoice.types import OutOfCapacity, Vocabulary
+from innervoice.types import Vocabulary
 from innervoice_kernels.backend import TRITON, choose
 
 
@@ -57,24 +55,17 @@ class EngineParts:
     model_id: str
 
 
-def load(paths: CheckpointPaths, plan: MemoryPlan, options: EngineOptions, tracer: Tracer) -> EngineParts:
-    """Load every part as planned.
-
-    Raises ValueError, FileNotFoundError for bad files, OutOfCapacity when it does not fit.
-    """
-    if plan.sessions < 1:
-        raise OutOfCapacity(_too_large(plan))
-    configs = read_configs(paths)
-    family = configs.family
+def load(prepared: Prepared, tracer: Tracer) -> EngineParts:
+    """Load every part as planned. Raises ValueError, FileNotFoundError for bad files."""
+    paths, configs = prepared.paths, prepared.configs
+    plan, options = prepared.plan, prepared.options
+    requests = prepared.requests
     is_dummy = options.load_format == "dummy"
-    # A dummy model may come without tokenizer files: it then gets a stand-in of the right size.
-    tokenizer, vocabulary = family.load_text(paths.model, configs.num_codes, stand_in=is_dummy)
-    check_variables(tokenizer, options.template or {})
 
     # Weights of the language model and the codec.
     with tracer.span("load"):
         source = _source(paths, configs, plan, is_dummy)
-        weights = family.load_weights(configs.model, source, DTYPES[plan.dtype], plan.device)
+        weights = configs.family.load_weights(configs.model, source, DTYPES[plan.dtype], plan.device)
         if torch.device(plan.device).type == "cuda":
             weights = weights.laid_out()
         max_rows = min(plan.sessions, options.max_sessions or MOST_SESSIONS[torch.device(plan.device).type])
@@ -96,7 +87,7 @@ def load(paths: CheckpointPaths, plan: MemoryPlan, options: EngineOptions, trace
     core = make_core(
         runner,
         PagePool(num_pages, PAGE_SIZE),
-        tokenizer,
+        requests.tokenizer,
         speech,
         tracer,
         max_rows=max_rows,
@@ -105,22 +96,11 @@ def load(paths: CheckpointPaths, plan: MemoryPlan, options: EngineOptions, trace
         scheduler=_scheduler_settings(options, max_rows),
         max_waiting=options.max_waiting,
         preempt=cast(Preempt, options.preempt),
-        device=_device_step(runner, plan, options, vocabulary, tracer, max_rows),
+        device=_device_step(runner, plan, options, requests.vocabulary, tracer, max_rows),
     )
 
-    # What makes requests out of prompts.
-    requests = RequestBuilder(
-        family=family,
-        tokenizer=tokenizer,
-        vocabulary=vocabulary,
-        generation=read_generation_config(paths.model),
-        speech_tokenizer=speech_encoder,
-        max_model_len=plan.max_model_len,
-        sample_rate=speech.sample_rate,
-        event_fields=options.event_fields,
-        template=options.template or {},
-    )
-    return EngineParts(core, requests, _fingerprint(configs, vocabulary))
+    requests = replace(requests, speech_tokenizer=speech_encoder, sample_rate=speech.sample_rate)
+    return EngineParts(core, requests, _fingerprint(configs, requests.vocabulary))
 
 
 def _scheduler_settings(options: EngineOptions, max_rows: int) -> SchedulerSettings:
@@ -185,14 +165,3 @@ def _load_codec(
     speak = CodecLoad(plan.device, plan.codec_dtype, options.load_format, options.vocoder_noise, tracer)
     output = codec.load_output(speak, options.streaming, max_rows)
     return codec.load_encoder(listen), NullSpeechOutput() if output is None else output
-
-
-def _too_large(plan: MemoryPlan) -> str:
-    def gib(num_bytes: int) -> str:
-        return f"{num_bytes / 2**30:.2f} GiB"
-
-    return (
-        f"the model does not fit: {gib(plan.weight_bytes)} of weights, {gib(plan.fixed_bytes - plan.weight_bytes)} of codec and "
-        f"{gib(plan.kv_bytes_per_session)} of cache for a session of {plan.max_model_len} tokens, with "
-        f"{gib(plan.memory_bytes)} on {plan.device}: lower max_model_len, raise memory_fraction or take a smaller dtype"
-    )

@@ -19,10 +19,9 @@ from innervoice.checkpoint.quantization import Format, Quantization
 from innervoice.codec.glm_voice.chunks import SteadySettings
 from innervoice.codec.speech_codec import Streaming
 from innervoice.fields import MOST_INT32, MOST_INT64, Choices, Limits, checked, read_fields
-from innervoice.model.native import Backend
-from innervoice.model.pages import PageFormat
-from innervoice.runtime.admission import Preempt
+from innervoice.model.pages import Backend, PageFormat
 from innervoice.runtime.scheduler import POLICIES, Policy, SchedulerSettings
+from innervoice.runtime.scheduler.settings import Preempt
 from innervoice.types import EventField, check_event_fields
 
 DTYPE_CHOICES = ("auto", *DTYPE_BYTES)

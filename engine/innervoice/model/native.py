@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from innervoice.model.kv_cache import KVCache
+from innervoice.model.pages import Backend
 from innervoice.model.quant import Fp8Weight, Int4Weight, Int8Weight, Weight
 from innervoice.model.rope_scaling import frequencies
 from innervoice.model.transformer import AttentionInputs, Transformer
@@ -25,7 +26,6 @@ from innervoice_kernels import _C
 
 log = logging.getLogger("innervoice")
 
-Backend = Literal["auto", "native", "plain"]
 _DTYPES = (torch.float32, torch.bfloat16)
 
 

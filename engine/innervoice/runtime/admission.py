@@ -4,8 +4,6 @@ need them more.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from innervoice.codec.speech_codec import SpeechOutput
 from innervoice.model.pages import PagePool
 from innervoice.runtime.active_reply import ActiveReply
@@ -16,13 +14,12 @@ from innervoice.runtime.reply_table import ReplyTable
 from innervoice.runtime.reply_trace import ReplyTrace
 from innervoice.runtime.request import Request, check_length
 from innervoice.runtime.scheduler import Phase, SchedulerSettings
+from innervoice.runtime.scheduler.settings import Preempt
 from innervoice.runtime.sequence_pages import SequencePages
 from innervoice.runtime.session_registry import SessionRegistry
 from innervoice.runtime.session_state import SessionState
 from innervoice.runtime.snapshot import SessionSnapshot
 from innervoice.types import OutOfCapacity
-
-Preempt = Literal["recompute", "swap"]
 
 
 class Admission:

@@ -7,7 +7,7 @@ from innervoice.model.device_step import DeviceStep
 from innervoice.model.pages import PagePool
 from innervoice.model.runner import ModelRunner
 from innervoice.model.text import TextTokenizer
-from innervoice.runtime.admission import Admission, Preempt
+from innervoice.runtime.admission import Admission
 from innervoice.runtime.batching import BatchBuilder
 from innervoice.runtime.completion import Completion
 from innervoice.runtime.core import Core
@@ -20,6 +20,7 @@ from innervoice.runtime.reply_factory import ReplyFactory
 from innervoice.runtime.reply_table import ReplyTable
 from innervoice.runtime.reply_trace import ReplyTrace
 from innervoice.runtime.scheduler import LearnedCosts, SchedulerSettings
+from innervoice.runtime.scheduler.settings import Preempt
 from innervoice.runtime.sequence_pages import SequencePages
 from innervoice.runtime.session_registry import SessionRegistry
 from innervoice.runtime.sessions import Sessions

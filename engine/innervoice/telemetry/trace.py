@@ -18,8 +18,6 @@ from contextlib import contextmanager
 from os import PathLike
 from typing import Any
 
-import torch
-
 from innervoice.files import replacing
 
 _FIRST_HEADING, _HEADING = 1 << 22, 8  # above every process id; ids of a heading and of its lines
@@ -33,7 +31,8 @@ class Tracer:
     """
 
     def __init__(self, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
-        self.enabled = self._nvtx = False
+        self.enabled = False
+        self._ranges: Any = None
         self.number = 0
         self._clock_ns = clock_ns
         self._events: list[dict[str, Any]] = []
@@ -53,7 +52,7 @@ class Tracer:
             self._start_ns = self._clock_ns()
             self.number += 1
             self.enabled = True
-            self._nvtx = torch.cuda.is_available()
+            self._ranges = _nvtx()
 
     def stop(self) -> None:
         """Record no more; the recorded events stay."""
@@ -66,13 +65,13 @@ class Tracer:
             yield
             return
         begin = self._clock_ns()
-        if self._nvtx:
-            torch.cuda.nvtx.range_push(name)  # type: ignore[no-untyped-call]
+        if self._ranges is not None:
+            self._ranges.range_push(name)
         try:
             yield
         finally:
-            if self._nvtx:
-                torch.cuda.nvtx.range_pop()  # type: ignore[no-untyped-call]
+            if self._ranges is not None:
+                self._ranges.range_pop()
             self._add(
                 {
                     "name": name,
@@ -195,3 +194,10 @@ class Lines:
                 "args": args,
             }
             self._tracer._add_placed(event | more)
+
+
+def _nvtx() -> Any:
+    """torch's NVTX ranges, which profilers of a GPU show; None without a GPU."""
+    import torch
+
+    return torch.cuda.nvtx if torch.cuda.is_available() else None

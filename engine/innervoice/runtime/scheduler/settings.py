@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Preempt = Literal["recompute", "swap"]  # how keys and values of a preempted reply come back
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,17 +8,19 @@ from collections.abc import Iterator
 from dataclasses import fields
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from innervoice.api.engine import Engine
+import innervoice
 from innervoice.api.event_log import write_events
 from innervoice.telemetry.metrics import Distribution, RequestTimings, RunMetrics, summarize
 from innervoice.tools.cli.inputs import read_schedule
 from innervoice.tools.cli.options import JsonOption, with_engine_options
-from innervoice.tools.loadgen import Load, LoadResult, bundled_questions, read_manifest, run_load
 from innervoice.types import Sampling
+
+if TYPE_CHECKING:
+    from innervoice.tools.loadgen import LoadResult
 
 
 @with_engine_options("device", "dtype", "streaming")
@@ -55,13 +57,15 @@ def stream(
     """Ask at random times, hear every reply in real time, and report the figures
     by which engines are compared.
     """
+    from innervoice.tools.loadgen import Load, bundled_questions, read_manifest, run_load
+
     load = Load(num_prompts, request_rate, max_concurrency, num_warmups, seed)
     questions = bundled_questions() if manifest is None else read_manifest(manifest)
     request: dict[str, Any] = {"sampling": Sampling(max_new_tokens=max_new_tokens)}
     if schedule is not None:
         request["schedule"] = read_schedule(schedule)
     options = {"model": model or str(resources.files("innervoice") / "assets" / "tiny")} | chosen
-    with Engine.from_pretrained(**options) as engine:
+    with innervoice.Engine.from_pretrained(**options) as engine:
         run = run_load(engine, questions, load, request)
     write_events(out, [one.to_dict() for one in run.calls])
     if events is not None:

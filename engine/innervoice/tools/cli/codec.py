@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+import innervoice
 from innervoice.codec.audio import read_channels
-from innervoice.codec.residual_vq.codec import Codec
-from innervoice.codec.residual_vq.codec import Progress as ReportProgress
-from innervoice.codec.residual_vq.codes import Codes
 from innervoice.tools.cli.outputs import check_folder, check_sound, refuse_same
 from innervoice.types import Samples
+
+if TYPE_CHECKING:
+    from innervoice.codec.residual_vq.codec import Codec
+    from innervoice.codec.residual_vq.codec import Progress as ReportProgress
+    from innervoice.codec.residual_vq.codes import Codes
 
 app = typer.Typer(
     rich_markup_mode=None, help="Mimi, EnCodec, DAC or SNAC by itself: sound to codes and back."
@@ -62,7 +64,7 @@ def decode(
     check_sound(out)
     check_folder(out)
     refuse_same(file, out)
-    codes = Codes.load(file)
+    codes = innervoice.Codes.load(file)
     _decoded(_load(codec, device, dtype), codes, out)
 
 
@@ -86,7 +88,9 @@ def roundtrip(
 
 
 def _load(directory: Path, device: str, dtype: str) -> Codec:
-    return Codec.from_pretrained(directory, device=device, dtype=getattr(torch, dtype))
+    import torch
+
+    return innervoice.Codec.from_pretrained(directory, device=device, dtype=getattr(torch, dtype))
 
 
 def _encoded(codec: Codec, file: Path, codebooks: int | None) -> Codes:

@@ -5,21 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from innervoice.api.options import EngineOptions
 from innervoice.telemetry.trace import Tracer
 from innervoice.tools.cli.options import with_engine_options
-from innervoice.tools.decode_bench import (
-    DecodeModel,
-    DeviceLoop,
-    make_loop,
-    step_bytes,
-    time_prefill,
-    time_steps,
-)
+
+if TYPE_CHECKING:
+    from innervoice.tools.decode_bench import DecodeModel
 
 
 @with_engine_options("load_format", "device", "dtype")
@@ -42,6 +37,8 @@ def decode(
     chosen: dict[str, Any],
 ) -> None:
     """Time the decode loop on random keys and values: no prompt, no codec."""
+    from innervoice.tools.decode_bench import DecodeModel, DeviceLoop, make_loop, time_prefill, time_steps
+
     tracer = Tracer()
     loaded = DecodeModel.load(model, EngineOptions(**chosen))
     loop = make_loop(loaded, batch, context, steps + warmup, tracer, graphs=graph, invariant=invariant)
@@ -71,6 +68,8 @@ def decode(
 
 
 def _figures(loaded: DecodeModel, seconds: list[float], batch: int, context: int) -> dict[str, Any]:
+    from innervoice.tools.decode_bench import step_bytes
+
     weights = loaded.transformer.weights
     dtype = str(weights.dtype).removeprefix("torch.")
     step_s = median(seconds)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
@@ -16,7 +17,9 @@ from rich.text import Text
 
 from innervoice.checkpoint.quantization import Quantization
 from innervoice.runtime.record import Line
-from innervoice.tools.quantize import Written
+
+if TYPE_CHECKING:
+    from innervoice.tools.quantize import Written
 
 _STYLE = {"reflection": "dim italic", "transcript": "bold", "speech": "cyan", "audio": "green", "end": "dim"}
 _LABEL_LEN = 22  # cells before a line's text: time, kind and the gaps

@@ -17,10 +17,8 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from innervoice import __version__
-from innervoice.api.engine import Engine
+import innervoice
 from innervoice.api.event_log import EventLog, write_events
-from innervoice.api.memory_plan import make_plan
 from innervoice.api.options import EngineOptions
 from innervoice.checkpoint.quantization import Quantization
 from innervoice.runtime.record import Line
@@ -36,7 +34,6 @@ from innervoice.tools.cli.outputs import ReplyFiles, create_folder, staged
 from innervoice.tools.cli.replay import replay_command
 from innervoice.tools.cli.serve import serve_command
 from innervoice.tools.cli.simulate import simulate_command
-from innervoice.tools.quantize import Quantizer
 from innervoice.types import EngineDead, OutOfCapacity, Prompt, RequestFailed, Sampling
 
 REFUSED = (ValueError, OSError, OutOfCapacity, RequestFailed, EngineDead)
@@ -61,7 +58,7 @@ def _common(
 ) -> None:
     """Spoken replies from models that think while they speak."""
     if version:
-        print(f"innervoice {__version__}")
+        print(f"innervoice {innervoice.__version__}")
     elif context.invoked_subcommand is None:
         print(context.get_help())
 
@@ -171,6 +168,8 @@ def generate(
 )
 def plan(model: ModelOption, as_json: JsonOption = False, *, chosen: dict[str, Any]) -> None:
     """Bytes of weights, cache and codec, and how many sessions fit; loads nothing."""
+    from innervoice.api.memory_plan import make_plan
+
     options = EngineOptions(**chosen)
     made = asdict(make_plan(options.locate(model), options))
     print(json.dumps(made, default=str) if as_json else environment.as_text(plan_rows(made)))
@@ -204,6 +203,8 @@ def quantize(
     """Write the language model of a checkpoint with its weights quantised, and print each tensor's size and
     error.
     """
+    from innervoice.tools.quantize import Quantizer
+
     paths = EngineOptions(**chosen).locate(model)
     quantizer = Quantizer(paths, out, Quantization(to, group, symmetric, not keep_head))
     written = written_as_it_goes(quantizer.run(), len(quantizer), Console(stderr=True))
@@ -222,7 +223,7 @@ def answer(load: dict[str, Any], prompt: Prompt, request: dict[str, Any], output
 
     load: the model and options of the engine, which the event log keeps, so that a replay loads the same.
     """
-    with staged(outputs) as parts, Engine.from_pretrained(**load) as engine:
+    with staged(outputs) as parts, _loaded(prompt, request, **load) as engine:
         log = EventLog()
         lines: list[Line] = []
         with (
@@ -240,6 +241,15 @@ def answer(load: dict[str, Any], prompt: Prompt, request: dict[str, Any], output
         if parts.events:
             write_events(parts.events, lines)
     say("wrote " + ", ".join(map(str, outputs.paths.values())))
+
+
+def _loaded(prompt: Prompt, request: dict[str, Any], model: str, **options: Any) -> innervoice.Engine:
+    """An engine that can do this request: what the files of config and tokenizer refuse is refused first."""
+    from innervoice.api.preparation import prepare
+
+    prepared = prepare(model, EngineOptions().changed(**options))
+    prepared.check(prompt, **request)
+    return innervoice.Engine.load(prepared)
 
 
 def say(text: str) -> None:

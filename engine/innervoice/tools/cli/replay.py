@@ -7,11 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from innervoice.api.engine import Engine
+import innervoice
 from innervoice.api.options import EngineOptions
 from innervoice.tools.cli.options import with_engine_options
 from innervoice.tools.replay.recording import RecordedReply
-from innervoice.tools.replay.replay import replay
 from innervoice.types import Audio, RequestFailed
 
 
@@ -29,6 +28,8 @@ def replay_command(
 
     Engine options that are given replace those of the log; another device or type may compute other results.
     """
+    from innervoice.tools.replay.replay import replay
+
     recording = RecordedReply.load(log)
     recorded = {"model": None} | dict(recording.engine)
     recorded_model = recorded.pop("model")
@@ -39,7 +40,7 @@ def replay_command(
         options = EngineOptions().changed(**recorded | chosen)
     except TypeError as error:
         raise ValueError(f"{log} was made with options of another version: {error}") from error
-    with Engine.from_pretrained(model, options) as engine:
+    with innervoice.Engine.from_pretrained(model, options) as engine:
         made = replay(engine, recording)
     if out is not None:
         Audio(made.samples, recording.chunks[0].rate if recording.chunks else 1).save(out)

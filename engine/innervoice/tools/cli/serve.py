@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from innervoice.api.engine import Engine
+import innervoice
+from innervoice.api.options import EngineOptions
 from innervoice.server.options import ServerOptions
 from innervoice.tools.cli.inputs import read_schedule
 from innervoice.tools.cli.options import ScheduleOption, with_engine_options
@@ -118,10 +119,15 @@ def serve_command(
         transcription_model=transcription_model,
     )
     warn(options)
+    from innervoice.api.preparation import prepare
+
+    prepared = prepare(
+        model or str(resources.files("innervoice") / "assets" / "tiny"), EngineOptions().changed(**chosen)
+    )
+    prepared.check(None, schedule=options.schedule)
     taken = bind(options)
-    path = model or str(resources.files("innervoice") / "assets" / "tiny")
     name = served_name or ("innervoice-tiny" if model is None else Path(model).name)
-    with taken, Engine.from_pretrained(path, **chosen) as engine:
+    with taken, innervoice.Engine.load(prepared) as engine:
         serve(engine, name, options, taken)
 
 

@@ -1,0 +1,75 @@
+"""All that the files of config and tokenizer say of a model: known, and refused, before weights are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+from innervoice.api.memory_plan import Configs, MemoryPlan, make_plan, read_configs
+from innervoice.api.options import EngineOptions
+from innervoice.api.request_builder import RequestBuilder, RequestOptions
+from innervoice.checkpoint.locate import CheckpointPaths
+from innervoice.checkpoint.model_config import read_generation_config
+from innervoice.model.text import check_variables
+from innervoice.types import Ids, OutOfCapacity, Prompt, Text
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model that can be loaded. requests: without a speech tokenizer and a sample rate, which loading adds."""
+
+    paths: CheckpointPaths
+    options: EngineOptions
+    plan: MemoryPlan
+    configs: Configs
+    requests: RequestBuilder
+
+    def check(self, prompt: Prompt | None, **request: Any) -> None:
+        """Refuse a request that the loaded engine would refuse; of a recording for a model that hears, all but
+        its length.
+
+        request: as for `Engine.stream`; prompt None: any. Raises ValueError, FileNotFoundError, TypeError.
+        """
+        is_heard = self.paths.speech_tokenizer is not None and not isinstance(prompt, Text | Ids)
+        self.requests.request(None if is_heard else prompt, RequestOptions().changed(**request), 0.0)
+
+
+def prepare(model: str | PathLike[str], options: EngineOptions) -> Prepared:
+    """Find a model, and read its files of config and tokenizer.
+
+    Raises FileNotFoundError, ValueError for what is not supported, OutOfCapacity when it does not fit.
+    """
+    paths = options.locate(model)
+    plan = make_plan(paths, options)
+    if plan.sessions < 1:
+        raise OutOfCapacity(_too_large(plan))
+    configs = read_configs(paths)
+    # A dummy model may come without tokenizer files: it then gets a stand-in of the right size.
+    tokenizer, vocabulary = configs.family.load_text(
+        paths.model, configs.num_codes, stand_in=options.load_format == "dummy"
+    )
+    check_variables(tokenizer, options.template or {})
+    requests = RequestBuilder(
+        family=configs.family,
+        tokenizer=tokenizer,
+        vocabulary=vocabulary,
+        generation=read_generation_config(paths.model),
+        speech_tokenizer=None,
+        max_model_len=plan.max_model_len,
+        sample_rate=0,
+        event_fields=options.event_fields,
+        template=options.template or {},
+    )
+    return Prepared(paths, options, plan, configs, requests)
+
+
+def _too_large(plan: MemoryPlan) -> str:
+    def gib(num_bytes: int) -> str:
+        return f"{num_bytes / 2**30:.2f} GiB"
+
+    return (
+        f"the model does not fit: {gib(plan.weight_bytes)} of weights, {gib(plan.fixed_bytes - plan.weight_bytes)} of codec and "
+        f"{gib(plan.kv_bytes_per_session)} of cache for a session of {plan.max_model_len} tokens, with "
+        f"{gib(plan.memory_bytes)} on {plan.device}: lower max_model_len, raise memory_fraction or take a smaller dtype"
+    )
