@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -82,6 +85,65 @@ def test_greedy_tokens_equal_transformers(engine: Engine, folder: Path, tokenize
         f"\nlogits of {len(theirs)} tokens: error {(ours - theirs).abs().max():.1e}, widest {theirs.abs().max():.1f}"
     )
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3)
+
+
+LOADING = """
+import sys, time
+from pathlib import Path
+import torch
+from innervoice import Engine, Sampling, Schedule, Text
+
+def resident(): return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+def measured(load):
+    begin = time.process_time()
+    made = load()
+    print(time.process_time() - begin, resident())
+    return made
+
+engine = measured(lambda: Engine.from_pretrained(sys.argv[1], device="cpu"))
+ask = {"schedule": Schedule(cycle=(), guided=False), "sampling": Sampling(temperature=0, max_new_tokens=4)}
+for words in (1, 1500):
+    measured(lambda: engine.generate(Text("fox " * words), **ask))
+engine.close()
+"""
+REFUSING = """
+import sys, time
+import torch
+begin = time.process_time()
+from innervoice.tools.cli.main import main
+for words in (["--text", "hi", "--schedule", "stitch_s"], ["--text", " "], ["--text", "fox " * 9000]):
+    assert main(["generate", "--device", "cpu", "--model", sys.argv[1], *words]) == 2
+    print(time.process_time() - begin)
+    begin = time.process_time()
+"""
+
+
+def figures(code: str, tmp_path: Path) -> list[list[float]]:
+    """The numbers that a new process prints, a list a line. One thread, as others' spinning counts as CPU time."""
+    paths = os.pathsep.join(path for path in sys.path if path)
+    env = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(smollm2.find())], capture_output=True, text=True, env=env, check=True
+    )
+    print(done.stdout)
+    return [[float(word) for word in line.split()] for line in done.stdout.splitlines()]
+
+
+def test_its_gguf_file_is_loaded_in_two_seconds_and_the_cache_takes_memory_as_it_is_used(
+    tmp_path: Path,
+) -> None:
+    (load_s, loaded), (_, one), (_, many) = figures(LOADING, tmp_path)
+    assert load_s <= 2
+    assert loaded <= 1.2e9
+    per_token = 2 * 30 * 3 * 64 * 4
+    assert one - loaded < 100e6
+    assert many - one > 1400 * per_token
+
+
+def test_a_schedule_and_prompts_are_refused_in_two_seconds(tmp_path: Path) -> None:
+    found = figures(REFUSING, tmp_path)
+    assert len(found) == 3 and max(line[0] for line in found) < 2
 
 
 def test_tokens_are_text_from_17_on(engine: Engine) -> None:
