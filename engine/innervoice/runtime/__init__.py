@@ -12,6 +12,7 @@ edits.py             edits of a session's items, all or none
 emitter.py           an emitted token joins its sequence, its speech codes and the events
 event_builder.py     emitted tokens and samples to events and usage
 event_queue.py       the bounded queue in which a reply's events wait for their reader
+faults.py            the replies whose own work failed, to be ended alone
 follow.py            the host's cursor takes a token of the device's cursor
 history.py           a history's tokens from its items, and turns taken out of it
 host_decode.py       the host's side of a step: the forward pass and the draw

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from innervoice.codec.speech_codec import SpeechOutput
 from innervoice.model.pages import PagePool
+from innervoice.model.sequence import Sequence
 from innervoice.runtime.active_reply import ActiveReply
 from innervoice.runtime.decoder import Decoder
 from innervoice.runtime.emitter import Emitter
@@ -71,23 +72,24 @@ class Admission:
         self.check_room()
 
         # A turn goes on with its session's sequence, and keeps of a prefetched prompt what is right.
-        num_cached = num_pages = 0
+        snapshot, num_cached, num_pages = None, 0, 0
         if session is not None:
-            session.busy = request.reply_id
-            session.reply_ids.add(request.reply_id)
             self._sessions.end_prefetch(session, request.prompt_ids if request.history is None else ())
             num_cached = session.sequence.num_cached
             if request.history is not None:
                 num_cached = min(num_cached, session.sequence.num_common(request.history))
             num_pages = len(session.sequence.table.pages)
+            snapshot = session.plain_snapshot(
+                session.paused if request.history is None else None,
+                session.sequence.columns(history) if request.history is None else request.history,
+            )
         self._table.enter(request, now, num_tokens=num_tokens, num_cached=num_cached, num_pages=num_pages)
+        if session is not None:  # last: a request that could not enter leaves its session free
+            session.busy = request.reply_id
+            session.reply_ids.add(request.reply_id)
         if self._trace.enabled:
             self._trace.submitted(request, now)
-        if session is None:
-            return None
-        if request.history is not None:
-            return session.plain_snapshot(None, request.history)
-        return session.plain_snapshot(session.paused, session.sequence.columns(history))
+        return snapshot
 
     def check_room(self, num_coming: int = 0) -> None:
         """Raise OutOfCapacity when no more replies may wait, with so many that are on their way.
@@ -154,10 +156,28 @@ class Admission:
     def _start(self, request: Request, table_index: int) -> None:
         self._table.take_waiting(request.reply_id)
         session = self._sessions.of_reply(request.session_id)
+        sequence = self._pages.new_sequence() if session is None else session.sequence
+        num_before = len(sequence.ids)
+        try:
+            self._begin(request, table_index, session, sequence)
+        except BaseException:
+            if self._table.find(request.reply_id) is None:  # else it ends as any reply
+                self._take_back(session, sequence, num_before)
+            raise
+
+    def _take_back(self, session: SessionState | None, sequence: Sequence, num_before: int) -> None:
+        """Undo the beginning of a reply that did not get into the table."""
         if session is None:
-            sequence, paused, num_prefetched = self._pages.new_sequence(), None, 0
+            sequence.release()
         else:
-            sequence, paused, num_prefetched = session.sequence, session.paused, session.num_prefetched
+            sequence.truncate(min(num_before, len(sequence.ids)))
+            session.drop_prefetched()
+
+    def _begin(
+        self, request: Request, table_index: int, session: SessionState | None, sequence: Sequence
+    ) -> None:
+        paused = None if session is None else session.paused
+        num_prefetched = 0 if session is None else session.num_prefetched
 
         # A prompt begins a new turn in place of the rest of a paused reply.
         if request.history is not None:

@@ -53,7 +53,9 @@ class BatchBuilder:
         """Let a prompt be fed up to `num` tokens; a reply whose prompt is through draws as well -> tokens
         fed.
         """
-        entry = self._table.at(index)
+        entry = self._table.owner(index)
+        if entry is None:  # it could not begin
+            return 0
         assert not isinstance(entry, Request), "a reply without a row is not fed"
         reply = entry if isinstance(entry, ActiveReply) else None
         sequence: Sequence = entry.sequence
@@ -90,9 +92,8 @@ class BatchBuilder:
         table, pages, is_spent = self._table, self._pages, self._decoder.is_spent
         served = []
         for index in indices:
-            reply = table.at(index)
-            assert isinstance(reply, ActiveReply), "only a reply in progress draws"
-            if reply.finish is not None or is_spent(reply):
+            reply = table.owner(index)
+            if not isinstance(reply, ActiveReply) or reply.finish is not None or is_spent(reply):
                 continue
             if not pages.make_writable(reply.sequence, reply.in_flight):
                 continue
@@ -107,7 +108,7 @@ class BatchBuilder:
     def _give_up(self, plan: StepPlan) -> None:
         """No row got its pages although none are left to take back: end the reply that came last."""
         indices = [index for index, _ in plan.prefill] + plan.decode.tolist()
-        entries = [self._table.at(index) for index in indices]
+        entries = [self._table.owner(index) for index in indices]
         replies = [entry for entry in entries if isinstance(entry, ActiveReply) and entry.finish is None]
         if replies:
             order = self._table.columns.order

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import torch
+
 from innervoice.codec.speech_codec import SpeechOutput
 from innervoice.model.pages import PagePool
 from innervoice.model.runner import ModelRunner
@@ -12,6 +14,7 @@ from innervoice.runtime.admission import Admission
 from innervoice.runtime.batching import BatchBuilder
 from innervoice.runtime.completion import Completion
 from innervoice.runtime.decoder import Decoder, StepResult
+from innervoice.runtime.faults import Faults
 from innervoice.runtime.outbox import Outbox
 from innervoice.runtime.reply_table import ReplyTable
 from innervoice.runtime.reply_trace import ReplyTrace
@@ -47,6 +50,7 @@ class Core:
         batches: BatchBuilder,
         speech_step: SpeechStep,
         outbox: Outbox,
+        faults: Faults,
         trace: ReplyTrace,
         costs: LearnedCosts,
         settings: SchedulerSettings,
@@ -71,6 +75,7 @@ class Core:
         self._batches = batches
         self._speech_step = speech_step
         self._outbox = outbox
+        self._faults = faults
         self.trace = trace
         self._is_idle = True
         self._counted: dict[str, int] = {}
@@ -104,23 +109,44 @@ class Core:
         self.admission.make_room(self.settings, self.pool)
         plan = self._plan(now)
         for table_index in plan.preempt:
-            self.admission.preempt(table_index)
+            self._preempt(table_index)
         for table_index in plan.admit:
-            self.admission.admit(table_index)
+            self._admit(table_index)
 
         # Step them.
         self._grant_caps(plan)
         batch = self._batches.build(plan, now)
         self.wake_s = min(plan.wake_s, self.table.next_deadline())
         result = self.decoder.step(batch)
+        self._completion.end_failed()
         self._is_idle = result.is_nothing
         return result
 
     def step_speech(self, now: float) -> StepResult:
         """Make the sound that the scheduler wants made now, and end the replies that are complete."""
+        self._completion.end_failed()  # whose events could not be made
         result = self._speech_step.step(now, idle=self._is_idle)
+        self._completion.end_failed()
         self.wake_s = min(self.wake_s, self._speech_step.wake_s)
         return result
+
+    def _preempt(self, table_index: int) -> None:
+        entry = self.table.at(table_index)
+        if not isinstance(entry, ActiveReply):
+            self.admission.preempt(table_index)
+            return
+        with self._faults.owning(entry):
+            self.admission.preempt(table_index)
+
+    def _admit(self, table_index: int) -> None:
+        """Admit a request or a preempted reply; one that cannot begin ends."""
+        entry = self.table.at(table_index)
+        try:
+            self.admission.admit(table_index)
+        except torch.AcceleratorError:
+            raise
+        except BaseException as error:
+            self._completion.abandon(entry, table_index, error)
 
     def _plan(self, now: float) -> StepPlan:
         columns, costs, settings = self.table.columns, self.costs, self.settings
@@ -135,7 +161,7 @@ class Core:
     def _grant_caps(self, plan: StepPlan) -> None:
         """Give the live replies their caps of hidden tokens."""
         for table_index, cap in zip(plan.cap_indices.tolist(), plan.caps.tolist(), strict=True):
-            reply = self.table.at(table_index)
+            reply = self.table.owner(table_index)
             if isinstance(reply, ActiveReply) and reply.request.is_live and reply.finish is None:
                 self.decoder.grant(reply, cap)
 

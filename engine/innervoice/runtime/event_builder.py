@@ -157,7 +157,7 @@ class EventBuilder:
             if isinstance(value, np.generic):
                 value = value.item()
             json.dumps(value, allow_nan=False)
-        except Exception:
+        except BaseException:  # a caller's function ends nothing but its own value
             if field.name not in self._failed_fields:
                 self._failed_fields.add(field.name)
                 log.warning("event field %s failed for the kind %s", field.name, event.kind, exc_info=True)

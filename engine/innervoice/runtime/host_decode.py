@@ -14,6 +14,7 @@ from innervoice.model.sequence import Sequence
 from innervoice.runtime.active_reply import ActiveReply
 from innervoice.runtime.decoder import StepBatch, StepResult
 from innervoice.runtime.emitter import Emitter
+from innervoice.runtime.faults import Faults
 from innervoice.runtime.reply_table import ReplyTable
 from innervoice.runtime.reply_trace import ReplyTrace
 from innervoice.runtime.sequence_pages import SequencePages
@@ -38,6 +39,7 @@ class HostDecode:
         table: ReplyTable,
         sessions: SessionRegistry,
         emitter: Emitter,
+        faults: Faults,
         trace: ReplyTrace,
         tracer: Tracer,
     ) -> None:
@@ -46,6 +48,7 @@ class HostDecode:
         self._table = table
         self._sessions = sessions
         self._emitter = emitter
+        self._faults = faults
         self._trace = trace
         self._tracer = tracer
 
@@ -58,12 +61,13 @@ class HostDecode:
 
     def grant(self, reply: ActiveReply, cap: int) -> None:
         """Cap a reply's open reflection, or its next; a cap that is reached closes it."""
-        reply.grant(cap)
-        if self._tracer.enabled:
-            self._trace.granted(reply, cap)
-        if reply.cursor.forced is not None:
-            self._emitter.emit_forced(reply)
-            self._table.update(reply)
+        with self._faults.owning(reply):
+            reply.grant(cap)
+            if self._tracer.enabled:
+                self._trace.granted(reply, cap)
+            if reply.cursor.forced is not None:
+                self._emitter.emit_forced(reply)
+                self._table.update(reply)
 
     def forward(self, batch: StepBatch) -> tuple[list[ActiveReply], Tensor]:
         """Feed what the host feeds -> the replies that it draws for, without those that failed, and their
@@ -99,38 +103,62 @@ class HostDecode:
     def update_table(self, batch: StepBatch) -> None:
         """Bring the table up to date with the tokens that were drawn and fed."""
         for reply in batch.by_host:
-            self._table.update(reply)
+            self._update(reply)
         fed = {id(sequence) for sequence in batch.feeding}
         if not fed:
             return
         for reply in self._table.active:
             if id(reply.sequence) in fed:
-                self._table.update(reply)
+                self._update(reply)
         for session in self._sessions:
             if id(session.sequence) in fed and session.table_index is not None:
                 self._table.update_prefetch(session)
 
     def _draw(self, drawing: abc.Sequence[ActiveReply], logits: Tensor, *, d: int) -> None:
-        ids, logprobs = sample(logits, [reply.draw(d) for reply in drawing])
         again: list[int] = []
-        for index, (reply, token, logprob) in enumerate(
-            zip(drawing, ids.tolist(), logprobs.tolist(), strict=True)
-        ):
-            if token == REFUSED:
-                reply.error = NO_NUMBERS
-                self._emitter.stop(reply, "error")
-                continue
-            emission = reply.cursor.draw(token)
-            if emission is not None:
-                self._emitter.emit(reply, emission, logprob)
-            if reply.cursor.forced is not None:
-                self._emitter.emit_forced(reply)
-            # A discarded draw is drawn again, unless a forced id has taken the place of this token.
-            if emission is None and reply.finish is None and reply.sequence.num_new == 0:
-                again.append(index)
+        for index, token, logprob in self._sampled(drawing, logits, d):
+            reply = drawing[index]
+            with self._faults.owning(reply):
+                if self._take(reply, token, logprob):
+                    again.append(index)
         if again:
             assert d == 0, "a token takes at most one discarded draw"
             self._draw([drawing[i] for i in again], logits[again], d=1)
+
+    def _sampled(
+        self, drawing: abc.Sequence[ActiveReply], logits: Tensor, d: int
+    ) -> Iterator[tuple[int, int, float]]:
+        """The index, drawn id and logprob of each reply; one whose draw fails is left out, and ends."""
+        try:
+            ids, logprobs = sample(logits, [reply.draw(d) for reply in drawing])
+        except torch.AcceleratorError:
+            raise
+        except Exception:
+            # One by one, to find those that it belongs to. A draw depends on its seed and number alone.
+            for index, reply in enumerate(drawing):
+                with self._faults.owning(reply):
+                    ids, logprobs = sample(logits[index : index + 1], [reply.draw(d)])
+                    yield index, int(ids[0]), float(logprobs[0])
+            return
+        yield from zip(range(len(drawing)), ids.tolist(), logprobs.tolist(), strict=True)
+
+    def _take(self, reply: ActiveReply, token: int, logprob: float) -> bool:
+        """Emit a drawn id, and what the schedule forces behind it; True: it was discarded, draw again."""
+        if token == REFUSED:
+            reply.error = NO_NUMBERS
+            self._emitter.stop(reply, "error")
+            return False
+        emission = reply.cursor.draw(token)
+        if emission is not None:
+            self._emitter.emit(reply, emission, logprob)
+        if reply.cursor.forced is not None:
+            self._emitter.emit_forced(reply)
+        # Unless a forced id has taken the place of this token.
+        return emission is None and reply.finish is None and reply.sequence.num_new == 0
+
+    def _update(self, reply: ActiveReply) -> None:
+        with self._faults.owning(reply):
+            self._table.update(reply)
 
     def _fail(self, batch: StepBatch, failed: dict[int, Exception]) -> None:
         """End the replies whose sequences failed, and the prefetching of sessions.
@@ -139,16 +167,18 @@ class HostDecode:
         """
         for reply in batch.by_host:
             if id(reply.sequence) in failed:
-                reply.error = f"a step of this reply failed: {failed[id(reply.sequence)]}"
-                self._emitter.stop(reply, "error")
+                with self._faults.owning(reply):
+                    reply.error = f"a step of this reply failed: {failed[id(reply.sequence)]}"
+                    self._emitter.stop(reply, "error")
         broken = {id(sequence) for sequence in batch.feeding if id(sequence) in failed}
         if not broken:
             return
         for reply in self._table.active:
             if id(reply.sequence) in broken:
-                reply.error = f"the prompt of this reply failed: {failed[id(reply.sequence)]}"
-                self._emitter.stop(reply, "error")
-                self._table.update(reply)
+                with self._faults.owning(reply):
+                    reply.error = f"the prompt of this reply failed: {failed[id(reply.sequence)]}"
+                    self._emitter.stop(reply, "error")
+                    self._table.update(reply)
         for session in self._sessions:
             if id(session.sequence) in broken:
                 self._sessions.end_prefetch(session)

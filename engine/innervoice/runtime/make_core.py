@@ -13,6 +13,7 @@ from innervoice.runtime.completion import Completion
 from innervoice.runtime.core import Core
 from innervoice.runtime.decoder import Decoder
 from innervoice.runtime.emitter import Emitter
+from innervoice.runtime.faults import Faults
 from innervoice.runtime.host_decode import HostDecode
 from innervoice.runtime.outbox import Outbox
 from innervoice.runtime.overlap import Overlap
@@ -57,20 +58,21 @@ def make_core(
     # Replies and sessions, their pages and events.
     table = ReplyTable(speech)
     trace = ReplyTrace(tracer, table.find)
-    outbox = Outbox(table, trace)
     pages = SequencePages(runner, pool, share_prefixes=share_prefixes)
     registry = SessionRegistry(table)
+    faults = Faults()
+    outbox = Outbox(table, trace, faults)
     emitter = Emitter(outbox, speech, max_model_len=max_model_len)
     factory = ReplyFactory(pages, tokenizer, speech)
 
     # The forward pass and the draw.
-    host = HostDecode(runner, pages, table, registry, emitter, trace, tracer)
+    host = HostDecode(runner, pages, table, registry, emitter, faults, trace, tracer)
     decoder: Decoder = host
     if device is not None:
-        decoder = Overlap(host, *device, pages, table, emitter, trace)
+        decoder = Overlap(host, *device, pages, table, emitter, faults, trace)
 
     # How replies begin and end.
-    completion = Completion(table, registry, decoder, emitter, speech, outbox, factory, pool, tracer)
+    completion = Completion(table, registry, decoder, emitter, speech, outbox, factory, pool, faults, tracer)
     admission = Admission(
         table,
         registry,
@@ -108,8 +110,9 @@ def make_core(
         admission=admission,
         completion=completion,
         batches=BatchBuilder(table, pages, pool, decoder, completion, settings),
-        speech_step=SpeechStep(table, speech, completion, outbox, trace, costs, settings),
+        speech_step=SpeechStep(table, speech, completion, outbox, faults, trace, costs, settings),
         outbox=outbox,
+        faults=faults,
         trace=trace,
         costs=costs,
         settings=settings,

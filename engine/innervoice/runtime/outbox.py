@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from innervoice.runtime.active_reply import ActiveReply
+from innervoice.runtime.faults import Faults
 from innervoice.runtime.reply_table import ReplyTable
 from innervoice.runtime.reply_trace import ReplyTrace
 from innervoice.schedule import Emission
@@ -59,9 +60,10 @@ PendingEvent = PendingToken | PendingAudio | PendingDone
 class Outbox:
     """Pending events of all replies, in order. `drain` makes them events."""
 
-    def __init__(self, table: ReplyTable, trace: ReplyTrace) -> None:
+    def __init__(self, table: ReplyTable, trace: ReplyTrace, faults: Faults) -> None:
         self._table = table
         self._trace = trace
+        self._faults = faults
         self._pending: list[PendingEvent] = []
         self.put = self._pending.append  # add an event behind the others
 
@@ -69,20 +71,18 @@ class Outbox:
         return len(self._pending)
 
     def drain(self, now: float) -> list[Event]:
-        """All pending events, stamped with the time `now`."""
+        """All pending events, stamped with the time `now`. One that cannot be made ends its reply."""
         pending = self._pending.copy()
         self._pending.clear()
-        events = self._traced(pending, now) if self._trace.enabled else [one.stamp(now) for one in pending]
+        events: list[Event] = []
+        for one in pending:
+            with self._faults.owning(one.reply):
+                events.append(one.stamp(now))
+        if self._trace.enabled:
+            for event in events:
+                self._trace.event(event, now)
         # The scheduler counts sound from the time it is sent.
         for one in pending:
             if type(one) is PendingAudio:
                 self._table.update_sound(one.reply)
-        return events
-
-    def _traced(self, pending: list[PendingEvent], now: float) -> list[Event]:
-        events = []
-        for one in pending:
-            event = one.stamp(now)
-            self._trace.event(event, now)
-            events.append(event)
         return events

@@ -17,6 +17,7 @@ from innervoice.model.token_role import TokenRole
 from innervoice.runtime.active_reply import ActiveReply
 from innervoice.runtime.decoder import NOTHING, StepBatch, StepResult
 from innervoice.runtime.emitter import Emitter
+from innervoice.runtime.faults import Faults
 from innervoice.runtime.follow import CursorMismatch, follow
 from innervoice.runtime.host_decode import NO_NUMBERS, HostDecode
 from innervoice.runtime.reply_table import ReplyTable
@@ -76,6 +77,7 @@ class Overlap:
         pages: SequencePages,
         table: ReplyTable,
         emitter: Emitter,
+        faults: Faults,
         trace: ReplyTrace,
     ) -> None:
         self.device_step = device_step
@@ -84,6 +86,7 @@ class Overlap:
         self._pages = pages
         self._table = table
         self._emitter = emitter
+        self._faults = faults
         self._trace = trace
         self._rows: list[ActiveReply] = []
         self._device_pages: list[_DevicePages] = []
@@ -123,7 +126,7 @@ class Overlap:
         )
         try:
             self.device_step.begin(number, start)
-        except (ValueError, OutOfCapacity) as error:
+        except (ValueError, TypeError, OverflowError, OutOfCapacity) as error:
             log.info("reply %s is drawn by the host: %s", reply.reply_id, error)
             reply.by_host = True
             return False
@@ -281,9 +284,13 @@ class Overlap:
             result = StepResult(len(queued.replies), queued.prompt_tokens, step_s=queued.pending.took_s)
             for reply, (number, cap) in zip(queued.replies, queued.caps.items(), strict=True):
                 # A reply that is over has left: tokens drawn behind its end are dropped.
-                if reply.device_row is not None:
+                if reply.device_row is None:
+                    continue
+                with self._faults.owning(reply):
                     self._accept(reply, by_row.get(number), cap)
                     self._table.update(reply)
+                if reply.finish is not None:
+                    self.leave(reply)
         return result
 
     def _accept(self, reply: ActiveReply, emitted: Emitted | None, cap: int | None) -> None:
@@ -307,9 +314,7 @@ class Overlap:
         sequence.num_cached = len(sequence.ids)
         self._pages.publish([sequence])
         self._emitter.emit(reply, emission, emitted.logprob)
-        if reply.finish is not None:
-            self.leave(reply)
-        elif emitted.ending is not Ending.RUNNING:
+        if reply.finish is None and emitted.ending is not Ending.RUNNING:
             self._fail(
                 reply,
                 f"the device ended this reply ({emitted.ending.name}) where the host does not: please report this",

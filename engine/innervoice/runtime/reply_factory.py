@@ -38,6 +38,7 @@ class ReplyFactory:
             number = len(sequence.log_weights) - 1
             num_emitted, state = paused.num_tokens, paused.cursor
         rate = request.output_rate or self._own_rate
+        is_resampled = rate != self._own_rate and table_index != NO_INDEX
         events = EventBuilder(
             request.reply_id,
             self._tokenizer,
@@ -55,7 +56,7 @@ class ReplyFactory:
             events=events,
             number=number,
             table_index=table_index,
-            resampler=None if rate == self._own_rate else Resampler(self._own_rate, rate),
+            resampler=Resampler(self._own_rate, rate) if is_resampled else None,
         )
 
     def make_unstarted(self, request: Request) -> ActiveReply:

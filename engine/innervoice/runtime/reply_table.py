@@ -71,6 +71,10 @@ class ReplyTable:
         """The owner of a row."""
         return self._entries[table_index]
 
+    def owner(self, table_index: int) -> Entry | None:
+        """The same, None for a row that became free since it was planned for."""
+        return self._entries.get(table_index)
+
     def find(self, reply_id: str | None) -> ActiveReply | None:
         """A reply in progress, None for any other."""
         return self._active.get(reply_id or "")
@@ -144,6 +148,10 @@ class ReplyTable:
         elif reply_id in self._waiting:
             self.columns.is_blocked[self._waiting[reply_id].table_index] = is_blocked
 
+    def is_blocked(self, reply: ActiveReply) -> bool:
+        """Whether the reader of a reply in progress is behind."""
+        return bool(self.columns.is_blocked[reply.table_index])
+
     def waiting(self) -> Iterator[Request]:
         """Requests that wait, in order of arrival."""
         return (entry.request for entry in self._waiting.values())
@@ -156,14 +164,11 @@ class ReplyTable:
         return int(waiting[np.argmin(columns.order[waiting])]) if len(waiting) else None
 
     def next_deadline(self) -> float:
-        """The earliest deadline of those that wait or still emit tokens, +inf for none."""
-        return min(
-            (at for key, at in self._deadlines.items() if key in self._waiting or not self._is_finished(key)),
-            default=math.inf,
-        )
+        """The earliest deadline of those that a timeout has not stopped yet, +inf for none."""
+        return min((at for key, at in self._deadlines.items() if not self._is_stopped(key)), default=math.inf)
 
-    def _is_finished(self, reply_id: str) -> bool:
-        return self._active[reply_id].finish is not None
+    def _is_stopped(self, reply_id: str) -> bool:
+        return reply_id in self._active and self._active[reply_id].finish in ("timeout", "error")
 
     def _free(self, table_index: int) -> None:
         self._view.remove(table_index)

@@ -63,6 +63,17 @@ class SchedulerView:
         """
         columns = self.columns
         index = columns.add(now, priority=request.priority)
+        try:
+            self._fill_request(index, request, num_tokens, num_cached, num_pages)
+        except BaseException:
+            self.remove(index)
+            raise
+        return index
+
+    def _fill_request(
+        self, index: int, request: Request, num_tokens: int, num_cached: int, num_pages: int
+    ) -> None:
+        columns = self.columns
         columns.submitted_s[index] = request.submitted_s
         columns.context[index] = num_tokens
         columns.pages[index] = num_pages
@@ -70,7 +81,6 @@ class SchedulerView:
         columns.is_live[index] = request.is_live and self._streams
         columns.spoken_rate[index] = self._spoken_rate(request.program)
         self._look_ahead(index, make_cursor(request.program, request.caps), num_speech=0)
-        return index
 
     def add_prefetch(self) -> int:
         """A new row for the prompt of a user who still speaks -> its index."""

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Sequence
 
-from innervoice.codec.speech_codec import SpeechOutput
+import torch
+
+from innervoice.codec.speech_codec import SpeechOutput, SpokenChunk
+from innervoice.runtime.active_reply import ActiveReply
 from innervoice.runtime.completion import Completion
 from innervoice.runtime.decoder import NOTHING, StepResult
+from innervoice.runtime.faults import Faults
 from innervoice.runtime.outbox import Outbox, PendingAudio
 from innervoice.runtime.reply_table import ReplyTable
 from innervoice.runtime.reply_trace import ReplyTrace
 from innervoice.runtime.scheduler import LearnedCosts, SchedulerSettings, plan_voice
 from innervoice.types import Samples
+
+log = logging.getLogger("innervoice")
 
 
 class SpeechStep:
@@ -26,6 +34,7 @@ class SpeechStep:
         speech: SpeechOutput,
         completion: Completion,
         outbox: Outbox,
+        faults: Faults,
         trace: ReplyTrace,
         costs: LearnedCosts,
         settings: SchedulerSettings,
@@ -34,6 +43,7 @@ class SpeechStep:
         self._speech = speech
         self._completion = completion
         self._outbox = outbox
+        self._faults = faults
         self._trace = trace
         self._costs = costs
         self._settings = settings
@@ -45,8 +55,9 @@ class SpeechStep:
         table = self._table
         for reply_id in self._speech.ended():
             reply = table.get(reply_id)
-            assert reply.finish is not None, "the speech output finished before the reply"
-            self._completion.end(reply, reply.finish)
+            with self._faults.owning(reply):
+                assert reply.finish is not None, "the speech output finished before the reply"
+                self._completion.end(reply, reply.finish)
 
         # Which of the chunks that are ready are made now.
         ready = [(table.get(key), num_pending) for key, num_pending in self._speech.ready()]
@@ -59,13 +70,29 @@ class SpeechStep:
             return NOTHING
         if self._trace.enabled:
             self._trace.chosen(replies, now)
-        for reply_id, samples, is_last in self._speech.step([reply.reply_id for reply in replies]):
-            self._send(reply_id, samples, is_last, now)
+        for reply_id, samples, is_last in self._chunks(replies):
+            found = table.find(reply_id)
+            if found is None:
+                log.warning("the speech output made a chunk of %r, which is no reply of the step", reply_id)
+                continue
+            with self._faults.owning(found):
+                self._send(found, samples, is_last, now)
         return StepResult(chunks=len(replies))
 
-    def _send(self, reply_id: str, samples: Samples, is_last: bool, now: float) -> None:
+    def _chunks(self, replies: Sequence[ActiveReply]) -> Sequence[SpokenChunk]:
+        """The codec's chunks of these replies, which all end when its step fails."""
+        try:
+            return self._speech.step([reply.reply_id for reply in replies])
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:
+            for reply in replies:
+                self._faults.fail(reply, error)
+            return []
+
+    def _send(self, reply: ActiveReply, samples: Samples, is_last: bool, now: float) -> None:
         """Send a chunk of a reply, which is over with its last one or when its codec broke."""
-        reply = self._table.get(reply_id)
+        reply_id = reply.reply_id
         if reply_id in self._speech.errors:
             if not is_last:  # a chunk of the step in which it broke: its last one follows
                 return

@@ -68,7 +68,7 @@ class Worker:
             self._answers.discard(answer)
             try:
                 answer.set_result(ask(self._core))
-            except Exception as error:
+            except BaseException as error:
                 answer.set_exception(error)
 
         with self._changed:

@@ -143,6 +143,7 @@ class ReplyColumns(Columns):
 
     def add(self, now: float, *, priority: int = 0) -> int:
         """Add a reply that waits; return its table index."""
+        priority = int(np.int64(priority))  # what the column does not hold fails before an index is taken
         table_index = heapq.heappop(self._free) if self._free else self._grow()
         for name, (_, empty) in _COLUMNS.items():
             getattr(self, name)[table_index] = empty
