@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import uuid
 from asyncio import CancelledError, shield, wrap_future
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -28,13 +30,14 @@ from innervoice.fields import AtLeastOne, Limits, checked
 from innervoice.runtime.calibration import calibrate
 from innervoice.runtime.conversation import Message
 from innervoice.runtime.record import request_line
+from innervoice.runtime.request import Request
 from innervoice.runtime.snapshot import SessionSnapshot
 from innervoice.runtime.stream import Stream
 from innervoice.runtime.worker import Worker
 from innervoice.telemetry.prometheus import make_collector
 from innervoice.telemetry.stats import Stats, Telemetry
 from innervoice.telemetry.trace import Tracer
-from innervoice.types import Prompt, Reply, Sampling
+from innervoice.types import Ids, Prompt, Reply, Sampling, Text
 from innervoice_kernels.jit import num_compiled
 from innervoice_kernels.native import keep_threads_native, torch_threads_here
 
@@ -183,9 +186,28 @@ class Engine:
         stream.make_record = partial(request_line, made, self.model_id)
         return stream
 
+    @checked
     def astream(self, prompt: Prompt | list[Message], **request: Any) -> Stream:
-        """Do the same as `stream`, under the name that async readers look for."""
-        return self.stream(prompt, **request)
+        """Do the same as `stream`, for event loops: a recording is read and encoded on a thread, while the loop
+        goes on.
+
+        What such a recording is refused for is then raised where the stream is read; options are checked now.
+        """
+        if isinstance(prompt, Text | Ids):
+            return self.stream(prompt, **request)
+        submitted_s, reply_id = self._worker.clock(), uuid.uuid4().hex
+        self.check_health()
+        requests, options = self.parts.requests, RequestOptions().changed(**request)
+        requests.compile(options.schedule)
+        made: list[Request] = []
+
+        def encode() -> Request:
+            made.append(replace(requests.request(prompt, options, submitted_s), reply_id=reply_id))
+            return made[0]
+
+        stream = self._worker.submit_later(reply_id, options.output_rate or requests.sample_rate, encode)
+        stream.make_record = lambda: request_line(made[0], self.model_id)
+        return stream
 
     @checked
     def open_session(self, *, restore: bytes | None = None, **request: Any) -> Session:

@@ -9,6 +9,7 @@ import threading
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Annotated, Literal
 
 from innervoice.api.options import with_changes
@@ -105,6 +106,10 @@ class RequestBuilder:
         Raises ValueError, FileNotFoundError.
         """
         program = self.compile(options.schedule)
+        for name in ("system", "instructions", "extra_system"):
+            text = getattr(options, name)
+            if text is not None:
+                self.check_text(text, name)
         prompt_ids = () if prompt is None else self._checked(self._prompt_ids(prompt, options))
         is_rendered = turn.items[-1].role != "prompt" if turn and turn.items else not isinstance(prompt, Ids)
         if prompt is not None and is_rendered:
@@ -184,10 +189,11 @@ class RequestBuilder:
         if isinstance(content, Text):
             if not content.text.strip():
                 raise ValueError("the prompt's text is empty")
+            self.check_text(content.text, "the prompt's text")
             return content.text
         if self.speech_tokenizer is None:
             raise ValueError(NO_SPEECH_TOKENIZER)
-        return SpokenCodes(tuple(self.speech_tokenizer.encode(*read_audio(content))))
+        return SpokenCodes(tuple(self.speech_tokenizer.encode(*read_audio(content, self._check_sound))))
 
     def turn_ids(
         self,
@@ -255,6 +261,33 @@ class RequestBuilder:
         items += extra_items(options)
         head = self.default_system(items) if system is None else system
         return [i for run in self.render(items, head, options) for i in run]
+
+    def check_text(self, text: str, name: str) -> None:
+        """Raise ValueError for a text that is too long whatever its tokens are, before it is encoded."""
+        if len(text) <= self.max_model_len:
+            return
+        num_bytes = len(text.encode())
+        least = num_bytes // self._longest_token
+        if least >= self.max_model_len:
+            raise ValueError(
+                f"{name} has {num_bytes} bytes, at least {least} tokens, and the cache holds {self.max_model_len}, "
+                "reply included: shorten it or raise max_model_len"
+            )
+
+    @cached_property
+    def _longest_token(self) -> int:
+        """Bytes of the longest text token, at least those of a long added word."""
+        return max(64, *(len(self.tokenizer.token_bytes(i)) for i in range(*self.vocabulary.text)))
+
+    def _check_sound(self, num_samples: int, rate: int) -> None:
+        """Raise ValueError for a recording whose speech tokens a prompt does not hold."""
+        assert self.speech_tokenizer is not None, "a recording without a speech tokenizer"
+        num = self.speech_tokenizer.count_codes(num_samples, rate)
+        if num >= self.max_model_len:
+            raise ValueError(
+                f"the recording lasts {num_samples / rate:.1f} s, {num} tokens, and the cache holds "
+                f"{self.max_model_len}, reply included: shorten it or raise max_model_len"
+            )
 
     def _check_ids(self, ids: Sequence[int]) -> None:
         size = self.vocabulary.size

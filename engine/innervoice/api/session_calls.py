@@ -206,6 +206,7 @@ class SessionCalls:
     @checked
     def inject(self, text: Annotated[str, Encodable()]) -> None:
         """Queue a hidden segment, such as a tool's result, that the next reply begins with, word for word."""
+        self._requests.check_text(text, "the text to inject")
         ids = self._requests.tokenizer.encode(text)
         if not ids:
             raise ValueError("the text to inject is empty")

@@ -7,67 +7,94 @@ soundfile and soxr are imported where they are first used: arrays at the model's
 from __future__ import annotations
 
 import io
+import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from innervoice.fields import Limits
+from innervoice.fields import Limits, shown
 from innervoice.types import AudioIn, Samples
 
 if TYPE_CHECKING:
     import soundfile
 
+log = logging.getLogger("innervoice")
+
 _FULL_SCALE = {"int16": 2.0**15, "int32": 2.0**31}
 _BLOCK = 1 << 20
+_UNKNOWN_LEN = 2**62  # frames of a file whose header has no length
+_BYTE_FORMATS = ("B", "b", "c")
+_MOST_CHANNELS = 8
+_SILENCE = 1e-3  # of the loudest channel's peak: 60 dB below it
+MOST_PEAK = 16.0  # of floating point samples: 24 dB above full scale
+CheckLen = Callable[[int, int], None]
 MIN_RATE, MAX_RATE = 1000, 384_000  # Hz; what sound cards know, with room on both sides
 SampleRate = Annotated[int, Limits(MIN_RATE, MAX_RATE, unit="Hz")]
 
 
-def read_audio(source: AudioIn) -> tuple[Samples, int]:
+def read_audio(source: AudioIn, check_len: CheckLen | None = None) -> tuple[Samples, int]:
     """The first channel as float32 [T], and its rate in Hz.
 
     source: a path, the bytes of a file (any format that libsndfile reads), or (samples [T] or [T, C], rate);
-    integers are scaled to [-1, 1). Raises FileNotFoundError, or ValueError for what holds no usable sound.
+    integers are scaled to [-1, 1). check_len: called with the number of samples and the rate, as an array or
+    a file's header has them, before anything is decoded or copied; it raises for a sound that is too long. A
+    first channel that is silent while another is not is logged. Raises FileNotFoundError, or ValueError for
+    what holds no usable sound.
     """
-    samples, rate, where = _read(source, 1)
+    samples, rate, where = _read(source, 1, check_len)
     check_samples(samples[:, 0], rate, where)
     return samples[:, 0], int(rate)
 
 
 def read_channels(source: AudioIn) -> tuple[Samples, int]:
     """All channels as float32 [T, C], and the rate in Hz; otherwise as `read_audio`."""
-    samples, rate, where = _read(source, None)
+    samples, rate, where = _read(source, None, None)
     for channel in samples.T:
         check_samples(channel, rate, where)
     return samples, int(rate)
 
 
-def _read(source: AudioIn, most: int | None) -> tuple[Samples, int, str]:
+def _read(source: AudioIn, most: int | None, check_len: CheckLen | None) -> tuple[Samples, int, str]:
     """The first channels [T, C] (None: all), the stated rate, and the source's name for messages."""
     if isinstance(source, tuple):
         if len(source) != 2:
-            raise ValueError(f"audio is a tuple of {len(source)} items, expected (samples, rate)")
-        return _channels(source[0], most), source[1], "audio"
+            raise ValueError(
+                f"audio is a tuple of {len(source)} items, expected (samples, rate): give several prompts as a list"
+            )
+        array = _checked_array(source[0])
+        rate = _checked_rate(source[1], "audio")
+        if check_len is not None:
+            check_len(len(array), rate)
+        if most is not None:
+            warn_of_silence(array, "audio")
+        return _channels(array, most), rate, "audio"
     if isinstance(source, bytes):
-        return *_decode(source, "audio bytes", most), "audio bytes"
+        return *_decode(source, "audio bytes", most, check_len), "audio bytes"
     if isinstance(source, (str, os.PathLike)):
         where = os.fspath(source)
-        return *_decode(_file_bytes(Path(source)), where, most), where
+        return *_decode(_file_bytes(Path(source)), where, most, check_len), where
     raise ValueError(
         f"audio is of type {type(source).__name__}, expected a path, the bytes of a file, or (samples, rate)"
     )
+
+
+def _checked_rate(rate: Any, where: str) -> int:
+    """A whole number of Hz that sound has. Raises ValueError."""
+    if isinstance(rate, bool) or not isinstance(rate, (int, np.integer)) or not MIN_RATE <= rate <= MAX_RATE:
+        raise ValueError(
+            f"{where}: rate is {shown(rate)}, expected a whole number of Hz from {MIN_RATE} to {MAX_RATE}"
+        )
+    return int(rate)
 
 
 def check_samples(samples: Samples, rate: int, where: str = "audio") -> None:
     """Raise ValueError unless samples [T] is at least one finite number and rate a whole
     number of Hz that sound has.
     """
-    if isinstance(rate, bool) or not isinstance(rate, (int, np.integer)) or not MIN_RATE <= rate <= MAX_RATE:
-        raise ValueError(
-            f"{where}: rate is {rate!r}, expected a whole number of Hz from {MIN_RATE} to {MAX_RATE}"
-        )
+    _checked_rate(rate, where)
     if samples.ndim != 1:
         raise ValueError(
             f"{where}: samples have shape {list(samples.shape)}, expected one channel [T]: take samples[:, 0]"
@@ -80,24 +107,65 @@ def check_samples(samples: Samples, rate: int, where: str = "audio") -> None:
         raise ValueError(
             f"{where}: sample {first} is {samples[first]}, expected finite numbers: export the sound again"
         )
+    peak = float(np.abs(samples).max())
+    if peak > MOST_PEAK:
+        raise ValueError(
+            f"{where}: the peak is {peak:g}, and floating point samples are in [-1, 1]: scale them, or give int16"
+        )
 
 
 def read_frame(pcm: np.ndarray | bytes | bytearray | memoryview, rate: int) -> Samples:
     """The first channel of a frame as float32 [T], a copy; pcm: as `read_audio` takes
-    arrays, or the bytes of int16 mono.
+    arrays, or the bytes of int16 mono; a memoryview of numbers is an array of those.
 
     Raises ValueError for what is no sound, and for a frame of 0 samples.
     """
-    if isinstance(pcm, bytes | bytearray | memoryview):
-        num_bytes = memoryview(pcm).nbytes
-        if num_bytes % 2:
-            raise ValueError(
-                f"frame: {num_bytes} bytes are no whole number of int16 samples: send 2 bytes a sample"
-            )
-        pcm = np.frombuffer(pcm, dtype="<i2")
-    samples = _channels(pcm, 1)[:, 0]
+    array = _checked_array(_frame_array(pcm))
+    samples = _channels(array, 1)[:, 0]
     check_samples(samples, rate, "frame")
     return samples
+
+
+def _frame_array(pcm: Any) -> Any:
+    """A frame as an array."""
+    if isinstance(pcm, memoryview) and pcm.format not in _BYTE_FORMATS:
+        return np.asarray(pcm)
+    if isinstance(pcm, bytes | bytearray | memoryview):
+        data = bytes(pcm)
+        if len(data) % 2:
+            raise ValueError(
+                f"frame: {len(data)} bytes are no whole number of int16 samples: send 2 bytes a sample"
+            )
+        return np.frombuffer(data, dtype="<i2")
+    return pcm
+
+
+def silent_first(peaks: np.ndarray) -> int | None:
+    """The loudest of several channels by their peaks [C], when the first is silent and it is not."""
+    loudest = int(np.argmax(peaks)) if len(peaks) else 0
+    return loudest if loudest and peaks[0] <= _SILENCE * peaks[loudest] else None
+
+
+def warn_of_silence(array: np.ndarray, where: str) -> bool:
+    """Log that the first channel of samples [T, C] is silent and another is not; returns whether it is so."""
+    if array.ndim != 2 or not len(array) or array.shape[1] < 2:
+        return False
+    peaks = np.maximum(np.abs(array.max(0).astype(np.float64)), np.abs(array.min(0).astype(np.float64)))
+    return _warn_of_peaks(peaks, where)
+
+
+def _warn_of_peaks(peaks: np.ndarray, where: str) -> bool:
+    loudest = silent_first(peaks)
+    if loudest is None:
+        return False
+    log.warning(
+        "%s: the first of %d channels is silent and number %d is not; only the first is heard: mix them, or "
+        "give that channel",
+        where,
+        len(peaks),
+        loudest + 1,
+    )
+    return True
 
 
 def resample(samples: Samples, rate: int, target: int) -> Samples:
@@ -140,20 +208,45 @@ def _fit(samples: Samples, num: int) -> Samples:
     return np.pad(samples[:num], (0, max(0, num - len(samples))))
 
 
-def _channels(array: Any, most: int | None) -> Samples:
-    if not isinstance(array, np.ndarray):
+def _checked_array(array: Any) -> np.ndarray:
+    """An array of sound, [T] or [T, C]. Raises ValueError with its type, shape or peak."""
+    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
         raise ValueError(
             f"audio samples are of type {type(array).__name__}, expected a numpy array [T] or [T, C]"
         )
+    shape = list(array.shape)
     if array.ndim not in (1, 2) or (array.ndim == 2 and array.shape[1] == 0):
-        raise ValueError(f"audio samples have shape {list(array.shape)}, expected [T] or [T, C] (time first)")
+        raise ValueError(f"audio samples have shape {shape}, expected [T] or [T, C] (time first)")
+    if array.ndim == 2 and array.shape[1] > max(array.shape[0], _MOST_CHANNELS):
+        raise ValueError(
+            f"audio samples have shape {shape}, {shape[1]} channels: give time first, as [T, C]; samples.T does that"
+        )
+    if array.dtype.kind != "f" and array.dtype.name not in _FULL_SCALE:
+        raise ValueError(
+            f"audio samples are {array.dtype}, expected floating point in [-1, 1], int16 or int32"
+        )
+    if array.dtype.name == "int32" and _holds_int16(array):
+        raise ValueError(
+            f"audio samples are int32 with a peak of {np.abs(array.astype(np.int64)).max()}, and full scale is 2**31: "
+            "give int16, or scale them"
+        )
+    return array
+
+
+def _holds_int16(array: np.ndarray) -> bool:
+    """Whether int32 samples are those of int16: none is larger, and they fill the low bits."""
+    if not array.size or array.min() < -(2**15) or array.max() >= 2**15:
+        return False
+    return bool((array & 0xFF).any())
+
+
+def _channels(array: np.ndarray, most: int | None) -> Samples:
+    """The first channels [T, C] (None: all) of a checked array, as float32 in [-1, 1]."""
     channels = (array[:, None] if array.ndim == 1 else array)[:, :most]
     if array.dtype.kind == "f":
         with np.errstate(over="ignore"):  # an infinity is refused later, with its place
             return channels.astype(np.float32)
-    if array.dtype.name in _FULL_SCALE:
-        return (channels / _FULL_SCALE[array.dtype.name]).astype(np.float32)
-    raise ValueError(f"audio samples are {array.dtype}, expected floating point in [-1, 1], int16 or int32")
+    return (channels / _FULL_SCALE[array.dtype.name]).astype(np.float32)
 
 
 def _file_bytes(path: Path) -> bytes:
@@ -167,26 +260,34 @@ def _file_bytes(path: Path) -> bytes:
         raise ValueError(f"{str(path)!r} cannot be read ({error}): name an audio file") from None
 
 
-def _decode(data: bytes, where: str, most: int | None) -> tuple[Samples, int]:
+def _decode(data: bytes, where: str, most: int | None, check_len: CheckLen | None) -> tuple[Samples, int]:
     if not data:
         raise ValueError(f"{where}: the file is empty (0 bytes): record or choose some sound")
     import soundfile
 
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
-            return _read_blocks(file, most), file.samplerate
+            num_frames, rate = file.frames, file.samplerate
+            if check_len is None or num_frames > _UNKNOWN_LEN:
+                return _read_blocks(file, most, where), rate
     except (soundfile.SoundFileError, RuntimeError) as error:
         why = getattr(error, "error_string", str(error))  # without the prefix that holds a memory address
         raise ValueError(
             f"{where}: no audio that can be read ({why}): use a WAV, FLAC, OGG or MP3 file"
         ) from None
+    check_len(num_frames, rate)
+    return _decode(data, where, most, None)
 
 
-def _read_blocks(file: soundfile.SoundFile, most: int | None) -> Samples:
+def _read_blocks(file: soundfile.SoundFile, most: int | None, where: str) -> Samples:
     """Block by block (other channels are not kept) until nothing comes: a damaged
     file may hold less than it says.
     """
     blocks = [np.zeros((0, min(file.channels, most or file.channels)), np.float32)]
+    peaks = np.zeros(file.channels)
     while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
         blocks.append(block[:, :most].copy())
+        if most is not None and file.channels > 1:
+            peaks = np.maximum(peaks, np.abs(block).max(0))
+    _warn_of_peaks(peaks, where)
     return np.concatenate(blocks)

@@ -51,6 +51,7 @@ class Worker:
         self._calls: list[Callable[[], None]] = []  # for the thread, before its next step
         self._answers: set[Future[Any]] = set()
         self._queues: dict[str, EventQueue] = {}  # by reply
+        self._encoding: dict[str, bool] = {}  # replies whose prompt is still encoded -> are they cancelled?
         self._num_coming = 0  # single replies whose submission is not carried out yet
         self._is_closing = False
         self._is_resting = False  # the last step found nothing to do
@@ -109,6 +110,43 @@ class Worker:
             raise
         return stream
 
+    def submit_later(self, reply_id: str, rate: int, encode: Callable[[], Request]) -> Stream:
+        """Start a reply whose prompt takes long to encode: `encode` runs on a thread of its own.
+
+        What it raises, and what `submit` raises of its request, the readers of the stream get.
+
+        Raises ValueError on a closed engine, EngineDead.
+        """
+        stream = Stream(reply_id, rate, lambda: self.cancel(reply_id), self._wake)
+        with self._changed:
+            self._check_open()
+            self._encoding[reply_id] = False
+        thread = threading.Thread(
+            target=self._encode, args=(stream.queue, reply_id, encode), name="innervoice-encoder", daemon=True
+        )
+        thread.start()
+        return stream
+
+    def _encode(self, queue: EventQueue, reply_id: str, encode: Callable[[], Request]) -> None:
+        """Encode the prompt of a reply and submit it, with the queue of its stream."""
+        try:
+            request = encode()
+            with self._changed:
+                self._check_open()
+                self._core.check_room(self._num_coming)
+                is_cancelled = self._encoding.pop(reply_id)
+                self._num_coming += 1
+                self._queue_call(lambda: self._begin(request))
+                self._queues[reply_id] = queue
+                if is_cancelled:
+                    self._queue_call(lambda: self._core.cancel(reply_id))
+        except BaseException as error:
+            with self._changed:
+                self._encoding.pop(reply_id, None)
+            if isinstance(error, OutOfCapacity):
+                self.telemetry.count("refused")
+            fail_all([queue], error)
+
     def _begin(self, request: Request) -> None:
         """Submit a single reply, on the core's thread.
 
@@ -137,7 +175,9 @@ class Worker:
     def cancel(self, reply_id: str) -> None:
         """End a reply; one that is over already is left alone."""
         with self._changed:
-            if reply_id in self._queues and self._death is None:
+            if reply_id in self._encoding:
+                self._encoding[reply_id] = True
+            elif reply_id in self._queues and self._death is None:
                 self._calls.append(lambda: self._core.cancel(reply_id))
                 self._changed.notify_all()
 
