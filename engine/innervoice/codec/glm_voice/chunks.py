@@ -16,6 +16,7 @@ from typing import Any
 
 from innervoice.checkpoint.speech_decoder import MEL_HOP, MEL_RATE, FlowConfig, HiftConfig
 from innervoice.codec.speech_codec import SpeechFormat
+from innervoice.fields import AtLeastOne, Count, read_fields
 
 _FRAME_BUCKET = 32
 
@@ -30,13 +31,13 @@ class SteadySettings:
     blocks that a token sees before its own.
     """
 
-    first: int = 10
-    chunk: int = 26
-    look_back: int = 688
-    hold_back: int = 20
-    fade: int = 12
-    encoder_blocks: int = 12
-    steps: int = 10
+    first: AtLeastOne = 10
+    chunk: AtLeastOne = 26
+    look_back: Count = 688
+    hold_back: Count = 20
+    fade: Count = 12
+    encoder_blocks: AtLeastOne = 12
+    steps: AtLeastOne = 10
     show_look_back: bool = False
 
     @property
@@ -45,14 +46,10 @@ class SteadySettings:
         return self.look_back + 1 if self.show_look_back else 0
 
     def __post_init__(self) -> None:
-        for name in ("first", "chunk", "encoder_blocks", "steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"steady streaming: {name} is {getattr(self, name)}, it must be 1 or more")
-        if self.look_back < 0 or self.look_back % 2:
-            raise ValueError(
-                f"steady streaming: look_back is {self.look_back} frames, it must be even and 0 or more"
-            )
-        if not 0 <= self.fade <= self.hold_back:
+        read_fields(self, "steady streaming: ")
+        if self.look_back % 2:
+            raise ValueError(f"steady streaming: look_back is {self.look_back} frames, it must be even")
+        if self.fade > self.hold_back:
             raise ValueError(
                 "steady streaming: "
                 f"fade is {self.fade} frames, it must be from 0 to hold_back, {self.hold_back}"
