@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -373,17 +372,6 @@ def test_the_engine_s_refusals_are_one_sentence(
     assert listing(folder) == []
 
 
-def test_a_closed_pipe_is_no_crash(folder: Path, tiny_dir: Path) -> None:
-    words = command("generate", "--text", "hi", "--model", tiny_dir, *SHORT)
-    with subprocess.Popen(
-        words, cwd=folder, env=environ(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None and process.stderr is not None
-        process.stdout.close()
-        assert b"Traceback" not in process.stderr.read()
-    assert process.returncode == 1 and listing(folder) == []
-
-
 def test_debug_shows_the_traceback(folder: Path, tiny_dir: Path) -> None:
     with pytest.raises(FileNotFoundError):
         main(["generate", "missing.wav", "--model", str(tiny_dir), "--debug"])
@@ -427,35 +415,30 @@ def test_an_output_behind_a_link_keeps_the_link(folder: Path) -> None:
     assert Path("link.wav").is_symlink() and Path("there/real.wav").read_text() == "new"
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
-def heed_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def test_no_sound_file_without_sound(
+    folder: Path, tiny_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither of a schedule of text alone nor of a model without a decoder; asked for, it is refused."""
+    silent = ["--model", str(tiny_dir), "--schedule", "thinking_in_speaking"]
+    parts = [tiny_dir / f"glm-4-voice-{part}" for part in ("9b", "tokenizer")]
+    mute = ["--model", str(parts[0]), "--speech-tokenizer", str(parts[1]), "--schedule", "interleaved"]
+    for words in (silent, mute):
+        assert main(["generate", "--text", "hi", *words, *SHORT, "--events", "e.jsonl"]) == 0
+        output = capsys.readouterr().out
+        assert "the reply has no sound, so reply.wav was not written" in output
+        assert output.splitlines()[-1] == "wrote e.jsonl" and listing(folder) == ["e.jsonl"]
+        assert main(["replay", "e.jsonl", "--out", "a.wav"]) == 2
+        assert "the recorded reply has no sound" in capsys.readouterr().err
+        code = main(["generate", "--text", "hi", *words, *SHORT, "--out", "a.wav", "--events", "f.jsonl"])
+        assert_refused(code, capsys.readouterr().err, "a.wav", "make no sound: leave --out away")
+        assert listing(folder) == ["e.jsonl"]
 
 
-def test_ctrl_c_ends_with_130_and_leaves_nothing(tmp_path: Path, tiny_dir: Path) -> None:
-    (tmp_path / "long.json").write_text('{"cycle": [["transcript", 1], ["speech", 1], ["reflection", 7000]]}')
-    words = command(
-        "generate",
-        "--text",
-        "hi",
-        "--model",
-        tiny_dir,
-        "--schedule",
-        "long.json",
-        "--max-new-tokens",
-        8000,
-        "--seed",
-        1,
-    )
-    pipe = subprocess.PIPE
-    # A shell that runs the tests in its background has them ignore the signal.
-    with subprocess.Popen(
-        words, cwd=tmp_path, env=environ(), stdout=pipe, stderr=pipe, preexec_fn=heed_interrupts
-    ) as process:
-        assert process.stdout is not None and process.stderr is not None
-        process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        process.wait(timeout=60)
-        assert process.stderr.read() == b""
-    assert process.returncode == 130
-    assert listing(tmp_path) == ["long.json"]
+def test_a_rate_that_the_format_lacks_is_refused_before_the_reply(
+    folder: Path, tiny_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["generate", "--text", "hi", "--model", str(tiny_dir), *SHORT]
+    assert_refused(main([*words, "--out", "a.opus"]), capsys.readouterr().err, "22050 Hz", "another rate")
+    assert listing(folder) == []
+    assert main([*words, "--out", "a.WAV"]) == 0
+    assert soundfile.info("a.WAV").format == "WAV"

@@ -236,7 +236,7 @@ def test_the_checksum_is_of_every_bit() -> None:
     [
         ("", "does not begin with a request"),
         ('{"kind": "done"}\n', "does not begin with a request"),
-        ("no json\n", "line 1: no JSON"),
+        ("no json\n", "line 1 is not JSON"),
         ("[]\n", "an object with a kind"),
         ('{"kind": "request", "is_turn": false}\n', "no event log of this version"),
     ],

@@ -67,10 +67,13 @@ class EventLog:
 
 
 def write_events(path: str | PathLike[str], lines: Iterable[Line]) -> None:
-    """Write lines as UTF-8 JSON lines, whole or not at all. Raises OSError."""
+    """Write lines as UTF-8 JSON lines, whole or not at all. Raises OSError.
+
+    Half of a surrogate pair, as names of files have in a locale without UTF-8, is written as JSON's escape.
+    """
     text = "".join(to_json(line) + "\n" for line in lines)
     with replacing(path) as part:
-        part.write_text(text, encoding="utf-8", newline="\n")
+        part.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def to_json(line: Line) -> str:

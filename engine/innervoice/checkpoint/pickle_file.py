@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from innervoice.files import check_readable
+
 
 class PickleFile:
     """The tensors of a .pt file, memory-mapped where its format allows (a zip archive, as torch.save writes).
@@ -62,11 +64,13 @@ class PickleFile:
 
 
 def _load(path: Path) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: is {path.parent} a checkpoint directory?")
+    check_readable(path, f"is {path.parent} a checkpoint directory?")
     archive = zipfile.is_zipfile(path)
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+        with open(path, "rb") as file:
+            # Any name of the file will do for torch, which maps files by UTF-8 names alone.
+            place = f"/proc/self/fd/{file.fileno()}"
+            data = torch.load(place, map_location="cpu", weights_only=True, mmap=archive)
     except Exception as error:
         if archive and isinstance(error, pickle.UnpicklingError):
             raise ValueError(

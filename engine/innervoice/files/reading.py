@@ -2,32 +2,46 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 AnyPath = str | PathLike[str]
 
 
-def read_bytes(path: AnyPath, remedy: str) -> bytes:
+def read_bytes(path: AnyPath, remedy: str, kind: str = "") -> bytes:
     """The bytes of a file or a pipe.
 
-    remedy: the end of the message, such as "name an audio file". Raises FileNotFoundError when nothing is
-    there, ValueError with the system's reason for a directory, a device and a file that cannot be read.
+    remedy: the end of the message, such as "name an audio file"; kind: of file, for the message. Raises
+    FileNotFoundError when nothing is there, ValueError with the system's reason for a directory, a device and a
+    file that cannot be read.
     """
-    with _opened(path, remedy) as file:
+    with _opened(path, remedy, kind) as file:
         return file.read()
 
 
-def read_text(path: AnyPath, remedy: str) -> str:
+def read_text(path: AnyPath, remedy: str, kind: str = "") -> str:
     """The UTF-8 text of a file; otherwise as `read_bytes`. Raises ValueError for other bytes too."""
     try:
-        return read_bytes(path, remedy).decode("utf-8")
+        return read_bytes(path, remedy, kind).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text (byte {error.start}): {remedy}") from None
+        what = f"{path} is no {kind}, because it" if kind else path
+        raise ValueError(f"{what} is not UTF-8 text (byte {error.start}): {remedy}") from None
+
+
+def parse_json(text: str, where: str, remedy: str) -> Any:
+    """The value of a JSON text; where: its file, and its line. Raises ValueError for any other text."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        reason = "it is nested too deeply"
+    except ValueError as error:
+        reason = str(error)
+    raise ValueError(f"{where} is not JSON ({reason}): {remedy}")
 
 
 def check_readable(path: AnyPath, remedy: str) -> None:
@@ -37,7 +51,7 @@ def check_readable(path: AnyPath, remedy: str) -> None:
 
 
 @contextmanager
-def _opened(path: AnyPath, remedy: str) -> Iterator[BinaryIO]:
+def _opened(path: AnyPath, remedy: str, kind: str = "") -> Iterator[BinaryIO]:
     try:
         with open(path, "rb") as file:
             mode = os.fstat(file.fileno()).st_mode
@@ -45,7 +59,8 @@ def _opened(path: AnyPath, remedy: str) -> Iterator[BinaryIO]:
                 raise ValueError(f"{path} is a device: {remedy}")
             yield file
     except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(f"{path} does not exist: {remedy}") from None
+        missing = f"there is no {kind} {path}" if kind else f"{path} does not exist"
+        raise FileNotFoundError(f"{missing}: {remedy}") from None
     except IsADirectoryError:
         raise ValueError(f"{path} is a directory: {remedy}") from None
     except OSError as error:

@@ -22,19 +22,22 @@ def replacing(path: str | PathLike[str], *, folder: bool = False) -> Iterator[Pa
     """Give the path of a hidden file beside `path`, to be written whole or not at all.
 
     It takes the place of `path` when the block ends well, with the mode of the file that was there, and is
-    removed when it does not. Behind a symbolic link the file is replaced, not the link. folder: it is to
-    become a directory, and `path` does not exist or is an empty one. Raises OSError, which names `path` and
-    the reason, before the block where `path` cannot be replaced.
+    removed when it does not. A block that leaves no hidden file leaves `path` as it was. Behind a symbolic
+    link the file is replaced, not the link. folder: it is to become a directory, and `path` does not exist or
+    is an empty one. Raises OSError, which names `path` and the reason: before the block where `path` cannot be
+    replaced, else when a write fails.
     """
     target = Path(os.path.realpath(path))
     _check(target, folder)
     part = _beside(target)
     try:
         yield part
-        _take_over_mode(target, part)
-        os.replace(part, target)
+        if part.exists():
+            _take_over_mode(target, part)
+            os.replace(part, target)
     except OSError as error:
-        if error.filename == str(part) or (error.filename is None and error.errno in _NO_ROOM):
+        is_hidden = str(error.filename).startswith(str(part))
+        if is_hidden or (error.filename is None and error.errno in _NO_ROOM):
             raise OSError(error.errno, error.strerror, str(target)) from None
         raise
     finally:

@@ -88,7 +88,9 @@ def sound_format(path: str | PathLike[str]) -> SoundFormat:
     ending = suffix.removeprefix(".").upper() or "WAV"
     container = _SAME.get(ending, ending)
     if container not in soundfile.available_formats():
-        raise ValueError(f"cannot write sound as {path}: {suffix} is no format of sound here, {USUAL}")
+        raise ValueError(
+            f"cannot write sound as {path}: its name must end in .wav, .flac, .ogg or another format of sound"
+        )
     usual = soundfile.default_subtype(container)
     if usual is None or container == _TWO_FILES:
         raise ValueError(

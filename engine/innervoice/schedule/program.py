@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from os import PathLike
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from innervoice.checkpoint.files import read_json, refuse_unknown
@@ -22,6 +21,7 @@ from innervoice.fields import (
     read_values,
     shown,
 )
+from innervoice.files import replacing
 from innervoice.types import Sampling
 
 KINDS = ("reflection", "transcript", "speech", "forced")
@@ -198,10 +198,11 @@ class Schedule:
 
     @checked
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the JSON file that `load` reads."""
+        """Write the JSON file that `load` reads, whole or not at all. Raises OSError."""
         import json
 
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        with replacing(path) as part:
+            part.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
 
     def with_changes(self, **changes: Any) -> Schedule:
         """A copy with some fields changed."""

@@ -10,5 +10,6 @@ options.py   options that commands share, and those of an engine
 outputs.py   files that appear together or not at all
 replay.py    innervoice replay
 serve.py     innervoice serve
+shell.py     the process around a command: streams and signals
 simulate.py  innervoice simulate
 """

@@ -14,9 +14,11 @@ import typer
 
 import innervoice
 from innervoice.api.event_log import write_events
+from innervoice.files import parse_json, read_text
 from innervoice.telemetry.metrics import Distribution, RequestTimings, RunMetrics, summarize
 from innervoice.tools.cli.inputs import read_schedule
 from innervoice.tools.cli.options import JsonOption, with_engine_options
+from innervoice.tools.cli.outputs import create_folder, reserved
 from innervoice.types import Sampling
 
 if TYPE_CHECKING:
@@ -65,9 +67,12 @@ def stream(
     if schedule is not None:
         request["schedule"] = read_schedule(schedule)
     options = {"model": model or str(resources.files("innervoice") / "assets" / "tiny")} | chosen
-    with innervoice.Engine.from_pretrained(**options) as engine:
-        run = run_load(engine, questions, load, request)
-    write_events(out, [one.to_dict() for one in run.calls])
+    if events is not None:
+        create_folder(events)
+    with reserved(out) as part:
+        with innervoice.Engine.from_pretrained(**options) as engine:
+            run = run_load(engine, questions, load, request)
+        write_events(part, [one.to_dict() for one in run.calls])
     if events is not None:
         _write_event_logs(events, run, options)
     _print(run.metrics, as_json, {"num_starved": run.num_starved, "lag_p99_ms": run.lag_p99_ms})
@@ -83,12 +88,10 @@ def metrics(
     """The same figures from a log of arrivals: {"submitted_s", "rate", "audio": [[t, samples]],
     "tokens": [[t, kind]]} a line.
     """
-    if not log.is_file():
-        raise FileNotFoundError(f"there is no log {log}: name a file that innervoice bench stream wrote")
-    lines = log.read_text(encoding="utf-8").splitlines()
-    _print(
-        summarize([RequestTimings.from_dict(json.loads(line)) for line in lines if line.strip()]), as_json, {}
-    )
+    remedy = "name a file that innervoice bench stream wrote"
+    lines = enumerate(read_text(log, remedy, "log").splitlines(), 1)
+    values = [parse_json(line, f"{log}, line {number}", remedy) for number, line in lines if line.strip()]
+    _print(summarize([RequestTimings.from_dict(value) for value in values]), as_json, {})
 
 
 def table(figures: RunMetrics, more: dict[str, float | None]) -> Iterator[str]:
@@ -128,7 +131,6 @@ def _print(figures: RunMetrics, as_json: bool, more: dict[str, float | None]) ->
 
 
 def _write_event_logs(folder: Path, run: LoadResult, options: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     for number, one in enumerate(run.calls):
         lines = [line | {"engine": options} if line["kind"] == "request" else line for line in one.lines]
         write_events(folder / f"{number:05}.jsonl", lines)

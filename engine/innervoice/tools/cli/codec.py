@@ -13,7 +13,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 import innervoice
 from innervoice.codec.audio import read_channels
-from innervoice.tools.cli.outputs import check_folder, check_sound, refuse_same
+from innervoice.files import sound_format
+from innervoice.tools.cli.outputs import refuse_same, reserved
 from innervoice.types import Samples
 
 if TYPE_CHECKING:
@@ -44,11 +45,11 @@ def encode(
     dtype: DtypeOption = "float32",
 ) -> None:
     """Turn a sound into codes."""
-    loaded = _load(codec, device, dtype)
-    codes = _encoded(loaded, file, codebooks)
     target = out or file.with_suffix(".codes")
     refuse_same(file, target)
-    codes.save(target)
+    with reserved(target) as part:
+        codes = _encoded(_load(codec, device, dtype), file, codebooks)
+        codes.save(part)
     print(f"wrote {target}: {_described(codes)}", flush=True)
 
 
@@ -61,11 +62,10 @@ def decode(
     dtype: DtypeOption = "float32",
 ) -> None:
     """Turn codes into a sound."""
-    check_sound(out)
-    check_folder(out)
     refuse_same(file, out)
-    codes = innervoice.Codes.load(file)
-    _decoded(_load(codec, device, dtype), codes, out)
+    with _sound_at(out, codec, device, dtype) as (loaded, part):
+        duration_s = _decoded(loaded, innervoice.Codes.load(file), part)
+    print(f"wrote {out}: {duration_s:.2f} s", flush=True)
 
 
 @app.command()
@@ -78,13 +78,24 @@ def roundtrip(
     dtype: DtypeOption = "float32",
 ) -> None:
     """Encode a sound and decode it again, to hear how much the codec keeps."""
-    check_sound(out)
-    check_folder(out)
     refuse_same(file, out)
-    loaded = _load(codec, device, dtype)
-    codes = _encoded(loaded, file, codebooks)
-    print(f"{file}: {_described(codes)}", flush=True)
-    _decoded(loaded, codes, out)
+    with _sound_at(out, codec, device, dtype) as (loaded, part):
+        codes = _encoded(loaded, file, codebooks)
+        print(f"{file}: {_described(codes)}", flush=True)
+        duration_s = _decoded(loaded, codes, part)
+    print(f"wrote {out}: {duration_s:.2f} s", flush=True)
+
+
+@contextmanager
+def _sound_at(out: Path, codec: Path, device: str, dtype: str) -> Iterator[tuple[Codec, Path]]:
+    """The codec and the hidden file of a sound, which may be written as its ending says. Raises ValueError,
+    OSError.
+    """
+    kind = sound_format(out)
+    with reserved(out) as part:
+        loaded = _load(codec, device, dtype)
+        kind.check(loaded.sample_rate)
+        yield loaded, part
 
 
 def _load(directory: Path, device: str, dtype: str) -> Codec:
@@ -102,11 +113,12 @@ def _encoded(codec: Codec, file: Path, codebooks: int | None) -> Codes:
         return codec.encode(sound, num_codebooks=codebooks, progress=report)
 
 
-def _decoded(codec: Codec, codes: Codes, out: Path) -> None:
+def _decoded(codec: Codec, codes: Codes, out: Path) -> float:
+    """Write the sound of the codes; returns its seconds."""
     with _progress("decoding") as report:
         audio = codec.decode(codes, progress=report)
     audio.save(out)
-    print(f"wrote {out}: {audio.duration_s:.2f} s", flush=True)
+    return audio.duration_s
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from innervoice.api.options import EngineOptions
+from innervoice.files import replacing
 from innervoice.telemetry.trace import Tracer
 from innervoice.tools.cli.options import with_engine_options
 
@@ -64,7 +65,8 @@ def decode(
     for name, value in found.items():
         print(f"{name:18} {value:.4g}" if isinstance(value, float) else f"{name:18} {value}")
     if json_file is not None:
-        json_file.write_text(json.dumps(found) + "\n", encoding="utf-8")
+        with replacing(json_file) as part:
+            part.write_text(json.dumps(found) + "\n", encoding="utf-8")
 
 
 def _figures(loaded: DecodeModel, seconds: list[float], batch: int, context: int) -> dict[str, Any]:

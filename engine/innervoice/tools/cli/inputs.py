@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from innervoice.codec.audio import read_audio
 from innervoice.schedule import PRESETS, Schedule
 from innervoice.types import Prompt, Sampling, Text
+
+STANDARD_INPUT = "-"
 
 
 def read_schedule(name: str | None) -> Schedule | None:
@@ -60,7 +63,29 @@ def read_prompt(recording: str | None, text: str | None) -> Prompt:
     if text is not None:
         if recording is not None:
             raise ValueError(f"both {recording} and --text were given: ask one question")
-        return Text(text)
-    if recording is None:
+        return Text(typed(text))
+    if not recording:
         raise ValueError("no question: give a recording or --text")
-    return read_audio(recording)
+    return read_audio(_standard_input() if recording == STANDARD_INPUT else recording)
+
+
+def typed(text: str) -> str:
+    """Text of the command line as UTF-8, also where the locale knows no such characters. Raises ValueError."""
+    if not any("\udc80" <= character <= "\udcff" for character in text):
+        return text
+    try:
+        return os.fsencode(text).decode("utf-8")
+    except UnicodeDecodeError:
+        raise ValueError("the text of the command line is not UTF-8: write it in UTF-8") from None
+
+
+def _standard_input() -> bytes:
+    stream = getattr(sys.stdin, "buffer", None)  # a closed one is None
+    if stream is None or stream.isatty():
+        raise ValueError(
+            "the question is to come from standard input, which is no file: send one there with <"
+        )
+    try:
+        return bytes(stream.read())
+    except OSError as error:
+        raise ValueError(f"standard input cannot be read ({error.strerror}): name an audio file") from None

@@ -21,6 +21,7 @@ import innervoice
 from innervoice.api.event_log import EventLog, write_events
 from innervoice.api.options import EngineOptions
 from innervoice.checkpoint.quantization import Quantization
+from innervoice.files import sound_format
 from innervoice.runtime.record import Line
 from innervoice.schedule import Schedule
 from innervoice.tools import environment
@@ -28,15 +29,17 @@ from innervoice.tools.cli import codec as codec_commands
 from innervoice.tools.cli.bench import metrics, stream
 from innervoice.tools.cli.decode import decode
 from innervoice.tools.cli.display import Display, plan_rows, written_as_it_goes, written_table
-from innervoice.tools.cli.inputs import read_prompt, read_sampling, read_schedule, read_template
+from innervoice.tools.cli.inputs import read_prompt, read_sampling, read_schedule, read_template, typed
 from innervoice.tools.cli.options import JsonOption, ModelOption, ScheduleOption, with_engine_options
 from innervoice.tools.cli.outputs import ReplyFiles, create_folder, staged
 from innervoice.tools.cli.replay import replay_command
 from innervoice.tools.cli.serve import serve_command
+from innervoice.tools.cli.shell import run_in_shell
 from innervoice.tools.cli.simulate import simulate_command
 from innervoice.types import EngineDead, OutOfCapacity, Prompt, RequestFailed, Sampling
 
 REFUSED = (ValueError, OSError, OutOfCapacity, RequestFailed, EngineDead)
+REPLY = Path("reply.wav")
 DEMO_SAMPLING = Sampling(seed=34, max_new_tokens=200)  # a seed whose reply reflects twice and ends by itself
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -108,7 +111,9 @@ def demo(
 )
 def generate(
     model: ModelOption,
-    recording: Annotated[str | None, typer.Argument(metavar="INPUT.wav", help="A recorded question.")] = None,
+    recording: Annotated[
+        str | None, typer.Argument(metavar="INPUT.wav", help="A recorded question; -: standard input.")
+    ] = None,
     text: Annotated[str | None, typer.Option(help="A typed question.")] = None,
     system: Annotated[str | None, typer.Option(help="System prompt in place of the model's own.")] = None,
     template: Annotated[
@@ -130,14 +135,17 @@ def generate(
     max_new_tokens: Annotated[
         int, typer.Option(help="Tokens of the reply, hidden ones included.")
     ] = Sampling.max_new_tokens,
-    out: Annotated[Path, typer.Option(help="The sound: .wav, .flac or .ogg.")] = Path("reply.wav"),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The sound: .wav, .flac or .ogg. Default: reply.wav, if there is sound."),
+    ] = None,
     events: Annotated[Path | None, typer.Option(help="The reply's segments as JSON lines.")] = None,
     trace: Annotated[Path | None, typer.Option(help="A trace of all stages over time, for Perfetto.")] = None,
     *,
     chosen: dict[str, Any],
 ) -> None:
     """Answer one question, recorded or typed."""
-    outputs = ReplyFiles(out, events, trace)
+    outputs = ReplyFiles(REPLY if out is None else out, events, trace)
     if recording and Path(recording).resolve() in (path.resolve() for path in outputs.paths.values()):
         raise ValueError(f"{recording} is the question and would be overwritten: name another output")
     sampling = read_sampling(
@@ -146,10 +154,16 @@ def generate(
     request = {
         "schedule": read_schedule(schedule),
         "sampling": sampling,
-        "system": system,
+        "system": system and typed(system),
         "template": read_template(template or ()),
     }
-    answer({"model": model} | chosen, read_prompt(recording, text), request, outputs)
+    answer(
+        {"model": model} | chosen,
+        read_prompt(recording, text),
+        request,
+        outputs,
+        must_sound=out is not None,
+    )
 
 
 @app.command()
@@ -218,12 +232,27 @@ def env() -> None:
     print(environment.as_text(environment.report()))
 
 
-def answer(load: dict[str, Any], prompt: Prompt, request: dict[str, Any], outputs: ReplyFiles) -> None:
+def answer(
+    load: dict[str, Any],
+    prompt: Prompt,
+    request: dict[str, Any],
+    outputs: ReplyFiles,
+    *,
+    must_sound: bool = False,
+) -> None:
     """Load a model, draw its reply to one prompt as it comes, and write all outputs, or none.
 
     load: the model and options of the engine, which the event log keeps, so that a replay loads the same.
+    must_sound: a reply without sound is an error; otherwise its sound file is left out. Raises ValueError.
     """
+    written = outputs.paths
     with staged(outputs) as parts, _loaded(prompt, request, **load) as engine:
+        if can_sound(engine, request["schedule"]):
+            sound_format(outputs.audio).check(engine.parts.requests.sample_rate)
+        elif must_sound:
+            raise ValueError(
+                f"cannot write {outputs.audio}, because this model and schedule make no sound: leave --out away"
+            )
         log = EventLog()
         lines: list[Line] = []
         with (
@@ -237,10 +266,31 @@ def answer(load: dict[str, Any], prompt: Prompt, request: dict[str, Any], output
                 lines += complete
                 display.show(complete, log.open)
             reply = stream.reply()
-        reply.audio.save(parts.audio)
+        if len(reply.audio.samples):
+            reply.audio.save(parts.audio)
+        elif must_sound:
+            raise ValueError(
+                f"cannot write {outputs.audio}, because the reply has no sound: leave --out away"
+            )
+        else:
+            parts.audio.unlink()
+            written.pop("audio")
+            say(f"the reply has no sound, so {outputs.audio} was not written")
         if parts.events:
             write_events(parts.events, lines)
-    say("wrote " + ", ".join(map(str, outputs.paths.values())))
+    if written:
+        say("wrote " + ", ".join(map(str, written.values())))
+
+
+def can_sound(engine: innervoice.Engine, schedule: Schedule | None) -> bool:
+    """Whether a reply under this schedule (None: the model's own) may have sound."""
+    from innervoice.codec.speech_codec import NullSpeechOutput
+
+    if isinstance(engine.parts.core.speech, NullSpeechOutput):
+        return False
+    if schedule is None or not schedule.guided:
+        return True
+    return any("speech" in (one.kind, one.voice_as) for one in schedule.segments)
 
 
 def _loaded(prompt: Prompt, request: dict[str, Any], model: str, **options: Any) -> innervoice.Engine:
@@ -258,11 +308,14 @@ def say(text: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code. Raises only what --debug asks for, or a bug."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    """Run the command line; returns the exit code. Raises only what --debug asks for, or a bug.
+
+    arguments: None: those of the process, whose streams and signals are taken care of.
+    """
+    if arguments is None:
+        return run_in_shell(lambda: main(sys.argv[1:]))
+    words = list(arguments)
     debug = "--debug" in words
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")
     words = [word for word in words if word != "--debug"]
     try:
         return app(words, prog_name="innervoice", standalone_mode=False) or 0

@@ -7,9 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from innervoice.files import replacing
-
-SOUND = (".wav", ".flac", ".ogg")
+from innervoice.files import replacing, sound_format
 
 
 @dataclass(frozen=True)
@@ -31,32 +29,37 @@ def staged(outputs: ReplyFiles) -> Iterator[ReplyFiles]:
     """Hidden files beside the outputs, moved into their places when the block ends well and removed when it
     does not.
 
-    Raises OSError or ValueError at once when an output cannot be written.
+    A hidden file that the block removes leaves its output as it was. Raises OSError or ValueError at once when
+    an output cannot be written.
     """
-    check_sound(outputs.audio)
+    sound_format(outputs.audio)
     targets = {name: path.resolve() for name, path in outputs.paths.items()}
     if len(set(targets.values())) < len(targets):
         raise ValueError(f"two outputs go to {max(map(str, targets.values()))}: give each a path of its own")
     with ExitStack() as stack:
         parts = {}
         for name, target in targets.items():
-            parts[name] = stack.enter_context(replacing(target))
-            _reserve(target, parts[name])
+            parts[name] = stack.enter_context(reserved(target))
         yield ReplyFiles(**parts)
 
 
-def check_sound(path: Path) -> None:
-    """Raise ValueError for a name that does not end in a format of sound."""
-    if path.suffix not in SOUND:
-        raise ValueError(f"cannot write sound as {path}: its name must end in {', '.join(SOUND)}")
+@contextmanager
+def reserved(path: Path) -> Iterator[Path]:
+    """The hidden file that is to replace `path`, created now: a place that cannot be written to is known before
+    the work begins.
 
-
-def check_folder(path: Path) -> None:
-    """Raise FileNotFoundError for a file in a directory that does not exist."""
-    if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"cannot write {path}: there is no directory {path.parent}, so create it or name another"
-        )
+    Raises OSError.
+    """
+    with replacing(path) as part:
+        if not path.resolve().parent.is_dir():
+            raise FileNotFoundError(
+                f"cannot write {path}: there is no directory {path.parent}, so create it or name another"
+            )
+        try:
+            part.touch(exist_ok=False)
+        except OSError as error:
+            raise OSError(f"cannot write {path}: {error.strerror}, so name another place") from None
+        yield part
 
 
 def create_folder(path: Path) -> None:
@@ -71,14 +74,3 @@ def refuse_same(source: Path, target: Path) -> None:
     """Raise ValueError when an output is the input."""
     if source.resolve() == target.resolve():
         raise ValueError(f"{source} is the input and would be overwritten: name another output")
-
-
-def _reserve(target: Path, part: Path) -> None:
-    """Create the hidden file, so that a place that cannot be written to is known before the work begins."""
-    if target.exists() and not target.is_file():
-        raise ValueError(f"cannot write {target}: it is not a regular file, so name another")
-    check_folder(target)
-    try:
-        part.touch(exist_ok=False)
-    except OSError as error:
-        raise OSError(f"cannot write {target}: {error.strerror}, so name another place") from None

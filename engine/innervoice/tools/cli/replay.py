@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +11,9 @@ import typer
 
 import innervoice
 from innervoice.api.options import EngineOptions
+from innervoice.files import sound_format
 from innervoice.tools.cli.options import with_engine_options
+from innervoice.tools.cli.outputs import refuse_same, reserved
 from innervoice.tools.replay.recording import RecordedReply
 from innervoice.types import Audio, RequestFailed
 
@@ -31,6 +35,8 @@ def replay_command(
     from innervoice.tools.replay.replay import replay
 
     recording = RecordedReply.load(log)
+    if out is not None:
+        refuse_same(Path(log), out)
     recorded = {"model": None} | dict(recording.engine)
     recorded_model = recorded.pop("model")
     model = model or recorded_model
@@ -40,10 +46,24 @@ def replay_command(
         options = EngineOptions().changed(**recorded | chosen)
     except TypeError as error:
         raise ValueError(f"{log} was made with options of another version: {error}") from error
-    with innervoice.Engine.from_pretrained(model, options) as engine:
-        made = replay(engine, recording)
-    if out is not None:
-        Audio(made.samples, recording.chunks[0].rate if recording.chunks else 1).save(out)
+    with _sound_at(out, recording) as part:
+        with innervoice.Engine.from_pretrained(model, options) as engine:
+            made = replay(engine, recording)
+        if part is not None:
+            Audio(made.samples, recording.chunks[0].rate).save(part)
     if made.mismatch is not None:
         raise RequestFailed(f"{log} was not reproduced: {made.mismatch}")
     print(f"the same: {len(recording.tokens)} tokens, {recording.num_samples} samples")
+
+
+@contextmanager
+def _sound_at(out: Path | None, recording: RecordedReply) -> Iterator[Path | None]:
+    """The hidden file of the replayed sound, None where none is asked for. Raises ValueError, OSError."""
+    if out is None:
+        yield None
+        return
+    if not recording.num_samples:
+        raise ValueError(f"cannot write {out}, because the recorded reply has no sound: leave --out away")
+    sound_format(out).check(recording.chunks[0].rate)
+    with reserved(out) as part:
+        yield part

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from importlib import resources
@@ -12,6 +11,7 @@ from typing import Any
 
 from innervoice.api.request_builder import RequestOptions
 from innervoice.codec.audio import read_audio
+from innervoice.files import parse_json, read_text
 from innervoice.schedule import Schedule
 from innervoice.types import Ids, Prompt, Sampling, Text
 
@@ -50,13 +50,13 @@ def read_manifest(path: str | PathLike[str]) -> list[Question]:
     and ValueError with the line.
     """
     source = Path(path)
-    if not source.is_file():
-        raise FileNotFoundError(f"there is no manifest {path}")
+    remedy = "give a file with a question a line, as JSON"
     made = []
-    for number, text in enumerate(source.read_text(encoding="utf-8").splitlines(), 1):
+    for number, text in enumerate(read_text(path, remedy, "manifest").splitlines(), 1):
         if text.strip():
+            line = parse_json(text, f"{path}, line {number}: this", remedy)
             try:
-                made.append(_question(json.loads(text), source.parent, f"{source.name}:{number}"))
+                made.append(_question(line, source.parent, f"{source.name}:{number}"))
             except (ValueError, TypeError) as error:
                 raise ValueError(f"{path}, line {number}: {error}") from error
     if not made:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from os import PathLike
-from pathlib import Path
 from typing import Annotated, Any
 
 from innervoice.codec.audio import SampleRate
 from innervoice.fields import MOST_INT64, Count, Limits, read_fields
+from innervoice.files import parse_json, read_text
 from innervoice.runtime.record import Line
 from innervoice.runtime.snapshot import SessionSnapshot
 from innervoice.schedule import Schedule
 from innervoice.types import LOG_KEYS, OutputFormat, Sampling, TokenIds
 
 NumSamples = Annotated[int, Limits(0, MOST_INT64)]
+
+_REMEDY = "name the file that --events wrote"
 
 
 @dataclass(frozen=True)
@@ -82,14 +83,7 @@ class RecordedReply:
 
         Raises FileNotFoundError, and ValueError, which names the line, for a log that no reply can be made again from.
         """
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"there is no event log {path}")
-        try:
-            content = Path(path).read_text("utf-8")
-        except UnicodeDecodeError:
-            raise ValueError(
-                f"{path} is no event log, because it is not text: name the file that --events wrote"
-            ) from None
+        content = read_text(path, _REMEDY, "event log")
         lines = [_parsed(path, number, text) for number, text in enumerate(content.split("\n"), 1) if text]
         if not lines or lines[0].get("kind") != "request":
             raise ValueError(
@@ -142,10 +136,7 @@ class RecordedReply:
 
 
 def _parsed(path: str | PathLike[str], number: int, text: str) -> Line:
-    try:
-        line = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}, line {number}: no JSON: {error}") from error
+    line = parse_json(text, f"{path}, line {number}", _REMEDY)
     if not isinstance(line, dict) or "kind" not in line:
         raise ValueError(f"{path}, line {number}: no line of an event log, which is an object with a kind")
     return line

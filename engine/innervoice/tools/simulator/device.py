@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from innervoice.files import parse_json, read_text
 from innervoice.runtime.scheduler import LearnedCosts
 
 _CALIBRATED = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -113,12 +113,8 @@ def read_profile(path: Path) -> Measured:
 
     Raises FileNotFoundError, and ValueError that names the field.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no profile {path}: give a JSON file of step times")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+    remedy = "give a JSON file of step times"
+    values = parse_json(read_text(path, remedy, "profile"), str(path), remedy)
     if not isinstance(values, dict):
         raise ValueError(
             f"{path} holds a {type(values).__name__}: a profile is an object with decode, voice, prefill_token_s"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,8 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from innervoice.checkpoint.speech_decoder import FlowConfig
+from innervoice.files import parse_json, read_text
 
 SPEECH_RATE = FlowConfig.token_rate  # GLM-4-Voice's speech tokens a second of sound
+_REMEDY = "give a file with an arrival a line, as JSON"
 _TEMPLATE = 25  # tokens of a prompt besides the user's speech
 
 
@@ -84,10 +85,8 @@ def from_file(path: Path) -> Workload:
 
     Raises FileNotFoundError, and ValueError with the line.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file of arrivals {path}: give one with a JSON object a line")
     arrivals = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path, _REMEDY, "file of arrivals").splitlines(), 1):
         if line.strip():
             arrivals.append(_arrival(line, f"{path}, line {number}"))
     if not arrivals:
@@ -98,10 +97,7 @@ def from_file(path: Path) -> Workload:
 
 
 def _arrival(line: str, where: str) -> tuple[float, Turn]:
-    try:
-        values = json.loads(line)
-    except ValueError:
-        raise ValueError(f"{where}: this is not JSON: {line[:60]}") from None
+    values = parse_json(line, f"{where}: this", _REMEDY)
     if not isinstance(values, dict):
         raise ValueError(f"{where}: expected an object with arrival_s, prompt_tokens and reply_s")
     least = {"arrival_s": 0.0, "prompt_tokens": 1, "reply_s": 1 / SPEECH_RATE}
