@@ -9,16 +9,17 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from innervoice.files import read_bytes
+
 log = logging.getLogger("innervoice")
 
 
 def read_json(path: str | PathLike[str]) -> dict[str, Any]:
     """A JSON object. Raises FileNotFoundError, or ValueError when the file is no JSON object."""
     file = Path(path)
+    content = read_bytes(file, f"is {file.parent} a checkpoint directory?")
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(f"{file} does not exist: is {file.parent} a checkpoint directory?") from None
+        data = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not valid JSON ({error}): download it again") from None
     if not isinstance(data, dict):

@@ -34,7 +34,10 @@ def unpack(path: Path) -> Path:
     path = path.resolve()
     stat = path.stat()
     identity = f"{_FORMAT} {path} {stat.st_size} {stat.st_mtime_ns}"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "innervoice" / "gguf"
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "innervoice" / "gguf"
+    except RuntimeError:  # no HOME, and no entry for the user
+        raise OSError(f"there is no home directory for a cache: set XDG_CACHE_HOME, or {_BY_HAND}") from None
     folder = cache / f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     if folder.exists():
         return folder

@@ -16,6 +16,8 @@ from typing import Any, Final, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from innervoice.files import check_readable
+
 _MAGIC: Final = b"GGUF"
 _VERSIONS: Final = (2, 3)
 _MOST_DIMS: Final = 4
@@ -79,8 +81,7 @@ class GgufFile:
         Raises FileNotFoundError, OSError, and ValueError for a file that is damaged, cut off, big-endian or
         of another version.
         """
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist: name a .gguf file")
+        check_readable(path, "name a .gguf file")
         with path.open("rb") as file:
             if not path.stat().st_size:
                 raise ValueError(f"{path} cannot be read as GGUF (it is empty): download it again")

@@ -67,7 +67,6 @@ def _directory(place: str | PathLike[str], revision: str | None, local_files_onl
 
 def _download(hub_id: str, revision: str | None, local_files_only: bool) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(
@@ -75,7 +74,7 @@ def _download(hub_id: str, revision: str | None, local_files_only: bool) -> Path
                 hub_id, revision=revision, local_files_only=local_files_only, allow_patterns=_WANTED
             )
         )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # of the hub, of its HTTP library, of the disk
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise FileNotFoundError(
             f"{hub_id} is no local directory and could not be had from the hub ({reason}): download it and give its directory"

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from innervoice.checkpoint.files import read_json
+from innervoice.files import check_readable
 
 Shape = tuple[int, ...]
 SINGLE = "model.safetensors"
@@ -77,7 +78,12 @@ class TensorFile:
             raise ValueError(
                 f"{self.path}: tensor {name} has shape {list(found)}, expected {list(shape)}: is it the file of this config?"
             )
-        tensor: torch.Tensor = self._file.get_tensor(name)
+        try:
+            tensor: torch.Tensor = self._file.get_tensor(name)
+        except (SafetensorError, RuntimeError, OSError, TypeError) as error:
+            raise ValueError(
+                f"{self.path}: tensor {name} cannot be read ({error}): download it again"
+            ) from None
         if dtype is not None and dtype.is_floating_point and not tensor.is_floating_point():
             raise ValueError(
                 f"{self.path}: tensor {name} holds {_plain(tensor.dtype)}, expected floating point: use unquantised weights"
@@ -167,12 +173,9 @@ class DummyTensors:
 
 
 def _open(path: Path) -> Any:
+    check_readable(path, f"is {path.parent} a whole checkpoint directory?")
     try:
         return safe_open(path, framework="pt", device="cpu")
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(
-            f"{path} does not exist: is {path.parent} a whole checkpoint directory?"
-        ) from None
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} cannot be read as safetensors ({error}): download it again") from None
 

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from innervoice.checkpoint.files import note_unknown, require
+from innervoice.files import read_bytes
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,9 @@ def read_yaml(path: str | PathLike[str]) -> dict[str, Any]:
     Raises FileNotFoundError, ValueError (bad YAML, a tag that is not allowed).
     """
     file = Path(path)
+    content = read_bytes(file, f"is {file.parent} a checkpoint directory?")
     try:
-        data = yaml.load(file.read_text(encoding="utf-8"), Loader=_DataLoader)
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(f"{file} does not exist: is {file.parent} a checkpoint directory?") from None
+        data = yaml.load(content.decode("utf-8"), Loader=_DataLoader)
     except yaml.YAMLError as error:
         problem = " ".join(str(getattr(error, "problem", None) or error).split())
         mark = getattr(error, "problem_mark", None)

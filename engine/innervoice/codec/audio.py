@@ -10,12 +10,12 @@ import io
 import logging
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
 from innervoice.fields import Limits, shown
+from innervoice.files import read_bytes
 from innervoice.types import AudioIn, Samples
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _read(source: AudioIn, most: int | None, check_len: CheckLen | None) -> tupl
         return *_decode(source, "audio bytes", most, check_len), "audio bytes"
     if isinstance(source, (str, os.PathLike)):
         where = os.fspath(source)
-        return *_decode(_file_bytes(Path(source)), where, most, check_len), where
+        return *_decode(read_bytes(source, "name one audio file"), where, most, check_len), where
     raise ValueError(
         f"audio is of type {type(source).__name__}, expected a path, the bytes of a file, or (samples, rate)"
     )
@@ -247,17 +247,6 @@ def _channels(array: np.ndarray, most: int | None) -> Samples:
         with np.errstate(over="ignore"):  # an infinity is refused later, with its place
             return channels.astype(np.float32)
     return (channels / _FULL_SCALE[array.dtype.name]).astype(np.float32)
-
-
-def _file_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(f"{path} does not exist: name an audio file") from None
-    except IsADirectoryError:
-        raise ValueError(f"{path} is a directory: name one audio file") from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{str(path)!r} cannot be read ({error}): name an audio file") from None
 
 
 def _decode(data: bytes, where: str, most: int | None, check_len: CheckLen | None) -> tuple[Samples, int]:

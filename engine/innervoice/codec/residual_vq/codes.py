@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
-from innervoice.files import replacing
+from innervoice.files import check_readable, replacing
 from innervoice.types import Samples
 
 IdRows = npt.NDArray[np.int64]
@@ -48,13 +47,12 @@ class Codes:
             "num_samples": "" if self.num_samples is None else str(self.num_samples),
         }
         with replacing(path) as part:
-            save_file(tensors, part, metadata=about)
+            part.write_bytes(save(tensors, metadata=about))
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Codes:
         """Read what `save` wrote. Raises FileNotFoundError, or ValueError for any other file."""
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"{path} does not exist: name a file of codes")
+        check_readable(path, "name a file of codes")
         try:
             with safe_open(path, framework="numpy") as file:
                 about = file.metadata() or {}

@@ -17,6 +17,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from innervoice.checkpoint.files import read_json
+from innervoice.files import read_text
 
 ChatMessage = Mapping[str, str]
 """A message of a dialogue: role (system, user or assistant) and content."""
@@ -62,7 +63,7 @@ class ChatTemplate:
         try:
             self._template = environment.from_string(template)
             read = meta.find_undeclared_variables(environment.parse(template))
-        except jinja2.TemplateError as error:
+        except Exception as error:  # nested deeply, it fails in the parser or in Python's compiler
             raise ValueError(
                 f"{source}: the chat template is not valid ({_first_line(error)}): download it again"
             ) from None
@@ -79,7 +80,7 @@ class ChatTemplate:
         file, data = folder / "chat_template.jinja", _read_if_there(folder / "tokenizer_config.json")
         source, template = folder / "tokenizer_config.json", data.get("chat_template")
         if file.exists():
-            source, template = file, file.read_text(encoding="utf-8")
+            source, template = file, read_text(file, "download it again")
         elif template is None:
             source = folder / "chat_template.json"
             template = _read_if_there(source).get("chat_template")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -11,7 +12,8 @@ from pathlib import Path
 import tiktoken
 
 from innervoice.checkpoint.files import read_json, require
-from innervoice.model.text.tokenizer import is_word, runs
+from innervoice.files import read_bytes
+from innervoice.model.text.tokenizer import is_word, library_errors, runs
 
 # Alternatives in order: English contractions; letters after at most one other character; one to three digits;
 # symbols after at most one space, with the line ends that follow; line ends; spaces before the last one;
@@ -20,6 +22,9 @@ _SPLIT = "|".join((
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)", r"[^\r\n\p{L}\p{N}]?\p{L}+", r"\p{N}{1,3}", r" ?[^\s\p{L}\p{N}]+[\r\n]*", r"\s*[\r\n]+",
     r"\s+(?!\S)", r"\s+",
 ))  # fmt: skip
+
+
+_MOST_WHITE_SPACE = 900_000  # characters in a row; tiktoken's regular expressions give up below a million
 
 
 class TiktokenTokenizer:
@@ -61,8 +66,20 @@ class TiktokenTokenizer:
         return runs(self._words.values())
 
     def encode(self, text: str) -> list[int]:
-        """Ids of plain text; nothing in it is taken for an added token."""
-        return self._encoding.encode(text, allowed_special=set(self._words), disallowed_special=())
+        """Ids of plain text; nothing in it is taken for an added token.
+
+        Raises ValueError for more spaces in a row, other than line ends, than the library takes.
+        """
+        longest = 0
+        if len(text) > _MOST_WHITE_SPACE:
+            longest = max((len(run[0]) for run in re.finditer(r"[^\S\r\n]+", text)), default=0)
+        if longest > _MOST_WHITE_SPACE:
+            raise ValueError(
+                f"the text has {longest} spaces in a row, and the tokenizer takes "
+                f"{_MOST_WHITE_SPACE}: shorten it"
+            )
+        with library_errors(f"a text of {len(text)} characters cannot be encoded", "shorten it"):
+            return self._encoding.encode(text, allowed_special=set(self._words), disallowed_special=())
 
     def special(self, token: str) -> int | None:
         """The id of an added token, None where the checkpoint has none of that name."""
@@ -85,10 +102,7 @@ def read_ranks(path: Path) -> dict[bytes, int]:
 
     Ranks are 0 to n - 1; all single bytes are there.
     """
-    try:
-        lines = path.read_bytes().splitlines()
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(f"{path} does not exist: is {path.parent} a checkpoint directory?") from None
+    lines = read_bytes(path, f"is {path.parent} a checkpoint directory?").splitlines()
     ranks: dict[bytes, int] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():

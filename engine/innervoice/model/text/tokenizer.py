@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 _MARK = re.compile(r"<.*>|\[.*\]", re.DOTALL)
@@ -63,6 +64,21 @@ class TextTokenizer(Protocol):
     def token_bytes(self, token: int) -> bytes:
         """The bytes of a text token; b"" for added tokens, speech codes and ids without a string."""
         ...
+
+
+@contextmanager
+def library_errors(what: str, remedy: str) -> Iterator[None]:
+    """Raise ValueError for whatever a tokenizer library raises inside the block.
+
+    A panic of a library in Rust arrives as a BaseException that is no Exception.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
+        raise
+    except BaseException as error:
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise ValueError(f"{what} ({reason}): {remedy}") from None
 
 
 class TextStream:

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from innervoice.checkpoint.files import read_json, require
 from innervoice.model.text.chat_template import ChatTemplate, Piece
-from innervoice.model.text.tokenizer import is_word, runs
+from innervoice.model.text.tokenizer import is_word, library_errors, runs
 
 _WORD_START = "\u2581"
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
@@ -104,7 +104,8 @@ class JsonTokenizer:
             part = part.lstrip() if isinstance(before, AddedToken) and before.rstrip else part
             part = part.rstrip() if isinstance(after, AddedToken) and after.lstrip else part
             encoder = self._encoder if at_start and index == 0 else self._later_encoder
-            ids += encoder.encode(_whole_characters(part), add_special_tokens=False).ids
+            with library_errors(f"a text of {len(part)} characters cannot be encoded", "shorten it"):
+                ids += encoder.encode(_whole_characters(part), add_special_tokens=False).ids
         return ids
 
     def special(self, token: str) -> int | None:
@@ -196,10 +197,8 @@ def _without_prefix(part: Any) -> Any:
 
 
 def _build(data: Mapping[str, Any], source: Path) -> Tokenizer:
-    try:
+    with library_errors(f"{source} cannot be read as a tokenizer", "download it again"):
         return Tokenizer.from_str(json.dumps(data))
-    except Exception as error:  # the library raises nothing narrower
-        raise ValueError(f"{source} cannot be read as a tokenizer ({error}): download it again") from None
 
 
 def _text_range(
