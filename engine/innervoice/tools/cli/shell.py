@@ -38,7 +38,7 @@ class Outlet(io.RawIOBase):
         return os.isatty(self._descriptor)
 
     def writable(self) -> bool:
-        """Return True."""
+        """Return True: it takes bytes, also where they are dropped."""
         return True
 
     def write(self, data: Any) -> int:
