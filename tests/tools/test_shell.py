@@ -41,7 +41,7 @@ def run_all(folder: Path, cases: dict[str, dict[str, Any]]) -> dict[str, dict[st
         env=plain_environment(),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=True,
     )
     return dict(zip(cases, json.loads(done.stdout), strict=True))
