@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <fstream>
+#include <new>
 #include <set>
 #include <stdexcept>
 #include <string>
@@ -123,6 +124,7 @@ ThreadTeam::ThreadTeam(int num_threads, bool pin, int spin_us)
 ThreadTeam::~ThreadTeam() {
   if (process_id() != owner_) {  // the threads are another process's
     for (std::thread& thread : threads_) thread.detach();
+    new (&wake_) std::condition_variable;  // destroying one with waiters waits for them, who are not here
     return;
   }
   stop_ = true;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextvars import ContextVar
 from functools import cache
@@ -20,12 +21,24 @@ WeightAndBias = tuple[Tensor, Tensor]
 
 
 _own_threads: ContextVar[int | None] = ContextVar("innervoice_native_threads", default=None)
+_came_through_fork: ContextVar[bool] = ContextVar("innervoice_native_fork", default=False)
 _own_team: ContextVar[_C.ThreadTeam | None] = ContextVar("innervoice_native_team", default=None)
 
 
 @cache
 def _team(num_threads: int) -> _C.ThreadTeam:
     return _C.ThreadTeam(num_threads)
+
+
+def _forget_teams() -> None:
+    """After a fork: none of the threads is in this process, and a lock that one of them held stays shut."""
+    if _team.cache_info().currsize:
+        _came_through_fork.set(True)
+    _team.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_teams)
 
 
 def team() -> _C.ThreadTeam:
@@ -48,6 +61,14 @@ def torch_threads_here(num_threads: int) -> int:
     restore.start()
     restore.join()
     return before
+
+
+def spare_lost_threads() -> None:
+    """Have torch run alone on the one thread that came through a fork: OpenMP would wait there for threads that
+    the parent has. Other threads, and native code on all of them, go on with as many as torch has now.
+    """
+    if _came_through_fork.get():
+        _own_threads.set(torch_threads_here(1))
 
 
 def keep_threads_native() -> None:

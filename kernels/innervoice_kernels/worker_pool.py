@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from typing import TypeVar
 
@@ -21,7 +21,8 @@ class WorkerPool:
     out among them.
 
     Torch has one thread on a worker, and native code the worker's share. A piece that is alone, or the last
-    one of an odd number, runs where it is called, with all threads. For one caller at a time.
+    one of an odd number, runs where it is called, with all threads; so do all that begin when the main thread
+    has ended. For one caller at a time.
     """
 
     def __init__(self) -> None:
@@ -47,13 +48,15 @@ class WorkerPool:
         teams = self._teams.setdefault(threads, [])
         teams += [_C.ThreadTeam(threads) for _ in range(len(pieces) - len(teams))]
         mode = torch.is_inference_mode_enabled()
-        waiting = [
-            self._pool.submit(copy_context().run, _on_worker, piece, own, mode)
-            for piece, own in zip(pieces, teams, strict=False)
-        ]
+        waiting: list[Future[_T]] = []
+        for piece, own in zip(pieces, teams, strict=False):
+            try:
+                waiting.append(self._pool.submit(copy_context().run, _on_worker, piece, own, mode))
+            except RuntimeError:  # behind the main thread's end pools take no more work
+                break
         for future in waiting:
             future.exception()  # all end before any result is taken
-        return [future.result() for future in waiting]
+        return [future.result() for future in waiting] + [piece() for piece in pieces[len(waiting) :]]
 
 
 def _on_worker(piece: Callable[[], _T], own: _C.ThreadTeam, mode: bool) -> _T:

@@ -310,9 +310,10 @@ def test_a_failure_is_that_of_one_turn(
     step = short.step
     wave = noise(7, 20000, 0.1)
     bad = listener.open(16000, core.tell("bad"))
+    its = bad.stream
 
     def failing(streams: Sequence[TokenizerStream]) -> None:
-        if bad.stream in streams and bad.stream.ready():
+        if its in streams and its.ready():
             raise RuntimeError("out of memory")
         step(streams)
 

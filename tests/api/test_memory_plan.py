@@ -21,7 +21,7 @@ GIB = 2**30
 @pytest.fixture
 def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "choose_device", lambda device: torch.device("cuda"))
-    monkeypatch.setattr(plan, "_memory_bytes", lambda device: 8 * GIB)
+    monkeypatch.setattr(plan, "available_bytes", lambda device: 8 * GIB)
 
 
 def per_session(made: MemoryPlan) -> int:

@@ -1,7 +1,11 @@
 """The calls of a program: Engine, Session, loading a checkpoint, and turning a call into a request.
 
+available_memory.py bytes that this process can still get
 dialogue.py         TurnPlanner: the ids of a session's next turn
+capacity.py         refusals of what does not fit into memory
+encoded_counts.py   EncodedCounts: speech tokens that were encoded, early and late
 engine.py           Engine: load a model, answer prompts, open sessions
+engine_lease.py     EngineLease: an engine runs while its user can reach it
 event_log.py        EventLog: events to JSON lines
 gc_freeze.py        FrozenHeap: loaded objects are left out of garbage collection
 live_audio.py       LiveEncoder: pushed frames to codes while users speak, for all sessions

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import uuid
+import weakref
 from asyncio import CancelledError, shield, wrap_future
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, overload
 
 import torch
 
+from innervoice.api.engine_lease import EngineLease
 from innervoice.api.gc_freeze import FrozenHeap
 from innervoice.api.live_audio import LiveEncoder
 from innervoice.api.loader import EngineParts, load
@@ -29,6 +31,7 @@ from innervoice.api.session import Session
 from innervoice.fields import AtLeastOne, Limits, checked
 from innervoice.runtime.calibration import calibrate
 from innervoice.runtime.conversation import Message
+from innervoice.runtime.fork_guard import ForkGuard, guarded, refuse_pickling
 from innervoice.runtime.record import request_line
 from innervoice.runtime.request import Request
 from innervoice.runtime.snapshot import SessionSnapshot
@@ -39,7 +42,7 @@ from innervoice.telemetry.stats import Stats, Telemetry
 from innervoice.telemetry.trace import Tracer
 from innervoice.types import Ids, Prompt, Reply, Sampling, Text
 from innervoice_kernels.jit import num_compiled
-from innervoice_kernels.native import keep_threads_native, torch_threads_here
+from innervoice_kernels.native import keep_threads_native, spare_lost_threads, team, torch_threads_here
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
@@ -50,20 +53,24 @@ class Engine:
 
     Thread-safe; a context manager. Make one with `Engine.from_pretrained`.
 
-    parts: the loaded parts, for tools and tests; the core belongs to the worker's thread while replies run.
     While an engine is open, what the process held when it opened stays out of garbage collection
-    (`gc.freeze`).
+    (`gc.freeze`). It is open until `close`, or until no reference to it, its sessions and its streams is left;
+    then its memory is free. It works in the process that loaded it alone: elsewhere every call raises
+    EngineDead.
     """
 
     def __init__(self, parts: EngineParts, plan: MemoryPlan, options: EngineOptions, tracer: Tracer) -> None:
-        self.parts = parts
+        self.guard = ForkGuard()
+        self._parts: EngineParts | None = parts
+        self._model_id = parts.model_id
+        self._default_sampling = parts.requests.default_sampling()
         self._plan = plan
         self._tracer = tracer
-        self._frozen: FrozenHeap | None = None
+        self._frozen = FrozenHeap()
 
         # The worker's thread. With two threads, those that torch keeps spinning cost native code more than
         # torch gains.
-        num_threads = torch.get_num_threads()
+        num_threads = team().num_threads
         is_native = parts.core.runner.is_native
         self._worker = Worker(
             parts.core,
@@ -85,6 +92,13 @@ class Engine:
 
         # The threads on which sessions' calls run that an event loop makes; each starts when it is needed.
         self._threads = ThreadPoolExecutor(2 * parts.core.max_rows + 2, "innervoice-call")
+
+        # What keeps the threads running; sessions and streams find it by the worker.
+        stop = [self._worker.stop, self._frozen.release]
+        if self._live_encoder is not None:
+            stop.insert(0, self._live_encoder.stop)
+        self._lease = EngineLease(stop)
+        self._worker.find_lease = weakref.ref(self._lease)
 
         # Kernels compiled when all were ready, None: not known; counting begins before the first is compiled.
         self._num_compiled: int | None = None
@@ -122,16 +136,18 @@ class Engine:
         plan, options, tracer = prepared.plan, prepared.options, Tracer()
         if options.threads is not None:
             torch.set_num_threads(options.threads)
+        spare_lost_threads()
         engine = cls(load(prepared, tracer), plan, options, tracer)
         if options.warmup or (options.warmup is None and torch.device(plan.device).type == "cuda"):
             engine.warmup()
-        engine._frozen = FrozenHeap()
+        engine._frozen.freeze()
         return engine
 
     @overload
     def generate(self, prompt: Prompt | list[Message], **request: Any) -> Reply: ...
     @overload
     def generate(self, prompt: list[Prompt] | list[list[Message]], **request: Any) -> list[Reply]: ...
+    @guarded
     @checked
     def generate(self, prompt: Prompt | list[Any], **request: Any) -> Reply | list[Reply]:
         """Make the whole reply to a prompt or to a dialogue, a list of `Message`; or a list of replies to a list
@@ -145,6 +161,7 @@ class Engine:
         streams = [self.stream(one, **request).bounded(math.inf, math.inf) for one in prompt]
         return [stream.reply() for stream in streams]
 
+    @guarded
     @checked
     def stream(self, prompt: Prompt | list[Message], **request: Any) -> Stream:
         """Validate and submit a request now; read its events with `for` or `async for`.
@@ -179,6 +196,7 @@ class Engine:
         when max_waiting replies wait already, EngineDead.
         """
         submitted_s = self._worker.clock()
+        self._worker.check_open()
         self.check_health()
         requests = self.parts.requests
         made = requests.request(prompt, RequestOptions().changed(**request), submitted_s)
@@ -186,6 +204,7 @@ class Engine:
         stream.make_record = partial(request_line, made, self.model_id)
         return stream
 
+    @guarded
     @checked
     def astream(self, prompt: Prompt | list[Message], **request: Any) -> Stream:
         """Do the same as `stream`, for event loops: a recording is read and encoded on a thread, while the loop
@@ -209,6 +228,7 @@ class Engine:
         stream.make_record = lambda: request_line(made[0], self.model_id)
         return stream
 
+    @guarded
     @checked
     def open_session(self, *, restore: bytes | None = None, **request: Any) -> Session:
         """Open a conversation that keeps its pages.
@@ -234,6 +254,7 @@ class Engine:
             snapshot,
         )
 
+    @guarded
     async def aopen_session(self, *, restore: bytes | None = None, **request: Any) -> Session:
         """Do the same as `open_session`, for event loops."""
         made = self._threads.submit(partial(self.open_session, restore=restore, **request))
@@ -249,12 +270,25 @@ class Engine:
         return (num_tokens / speech.codes_per_s + 1.0) * speech.sample_rate
 
     @property
+    def parts(self) -> EngineParts:
+        """The loaded parts, for tools and tests; the core belongs to the worker's thread while replies run.
+
+        Raises ValueError on a closed engine.
+        """
+        parts = self._parts
+        if parts is None:
+            raise ValueError("the engine is closed: make a new one with Engine.from_pretrained")
+        return parts
+
+    @property
+    @guarded
     def model_id(self) -> str:
         """A digest of the configuration and the vocabulary, which identifies the model in exports and event
         logs.
         """
-        return self.parts.model_id
+        return self._model_id
 
+    @guarded
     @checked
     def warmup(self, batch_sizes: Sequence[AtLeastOne] | None = None) -> float:
         """Run steps and codec calls of these sizes (None: all powers of 2, for 2 s at most) -> seconds taken.
@@ -268,6 +302,7 @@ class Engine:
         worker.telemetry.note(ready_s=took_s)
         return took_s
 
+    @guarded
     def stats(self) -> Stats:
         """Figures so far: pages, slots, queue, step times, first audio, underruns, tokens. Prints as a table.
 
@@ -278,6 +313,7 @@ class Engine:
             self._worker.telemetry.note(jit_after_warmup=num_compiled() - self._num_compiled)
         return self._worker.telemetry.stats(self._worker.clock())
 
+    @guarded
     def collector(self) -> Collector:
         """The figures of `stats` for Prometheus, to be registered in a registry that this engine has to
         itself.
@@ -286,14 +322,17 @@ class Engine:
         """
         return make_collector(self._worker.telemetry)
 
+    @guarded
     def default_sampling(self) -> Sampling:
         """The checkpoint's own sampling, from generation_config.json."""
-        return self.parts.requests.default_sampling()
+        return self._default_sampling
 
+    @guarded
     def plan(self) -> MemoryPlan:
         """Bytes of weights, cache and codec; sessions that fit."""
         return self._plan
 
+    @guarded
     @checked
     @contextmanager
     def trace(self, path: str | PathLike[str]) -> Iterator[None]:
@@ -313,21 +352,26 @@ class Engine:
             self._tracer.stop()
             self._tracer.save(target)
 
+    @guarded
     def check_health(self) -> None:
         """Raise EngineDead, with the cause, once the core has stopped."""
         self._worker.check_health()
         if self._live_encoder is not None:
             self._live_encoder.check_health()
 
+    @guarded
     @checked
     def close(self, drain_s: Annotated[float, Limits(0, is_finite=False)] = 0.0) -> None:
-        """Refuse new requests, give running ones drain_s seconds, cancel the rest, stop."""
+        """Refuse new requests, give running ones drain_s seconds, cancel the rest, stop, and free the memory."""
         if self._live_encoder is not None:
             self._live_encoder.close()
         self._worker.close(drain_s)
         self._threads.shutdown(wait=False)
-        if self._frozen is not None:
-            self._frozen.release()
+        self._lease.end()
+        self._frozen.release()
+        parts, self._parts = self._parts, None
+        if parts is not None:
+            parts.requests.free()
 
     def __enter__(self) -> Engine:
         return self
@@ -335,7 +379,10 @@ class Engine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if self.guard.is_at_home:
+            self.close()
+
+    __reduce__ = refuse_pickling
 
 
 def _close_session(made: Future[Session]) -> None:

@@ -11,14 +11,18 @@ import gc
 import threading
 
 # `gc.freeze` acts on the whole process, so the count of those who want it does too.
-_lock = threading.Lock()
+_lock = threading.RLock()  # a collection below it may end another engine, and release its heap
 _num_frozen = 0
 
 
 class FrozenHeap:
-    """Keeps all objects that exist when it is made out of garbage collection, until `release`."""
+    """Keeps all objects that exist at `freeze` out of garbage collection, until `release`."""
 
     def __init__(self) -> None:
+        self._is_held = False
+
+    def freeze(self) -> None:
+        """Leave what exists now out of collections. Once."""
         global _num_frozen
         self._is_held = True
         with _lock:

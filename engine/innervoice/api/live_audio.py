@@ -13,14 +13,15 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
+from innervoice.api.encoded_counts import EncodedCounts
 from innervoice.codec.audio import check_samples
 from innervoice.codec.speech_codec import SpeechEncoder, SpeechStream
 from innervoice.runtime.session_state import History
+from innervoice.runtime.stoppable_thread import StoppableThread
 from innervoice.types import EngineDead, OutOfCapacity, RequestFailed, Samples
 
 
@@ -49,25 +50,6 @@ Publish = Callable[[Prefetcher, Sequence[int] | None], None]
 CallCore = Callable[[Callable[[Prefetcher], None]], None]
 """Runs a function on the core's thread and waits for it, as `Worker.call` does."""
 CountTokens = Callable[[str, int], None]
-
-
-@dataclass
-class EncodedCounts:
-    """Speech tokens that were encoded, repetitions included.
-
-    recomputed_tokens: those encoded again because a louder frame came; late_tokens: those encoded after the
-    turn's end.
-    """
-
-    encoded_tokens: int = 0
-    recomputed_tokens: int = 0
-    late_tokens: int = 0
-
-    def add(self, more: EncodedCounts) -> None:
-        """Add the counts of another encoder run."""
-        self.encoded_tokens += more.encoded_tokens
-        self.recomputed_tokens += more.recomputed_tokens
-        self.late_tokens += more.late_tokens
 
 
 class UserAudio:
@@ -268,7 +250,7 @@ class UserAudio:
     def schedule(self, is_prefetched: bool) -> bool:
         """Decide when to come back to it; returns whether it is over. The lock is held."""
         if self.is_settled:
-            self._frames = []
+            self.forget_sound()
             return True
         if self._is_ended or self._num_fed < len(self._frames):
             self._encoder.wake(self)
@@ -277,6 +259,12 @@ class UserAudio:
         else:
             self._wake_len = self._num_samples + self.stream.num_missing
         return False
+
+    def forget_sound(self) -> None:
+        """Drop the frames and the encoder's stream of a turn that is over. The lock is held."""
+        self._frames = []
+        if hasattr(self, "stream"):
+            del self.stream
 
     def _check_usable(self) -> None:
         """Raise the error that ended the turn or the engine, if one did. The lock is held."""
@@ -313,7 +301,7 @@ class LiveEncoder:
         self._open: set[UserAudio] = set()
         self._is_closing = False
         self._death: BaseException | None = None
-        self._thread: threading.Thread | None = None
+        self._thread: StoppableThread | None = None
 
     @property
     def num_open(self) -> int:
@@ -325,12 +313,12 @@ class LiveEncoder:
 
         Raises ValueError for a rate that sound has not and on a closed engine, EngineDead.
         """
-        made = UserAudio(self, self.new_stream(rate), publish)
         with self.lock:
             self.check_open()
+            made = UserAudio(self, self.new_stream(rate), publish)
             self._open.add(made)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="innervoice-listener", daemon=True)
+                self._thread = StoppableThread(self._run, self.stop, "innervoice-listener")
                 self._thread.start()
         return made
 
@@ -340,12 +328,23 @@ class LiveEncoder:
 
     def close(self) -> None:
         """Take no more and stop; those who wait for codes get a ValueError."""
+        self.stop()
+        if self._thread is not None:
+            self._thread.join()
+        with self.lock:
+            if self._thread is None or self._thread.is_over:
+                self._free()
+
+    def stop(self) -> None:
+        """Take no more; the thread ends after the round that it is in."""
         with self.lock:
             self._is_closing = True
             self._changed.notify_all()
-            thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
+
+    def _free(self) -> None:
+        """Drop the speech encoder with its weights: nothing reaches it after the end. The lock is held."""
+        if hasattr(self, "_speech_encoder"):
+            del self._speech_encoder
 
     def check_health(self) -> None:
         """Raise EngineDead, with the cause, once the thread has stopped on a failure."""
@@ -389,12 +388,18 @@ class LiveEncoder:
             failure = EngineDead(f"the engine stopped listening: {error}")
             failure.__cause__ = error
             self._stop(failure)
+        finally:
+            with self.lock:
+                if self._is_closing:
+                    self._free()
 
     def _stop(self, error: Exception) -> None:
         with self.lock:
             for turn in self._open:
                 turn.fail(error)
+                turn.forget_sound()
             self._open.clear()
+            self._waiting.clear()
 
     def _next_batch(self) -> list[UserAudio]:
         """Wait for turns with something to do and return all of them; none once it is closed."""

@@ -9,6 +9,7 @@ from typing import cast
 
 import torch
 
+from innervoice.api.capacity import is_out_of_memory, not_allocated
 from innervoice.api.memory_plan import (
     DTYPES,
     MOST_SESSIONS,
@@ -42,7 +43,7 @@ from innervoice.runtime.scheduler import SchedulerSettings
 from innervoice.runtime.scheduler.settings import Preempt
 from innervoice.schedule import Program, Schedule, Segment, compile_schedule
 from innervoice.telemetry.trace import Tracer
-from innervoice.types import Vocabulary
+from innervoice.types import OutOfCapacity, Vocabulary
 from innervoice_kernels.backend import TRITON, choose
 
 
@@ -56,7 +57,26 @@ class EngineParts:
 
 
 def load(prepared: Prepared, tracer: Tracer) -> EngineParts:
-    """Load every part as planned. Raises ValueError, FileNotFoundError for bad files."""
+    """Load every part as planned.
+
+    Raises ValueError, FileNotFoundError for bad files, OutOfCapacity where an allocation fails.
+    """
+    try:
+        # Tensors made in a caller's inference mode could not be written outside of it, by the worker's thread.
+        with torch.inference_mode(False), torch.no_grad():
+            return _load(prepared, tracer)
+    except (MemoryError, OSError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfCapacity(not_allocated(prepared.plan, _num_rows(prepared), error)) from error
+
+
+def _num_rows(prepared: Prepared) -> int:
+    most = MOST_SESSIONS[torch.device(prepared.plan.device).type]
+    return min(prepared.plan.sessions, prepared.options.max_sessions or most)
+
+
+def _load(prepared: Prepared, tracer: Tracer) -> EngineParts:
     paths, configs = prepared.paths, prepared.configs
     plan, options = prepared.plan, prepared.options
     requests = prepared.requests
@@ -68,7 +88,7 @@ def load(prepared: Prepared, tracer: Tracer) -> EngineParts:
         weights = configs.family.load_weights(configs.model, source, DTYPES[plan.dtype], plan.device)
         if torch.device(plan.device).type == "cuda":
             weights = weights.laid_out()
-        max_rows = min(plan.sessions, options.max_sessions or MOST_SESSIONS[torch.device(plan.device).type])
+        max_rows = _num_rows(prepared)
         speech_encoder, speech = _load_codec(configs.codec, plan, options, tracer, max_rows)
 
     # The core: the codec's side, the model with its pages, and on a GPU the step that draws there.

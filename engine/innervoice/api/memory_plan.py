@@ -4,12 +4,12 @@ memory carries.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 
+from innervoice.api.available_memory import available_bytes
 from innervoice.api.options import EngineOptions
 from innervoice.checkpoint.files import read_json
 from innervoice.checkpoint.gguf import MODEL
@@ -55,6 +55,7 @@ class MemoryPlan:
     """Bytes by use; sessions: how many of max_model_len tokens each fit at once (0: the weights alone are too
     large).
 
+    memory_bytes: what the device had left when the plan was made; memory_fraction of it may be used.
     voice_bytes_per_session: a slot of `steady` streaming, 0 without a decoder or in another streaming.
     step_bytes_per_session: what the step on a GPU keeps for a row, its logits above all.
     """
@@ -142,7 +143,7 @@ def make_plan(paths: CheckpointPaths, options: EngineOptions | None = None) -> M
         rows = options.max_sessions or MOST_SESSIONS["cuda"]
         step_row = _step_bytes(Transformer(configs.model, weights), rows, model_len)
 
-    memory = _memory_bytes(device)
+    memory = available_bytes(device)
     left = max(0, int(memory * options.memory_fraction) - sum(fixed.values()))
     fitting = left // (kv_session + voice_slot + step_row)
     return MemoryPlan(
@@ -218,9 +219,3 @@ def _page_bytes(model: ModelConfig, dtype: str, kv_dtype: str) -> int:
         )
     shape = {"num_layers": model.num_layers, "num_kv_heads": model.num_kv_heads, "head_dim": model.head_dim}
     return page_bytes(cast(PageFormat, kv_dtype), PAGE_SIZE, **shape)
-
-
-def _memory_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[1])
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
+from innervoice.api.capacity import check_fits
 from innervoice.api.memory_plan import Configs, MemoryPlan, make_plan, read_configs
 from innervoice.api.options import EngineOptions
 from innervoice.api.request_builder import RequestBuilder, RequestOptions
 from innervoice.checkpoint.locate import CheckpointPaths
 from innervoice.checkpoint.model_config import read_generation_config
 from innervoice.model.text import check_variables
-from innervoice.types import Ids, OutOfCapacity, Prompt, Text
+from innervoice.types import Ids, Prompt, Text
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,7 @@ def prepare(model: str | PathLike[str], options: EngineOptions) -> Prepared:
     """
     paths = options.locate(model)
     plan = make_plan(paths, options)
-    if plan.sessions < 1:
-        raise OutOfCapacity(_too_large(plan))
+    check_fits(plan, options.max_sessions)
     configs = read_configs(paths)
     # A dummy model may come without tokenizer files: it then gets a stand-in of the right size.
     tokenizer, vocabulary = configs.family.load_text(
@@ -62,14 +62,3 @@ def prepare(model: str | PathLike[str], options: EngineOptions) -> Prepared:
         template=options.template or {},
     )
     return Prepared(paths, options, plan, configs, requests)
-
-
-def _too_large(plan: MemoryPlan) -> str:
-    def gib(num_bytes: int) -> str:
-        return f"{num_bytes / 2**30:.2f} GiB"
-
-    return (
-        f"the model does not fit: {gib(plan.weight_bytes)} of weights, {gib(plan.fixed_bytes - plan.weight_bytes)} of codec and "
-        f"{gib(plan.kv_bytes_per_session)} of cache for a session of {plan.max_model_len} tokens, with "
-        f"{gib(plan.memory_bytes)} on {plan.device}: lower max_model_len, raise memory_fraction or take a smaller dtype"
-    )

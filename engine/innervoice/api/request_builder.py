@@ -86,6 +86,10 @@ class RequestBuilder:
     template: Mapping[str, object] = field(default_factory=dict)
     _has_warned: threading.Event = field(default_factory=threading.Event, repr=False)
 
+    def free(self) -> None:
+        """Drop the speech tokenizer with its weights: the engine has closed."""
+        object.__setattr__(self, "speech_tokenizer", None)
+
     def default_sampling(self) -> Sampling:
         """The checkpoint's own."""
         generation = self.generation

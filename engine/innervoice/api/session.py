@@ -12,6 +12,7 @@ from typing import Any, Self, TypeVar
 
 from innervoice.api.session_calls import AskedReply, SessionCalls
 from innervoice.runtime.conversation import Edit, Item, Message
+from innervoice.runtime.fork_guard import all_guarded
 from innervoice.runtime.interrupt import Behind, Cut
 from innervoice.runtime.stream import Stream
 from innervoice.types import Heard, Prompt
@@ -62,6 +63,7 @@ class Lane:
                 made.set_exception(error)
 
 
+@all_guarded
 class Session(SessionCalls):
     """Turns that share one history. Made by `Engine.open_session`.
 
@@ -127,4 +129,5 @@ class Session(SessionCalls):
         return self
 
     async def __aexit__(self, *failure: object) -> None:
-        await self.aclose()
+        if self.guard.is_at_home:
+            await self.aclose()

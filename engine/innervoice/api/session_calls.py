@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ import numpy as np
 
 from innervoice.api.dialogue import TurnPlanner
 from innervoice.api.live_audio import LiveEncoder, Prefetcher, UserAudio
-from innervoice.api.pending import PendingItems
+from innervoice.api.pending import PendingItems, Prefetch
 from innervoice.api.request_builder import RequestBuilder, RequestOptions
 from innervoice.codec.audio import read_frame
 from innervoice.fields import Encodable, NotNegative, checked, shown
@@ -23,6 +24,7 @@ from innervoice.model.text import TextStream
 from innervoice.model.text.dialogue import DialogueItem, SpokenCodes
 from innervoice.runtime.conversation import Delete, Edit, Insert, Item, ItemHandle, Message, check_item_id
 from innervoice.runtime.edits import ItemEdits, check_new_ids
+from innervoice.runtime.fork_guard import ForkGuard, all_guarded, refuse_pickling
 from innervoice.runtime.history import transcript_ids_of
 from innervoice.runtime.interrupt import Behind, Cut
 from innervoice.runtime.record import request_line
@@ -50,6 +52,7 @@ class AskedReply:
     sets_system: bool
 
 
+@all_guarded
 class SessionCalls:
     """The calls of `Session` that threads make. Thread-safe; a context manager."""
 
@@ -63,6 +66,8 @@ class SessionCalls:
         threads: Executor,
     ) -> None:
         self.session_id = uuid.uuid4().hex
+        self.guard = ForkGuard()
+        self._lease = worker.find_lease()
         self._worker = worker
         self._live_encoder = live_encoder
         self._requests = requests
@@ -71,7 +76,7 @@ class SessionCalls:
         self._threads = threads
         self._planner = TurnPlanner(requests)
         self._lock = threading.RLock()
-        self._pending = PendingItems(live_encoder, self._prefetch)
+        self._pending = PendingItems(live_encoder, self._weak_prefetch())
 
     @classmethod
     def open(
@@ -304,7 +309,10 @@ class SessionCalls:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if self.guard.is_at_home:
+            self.close()
+
+    __reduce__ = refuse_pickling
 
     def _ask(self, prompt: Prompt | list[Message] | None, request: dict[str, Any]) -> AskedReply:
         """Check a call of `reply`, and encode what it gives."""
@@ -358,6 +366,17 @@ class SessionCalls:
 
     def _count_heard(self, played_s: float) -> int:
         return self._worker.call_sessions(lambda sessions: sessions.count_heard(played_s))
+
+    def _weak_prefetch(self) -> Prefetch:
+        """Return `_prefetch` for the listener, whose thread must not keep the session and its engine alive."""
+        find = weakref.WeakMethod(self._prefetch)
+
+        def prefetch(sessions: Prefetcher, audio: UserAudio, codes: Sequence[int] | None) -> None:
+            call = find()
+            if call is not None:
+                call(sessions, audio, codes)
+
+        return prefetch
 
     def _prefetch(self, sessions: Prefetcher, audio: UserAudio, codes: Sequence[int] | None) -> None:
         """Pass on the beginning of the prompt whose recording is being pushed; on the core's thread."""

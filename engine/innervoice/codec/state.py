@@ -74,7 +74,7 @@ class SlotTensors:
 
     def index(self, slots: Sequence[int]) -> Tensor:
         """The slots as a tensor [B], beside the state."""
-        return torch.tensor(slots, device=next(iter(self._tensors.values())).device)
+        return torch.tensor(slots, device=next(iter(self._tensors.values())).device, dtype=torch.int64)
 
     def _all(self) -> dict[str, Tensor]:
         return self._tensors | self.kept

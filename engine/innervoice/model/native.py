@@ -74,7 +74,7 @@ class NativeDecoder:
         outputs: half-open ranges of ids, ascending and apart; only their logits are computed, the others are
         NaN. None: all. Raises ValueError, with nothing written, for ids, slots or pages that are not there.
         """
-        out = torch.empty(len(wanted), self.vocab_size)
+        out = torch.empty(len(wanted), self.vocab_size, dtype=torch.float32, device="cpu")
         if outputs is not None:
             end = 0
             for first, last in (*outputs, (self.vocab_size, self.vocab_size)):

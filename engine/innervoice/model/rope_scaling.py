@@ -17,7 +17,7 @@ def frequencies(config: ModelConfig) -> tuple[Tensor, float]:
 
     Plain: theta^(-2i / rotary_dim). Sources of the scalings: checkpoint/rope.py.
     """
-    exponents = torch.arange(0, config.rotary_dim, 2, dtype=torch.float32) / config.rotary_dim
+    exponents = torch.arange(0, config.rotary_dim, 2, dtype=torch.float32, device="cpu") / config.rotary_dim
     plain = 1.0 / config.rope_theta**exponents
     scaling = config.rope_scaling
     if isinstance(scaling, LinearScaling):
@@ -49,7 +49,7 @@ def _yarn(plain: Tensor, scaling: YarnScaling, config: ModelConfig) -> Tensor:
     if scaling.truncate:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, config.rotary_dim - 1)
-    ramp = (torch.arange(len(plain), dtype=torch.float32) - low) / ((high - low) or 0.001)
+    ramp = (torch.arange(len(plain), dtype=torch.float32, device="cpu") - low) / ((high - low) or 0.001)
     return _blend(plain, 1 - ramp.clamp(0, 1), scaling.factor)
 
 

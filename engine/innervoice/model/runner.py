@@ -139,7 +139,10 @@ class ModelRunner:
                 logits.append(None)
         if len(failed) == len(sequences) and not self._is_alive(new_sequence()):
             raise whole
-        like = next((made for made in logits if made is not None), torch.zeros(1, 1))
+        like = next(
+            (made for made in logits if made is not None),
+            torch.zeros(1, 1, dtype=torch.float32, device="cpu"),
+        )
         missing = torch.full_like(like, math.nan)
         return torch.cat([missing if made is None else made for made in logits]), failed
 
@@ -167,7 +170,7 @@ class ModelRunner:
         )
         if not self.splits_head or outputs is None or many:
             return self.model.logits(hidden)
-        logits = torch.full((len(hidden), size), torch.nan, device=self.device)
+        logits = torch.full((len(hidden), size), torch.nan, device=self.device, dtype=torch.float32)
         for first, last in outputs:
             logits[:, first:last] = self.model.logits(hidden, (first, last))
         return logits

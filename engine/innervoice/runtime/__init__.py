@@ -14,6 +14,7 @@ event_builder.py     emitted tokens and samples to events and usage
 event_queue.py       the bounded queue in which a reply's events wait for their reader
 faults.py            the replies whose own work failed, to be ended alone
 follow.py            the host's cursor takes a token of the device's cursor
+fork_guard.py        ForkGuard: calls are refused in a process that was forked from the engine's
 history.py           a history's tokens from its items, and turns taken out of it
 host_decode.py       the host's side of a step: the forward pass and the draw
 interrupt.py         a history, cut to the part that was heard
@@ -34,6 +35,7 @@ session_state.py     a session between turns
 sessions.py          the sessions' operations: open, fork, export, prefetch, acknowledge, interrupt, close
 snapshot.py          a session as bytes; a reply cut out of it
 speech_step.py       the codec's step: which replies' chunks are made now
+stoppable_thread.py  a daemon thread that ends before the interpreter does
 stream.py            the reader's end of a reply, sync and async
 worker.py            the thread that steps the core
 """

@@ -23,7 +23,7 @@ from innervoice.telemetry.trace import Tracer
 from innervoice_kernels.sampling.sample import REFUSED, merge_spans, sample
 
 NO_NUMBERS = "the model's logits are not numbers: check the weights, or use a wider dtype"
-_NO_LOGITS = torch.empty(0, 0)
+_NO_LOGITS = torch.empty(0, 0, dtype=torch.float32, device="cpu")
 
 
 class HostDecode:

@@ -13,6 +13,7 @@ import numpy as np
 
 from innervoice.runtime.event_builder import collect_text
 from innervoice.runtime.event_queue import UNBOUNDED, Bounds, EventQueue
+from innervoice.runtime.fork_guard import ForkGuard, guarded, refuse_pickling
 from innervoice.runtime.snapshot import SessionSnapshot
 from innervoice.types import Audio, AudioChunk, Done, Event, Reply, RequestFailed
 
@@ -29,6 +30,8 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
     ) -> None:
         self.reply_id = reply_id
         self.queue = EventQueue(on_room)
+        self.guard = ForkGuard()
+        self.lease: object = None  # keeps the engine running while the stream is held
         self.make_record: Callable[[], dict[str, Any]] | None = None
         self.history: SessionSnapshot | None = None  # of its session, as the reply found it
         self._rate, self._cancel = rate, cancel
@@ -36,6 +39,7 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
     def __iter__(self) -> Iterator[Event]:
         return self
 
+    @guarded
     def __next__(self) -> Event:
         event = self.queue.read()
         if event is None:
@@ -45,6 +49,7 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
     def __aiter__(self) -> AsyncIterator[Event]:
         return self
 
+    @guarded
     async def __anext__(self) -> Event:
         event = await self.queue.aread()
         if event is None:
@@ -69,6 +74,7 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
         """
         return None if self.make_record is None else self.make_record()
 
+    @guarded
     def bounded(self, events: float = Bounds.events, audio_s: float = Bounds.audio_s) -> Stream:
         """Pause the reply while so many events, or seconds of sound, wait unread; math.inf: never.
 
@@ -79,10 +85,12 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
         self.queue.set_bounds(Bounds(events, audio_s))
         return self
 
+    @guarded
     def cancel(self) -> None:
         """Stop the reply, from any thread, any number of times; Done with reason "cancelled" still comes."""
         self._cancel()
 
+    @guarded
     def reply(self) -> Reply:
         """Block until the end.
 
@@ -93,6 +101,7 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
             pass
         return self._whole()
 
+    @guarded
     async def areply(self) -> Reply:
         """Wait for the end. Raises RequestFailed, EngineDead."""
         self.queue.set_bounds(UNBOUNDED)
@@ -106,7 +115,8 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.cancel()
+        if self.guard.is_at_home:
+            self.cancel()
 
     async def __aenter__(self) -> Stream:
         return self
@@ -114,7 +124,10 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.cancel()
+        if self.guard.is_at_home:
+            self.cancel()
+
+    __reduce__ = refuse_pickling
 
     def _whole(self) -> Reply:
         events = list(self.queue.taken)

@@ -16,6 +16,7 @@ from innervoice.runtime.core import Core
 from innervoice.runtime.event_queue import EventQueue, deliver, fail_all
 from innervoice.runtime.request import Request
 from innervoice.runtime.sessions import Sessions
+from innervoice.runtime.stoppable_thread import StoppableThread
 from innervoice.runtime.stream import Stream
 from innervoice.telemetry.stats import Telemetry
 from innervoice.types import Done, EngineDead, Event, Heard, OutOfCapacity
@@ -56,7 +57,8 @@ class Worker:
         self._is_closing = False
         self._is_resting = False  # the last step found nothing to do
         self._death: BaseException | None = None
-        self._thread: threading.Thread | None = None
+        self._thread: StoppableThread | None = None
+        self.find_lease: Callable[[], object] = lambda: None  # what streams hold to keep the engine running
 
     def call(self, ask: Callable[[Core], T]) -> T:
         """Run `ask` between two steps -> its result, or its error.
@@ -93,7 +95,7 @@ class Worker:
         stream = Stream(reply_id, rate, lambda: self.cancel(reply_id), self._wake)
         try:
             with self._changed:
-                self._check_open()
+                self.check_open()
                 if request.session_id is None:
                     self._core.check_room(self._num_coming)
                     self._num_coming += 1
@@ -101,6 +103,7 @@ class Worker:
                 self._queues[reply_id] = stream.queue
             if request.session_id is not None:
                 stream.history = self.call(lambda core: core.submit(request, self.clock()))
+            stream.lease = self.find_lease()
         except BaseException as error:
             with self._changed:
                 self._queues.pop(reply_id, None)
@@ -119,12 +122,11 @@ class Worker:
         """
         stream = Stream(reply_id, rate, lambda: self.cancel(reply_id), self._wake)
         with self._changed:
-            self._check_open()
+            self.check_open()
             self._encoding[reply_id] = False
-        thread = threading.Thread(
-            target=self._encode, args=(stream.queue, reply_id, encode), name="innervoice-encoder", daemon=True
-        )
-        thread.start()
+        stream.lease = self.find_lease()
+        run = partial(self._encode, stream.queue, reply_id, encode)
+        StoppableThread(run, self.stop, "innervoice-encoder").start()
         return stream
 
     def _encode(self, queue: EventQueue, reply_id: str, encode: Callable[[], Request]) -> None:
@@ -132,7 +134,7 @@ class Worker:
         try:
             request = encode()
             with self._changed:
-                self._check_open()
+                self.check_open()
                 self._core.check_room(self._num_coming)
                 is_cancelled = self._encoding.pop(reply_id)
                 self._num_coming += 1
@@ -200,25 +202,40 @@ class Worker:
                     lambda: not self._queues or self._death is not None,
                     timeout=min(drain_s, threading.TIMEOUT_MAX),
                 )
+        self.stop()
+        if self._thread is not None:
+            self._thread.join()
+        with self._changed:
+            if self._thread is None or self._thread.is_over:
+                self._free()
+
+    def stop(self) -> None:
+        """Take no more requests and cancel those in progress; the thread ends after that."""
+        with self._changed:
+            self._is_closing = True
             self._calls += [partial(self._core.cancel, reply_id) for reply_id in self._queues]
             self._changed.notify_all()
-            thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise EngineDead, or ValueError when it is closed."""
         self.check_health()
         if self._is_closing:
             raise ValueError("the engine is closed: make a new one with Engine.from_pretrained")
 
     def _queue_call(self, call: Callable[[], None]) -> None:
         """Queue a call for the core's thread. The lock is held."""
-        self._check_open()
+        self.check_open()
         self._calls.append(call)
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="innervoice-core", daemon=True)
+            self._thread = StoppableThread(self._run, self.stop, "innervoice-core")
             self._thread.start()
         self._changed.notify_all()
+
+    def _free(self) -> None:
+        """Drop the core, with the weights and the cache: nothing reaches it after the end. The lock is held."""
+        self._calls.clear()
+        if hasattr(self, "_core"):
+            del self._core
 
     def _run(self) -> None:
         try:
@@ -228,6 +245,10 @@ class Worker:
                 self._step()
         except BaseException as error:
             self._die(error)
+        finally:
+            with self._changed:
+                if self._is_closing:
+                    self._free()
 
     def _step(self) -> None:
         """A step of tokens and one of sound.

@@ -142,7 +142,7 @@ def _error(weight: Quantized, right: Tensor) -> float:
     wrong = 0.0
     size = 0.0
     for block in row_blocks(right):
-        got = rows_of(weight, torch.arange(first, first + len(block)))
+        got = rows_of(weight, torch.arange(first, first + len(block), dtype=torch.int64, device="cpu"))
         assert not isinstance(got, Tensor)
         wrong += (got.dequantize() - block.float()).square().sum().item()
         size += block.float().square().sum().item()

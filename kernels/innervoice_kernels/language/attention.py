@@ -74,7 +74,7 @@ def paged_attention_ref(
             for x, scale_of in ((k_pages, k_scale), (v_pages, v_scale))
         )  # [N, G, D]
         tags = None if key_tag is None else key_tag[pages].flatten()[:length]
-        key_position = torch.arange(length, device=q.device)
+        key_position = torch.arange(length, device=q.device, dtype=torch.int64)
         for first in range(begin, end, _QUERY_BLOCK):
             last = min(first + _QUERY_BLOCK, end)
             seen = length - (end - last)  # keys up to this block's last query

@@ -115,7 +115,10 @@ class _Planned:
         page_size, groups, width = batch.k_pages.shape[1:]
         pages = (batch.context_len + page_size - 1) // page_size
         starts = torch.nn.functional.pad(pages.cumsum(0, dtype=torch.int32), (1, 0))
-        held = torch.arange(batch.page_table.shape[1], device=pages.device)[None, :] < pages[:, None]
+        held = (
+            torch.arange(batch.page_table.shape[1], device=pages.device, dtype=torch.int64)[None, :]
+            < pages[:, None]
+        )
         last = batch.context_len - (pages - 1) * page_size
         self._wrapper.plan(
             batch.query_start, starts, batch.page_table[held], last, batch.q.shape[1], groups, width,

@@ -34,7 +34,7 @@ def _store_ref(x: Tensor, pages: Tensor, scale: Tensor, slots: Tensor) -> None:
     page, offset = slots // page_size, slots % page_size
     touched, which = torch.unique(page, return_inverse=True)
     largest = x.abs().amax(dim=-1).float()  # [T, G]
-    needed = torch.zeros(len(touched), x.shape[1], device=x.device)
+    needed = torch.zeros(len(touched), x.shape[1], device=x.device, dtype=torch.float32)
     needed.scatter_reduce_(0, which[:, None].expand_as(largest), largest, "amax")
     begins = torch.zeros(len(touched), dtype=torch.bool, device=x.device).index_fill_(
         0, which[offset == 0], True

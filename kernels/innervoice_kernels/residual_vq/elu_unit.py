@@ -59,7 +59,13 @@ def _by_layers(
 
 def _elu_unit_native(x: Tensor, unit: EluUnit, before: Tensor | None, elu: bool) -> Tensor:
     past = x[:, :0] if before is None else before
-    y = torch.empty(len(x), max(0, past.shape[1] + x.shape[1] - unit.wide.past), x.shape[2])
+    y = torch.empty(
+        len(x),
+        max(0, past.shape[1] + x.shape[1] - unit.wide.past),
+        x.shape[2],
+        dtype=torch.float32,
+        device="cpu",
+    )
     unit.native(team(), past.contiguous(), x.contiguous(), elu, y)
     return y
 

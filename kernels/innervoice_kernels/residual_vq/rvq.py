@@ -156,7 +156,7 @@ def rvq_decode_native(ids: Tensor, codebooks: Codebooks, isa: str | None = None)
     batch, num, steps = ids.shape
     codes = codebooks.codes
     sizes = codebooks.sizes
-    sums = torch.empty(batch, steps, len(sizes), codes.shape[-1])
+    sums = torch.empty(batch, steps, len(sizes), codes.shape[-1], dtype=torch.float32, device="cpu")
     table = _C.Weight(codes[:num].detach().flatten(0, 1).contiguous())
     _C.sum_codes(team(), ids.contiguous(), table, sizes, sums, isa)
     rows = sums.flatten(0, 1)  # [B T, G, D]

@@ -115,7 +115,7 @@ def _apply_taps_products(x: Tensor, taps: Taps) -> Tensor:
 def _apply_taps_native(x: Tensor, taps: Taps, before: Tensor | None) -> Tensor:
     new, past = (_folded(part, taps.stride) for part in (x, x[:, :0] if before is None else before))
     steps = past.shape[1] + new.shape[1] - (len(taps.weight) - 1) * taps.dilation
-    y = torch.empty(len(x), max(0, steps), taps.weight.shape[2])
+    y = torch.empty(len(x), max(0, steps), taps.weight.shape[2], dtype=torch.float32, device="cpu")
     taps.native(team(), past, new, y)
     return y.view(len(x), y.shape[1] * taps.up, y.shape[2] // taps.up)
 

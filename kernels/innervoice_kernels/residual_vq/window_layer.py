@@ -121,7 +121,7 @@ def _by_ops(ops: tuple[_Op, _Op, _Op], x: Tensor, layer: WindowLayer, ring: Tens
 
 
 def _window_layer_native(x: Tensor, layer: WindowLayer, ring: Tensor, rows: RingRows) -> Tensor:
-    y = torch.empty(x.shape)
+    y = torch.empty(x.shape, dtype=torch.float32, device="cpu")
     layer.native(team(), x.contiguous(), rows.cos, rows.sin, ring, rows.slots, rows.start, rows.n, y)
     return y
 

@@ -24,7 +24,7 @@ _LOWEST = tl.constexpr(-1e30)
 
 def store_window_ref(k: Tensor, v: Tensor, ring: Tensor, slots: Tensor, start: Tensor, n: Tensor) -> None:
     """Write the first n[b] of T keys and values of row b, from position start[b] on, into its ring slot."""
-    column = torch.arange(k.shape[1], device=k.device)
+    column = torch.arange(k.shape[1], device=k.device, dtype=torch.int64)
     brought = column < n[:, None]  # [B, T]
     slot = slots[:, None].expand_as(brought)[brought]
     place = ((start[:, None] + column) % ring.shape[2])[brought]
@@ -81,8 +81,10 @@ def window_attention_ref(
     """
     size, groups = ring.shape[2], ring.shape[3]
     end = (start + n)[:, None] - 1
-    held = end - (end - torch.arange(size, device=q.device)) % size  # [B, R] position of each place
-    query = start[:, None] + torch.arange(q.shape[1], device=q.device)
+    held = (
+        end - (end - torch.arange(size, device=q.device, dtype=torch.int64)) % size
+    )  # [B, R] position of each place
+    query = start[:, None] + torch.arange(q.shape[1], device=q.device, dtype=torch.int64)
     ahead = query[:, :, None] - held[:, None]
     visible = (ahead >= 0) & (ahead < window) & (held >= 0)[:, None]  # [B, T, R]
     k, v = _rows_of(ring, slots).unbind(1)

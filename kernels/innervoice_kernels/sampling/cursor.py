@@ -113,9 +113,9 @@ class Programs:
         tables, forced, samplings = (
             [list(t) for t in zip(*programs, strict=True)] if programs else [[], [], []]
         )
-        tables.append(torch.zeros(1, ProgramColumn.WIDTH))
-        forced.append(torch.zeros(1))
-        samplings.append(torch.full((1, 3), float("nan")))
+        tables.append(torch.zeros(1, ProgramColumn.WIDTH, dtype=torch.float32, device="cpu"))
+        forced.append(torch.zeros(1, dtype=torch.float32, device="cpu"))
+        samplings.append(torch.full((1, 3), float("nan"), dtype=torch.float32, device="cpu"))
         return cls(torch.cat(tables).to(device, torch.int32), torch.cat(forced).to(device, torch.int32),
                    torch.cat(samplings).to(device, torch.float32))  # fmt: skip
 
@@ -220,8 +220,10 @@ class Rows:
             (self.caps, filled),
         )
         for tensor, line in lines:  # without a wait for the device
-            tensor[row].copy_(torch.tensor(line, dtype=torch.int32), non_blocking=True)
-        self.scale[row].copy_(torch.tensor([temperature, top_p]), non_blocking=True)
+            tensor[row].copy_(torch.tensor(line, dtype=torch.int32, device="cpu"), non_blocking=True)
+        self.scale[row].copy_(
+            torch.tensor([temperature, top_p], dtype=torch.float32, device="cpu"), non_blocking=True
+        )
         self.seed[row] = signed(seed)
         self.lower[row] = self.coming[row] = -1
 

@@ -60,7 +60,7 @@ def sample_ref(logits: Tensor, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
 def allowed_ids(draw: Draw, device: torch.device) -> Tensor:
     """The ids of a mask, ascending, each once -> [N] int64."""
     spans = merge_spans((*draw.ranges, *((token, token + 1) for token in draw.extras)))
-    parts = [torch.arange(low, high, device=device) for low, high in spans]
+    parts = [torch.arange(low, high, device=device, dtype=torch.int64) for low, high in spans]
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64, device=device)
 
 
@@ -84,7 +84,7 @@ def _draw_row(row: Tensor, draw: Draw) -> tuple[int, float]:
 def _keep_top_k(z: Tensor, top_k: int) -> Tensor:
     """Places of the k largest and their equals, ascending."""
     if top_k == 0 or top_k >= len(z):
-        return torch.arange(len(z), device=z.device)
+        return torch.arange(len(z), device=z.device, dtype=torch.int64)
     return torch.nonzero(z >= torch.topk(z, top_k).values[-1])[:, 0]
 
 
@@ -120,15 +120,20 @@ def _sample_native(logits: Tensor, draws: Sequence[Draw]) -> tuple[Tensor, Tenso
     if len(logits) != len(draws):
         raise ValueError(f"sample: {len(logits)} rows of logits for {len(draws)} draws")
     masks = [_mask(draw.ranges, draw.extras) for draw in draws]
-    offsets = torch.tensor([0, *accumulate(map(len, masks))])
-    ranges = torch.tensor([span for mask in masks for span in mask], dtype=torch.int64).reshape(-1, 2)
-    keys = torch.tensor([(signed(draw.seed), draw.n, draw.d) for draw in draws], dtype=torch.int64).reshape(
-        -1, 3
+    offsets = torch.tensor([0, *accumulate(map(len, masks))], dtype=torch.int64, device="cpu")
+    ranges = torch.tensor([span for mask in masks for span in mask], dtype=torch.int64, device="cpu").reshape(
+        -1, 2
     )
-    temperature = torch.tensor([draw.temperature for draw in draws], dtype=torch.float32)
-    top_k = torch.tensor([draw.top_k for draw in draws], dtype=torch.int64)
-    top_p = torch.tensor([draw.top_p for draw in draws], dtype=torch.float64)
-    ids, logprobs = torch.empty(len(draws), dtype=torch.int64), torch.empty(len(draws))
+    keys = torch.tensor(
+        [(signed(draw.seed), draw.n, draw.d) for draw in draws], dtype=torch.int64, device="cpu"
+    ).reshape(-1, 3)
+    temperature = torch.tensor([draw.temperature for draw in draws], dtype=torch.float32, device="cpu")
+    top_k = torch.tensor([draw.top_k for draw in draws], dtype=torch.int64, device="cpu")
+    top_p = torch.tensor([draw.top_p for draw in draws], dtype=torch.float64, device="cpu")
+    ids, logprobs = (
+        torch.empty(len(draws), dtype=torch.int64, device="cpu"),
+        torch.empty(len(draws), dtype=torch.float32, device="cpu"),
+    )
     _C.sample(team(), floats(logits), offsets, ranges, temperature, top_k, top_p, keys, ids, logprobs)
     return ids, logprobs
 

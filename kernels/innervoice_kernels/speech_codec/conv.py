@@ -13,14 +13,14 @@ def shifted(window: Tensor, n: Tensor, size: int) -> Tensor:
     """Row b's columns n[b] ... n[b] + size - 1, what a stream keeps after n[b] new ones: window
     [B, ..., W] -> [B, ..., size].
     """
-    index = n[:, None] + torch.arange(size, device=window.device)  # [B, size]
+    index = n[:, None] + torch.arange(size, device=window.device, dtype=torch.int64)  # [B, size]
     index = index.view(len(n), *[1] * (window.ndim - 2), size)
     return window.gather(-1, index.expand(*window.shape[:-1], size))
 
 
 def beyond(n: Tensor, size: int) -> Tensor:
     """True for columns that a row does not bring: n [B] -> [B, size]."""
-    return torch.arange(size, device=n.device) >= n[:, None]
+    return torch.arange(size, device=n.device, dtype=torch.int64) >= n[:, None]
 
 
 def stream_delay_ref(x: Tensor, state: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:

@@ -182,7 +182,7 @@ def _flow_block_triton(x: Tensor, n: Tensor | None, weights: TransformerWeights,
     x = x.contiguous()
     inner = weights.qkv.shape[0] // 3
     hidden = weights.up[0].shape[0]
-    lengths = torch.full((rows,), frames, device=x.device) if n is None else n.contiguous()
+    lengths = torch.full((rows,), frames, device=x.device, dtype=torch.int64) if n is None else n.contiguous()
     qkv = torch.empty(rows, frames, 3 * inner, dtype=x.dtype, device=x.device)
     y = torch.empty(rows, frames, channels, dtype=x.dtype, device=x.device)
     is_float = x.dtype == torch.float32

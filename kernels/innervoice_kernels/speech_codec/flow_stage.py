@@ -137,8 +137,8 @@ def _flow_stage_native(
     x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWeights, condition: Condition
 ) -> Tensor:
     rows, frames, _ = x.shape
-    y = torch.empty(rows, frames, weights.conv1[0].shape[0])
-    lengths = torch.full((rows,), frames) if n is None else n
+    y = torch.empty(rows, frames, weights.conv1[0].shape[0], dtype=torch.float32, device="cpu")
+    lengths = torch.full((rows,), frames, dtype=torch.int64, device="cpu") if n is None else n
     more = None if condition is None else (floats(condition[0]), floats(condition[1]))
     weights.native(team(), floats(x), lengths, floats(shift), y, more)
     return y.to(x.dtype)

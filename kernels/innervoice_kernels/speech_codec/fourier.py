@@ -16,7 +16,13 @@ from innervoice_kernels import _C
 
 def _turns(size: int) -> Tensor:
     """2 pi k j / N of bins and samples, [N / 2 + 1, N] float64."""
-    steps = torch.outer(torch.arange(size // 2 + 1), torch.arange(size)) % size
+    steps = (
+        torch.outer(
+            torch.arange(size // 2 + 1, dtype=torch.int64, device="cpu"),
+            torch.arange(size, dtype=torch.int64, device="cpu"),
+        )
+        % size
+    )
     return steps.double() * (2 * math.pi / size)
 
 
@@ -34,7 +40,10 @@ def inverse_table(size: int, device: torch.device) -> Tensor:
     highest bin count for nothing.
     """
     with torch.inference_mode(False):
-        turns, sides = _turns(size), torch.full((size // 2 + 1, 1), 2.0 / size, dtype=torch.float64)
+        turns, sides = (
+            _turns(size),
+            torch.full((size // 2 + 1, 1), 2.0 / size, dtype=torch.float64, device="cpu"),
+        )
         sides[0] = sides[-1] = 1.0 / size
         sines = -sides * turns.sin()
         sines[0] = sines[-1] = 0

@@ -63,8 +63,8 @@ def frame_conv_ref(x: Tensor, n: Tensor | None, weights: FrameConvWeights) -> Te
 
 def _frame_conv_native(x: Tensor, n: Tensor | None, weights: FrameConvWeights) -> Tensor:
     rows, frames, _ = x.shape
-    lengths = torch.full((rows,), frames) if n is None else n
-    y = torch.empty(rows, weights.count(frames), weights.weight.shape[0])
+    lengths = torch.full((rows,), frames, dtype=torch.int64, device="cpu") if n is None else n
+    y = torch.empty(rows, weights.count(frames), weights.weight.shape[0], dtype=torch.float32, device="cpu")
     out_n = (lengths + weights.stride - 1) // weights.stride
     weights.native(team(), floats(x), lengths, weights.stride, weights.pad, y, out_n)
     return y.to(x.dtype)
@@ -103,7 +103,7 @@ def _frame_conv_kernel(
 
 def _frame_conv_triton(x: Tensor, n: Tensor | None, weights: FrameConvWeights) -> Tensor:
     (rows, frames, depth), (taps, _, out) = x.shape, weights.taps.shape
-    lengths = torch.full((rows,), frames, device=x.device) if n is None else n
+    lengths = torch.full((rows,), frames, device=x.device, dtype=torch.int64) if n is None else n
     count = weights.count(frames)
     y = torch.empty(rows, count, out, dtype=x.dtype, device=x.device)
     tall = 64 if count > 32 else 16

@@ -61,7 +61,7 @@ def group_norm_mish(
 def _group_norm_mish_native(
     x: Tensor, n: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, isa: str | None = None
 ) -> Tensor:
-    y = torch.empty(x.shape)
+    y = torch.empty(x.shape, dtype=torch.float32, device="cpu")
     _C.group_norm_mish(team(), x.contiguous(), n, floats(weight), floats(bias), groups, eps, y, isa)
     return y
 

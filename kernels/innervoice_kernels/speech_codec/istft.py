@@ -38,7 +38,7 @@ def istft(real: Tensor, imag: Tensor, window: Tensor, hop: int) -> Tensor:
     if chosen is None:
         return istft_ref(real, imag, window, hop)
     rows, _, frames = real.shape
-    n = torch.full((rows,), frames, device=real.device)
+    n = torch.full((rows,), frames, device=real.device, dtype=torch.int64)
     half, columns = window.shape[0] // 2, hop * (frames - 1)
     return chosen(real, imag, None, n, window, hop, torch.zeros_like(n), n, half, columns)[0]
 
@@ -57,7 +57,7 @@ def stream_istft_ref(
     wide = torch.promote_types(real.dtype, torch.float32)
     w = window.to(wide)
     frames = _frames(real.to(wide), imag.to(wide), w)
-    position = start[:, None] + torch.arange(steps, device=real.device)
+    position = start[:, None] + torch.arange(steps, device=real.device, dtype=torch.int64)
     outside = (position < 0) | (position >= end[:, None])
     summed = _overlap_add(frames.masked_fill((outside | beyond(n, steps))[:, None], 0), hop)
     summed, after = add_overlap(summed, state, n * hop)
@@ -96,8 +96,12 @@ def _istft_native(
     real: Tensor, imag: Tensor, state: Tensor | None, n: Tensor, window: Tensor, hop: int, start: Tensor,
     end: Tensor, first: int, columns: int, isa: str | None = None,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    y = torch.empty(real.shape[0], columns)
-    before, after = (None, None) if state is None else (state.contiguous(), torch.empty(state.shape))
+    y = torch.empty(real.shape[0], columns, dtype=torch.float32, device="cpu")
+    before, after = (
+        (None, None)
+        if state is None
+        else (state.contiguous(), torch.empty(state.shape, dtype=torch.float32, device="cpu"))
+    )
     native_transform(window.shape[0], isa).istft(
         team(), floats(real), floats(imag), before, n, floats(window), hop, start, end, first, y, after
     )
@@ -159,7 +163,7 @@ def _istft_triton(
     end: Tensor, first: int, columns: int,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     (rows, _, frames), n_fft = real.shape, window.shape[0]
-    y = torch.empty(rows, columns, device=real.device)
+    y = torch.empty(rows, columns, device=real.device, dtype=torch.float32)
     after = None if state is None else torch.empty_like(state, memory_format=torch.contiguous_format)
     before = y if state is None else state.contiguous()
     steps = cdiv(first + columns, hop) - first // hop if columns > 0 else 0
@@ -192,9 +196,9 @@ def _envelope(window: Tensor, hop: int, start: Tensor, end: Tensor, steps: int) 
     """
     count = len(window) // hop
     taps = window.square().view(count, hop)  # tap i: how a frame i places back ends up here
-    position = (start[:, None] + torch.arange(steps, device=window.device))[..., None] - torch.arange(
-        count, device=window.device
-    )
+    position = (start[:, None] + torch.arange(steps, device=window.device, dtype=torch.int64))[
+        ..., None
+    ] - torch.arange(count, device=window.device, dtype=torch.int64)
     there = ((position >= 0) & (position < end[:, None, None])).to(window.dtype)  # [B, T, count]
     total: Tensor = (there @ taps).flatten(1)
     return torch.where(total > 1e-6, total, torch.ones_like(total))

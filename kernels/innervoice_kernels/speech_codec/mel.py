@@ -71,7 +71,9 @@ def _log_frames_native(
     samples: torch.Tensor, filters: torch.Tensor, hop: int, isa: str | None = None
 ) -> torch.Tensor:
     n_fft, rows = 2 * (filters.shape[0] - 1), samples.reshape(-1, samples.shape[-1]).contiguous()
-    y = torch.empty(len(rows), filters.shape[1], (rows.shape[1] - n_fft) // hop + 1)
+    y = torch.empty(
+        len(rows), filters.shape[1], (rows.shape[1] - n_fft) // hop + 1, dtype=torch.float32, device="cpu"
+    )
     native_transform(n_fft, isa).log_mel(team(), rows, floats(filters), hop, y)
     return y.view(*samples.shape[:-1], *y.shape[1:])
 
@@ -123,7 +125,7 @@ def _log_frames_triton(samples: torch.Tensor, filters: torch.Tensor, hop: int) -
     (num_bins, mels), device = filters.shape, samples.device
     n_fft, rows = 2 * (num_bins - 1), samples.reshape(-1, samples.shape[-1]).contiguous()
     frames = (rows.shape[1] - n_fft) // hop + 1
-    y = torch.empty(len(rows), mels, frames, device=device)
+    y = torch.empty(len(rows), mels, frames, device=device, dtype=torch.float32)
     launch(
         _log_mel_kernel, (cdiv(frames, 16), len(rows)), rows, _window(n_fft, device),
         forward_table(n_fft, device, torch.float64), filters.float().contiguous(), y, rows.shape[1], frames,
@@ -162,9 +164,11 @@ def mel_filters(num_mel_bins: int, n_fft: int, rate: int) -> torch.Tensor:
 
     Source: M. Slaney, "Auditory Toolbox", technical report 1998-010.
     """
-    bins = torch.linspace(0.0, rate / 2, n_fft // 2 + 1, dtype=torch.float64)[:, None]  # [F, 1]
+    bins = torch.linspace(0.0, rate / 2, n_fft // 2 + 1, dtype=torch.float64, device="cpu")[:, None]  # [F, 1]
     top = _hz_to_mel(rate / 2)
-    edges = _mel_to_hz(torch.linspace(0.0, top, num_mel_bins + 2, dtype=torch.float64))  # [M + 2]
+    edges = _mel_to_hz(
+        torch.linspace(0.0, top, num_mel_bins + 2, dtype=torch.float64, device="cpu")
+    )  # [M + 2]
     low = edges[:-2]
     peak = edges[1:-1]
     high = edges[2:]

@@ -47,13 +47,13 @@ def normal_grid_ref(
     seed: Tensor, stream: int, first: Tensor, seconds: int, dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """The definition of the noise."""
-    lanes = torch.arange(seconds, device=first.device)[:, None]
+    lanes = torch.arange(seconds, device=first.device, dtype=torch.int64)[:, None]
     return normals(seed[:, None, None], stream, first[:, None], lanes, dtype)
 
 
 def _grid_native(seed: Tensor, stream: int, first: Tensor, seconds: int) -> Tensor:
     rows, count = first.shape
-    made = torch.empty(rows, seconds, count, 4)
+    made = torch.empty(rows, seconds, count, 4, dtype=torch.float32, device="cpu")
     _C.fill_normals(team(), seed.expand(rows).contiguous(), stream, first.contiguous(), made)
     return made
 
@@ -89,7 +89,7 @@ _BLOCK = 256  # two counters a thread of 4 warps, each of ten rounds
 
 def _grid_triton(seed: Tensor, stream: int, first: Tensor, seconds: int) -> Tensor:
     rows, count = first.shape
-    made = torch.empty(rows, seconds, count, 4, device=first.device)
+    made = torch.empty(rows, seconds, count, 4, device=first.device, dtype=torch.float32)
     launch(
         _normals_kernel, (cdiv(count, _BLOCK), rows * seconds), seed.expand(rows).contiguous(),
         first.contiguous(), made, count, SECONDS=seconds, STREAM=stream, BLOCK=_BLOCK, num_warps=4,
@@ -120,7 +120,7 @@ def sample_noise(seed: Tensor, start: Tensor, count: int, harmonics: int) -> Ten
 
     Sample 4 i + j of harmonic h is normal j of (i, h).
     """
-    quads = (start // 4)[:, None] + torch.arange(count // 4, device=start.device)
+    quads = (start // 4)[:, None] + torch.arange(count // 4, device=start.device, dtype=torch.int64)
     return normal_grid(seed, SOURCE_STREAM, quads, harmonics).flatten(2)
 
 
@@ -128,7 +128,7 @@ def harmonic_phases(seed: Tensor, harmonics: int) -> Tensor:
     """Random phases in radians, [-pi, pi), 0 for the fundamental: seed [B] -> [B, harmonics];
     harmonic h: word 0 of (h, 0).
     """
-    lanes = torch.arange(harmonics, device=seed.device)
+    lanes = torch.arange(harmonics, device=seed.device, dtype=torch.int64)
     phase = (
         uniforms(seed[:, None], PHASE_STREAM, lanes, torch.zeros_like(lanes))[..., 0] * (2 * math.pi)
         - math.pi

@@ -33,8 +33,8 @@ def relative_attention_ref(
     content = (q + bias_u[:, None]) @ k.transpose(-1, -2)  # [B, H, U, K]
     by_distance = (q + bias_v[:, None]) @ positions.transpose(-1, -2)  # [B, H, U, K + U - 1]
     place = (
-        torch.arange(num_keys, device=q.device)
-        + torch.arange(num_queries - 1, -1, -1, device=q.device)[:, None]
+        torch.arange(num_keys, device=q.device, dtype=torch.int64)
+        + torch.arange(num_queries - 1, -1, -1, device=q.device, dtype=torch.int64)[:, None]
     )
     position = by_distance.gather(-1, place.expand(*content.shape[:2], -1, -1))
     scores = (content.to(wide) + position.to(wide)) / math.sqrt(q.shape[-1])
@@ -52,7 +52,7 @@ def _relative_attention_native(
     visible: Tensor,
     isa: str | None = None,
 ) -> Tensor:
-    y = torch.empty(q.shape)
+    y = torch.empty(q.shape, dtype=torch.float32, device="cpu")
     places = (floats(bias_u), floats(bias_v), floats(positions), visible.contiguous())
     _C.relative_attention(team(), floats(q), floats(k), floats(v), *places, y, isa)
     return y

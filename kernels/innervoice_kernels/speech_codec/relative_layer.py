@@ -90,14 +90,17 @@ def _by_ops(
     x = x + F.linear(
         F.silu(F.linear(F.layer_norm(x, (size,), *layer.norm_ffn, 1e-5), *layer.up)), *layer.down
     )
-    place = closed[:, None] + torch.arange(cache.shape[1], device=x.device)
+    place = closed[:, None] + torch.arange(cache.shape[1], device=x.device, dtype=torch.int64)
     return x, both.gather(1, place[:, :, None, None].expand(cache.shape))
 
 
 def _relative_layer_native(
     x: Tensor, cache: Tensor, layer: RelativeLayer, visible: Tensor, closed: Tensor
 ) -> tuple[Tensor, Tensor]:
-    y, after = torch.empty(x.shape), torch.empty(cache.shape)
+    y, after = (
+        torch.empty(x.shape, dtype=torch.float32, device="cpu"),
+        torch.empty(cache.shape, dtype=torch.float32, device="cpu"),
+    )
     layer.native(
         team(), x.contiguous(), cache.contiguous(), visible.contiguous(), closed.contiguous(), y, after
     )

@@ -86,7 +86,7 @@ def clip(x: Tensor, bounds: StreamEdges | None, delay: int = 0) -> Tensor:
     """
     if bounds is None:
         return x
-    position = (bounds[0] - delay)[:, None] + torch.arange(x.shape[-1], device=x.device)
+    position = (bounds[0] - delay)[:, None] + torch.arange(x.shape[-1], device=x.device, dtype=torch.int64)
     return x.masked_fill(((position < 0) | (position >= bounds[1][:, None]))[:, None], 0)
 
 
@@ -161,7 +161,7 @@ def residual(x: Tensor, weights: ResidualWeights) -> Tensor:
         return residual_ref(x, weights)
     rows, channels, steps = x.shape
     history = x.new_zeros(rows, channels, 2 * weights.half * weights.dilation)
-    n = torch.full((rows,), steps + weights.delay, device=x.device)
+    n = torch.full((rows,), steps + weights.delay, device=x.device, dtype=torch.int64)
     bounds = (torch.zeros_like(n), torch.full_like(n, steps))
     padded = F.pad(x, (0, weights.delay))
     return stream_residual(

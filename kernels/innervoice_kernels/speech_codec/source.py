@@ -49,9 +49,9 @@ def stream_source_ref(
     """
     steps = f0.double() / settings.sample_rate  # cycles a sample
     begins = _begins(steps, cycles, settings)
-    inside = torch.arange(1, settings.frame_len + 1, device=f0.device)
+    inside = torch.arange(1, settings.frame_len + 1, device=f0.device, dtype=torch.int64)
     fundamental = begins[:, :-1, None] % 1 + steps[..., None] * inside  # [B, T, frame_len]
-    harmonics = torch.arange(1, settings.weight.shape[1] + 1, device=f0.device)[:, None]
+    harmonics = torch.arange(1, settings.weight.shape[1] + 1, device=f0.device, dtype=torch.int64)[:, None]
     angle = (2 * math.pi) * (fundamental.flatten(1)[:, None] * harmonics % 1).float()  # [B, H, T frame_len]
     if phases is not None:
         angle = angle + phases[..., None]
@@ -78,7 +78,7 @@ def _stream_source_native(
     phases: Tensor | None,
     noise: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    y = torch.empty(f0.shape[0], f0.shape[1] * settings.frame_len)
+    y = torch.empty(f0.shape[0], f0.shape[1] * settings.frame_len, dtype=torch.float32, device="cpu")
     after = torch.empty_like(cycles, dtype=torch.float64)
     phases, noise = (None if x is None else floats(x) for x in (phases, noise))
     _C.stream_source(
@@ -142,7 +142,7 @@ def _stream_source_triton(
     pitch = f0.double().contiguous()
     (rows, frames), size = pitch.shape, settings.frame_len
     begins = _begins(pitch / settings.sample_rate, cycles.double(), settings)
-    y = torch.empty(rows, frames * size, device=f0.device)
+    y = torch.empty(rows, frames * size, device=f0.device, dtype=torch.float32)
     angles, rough = (y if x is None else x.float().contiguous() for x in (phases, noise))
     launch(
         _stream_source_kernel, (cdiv(frames * size, _SAMPLES), rows), pitch, begins, angles, rough,

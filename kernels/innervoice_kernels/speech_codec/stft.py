@@ -33,9 +33,9 @@ def stream_stft_ref(
     past = torch.cat([state, x], -1)
     size = past.shape[-1]
     first = start - state.shape[-1]  # position of past's column 0
-    place = torch.arange(x.shape[-1] // hop, device=x.device)[:, None] * hop + torch.arange(
-        n_fft, device=x.device
-    )
+    place = torch.arange(x.shape[-1] // hop, device=x.device, dtype=torch.int64)[
+        :, None
+    ] * hop + torch.arange(n_fft, device=x.device, dtype=torch.int64)
     position = (first[:, None, None] + place).abs()  # [B, frames, n_fft]
     last = end[:, None, None] - 1
     position = torch.where(position > last, 2 * last - position, position)
@@ -55,7 +55,10 @@ def _stream_stft_native(
     isa: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     n_fft = window.shape[0]
-    y, after = torch.empty(x.shape[0], n_fft + 2, x.shape[1] // hop), torch.empty(state.shape)
+    y, after = (
+        torch.empty(x.shape[0], n_fft + 2, x.shape[1] // hop, dtype=torch.float32, device="cpu"),
+        torch.empty(state.shape, dtype=torch.float32, device="cpu"),
+    )
     native_transform(n_fft, isa).stft(
         team(), x.contiguous(), state.contiguous(), n, window, hop, start, end, y, after
     )

@@ -178,7 +178,10 @@ def _stream_conv_native(
     isa: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     before = floats(state)
-    y, after = torch.empty(len(x), weights.out_channels, _columns(x, weights)), torch.empty_like(before)
+    y, after = (
+        torch.empty(len(x), weights.out_channels, _columns(x, weights), dtype=torch.float32, device="cpu"),
+        torch.empty_like(before),
+    )
     native = weights.native if isa is None else weights.packed(isa)
     native(team(), before, floats(x), 0, bounds, y, (n, after))
     return y.to(x.dtype), after.to(x.dtype)
@@ -221,7 +224,7 @@ def whole_conv(x: Tensor, weights: StreamConvWeights, padding: int) -> Tensor:
 
 def _whole_conv_native(x: Tensor, weights: StreamConvWeights, padding: int, isa: str | None = None) -> Tensor:
     zeros, signal, first, columns = _whole(x, weights, padding)
-    y = torch.empty(len(x), weights.out_channels, columns)
+    y = torch.empty(len(x), weights.out_channels, columns, dtype=torch.float32, device="cpu")
     native = weights.native if isa is None else weights.packed(isa)
     native(team(), floats(zeros), floats(signal), first, None, y)
     return y.to(x.dtype)

@@ -54,7 +54,7 @@ def nearest_code_native(x: torch.Tensor, codebook: torch.Tensor, isa: str | None
     A vector's id depends on that vector alone. isa None: the best that there is.
     """
     rows = floats(x.reshape(-1, x.shape[-1]))
-    ids = torch.empty(len(rows), dtype=torch.int64)
+    ids = torch.empty(len(rows), dtype=torch.int64, device="cpu")
     _C.nearest_code(team(), rows, _C.Weight(codebook.detach().contiguous()), ids, isa)
     return ids.view(x.shape[:-1])
 

@@ -74,7 +74,7 @@ def fresh(*shape: int, dtype: torch.dtype, device: DeviceName) -> Tensor:
 
 def normal(*shape: int, dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Tensor:
     """Normal numbers, the same on every device."""
-    return torch.randn(shape, generator=generator).to(dtype).to(device)
+    return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu").to(dtype).to(device)
 
 
 def rows(

@@ -85,7 +85,7 @@ def _rope_case(
 ) -> Case:
     def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         x = rows(time, heads * width, dtype=dtype, device=device, generator=generator, skip=skip)
-        angle = torch.rand(time, rotated // 2, generator=generator) * 6.28
+        angle = torch.rand(time, rotated // 2, generator=generator, dtype=torch.float32, device="cpu") * 6.28
         cos, sin = angle.cos().to(dtype).to(device), angle.sin().to(dtype).to(device)
         return {
             "x": torch.unflatten(x, -1, (heads, width)),
@@ -106,7 +106,7 @@ def _store_case(
             for _ in range(2)
         ]
         k, v = (torch.unflatten(x, -1, (groups, width)) for x in wide)
-        slots = torch.randperm(pages * page_size, generator=generator)[:time]
+        slots = torch.randperm(pages * page_size, generator=generator, dtype=torch.int64, device="cpu")[:time]
         slots[:idle] = -1
         k_pages, v_pages = (
             fresh(pages, page_size, groups, width, dtype=dtype, device=device) for _ in range(2)
@@ -141,9 +141,11 @@ def _qkv_case(
 
     def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         total = (heads + 2 * groups) * width
-        angle = torch.rand(time, rotated // 2, generator=generator) * 6.28
+        angle = torch.rand(time, rotated // 2, generator=generator, dtype=torch.float32, device="cpu") * 6.28
         num_pages = pages or -(-time // page_size)
-        slots = torch.randperm(num_pages * page_size, generator=generator)[:time]
+        slots = torch.randperm(num_pages * page_size, generator=generator, dtype=torch.int64, device="cpu")[
+            :time
+        ]
         slots[:idle] = -1
         inputs: Inputs = {
             "qkv": rows(time, total, dtype=dtype, device=device, generator=generator, skip=skip),
@@ -196,8 +198,8 @@ def _attention_case(
     def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         counts = [-(-length // page_size) for _, length in shape]
         num_pages = sum(counts) + 1
-        order = torch.randperm(num_pages, generator=generator)
-        table = torch.zeros(len(shape), max(counts, default=0), dtype=torch.int32)
+        order = torch.randperm(num_pages, generator=generator, dtype=torch.int64, device="cpu")
+        table = torch.zeros(len(shape), max(counts, default=0), dtype=torch.int32, device="cpu")
         k_pages, v_pages = (
             fresh(num_pages, page_size, groups, width, dtype=dtype, device=device) for _ in range(2)
         )
@@ -206,7 +208,10 @@ def _attention_case(
             table[row, :count] = order[taken : taken + count]
             taken += count
             slots = (
-                (table[row, :count, None].long() * page_size + torch.arange(page_size))
+                (
+                    table[row, :count, None].long() * page_size
+                    + torch.arange(page_size, dtype=torch.int64, device="cpu")
+                )
                 .flatten()[:length]
                 .to(device)
             )
@@ -215,22 +220,25 @@ def _attention_case(
                 for _ in range(2)
             )
             kvstore.store_kv_ref(keys, values, k_pages, v_pages, slots)
-        starts = torch.tensor([0, *(queries for queries, _ in shape)]).cumsum(0).int()
+        counts_of_rows = [0, *(queries for queries, _ in shape)]
+        starts = torch.tensor(counts_of_rows, dtype=torch.int64, device="cpu").cumsum(0).int()
         q = rows(int(starts[-1]), heads * width, dtype=dtype, device=device, generator=generator, skip=skip)
         inputs: Inputs = {
             "q": torch.unflatten(q, -1, (heads, width)), "k_pages": k_pages, "v_pages": v_pages,
             "page_table": table.to(device), "query_start": starts.to(device),
-            "context_len": torch.tensor([n for _, n in shape], dtype=torch.int32).to(device),
+            "context_len": torch.tensor([n for _, n in shape], dtype=torch.int32, device="cpu").to(device),
             "scale": width**-0.5,
         }  # fmt: skip
         if weight:
-            inputs["query_tag"] = torch.randint(0, 3, (len(q),), generator=generator, dtype=torch.int32).to(
-                device
-            )
-            inputs["key_tag"] = torch.randint(
-                0, 3, (num_pages, page_size), generator=generator, dtype=torch.int32
+            inputs["query_tag"] = torch.randint(
+                0, 3, (len(q),), generator=generator, dtype=torch.int32, device="cpu"
             ).to(device)
-            inputs["log_weight"] = (0.5 * torch.rand(len(q), generator=generator)).to(device)
+            inputs["key_tag"] = torch.randint(
+                0, 3, (num_pages, page_size), generator=generator, dtype=torch.int32, device="cpu"
+            ).to(device)
+            inputs["log_weight"] = (
+                0.5 * torch.rand(len(q), generator=generator, dtype=torch.float32, device="cpu")
+            ).to(device)
         return inputs
 
     return Case(name, make)
@@ -244,7 +252,9 @@ def _fp8_attention_case(name: str, shape: tuple[tuple[int, int], ...], **more: A
         for x in ("k", "v"):
             pages = inputs[f"{x}_pages"]
             inputs[f"{x}_pages"] = (pages.float() * 60).clamp(-448, 448).to(torch.float8_e4m3fn)
-            powers = torch.randint(-8, -5, (pages.shape[0], pages.shape[2]), generator=generator)
+            powers = torch.randint(
+                -8, -5, (pages.shape[0], pages.shape[2]), generator=generator, dtype=torch.int64, device="cpu"
+            )
             inputs[f"{x}_scale"] = torch.exp2(powers.float()).to(device)
         return inputs
 
@@ -267,24 +277,45 @@ def _fp8_store_case(
 
     def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         slots = torch.cat(
-            [*(torch.arange(first, first + count) for first, count in runs), torch.full((idle,), -1)]
+            [
+                *(
+                    torch.arange(first, first + count, dtype=torch.int64, device="cpu")
+                    for first, count in runs
+                ),
+                torch.full((idle,), -1, dtype=torch.int64, device="cpu"),
+            ]
         )
         wide = [
             rows(len(slots), groups * width, dtype=dtype, device=device, generator=generator, skip=skip)
             for _ in range(2)
         ]
         sizes = (
-            torch.exp2(torch.randint(-3, 4, (len(slots), 1), generator=generator).float())
+            torch.exp2(
+                torch.randint(
+                    -3, 4, (len(slots), 1), generator=generator, dtype=torch.int64, device="cpu"
+                ).float()
+            )
             .to(dtype)
             .to(device)
         )
         k, v = (torch.unflatten(x * sizes, -1, (groups, width)) for x in wide)
         held, scales = [], []
         for _ in range(2):
-            numbers = torch.randint(-448, 449, (pages, page_size, groups, width), generator=generator).float()
+            numbers = torch.randint(
+                -448,
+                449,
+                (pages, page_size, groups, width),
+                generator=generator,
+                dtype=torch.int64,
+                device="cpu",
+            ).float()
             held.append(numbers.to(torch.float8_e4m3fn).to(device))
             scales.append(
-                torch.exp2(torch.randint(-10, -6, (pages, groups), generator=generator).float()).to(device)
+                torch.exp2(
+                    torch.randint(
+                        -10, -6, (pages, groups), generator=generator, dtype=torch.int64, device="cpu"
+                    ).float()
+                ).to(device)
             )
         return {
             "k": k, "v": v, "k_pages": held[0], "v_pages": held[1], "k_scale": scales[0],

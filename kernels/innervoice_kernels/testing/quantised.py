@@ -38,10 +38,10 @@ def _scaled_case(
 
     def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         x = rows(m, k, dtype=dtype, device=device, generator=generator, skip=skip)
-        wide = torch.randint(-127, 128, (n, k + skip), generator=generator, dtype=torch.int8)
+        wide = torch.randint(-127, 128, (n, k + skip), generator=generator, dtype=torch.int8, device="cpu")
         made = wide if codes == torch.int8 else (wide.float() * 3.5).to(codes)
         scale = (
-            (0.5 + torch.rand(n, generator=generator))
+            (0.5 + torch.rand(n, generator=generator, dtype=torch.float32, device="cpu"))
             * max(k, 1) ** -0.5
             / (64 if codes == torch.int8 else 256)
         )
@@ -59,9 +59,12 @@ def _int4_case(
 
     def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         x = normal(m, k, dtype=dtype, device=device, generator=generator)
-        codes = packed(torch.randint(0, 16, (n, k), generator=generator))
+        codes = packed(torch.randint(0, 16, (n, k), generator=generator, dtype=torch.int64, device="cpu"))
         size, groups = max(k, 1) ** -0.5 / 4, -(-k // group)
-        scale, low = ((0.5 + torch.rand(n, groups, generator=generator)) * size for _ in range(2))
+        scale, low = (
+            (0.5 + torch.rand(n, groups, generator=generator, dtype=torch.float32, device="cpu")) * size
+            for _ in range(2)
+        )
         halves = [x.half().to(device) for x in (scale, -8 * low)]
         if turned:
             halves = [x.t().contiguous().t() for x in halves]

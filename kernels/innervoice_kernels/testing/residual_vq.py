@@ -19,7 +19,9 @@ def _decode_case(
 
     def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         (batch, steps), num = shape, sum(sizes)
-        ids = torch.randint(0, codes, (batch, num, steps), generator=generator).to(device)
+        ids = torch.randint(
+            0, codes, (batch, num, steps), generator=generator, dtype=torch.int64, device="cpu"
+        ).to(device)
         table = normal(num, codes, width, dtype=dtype, device=device, generator=generator)
         inputs: Inputs = {"ids": ids, "codes": table, "sizes": sizes}
         if out:
@@ -79,7 +81,11 @@ def _ring_case(
         num, tokens = len(starts), max(counts)
         size = window - 1 + tokens
         ring = normal(num + 1, 2, size, groups, width, dtype=dtype, device=device, generator=generator)
-        places = {"slots": torch.arange(num, 0, -1), "start": torch.tensor(starts), "n": torch.tensor(counts)}
+        places = {
+            "slots": torch.arange(num, 0, -1, dtype=torch.int64, device="cpu"),
+            "start": torch.tensor(starts, dtype=torch.int64, device="cpu"),
+            "n": torch.tensor(counts, dtype=torch.int64, device="cpu"),
+        }
         inputs: Inputs = {"ring": ring} | {key: value.to(device) for key, value in places.items()}
         if store:
             return inputs | {
@@ -114,7 +120,7 @@ def _attend_ref(q: Tensor, ring: Tensor, slots: Tensor, start: Tensor, n: Tensor
 
 def _known(y: Tensor, n: Tensor) -> Tensor:
     """Zeros where the result is undefined."""
-    beyond = torch.arange(y.shape[1], device=y.device) >= n[:, None]
+    beyond = torch.arange(y.shape[1], device=y.device, dtype=torch.int64) >= n[:, None]
     return y.masked_fill(beyond[..., None, None], 0)
 
 
@@ -191,8 +197,17 @@ def _layer_case(
             return normal(*shape, dtype=dtype, device=device, generator=generator)
 
         num, tokens = len(starts), max(counts, default=1)
-        angle = torch.rand(num * tokens, width // 2, generator=generator).to(device, dtype) * 6
-        places = {"slots": torch.arange(num, 0, -1), "start": torch.tensor(starts), "n": torch.tensor(counts)}
+        angle = (
+            torch.rand(num * tokens, width // 2, generator=generator, dtype=torch.float32, device="cpu").to(
+                device, dtype
+            )
+            * 6
+        )
+        places = {
+            "slots": torch.arange(num, 0, -1, dtype=torch.int64, device="cpu"),
+            "start": torch.tensor(starts, dtype=torch.int64, device="cpu"),
+            "n": torch.tensor(counts, dtype=torch.int64, device="cpu"),
+        }
         inputs: Inputs = {key: value.to(device, torch.int64) for key, value in places.items()}
         inputs |= {"x": fresh_after(made(num, tokens, size), counts), "cos": angle.cos(), "sin": angle.sin()}
         inputs["ring"] = made(num + 1, 2, window - 1 + tokens, groups, width)
@@ -226,7 +241,7 @@ def run_layer(
     )
     ring = ring.clone()
     y = function(x, layer, ring, window_layer.RingRows(slots, start, n, cos, sin))
-    beyond = torch.arange(y.shape[1], device=y.device) >= n[:, None]
+    beyond = torch.arange(y.shape[1], device=y.device, dtype=torch.int64) >= n[:, None]
     return y.masked_fill(beyond[..., None], 0), ring
 
 

@@ -62,7 +62,9 @@ def _head_case(name: str, draws: tuple[Draw, ...], vocabulary: int, width: int, 
 
     def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         x, w = (
-            torch.randint(-2, 3, (n, width + skip), generator=generator).to(dtype).to(device)
+            torch.randint(-2, 3, (n, width + skip), generator=generator, dtype=torch.int64, device="cpu")
+            .to(dtype)
+            .to(device)
             for n in (len(draws), vocabulary)
         )
         return {"x": x[:, skip:] / 2, "w": w[:, skip:] / 2, "draws": draws}
@@ -90,7 +92,7 @@ def _gumbel_case(
             "seed": seed,
             "n": n,
             "d": d,
-            "ids": torch.arange(start, start + count * step, device=device)[::step],
+            "ids": torch.arange(start, start + count * step, device=device, dtype=torch.int64)[::step],
         }
 
     return Case(name, make)

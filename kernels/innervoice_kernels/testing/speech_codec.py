@@ -44,7 +44,7 @@ def _istft_case(
         return {
             "real": real,
             "imag": imag,
-            "window": torch.hann_window(n_fft).to(dtype).to(device),
+            "window": torch.hann_window(n_fft, dtype=torch.float32, device="cpu").to(dtype).to(device),
             "hop": hop,
         }
 
@@ -81,7 +81,7 @@ def _run_stft(function: Any, x: Tensor, n: Tensor, hop: int, **given: Tensor) ->
     """Frames that begin behind a row's own columns are undefined: they are set to 0."""
     y, state = function(x, n=n, hop=hop, **given)
     return y.masked_fill(
-        (torch.arange(y.shape[-1], device=x.device) >= (n // hop)[:, None])[:, None], 0
+        (torch.arange(y.shape[-1], device=x.device, dtype=torch.int64) >= (n // hop)[:, None])[:, None], 0
     ), state
 
 
@@ -92,9 +92,11 @@ def _source_case(
 
     def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         batch = len(n)
-        f0 = (150 + 100 * torch.rand(batch, frames, generator=generator, dtype=torch.float64)).to(device)
+        f0 = (
+            150 + 100 * torch.rand(batch, frames, generator=generator, dtype=torch.float64, device="cpu")
+        ).to(device)
         f0[:, ::3] = 0
-        cycles = torch.rand(batch, generator=generator, dtype=torch.float64).to(device)
+        cycles = torch.rand(batch, generator=generator, dtype=torch.float64, device="cpu").to(device)
         shape = {"dtype": dtype, "device": device, "generator": generator}
         phases = normal(batch, harmonics, **shape) if random else None  # type: ignore[arg-type]
         noise = normal(batch, harmonics, frames * frame_len, **shape) if random else None  # type: ignore[arg-type]
@@ -129,9 +131,11 @@ def _noise_case(name: str, rows: int, frames: int, seconds: int, stream: int = 1
     """Seeds of more than 32 bits, and counters that begin anywhere."""
 
     def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
-        seed = torch.randint(0, 1 << 40, (rows,), generator=generator).to(device)
-        begin = torch.randint(0, 1 << 33, (rows, 1), generator=generator)
-        first = (begin + torch.arange(frames)).to(device)
+        seed = torch.randint(0, 1 << 40, (rows,), generator=generator, dtype=torch.int64, device="cpu").to(
+            device
+        )
+        begin = torch.randint(0, 1 << 33, (rows, 1), generator=generator, dtype=torch.int64, device="cpu")
+        first = (begin + torch.arange(frames, dtype=torch.int64, device="cpu")).to(device)
         return {"seed": seed, "stream": stream, "first": first, "seconds": seconds}
 
     return Case(name, make)

@@ -33,7 +33,7 @@ def _weights(
         fan_in = 1
         for size in shape[1:]:
             fan_in *= size
-        values = torch.randn(shape, generator=generator) * fan_in**-0.5
+        values = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu") * fan_in**-0.5
         made[name] = (
             1 + 0.1 * values if name.startswith("norm") else 0.1 * values if len(shape) == 1 else values
         ).to(dtype)
@@ -126,7 +126,9 @@ def _block_case(
 def _run_block(function: Any, x: Tensor, n: Tensor, heads: int, **w: Tensor) -> Tensor:
     """What lies beyond a row's own frames is undefined: it is set to 0."""
     y = function(x, n, _block_weights(w, 0), heads)
-    return y.masked_fill((torch.arange(x.shape[1], device=x.device) >= n[:, None])[:, :, None], 0)  # type: ignore[no-any-return]
+    return y.masked_fill(
+        (torch.arange(x.shape[1], device=x.device, dtype=torch.int64) >= n[:, None])[:, :, None], 0
+    )  # type: ignore[no-any-return]
 
 
 def _conv_case(
@@ -181,7 +183,9 @@ def _unit_case(
         bounds = (
             None
             if edges is None
-            else tuple(torch.tensor(part, device=device) for part in zip(*edges, strict=True))
+            else tuple(
+                torch.tensor(part, device=device, dtype=torch.int64) for part in zip(*edges, strict=True)
+            )
         )
         w = _weights(shapes, dtype, device, generator)
         lengths = torch.tensor(n, dtype=torch.int64, device=device)
@@ -198,7 +202,7 @@ def _run_unit(
     """Run a streaming convolution; the undefined columns beyond a row's own are set to 0."""
     weights = residual.ResidualWeights(alpha, first, b1, beta, second, b2, dilation)
     y, *after = function(x, history, inner, n, weights, bounds)
-    outside = torch.arange(x.shape[-1], device=x.device) >= n[:, None]
+    outside = torch.arange(x.shape[-1], device=x.device, dtype=torch.int64) >= n[:, None]
     return y.masked_fill(outside[:, None], 0), after[0], after[1]
 
 
@@ -218,7 +222,9 @@ def _stream_conv_case(
         bounds = (
             None
             if edges is None
-            else tuple(torch.tensor(part, device=device) for part in zip(*edges, strict=True))
+            else tuple(
+                torch.tensor(part, device=device, dtype=torch.int64) for part in zip(*edges, strict=True)
+            )
         )
         return {"x": x, "state": state, "n": torch.tensor(n, dtype=torch.int64, device=device), "bounds": bounds,
                 "layer": (stride, dilation, transposed, slope), **w}  # fmt: skip
@@ -234,7 +240,9 @@ def run_stream_conv(
     weights = stream_conv.StreamConvWeights(weight, bias, *layer)
     y, after = function(x, state, n, weights, bounds)
     ends = n * weights.stride if weights.is_transposed else n // weights.stride
-    return y.masked_fill((torch.arange(y.shape[-1], device=x.device) >= ends[:, None])[:, None], 0), after
+    return y.masked_fill(
+        (torch.arange(y.shape[-1], device=x.device, dtype=torch.int64) >= ends[:, None])[:, None], 0
+    ), after
 
 
 def _whole_conv_case(
@@ -286,7 +294,9 @@ def _relative_case(
         k, v = (rows(batch, heads, keys, width, **shape) for _ in range(2))  # type: ignore[arg-type]
         positions = rows(heads, keys + queries - 1, width, **shape)  # type: ignore[arg-type]
         bias_u, bias_v = (rows(heads, width, **shape) for _ in range(2))  # type: ignore[arg-type]
-        visible = torch.rand(batch, queries, keys, generator=generator) < 0.7
+        visible = (
+            torch.rand(batch, queries, keys, generator=generator, dtype=torch.float32, device="cpu") < 0.7
+        )
         visible[..., 0] = True
         visible[..., keys // 2] = keys < 3
         visible[:, queries - num_blind :] = False
@@ -314,7 +324,10 @@ def _layer_case(
         shape = {"dtype": dtype, "device": device, "generator": generator}
         x = rows(batch, tokens, size, **shape)  # type: ignore[arg-type]
         cache = rows(batch, cached, 2, size, **shape)  # type: ignore[arg-type]
-        visible = torch.rand(batch, tokens, cached + tokens, generator=generator) < 0.7
+        visible = (
+            torch.rand(batch, tokens, cached + tokens, generator=generator, dtype=torch.float32, device="cpu")
+            < 0.7
+        )
         shapes = {
             "norm": (size,), "b1": (size,), "qkv": (3 * size, size), "b2": (3 * size,), "out": (size, size),
             "b3": (size,), "norm_ffn": (size,), "b4": (size,), "up": (hidden, size), "b5": (hidden,),

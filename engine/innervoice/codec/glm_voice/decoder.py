@@ -180,7 +180,7 @@ class SpeechDecoder:
         if not codes:
             raise ValueError("no speech codes: mel frames need one at least")
         state = self.init_state()
-        tokens = torch.tensor(codes, device=self._device)
+        tokens = torch.tensor(codes, device=self._device, dtype=torch.int64)
         with self._tracer.span("decode reply", codes=len(codes)):
             return self._flow(
                 tokens, tokens[:0], state.mel, generator=generator, speaker=speaker, steps=steps

@@ -56,8 +56,10 @@ class EncoderStream:
 
     def _visible(self, n: Tensor, start: Tensor) -> Tensor:
         """Which key (cached, then new) a new token sees: [B, max_tokens, cache + max_tokens]."""
-        query = torch.arange(self.max_tokens, device=n.device)[:, None]
-        key = torch.arange(-self.cache_len, self.max_tokens, device=n.device)  # both relative to start
+        query = torch.arange(self.max_tokens, device=n.device, dtype=torch.int64)[:, None]
+        key = torch.arange(
+            -self.cache_len, self.max_tokens, device=n.device, dtype=torch.int64
+        )  # both relative to start
         ahead = query // self._block_size - key // self._block_size
         near = (ahead >= 0) & (ahead <= self._blocks)
         return near & (key + start[:, None, None] >= 0) & (key < n[:, None, None])

@@ -38,7 +38,7 @@ def num_frames(num_codes: int, token_rate: float) -> int:
 
 def step_times(steps: int) -> Tensor:
     """t_0 ... t_steps, [steps + 1] float32: 1 - cos(pi/2 * k/steps)."""
-    return 1 - torch.cos(torch.linspace(0, 1, steps + 1) * (math.pi / 2))
+    return 1 - torch.cos(torch.linspace(0, 1, steps + 1, dtype=torch.float32, device="cpu") * (math.pi / 2))
 
 
 def noise_generator() -> torch.Generator:
@@ -88,7 +88,7 @@ class Flow:
         noise = (
             _noise_by_frame(mu)
             if generator is None
-            else torch.randn(mu.shape, generator=generator).to(mu.device)
+            else torch.randn(mu.shape, generator=generator, dtype=torch.float32, device="cpu").to(mu.device)
         )
         return self.solve(noise, mu, self.speaker_vector(speaker), cond, steps)[..., prompt_mel.shape[-1] :]
 
@@ -104,7 +104,7 @@ class Flow:
         """
         weight = self._speaker.weight
         if speaker is None:
-            speaker = torch.zeros(1, weight.shape[1])
+            speaker = torch.zeros(1, weight.shape[1], dtype=torch.float32, device="cpu")
         if tuple(speaker.shape) != (1, weight.shape[1]):
             raise ValueError(
                 f"the speaker embedding has shape {list(speaker.shape)}, expected {[1, weight.shape[1]]}"
@@ -175,5 +175,7 @@ class Flow:
 
 def _noise_by_frame(mu: Tensor) -> Tensor:
     rows, channels, frames = mu.shape
-    seed = torch.full((rows,), NOISE_SEED, device=mu.device)
-    return frame_noise(seed, torch.arange(frames, device=mu.device).expand(rows, -1), channels)
+    seed = torch.full((rows,), NOISE_SEED, device=mu.device, dtype=torch.int64)
+    return frame_noise(
+        seed, torch.arange(frames, device=mu.device, dtype=torch.int64).expand(rows, -1), channels
+    )

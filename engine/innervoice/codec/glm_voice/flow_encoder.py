@@ -128,7 +128,7 @@ def relative_positions(n: int, width: int, device: torch.device | str = "cpu") -
 
 def block_causal(n: int, block_size: int, device: torch.device | str = "cpu") -> Tensor:
     """The attention mask [n, n] of queries i over keys j, true for j <= i or j in the block of i."""
-    block = torch.arange(n, device=device) // block_size
+    block = torch.arange(n, device=device, dtype=torch.int64) // block_size
     return block[None, :] <= block[:, None]
 
 

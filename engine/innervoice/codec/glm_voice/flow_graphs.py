@@ -135,7 +135,7 @@ class _CapturedStep:
         self.x = x.clone(memory_format=torch.contiguous_format)
         self._given = (given[0].clone(), given[1].clone())
         self._lengths = None if lengths is None else lengths.clone()
-        self.shift, self.dt = torch.cat(shifts), torch.zeros((), device=x.device)
+        self.shift, self.dt = torch.cat(shifts), torch.zeros((), device=x.device, dtype=torch.float32)
         self._shifts = list(torch.split(self.shift, [len(shift) for shift in shifts]))
         self.replay: Replay = lambda: None
 

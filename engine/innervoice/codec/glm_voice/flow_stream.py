@@ -59,7 +59,9 @@ class FlowStream:
         self.max_new = max(
             self.clock.frames(settings.first), self.clock.frames(settings.chunk) + 1 + settings.hold_back
         )
-        self._rise = (torch.arange(settings.fade, device=device) + 0.5) / max(settings.fade, 1)
+        self._rise = (torch.arange(settings.fade, device=device, dtype=torch.float32) + 0.5) / max(
+            settings.fade, 1
+        )
 
     def __call__(
         self,
@@ -78,7 +80,7 @@ class FlowStream:
         at = self._places(chunks)
         states, after = self._encode(codes, state, at)
         mu, after["states"] = self._mu(states, state, at, max(chunk.bucket_len for chunk in chunks))
-        frames = at.window[:, None] + torch.arange(mu.shape[-1], device=self._device)
+        frames = at.window[:, None] + torch.arange(mu.shape[-1], device=self._device, dtype=torch.int64)
         shown = self._state(state, "mel", self._num_shown, len(chunks))
         cond = self._cond(shown, frames, at)
         noise = frame_noise(seed, frames, mu.shape[1])
@@ -103,13 +105,15 @@ class FlowStream:
                 chunk.window_frame,
             )
             rows.append((*numbers, chunk.window_len, chunk.first_frame, chunk.sure_frame - chunk.first_frame))
-        return _Places(*torch.tensor(rows, device=self._device).T)
+        return _Places(*torch.tensor(rows, device=self._device, dtype=torch.int64).T)
 
     def _encode(
         self, codes: Sequence[Sequence[int]], state: StreamState, at: _Places
     ) -> tuple[Tensor, dict[str, Tensor]]:
         most = self._encoder.max_tokens
-        padded = torch.tensor([[*row, *[0] * (most - len(row))] for row in codes], device=self._device)
+        padded = torch.tensor(
+            [[*row, *[0] * (most - len(row))] for row in codes], device=self._device, dtype=torch.int64
+        )
         embedded = F.embedding(padded, self._flow.embedding)
         states, after = self._encoder(embedded, state, at.num_tokens, at.start, at.closed)
         return linear(states, self._flow.project).transpose(1, 2), after  # [B, C, max_tokens]
@@ -120,7 +124,7 @@ class FlowStream:
         if kept is None:
             kept = states.new_zeros(*states.shape[:2], self._num_states)
         states = torch.cat([kept, states], -1)
-        frames = at.window[:, None] + torch.arange(num_frames, device=self._device)
+        frames = at.window[:, None] + torch.arange(num_frames, device=self._device, dtype=torch.int64)
         token = torch.minimum(self.clock.tokens(frames), at.end[:, None] - 1)
         index = (token - at.start[:, None] + self._num_states).clamp(min=0)
         resampled = states.gather(-1, index[:, None].expand(-1, states.shape[1], -1))
@@ -148,7 +152,9 @@ class FlowStream:
         found = state.get(name)
         if found is not None:
             return found
-        return torch.zeros(rows, self._flow.config.mel_channels, size, device=self._device)
+        return torch.zeros(
+            rows, self._flow.config.mel_channels, size, device=self._device, dtype=torch.float32
+        )
 
 
 def _columns(x: Tensor, first: Tensor, count: int) -> Tensor:

@@ -97,7 +97,7 @@ class Hift:
         self._merge = affine(weights, "m_source.l_linear")
         self.pre, self.post = _conv(weights, "conv_pre"), _conv(weights, "conv_post", slope=_LAST_SLOPE)
         self.stages = [_stage(config, weights, i) for i in range(len(config.upsample_rates))]
-        self.window = torch.hann_window(config.n_fft, device=device)
+        self.window = torch.hann_window(config.n_fft, device=device, dtype=torch.float32)
         self.source_settings = SourceSettings(
             weight=self._merge.weight,
             bias=weights["m_source.l_linear.bias"],
@@ -136,9 +136,20 @@ class Hift:
         the fundamental's phase is 0.
         """
         harmonics, device = self.config.num_harmonics + 1, self.window.device
-        phase = torch.rand(1, harmonics, 1, generator=generator) * (2 * math.pi) - math.pi
+        phase = (
+            torch.rand(1, harmonics, 1, generator=generator, dtype=torch.float32, device="cpu")
+            * (2 * math.pi)
+            - math.pi
+        )
         phase[:, 0] = 0
-        noise = torch.randn(1, harmonics, num_frames * self.config.frame_len, generator=generator)
+        noise = torch.randn(
+            1,
+            harmonics,
+            num_frames * self.config.frame_len,
+            generator=generator,
+            dtype=torch.float32,
+            device="cpu",
+        )
         return Excitation(phase.to(device), noise.to(device))
 
     def source(self, f0: Tensor, excitation: Excitation | None = None) -> Tensor:
@@ -148,7 +159,7 @@ class Hift:
         """
         config = self.config
         f0 = f0.repeat_interleave(config.frame_len, -1)[:, None]  # [B, 1, n]
-        harmonics = torch.arange(1, config.num_harmonics + 2, device=f0.device)[:, None]
+        harmonics = torch.arange(1, config.num_harmonics + 2, device=f0.device, dtype=torch.int64)[:, None]
         # Float32 steps summed in float64: what torch's own float32 cumsum does on a CPU,
         # and the same on every device.
         cycles = (f0 * harmonics / config.sample_rate).double().cumsum(-1).float() % 1

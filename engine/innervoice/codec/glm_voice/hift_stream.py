@@ -245,7 +245,7 @@ def _reflect_first(x: Tensor, start: Tensor) -> Tensor:
     """Position 0 takes the value of position 2, its mirror image at 1: x [B, C, T],
     column 0 at position start [B].
     """
-    is_first = start[:, None] + torch.arange(x.shape[-1], device=x.device) == 0
+    is_first = start[:, None] + torch.arange(x.shape[-1], device=x.device, dtype=torch.int64) == 0
     return torch.where(is_first[:, None], x.roll(-2, -1), x)
 
 

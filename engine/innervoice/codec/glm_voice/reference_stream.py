@@ -52,7 +52,9 @@ class ReferenceStream:
 
     def init_state(self) -> ReferenceState:
         """The state before the first chunk."""
-        return ReferenceState((), torch.empty(1, self._flow.config.mel_channels, 0, device=self._device))
+        return ReferenceState(
+            (), torch.empty(1, self._flow.config.mel_channels, 0, device=self._device, dtype=torch.float32)
+        )
 
     def push(
         self, state: ReferenceState, codes: tuple[int, ...], final: bool

@@ -107,8 +107,8 @@ class SteadyOutput(SlotOutput[SteadyReply]):
             reply.is_done,
         )
         host = {
-            "numbers": torch.tensor(numbers),
-            "codes": torch.tensor(reply.codes, dtype=torch.int64),
+            "numbers": torch.tensor(numbers, dtype=torch.int64, device="cpu"),
+            "codes": torch.tensor(reply.codes, dtype=torch.int64, device="cpu"),
             "speaker": reply.speaker.cpu(),
             "settings": _settings_tensor(self.settings),
         }
@@ -242,7 +242,9 @@ def _settings_tensor(settings: SteadySettings) -> Tensor:
             settings.encoder_blocks,
             settings.steps,
             int(settings.show_look_back),
-        )
+        ),
+        dtype=torch.int64,
+        device="cpu",
     )
 
 

@@ -100,7 +100,7 @@ class SteadyNetworks:
 
     def phases(self, seed: int) -> Tensor:
         """The phases [1, H] at which the harmonics of a reply with this seed begin."""
-        return self._vocoder.phases(torch.tensor([seed], device=self._device))
+        return self._vocoder.phases(torch.tensor([seed], device=self._device, dtype=torch.int64))
 
     def next_frames(self, replies: list[SteadyReply]) -> list[FedFrames | Exception]:
         """Decode a chunk of each reply to mel frames, in one call of the flow; the replies'
@@ -112,7 +112,7 @@ class SteadyNetworks:
             reply.codes[: chunk.end - chunk.begin // reply.block_size * reply.block_size]
             for reply, chunk in zip(replies, chunks, strict=True)
         ]
-        seed = torch.tensor([reply.seed for reply in replies], device=self._device)
+        seed = torch.tensor([reply.seed for reply in replies], device=self._device, dtype=torch.int64)
         speaker = torch.cat([reply.speaker for reply in replies])
         with self._tracer.span("flow", rows=len(replies), frames=max(chunk.window_len for chunk in chunks)):
             mel, after = self._frames(codes, chunks, self._flow_state.take(places), seed, speaker)
@@ -153,7 +153,7 @@ class SteadyNetworks:
             [reply.end_frame if last else UNKNOWN_END for reply in replies],
             [reply.seed for reply in replies],
         )
-        n, start, end, seed = torch.tensor(numbers, device=self._device)
+        n, start, end, seed = torch.tensor(numbers, device=self._device, dtype=torch.int64)
         phases = torch.cat([reply.phases for reply in replies])
         # Where no row begins or ends in reach, the vocoder need not clip its signals.
         inner = not last and all(reply.heard >= self._vocoder.flush_frames for reply in replies)
@@ -180,7 +180,7 @@ class SteadyNetworks:
     def _first_states(self, settings: SteadySettings) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The state after a chunk of one token, which gives names, shapes and dtypes."""
         zero = torch.zeros(1, dtype=torch.int64, device=self._device)
-        mel = torch.zeros(1, self._flow.config.mel_channels, 1, device=self._device)
+        mel = torch.zeros(1, self._flow.config.mel_channels, 1, device=self._device, dtype=torch.float32)
         _, hift = self._vocoder(mel, {}, zero, zero, zero + UNKNOWN_END, zero)
         chunk = TokenChunk(0, 1, replace(settings, steps=1), self.clock)
         _, flow = self._frames([[0]], [chunk], {}, zero, mel[..., 0])

@@ -86,14 +86,14 @@ class CausalPass(StreamPass[Level, Taps, EluUnit]):
         elif at.full:
             self.after[name] = torch.cat([state[:, steps:], x], 1)
         else:
-            index = at.n[:, None] + torch.arange(past, device=x.device)
+            index = at.n[:, None] + torch.arange(past, device=x.device, dtype=torch.int64)
             self.after[name] = _columns(torch.cat([state, x], 1), index)
         return state
 
     def delay(self, name: str, x: Tensor, at: Level, steps: int) -> Tensor:
         """x [B, T, C], so many columns later; state [B, steps, C]: its last columns."""
         window = torch.cat([self._state(name, x, at, "constant", steps), x], 1)
-        last = at.n[:, None] + torch.arange(steps, device=x.device)
+        last = at.n[:, None] + torch.arange(steps, device=x.device, dtype=torch.int64)
         self.after[name] = window[:, -steps:] if at.full else _columns(window, last)
         return window[:, :-steps]
 
@@ -116,7 +116,7 @@ class CausalPass(StreamPass[Level, Taps, EluUnit]):
             first = x[:, :1].expand(-1, past, -1)
         else:
             known = F.pad(x[:, : past + 1], (0, 0, 0, max(0, past + 1 - x.shape[1])))
-            beyond = torch.arange(past + 1, device=x.device) >= at.n[:, None]
+            beyond = torch.arange(past + 1, device=x.device, dtype=torch.int64) >= at.n[:, None]
             first = known.masked_fill(beyond[..., None], 0)[:, 1:].flip(1)
         return torch.where(begins[:, None, None], first, found)
 
@@ -128,7 +128,7 @@ def _columns(x: Tensor, index: Tensor) -> Tensor:
 
 def _padded_end(window: Tensor, at: Level, mode: Padding, past: int) -> Tensor:
     """A window of a strided convolution, its last incomplete stride padded as the original pads it."""
-    column = torch.arange(window.shape[1], device=window.device) - past  # of the chunk
+    column = torch.arange(window.shape[1], device=window.device, dtype=torch.int64) - past  # of the chunk
     n = at.n[:, None]
     beyond = column >= n
     if mode == "constant":

@@ -207,5 +207,5 @@ def _next_frames(
 
 
 def _level(n: list[int], start: list[int], steps: int, unit: int, device: torch.device | str) -> Level:
-    counts = torch.tensor([n, start], device=device)
+    counts = torch.tensor([n, start], device=device, dtype=torch.int64)
     return Level(counts[0], counts[1], all(one == steps for one in n), any(one % unit for one in n))

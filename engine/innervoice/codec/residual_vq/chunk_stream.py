@@ -40,7 +40,7 @@ class ChunkDecoder(Protocol):
 
 def fade_weights(chunk_len: int) -> Samples:
     """A chunk's triangular weights, [chunk_len]; where chunks lie over each other their sum is divided by."""
-    time = torch.linspace(0, 1, chunk_len + 2)[1:-1]
+    time = torch.linspace(0, 1, chunk_len + 2, dtype=torch.float32, device="cpu")[1:-1]
     weights: Samples = (0.5 - (time - 0.5).abs()).numpy()
     return weights
 
@@ -101,7 +101,10 @@ class ChunkDecodeStream(DecodeStream):
             [job.session.buffer.get(job.session.done, job.session.done + job.take).T for job in jobs]
         )
         scales = [job.session.scales[job.session.done // (self.grid.chunk_frames or 1)] for job in jobs]
-        decoded = self.half(torch.from_numpy(ids).to(self.device), torch.tensor(scales, device=self.device))
+        decoded = self.half(
+            torch.from_numpy(ids).to(self.device),
+            torch.tensor(scales, device=self.device, dtype=torch.float32),
+        )
         made = decoded.float().cpu().numpy()
         return [
             StreamPiece(job.session.key, self._faded(job, chunk), None, job.last)

@@ -230,9 +230,9 @@ def _whole_blocks(reach: Fraction, config: DacConfig, attention: LocalAttention 
 
 def _noise(seed: Tensor, stage: int, start: Tensor, count: int) -> Tensor:
     """A stage's noise [B, count]: place 4 i + j is normal j of (i, stage)."""
-    quads = (start // 4)[:, None] + torch.arange(count // 4 + 2, device=start.device)
+    quads = (start // 4)[:, None] + torch.arange(count // 4 + 2, device=start.device, dtype=torch.int64)
     made = normals(seed[:, None], CODEC_STREAM, quads, torch.full_like(quads, stage)).flatten(1)
-    return made.gather(1, (start % 4)[:, None] + torch.arange(count, device=start.device))
+    return made.gather(1, (start % 4)[:, None] + torch.arange(count, device=start.device, dtype=torch.int64))
 
 
 def _conv(x: Tensor, layer: Taps | Depthwise) -> Tensor:

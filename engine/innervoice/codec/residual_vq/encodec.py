@@ -239,5 +239,5 @@ def _mirrored(x: Tensor, left: int, right: int) -> Tensor:
 
 
 def _whole(x: Tensor) -> Level:
-    size = torch.full((len(x),), x.shape[1], device=x.device)
+    size = torch.full((len(x),), x.shape[1], device=x.device, dtype=torch.int64)
     return Level(size, torch.zeros_like(size), True)

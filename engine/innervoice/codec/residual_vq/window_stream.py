@@ -143,7 +143,9 @@ class WindowDecodeStream(DecodeStream):
                 "encode again"
             )
         ids = torch.from_numpy(np.ascontiguousarray(windows.transpose(0, 2, 1))).to(self.device)
-        start = torch.tensor([job.session.done - before for job in jobs], device=self.device)
+        start = torch.tensor(
+            [job.session.done - before for job in jobs], device=self.device, dtype=torch.int64
+        )
         samples = self.half(ids, torch.full_like(start, self.seed), start)[:, before * unit :]
         if not jobs[0].last:
             samples = samples[:, : jobs[0].take * unit]

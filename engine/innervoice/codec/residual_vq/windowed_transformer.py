@@ -40,7 +40,9 @@ class WindowedTransformer:
 
     def __call__(self, x: Tensor, rings: Mapping[str, Tensor], slots: Tensor, at: Level) -> Tensor:
         """x [B, T, D], rings [S, 2, R, H, d] by name, written in place; slots [B] -> [B, T, D]."""
-        position = (at.start[:, None] + torch.arange(x.shape[1], device=x.device)).flatten()
+        position = (
+            at.start[:, None] + torch.arange(x.shape[1], device=x.device, dtype=torch.int64)
+        ).flatten()
         angle = position[:, None].float() * self.frequencies
         rows = RingRows(slots, at.start, at.n, angle.cos().to(x.dtype), angle.sin().to(x.dtype))
         for name, layer in zip(self.rings, self.layers, strict=True):
@@ -53,7 +55,7 @@ def load_transformer(weights: CodecWeights, config: MimiConfig, prefix: str) -> 
     layers = tuple(
         _load_layer(weights, config, f"{prefix}.layers.{index}") for index in range(config.num_layers)
     )
-    exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+    exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device="cpu") / config.head_dim
     return WindowedTransformer(config, layers, (1.0 / config.rope_theta**exponent).to(weights.device))
 
 

@@ -108,7 +108,7 @@ class DeviceRows:
                     f"row {row} has {len(held)} pages, the table holds {most}: use a larger max_model_len"
                 )
             line[: len(held)] = held
-        rows = torch.tensor(list(pages)).to(device, non_blocking=True)
+        rows = torch.tensor(list(pages), dtype=torch.int64, device="cpu").to(device, non_blocking=True)
         table.index_copy_(0, rows, torch.from_numpy(lines).to(device, non_blocking=True))
 
     def order(self, caps: Mapping[int, int | None]) -> None:

@@ -105,7 +105,7 @@ class Buffers:
     ) -> Buffers:
         """On the device of the model's weights."""
         c, weights = model.config, model.weights
-        cos, sin = model.rotation(torch.arange(max_model_len, device=weights.device))
+        cos, sin = model.rotation(torch.arange(max_model_len, device=weights.device, dtype=torch.int64))
         return cls(
             rows=DeviceRows(max_rows, -(-max_model_len // page_size), num_caps, weights.device),
             layers=Memory.allocate(model, max_rows, max_model_len),
@@ -196,7 +196,7 @@ class DeviceStep:
         self._table = (
             weights.embedding
             if isinstance(weights.embedding, Tensor)
-            else torch.empty(1, 0, device=self.device)
+            else torch.empty(1, 0, device=self.device, dtype=torch.float32)
         )
         self._graphs: dict[tuple[int, bool], torch.cuda.CUDAGraph] = {}
         self._pool: Any = None  # one pool of memory for all graphs: they run one at a time
@@ -238,6 +238,7 @@ class DeviceStep:
             self._ring.lines.shape[2],
             dtype=torch.int32,
             pin_memory=self.device.type == "cuda",
+            device="cpu",
         )
         for index in range(count):
             host[index].copy_(self._ring.lines[(first + index) % _RING, :num_rows], non_blocking=True)

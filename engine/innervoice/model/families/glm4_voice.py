@@ -184,4 +184,9 @@ def _row_order(config: ModelConfig) -> Tensor | None:
     """
     if config.num_kv_heads < config.num_heads:
         return None
-    return torch.arange(config.qkv_size).view(config.num_heads, 3, config.head_dim).transpose(0, 1).flatten()
+    return (
+        torch.arange(config.qkv_size, dtype=torch.int64, device="cpu")
+        .view(config.num_heads, 3, config.head_dim)
+        .transpose(0, 1)
+        .flatten()
+    )

@@ -89,7 +89,10 @@ class SileroNetwork:
 
     def begin(self) -> SileroState:
         """Make the state of a listener before its first sound."""
-        return SileroState(torch.zeros(CONTEXT_LEN), torch.zeros(_WIDTH), torch.zeros(_WIDTH))
+        context, hidden, cell = (
+            torch.zeros(size, dtype=torch.float32, device="cpu") for size in (CONTEXT_LEN, _WIDTH, _WIDTH)
+        )
+        return SileroState(context, hidden, cell)
 
     @torch.inference_mode()
     def push(self, frames: Samples, states: Sequence[SileroState]) -> tuple[Samples, list[SileroState]]:

@@ -1,0 +1,55 @@
+"""A daemon thread that ends before the interpreter does.
+
+The interpreter kills daemon threads while it exits, wherever they are. Inside native code that aborts the
+process (`terminate called without an active exception`), and its exit code is lost.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections.abc import Callable
+
+
+class StoppableThread:
+    """Runs `run` on a daemon thread; at exit it calls `stop`, after which `run` has to return, and waits.
+
+    Exit handlers run after the threads that are no daemons have ended, so a program's own threads may go on
+    with their replies when its main thread is at its end.
+    """
+
+    def __init__(self, run: Callable[[], None], stop: Callable[[], None], name: str) -> None:
+        self._stop = stop
+        self._process_id = os.getpid()
+        self._thread = threading.Thread(target=self._main, args=(run,), name=name, daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        atexit.register(self._end)
+        try:
+            self._thread.start()
+        except BaseException:
+            atexit.unregister(self._end)
+            raise
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the thread has ended, or was never started."""
+        return not self._thread.is_alive()
+
+    def join(self) -> None:
+        """Wait until the thread has ended; on the thread itself, do nothing."""
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _main(self, run: Callable[[], None]) -> None:
+        try:
+            run()
+        finally:
+            atexit.unregister(self._end)
+
+    def _end(self) -> None:
+        if os.getpid() == self._process_id:  # a forked process has the handler, but no thread
+            self._stop()
+            self.join()
