@@ -1,4 +1,4 @@
-"""Memory that this process can still get: the least of what the machine, its container and its limits leave."""
+"""Memory that this process can still get: the least that the machine, its container and its limits leave."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refusals of what does not fit into memory, with the numbers and the remedy."""
+"""Refusals of a model, or of sessions, that the memory has no room for, with the numbers and the remedy."""
 
 from __future__ import annotations
 

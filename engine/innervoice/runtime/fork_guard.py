@@ -56,7 +56,7 @@ def all_guarded(owner: type[_Owner]) -> type[_Owner]:
 
 
 def refuse_pickling(self: Any) -> Any:
-    """Stand in for `__reduce__` of what belongs to an engine: raise TypeError with the remedy."""
+    """Stand in for `__reduce__` of an object that belongs to an engine: raise TypeError with the remedy."""
     raise TypeError(
         f"{type(self).__name__} cannot be sent to another process: load an engine there with Engine.from_pretrained"
     )
