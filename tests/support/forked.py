@@ -40,6 +40,7 @@ def calls(engine: Engine, session: Session, stream: Stream) -> dict[str, Callabl
 
 
 def outcome(call: Callable[[], object]) -> str:
+    """Return how a call ended, in words."""
     try:
         return f"returned {call()!r:.60}"
     except Exception as error:
@@ -77,6 +78,7 @@ def load_anew() -> None:
 
 
 def report(pipe: int) -> None:
+    """Write the ends of all calls into a pipe."""
     found = {name: outcome(call) for name, call in calls(ENGINE, SESSION, STREAM).items()}
     os.write(pipe, json.dumps([os.getpid(), found]).encode())
 

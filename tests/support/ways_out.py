@@ -40,40 +40,48 @@ def begin(engine: Engine, number: int = 1, tokens: int = 3000) -> list[Stream]:
 
 
 def end_of_script(engine: Engine) -> None:
+    """End by the last line."""
     begin(engine)
 
 
 def many_replies(engine: Engine) -> None:
+    """End while several replies are made side by side."""
     begin(engine, 6)
 
 
 def exception(engine: Engine) -> None:
+    """End by an exception."""
     begin(engine)
     raise RuntimeError("mine")
 
 
 def sys_exit(engine: Engine) -> None:
+    """End by sys.exit."""
     begin(engine)
     sys.exit(7)
 
 
 def inside_with_stream(engine: Engine) -> None:
+    """End inside a stream's block."""
     with begin(engine)[0]:
         sys.exit(7)
 
 
 def inside_with_engine(engine: Engine) -> None:
+    """End inside an engine's block."""
     with engine:
         begin(engine)
         sys.exit(7)
 
 
 def abandoned(engine: Engine) -> None:
+    """End when nothing refers to the engine."""
     begin(engine)
     kept.clear()
 
 
 def exit_in_a_thread(engine: Engine) -> None:
+    """Raise SystemExit in a thread, which ends that thread alone."""
     begin(engine)
     thread = threading.Thread(target=lambda: sys.exit(7))
     thread.start()
@@ -81,6 +89,7 @@ def exit_in_a_thread(engine: Engine) -> None:
 
 
 def daemon_reader(engine: Engine) -> None:
+    """End while a daemon thread reads."""
     [stream] = begin(engine)
     threading.Thread(target=stream.reply, daemon=True).start()
 
@@ -90,6 +99,7 @@ def daemon_callers(engine: Engine) -> None:
     sound = np.random.default_rng(0).uniform(-0.1, 0.1, 40 * 16000).astype(np.float32)
 
     def call() -> None:
+        """Send one request after another."""
         while True:
             engine.generate((sound, 16000))
 
@@ -104,6 +114,7 @@ def patient_reader(engine: Engine) -> None:
     streams = begin(engine, 3, 100)
 
     def read() -> None:
+        """Read the replies."""
         time.sleep(0.2)
         if any(stream.reply().finish_reason != "length" for stream in streams):
             os._exit(3)
@@ -112,6 +123,7 @@ def patient_reader(engine: Engine) -> None:
 
 
 def interrupted(engine: Engine) -> None:
+    """End by SIGINT."""
     [stream] = begin(engine)
     threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
     stream.reply()
@@ -119,6 +131,7 @@ def interrupted(engine: Engine) -> None:
 
 
 def terminated(engine: Engine) -> None:
+    """End by a handler of SIGTERM."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
     [stream] = begin(engine)
     threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
@@ -127,13 +140,17 @@ def terminated(engine: Engine) -> None:
 
 
 def pushed_audio(engine: Engine) -> None:
+    """End while pushed sound is encoded."""
     session = engine.open_session()
     kept.extend([engine, session])
     session.push_audio(np.full(16000 * 20, 0.1, np.float32), 16000)
 
 
 def async_reader(engine: Engine) -> None:
+    """End inside a task."""
+
     async def read() -> None:
+        """Read the replies."""
         [stream] = begin(engine)
         task = asyncio.create_task(stream.areply())
         await asyncio.sleep(0.05)
@@ -144,7 +161,10 @@ def async_reader(engine: Engine) -> None:
 
 
 def async_for(engine: Engine) -> None:
+    """End by an exception inside `async for`."""
+
     async def read() -> None:
+        """Read the replies."""
         async for _ in begin(engine)[0]:
             raise RuntimeError("mine")
 
