@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -17,14 +16,8 @@ from innervoice.server.process import bind
 
 
 @pytest.fixture(scope="module")
-def engine(tiny_dir: Path) -> Iterator[Engine]:
-    with Engine.from_pretrained(tiny_dir, device="cpu", max_sessions=2) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def server(engine: Engine) -> Iterator[RunningServer]:
-    with running_server(engine) as made:
+def server(small_engine: Engine) -> Iterator[RunningServer]:
+    with running_server(small_engine) as made:
         yield made
 
 
@@ -95,7 +88,7 @@ def test_foreign_pages_and_names_are_refused(server: RunningServer) -> None:
             assert preflight.status_code == status
 
 
-def test_a_dead_engine_is_no_healthy_server(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_engine_is_no_healthy_server(small_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     class Connection:
         is_busy = True
         ended: tuple[int, ApiError] | None = None
@@ -107,10 +100,10 @@ def test_a_dead_engine_is_no_healthy_server(engine: Engine, monkeypatch: pytest.
     def dead() -> None:
         raise EngineDead("the device is lost")
 
-    with running_server(engine) as server, server.client() as client:
+    with running_server(small_engine) as server, server.client() as client:
         connection = Connection()
         server.context.live.add(connection)
-        monkeypatch.setattr(engine, "check_health", dead)
+        monkeypatch.setattr(small_engine, "check_health", dead)
         for path in ("/health", "/ready"):
             answer = client.get(path)
             assert answer.status_code == 503
@@ -120,7 +113,7 @@ def test_a_dead_engine_is_no_healthy_server(engine: Engine, monkeypatch: pytest.
         assert (connection.ended[0], connection.ended[1].code) == (1011, "server_error")
 
 
-def test_a_server_drains_before_it_ends(engine: Engine) -> None:
+def test_a_server_drains_before_it_ends(small_engine: Engine) -> None:
     class Connection:
         is_busy = True
         ended: int | None = None
@@ -129,7 +122,7 @@ def test_a_server_drains_before_it_ends(engine: Engine) -> None:
             self.ended = code
             server.context.live.discard(self)
 
-    with running_server(engine, drain_s=20.0) as server, server.client() as client:
+    with running_server(small_engine, drain_s=20.0) as server, server.client() as client:
         connection = Connection()
         server.context.live.add(connection)
         server.loop.call_soon_threadsafe(server.server.stop)

@@ -29,14 +29,8 @@ SHORT = {"model": "gpt-4o-audio-preview", "max_completion_tokens": 60, "temperat
 
 
 @pytest.fixture(scope="module")
-def engine(tiny_dir: Path) -> Iterator[Engine]:
-    with Engine.from_pretrained(tiny_dir, device="cpu", dtype="float32", max_sessions=2) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def server(engine: Engine) -> Iterator[RunningServer]:
-    with running_server(engine, schedule="stitch_s") as made:
+def server(small_engine: Engine) -> Iterator[RunningServer]:
+    with running_server(small_engine, schedule="stitch_s") as made:
         yield made
 
 
@@ -54,8 +48,8 @@ def wav(data: str) -> tuple[np.ndarray, int]:
     return soundfile.read(io.BytesIO(base64.b64decode(data)), dtype="int16")
 
 
-def test_an_answer_is_that_of_the_engine(engine: Engine, client: OpenAI) -> None:
-    expected = engine.generate(
+def test_an_answer_is_that_of_the_engine(small_engine: Engine, client: OpenAI) -> None:
+    expected = small_engine.generate(
         [Message("user", Text("How are you?"))],
         schedule="stitch_s",
         sampling=Sampling(temperature=0, seed=3, max_new_tokens=60),
@@ -129,7 +123,7 @@ def test_text_alone(client: OpenAI) -> None:
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == message.content
 
 
-def test_a_recording_is_heard(engine: Engine, client: OpenAI, assets_dir: Path) -> None:
+def test_a_recording_is_heard(small_engine: Engine, client: OpenAI, assets_dir: Path) -> None:
     path = assets_dir / "question.wav"
     part = {
         "type": "input_audio",
@@ -137,7 +131,7 @@ def test_a_recording_is_heard(engine: Engine, client: OpenAI, assets_dir: Path) 
     }
     answer = ask(client, [{"role": "user", "content": [part]}])
     sampling = Sampling(temperature=0, seed=3, max_new_tokens=60)
-    expected = engine.generate([Message("user", path)], schedule="stitch_s", sampling=sampling)
+    expected = small_engine.generate([Message("user", path)], schedule="stitch_s", sampling=sampling)
     assert answer.choices[0].message.audio.transcript == expected.transcript
     assert answer.usage.prompt_tokens_details.audio_tokens == answer.usage.prompt_tokens
     both = ask(client, [{"role": "user", "content": [part, {"type": "text", "text": "In short."}]}])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from openai import OpenAI
@@ -14,11 +13,8 @@ from innervoice import Engine
 
 
 @pytest.fixture(scope="module")
-def server(tiny_dir: Path) -> Iterator[RunningServer]:
-    with (
-        Engine.from_pretrained(tiny_dir, device="cpu", max_sessions=1) as engine,
-        running_server(engine) as made,
-    ):
+def server(small_engine: Engine) -> Iterator[RunningServer]:
+    with running_server(small_engine) as made:
         yield made
 
 

@@ -23,8 +23,8 @@ class ServerOptions:
     server's own and those on loopback, "*" for all. drain_s: seconds that running replies have to end and to be
     played after SIGTERM. schedule: of replies whose client asks for none. vad: the network behind turn
     detection. transcription_url: base of a service with an OpenAI-style `/audio/transcriptions`, whose model is
-    transcription_model. max_output_tokens: ceiling of a reply's tokens. max_session_text: characters of a
-    session's instructions and tools. secret: signs client secrets and resume tokens, so they end with the
+    transcription_model. max_output_tokens: ceiling of a reply's tokens. max_session_text: characters of an
+    item. secret: signs client secrets and resume tokens, so they end with the
     process by default.
 
     Raises ValueError, which names the field.
@@ -49,7 +49,6 @@ class ServerOptions:
     slow_reader_s: Positive = 30.0
     max_output_tokens: AtLeastOne = 2000
     max_items: AtLeastOne = 4000
-    max_tools: AtLeastOne = 128
     max_session_text: AtLeastOne = 256_000
     max_bad_events: AtLeastOne = 100
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
