@@ -15,6 +15,7 @@ ItemType = Literal["message", "function_call", "function_call_output"]
 PartType = Literal["input_text", "input_audio", "output_text", "output_audio"]
 Status = Literal["in_progress", "completed", "incomplete"]
 ROOT = "root"
+MAX_DELETED = 4096  # ids of deleted items that are remembered
 
 
 @dataclass
@@ -84,7 +85,7 @@ class ItemList:
     def __init__(self, max_items: int = 4096) -> None:
         self._order: list[str] = []
         self._items: dict[str, ConversationItem] = {}
-        self._deleted: set[str] = set()
+        self._deleted: dict[str, None] = {}
         self._max_items = max_items
 
     def __len__(self) -> int:
@@ -148,7 +149,7 @@ class ItemList:
         place = self._place(previous)
         self._order.insert(place, item.id)
         self._items[item.id] = item
-        self._deleted.discard(item.id)
+        self._deleted.pop(item.id, None)
         return self._order[place - 1] if place else None
 
     def _place(self, previous: str | None) -> int:
@@ -161,7 +162,9 @@ class ItemList:
         item = self.get(id, "item_delete_invalid_item_id")
         self._order.remove(id)
         del self._items[id]
-        self._deleted.add(id)
+        self._deleted[id] = None
+        if len(self._deleted) > MAX_DELETED:
+            del self._deleted[next(iter(self._deleted))]
         return item
 
     def after(self, id: str) -> list[ConversationItem]:

@@ -68,7 +68,7 @@ def session(ga: Mapping[str, Any]) -> dict[str, Any]:
         "turn_detection": heard["turn_detection"],
         "tools": ga["tools"],
         "tool_choice": choice if isinstance(choice, str) else choice["name"],
-        "temperature": ga.get("temperature") or DEFAULT_TEMPERATURE,
+        "temperature": ga.get("temperature", DEFAULT_TEMPERATURE),
         "max_response_output_tokens": ga["max_output_tokens"],
         "expires_at": ga["expires_at"],
     }

@@ -149,7 +149,8 @@ class SessionConfig:
 
     def echo(self, session_id: str, expires_at: int) -> dict[str, Any]:
         """Return the session as GA shows it, with the values that are in effect."""
-        return {
+        beside = {} if self.temperature is None else {"temperature": self.temperature}
+        return beside | {
             "type": "realtime",
             "object": "realtime.session",
             "id": session_id,

@@ -1,0 +1,181 @@
+"""Hosted: a conversation with its place in the server; how one is begun, taken over, kept and given back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from innervoice.server.admission import Slot
+from innervoice.server.context import Opening, ServerContext
+from innervoice.server.errors import ApiError
+from innervoice.server.realtime.conversation import Conversation
+from innervoice.server.realtime.copies import Copy, offer_copies
+from innervoice.server.realtime.protocol.beta import to_beta
+from innervoice.server.realtime.protocol.ids import new_id
+from innervoice.server.realtime.protocol.server_events import ServerEvent, session_created
+from innervoice.server.realtime.protocol.session_config import EVENTS, SessionConfig
+from innervoice.server.realtime.writer import Send, Sent, Writer, WriterLimits
+
+TAKEN_OVER = 4001
+
+
+class Holder(Protocol):
+    """A connection that has a conversation."""
+
+    async def end(self, code: int, error: ApiError) -> None:
+        """Close the connection."""
+        ...
+
+
+@dataclass
+class Hosted:
+    """A conversation and the connection that has it, None: it waits for one to take it over.
+
+    expires_s: the end of its time on the monotonic clock. after, greeting: of a client that has come back.
+    """
+
+    server: ServerContext
+    conversation: Conversation
+    slot: Slot
+    holder: Holder | None
+    token: str
+    expires_s: float
+    after: int | None = None
+    greeting: ServerEvent | None = None
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether the client asked for extensions, of which resuming is one."""
+        return bool(self.conversation.scope.config.events)
+
+    async def write(self, send: Send) -> None:
+        """Send events until the conversation is closed. Raises what `Writer.run` raises."""
+        after, greeting = self.after, self.greeting
+        self.after = self.greeting = None
+        await self.conversation.scope.writer.run(send, after, greeting)
+
+    def enable_resume(self) -> None:
+        """Number events, and let another connection take the conversation over."""
+        self.conversation.scope.writer.is_numbering = True
+        self.server.resumable.add(self, self.drop, None, self.token)
+        self.slot.keep()
+
+    async def leave(self, holder: Holder, is_kept: bool) -> None:
+        """Part the connection from its conversation, which ends unless it is kept for a while."""
+        if self.holder is not holder:
+            return
+        self.holder = None
+        if is_kept:
+            grace_s = self.server.options.resume_grace_s
+            self.server.resumable.add(self, self.drop, grace_s, self.token)
+        else:
+            self.server.resumable.forget(self.token)
+            await self.drop()
+
+    async def drop(self) -> None:
+        """End the conversation."""
+        await self.conversation.close()
+        if self.slot.is_kept:
+            self.slot.release()
+
+
+async def open_hosted(server: ServerContext, opening: Opening, holder: Holder) -> Hosted:
+    """Begin a conversation, or take over the one that the client's token stands for.
+
+    Raises ApiError, OutOfCapacity, EngineDead.
+    """
+    token = opening.query.get("resume")
+    if not token:
+        writer = new_writer(server, opening)
+        config = first_config(server, opening)
+        session = await server.engine.aopen_session()
+        return _host(server, opening, holder, Conversation(server, session, config, writer))
+    found = server.resumable.find(token)
+    if isinstance(found, Copy):
+        return await _host_copy(server, opening, holder, token, found)
+    assert isinstance(found, Hosted), "a token stands for a conversation or a copy of one"
+    return await _take_over(found, opening, holder)
+
+
+def first_config(server: ServerContext, opening: Opening) -> SessionConfig:
+    """The settings that a connection begins with. Raises ApiError for presets that are refused."""
+    model = (opening.model or server.model_name)[:256]
+    config = SessionConfig(model=model, can_transcribe=server.transcriber is not None)
+    if server.engine.parts.requests.vocabulary.speech is None:
+        config = replace(config, output_modality="text")
+    config = config.merged(opening.presets)
+    if opening.query.get("innervoice") in ("1", "true"):
+        config = replace(config, events=frozenset(EVENTS))
+    return config
+
+
+def new_writer(server: ServerContext, opening: Opening) -> Writer:
+    """Make the queue of events to a client in its dialect."""
+    limits = WriterLimits(stall_s=server.options.slow_reader_s)
+    return Writer(to_beta if opening.dialect == "beta" else None, limits)
+
+
+def _host(server: ServerContext, opening: Opening, holder: Holder, conversation: Conversation) -> Hosted:
+    scope = conversation.scope
+    made = Hosted(
+        server,
+        conversation,
+        opening.slot,
+        holder,
+        new_id("resume"),
+        scope.clock() + server.options.max_session_s,
+    )
+    scope.writer.on_sent = lambda sent: _count(server, conversation, sent)
+    offer_copies(conversation)
+    conversation.on_extended = made.enable_resume
+    conversation.resume_token = made.token
+    if made.is_resumable:
+        made.enable_resume()
+    conversation.greet()
+    return made
+
+
+async def _host_copy(
+    server: ServerContext, opening: Opening, holder: Holder, token: str, found: Copy
+) -> Hosted:
+    if found.session is not None:
+        server.resumable.forget(token)
+        opening.slot.release()
+        opening = replace(opening, slot=found.slot or opening.slot)
+    conversation = await found.begin(server, new_writer(server, opening))
+    return _host(server, opening, holder, conversation)
+
+
+async def _take_over(found: Hosted, opening: Opening, holder: Holder) -> Hosted:
+    if found.holder is not None:
+        error = ApiError("session_taken_over", "Another connection has taken the session over.")
+        await found.holder.end(TAKEN_OVER, error)
+    found.holder = holder
+    found.server.resumable.add(found, found.drop, None, found.token)
+    number = _read_number(opening.query.get("last_event"))
+    missed = 0 if number is None else found.conversation.scope.writer.missed_after(number)
+    echo: dict[str, Any] = found.conversation.echo()
+    echo["innervoice"] |= {"resumed": True, "missed_events": missed}
+    found.after, found.greeting = number, session_created(echo)
+    return found
+
+
+def _read_number(given: str | None) -> int | None:
+    if given is None:
+        return None
+    if not given.isdecimal() or len(given) > 15:
+        raise ApiError(
+            "invalid_value", "last_event is the event_seq of the last event received.", "last_event"
+        )
+    return int(given)
+
+
+def _count(server: ServerContext, conversation: Conversation, sent: Sent) -> None:
+    metrics = server.metrics
+    metrics.event("out", sent.type)
+    metrics.sent_bytes(sent.size)
+    metrics.send_stall(sent.stall_s)
+    if sent.reply is not None:
+        metrics.queue(sent.queued_s)
+        metrics.sent_audio(sent.audio_s)
+    conversation.on_sent(sent)

@@ -1,0 +1,139 @@
+"""The engine's own events beside the protocol's: silent unless asked for; and sessions that are taken over."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from realtime_client import RealtimeClient, connected, greeted, run
+
+from innervoice.server.context import ServerContext
+
+
+def extensions(client: RealtimeClient) -> list[dict[str, Any]]:
+    return [event for event in client.events if event["type"].startswith("innervoice.")]
+
+
+def test_a_client_that_asks_for_nothing_sees_nothing_of_it(context: ServerContext) -> None:
+    async def work() -> None:
+        async with connected(context) as client:
+            session = await greeted(client, innervoice={"schedule": "think_first"})
+            client.say("hello")
+            await client.answer()
+            assert extensions(client) == []
+            assert all("event_seq" not in event for event in client.events)
+            assert session["innervoice"]["schedule"] == "think_first"
+            assert "resume_token" not in session["innervoice"]
+
+    run(work())
+
+
+def test_reflection_segments_figures_and_what_was_heard(context: ServerContext) -> None:
+    async def work() -> None:
+        async with connected(context, innervoice="1") as client:
+            await greeted(client, innervoice={"schedule": "stitch_s"})
+            client.send("innervoice.inject", text="stay calm")
+            client.say("hello")
+            done = await client.answer(max_output_tokens=120)
+            kinds = [event["type"] for event in extensions(client)]
+            assert kinds[-1] == "innervoice.response.stats"
+            reflections = [one for one in extensions(client) if one["type"] == "innervoice.reflection.done"]
+            assert reflections[0]["injected"] is True
+            assert reflections[0]["text"].strip() == "stay calm"
+            hidden = "".join(
+                one["delta"] for one in extensions(client) if one["type"] == "innervoice.reflection.delta"
+            )
+            assert hidden == "".join(one["text"] for one in reflections)
+            segments = [one for one in extensions(client) if one["type"] == "innervoice.segment"]
+            assert [one["segment"] for one in segments] == list(range(len(segments)))
+            assert sum(one["num_tokens"] for one in segments) == done["usage"]["output_tokens"]
+            spoken = [one for one in segments if one["kind"] == "speech"]
+            borders = [(one["audio_start_ms"], one["audio_end_ms"]) for one in spoken]
+            assert borders[0][0] == 0
+            assert all(a[1] == b[0] for a, b in pairwise(borders))
+            numbers = [event["event_seq"] for event in client.events]
+            assert numbers == list(range(1, len(numbers) + 1))
+
+            client.send("innervoice.playback.ack", response_id=done["id"], played_ms=40)
+            client.send("innervoice.playback.ack", response_id="nothing", played_ms=40)
+            client.send("innervoice.playback.ack", response_id=done["id"], played_ms=10**9)
+            item_id = done["output"][0]["id"]
+            client.send("conversation.item.truncate", item_id=item_id, content_index=0, audio_end_ms=100)
+            heard = await client.until("innervoice.heard")
+            assert heard["item_id"] == item_id
+            assert heard["speech_tokens"] in (1, 2)
+            assert client.of_type("error") == []
+
+    run(work())
+
+
+def test_a_session_that_lost_its_connection_is_taken_over(context: ServerContext) -> None:
+    async def work() -> None:
+        async with connected(context, innervoice="1") as client:
+            session = (await client.until("session.created"))["session"]
+            await greeted_again(client)
+            client.say("hello", id="mine")
+            client.send("response.create", response={"max_output_tokens": 120})
+            await client.until("response.created")
+            client.drop()
+            await client.settle(0.2)
+            last = client.events[-1]["event_seq"]
+            token = session["innervoice"]["resume_token"]
+        async with connected(context, resume=token, last_event=str(last)) as again:
+            greeting = (await again.until("session.created"))["session"]
+            assert greeting["id"] == session["id"]
+            assert greeting["innervoice"]["resumed"] is True
+            assert greeting["innervoice"]["missed_events"] == 0
+            await again.until("response.done")
+            numbers = [event["event_seq"] for event in again.events[1:]]
+            assert numbers == list(range(last + 1, last + 1 + len(numbers)))
+            again.send("conversation.item.retrieve", item_id="mine")
+            await again.until("conversation.item.retrieved")
+            async with connected(context, resume=token) as third:
+                await third.until("session.created")
+                closed = await again.until("closed")
+                assert closed["code"] == 4001
+                third.say("and then?")
+                assert (await third.answer())["output"]
+
+    run(work())
+
+
+async def greeted_again(client: RealtimeClient) -> None:
+    client.send("session.update", session={"turn_detection": None, "temperature": 0.0})
+    await client.until("session.updated")
+
+
+def test_twins_and_exports_go_on_from_the_same_history(context: ServerContext) -> None:
+    async def work() -> None:
+        async with connected(context, innervoice="1") as client:
+            await greeted(client)
+            client.say("hello", id="mine")
+            await client.answer()
+            client.send("innervoice.session.fork")
+            twin = (await client.until("innervoice.session.forked"))["resume_token"]
+            client.send("innervoice.session.export")
+            export = (await client.until("innervoice.session.exported"))["resume_token"]
+            client.say("why?")
+            expected = (await client.answer())["output"][0]["content"]
+            for token in (twin, export, export):
+                async with connected(context, resume=token) as other:
+                    await other.until("session.created")
+                    other.send("conversation.item.retrieve", item_id="mine")
+                    await other.until("conversation.item.retrieved")
+                    other.say("why?")
+                    assert (await other.answer())["output"][0]["content"] == expected
+        await context.resumable.close()
+
+    run(work())
+
+
+@pytest.mark.parametrize("query", [{"resume": "resume_x"}, {"resume": "resume_x", "last_event": "-1"}])
+def test_an_unknown_token_is_refused(context: ServerContext, query: dict[str, str]) -> None:
+    async def work() -> None:
+        async with connected(context, **query) as client:
+            assert (await client.until("error"))["error"]["code"] == "invalid_resume_token"
+            assert (await client.until("closed"))["code"] == 1008
+
+    run(work())
