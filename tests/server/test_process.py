@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -19,6 +20,8 @@ from typing import Any
 import httpx2
 import pytest
 from paths import ROOT
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from innervoice.server.options import ServerOptions
 from innervoice.tools.cli.main import main
@@ -206,3 +209,39 @@ def test_a_server_that_everybody_may_use_says_so(
 ) -> None:
     warn(ServerOptions(host=host, api_keys=keys))
     assert ("WARNING" in capsys.readouterr().err) is warns
+
+
+@pytest.mark.slow
+def test_a_conversation_is_closed_once_its_reply_was_played() -> None:
+    with child("--drain-s", "60", "--schedule", "interleaved") as (process, base):
+        address = base.replace("http", "ws") + "/v1/realtime"
+        with connect(address, max_size=None) as connection:
+            item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hello"}]}
+            connection.send(json.dumps({"type": "conversation.item.create", "item": item}))
+            connection.send(json.dumps({"type": "response.create", "response": {"max_output_tokens": 60}}))
+            kinds, sound_s, began_s = [], 0.0, 0.0
+            for message in connection:
+                event = json.loads(message)
+                kinds.append(event["type"])
+                if event["type"] != "response.output_audio.delta":
+                    continue
+                if not sound_s:
+                    began_s = time.monotonic()
+                    process.send_signal(signal.SIGTERM)
+                    with pytest.raises(InvalidStatus) as refused:
+                        wait_for_refusal(address)
+                    assert refused.value.response.status_code == 503
+                sound_s += len(base64.b64decode(event["delta"])) / 48000
+        assert connection.close_code == 1001
+        assert event["error"]["code"] == "server_draining"
+        assert kinds.count("response.done") == 1
+        assert sound_s > 1
+        assert time.monotonic() - began_s > sound_s - 0.5, "what was sent is also played"
+        assert process.wait(5) == 0
+
+
+def wait_for_refusal(address: str) -> None:
+    """Connect until the server refuses. Raises InvalidStatus."""
+    for _ in range(100):
+        with connect(address):
+            time.sleep(0.02)

@@ -17,6 +17,7 @@ options.py        ServerOptions: address, keys, origins and limits
 origins.py        Origins: web pages that may use the server, and its names
 process.py        the process: socket, signals, the end at SIGTERM
 realtime/         the Realtime protocol: a conversation over a WebSocket
+realtime_route.py RealtimeRoute: who is let in to the Realtime protocol
 signer.py         Signer: signed tokens that carry their content
 transcriber.py    Transcriber: the words of a user's turn, from a service
 turn_detector.py  TurnDetector: begin and end of a user's turns

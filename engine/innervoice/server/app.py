@@ -15,7 +15,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 
 from innervoice.server.access import Access
 from innervoice.server.admission import RETRY_S
@@ -25,6 +25,7 @@ from innervoice.server.context import ServerContext
 from innervoice.server.errors import ApiError
 from innervoice.server.http_answers import refusal, refuse, refuse_plainly
 from innervoice.server.origins import LOOPBACK_ORIGINS, CheckOrigins, Origins
+from innervoice.server.realtime_route import RealtimeRoute
 
 HEALTH_PERIOD_S = 0.5
 log = logging.getLogger("innervoice")
@@ -60,6 +61,8 @@ def make_app(context: ServerContext) -> Starlette:
 
     return Starlette(
         routes=[
+            WebSocketRoute("/v1/realtime", RealtimeRoute(context, access).serve),
+            Route("/v1/realtime", plain.no_upgrade),
             Route("/v1/realtime/calls", plain.calls, methods=["POST"]),
             Route("/v1/realtime/client_secrets", secrets.create, methods=["POST"]),
             Route("/v1/realtime/sessions", secrets.create_beta, methods=["POST"]),
@@ -126,6 +129,16 @@ class PlainRoutes:
                 )
             )
         return JSONResponse(self._model())
+
+    async def no_upgrade(self, _: Request) -> Response:
+        """Refuse a request for the Realtime protocol that is no WebSocket."""
+        answer = refusal(
+            ApiError(
+                "upgrade_required", "the Realtime protocol needs a WebSocket: send an upgrade", status=426
+            )
+        )
+        answer.headers["Upgrade"] = "websocket"
+        return answer
 
     async def calls(self, _: Request) -> Response:
         """Refuse WebRTC, which the server does not have."""
