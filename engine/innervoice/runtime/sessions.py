@@ -269,7 +269,7 @@ class Sessions:
 
     def _report(self, kept: CutReply, num_tokens: int, heard_s: float) -> Heard:
         transcript = TextStream(self._tokenizer).feed(kept.text_ids)
-        return Heard(kept.num_speech, transcript, kept.unheard, num_tokens, 1e3 * heard_s)
+        return Heard(kept.num_speech, transcript, kept.unheard, num_tokens, round(1e3 * heard_s, 3))
 
     def _paused(self, session: SessionState) -> PausedReply | None:
         reply = self._table.find(session.busy)
