@@ -303,12 +303,12 @@ def test_every_end_and_added_words_equal_the_host(ignore_eos: bool) -> None:
         [["reflection", 2], ["transcript", 2]],
         [["speech", None]],
     ]
-    for seed, temperature in enumerate((0.0, 1.5, 1.5)):
+    for seed, temperature in enumerate((0.0, 1.5)):
         sampling = Sampling(
             temperature=temperature, top_k=0, top_p=1.0, seed=seed, max_new_tokens=40, ignore_eos=ignore_eos
         )
         programs = [compile_schedule(Schedule.from_dict({"cycle": cycle}), GROWN) for cycle in cycles]
-        hold_replies([(program, sampling, []) for program in programs], seed, steps=24)
+        hold_replies([(program, sampling, []) for program in programs], seed, steps=10)
 
 
 def test_a_device_refuses_more_ends_and_words_than_it_holds() -> None:

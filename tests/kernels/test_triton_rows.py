@@ -170,8 +170,26 @@ def test_zeros_of_both_signs_are_equal() -> None:
 
 
 def test_masks_that_a_kernel_cannot_hold_are_refused() -> None:
-    with use("triton"), pytest.raises(ValueError, match="at most 2 ranges and 3 single ids"):
-        sample(torch.zeros(1, 9), [Draw(((0, 1), (2, 3), (4, 5)))])
+    for draw in (Draw(((0, 1), (2, 3), (4, 5), (6, 7))), Draw((), tuple(range(8)))):
+        with use("triton"), pytest.raises(ValueError, match="at most 3 ranges and 7 single ids"):
+            sample(torch.zeros(1, 9), [draw])
+
+
+def test_every_part_of_a_mask_is_drawn_from() -> None:
+    """Three ranges and seven single ids: the kernel and the definition have the same of them."""
+    generator = torch.Generator().manual_seed(6)
+    logits = torch.randn(1, 300, generator=generator)
+    ranges, single = ((3, 9), (130, 140), (250, 252)), (0, 20, 60, 129, 200, 260, 299)
+    logits[0, [1, 141, 253]] = 100.0  # beside them all
+    for best in (5, 135, 251, *single):
+        draws = [Draw(ranges, single, 0.0)]
+        likely = logits.clone()
+        likely[0, best] = 50.0
+        with use("triton"):
+            ids, logprobs = sample(likely, draws)
+        expected, expected_logprobs = sample_ref(likely, draws)
+        assert ids.tolist() == expected.tolist() == [best]
+        torch.testing.assert_close(logprobs, expected_logprobs, rtol=1e-4, atol=1e-4)
 
 
 def test_the_head_reads_only_what_may_be_drawn() -> None:
