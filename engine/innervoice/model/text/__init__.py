@@ -1,14 +1,15 @@
 """Text in and out of ids: the tokenizer files of a checkpoint, its vocabulary, and its prompt template.
 
-chat.py            dialogues in that template, as ids
-chat_template.py   a checkpoint's own Jinja template, in a sandbox
-dialogue.py        DialogueItem: a message as a template takes it
-templates.py       GLM-4-Voice's prompt, turn by turn
-thinking.py        whether a prompt asks the model to think first
-tiktoken_file.py   tokenizer.model in tiktoken's format
-tokenizer.py       what a tokenizer offers; decoding piece by piece
-tokenizer_json.py  tokenizer.json
-vocabulary.py      which ids mean what
+chat.py                  dialogues in that template, as ids
+chat_template.py         a checkpoint's own Jinja template
+dialogue.py              DialogueItem: a message as a template takes it
+template_environment.py  the sandbox that it is rendered in, and its functions
+templates.py             GLM-4-Voice's prompt, turn by turn
+thinking.py              whether a prompt asks the model to think first
+tiktoken_file.py         tokenizer.model in tiktoken's format
+tokenizer.py             what a tokenizer offers; decoding piece by piece
+tokenizer_json.py        tokenizer.json
+vocabulary.py            which ids mean what
 """
 
 from innervoice.model.text.chat import chat_runs, chat_turn_ids, check_variables, dialogue_ids, end_of_turn

@@ -10,12 +10,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NoReturn
 
-import jinja2
-from jinja2 import meta, nodes
-from jinja2.ext import Extension
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 from innervoice.checkpoint.files import read_json
 from innervoice.files import read_text
 
@@ -59,10 +53,12 @@ class ChatTemplate:
     ) -> None:
         self.source = source
         self._text, self._tokens, self._now = template, dict(tokens), now
-        environment = _environment()
+        from innervoice.model.text.template_environment import make_environment, variables_of
+
+        environment = make_environment()
         try:
             self._template = environment.from_string(template)
-            read = meta.find_undeclared_variables(environment.parse(template))
+            read = variables_of(environment, template)
         except Exception as error:  # nested deeply, it fails in the parser or in Python's compiler
             raise ValueError(
                 f"{source}: the chat template is not valid ({_first_line(error)}): download it again"
@@ -286,32 +282,6 @@ def _cut(
 def _follows(before: str, opening: str) -> bool:
     """Whether a reply stands where its prompt ends, behind white space that the model writes itself at most."""
     return before.startswith(opening) and not before[len(opening) :].strip()
-
-
-class _GenerationBlock(Extension):
-    """{% generation %} marks replies for training; here it is its content."""
-
-    tags = {"generation"}  # noqa: RUF012
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    """What templates on the hub are written for: transformers' settings, filters and functions."""
-    extensions: list[str | type[Extension]] = ["jinja2.ext.loopcontrols", _GenerationBlock]
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
-
-    def raise_exception(message: str) -> NoReturn:
-        raise jinja2.TemplateError(message)
-
-    def to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, **options)
-
-    environment.filters["tojson"] = to_json
-    environment.globals |= {"raise_exception": raise_exception, "strftime_now": datetime.now().strftime}
-    return environment
 
 
 def _read_if_there(path: Path) -> dict[str, Any]:

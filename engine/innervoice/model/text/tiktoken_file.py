@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
-import tiktoken
-
 from innervoice.checkpoint.files import read_json, require
 from innervoice.files import read_bytes
 from innervoice.model.text.tokenizer import is_word, library_errors, runs
@@ -41,6 +39,8 @@ class TiktokenTokenizer:
         self._bytes = {rank: token for token, rank in ranks.items()}
         self._words = dict(words or {})
         self._bytes |= {i: word.encode() for word, i in self._words.items()}
+        import tiktoken
+
         self._encoding = tiktoken.Encoding(
             "checkpoint", pat_str=_SPLIT, mergeable_ranks=dict(ranks), special_tokens=self._words
         )

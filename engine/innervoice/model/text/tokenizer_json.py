@@ -10,13 +10,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
-
-from tokenizers import Tokenizer
+from typing import TYPE_CHECKING, Any
 
 from innervoice.checkpoint.files import read_json, require
 from innervoice.model.text.chat_template import ChatTemplate, Piece
 from innervoice.model.text.tokenizer import is_word, library_errors, runs
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 _WORD_START = "\u2581"
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
@@ -197,6 +198,8 @@ def _without_prefix(part: Any) -> Any:
 
 
 def _build(data: Mapping[str, Any], source: Path) -> Tokenizer:
+    from tokenizers import Tokenizer
+
     with library_errors(f"{source} cannot be read as a tokenizer", "download it again"):
         return Tokenizer.from_str(json.dumps(data))
 
