@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import json
 import subprocess
@@ -112,7 +113,9 @@ def test_the_event_loop_does_not_stall_under_sixteen_callers(server: RunningServ
 
 
 def resident_mb() -> float:
-    """Megabytes of memory that this process holds."""
+    """Megabytes of memory that this process holds, without what its allocator only keeps for later."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
     text = Path("/proc/self/status").read_text(encoding="ascii")
     return int(text.split("VmRSS:")[1].split()[0]) / 1024
 
@@ -135,27 +138,27 @@ def assert_nothing_is_left(server: RunningServer, num_tasks_before: int, num_thr
 
 
 def soak(server: RunningServer, num_callers: int, num_calls: int) -> None:
-    call(server, 8, 2, "rough", seed=0)  # what is made once is made
+    """Let rough callers call twice; caches (of torch's kernels by shape) may fill the first time."""
     call(server, 2, 1)
     before = call(server, 2, 3)["first_sound_s"]
     tasks, threads = num_tasks(server), threading.active_count()
-    gc.collect()
-    held_mb = resident_mb()
-    tally = call(server, num_callers, num_calls, "rough", seed=2)
-    assert sum(tally["ends"].values()) == num_callers * num_calls
-    assert not {"TimeoutError", "failed"} & set(tally["ends"]), tally["ends"]
-    assert_nothing_is_left(server, tasks, threads + MAX_SESSIONS)
-    gc.collect()
-    assert resident_mb() < held_mb + 60, f"{held_mb:.0f} MB became {resident_mb():.0f}"
+    held_mb = []
+    for seed in (1, 2):
+        tally = call(server, num_callers, num_calls, "rough", seed=seed)
+        assert sum(tally["ends"].values()) == num_callers * num_calls
+        assert not {"TimeoutError", "failed"} & set(tally["ends"]), tally["ends"]
+        assert_nothing_is_left(server, tasks, threads + MAX_SESSIONS)
+        held_mb.append(resident_mb())
+    assert held_mb[1] < held_mb[0] + 30, held_mb
     after = call(server, 2, 3)["first_sound_s"]
     assert np.median(after) < 2 * np.median(before) + 0.2
 
 
 @pytest.mark.slow
 def test_nothing_is_left_of_rough_callers(server: RunningServer) -> None:
-    soak(server, 12, 5)
+    soak(server, 12, 3)
 
 
 @pytest.mark.long
 def test_nothing_is_left_of_two_thousand_sessions(server: RunningServer) -> None:
-    soak(server, 20, 100)
+    soak(server, 20, 50)

@@ -128,3 +128,18 @@ def test_history_is_bounded_and_says_how_much_is_lost() -> None:
         assert writer.missed_after(0) == 20 - kept
 
     asyncio.run(run())
+
+
+def test_a_cancellation_in_the_midst_of_a_message_ends_the_writer() -> None:
+    async def run() -> None:
+        writer = Writer()
+
+        async def send(_: str) -> None:
+            task.cancel()
+
+        task = asyncio.create_task(writer.run(send))
+        writer.put({"type": "x"})
+        await asyncio.wait({task}, timeout=5)
+        assert task.cancelled()
+
+    asyncio.run(run())

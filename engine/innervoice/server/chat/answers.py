@@ -104,7 +104,8 @@ class ChatAnswer:
     async def _send(self, send: Send, message: Any) -> None:
         """Send a part of the answer. Raises ClientGone when the client does not take it for too long."""
         try:
-            await asyncio.wait_for(send(message), self._context.options.slow_reader_s)
+            async with asyncio.timeout(self._context.options.slow_reader_s):
+                await send(message)
         except (TimeoutError, OSError) as error:
             raise ClientGone from error
 

@@ -216,7 +216,10 @@ class Writer:
 
     async def _send(self, send: Send, text: str) -> None:
         try:
-            await asyncio.wait_for(send(text), self._limits.stall_s)
+            async with asyncio.timeout(
+                self._limits.stall_s
+            ):  # wait_for would lose a cancellation that comes now
+                await send(text)
         except TimeoutError:
             raise SlowReader(f"the client took nothing for {self._limits.stall_s:g} s") from None
 
