@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+import traceback
+from typing import Any
+
 import numpy as np
+import pytest
 from realtime_client import connected, greeted, run
 
-from innervoice import Engine, Sampling, Text
+from innervoice import Engine, Reply, Sampling, Text
+from innervoice.runtime.worker import Worker
 from innervoice.server.context import ServerContext
 
 REPLY = [
@@ -246,5 +253,64 @@ def test_responses_beside_the_conversation_leave_no_trace_in_it(context: ServerC
             assert (await client.answer())["output"]
             client.send("conversation.item.retrieve", item_id=inside["output"][0]["id"])
             assert (await client.until("conversation.item.retrieved"))["item"]["status"] != "in_progress"
+
+    run(work())
+
+
+def test_the_event_loop_never_waits_for_the_engine(
+    context: ServerContext, question: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[str] = []
+    call = Worker.call
+
+    def watched(worker: Worker, ask: Any) -> Any:
+        if threading.current_thread() is loop_thread:
+            waited.append("".join(traceback.format_stack(limit=8)))
+        return call(worker, ask)
+
+    loop_thread = threading.current_thread()
+    monkeypatch.setattr(Worker, "call", watched)
+
+    async def work() -> None:
+        async with connected(context, innervoice="1") as client:
+            await greeted(client)
+            client.say("word " * 2000, id="long")
+            client.append(question)
+            client.send("input_audio_buffer.commit")
+            done = await client.answer()
+            client.send("innervoice.playback.ack", response_id=done["id"], played_ms=1)
+            item_id = done["output"][0]["id"]
+            client.send("conversation.item.truncate", item_id=item_id, content_index=0, audio_end_ms=80)
+            client.send("conversation.item.delete", item_id="long")
+            client.send("innervoice.session.fork")
+            client.send("innervoice.session.export")
+            client.say("hello")
+            await client.answer(conversation="none")
+            await client.answer(input=[{"type": "item_reference", "id": item_id}])
+            await client.answer()
+        await context.resumable.close()
+
+    run(work())
+    assert waited == []
+
+
+def test_conversations_do_not_touch_each_other(engine: Engine, context: ServerContext) -> None:
+    words = ["hello", "how are you?", "why is that so?"]
+    sampling = Sampling(temperature=0.0, max_new_tokens=60)
+    alone = [
+        engine.generate(Text(one), sampling=sampling, output_rate=24000, output_format="int16")
+        for one in words
+    ]
+
+    async def talk(said: str, expected: Reply) -> None:
+        async with connected(context) as client:
+            await greeted(client)
+            client.say(said)
+            done = await client.answer()
+            assert done["output"][0]["content"][0]["transcript"] == expected.transcript
+            np.testing.assert_array_equal(client.audio(), expected.audio.samples)
+
+    async def work() -> None:
+        await asyncio.gather(*(talk(*pair) for pair in zip(words, alone, strict=True)))
 
     run(work())

@@ -182,10 +182,7 @@ class Replies:
             options = dict(request.options)
             instructions = options.pop("instructions", None)
             options["system"] = instructions or options["system"]
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(
-                scope.server.calls, lambda: scope.engine.stream(messages, **options)
-            )
+            return scope.engine.astream(messages, **options)
         twin = await scope.session.afork()
         try:
             stream = await twin.areply([], **request.options, **truncation_options(scope.config))
