@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import re
+import shutil
 import signal
 import ssl
 import subprocess
@@ -128,6 +129,9 @@ def test_the_drain_ends_in_time_and_a_second_signal_ends_it_at_once() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    shutil.which("openssl") is None, reason="openssl, which makes the certificate, is not installed"
+)
 def test_tls_and_a_key_of_the_environment(tmp_path: Path) -> None:
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     made = [
