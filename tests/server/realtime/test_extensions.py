@@ -92,10 +92,12 @@ def test_a_session_that_lost_its_connection_is_taken_over(context: ServerContext
             await again.until("conversation.item.retrieved")
             async with connected(context, resume=token) as third:
                 await third.until("session.created")
-                closed = await again.until("closed")
-                assert closed["code"] == 4001
+                assert (await again.until("error"))["error"]["code"] == "session_taken_over"
+                assert (await again.until("closed"))["code"] == 4001
                 third.say("and then?")
                 assert (await third.answer())["output"]
+                assert third.of_type("error") == []
+                assert context.admission.num_held == 1
 
     run(work())
 

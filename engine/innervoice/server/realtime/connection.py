@@ -105,15 +105,20 @@ class Connection:
 
     async def _refuse(self, end: Closing) -> None:
         """Close a socket that has no conversation."""
-        assert end.error is not None and end.code is not None, "a refusal has a code and a reason"
-        writer = new_writer(self._server, self._opening)
-        writer.put(server_events.error(end.error, None))
-        writer.close()
-        self._server.metrics.error(end.error.code)
-        with contextlib.suppress(Exception):
-            await writer.run(self._socket.send_text)
-        await self.close_socket(end.code)
+        await self._close_with(end)
         self._end.set_result(end)
+
+    async def _close_with(self, end: Closing) -> None:
+        """Send the error past the conversation's queue, and close the socket."""
+        if end.error is not None:
+            writer = new_writer(self._server, self._opening)
+            writer.put(server_events.error(end.error, None))
+            writer.close()
+            self._server.metrics.error(end.error.code)
+            with contextlib.suppress(Exception):
+                await writer.run(self._socket.send_text)
+        if end.code is not None:
+            await self.close_socket(end.code)
 
     async def _run(self, hosted: Hosted) -> Closing:
         scope = hosted.conversation.scope
@@ -134,22 +139,20 @@ class Connection:
         """Send the last error, close the socket, and give back or keep the conversation."""
         conversation = hosted.conversation
         is_kept = not end.is_clean and hosted.is_resumable
-        if end.error is not None:
-            conversation.scope.send_error(end.error, None)
         if not is_kept:
             conversation.close_quietly()
-        if end.code is None:
-            writer.cancel()
-        elif is_kept:
-            writer.cancel()
-            await self.close_socket(end.code)
-        else:
+            if end.error is not None:
+                conversation.scope.send_error(end.error, None)
             conversation.scope.writer.close()
-            await asyncio.wait({writer}, timeout=0.0 if end.reason == "slow" else CLOSE_S)
-            writer.cancel()
-            await self.close_socket(end.code)
+            if end.code is not None:
+                await asyncio.wait({writer}, timeout=0.0 if end.reason == "slow" else CLOSE_S)
+        writer.cancel()
         with contextlib.suppress(asyncio.CancelledError, Exception):
             await writer
+        if is_kept:
+            await self._close_with(end)
+        elif end.code is not None:
+            await self.close_socket(end.code)
         self._over.set()
         await hosted.leave(self, is_kept)
 

@@ -65,6 +65,7 @@ def offer_copies(conversation: Conversation) -> None:
     async def fork() -> None:
         made = _state_of(conversation)
         made.slot = server.admission.hold()
+        made.slot.keep()
         try:
             made.session = await scope.session.afork()
         except BaseException:

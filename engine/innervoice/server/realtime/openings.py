@@ -151,6 +151,7 @@ async def _take_over(found: Hosted, opening: Opening, holder: Holder) -> Hosted:
         error = ApiError("session_taken_over", "Another connection has taken the session over.")
         await found.holder.end(TAKEN_OVER, error)
     found.holder = holder
+    opening.slot.release()
     found.server.resumable.add(found, found.drop, None, found.token)
     number = _read_number(opening.query.get("last_event"))
     missed = 0 if number is None else found.conversation.scope.writer.missed_after(number)
