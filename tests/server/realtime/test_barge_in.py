@@ -156,8 +156,18 @@ def test_a_reply_that_is_cancelled_gives_way_to_the_next(context: ServerContext)
     run(work())
 
 
-@pytest.mark.parametrize("when", ["running", "done", "after the next turn", "after the next reply"])
-@pytest.mark.parametrize("played_ms", [0, 100, 10**7])
+@pytest.mark.parametrize(
+    ("when", "played_ms"),
+    [
+        ("running", 0),
+        ("running", 10**7),
+        ("done", 100),
+        ("done", 10**7),
+        ("after the next turn", 100),
+        ("after the next reply", 0),
+        ("after the next reply", 100),
+    ],
+)
 def test_a_truncation_is_acknowledged_whenever_it_comes(
     context: ServerContext, when: str, played_ms: int
 ) -> None:

@@ -274,7 +274,7 @@ def test_the_event_loop_never_waits_for_the_engine(
     async def work() -> None:
         async with connected(context, innervoice="1") as client:
             await greeted(client)
-            client.say("word " * 2000, id="long")
+            client.say("word " * 850, id="long")
             client.append(question)
             client.send("input_audio_buffer.commit")
             done = await client.answer()
