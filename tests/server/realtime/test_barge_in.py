@@ -25,10 +25,10 @@ async def heard(client: RealtimeClient, pcm: np.ndarray, piece_ms: int = 20) -> 
         await asyncio.sleep(0)
 
 
-async def long_reply(client: RealtimeClient) -> dict[str, Any]:
+async def long_reply(client: RealtimeClient, **more: Any) -> dict[str, Any]:
     """Begin a reply that lasts, and wait for some of its sound -> the response."""
     client.say("hello")
-    client.send("response.create", response={"max_output_tokens": 1500})
+    client.send("response.create", response={"max_output_tokens": 1500, **more})
     response = (await client.until("response.created"))["response"]
     await client.until("response.output_audio.delta")
     return response
@@ -205,11 +205,16 @@ def test_a_truncation_is_acknowledged_whenever_it_comes(
     run(work())
 
 
-def test_what_was_not_reported_is_cut_by_the_servers_estimate(context: ServerContext) -> None:
+@pytest.mark.parametrize(
+    "context_of_its_own", [{}, {"input": [{"role": "user", "content": "hello"}]}], ids=["session", "input"]
+)
+def test_what_was_not_reported_is_cut_by_the_servers_estimate(
+    context: ServerContext, context_of_its_own: dict[str, Any]
+) -> None:
     async def work() -> None:
         async with connected(context) as client:
             await greeted(client)
-            response = await long_reply(client)
+            response = await long_reply(client, **context_of_its_own)
             item_id = (client.of_type("response.output_item.added"))[0]["item"]["id"]
             client.send("response.cancel", response_id=response["id"])
             sent = (await client.until("response.done"))["response"]["output"][0]["content"][0]["transcript"]
@@ -218,6 +223,7 @@ def test_what_was_not_reported_is_cut_by_the_servers_estimate(context: ServerCon
             client.send("conversation.item.retrieve", item_id=item_id)
             kept = (await client.until("conversation.item.retrieved"))["item"]["content"][0]["transcript"]
             assert sent.startswith(kept)
+            assert len(kept) < len(sent)
             client.send("conversation.item.delete", item_id=item_id)
             client.send("conversation.item.truncate", item_id=item_id, content_index=0, audio_end_ms=5)
             await client.until("conversation.item.truncated")

@@ -168,9 +168,9 @@ class EngineHistory:
 
     async def _settle(self, answered: list[ConversationItem]) -> None:
         """Make the session's items those of the list."""
-        last = self.last
-        if last is not None and last.frozen_s is not None:
-            await self._cut(last, min(last.frozen_s, last.sent_s))
+        for spoken in list(self.spoken.values()):
+            if spoken.frozen_s is not None:
+                await self._cut(spoken, min(spoken.frozen_s, spoken.sent_s))
         is_new = any(item.id not in self.given for item in answered)
         if not (is_new or self._stale or self._truncations or self._doubtful):
             return
