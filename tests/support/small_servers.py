@@ -46,13 +46,19 @@ class RunningServer:
 
 
 @contextmanager
-def running_server(engine: Engine, **options: Any) -> Iterator[RunningServer]:
-    """Serve an engine while the block runs; the engine stays open. options: of `ServerOptions`."""
+def running_server(
+    engine: Engine, around: Callable[[Any], Any] = lambda app: app, **options: Any
+) -> Iterator[RunningServer]:
+    """Serve an engine while the block runs; the engine stays open.
+
+    around: wraps the ASGI application. options: of `ServerOptions`.
+    """
     made = ServerOptions(**{"port": 0, "api_keys": (KEY,), "vad": "energy", "drain_s": 5.0} | options)
     taken: socket.socket = bind(made)
     context = make_context(engine, "tiny", made)
     started = threading.Event()
     server = DrainingServer(context, started.set)
+    server.config.app = around(server.config.app)
     thread = threading.Thread(target=server.run, args=([taken],), daemon=True)
     thread.start()
     try:
