@@ -21,7 +21,7 @@ from ways_out import wait
 from innervoice import Engine, Sampling, Session, Stream, Text
 
 SHORT = Sampling(temperature=0.0, max_new_tokens=5, seed=1)
-LONG = Sampling(temperature=0.0, max_new_tokens=3000, ignore_eos=True, seed=1)
+LONG = Sampling(temperature=0.0, max_new_tokens=600, ignore_eos=True, seed=1)
 
 
 def calls(engine: Engine, session: Session, stream: Stream) -> dict[str, Callable[[], object]]:
