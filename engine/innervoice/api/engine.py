@@ -35,6 +35,7 @@ from innervoice.runtime.fork_guard import ForkGuard, guarded, refuse_pickling
 from innervoice.runtime.record import request_line
 from innervoice.runtime.request import Request
 from innervoice.runtime.snapshot import SessionSnapshot
+from innervoice.runtime.stoppable_thread import finished_at_exit
 from innervoice.runtime.stream import Stream
 from innervoice.runtime.worker import Worker
 from innervoice.telemetry.prometheus import make_collector
@@ -199,7 +200,8 @@ class Engine:
         self._worker.check_open()
         self.check_health()
         requests = self.parts.requests
-        made = requests.request(prompt, RequestOptions().changed(**request), submitted_s)
+        with finished_at_exit(self._worker.stop):
+            made = requests.request(prompt, RequestOptions().changed(**request), submitted_s)
         stream = self._worker.submit(made, made.output_rate or requests.sample_rate)
         stream.make_record = partial(request_line, made, self.model_id)
         return stream

@@ -31,6 +31,7 @@ from innervoice.runtime.record import request_line
 from innervoice.runtime.request import Request
 from innervoice.runtime.session_state import History
 from innervoice.runtime.snapshot import PausedReply, SessionSnapshot
+from innervoice.runtime.stoppable_thread import finished_at_exit
 from innervoice.runtime.stream import Stream
 from innervoice.runtime.worker import Worker
 from innervoice.schedule import Schedule, Segment
@@ -126,7 +127,8 @@ class SessionCalls:
 
         Raises ValueError for a handle that is in use, bad content, and on a closed session.
         """
-        made = self._requests.items([messages] if isinstance(messages, Message) else messages)
+        with finished_at_exit(self._worker.stop):
+            made = self._requests.items([messages] if isinstance(messages, Message) else messages)
         self._pending.append(made)
         return [item.item_id for item in made]
 
@@ -137,9 +139,11 @@ class SessionCalls:
         export, is over then. Raises ValueError for an item that is not there, a handle that is in use, and
         while a reply waits or is in progress.
         """
-        inserted = [
-            self._requests.items(list(edit.messages)) if isinstance(edit, Insert) else [] for edit in edits
-        ]
+        with finished_at_exit(self._worker.stop):
+            inserted = [
+                self._requests.items(list(edit.messages)) if isinstance(edit, Insert) else []
+                for edit in edits
+            ]
         wrong = [edit for edit in edits if not isinstance(edit, Edit)]
         if wrong:
             raise ValueError(f"an edit is {shown(wrong[0])}: use Delete, Insert or Truncate")
@@ -318,7 +322,8 @@ class SessionCalls:
         """Check a call of `reply`, and encode what it gives."""
         submitted_s = self._worker.clock()
         options = self._options.changed(**request)
-        given = None if prompt is None else self._requests.items(prompt)
+        with finished_at_exit(self._worker.stop):
+            given = None if prompt is None else self._requests.items(prompt)
         pending = self._pending.items
         if prompt is not None and not isinstance(prompt, list):
             pending = [item for item in pending if not self._pending.is_audio(item)]

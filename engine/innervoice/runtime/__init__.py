@@ -35,7 +35,7 @@ session_state.py     a session between turns
 sessions.py          the sessions' operations: open, fork, export, prefetch, acknowledge, interrupt, close
 snapshot.py          a session as bytes; a reply cut out of it
 speech_step.py       the codec's step: which replies' chunks are made now
-stoppable_thread.py  a daemon thread that ends before the interpreter does
+stoppable_thread.py  daemon threads that end before the interpreter does
 stream.py            the reader's end of a reply, sync and async
 worker.py            the thread that steps the core
 """

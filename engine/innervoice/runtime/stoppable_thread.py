@@ -1,4 +1,4 @@
-"""A daemon thread that ends before the interpreter does.
+"""Daemon threads that end before the interpreter does.
 
 The interpreter kills daemon threads while it exits, wherever they are. Inside native code that aborts the
 process (`terminate called without an active exception`), and its exit code is lost.
@@ -9,7 +9,29 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def finished_at_exit(stop: Callable[[], None]) -> Iterator[None]:
+    """Make the interpreter's exit call `stop` and wait for the block's native work, where a daemon thread does it."""
+    if not threading.current_thread().daemon:
+        yield
+        return
+    done, process_id = threading.Event(), os.getpid()
+
+    def wait() -> None:
+        if os.getpid() == process_id:
+            stop()
+            done.wait()
+
+    atexit.register(wait)
+    try:
+        yield
+    finally:
+        done.set()
+        atexit.unregister(wait)
 
 
 class StoppableThread:
