@@ -33,7 +33,9 @@ def engine(tiny_dir: Path) -> Iterator[Engine]:
         tiny_dir, device="cpu", streaming="steady", vocoder_noise=False, max_sessions=8
     ) as made:
         yield made
-        assert made._live_encoder is not None and made._live_encoder.num_open == 0
+        encoder = made._live_encoder
+        assert encoder is not None
+        wait_until(lambda: encoder.num_open == 0)
 
 
 @pytest.fixture(scope="module")
@@ -277,6 +279,32 @@ def test_sessions_that_are_spoken_to_at_once(engine: Engine, question: np.ndarra
     for session in sessions:
         session.close()
     assert [ids[i] for i in range(len(waves))] == expected
+
+
+def test_a_silent_first_channel_of_a_whole_turn_is_warned_of(
+    engine: Engine, question: np.ndarray, caplog: pytest.LogCaptureFixture
+) -> None:
+    right = np.stack([0 * question, question], 1)
+    for frames, num in (
+        ([right[:4000], right[4000:9000]], 1),
+        ([right[:4000], right[4000:9000].astype(np.float32) / 32768], 1),
+        ([right[:4000], right[4000:9000, ::-1]], 0),
+        ([question[:4000], right[4000:9000]], 0),
+        ([question[:9000]], 0),
+    ):
+        caplog.clear()
+        with engine.open_session() as session, caplog.at_level("WARNING", "innervoice"):
+            for frame in frames[:-1]:
+                session.push_audio(frame, 16000)
+            with session.fork() as twin:
+                twin.push_audio(frames[-1], 16000)
+                assert not caplog.records
+                twin.commit_audio()
+                assert len(caplog.records) == num
+                twin.push_audio(question[:9000], 16000)
+                twin.commit_audio()
+        assert len(caplog.records) == num
+        assert not num or "the first of 2 channels is silent and number 2 is not" in caplog.text
 
 
 def test_without_a_speech_tokenizer_audio_is_refused(tiny_dir: Path) -> None:

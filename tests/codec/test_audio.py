@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from innervoice.codec.audio import Resampler, read_audio, read_frame, resample
+from innervoice.codec.audio import Resampler, read_audio, read_channels, read_frame, resample
 
 RATE = 16000
 STEREO = np.stack([np.sin(np.arange(4000) * 0.05), np.full(4000, 0.25)], 1).astype(np.float32) * 0.5  # [T, C]
@@ -73,6 +75,29 @@ def test_first_channel_of_arrays(dtype: type) -> None:
 def test_long_file_is_read_in_blocks() -> None:
     long = np.arange(1 << 21, dtype=np.float32) / (1 << 21)
     assert np.array_equal(read_audio(wav_bytes(long))[0], long)
+
+
+@pytest.mark.parametrize(
+    ("kind", "subtype"),
+    [("MP3", "MPEG_LAYER_III"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("FLAC", "PCM_16"), ("WAV", "MS_ADPCM")],
+)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_blocks_join_to_what_one_call_reads(
+    kind: str, subtype: str, channels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tmp_path / "x"
+    sound = np.stack([0.4 * tone(440.3, 24000, 72000)] * channels, 1)
+    soundfile.write(made, sound, 24000, format=kind, subtype=subtype)
+    whole, _ = soundfile.read(made, dtype="float32", always_2d=True)
+    monkeypatch.setattr("innervoice.codec.audio._BLOCK", 10_007)
+    np.testing.assert_allclose(read_audio(made)[0], whole[:, 0], atol=1e-6)
+    np.testing.assert_allclose(read_channels(made.read_bytes())[0], whole, atol=1e-6)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(made.read_bytes(),))
+    writer.start()
+    assert np.array_equal(read_audio(pipe)[0], read_audio(made)[0])
+    writer.join()
 
 
 @pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])

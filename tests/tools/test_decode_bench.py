@@ -13,7 +13,7 @@ from innervoice.api.options import EngineOptions
 from innervoice.checkpoint.model_config import ModelConfig
 from innervoice.model.transformer import AttentionInputs
 from innervoice.telemetry.trace import Tracer
-from innervoice.tools.cli.main import app
+from innervoice.tools.cli.main import app, main
 from innervoice.tools.decode_bench import (
     DecodeModel,
     HostLoop,
@@ -101,6 +101,20 @@ def test_the_command_times_and_traces(tiny_dir: Path, tmp_path: Path) -> None:
     assert found["step_ms_p10"] <= found["step_ms"] <= found["step_ms_p90"]
     names = [event["name"] for event in json.loads((tmp_path / "trace.json").read_text())["traceEvents"]]
     assert names.count("forward") == names.count("sample") == 4
+
+
+@pytest.mark.parametrize("option", ["--json", "--trace"])
+@pytest.mark.parametrize("place", ["nowhere/out.json", "."])
+def test_outputs_are_refused_before_the_work(
+    option: str, place: str, tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(DecodeModel, "load", lambda *_: pytest.fail("it began to work"))
+    other = {"--json": "--trace", "--trace": "--json"}[option]
+    words = ["bench", "decode", "--model", str(tiny_dir), option, place, other, "whole.json"]
+    assert main(words) == 2
+    assert main([*words[:-4], option, "same.json", other, "same.json"]) == 2
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

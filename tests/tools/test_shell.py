@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ import soundfile
 import innervoice
 import innervoice_kernels
 from innervoice.tools.cli import shell
+from innervoice.tools.cli.__main__ import start
 from innervoice.tools.cli.inputs import typed
 
 FOLDERS = [str(Path(module.__file__ or "").parent.parent) for module in (innervoice, innervoice_kernels)]
@@ -147,6 +149,15 @@ def test_text_of_another_locale_is_utf_8() -> None:
     assert typed("gr\udcc3\udcb6\udcc3\udc9fe") == "größe"
     with pytest.raises(ValueError, match="not UTF-8"):
         typed("gr\udcff")
+
+
+def test_ctrl_c_while_modules_are_imported_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "innervoice.tools.cli.main", Interrupted("main"))
+    assert start() == 130
 
 
 def test_an_outlet_keeps_the_first_error() -> None:

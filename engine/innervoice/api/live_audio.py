@@ -305,7 +305,7 @@ class LiveEncoder:
 
     @property
     def num_open(self) -> int:
-        """Turns that are neither encoded to their end nor dropped."""
+        """Turns that the thread is not done with: it lets go of one in the round after its end or drop."""
         return len(self._open)
 
     def open(self, rate: int, publish: Publish) -> UserAudio:

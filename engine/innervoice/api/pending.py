@@ -6,8 +6,11 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from innervoice.api.live_audio import LiveEncoder, Prefetcher, UserAudio
 from innervoice.api.request_builder import NO_SPEECH_TOKENIZER, new_item_id
+from innervoice.codec.audio import joined_peaks, warn_of_silence
 from innervoice.model.text.dialogue import DialogueItem, SpokenCodes
 from innervoice.runtime.edits import check_new_ids
 from innervoice.types import Samples
@@ -30,6 +33,7 @@ class PendingItems:
         self._items: list[DialogueItem] = []
         self._audio: dict[str, UserAudio] = {}  # of committed utterances, by item
         self._open: UserAudio | None = None
+        self._peaks = np.zeros(1)  # of the channels of the utterance that is being spoken
         self._is_closed = False
 
     @property
@@ -52,11 +56,12 @@ class PendingItems:
         """Whether an item is an utterance."""
         return item.item_id in self._audio
 
-    def push(self, samples: Samples, rate: int) -> None:
+    def push(self, samples: Samples, rate: int, peaks: np.ndarray) -> None:
         """Add samples [T] to the utterance that is being spoken.
 
-        Raises ValueError, nothing changed, for another rate than before, for a turn too long for a prompt, on
-        a closed session, and without a speech encoder; RequestFailed when earlier sound could not be encoded.
+        peaks: of all channels [C] that they come from. Raises ValueError, nothing changed, for another rate
+        than before, for a turn too long for a prompt, on a closed session, and without a speech encoder;
+        RequestFailed when earlier sound could not be encoded.
         """
         with self._lock:
             self.check_open()
@@ -75,6 +80,7 @@ class PendingItems:
                 if self._open is None:
                     audio.drop()
                 raise
+            self._peaks = peaks if self._open is None else joined_peaks(self._peaks, peaks)
             self._open = audio
 
     def commit(self, drop_ms: float, item_id: str | None) -> str:
@@ -89,6 +95,7 @@ class PendingItems:
             item = DialogueItem(item_id or new_item_id(), "user")
             check_new_ids(self._items, [item])
             self._open.end(drop_ms / 1e3)
+            warn_of_silence(self._peaks, "the sound that was pushed")
             self._items.append(item)
             self._audio[item.item_id] = self._open
             self._open = None
@@ -167,6 +174,7 @@ class PendingItems:
             other._items, other._audio = list(self._items), dict(self._audio)
             if self._open is not None:
                 other._open = self._copy_open(self._open, other)
+                other._peaks = self._peaks
 
     def close(self) -> None:
         """Take no more, and forget all sound."""

@@ -18,7 +18,7 @@ from innervoice.api.dialogue import TurnPlanner
 from innervoice.api.live_audio import LiveEncoder, Prefetcher, UserAudio
 from innervoice.api.pending import PendingItems, Prefetch
 from innervoice.api.request_builder import RequestBuilder, RequestOptions
-from innervoice.codec.audio import read_frame
+from innervoice.codec.audio import frame_peaks, read_frame
 from innervoice.fields import Encodable, NotNegative, checked, shown
 from innervoice.model.text import TextStream
 from innervoice.model.text.dialogue import DialogueItem, SpokenCodes
@@ -186,12 +186,14 @@ class SessionCalls:
         """Add frames of any size while the user speaks: float32 in [-1, 1] or int16, [T] or [T, C]; bytes are
         int16 mono.
 
-        They are encoded as they come, whether a reply is running or not; the call waits for nothing. Raises
+        They are encoded as they come, whether a reply is running or not; the call waits for nothing. Of several
+        channels the first is heard; commit_audio logs a warning when it is silent and another is not. Raises
         ValueError, nothing changed, for a rate that changes before commit_audio or clear_audio, for samples
         that are no sound, for a turn too long for a prompt and on a closed session; RequestFailed when
         earlier sound could not be encoded: clear_audio and begin again.
         """
-        self._pending.push(read_frame(pcm, rate), rate)
+        samples = read_frame(pcm, rate)
+        self._pending.push(samples, rate, frame_peaks(pcm))
 
     @checked
     def commit_audio(self, *, drop_ms: NotNegative = 0.0, item_id: ItemHandle | None = None) -> str:

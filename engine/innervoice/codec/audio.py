@@ -68,8 +68,8 @@ def _read(source: AudioIn, most: int | None, check_len: CheckLen | None) -> tupl
         rate = _checked_rate(source[1], "audio")
         if check_len is not None:
             check_len(len(array), rate)
-        if most is not None:
-            warn_of_silence(array, "audio")
+        if most is not None and array.ndim == 2:
+            warn_of_silence(channel_peaks(array), "audio")
         return _channels(array, most), rate, "audio"
     if isinstance(source, bytes):
         return *_decode(source, "audio bytes", most, check_len), "audio bytes"
@@ -140,21 +140,37 @@ def _frame_array(pcm: Any) -> Any:
     return pcm
 
 
+def channel_peaks(array: np.ndarray) -> np.ndarray:
+    """The peak of every channel [C] of samples [T] or [T, C], in the scale of their type."""
+    if array.ndim == 1:
+        array = array[:, None]
+    if not len(array):
+        return np.zeros(array.shape[1])
+    return np.maximum(np.abs(array.max(0).astype(np.float64)), np.abs(array.min(0).astype(np.float64)))
+
+
+def frame_peaks(pcm: Any) -> np.ndarray:
+    """The peak of every channel [C] of a frame that `read_frame` takes, 1 at full scale."""
+    array = _frame_array(pcm)
+    return channel_peaks(array) / _FULL_SCALE.get(array.dtype.name, 1.0)
+
+
+def joined_peaks(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The peaks of two pieces of sound together; a channel that one of them lacks is silent there."""
+    num = max(len(first), len(second))
+    return np.maximum(*(np.pad(peaks, (0, num - len(peaks))) for peaks in (first, second)))
+
+
 def silent_first(peaks: np.ndarray) -> int | None:
     """The loudest of several channels by their peaks [C], when the first is silent and it is not."""
     loudest = int(np.argmax(peaks)) if len(peaks) else 0
     return loudest if loudest and peaks[0] <= _SILENCE * peaks[loudest] else None
 
 
-def warn_of_silence(array: np.ndarray, where: str) -> bool:
-    """Log that the first channel of samples [T, C] is silent and another is not; returns whether it is so."""
-    if array.ndim != 2 or not len(array) or array.shape[1] < 2:
-        return False
-    peaks = np.maximum(np.abs(array.max(0).astype(np.float64)), np.abs(array.min(0).astype(np.float64)))
-    return _warn_of_peaks(peaks, where)
-
-
-def _warn_of_peaks(peaks: np.ndarray, where: str) -> bool:
+def warn_of_silence(peaks: np.ndarray, where: str) -> bool:
+    """Log that of sound with these peaks [C] the first channel is silent and another is not; returns whether it
+    is so.
+    """
     loudest = silent_first(peaks)
     if loudest is None:
         return False
@@ -254,8 +270,14 @@ def _decode(data: bytes, where: str, most: int | None, check_len: CheckLen | Non
         raise ValueError(f"{where}: the file is empty (0 bytes): record or choose some sound")
     import soundfile
 
+    class Forward(soundfile.SoundFile):
+        """A file that is not sought in: soundfile seeks after each read otherwise, and an MP3 clicks there."""
+
+        def seekable(self) -> bool:
+            return False
+
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
+        with Forward(io.BytesIO(data)) as file:
             num_frames, rate = file.frames, file.samplerate
             if check_len is None or num_frames > _UNKNOWN_LEN:
                 return _read_blocks(file, most, where), rate
@@ -278,5 +300,5 @@ def _read_blocks(file: soundfile.SoundFile, most: int | None, where: str) -> Sam
         blocks.append(block[:, :most].copy())
         if most is not None and file.channels > 1:
             peaks = np.maximum(peaks, np.abs(block).max(0))
-    _warn_of_peaks(peaks, where)
+    warn_of_silence(peaks, where)
     return np.concatenate(blocks)

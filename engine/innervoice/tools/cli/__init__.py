@@ -1,5 +1,6 @@
 """The command line.
 
+__main__.py  the process's command, its imports included
 bench.py     innervoice bench stream and metrics
 codec.py     innervoice codec encode, decode, roundtrip
 decode.py    innervoice bench decode

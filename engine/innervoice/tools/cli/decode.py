@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from innervoice.api.options import EngineOptions
-from innervoice.files import replacing
 from innervoice.telemetry.trace import Tracer
 from innervoice.tools.cli.options import with_engine_options
+from innervoice.tools.cli.outputs import all_reserved
 
 if TYPE_CHECKING:
     from innervoice.tools.decode_bench import DecodeModel
@@ -41,32 +41,32 @@ def decode(
     from innervoice.tools.decode_bench import DecodeModel, DeviceLoop, make_loop, time_prefill, time_steps
 
     tracer = Tracer()
-    loaded = DecodeModel.load(model, EngineOptions(**chosen))
-    loop = make_loop(loaded, batch, context, steps + warmup, tracer, graphs=graph, invariant=invariant)
-    if trace is not None:
-        tracer.start()
-    seconds = time_steps(loop, loaded.device, steps, warmup, tracer)
-    if trace is not None:
-        tracer.stop()
-        tracer.save(trace)
-    found = _figures(loaded, seconds, batch, context) | {"graph": graph, "warmup": warmup}
-    if isinstance(loop, DeviceLoop):
-        stats = loop.device_step.stats()
-        found |= {
-            "ready_s": stats.ready_s,
-            "jit_after_warmup": stats.jit_after_warmup,
-            "graphs": stats.graphs,
-        }
-    if prefill:
-        found |= {
-            "prefill_tokens": prefill,
-            "prefill_ms": 1e3 * median(time_prefill(loaded, prefill, 5, tracer)),
-        }
-    for name, value in found.items():
-        print(f"{name:18} {value:.4g}" if isinstance(value, float) else f"{name:18} {value}")
-    if json_file is not None:
-        with replacing(json_file) as part:
-            part.write_text(json.dumps(found) + "\n", encoding="utf-8")
+    with all_reserved({"trace": trace, "json": json_file}) as parts:
+        loaded = DecodeModel.load(model, EngineOptions(**chosen))
+        loop = make_loop(loaded, batch, context, steps + warmup, tracer, graphs=graph, invariant=invariant)
+        if trace is not None:
+            tracer.start()
+        seconds = time_steps(loop, loaded.device, steps, warmup, tracer)
+        if trace is not None:
+            tracer.stop()
+            tracer.save(parts["trace"])
+        found = _figures(loaded, seconds, batch, context) | {"graph": graph, "warmup": warmup}
+        if isinstance(loop, DeviceLoop):
+            stats = loop.device_step.stats()
+            found |= {
+                "ready_s": stats.ready_s,
+                "jit_after_warmup": stats.jit_after_warmup,
+                "graphs": stats.graphs,
+            }
+        if prefill:
+            found |= {
+                "prefill_tokens": prefill,
+                "prefill_ms": 1e3 * median(time_prefill(loaded, prefill, 5, tracer)),
+            }
+        for name, value in found.items():
+            print(f"{name:18} {value:.4g}" if isinstance(value, float) else f"{name:18} {value}")
+        if json_file is not None:
+            parts["json"].write_text(json.dumps(found) + "\n", encoding="utf-8")
 
 
 def _figures(loaded: DecodeModel, seconds: list[float], batch: int, context: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -33,14 +33,21 @@ def staged(outputs: ReplyFiles) -> Iterator[ReplyFiles]:
     an output cannot be written.
     """
     sound_format(outputs.audio)
-    targets = {name: path.resolve() for name, path in outputs.paths.items()}
+    with all_reserved(outputs.paths) as parts:
+        yield ReplyFiles(**parts)
+
+
+@contextmanager
+def all_reserved(outputs: Mapping[str, Path | None]) -> Iterator[dict[str, Path]]:
+    """The hidden files of several outputs by name, as `reserved` makes them; None: not asked for.
+
+    Raises OSError, and ValueError for two outputs of one path.
+    """
+    targets = {name: path.resolve() for name, path in outputs.items() if path is not None}
     if len(set(targets.values())) < len(targets):
         raise ValueError(f"two outputs go to {max(map(str, targets.values()))}: give each a path of its own")
     with ExitStack() as stack:
-        parts = {}
-        for name, target in targets.items():
-            parts[name] = stack.enter_context(reserved(target))
-        yield ReplyFiles(**parts)
+        yield {name: stack.enter_context(reserved(target)) for name, target in targets.items()}
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from innervoice.checkpoint.speech_decoder import FlowConfig
+from innervoice.codec.glm_voice.chunks import SteadySettings
 from innervoice.files import parse_json, read_text
 from innervoice.runtime.scheduler import LearnedCosts
 
@@ -99,11 +101,12 @@ class Measured:
 
 
 def calibrate(device: SimulatedDevice, context: int = 1024) -> LearnedCosts:
-    """Teach the scheduler as a calibration run does: rows with so many tokens each,
-    chunks of 2.08 s, a prompt of 512.
+    """Teach the scheduler as a calibration run does: rows with so many tokens each, chunks of the length that
+    steady streaming has, a prompt of 512.
     """
+    chunk_s = SteadySettings.chunk / FlowConfig.token_rate
     decode = {rows: device.step_s(rows, rows * context) for rows in _CALIBRATED}
-    voice = {chunks: device.voice_s(chunks, chunks * 2.08) for chunks in _CALIBRATED}
+    voice = {chunks: device.voice_s(chunks, chunks * chunk_s) for chunks in _CALIBRATED}
     prefill_token_s = (device.step_s(1, 512, 512, 512) - device.step_s(1, 512)) / 512
     return LearnedCosts(decode, voice, max(prefill_token_s, 0.0))
 

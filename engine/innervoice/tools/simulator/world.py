@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from innervoice.codec.glm_voice.chunks import SteadySettings
 from innervoice.runtime.scheduler import (
     LearnedCosts,
     Phase,
@@ -20,11 +21,13 @@ from innervoice.runtime.scheduler import (
     plan_step,
     plan_voice,
 )
+from innervoice.schedule import Schedule
 from innervoice.tools.simulator.device import SimulatedDevice, calibrate
 from innervoice.tools.simulator.run import SimReply, SimulatedRun
 from innervoice.tools.simulator.workload import SPEECH_RATE, Workload
 
 TOKEN_S = 1 / SPEECH_RATE
+_TRANSCRIPT, _SPEECH = (segment.budget or 0 for segment in Schedule.preset("interleaved").cycle)
 _ARRIVES, _STOPS = 0, 1
 
 
@@ -36,12 +39,12 @@ class Spoken:
     hidden: budget of a reflection; first_hidden: of each reply's first, None: the same.
     """
 
-    transcript: int = 13
-    speech: int = 26
+    transcript: int = _TRANSCRIPT
+    speech: int = _SPEECH
     hidden: int = 450
     first_hidden: int | None = None
-    first_chunk: int = 10
-    chunk: int = 26
+    first_chunk: int = SteadySettings.first
+    chunk: int = SteadySettings.chunk
 
 
 class World:
