@@ -100,3 +100,21 @@ def test_a_reply_that_is_cancelled_while_its_prompt_is_encoded_ends(
     while engine.parts.core.has_work and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not engine.parts.core.has_work
+
+
+def test_a_recording_that_holds_up_a_loop_is_warned_of_once(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    sound = (SECONDS[:4000], 16000)
+
+    async def ask(*calls: Any) -> None:
+        for call in calls:
+            await call(sound, sampling=SAMPLING, realtime=False).areply()
+
+    engine.generate(sound, sampling=SAMPLING)
+    asyncio.run(ask(engine.astream))
+    assert not caplog.records
+    asyncio.run(ask(engine.stream, engine.stream))
+    assert [record.message.split(",")[0] for record in caplog.records] == [
+        "a recording is encoded on the thread of an event loop"
+    ]

@@ -99,8 +99,8 @@ def test_arrivals_are_poisson(seed: int, rate: float) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"num_prompts": 0}, "0 prompts"),
-        ({"num_prompts": 1, "num_warmups": -1}, "-1 warm-ups"),
+        ({"num_prompts": 0}, "num_prompts is 0"),
+        ({"num_prompts": 1, "num_warmups": -1}, "num_warmups is -1"),
         ({"num_prompts": 1, "request_rate": 0}, "rate is 0"),
         ({"num_prompts": 1, "request_rate": math.nan}, "rate is nan"),
         ({"num_prompts": 1, "max_concurrency": 0}, "max_concurrency is 0"),

@@ -167,6 +167,8 @@ class Engine:
     def stream(self, prompt: Prompt | list[Message], **request: Any) -> Stream:
         """Validate and submit a request now; read its events with `for` or `async for`.
 
+        A recording is read and encoded before the call returns: within an event loop use `astream`.
+
         prompt: a path, file bytes or (samples [T] or [T, C], rate in Hz) for speech; Text for typed text; Ids
         for ids as they are; or a list of `Message`, a dialogue that the assistant goes on with (an empty one: the
         assistant begins).

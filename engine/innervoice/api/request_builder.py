@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import secrets
@@ -85,6 +86,7 @@ class RequestBuilder:
     event_fields: tuple[EventField, ...] = ()
     template: Mapping[str, object] = field(default_factory=dict)
     _has_warned: threading.Event = field(default_factory=threading.Event, repr=False)
+    _has_blocked: threading.Event = field(default_factory=threading.Event, repr=False)
 
     def free(self) -> None:
         """Drop the speech tokenizer with its weights: the engine has closed."""
@@ -197,7 +199,18 @@ class RequestBuilder:
             return content.text
         if self.speech_tokenizer is None:
             raise ValueError(NO_SPEECH_TOKENIZER)
+        self._warn_of_event_loop()
         return SpokenCodes(tuple(self.speech_tokenizer.encode(*read_audio(content, self._check_sound))))
+
+    def _warn_of_event_loop(self) -> None:
+        """Log, once, that an event loop stands still while a recording is encoded on its thread."""
+        if self._has_blocked.is_set() or not _has_event_loop():
+            return
+        self._has_blocked.set()
+        log.warning(
+            "a recording is encoded on the thread of an event loop, which stands still meanwhile: use "
+            "Engine.astream or Session.areply there"
+        )
 
     def turn_ids(
         self,
@@ -321,3 +334,12 @@ def extra_items(options: RequestOptions) -> list[DialogueItem]:
 def new_item_id() -> str:
     """A handle that no other item has."""
     return f"item_{uuid.uuid4().hex[:24]}"
+
+
+def _has_event_loop() -> bool:
+    """Whether an event loop runs on this thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -146,7 +146,8 @@ def channel_peaks(array: np.ndarray) -> np.ndarray:
         array = array[:, None]
     if not len(array):
         return np.zeros(array.shape[1])
-    return np.maximum(np.abs(array.max(0).astype(np.float64)), np.abs(array.min(0).astype(np.float64)))
+    peaks: np.ndarray = np.maximum(*(np.abs(end(0).astype(np.float64)) for end in (array.max, array.min)))
+    return peaks
 
 
 def frame_peaks(pcm: Any) -> np.ndarray:
@@ -158,7 +159,8 @@ def frame_peaks(pcm: Any) -> np.ndarray:
 def joined_peaks(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """The peaks of two pieces of sound together; a channel that one of them lacks is silent there."""
     num = max(len(first), len(second))
-    return np.maximum(*(np.pad(peaks, (0, num - len(peaks))) for peaks in (first, second)))
+    joined: np.ndarray = np.maximum(*(np.pad(peaks, (0, num - len(peaks))) for peaks in (first, second)))
+    return joined
 
 
 def silent_first(peaks: np.ndarray) -> int | None:
@@ -270,7 +272,7 @@ def _decode(data: bytes, where: str, most: int | None, check_len: CheckLen | Non
         raise ValueError(f"{where}: the file is empty (0 bytes): record or choose some sound")
     import soundfile
 
-    class Forward(soundfile.SoundFile):
+    class Forward(soundfile.SoundFile):  # type: ignore[misc]
         """A file that is not sought in: soundfile seeks after each read otherwise, and an MP3 clicks there."""
 
         def seekable(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median, quantiles
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,12 +11,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from innervoice.api.options import EngineOptions
+from innervoice.fields import Limits, read_fields
 from innervoice.telemetry.trace import Tracer
 from innervoice.tools.cli.options import with_engine_options
 from innervoice.tools.cli.outputs import all_reserved
 
 if TYPE_CHECKING:
     from innervoice.tools.decode_bench import DecodeModel
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """What is timed, in rows, tokens and steps. Raises ValueError."""
+
+    batch: Annotated[int, Limits(1, 2**16)]
+    context: Annotated[int, Limits(1, 2**24)]
+    steps: Annotated[int, Limits(1, 10**7)]
+    warmup: Annotated[int, Limits(0, 10**7)]
+    prefill: Annotated[int, Limits(0, 2**24)]
+
+    def __post_init__(self) -> None:
+        read_fields(self)
 
 
 @with_engine_options("load_format", "device", "dtype")
@@ -40,6 +56,7 @@ def decode(
     """Time the decode loop on random keys and values: no prompt, no codec."""
     from innervoice.tools.decode_bench import DecodeModel, DeviceLoop, make_loop, time_prefill, time_steps
 
+    _Sizes(batch, context, steps, warmup, prefill)
     tracer = Tracer()
     with all_reserved({"trace": trace, "json": json_file}) as parts:
         loaded = DecodeModel.load(model, EngineOptions(**chosen))

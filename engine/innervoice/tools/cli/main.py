@@ -38,7 +38,7 @@ from innervoice.tools.cli.shell import run_in_shell
 from innervoice.tools.cli.simulate import simulate_command
 from innervoice.types import EngineDead, OutOfCapacity, Prompt, RequestFailed, Sampling
 
-REFUSED = (ValueError, OSError, OutOfCapacity, RequestFailed, EngineDead)
+REFUSED = (ValueError, OSError, MemoryError, OutOfCapacity, RequestFailed, EngineDead)
 REPLY = Path("reply.wav")
 DEMO_SAMPLING = Sampling(seed=34, max_new_tokens=200)  # a seed whose reply reflects twice and ends by itself
 

@@ -12,6 +12,7 @@ import typer
 
 import innervoice
 from innervoice.api.options import EngineOptions
+from innervoice.files import read_text
 from innervoice.server.options import ServerOptions
 from innervoice.tools.cli.inputs import read_schedule
 from innervoice.tools.cli.options import ScheduleOption, with_engine_options
@@ -118,7 +119,6 @@ def serve_command(
         transcription_key=os.environ.get(TRANSCRIPTION_KEY_VARIABLE),
         transcription_model=transcription_model,
     )
-    warn(options)
     from innervoice.api.preparation import prepare
 
     prepared = prepare(
@@ -126,17 +126,20 @@ def serve_command(
     )
     prepared.check(None, schedule=options.schedule)
     taken = bind(options)
+    warn(options)
     name = served_name or ("innervoice-tiny" if model is None else Path(model).name)
     with taken, innervoice.Engine.load(prepared) as engine:
         serve(engine, name, options, taken)
 
 
 def read_keys(given: list[str] | None) -> tuple[str, ...]:
-    """The keys of the command line, of files, or else of the environment. Raises OSError."""
+    """The keys of the command line, of files, or else of the environment. Raises ValueError, FileNotFoundError."""
     keys: list[str] = []
     for one in given or os.environ.get(KEY_VARIABLE, "").split():
         if one.startswith("@"):
-            lines = Path(one[1:]).read_text(encoding="utf-8").splitlines()
+            lines = read_text(
+                one[1:], "give --api-key a file with one key a line", "file of keys"
+            ).splitlines()
             keys += [line.strip() for line in lines if line.strip()]
         else:
             keys.append(one)

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from innervoice.fields import MOST_INT64, Count, Limits, NotNegative, read_fields
 from innervoice.runtime.scheduler import POLICIES, SchedulerSettings
 from innervoice.tools.environment import as_text
 from innervoice.tools.simulator import (
@@ -31,6 +32,20 @@ from innervoice.tools.simulator import (
 
 MACHINES = {"h200-bf16": H200_BF16, "h200-fp8": H200_FP8}
 _MOST = 2048
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """Numbers of the command line. Raises ValueError."""
+
+    streams: Annotated[int | None, Limits(1, _MOST)]
+    voice_call_ms: NotNegative
+    hidden: Count
+    seconds: Annotated[float, Limits(above=0, most=1e6)]
+    seed: Annotated[int, Limits(0, MOST_INT64)]
+
+    def __post_init__(self) -> None:
+        read_fields(self)
 
 
 def simulate_command(
@@ -64,15 +79,7 @@ def simulate_command(
         raise ValueError(f"policy is {policy!r}: use {', '.join(POLICIES)}")
     if arrivals is not None and streams is not None:
         raise ValueError(f"both --arrivals and --streams {streams} were given: say one way who listens")
-    if (
-        not 0 < seconds < 1e6
-        or hidden < 0
-        or voice_call_ms < 0
-        or (streams is not None and not 1 <= streams <= _MOST)
-    ):
-        raise ValueError(
-            f"seconds and streams (up to {_MOST}) must be above 0, hidden and voice-call-ms 0 or more"
-        )
+    _Numbers(streams, voice_call_ms, hidden, seconds, seed)
     limits = replace(MACHINES[machine], voice_call_s=voice_call_ms / 1e3)
     device: SimulatedDevice = limits if profile is None else read_profile(profile)
     settings = SchedulerSettings(

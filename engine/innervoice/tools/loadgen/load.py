@@ -5,6 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from random import Random
+from typing import Annotated
+
+from innervoice.fields import MOST_INT64, Limits, read_fields
+
+_MOST = 10**6
 
 
 @dataclass(frozen=True)
@@ -16,21 +21,14 @@ class Load:
     and of replies that have none.
     """
 
-    num_prompts: int
-    request_rate: float = math.inf
-    max_concurrency: int | None = None
-    num_warmups: int = 0
-    seed: int = 0
+    num_prompts: Annotated[int, Limits(1, _MOST)]
+    request_rate: Annotated[float, Limits(above=0, is_finite=False)] = math.inf
+    max_concurrency: Annotated[int | None, Limits(1, _MOST)] = None
+    num_warmups: Annotated[int, Limits(0, _MOST)] = 0
+    seed: Annotated[int, Limits(0, MOST_INT64)] = 0
 
     def __post_init__(self) -> None:
-        if self.num_prompts < 1 or self.num_warmups < 0:
-            raise ValueError(
-                f"{self.num_prompts} prompts and {self.num_warmups} warm-ups: there must be 1 or more, and 0 or more"
-            )
-        if not self.request_rate > 0:
-            raise ValueError(f"the request rate is {self.request_rate} a second: it must be above 0")
-        if self.max_concurrency is not None and self.max_concurrency < 1:
-            raise ValueError(f"max_concurrency is {self.max_concurrency}: it must be 1 or more")
+        read_fields(self)
 
     def arrivals(self) -> list[float]:
         """Seconds after the beginning; the gaps are exponential."""
