@@ -29,8 +29,9 @@ def check_barge_in(seen: Driven) -> str:
 def check_tools(seen: Driven) -> None:
     """The tool was accepted and shown."""
     shown = [event["session"]["tools"] for event in seen.wire.of("server", "session.updated")]
-    assert [tool["name"] for tool in shown[-1]] == ["weather"]
-    assert "strict" not in shown[-1][0] or shown[-1][0]["type"] == "function"
+    assert [(tool["type"], tool["name"]) for tool in shown[-1]] == [("function", "weather")]
+    assert "city" in shown[-1][0]["parameters"]["properties"]
+    assert seen.of("tool") == [], "the tiny checkpoint has no tokens for calls"
 
 
 def test_node(place: Place) -> None:

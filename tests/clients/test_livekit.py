@@ -27,9 +27,10 @@ def check_conversation(seen: Driven) -> None:
     assert len(played) == 3
     assert all(line["is_cut"] and line["seconds"] > 0.3 for line in played)
     items = seen.of("item")
-    assert [(item["role"], item["interrupted"]) for item in items if item["role"] == "assistant"] == [
-        ("assistant", True)
-    ] * 3
+    assert [item["interrupted"] for item in items if item["role"] == "assistant"] == [True] * len(
+        wire.transcripts
+    )
+    assert len(wire.transcripts) >= 1
     assert items[0]["text"] == "How are you?"
     truncated = wire.of("client", "conversation.item.truncate")
     assert len(truncated) == 3
@@ -88,7 +89,9 @@ def test_a_lost_connection_is_made_again_with_its_forty_items(place: Place) -> N
     assert "connection closed unexpectedly" in lost["message"] and "recoverable=True" in lost["message"]
     assert len(seen.of("reconnected")) == 1
     assert check_chain(first.sent) == names
-    assert check_chain(second.sent)[:NUM_ITEMS] == names
+    chain = check_chain(second.sent)
+    assert chain[:NUM_ITEMS] == names
+    assert len(chain) == NUM_ITEMS + 2, "the question and its answer"
     check_metadata(second)
     assert second.of("server", "error", "response.done")[-1]["type"] == "response.done"
     check_order(first)

@@ -49,6 +49,12 @@ class Wire:
         """Events of the server."""
         return self.of("server")
 
+    @property
+    def transcripts(self) -> list[str]:
+        """The text of each reply that has any; a model may speak without words, and clients leave such replies out."""
+        done = self.of("server", "response.output_audio_transcript.done")
+        return [str(event["transcript"]) for event in done if event["transcript"].strip()]
+
     def types(self, side: str = "server") -> list[str]:
         """Types of one side's events."""
         return [str(event["type"]) for event in self.of(side)]

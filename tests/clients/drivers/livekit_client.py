@@ -134,6 +134,7 @@ async def come_back(session: AgentSession, agent: Agent, speaker: Speaker) -> No
     agent.realtime_llm_session.on("session_reconnected", lambda _: back.set())
     show("ready")
     await asyncio.wait_for(back.wait(), 60)
+    await until(lambda: len(agent.realtime_llm_session.chat_ctx.items) == NUM_ITEMS)
     show("reconnected")
     session.generate_reply(user_input="Are you still here?")
     await until(lambda: speaker.played_s > 0.4)
