@@ -100,6 +100,21 @@ def test_blocks_join_to_what_one_call_reads(
     writer.join()
 
 
+def test_a_header_with_many_channels_costs_no_more_memory_than_the_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = io.BytesIO()
+    soundfile.write(file, np.ones(3000, np.int16), 16000, format="WAV")
+    data = bytearray(file.getvalue())
+    data[22:24] = (1000).to_bytes(2, "little")
+    read, asked = soundfile.SoundFile.read, []
+    monkeypatch.setattr(
+        soundfile.SoundFile, "read", lambda self, num, **how: asked.append(num) or read(self, num, **how)
+    )
+    samples, _ = read_audio(bytes(data))
+    assert len(samples) == 3 and sum(asked) <= 3
+
+
 @pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
 def test_resampling_keeps_a_tone(rate: int) -> None:
     out = resample(tone(440, rate, rate), rate, RATE)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from innervoice.fields import Limits, shown
-from innervoice.files import read_bytes
+from innervoice.files import named, read_bytes
 from innervoice.types import AudioIn, Samples
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("innervoice")
 
 _FULL_SCALE = {"int16": 2.0**15, "int32": 2.0**31}
-_BLOCK = 1 << 20
+_BLOCK = 1 << 20  # samples of all channels
 _UNKNOWN_LEN = 2**62  # frames of a file whose header has no length
 _BYTE_FORMATS = ("B", "b", "c")
 _MOST_CHANNELS = 8
@@ -74,7 +74,7 @@ def _read(source: AudioIn, most: int | None, check_len: CheckLen | None) -> tupl
     if isinstance(source, bytes):
         return *_decode(source, "audio bytes", most, check_len), "audio bytes"
     if isinstance(source, (str, os.PathLike)):
-        where = os.fspath(source)
+        where = named(source)
         return *_decode(read_bytes(source, "name one audio file"), where, most, check_len), where
     raise ValueError(
         f"audio is of type {type(source).__name__}, expected a path, the bytes of a file, or (samples, rate)"
@@ -298,7 +298,9 @@ def _read_blocks(file: soundfile.SoundFile, most: int | None, where: str) -> Sam
     """
     blocks = [np.zeros((0, min(file.channels, most or file.channels)), np.float32)]
     peaks = np.zeros(file.channels)
-    while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+    left, most_frames = file.frames, max(1, _BLOCK // file.channels)
+    while len(block := file.read(min(left, most_frames), dtype="float32", always_2d=True)):
+        left -= len(block)
         blocks.append(block[:, :most].copy())
         if most is not None and file.channels > 1:
             peaks = np.maximum(peaks, np.abs(block).max(0))

@@ -5,13 +5,14 @@ replacing.py  a new file takes the place of an old one when it is complete
 sound.py      the containers of sound, and samples written to them
 """
 
-from innervoice.files.reading import check_readable, parse_json, read_bytes, read_text
+from innervoice.files.reading import check_readable, named, parse_json, read_bytes, read_text
 from innervoice.files.replacing import replacing
 from innervoice.files.sound import SoundFormat, sound_format, write_sound
 
 __all__ = [
     "SoundFormat",
     "check_readable",
+    "named",
     "parse_json",
     "read_bytes",
     "read_text",

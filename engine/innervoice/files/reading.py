@@ -11,6 +11,7 @@ from os import PathLike
 from typing import Any, BinaryIO
 
 AnyPath = str | PathLike[str]
+_MOST_SHOWN = 255  # characters of a path in a message
 
 
 def read_bytes(path: AnyPath, remedy: str, kind: str = "") -> bytes:
@@ -29,7 +30,7 @@ def read_text(path: AnyPath, remedy: str, kind: str = "") -> str:
     try:
         return read_bytes(path, remedy, kind).decode("utf-8")
     except UnicodeDecodeError as error:
-        what = f"{path} is no {kind}, because it" if kind else path
+        what = f"{named(path)} is no {kind}, because it" if kind else named(path)
         raise ValueError(f"{what} is not UTF-8 text (byte {error.start}): {remedy}") from None
 
 
@@ -50,24 +51,30 @@ def check_readable(path: AnyPath, remedy: str) -> None:
         pass
 
 
+def named(path: AnyPath) -> str:
+    """A path for a message, on one line: an empty, unprintable or long one is quoted, and cut."""
+    text = os.fspath(path)
+    if text.strip() and text.isprintable() and len(text) <= _MOST_SHOWN:
+        return text
+    return repr(text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}...")
+
+
 @contextmanager
 def _opened(path: AnyPath, remedy: str, kind: str = "") -> Iterator[BinaryIO]:
     try:
         with open(path, "rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
-                raise ValueError(f"{path} is a device: {remedy}")
+                raise ValueError(f"{named(path)} is a device: {remedy}")
             yield file
     except (FileNotFoundError, NotADirectoryError):
-        missing = f"there is no {kind} {path}" if kind else f"{path} does not exist"
+        missing = f"there is no {kind} {named(path)}" if kind else f"{named(path)} does not exist"
         raise FileNotFoundError(f"{missing}: {remedy}") from None
     except IsADirectoryError:
-        raise ValueError(f"{path} is a directory: {remedy}") from None
+        raise ValueError(f"{named(path)} is a directory: {remedy}") from None
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror or error}): {remedy}") from None
+        raise ValueError(f"{named(path)} cannot be read ({error.strerror or error}): {remedy}") from None
     except ValueError as error:
         if "null byte" in str(error):
-            raise ValueError(
-                f"{os.fspath(path)!r} cannot be read (a null byte in its name): {remedy}"
-            ) from None
+            raise ValueError(f"{named(path)} cannot be read (a null byte in its name): {remedy}") from None
         raise
