@@ -34,7 +34,7 @@ class _Stepped(Worker):
         return ask(self._core)
 
     def _queue_call(self, call: Callable[[], None]) -> None:
-        self._check_open()
+        self.check_open()
         self._calls.append(call)
 
 

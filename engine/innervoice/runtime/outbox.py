@@ -77,10 +77,10 @@ class Outbox:
         events: list[Event] = []
         for one in pending:
             with self._faults.owning(one.reply):
-                events.append(one.stamp(now))
-        if self._trace.enabled:
-            for event in events:
-                self._trace.event(event, now)
+                event = one.stamp(now)
+                events.append(event)
+                if self._trace.enabled:  # before the next one moves the player's clock
+                    self._trace.event(event, now)
         # The scheduler counts sound from the time it is sent.
         for one in pending:
             if type(one) is PendingAudio:
