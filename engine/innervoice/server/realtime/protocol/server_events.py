@@ -114,10 +114,6 @@ def transcription_failed(id: str, message: str) -> ServerEvent:
         "type": "conversation.item.input_audio_transcription.failed",
         "item_id": id,
         "content_index": 0,
-        "error": {
-            "type": "transcription_error",
-            "code": "transcription_failed",
-            "message": message,
-            "param": None,
-        },
+        # No "param": the parser of @openai/agents-realtime does not take null for it.
+        "error": {"type": "transcription_error", "code": "transcription_failed", "message": message},
     }
