@@ -170,7 +170,7 @@ def test_tls_and_a_key_of_the_environment(tmp_path: Path) -> None:
         (["--schedule", "none such"], "unknown schedule"),
         (["--ssl-certfile", "no.pem"], "ssl_certfile no.pem is no file"),
         (["--allow-origin", "here"], "allow_origins has 'here'"),
-        (["--api-key", "@no.txt"], "no.txt: No such file"),
+        (["--api-key", "@no.txt"], "there is no file of keys no.txt"),
         (["--host", "256.1.1.1", "--api-key", "k"], "256.1.1.1:8000 cannot be listened on"),
         (["--max-sessions", "0"], "max_sessions is 0"),
     ],

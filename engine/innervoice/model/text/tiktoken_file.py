@@ -68,14 +68,14 @@ class TiktokenTokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; nothing in it is taken for an added token.
 
-        Raises ValueError for more spaces in a row, other than line ends, than the library takes.
+        Raises ValueError for more white space in a row, other than line ends, than the library takes.
         """
         longest = 0
         if len(text) > _MOST_WHITE_SPACE:
             longest = max((len(run[0]) for run in re.finditer(r"[^\S\r\n]+", text)), default=0)
         if longest > _MOST_WHITE_SPACE:
             raise ValueError(
-                f"the text has {longest} spaces in a row, and the tokenizer takes "
+                f"the text has {longest} characters of white space in a row, and the tokenizer takes "
                 f"{_MOST_WHITE_SPACE}: shorten it"
             )
         with library_errors(f"a text of {len(text)} characters cannot be encoded", "shorten it"):
