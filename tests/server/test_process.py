@@ -11,6 +11,7 @@ import signal
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -44,7 +45,8 @@ def child(*words: str, **environment: str) -> Iterator[tuple[subprocess.Popen[st
     paths = os.pathsep.join(path for path in sys.path if path)
     env = os.environ | {"PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": ""} | environment
     command = [sys.executable, "-m", "innervoice.tools.cli.main", "serve", "--port", "0", *words]
-    process = subprocess.Popen(command, env=env, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    log = tempfile.TemporaryFile("w+")  # noqa: SIM115
+    process = subprocess.Popen(command, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -54,6 +56,9 @@ def child(*words: str, **environment: str) -> Iterator[tuple[subprocess.Popen[st
     finally:
         process.kill()
         process.wait()
+        log.seek(0)
+        assert "Traceback" not in (said := log.read()), said
+        log.close()
 
 
 class Listening(threading.Thread):

@@ -77,15 +77,18 @@ def address_of(options: ServerOptions, taken: socket.socket) -> str:
     return f"{options.scheme}://{host}:{taken.getsockname()[1]}"
 
 
-class _Refusals(logging.Filter):
-    """Drops a line of uvicorn that says of each refused upgrade that there was no answer."""
+class _NoFaults(logging.Filter):
+    """Drops what uvicorn logs as faults and is none: each refused upgrade has no answer, and a request that
+    still runs when the server ends is cancelled.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a line of the log stays."""
-        return record.msg != "ASGI callable returned without completing handshake."
+        """Whether a record of the log stays."""
+        is_cancelled = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
+        return not is_cancelled and record.msg != "ASGI callable returned without completing handshake."
 
 
-_REFUSALS = _Refusals()
+_NO_FAULTS = _NoFaults()
 
 
 class DrainingServer(uvicorn.Server):
@@ -108,7 +111,7 @@ class DrainingServer(uvicorn.Server):
                 server_header=False,
             )
         )
-        logging.getLogger("uvicorn.error").addFilter(_REFUSALS)
+        logging.getLogger("uvicorn.error").addFilter(_NO_FAULTS)
         self._context = context
         self._on_start = on_start
         self._draining: asyncio.Task[None] | None = None
@@ -141,8 +144,8 @@ class DrainingServer(uvicorn.Server):
         if self._draining is None:
             self._draining = asyncio.create_task(self._drain())
         else:
+            self._draining.cancel()
             self.should_exit = True
-            self.force_exit = True
 
     async def _drain(self) -> None:
         context = self._context
