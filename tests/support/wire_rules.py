@@ -69,7 +69,7 @@ def check_turns(events: list[Event]) -> None:
     running: set[str] = set()
     cut: set[str] = set()
     interrupts = False
-    for event in events:
+    for place, event in enumerate(events):
         kind = event["type"]
         if kind in ("session.created", "session.updated"):
             turns = event["session"]["audio"]["input"]["turn_detection"]
@@ -87,6 +87,8 @@ def check_turns(events: list[Event]) -> None:
         elif kind == "input_audio_buffer.committed":
             assert speaking in (None, event["item_id"]), "the turn got another item than was announced"
             speaking = None
+            shown = [(one["type"], one.get("item", {}).get("id")) for one in events[place + 1 : place + 3]]
+            assert shown == [(f"conversation.item.{name}", event["item_id"]) for name in ("added", "done")]
         elif kind.endswith(".delta"):
             assert event["response_id"] in running - cut, "a delta after the end, or after speech began"
 

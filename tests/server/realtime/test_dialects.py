@@ -159,6 +159,7 @@ def test_the_users_words_come_when_they_are_known(context: ServerContext, dialec
             await speak(client)
             failed = await client.until(f"{kind}.failed")
             assert failed["error"]["message"] == "the service is away"
+            assert None not in failed["error"].values()
 
     run(work())
 
