@@ -1,4 +1,7 @@
-"""The parsers of the clients take every event that the server sent to any of them."""
+"""The parsers of the clients take every event that the server sent to any of them.
+
+The last of the clients' files to run: the record has what was sent in those before it.
+"""
 
 from __future__ import annotations
 
