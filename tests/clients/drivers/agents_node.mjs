@@ -30,7 +30,7 @@ session.on("transport_event", (event) => {
 });
 
 async function until(holds) {
-  const late = Date.now() + 60_000;
+  const late = Date.now() + 150_000;
   while (!holds()) {
     if (Date.now() > late) throw new Error("it did not come in time");
     await sleep(10);

@@ -42,7 +42,7 @@ async def converse() -> None:
         async for piece in spoken(question(), silence_s=4.5):
             await session.send_audio(piece)
         for _ in range(2):  # the interrupted reply and the one to the question
-            await asyncio.wait_for(ends.get(), 60)
+            await asyncio.wait_for(ends.get(), 150)
         watching.cancel()
     history = [item.model_dump() for item in session._history]
     show("history", items=history)

@@ -69,7 +69,7 @@ class Watch:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(150):
         while not holds():
             await asyncio.sleep(0.02)
 
