@@ -25,6 +25,7 @@ from innervoice.server.context import ServerContext
 from innervoice.server.errors import ApiError
 from innervoice.server.http_answers import refusal, refuse, refuse_plainly
 from innervoice.server.origins import LOOPBACK_ORIGINS, CheckOrigins, Origins
+from innervoice.server.page_route import PageFiles
 from innervoice.server.realtime_route import RealtimeRoute
 
 HEALTH_PERIOD_S = 0.5
@@ -72,6 +73,7 @@ def make_app(context: ServerContext) -> Starlette:
             Route("/health", plain.health),
             Route("/ready", plain.ready),
             Route("/metrics", plain.metrics),
+            *PageFiles().routes,
         ],
         middleware=[cors, Middleware(CheckOrigins, origins=Origins.of(options))],
         exception_handlers={ApiError: refuse, HTTPException: refuse_plainly},

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from innervoice.schedule import UNLIMITED
 from innervoice.server.realtime.protocol.server_events import ServerEvent
 from innervoice.types import Event as EngineEvent
 from innervoice.types import Reflection, Speech, TokenEvent, Usage
@@ -74,6 +75,7 @@ class ReplyExtensions:
                 audio_rtf=usage.audio_rtf,
                 hidden_before_audio=usage.hidden_before_audio,
                 reflection_tokens=usage.reflection_tokens,
+                reflection_caps=[None if cap >= UNLIMITED else cap for cap in usage.reflection_caps],
             )
 
     def _close(self) -> None:

@@ -1,0 +1,170 @@
+// A call: one conversation with the server, its microphone and its sound. Knows nothing of how it is shown.
+
+import { Capture } from "./capture.js";
+import { Connection } from "./connection.js";
+import { Playback } from "./playback.js";
+import { Recording } from "./recording.js";
+import { decode, encode, level, RATE } from "./pcm.js";
+
+/**
+ * Events: "server", "client" and "state" as of the connection; "begun", "position", "dry" and "cleared" as of the
+ * playback; "level" of the user's sound; "cut" with {response, item, playedMs}; "latency" with {totalMs}.
+ */
+export class Call extends EventTarget {
+  constructor() {
+    super();
+    this.connection = new Connection();
+    this.playback = new Playback();
+    this.recording = new Recording();
+    this.capture = new Capture((samples) => this.hear(samples));
+    this.isManual = false;
+    this.isHolding = false;
+    this.isAnswering = false;
+    this.sentMs = 0;
+    this.turnEnd = null;
+    this.response = null; // the newest
+    this.relay(this.connection, ["server", "client", "state"]);
+    this.relay(this.playback, ["begun", "position", "dry", "cleared"]);
+    this.connection.addEventListener("server", ({ detail }) => this.take(detail));
+    this.playback.addEventListener("begun", ({ detail }) => this.firstSound(detail));
+    this.playback.addEventListener("position", ({ detail }) => this.acknowledge(detail));
+    this.playback.addEventListener("dry", ({ detail }) => this.acknowledge(detail));
+    this.playback.addEventListener("heard", ({ detail }) => this.record(detail));
+  }
+
+  relay(source, types) {
+    for (const type of types) {
+      source.addEventListener(type, ({ detail }) => this.emit(type, detail));
+    }
+  }
+
+  emit(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+
+  get isOpen() {
+    return this.connection.state === "open";
+  }
+
+  /** Unlock the sound and connect. key: null where the server needs none. */
+  async start(key) {
+    await this.playback.open();
+    this.connection.open(key);
+  }
+
+  stop() {
+    this.capture.close();
+    this.playback.clear();
+    this.connection.close();
+    this.isAnswering = this.isHolding = false;
+  }
+
+  /** Send a block of the user's sound, unless a key has to be held for it. */
+  hear(samples) {
+    this.emit("level", level(samples));
+    if (!this.isOpen || (this.isManual && !this.isHolding)) return;
+    this.recording.add(0, samples);
+    if (this.connection.send("input_audio_buffer.append", { audio: encode(samples) })) {
+      this.sentMs += (1000 * samples.length) / RATE;
+    }
+  }
+
+  record(blocks) {
+    const joined = new Float32Array(blocks.length * blocks[0].length);
+    blocks.forEach((block, i) => joined.set(block, i * block.length));
+    if (this.isOpen) this.recording.add(1, joined);
+  }
+
+  /** Begin a turn by hand: the reply stops, and the sound from now on belongs to the turn. */
+  hold() {
+    if (!this.isManual || this.isHolding) return;
+    this.interrupt();
+    this.connection.send("input_audio_buffer.clear");
+    this.isHolding = true;
+    this.heldMs = this.sentMs;
+  }
+
+  /** End a turn by hand; one of less than a tenth of a second is dropped. */
+  release() {
+    if (!this.isHolding) return;
+    this.isHolding = false;
+    if (this.sentMs - this.heldMs < 120) {
+      this.connection.send("input_audio_buffer.clear");
+      return;
+    }
+    this.connection.send("input_audio_buffer.commit");
+    this.ask();
+  }
+
+  /** Say a typed message. */
+  say(text) {
+    this.interrupt();
+    const item = { type: "message", role: "user", content: [{ type: "input_text", text }] };
+    this.connection.send("conversation.item.create", { item });
+    this.ask();
+  }
+
+  /** Speak a recording in the microphone's place. silenceMs: after it, so that the end of the turn is found. */
+  async speak(samples, silenceMs) {
+    if (this.isManual) this.hold();
+    await this.capture.speak(samples, this.isManual ? 0 : silenceMs);
+    if (this.isManual) this.release();
+  }
+
+  ask() {
+    this.turnEnd = performance.now();
+    this.connection.send("response.create");
+  }
+
+  /** Stop the reply: its sound within 5 ms, its decoding, and what was not heard leaves the dialogue. */
+  interrupt() {
+    if (this.isAnswering) this.connection.send("response.cancel");
+    this.isAnswering = false;
+    return this.cut();
+  }
+
+  async cut() {
+    if (this.response) this.playback.drop(this.response);
+    const at = await this.playback.clear();
+    if (!at?.response || at.playedMs >= this.playback.receivedMs(at.response) - 1) return;
+    this.acknowledge(at);
+    const audio_end_ms = Math.max(0, Math.floor(at.playedMs - this.playback.latencyMs));
+    this.connection.send("conversation.item.truncate", { item_id: at.item, content_index: 0, audio_end_ms });
+    this.emit("cut", { response: at.response, item: at.item, playedMs: audio_end_ms });
+  }
+
+  acknowledge({ response, playedMs }) {
+    if (!response) return;
+    this.connection.send("innervoice.playback.ack", { response_id: response, played_ms: Math.floor(playedMs) });
+  }
+
+  firstSound() {
+    if (this.turnEnd === null) return;
+    this.emit("latency", { totalMs: performance.now() + this.playback.latencyMs - this.turnEnd });
+    this.turnEnd = null;
+  }
+
+  take(event) {
+    if (event.type === "session.created" || event.type === "session.updated") this.configure(event);
+    if (event.type === "input_audio_buffer.speech_started") this.cut();
+    if (event.type === "input_audio_buffer.speech_stopped") {
+      this.turnEnd = performance.now() - Math.max(0, this.sentMs - event.audio_end_ms);
+    }
+    if (event.type === "response.created") {
+      this.isAnswering = true;
+      this.response = event.response.id;
+    }
+    if (event.type === "response.output_audio.delta") {
+      this.playback.push(event.response_id, event.item_id, decode(event.delta));
+    }
+    if (event.type === "response.done") {
+      this.isAnswering = false;
+      this.playback.end(event.response.id);
+    }
+  }
+
+  configure({ type, session }) {
+    this.isManual = session.audio?.input?.turn_detection === null;
+    if (type === "session.created" && !session.innervoice?.resumed) this.sentMs = 0;
+  }
+}

@@ -1,0 +1,106 @@
+// The WebSocket to the server: its events, the reason of its state, and its return after a loss.
+
+const WAITS_S = [0.5, 1, 2, 4, 8, 8];
+
+/**
+ * A connection that comes back by itself. Events: "state" with {state, reason}, "server" and "client" with each
+ * event of the protocol. States: idle, connecting, open, waiting, refused.
+ */
+export class Connection extends EventTarget {
+  constructor() {
+    super();
+    this.state = "idle";
+    this.token = null;
+    this.lastEvent = 0;
+    this.tries = 0;
+  }
+
+  /** Connect; key: null where the server needs none. */
+  open(key = null) {
+    this.key = key;
+    this.tries = 0;
+    this.connect();
+  }
+
+  /** End the session. */
+  close() {
+    clearTimeout(this.timer);
+    this.token = null;
+    this.leave();
+    this.change("idle", "Not connected.");
+  }
+
+  /** Send an event -> whether the connection was open. */
+  send(type, fields = {}) {
+    if (this.socket?.readyState !== WebSocket.OPEN) return false;
+    const event = { type, ...fields };
+    this.socket.send(JSON.stringify(event));
+    this.dispatchEvent(new CustomEvent("client", { detail: event }));
+    return true;
+  }
+
+  connect() {
+    this.leave();
+    this.error = null;
+    this.change("connecting", this.token ? "Taking the session up again…" : "Connecting…");
+    const url = new URL("v1/realtime?innervoice=1", document.baseURI);
+    url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+    if (this.token) {
+      url.searchParams.set("resume", this.token);
+      url.searchParams.set("last_event", this.lastEvent);
+    }
+    const protocols = ["realtime"];
+    if (this.key) protocols.push(`openai-insecure-api-key.${this.key}`);
+    const socket = new WebSocket(url, protocols);
+    this.socket = socket;
+    socket.onmessage = ({ data }) => this.take(JSON.parse(data));
+    socket.onclose = (event) => this.lost(event);
+  }
+
+  leave() {
+    if (!this.socket) return;
+    this.socket.onmessage = this.socket.onclose = null;
+    this.socket.close(1000);
+    this.socket = null;
+  }
+
+  take(event) {
+    if (event.event_seq) this.lastEvent = event.event_seq;
+    if (event.type === "session.created" || event.type === "session.updated") {
+      this.token = event.session.innervoice?.resume_token ?? this.token;
+      this.tries = 0;
+      if (this.state !== "open") this.change("open", "Connected.");
+    }
+    if (event.type === "error") this.error = event.error;
+    this.dispatchEvent(new CustomEvent("server", { detail: event }));
+  }
+
+  lost({ code }) {
+    this.socket = null;
+    const { error } = this;
+    const reason = error?.message ?? reasonOf(code, this.state);
+    if (error?.code === "invalid_resume_token") this.token = null;
+    if (code === 1008 || error?.code === "invalid_api_key" || error?.code === "session_taken_over") {
+      this.change("refused", reason, error?.code);
+      return;
+    }
+    if (this.tries >= WAITS_S.length) {
+      this.change("refused", `${reason} Gave up after ${this.tries} tries.`, error?.code);
+      return;
+    }
+    const waitS = Math.max(error?.retry_after ?? 0, WAITS_S[this.tries++]);
+    this.change("waiting", `${reason} Next try in ${waitS} s.`, error?.code);
+    this.timer = setTimeout(() => this.connect(), 1000 * waitS);
+  }
+
+  change(state, reason, code = null) {
+    this.state = state;
+    this.dispatchEvent(new CustomEvent("state", { detail: { state, reason, code } }));
+  }
+}
+
+function reasonOf(code, state) {
+  if (state === "connecting") return "The server does not answer.";
+  const known = { 1001: "The server is shutting down.", 1006: "The connection was lost.", 1011: "The server failed." };
+  return known[code] ?? `The connection was closed (code ${code}).`;
+}

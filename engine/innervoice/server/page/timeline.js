@@ -1,0 +1,304 @@
+// The timeline: when each segment of a reply was decoded, and when its sound was played, over one axis of time.
+
+const KEPT_S = 600;
+const LANES = [
+  ["user", "You"],
+  ["reflection", "Thought"],
+  ["transcript", "Words"],
+  ["speech", "Speech"],
+  ["sound", "Sound"],
+];
+const now = () => performance.now() / 1000;
+
+/** Draws on a canvas. Times are in seconds of the page's clock, places in the sound in milliseconds. */
+export class Timeline {
+  constructor(canvas, isCalm) {
+    this.canvas = canvas;
+    this.isCalm = isCalm; // whether the user asked for little motion
+    this.replies = new Map();
+    this.users = [];
+    this.reserve = [];
+    this.spanS = 20;
+    this.lag = 0; // seconds that the view is behind the present
+    this.restyle();
+    this.watch();
+    this.frame();
+  }
+
+  /** Read the colours again, after a change of the theme. */
+  restyle() {
+    const style = getComputedStyle(this.canvas);
+    const read = (name) => style.getPropertyValue(`--${name}`).trim();
+    const names = ["user", "reflection", "transcript", "speech", "sound", "ink", "muted", "line", "surface", "bad"];
+    this.colours = Object.fromEntries(names.map((name) => [name, read(name)]));
+    this.font = style.fontFamily;
+  }
+
+  begin(response) {
+    this.replies.set(response, { start: now(), open: null, segments: [], plays: [], caps: [], cutMs: null });
+    this.trim();
+  }
+
+  /** Let the open segment of a reply grow, as its text arrives. */
+  grow(response, kind, segment) {
+    const reply = this.replies.get(response);
+    if (!reply) return;
+    if (reply.open?.segment !== segment) reply.open = { kind, segment, from: this.lastEnd(reply), tokens: 0 };
+    reply.open.to = now();
+    reply.open.tokens++;
+  }
+
+  lastEnd(reply) {
+    return reply.segments.at(-1)?.to ?? reply.start;
+  }
+
+  /** Add a segment that has ended: an event `innervoice.segment`. */
+  add(event) {
+    const reply = this.replies.get(event.response_id);
+    if (!reply) return;
+    const from = this.lastEnd(reply);
+    const to = Math.max(from, reply.start + event.t_ms / 1000);
+    const { kind, index, num_tokens: tokens, audio_start_ms: fromMs, audio_end_ms: toMs, forced } = event;
+    reply.segments.push({ kind, index, tokens, from, to, fromMs, toMs, forced });
+    reply.open = null;
+  }
+
+  /** Note the budgets that the reflections had, in order; null: none. */
+  budget(response, caps) {
+    const reply = this.replies.get(response);
+    if (reply) reply.caps = caps;
+  }
+
+  /** Note how much of a reply was played by now, and how much waits. */
+  play(response, playedMs, waitingMs) {
+    const at = now();
+    this.reserve.push({ at, ms: waitingMs });
+    const reply = this.replies.get(response);
+    if (!reply) return;
+    const last = reply.plays.at(-1);
+    const from = at - (playedMs - (last?.toMs ?? 0)) / 1000;
+    if (last && from - last.to < 0.06) Object.assign(last, { to: at, toMs: playedMs });
+    else reply.plays.push({ from, to: at, fromMs: last?.toMs ?? 0, toMs: playedMs });
+  }
+
+  cut(response, playedMs) {
+    const reply = this.replies.get(response);
+    if (!reply) return;
+    reply.cutMs = playedMs;
+    reply.cutAt = now();
+    this.reserve.push({ at: now(), ms: 0 });
+  }
+
+  userBegan(agoS = 0) {
+    this.users.push({ from: now() - agoS, to: null });
+  }
+
+  userEnded(agoS = 0) {
+    const last = this.users.at(-1);
+    if (last && last.to === null) last.to = Math.max(last.from, now() - agoS);
+  }
+
+  trim() {
+    const oldest = now() - KEPT_S;
+    for (const [id, reply] of this.replies) if (reply.start < oldest) this.replies.delete(id);
+    this.users = this.users.filter((turn) => (turn.to ?? now()) > oldest);
+    this.reserve = this.reserve.filter((point) => point.at > oldest);
+  }
+
+  /** Move the view by a share of its width, to the past or back to the present. */
+  move(share) {
+    this.lag = Math.max(0, Math.min(KEPT_S, this.lag - share * this.spanS));
+  }
+
+  watch() {
+    let dragged = null;
+    const { canvas } = this;
+    canvas.addEventListener("pointerdown", (event) => {
+      dragged = { x: event.clientX, lag: this.lag };
+      canvas.setPointerCapture(event.pointerId);
+    });
+    canvas.addEventListener("pointermove", (event) => {
+      if (!dragged) return;
+      const moved = ((event.clientX - dragged.x) / canvas.clientWidth) * this.spanS;
+      this.lag = Math.max(0, Math.min(KEPT_S, dragged.lag + moved));
+    });
+    canvas.addEventListener("pointerup", () => (dragged = null));
+    canvas.addEventListener("pointercancel", () => (dragged = null));
+    canvas.addEventListener("keydown", (event) => {
+      const shares = { ArrowLeft: -0.2, ArrowRight: 0.2, Home: -KEPT_S, End: KEPT_S };
+      if (!(event.key in shares)) return;
+      event.preventDefault();
+      this.move(shares[event.key]);
+    });
+  }
+
+  frame() {
+    this.draw();
+    if (this.isCalm()) setTimeout(() => this.frame(), 500);
+    else requestAnimationFrame(() => this.frame());
+  }
+
+  draw() {
+    const { canvas } = this;
+    const [width, height] = [canvas.clientWidth, canvas.clientHeight];
+    const scale = devicePixelRatio;
+    if (canvas.width !== Math.round(width * scale) || canvas.height !== Math.round(height * scale)) {
+      canvas.width = Math.round(width * scale);
+      canvas.height = Math.round(height * scale);
+    }
+    const pen = canvas.getContext("2d");
+    pen.setTransform(scale, 0, 0, scale, 0, 0);
+    pen.clearRect(0, 0, width, height);
+    const left = width < 520 ? 58 : 78;
+    const view = { pen, left, width, height, top: 6, foot: 20, end: now() - this.lag + 0.04 * this.spanS };
+    view.reserveTop = height - view.foot - 44;
+    view.lane = (view.reserveTop - view.top - 6) / LANES.length;
+    view.x = (t) => width - ((view.end - t) / this.spanS) * (width - left);
+    this.drawFrame(view);
+    pen.save();
+    pen.beginPath();
+    pen.rect(left, 0, width - left, height);
+    pen.clip();
+    for (const turn of this.users) this.block(view, 0, turn.from, turn.to ?? now(), this.colours.user);
+    for (const reply of this.replies.values()) this.drawReply(view, reply);
+    this.drawReserve(view);
+    this.drawNow(view);
+    pen.restore();
+  }
+
+  drawFrame({ pen, left, width, top, lane, height, foot, end, x, reserveTop }) {
+    pen.font = `500 11px ${this.font}`;
+    pen.textBaseline = "middle";
+    LANES.forEach(([key, name], i) => {
+      const y = top + i * lane;
+      pen.fillStyle = this.colours[key];
+      pen.fillRect(0, y + lane / 2 - 5, 3, 10);
+      pen.fillStyle = this.colours.ink;
+      pen.fillText(name, 10, y + lane / 2);
+      pen.fillStyle = this.colours.line;
+      pen.fillRect(left, Math.round(y + lane) - 0.5, width - left, 1);
+    });
+    pen.fillStyle = this.colours.ink;
+    pen.fillText("Reserve", 10, reserveTop + 24);
+    const step = this.spanS > 60 ? 20 : this.spanS > 15 ? 5 : 1;
+    pen.textAlign = "center";
+    for (let t = Math.ceil((end - this.spanS) / step) * step; t < end; t += step) {
+      if (t < 0 || x(t) < left + 12 || x(t) > width - 14) continue;
+      pen.fillStyle = this.colours.line;
+      pen.fillRect(Math.round(x(t)), top, 1, height - foot - top);
+      pen.fillStyle = this.colours.muted;
+      pen.fillText(`${Math.floor(t / 60)}:${String(Math.floor(t % 60)).padStart(2, "0")}`, x(t), height - 8);
+    }
+    pen.textAlign = "left";
+  }
+
+  drawReply(view, reply) {
+    let cutWords = false;
+    const spoken = reply.segments.filter((segment) => segment.kind === "speech");
+    for (const segment of reply.segments) {
+      const lane = LANES.findIndex(([key]) => key === segment.kind);
+      if (lane < 0) continue;
+      const colour = this.colours[segment.kind];
+      this.block(view, lane, segment.from, segment.to, colour);
+      if (segment.kind === "reflection") this.drawBudget(view, segment, reply.caps[segment.index]);
+      if (reply.cutMs === null) continue;
+      const sound = segment.kind === "speech" ? segment : segment.kind === "transcript" ? spoken[segment.index] : null;
+      cutWords = Boolean(sound && sound.toMs > reply.cutMs);
+      if (cutWords) this.hatchFrom(view, lane, segment, (reply.cutMs - sound.fromMs) / (sound.toMs - sound.fromMs));
+    }
+    if (reply.open) {
+      const lane = LANES.findIndex(([key]) => key === reply.open.kind);
+      this.block(view, lane, reply.open.from, reply.open.to, this.colours[reply.open.kind]);
+      this.label(view, lane, reply.open.from, reply.open.to, `${reply.open.tokens}…`);
+    }
+    for (const { from, to } of reply.plays) this.block(view, 4, from, to, this.colours.sound);
+    if (reply.cutMs !== null) this.drawCut(view, reply.cutAt);
+  }
+
+  block({ pen, x, top, lane }, index, from, to, colour) {
+    const start = x(from);
+    const size = Math.max(2, x(to) - start - 1);
+    pen.fillStyle = colour;
+    pen.beginPath();
+    pen.roundRect(start, top + index * lane + 5, size, lane - 10, Math.min(4, size / 2));
+    pen.fill();
+  }
+
+  label({ pen, x, top, lane }, index, from, to, text) {
+    if (x(to) - x(from) < pen.measureText(text).width + 8) return;
+    pen.fillStyle = this.colours.surface;
+    pen.fillText(text, x(from) + 5, top + (index + 0.5) * lane);
+  }
+
+  /** Under a reflection a bar of its budget, filled by what it spent. */
+  drawBudget(view, segment, cap) {
+    const { pen, x, top, lane } = view;
+    const text = cap === null || cap === undefined ? `${segment.tokens}` : `${segment.tokens}/${cap}`;
+    this.label(view, 1, segment.from, segment.to, text);
+    if (cap === null || cap === undefined) return;
+    const y = top + 2 * lane - 4;
+    const size = Math.max(2, x(segment.to) - x(segment.from) - 1);
+    pen.fillStyle = this.colours.line;
+    pen.fillRect(x(segment.from), y, size, 2);
+    pen.fillStyle = this.colours.ink;
+    pen.fillRect(x(segment.from), y, size * Math.min(1, segment.tokens / Math.max(1, cap)), 2);
+  }
+
+  hatchFrom({ pen, x, top, lane }, index, segment, share) {
+    const from = x(segment.from) + Math.max(0, share) * (x(segment.to) - x(segment.from));
+    const size = Math.max(2, x(segment.to) - from);
+    const y = top + index * lane + 5;
+    pen.save();
+    pen.beginPath();
+    pen.rect(from, y, size, lane - 10);
+    pen.clip();
+    pen.fillStyle = this.colours.surface;
+    pen.globalAlpha = 0.55;
+    pen.fillRect(from, y, size, lane - 10);
+    pen.globalAlpha = 1;
+    pen.strokeStyle = this.colours.bad;
+    pen.lineWidth = 1.5;
+    pen.beginPath();
+    for (let at = from - lane; at < from + size + lane; at += 5) {
+      pen.moveTo(at, y + lane);
+      pen.lineTo(at + lane, y);
+    }
+    pen.stroke();
+    pen.restore();
+  }
+
+  drawCut({ pen, x, top, reserveTop }, at) {
+    pen.fillStyle = this.colours.bad;
+    pen.fillRect(x(at) - 1, top, 2, reserveTop - top);
+  }
+
+  drawReserve({ pen, x, left, width, height, foot, reserveTop }) {
+    const most = Math.max(1000, ...this.reserve.map((point) => point.ms));
+    const base = height - foot;
+    const y = (ms) => base - (ms / most) * (base - reserveTop - 4);
+    const points = this.reserve.filter((point) => x(point.at) > left - 400);
+    if (points.length) {
+      pen.beginPath();
+      pen.moveTo(x(points[0].at), base);
+      for (const point of points) pen.lineTo(x(point.at), y(point.ms));
+      pen.lineTo(x(points.at(-1).at), base);
+      pen.fillStyle = this.colours.sound;
+      pen.globalAlpha = 0.28;
+      pen.fill();
+      pen.globalAlpha = 1;
+    }
+    pen.fillStyle = this.colours.muted;
+    pen.textAlign = "right";
+    pen.fillText(`${(most / 1000).toFixed(1)} s`, width - 6, reserveTop + 6);
+    pen.textAlign = "left";
+  }
+
+  drawNow({ pen, x, top, height, foot }) {
+    if (this.lag > 0.05 * this.spanS) return;
+    pen.fillStyle = this.colours.ink;
+    pen.fillRect(x(now()), top, 1.5, height - foot - top);
+    pen.beginPath();
+    pen.arc(x(now()) + 0.75, top, 3.5, 0, 7);
+    pen.fill();
+  }
+}
