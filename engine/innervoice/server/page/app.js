@@ -32,6 +32,7 @@ const handlers = {
   "session.created": ({ session }) => {
     if (session.innervoice?.resumed) transcript.note("the conversation goes on");
     else call.connection.send("session.update", { session: settings.toUpdate() });
+    if (!call.capture.isOpen) openMicrophone();
   },
   "session.updated": () => showTurns(),
   "input_audio_buffer.speech_started": (event) => timeline.userBegan((call.sentMs - event.audio_start_ms) / 1000),
@@ -138,9 +139,7 @@ async function start() {
     await call.start(key || null);
   } catch (error) {
     showState({ state: "refused", reason: error.message });
-    return;
   }
-  await openMicrophone();
 }
 
 async function openMicrophone() {
