@@ -21,7 +21,7 @@ const browser = await chromium.launch({
     "--autoplay-policy=no-user-gesture-required",
   ],
 });
-const page = await browser.newPage({ viewport: { width: 1440, height: 900 }, reducedMotion: "reduce" });
+const page = await browser.newPage({ viewport: { width: 1440, height: 900 }, reducedMotion: "reduce", colorScheme: "light" });
 page.on("pageerror", (error) => show("error", { message: String(error) }));
 page.on("console", (message) => message.type() === "error" && show("error", { message: message.text() }));
 page.on("request", (request) => request.url().startsWith("http") && show("request", { url: request.url() }));
@@ -68,9 +68,10 @@ async function played(number) {
 await page.goto(`${base}/`);
 await page.evaluate(() => {
   const { call } = globalThis.innervoice;
-  const seen = { done: [], dry: null, cut: null, hidden: "", spoken: "" };
+  const seen = { done: [], stats: [], dry: null, cut: null, hidden: "", spoken: "" };
   globalThis.seen = seen;
   call.addEventListener("server", ({ detail }) => {
+    if (detail.type === "innervoice.response.stats") seen.stats.push(detail);
     if (detail.type === "response.done") seen.done.push(detail.response);
     if (detail.type === "innervoice.reflection.done") seen.hidden += detail.text;
     if (detail.type === "response.output_audio_transcript.done") seen.spoken += detail.transcript;
@@ -97,6 +98,7 @@ show("texts", await page.evaluate(() => ({
   thoughts: [...document.querySelectorAll("#thoughts li:not(.empty-note) p")].map((one) => one.textContent).join(""),
   transcript: [...document.querySelectorAll("#transcript .assistant p")].map((one) => one.textContent).join(""),
   others: document.querySelector("#caption").textContent + document.querySelector("#live-region").textContent,
+  stats: globalThis.seen.stats,
   firstSound: document.querySelector("#first-sound").textContent,
 })));
 await picture("reply");

@@ -77,7 +77,7 @@ call.addEventListener("latency", ({ detail }) => {
 for (const type of ["position", "dry"]) {
   call.addEventListener(type, ({ detail }) => {
     timeline.play(detail.response, detail.playedMs, detail.waitingMs);
-    transcript.heard(detail.item, detail.playedMs);
+    transcript.heard(detail.item, detail.playedMs, call.playback.receivedMs(detail.response));
     $("reserve").textContent = `${(detail.waitingMs / 1000).toFixed(1)} s`;
     $("underruns").textContent = detail.underruns;
   });
@@ -114,8 +114,9 @@ function showState({ state, reason, code }) {
   $("state").dataset.state = state;
   $("reason").textContent = reason;
   $("start").hidden = isOpen || state === "connecting" || state === "waiting";
-  for (const id of ["mute", "text", "stop-reply"]) $(id).disabled = !isOpen;
-  $("end").disabled = state === "idle" || state === "refused";
+  for (const id of ["mute", "text"]) $(id).disabled = !isOpen;
+  $("stop-reply").hidden = !isOpen;
+  $("end").hidden = state === "idle" || state === "refused";
   $("type").querySelector("button").disabled = !isOpen;
   for (const button of recordings) button.disabled = !isOpen;
   $("download").disabled = call.recording.isEmpty;

@@ -91,7 +91,7 @@ class Playback extends AudioWorkletProcessor {
       this.post("dry");
     }
     this.since += left.length;
-    if (this.current && this.since >= POST_S * sampleRate) this.post("position");
+    if (this.isRunning && this.since >= POST_S * sampleRate) this.post("position");
     this.record(left);
     return true;
   }

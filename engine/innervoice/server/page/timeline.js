@@ -77,6 +77,7 @@ export class Timeline {
     if (!reply) return;
     const last = reply.plays.at(-1);
     const from = at - (playedMs - (last?.toMs ?? 0)) / 1000;
+    if (playedMs <= (last?.toMs ?? 0)) return;
     if (last && from - last.to < 0.06) Object.assign(last, { to: at, toMs: playedMs });
     else reply.plays.push({ from, to: at, fromMs: last?.toMs ?? 0, toMs: playedMs });
   }
@@ -193,7 +194,6 @@ export class Timeline {
   }
 
   drawReply(view, reply) {
-    let cutWords = false;
     const spoken = reply.segments.filter((segment) => segment.kind === "speech");
     for (const segment of reply.segments) {
       const lane = LANES.findIndex(([key]) => key === segment.kind);
@@ -203,8 +203,8 @@ export class Timeline {
       if (segment.kind === "reflection") this.drawBudget(view, segment, reply.caps[segment.index]);
       if (reply.cutMs === null) continue;
       const sound = segment.kind === "speech" ? segment : segment.kind === "transcript" ? spoken[segment.index] : null;
-      cutWords = Boolean(sound && sound.toMs > reply.cutMs);
-      if (cutWords) this.hatchFrom(view, lane, segment, (reply.cutMs - sound.fromMs) / (sound.toMs - sound.fromMs));
+      if (!sound || sound.toMs <= reply.cutMs) continue;
+      this.hatchFrom(view, lane, segment, (reply.cutMs - sound.fromMs) / (sound.toMs - sound.fromMs));
     }
     if (reply.open) {
       const lane = LANES.findIndex(([key]) => key === reply.open.kind);
@@ -272,7 +272,7 @@ export class Timeline {
     pen.fillRect(x(at) - 1, top, 2, reserveTop - top);
   }
 
-  drawReserve({ pen, x, left, width, height, foot, reserveTop }) {
+  drawReserve({ pen, x, left, height, foot, reserveTop }) {
     const most = Math.max(1000, ...this.reserve.map((point) => point.ms));
     const base = height - foot;
     const y = (ms) => base - (ms / most) * (base - reserveTop - 4);
@@ -288,9 +288,7 @@ export class Timeline {
       pen.globalAlpha = 1;
     }
     pen.fillStyle = this.colours.muted;
-    pen.textAlign = "right";
-    pen.fillText(`${(most / 1000).toFixed(1)} s`, width - 6, reserveTop + 6);
-    pen.textAlign = "left";
+    pen.fillText(`${(most / 1000).toFixed(1)} s`, left + 6, reserveTop + 8);
   }
 
   drawNow({ pen, x, top, height, foot }) {

@@ -1,5 +1,7 @@
 // The words of both sides. Words of a reply are pale until their sound is heard, and struck out if it never was.
 
+const CAPTION = 90; // characters
+
 /** Shows turns in a DOM list, and the words that are being heard in a caption. */
 export class Transcript {
   constructor(list, caption) {
@@ -19,35 +21,38 @@ export class Transcript {
 
   /** Begin a reply. */
   reply(item) {
-    this.replies.set(item, { body: this.turn("assistant", "Voice"), pieces: [], playedMs: 0, cutMs: null });
+    this.replies.set(item, { body: this.turn("assistant", "Voice"), words: [], playedMs: 0, receivedMs: 0, isCut: false });
   }
 
-  /** Add words of a reply; startMs: the place of their sound, null for text without sound. */
+  /** Add a part of a reply; startMs: the place where its sound begins, null for text without sound. */
   add(item, text, startMs) {
     const reply = this.replies.get(item);
     if (!reply) return;
-    const span = document.createElement("span");
-    span.textContent = text;
-    reply.body.append(span);
-    reply.pieces.push({ span, text, startMs });
+    for (const word of text.match(/\s*\S+\s*|\s+/g) ?? []) {
+      const span = document.createElement("span");
+      span.textContent = word;
+      reply.body.append(span);
+      reply.words.push({ span, word, startMs, atMs: startMs });
+    }
     this.paint(reply);
     this.follow();
   }
 
-  /** Note how much of a reply was heard. */
-  heard(item, playedMs) {
+  /** Note how much of a reply was received and heard. */
+  heard(item, playedMs, receivedMs) {
     const reply = this.replies.get(item);
-    if (!reply || reply.cutMs !== null) return;
-    reply.playedMs = playedMs;
+    if (!reply || reply.isCut) return;
+    Object.assign(reply, { playedMs, receivedMs });
     this.paint(reply);
-    this.caption.textContent = reply.pieces.filter(isHeard(reply)).map((piece) => piece.text).join("").slice(-90);
+    const heard = reply.words.filter((word) => isHeard(reply, word)).map(({ word }) => word).join("");
+    this.caption.textContent = heard.length > CAPTION ? `…${heard.slice(-CAPTION)}` : heard;
   }
 
   /** Cut a reply at the sound that was heard. */
   cut(item, playedMs) {
     const reply = this.replies.get(item);
     if (!reply) return;
-    reply.cutMs = reply.playedMs = playedMs;
+    Object.assign(reply, { playedMs, isCut: true });
     reply.body.closest("li").classList.add("cut");
     this.paint(reply);
   }
@@ -62,9 +67,9 @@ export class Transcript {
   }
 
   paint(reply) {
-    const test = isHeard(reply);
-    for (const piece of reply.pieces) {
-      piece.span.className = test(piece) ? "" : reply.cutMs === null ? "coming" : "unheard";
+    spread(reply);
+    for (const word of reply.words) {
+      word.span.className = isHeard(reply, word) ? "" : reply.isCut ? "unheard" : "coming";
     }
   }
 
@@ -86,6 +91,25 @@ export class Transcript {
   }
 }
 
-function isHeard(reply) {
-  return ({ startMs }) => startMs === null || startMs < reply.playedMs;
+/** Give each word its place in the sound: a part's words share the sound up to the next part by their length. */
+function spread({ words, receivedMs }) {
+  for (let first = 0; first < words.length; ) {
+    const { startMs } = words[first];
+    if (startMs === null) return;
+    let last = first;
+    while (words[last + 1]?.startMs === startMs) last++;
+    const end = Math.max(startMs, words[last + 1]?.startMs ?? receivedMs);
+    const part = words.slice(first, last + 1);
+    const length = part.reduce((sum, { word }) => sum + word.length, 0);
+    let before = 0;
+    for (const word of part) {
+      word.atMs = startMs + ((end - startMs) * before) / length;
+      before += word.word.length;
+    }
+    first = last + 1;
+  }
+}
+
+function isHeard({ playedMs }, { atMs }) {
+  return atMs === null || atMs < playedMs;
 }
