@@ -80,6 +80,7 @@ def test_wheel_is_whole(wheel: Path) -> None:
         ("engine", "**/*.py"),
         ("kernels", "**/*.py"),
         ("engine", "innervoice/assets/**/*"),
+        ("engine", "innervoice/server/page/*"),
     ):
         expected |= {
             str(path.relative_to(ROOT / root)) for path in (ROOT / root).glob(pattern) if path.is_file()

@@ -9,7 +9,7 @@ const { chromium } = createRequire(modules + "/")("playwright-core");
 const axe = readFileSync(join(modules, "axe-core/axe.min.js"), "utf8");
 const base = process.env.REALTIME_BASE.replace(/\/v1$/, "");
 const show = (kind, fields = {}) => console.log(JSON.stringify({ kind, ...fields }));
-const WIDTHS = [[390, 844], [820, 1180], [1440, 900]];
+const WIDTHS = [[390, 1300], [820, 1180], [1440, 900]];
 
 const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM,
@@ -87,7 +87,7 @@ if (process.env.PAGE_SHOTS) await picture("before");
 const [key, start] = [page.locator("#key"), page.locator("#start")];
 await page.locator("#settings-drawer > summary").click();
 await key.fill(process.env.REALTIME_KEY);
-await page.locator("[name=schedule]").selectOption("stitch_s");
+await page.locator("[name=schedule]").selectOption("think_first");
 await start.focus();
 await page.keyboard.press("Enter");
 await page.locator("#settings-drawer > summary").click();

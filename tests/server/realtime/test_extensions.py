@@ -39,6 +39,8 @@ def test_reflection_segments_figures_and_what_was_heard(context: ServerContext) 
             kinds = [event["type"] for event in extensions(client)]
             assert kinds[-1] == "innervoice.response.stats"
             reflections = [one for one in extensions(client) if one["type"] == "innervoice.reflection.done"]
+            caps = extensions(client)[-1]["reflection_caps"]
+            assert all(cap is None or 0 <= cap < 10_000 for cap in caps)
             assert reflections[0]["injected"] is True
             assert reflections[0]["text"].strip() == "stay calm"
             hidden = "".join(

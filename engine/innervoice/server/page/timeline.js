@@ -273,10 +273,10 @@ export class Timeline {
   }
 
   drawReserve({ pen, x, left, height, foot, reserveTop }) {
-    const most = Math.max(1000, ...this.reserve.map((point) => point.ms));
+    const points = this.reserve.filter((point) => x(point.at) > left - 400);
+    const most = Math.max(1000, ...points.map((point) => point.ms));
     const base = height - foot;
     const y = (ms) => base - (ms / most) * (base - reserveTop - 4);
-    const points = this.reserve.filter((point) => x(point.at) > left - 400);
     if (points.length) {
       pen.beginPath();
       pen.moveTo(x(points[0].at), base);

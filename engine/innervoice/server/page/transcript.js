@@ -9,6 +9,7 @@ export class Transcript {
     this.caption = caption;
     this.replies = new Map(); // by item
     this.turns = new Map(); // of the user, by item
+    new ResizeObserver(() => this.follow()).observe(list);
   }
 
   /** Show a turn of the user. text: null for speech of which there are no words yet. */
@@ -28,7 +29,7 @@ export class Transcript {
   add(item, text, startMs) {
     const reply = this.replies.get(item);
     if (!reply) return;
-    for (const word of text.match(/\s*\S+\s*|\s+/g) ?? []) {
+    for (const word of visible(text).match(/\s*\S+\s*|\s+/g) ?? []) {
       const span = document.createElement("span");
       span.textContent = word;
       reply.body.append(span);
@@ -108,6 +109,11 @@ function spread({ words, receivedMs }) {
     }
     first = last + 1;
   }
+}
+
+/** Make a space of each control character, which a font would show as a box. */
+function visible(text) {
+  return text.replace(/[\u0000-\u001f\u007f]/g, " ");
 }
 
 function isHeard({ playedMs }, { atMs }) {
