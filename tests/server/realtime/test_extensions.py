@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 from realtime_client import RealtimeClient, connected, greeted, run
 
+from innervoice.schedule import UNLIMITED
 from innervoice.server.context import ServerContext
+from innervoice.server.realtime.extensions import ReplyExtensions
+from innervoice.types import Usage
 
 
 def extensions(client: RealtimeClient) -> list[dict[str, Any]]:
@@ -39,8 +42,6 @@ def test_reflection_segments_figures_and_what_was_heard(context: ServerContext) 
             kinds = [event["type"] for event in extensions(client)]
             assert kinds[-1] == "innervoice.response.stats"
             reflections = [one for one in extensions(client) if one["type"] == "innervoice.reflection.done"]
-            caps = extensions(client)[-1]["reflection_caps"]
-            assert all(cap is None or 0 <= cap < 10_000 for cap in caps)
             assert reflections[0]["injected"] is True
             assert reflections[0]["text"].strip() == "stay calm"
             hidden = "".join(
@@ -68,6 +69,18 @@ def test_reflection_segments_figures_and_what_was_heard(context: ServerContext) 
             assert client.of_type("error") == []
 
     run(work())
+
+
+def test_figures_have_the_budgets_of_reflections() -> None:
+    sent: list[dict[str, Any]] = []
+    made = ReplyExtensions(
+        "resp", "item", frozenset({"timeline"}), lambda event, is_delta: sent.append(event), 12.5
+    )
+    made.end(Usage(reflection_caps=(24, 0, UNLIMITED), reflection_tokens=20))
+    [stats] = sent
+    assert stats["type"] == "innervoice.response.stats"
+    assert stats["reflection_caps"] == [24, 0, None]
+    assert stats["reflection_tokens"] == 20
 
 
 def test_a_session_that_lost_its_connection_is_taken_over(context: ServerContext) -> None:
