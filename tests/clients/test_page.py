@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 import soundfile
 from driven_clients import RATE, Driven, Place
-from wire_rules import check_order
 
 pytestmark = pytest.mark.clients
+
+
+@pytest.fixture(scope="session")
+def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A record of its own: other projects' schemas have no events of extensions."""
+    return tmp_path_factory.mktemp("page") / "events.jsonl"
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +41,6 @@ def test_nothing_fails_and_nothing_leaves_the_origin(seen: Driven, place: Place)
     origin = urlsplit(place.server.base).netloc
     assert {urlsplit(line["url"]).netloc for line in seen.of("request")} == {origin}
     assert seen.wire.of("server", "error") == []
-    check_order(seen.wire)
 
 
 def test_the_microphone_is_heard_and_the_reply_is_played_whole(seen: Driven) -> None:
@@ -65,10 +70,16 @@ def test_speaking_over_a_reply_stops_its_sound_and_cuts_its_words(seen: Driven) 
     [truncate] = seen.wire.of("client", "conversation.item.truncate")
     assert cut["cleared"]["playedMs"] - 200 < truncate["audio_end_ms"] <= cut["cleared"]["playedMs"]
     assert truncate["item_id"] == cut["cut"]["item"]
-    assert cut["unheard"] > 0
+    assert cut["marked"] == 1
     done = seen.wire.of("server", "response.done")[1]["response"]
     assert done["id"] == cut["cut"]["response"]
-    assert seen.only("after")["playedMs"] == pytest.approx(seen.only("after")["receivedMs"], abs=0.05)
+    assert seen.only("after")["response"] not in (None, done["id"])
+
+
+def test_words_are_pale_until_heard_and_struck_out_if_never(seen: Driven) -> None:
+    words = seen.only("words")
+    assert words["playing"] == ["", "", "coming", "coming", "coming"]
+    assert words["cut"] == ["", "", "", "", "unheard"]
 
 
 def test_it_can_be_used_by_all_and_fits_every_width(seen: Driven) -> None:

@@ -15,8 +15,7 @@ http_answers.py   refusals over HTTP
 metrics.py        ServerMetrics: figures for Prometheus
 options.py        ServerOptions: address, keys, origins and limits
 origins.py        Origins: web pages that may use the server, and its names
-page/             the page: a client in the browser, of plain modules
-page_route.py     PageFiles: the page's routes, and what it may load
+page_route.py     PageFiles: the page in a browser, whose plain modules are in the folder page
 process.py        the process: socket, signals, the end at SIGTERM
 realtime/         the Realtime protocol: a conversation over a WebSocket
 realtime_route.py RealtimeRoute: who is let in to the Realtime protocol

@@ -22,6 +22,7 @@ const browser = await chromium.launch({
   ],
 });
 const page = await browser.newPage({ viewport: { width: 1440, height: 900 }, reducedMotion: "reduce", colorScheme: "light" });
+page.setDefaultTimeout(60_000);
 page.on("pageerror", (error) => show("error", { message: String(error) }));
 page.on("console", (message) => message.type() === "error" && show("error", { message: message.text() }));
 page.on("request", (request) => request.url().startsWith("http") && show("request", { url: request.url() }));
@@ -58,8 +59,10 @@ async function played(number) {
   return page.evaluate(async (number) => {
     const seen = globalThis.seen;
     const isOver = () => seen.done.length >= number && seen.dry?.response === seen.done[number - 1].id;
-    while (!isOver()) await new Promise((resolve) => setTimeout(resolve, 50));
+    const until = performance.now() + 60_000;
+    while (!isOver() && performance.now() < until) await new Promise((resolve) => setTimeout(resolve, 50));
     const { call } = globalThis.innervoice;
+    if (!isOver()) throw new Error(`reply ${number} was not played: ${JSON.stringify(seen)}`);
     const { id, status } = seen.done[number - 1];
     return { status, receivedMs: call.playback.receivedMs(id), ...seen.dry };
   }, number);
@@ -87,7 +90,7 @@ if (process.env.PAGE_SHOTS) await picture("before");
 const [key, start] = [page.locator("#key"), page.locator("#start")];
 await page.locator("#settings-drawer > summary").click();
 await key.fill(process.env.REALTIME_KEY);
-await page.locator("[name=schedule]").selectOption("think_first");
+await page.locator("[name=schedule]").selectOption("stitch_r");
 await start.focus();
 await page.keyboard.press("Enter");
 await page.locator("#settings-drawer > summary").click();
@@ -112,8 +115,27 @@ await page.waitForFunction(() => globalThis.seen.cut, null, { polling: 50 });
 show("cut", await page.evaluate(() => ({
   cut: globalThis.seen.cut,
   cleared: globalThis.seen.cleared,
-  unheard: [...document.querySelectorAll("#transcript .unheard")].length,
+  marked: document.querySelectorAll("#transcript .cut").length,
 })));
-show("after", await played(3));
+await page.waitForFunction((old) => {
+  const { at } = globalThis.innervoice.call.playback;
+  return at && at.response !== old && at.playedMs > 300;
+}, await page.evaluate(() => globalThis.seen.cut.response), { polling: 50 });
+show("after", await page.evaluate(() => ({ ...globalThis.innervoice.call.playback.at })));
 if (process.env.PAGE_SHOTS) await picture("cut");
+
+// The classes of a reply's words, part by part: while it is played, and once it is cut.
+show("words", await page.evaluate(async () => {
+  const { Transcript } = await import("/page/transcript.js");
+  const list = document.createElement("ol");
+  const transcript = new Transcript(list, document.createElement("p"));
+  const classes = () => [...list.querySelectorAll("p > span")].map((span) => span.className);
+  transcript.reply("item");
+  transcript.add("item", "one two six ", 0);
+  transcript.add("item", "ten far ", 1200);
+  transcript.heard("item", 500, 2000);
+  const playing = classes();
+  transcript.cut("item", 1300);
+  return { playing, cut: classes() };
+}));
 await browser.close();
