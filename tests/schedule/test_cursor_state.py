@@ -115,6 +115,16 @@ def test_a_changed_field_is_refused_or_harmless(
     assert CursorState.from_json(changed.state.to_json()) == changed.state
 
 
+@pytest.mark.parametrize("program", [FREE, GUIDED])
+def test_the_greatest_segment_goes_on(program: Program) -> None:
+    first = make_cursor(program)
+    walk(first, 3, 0)
+    cursor = make_cursor(program, state=replace(first.state, segment=2**30))
+    walk(cursor, 40, 0)
+    assert cursor.state.segment > 2**30
+    assert CursorState.from_json(cursor.state.to_json()) == cursor.state
+
+
 @pytest.mark.parametrize(
     ("program", "changes", "message"),
     [
@@ -127,6 +137,7 @@ def test_a_changed_field_is_refused_or_harmless(
         (GUIDED, {"granted": (), "num_reflections": 0}, "num_reflections must be 1 or more"),
         (GUIDED, {"caps": (-1,)}, r"caps\[0\] is -1: it must be 0 to"),
         (GUIDED, {"segment": -2}, "segment is -2"),
+        (FREE, {"segment": 2**30 + 1}, "segment is 1073741825: it must be -1 to 1073741824"),
         (GUIDED, {"fresh": False}, "segment must be 0 or more"),
         (GUIDED, {"row": -1}, "of a free reply"),
         (FREE, {"row": 3}, "of a guided reply"),

@@ -14,7 +14,7 @@ from innervoice_kernels.sampling.cursor_columns import UNLIMITED, ProgramColumn,
 
 VERSION = 1
 _PREFIX = "the cursor's "
-_MOST = 2**30  # of any count: one more still fits the device's int32
+_MOST = 2**30  # of any count that a reply goes on from: what it adds still fits the device's int32
 _GROUPS = (TokenKind.REFLECTION, TokenKind.TRANSCRIPT, TokenKind.SPEECH, TokenKind.END)
 # Keys of the JSON form. Exports and event logs hold these names, whatever the fields are called.
 _GUIDED_KEYS = {
@@ -50,13 +50,13 @@ class CursorState:
     """
 
     row: Annotated[int, Limits(-1, MOST_INT32)] = -1  # of the program's table
-    count: Annotated[int, Limits(0, _MOST)] = 0  # tokens of that row that are emitted
+    count: Count = 0  # tokens of that row that are emitted
     limit: Count = UNLIMITED  # how many tokens the open segment may have
     text_done: bool = False
     reflection_done: bool = False
     is_done: bool = False
-    num_reflections: Annotated[int, Limits(0, _MOST)] = 0  # reflections that have begun
-    segment: Annotated[int, Limits(-1, _MOST)] = -1  # number of the last token's, -1 before the first
+    num_reflections: Count = 0  # reflections that have begun
+    segment: Annotated[int, Limits(-1, MOST_INT32)] = -1  # number of the last token's, -1 before the first
     offers_done: bool = False  # whether the next draw may be `done`
     fresh: bool = True  # whether the next token begins a segment
     in_reflection: bool = False
@@ -109,6 +109,7 @@ class CursorState:
         count or flag out of its range.
         """
         read_values(self, _PREFIX)
+        self._in_range("segment", -1, _MOST)
         if self.segment < 0 and not (self.fresh and self.last is None):
             raise ValueError("the cursor's state has tokens but no segment: segment must be 0 or more")
         if self.is_guided != program.schedule.guided:
