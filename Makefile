@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 BUILDERS := $(VENV)/build-tools
 INSTALLED := $(VENV)/installed
 DEVELOPED := $(VENV)/installed-dev
+SERVES := $(VENV)/installed-server
 # The Realtime protocol's clients, each with what it needs in a folder of its own.
 CLIENTS := .cache/clients
 CLIENT_ENVIRONMENTS := $(CLIENTS)/py/installed $(CLIENTS)/agents/installed $(CLIENTS)/node/installed
@@ -29,11 +30,15 @@ GPU_MORE := gpu-formats gpu-codecs gpu-stream gpu-sanitizer gpu-report
 # pytest's answer when it finds nothing to run; true of the kind that is asked for, not a failure.
 NO_TESTS := 5
 
-.PHONY: demo mini test slow long clients kernels lint format bench gpu gpu-more gpu-install $(GPU_PARTS) $(GPU_MORE) clean
+.PHONY: demo talk mini test slow long clients kernels lint format bench gpu gpu-more gpu-install $(GPU_PARTS) $(GPU_MORE) clean
 
 demo: $(INSTALLED)
 	@mkdir -p $(OUT)
 	$(BIN)/innervoice demo --out-dir $(OUT)
+
+# A page in the browser to talk to the packaged checkpoint, or to another: make talk MODEL=checkpoints/glm-4-voice
+talk: $(SERVES)
+	$(BIN)/innervoice serve --schedule stitch_s $(if $(MODEL),--model $(MODEL))
 
 # Trains a small model from nothing, about half a day of one thread; every stage goes on where it stopped.
 mini: $(INSTALLED)
@@ -127,7 +132,7 @@ gpu-report:
 
 clean:
 	rm -rf build dist *.egg-info demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
-	rm -f kernels/innervoice_kernels/_C*.so $(BUILDERS) $(INSTALLED) $(DEVELOPED)
+	rm -f kernels/innervoice_kernels/_C*.so $(BUILDERS) $(INSTALLED) $(DEVELOPED) $(SERVES)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -140,6 +145,11 @@ $(BUILDERS): pyproject.toml constraints.txt | $(VENV)/bin/python
 # Editable, so that only native code and requirements need a second run; with the build tools that are there already.
 $(INSTALLED): setup.py pyproject.toml constraints.txt CMakeLists.txt $(NATIVE) $(BUILDERS)
 	$(INSTALL) --no-build-isolation -e .
+	touch $@
+
+$(SERVES): $(INSTALLED)
+	$(call requirements,table['project']['optional-dependencies']['server']) > $@.txt
+	$(INSTALL) -r $@.txt
 	touch $@
 
 $(DEVELOPED): $(INSTALLED)

@@ -50,7 +50,10 @@ def child(*words: str, **environment: str) -> Iterator[tuple[subprocess.Popen[st
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        found = re.fullmatch(r"innervoice-tiny is served at (https?://127\.0\.0\.1:\d+)/v1\n", line)
+        found = re.fullmatch(
+            r"innervoice-tiny is served at (https?://127\.0\.0\.1:\d+)/v1; to talk to it open \1/ in a browser\n",
+            line,
+        )
         assert found is not None, line
         yield process, found[1]
     finally:

@@ -166,7 +166,9 @@ def serve(engine: Engine, model_name: str, options: ServerOptions, taken: socket
     address = address_of(options, taken)
 
     def announce() -> None:
-        print(f"{model_name} is served at {address}/v1", flush=True)
+        print(
+            f"{model_name} is served at {address}/v1; to talk to it open {address}/ in a browser", flush=True
+        )
 
     try:
         DrainingServer(context, announce).run([taken])

@@ -51,6 +51,10 @@ def test_reflection_segments_figures_and_what_was_heard(context: ServerContext) 
             segments = [one for one in extensions(client) if one["type"] == "innervoice.segment"]
             assert [one["segment"] for one in segments] == list(range(len(segments)))
             assert sum(one["num_tokens"] for one in segments) == done["usage"]["output_tokens"]
+            hidden_segments = [one for one in segments if one["kind"] == "reflection"]
+            assert [one["spent"] for one in hidden_segments] == [one["spent"] for one in reflections]
+            assert all(0 <= one["num_tokens"] - one["spent"] <= 2 for one in hidden_segments)
+            assert any(one["num_tokens"] > one["spent"] for one in hidden_segments)
             spoken = [one for one in segments if one["kind"] == "speech"]
             borders = [(one["audio_start_ms"], one["audio_end_ms"]) for one in spoken]
             assert borders[0][0] == 0

@@ -1,5 +1,7 @@
 // The hidden reflections of replies, each in a card of its own, as they are thought.
 
+import { visible } from "./text.js";
+
 /** Shows reflections in a DOM list: their text, and what they spent of the budget that the playback clock gave. */
 export class Thoughts {
   constructor(list) {
@@ -10,16 +12,16 @@ export class Thoughts {
   /** Add text to a reflection. */
   add(response, segment, text) {
     const card = this.card(response, segment);
-    card.body.textContent += text;
+    card.body.textContent += visible(text);
     card.tokens++;
     this.paint(card);
     this.list.scrollTop = this.list.scrollHeight;
   }
 
   /** End a reflection: an event `innervoice.reflection.done`. */
-  end({ response_id: response, segment, text, num_tokens: tokens, injected }) {
+  end({ response_id: response, segment, text, spent: tokens, injected }) {
     const card = this.card(response, segment);
-    card.body.textContent = text.trim();
+    card.body.textContent = visible(text).trim();
     Object.assign(card, { tokens, injected, isOver: true });
     card.row.classList.remove("open");
     if (!text.trim()) card.row.classList.add("empty");

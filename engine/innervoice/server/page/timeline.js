@@ -58,8 +58,8 @@ export class Timeline {
     if (!reply) return;
     const from = this.lastEnd(reply);
     const to = Math.max(from, reply.start + event.t_ms / 1000);
-    const { kind, index, num_tokens: tokens, audio_start_ms: fromMs, audio_end_ms: toMs, forced } = event;
-    reply.segments.push({ kind, index, tokens, from, to, fromMs, toMs, forced });
+    const { kind, index, num_tokens, spent, audio_start_ms: fromMs, audio_end_ms: toMs } = event;
+    reply.segments.push({ kind, index, tokens: spent ?? num_tokens, from, to, fromMs, toMs });
     reply.open = null;
   }
 
@@ -72,6 +72,7 @@ export class Timeline {
   /** Note how much of a reply was played by now, and how much waits. */
   play(response, playedMs, waitingMs) {
     const at = now();
+    if (at - (this.reserve.at(-1)?.at ?? 0) > 0.4) this.reserve.push({ at: at - 0.1, ms: 0 });
     this.reserve.push({ at, ms: waitingMs });
     const reply = this.replies.get(response);
     if (!reply) return;
@@ -217,7 +218,7 @@ export class Timeline {
 
   block({ pen, x, top, lane }, index, from, to, colour) {
     const start = x(from);
-    const size = Math.max(2, x(to) - start - 1);
+    const size = Math.max(3, x(to) - start - 1);
     pen.fillStyle = colour;
     pen.beginPath();
     pen.roundRect(start, top + index * lane + 5, size, lane - 10, Math.min(4, size / 2));
@@ -225,9 +226,9 @@ export class Timeline {
   }
 
   label({ pen, x, top, lane }, index, from, to, text) {
-    if (x(to) - x(from) < pen.measureText(text).width + 8) return;
-    pen.fillStyle = this.colours.surface;
-    pen.fillText(text, x(from) + 5, top + (index + 0.5) * lane);
+    const isInside = x(to) - x(from) > pen.measureText(text).width + 8;
+    pen.fillStyle = isInside ? this.colours.surface : this.colours.ink;
+    pen.fillText(text, isInside ? x(from) + 5 : x(to) + 4, top + (index + 0.5) * lane);
   }
 
   /** Under a reflection a bar of its budget, filled by what it spent. */

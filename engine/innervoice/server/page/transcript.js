@@ -1,5 +1,7 @@
 // The words of both sides. Words of a reply are pale until their sound is heard, and struck out if it never was.
 
+import { visible } from "./text.js";
+
 const CAPTION = 90; // characters
 
 /** Shows turns in a DOM list, and the words that are being heard in a caption. */
@@ -109,11 +111,6 @@ function spread({ words, receivedMs }) {
     }
     first = last + 1;
   }
-}
-
-/** Make a space of each control character, which a font would show as a box. */
-function visible(text) {
-  return text.replace(/[\u0000-\u001f\u007f]/g, " ");
 }
 
 function isHeard({ playedMs }, { atMs }) {

@@ -21,6 +21,7 @@ class _Segment:
     start_code: int
     t_s: float = 0.0
     num_tokens: int = 0
+    num_markers: int = 0
     is_forced: bool = True
     text: str = ""
 
@@ -30,7 +31,7 @@ class ReplyExtensions:
     """Events beside the protocol's.
 
     kinds: "reflection" and "timeline", those that are wanted; put: sends an event, whose second argument says
-    whether it is a delta.
+    whether it is a delta. markers: the ids that open and close a reflection, which no budget counts.
     """
 
     response_id: str
@@ -38,6 +39,7 @@ class ReplyExtensions:
     kinds: frozenset[str]
     put: Callable[[ServerEvent, bool], None]
     codes_per_s: float
+    markers: frozenset[int] = frozenset()
     _segment: _Segment | None = None
     _num_codes: int = 0
     _counts: dict[str, int] = field(default_factory=dict)
@@ -52,6 +54,7 @@ class ReplyExtensions:
         segment = self._segment
         segment.t_s = event.t
         segment.num_tokens += len(event.ids)
+        segment.num_markers += sum(id in self.markers for id in event.ids)
         segment.is_forced = segment.is_forced and event.forced
         if isinstance(event, Speech):
             self._num_codes += len(event.ids)
@@ -89,6 +92,7 @@ class ReplyExtensions:
                 segment=segment.number,
                 text=segment.text,
                 num_tokens=segment.num_tokens,
+                spent=segment.num_tokens - segment.num_markers,
                 injected=segment.is_forced,
             )
         if "timeline" in self.kinds:
@@ -104,6 +108,8 @@ class ReplyExtensions:
             "num_tokens": segment.num_tokens,
             "forced": segment.is_forced,
         }
+        if segment.kind == "reflection":
+            made["spent"] = segment.num_tokens - segment.num_markers
         if segment.kind == "speech" and self.codes_per_s > 0:
             made["audio_start_ms"] = round(1e3 * segment.start_code / self.codes_per_s)
             made["audio_end_ms"] = round(1e3 * self._num_codes / self.codes_per_s)
