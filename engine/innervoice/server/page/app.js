@@ -101,6 +101,7 @@ function finish(response) {
   if (response.status === "failed") transcript.note(failure?.message ?? "The reply failed.");
   const text = response.output?.[0]?.content?.[0]?.transcript ?? response.output?.[0]?.content?.[0]?.text ?? "";
   $("live-region").textContent = text;
+  $("download").disabled = call.recording.isEmpty;
   const counts = response.usage?.output_token_details;
   if (!counts) return;
   const seconds = (call.playback.receivedMs(response.id) / 1000).toFixed(1);
