@@ -247,8 +247,8 @@ def test_a_conversation_is_closed_once_its_reply_was_played() -> None:
         assert connection.close_code == 1001
         assert event["error"]["code"] == "server_draining"
         assert kinds.count("response.done") == 1
-        assert sound_s > 1
-        assert time.monotonic() - began_s > sound_s - 0.5, "what was sent is also played"
+        assert sound_s > 0.3  # the reply is drawn at random: some are short
+        assert time.monotonic() - began_s > sound_s - 0.2, "what was sent is also played"
         assert process.wait(5) == 0
 
 
