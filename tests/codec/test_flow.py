@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,11 @@ def flow(golden: Golden) -> Flow:
     config = FlowConfig(
         64, encoder=EncoderConfig(64, 64, 2, 128, 2, 10), estimator=EstimatorConfig((32, 32), 16, 2, 2, 2)
     )
-    return Flow(config, {name[2:]: value for name, value in golden.items() if name.startswith("w.")})
+    return Flow(config, flow_tensors(golden))
+
+
+def flow_tensors(golden: Golden) -> Golden:
+    return {name[2:]: value for name, value in golden.items() if name.startswith("w.")}
 
 
 def error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
@@ -153,3 +158,23 @@ def test_norm_statistics_are_float32(dtype: torch.dtype) -> None:
         wide = Affine(torch.ones(size), torch.zeros(size))
         narrow = Affine(torch.ones(size, dtype=dtype), torch.zeros(size, dtype=dtype))
         assert error(norm(x, narrow).float(), norm(x.float(), wide)) < 4 * torch.finfo(dtype).eps
+
+
+def test_without_guidance_the_unguided_branch_is_not_computed(flow: Flow, golden: Golden) -> None:
+    plain = Flow(replace(flow.config, guidance=0.0), flow_tensors(golden))
+    rows: list[int] = []
+    velocity = plain.estimator.velocity
+    plain.estimator.velocity = lambda x, *others: rows.append(len(x)) or velocity(x, *others)  # type: ignore[method-assign]
+    codes = torch.stack([golden["t.tokens"][0]] * 3)
+    mu = torch.cat([plain.mu(row) for row in codes])
+    noise = torch.randn(mu.shape, generator=noise_generator())
+    speaker, cond = plain.speaker_vector(None).expand(3, -1), torch.zeros_like(mu)
+    n = torch.tensor([mu.shape[-1], 90, 41])
+    made = plain.solve(noise, mu, speaker, cond, 2, n)
+    assert rows == [3, 3]
+
+    # Both branches, the unguided one weighted by zero, as the formula has it.
+    plain.is_guided = True
+    both = plain.solve(noise, mu, speaker, cond, 2, n)
+    assert rows[2:] == [6, 6]
+    assert error(made, both) < 1e-4

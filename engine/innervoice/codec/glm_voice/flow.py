@@ -55,6 +55,7 @@ class Flow:
 
     def __init__(self, config: FlowConfig, tensors: Tensors) -> None:
         self.config = config
+        self.is_guided = config.guidance != 0
         self.embedding = tensors["input_embedding.weight"]
         self._speaker = affine(tensors, "spk_embed_affine_layer")
         self.encoder = FlowEncoder(config.encoder, tensors)
@@ -122,17 +123,19 @@ class Flow:
         n: Tensor | None = None,
     ) -> Tensor:
         """Integrate from noise x [B, C, F] at t = 0 to mel at t = 1; guided and unguided
-        branches run as one batch of 2 B.
+        branches run as one batch of 2 B. Without guidance (`inference_cfg_rate: 0`) there is one branch, of B.
 
         mu, cond [B, C, F]; speaker [B, C]; n [B]: true lengths, None: all rows have F frames.
         """
         dtype = self.embedding.dtype
-        known = self.estimator.condition(mu.to(dtype), speaker.to(dtype), cond.to(dtype), n)
-        given = (
-            torch.cat([known[0], torch.zeros_like(known[0])]),
-            torch.cat([known[1], torch.zeros_like(known[1])]),
-        )
-        lengths = None if n is None else torch.cat([n, n])
+        given = self.estimator.condition(mu.to(dtype), speaker.to(dtype), cond.to(dtype), n)
+        lengths = n
+        if self.is_guided:
+            given = (
+                torch.cat([given[0], torch.zeros_like(given[0])]),
+                torch.cat([given[1], torch.zeros_like(given[1])]),
+            )
+            lengths = None if n is None else torch.cat([n, n])
         shifts = self.time_shifts(steps)
         times = step_times(steps).tolist()
         x = x.transpose(1, 2)
@@ -156,9 +159,12 @@ class Flow:
     ) -> Tensor:
         """One Euler step of length dt: x [B, F, C] float32 -> x.
 
-        given: of both branches; lengths [2 B]; shifts [C'] a stage.
+        given: of all branches; lengths [2 B], or [B] without guidance; shifts [C'] a stage.
         """
-        both = torch.cat([x, x]).to(self.embedding.dtype)
+        dtype = self.embedding.dtype
+        if not self.is_guided:
+            return x + dt * self.estimator.velocity(x.to(dtype), given, shifts, lengths).float()
+        both = torch.cat([x, x]).to(dtype)
         guided, unguided = self.estimator.velocity(both, given, shifts, lengths).float().chunk(2)
         guidance = self.config.guidance
         return x + dt * ((1 + guidance) * guided - guidance * unguided)

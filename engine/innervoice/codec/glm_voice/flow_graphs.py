@@ -29,7 +29,8 @@ _log = logging.getLogger("innervoice.codec")
 class EulerStepper(Protocol):
     """A flow that takes a solver step.
 
-    x [B, F, C] float32, given [2 B, F, C'] twice, lengths [2 B] or None, shifts [C'] a stage, dt -> x.
+    x [B, F, C] float32, given [R, F, C'] twice, lengths [R] or None, shifts [C'] a stage, dt -> x; R is 2 B
+    with guidance and B without.
     """
 
     def step(
