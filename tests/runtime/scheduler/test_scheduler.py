@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from scheduler_tables import POLICIES, add, costs, pages_needed, settings_of, state, tables
 
-from innervoice.runtime.scheduler import Phase, ReplyColumns, SchedulerSettings, plan_step, plan_voice
+from innervoice.runtime.scheduler import (
+    LearnedCosts,
+    Phase,
+    ReplyColumns,
+    SchedulerSettings,
+    plan_step,
+    plan_voice,
+)
 
 
 @given(tables(), settings_of)
@@ -206,6 +213,22 @@ def test_reflection_is_what_the_sound_pays_for() -> None:
     jobs.is_reflecting[table_index], jobs.hidden_count[table_index] = True, 7
     assert plan_step(jobs, learned, chosen, 1.0, 1000).caps[0] == plan.caps[0] + 7
     assert plan_step(jobs, learned, chosen, 3.5, 1000).caps[0] <= 7  # it closes at once
+
+
+def test_seconds_of_sound_pay_for_reflection_where_the_codec_takes_most_of_the_time() -> None:
+    """Steps of 10 ms, one of them a stall, and codec calls of 0.6 s: a lone reply, two seconds ahead of its player,
+    has (2 - 0.06 - 0.5 - codec - 23 * step * 1.25) / step hidden tokens.
+    """
+    jobs, learned = ReplyColumns(), LearnedCosts()
+    add(jobs, sound_end_s=2.0, spoken_left=23, hidden_most=1000, hidden_cap=1000)
+    for _ in range(20):
+        for _ in range(39):
+            learned.observe_step(1, 0, 0.01)
+        learned.observe_voice(1, 0.6)
+    assert learned.stretch > 2
+    assert plan_step(jobs, learned, SchedulerSettings(), 0.0, 1000).caps[0] in (54, 55)
+    learned.observe_step(1, 0, 0.4)
+    assert plan_step(jobs, learned, SchedulerSettings(), 0.0, 1000).caps[0] > 25
 
 
 def test_caps_fall_smoothly_with_the_load() -> None:

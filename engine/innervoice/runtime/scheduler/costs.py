@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _RATE = 0.1  # weight of a new duration
+_BELIEVED = 2.0  # a duration counts up to so many times what was expected
 _NUM_BUCKETS = 12  # 1, 2, 4, ... 2048 rows or chunks
 
 
@@ -24,7 +25,10 @@ class BucketTimes:
     Between measured sizes it interpolates; beyond them it extends the slope.
 
     `estimate` is the mean and the mean deviation above it, both moving averages, as TCP estimates
-    a round trip (Jacobson 1988).
+    a round trip (Jacobson 1988). A stall, such as a step that waited for the processor, would raise both for
+    dozens of calls, so a duration counts up to twice the estimate (winsorized): one alone moves it little,
+    and a machine that has become slower is believed after a few. A first duration of more than twice the second one
+    was a cold start and is forgotten.
     """
 
     def __init__(self, seed: Mapping[int, float] | None = None) -> None:
@@ -46,11 +50,13 @@ class BucketTimes:
         if size < 1 or not 0 <= seconds < 1e6:
             return
         bucket = min(int(size).bit_length() - 1, _NUM_BUCKETS - 1)
-        if self._count[bucket] == 0:
+        is_cold = self._count[bucket] == 1 and _BELIEVED * seconds < self._mean[bucket]
+        if self._count[bucket] == 0 or is_cold:
             self._size[bucket], self._mean[bucket] = float(size), float(seconds)
         else:
             rate = max(_RATE, 1 / (1 + self._count[bucket]))
-            error = seconds - self._mean[bucket]
+            expected = self._mean[bucket] + self._spread[bucket]
+            error = min(seconds, _BELIEVED * expected) - self._mean[bucket]
             self._mean[bucket] += rate * error
             self._spread[bucket] += rate * (abs(error) - self._spread[bucket])
             self._size[bucket] += rate * (size - self._size[bucket])
@@ -128,6 +134,14 @@ class LearnedCosts:
         From 1 to 4.
         """
         return min(max(self._busy_s / self._decode_s, 1.0), 4.0)
+
+    def between_steps_s(self, rows: int) -> float:
+        """Seconds from one step of so many replies to the next.
+
+        Codec calls stretch the pace of a reply by those of the others alone, a share of (rows - 1) / rows: its own
+        come when its tokens are there, and whoever plans counts them by themselves.
+        """
+        return self.decode.estimate(rows) * (1 + (self.stretch - 1) * (rows - 1) / max(rows, 1))
 
     def first_audio_s(self, prompt: NDArray[np.int64], drawn: NDArray[np.int64]) -> NDArray[np.float64]:
         """Seconds to the first sound of a reply that is alone: its prompt of so many tokens fed, so

@@ -43,7 +43,7 @@ def look_ahead(
     takes that is alone.
     """
     num = int(np.count_nonzero(draws))
-    step_s = costs.decode.estimate(num) * costs.stretch
+    step_s = costs.between_steps_s(num)
     now += costs.voice.estimate(min(4, num))
     left_s = rows.sound_end_s + rows.ready_s - (now + settings.margin_s)
     tokens = rows.spoken_left
