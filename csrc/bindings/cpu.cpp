@@ -47,7 +47,7 @@ void gemm_of_tensors(ThreadTeam& team, const py::object& x, const HeldWeight& we
 }
 
 void product_of_tensors(const py::object& x, const HeldWeight& weight, const py::object& out,
-                        const std::optional<std::string>& isa) {
+                        const std::optional<std::string>& isa, bool exact) {
   const Import x_import("x", x), out_import("out", out);
   const Weight& w = weight.view();
   Size M("M"), N("N"), K("K");
@@ -57,7 +57,7 @@ void product_of_tensors(const py::object& x, const HeldWeight& weight, const py:
   auto* to = match<float>("out", out_import.argument(), {M, N});
   const Isa chosen = isa_or_best(isa);
   const py::gil_scoped_release release;
-  product(chosen, from, w.columns, M.value(), w, to, w.rows);
+  product(chosen, from, w.columns, M.value(), w, to, w.rows, exact);
 }
 
 void nearest_code_of_tensors(ThreadTeam& team, const py::object& x, const HeldWeight& codes,
@@ -126,7 +126,7 @@ void define_cpu(py::module_& m) {
   m.def("sum_codes", &sum_codes_of_tensors, py::arg("team"), py::arg("ids"), py::arg("codes"),
         py::arg("sizes"), py::arg("out"), py::arg("isa") = py::none());
   m.def("product", &product_of_tensors, py::arg("x"), py::arg("weight"), py::arg("out"),
-        py::arg("isa") = py::none());
+        py::arg("isa") = py::none(), py::arg("exact") = false);
 }
 
 }  // namespace innervoice

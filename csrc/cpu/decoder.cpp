@@ -113,8 +113,8 @@ struct Decoder::Work {
   Source source(Thread& mine, const Weight& w, const float* from, std::int64_t ldx,
                 std::int64_t count) const {
     const bool is_quantised = w.kind == WeightKind::kInt8 || w.kind == WeightKind::kInt4;
-    Source y = {&w, from, ldx, {}, count <= kFewRows && !(is_quantised && model.is_exact)};
-    if (y.is_few)
+    Source y = {&w, from, ldx, {from, ldx}, count <= kFewRows};
+    if (y.is_few && !(is_quantised && model.is_exact))
       y.inputs = kernels.ready(w, from, ldx, count, mine.ready.floats(kernels.ready_floats(w, count)));
     return y;
   }

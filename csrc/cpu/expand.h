@@ -10,22 +10,28 @@
 namespace innervoice {
 namespace {
 
+// scale (q - 8), and scale q, is exact as written: 11 bits times 4; scale q + minimum rounds the sum once.
+inline float expand_code(const Weight& w, std::int64_t n, std::int64_t k) {
+  const int code = (static_cast<const std::uint8_t*>(w.row(n))[k >> 1] >> ((k& 1)* 4)) & 15;
+  const std::int64_t place = n * w.num_groups() + k / w.group;
+  const float scale = float_of_half(w.group_scale[place]);
+  if (w.group_minimum == nullptr) return scale * static_cast<float>(code - 8);
+  return scale * static_cast<float>(code) + float_of_half(w.group_minimum[place]);
+}
+
+template <bool kMinimum>
 inline void expand_int4(const Weight& w, std::int64_t n, std::int64_t begin, std::int64_t depth, float* y) {
   const auto* codes = static_cast<const std::uint8_t*>(w.row(n));
   const std::uint16_t* scales = w.group_scale + n * w.num_groups();
-  const std::uint16_t* minima = w.group_minimum == nullptr ? nullptr : w.group_minimum + n * w.num_groups();
-  for (std::int64_t k = begin; k < begin + depth;) {
-    const std::int64_t g = k / w.group;
-    std::int64_t end = (g + 1) * w.group;
-    if (end > begin + depth) end = begin + depth;
-    const float scale = float_of_half(scales[g]);
-    const float offset = minima == nullptr ? -8.0f * scale : float_of_half(minima[g]);
-    for (; k < end; ++k) {
-      const int code = (codes[k >> 1] >> ((k & 1) * 4)) & 15;
-      // scale (q - 8) is exact as written; scale q + minimum rounds the sum once.
-      y[k - begin] = minima == nullptr ? scale * static_cast<float>(code - 8)
-                                       : scale * static_cast<float>(code) + offset;
-    }
+  const std::uint16_t* minima = kMinimum ? w.group_minimum + n * w.num_groups() : nullptr;
+  const std::int64_t last = begin + depth;
+  std::int64_t k = begin;
+  for (; k < last && k % 2 != 0; ++k) y[k - begin] = expand_code(w, n, k);
+  while (k < last) {
+    const std::int64_t g = k / w.group, end = (g + 1) * w.group < last ? (g + 1) * w.group : last;
+    const Int4Group<kMinimum> group(scales + g, kMinimum ? minima + g : nullptr);
+    for (; k + kLanes <= end; k += kLanes) store(y + k - begin, group.load(codes + k / 2));
+    for (; k < end; ++k) y[k - begin] = expand_code(w, n, k);
   }
 }
 
@@ -50,7 +56,13 @@ inline void expand(const Weight& w, std::int64_t n, std::int64_t begin, std::int
       for (std::int64_t k = whole; k < depth; ++k) y[k] = w.scale[n] * static_cast<float>(x[k]);
       return;
     }
-    case WeightKind::kInt4: expand_int4(w, n, begin, depth, y); return;
+    case WeightKind::kInt4:
+      if (w.group_minimum == nullptr) {
+        expand_int4<false>(w, n, begin, depth, y);
+      } else {
+        expand_int4<true>(w, n, begin, depth, y);
+      }
+      return;
   }
 }
 

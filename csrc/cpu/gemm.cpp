@@ -78,8 +78,12 @@ void gemm(ThreadTeam& team, Isa isa, const float* x, std::int64_t ldx, std::int6
 }
 
 void product(Isa isa, const float* x, std::int64_t ldx, std::int64_t M, const Weight& w, float* y,
-             std::int64_t ldy) {
+             std::int64_t ldy, bool is_exact) {
   const Kernels& kernels = kernels_of(isa);
+  if (is_exact && (w.kind == WeightKind::kInt8 || w.kind == WeightKind::kInt4)) {
+    kernels.product(w, 0, w.rows, {x, ldx}, M, y, ldy);
+    return;
+  }
   Scratch scratch;
   const Inputs inputs = kernels.ready(w, x, ldx, M, scratch.floats(kernels.ready_floats(w, M)));
   kernels.product(w, 0, w.rows, inputs, M, y, ldy);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/attention_kernels.h"
+#include "cpu/exact_products.h"
 #include "cpu/gemm_kernels.h"
 #include "cpu/layer_kernels.h"
 #include "cpu/product_kernels.h"
@@ -12,6 +13,11 @@ namespace {
 
 inline void product(const Weight& w, std::int64_t first, std::int64_t last, const Inputs& x, std::int64_t M,
                     float* y, std::int64_t ldy) {
+  const bool is_quantised = w.kind == WeightKind::kInt8 || w.kind == WeightKind::kInt4;
+  if (is_quantised && x.codes == nullptr) {
+    product_exact(w, first, last, x, M, y, ldy);
+    return;
+  }
   switch (w.kind) {
     case WeightKind::kFloat32: cover(first, last, M, FloatBody{w, first, x, y, ldy}); return;
     case WeightKind::kBfloat16: product_bf16(w, first, last, x, M, y, ldy); return;

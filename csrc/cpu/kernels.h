@@ -15,7 +15,7 @@ struct Inputs {
   const float* x = nullptr;  // [M, ldx]
   std::int64_t ldx = 0;
   const std::uint16_t* bf16 = nullptr;  // [M, ld], where bfloat16 weights are multiplied as such
-  const std::int16_t* codes = nullptr;  // [M, ld], 0 past K
+  const std::int16_t* codes = nullptr;  // [M, ld], 0 past K; null: x is multiplied as it is
   std::int64_t ld = 0;
   const float* scale = nullptr;  // [M]
   const std::int32_t* sums =

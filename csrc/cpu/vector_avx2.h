@@ -103,6 +103,26 @@ inline Vec spread_halves(const std::uint16_t* scales, std::int64_t available) {
   return _mm256_cvtph_ps(_mm_shuffle_epi8(_mm_cvtsi32_si128(static_cast<int>(both)), order));
 }
 
+// The weights of one group of int4 codes.
+template <bool kMinimum>
+struct Int4Group {
+  Vec step, minimum;
+  Int4Group(const std::uint16_t* group_scale, const std::uint16_t* group_minimum)
+      : step(spread_halves<1>(group_scale, 1)) {
+    if constexpr (kMinimum) minimum = spread_halves<1>(group_minimum, 1);
+  }
+  // Of kLanes codes from an even place on.
+  Vec load(const std::uint8_t* codes) const {
+    std::int32_t packed;
+    std::memcpy(&packed, codes, sizeof(packed));
+    const __m128i bytes = _mm_cvtsi32_si128(packed);
+    const __m128i each = _mm_and_si128(_mm_unpacklo_epi8(bytes, _mm_srli_epi16(bytes, 4)), _mm_set1_epi8(15));
+    const __m256i wide = _mm256_cvtepu8_epi32(each);
+    if constexpr (kMinimum) return fma(step, _mm256_cvtepi32_ps(wide), minimum);
+    return mul(step, _mm256_cvtepi32_ps(_mm256_sub_epi32(wide, _mm256_set1_epi32(8))));
+  }
+};
+
 // y[k, n] = x[n, k] for kLanes rows and columns.
 inline void transpose(const float* x, std::int64_t ldx, float* y, std::int64_t ldy) {
   Vec half[8], quarter[8];

@@ -84,6 +84,28 @@ inline Vec spread_halves(const std::uint16_t* scales, std::int64_t available) {
   return _mm512_cvtph_ps(_mm256_permutexvar_epi16(_mm256_srli_epi16(lanes, shift), all));
 }
 
+// The weights of one group of int4 codes: the sixteen that there can be, looked up.
+template <bool kMinimum>
+struct Int4Group {
+  Vec weights;
+  Int4Group(const std::uint16_t* scale, const std::uint16_t* minimum) {
+    const Vec codes =
+        _mm512_cvtepi32_ps(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+    const Vec step = spread_halves<1>(scale, 1);
+    if constexpr (kMinimum) {
+      weights = fma(step, codes, spread_halves<1>(minimum, 1));
+    } else {
+      weights = mul(step, add(codes, set1(-8.0f)));
+    }
+  }
+  // Of kLanes codes from an even place on.
+  Vec load(const std::uint8_t* codes) const {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes));
+    const __m128i each = _mm_unpacklo_epi8(bytes, _mm_srli_epi16(bytes, 4));  // the low four bits count
+    return _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(each), weights);
+  }
+};
+
 // y[k, n] = x[n, k] for kLanes rows and columns.
 inline void transpose(const float* x, std::int64_t ldx, float* y, std::int64_t ldy) {
   const __m512i rows = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);

@@ -157,6 +157,23 @@ inline Vec spread_halves(const std::uint16_t* scales, std::int64_t available) {
   });
 }
 
+// The weights of one group of int4 codes.
+template <bool kMinimum>
+struct Int4Group {
+  float step, minimum = 0.0f;
+  Int4Group(const std::uint16_t* group_scale, const std::uint16_t* group_minimum)
+      : step(float_of_half(*group_scale)) {
+    if constexpr (kMinimum) minimum = float_of_half(*group_minimum);
+  }
+  // Of kLanes codes from an even place on.
+  Vec load(const std::uint8_t* codes) const {
+    return each([&](int i) {
+      const int code = (codes[i / 2] >> (i % 2 * 4)) & 15;
+      return kMinimum ? step * static_cast<float>(code) + minimum : step * static_cast<float>(code - 8);
+    });
+  }
+};
+
 // y[k, n] = x[n, k] for kLanes rows and columns.
 inline void transpose(const float* x, std::int64_t ldx, float* y, std::int64_t ldy) {
   for (int n = 0; n < kLanes; ++n) {

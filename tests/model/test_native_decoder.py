@@ -79,6 +79,35 @@ def test_products_of_few_rows(isa: str, kind: str) -> None:
         assert error <= bound, (rows, outputs, columns)
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.startswith("int")])
+@pytest.mark.parametrize("isa", ISAS)
+def test_exact_products_of_few_rows(isa: str, kind: str) -> None:
+    """Inputs of quantised weights as they are: by the rule in float32, and a row beside others as it is alone."""
+    generator = torch.Generator().manual_seed(0)
+    for rows, outputs, columns in SIZES:
+        x = torch.randn(rows, columns, generator=generator)
+        weight = KINDS[kind](torch.randn(outputs, columns, generator=generator))
+        out, alone = torch.full((rows, outputs), float("nan")), torch.full((1, outputs), float("nan"))
+        _C.product(x, held(weight), out, isa, exact=True)
+        ref64 = x.double() @ numbers(weight, torch.float64).T
+        error, bound = errors(out, x @ numbers(weight, torch.float32).T, ref64)
+        assert error <= bound, (rows, outputs, columns)
+        _C.product(x[-1:], held(weight), alone, isa, exact=True)
+        assert torch.equal(alone[0], out[-1])
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.startswith("int")])
+@pytest.mark.parametrize("isa", ISAS)
+def test_expanded_weights_have_the_bits_of_the_reference(isa: str, kind: str) -> None:
+    """Products with the identity, whose sums have one term that is not 0."""
+    generator = torch.Generator().manual_seed(0)
+    for columns in (1, 5, 31, 33, 96, 257, 576):
+        weight = KINDS[kind](torch.randn(37, columns, generator=generator))
+        out = torch.full((columns, 37), float("nan"))
+        _C.gemm(_C.ThreadTeam(1), torch.eye(columns), held(weight), out, None, isa)
+        assert torch.equal(out.T, numbers(weight, torch.float32)), columns
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("isa", ISAS)
 def test_blocked_product_of_every_kind(isa: str, kind: str) -> None:

@@ -32,8 +32,9 @@ void gemm(ThreadTeam& team, Isa isa, const float* x, std::int64_t ldx, std::int6
 
 // The same without bias, on the calling thread, for few rows: every row of w is read once and in order.
 // Inputs of int8 and int4 weights are rounded to 16 bits, each row's largest magnitude at 32767; of bfloat16
-// weights to bfloat16 where the instructions multiply those.
+// weights to bfloat16 where the instructions multiply those. is_exact: inputs of quantised weights as they
+// are.
 void product(Isa isa, const float* x, std::int64_t ldx, std::int64_t M, const Weight& w, float* y,
-             std::int64_t ldy);
+             std::int64_t ldy, bool is_exact = false);
 
 }  // namespace innervoice
