@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from operator import add, and_
 from os import PathLike
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -173,11 +173,26 @@ class Event:
     extra: Mapping[str, Any] = field(default=NO_FIELDS, metadata=NOT_IN_LOG)
 
 
+class ReflectionBudget(NamedTuple):
+    """The hidden tokens that a reflection may have and has had, and the unplayed audio that pays for them.
+
+    cap: the most that it may have, None: no limit; the scheduler may lower it while the reflection is open.
+    spent: those that it has had. reserve_s: seconds of audio that were sent and not played yet. num_skipped:
+    reflections before this token that a cap of 0 left out.
+    """
+
+    cap: int | None
+    spent: int
+    reserve_s: float
+    num_skipped: int = 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class TokenEvent(Event):
     """Ids of one segment, as they are decoded.
 
-    segment counts the reply's segments from 0; forced: the schedule gave the ids.
+    segment counts the reply's segments from 0; forced: the schedule gave the ids. budget: of tokens of a
+    reflection that can be capped, and of the token behind a reflection that was left out.
     """
 
     segment: int
@@ -185,6 +200,7 @@ class TokenEvent(Event):
     text: str = field(default="", metadata=in_log(add))
     forced: bool = field(default=False, metadata=in_log(and_))
     logprobs: list[float] | None = field(default=None, metadata=NOT_IN_LOG)
+    budget: ReflectionBudget | None = field(default=None, metadata=NOT_IN_LOG)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from random_schedules import VOCABULARY, schedules
 
@@ -19,6 +19,7 @@ from innervoice.schedule import (
     FreeCursor,
     Program,
     Schedule,
+    TokenKind,
     compile_schedule,
     make_cursor,
     pack,
@@ -84,6 +85,39 @@ def test_a_cursor_goes_on_from_its_state(cursor: Cursor | FreeCursor, seed: int)
     twin = make_cursor(cursor.program, state=state)
     assert walk(twin, 30, seed) == walk(cursor, 30, seed)
     assert twin.state == cursor.state
+
+
+@settings(max_examples=100, deadline=None)
+@given(given_schedule=schedules(), caps=st.lists(st.integers(0, 4), max_size=6), seed=st.integers(0, 2**32))
+def test_emissions_say_what_each_reflection_may_have_and_has_had(
+    given_schedule: dict[str, Any], caps: list[int], seed: int
+) -> None:
+    cursor, rng = (
+        make_cursor(compile_schedule(Schedule.from_dict(given_schedule), VOCABULARY), caps),
+        random.Random(seed),
+    )
+    assume(isinstance(cursor, Cursor))
+    num_skipped = num_before = spent = 0
+    for _ in range(60):
+        if cursor.is_done:
+            break
+        if rng.random() < 0.3:
+            (cursor.lower_cap if cursor.is_reflecting else cursor.cap_next)(rng.randrange(1, 4))
+        num_left_out = list(cursor.granted).count(0)
+        drawable = [i for low, high in cursor.mask.spans for i in range(low, high)]
+        made = cursor.emit_forced() if cursor.forced is not None else cursor.draw(rng.choice(drawable))
+        if made is None:
+            continue
+        num_skipped += made.num_skipped
+        assert num_skipped == num_left_out
+        if made.kind is TokenKind.REFLECTION and not made.forced:
+            spent = spent + 1 if made.segment == num_before else 1
+            num_before = made.segment
+            assert made.cap is not None
+            assert made.spent == spent <= made.cap
+        elif made.kind is TokenKind.CLOSE and made.cap is not None:
+            assert made.spent == made.cap == spent
+        assert made.kind.is_hidden or made.cap is None
 
 
 @settings(max_examples=60, deadline=None)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from innervoice.model.text import TextStream, TextTokenizer
-from innervoice.schedule import Emission, TokenKind
+from innervoice.schedule import UNLIMITED, Emission, TokenKind
 from innervoice.types import (
     AudioChunk,
     Done,
@@ -21,6 +21,7 @@ from innervoice.types import (
     FinishReason,
     Pcm16,
     Reflection,
+    ReflectionBudget,
     Samples,
     Sampling,
     Speech,
@@ -72,8 +73,10 @@ class EventBuilder:
         self._fields = fields
         self._failed_fields: set[str] = set()
 
-    def token(self, emission: Emission, logprob: float | None, *, t: float) -> TokenEvent:
-        """The event of an emitted token."""
+    def token(
+        self, emission: Emission, logprob: float | None, *, t: float, reserve_s: float = 0.0
+    ) -> TokenEvent:
+        """The event of an emitted token. reserve_s: seconds of audio that were sent and not played yet."""
         kind, token = emission.kind, emission.token
         index, self._num_events = self._num_events, self._num_events + 1
         self._counts[kind] += 1
@@ -89,6 +92,8 @@ class EventBuilder:
             "forced": emission.forced and kind is not _OPEN and kind is not _CLOSE,
             "logprobs": None if logprob is None else [logprob],
         }
+        if emission.cap is not None or emission.num_skipped:
+            common["budget"] = _budget(emission, reserve_s)
         if kind is _SPEECH:
             codes = np.array([token - self._speech_start], _INT32)
             return self._extended(Speech(**common, codes=codes))
@@ -167,6 +172,13 @@ class EventBuilder:
     def _next(self, t: float) -> dict[str, Any]:
         index, self._num_events = self._num_events, self._num_events + 1
         return {"reply_id": self.reply_id, "index": index, "t": t}
+
+
+def _budget(emission: Emission, reserve_s: float) -> ReflectionBudget:
+    cap = 0 if emission.cap is None else emission.cap
+    return ReflectionBudget(
+        None if cap >= UNLIMITED else cap, emission.spent, reserve_s, emission.num_skipped
+    )
 
 
 def collect_text(events: Sequence[Event]) -> tuple[str, list[str]]:

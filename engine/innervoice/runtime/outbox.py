@@ -22,7 +22,8 @@ class PendingToken(NamedTuple):
     def stamp(self, now: float) -> Event:
         """The token's event, ready at `now`."""
         reply = self.reply
-        return reply.events.token(self.emission, self.logprob, t=now - reply.request.submitted_s)
+        t = now - reply.request.submitted_s
+        return reply.events.token(self.emission, self.logprob, t=t, reserve_s=reply.playback.unplayed_s(now))
 
 
 class PendingAudio(NamedTuple):

@@ -76,6 +76,7 @@ class Cursor:
         self._limit = state.limit
         self._row = state.row
         self._count = state.count
+        self._num_skipped = 0  # reflections since the last token
         if not state.is_guided:  # it has not begun
             self._enter(program.start)
 
@@ -275,12 +276,20 @@ class Cursor:
         budget = UNLIMITED if body[_BUDGET] < 0 else body[_BUDGET]
         self._limit = min(budget, max(cap, schedule.floor))
         self.granted.append(UNLIMITED if self._limit > 0 else 0)
+        self._num_skipped += self._limit <= 0
         return self._limit > 0
 
     def _emission(self, token: int, kind: TokenKind, *, forced: bool) -> Emission:
         self.segment += self._fresh
         self._fresh = False
-        return Emission(token, kind, self.segment, forced)
+        skipped, self._num_skipped = self._num_skipped, 0
+        if kind is _REFLECTION and not forced:
+            return Emission(token, kind, self.segment, forced, self._limit, self._count + 1, skipped)
+        if kind is _OPEN:
+            return Emission(token, kind, self.segment, forced, self._limit, 0, skipped)
+        if kind is _CLOSE and forced and self.granted:  # it had all of its cap
+            return Emission(token, kind, self.segment, forced, self.granted[-1], self.granted[-1])
+        return Emission(token, kind, self.segment, forced, num_skipped=skipped)
 
 
 def make_cursor(

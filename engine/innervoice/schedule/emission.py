@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from innervoice_kernels.sampling.cursor_columns import TokenKind
@@ -28,9 +28,16 @@ class Mask:
 class Emission:
     """One emitted token: its id, kind, the reply's segment it belongs to (from 0), and
     whether the schedule forced it.
+
+    cap, spent: of a token of a reflection that can be capped, the most hidden tokens that the segment may have
+    and those that it has had with this one. num_skipped: reflections since the token before that a cap of 0
+    left out. All three say how the token came about, not which it is, and are not compared.
     """
 
     token: int
     kind: TokenKind
     segment: int
     forced: bool
+    cap: int | None = field(default=None, compare=False)
+    spent: int = field(default=0, compare=False)
+    num_skipped: int = field(default=0, compare=False)

@@ -11,7 +11,7 @@ from realtime_client import RealtimeClient, connected, greeted, run
 from innervoice.schedule import UNLIMITED
 from innervoice.server.context import ServerContext
 from innervoice.server.realtime.extensions import ReplyExtensions
-from innervoice.types import Usage
+from innervoice.types import Reflection, ReflectionBudget, Transcript, Usage
 
 
 def extensions(client: RealtimeClient) -> list[dict[str, Any]]:
@@ -53,8 +53,10 @@ def test_reflection_segments_figures_and_what_was_heard(context: ServerContext) 
             assert sum(one["num_tokens"] for one in segments) == done["usage"]["output_tokens"]
             hidden_segments = [one for one in segments if one["kind"] == "reflection"]
             assert [one["spent"] for one in hidden_segments] == [one["spent"] for one in reflections]
-            assert all(0 <= one["num_tokens"] - one["spent"] <= 2 for one in hidden_segments)
-            assert any(one["num_tokens"] > one["spent"] for one in hidden_segments)
+            assert reflections[0]["cap"] is None  # injected text has no budget
+            check_budgets(extensions(client))
+            assert all(0 <= one["num_tokens"] - one["spent"] <= 2 for one in hidden_segments[1:])
+            assert hidden_segments[0]["spent"] == 0
             spoken = [one for one in segments if one["kind"] == "speech"]
             borders = [(one["audio_start_ms"], one["audio_end_ms"]) for one in spoken]
             assert borders[0][0] == 0
@@ -75,6 +77,66 @@ def test_reflection_segments_figures_and_what_was_heard(context: ServerContext) 
     run(work())
 
 
+def check_budgets(events: list[dict[str, Any]]) -> None:
+    """Each reflection opens with its cap before its text, and never spends more; the figures have the same caps."""
+    started: dict[int, dict[str, Any]] = {}
+    caps: list[int | None] = []
+    for event in events:
+        kind = event["type"].removeprefix("innervoice.")
+        if kind == "reflection.started":
+            assert event["spent"] <= 1
+            started[event["segment"]] = event
+        elif kind == "reflection.skipped":
+            caps += [0] * event["num_skipped"]
+        elif kind == "reflection.delta" and "cap" in event:
+            assert (
+                event["cap"] is None
+                or 1 <= event["spent"] <= event["cap"] <= started[event["segment"]]["cap"]
+            )
+            assert event["reserve_ms"] >= 0
+        elif kind == "reflection.done" and event["segment"] in started:
+            assert event["cap"] is None or event["spent"] <= event["cap"]
+            assert event["reserve_ms"] == started[event["segment"]]["reserve_ms"]
+            caps.append(event["cap"])
+        elif kind == "response.stats":
+            figures = event["reflection_caps"]
+    assert len(caps) == len(figures)
+    assert all(figure is None or figure == cap for cap, figure in zip(caps, figures, strict=True))
+
+
+def thought(n: int, budget: ReflectionBudget | None, **fields: Any) -> Reflection:
+    return Reflection(reply_id="r", index=n, t=0.1 * n, segment=1, ids=[n], budget=budget, **fields)
+
+
+def test_budgets_are_sent_as_they_are_set_and_lowered() -> None:
+    sent: list[dict[str, Any]] = []
+    made = ReplyExtensions(
+        "resp",
+        "item",
+        frozenset({"reflection", "timeline"}),
+        lambda event, is_delta: sent.append(event),
+        12.5,
+    )
+    made.take(thought(1, ReflectionBudget(40, 0, 1.5)))
+    assert [one["type"] for one in sent] == ["innervoice.reflection.started"]
+    assert sent[0] | {"cap": 40, "spent": 0, "reserve_ms": 1500, "t_ms": 100.0} == sent[0]
+    made.take(thought(2, ReflectionBudget(40, 1, 1.4), text="so"))
+    made.take(thought(3, ReflectionBudget(30, 2, 0.9), text=" far"))
+    assert [(one["delta"], one["cap"], one["spent"], one["reserve_ms"]) for one in sent[1:]] == [
+        ("so", 40, 1, 1400),
+        (" far", 30, 2, 900),
+    ]
+    made.take(thought(4, ReflectionBudget(1, 2, 0.2)))  # fell below what was spent, which ended it
+    made.take(Transcript(reply_id="r", index=5, t=0.5, segment=2, ids=[9], text="a"))
+    done, segment = sent[3:]
+    for event in (done, segment):
+        assert (event["cap"], event["spent"], event["reserve_ms"]) == (2, 2, 1500)
+    skipped = ReflectionBudget(0, 0, 0.3, num_skipped=2)
+    made.take(Transcript(reply_id="r", index=6, t=0.6, segment=3, ids=[9], budget=skipped))
+    assert sent[-1]["type"] == "innervoice.reflection.skipped"
+    assert (sent[-1]["num_skipped"], sent[-1]["reserve_ms"], sent[-1]["t_ms"]) == (2, 300, 600.0)
+
+
 def test_figures_have_the_budgets_of_reflections() -> None:
     sent: list[dict[str, Any]] = []
     made = ReplyExtensions(
@@ -85,6 +147,20 @@ def test_figures_have_the_budgets_of_reflections() -> None:
     assert stats["type"] == "innervoice.response.stats"
     assert stats["reflection_caps"] == [24, 0, None]
     assert stats["reflection_tokens"] == 20
+
+
+def test_a_reflection_opens_with_its_budget(context: ServerContext) -> None:
+    async def work() -> None:
+        async with connected(context, innervoice="1") as client:
+            await greeted(client, innervoice={"schedule": "stitch_r"})
+            client.say("hello")
+            await client.answer()
+            first = extensions(client)[0]
+            assert first["type"] == "innervoice.reflection.started"
+            assert (first["segment"], first["cap"], first["spent"], first["reserve_ms"]) == (0, 100, 0, 0)
+            check_budgets(extensions(client))
+
+    run(work())
 
 
 def test_a_session_that_lost_its_connection_is_taken_over(context: ServerContext) -> None:

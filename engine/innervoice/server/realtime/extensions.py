@@ -9,7 +9,7 @@ from typing import Any
 from innervoice.schedule import UNLIMITED
 from innervoice.server.realtime.protocol.server_events import ServerEvent
 from innervoice.types import Event as EngineEvent
-from innervoice.types import Reflection, Speech, TokenEvent, Usage
+from innervoice.types import Reflection, ReflectionBudget, Speech, TokenEvent, Usage
 
 
 @dataclass
@@ -21,9 +21,34 @@ class _Segment:
     start_code: int
     t_s: float = 0.0
     num_tokens: int = 0
-    num_markers: int = 0
     is_forced: bool = True
     text: str = ""
+    budget: ReflectionBudget | None = None
+    opening: ReflectionBudget | None = None
+
+    def take(self, event: TokenEvent) -> None:
+        """Count an event of this segment."""
+        self.t_s = event.t
+        self.num_tokens += len(event.ids)
+        self.is_forced = self.is_forced and event.forced
+        if isinstance(event, Reflection) and event.budget is not None:
+            self.budget = event.budget
+            self.opening = self.opening or event.budget
+
+    @property
+    def thought(self) -> dict[str, Any]:
+        """The fields of a reflection's budget: its cap, what it has spent of it, and the reserve when it opened.
+
+        A cap that fell below the tokens spent has ended the reflection, and is given as their number.
+        """
+        if self.budget is None or self.opening is None:
+            return {"cap": None, "spent": 0, "reserve_ms": None}
+        cap, spent = self.budget.cap, self.budget.spent
+        return {
+            "cap": None if cap is None else max(cap, spent),
+            "spent": spent,
+            "reserve_ms": round(1e3 * self.opening.reserve_s),
+        }
 
 
 @dataclass
@@ -31,7 +56,7 @@ class ReplyExtensions:
     """Events beside the protocol's.
 
     kinds: "reflection" and "timeline", those that are wanted; put: sends an event, whose second argument says
-    whether it is a delta. markers: the ids that open and close a reflection, which no budget counts.
+    whether it is a delta.
     """
 
     response_id: str
@@ -39,7 +64,6 @@ class ReplyExtensions:
     kinds: frozenset[str]
     put: Callable[[ServerEvent, bool], None]
     codes_per_s: float
-    markers: frozenset[int] = frozenset()
     _segment: _Segment | None = None
     _num_codes: int = 0
     _counts: dict[str, int] = field(default_factory=dict)
@@ -51,17 +75,15 @@ class ReplyExtensions:
         if self._segment is None or self._segment.number != event.segment:
             self._close()
             self._segment = _Segment(event.segment, event.kind, self._num_codes)
+        if event.budget is not None and event.budget.num_skipped and "reflection" in self.kinds:
+            self._send_skipped(event.t, event.budget)
         segment = self._segment
-        segment.t_s = event.t
-        segment.num_tokens += len(event.ids)
-        segment.num_markers += sum(id in self.markers for id in event.ids)
-        segment.is_forced = segment.is_forced and event.forced
+        has_begun = segment.opening is not None
+        segment.take(event)
         if isinstance(event, Speech):
             self._num_codes += len(event.ids)
-        if isinstance(event, Reflection):
-            segment.text += event.text
-            if event.text and "reflection" in self.kinds:
-                self._send("innervoice.reflection.delta", True, segment=segment.number, delta=event.text)
+        if isinstance(event, Reflection) and "reflection" in self.kinds:
+            self._reflect(segment, event, is_opening=not has_begun and segment.opening is not None)
 
     def end(self, usage: Usage) -> None:
         """Close the last segment, and send the figures of the reply."""
@@ -81,6 +103,22 @@ class ReplyExtensions:
                 reflection_caps=[None if cap >= UNLIMITED else cap for cap in usage.reflection_caps],
             )
 
+    def _reflect(self, segment: _Segment, event: Reflection, *, is_opening: bool) -> None:
+        """Send the budget of a reflection that opens, and its text."""
+        segment.text += event.text
+        if is_opening:
+            fields = {"segment": segment.number, "t_ms": _ms(event.t), **segment.thought}
+            self._send("innervoice.reflection.started", True, **fields)
+        if event.text:
+            fields = {"segment": segment.number, "delta": event.text}
+            if event.budget is not None:
+                fields |= segment.thought | {"reserve_ms": round(1e3 * event.budget.reserve_s)}
+            self._send("innervoice.reflection.delta", True, **fields)
+
+    def _send_skipped(self, t_s: float, budget: ReflectionBudget) -> None:
+        fields = {"num_skipped": budget.num_skipped, "t_ms": _ms(t_s)}
+        self._send("innervoice.reflection.skipped", True, reserve_ms=round(1e3 * budget.reserve_s), **fields)
+
     def _close(self) -> None:
         segment, self._segment = self._segment, None
         if segment is None:
@@ -92,8 +130,8 @@ class ReplyExtensions:
                 segment=segment.number,
                 text=segment.text,
                 num_tokens=segment.num_tokens,
-                spent=segment.num_tokens - segment.num_markers,
                 injected=segment.is_forced,
+                **segment.thought,
             )
         if "timeline" in self.kinds:
             index = self._counts.get(segment.kind, 0)
@@ -104,12 +142,12 @@ class ReplyExtensions:
         made: dict[str, Any] = {
             "segment": segment.number,
             "kind": segment.kind,
-            "t_ms": round(1e3 * segment.t_s, 1),
+            "t_ms": _ms(segment.t_s),
             "num_tokens": segment.num_tokens,
             "forced": segment.is_forced,
         }
         if segment.kind == "reflection":
-            made["spent"] = segment.num_tokens - segment.num_markers
+            made |= segment.thought
         if segment.kind == "speech" and self.codes_per_s > 0:
             made["audio_start_ms"] = round(1e3 * segment.start_code / self.codes_per_s)
             made["audio_end_ms"] = round(1e3 * self._num_codes / self.codes_per_s)
@@ -118,3 +156,7 @@ class ReplyExtensions:
     def _send(self, type: str, is_delta: bool, **fields: Any) -> None:
         head: ServerEvent = {"type": type, "response_id": self.response_id, "item_id": self.item_id}
         self.put(head | fields, is_delta)
+
+
+def _ms(seconds: float) -> float:
+    return round(1e3 * seconds, 1)

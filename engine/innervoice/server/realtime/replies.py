@@ -146,9 +146,7 @@ class Replies:
         def put(event: ServerEvent, is_delta: bool) -> None:
             scope.writer.put(event, reply=response_id if is_delta else None)
 
-        vocabulary = scope.engine.parts.requests.vocabulary
-        markers = frozenset(id for id in (vocabulary.open, vocabulary.close) if id is not None)
-        return ReplyExtensions(response_id, item_id, scope.config.events, put, scope.codes_per_s, markers)
+        return ReplyExtensions(response_id, item_id, scope.config.events, put, scope.codes_per_s)
 
     async def _ask(
         self,
