@@ -186,14 +186,14 @@ def test_a_reply_cut_out_anywhere_continues_with_identical_ids_and_sound(
         )
         whole = stream.reply()
         with twin:
-            state = engine._worker.call(lambda core: core.sessions.session_state(twin.session_id))
-            if state[1] is None:  # the reply was over before the cut
+            paused = engine._worker.call_sessions(lambda sessions: sessions.history(twin.session_id)).paused
+            if paused is None:  # the reply was over before the cut
                 return
-            told = state[1].num_tokens
+            told = paused.num_tokens
             rest = twin.reply().reply()
             assert rest.ids == whole.ids[told:]
             assert rest.finish_reason == whole.finish_reason
-            assert np.array_equal(rest.audio.samples, whole.audio.samples[state[1].num_samples :])
+            assert np.array_equal(rest.audio.samples, whole.audio.samples[paused.num_samples :])
             assert (
                 twin.reply(Text("and then?"), sampling=hot(3)).reply().ids
                 == session.reply(Text("and then?"), sampling=hot(3)).reply().ids

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,21 @@ def spoken(samples: np.ndarray, rate: int = 16000) -> Message:
     return Message("user", (samples, rate))
 
 
+def wait_for(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come to pass in time"
+        time.sleep(0.01)
+
+
+def num_prefetched(engine: Engine, session: Session) -> int:
+    return engine._worker.call(lambda core: core.registry.known(session.session_id).num_prefetched)
+
+
+def num_tokens(engine: Engine, session: Session) -> int:
+    return engine._worker.call(lambda core: len(core.registry.known(session.session_id).sequence.ids))
+
+
 def test_utterances_are_items_of_one_turn(engine: Engine, question: np.ndarray) -> None:
     halves = question[:9000], question[9000:]
     with engine.open_session(**REQUEST) as session:
@@ -77,20 +92,37 @@ def test_an_utterance_is_prefetched_behind_messages_that_wait(engine: Engine, qu
     with engine.open_session(**REQUEST) as session:
         session.append(Message("user", Text("listen well")))
         push(session, long)
-
-        def num_prefetched() -> int:
-            return engine._worker.call(lambda core: core.registry.known(session.session_id).num_prefetched)
-
-        deadline = time.monotonic() + 60
-        while num_prefetched() < 50 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        ahead = num_prefetched()
+        wait_for(lambda: num_prefetched(engine, session) >= 50)
+        ahead = num_prefetched(engine, session)
         session.commit_audio()
         reply = session.reply().reply()
         assert reply.usage.cached_tokens == ahead > 50
         assert (
             reply.ids == engine.generate([Message("user", Text("listen well")), spoken(long)], **REQUEST).ids
         )
+
+
+@pytest.mark.parametrize("change", ["system", "once"])
+def test_an_utterance_is_prefetched_after_changed_instructions(
+    engine: Engine, question: np.ndarray, change: str
+) -> None:
+    """The history is written anew while the user speaks; it and the reply are those of a turn given at once."""
+    long = np.resize(question, 70000)
+    first = {"system": "Be brief."} if change == "system" else {"extra_system": "Laugh."}
+    with engine.open_session(**REQUEST) as session, engine.open_session(**REQUEST) as other:
+        for one in (session, other):
+            one.reply(Text("hello"), **first).reply()
+            if change == "system":
+                one.update(system="Be long and kind.")
+        push(session, long)
+        wait_for(lambda: num_prefetched(engine, session) >= 50)
+        ahead = num_tokens(engine, session)
+        session.commit_audio()
+        reply = session.reply().reply()
+        expected = other.reply([spoken(long)]).reply()
+        assert reply.ids == expected.ids
+        assert num_tokens(engine, session) == num_tokens(engine, other)
+        assert reply.usage.cached_tokens >= ahead > expected.usage.cached_tokens
 
 
 @pytest.mark.parametrize(

@@ -337,3 +337,56 @@ def test_bad_rates_and_foreign_streams_are_refused(
             tiny.stream(rate)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="a stream of another tokenizer was given"):
         tiny.step([small["even"].stream(16000)])
+
+
+@few
+@given(
+    name=st.sampled_from(["even", "odd", "short"]), rate=st.sampled_from([8000, 16000, 44100]), seconds=st.floats(0.01, 11.0),
+    share=st.floats(0.01, 1.0), levels=st.lists(st.sampled_from(LEVELS), min_size=1, max_size=6), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_a_shortened_stream_gives_the_codes_of_what_it_kept(
+    small: dict[str, SpeechTokenizer], name: str, rate: int, seconds: float, share: float, levels: list[float], seed: int
+) -> None:  # fmt: skip
+    wave = sound(seed, levels, max(1, int(seconds * rate)))
+    kept = wave[: max(1, int(share * len(wave)))]
+    stream = small[name].stream(rate)
+    for frame in frames(wave, seed, rate):
+        stream.push(frame)
+        stream.take()
+    stream = stream.shortened(kept)
+    more = sound(seed + 1, levels, seed % 2 * rate // 3)
+    stream.push(more)
+    assert stream.finish() == small[name].encode(np.concatenate([kept, more]), rate)
+
+
+@pytest.mark.parametrize("rate", [16000, 24000])
+def test_blocks_before_the_cut_are_not_encoded_again(
+    tiny: SpeechTokenizer, rate: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """12.3 s of which the last 0.7 s are dropped: of three blocks of 4 s the third alone is encoded again."""
+    counts = count_positions(monkeypatch)
+    wave = sound(6, [1.0], int(12.3 * rate))
+    stream = tiny.stream(rate)
+    stream.push(wave)
+    stream.take()
+    assert counts == [200] * 3
+    shorter = stream.shortened(wave[: int(11.6 * rate)])
+    assert shorter.num_encoded == 100
+    codes = shorter.finish()
+    assert counts == [200] * 3 + [180]
+    assert codes == tiny.encode(wave[: int(11.6 * rate)], rate)
+
+
+def test_whole_pieces_before_the_cut_are_not_encoded_again(
+    small: dict[str, SpeechTokenizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wave = sound(7, [1.0], 3 * 76800 - 5000)
+    stream = small["even"].stream(16000)
+    stream.push(wave)
+    stream.take()
+    kept = wave[:-20000]
+    counts = count_positions(monkeypatch)
+    shorter = stream.shortened(kept)
+    assert shorter.num_encoded >= 120
+    assert shorter.finish() == whole_codes(small["even"], kept, 16000)
+    assert sum(counts) < 200

@@ -161,9 +161,9 @@ def test_what_the_device_draws_is_forked_and_made_again(tiny_dir: Path) -> None:
                 break
         with session.fork() as twin:
             whole = stream.reply()
-            state = engine._worker.call(lambda core: core.sessions.session_state(twin.session_id))
-            if state[1] is not None:
-                assert twin.reply().reply().ids == whole.ids[state[1].num_tokens :]
+            paused = engine._worker.call_sessions(lambda sessions: sessions.history(twin.session_id)).paused
+            if paused is not None:
+                assert twin.reply().reply().ids == whole.ids[paused.num_tokens :]
         caps = whole.usage.reflection_caps
         for backend in ("auto", "plain"):
             with engine_of(tiny_dir, backend) as other, other.open_session(schedule="reempathy") as again:

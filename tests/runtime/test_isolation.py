@@ -132,7 +132,8 @@ def test_a_reply_that_cannot_begin_is_taken_back(
         done is not None and done.finish_reason == "error" and "no room for its resampler" in str(done.error)
     )
     assert world.received["good"].ids == good_ids(False)
-    assert world.core.sessions.session_state("talk") == (0, None)
+    history = world.core.sessions.history("talk")
+    assert (history.num_tokens, history.paused) == (0, None)
     world.core.check_integrity()
 
 

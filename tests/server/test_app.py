@@ -64,13 +64,14 @@ def test_metrics_are_those_of_engine_and_server(server: RunningServer) -> None:
     metrics.commit_to_audio(0.3)
     with server.client() as client:
         text = client.get("/metrics").text
-    families = {family.name: family for family in text_string_to_metric_families(text)}
-    assert "innervoice_ttfa_seconds" in families
-    (open_now,) = families["innervoice_server_sessions"].samples
+    families = {f"{family.name} {family.type}": family for family in text_string_to_metric_families(text)}
+    assert "innervoice_ttfa_seconds histogram" in families
+    (open_now,) = families["innervoice_server_sessions gauge"].samples
     assert (open_now.labels, open_now.value) == ({"dialect": "ga"}, 0)
-    ended = [one for one in families["innervoice_server_sessions_ended"].samples if one.value == 1]
-    assert ended[0].labels == {"end": "client"}
-    buckets = families["innervoice_server_commit_to_audio_seconds"].samples
+    ended = [one for one in families["innervoice_server_sessions counter"].samples if one.value == 1]
+    assert (ended[0].name, ended[0].labels) == ("innervoice_server_sessions_total", {"end": "client"})
+    assert text.count("# TYPE innervoice_server_sessions_total counter") == 1
+    buckets = families["innervoice_server_commit_to_audio_seconds histogram"].samples
     assert [one.value for one in buckets if one.labels.get("le") in ("0.2", "0.3")] == [0, 1]
 
 

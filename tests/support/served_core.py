@@ -133,6 +133,7 @@ class Served(World):
             return False
         worker._is_resting = False
         worker._run_calls()
+        worker._check_readers()
         worker._step()
         self.drain()
         if worker._is_resting:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from innervoice.api.request_builder import RequestBuilder, RequestOptions, extra_items
 from innervoice.model.sequence import TokenColumns
@@ -117,16 +117,27 @@ class TurnPlanner:
     ) -> list[int]:
         """The beginning of the prompt of a user who still speaks, behind messages that wait.
 
-        Raises ValueError where the next turn does not only add to the history.
+        The history is not stale. Raises ValueError.
         """
         spoken = DialogueItem("", "user", (SpokenCodes(tuple(codes)),))
         head, _ = self._heads(history, [*before, spoken], options)
-        if not self._only_adds(history, head):
-            raise ValueError("the next turn begins with another history: nothing is prefetched")
         if not before:
             return self.requests.spoken_head(codes, head, first=not history.items)
         run = self.requests.render([*history.items, *before], head, options, opens=False)[-1]
         return [*run, *self.requests.spoken_head(codes, head, first=False)]
+
+    def is_stale(self, history: History, options: RequestOptions) -> bool:
+        """Whether the next turn begins with another history, as far as is known before it."""
+        if history.paused is not None:
+            return False
+        return not self._only_adds(history, self._heads(history, (), options)[0])
+
+    def renewed(self, history: History, options: RequestOptions) -> History:
+        """The history that the next turn begins with. history: with its tokens. Raises ValueError."""
+        head, own_head = self._heads(history, (), options)
+        items = [item for item in history.items if not item.is_once]
+        own = self.rendered(items, head, history.own, options)
+        return replace(history, items=items, own=own, num_tokens=len(own.ids), head=head, own_head=own_head)
 
     def rendered(
         self, items: Sequence[DialogueItem], head: str | None, own: TokenColumns, options: RequestOptions

@@ -35,6 +35,10 @@ class Prefetcher(Protocol):
         """
         ...
 
+    def set_history(self, session_id: str, history: History) -> None:
+        """Give the session other items and tokens. Raises ValueError while it replies."""
+        ...
+
     def prefetch(self, session_id: str, ids: Sequence[int]) -> None:
         """Compute the likely beginning of the session's next prompt, behind its history, when there is room.
 
@@ -73,8 +77,8 @@ class UserAudio:
         self._num_samples = 0
         self._wake_len = 0  # samples from which on a push wakes the encoder
         self._codes: list[int] = []
-        self._num_encoded_before = 0  # tokens of streams before this one
-        self._restarts = False  # the stream has sound that was dropped: another takes its place
+        self._num_encoded_before = 0  # tokens whose sound was dropped, or that were encoded again without it
+        self._is_too_long = False  # the stream has sound that was dropped: a shorter one takes its place
         self._published: list[int] | None = (
             None  # codes that the core has; used on the encoder's thread alone
         )
@@ -120,7 +124,7 @@ class UserAudio:
     def _drop_end(self, num_kept: int) -> None:
         """Keep the first samples. The lock is held."""
         num_fed = sum(map(len, self._frames[: self._num_fed]))
-        self._restarts = num_fed > num_kept
+        self._is_too_long = num_fed > num_kept
         frames: list[Samples] = []
         left = num_kept
         for frame in self._frames:
@@ -197,9 +201,8 @@ class UserAudio:
         """Push frames into the stream until they have `most` samples or more; returns whether the turn's last
         are among them.
         """
+        self._shorten()
         with self._encoder.lock:
-            if self._restarts:
-                self._restart()
             frames: list[Samples] = []
             while self._num_fed < len(self._frames) and sum(map(len, frames)) < most:
                 frames.append(self._frames[self._num_fed])
@@ -212,13 +215,16 @@ class UserAudio:
                 self.stream.end()
         return is_last
 
-    def _restart(self) -> None:
-        """Encode the turn from its beginning, in another stream; nothing is published any more. The lock is held."""
-        self._num_encoded_before = self.counts.encoded_tokens
-        self.stream = self._encoder.new_stream(self.rate)
-        self._codes = []
-        self._num_fed = 0
-        self._restarts = False
+    def _shorten(self) -> None:
+        """Have the stream hold the kept frames alone, if it has others: they stay as they are from now on."""
+        with self._encoder.lock:
+            kept = list(self._frames) if self._is_too_long else []
+            self._is_too_long = False
+        if kept:
+            with self.owning_failures():
+                self.stream = self.stream.shortened(np.concatenate(kept))
+                self._num_encoded_before = self.counts.encoded_tokens - self.stream.num_encoded
+                self._num_fed = len(kept)
 
     def absorb(self) -> EncodedCounts:
         """Take the codes that the stream has made or changed, and count them."""
@@ -238,7 +244,7 @@ class UserAudio:
         """Whether the core has other codes than there are, or any of a turn that was dropped."""
         if self.is_dropped:
             return self._published is not None
-        return self._published != self._codes and not self._num_encoded_before
+        return self._published != self._codes
 
     def publish(self, core: Prefetcher) -> None:
         """Pass the codes to the core; if it refuses them now, they stay news. On the core's thread."""
@@ -315,16 +321,12 @@ class LiveEncoder:
         """
         with self.lock:
             self.check_open()
-            made = UserAudio(self, self.new_stream(rate), publish)
+            made = UserAudio(self, self._speech_encoder.stream(rate), publish)
             self._open.add(made)
             if self._thread is None:
                 self._thread = StoppableThread(self._run, self.stop, "innervoice-listener")
                 self._thread.start()
         return made
-
-    def new_stream(self, rate: int) -> SpeechStream:
-        """A stream of the speech encoder. Raises ValueError for a rate that sound has not."""
-        return self._speech_encoder.stream(rate)
 
     def close(self) -> None:
         """Take no more and stop; those who wait for codes get a ValueError."""

@@ -88,10 +88,17 @@ class Session(SessionCalls):
         return await self._lane.run(partial(self._answer, asked))
 
     async def ainterrupt(
-        self, played_ms: float | None = None, *, cut: Cut = "speech", reflection: Behind = "drop"
+        self,
+        played_ms: float | None = None,
+        *,
+        cut: Cut = "speech",
+        reflection: Behind = "drop",
+        reply_id: str | None = None,
     ) -> Heard:
         """Do the same as `interrupt`."""
-        return await self._lane.run(partial(self.interrupt, played_ms, cut=cut, reflection=reflection))
+        return await self._lane.run(
+            partial(self.interrupt, played_ms, cut=cut, reflection=reflection, reply_id=reply_id)
+        )
 
     async def aedit(self, *edits: Edit) -> None:
         """Do the same as `edit`."""

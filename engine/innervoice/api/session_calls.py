@@ -30,6 +30,7 @@ from innervoice.runtime.interrupt import Behind, Cut
 from innervoice.runtime.record import request_line
 from innervoice.runtime.request import Request
 from innervoice.runtime.session_state import History
+from innervoice.runtime.sessions import Sessions
 from innervoice.runtime.snapshot import PausedReply, SessionSnapshot
 from innervoice.runtime.stoppable_thread import finished_at_exit
 from innervoice.runtime.stream import Stream
@@ -104,8 +105,9 @@ class SessionCalls:
         with the reply that a fork or restore left unfinished.
 
         prompt: one prompt, which leaves committed audio to a later reply, or a list of `Message`, behind what
-        is pending; an empty list: the assistant speaks, with nothing to answer if nothing is pending. request:
-        as for `Engine.stream`; the options of `open_session` are the defaults, and `system` holds from this
+        is pending; an empty list: the assistant speaks, with nothing to answer if nothing is pending. A reply
+        that ends before it begins answers nothing: what was pending is so again. request: as for
+        `Engine.stream`; the options of `open_session` are the defaults, and `system` holds from this
         reply on. Raises ValueError for bad input, for a session that is closed or still replying, and for a
         history that the cache does not hold; RequestFailed when the audio could not be encoded.
         """
@@ -154,7 +156,7 @@ class SessionCalls:
                 history.own,
                 history.sizes,
                 self._requests.vocabulary.speech or (0, 0),
-                self._count_heard,
+                lambda played_s: self._worker.call_sessions(lambda sessions: sessions.count_heard(played_s)),
             )
             for edit, new in zip(edits, inserted, strict=True):
                 if isinstance(edit, Insert):
@@ -175,10 +177,12 @@ class SessionCalls:
     def items(self) -> list[Item]:
         """The messages and replies of the history, then those that wait for a reply; also while it replies."""
         with self._lock:
+            pending = self._pending.items  # first: a reply that begins now moves them into the history
             history: History = self._worker.call_sessions(
                 lambda sessions: sessions.history(self.session_id, while_busy=True)
             )
-            pending = self._pending.items
+        answered = {item.item_id for item in history.items}
+        pending = [item for item in pending if item.item_id not in answered]
         shown = [self._item(item, history) for item in history.items if not item.is_once]
         return [*shown, *(self._item(item, history, is_pending=True) for item in pending)]
 
@@ -254,7 +258,12 @@ class SessionCalls:
 
     @checked
     def interrupt(
-        self, played_ms: NotNegative | None = None, *, cut: Cut = "speech", reflection: Behind = "drop"
+        self,
+        played_ms: NotNegative | None = None,
+        *,
+        cut: Cut = "speech",
+        reflection: Behind = "drop",
+        reply_id: str | None = None,
     ) -> Heard:
         """Stop the reply because the user speaks, and cut the history to the part that was heard -> the part
         that is kept.
@@ -264,14 +273,15 @@ class SessionCalls:
         not heard yet is removed too (estimate `proportional`), and the tokens behind it are computed again.
         reflection "keep": hidden tokens behind the cut stay. A reply that is over, cancelled or interrupted
         can be interrupted while it plays: a smaller played_ms cuts further, a larger one restores nothing.
-        Its stream ends with Done, "interrupted"; unread events are dropped. Raises ValueError, nothing
-        changed, for bad arguments, as `ack_playback`, and in a session that has not replied.
+        Its stream ends with Done, "interrupted"; unread events are dropped. reply_id: the reply that is meant,
+        None: the last; for one that never began, or that another has followed, nothing is cut. Raises
+        ValueError, nothing changed, for bad arguments, as `ack_playback`, and in a session that has not replied.
         """
         now = self._worker.clock()
         played_s = None if played_ms is None else played_ms / 1e3
         with self._lock:
             return self._worker.interrupt(
-                lambda sessions: sessions.interrupt(self.session_id, now, played_s, cut, reflection)
+                lambda sessions: sessions.interrupt(self.session_id, now, played_s, cut, reflection, reply_id)
             )
 
     def fork(self) -> Self:
@@ -289,8 +299,12 @@ class SessionCalls:
                 self._model_id,
                 self._threads,
             )
-            self._worker.call_sessions(lambda sessions: sessions.fork(self.session_id, twin.session_id))
-            self._pending.copy_to(twin._pending)
+
+            def fork(sessions: Sessions) -> None:
+                sessions.fork(self.session_id, twin.session_id)
+                self._pending.copy_to(twin._pending)  # before a reply that waits begins
+
+            self._worker.call_sessions(fork)
             return twin
 
     def export(self) -> bytes:
@@ -298,11 +312,13 @@ class SessionCalls:
         pushed.
         """
         with self._lock:
-            made: SessionSnapshot = self._worker.call_sessions(
-                lambda sessions: sessions.export(self.session_id, self._model_id)
-            )
-            typed = [item for item in self._pending.items if not self._pending.is_audio(item)]
-            return replace(made, injected=list(self._pending.injected), pending=typed).to_bytes()
+
+            def export(sessions: Sessions) -> SessionSnapshot:
+                made = sessions.export(self.session_id, self._model_id)
+                typed = [item for item in self._pending.items if not self._pending.is_audio(item)]
+                return replace(made, injected=list(self._pending.injected), pending=typed)
+
+            return self._worker.call_sessions(export).to_bytes()
 
     def close(self) -> None:
         """End the session's reply and free its pages; any number of times."""
@@ -352,11 +368,11 @@ class SessionCalls:
             plan = self._planner.plan_plain(history, new, options)
             if plan is None:
                 plan = self._planner.plan(self._history(), new, options)
+            turn = replace(plan.turn, on_begun=partial(self._pending.remove, asked.pending, num_injected))
             made = self._requests.request(
-                Ids(plan.prompt_ids), options, asked.submitted_s, session_id=self.session_id, turn=plan.turn
+                Ids(plan.prompt_ids), options, asked.submitted_s, session_id=self.session_id, turn=turn
             )
             stream = self._submit(made)
-            self._pending.remove(pending, num_injected)
             if asked.sets_system:
                 self._options = self._options.changed(system=options.system)
             if plan.num_dropped:
@@ -370,9 +386,6 @@ class SessionCalls:
     def _history(self) -> History:
         """The history with its tokens. Raises ValueError while the session replies, and for a closed one."""
         return self._worker.call_sessions(lambda sessions: sessions.history(self.session_id))
-
-    def _count_heard(self, played_s: float) -> int:
-        return self._worker.call_sessions(lambda sessions: sessions.count_heard(played_s))
 
     def _weak_prefetch(self) -> Prefetch:
         """Return `_prefetch` for the listener, whose thread must not keep the session and its engine alive."""
@@ -393,8 +406,12 @@ class SessionCalls:
         before = self._pending.settled_before(audio)
         if before is None:
             raise ValueError("an utterance before is still being encoded: nothing is prefetched")
+        options = self._options
         history = sessions.history(self.session_id, tokens=False)
-        sessions.prefetch(self.session_id, self._planner.head_ids(history, before, codes, self._options))
+        if self._planner.is_stale(history, options):  # other instructions: the history is written anew first
+            history = self._planner.renewed(sessions.history(self.session_id), options)
+            sessions.set_history(self.session_id, history)
+        sessions.prefetch(self.session_id, self._planner.head_ids(history, before, codes, options))
 
     def _resume(self, paused: PausedReply | None, asked: AskedReply) -> Stream:
         if paused is None:

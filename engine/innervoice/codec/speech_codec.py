@@ -191,6 +191,18 @@ class SpeechStream(Protocol):
         """
         ...
 
+    @property
+    def num_encoded(self) -> int:
+        """Codes that are known without more work."""
+        ...
+
+    def shortened(self, kept: Samples) -> SpeechStream:
+        """A stream of the first samples [T] alone, as they were pushed; what they complete is not encoded again.
+
+        This stream is not to be used any more.
+        """
+        ...
+
 
 class SpeechEncoder(Protocol):
     """Recordings -> speech codes. Any thread may call it."""

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from innervoice.model.sequence import TokenColumns
 from innervoice.model.text.dialogue import DialogueItem
 from innervoice.schedule import Program
 from innervoice.types import EventField, OutputFormat, Sampling
+
+
+def _do_nothing() -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -17,7 +22,8 @@ class SessionTurn:
 
     items: all before the reply, with its prompt. head: the system text before them, None: none or the
     template's own. own_head: the one that the session goes back to with the next reply. history: the tokens
-    that the session's are replaced by, None: they stay. item_id: of the reply's item.
+    that the session's are replaced by, None: they stay. item_id: of the reply's item. on_begun: called on the
+    core's thread when the reply begins, from which on its prompt is part of the history.
     """
 
     items: tuple[DialogueItem, ...]
@@ -25,6 +31,7 @@ class SessionTurn:
     own_head: str | None = None
     history: TokenColumns | None = None
     item_id: str | None = None
+    on_begun: Callable[[], None] = field(default=_do_nothing, compare=False)
 
 
 @dataclass(frozen=True)

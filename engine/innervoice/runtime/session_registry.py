@@ -72,6 +72,8 @@ class SessionRegistry:
             lag_s=output.lag_s,
             playback=reply.playback,
         )
+        if reply.request.turn is not None:
+            reply.request.turn.on_begun()
 
     def _begin_item(self, session: SessionState, reply: ActiveReply) -> None:
         """Add the reply to the session's items, with its prompt; a reply that goes on is among them already."""

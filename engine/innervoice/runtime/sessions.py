@@ -113,14 +113,6 @@ class Sessions:
         self._decoder.settle()
         return session.snapshot(self._paused(session), model)
 
-    def session_state(self, session_id: str) -> tuple[int, PausedReply | None]:
-        """Tokens of the history, and the reply that a fork or a restore left unfinished.
-
-        Raises ValueError while it replies.
-        """
-        session = self._registry.idle(session_id)
-        return session.num_tokens, session.paused
-
     def history(self, session_id: str, *, tokens: bool = True, while_busy: bool = False) -> History:
         """A session's items, and its tokens if they are asked for.
 
@@ -201,17 +193,29 @@ class Sessions:
             self._table.update_sound(reply)
 
     def interrupt(
-        self, session_id: str, now: float, played_s: float | None, cut: Cut, reflection: Behind
+        self,
+        session_id: str,
+        now: float,
+        played_s: float | None,
+        cut: Cut,
+        reflection: Behind,
+        reply_id: str | None = None,
     ) -> Heard:
         """Stop the reply, if it is not over, and cut the history to its heard part, by the player's report or
         by the clock.
 
-        Raises ValueError, nothing changed, for a session that has not replied, and for what `acknowledge` and
-        `cut` refuse.
+        reply_id: the reply that is meant, None: the last; for one that never began, or that another has
+        followed, nothing is cut. Raises ValueError, nothing changed, for a session that has not replied, and
+        for what `acknowledge` and `cut` refuse.
         """
         check_choices(cut, reflection)
         session = self._registry.known(session_id)
         last, busy = session.last, session.busy
+        newest = busy or (None if last is None else last.reply_id)
+        if reply_id not in (None, newest):
+            if reply_id not in session.reply_ids:
+                raise ValueError(f"there is no reply {reply_id!r} to interrupt: this session did not make it")
+            return Heard(0, "", 0, session.num_tokens)
         if busy is not None and self._table.find(busy) is None:  # it waits: nothing of it was heard
             self._completion.cancel(busy, "interrupted")
             return Heard(0, "", 0, session.num_tokens)

@@ -241,7 +241,9 @@ class Worker:
         try:
             if self._begin_thread is not None:
                 self._begin_thread()
-            while self._run_calls():
+            while self._wait_for_work():
+                self._run_calls()
+                self._check_readers()
                 self._step()
         except BaseException as error:
             self._die(error)
@@ -251,7 +253,7 @@ class Worker:
                     self._free()
 
     def _step(self) -> None:
-        """A step of tokens and one of sound.
+        """A step of tokens and one of sound, with calls between the two.
 
         The scheduler learns what each took, with the handing over of its events.
         """
@@ -264,12 +266,13 @@ class Worker:
         if did_step:
             self.telemetry.step(self.clock() - begin if tokens.step_s is None else tokens.step_s, tokens.rows)
         self._deliver()
-        end = self.clock()
         if did_step:
-            step_s = end - begin if tokens.step_s is None else tokens.step_s
+            step_s = self.clock() - begin if tokens.step_s is None else tokens.step_s
             costs.observe_step(tokens.rows, tokens.prompt_tokens, step_s)
 
-        # Sound.
+        # Sound, which may take long on a CPU: calls need not wait for it too.
+        had_calls = self._run_calls()
+        end = self.clock()
         sound = core.step_speech(end)
         if sound.chunks:
             self.telemetry.codec(self.clock() - end)
@@ -278,7 +281,7 @@ class Worker:
             costs.observe_voice(sound.chunks, self.clock() - end)
 
         # Counts.
-        self._is_resting = tokens.is_nothing and sound.is_nothing
+        self._is_resting = tokens.is_nothing and sound.is_nothing and not had_calls
         self.telemetry.occupy(core.occupancy())
         for name, number in core.incidents().items():
             self.telemetry.count(name, number)
@@ -305,19 +308,27 @@ class Worker:
             return {event.reply_id: event for event in events if isinstance(event, Done)}
         return {}
 
-    def _run_calls(self) -> bool:
-        """Wait for work, and run the calls that are queued; False: closed, with no work left."""
+    def _wait_for_work(self) -> bool:
+        """Wait for work; False: closed, with none left."""
         with self._changed:
             while not self._calls and (not self._core.has_work or self._is_resting):
                 if self._is_closing and not self._core.has_work:
                     return False
                 self._is_resting = False
                 self._changed.wait(self._nap_s() if self._core.has_work else None)
+            return True
+
+    def _run_calls(self) -> bool:
+        """Run the calls that are queued -> whether there were any. A reply that one of them ends has its last
+        event now, not after the next step.
+        """
+        with self._changed:
             calls, self._calls = self._calls, []
         for call in calls:
             call()
-        self._check_readers()
-        return True
+        if calls:
+            self._deliver()
+        return bool(calls)
 
     def _wake(self) -> None:
         with self._changed:

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -109,8 +109,7 @@ class PlainRoutes:
     async def metrics(self, request: Request) -> Response:
         """Figures of server and engine as Prometheus reads them."""
         self._access.grant_key(request.headers)
-        text = generate_latest(self._context.metrics.registry)
-        return Response(text, media_type=CONTENT_TYPE_LATEST)
+        return Response(self._context.metrics.to_text(), media_type=CONTENT_TYPE_LATEST)
 
     async def models(self, request: Request) -> Response:
         """List the model that is served."""

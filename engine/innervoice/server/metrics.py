@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.registry import Collector
 
 _PREFIX = "innervoice_server_"
@@ -18,11 +18,14 @@ class ServerMetrics:
     """
 
     def __init__(self, engine: Collector | None = None) -> None:
-        self.registry = CollectorRegistry()
+        self._registry = CollectorRegistry()
+        self._totals = CollectorRegistry()  # apart: beside `sessions` no `sessions_total` may be registered
         if engine is not None:
-            self.registry.register(engine)
+            self._registry.register(engine)
         self._sessions = self._gauge("sessions", "Connections that are open.", "dialect")
-        self._ended = self._counter("sessions_ended", "Connections that ended, by reason.", "end")
+        self._ended = Counter(
+            _PREFIX + "sessions", "Connections that ended, by reason.", ["end"], registry=self._totals
+        )
         self._refused = self._counter("refused_total", "Requests refused before they began.", "reason")
         self._events = self._counter("events_total", "Events of the protocol.", "direction", "type")
         self._errors = self._counter("errors_total", "Errors sent to clients.", "code")
@@ -45,6 +48,10 @@ class ServerMetrics:
         )
         self._vad = self._histogram("vad_seconds", "One call of the voice activity network.", _SHORT_S)
         self._queue = self._histogram("queue_seconds", "From the engine's event to the socket.", _SHORT_S)
+
+    def to_text(self) -> bytes:
+        """All figures in the text format of Prometheus."""
+        return generate_latest(self._registry) + generate_latest(self._totals)
 
     def session_started(self, dialect: str) -> None:
         """Count a connection as open."""
@@ -112,10 +119,10 @@ class ServerMetrics:
         self._sent_bytes.inc(num_bytes)
 
     def _gauge(self, name: str, help: str, *labels: str) -> Gauge:
-        return Gauge(_PREFIX + name, help, labels, registry=self.registry)
+        return Gauge(_PREFIX + name, help, labels, registry=self._registry)
 
     def _counter(self, name: str, help: str, *labels: str) -> Counter:
-        return Counter(_PREFIX + name, help, labels, registry=self.registry)
+        return Counter(_PREFIX + name, help, labels, registry=self._registry)
 
     def _histogram(self, name: str, help: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(_PREFIX + name, help, buckets=buckets, registry=self.registry)
+        return Histogram(_PREFIX + name, help, buckets=buckets, registry=self._registry)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from realtime_client import RealtimeClient, connected, greeted, run
 
+from innervoice.runtime.scheduler import StepPlan
 from innervoice.server.context import ServerContext
 
 RATE = 24000
@@ -282,5 +283,63 @@ def test_telephone_sound_goes_both_ways(context: ServerContext, law: str) -> Non
             assert seconds > 0.3
             client.send("session.update", session={"input_audio_format": "pcm16"})
             await client.until("session.updated")
+
+    run(work())
+
+
+def test_a_reply_cancelled_before_it_begins_leaves_the_one_before_and_what_was_asked(
+    context: ServerContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        core = context.engine.parts.core
+        async with connected(context) as client:
+            await greeted(client)
+            client.say("hello", id="first")
+            first = (await client.answer(max_output_tokens=60))["output"][0]
+            client.say("and then?", id="second")
+            with monkeypatch.context() as patch:
+                patch.setattr(core, "_plan", lambda now: StepPlan())
+                client.send("response.create")
+                created = (await client.until("response.created"))["response"]
+                unbegun = (await client.until("response.output_item.added"))["item"]["id"]
+                await client.settle(0.05)
+                client.send("response.cancel")
+                done = (await client.until("response.done", id=created["id"]))["response"]
+                assert done["status"] == "cancelled"
+                client.send("conversation.item.truncate", item_id=unbegun, content_index=0, audio_end_ms=0)
+                await client.until("conversation.item.truncated")
+            await client.answer(max_output_tokens=8)
+            [connection] = context.live
+            session = connection._hosted.conversation.scope.session  # type: ignore[attr-defined]
+            kept = {one.item_id: one for one in await session.aitems()}
+            assert list(kept)[:3] == ["first", first["id"], "second"]
+            assert kept[first["id"]].num_speech_tokens > 0
+            assert kept[first["id"]].text == first["content"][0]["transcript"]
+            assert client.of_type("error") == []
+
+    run(work())
+
+
+def test_speech_is_read_ahead_under_changed_instructions(
+    context: ServerContext, question: np.ndarray
+) -> None:
+    async def work() -> None:
+        async with connected(context) as client:
+            await greeted(client, instructions="Be brief.")
+            client.say("hello")
+            await client.answer(max_output_tokens=8)
+            client.send("session.update", session={"instructions": "Be long and kind."})
+            await client.until("session.updated")
+            [connection] = context.live
+            id = connection._hosted.conversation.scope.session.session_id  # type: ignore[attr-defined]
+            client.append(np.resize(question, 5 * RATE))
+            for _ in range(500):
+                await asyncio.sleep(0.02)
+                registry = context.engine.parts.core.registry
+                if registry.known(id).num_prefetched > 40:
+                    break
+            client.send("input_audio_buffer.commit")
+            usage = (await client.answer(max_output_tokens=8))["usage"]
+            assert usage["input_token_details"]["cached_tokens"] > 40
 
     run(work())

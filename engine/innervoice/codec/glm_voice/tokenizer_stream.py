@@ -142,6 +142,29 @@ class TokenizerStream:
         encode_ready([self])
         return self._codes()
 
+    def shortened(self, kept: Samples) -> TokenizerStream:
+        """A stream of the first samples alone; blocks that they complete are not encoded again.
+
+        kept: those samples [T], as they were pushed. This stream is not to be used any more.
+        """
+        made = TokenizerStream(self.network, self.rate)
+        made.push(kept)
+        num_over = self._num_pieces - len(self._pieces)  # pieces whose codes alone are left
+        per_piece = math.ceil(self.network.config.piece_len / self.network.config.token_len)
+        while num_over and made._pieces and made._pieces[0].is_ended:
+            start = len(made._done)
+            made._done += self._done[start : start + per_piece]
+            made._pieces.popleft()
+            num_over -= 1
+        if not num_over and made._pieces and self._pieces:
+            made._pieces[0].adopt(self._pieces[0])
+        return made
+
+    @property
+    def num_encoded(self) -> int:
+        """Codes that are known."""
+        return len(self._codes())
+
     def _write(self, samples: Samples) -> None:
         while len(samples):
             if not self._pieces or self._pieces[-1].is_ended:
@@ -264,6 +287,20 @@ class _Piece:
         self._states = states
         self.codes += codes
         self.num_encoded += 1
+
+    def adopt(self, other: _Piece) -> None:
+        """Take the blocks over that the same piece of another stream encoded from the same features."""
+        size = CONV_STRIDE * self._config.block_len
+        num_frames = min(self._num_frames, other._num_frames, other.num_encoded * size)
+        changed = (
+            floor_frames(self._logs[:num_frames], self._loudest)
+            != floor_frames(other._logs[:num_frames], other._loudest)
+        ).any(1)
+        where = changed.nonzero()
+        self.num_encoded = (int(where[0]) if len(where) else num_frames) // size
+        num_states = self.num_encoded * self._config.block_len
+        self._context, self._states = other._context, other._states[:num_states]
+        self.codes = other.codes[: num_states // self._config.pooling]
 
     def _next_stop(self) -> int:
         """The frame that the next complete block ends before; the number of

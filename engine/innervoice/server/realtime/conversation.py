@@ -50,6 +50,7 @@ class Conversation:
         )
         self.replies = Replies(self.scope, self._on_idle)
         self.turns = UserTurns(self.scope, self.replies)
+        self._pass_instructions()
         self.is_closed = False
         self.resume_token: str | None = None
         self.on_extended: Callable[[], None] = lambda: None
@@ -143,7 +144,12 @@ class Conversation:
         if changed.events and not scope.config.events:
             self.on_extended()
         scope.config = changed
+        self._pass_instructions()
         scope.send(server_events.session_updated(self.echo()))
+
+    def _pass_instructions(self) -> None:
+        """Give the engine's session the instructions, so that it reads ahead with them while the user speaks."""
+        self.scope.session.update(system=self.scope.config.instructions.strip() or None)
 
     def _create_item(self, event: events.ItemCreate) -> None:
         scope = self.scope

@@ -27,6 +27,7 @@ class SpokenItem:
 
     sent_s: seconds that were sent. frozen_s: seconds that were heard when the user broke in, None: nobody did.
     cut_s: the part that the history keeps, None: all. is_of_session: whether the engine's session made it.
+    reply_id: the engine's name for the reply, None: it was not asked for.
     """
 
     item: ConversationItem
@@ -35,6 +36,7 @@ class SpokenItem:
     frozen_s: float | None = None
     cut_s: float | None = None
     is_of_session: bool = True
+    reply_id: str | None = None
 
     def cut(self, heard_s: float) -> None:
         """Keep the text that was heard, by the estimate of `SpokenText`."""
@@ -62,8 +64,6 @@ class EngineHistory:
     _stale: set[str] = field(default_factory=set)  # ids whose item in the session is an earlier one
     _truncations: list[Truncate] = field(default_factory=list)
     _num_announced: int = 0  # replies that the session has not been asked for yet
-    _unanswered: set[str] = field(default_factory=set)  # ids that no reply has been asked to answer
-    _doubtful: set[str] = field(default_factory=set)  # ids that may have gone with a reply that did not begin
 
     def add(self, item: ConversationItem) -> None:
         """Give the engine an item that was inserted into the list. Raises ApiError when it cannot read it."""
@@ -78,7 +78,7 @@ class EngineHistory:
             self.session.append([message])
         except ValueError as error:
             raise ApiError("invalid_value", f"{error}.", "item") from None
-        self._give(item.id)
+        self.given.add(item.id)
 
     @property
     def is_asking(self) -> bool:
@@ -87,11 +87,7 @@ class EngineHistory:
 
     def add_utterance(self, item: ConversationItem) -> None:
         """Note an item whose sound was committed to the session."""
-        self._give(item.id)
-
-    def _give(self, id: str) -> None:
-        self.given.add(id)
-        self._unanswered.add(id)
+        self.given.add(item.id)
 
     def add_detached(self, spoken: SpokenItem) -> None:
         """Take in a reply that another context made."""
@@ -126,8 +122,8 @@ class EngineHistory:
         spoken.cut(heard_s)
         id, played_ms = spoken.item.id, 1e3 * heard_s
         if spoken is self.last:
-            with contextlib.suppress(ValueError):  # the reply ended before its first token
-                heard = await self.session.ainterrupt(played_ms, cut="transcript")
+            with contextlib.suppress(ValueError):  # more than the engine sent
+                heard = await self.session.ainterrupt(played_ms, cut="transcript", reply_id=spoken.reply_id)
                 if spoken.item.content:
                     spoken.item.content[0].text = heard.transcript
                 self.on_heard(spoken.item, heard)
@@ -146,20 +142,15 @@ class EngineHistory:
         """Note that the session has been asked for an announced reply, or never will be."""
         self._num_announced -= 1
 
-    def settled(self) -> None:
-        """Note that the session's reply has begun: what it answers is part of the history."""
-        self._doubtful.clear()
-
     async def reply(self, spoken: SpokenItem, answered: list[ConversationItem], **options: Any) -> Stream:
         """Answer the items of `announce`; the reply becomes an item. Raises what `Session.reply` raises.
 
         Only while no reply runs.
         """
         await self._settle(answered)
-        asked, self._unanswered = self._unanswered, set()
-        self._doubtful |= asked
         stream = await self.session.areply([], item_id=spoken.item.id, **options)
         self.last = spoken
+        spoken.reply_id = stream.reply_id
         self.given.add(spoken.item.id)
         self.spoken[spoken.item.id] = spoken
         if spoken.item.id not in self.items:  # deleted while the engine was asked
@@ -172,11 +163,9 @@ class EngineHistory:
             if spoken.frozen_s is not None:
                 await self._cut(spoken, min(spoken.frozen_s, spoken.sent_s))
         is_new = any(item.id not in self.given for item in answered)
-        if not (is_new or self._stale or self._truncations or self._doubtful):
+        if not (is_new or self._stale or self._truncations):
             return
         there = [item.item_id for item in await self.session.aitems()]
-        self.given -= self._doubtful - set(there)
-        self._doubtful.clear()
         new = [item for item in answered if item.id not in self.given and self.items.find(item.id) is item]
         edits: list[Edit] = [Delete(id) for id in there if id in self._stale]
         kept = [id for id in there if id not in self._stale]
@@ -196,7 +185,7 @@ class EngineHistory:
             if message is not None:
                 made.append(Insert([message], after=_nearest_before(item, answered, there)))
                 there.add(item.id)
-                self._give(item.id)
+                self.given.add(item.id)
         return made
 
     async def _edit(self, edits: list[Edit]) -> None:

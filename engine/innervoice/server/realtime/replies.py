@@ -126,7 +126,6 @@ class Replies:
             self._is_spoken_turn,
             self._extensions(request.head.id, item.id),
             scope.clock,
-            self._begun,
             self._end,
         )
         self._remember(reply)
@@ -260,10 +259,6 @@ class Replies:
             reply.abandon()
         self._replies.clear()
         self._current = None
-
-    def _begun(self, reply: RunningReply) -> None:
-        if reply.spoken is self._scope.history.last:
-            self._scope.history.settled()
 
     def _end(self, reply: RunningReply) -> None:
         self._replies.pop(reply.id, None)

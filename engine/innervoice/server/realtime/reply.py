@@ -28,8 +28,8 @@ Begin = Callable[[], Awaitable[Stream]]
 class RunningReply:
     """A reply from its request to `response.done`. All methods run on the event loop.
 
-    previous: the item before the reply's own. on_begun: called at the engine's first event. on_end: called
-    once, when `response.done` is queued.
+    previous: the item before the reply's own. on_end: called once, when
+    `response.done` is queued.
     finished, drained: whether that has happened, and whether the engine is done with the reply.
     """
 
@@ -41,7 +41,6 @@ class RunningReply:
         is_spoken_turn: bool,
         extensions: ReplyExtensions,
         clock: Callable[[], float],
-        on_begun: Callable[[RunningReply], None],
         on_end: Callable[[RunningReply], None],
     ) -> None:
         self.output = output
@@ -51,13 +50,11 @@ class RunningReply:
         self.failure: BaseException | None = None
         self.finished = asyncio.Event()
         self.drained = asyncio.Event()
-        self.has_begun = False
         self._writer = writer
         self._previous = previous
         self._is_spoken_turn = is_spoken_turn
         self._extensions = extensions
         self._clock = clock
-        self._on_begun = on_begun
         self._on_end = on_end
         self._stream: Stream | None = None
         self._done: Done | None = None
@@ -131,9 +128,6 @@ class RunningReply:
                 if isinstance(event, Done):
                     self._done = event
                     continue
-                if not self.has_begun:
-                    self.has_begun = True
-                    self._on_begun(self)
                 if not self.is_cancelled:
                     self._extensions.take(event)
                     for delta in self.output.take(event):
