@@ -17,7 +17,7 @@ from bench.record import ROOT, Record, device_name, parser, report
 from torch import Tensor
 from torch.nn import functional as F
 
-from innervoice.api.memory_plan import read_configs
+from innervoice.api.configs import read_configs
 from innervoice.checkpoint.gguf import MODEL
 from innervoice.checkpoint.locate import CheckpointPaths, locate
 from innervoice.checkpoint.quantization import Quantization

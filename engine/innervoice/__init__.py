@@ -3,7 +3,9 @@
 The public names are imported when they are first asked for, so that `import innervoice` is cheap.
 """
 
+import gc
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -130,7 +132,18 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 def __getattr__(name: str) -> Any:
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOME_OF[name]), _RENAMED.get(name, name))
+    return getattr(_imported(_HOME_OF[name]), _RENAMED.get(name, name))
+
+
+def _imported(home: str) -> ModuleType:
+    """Import a module without garbage collections, which would walk the many objects of torch again and again."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return import_module(home)
+    finally:
+        if collects:
+            gc.enable()
 
 
 def __dir__() -> list[str]:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from innervoice.api import memory_plan as plan
-from innervoice.api.memory_plan import DTYPES, PAGE_SIZE, MemoryPlan, make_plan, read_configs
+from innervoice.api.configs import read_configs
+from innervoice.api.memory_plan import DTYPES, PAGE_SIZE, MemoryPlan, make_plan
 from innervoice.api.options import EngineOptions
 from innervoice.checkpoint.locate import locate
 from innervoice.checkpoint.safetensors import DummyTensors

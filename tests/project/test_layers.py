@@ -21,6 +21,8 @@ from source_tree import (
 WITHOUT_TORCH = (
     "fields.py",
     "files",
+    "api/configs.py",
+    "api/preparation.py",
     "types.py",
     "checkpoint/files.py",
     "checkpoint/model_config.py",

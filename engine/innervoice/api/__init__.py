@@ -1,6 +1,7 @@
 """The calls of a program: Engine, Session, loading a checkpoint, and turning a call into a request.
 
 available_memory.py bytes that this process can still get
+configs.py          Configs: the config files, read and checked against each other
 dialogue.py         TurnPlanner: the ids of a session's next turn
 capacity.py         refusals of what does not fit into memory
 encoded_counts.py   EncodedCounts: speech tokens that were encoded, early and late

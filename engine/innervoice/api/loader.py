@@ -5,23 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 
 from innervoice.api.capacity import is_out_of_memory, not_allocated
-from innervoice.api.memory_plan import (
-    DTYPES,
-    MOST_SESSIONS,
-    PAGE_SIZE,
-    Configs,
-    MemoryPlan,
-)
+from innervoice.api.configs import Configs
+from innervoice.api.memory_plan import DTYPES, MOST_SESSIONS, PAGE_SIZE, MemoryPlan
 from innervoice.api.options import EngineOptions
 from innervoice.api.preparation import Prepared
 from innervoice.api.request_builder import RequestBuilder
-from innervoice.checkpoint.gguf import MODEL
-from innervoice.checkpoint.locate import CheckpointPaths
 from innervoice.checkpoint.safetensors import DummyTensors, TensorDir, TensorSource
 from innervoice.checkpoint.tied_head import check_tied_head
 from innervoice.codec.speech_codec import (
@@ -31,8 +24,6 @@ from innervoice.codec.speech_codec import (
     SpeechEncoder,
     SpeechOutput,
 )
-from innervoice.model.device_step import DeviceStep
-from innervoice.model.gguf_source import GgufSource
 from innervoice.model.pages import FP8_PAGES, PagePool, pages_for
 from innervoice.model.quant_source import QuantizedDir, QuantizingSource
 from innervoice.model.runner import ModelRunner
@@ -45,6 +36,9 @@ from innervoice.schedule import Program, Schedule, Segment, compile_schedule
 from innervoice.telemetry.trace import Tracer
 from innervoice.types import OutOfCapacity, Vocabulary
 from innervoice_kernels.backend import TRITON, choose
+
+if TYPE_CHECKING:
+    from innervoice.model.device_step import DeviceStep
 
 
 @dataclass(frozen=True)
@@ -77,14 +71,14 @@ def _num_rows(prepared: Prepared) -> int:
 
 
 def _load(prepared: Prepared, tracer: Tracer) -> EngineParts:
-    paths, configs = prepared.paths, prepared.configs
+    configs = prepared.configs
     plan, options = prepared.plan, prepared.options
     requests = prepared.requests
     is_dummy = options.load_format == "dummy"
 
     # Weights of the language model and the codec.
     with tracer.span("load"):
-        source = _source(paths, configs, plan, is_dummy)
+        source = _source(prepared, is_dummy)
         weights = configs.family.load_weights(configs.model, source, DTYPES[plan.dtype], plan.device)
         if torch.device(plan.device).type == "cuda":
             weights = weights.laid_out()
@@ -149,18 +143,20 @@ def _device_step(
         return None
     if choose("step", model.weights.final_norm) != TRITON:
         return None
+    from innervoice.model.device_step import DeviceStep
+
     step = DeviceStep(model, runner.kv, max_rows=max_rows, max_model_len=plan.max_model_len, tracer=tracer)
     return step, compile_schedule(Schedule((Segment("transcript"),)), vocabulary)
 
 
-def _source(paths: CheckpointPaths, configs: Configs, plan: MemoryPlan, dummy: bool) -> TensorSource:
+def _source(prepared: Prepared, dummy: bool) -> TensorSource:
     """The weights of the language model, in the format that is planned."""
+    paths, configs, plan = prepared.paths, prepared.configs, prepared.plan
     if configs.quantization is not None and not dummy:
         return QuantizedDir(TensorDir(paths.model), configs.quantization)
-    file = paths.model / MODEL
-    if not dummy and not file.exists() and configs.model.tied:
+    if not dummy and prepared.gguf is None and configs.model.tied:
         check_tied_head(TensorDir(paths.model))
-    source = DummyTensors() if dummy else GgufSource(file) if file.exists() else TensorDir(paths.model)
+    source = DummyTensors() if dummy else prepared.gguf or TensorDir(paths.model)
     return source if plan.quantization is None else QuantizingSource(source, plan.quantization)
 
 

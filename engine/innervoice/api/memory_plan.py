@@ -5,49 +5,27 @@ memory carries.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 
 from innervoice.api.available_memory import available_bytes
+from innervoice.api.configs import Configs, longest_sequence, quantization_of, read_configs
 from innervoice.api.options import EngineOptions
-from innervoice.checkpoint.files import read_json
 from innervoice.checkpoint.gguf import MODEL
 from innervoice.checkpoint.locate import CheckpointPaths
 from innervoice.checkpoint.model_config import ModelConfig, dtype_bytes
-from innervoice.checkpoint.quantization import Quantization, as_quantization, read_quantization
-from innervoice.codec.registry import read_speech_codec
-from innervoice.codec.speech_codec import SpeechCodec
-from innervoice.model.device_step import Buffers
-from innervoice.model.families import Family, family_of
+from innervoice.checkpoint.quantization import Quantization
 from innervoice.model.gguf_source import GgufSource
 from innervoice.model.pages import FP8_PAGES, PageFormat, page_bytes, pages_for
 from innervoice.model.quant_source import BlankSource, WeightSource
-from innervoice.model.transformer import Transformer
-from innervoice.model.weights import ModelWeights
+
+if TYPE_CHECKING:
+    from innervoice.model.weights import ModelWeights
 
 PAGE_SIZE = 16
-DEFAULT_MODEL_LEN = 8192
 MOST_SESSIONS = {"cpu": 16, "cuda": 256}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass(frozen=True)
-class Configs:
-    """The config files of a model, read and checked against each other.
-
-    quantization: of the weights in the file.
-    """
-
-    family: Family
-    model: ModelConfig
-    codec: SpeechCodec | None
-    quantization: Quantization | None = None
-
-    @property
-    def num_codes(self) -> int | None:
-        """Size of the speech codebook, None without speech."""
-        return None if self.codec is None else self.codec.num_codes
 
 
 @dataclass(frozen=True)
@@ -83,18 +61,6 @@ class MemoryPlan:
         return self.weight_bytes + self.codec_bytes + self.speech_tokenizer_bytes
 
 
-def read_configs(paths: CheckpointPaths) -> Configs:
-    """Read the config files.
-
-    Raises FileNotFoundError, and ValueError when one is not supported or the parts do not match.
-    """
-    source = paths.model / "config.json"
-    data, quantization = read_quantization(read_json(source), source)
-    family = family_of(data, source)
-    codec = read_speech_codec(paths.speech_tokenizer, paths.decoder)
-    return Configs(family, family.read_config(data, source), codec, quantization)
-
-
 def choose_device(device: str) -> torch.device:
     """A device by name; "auto": the first GPU, or the CPU. Raises ValueError for one that is not there."""
     if device == "auto":
@@ -114,19 +80,30 @@ def choose_device(device: str) -> torch.device:
 
 def make_plan(paths: CheckpointPaths, options: EngineOptions | None = None) -> MemoryPlan:
     """The plan for a checkpoint on this machine; nothing is loaded. Raises ValueError, FileNotFoundError."""
-    options = options or EngineOptions()
-    configs = read_configs(paths)
+    return plan_memory(paths, read_configs(paths), options or EngineOptions(), gguf_of(paths))
+
+
+def gguf_of(paths: CheckpointPaths) -> GgufSource | None:
+    """The weights of a model that is a GGUF file; None: it is not. Raises ValueError for a damaged one."""
+    file = paths.model / MODEL
+    return GgufSource(file) if file.exists() else None
+
+
+def plan_memory(
+    paths: CheckpointPaths, configs: Configs, options: EngineOptions, gguf: GgufSource | None
+) -> MemoryPlan:
+    """The plan for a checkpoint whose config files have been read; see `make_plan`."""
     device = choose_device(options.device)
-    model_len = _model_len(options.max_model_len, configs.model)
+    model_len = longest_sequence(options.max_model_len, configs.model)
 
     # Types and formats, with "auto" resolved.
-    quantization = _quantization(paths, configs, options.quantization)
+    quantization = quantization_of(paths, configs, options.quantization)
     dtype = configs.model.dtype if options.dtype == "auto" else options.dtype
     kv_dtype = dtype if options.kv_dtype == "auto" else options.kv_dtype
     codec_dtype, tokenizer_dtype = _codec_dtypes(options.codec_dtype, device, dtype)
 
     # What is needed once, whatever the number of sessions.
-    weights = _blank_weights(paths, configs, dtype, quantization)
+    weights = _blank_weights(configs, gguf, dtype, quantization)
     codec = configs.codec
     fixed = {
         "weight_bytes": weights.num_bytes,
@@ -141,7 +118,7 @@ def make_plan(paths: CheckpointPaths, options: EngineOptions | None = None) -> M
     step_row = 0
     if device.type == "cuda":
         rows = options.max_sessions or MOST_SESSIONS["cuda"]
-        step_row = _step_bytes(Transformer(configs.model, weights), rows, model_len)
+        step_row = _step_bytes(configs.model, weights, rows, model_len)
 
     memory = available_bytes(device)
     left = max(0, int(memory * options.memory_fraction) - sum(fixed.values()))
@@ -164,17 +141,12 @@ def make_plan(paths: CheckpointPaths, options: EngineOptions | None = None) -> M
     )
 
 
-def _model_len(wanted: int | None, model: ModelConfig) -> int:
-    """Tokens that a session may have. Raises ValueError for more than the model takes."""
-    if wanted is None:
-        return min(model.max_position, DEFAULT_MODEL_LEN)
-    if not 1 <= wanted <= model.max_position:
-        raise ValueError(f"max_model_len is {wanted}: the model takes 1 to {model.max_position} tokens")
-    return wanted
-
-
-def _step_bytes(model: Transformer, rows: int, model_len: int) -> int:
+def _step_bytes(config: ModelConfig, weights: ModelWeights, rows: int, model_len: int) -> int:
     """Bytes of a row's share of the buffers of the step on a GPU, rounded up."""
+    from innervoice.model.device_step import Buffers
+    from innervoice.model.transformer import Transformer
+
+    model = Transformer(config, weights)
     return -(-Buffers.allocate(model, rows, model_len, PAGE_SIZE).num_bytes // rows)
 
 
@@ -188,27 +160,14 @@ def _codec_dtypes(asked: str, device: torch.device, dtype: str) -> tuple[str, st
     return "bfloat16" if device.type == "cuda" and dtype != "float32" else "float32", "float32"
 
 
-def _quantization(
-    paths: CheckpointPaths, configs: Configs, wanted: str | Quantization | None
-) -> Quantization | None:
-    """The format that weights will have. Raises ValueError where the file has another than is wanted."""
-    asked = as_quantization(wanted)
-    if configs.quantization is None or asked in (None, configs.quantization):
-        return configs.quantization or asked
-    raise ValueError(
-        f"{paths.model} is quantised already, as {configs.quantization}, not {asked}: leave quantization out"
-    )
-
-
 def _blank_weights(
-    paths: CheckpointPaths, configs: Configs, dtype: str, quantization: Quantization | None
+    configs: Configs, gguf: GgufSource | None, dtype: str, quantization: Quantization | None
 ) -> ModelWeights:
     """Their shapes and types, on torch's meta device."""
     dtype_bytes(dtype)
-    file = paths.model / MODEL
     blank: WeightSource = BlankSource(quantization)
-    if quantization is None and file.exists():
-        blank = GgufSource(file, blank=True)
+    if quantization is None and gguf is not None:
+        blank = gguf.blank()
     return configs.family.load_weights(configs.model, blank, DTYPES[dtype], "meta")
 
 

@@ -1,19 +1,25 @@
-"""All that the files of config and tokenizer say of a model: known, and refused, before weights are read."""
+"""All that the files of config and tokenizer say of a model: known, and refused, before weights are read, and most of
+it before torch is imported.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from innervoice.api.capacity import check_fits
-from innervoice.api.memory_plan import Configs, MemoryPlan, make_plan, read_configs
+from innervoice.api.configs import Configs, longest_sequence, quantization_of, read_configs
 from innervoice.api.options import EngineOptions
 from innervoice.api.request_builder import RequestBuilder, RequestOptions
 from innervoice.checkpoint.locate import CheckpointPaths
 from innervoice.checkpoint.model_config import read_generation_config
 from innervoice.model.text import check_variables
 from innervoice.types import Ids, Prompt, Text
+
+if TYPE_CHECKING:
+    from innervoice.api.memory_plan import MemoryPlan
+    from innervoice.model.gguf_source import GgufSource
 
 
 @dataclass(frozen=True)
@@ -22,9 +28,28 @@ class Prepared:
 
     paths: CheckpointPaths
     options: EngineOptions
-    plan: MemoryPlan
     configs: Configs
     requests: RequestBuilder
+
+    @cached_property
+    def plan(self) -> MemoryPlan:
+        """The memory plan.
+
+        Raises ValueError for a device or a type that is not there, OutOfCapacity when the model does not fit.
+        """
+        from innervoice.api.capacity import check_fits
+        from innervoice.api.memory_plan import plan_memory
+
+        made = plan_memory(self.paths, self.configs, self.options, self.gguf)
+        check_fits(made, self.options.max_sessions)
+        return made
+
+    @cached_property
+    def gguf(self) -> GgufSource | None:
+        """The weights of a model that is a GGUF file; None: it is not. Raises ValueError."""
+        from innervoice.api.memory_plan import gguf_of
+
+        return gguf_of(self.paths)
 
     def check(self, prompt: Prompt | None, **request: Any) -> None:
         """Refuse a request that the loaded engine would refuse; of a recording for a model that hears, all but
@@ -39,12 +64,12 @@ class Prepared:
 def prepare(model: str | PathLike[str], options: EngineOptions) -> Prepared:
     """Find a model, and read its files of config and tokenizer.
 
-    Raises FileNotFoundError, ValueError for what is not supported, OutOfCapacity when it does not fit.
+    Raises FileNotFoundError, ValueError for what is not supported.
     """
     paths = options.locate(model)
-    plan = make_plan(paths, options)
-    check_fits(plan, options.max_sessions)
     configs = read_configs(paths)
+    model_len = longest_sequence(options.max_model_len, configs.model)
+    quantization_of(paths, configs, options.quantization)
     # A dummy model may come without tokenizer files: it then gets a stand-in of the right size.
     tokenizer, vocabulary = configs.family.load_text(
         paths.model, configs.num_codes, stand_in=options.load_format == "dummy"
@@ -56,9 +81,9 @@ def prepare(model: str | PathLike[str], options: EngineOptions) -> Prepared:
         vocabulary=vocabulary,
         generation=read_generation_config(paths.model),
         speech_tokenizer=None,
-        max_model_len=plan.max_model_len,
+        max_model_len=model_len,
         sample_rate=0,
         event_fields=options.event_fields,
         template=options.template or {},
     )
-    return Prepared(paths, options, plan, configs, requests)
+    return Prepared(paths, options, configs, requests)

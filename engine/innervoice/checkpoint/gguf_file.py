@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 import mmap
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn
 
@@ -75,8 +76,10 @@ class GgufFile:
     tensors: Mapping[str, GgufTensor]
 
     @classmethod
-    def read(cls, path: Path) -> GgufFile:
+    def read(cls, path: Path, *, texts: bool = True) -> GgufFile:
         """Read header, fields and tensor entries; the tensors stay in the file.
+
+        texts: False leaves lists of strings empty, the vocabulary above all, which takes the most time.
 
         Raises FileNotFoundError, OSError, and ValueError for a file that is damaged, cut off, big-endian or
         of another version.
@@ -86,25 +89,44 @@ class GgufFile:
             if not path.stat().st_size:
                 raise ValueError(f"{path} cannot be read as GGUF (it is empty): download it again")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-                return _Metadata(view, path).file()
+                return _Metadata(view, path, texts).file()
 
     def blocks(self, tensor: GgufTensor) -> NDArray[np.uint8]:
         """The bytes of a tensor, a copy. Raises OSError, and ValueError where the file became shorter."""
         made = np.empty(tensor.num_bytes, np.uint8)
-        with self.path.open("rb") as file:
+        with self.path.open("rb", buffering=0) as file:
             file.seek(tensor.start)
-            if file.readinto(made.data) != tensor.num_bytes:
+            self._fill(made, tensor, file)
+        return made
+
+    def pieces(self, tensor: GgufTensor, most: int) -> Iterator[NDArray[np.uint8]]:
+        """The bytes of a tensor piece by piece, each of `most` bytes but the last, and each in the memory of the one
+        before; see `blocks`.
+        """
+        made = np.empty(min(most, tensor.num_bytes), np.uint8)
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(tensor.start)
+            for start in range(0, tensor.num_bytes, most):
+                piece = made[: tensor.num_bytes - start]
+                self._fill(piece, tensor, file)
+                yield piece
+
+    def _fill(self, part: NDArray[np.uint8], tensor: GgufTensor, file: FileIO) -> None:
+        done = 0
+        while done < len(part):
+            num_read = file.readinto(part.data[done:])
+            if not num_read:
                 raise ValueError(
                     f"{self.path} was cut off while it was read, in tensor {tensor.name}: download it again"
                 )
-        return made
+            done += num_read
 
 
 class _Metadata:
-    """A walk through a file's bytes. at: the offset of what comes next."""
+    """A walk through a file's bytes. at: the offset of what comes next; texts: lists of strings are kept."""
 
-    def __init__(self, view: mmap.mmap, path: Path) -> None:
-        self._view, self._path = view, path
+    def __init__(self, view: mmap.mmap, path: Path, texts: bool) -> None:
+        self._view, self._path, self._texts = view, path, texts
         self._size, self._at = len(view), 0
 
     def file(self) -> GgufFile:
@@ -160,7 +182,7 @@ class _Metadata:
             return self._numbers(_SCALARS[kind], length)
         if kind == _STRING:
             self._expect(length, 8, "strings of an array")
-            return self._strings(length)
+            return self._strings(length) if self._texts else self._pass_strings(length)
         if kind != _ARRAY:
             self._refuse(f"an array is of unknown type {kind}")
         self._expect(length, 12, "arrays of an array")
@@ -183,6 +205,19 @@ class _Metadata:
             self._refuse(f"the string at byte {at} is not UTF-8")
         self._at = at
         return made
+
+    def _pass_strings(self, length: int) -> list[str]:
+        """The same walk without the strings."""
+        view, at, unpack = self._view, self._at, _LENGTH.unpack_from
+        try:
+            for _ in range(length):
+                at += 8 + unpack(view, at)[0]
+        except struct.error:
+            self._refuse("it is cut off")
+        if at > self._size:
+            self._refuse("it is cut off")
+        self._at = at
+        return []
 
     def _string(self) -> str:
         return self._strings(1)[0]

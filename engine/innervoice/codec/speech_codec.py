@@ -19,6 +19,9 @@ Streaming = Literal["steady", "offline", "reference"]
 demo, `offline` in one piece at the reply's end.
 """
 
+ChunkMode = Literal["reference", "offline"]
+"""The modes in which replies are decoded one by one."""
+
 
 @dataclass(frozen=True)
 class SpeechFormat:

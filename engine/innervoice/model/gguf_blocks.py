@@ -37,14 +37,14 @@ def int4(data: Bytes, columns: int, *, has_minimum: bool) -> Int4Weight:
     """
     head = 4 if has_minimum else 2
     blocks = data.reshape(len(data), -1, head + BLOCK // 2)
-    halves = torch.from_numpy(_halves(blocks[..., :head]))  # [N, groups, 1 or 2]
+    halves = _halves(blocks[..., :head])  # [N, groups, 1 or 2]
     pairs = np.ascontiguousarray(blocks[..., head:]).view("<u2")  # [N, groups, 8], two bytes in each
     codes = np.empty((*pairs.shape[:2], 2, 8), np.uint8)
     codes[..., 0, :] = (pairs & 0xF) | (pairs >> 4 & 0xF0)
     codes[..., 1, :] = (pairs >> 4 & 0xF) | (pairs >> 8 & 0xF0)
-    minimum = halves[..., 1].contiguous() if has_minimum else None
-    packed = torch.from_numpy(codes.reshape(len(data), -1))
-    return Int4Weight(packed, halves[..., 0].contiguous(), minimum, columns, BLOCK)
+    scale = torch.from_numpy(halves[..., 0].copy())
+    minimum = torch.from_numpy(halves[..., 1].copy()) if has_minimum else None
+    return Int4Weight(torch.from_numpy(codes.reshape(len(data), -1)), scale, minimum, columns, BLOCK)
 
 
 def _halves(part: Bytes) -> NDArray[np.float16]:
@@ -67,7 +67,9 @@ def _bf16(data: Bytes) -> Floats:
 
 def _q8_0(data: Bytes) -> Floats:
     blocks = data.reshape(-1, 2 + BLOCK)
-    return np.multiply(blocks[:, 2:].view(np.int8), _floats(blocks[:, :2]), dtype=np.float32)
+    numbers = blocks[:, 2:].view(np.int8).astype(np.float32)
+    numbers *= _floats(blocks[:, :2])
+    return numbers
 
 
 def _q4_0(data: Bytes) -> Floats:

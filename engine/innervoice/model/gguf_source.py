@@ -5,6 +5,8 @@ Q4_0 and Q4_1 stay as they are: they are our int4.
 
 from __future__ import annotations
 
+import math
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from innervoice.checkpoint.files import require
-from innervoice.checkpoint.gguf_file import GgufFile, GgufTensor
+from innervoice.checkpoint.gguf_file import BLOCK_TYPES, GgufFile, GgufTensor
 from innervoice.checkpoint.quantization import Quantization
 from innervoice.checkpoint.safetensors import Shape
 from innervoice.model.gguf_blocks import BLOCK, SUPPORTED, floats, int4
 from innervoice.model.quant import Weight, empty, tensors_of, with_tensors
 from innervoice.model.quant_source import WeightSource
 
+_PIECE = 1 << 20  # bytes
 _KEPT = {"Q4_0": Quantization("int4", BLOCK, symmetric=True), "Q4_1": Quantization("int4", BLOCK)}
 _WHOLE = {
     "model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight",
@@ -33,15 +36,15 @@ _IN_LAYER = {
 
 
 class GgufSource(WeightSource):
-    """A GGUF file; blank: every tensor without numbers, on the meta device, for counting.
+    """A GGUF file.
 
     Raises FileNotFoundError, ValueError for a damaged file and one with tensors of
     a type that is not supported.
     """
 
-    def __init__(self, path: Path, *, blank: bool = False) -> None:
-        self.path, self._blank = path, blank
-        self._file = GgufFile.read(path)
+    def __init__(self, path: Path) -> None:
+        self.path, self._blank = path, False
+        self._file = GgufFile.read(path, texts=False)
         for tensor in self._file.tensors.values():
             if tensor.kind not in SUPPORTED:
                 raise ValueError(
@@ -57,6 +60,12 @@ class GgufSource(WeightSource):
             )
             self._heads = {"attn_q": heads, "attn_k": groups}
 
+    def blank(self) -> GgufSource:
+        """Make of the same file every tensor without numbers, on the meta device, for counting."""
+        made = copy(self)
+        made._blank = True
+        return made
+
     def get(
         self, name: str, shape: Shape, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
     ) -> Tensor:
@@ -67,7 +76,7 @@ class GgufSource(WeightSource):
         own, tensor = self._find(name, shape)
         if self._blank:
             return torch.empty(shape, dtype=dtype or torch.float32, device="meta")
-        values = floats(self._rows(own, tensor), tensor.kind).reshape(shape)
+        values = self._floats(own, tensor).reshape(shape)
         return torch.from_numpy(values).to(device=device, dtype=dtype or torch.float32)
 
     def weight(
@@ -97,6 +106,18 @@ class GgufSource(WeightSource):
                 "is it the file of this config?"
             )
         return own, tensor
+
+    def _floats(self, own: str, tensor: GgufTensor) -> NDArray[np.float32]:
+        """The numbers of a tensor; of a large one piece by piece, which needs less memory."""
+        if tensor.num_bytes <= _PIECE or own.split(".")[-2] in self._heads:
+            return floats(self._rows(own, tensor), tensor.kind)
+        block = next(one for one in BLOCK_TYPES.values() if one.name == tensor.kind)
+        made, at = np.empty(math.prod(tensor.shape), np.float32), 0
+        for piece in self._file.pieces(tensor, _PIECE // block.num_bytes * block.num_bytes):
+            part = floats(piece, tensor.kind)
+            made[at : at + len(part)] = part
+            at += len(part)
+        return made
 
     def _rows(self, own: str, tensor: GgufTensor) -> NDArray[np.uint8]:
         """The blocks of a tensor, [N, bytes of a row], rows of queries and keys in the order of Hugging Face's layout."""

@@ -19,7 +19,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -237,10 +239,22 @@ def joined(weights: Sequence[Weight], dtype: torch.dtype) -> Weight:
 
 
 def stacked(parts: Sequence[Tensor]) -> Tensor:
-    """Tensors one below the other. On the meta device torch.cat imports torch's compiler, which takes seconds."""
-    if parts[0].device.type != "meta":
+    """Tensors one below the other. On the meta device torch.cat imports torch's compiler, which takes seconds; on a CPU
+    it wakes threads, whose spinning takes longer than the copy.
+    """
+    kind = parts[0].device.type
+    if kind not in ("cpu", "meta"):
         return torch.cat(list(parts))
-    return parts[0].new_empty(sum(map(len, parts)), *parts[0].shape[1:])
+    made = parts[0].new_empty(sum(map(len, parts)), *parts[0].shape[1:])
+    if kind == "cpu":
+        np.concatenate([_as_bytes(part) for part in parts], out=_as_bytes(made))
+    return made
+
+
+def _as_bytes(x: Tensor) -> NDArray[np.uint8]:
+    """The same memory, or of a tensor that is not contiguous a copy."""
+    made: NDArray[np.uint8] = x.contiguous().view(torch.uint8).numpy()
+    return made
 
 
 def laid_out(weight: Weight) -> Weight:

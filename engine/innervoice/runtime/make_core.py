@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from innervoice.codec.speech_codec import SpeechOutput
-from innervoice.model.device_step import DeviceStep
 from innervoice.model.pages import PagePool
 from innervoice.model.runner import ModelRunner
 from innervoice.model.text import TextTokenizer
@@ -16,7 +17,6 @@ from innervoice.runtime.emitter import Emitter
 from innervoice.runtime.faults import Faults
 from innervoice.runtime.host_decode import HostDecode
 from innervoice.runtime.outbox import Outbox
-from innervoice.runtime.overlap import Overlap
 from innervoice.runtime.reply_factory import ReplyFactory
 from innervoice.runtime.reply_table import ReplyTable
 from innervoice.runtime.reply_trace import ReplyTrace
@@ -28,6 +28,9 @@ from innervoice.runtime.sessions import Sessions
 from innervoice.runtime.speech_step import SpeechStep
 from innervoice.schedule import Program
 from innervoice.telemetry.trace import Tracer
+
+if TYPE_CHECKING:
+    from innervoice.model.device_step import DeviceStep
 
 
 def make_core(
@@ -69,6 +72,8 @@ def make_core(
     host = HostDecode(runner, pages, table, registry, emitter, faults, trace, tracer)
     decoder: Decoder = host
     if device is not None:
+        from innervoice.runtime.overlap import Overlap
+
         decoder = Overlap(host, *device, pages, table, emitter, faults, trace)
 
     # How replies begin and end.

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 import torch
 
-from innervoice.api.memory_plan import DTYPES, PAGE_SIZE, choose_device, read_configs
+from innervoice.api.configs import read_configs
+from innervoice.api.memory_plan import DTYPES, PAGE_SIZE, choose_device
 from innervoice.api.options import EngineOptions
 from innervoice.checkpoint.locate import CheckpointPaths, locate
 from innervoice.checkpoint.model_config import ModelConfig

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from innervoice.api.memory_plan import DTYPES, Configs, read_configs
+from innervoice.api.configs import Configs, read_configs
+from innervoice.api.memory_plan import DTYPES
 from innervoice.checkpoint.files import read_json
 from innervoice.checkpoint.gguf import MODEL
 from innervoice.checkpoint.locate import CheckpointPaths

@@ -4,14 +4,17 @@ q: [T, H, D]   pages: [P, S, G, D]   ->   [T, H, D]
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from innervoice_kernels.backend import LIBRARIES, REF, choose
-from innervoice_kernels.language.attention_decode import Workspace, decode
 from innervoice_kernels.language.attention_libraries import attend
-from innervoice_kernels.language.attention_prefill import prefill
 from innervoice_kernels.language.paged_batch import PagedBatch
+
+if TYPE_CHECKING:
+    from innervoice_kernels.language.attention_decode import Workspace
 
 _QUERY_BLOCK = 256  # bounds the score matrix [H, block, keys] of a long prefill
 
@@ -91,6 +94,9 @@ def paged_attention_ref(
 def _paged_attention_triton(
     batch: PagedBatch, max_queries: int | None, out: Tensor | None, workspace: Workspace | None
 ) -> Tensor:
+    from innervoice_kernels.language.attention_decode import decode
+    from innervoice_kernels.language.attention_prefill import prefill
+
     batch.check()
     if out is None:
         out = torch.zeros(batch.q.shape, dtype=batch.q.dtype, device=batch.q.device)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,10 +18,11 @@ from torch import Tensor
 from innervoice_kernels import _C
 from innervoice_kernels.backend import NATIVE, TRITON, choose
 from innervoice_kernels.native import floats, team
-from innervoice_kernels.sampling.cursor import Draws
 from innervoice_kernels.sampling.cursor_columns import MaskColumn
 from innervoice_kernels.sampling.philox import gumbel_noise_ref, signed
-from innervoice_kernels.sampling.sample_pick import Offers, pick, summary
+
+if TYPE_CHECKING:
+    from innervoice_kernels.sampling.cursor import Draws
 
 REFUSED = -1
 
@@ -147,6 +149,8 @@ def _sample_triton(logits: Tensor, draws: Sequence[Draw]) -> tuple[Tensor, Tenso
         raise ValueError(
             f"sample: logits are {logits.dtype} {tuple(logits.shape)} for {len(draws)} draws, expected a row for each"
         )
+    from innervoice_kernels.sampling.sample_pick import Offers, pick, summary
+
     made = draws_of(draws, logits.device)
     logits = logits if logits.stride(-1) == 1 else logits.contiguous()
     offers = Offers.allocate(len(draws), logits.shape[1], 1, logits.device, logits)
@@ -169,6 +173,8 @@ def _packed(ranges: tuple[tuple[int, int], ...], extras: tuple[int, ...]) -> tup
 
 def draws_of(draws: Sequence[Draw], device: torch.device) -> Draws:
     """Draws as kernels read them. Raises ValueError for a mask of more ranges or single ids than that."""
+    from innervoice_kernels.sampling.cursor import Draws
+
     masks = [(*_packed(draw.ranges, draw.extras), draw.top_k) for draw in draws]
     return Draws(
         torch.tensor(masks, dtype=torch.int32, device=device).reshape(-1, MaskColumn.WIDTH),

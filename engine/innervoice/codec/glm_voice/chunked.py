@@ -6,18 +6,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 
 from innervoice.codec.glm_voice.decoder import SpeechDecoder
 from innervoice.codec.glm_voice.reference_stream import ReferenceState
 from innervoice.codec.slot_output import SlotOutput, SpokenReply
-from innervoice.codec.speech_codec import SpokenChunk
+from innervoice.codec.speech_codec import ChunkMode, SpokenChunk
 from innervoice.telemetry.trace import Tracer
 from innervoice.types import Samples
-
-ChunkMode = Literal["reference", "offline"]
 
 CHUNK_SIZES = (25, 50, 100, 150, 200)
 """Codes of the first, second, ... chunk in `reference` mode; the last size is kept."""

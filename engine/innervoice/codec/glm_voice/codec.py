@@ -1,24 +1,25 @@
-"""GLM-4-Voice's codec behind the engine's seam: its directories, its bytes, its two halves."""
+"""GLM-4-Voice's codec behind the engine's seam: its directories, its bytes, its two halves.
+
+The networks are imported when they are loaded: a model is refused, and one without speech is run, without them.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
-
-import torch
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from innervoice.checkpoint import decoder_tensors, speech_tokenizer
 from innervoice.checkpoint.model_config import dtype_bytes
 from innervoice.checkpoint.speech_decoder import DecoderConfig, read_decoder_config
 from innervoice.checkpoint.speech_tokenizer import SpeechTokenizerConfig, read_speech_tokenizer_config
-from innervoice.codec.glm_voice.chunked import ChunkedOutput, ChunkMode
 from innervoice.codec.glm_voice.chunks import SteadySettings
-from innervoice.codec.glm_voice.decoder import SpeechDecoder
-from innervoice.codec.glm_voice.slot_bytes import slot_bytes
-from innervoice.codec.glm_voice.speech_tokenizer import SpeechTokenizer
-from innervoice.codec.speech_codec import CodecLoad, SpeechOutput
+from innervoice.codec.speech_codec import ChunkMode, CodecLoad, SpeechOutput
 from innervoice.telemetry.trace import Tracer
+
+if TYPE_CHECKING:
+    from innervoice.codec.glm_voice.decoder import SpeechDecoder
+    from innervoice.codec.glm_voice.speech_tokenizer import SpeechTokenizer
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class GlmVoiceCodec:
 
     def slot_bytes(self, dtype: str, streaming: object) -> int:
         """Bytes of a slot of `steady` streaming; other streaming keeps no slots."""
+        from innervoice.codec.glm_voice.slot_bytes import slot_bytes
+
         settings = SteadySettings() if streaming == "steady" else streaming
         if self.decoder is None or not isinstance(settings, SteadySettings):
             return 0
@@ -57,12 +60,16 @@ class GlmVoiceCodec:
 
     def load_encoder(self, how: CodecLoad) -> SpeechTokenizer | None:
         """The speech tokenizer."""
+        from innervoice.codec.glm_voice.speech_tokenizer import SpeechTokenizer
+
         if self.tokenizer_dir is None:
             return None
         return SpeechTokenizer.from_pretrained(self.tokenizer_dir, **_common(how))
 
     def load_output(self, how: CodecLoad, streaming: object, num_slots: int) -> SpeechOutput | None:
         """The decoder in one of its streaming modes."""
+        from innervoice.codec.glm_voice.decoder import SpeechDecoder
+
         if self.decoder_dir is None:
             return None
         decoder = SpeechDecoder.from_pretrained(self.decoder_dir, vocoder_noise=how.noise, **_common(how))
@@ -100,11 +107,15 @@ def speech_output(
     if isinstance(streaming, SteadySettings):
         return decoder.steady(streaming, num_slots=num_slots)
     if streaming in get_args(ChunkMode):
+        from innervoice.codec.glm_voice.chunked import ChunkedOutput
+
         return ChunkedOutput(decoder, cast(ChunkMode, streaming), num_slots=num_slots, tracer=tracer)
     raise ValueError(f"streaming mode {streaming!r} is not known: use 'steady', 'offline' or 'reference'")
 
 
 def _common(how: CodecLoad) -> dict[str, Any]:
+    import torch
+
     return {
         "device": how.device,
         "dtype": getattr(torch, how.dtype),

@@ -1,26 +1,32 @@
 """Model families: which code reads a checkpoint, chosen by its config.json.
 
-glm.py           GLM-4 (text)
-glm4_voice.py    GLM-4-Voice: config, tensor names, prompt
-hugging_face.py  what the families in Hugging Face's layout have in common
-llama.py         Llama, Qwen2, Qwen3
+glm.py                   GLM-4 (text)
+glm4_voice.py            GLM-4-Voice: config, prompt
+glm4_voice_weights.py    its tensors
+hugging_face.py          config and prompt of the families in Hugging Face's layout
+hugging_face_weights.py  their tensors
+llama.py                 Llama, Qwen2, Qwen3
+
+The modules of weights, which import torch, are imported when weights are read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from typing import Any, Protocol
-
-import torch
+from typing import TYPE_CHECKING, Any, Protocol
 
 from innervoice.checkpoint.model_config import ModelConfig
-from innervoice.checkpoint.safetensors import TensorSource
 from innervoice.model.families import glm, glm4_voice, llama
 from innervoice.model.text import ChatMessage, TextTokenizer
 from innervoice.model.text.dialogue import DialogueItem
-from innervoice.model.weights import ModelWeights
 from innervoice.types import Vocabulary
+
+if TYPE_CHECKING:
+    import torch
+
+    from innervoice.checkpoint.safetensors import TensorSource
+    from innervoice.model.weights import ModelWeights
 
 
 class Family(Protocol):

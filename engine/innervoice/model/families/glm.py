@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from os import PathLike
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from innervoice.checkpoint.model_config import ModelConfig
-from innervoice.checkpoint.safetensors import TensorSource
 from innervoice.model.families import hugging_face
 from innervoice.model.families.hugging_face import (
     default_system,
@@ -18,7 +15,12 @@ from innervoice.model.families.hugging_face import (
     turn_head_ids,
     turn_ids,
 )
-from innervoice.model.weights import ModelWeights
+
+if TYPE_CHECKING:
+    import torch
+
+    from innervoice.checkpoint.safetensors import TensorSource
+    from innervoice.model.weights import ModelWeights
 
 __all__ = [
     "MODEL_TYPES",
@@ -56,4 +58,6 @@ def load_weights(
     config: ModelConfig, tensors: TensorSource, dtype: torch.dtype, device: str | torch.device = "cpu"
 ) -> ModelWeights:
     """All weights, tensor by tensor. Raises ValueError for a tensor that is missing or misshapen."""
-    return hugging_face.load_weights(config, tensors, dtype, device, fused_gate_up=True)
+    from innervoice.model.families import hugging_face_weights
+
+    return hugging_face_weights.load_weights(config, tensors, dtype, device, fused_gate_up=True)

@@ -1,21 +1,15 @@
-"""GLM-4-Voice: the ChatGLM checkpoint format, its tensor names and its prompt."""
+"""GLM-4-Voice: the ChatGLM checkpoint format and its prompt."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from innervoice.checkpoint.files import agree, note_unknown, require
 from innervoice.checkpoint.model_config import ModelConfig, dtype_bytes, read_size
-from innervoice.checkpoint.safetensors import TensorSource
 from innervoice.model import text
-from innervoice.model.quant import Weight, rows_of
-from innervoice.model.quant_source import read_weight
 from innervoice.model.text import (
     TextTokenizer,
     TiktokenTokenizer,
@@ -25,8 +19,13 @@ from innervoice.model.text import (
     turn_head_ids,
     turn_ids,
 )
-from innervoice.model.weights import LayerWeights, ModelWeights
 from innervoice.types import Vocabulary
+
+if TYPE_CHECKING:
+    import torch
+
+    from innervoice.checkpoint.safetensors import TensorSource
+    from innervoice.model.weights import ModelWeights
 
 __all__ = [
     "MODEL_TYPES",
@@ -121,42 +120,9 @@ def load_weights(
     config: ModelConfig, tensors: TensorSource, dtype: torch.dtype, device: str | torch.device = "cpu"
 ) -> ModelWeights:
     """All weights, tensor by tensor. Raises ValueError for a tensor that is missing or misshapen."""
-    width = config.hidden_size
+    from innervoice.model.families import glm4_voice_weights
 
-    def get(name: str, *shape: int) -> Tensor:
-        return tensors.get(f"transformer.{name}", shape, dtype=dtype, device=device)
-
-    def weight(name: str, *shape: int, head: bool = False) -> Weight:
-        return read_weight(tensors, f"transformer.{name}", shape, dtype=dtype, device=device, head=head)
-
-    name, size = "embedding.word_embeddings.weight", (config.vocab_size, width)
-    embedding = weight(name, *size, head=True) if config.tied else get(name, *size)
-    order = _row_order(config)
-
-    def layer(index: int) -> LayerWeights:
-        prefix = f"encoder.layers.{index}"
-        qkv = weight(f"{prefix}.self_attention.query_key_value.weight", config.qkv_size, width)
-        bias = (
-            get(f"{prefix}.self_attention.query_key_value.bias", config.qkv_size) if config.qkv_bias else None
-        )
-        return LayerWeights(
-            attention_norm=get(f"{prefix}.input_layernorm.weight", width),
-            qkv=qkv if order is None else rows_of(qkv, order.to(device)),
-            qkv_bias=bias if order is None or bias is None else bias[order.to(device)],
-            attention_out=weight(
-                f"{prefix}.self_attention.dense.weight", width, config.num_heads * config.head_dim
-            ),
-            ffn_norm=get(f"{prefix}.post_attention_layernorm.weight", width),
-            gate_up=weight(f"{prefix}.mlp.dense_h_to_4h.weight", 2 * config.ffn_size, width),
-            down=weight(f"{prefix}.mlp.dense_4h_to_h.weight", width, config.ffn_size),
-        )
-
-    return ModelWeights(
-        embedding=embedding,
-        layers=tuple(layer(index) for index in range(config.num_layers)),
-        final_norm=get("encoder.final_layernorm.weight", width),
-        output=embedding if config.tied else weight("output_layer.weight", *size, head=True),
-    )
+    return glm4_voice_weights.load_weights(config, tensors, dtype, device)
 
 
 def load_text(
@@ -174,19 +140,3 @@ def load_text(
         return text.stand_in(directory, num_codes)
     tokenizer = TiktokenTokenizer.from_pretrained(directory)
     return tokenizer, load_vocabulary(directory, num_codes, tokenizer=tokenizer)
-
-
-def _row_order(config: ModelConfig) -> Tensor | None:
-    """The rows of the joint projection in the order of all queries, all keys, all
-    values; None: they are in it.
-
-    Without grouped queries the original keeps query, key and value of each head together: [H, 3, head_dim].
-    """
-    if config.num_kv_heads < config.num_heads:
-        return None
-    return (
-        torch.arange(config.qkv_size, dtype=torch.int64, device="cpu")
-        .view(config.num_heads, 3, config.head_dim)
-        .transpose(0, 1)
-        .flatten()
-    )

@@ -1,6 +1,4 @@
-"""Shared code of the families in Hugging Face's own layout: config keys, tensor names,
-tokenizer.json and chat template.
-"""
+"""Shared code of the families in Hugging Face's own layout: config keys, tokenizer.json and chat template."""
 
 from __future__ import annotations
 
@@ -9,19 +7,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from innervoice.checkpoint.files import note_unknown, require
 from innervoice.checkpoint.model_config import ModelConfig, dtype_bytes, read_size
 from innervoice.checkpoint.rope import YarnScaling, read_rope
-from innervoice.checkpoint.safetensors import TensorSource
 from innervoice.model import text
-from innervoice.model.quant import Weight, joined, stacked
-from innervoice.model.quant_source import read_weight
 from innervoice.model.text import ChatMessage, JsonTokenizer, TextTokenizer, load_vocabulary
 from innervoice.model.text.dialogue import DialogueItem
-from innervoice.model.weights import LayerWeights, ModelWeights
 from innervoice.types import Vocabulary
 
 # Settings and the values that are run here; the first of them is what a missing key stands for.
@@ -111,62 +102,6 @@ def read_config(
         dtype=dtype,
         qk_norm=qk_norm,
         rope_scaling=rope.scaling,
-    )
-
-
-def load_weights(
-    config: ModelConfig,
-    tensors: TensorSource,
-    dtype: torch.dtype,
-    device: str | torch.device,
-    *,
-    fused_gate_up: bool,
-) -> ModelWeights:
-    """All weights, tensor by tensor; fused_gate_up: the file has gate and up in one
-    tensor, as they are kept here.
-
-    Raises ValueError for a tensor that is missing or misshapen.
-    """
-    width = config.hidden_size
-
-    # Norms and biases are plain tensors; what is multiplied may be quantised.
-    def get(name: str, *shape: int) -> Tensor:
-        return tensors.get(name, shape, dtype=dtype, device=device)
-
-    def weight(name: str, *shape: int, head: bool = False) -> Weight:
-        return read_weight(tensors, name, shape, dtype=dtype, device=device, head=head)
-
-    # A tied embedding is the head as well, and is read as such.
-    name, size = "model.embed_tokens.weight", (config.vocab_size, width)
-    embedding = weight(name, *size, head=True) if config.tied else get(name, *size)
-
-    def layer(index: int) -> LayerWeights:
-        prefix = f"model.layers.{index}"
-        attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
-        heads = {"q": config.num_heads, "k": config.num_kv_heads, "v": config.num_kv_heads}
-        rows = {f"{attention}.{name}_proj": count * config.head_dim for name, count in heads.items()}
-        halves = [f"{mlp}.{name}_proj.weight" for name in ("gate", "up")]
-        return LayerWeights(
-            attention_norm=get(f"{prefix}.input_layernorm.weight", width),
-            qkv=joined([weight(f"{name}.weight", count, width) for name, count in rows.items()], dtype),
-            qkv_bias=stacked([get(f"{name}.bias", count) for name, count in rows.items()])
-            if config.qkv_bias
-            else None,
-            attention_out=weight(f"{attention}.o_proj.weight", width, config.num_heads * config.head_dim),
-            ffn_norm=get(f"{prefix}.post_attention_layernorm.weight", width),
-            gate_up=weight(f"{mlp}.gate_up_proj.weight", 2 * config.ffn_size, width)
-            if fused_gate_up
-            else joined([weight(name, config.ffn_size, width) for name in halves], dtype),
-            down=weight(f"{mlp}.down_proj.weight", width, config.ffn_size),
-            q_norm=get(f"{attention}.q_norm.weight", config.head_dim) if config.qk_norm else None,
-            k_norm=get(f"{attention}.k_norm.weight", config.head_dim) if config.qk_norm else None,
-        )
-
-    return ModelWeights(
-        embedding=embedding,
-        layers=tuple(layer(index) for index in range(config.num_layers)),
-        final_norm=get("model.norm.weight", width),
-        output=embedding if config.tied else weight("lm_head.weight", *size, head=True),
     )
 
 
