@@ -50,6 +50,16 @@ def test_fewer_rows_share_what_is_there_once(tiny_dir: Path, on_a_gpu: None) -> 
     )
 
 
+@pytest.mark.parametrize("to", ["int8", "int4", "fp8", None])
+@pytest.mark.parametrize("asked", ["auto", "float32", "bfloat16", "float16"])
+def test_auto_is_bfloat16_for_quantised_weights_of_a_float32_checkpoint(
+    tiny_dir: Path, to: str | None, asked: str
+) -> None:
+    made = make_plan(locate(tiny_dir), EngineOptions(device="cpu", quantization=to, dtype=asked))
+    assert made.dtype == ({None: "float32"}.get(to, "bfloat16") if asked == "auto" else asked)
+    assert plan.choose_dtype("auto", "float16", True) == "float16"
+
+
 def test_a_cpu_has_no_such_step(tiny_dir: Path) -> None:
     assert make_plan(locate(tiny_dir), EngineOptions(device="cpu")).step_bytes_per_session == 0
 

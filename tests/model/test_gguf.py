@@ -175,6 +175,21 @@ def test_a_file_becomes_a_directory_once_and_plan_counts_its_weights(tmp_path: P
     assert isinstance(again.layers[0].down, Int8Weight) and eight.weight_bytes == again.num_bytes
 
 
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("F32", "float32"), ("F16", "float32"), ("BF16", "float32"), ("Q8_0", "bfloat16"), ("Q4_1", "bfloat16")],
+)
+def test_auto_is_bfloat16_for_a_file_with_quantised_tensors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, expected: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = tmp_path / "m.gguf"
+    write(file, {"blk.1.ffn_up": kind})
+    plan = make_plan(locate(file), EngineOptions(device="cpu"))
+    assert (plan.dtype, plan.kv_dtype) == (expected, expected)
+    assert make_plan(locate(file), EngineOptions(device="cpu", dtype="float32")).dtype == "float32"
+
+
 def test_what_is_not_supported_is_refused_by_name(tmp_path: Path) -> None:
     def refused(words: str, types: dict[str, str], **fields: str) -> None:
         file = tmp_path / f"{len(list(tmp_path.iterdir()))}.gguf"

@@ -78,6 +78,18 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
+def choose_dtype(asked: str, own: str, is_quantised: bool) -> str:
+    """The dtype of weights, hidden states and cache. asked: the option; own: the checkpoint's.
+
+    "auto" is the checkpoint's own, but bfloat16 for quantised weights of a float32 checkpoint, which is what a
+    GGUF file counts as: such a file was made for speed, and a product that keeps every bit of its inputs is
+    several times slower.
+    """
+    if asked != "auto":
+        return asked
+    return "bfloat16" if is_quantised and own == "float32" else own
+
+
 def make_plan(paths: CheckpointPaths, options: EngineOptions | None = None) -> MemoryPlan:
     """The plan for a checkpoint on this machine; nothing is loaded. Raises ValueError, FileNotFoundError."""
     return plan_memory(paths, read_configs(paths), options or EngineOptions(), gguf_of(paths))
@@ -98,7 +110,8 @@ def plan_memory(
 
     # Types and formats, with "auto" resolved.
     quantization = quantization_of(paths, configs, options.quantization)
-    dtype = configs.model.dtype if options.dtype == "auto" else options.dtype
+    is_quantised = quantization is not None or (gguf is not None and gguf.is_quantised)
+    dtype = choose_dtype(options.dtype, configs.model.dtype, is_quantised)
     kv_dtype = dtype if options.kv_dtype == "auto" else options.kv_dtype
     codec_dtype, tokenizer_dtype = _codec_dtypes(options.codec_dtype, device, dtype)
 

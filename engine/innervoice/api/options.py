@@ -65,7 +65,10 @@ class EngineOptions:
     )
     device: str = option("auto", "auto (the first GPU, or else the CPU), cpu, cuda or cuda:N.")
     dtype: str = option(
-        "auto", "Type of the weights and of the cache; auto: the checkpoint's own.", choices=DTYPE_CHOICES
+        "auto",
+        "Type of the weights and of the cache; auto: the checkpoint's own, but bfloat16 for quantised weights of "
+        "a float32 one.",
+        choices=DTYPE_CHOICES,
     )
     quantization: str | Quantization | None = option(
         None,

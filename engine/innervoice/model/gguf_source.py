@@ -24,6 +24,7 @@ from innervoice.model.quant_source import WeightSource
 
 _PIECE = 1 << 20  # bytes
 _KEPT = {"Q4_0": Quantization("int4", BLOCK, symmetric=True), "Q4_1": Quantization("int4", BLOCK)}
+_FLOATS = ("F32", "F16", "BF16")
 _WHOLE = {
     "model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight",
     "lm_head.weight": "output.weight",
@@ -65,6 +66,11 @@ class GgufSource(WeightSource):
         made = copy(self)
         made._blank = True
         return made
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether a tensor of the file is quantised, whatever format its weight is kept in."""
+        return any(tensor.kind not in _FLOATS for tensor in self._file.tensors.values())
 
     def get(
         self, name: str, shape: Shape, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
