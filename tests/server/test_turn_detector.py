@@ -17,6 +17,7 @@ from innervoice.server.turn_detector import (
     TurnDetection,
     TurnDetector,
     VoicedFrame,
+    doubt_of,
 )
 
 FRAME_MS = 32.0
@@ -110,6 +111,35 @@ def test_semantic_vad_waits_for_more_after_a_sentence_that_seems_open(eagerness:
     assert soon_ms <= wait_ms(speech, falls) < soon_ms + FRAME_MS
     assert late_ms <= wait_ms(speech, level) < late_ms + FRAME_MS
     assert late_ms <= wait_ms(10, level[speech - 10 :]) < late_ms + FRAME_MS  # a word
+
+
+@pytest.mark.parametrize(
+    ("level_fall_db", "pitches", "doubt"),
+    [
+        (10.0, [], 0.0),  # a whisper: by its level alone
+        (0.0, [], 1.0),
+        (10.0, [120.0] * 26 + [90.0] * 4, 0.0),
+        (10.0, [120.0] * 30, 1.0),  # softer, but the voice stays up
+        (0.0, [120.0] * 26 + [90.0] * 4, 1.0),
+        (10.0, [120.0] * 26 + [170.0] * 4, 0.0),  # a question
+        (10.0, [120.0] * 26 + [130.0] * 4, 0.65),  # a small rise promises more
+        (10.0, [120.0] * 26 + [113.3] * 4, 0.5),
+        (1.5, [120.0] * 26 + [90.0] * 4, 0.5),
+    ],
+)
+def test_what_a_complete_turn_sounds_like(level_fall_db: float, pitches: list[float], doubt: float) -> None:
+    speech = [
+        VoicedFrame(FRAME_MS * i, FRAME_MS * (i + 1), 0.9, -20.0 - level_fall_db * (i >= 33), hz)
+        for i, hz in enumerate([*pitches, *[0.0] * (40 - len(pitches))])
+    ]
+    assert doubt_of(speech, 40 * FRAME_MS) == pytest.approx(doubt, abs=0.02)
+    assert doubt_of(speech[-10:], 10 * FRAME_MS) == 1.0  # a word
+
+
+def test_a_weak_frame_says_nothing_of_the_pitch() -> None:
+    speech = [VoicedFrame(FRAME_MS * i, FRAME_MS * (i + 1), 0.9, -20.0, 120.0 - i) for i in range(34)]
+    echo = [VoicedFrame(FRAME_MS * i, FRAME_MS * (i + 1), 0.9, -50.0, 400.0) for i in range(34, 40)]
+    assert doubt_of([*speech, *echo], 40 * FRAME_MS) == 0.0
 
 
 def test_a_turn_that_the_client_ends_is_forgotten() -> None:

@@ -35,7 +35,7 @@ from innervoice.runtime.fork_guard import ForkGuard, guarded, refuse_pickling
 from innervoice.runtime.record import request_line
 from innervoice.runtime.request import Request
 from innervoice.runtime.snapshot import SessionSnapshot
-from innervoice.runtime.stoppable_thread import finished_at_exit
+from innervoice.runtime.stoppable_thread import finished_at_exit, start_pool
 from innervoice.runtime.stream import Stream
 from innervoice.runtime.worker import Worker
 from innervoice.telemetry.prometheus import make_collector
@@ -267,6 +267,10 @@ class Engine:
         except CancelledError:
             made.add_done_callback(_close_session)
             raise
+
+    def start_threads(self) -> None:
+        """Start a thread for each session's coroutines now, so that no event loop waits for one to start."""
+        start_pool(self._threads, self.parts.core.max_rows + 2)
 
     def _max_samples(self, num_tokens: int) -> float:
         """The most samples of a reply of so many tokens: all of them speech, and a second for a codec's frames."""

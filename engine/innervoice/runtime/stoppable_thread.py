@@ -10,6 +10,7 @@ import atexit
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 
@@ -75,3 +76,10 @@ class StoppableThread:
         if os.getpid() == self._process_id:  # a forked process has the handler, but no thread
             self._stop()
             self.join()
+
+
+def start_pool(pool: ThreadPoolExecutor, num: int) -> None:
+    """Start num threads of an idle pool, which else starts each with a call and has that call wait for it."""
+    started = threading.Barrier(num)
+    for call in [pool.submit(started.wait) for _ in range(num)]:
+        call.result()

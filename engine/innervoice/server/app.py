@@ -49,6 +49,7 @@ def make_app(context: ServerContext) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        context.listener.start()  # now, so that no connection waits for it
         watch = asyncio.create_task(watch_engine(context))
         try:
             yield
@@ -109,7 +110,10 @@ class PlainRoutes:
     async def metrics(self, request: Request) -> Response:
         """Figures of server and engine as Prometheus reads them."""
         self._access.grant_key(request.headers)
-        return Response(self._context.metrics.to_text(), media_type=CONTENT_TYPE_LATEST)
+        context = self._context
+        loop = asyncio.get_running_loop()
+        text = await loop.run_in_executor(context.calls, context.metrics.to_text)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     async def models(self, request: Request) -> Response:
         """List the model that is served."""

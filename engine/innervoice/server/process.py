@@ -16,6 +16,7 @@ from typing import Any
 import uvicorn
 
 from innervoice.api.engine import Engine
+from innervoice.runtime.stoppable_thread import start_pool
 from innervoice.server.admission import Admission, draining
 from innervoice.server.app import end_all, make_app
 from innervoice.server.context import ServerContext
@@ -36,6 +37,9 @@ def make_context(engine: Engine, model_name: str, options: ServerOptions) -> Ser
     """Make what the connections of a server share."""
     metrics = ServerMetrics(engine.collector())
     max_sessions = engine.parts.core.max_rows
+    calls = ThreadPoolExecutor(2 * max_sessions + 4, thread_name_prefix="innervoice-call")
+    start_pool(calls, 4)
+    engine.start_threads()
     transcriber = None
     if options.transcription_url is not None:
         transcriber = HttpTranscriber(
@@ -50,7 +54,7 @@ def make_context(engine: Engine, model_name: str, options: ServerOptions) -> Ser
         listener=SpeechListener(load_network(options.vad), metrics.vad),
         transcriber=transcriber,
         signer=Signer(options.secret),
-        calls=ThreadPoolExecutor(2 * max_sessions + 4, thread_name_prefix="innervoice-call"),
+        calls=calls,
     )
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 
-from starlette.websockets import WebSocket
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from innervoice.server.access import Access
 from innervoice.server.admission import Slot
@@ -21,7 +22,7 @@ from innervoice.server.realtime.connection import serve_connection
 PROTOCOL = "realtime"
 BETA_PROTOCOL = "openai-beta.realtime-v1"
 BETA_HEADER = "realtime=v1"
-CLOSE_CODES = {401: 1008, 403: 1008, 429: 1013}
+CLOSE_CODES = {401: 1008, 403: 1008, 429: 1013, 501: 1008}
 
 
 class RealtimeRoute:
@@ -81,9 +82,11 @@ async def _refuse(websocket: WebSocket, error: ApiError, accepted: str | None) -
     if "origin" not in websocket.headers:
         await websocket.send_denial_response(refusal(error))
         return
-    await websocket.accept(subprotocol=accepted)
     sent = error.body() | {"event_id": None}
     if error.retry_after_s is not None:
         sent["retry_after"] = error.retry_after_s
-    await websocket.send_json({"type": "error", "event_id": f"event_{uuid.uuid4().hex[:20]}", "error": sent})
-    await websocket.close(CLOSE_CODES.get(error.status, 1011 if error.code == "server_error" else 1013))
+    with suppress(WebSocketDisconnect, RuntimeError):  # the page did not wait
+        await websocket.accept(subprotocol=accepted)
+        event = {"type": "error", "event_id": f"event_{uuid.uuid4().hex[:20]}", "error": sent}
+        await websocket.send_json(event)
+        await websocket.close(CLOSE_CODES.get(error.status, 1011 if error.code == "server_error" else 1013))

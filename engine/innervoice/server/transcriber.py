@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,6 +13,7 @@ import soundfile
 from innervoice.types import Pcm16
 
 TIMEOUT_S = 60.0
+MAX_REQUESTS = 32  # at once; others wait
 
 
 class TranscriptionFailed(RuntimeError):
@@ -58,20 +60,21 @@ class HttpTranscriber:
         headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
         self._url = base_url.rstrip("/") + "/audio/transcriptions"
         self._model = model
+        self._places = asyncio.Semaphore(MAX_REQUESTS)
         self._client = httpx2.AsyncClient(headers=headers, timeout=TIMEOUT_S, transport=transport)
 
     async def transcribe(
         self, pcm: Pcm16, rate: int, *, language: str | None = None, prompt: str | None = None
     ) -> Transcription:
         """Transcribe samples [n] of rate Hz. Raises TranscriptionFailed."""
-        file = io.BytesIO()
-        soundfile.write(file, pcm, rate, format="WAV", subtype="PCM_16")
         fields = {"model": self._model, "response_format": "json"}
         fields |= {"language": language} if language else {}
         fields |= {"prompt": prompt} if prompt else {}
-        sent = {"file": ("speech.wav", file.getvalue(), "audio/wav")}
         try:
-            answer = await self._client.post(self._url, data=fields, files=sent)
+            async with self._places:
+                file = await asyncio.to_thread(_to_wav, pcm, rate)
+                sent = {"file": ("speech.wav", file, "audio/wav")}
+                answer = await self._client.post(self._url, data=fields, files=sent)
             answer.raise_for_status()
             text = answer.json()["text"]
         except httpx2.HTTPStatusError as error:
@@ -87,3 +90,10 @@ class HttpTranscriber:
     async def close(self) -> None:
         """Let go of connections."""
         await self._client.aclose()
+
+
+def _to_wav(pcm: Pcm16, rate: int) -> bytes:
+    """Write samples as a WAV file; on a thread, since they may last minutes."""
+    file = io.BytesIO()
+    soundfile.write(file, pcm, rate, format="WAV", subtype="PCM_16")
+    return file.getvalue()

@@ -5,7 +5,11 @@ A pure state machine: no clock, no sound, no network.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, median
 from typing import Literal
 
 Eagerness = Literal["low", "medium", "high", "auto"]
@@ -17,8 +21,13 @@ START_OVER_REPLY_MS = (
 OVER_REPLY_MARGIN = 0.15  # added to the threshold while a reply is heard
 HYSTERESIS = 0.15  # below the threshold by so much, speech has ended
 SHORT_TURN_MS = 600.0  # a turn of a word or two: more may come
-TAIL_MS = 200.0  # of speech, whose level is compared with that of the turn before it
+TAIL_MS = 200.0  # of speech, which is compared with the speech before it
+MAX_FRAMES = 128  # of the turn's last speech, 4 s, by which its end is judged
 FALL_DB = 3.0  # the fall of a sentence's end
+FALL_SEMITONES = 2.0  # the fall of its pitch
+RISE_SEMITONES = 4.0  # the rise of a question's; a smaller one promises more
+TAIL_VOICED = 4  # voiced frames whose pitch is the end's
+WEAK_DB = 20.0  # softer by so much than the loudest, a frame's pitch is not trusted
 # Silence that ends a turn of semantic_vad, at once and at the latest, in ms.
 WAITS_MS: dict[Eagerness, tuple[float, float]] = {
     "high": (300.0, 2000.0),
@@ -33,13 +42,14 @@ class VoicedFrame:
     """A frame of sound as the network judged it.
 
     start_ms, end_ms: on the clock of all sound of the session. probability: of speech. level_db: RMS, 0 is
-    full scale.
+    full scale. pitch_hz: of a voiced frame, else 0.
     """
 
     start_ms: float
     end_ms: float
     probability: float
     level_db: float
+    pitch_hz: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -70,18 +80,23 @@ class SpeechStopped:
 
 @dataclass
 class _Turn:
-    """Speech that goes on. silence_ms: where the silence at its end began, None while there is none."""
+    """Speech that goes on. silence_start_ms: where the silence at its end began, None while there is none.
+
+    speech: its last frames of speech. doubt: from 0 to 1, whether the speech before that silence is complete.
+    """
 
     start_ms: float
+    speech: deque[VoicedFrame]
     silence_start_ms: float | None = None
-    levels: list[tuple[float, float]] = field(default_factory=list)  # end_ms and dB of frames of speech
+    doubt: float = 1.0
 
 
 class TurnDetector:
     """Takes frames in order, and reports the begin and the end of turns in turn.
 
     server_vad: silence of a set length ends a turn. semantic_vad: the silence is short after a sentence that
-    seems complete and long otherwise; complete is a turn of some length whose level falls at its end.
+    seems complete and long otherwise. By approximation complete is a turn of some length whose level falls at
+    its end, and whose pitch falls as well or rises as a question's does.
     """
 
     def __init__(self, settings: TurnDetection) -> None:
@@ -128,19 +143,20 @@ class TurnDetector:
         if not is_speech or frame.end_ms - self._rising[0].start_ms < needed_ms:
             return None
         start_ms = max(self._rising[0].start_ms - self._settings.prefix_padding_ms, self._floor_ms, 0.0)
-        self._turn = _Turn(self._rising[0].start_ms, levels=[(f.end_ms, f.level_db) for f in self._rising])
+        self._turn = _Turn(self._rising[0].start_ms, deque(self._rising, MAX_FRAMES))
         self._rising = []
         return SpeechStarted(start_ms)
 
     def _go_on(self, turn: _Turn, frame: VoicedFrame) -> SpeechStopped | None:
         if frame.probability >= self._low():
             turn.silence_start_ms = None
-            turn.levels.append((frame.end_ms, frame.level_db))
+            turn.speech.append(frame)
             return None
         if turn.silence_start_ms is None:
             turn.silence_start_ms = frame.start_ms
+            turn.doubt = doubt_of(list(turn.speech), frame.start_ms - turn.start_ms)
         speech_end_ms = turn.silence_start_ms
-        if frame.end_ms - speech_end_ms < self._wait_ms(turn, speech_end_ms):
+        if frame.end_ms - speech_end_ms < self._wait_ms(turn.doubt):
             return None
         self.end_turn(frame.end_ms)
         return SpeechStopped(frame.end_ms, speech_end_ms)
@@ -149,22 +165,40 @@ class TurnDetector:
         """The probability below which there is no speech."""
         return max(self._settings.threshold - HYSTERESIS, min(self._settings.threshold, 0.01))
 
-    def _wait_ms(self, turn: _Turn, speech_end_ms: float) -> float:
-        """The silence that ends a turn whose speech ended at this time."""
+    def _wait_ms(self, doubt: float) -> float:
+        """The silence that ends a turn."""
         if self._settings.kind == "server_vad":
             return self._settings.silence_duration_ms
         least_ms, most_ms = WAITS_MS[self._settings.eagerness]
-        doubt = 1.0
-        if speech_end_ms - turn.start_ms >= SHORT_TURN_MS:
-            doubt = min(max(1.0 - _fall_db(turn.levels) / FALL_DB, 0.0), 1.0)
         return least_ms + doubt * (most_ms - least_ms)
 
 
-def _fall_db(levels: list[tuple[float, float]]) -> float:
+def doubt_of(speech: Sequence[VoicedFrame], length_ms: float) -> float:
+    """Return whether more is to come after a turn's speech, from 0 to 1; length_ms: of the whole turn."""
+    if length_ms < SHORT_TURN_MS:
+        return 1.0
+    completeness = _fall_db(speech) / FALL_DB
+    change = _pitch_change(speech)
+    if change is not None:
+        completeness = min(completeness, -change / FALL_SEMITONES if change < 0 else change / RISE_SEMITONES)
+    return min(max(1.0 - completeness, 0.0), 1.0)
+
+
+def _fall_db(speech: Sequence[VoicedFrame]) -> float:
     """By how much the last frames of speech are softer than those before."""
-    tail_ms = levels[-1][0] - TAIL_MS
-    tail = [level for end_ms, level in levels if end_ms > tail_ms]
-    before = [level for end_ms, level in levels if end_ms <= tail_ms]
+    tail_ms = speech[-1].end_ms - TAIL_MS
+    tail = [frame.level_db for frame in speech if frame.end_ms > tail_ms]
+    before = [frame.level_db for frame in speech if frame.end_ms <= tail_ms]
     if not before:
         return 0.0
-    return sum(before) / len(before) - sum(tail) / len(tail)
+    return mean(before) - mean(tail)
+
+
+def _pitch_change(speech: Sequence[VoicedFrame]) -> float | None:
+    """Semitones from the middle pitch of speech to that of its end, None: too little of it is voiced."""
+    loudest = max(frame.level_db for frame in speech)
+    pitches = [one.pitch_hz for one in speech if one.pitch_hz > 0 and one.level_db > loudest - WEAK_DB]
+    before, tail = pitches[:-TAIL_VOICED], pitches[-TAIL_VOICED:]
+    if len(before) < TAIL_VOICED:
+        return None
+    return 12 * math.log2(median(tail) / median(before))

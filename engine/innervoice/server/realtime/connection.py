@@ -15,6 +15,7 @@ from innervoice.server.errors import ApiError
 from innervoice.server.realtime.openings import Hosted, new_writer, open_hosted
 from innervoice.server.realtime.protocol import server_events
 from innervoice.server.realtime.protocol.client_events import AnyClientEvent, AudioAppend, BadEvent, decode
+from innervoice.server.realtime.protocol.ids import new_id
 from innervoice.server.realtime.sound_format import MAX_APPEND_BYTES
 from innervoice.server.realtime.writer import SlowReader
 from innervoice.types import EngineDead, OutOfCapacity
@@ -106,13 +107,13 @@ class Connection:
     async def _refuse(self, end: Closing) -> None:
         """Close a socket that has no conversation."""
         await self._close_with(end)
-        self._end.set_result(end)
+        self._finish(end)
 
     async def _close_with(self, end: Closing) -> None:
         """Send the error past the conversation's queue, and close the socket."""
         if end.error is not None:
             writer = new_writer(self._server, self._opening)
-            writer.put(server_events.error(end.error, None))
+            writer.put(server_events.error(end.error, None) | {"event_id": new_id("event")})
             writer.close()
             self._server.metrics.error(end.error.code)
             with contextlib.suppress(Exception):
@@ -157,10 +158,11 @@ class Connection:
         await hosted.leave(self, is_kept)
 
     async def _read(self, hosted: Hosted) -> None:
-        writer = hosted.conversation.scope.writer
+        scope = hosted.conversation.scope
         idle_s = self._server.options.idle_s
         while True:
-            await writer.control_room()
+            await scope.writer.control_room()
+            await scope.lane.room()
             try:
                 async with asyncio.timeout(idle_s):
                     message = await self._socket.receive()
@@ -188,6 +190,7 @@ class Connection:
             metrics.event("in", str(type(event).__struct_config__.tag))
             try:
                 for part in in_parts(event):
+                    await hosted.conversation.turns.audio.room()
                     hosted.conversation.handle(part)
                     await asyncio.sleep(0)
                 self._num_bad = 0

@@ -154,6 +154,7 @@ class Conversation:
     def _create_item(self, event: events.ItemCreate) -> None:
         scope = self.scope
         item = read_item(event.item, "item", scope.server.options.max_session_text, scope.config.input_format)
+        scope.check_sound(item)
         previous = scope.items.insert(item, event.previous_item_id)
         try:
             scope.history.add(item)

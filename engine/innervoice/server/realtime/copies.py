@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -40,7 +39,7 @@ class Copy:
         session = self.session
         if session is None:
             session = await server.engine.aopen_session(restore=self.blob)
-        made = Conversation(server, session, self.config, writer, copy.deepcopy(self.items))
+        made = Conversation(server, session, self.config, writer, self.items.copy())
         made.scope.history.given = set(self.given)
         return made
 
@@ -54,7 +53,7 @@ class Copy:
 
 def _state_of(conversation: Conversation) -> Copy:
     scope = conversation.scope
-    return Copy(scope.config, copy.deepcopy(scope.items), set(scope.history.given))
+    return Copy(scope.config, scope.items.copy(), set(scope.history.given))
 
 
 def offer_copies(conversation: Conversation) -> None:
@@ -84,7 +83,8 @@ def offer_copies(conversation: Conversation) -> None:
     async def export() -> None:
         made = _state_of(conversation)
         made.blob = await scope.session.aexport()
-        token = server.resumable.add(made, made.drop, EXPORT_S)
+        num_bytes = len(made.blob) + made.items.num_bytes
+        token = server.resumable.add(made, made.drop, EXPORT_S, num_bytes=num_bytes)
         scope.send(
             {
                 "type": "innervoice.session.exported",

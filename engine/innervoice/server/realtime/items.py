@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from innervoice.server.errors import ApiError
@@ -62,6 +62,20 @@ class ConversationItem:
         parts = sum(len(part.text) + len(part.transcript or "") for part in self.content)
         return parts + len(self.arguments) + len(self.output) + len(self.name) + len(self.call_id)
 
+    @property
+    def num_audio_bytes(self) -> int:
+        """Bytes of all sound."""
+        return sum(len(part.audio or b"") for part in self.content)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all sound and about those of all text."""
+        return self.num_audio_bytes + self.num_characters
+
+    def copy(self) -> ConversationItem:
+        """An equal item with parts of its own."""
+        return replace(self, content=[replace(part) for part in self.content])
+
     def to_json(self, with_audio: bool = False) -> dict[str, Any]:
         """Return the item as GA shows it; with_audio: with the user's sound in base64."""
         made: dict[str, Any] = {
@@ -87,6 +101,18 @@ class ItemList:
         self._items: dict[str, ConversationItem] = {}
         self._deleted: dict[str, None] = {}
         self._max_items = max_items
+
+    def copy(self) -> ItemList:
+        """Another list of equal items, which shares no item with this one, but the bytes of their sound."""
+        made = ItemList(self._max_items)
+        made._order, made._deleted = list(self._order), dict(self._deleted)
+        made._items = {id: item.copy() for id, item in self._items.items()}
+        return made
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all sound and about those of all text."""
+        return sum(item.num_bytes for item in self._items.values())
 
     def __len__(self) -> int:
         return len(self._order)
@@ -135,6 +161,10 @@ class ItemList:
                 f"The conversation has no item {str(previous)[:80]!r}.",
                 "previous_item_id",
             )
+        self.check_room()
+
+    def check_room(self) -> None:
+        """Raise ApiError when the list takes no more items."""
         if len(self._order) >= self._max_items:
             raise ApiError(
                 "invalid_value", f"The conversation has {len(self._order)} items: delete some first.", "item"

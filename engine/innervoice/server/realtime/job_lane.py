@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor
-from typing import Any, TypeVar
 
-T = TypeVar("T")
 Job = Callable[[], Awaitable[None]]
+MAX_JOBS = 256
 
 
 class JobLane:
@@ -24,6 +22,8 @@ class JobLane:
         self._task: asyncio.Task[None] | None = None
         self._idle = asyncio.Event()
         self._idle.set()
+        self._has_room = asyncio.Event()
+        self._has_room.set()
 
     @property
     def is_idle(self) -> bool:
@@ -33,9 +33,15 @@ class JobLane:
     def put(self, job: Job) -> None:
         """Queue a job."""
         self._jobs.append(job)
+        if len(self._jobs) >= MAX_JOBS:
+            self._has_room.clear()
         if self._idle.is_set():
             self._idle.clear()
             self._task = asyncio.create_task(self._run())
+
+    async def room(self) -> None:
+        """Wait until few enough jobs wait for more of them: a client's events cause no more until then."""
+        await self._has_room.wait()
 
     async def drained(self) -> None:
         """Wait until no job waits or runs."""
@@ -44,19 +50,17 @@ class JobLane:
     def clear(self) -> None:
         """Forget the jobs that have not begun."""
         self._jobs.clear()
+        self._has_room.set()
 
     async def _run(self) -> None:
         try:
             while self._jobs:
                 job = self._jobs.popleft()
+                if len(self._jobs) < MAX_JOBS:
+                    self._has_room.set()
                 try:
                     await job()
                 except Exception as error:
                     self._on_failure(error)
         finally:
             self._idle.set()
-
-
-async def call(executor: Executor, function: Callable[..., T], *args: Any) -> T:
-    """Run a blocking function on a thread of the executor."""
-    return await asyncio.get_running_loop().run_in_executor(executor, function, *args)

@@ -147,9 +147,12 @@ async def _host_copy(
 
 
 async def _take_over(found: Hosted, opening: Opening, holder: Holder) -> Hosted:
-    if found.holder is not None:
+    while (before := found.holder) is not None:  # several may come at once
         error = ApiError("session_taken_over", "Another connection has taken the session over.")
-        await found.holder.end(TAKEN_OVER, error)
+        await before.end(TAKEN_OVER, error)
+        if found.holder is before:  # it failed to leave
+            found.holder = None
+    found.server.resumable.find(found.token)  # the connection before may have ended it by itself
     found.holder = holder
     opening.slot.release()
     found.server.resumable.add(found, found.drop, None, found.token)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -41,6 +41,8 @@ class Replies:
         self._recent: dict[str, RunningReply] = {}  # whose deltas may still wait to be sent
         self._is_spoken_turn = False
         self._turn_end_s: float | None = None
+        self._tasks: set[asyncio.Task[None]] = set()  # event loops hold theirs weakly
+        self._is_closed = False
 
     @property
     def is_active(self) -> bool:
@@ -103,6 +105,8 @@ class Replies:
 
     async def _begin_after(self, closing: RunningReply, request: ReplyRequest) -> None:
         await closing.finished.wait()
+        if self._is_closed:
+            return
         if self.is_active:
             self._scope.send_error(
                 ApiError("conversation_already_has_active_response", "The conversation is being answered."),
@@ -137,7 +141,12 @@ class Replies:
             before, self._of_session = self._of_session, reply
             scope.lane.put(lambda: self._ask(reply, before, answered, request))
         else:
-            asyncio.get_running_loop().create_task(reply.begin(lambda: self._answer_apart(request)))
+            self._start(reply.begin(lambda: self._answer_apart(reply, request)))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _extensions(self, response_id: str, item_id: str) -> ReplyExtensions:
         scope = self._scope
@@ -173,7 +182,7 @@ class Replies:
         options = {**request.options, **truncation_options(self._scope.config)}
         return await self._scope.history.reply(reply.spoken, answered, **options)
 
-    async def _answer_apart(self, request: ReplyRequest) -> Stream:
+    async def _answer_apart(self, reply: RunningReply, request: ReplyRequest) -> Stream:
         """Answer in a context of its own: given items, or a twin of the conversation."""
         scope = self._scope
         if request.context is not None:
@@ -188,8 +197,7 @@ class Replies:
         except BaseException:
             await twin.aclose()
             raise
-        reply = self._replies[request.head.id]
-        asyncio.get_running_loop().create_task(_close_after(reply, twin))
+        self._start(_close_after(reply, twin))
         return stream
 
     def cancel(self, reason: str, response_id: str | None = None) -> bool:
@@ -255,6 +263,7 @@ class Replies:
 
     def close(self) -> None:
         """Stop everything without a word: the client is gone."""
+        self._is_closed = True
         for reply in list(self._replies.values()):
             reply.abandon()
         self._replies.clear()

@@ -12,6 +12,7 @@ from innervoice.server.realtime.protocol.ids import new_id
 
 T = TypeVar("T")
 MAX_ENTRIES = 4096
+MAX_BYTES = 2**29  # of all that is kept without a session of the engine
 DROP = Callable[[], Awaitable[None]]
 
 
@@ -22,6 +23,7 @@ class KeptEntry(Generic[T]):
     token: str
     value: T
     drop: DROP
+    num_bytes: int = 0
     timer: asyncio.TimerHandle | None = None
 
 
@@ -30,22 +32,28 @@ class Resumable:
 
     def __init__(self) -> None:
         self._entries: dict[str, KeptEntry[Any]] = {}
+        self._num_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def add(self, value: Any, drop: DROP, grace_s: float | None, token: str | None = None) -> str:
-        """Keep something -> its token. grace_s: seconds until it is dropped, None: it is in use.
+    def add(
+        self, value: Any, drop: DROP, grace_s: float | None, token: str | None = None, num_bytes: int = 0
+    ) -> str:
+        """Keep something -> its token. grace_s: seconds until it is dropped, None: it is in use. num_bytes: its
+        size, if that alone bounds how many there are.
 
         Raises ApiError when too much is kept.
         """
         token = token or new_id("resume")
-        if token not in self._entries and len(self._entries) >= MAX_ENTRIES:
+        is_full = len(self._entries) >= MAX_ENTRIES or self._num_bytes + num_bytes > MAX_BYTES
+        if token not in self._entries and is_full:
             raise ApiError("rate_limit_exceeded", "Too many sessions are kept: try again later.", status=429)
         self.forget(token)
-        entry = KeptEntry(token, value, drop)
+        entry = KeptEntry(token, value, drop, num_bytes)
         self._entries[token] = entry
+        self._num_bytes += num_bytes
         if grace_s is not None:
             loop = asyncio.get_running_loop()
             entry.timer = loop.call_later(grace_s, self._expire, token)
@@ -63,7 +71,10 @@ class Resumable:
     def forget(self, token: str) -> None:
         """Let a token stand for nothing; what it stood for is not dropped."""
         entry = self._entries.pop(token, None)
-        if entry is not None and entry.timer is not None:
+        if entry is None:
+            return
+        self._num_bytes -= entry.num_bytes
+        if entry.timer is not None:
             entry.timer.cancel()
 
     async def close(self) -> None:

@@ -23,6 +23,7 @@ from innervoice.server.realtime.writer import Writer
 
 log = logging.getLogger(__name__)
 MAX_SOUND_BYTES = 16 * 2**20
+MAX_UNHEARD_BYTES = 48 * 2**20
 
 
 @dataclass
@@ -45,7 +46,6 @@ class Scope:
     clock: Callable[[], float] = time.monotonic
     lane: JobLane = field(init=False)
     on_engine_dead: Callable[[Exception], None] = lambda error: None
-    _sound_bytes: int = 0
 
     def __post_init__(self) -> None:
         self.lane = JobLane(self.report_failure)
@@ -86,14 +86,31 @@ class Scope:
         self.send(server_events.item_done(item.to_json(), previous))
 
     def remember_sound(self, item: ConversationItem) -> None:
-        """Keep the sound of the newest items only, as far as the memory for it reaches."""
-        self._sound_bytes += sum(len(part.audio or b"") for part in item.content)
+        """Keep the sound of the newest items only, as far as the memory for it reaches, and what the engine
+        has not heard yet.
+        """
+        if not item.num_audio_bytes:
+            return
+        num_bytes = sum(one.num_audio_bytes for one in self.items)
         for old in self.items:
-            if self._sound_bytes <= MAX_SOUND_BYTES:
+            if num_bytes <= MAX_SOUND_BYTES:
                 return
-            for part in old.content:
-                self._sound_bytes -= len(part.audio or b"")
-                part.audio = None
+            if old.id in self.history.given:
+                num_bytes -= old.num_audio_bytes
+                for part in old.content:
+                    part.audio = None
+
+    def check_sound(self, item: ConversationItem) -> None:
+        """Raise ApiError for an item whose sound is too much to be kept until a reply reads it."""
+        if not item.num_audio_bytes:
+            return
+        unheard = sum(one.num_audio_bytes for one in self.items if one.id not in self.history.given)
+        if unheard + item.num_audio_bytes > MAX_UNHEARD_BYTES:
+            raise ApiError(
+                "invalid_value",
+                f"The conversation has {unheard} bytes of sound that no reply has read: ask for one first.",
+                "item",
+            )
 
     def change(self, **changes: Any) -> None:
         """Change the settings."""

@@ -51,7 +51,8 @@ class SoundInput:
     """The sound of one user. All methods run on the event loop, and none blocks.
 
     on_started, on_stopped: called when turn detection finds the beginning or the end of speech, which is
-    committed by the latter. is_audible: whether the assistant can be heard now.
+    committed by the latter. is_audible: whether the assistant can be heard now. on_failure: gets what the
+    two raise.
     """
 
     session: Session
@@ -59,6 +60,7 @@ class SoundInput:
     on_started: Callable[[SpeechStarted], None]
     on_stopped: Callable[[SpeechStopped], None]
     is_audible: Callable[[], bool]
+    on_failure: Callable[[Exception], None]
     format: FormatType = "audio/pcm"
 
     def __post_init__(self) -> None:
@@ -133,6 +135,11 @@ class SoundInput:
             if self._open_from == self._num:
                 self._open_from = None
             raise
+
+    async def room(self) -> None:
+        """Wait until turn detection has judged enough of the sound to take more."""
+        if self._lane is not None:
+            await self._lane.room()
 
     def begin(self, start_ms: float) -> None:
         """Give the engine the sound since a time, as far as it is remembered."""
@@ -220,10 +227,13 @@ class SoundInput:
             if self._detector is None:
                 return
             found = self._detector.push(frame, assistant_audible=self.is_audible())
-            if isinstance(found, SpeechStarted):
-                self.on_started(found)
-            elif isinstance(found, SpeechStopped):
-                self.on_stopped(found)
+            try:
+                if isinstance(found, SpeechStarted):
+                    self.on_started(found)
+                elif isinstance(found, SpeechStopped):
+                    self.on_stopped(found)
+            except Exception as error:  # no event of the client can be answered with it
+                self.on_failure(error)
 
     def _open_lane(self) -> None:
         self._lane = self.listener.open(self._rate, self._on_frames, start_ms=self.now_ms)

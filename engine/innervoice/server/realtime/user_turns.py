@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import suppress
 
 from innervoice.server.errors import ApiError
@@ -13,7 +14,10 @@ from innervoice.server.realtime.replies import Replies
 from innervoice.server.realtime.scope import Scope
 from innervoice.server.realtime.sound_format import decode, encode
 from innervoice.server.realtime.sound_input import SoundInput, Utterance
+from innervoice.server.transcriber import TranscriptionFailed
 from innervoice.server.turn_detector import SpeechStarted, SpeechStopped
+
+log = logging.getLogger(__name__)
 
 
 class UserTurns:
@@ -32,6 +36,7 @@ class UserTurns:
             self._on_started,
             self._on_stopped,
             lambda: replies.is_audible,
+            scope.report_failure,
             scope.config.input_format,
         )
         self.audio.configure(scope.config.turn_detection, scope.config.input_format)
@@ -96,7 +101,13 @@ class UserTurns:
             self._answer()
 
     def _committed(self, speech_end_ms: float | None = None, end_ms: float | None = None) -> Utterance:
-        """Commit the open utterance; not to the session while a reply that must not answer it is asked for."""
+        """Commit the open utterance; not to the session while a reply that must not answer it is asked for.
+
+        Raises ApiError, nothing changed.
+        """
+        if self._item_id in self._scope.items:  # a client took the name
+            self._item_id = new_id("item")
+        self._scope.items.check_room()
         is_apart = self._scope.history.is_asking
         return self.audio.commit(self._item_id, speech_end_ms, end_ms, is_apart=is_apart)
 
@@ -139,8 +150,13 @@ class UserTurns:
                     language=settings.get("language"),
                     prompt=settings.get("prompt"),
                 )
-            except Exception as error:
+            except TranscriptionFailed as error:
                 self._scope.send(server_events.transcription_failed(item.id, f"{error}"))
+                return
+            except Exception:
+                log.exception("a transcriber failed")
+                message = "the transcription failed: see the server's log"
+                self._scope.send(server_events.transcription_failed(item.id, message))
                 return
             item.content[0].transcript = made.text
             self._scope.send(server_events.transcription_completed(item.id, made.text, made.duration_s))

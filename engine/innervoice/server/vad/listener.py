@@ -15,6 +15,7 @@ import soxr
 
 from innervoice.server.turn_detector import VoicedFrame
 from innervoice.server.vad.network import FRAME_LEN, FRAME_MS, RATE, SpeechNetwork, level_db
+from innervoice.server.vad.pitch import pitch_hz
 from innervoice.types import Pcm16, Samples
 from innervoice_kernels.native import torch_threads_here
 
@@ -23,6 +24,7 @@ log = logging.getLogger("innervoice")
 GATE_DB = -60.0  # softer frames are no speech: the network is not asked
 LEAST_PERIOD_S = 0.01  # between two calls, so that frames of several listeners meet in one
 MAX_BATCH = 256
+MAX_WAITING = 1000  # frames of a lane, about half a minute: its sender is to wait
 
 OnFrames = Callable[[list[VoicedFrame]], None]
 
@@ -46,6 +48,7 @@ class SpeechLane:
         self._num_waiting = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self._has_room = asyncio.Event()
         self._is_closed = False
 
     def push(self, pcm: Pcm16) -> None:
@@ -72,9 +75,13 @@ class SpeechLane:
         self._left = np.zeros(0, dtype=np.float32)
         self._resampler = self._new_resampler()
         self._time_ms = self._pushed_ms
-        self._num_waiting -= self._listener._restart(self)
-        if self._num_waiting == 0:
-            self._idle.set()
+        self._judged(self._listener._restart(self))
+
+    async def room(self) -> None:
+        """Wait until few enough frames wait to be judged for more of them."""
+        while self._num_waiting >= MAX_WAITING and not self._is_closed:
+            self._has_room.clear()
+            await self._has_room.wait()
 
     async def drain(self) -> None:
         """Wait until all whole frames so far have been reported."""
@@ -86,6 +93,7 @@ class SpeechLane:
         self.generation += 1
         self._listener._forget(self)
         self._idle.set()
+        self._has_room.set()
 
     def _new_resampler(self) -> soxr.ResampleStream | None:
         if self.rate == RATE:
@@ -94,11 +102,17 @@ class SpeechLane:
 
     def _deliver(self, generation: int, frames: list[VoicedFrame]) -> None:
         """Report frames, on the event loop."""
-        self._num_waiting -= len(frames)
-        if self._num_waiting == 0:
-            self._idle.set()
+        self._judged(len(frames))
         if generation == self.generation and not self._is_closed:
             self._on_frames(frames)
+
+    def _judged(self, num: int) -> None:
+        """Count frames that wait no more."""
+        self._num_waiting -= num
+        if self._num_waiting == 0:
+            self._idle.set()
+        if self._num_waiting < MAX_WAITING:
+            self._has_room.set()
 
     def _report(self, generation: int, frames: list[VoicedFrame]) -> None:
         """Hand frames to the event loop, from the listener's thread."""
@@ -133,6 +147,12 @@ class SpeechListener:
             raise ValueError("the listener is closed: the server has ended")
         return SpeechLane(self, rate, on_frames, start_ms, self._network.begin())
 
+    def start(self) -> None:
+        """Start the thread, unless it runs."""
+        if self._thread is None and not self._is_closing:
+            self._thread = threading.Thread(target=self._run, name="innervoice-vad", daemon=True)
+            self._thread.start()
+
     def close(self) -> None:
         """Stop the thread."""
         with self._changed:
@@ -145,10 +165,8 @@ class SpeechListener:
         with self._changed:
             queue = self._waiting.setdefault(lane, deque())
             queue.extend((generation, start_ms, frame) for start_ms, frame in frames)
-            if self._thread is None and not self._is_closing:
-                self._thread = threading.Thread(target=self._run, name="innervoice-vad", daemon=True)
-                self._thread.start()
             self._changed.notify()
+        self.start()
 
     def _restart(self, lane: SpeechLane) -> int:
         """Set a lane back to no sound -> the number of frames that were dropped unjudged."""
@@ -193,7 +211,7 @@ class SpeechListener:
     def _judge(self, batch: list[tuple[SpeechLane, int, float, Samples]]) -> None:
         frames = np.stack([frame for *_, frame in batch])
         levels = level_db(frames)
-        speech = np.zeros(len(batch), dtype=np.float32)
+        speech, pitches = np.zeros((2, len(batch)), dtype=np.float32)
         loud = [i for i, level in enumerate(levels) if level >= GATE_DB]
         if loud:
             try:
@@ -202,8 +220,9 @@ class SpeechListener:
                 log.exception("voice activity could not be judged")
             else:
                 speech[loud] = judged
+                pitches[loud] = pitch_hz(frames[loud])
                 for i, state in zip(loud, states, strict=True):
                     batch[i][0].state = state
-        for (lane, generation, start_ms, _), probability, level in zip(batch, speech, levels, strict=True):
-            frame = VoicedFrame(start_ms, start_ms + FRAME_MS, float(probability), float(level))
-            lane._report(generation, [frame])
+        figures = np.stack([speech, levels, pitches], axis=1).tolist()
+        for (lane, generation, start_ms, _), heard in zip(batch, figures, strict=True):
+            lane._report(generation, [VoicedFrame(start_ms, start_ms + FRAME_MS, *heard)])
