@@ -22,7 +22,7 @@ from innervoice.files import write_sound
 Samples = npt.NDArray[np.float32]
 Pcm16 = npt.NDArray[np.int16]
 OutputFormat = Literal["float32", "int16"]
-FinishReason = Literal["stop", "length", "cancelled", "interrupted", "timeout", "error"]
+FinishReason = Literal["stop", "tool_calls", "length", "cancelled", "interrupted", "timeout", "error"]
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,15 @@ AudioIn = str | PathLike[str] | bytes | tuple[np.ndarray, int]
 Prompt = AudioIn | Text | Ids
 
 
+TOOL_BEGIN = '\n{"name": "{name}", "arguments":'
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """The ids of a checkpoint by their use: text and speech as half-open ranges, None where it has no such
     token. eos: all ids that end a reply. words: half-open ranges of text beside `text`, which were added to
-    the tokenizer.
+    the tokenizer. tool_open and tool_close: what a tool call stands between; tool_between: what may stand
+    between two calls. tool_begin: what a call begins with, up to its arguments, {name} its function's.
     """
 
     size: int
@@ -71,6 +75,10 @@ class Vocabulary:
     done: int | None = None
     eos: tuple[int, ...] = ()
     words: tuple[tuple[int, int], ...] = ()
+    tool_open: int | None = None
+    tool_close: int | None = None
+    tool_between: int | None = None
+    tool_begin: str = TOOL_BEGIN
 
 
 _COLDEST = 1e-30  # below it, quotients of logits leave float32
@@ -225,6 +233,39 @@ class Speech(TokenEvent):
     kind: str = field(default="speech", init=False)
 
 
+@dataclass(frozen=True)
+class ToolCall:
+    """A call of a tool, as a model made it, or as a part of an assistant's `Message`.
+
+    arguments: JSON text of an object. text: what the model wrote. error: the reason why no name and arguments
+    could be read from it, which are empty then.
+    """
+
+    name: Annotated[str, Encodable()]
+    arguments: Annotated[str, Encodable()] = "{}"
+    text: Annotated[str, Encodable()] = ""
+    error: str | None = None
+
+    def __post_init__(self) -> None:
+        read_fields(self, "ToolCall.")
+
+
+def _last_call(before: Any, after: Any) -> Any:
+    return before if after is None else after
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tool(TokenEvent):
+    """Text of a tool call, which is neither heard nor part of the transcript.
+
+    The tokens that open and close it are among ids and not in text. call: of the event that closes it, None
+    before.
+    """
+
+    call: ToolCall | None = field(default=None, metadata=in_log(_last_call, call=to_plain))
+    kind: str = field(default="tool", init=False)
+
+
 @dataclass(frozen=True, kw_only=True)
 class End(TokenEvent):
     """The end-of-turn token."""
@@ -276,6 +317,7 @@ class Usage:
     e2el_ms: float = 0.0
     hidden_before_audio: int = 0
     reflection_caps: tuple[int, ...] = ()
+    tool_tokens: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,6 +334,7 @@ EVENTS: Mapping[str, type[Event]] = {
     "reflection": Reflection,
     "transcript": Transcript,
     "speech": Speech,
+    "tool": Tool,
     "end": End,
     "audio": AudioChunk,
     "done": Done,
@@ -427,6 +470,12 @@ class Reply:
     def ids(self) -> list[int]:
         """Every generated id, in order."""
         return [i for event in self.events if isinstance(event, TokenEvent) for i in event.ids]
+
+    @property
+    def tool_calls(self) -> list[ToolCall]:
+        """The calls of tools that the reply ends with, in order; those that could not be read have an error."""
+        calls = [event.call for event in self.events if isinstance(event, Tool)]
+        return [call for call in calls if call is not None]
 
 
 class RequestFailed(RuntimeError):

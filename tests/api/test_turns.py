@@ -289,7 +289,7 @@ def test_a_refused_edit_changes_nothing(engine: Engine) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Message("tool", Text("x")), "role is 'tool': use system, user or assistant"),  # type: ignore[arg-type]
+        (lambda: Message("robot", Text("x")), "role is 'robot': use system, user, assistant or tool"),  # type: ignore[arg-type]
         (lambda: Message("user", "question.wav"), r"use Text\(...\) for words, pathlib.Path"),
         (lambda: Message("user", []), "the content of a message of role user is empty"),
         (lambda: Message("user", [Text("x"), 7]), "content holds a int"),  # type: ignore[list-item]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 need_interpreter()
 
-from random_schedules import VOCABULARY, schedules  # noqa: E402
+from random_schedules import SIZE, VOCABULARY, schedules  # noqa: E402
 from triton_rows import rows_of  # noqa: E402
 
 from innervoice.schedule import (  # noqa: E402
@@ -134,7 +134,7 @@ def test_cursors_go_from_the_host_to_the_device_and_back() -> None:
         program = compile_schedule(Schedule.from_dict(data), VOCABULARY)
         host = Host(program, GREEDY, (2, UNLIMITED, 1))
         for num_tokens in range(1, 12):
-            host.step(torch.randn(34, generator=generator))
+            host.step(torch.randn(SIZE, generator=generator))
             if host.cursor.is_done:
                 break
             kept = host.cursor.state
@@ -190,11 +190,11 @@ def hold_replies(replies: Sequence[tuple[Program, Sampling, Sequence[int]]], see
     rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     hosts = [Host(*reply) for reply in replies]
     rows, programs = rows_of(replies)
-    offers = Offers.allocate(len(hosts), 34, SLOTS, torch.device("cpu"))
+    offers = Offers.allocate(len(hosts), SIZE, SLOTS, torch.device("cpu"))
     for _ in range(steps):
-        logits = 1.5 * torch.randn(len(hosts), 34, generator=generator)
+        logits = 1.5 * torch.randn(len(hosts), SIZE, generator=generator)
         logits[:, 30:] += 4 * torch.rand(
-            len(hosts), 4, generator=generator
+            len(hosts), SIZE - 30, generator=generator
         )  # the special ids come often enough
         for row, host in enumerate(hosts):
             if isinstance(host.cursor, Cursor) and not host.is_over and rng.random() < 0.15:
@@ -260,9 +260,9 @@ def replies(draw: st.DrawFn) -> tuple[Program, Sampling, list[int]]:
         draw(st.none() | st.sampled_from([Sampling(temperature=0.0), Sampling(top_p=0.6, top_k=5)])),
     )
     absent = draw(st.sets(st.sampled_from(["open", "close", "done"]), max_size=1))
-    schedule = Schedule.from_dict(
-        data | {"tokens": dict.fromkeys(absent), "guided": draw(st.sampled_from([True, True, True, False]))}
-    )
+    schedule = Schedule.from_dict(data | {"tokens": dict.fromkeys(absent)})
+    if not schedule.makes_calls:
+        schedule = schedule.with_changes(guided=draw(st.sampled_from([True, True, True, False])))
     if own is not None:
         cycle = tuple(
             s if s.kind == "forced" else type(s)(s.kind, s.budget, sampling=own) for s in schedule.cycle
@@ -311,6 +311,25 @@ def test_every_end_and_added_words_equal_the_host(ignore_eos: bool) -> None:
         hold_replies([(program, sampling, []) for program in programs], seed, steps=10)
 
 
+@pytest.mark.parametrize("ignore_eos", [False, True])
+def test_calls_equal_the_host(ignore_eos: bool) -> None:
+    """Chosen and forced calls, one and several, with a budget and without, through the text, the speech and a reflection."""
+    schedules: list[dict[str, Any]] = [
+        {"cycle": [["transcript", 3], ["speech", 2]], "tool": "on"},
+        {"cycle": [["transcript", None]], "tool": 2},
+        {"cycle": [["reflection", 2], ["transcript", 2]], "tool": "on", "parallel_calls": False},
+        {"cycle": [["speech", 3]], "tool": 3},
+        {"prologue": [{"kind": "tool", "budget": 2, "ids": [3, 4]}], "cycle": [["transcript", 2]]},
+        {"prologue": [["tool", None]], "cycle": [["transcript", 2], ["speech", 2]], "tool": 1},
+    ]
+    for seed, temperature in enumerate((0.0, 1.5, 3.0)):
+        sampling = Sampling(
+            temperature=temperature, top_k=0, top_p=1.0, seed=seed, max_new_tokens=40, ignore_eos=ignore_eos
+        )
+        programs = [compile_schedule(Schedule.from_dict(one), VOCABULARY) for one in schedules]
+        hold_replies([(program, sampling, []) for program in programs], seed, steps=12)
+
+
 def test_a_device_refuses_more_ends_and_words_than_it_holds() -> None:
     schedule = Schedule.from_dict({"cycle": [["transcript", None]]})
     many = compile_schedule(schedule, replace(VOCABULARY, eos=(1, 2, 3, 4)))
@@ -329,8 +348,8 @@ def test_a_cap_leaves_forced_text_whole() -> None:
     )
     host = Host(program, GREEDY, ())
     rows, programs = rows_of([(program, GREEDY, ())])
-    offers = Offers.allocate(1, 34, SLOTS, torch.device("cpu"))
-    logits = torch.arange(34, 0, -1).float()[None]
+    offers = Offers.allocate(1, SIZE, SLOTS, torch.device("cpu"))
+    logits = torch.arange(SIZE, 0, -1).float()[None]
     for _ in range(7):
         grant(rows, 0, host, cap=1, both=True)
         step(rows, programs, logits, offers)
@@ -341,9 +360,9 @@ def test_a_cap_leaves_forced_text_whole() -> None:
 def test_a_draw_of_no_number_ends_its_row_alone() -> None:
     program = compile_schedule(Schedule.from_dict({"cycle": [["transcript", 2], ["speech", 3]]}), VOCABULARY)
     rows, programs = rows_of([(program, GREEDY, ())] * 2)
-    logits = torch.zeros(2, 34)
+    logits = torch.zeros(2, SIZE)
     logits[0, 4] = float("nan")
-    step(rows, programs, logits, Offers.allocate(2, 34, SLOTS, torch.device("cpu")))
+    step(rows, programs, logits, Offers.allocate(2, SIZE, SLOTS, torch.device("cpu")))
     assert rows.output[:, OutputColumn.IS_DONE].tolist() == [Ending.REFUSED, Ending.RUNNING]
     assert rows.output[:, OutputColumn.TOKEN].tolist() == [-1, 0]
 
@@ -351,7 +370,10 @@ def test_a_draw_of_no_number_ends_its_row_alone() -> None:
 def test_idle_rows_emit_nothing() -> None:
     rows = Rows.allocate(3, 1, "cpu")
     step(
-        rows, Programs.join([], "cpu"), torch.zeros(3, 34), Offers.allocate(3, 34, SLOTS, torch.device("cpu"))
+        rows,
+        Programs.join([], "cpu"),
+        torch.zeros(3, SIZE),
+        Offers.allocate(3, SIZE, SLOTS, torch.device("cpu")),
     )
     assert rows.output[:, : OutputColumn.KIND + 1].tolist() == [[-1, -1]] * 3
     assert rows.state[:, StateColumn.NUM_TOKENS].tolist() == [0, 0, 0]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_schedule import Naive
-from random_schedules import VOCAB, VOCABULARY, schedules
+from random_schedules import SIZE, VOCAB, VOCABULARY, schedules
 from safetensors.numpy import load_file
 
 from innervoice.schedule import (
@@ -53,9 +53,9 @@ def test_random_schedules_equal_the_naive_interpreter(
 ) -> None:
     vocab = {**VOCAB, **dict.fromkeys(absent)}
     rng = np.random.default_rng(seed)
-    logits = rng.permuted(np.tile(np.arange(34), (60, 1)), axis=1)
-    logits[:, 30:34] += rng.integers(0, 12, size=(60, 4))  # the special ids come often enough
-    logits = logits * 40 + np.arange(34)  # no ties
+    logits = rng.permuted(np.tile(np.arange(SIZE), (60, 1)), axis=1)
+    logits[:, 30:] += rng.integers(0, 12, size=(60, SIZE - 30))  # the special ids come often enough
+    logits = logits * 40 + np.arange(SIZE)  # no ties
     assert replay(schedule, vocab, logits, limit, caps) == Naive(schedule, vocab, logits, limit, caps).run()
 
 
@@ -71,7 +71,7 @@ def test_random_schedules_equal_the_naive_interpreter(
         ({"cycle": [["transcript", 3], ["speech", None]]}, "schedule.cycle[1].budget is null"),
         ({"cycle": [["reflection", 3]]}, "nothing can run"),
         ({"prologue": [["speech", 3]], "cycle": [["transcript", 3], ["reflection", 3]]}, "nothing can run"),
-        ({"cycle": [{"kind": "forced", "as": "transcript", "ids": [34]}]}, "34 is outside"),
+        ({"cycle": [{"kind": "forced", "as": "transcript", "ids": [36]}]}, "36 is outside"),
         ({"cycle": [{"kind": "forced", "as": "speech", "ids": [3]}]}, "3 is outside the speech ids [20, 30)"),
         ({"cycle": [{"kind": "forced", "as": "song", "ids": [3]}]}, "schedule.cycle[0].as is 'song'"),
         ({"cycle": [{"kind": "forced", "as": "speech", "ids": []}]}, "schedule.cycle[0].ids is empty"),
@@ -290,13 +290,13 @@ def test_free_decoding_labels_and_ends() -> None:
 def test_replay_checks_its_arguments() -> None:
     schedule = {"cycle": [["speech", 3]]}
     with pytest.raises(ValueError, match=r"expected \[T, V\]"):
-        replay(schedule, VOCAB, np.zeros(34), 3)
+        replay(schedule, VOCAB, np.zeros(SIZE), 3)
     with pytest.raises(ValueError, match="logits hold 2 rows"):
-        replay(schedule, VOCAB, np.zeros((2, 34)), 3)
+        replay(schedule, VOCAB, np.zeros((2, SIZE)), 3)
     with pytest.raises(ValueError, match="max_new_tokens is 0"):
-        replay(schedule, VOCAB, np.zeros((2, 34)), 0)
+        replay(schedule, VOCAB, np.zeros((2, SIZE)), 0)
     with pytest.raises(ValueError, match="kernel is 'cuda': use host or triton"):
-        replay(schedule, VOCAB, np.zeros((2, 34)), 3, kernel="cuda")
+        replay(schedule, VOCAB, np.zeros((2, SIZE)), 3, kernel="cuda")
 
 
 @pytest.mark.parametrize("guided", [True, False])

@@ -68,6 +68,9 @@ class Naive:
                 return -1
 
     def _run_segment(self, segment: Any) -> None:
+        if isinstance(segment, dict) and segment["kind"] == "tool":
+            self._call(segment["budget"], segment.get("ids", ()))
+            return
         if isinstance(segment, dict):
             for token in segment["ids"]:
                 self._emit(token, segment["as"])
@@ -108,6 +111,43 @@ class Naive:
             self._emit(vocab["close"], "close")
             self.offer = True
 
+    def _offered_call(self) -> list[int]:
+        return [] if self.schedule.get("tool", "off") == "off" else [self.vocab["tool_open"]]
+
+    def _call_freely(self) -> None:
+        most = self.schedule.get("tool", "off")
+        self._call(most if isinstance(most, int) else None)
+
+    def _call(self, budget: int | None, begin: Sequence[int] = ()) -> None:
+        """A call, and behind it the end of the reply or the next call."""
+        vocab = self.vocab
+        self.offer = False
+        self._emit(vocab["tool_open"], "tool_mark")
+        for token in begin:
+            self._emit(token, "tool")
+        for _ in range(INFINITY if budget is None else budget):
+            if self._full():
+                return
+            token = self._pick([*range(*vocab["text"]), vocab["tool_close"]])
+            if token == vocab["tool_close"]:
+                break
+            self._emit(token, "tool")
+        self._emit(vocab["tool_close"], "tool_mark")
+        more = (
+            [vocab["tool_open"], vocab["tool_between"]] if self.schedule.get("parallel_calls", True) else []
+        )
+        while not self._full():
+            token = self._pick([vocab["eot"], *more])
+            if token == vocab["eot"]:
+                self._emit(token, "end")
+                self.over = True
+            elif token == vocab["tool_open"]:
+                self._call_freely()
+                return
+            else:
+                self._emit(token, "tool_mark")
+                more = more[:1]
+
     def _transcript(self, budget: int) -> None:
         if self.text_done:
             return
@@ -116,8 +156,11 @@ class Naive:
         for _ in range(budget):
             if self._full():
                 return
-            token = self._pick([*range(*vocab["text"]), *more])
+            token = self._pick([*range(*vocab["text"]), *more, *self._offered_call()])
             if self._full():
+                return
+            if token == vocab["tool_open"]:
+                self._call_freely()
                 return
             if spoken and token in more:
                 self.text_done = True
@@ -133,9 +176,13 @@ class Naive:
         vocab = self.vocab
         count = 0
         while (count < budget or self.text_done) and not self._full():
-            ends = [vocab["eot"]] if self.text_done or not self._has("transcript") else []
+            is_free = self.text_done or not self._has("transcript")
+            ends = [vocab["eot"], *self._offered_call()] if is_free else []
             token = self._pick([*range(*vocab["speech"]), *ends])
             if self._full():
+                return
+            if token == vocab["tool_open"]:
+                self._call_freely()
                 return
             self.offer = False
             if token == vocab["eot"]:

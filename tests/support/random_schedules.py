@@ -8,14 +8,24 @@ from hypothesis import strategies as st
 
 from innervoice.types import Vocabulary
 
-VOCAB = {"text": [0, 20], "speech": [20, 30], "eot": 30, "open": 31, "close": 32, "done": 33}
+VOCAB = {
+    "text": [0, 20], "speech": [20, 30], "eot": 30, "open": 31, "close": 32, "done": 33,
+    "tool_open": 34, "tool_close": 35, "tool_between": 7,
+}  # fmt: skip
+SIZE = 36
 VOCABULARY = Vocabulary(
-    size=34, text=(0, 20), speech=(20, 30), end_of_turn=30, open=31, close=32, done=33, eos=(30,)
-)
+    size=SIZE, text=(0, 20), speech=(20, 30), end_of_turn=30, open=31, close=32, done=33, eos=(30,),
+    tool_open=34, tool_close=35, tool_between=7,
+)  # fmt: skip
 
 budget = st.integers(1, 6)
 reflection = st.tuples(st.just("reflection"), budget).map(list)
 transcript = st.tuples(st.just("transcript"), budget).map(list)
+tool = st.builds(
+    lambda budget, ids: {"kind": "tool", "budget": budget} | ({"ids": ids} if ids else {}),
+    budget | st.none(),
+    st.lists(st.integers(0, 19), max_size=2),
+)
 speech = st.tuples(st.just("speech"), budget).map(list)
 forced = st.builds(
     lambda kind, ids: {"kind": "forced", "as": kind, "ids": ids},
@@ -27,11 +37,14 @@ forced = st.builds(
 @st.composite
 def schedules(draw: st.DrawFn) -> dict[str, Any]:
     """Any schedule that compiles over VOCAB."""
-    cycle = draw(st.lists(st.one_of(reflection, transcript, speech, forced), min_size=1, max_size=5))
+    several = st.one_of(reflection, transcript, speech, forced, reflection, transcript, speech, tool)
+    cycle = draw(st.lists(several, min_size=1, max_size=5))
     kinds = {s[0] for s in cycle if isinstance(s, list)}
     if "speech" not in kinds and "transcript" not in kinds:
         cycle.append(draw(speech))
-    prologue_kinds = [reflection, forced] + ([speech, transcript] if "speech" in kinds else [])
+    prologue_kinds = [reflection, forced, reflection, forced, tool] + (
+        [speech, transcript] if "speech" in kinds else []
+    )
     schedule: dict[str, Any] = {
         "cycle": cycle,
         "prologue": draw(st.lists(st.one_of(*prologue_kinds), max_size=2)),
@@ -40,5 +53,8 @@ def schedules(draw: st.DrawFn) -> dict[str, Any]:
         schedule["first"] = [None if isinstance(s, dict) else draw(st.none() | budget) for s in cycle]
     if draw(st.booleans()):
         schedule["floor"] = draw(st.integers(0, 4))
+    if draw(st.booleans()):
+        schedule["tool"] = draw(st.sampled_from(["on", "on", 1, 4]))
+        schedule["parallel_calls"] = draw(st.booleans())
     schedule["reflect"] = draw(st.sampled_from(["on", "on", "off", 0, 1, 3]))
     return schedule

@@ -164,7 +164,8 @@ class TurnPlanner:
         if own is None:
             is_known = history.items or history.own_head is not None
             own = history.own_head if is_known else self.requests.default_system(items)
-        return own if options.instructions is None else options.instructions, own
+        head = own if options.instructions is None else options.instructions
+        return self.requests.with_tools(head, options), own
 
     def _only_adds(self, history: History, head: str | None) -> bool:
         if not history.items:

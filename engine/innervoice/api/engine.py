@@ -186,6 +186,10 @@ class Engine:
         - retention_ratio: the share of the room that "auto" leaves filled. Default: 0.8.
         - item_id: the handle of the reply's item in a session. Default: the reply's id.
         - template: variables of the chat template by name, such as {"enable_thinking": False}.
+        - tools: functions that the model may call, as in OpenAI's chat completions, for a checkpoint that names
+          tokens of a call. Default: none.
+        - tool_choice: "auto" (default), "none", "required", or {"name": ...} for a call of that function.
+        - parallel_tool_calls: whether a reply may have several calls. Default: True.
         - output_rate: of the audio, in Hz. Default: the decoder's own.
         - output_format: "float32" (default) or "int16" samples.
         - reflection_caps: run-time caps of the reflection segments, in order.
@@ -221,7 +225,7 @@ class Engine:
         submitted_s, reply_id = self._worker.clock(), uuid.uuid4().hex
         self.check_health()
         requests, options = self.parts.requests, RequestOptions().changed(**request)
-        requests.compile(options.schedule)
+        requests.program_of(options)
         made: list[Request] = []
 
         def encode() -> Request:

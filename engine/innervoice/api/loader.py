@@ -167,6 +167,8 @@ def _fingerprint(configs: Configs, vocabulary: Vocabulary) -> str:
     ids = asdict(vocabulary)
     if not vocabulary.words:
         del ids["words"]  # a vocabulary without added words keeps the digest that it always had
+    if vocabulary.tool_open is None:  # and so does one without tool calls
+        ids = {name: value for name, value in ids.items() if not name.startswith("tool_")}
     content = json.dumps([asdict(configs.model), ids], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 

@@ -19,17 +19,31 @@ from innervoice.codec.audio import SampleRate, read_audio
 from innervoice.codec.speech_codec import SpeechEncoder
 from innervoice.fields import MOST_INT64, Count, Encodable, Length, Limits, Seconds, read_fields
 from innervoice.model.families import Family
-from innervoice.model.text import ChatMessage, TextTokenizer, asks_to_think
-from innervoice.model.text.dialogue import DialogueItem, DialogueRole, ItemPart, SpokenCodes
+from innervoice.model.text import (
+    TOOLS,
+    ChatMessage,
+    TextTokenizer,
+    asks_to_think,
+    call_begin,
+    call_ids,
+    check_marks,
+    function_of,
+    read_tools,
+    reads_tools,
+    result_role,
+    with_tools,
+)
+from innervoice.model.text.dialogue import DialogueItem, DialogueRole, ItemPart, Role, SpokenCodes
 from innervoice.runtime.conversation import ItemHandle, Message, check_item_id
 from innervoice.runtime.edits import check_new_ids
 from innervoice.runtime.request import Request, SessionTurn
 from innervoice.schedule import Program, Schedule, Segment, compile_schedule
-from innervoice.types import EventField, Ids, OutputFormat, Prompt, Sampling, Text, Vocabulary
+from innervoice.types import EventField, Ids, OutputFormat, Prompt, Sampling, Text, ToolCall, Vocabulary
 
 log = logging.getLogger("innervoice")
 
 MOST_CAPS = 2**16
+MOST_TOOLS = 1024
 Truncation = Literal["disabled", "auto"]
 TEXT_ONLY = Schedule(cycle=(Segment("transcript"),))
 NO_SPEECH_TOKENIZER = (
@@ -59,10 +73,16 @@ class RequestOptions:
     truncation: Truncation = "disabled"
     retention_ratio: Annotated[float, Limits(0, 1)] = 0.8
     item_id: ItemHandle | None = None
+    tools: Annotated[Sequence[Mapping[str, object]], Length(MOST_TOOLS)] = ()
+    tool_choice: str | Mapping[str, object] = "auto"
+    parallel_tool_calls: bool = True
 
     def __post_init__(self) -> None:
         read_fields(self)
         check_item_id(self.item_id)
+        object.__setattr__(self, "tools", read_tools(self.tools))
+        names = [function_of(tool)["name"] for tool in self.tools]
+        object.__setattr__(self, "tool_choice", _read_choice(self.tool_choice, names))
 
     def changed(self, **changes: object) -> RequestOptions:
         """A copy with some options changed. Raises TypeError for a name that is none, ValueError."""
@@ -111,7 +131,7 @@ class RequestBuilder:
 
         Raises ValueError, FileNotFoundError.
         """
-        program = self.compile(options.schedule)
+        program = self.compile(options.schedule) if prompt is None else self.program_of(options)
         for name in ("system", "instructions", "extra_system"):
             text = getattr(options, name)
             if text is not None:
@@ -156,6 +176,50 @@ class RequestBuilder:
             made = Schedule.load(made) if made.endswith(".json") else Schedule.preset(made)
         return compile_schedule(made, self.vocabulary, self.tokenizer.special)
 
+    def program_of(self, options: RequestOptions) -> Program:
+        """The schedule of a request, with the tool calls that it allows or asks for.
+
+        Raises ValueError, also for a checkpoint that names no tokens of a call.
+        """
+        program = self.compile(options.schedule)
+        choice, schedule = options.tool_choice, program.schedule
+        if choice == "none" and schedule.makes_calls:
+            schedule = schedule.with_changes(
+                tool="off",
+                prologue=tuple(one for one in schedule.prologue if one.kind != "tool"),
+                cycle=tuple(one for one in schedule.cycle if one.kind != "tool"),
+            )
+        elif options.tools and choice != "none":
+            schedule = self._with_calls(schedule, options)
+        if schedule is program.schedule:
+            return program
+        return compile_schedule(schedule, self.vocabulary, self.tokenizer.special)
+
+    def _with_calls(self, schedule: Schedule, options: RequestOptions) -> Schedule:
+        choice = options.tool_choice
+        if choice == "auto":
+            tool = "on" if schedule.tool == "off" else schedule.tool
+            return schedule.with_changes(tool=tool, parallel_calls=options.parallel_tool_calls)
+        names = [function_of(tool)["name"] for tool in options.tools]
+        if isinstance(choice, Mapping):
+            names = [choice["name"]]
+        begin = call_begin(self.tokenizer, self.vocabulary, str(names[0])) if len(names) == 1 else []
+        budget = schedule.tool if isinstance(schedule.tool, int) else None
+        return schedule.with_changes(
+            prologue=(*schedule.prologue, Segment("tool", budget, ids=tuple(begin))),
+            parallel_calls=options.parallel_tool_calls,
+        )
+
+    def with_tools(self, system: str | None, options: RequestOptions) -> str | None:
+        """A system text with the request's tools, where the checkpoint's template has no other place for them."""
+        if not options.tools or reads_tools(self.tokenizer):
+            return system
+        return with_tools(system, options.tools)
+
+    @cached_property
+    def _result_role(self) -> Role:
+        return result_role(self.tokenizer)
+
     def resolve(self, sampling: Sampling) -> Sampling:
         """Fill unset fields from the checkpoint, and draw a seed if there is none."""
         default = self.default_sampling()
@@ -176,22 +240,26 @@ class RequestBuilder:
             wrong = [message for message in prompt if not isinstance(message, Message)]
             if wrong:
                 raise ValueError(f"a dialogue holds a {type(wrong[0]).__name__}: it is a list of Message")
-            made = [
-                DialogueItem(
-                    message.item_id or new_item_id(), message.role, tuple(map(self.part, message.parts))
-                )
-                for message in prompt
-            ]
+            made = [self._item(message) for message in prompt]
             check_new_ids((), made)
             return made
         role: DialogueRole = "prompt" if isinstance(prompt, Ids) else "user"
         return [DialogueItem(new_item_id(), role, (self.part(prompt),))]
 
-    def part(self, content: Prompt) -> ItemPart:
+    def _item(self, message: Message) -> DialogueItem:
+        role, parts = message.role, tuple(map(self.part, message.parts))
+        if role == "tool" and self._result_role != "tool":
+            role, parts = self._result_role, ("Result of the function:", *parts)
+        return DialogueItem(message.item_id or new_item_id(), role, parts)
+
+    def part(self, content: Prompt | ToolCall) -> ItemPart:
         """One part of an item. Raises ValueError, FileNotFoundError."""
         if isinstance(content, Ids):
             self._check_ids(content.ids)
             return content
+        if isinstance(content, ToolCall):
+            self.check_text(content.arguments, "ToolCall.arguments")
+            return call_ids(self.tokenizer, self.vocabulary, content)
         if isinstance(content, Text):
             if not content.text.strip():
                 raise ValueError("the prompt's text is empty")
@@ -233,7 +301,11 @@ class RequestBuilder:
 
     def variables_of(self, options: RequestOptions) -> dict[str, object]:
         """The template variables of a request."""
-        return {**self.template, **(options.template or {})}
+        variables = {**self.template, **(options.template or {})}
+        if options.tools and reads_tools(self.tokenizer):
+            check_marks(self.tokenizer, options.tools)
+            variables[TOOLS] = options.tools
+        return variables
 
     def _warn_of_masked_thoughts(
         self, program: Program, prompt_ids: Sequence[int], variables: Mapping[str, object]
@@ -274,10 +346,16 @@ class RequestBuilder:
         items = self.items(prompt)
         system = options.system if options.instructions is None else options.instructions
         if not isinstance(prompt, list) and options.extra_system is None:
-            return self.turn_ids(items[0], system, options, first=True)
+            is_plain = self.with_tools(system, options) == system
+            head = system if is_plain else self._head(items, system, options)
+            return self.turn_ids(items[0], head, options, first=True)
         items += extra_items(options)
-        head = self.default_system(items) if system is None else system
+        head = self._head(items, system, options)
         return [i for run in self.render(items, head, options) for i in run]
+
+    def _head(self, items: Sequence[DialogueItem], system: str | None, options: RequestOptions) -> str | None:
+        head = self.default_system(items) if system is None else system
+        return self.with_tools(head, options)
 
     def check_text(self, text: str, name: str) -> None:
         """Raise ValueError for a text that is too long whatever its tokens are, before it is encoded."""
@@ -329,6 +407,29 @@ def extra_items(options: RequestOptions) -> list[DialogueItem]:
     if options.extra_system is None:
         return []
     return [DialogueItem(new_item_id(), "system", (options.extra_system,), is_once=True)]
+
+
+def _read_choice(given: str | Mapping[str, object], names: Sequence[object]) -> str | Mapping[str, object]:
+    """A choice of tools as "auto", "none", "required" or {"name": ...}.
+
+    Raises ValueError for another, and for a function that is not among the tools.
+    """
+    function = given.get("function", given) if isinstance(given, Mapping) else None
+    if isinstance(function, Mapping):
+        name = function.get("name")
+        if name not in names:
+            known = ", ".join(map(str, names)) or "no function"
+            raise ValueError(
+                f"tool_choice names {str(name)[:80]!r}, and tools hold {known}: name one of them"
+            )
+        return {"name": name}
+    if given not in ("auto", "none", "required"):
+        raise ValueError(
+            f"tool_choice is {str(given)[:80]!r}: use 'auto', 'none', 'required' or the name of a function in an object"
+        )
+    if given == "required" and not names:
+        raise ValueError("tool_choice is 'required' without tools: give tools")
+    return given
 
 
 def new_item_id() -> str:

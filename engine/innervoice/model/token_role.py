@@ -23,12 +23,15 @@ class TokenRole(IntEnum):
     NEUTRAL = 0  # prompt, end of turn
     HIDDEN = 1  # reflection, open, close, done: a key whose score is raised
     SPOKEN = 2  # transcript, speech: a query that raises it
+    CALL = 3  # a tool call, with its marks: neither
 
     @staticmethod
     def of(kind: TokenKind) -> TokenRole:
         """Return the role of an emitted token."""
         if kind.is_hidden:
             return TokenRole.HIDDEN
+        if kind.is_call:
+            return TokenRole.CALL
         return TokenRole.SPOKEN if kind.is_spoken else TokenRole.NEUTRAL
 
 
@@ -53,7 +56,7 @@ def page_key(role: TokenRole, reply: int, log_weight: float) -> int:
 
     It is 0 where no reflection weight is at work, so that replies share pages whatever their schedules were.
     """
-    if role is TokenRole.NEUTRAL or log_weight == 0.0:
+    if role in (TokenRole.NEUTRAL, TokenRole.CALL) or log_weight == 0.0:
         return 0
     bits: int = struct.unpack("<I", struct.pack("<f", log_weight))[0]
     return bits << 31 | (reply & 0x1FFFFFFF) << 2 | role

@@ -22,6 +22,7 @@ _ROLES = {kind: TokenRole.of(kind) for kind in TokenKind}
 # Looked up once: an enum's attribute costs as much as the rest of a token.
 _HIDDEN = TokenRole.HIDDEN
 _SPEECH = TokenKind.SPEECH
+_TOOL_MARK = TokenKind.TOOL_MARK
 
 
 @dataclass(eq=False)
@@ -116,7 +117,7 @@ class ActiveReply:
         """Set `finish` when the last token was the reply's last. max_audio_s counts whole frames of codes."""
         sampling, ids = self.request.sampling, self.sequence.ids
         if self.cursor.is_done or (self.num_tokens and ids[-1] in sampling.stop_token_ids):
-            self.finish = "stop"
+            self.finish = "tool_calls" if self.cursor.kind is _TOOL_MARK else "stop"
         elif (
             self.num_tokens >= sampling.max_new_tokens
             or len(ids) >= max_model_len
@@ -155,7 +156,7 @@ class ActiveReply:
         for role, token, number in zip(sequence.roles, sequence.ids, sequence.replies, strict=True):
             if number != self.number:
                 continue
-            self.events.catch_up(role is TokenRole.HIDDEN, token)
+            self.events.catch_up(role, token)
             is_speech = role is TokenRole.SPOKEN and self._is_speech(token)
             self.num_speech += is_speech
             self.num_hidden += role is TokenRole.HIDDEN

@@ -12,11 +12,11 @@ import numpy as np
 from innervoice.fields import Encodable, Length, NotNegative, read_fields, types_of
 from innervoice.model.text.dialogue import Role
 from innervoice.runtime.interrupt import Behind, Cut
-from innervoice.types import Ids, Text
+from innervoice.types import Ids, Text, ToolCall
 
 ItemHandle = Annotated[str, Length(512), Encodable()]
-Content = Text | Ids | PathLike[str] | bytes | tuple[np.ndarray, int]
-"""One part of a message: typed text, ids, or a recording as a path, file bytes or samples with their rate."""
+Content = Text | Ids | ToolCall | PathLike[str] | bytes | tuple[np.ndarray, int]
+"""One part of a message: typed text, ids, a call, or a recording as a path, file bytes or samples with their rate."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,10 @@ class _Named:
 
 @dataclass(frozen=True)
 class Message:
-    """A message of a dialogue: role "system", "user" or "assistant", and one part of content or a list of them.
+    """A message of a dialogue: role "system", "user", "assistant" or "tool", and one part of content or several.
 
-    A recording may stand in a user's message alone. Ids are used as they are within the message, such as an
+    A message of role "tool" is the result of a call. A recording may stand in a user's message alone, a ToolCall
+    in an assistant's. Ids are used as they are within the message, such as an
     assistant's reply as it was drawn. A bare string is refused, as it could be a path: use Text or Path.
     item_id: the handle of the item that the message becomes, None: one is made. Raises ValueError.
     """
@@ -53,9 +54,13 @@ class Message:
                     f"content holds the string {part[:40]!r}: use Text(...) for words, pathlib.Path(...) for a file"
                 )
             is_recording = _is_recording(part)
-            if not is_recording and not isinstance(part, Text | Ids):
+            if not is_recording and not isinstance(part, Text | Ids | ToolCall):
                 raise ValueError(
                     f"content holds a {type(part).__name__}: use Text, Ids, a Path, bytes, or (samples, rate)"
+                )
+            if isinstance(part, ToolCall) and self.role != "assistant":
+                raise ValueError(
+                    f"a message of role {self.role} holds a ToolCall: only an assistant's may, use Text"
                 )
             if is_recording and self.role != "user":
                 raise ValueError(

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from innervoice.model.text import TextStream, TextTokenizer
+from innervoice.model.text import TextStream, TextTokenizer, read_call
+from innervoice.model.token_role import TokenRole
 from innervoice.schedule import UNLIMITED, Emission, TokenKind
 from innervoice.types import (
     AudioChunk,
@@ -26,6 +27,7 @@ from innervoice.types import (
     Sampling,
     Speech,
     TokenEvent,
+    Tool,
     Transcript,
     Usage,
 )
@@ -34,16 +36,18 @@ log = logging.getLogger("innervoice")
 E = TypeVar("E", bound=Event)
 
 # Looked up once: an enum's attribute costs as much as the rest of an event.
-_REFLECTION, _TRANSCRIPT, _SPEECH, _OPEN, _CLOSE, _END = (
+_REFLECTION, _TRANSCRIPT, _SPEECH, _OPEN, _CLOSE, _END, _TOOL, _TOOL_MARK = (
     TokenKind.REFLECTION, TokenKind.TRANSCRIPT, TokenKind.SPEECH, TokenKind.OPEN, TokenKind.CLOSE, TokenKind.END,
+    TokenKind.TOOL, TokenKind.TOOL_MARK,
 )  # fmt: skip
+_MARKS = (_OPEN, _CLOSE, _TOOL_MARK)
 _INT32 = np.dtype(np.int32)
 
 
 class EventBuilder:
     """Makes the events of a reply in order. speech_start: the first speech id; rate: of the audio, in Hz.
 
-    fields: fields that the caller adds to events.
+    tool_marks: the ids that open and close a tool call. fields: fields that the caller adds to events.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class EventBuilder:
         sampling: Sampling,
         speech_start: int,
         rate: int,
+        tool_marks: tuple[int | None, int | None] = (None, None),
         fields: Sequence[EventField] = (),
     ) -> None:
         self.reply_id = reply_id
@@ -63,6 +68,9 @@ class EventBuilder:
         self._speech_start = speech_start
         self._hidden_text = TextStream(tokenizer)
         self._spoken_text = TextStream(tokenizer)
+        self._call_text = TextStream(tokenizer)
+        self._call = ""  # what the call that is open says so far
+        self._tool_open, self._tool_close = tool_marks
         self._usage = Usage(prompt_tokens=num_prompt, cached_tokens=num_cached, sampling=sampling)
         self._counts = [0] * len(TokenKind)  # tokens by kind
         self._num_forced = self._hidden_before_audio = 0
@@ -89,7 +97,7 @@ class EventBuilder:
             "t": t,
             "segment": emission.segment,
             "ids": [token],
-            "forced": emission.forced and kind is not _OPEN and kind is not _CLOSE,
+            "forced": emission.forced and kind not in _MARKS,
             "logprobs": None if logprob is None else [logprob],
         }
         if emission.cap is not None or emission.num_skipped:
@@ -101,14 +109,34 @@ class EventBuilder:
             return self._extended(Transcript(**common, text=self._spoken_text.feed([token])))
         if kind is _END:
             return self._extended(End(**common))
+        if kind is _TOOL:
+            return self._extended(Tool(**common, text=self._feed_call(token)))
+        if kind is _TOOL_MARK:
+            call = read_call(self._call) if token == self._tool_close else None
+            self._begin_call()
+            return self._extended(Tool(**common, call=call))
         if self._first_audio_at is None:
             self._hidden_before_audio += 1
         text = self._hidden_text.feed([token]) if kind is _REFLECTION else ""
         return self._extended(Reflection(**common, text=text))
 
-    def catch_up(self, is_hidden: bool, token: int) -> None:
+    def catch_up(self, role: TokenRole, token: int) -> None:
         """Take a token in that has had its event elsewhere: its bytes may begin a character."""
-        (self._hidden_text if is_hidden else self._spoken_text).feed([token])
+        if role is not TokenRole.CALL:
+            (self._hidden_text if role is TokenRole.HIDDEN else self._spoken_text).feed([token])
+        elif token in (self._tool_open, self._tool_close):
+            self._begin_call()
+        else:
+            self._feed_call(token)
+
+    def _begin_call(self) -> None:
+        self._call_text.flush()
+        self._call = ""
+
+    def _feed_call(self, token: int) -> str:
+        text = self._call_text.feed([token])
+        self._call += text
+        return text
 
     def audio(self, pcm: Samples | Pcm16, *, t: float) -> AudioChunk:
         """The event of a chunk of sound."""
@@ -133,6 +161,7 @@ class EventBuilder:
             reflection_tokens=sum(self._counts[kind] for kind in TokenKind if kind.is_hidden),
             transcript_tokens=self._counts[TokenKind.TRANSCRIPT],
             speech_tokens=self._counts[TokenKind.SPEECH],
+            tool_tokens=sum(self._counts[kind] for kind in TokenKind if kind.is_call),
             forced_tokens=self._num_forced,
             hidden_before_audio=self._hidden_before_audio,
             ttft_ms=None if self._first_token_at is None else 1e3 * self._first_token_at,

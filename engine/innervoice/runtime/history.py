@@ -26,13 +26,16 @@ def join_tokens(
 
 
 def groups_of(items: abc.Sequence[DialogueItem]) -> list[list[DialogueItem]]:
-    """The turns, oldest first: each from a user's message or prompt to the next; system messages are in none."""
+    """The turns, oldest first: each from a user's message or prompt to the next; system messages are in none.
+
+    The results of tools belong to the turn in which they were called.
+    """
     groups: list[list[DialogueItem]] = []
     before = None
     for item in items:
         if item.role == "system":
             continue
-        if before is None or (item.role != "assistant" and before == "assistant"):
+        if before is None or (item.role in ("user", "prompt") and before in ("assistant", "tool")):
             groups.append([])
         groups[-1].append(item)
         before = item.role

@@ -82,7 +82,8 @@ def cut_tokens(
 
     own: the reply's tokens. speech: range of speech ids [first, end). `cut="speech"` keeps all tokens before
     the cut, text that ran ahead of its sound included. `cut="transcript"` also removes unheard text.
-    `reflection="keep"` leaves hidden tokens behind the cut, "drop" does not. A reply that is over and was
+    `reflection="keep"` leaves hidden tokens behind the cut, "drop" does not. The tool calls of a reply that is
+    over stay, since they have been made. A reply that is over and was
     heard to its end stays whole. size: of a reply that was cut before, so that a second cut leaves what it
     would have left of the whole.
     """
@@ -101,7 +102,9 @@ def cut_tokens(
     places = [
         i
         for i, role in enumerate(own.roles)
-        if i < end or (role is TokenRole.HIDDEN and reflection == "keep")
+        if i < end
+        or (role is TokenRole.HIDDEN and reflection == "keep")
+        or (role is TokenRole.CALL and is_over)
     ]
     if cut == "transcript":
         places = [i for i in places if i not in unheard]

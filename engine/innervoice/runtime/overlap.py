@@ -34,6 +34,7 @@ _KINDS = {
     TokenRole.NEUTRAL: None,
     TokenRole.HIDDEN: TokenKind.REFLECTION,
     TokenRole.SPOKEN: TokenKind.SPEECH,
+    TokenRole.CALL: TokenKind.TOOL,
 }
 _GREEDY = Sampling(temperature=0.0, top_k=0, top_p=1.0, seed=0, max_new_tokens=1 << 30, ignore_eos=True)
 

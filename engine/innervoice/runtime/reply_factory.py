@@ -47,6 +47,7 @@ class ReplyFactory:
             sampling=sampling,
             speech_start=(program.vocabulary.speech or (0, 0))[0],
             rate=rate,
+            tool_marks=(program.vocabulary.tool_open, program.vocabulary.tool_close),
             fields=request.event_fields,
         )
         return ActiveReply(

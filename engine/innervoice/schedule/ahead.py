@@ -50,6 +50,8 @@ def spoken_until(cursor: Cursor | FreeCursor, num_codes: int) -> int:
         if row < 0 or left <= 0:
             return total
         values, kind = rows[row], kinds[row]
+        if kind.is_call:  # a reply says nothing behind a call
+            return num_codes
         flags = cursor.text_done + 2 * cursor.reflection_done
         if values[_FORCED]:
             left -= values[_LENGTH] - done if kind is _SPEECH else 0

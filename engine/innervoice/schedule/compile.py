@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
@@ -21,7 +22,8 @@ from innervoice_kernels.sampling.cursor_columns import ProgramColumn, TokenKind
 class Program:
     """A compiled schedule.
 
-    table [S, ProgramColumn.WIDTH] int32, forced [N] int32, samplings: overrides that rows refer to.
+    table [S, ProgramColumn.WIDTH] int32, forced [N] int32, samplings: overrides that rows refer to. tool_row:
+    where the text of a call is drawn that the model chose to make, -1: it may make none.
     """
 
     schedule: Schedule
@@ -30,6 +32,12 @@ class Program:
     forced: npt.NDArray[np.int32]
     samplings: tuple[Sampling, ...]
     start: int
+    tool_row: int = -1
+
+    @property
+    def tool_open(self) -> int | None:
+        """The id that opens a tool call, None: the schedule has none."""
+        return self.vocabulary.tool_open if self.tool_row >= 0 else None
 
     @cached_property
     def ends(self) -> tuple[int, ...]:
@@ -37,12 +45,7 @@ class Program:
 
         A schedule that names its end of turn, or says that it has none, has no other.
         """
-        vocabulary = self.vocabulary
-        if not self.schedule.guided:
-            return vocabulary.eos
-        own = () if vocabulary.end_of_turn is None else (vocabulary.end_of_turn,)
-        others = () if "end_of_turn" in self.schedule.tokens else vocabulary.eos
-        return tuple(dict.fromkeys((*own, *others)))
+        return _ends(self.schedule, self.vocabulary)
 
     @cached_property
     def rows(self) -> list[list[int]]:
@@ -61,6 +64,14 @@ class Program:
         return [None] * (8 * len(self.table))
 
 
+def _ends(schedule: Schedule, vocabulary: Vocabulary) -> tuple[int, ...]:
+    if not schedule.guided:
+        return vocabulary.eos
+    own = () if vocabulary.end_of_turn is None else (vocabulary.end_of_turn,)
+    others = () if "end_of_turn" in schedule.tokens else vocabulary.eos
+    return tuple(dict.fromkeys((*own, *others)))
+
+
 NONE_LEFT = -1
 _NOW, _LATER = 1, 2  # values of ProgramColumn.ENDS
 
@@ -74,6 +85,8 @@ def compile_schedule(
     Raises ScheduleError which names the field: for an empty cycle, unknown kinds, budgets below 1 and the like.
     """
     vocabulary = _with_tokens(schedule, vocabulary, resolve)
+    if schedule.makes_calls:
+        _check_calls(schedule, vocabulary)
     if not schedule.guided:
         return Program(
             schedule,
@@ -109,6 +122,21 @@ def _with_tokens(
     return vocabulary
 
 
+def _check_calls(schedule: Schedule, vocabulary: Vocabulary) -> None:
+    if not schedule.guided:
+        raise ScheduleError("schedule.guided is false: a free reply calls no tool, use a guided schedule")
+    for name in ("tool_open", "tool_close"):
+        if getattr(vocabulary, name) is None:
+            raise ScheduleError(
+                f"the schedule has tool calls but the checkpoint names no {name!r} token: give it as tool in "
+                "schedule.json, or in schedule.tokens"
+            )
+    if not _ends(schedule, vocabulary):
+        raise ScheduleError(
+            "the schedule has tool calls and no end of turn, which ends a reply behind a call"
+        )
+
+
 def _check(schedule: Schedule, vocabulary: Vocabulary) -> None:
     if not schedule.cycle:
         raise ScheduleError("schedule.cycle is empty: it needs at least one segment")
@@ -139,6 +167,8 @@ def _check_segment(segment: Segment, where: str, schedule: Schedule, vocabulary:
         _check_forced(segment, where, vocabulary)
         return
     _check_sampling(segment.sampling, f"{where}.sampling")
+    if segment.kind == "tool":
+        _check_range(segment.ids, where, (0, vocabulary.size))
     if segment.budget is not None:
         return
     if segment.kind == "speech" and any(s.kind == "transcript" for s in schedule.cycle):
@@ -152,10 +182,17 @@ def _check_segment(segment: Segment, where: str, schedule: Schedule, vocabulary:
 def _check_forced(segment: Segment, where: str, vocabulary: Vocabulary) -> None:
     if not segment.ids:
         raise ScheduleError(f"{where}.ids is empty: a forced segment needs ids")
-    low, high = (vocabulary.speech or (0, 0)) if segment.voice_as == "speech" else (0, vocabulary.size)
-    for token in segment.ids:
-        if not low <= token < high:
-            raise ScheduleError(f"{where}.ids: {token} is outside the {segment.voice_as} ids [{low}, {high})")
+    all_ids = (0, vocabulary.size)
+    ids = (vocabulary.speech or (0, 0)) if segment.voice_as == "speech" else all_ids
+    _check_range(segment.ids, where, ids, segment.voice_as)
+
+
+def _check_range(
+    tokens: tuple[int, ...], where: str, ids: tuple[int, int], name: str = "vocabulary's"
+) -> None:
+    for token in tokens:
+        if not ids[0] <= token < ids[1]:
+            raise ScheduleError(f"{where}.ids: {token} is outside the {name} ids [{ids[0]}, {ids[1]})")
 
 
 def _check_sampling(sampling: Sampling | None, where: str) -> None:
@@ -171,7 +208,12 @@ def _check_sampling(sampling: Sampling | None, where: str) -> None:
 
 
 class _Layout:
-    """Lays segments out as rows: [open] body [close] for a reflection, one row for anything else."""
+    """Lays segments out as rows: [open] body [close] for a reflection, open [begin] body close for a call, one
+    row for anything else.
+
+    Calls share the two rows behind them, where the next call, or the end of the reply, is drawn: before what
+    stands between calls and after it.
+    """
 
     def __init__(self, schedule: Schedule, vocabulary: Vocabulary) -> None:
         self.schedule, self.vocabulary = schedule, vocabulary
@@ -184,6 +226,8 @@ class _Layout:
         self.targets: dict[tuple[int, int], int] = {}  # by segment and flags
         self.has_text = schedule.has("transcript")
         self.has_speech = schedule.has("speech")
+        self.call = None if schedule.tool == "off" else vocabulary.tool_open
+        self.behind_call = NONE_LEFT
 
     def program(self) -> Program:
         schedule = self.schedule
@@ -195,16 +239,18 @@ class _Layout:
             )
             passes.append(tuple(replace(s, budget=b) for s, b in zip(schedule.cycle, budgets, strict=True)))
         loop_at = sum(len(p) for p in passes)
+        tool_row = self._add_calls() if schedule.makes_calls else NONE_LEFT
         for segment in [s for p in passes for s in p] + list(schedule.cycle):
             self._add(segment)
-        for index, (_, _, last) in enumerate(self.sequence):
+        for index, (segment, _, last) in enumerate(self.sequence):
+            if segment.kind == "tool":  # the reply ends behind it
+                continue
             for flags in range(4):
                 self.rows[last][ProgramColumn.NEXT + flags] = self._target(index + 1, loop_at, flags)
         table = np.array(self.rows, dtype=np.int32)
         forced = np.array(self.forced, dtype=np.int32)
-        return Program(
-            schedule, self.vocabulary, table, forced, tuple(self.samplings), self._target(0, loop_at, 0)
-        )
+        start = self._target(0, loop_at, 0)
+        return Program(schedule, self.vocabulary, table, forced, tuple(self.samplings), start, tool_row)
 
     def _target(self, index: int, loop_at: int, flags: int) -> int:
         """First row of the next segment that runs, skips resolved; found once for all that are skipped."""
@@ -234,6 +280,8 @@ class _Layout:
             last = self._add_reflection(segment)
         elif segment.kind == "forced":
             last = self._row(TokenKind[segment.voice_as.upper()], ids=segment.ids)
+        elif segment.kind == "tool":
+            last = self._add_tool(segment)
         else:
             last = self._add_spoken(segment)
         self.rows[first][ProgramColumn.HEAD] = 1
@@ -246,13 +294,72 @@ class _Layout:
                 TokenKind.SPEECH,
                 segment,
                 ranges=(speech,),
+                extras=(self.call,),
                 ends=_LATER if self.has_text else _NOW,
             )
         if self.has_speech:
             return self._row(
-                TokenKind.TRANSCRIPT, segment, ranges=(vocabulary.text, speech), words=True, discard=True
+                TokenKind.TRANSCRIPT,
+                segment,
+                ranges=(vocabulary.text, speech),
+                extras=(self.call,),
+                words=True,
+                discard=True,
             )
-        return self._row(TokenKind.TRANSCRIPT, segment, ranges=(vocabulary.text,), words=True, ends=_NOW)
+        return self._row(
+            TokenKind.TRANSCRIPT,
+            segment,
+            ranges=(vocabulary.text,),
+            extras=(self.call,),
+            words=True,
+            ends=_NOW,
+        )
+
+    def _add_calls(self) -> int:
+        """Add the rows of the calls that the model chooses to make -> the row of their text."""
+        schedule, vocabulary = self.schedule, self.vocabulary
+        again = vocabulary.tool_open if schedule.parallel_calls else None
+        between = vocabulary.tool_between if schedule.parallel_calls else None
+        budget = schedule.tool if isinstance(schedule.tool, int) else None
+        body = self._add_call_text(Segment("tool", budget))
+        behind = self._row(
+            TokenKind.TOOL_MARK,
+            Segment("tool", None if between is None else 1),
+            extras=(again, between),
+            ends=_NOW,
+        )
+        last = self._row(TokenKind.TOOL_MARK, extras=(again,), ends=_NOW)
+        self._lead(body + 1, behind)
+        self._lead(behind, last)
+        self._lead(last, last)
+        self.behind_call = behind
+        return body
+
+    def _add_call_text(self, segment: Segment) -> int:
+        """Add a call's text and its close -> the row of the text."""
+        vocabulary = self.vocabulary
+        body = self._row(
+            TokenKind.TOOL, segment, ranges=(vocabulary.text,), extras=(vocabulary.tool_close,), words=True
+        )
+        assert vocabulary.tool_open is not None and vocabulary.tool_close is not None, "checked before"
+        close = self._row(TokenKind.TOOL_MARK, ids=(vocabulary.tool_close,))
+        self._lead(body, close)
+        self.rows[body][ProgramColumn.CLOSE_ROW] = close
+        return body
+
+    def _add_tool(self, segment: Segment) -> int:
+        """Add a call that the model must make -> the row of its close."""
+        opening = self.vocabulary.tool_open
+        assert opening is not None, "checked before"
+        rows = [self._row(TokenKind.TOOL_MARK, ids=(opening,))]
+        if segment.ids:
+            rows.append(self._row(TokenKind.TOOL, ids=segment.ids))
+        rows.append(self._add_call_text(segment))
+        for row, after in pairwise(rows):
+            self._lead(row, after)
+        close = rows[-1] + 1
+        self._lead(close, self.behind_call)
+        return close
 
     def _add_reflection(self, segment: Segment) -> int:
         vocabulary = self.vocabulary

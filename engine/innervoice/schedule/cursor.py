@@ -37,6 +37,8 @@ _CLOSE = TokenKind.CLOSE
 _DONE = TokenKind.DONE
 _END = TokenKind.END
 _SPEECH = TokenKind.SPEECH
+_TOOL = TokenKind.TOOL
+_TOOL_MARK = TokenKind.TOOL_MARK
 
 
 class Cursor:
@@ -44,8 +46,8 @@ class Cursor:
     from `mask` and call `draw`.
 
     caps: run-time caps of the reflection segments in order; those beyond the list are uncapped. ignore_eos:
-    no id that ends a reply is offered. `granted` are the caps that took effect, in the same order: given as caps
-    they make the same reply, whatever was lowered meanwhile.
+    no id that ends a reply is offered, but behind a tool call, which ends it. `granted` are the caps that took
+    effect, in the same order: given as caps they make the same reply, whatever was lowered meanwhile.
     """
 
     def __init__(
@@ -70,7 +72,8 @@ class Cursor:
         self._kinds = program.kinds
         self._masks = program.masks
         self._ignore_eos = ignore_eos
-        self._ends = frozenset() if ignore_eos else frozenset(program.ends)
+        self._ends = frozenset(program.ends)
+        self._tool_open = program.tool_open
         self._offers_done = state.offers_done
         self._fresh = state.fresh
         self._limit = state.limit
@@ -189,7 +192,12 @@ class Cursor:
             self.finish_text()
             return None
         self._offers_done = False
-        if kind is not _REFLECTION and token in self._ends:
+        if kind is _TOOL:
+            if token == vocabulary.tool_close:
+                return self._end_call(token)
+        elif kind is not _REFLECTION and token == self._tool_open:
+            return self._open_call(token)
+        elif kind is not _REFLECTION and token in self._ends and self._may_end(kind):
             self.is_done, self._fresh = True, True
             return self._emission(token, _END, forced=False)
         emission = self._emission(token, kind, forced=False)
@@ -223,9 +231,10 @@ class Cursor:
         ranges = [(row[_LOW0], row[_HIGH0]), (row[_LOW1], row[_HIGH1])]
         if row[_LOW2] < row[_HIGH2]:
             ranges += vocabulary.words
-        extras = [row[_EXTRA0], row[_EXTRA1]]
-        if row[_ENDS] == 1 or (row[_ENDS] == 2 and self.text_done):
-            extras += [] if self._ignore_eos else self.program.ends
+        extras = []
+        if row[_ENDS] != 2 or self.text_done:
+            extras += [row[_EXTRA0], row[_EXTRA1]]
+            extras += self.program.ends if row[_ENDS] and self._may_end(self.kind) else []
         if self._offers_done and vocabulary.done is not None:
             extras.append(vocabulary.done)
         return Mask(
@@ -238,6 +247,21 @@ class Cursor:
         self.reflection_done |= is_done
         self._enter(self._next(self._rows[self._row][_CLOSE_ROW]))
         self._offers_done = not is_done
+        return emission
+
+    def _may_end(self, kind: TokenKind) -> bool:
+        """Whether an id may end the reply where tokens of this kind are drawn."""
+        return kind is _TOOL_MARK or not self._ignore_eos
+
+    def _open_call(self, token: int) -> Emission:
+        self._fresh = True
+        emission = self._emission(token, _TOOL_MARK, forced=False)
+        self._enter(self.program.tool_row)
+        return emission
+
+    def _end_call(self, token: int) -> Emission:
+        emission = self._emission(token, _TOOL_MARK, forced=False)
+        self._enter(self._next(self._rows[self._row][_CLOSE_ROW]))
         return emission
 
     def _leave_if_spent(self) -> None:

@@ -59,6 +59,9 @@ def request_values(program: Program, sampling: Sampling) -> dict[str, Any]:
         "ignore_eos": sampling.ignore_eos,
         "max_tokens": sampling.max_new_tokens,
         "top_k": sampling.top_k or 0,
+        "tool_open": program.tool_open,
+        "tool_close": vocabulary.tool_close,
+        "tool_row": program.tool_row,
         "eos": program.ends,
     }
 

@@ -24,9 +24,9 @@ from innervoice.fields import (
 from innervoice.files import replacing
 from innervoice.types import Sampling
 
-KINDS = ("reflection", "transcript", "speech", "forced")
+KINDS = ("reflection", "transcript", "speech", "forced", "tool")
 MOST_SEGMENTS = 2**16
-TOKEN_NAMES = ("open", "close", "done", "end_of_turn")
+TOKEN_NAMES = ("open", "close", "done", "end_of_turn", "tool_open", "tool_close")
 
 
 class ScheduleError(ValueError):
@@ -38,6 +38,8 @@ class Segment:
     """One line of a schedule: at most `budget` tokens of a kind (None: no cap), or exactly
     `ids` when the kind is forced.
 
+    A segment of kind tool is a call that the model must make; the reply ends behind it. ids: what the call's
+    text begins with.
     voice_as: what forced ids count as (reflection, transcript or speech). sampling: overrides
     the request's for this segment.
     """
@@ -77,8 +79,13 @@ class Segment:
             return {"kind": "forced", "as": self.voice_as, "ids": list(self.ids)} | (
                 {"sampling": sampling} if sampling else {}
             )
-        if sampling:
-            return {"kind": self.kind, "budget": self.budget, "sampling": sampling}
+        if sampling or self.ids:
+            ids = {"ids": list(self.ids)} if self.ids else {}
+            return (
+                {"kind": self.kind, "budget": self.budget}
+                | ids
+                | ({"sampling": sampling} if sampling else {})
+            )
         return [self.kind, self.budget]
 
 
@@ -116,7 +123,9 @@ class Schedule:
     first: budgets of the cycle's first pass (None: unchanged). guided False: nothing is masked or forced.
     floor: the least a reflection may be capped to at run time. reflection: "on", "off", or a cap for each.
     reflection_weight w: ln w is added to the score of reflection keys for spoken queries. tokens: token
-    strings or ids by name (open, close, done, end_of_turn); None says that this schedule does without.
+    strings or ids by name (open, close, done, end_of_turn, tool_open, tool_close); None says that this schedule
+    does without. tool: "on": the model may call a tool wherever it may write text of the transcript or end the
+    reply; a number: with so many tokens a call at most. parallel_calls: whether a call may follow a call.
     Segments may be given in their JSON form. Raises ScheduleError, which names the field, for a value of
     another type or out of range.
     """
@@ -129,6 +138,8 @@ class Schedule:
     reflection: Annotated[Literal["on", "off"] | int, Limits(0, MOST_INT32)] = "on"
     reflection_weight: Positive = 1.0
     tokens: Mapping[str, Annotated[str | int | None, Limits(0, MOST_INT32)]] = field(default_factory=dict)
+    tool: Annotated[Literal["on", "off"] | int, Limits(1, MOST_INT32)] = "off"
+    parallel_calls: bool = True
 
     def __post_init__(self) -> None:
         try:
@@ -147,6 +158,11 @@ class Schedule:
     def has(self, kind: str) -> bool:
         """Whether a drawn segment of this kind stands in prologue or cycle."""
         return any(segment.kind == kind for segment in self.segments)
+
+    @property
+    def makes_calls(self) -> bool:
+        """Whether a reply may call a tool."""
+        return self.tool != "off" or self.has("tool")
 
     @classmethod
     @checked
@@ -218,6 +234,8 @@ _JSON_KEYS = {
     "reflect": "reflection",
     "reflection_weight": "reflection_weight",
     "tokens": "tokens",
+    "tool": "tool",
+    "parallel_calls": "parallel_calls",
 }
 
 

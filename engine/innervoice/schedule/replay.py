@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -31,9 +31,9 @@ def replay(
     """Ids and kinds of a greedy reply whose token t is drawn from logits[t].
 
     schedule: the JSON form; it may hold the run-time `caps` itself. vocab: {"text": [lo, hi], "speech":
-    [lo, hi], "eot", "open", "close", "done"}, null where absent. logits [T, V]. kernel: "host" is this
-    package's cursor, "triton" the one inside the sampling kernel, on a GPU or with TRITON_INTERPRET=1. Raises
-    ValueError when the logits run out, or the kernel cannot run.
+    [lo, hi], "eot", "open", "close", "done", "tool_open", "tool_close", "tool_between"}, null where absent.
+    logits [T, V]. kernel: "host" is this package's cursor, "triton" the one inside the sampling kernel, on a GPU
+    or with TRITON_INTERPRET=1. Raises ValueError when the logits run out, or the kernel cannot run.
     """
     table = np.asarray(logits)
     if table.ndim != 2:
@@ -89,15 +89,14 @@ def _best(row: npt.NDArray[Any], mask: Mask) -> int:
 
 
 def _vocabulary(vocab: Mapping[str, Any], size: int) -> Vocabulary:
-    refuse_unknown(vocab, ("text", "speech", "eot", "open", "close", "done"), "vocab")
+    marks = ("open", "close", "done", "tool_open", "tool_close", "tool_between")
+    refuse_unknown(vocab, ("text", "speech", "eot", *marks), "vocab")
     text, speech = vocab["text"], vocab.get("speech")
     return Vocabulary(
         size=size,
         text=(text[0], text[1]),
         speech=(speech[0], speech[1]) if speech else None,
         end_of_turn=vocab.get("eot"),
-        open=vocab.get("open"),
-        close=vocab.get("close"),
-        done=vocab.get("done"),
         eos=() if vocab.get("eot") is None else (vocab["eot"],),
+        **cast(dict[str, Any], {name: vocab.get(name) for name in marks}),
     )

@@ -84,7 +84,7 @@ def request_columns(*, eos: Sequence[int] = (), **values: int | None) -> list[in
             f"a reply has {len(eos)} eos ids, the cursor holds {RequestColumn.WIDTH - RequestColumn.EOS}"
         )
     columns = [0] * RequestColumn.WIDTH
-    for name in ("OPEN", "CLOSE", "DONE"):
+    for name in ("OPEN", "CLOSE", "DONE", "TOOL_OPEN", "TOOL_CLOSE", "TOOL_ROW"):
         columns[RequestColumn[name]] = -1
     columns[RequestColumn.REFLECT] = columns[RequestColumn.MAX_TOKENS] = UNLIMITED
     columns[RequestColumn.EOS :] = [*eos, *[-1] * (RequestColumn.WIDTH - RequestColumn.EOS - len(eos))]

@@ -20,6 +20,8 @@ class TokenKind(IntEnum):
     CLOSE = 4
     DONE = 5
     END = 6
+    TOOL = 7  # text of a tool call
+    TOOL_MARK = 8  # what opens and closes one, and stands between two
 
     @property
     def label(self) -> str:
@@ -34,7 +36,12 @@ class TokenKind(IntEnum):
     @property
     def is_hidden(self) -> bool:
         """Whether the token is never heard: a reflection, or one of its marks."""
-        return not self.is_spoken and self is not TokenKind.END
+        return self is TokenKind.REFLECTION or TokenKind.OPEN <= self <= TokenKind.DONE
+
+    @property
+    def is_call(self) -> bool:
+        """Whether the token belongs to a tool call."""
+        return self in (TokenKind.TOOL, TokenKind.TOOL_MARK)
 
 
 class ProgramColumn(IntEnum):
@@ -44,7 +51,7 @@ class ProgramColumn(IntEnum):
     KIND = 1  # TokenKind of the emitted token
     BUDGET = 2  # -1: no cap
     NEXT = 3
-    CLOSE_ROW = 7  # where NEXT is looked up after a drawn close or done; the row itself elsewhere
+    CLOSE_ROW = 7  # where NEXT is looked up after a drawn close, of a call too, or done; else the row itself
     OFFSET = 8
     LENGTH = 9
     LOW0 = 10
@@ -53,7 +60,7 @@ class ProgramColumn(IntEnum):
     HIGH1 = 13
     LOW2 = 14  # words that were added to the vocabulary
     HIGH2 = 15
-    EXTRA0 = 16  # drawn as well; -1: none
+    EXTRA0 = 16  # drawn as well, where ENDS is 2 only once the text is finished; -1: none
     EXTRA1 = 17
     ENDS = 18  # 1: the ids that end a reply are drawn as well, 2: only once the text is finished
     ENTRY = 19  # 1: a reflection segment begins here, its cap is asked for
@@ -109,8 +116,11 @@ class RequestColumn(IntEnum):
     IGNORE_EOS = 13
     MAX_TOKENS = 14
     TOP_K = 15
-    EOS = 16  # ids that end the reply, up to 4
-    WIDTH = 20
+    TOOL_OPEN = 16
+    TOOL_CLOSE = 17
+    TOOL_ROW = 18  # where a call's text is drawn, once its open was
+    EOS = 19  # ids that end the reply, up to 4
+    WIDTH = 23
 
 
 class OutputColumn(IntEnum):

@@ -24,9 +24,12 @@ from innervoice_kernels.sampling.cursor_columns import (
 ) = (tl.constexpr(int(i)) for i in StateColumn)  # fmt: skip
 (
     _R_TABLE, _R_FORCED, _R_SAMPLINGS, _R_START, _R_IS_GUIDED, _R_FLOOR, _R_REFLECT, _R_OPEN, _R_CLOSE, _R_DONE,
-    _R_SPEECH_LOW, _R_SPEECH_HIGH, _R_VOCABULARY, _R_IGNORE_EOS, _R_MAX_TOKENS, _R_TOP_K, _R_EOS, _REQUEST_WIDTH,
+    _R_SPEECH_LOW, _R_SPEECH_HIGH, _R_VOCABULARY, _R_IGNORE_EOS, _R_MAX_TOKENS, _R_TOP_K, _R_TOOL_OPEN, _R_TOOL_CLOSE,
+    _R_TOOL_ROW, _R_EOS, _REQUEST_WIDTH,
 ) = (tl.constexpr(int(i)) for i in RequestColumn)  # fmt: skip
-_REFLECTION, _TRANSCRIPT, _SPEECH, _OPEN, _CLOSE, _DONE, _END = (tl.constexpr(int(i)) for i in TokenKind)
+_REFLECTION, _TRANSCRIPT, _SPEECH, _OPEN, _CLOSE, _DONE, _END, _TOOL, _TOOL_MARK = (
+    tl.constexpr(int(i)) for i in TokenKind
+)
 _RUNNING, _STOP, _LENGTH_SPENT, _REFUSED, _IDLE, _WAITING, _PAUSED = (tl.constexpr(int(i)) for i in Ending)
 _O_TOKEN, _O_KIND, _O_SEGMENT, _O_IS_FORCED, _O_IS_DONE, _O_DISCARDED, _OUTPUT_WIDTH = (
     tl.constexpr(int(i)) for i in OutputColumn
@@ -101,11 +104,14 @@ def _write_draw(
     tl.store(out + _M_HIGH1, tl.load(at + _HIGH1, mask=guided, other=0), mask=exists)
     tl.store(out + _M_LOW2, tl.load(at + _LOW2, mask=guided, other=0), mask=exists)
     tl.store(out + _M_HIGH2, tl.load(at + _HIGH2, mask=guided, other=0), mask=exists)
-    for i in tl.static_range(2):
-        tl.store(out + _M_EXTRA0 + i, tl.load(at + _EXTRA0 + i, mask=guided, other=-1), mask=exists)
     ends = tl.load(at + _ENDS, mask=guided, other=0)
-    offered = guided & ((ends == 1) | ((ends == 2) & (text_done != 0)))
-    offered &= tl.load(request + _R_IGNORE_EOS, mask=exists, other=0) == 0
+    is_time = guided & ((ends != 2) | (text_done != 0))
+    for i in tl.static_range(2):
+        tl.store(out + _M_EXTRA0 + i, tl.load(at + _EXTRA0 + i, mask=is_time, other=-1), mask=exists)
+    # Behind a call the reply ends whatever the request says.
+    ignores = tl.load(request + _R_IGNORE_EOS, mask=exists, other=0) != 0
+    ignores &= tl.load(at + _KIND, mask=guided, other=0) != _TOOL_MARK
+    offered = is_time & (ends != 0) & (ignores == 0)
     for i in tl.static_range(_NUM_ENDS):
         tl.store(out + _M_END + i, tl.load(request + _R_EOS + i, mask=offered, other=-1), mask=exists)
     done = tl.where(guided & (offers != 0), tl.load(request + _R_DONE, mask=exists, other=0), -1)
@@ -229,12 +235,12 @@ def prepare_rows(
 
 
 @jit
-def _is_end(token: Block, request: Block, mask: Block) -> Block:
-    """Whether a token ends its reply."""
+def _is_end(token: Block, request: Block, mask: Block, is_due: Block) -> Block:
+    """Whether a token ends its reply; is_due: even where the request ignores ends."""
     ends = mask & (token < 0)
     for i in tl.static_range(_NUM_ENDS):
         ends |= mask & (token == tl.load(request + _R_EOS + i, mask=mask, other=-1))
-    return ends & (tl.load(request + _R_IGNORE_EOS, mask=mask, other=1) == 0)
+    return ends & (is_due | (tl.load(request + _R_IGNORE_EOS, mask=mask, other=1) == 0))
 
 
 @jit
@@ -242,7 +248,7 @@ def _label(
     token: Block, request: Block, is_free: Block, in_reflection: Block, last: Block
 ) -> tuple[Block, ...]:
     """Kind of an unguided reply's token -> kind, in_reflection, last, whether a segment begins."""
-    ends = _is_end(token, request, is_free)
+    ends = _is_end(token, request, is_free, is_free & (is_free == 0))
     is_speech = token >= tl.load(request + _R_SPEECH_LOW, mask=is_free, other=0)
     is_speech &= token < tl.load(request + _R_SPEECH_HIGH, mask=is_free, other=0)
     close = tl.load(request + _R_CLOSE, mask=is_free, other=-1)
@@ -310,19 +316,26 @@ def advance_rows(
         tl.load(drawn + slot, mask=alive, other=-1, cache_modifier=".cg"),
     )
     refused = alive & (token < 0)
-    # The kind of the token: the end of a reflection, an accepted offer of done, the end of turn, or its
-    # state's.
+    # The kind of the token: the end of a reflection, an accepted offer of done, the begin or end of a call,
+    # the end of turn, or its state's.
     takes = guided & (refused == 0) & (is_forced == 0)
 
     ends_reflection = takes & (kind == _REFLECTION) & ((token == close) | (token == done))
     takes_offer = takes & (ends_reflection == 0) & (offers != 0) & (token == done)
     plain = takes & (ends_reflection == 0) & (takes_offer == 0)
-    ends = _is_end(token, request, plain & (kind != _REFLECTION))
+    is_text = (kind == _REFLECTION) | (kind == _TOOL)  # in which no id opens a call or ends the reply
+    opens_call = plain & (is_text == 0)
+    opens_call &= token == tl.load(request + _R_TOOL_OPEN, mask=opens_call, other=-1)
+    closes_call = plain & (kind == _TOOL)
+    closes_call &= token == tl.load(request + _R_TOOL_CLOSE, mask=closes_call, other=-1)
+    plain &= (opens_call | closes_call) == 0
+    ends = _is_end(token, request, plain & (is_text == 0), kind == _TOOL_MARK)
     plain &= ends == 0
     is_done_token = (ends_reflection | takes_offer) & (token == done)
     emitted = tl.where(ends_reflection, _CLOSE, tl.where(ends, _END, kind))
     emitted = tl.where(is_done_token, _DONE, emitted)
-    fresh = tl.where(ends, 1, fresh)
+    emitted = tl.where(opens_call | closes_call, _TOOL_MARK, emitted)
+    fresh = tl.where(ends | opens_call, 1, fresh)
 
     # Unguided replies are only labelled.
     is_free = alive & (guided == 0) & (refused == 0)
@@ -350,9 +363,11 @@ def advance_rows(
     offers = tl.where(
         (ends_reflection & (is_done_token == 0)) | (is_forced & is_over & (kind == _CLOSE)), 1, 0
     )
-    from_row = tl.where(ends_reflection, tl.load(at + _CLOSE_ROW, mask=ends_reflection, other=0), row)
-    walks = ends_reflection | is_over
+    is_closed = ends_reflection | closes_call
+    from_row = tl.where(is_closed, tl.load(at + _CLOSE_ROW, mask=is_closed, other=0), row)
+    walks = is_closed | is_over | opens_call
     onward = _next(table, from_row, text_done, reflection_done, walks)
+    onward = tl.where(opens_call, tl.load(request + _R_TOOL_ROW, mask=opens_call, other=0), onward)
     row, count, limit, num, fresh = _enter(
         walks, onward, row, count, limit, num, fresh, text_done, reflection_done,
         table, caps, C, s, floor, reflect,

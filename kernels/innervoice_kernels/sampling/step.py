@@ -177,7 +177,7 @@ def _begin_kernel(
     slot = page * PAGE_SIZE + place % PAGE_SIZE
     what, number = tl.load(kind + row), tl.load(reply + row)
     is_spoken = (what == _TRANSCRIPT) | (what == _SPEECH)
-    is_hidden = (is_spoken == 0) & (what >= 0) & (what != _END)
+    is_hidden = (is_spoken == 0) & (what >= 0) & (what < _END)  # calls have the kinds behind it
     tl.store(slots + row, tl.where(feeds, slot, -1))
     tl.store(context_len + row, tl.where(feeds, place + 1, 0))
     tl.store(query_tag + row, tl.where(feeds & is_spoken, number, 0))

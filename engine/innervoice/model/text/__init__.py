@@ -9,6 +9,8 @@ thinking.py              whether a prompt asks the model to think first
 tiktoken_file.py         tokenizer.model in tiktoken's format
 tokenizer.py             what a tokenizer offers; decoding piece by piece
 tokenizer_json.py        tokenizer.json
+tool_calls.py            a tool call as text
+tools.py                 the tools that a model is told of, in its prompt
 vocabulary.py            which ids mean what
 """
 
@@ -26,11 +28,22 @@ from innervoice.model.text.thinking import asks_to_think
 from innervoice.model.text.tiktoken_file import TiktokenTokenizer, read_added_tokens, read_ranks
 from innervoice.model.text.tokenizer import TextStream, TextTokenizer
 from innervoice.model.text.tokenizer_json import JsonTokenizer
+from innervoice.model.text.tool_calls import call_begin, call_ids, read_call
+from innervoice.model.text.tools import (
+    TOOLS,
+    check_marks,
+    function_of,
+    read_tools,
+    reads_tools,
+    result_role,
+    with_tools,
+)
 from innervoice.model.text.vocabulary import eos_ids, load_vocabulary, speech_ids, stand_in
 
 __all__ = [
     "SPEECH_SYSTEM",
     "TEXT_SYSTEM",
+    "TOOLS",
     "ChatMessage",
     "ChatTemplate",
     "JsonTokenizer",
@@ -38,19 +51,28 @@ __all__ = [
     "TextTokenizer",
     "TiktokenTokenizer",
     "asks_to_think",
+    "call_begin",
+    "call_ids",
     "chat_runs",
     "chat_turn_ids",
+    "check_marks",
     "check_variables",
     "default_system",
     "dialogue_ids",
     "dialogue_runs",
     "end_of_turn",
     "eos_ids",
+    "function_of",
     "load_vocabulary",
     "read_added_tokens",
+    "read_call",
     "read_ranks",
+    "read_tools",
+    "reads_tools",
+    "result_role",
     "speech_ids",
     "stand_in",
     "turn_head_ids",
     "turn_ids",
+    "with_tools",
 ]

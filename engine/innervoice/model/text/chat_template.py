@@ -14,7 +14,7 @@ from innervoice.checkpoint.files import read_json
 from innervoice.files import read_text
 
 ChatMessage = Mapping[str, str]
-"""A message of a dialogue: role (system, user or assistant) and content."""
+"""A message of a dialogue: role (system, user, assistant or tool) and content."""
 
 # Stand-ins for an earlier turn: what they say is in no template.
 _ASKED, _REPLY = "\uf8f0asked\uf8f1", "\uf8f0reply\uf8f1"

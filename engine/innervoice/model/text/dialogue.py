@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from innervoice.types import Ids
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 DialogueRole = Role | Literal["prompt"]
 _ROLES = (*get_args(Role), "prompt")
 

@@ -8,6 +8,7 @@ from typing import Any
 from innervoice.model.text.chat_template import ChatMessage
 from innervoice.model.text.dialogue import DialogueItem, ItemPart, SpokenCodes
 from innervoice.model.text.tokenizer import TextTokenizer
+from innervoice.model.text.tools import OBSERVATION
 from innervoice.model.text.vocabulary import speech_ids
 from innervoice.types import Vocabulary
 
@@ -15,6 +16,7 @@ _SYSTEM = (
     "User will provide you with a {} instruction. Do it step by step. First, think about the instruction and respond "
     "in a interleaved manner, with 13 text token followed by 26 audio tokens."
 )
+_ROLES = {"tool": OBSERVATION}
 _REPLY_OPENING = "streaming_transcription\n"
 SPEECH_SYSTEM = _SYSTEM.format("speech") + " "
 TEXT_SYSTEM = _SYSTEM.format("text")
@@ -97,7 +99,8 @@ def dialogue_runs(
 
     [gMASK] <sop>, and <|system|> \\n HEAD where there is a head; then for each item its role's token, \\n and
     its content: texts joined by a line break, recordings in <|begin_of_audio|> and <|end_of_audio|>, in order.
-    An assistant's turn is <|assistant|> streaming_transcription \\n CONTENT. The original has one part a turn;
+    An assistant's turn is <|assistant|> streaming_transcription \\n CONTENT, a tool's result <|observation|> \\n
+    CONTENT. The original has one part a turn;
     several stand side by side here. A prompt's ids stand for themselves, with what opens the reply behind
     them. opens: up to where the next reply begins. Raises ValueError for a code outside the codebook, and for
     variables, of which there are none.
@@ -114,7 +117,7 @@ def dialogue_runs(
     for item in items:
         before = ""
         if item.role != "prompt" and not (item.role == "assistant" and is_open):
-            runs[-1].append(special(f"<|{item.role}|>"))
+            runs[-1].append(special(_ROLES.get(item.role, f"<|{item.role}|>")))
             before = _REPLY_OPENING if item.role == "assistant" else "\n"
         runs[-1] += _content_ids(tokenizer, vocabulary, before, item.parts)
         if item.reply:

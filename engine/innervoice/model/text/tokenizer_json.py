@@ -109,6 +109,11 @@ class JsonTokenizer:
                 ids += encoder.encode(_whole_characters(part), add_special_tokens=False).ids
         return ids
 
+    def find_mark(self, text: str) -> str | None:
+        """The first added token in a text that is no word, None where there is none."""
+        found = self._split.search(text)
+        return None if found is None else found[0]
+
     def special(self, token: str) -> int | None:
         """The id of an added token, None where the checkpoint has none of that name."""
         return self._added[token].id if token in self._added else None

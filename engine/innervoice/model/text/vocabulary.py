@@ -50,8 +50,10 @@ def load_vocabulary(
         done=names.get("done"),
         eos=eos_ids(folder, tokenizer),
         words=tokenizer.words,
+        **_tool_names(folder / "schedule.json", tokenizer),
     )
-    named = (vocabulary.end_of_turn, vocabulary.open, vocabulary.close, vocabulary.done)
+    marks = ("end_of_turn", "open", "close", "done", "tool_open", "tool_close", "tool_between")
+    named = [getattr(vocabulary, name) for name in marks]
     last = [high - 1 for _, high in (vocabulary.text, *vocabulary.words)]
     beyond = [i for i in (*last, *named, *vocabulary.eos) if i is not None and i >= size]
     if beyond:
@@ -141,7 +143,7 @@ def _token_names(path: Path, tokenizer: TextTokenizer) -> dict[str, int | None]:
     if not path.exists():
         return {}
     data = read_json(path)
-    refuse_unknown(data, ("reflection", "end_of_turn"), path)
+    refuse_unknown(data, ("reflection", "end_of_turn", "tool"), path)
     reflection = require(data, "reflection", path, dict) if "reflection" in data else {}
     refuse_unknown(reflection, ("open", "close", "done"), f"{path}, reflection")
     names: dict[str, Any] = dict(reflection)
@@ -153,3 +155,34 @@ def _token_names(path: Path, tokenizer: TextTokenizer) -> dict[str, int | None]:
                 f"{path}: {key} is {token!r}, which is no added token of the checkpoint's tokenizer"
             )
     return {key: None if token is None else tokenizer.special(token) for key, token in names.items()}
+
+
+def _tool_names(path: Path, tokenizer: TextTokenizer) -> dict[str, Any]:
+    """The fields of a Vocabulary for tool calls, as schedule.json names them."""
+    data = read_json(path) if path.exists() else {}
+    if "tool" not in data:
+        return {}
+    tool = require(data, "tool", path, dict)
+    where = f"{path}, tool"
+    refuse_unknown(tool, ("open", "close", "between", "begin"), where)
+    made: dict[str, Any] = {}
+    for key in ("open", "close"):
+        token = require(tool, key, where, str)
+        made[f"tool_{key}"] = tokenizer.special(token)
+        if made[f"tool_{key}"] is None:
+            raise ValueError(
+                f"{where}: {key} is {token!r}, which is no added token of the checkpoint's tokenizer"
+            )
+    if made["tool_open"] == made["tool_close"]:
+        raise ValueError(f"{where}: open and close are both {tool['open']!r}: they must differ")
+    if tool.get("between") is not None:
+        text = require(tool, "between", where, str)
+        ids = tokenizer.encode(text)
+        if len(ids) != 1:
+            raise ValueError(f"{where}: between is {text!r}, {len(ids)} tokens: it must be a single one")
+        made["tool_between"] = ids[0]
+    if "begin" in tool:
+        made["tool_begin"] = require(tool, "begin", where, str)
+        if "{name}" not in made["tool_begin"]:
+            raise ValueError(f"{where}: begin is {made['tool_begin']!r}: it must hold {{name}}")
+    return made

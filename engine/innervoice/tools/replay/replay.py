@@ -54,7 +54,11 @@ def replay(engine: Engine, recording: RecordedReply) -> Replayed:
             reason = event.finish_reason
     samples: Any = np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
     mismatch = _compare_tokens(recording, tokens) or _compare_sound(recording, samples)
-    if mismatch is None and recording.reason in ("stop", "length") and reason != recording.reason:
+    if (
+        mismatch is None
+        and recording.reason in ("stop", "tool_calls", "length")
+        and reason != recording.reason
+    ):
         mismatch = f"the reply ended with {reason}, recorded is {recording.reason}"
     return Replayed(len(tokens), len(samples), samples, mismatch)
 
