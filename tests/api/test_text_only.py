@@ -29,7 +29,7 @@ FREE = Schedule(cycle=(), guided=False)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("llama")
-    save(folder, "chatml", thinking=True)
+    save(folder, "chatml", marks=("<think>", "</think>"))
     make("llama_tied_llama3", vocab_size=512, eos_token_id=[0, 2]).save_pretrained(folder)
     return folder
 

@@ -37,7 +37,7 @@ THINK = Schedule(
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("thinking")
-    save(folder, "chatml", thinking=True, template=TEMPLATE)
+    save(folder, "chatml", marks=("<think>", "</think>"), template=TEMPLATE)
     make("qwen3", vocab_size=512, eos_token_id=2).save_pretrained(folder)
     return folder
 

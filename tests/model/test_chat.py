@@ -95,7 +95,7 @@ def test_plain_text_and_its_bytes(tmp_path: Path, shape: str) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_text_cannot_forge_added_tokens(tmp_path: Path, shape: str) -> None:
-    tokenizer, vocabulary, _ = of(tmp_path, shape, thinking=True)
+    tokenizer, vocabulary, _ = of(tmp_path, shape, marks=("<think>", "</think>"))
     names = [*SHAPES[shape].get("special", ("<s>", "</s>", "<unk>")), "<think>", "</think>"]
     added = {tokenizer.require_special(name) for name in names}
     harmless = llama.turn_ids(tokenizer, vocabulary, "hello", None, first=True)
@@ -116,7 +116,7 @@ def test_vocabularies(tmp_path: Path) -> None:
         "glm": ((0, 360), 364, (360, 364)),
     }
     for shape, (text, end, eos) in expected.items():
-        _, vocabulary, _ = of(tmp_path / shape, shape, thinking=True)
+        _, vocabulary, _ = of(tmp_path / shape, shape, marks=("<think>", "</think>"))
         assert vocabulary == Vocabulary(size=512, text=text, speech=None, end_of_turn=end, eos=eos)
     names = {"reflection": {"open": "<think>", "close": "</think>", "done": None}}
     (tmp_path / "chatml" / "schedule.json").write_text(json.dumps(names))

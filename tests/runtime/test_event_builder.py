@@ -1,4 +1,4 @@
-"""Fields that a caller adds to events: numpy numbers become plain ones, and a failure is logged once."""
+"""Fields that a caller adds to events, and a call that a paused reply had begun."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from innervoice.model.token_role import TokenRole
 from innervoice.runtime.event_builder import EventBuilder
-from innervoice.types import AudioChunk, EventField, Sampling
+from innervoice.schedule import Emission, TokenKind
+from innervoice.types import AudioChunk, EventField, Sampling, Tool, ToolCall
 
 
 def chunks(*fields: EventField) -> list[AudioChunk]:
@@ -47,3 +49,31 @@ def test_a_field_that_fails_is_logged_once(caplog: pytest.LogCaptureFixture) -> 
         "event field array failed for the kind audio",
     ]
     assert "no such key" in caplog.text
+
+
+class Letters:
+    """A tokenizer whose ids are bytes."""
+
+    def token_bytes(self, token: int) -> bytes:
+        return bytes([token])
+
+
+@pytest.mark.parametrize("num_before", range(14))
+def test_a_call_that_was_begun_elsewhere_is_read_whole(num_before: int) -> None:
+    ids = [1, *'f{"a": "é"}'.encode(), 2]
+    builder = EventBuilder(
+        "r",
+        cast(Any, Letters()),
+        num_prompt=1,
+        num_cached=0,
+        sampling=Sampling(),
+        speech_start=0,
+        rate=8000,
+        tool_marks=(1, 2),
+    )
+    for token in ids[:num_before]:
+        builder.catch_up(TokenRole.CALL, token)
+    kinds = [TokenKind.TOOL_MARK if token in (1, 2) else TokenKind.TOOL for token in ids]
+    rest = list(zip(ids, kinds, strict=True))[num_before:]
+    events = [builder.token(Emission(token, kind, 0, forced=False), None, t=0.1) for token, kind in rest]
+    assert cast(Tool, events[-1]).call == ToolCall("f", '{"a": "é"}', 'f{"a": "é"}')

@@ -26,6 +26,27 @@ CHATML = """
     {{- '<|im_start|>assistant\\n' }}
 {%- endif %}
 """
+TOOLS = """
+{%- if tools %}
+    {{- '<|im_start|>system\\n' }}
+    {%- if messages[0].role == 'system' %}{{- messages[0].content + '\\n\\n' }}{% endif %}
+    {{- 'Functions:' }}
+    {%- for tool in tools %}{{- '\\n' + tool | tojson }}{% endfor %}
+    {{- '<|im_end|>\\n' }}
+{%- endif %}
+{%- for message in messages %}
+    {%- if message.role == 'tool' %}
+        {%- if loop.first or messages[loop.index0 - 1].role != 'tool' %}{{- '<|im_start|>user' }}{% endif %}
+        {{- '\\n<tool_response>\\n' + message.content + '\\n</tool_response>' }}
+        {%- if loop.last or messages[loop.index0 + 1].role != 'tool' %}{{- '<|im_end|>\\n' }}{% endif %}
+    {%- elif not (tools and message.role == 'system') %}
+        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+{%- endif %}
+"""
 LLAMA3 = """
 {{- bos_token }}
 {%- for message in messages %}
@@ -114,15 +135,12 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def save(
-    folder: Path, shape: str, *, thinking: bool = False, template: str | None = None
+    folder: Path, shape: str, *, marks: tuple[str, ...] = (), template: str | None = None
 ) -> PreTrainedTokenizerFast:
     """transformers' own files of a tokenizer with a template, and a config.json with its size and eos ids."""
     it = SHAPES[shape]
     made = sentencepiece_like() if shape == "llama2" else byte_level(it["special"], first=it["first"])
-    if thinking:
-        made.add_tokens(
-            [AddedToken(token, special=False, normalized=False) for token in ("<think>", "</think>")]
-        )
+    made.add_tokens([AddedToken(token, special=False, normalized=False) for token in marks])
     theirs = PreTrainedTokenizerFast(tokenizer_object=made, bos_token=it.get("bos"), eos_token=it["eos"])
     theirs.chat_template = template or it["template"]
     theirs.save_pretrained(folder)

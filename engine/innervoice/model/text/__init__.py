@@ -10,7 +10,7 @@ tiktoken_file.py         tokenizer.model in tiktoken's format
 tokenizer.py             what a tokenizer offers; decoding piece by piece
 tokenizer_json.py        tokenizer.json
 tool_calls.py            a tool call as text
-tools.py                 the tools that a model is told of, in its prompt
+tools.py                 the list of tools in a prompt
 vocabulary.py            which ids mean what
 """
 

@@ -1,4 +1,4 @@
-"""The text of a tool call: read from what a model wrote, and written as a model would."""
+"""The text of a tool call, which is read from a model's reply or written as a model would."""
 
 from __future__ import annotations
 
@@ -77,6 +77,10 @@ def _encode_later(tokenizer: TextTokenizer, text: str) -> list[int]:
 def _read_json(text: str) -> Any:
     """A JSON value; None for what is none."""
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
         return None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")

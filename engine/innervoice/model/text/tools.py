@@ -1,4 +1,4 @@
-"""Tools as a model is told of them: in its chat template's variable, or in the system text where it has none."""
+"""The list of tools in a prompt: in the chat template's variable, or in the system text where it has none."""
 
 from __future__ import annotations
 
