@@ -49,10 +49,13 @@ def signature(
     aligned: dict[tuple[int, ...], list[list[Any]]] = {}
     for index, param in enumerate(launch.kernel.params):
         value = launch.arguments[param.name]
-        if param.is_constexpr or value is None or (isinstance(value, int) and value == 1):
+        is_one = isinstance(value, int) and value == 1 and not param.do_not_specialize
+        if param.is_constexpr or value is None or is_one:
             types[param.name], constants[param.name] = "constexpr", value
             continue
         types[param.name] = _type_of(value)
+        if param.do_not_specialize:
+            continue
         start = value.storage_offset() * value.element_size() if isinstance(value, Tensor) else value
         if not isinstance(value, float) and start % 16 == 0:
             aligned[index,] = [["tt.divisibility", 16]]

@@ -12,7 +12,7 @@ from innervoice.checkpoint.model_config import ModelConfig
 from innervoice.checkpoint.quantization import Quantization
 from innervoice.checkpoint.safetensors import DummyTensors, TensorSource
 from innervoice.model.families import glm4_voice
-from innervoice.model.quant_source import QuantizingSource
+from innervoice.model.quant_source import BlankSource, QuantizingSource
 from innervoice.model.transformer import Transformer
 from innervoice.tools.decode_bench import DecodeModel
 from innervoice.types import Vocabulary
@@ -36,6 +36,14 @@ def random_model(data: dict[str, Any], device: str, to: Quantization | None = No
     source: TensorSource = DummyTensors() if to is None else QuantizingSource(DummyTensors(), to)
     weights = glm4_voice.load_weights(config, source, getattr(torch, config.dtype), device)
     return DecodeModel(Transformer(config, weights), vocabulary_of(config))
+
+
+def blank_model(data: dict[str, Any], to: Quantization | str | None = None) -> Transformer:
+    """A decoder of this config.json, laid out as an engine lays it out, on torch's meta device: shapes and types alone."""
+    config = glm4_voice.read_config(data, "config.json")
+    source = BlankSource(Quantization(to) if isinstance(to, str) else to)
+    weights = glm4_voice.load_weights(config, source, getattr(torch, config.dtype), "meta")
+    return Transformer(config, weights.laid_out())
 
 
 def vocabulary_of(config: ModelConfig) -> Vocabulary:

@@ -124,7 +124,9 @@ def _lag(run: LoadResult, setting: Setting, common: dict[str, str]) -> Record:
 def _replays(
     engine: Engine, run: LoadResult, questions: Sequence[Question], setting: Setting, common: dict[str, str]
 ) -> Record:
-    """Turns whose tokens differ when their session is made again alone."""
+    """Turns whose tokens differ when their session is made again alone: on a CPU none; on a GPU those where
+    rounding, which depends on the rows that share a product, decided between two ids, unless the engine is `invariant`.
+    """
     prompts = {question.name: question.prompt for question in questions}
     num_turns = num_wrong = 0
     for caller in range(min(setting.replayed, setting.sessions)):

@@ -5,6 +5,7 @@ Imports nothing of the engine.
 _C.pyi          types and docstrings of the native module
 _C_voice.pyi    those of the networks of speech decoder and codecs
 backend.py      which implementation runs: reference or Triton
+graphs.py       CUDA graphs: captured before the first reply, or with nothing left behind
 interpreter.py  what Triton's interpreter needs beside numpy 2.4
 jit.py          Triton, or a stand-in where it is not installed
 language/       the language model's ops
@@ -13,5 +14,6 @@ residual_vq/    Mimi, EnCodec, DAC, SNAC
 sampling/       sampling, and the cursor on the device
 speech_codec/   ops of speech tokenizer and decoder
 testing/        cases of every op, and the error rule
+transfer.py     numbers to a device and back, in one copy
 worker_pool.py  independent pieces of work side by side on the CPU, a share of the threads each
 """

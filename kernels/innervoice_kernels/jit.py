@@ -2,7 +2,8 @@
 kernel beside its reference.
 
 Kernels are launched by `launch` alone: within `recorded()` it writes launches down instead, which is how the
-ahead-of-time compiler learns what an op launches at a shape, from tensors on torch's meta device.
+ahead-of-time compiler learns what an op launches at a shape, from tensors on torch's meta device, and how a
+warm-up learns what `compile_all` is to compile.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -41,21 +43,24 @@ tl: Any = importlib.import_module("triton.language") if HAS_TRITON else _Absent(
 if INTERPRETED:
     mend()
 
-# In a kernel's signature: Ptr an address, Num a number known at run time, constexpr one known to
-# the compiler, Block a tile.
+# In a kernel's signature: Ptr an address, Num a number known at run time, Count one that varies from call to
+# call, constexpr one known to the compiler, Block a tile. Triton compiles a kernel anew for a Num that is 1 or
+# a multiple of 16, which pays for strides and widths; a Count it takes as it comes.
 if TYPE_CHECKING:
     Ptr: TypeAlias = Any
     Num: TypeAlias = Any
+    Count: TypeAlias = Any
     Block: TypeAlias = Any
     constexpr: TypeAlias = Any
 else:  # Triton looks these names up
-    Ptr = Num = Block = tl.tensor
+    Ptr = Num = Count = Block = tl.tensor
     constexpr = tl.constexpr
 
 
 def jit(function: Callable[..., Any]) -> Any:
-    """triton.jit, or the function as it is where Triton is absent."""
-    return triton.jit(function)
+    """triton.jit, which compiles nothing anew for another Count, or the function as it is without Triton."""
+    varying = [name for name, kind in function.__annotations__.items() if kind == "Count"]
+    return triton.jit(function, do_not_specialize=varying) if HAS_TRITON else function
 
 
 _compiled: list[str] = []
@@ -83,16 +88,17 @@ def _note(**compilation: Any) -> Any:
 @dataclass(frozen=True)
 class Launch:
     """A recorded kernel launch: a kernel with its arguments by name (tensors, numbers,
-    constants) and its compile options.
+    constants), its compile options, and the programs that it starts.
     """
 
     kernel: Any
     arguments: dict[str, Any]
     options: dict[str, int]
+    grid: tuple[int, ...] = (1,)
 
 
 _OPTIONS = ("num_warps", "num_stages", "launch_pdl")
-_recorders: list[list[Launch]] = []
+_recorder: ContextVar[list[Launch] | None] = ContextVar("innervoice_recorder", default=None)
 
 # Programmatic dependent launch: a kernel with a constant PDL begins before the one ahead of it has
 # ended, and waits in `follow`.
@@ -121,8 +127,9 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> 
         constants["PDL"] = _pdl.get()
         if constants["PDL"]:
             constants["launch_pdl"] = True
-    if _recorders:
-        _recorders[-1].append(_record(kernel, args, constants))
+    recorder = _recorder.get()
+    if recorder is not None:
+        recorder.append(_record(kernel, grid, args, constants))
         return
     if 0 in grid:
         return
@@ -136,22 +143,45 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> 
 
 @contextmanager
 def recorded() -> Iterator[list[Launch]]:
-    """Within, launches are written down in the list and do not run."""
+    """Within, launches of this thread are written down in the list and do not run."""
     launches: list[Launch] = []
-    _recorders.append(launches)
+    token = _recorder.set(launches)
     try:
         yield launches
     finally:
-        _recorders.pop()
+        _recorder.reset(token)
 
 
-def _record(kernel: Any, args: tuple[Any, ...], constants: dict[str, Any]) -> Launch:
+def is_recording() -> bool:
+    """Whether launches of this thread are written down and do not run."""
+    return _recorder.get() is not None
+
+
+def compile_all(launches: Iterable[Launch], threads: int | None = None) -> None:
+    """Compile what the launches need, side by side in threads (None: one for each core), and launch nothing.
+
+    A kernel that does not compile is left for its launch to report. Tensors of the launches lie where the
+    kernels will run; the interpreter compiles nothing.
+    """
+    if not HAS_TRITON or INTERPRETED:
+        return
+    with (
+        ThreadPoolExecutor(threads or os.cpu_count()) as pool,
+        triton.AsyncCompileMode(pool, ignore_errors=True),
+    ):
+        for launch in launches:
+            device = next(x.device for x in launch.arguments.values() if isinstance(x, Tensor))
+            with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+                launch.kernel.warmup(**launch.arguments, **launch.options, grid=(1,))
+
+
+def _record(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], constants: dict[str, Any]) -> Launch:
     options = {name: constants[name] for name in _OPTIONS if name in constants}
     names = [name for name in kernel.arg_names if name not in constants]
     arguments = dict(zip(names, args, strict=True)) | {
         k: v for k, v in constants.items() if k not in _OPTIONS
     }
-    return Launch(kernel, arguments, options)
+    return Launch(kernel, arguments, options, grid)
 
 
 def next_power(number: int, least: int = 1) -> int:

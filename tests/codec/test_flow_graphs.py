@@ -13,10 +13,13 @@ import torch
 from small_codec import MEL, small_flow
 from torch import Tensor
 
-from innervoice.codec.glm_voice import flow, flow_graphs
+from innervoice.codec import call_graphs
+from innervoice.codec.call_graphs import MOST_ROWS, CallSize
+from innervoice.codec.glm_voice import flow
 from innervoice.codec.glm_voice.flow import Flow
 from innervoice.codec.glm_voice.flow_graphs import StepGraphs
 from innervoice_kernels.backend import REF, TRITON
+from innervoice_kernels.graphs import capturing
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +33,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Flow:
     """Takes its own kernels for chosen, which is what graphs are for."""
     monkeypatch.setattr(flow, "choose", lambda op, x, has_native: TRITON)
     made = small_flow()
-    made.graphs = StepGraphs(made, capture=lambda run: run)
+    made.graphs = StepGraphs(made, "cpu", capture=lambda run: run)
     return made
 
 
@@ -72,17 +75,43 @@ def test_many_rows_and_first_times_are_not_captured(small: Flow) -> None:
     for frames in (8, 10, 12):
         small.solve(*inputs(1, frames, 0), 1, None)
     for _ in range(3):
-        small.solve(*inputs(flow_graphs.MOST_ROWS + 1, 8, 0), 1, None)
+        small.solve(*inputs(MOST_ROWS + 1, 8, 0), 1, None)
     assert graphs.num_captured == 0
 
 
-def test_other_kernels_than_those_captured_are_launched(small: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_kernels_than_those_captured_have_a_graph_of_their_own(
+    small: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
     graphs = small.graphs
     assert graphs is not None
-    monkeypatch.setattr(flow, "choose", lambda op, x, has_native: REF if op == "frame_conv" else TRITON)
     for _ in range(3):
         small.solve(*inputs(1, 8, 0), 1, None)
-    assert graphs.num_captured == 0 and not graphs._steps
+    monkeypatch.setattr(flow, "choose", lambda op, x, has_native: REF if op == "flow_block" else TRITON)
+    for _ in range(3):
+        small.solve(*inputs(1, 8, 0), 1, None)
+    assert graphs.num_captured == 2 and graphs.num_replays == 4
+
+
+def test_sizes_are_captured_before_the_first_reply_and_others_padded_to_them(small: Flow) -> None:
+    """Rows to a power of two, frames to the next length that is known; larger ones are launched one by one."""
+    graphs = small.graphs
+    assert graphs is not None
+    with capturing():
+        for rows, frames in ((1, 8), (1, 16), (3, 16)):
+            small.solve(*inputs(rows, frames, 0), 1, torch.full((rows,), frames))
+    assert [size[:2] for size in graphs.graphs.sizes] == [(1, 8), (1, 16), (4, 16)]
+    for rows, frames in ((1, 6), (1, 12), (2, 8), (4, 16), (3, 10)):
+        n = torch.tensor([frames - i for i in range(rows)])
+        args = (*inputs(rows, frames, 5), 2, n)
+        before = graphs.num_replays
+        made, expected = small.solve(*args), eagerly(small, *args)
+        for row, num in enumerate(n.tolist()):
+            torch.testing.assert_close(made[row, :, :num], expected[row, :, :num], rtol=1e-5, atol=1e-5)
+        assert made.shape == expected.shape and graphs.num_replays == before + 2
+    for args in ((*inputs(1, 18, 0), 1, torch.tensor([18])), (*inputs(5, 8, 0), 1, torch.tensor([8] * 5))):
+        for _ in range(3):
+            small.solve(*args)
+    assert graphs.num_captured == 3
 
 
 def test_sizes_that_are_no_longer_asked_for_are_given_up(
@@ -90,18 +119,19 @@ def test_sizes_that_are_no_longer_asked_for_are_given_up(
 ) -> None:
     graphs = small.graphs
     assert graphs is not None
-    monkeypatch.setattr(flow_graphs, "MOST_GRAPHS", 2)
+    monkeypatch.setattr(call_graphs, "MOST_GRAPHS", 2)
     for frames in (8, 8, 10, 10, 8, 12, 8, 10):  # 12 takes the place of 10
         small.solve(*inputs(1, frames, 0), 1, None)
     assert graphs.num_captured == 2 and graphs.num_replays == 4
-    assert list(graphs._steps) == [(1, 8, MEL, True), (1, 10, MEL, True)]
+    kind = (MEL, True, (TRITON,) * 4)
+    assert graphs.graphs.sizes == [CallSize(1, 8, kind)]
 
 
 def test_a_capture_that_fails_leaves_single_launches(small: Flow, caplog: pytest.LogCaptureFixture) -> None:
     def refuse(run: Any) -> Any:
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    small.graphs = graphs = StepGraphs(small, capture=refuse)
+    small.graphs = graphs = StepGraphs(small, "cpu", capture=refuse)
     args = (*inputs(2, 8, 0), 2, torch.tensor([8, 5]))
     with caplog.at_level(logging.WARNING, "innervoice.codec"):
         made = [small.solve(*args) for _ in range(4)]

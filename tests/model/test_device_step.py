@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import accumulate
 
 import pytest
 import torch
@@ -15,7 +16,12 @@ from stepped import Reply, Stepped, by_the_host, small_model  # noqa: E402
 
 from innervoice.checkpoint.quantization import Quantization  # noqa: E402
 from innervoice.model.device_step import DeviceStep, RowStart  # noqa: E402
+from innervoice.model.pages import PagePool, PageTable  # noqa: E402
+from innervoice.model.runner import ModelRunner  # noqa: E402
+from innervoice.model.sequence import Sequence  # noqa: E402
+from innervoice.model.transformer import Transformer  # noqa: E402
 from innervoice.schedule import PRESETS, Schedule, Segment, compile_schedule, make_cursor  # noqa: E402
+from innervoice.telemetry.trace import Tracer  # noqa: E402
 from innervoice.types import Sampling  # noqa: E402
 from innervoice_kernels.backend import use  # noqa: E402
 from innervoice_kernels.sampling.cursor_columns import Ending, StateColumn  # noqa: E402
@@ -174,3 +180,26 @@ def test_warmup_leaves_nothing_behind() -> None:
         0,
     )
     assert (stepped.kv.k == 0).all()
+
+
+@pytest.mark.parametrize("to", [None, pytest.param(Quantization("int4"), marks=pytest.mark.slow)])
+def test_an_invariant_prompt_is_the_same_in_any_pieces(to: Quantization | None) -> None:
+    """A prompt fed whole, and in pieces of one token and more beside another prompt: bit for bit, in bfloat16."""
+    small = small_model(torch.bfloat16, to=to)
+    model = Transformer(small.config, small.weights, invariant=True)
+    prompt, hidden = [5, 9, 2, 7, 1, 8, 30, 4, 4, 11, 3, 2], []
+    for pieces in ((12,), (1, 4, 1, 6)):
+        runner = ModelRunner(model, 16, 4, Tracer(), backend="plain", max_model_len=32)
+        pool = PagePool(16, 4)
+        row, other = Sequence(PageTable(pool)), Sequence(PageTable(pool))
+        row.extend(prompt)
+        row.table.grow(len(prompt))
+        for end in accumulate(pieces):
+            row.limit = end
+            other.extend([7])
+            other.table.grow(1)
+            with use("triton"):
+                logits = runner.forward([other, row] if len(pieces) > 1 else [row])
+        hidden.append((logits[-1], runner.kv.k[:, row.table.pages].clone()))
+    (alone, keys), (beside, other_keys) = hidden
+    assert torch.equal(alone, beside) and torch.equal(keys, other_keys)

@@ -73,11 +73,19 @@ class Engine:
         # torch gains.
         num_threads = team().num_threads
         is_native = parts.core.runner.is_native
+        device = parts.core.runner.device
+
+        def begin() -> None:
+            if is_native and num_threads == 2:
+                keep_threads_native()
+            if device.type == "cuda" and device.index is not None:
+                torch.cuda.set_device(device)
+
         self._worker = Worker(
             parts.core,
             telemetry=Telemetry(options.name),
             reader_timeout_s=options.reader_timeout_s,
-            begin=keep_threads_native if is_native and num_threads == 2 else None,
+            begin=begin,
         )
 
         # The thread that encodes pushed audio, where the model hears speech.

@@ -80,13 +80,14 @@ def _load(prepared: Prepared, tracer: Tracer) -> EngineParts:
     with tracer.span("load"):
         source = _source(prepared, is_dummy)
         weights = configs.family.load_weights(configs.model, source, DTYPES[plan.dtype], plan.device)
-        if torch.device(plan.device).type == "cuda":
+        on_gpu = torch.device(plan.device).type == "cuda"
+        if on_gpu:
             weights = weights.laid_out()
         max_rows = _num_rows(prepared)
         speech_encoder, speech = _load_codec(configs.codec, plan, options, tracer, max_rows)
 
     # The core: the codec's side, the model with its pages, and on a GPU the step that draws there.
-    model = Transformer(configs.model, weights)
+    model = Transformer(configs.model, weights, invariant=options.invariant and on_gpu)
     num_pages = max_rows * pages_for(plan.max_model_len, PAGE_SIZE)
     kv_dtype = torch.float8_e4m3fn if plan.kv_dtype == FP8_PAGES else DTYPES[plan.kv_dtype]
     runner = ModelRunner(
@@ -97,6 +98,7 @@ def _load(prepared: Prepared, tracer: Tracer) -> EngineParts:
         kv_dtype,
         backend=options.backend,
         threads=options.threads,
+        max_model_len=plan.max_model_len,
     )
     core = make_core(
         runner,
@@ -145,7 +147,14 @@ def _device_step(
         return None
     from innervoice.model.device_step import DeviceStep
 
-    step = DeviceStep(model, runner.kv, max_rows=max_rows, max_model_len=plan.max_model_len, tracer=tracer)
+    step = DeviceStep(
+        model,
+        runner.kv,
+        max_rows=max_rows,
+        max_model_len=plan.max_model_len,
+        tracer=tracer,
+        invariant=options.invariant,
+    )
     return step, compile_schedule(Schedule((Segment("transcript"),)), vocabulary)
 
 

@@ -105,6 +105,10 @@ class EngineOptions:
         "Code that runs the language model on a CPU: native, or plain PyTorch; auto: native where it can.",
         choices=get_args(Backend),
     )
+    invariant: bool = option(
+        False,
+        "On a GPU: the same tokens whatever else runs, at the cost of speed with many rows and long prompts.",
+    )
     policy: str | Policy = option(
         "slack",
         "Which replies take part in a step: slack (earliest playback deadline first), fixed (arrival order, "

@@ -1,6 +1,7 @@
 """Sound to speech codes and back.
 
 audio.py         sound in: files, bytes, arrays; resampling
+call_graphs.py   calls of a network replayed from CUDA graphs, by their size
 glm_voice/       GLM-4-Voice's tokenizer and decoder
 layers.py        linear, convolution, norms: what flow and vocoder share
 residual_vq/     Mimi, EnCodec, DAC, SNAC

@@ -340,6 +340,44 @@ class NullSpeechOutput:
         del self._replies[key]
 
 
+def rehearse(output: SpeechOutput, num: int, key: str, num_chunks: int = 8) -> None:
+    """Speak `num` replies that mean nothing, in steps that they share: first chunk, later ones, the end in the midst
+    of one. Then forget them.
+
+    key, and errors, as for `try_out`. A reply that breaks is passed over.
+    """
+    keys = [f"{key}-{i}" for i in range(num)]
+    for one in keys:
+        output.open(one)
+    try:
+        said = 0
+        for _ in range(num_chunks):
+            border = output.next_border(said) or said + 1
+            _say(output, keys, border - said)
+            said = border
+        _say(output, keys, output.codes_per_frame)
+        for one in keys:
+            if one not in output.errors:
+                output.finish(one)
+        _step_ready(output, keys)
+    finally:
+        for one in keys:
+            output.close(one)
+
+
+def _say(output: SpeechOutput, keys: Sequence[str], num_codes: int) -> None:
+    for one in keys:
+        if one not in output.errors:
+            output.push(one, [0] * num_codes)
+    _step_ready(output, keys)
+
+
+def _step_ready(output: SpeechOutput, keys: Sequence[str]) -> None:
+    ready = [one.key for one in output.ready() if one.key in keys]
+    if ready:
+        output.step(ready)
+
+
 def try_out(output: SpeechOutput, num: int, key: str) -> None:
     """Make the first chunk of `num` replies that mean nothing, in one step, and forget
     them, to learn what it takes.

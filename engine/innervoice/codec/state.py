@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from innervoice_kernels.transfer import to_device
 
 
 class SlotTensors:
@@ -32,12 +35,16 @@ class SlotTensors:
         """Bytes of one slot."""
         return sum(value[:1].nbytes for value in self._all().values())
 
-    def take(self, slots: Sequence[int]) -> dict[str, Tensor]:
-        """The state of these slots, in this order, [B, ...] each."""
+    def take(self, slots: Sequence[int] | Tensor) -> dict[str, Tensor]:
+        """The state of these slots, in this order, [B, ...] each. slots: also as `index` gives them."""
         index = self.index(slots)
         return {name: value[index] for name, value in self._tensors.items()}
 
-    def put(self, slots: Sequence[int], state: Mapping[str, Tensor]) -> None:
+    def take_one(self, name: str, slots: Sequence[int] | Tensor) -> Tensor:
+        """One of the tensors that `take` gives."""
+        return self._tensors[name][self.index(slots)]
+
+    def put(self, slots: Sequence[int] | Tensor, state: Mapping[str, Tensor]) -> None:
         """Write rows back. Every name must be there: a state is written whole."""
         assert state.keys() == self._tensors.keys(), "a state is written whole"
         index = self.index(slots)
@@ -46,8 +53,11 @@ class SlotTensors:
 
     def reset(self, slot: int) -> None:
         """Back to zeros, the state before the first chunk."""
+        by_type: dict[torch.dtype, list[Tensor]] = {}
         for value in self._all().values():
-            value[slot] = 0
+            by_type.setdefault(value.dtype, []).append(value[slot])
+        for rows in by_type.values():
+            torch._foreach_zero_(rows)
 
     def copy(self, slot: int, target: int) -> None:
         """Make the target's state that of the slot."""
@@ -72,9 +82,11 @@ class SlotTensors:
         for name, value in self._all().items():
             value[slot] = state[name].to(value.device)
 
-    def index(self, slots: Sequence[int]) -> Tensor:
-        """The slots as a tensor [B], beside the state."""
-        return torch.tensor(slots, device=next(iter(self._tensors.values())).device, dtype=torch.int64)
+    def index(self, slots: Sequence[int] | Tensor) -> Tensor:
+        """The slots as a tensor [B] int64, beside the state."""
+        if isinstance(slots, Tensor):
+            return slots
+        return to_device([np.array(slots, np.int64)], next(iter(self._tensors.values())).device)[0]
 
     def _all(self) -> dict[str, Tensor]:
         return self._tensors | self.kept

@@ -14,6 +14,7 @@ from torch import Tensor
 from innervoice.model.sequence import Sequence
 from innervoice.model.transformer import AttentionInputs
 from innervoice_kernels import _C
+from innervoice_kernels.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -26,42 +27,47 @@ class Batch:
     attention: AttentionInputs
 
 
-def make_batch(sequences: abc.Sequence[Sequence], page_size: int, device: torch.device) -> Batch:
+def make_batch(
+    sequences: abc.Sequence[Sequence], page_size: int, device: torch.device, width: int | None = None
+) -> Batch:
     """Lay out the tokens that the sequences are to be fed. Each has at least one, and pages for all of them.
 
-    Arrays are NumPy's until they go to the device: small ones take it a fraction of torch's time.
+    width: pages of a row of the page table, the same in every batch; None: those of the longest. All numbers go
+    to the device in one copy.
     """
-
-    def tensor(numbers: abc.Sequence[float] | NDArray[Any], dtype: type[np.generic]) -> Tensor:
-        return torch.from_numpy(np.asarray(numbers, dtype)).to(device)
-
-    # Where each sequence begins in the batch, and its pages, padded to the longest table.
+    # Where each sequence begins in the batch, and its pages.
     starts = [0]
     for sequence in sequences:
         starts.append(starts[-1] + sequence.num_new)
     pages = [sequence.table.pages for sequence in sequences]
-    width = max(map(len, pages))
+    width = width or max(map(len, pages))
     page_table = np.array([held + [0] * (width - len(held)) for held in pages], np.int32)
     query_start = np.array(starts, np.int32)
     context_len = np.array([sequence.end for sequence in sequences], np.int32)
     slots = np.empty(starts[-1], np.int64)
     _C.fill_slots(page_table, query_start, context_len, page_size, slots)
-    # The reflection weight: tags and weights only where some reply has one.
+    positions = np.array([t for s in sequences for t in range(s.num_cached, s.end)], np.int64)
+    ids = np.array([i for s in sequences for i in s.ids[s.num_cached : s.end]], np.int64)
+    last = np.array(query_start[1:] - 1, np.int64)
     key_tags = np.zeros(starts[-1], np.int32)
-    query_tag = log_weight = None
+    arrays: list[NDArray[Any]] = [ids, key_tags, last, positions, slots, page_table, query_start, context_len]
+    # The reflection weight: tags and weights only where some reply has one.
     if any(weight for sequence in sequences for weight in sequence.log_weights):
         query_tags = [(sequence, tag) for sequence in sequences for tag in sequence.query_tags()]
-        query_tag = tensor([tag for _, tag in query_tags], np.int32)
-        log_weight = tensor([sequence.log_weights[tag] for sequence, tag in query_tags], np.float32)
         key_tags[:] = [tag for sequence in sequences for tag in sequence.key_tags()]
+        arrays.append(np.array([tag for _, tag in query_tags], np.int32))
+        arrays.append(np.array([sequence.log_weights[tag] for sequence, tag in query_tags], np.float32))
+    there = to_device(arrays, device)
+    queries = np.diff(query_start)
     attention = AttentionInputs(
-        positions=tensor([t for s in sequences for t in range(s.num_cached, s.end)], np.int64),
-        slots=tensor(slots, np.int64),
-        page_table=tensor(page_table, np.int32),
-        query_start=tensor(query_start, np.int32),
-        context_len=tensor(context_len, np.int32),
-        query_tag=query_tag,
-        log_weight=log_weight,
+        positions=there[3],
+        slots=there[4],
+        page_table=there[5],
+        query_start=there[6],
+        context_len=there[7],
+        query_tag=there[8] if len(there) > 8 else None,
+        log_weight=there[9] if len(there) > 9 else None,
+        min_queries=int(queries.min()),
+        max_queries=int(queries.max()),
     )
-    ids = tensor([i for s in sequences for i in s.ids[s.num_cached : s.end]], np.int64)
-    return Batch(ids, tensor(key_tags, np.int32), tensor(query_start[1:] - 1, np.int64), attention)
+    return Batch(there[0], there[1], there[2], attention)

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from innervoice.checkpoint.quantization import GROUPS, Quantization
+from innervoice_kernels.language.linear import linear as own_linear
 from innervoice_kernels.language.linear_int4 import int4_linear
 from innervoice_kernels.language.linear_scaled import scaled_linear
 from innervoice_kernels.language.weight_formats import MIDDLE, int4_ref, packed, scaled_ref, spread
@@ -195,15 +196,21 @@ def empty(shape: tuple[int, int], to: Quantization, device: str | torch.device) 
     return Fp8Weight(torch.empty(rows, columns, dtype=FP8, device=device), scale)
 
 
-def linear(weight: Weight, x: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x W^T + b: x [..., K], weight [N, K], bias [N] -> [..., N] in x's type."""
-    if isinstance(weight, Tensor):
+def linear(weight: Weight, x: Tensor, bias: Tensor | None = None, *, invariant: bool = False) -> Tensor:
+    """x W^T + b: x [..., K], weight [N, K], bias [N] -> [..., N] in x's type.
+
+    invariant: a row's sums are the same in every batch, on a GPU by own kernels.
+    """
+    if isinstance(weight, Tensor) and not invariant:
         return F.linear(x, weight, bias)
     rows = x.flatten(0, -2)
-    if isinstance(weight, Int4Weight):
-        y = int4_linear(rows, weight.codes, weight.scale, weight.minimum, weight.group, bias)
+    if isinstance(weight, Tensor):
+        y = own_linear(rows, weight, bias, invariant=True)
+    elif isinstance(weight, Int4Weight):
+        scales = (weight.scale, weight.minimum, weight.group)
+        y = int4_linear(rows, weight.codes, *scales, bias, invariant=invariant)
     else:
-        y = scaled_linear(rows, weight.codes, weight.scale, bias)
+        y = scaled_linear(rows, weight.codes, weight.scale, bias, invariant=invariant)
     return y.view(*x.shape[:-1], -1) if y.numel() else y.new_empty(*x.shape[:-1], weight.shape[0])
 
 

@@ -13,11 +13,13 @@ from torch import Tensor
 from innervoice.model.batch import make_batch
 from innervoice.model.kv_cache import KVCache
 from innervoice.model.native import make_native
-from innervoice.model.pages import OutOfPages
+from innervoice.model.pages import OutOfPages, pages_for
 from innervoice.model.sequence import Sequence
 from innervoice.model.transformer import Transformer
 from innervoice.telemetry.trace import Tracer
+from innervoice_kernels.jit import cdiv
 
+_SPAN = 64  # ids: spans begin and end at multiples of it, so that no kernel is compiled for another alignment
 _MOST_SPANS = 8  # products for parts of the head; more of them cost what they save
 
 
@@ -35,7 +37,8 @@ class ModelRunner:
 
     kv_dtype: of the pages, None: the model's own. backend: "auto" (native code on the CPU where it covers the
     model, else plain PyTorch), "native" or "plain"; threads: of the native code, None: one for each physical
-    core that the process may use.
+    core that the process may use. max_model_len: tokens of the longest sequence; off the CPU all page tables are
+    as wide, so that no kernel is compiled for another width.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class ModelRunner:
         *,
         backend: str = "auto",
         threads: int | None = None,
+        max_model_len: int | None = None,
     ) -> None:
         self.model = model
         self.page_size = page_size
@@ -57,6 +61,8 @@ class ModelRunner:
         )
         self._native = make_native(model, self.kv, backend, threads)
         self._tracer = tracer
+        on_cpu = self.device.type == "cpu"
+        self._width = None if on_cpu or max_model_len is None else pages_for(max_model_len, page_size)
         self.splits_head = self.device.type == "cuda"  # logits are computed where they are wanted alone
 
     @property
@@ -98,9 +104,9 @@ class ModelRunner:
         one.
 
         outputs: half-open ranges of ids, ascending and apart, beside which logits may be left out
-        (as NaN). None: all are there.
+        (as NaN; all of them, V = 0, where no range is wanted). None: all are there.
         """
-        batch = make_batch(sequences, self.page_size, self.device)
+        batch = make_batch(sequences, self.page_size, self.device, self._width)
         with self._tracer.span("forward", rows=len(sequences), tokens=len(batch.ids)):
             self.kv.key_tag.view(-1)[batch.attention.slots] = batch.key_tag
             if self._native is not None:
@@ -163,12 +169,24 @@ class ModelRunner:
     def _head(self, hidden: Tensor, outputs: abc.Sequence[tuple[int, int]] | None) -> Tensor:
         """Logits [B, V] of hidden states [B, D]; on a GPU of few ids where few are wanted."""
         size = self.model.config.vocab_size
+        if self.splits_head and outputs is not None:
+            if not outputs:
+                return hidden.new_empty(len(hidden), 0, dtype=torch.float32)
+            outputs = [
+                (first // _SPAN * _SPAN, min(cdiv(last, _SPAN) * _SPAN, size)) for first, last in outputs
+            ]
         many = (
             outputs is None
             or len(outputs) > _MOST_SPANS
             or 2 * sum(last - first for first, last in outputs) > size
         )
-        if not self.splits_head or outputs is None or many:
+        # Kernels of quantised weights are compiled for the number of parts that a product's shape asks for.
+        if (
+            not self.splits_head
+            or outputs is None
+            or many
+            or not isinstance(self.model.weights.output, Tensor)
+        ):
             return self.model.logits(hidden)
         logits = torch.full((len(hidden), size), torch.nan, device=self.device, dtype=torch.float32)
         for first, last in outputs:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from innervoice.checkpoint.model_config import ModelConfig
 from innervoice.model.kv_cache import KVCache
-from innervoice.model.quant import embed, linear, rows_between
+from innervoice.model.quant import Weight, embed, linear, rows_between
 from innervoice.model.rope_scaling import frequencies
 from innervoice.model.weights import LayerWeights, ModelWeights
 from innervoice_kernels.language.activation import silu_mul
@@ -29,7 +29,7 @@ class AttentionInputs:
 
     They are the last ones of its context_len[b] tokens; position i of the row lies in page
     page_table[b, i // page_size]. query_tag and log_weight are the reflection weight of
-    paged_attention, or both None.
+    paged_attention, or both None. min_queries, max_queries: no row has fewer tokens, or more; None: unknown.
     """
 
     positions: Tensor  # [T] int64
@@ -39,14 +39,20 @@ class AttentionInputs:
     context_len: Tensor  # [B] int32
     query_tag: Tensor | None = None  # [T] int32
     log_weight: Tensor | None = None  # [T] float32
+    min_queries: int = 1
+    max_queries: int | None = None
 
 
 class Transformer:
-    """A decoder over weights in memory; it holds no state between calls."""
+    """A decoder over weights in memory; it holds no state between calls.
 
-    def __init__(self, config: ModelConfig, weights: ModelWeights) -> None:
+    invariant: a token's sums are the same whatever is fed beside it, on a GPU at the cost of speed.
+    """
+
+    def __init__(self, config: ModelConfig, weights: ModelWeights, *, invariant: bool = False) -> None:
         self.config = config
         self.weights = weights
+        self.invariant = invariant
         inv_freq, self._rotary_scale = frequencies(config)
         self._inv_freq = inv_freq.to(weights.device)  # [rotary_dim / 2]
 
@@ -67,8 +73,8 @@ class Transformer:
         cos, sin = self.rotation(batch.positions)
         for index, layer in enumerate(self.weights.layers):
             x = x + self._attention(index, layer, x, cos, sin, batch, kv)
-            gate_up = linear(layer.gate_up, rms_norm(x, layer.ffn_norm, self.config.norm_eps))
-            x = x + linear(layer.down, silu_mul(gate_up))
+            gate_up = self._linear(layer.gate_up, rms_norm(x, layer.ffn_norm, self.config.norm_eps))
+            x = x + self._linear(layer.down, silu_mul(gate_up))
         return rms_norm(x, self.weights.final_norm, self.config.norm_eps)
 
     @torch.inference_mode()
@@ -77,7 +83,10 @@ class Transformer:
         [..., last - first] of the ids of a span alone.
         """
         output = self.weights.output
-        return linear(output if span is None else rows_between(output, *span), hidden).float()
+        return self._linear(output if span is None else rows_between(output, *span), hidden).float()
+
+    def _linear(self, weight: Weight, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        return linear(weight, x, bias, invariant=self.invariant)
 
     def _attention(
         self,
@@ -91,7 +100,7 @@ class Transformer:
     ) -> Tensor:
         """x [T, D] -> [T, D]."""
         c = self.config
-        qkv = linear(layer.qkv, rms_norm(x, layer.attention_norm, c.norm_eps), layer.qkv_bias)
+        qkv = self._linear(layer.qkv, rms_norm(x, layer.attention_norm, c.norm_eps), layer.qkv_bias)
         heads = torch.unflatten(qkv, -1, (-1, c.head_dim))  # [T, H + 2G, head_dim]
         q, k, v = torch.split(heads, [c.num_heads, c.num_kv_heads, c.num_kv_heads], dim=1)
         if layer.q_norm is not None and layer.k_norm is not None:
@@ -102,5 +111,6 @@ class Transformer:
             q, kv.k[index], kv.v[index], batch.page_table, batch.query_start, batch.context_len, c.head_dim**-0.5,
             query_tag=batch.query_tag, key_tag=None if batch.query_tag is None else kv.key_tag, log_weight=batch.log_weight,
             k_scale=None if kv.k_scale is None else kv.k_scale[index], v_scale=None if kv.v_scale is None else kv.v_scale[index],
+            min_queries=batch.min_queries, max_queries=batch.max_queries, is_tiled=self.invariant,
         )  # fmt: skip
-        return linear(layer.attention_out, y.flatten(1))
+        return self._linear(layer.attention_out, y.flatten(1))

@@ -37,5 +37,6 @@ snapshot.py          a session as bytes; a reply cut out of it
 speech_step.py       the codec's step: which replies' chunks are made now
 stoppable_thread.py  daemon threads that end before the interpreter does
 stream.py            the reader's end of a reply, sync and async
+warmup.py            the first times of a GPU: kernels compiled, graphs captured
 worker.py            the thread that steps the core
 """

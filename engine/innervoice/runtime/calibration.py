@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import uuid
 from collections import abc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 
 from innervoice.codec.speech_codec import try_out
-from innervoice.model.sequence import Sequence
 from innervoice.runtime.core import Core
+from innervoice.runtime.warmup import most_fed, sequences, warm_up
 
 Clock = Callable[[], float]
 
@@ -21,9 +20,8 @@ def calibrate(
     """Let the core's scheduler observe steps and codec calls of these sizes -> seconds that this took.
 
     On a GPU every kernel is compiled and every graph captured before. sizes: None: 1, 2, 4, ... up to all
-    rows, until budget_s is spent; each runs twice, a codec call on a GPU three times, and the last run
-    counts. It leaves no state behind. Raises ValueError while replies are in progress, or for a size that
-    does not fit.
+    rows, until budget_s is spent; each runs twice, and the last run counts. It leaves no state behind. Raises
+    ValueError while replies are in progress, or for a size that does not fit.
     """
     if core.has_work:
         raise ValueError("replies are running: warm up before the first, or when all are over")
@@ -34,16 +32,17 @@ def calibrate(
 
     # Steps by their number of rows, and a prompt token.
     begin = clock()
-    decoder.warmup()
+    if decoder.captures_graphs:
+        warm_up(core)
     ready = clock()
     chosen = _doubling(core.max_rows) if sizes is None else list(sizes)
     for size in chosen:
         if sizes is None and size > 1 and clock() - ready > budget_s / 2:
             break
-        with _sequences(core, size) as sequences, decoder.trial(sequences) as step:
+        with sequences(core, [1] * size) as rows, decoder.trial(rows) as step:
             core.costs.observe_step(size, 0, _last(clock, step))
     if decoder.captures_graphs:
-        _try_prompts(core, clock)
+        _time_prompt(core, clock)
 
     # Codec calls by their number of chunks.
     middle = clock()
@@ -51,8 +50,7 @@ def calibrate(
     for size in chosen if can_stream else ():
         if sizes is None and size > 1 and clock() - middle > budget_s / 2:
             break
-        times = 3 if decoder.captures_graphs else 2  # the second call of a size captures its graph
-        took_s = _last(clock, partial(try_out, core.speech, size, uuid.uuid4().hex), times)
+        took_s = _last(clock, partial(try_out, core.speech, size, uuid.uuid4().hex))
         core.costs.observe_voice(size, took_s)
     return clock() - begin
 
@@ -69,35 +67,14 @@ def _doubling(most: int) -> list[int]:
     return [1 << n for n in range(most.bit_length()) if 1 << n <= most]
 
 
-def _try_prompts(core: Core, clock: Clock) -> None:
-    """Feed prompts of several lengths: their kernels are compiled, and the cost of a token of a whole chunk
-    is observed.
-    """
-    most = min(
-        core.settings.prefill_chunk,
-        core.max_model_len - 1,
-        core.pool.num_available * core.pool.page_size,
-    )
-    for num in sorted({min(n, most) for n in (1, 2, 15, 16, 17, 32, 33, most)}):
-        with _sequences(core, 1, num) as sequences:
+def _time_prompt(core: Core, clock: Clock) -> None:
+    """Observe the cost of a token of a prompt as long as a step takes."""
+    num = most_fed(core)
+    with sequences(core, [num]) as rows:
 
-            def feed(sequences: list[Sequence] = sequences) -> None:
-                sequences[0].num_cached = 0
-                core.runner.forward(sequences, ())[0, 0].item()
+        def feed() -> None:
+            rows[0].num_cached = 0
+            core.runner.forward(rows)[0, 0].item()
 
-            took_s = _last(clock, feed)
+        took_s = _last(clock, feed)
     core.costs.observe_step(0, num, took_s)
-
-
-@contextmanager
-def _sequences(core: Core, num: int, num_tokens: int = 1) -> Iterator[list[Sequence]]:
-    """Sequences of so many tokens, with pages, which are given back."""
-    sequences = [core.pages.new_sequence() for _ in range(num)]
-    try:
-        for sequence in sequences:
-            sequence.extend([0] * num_tokens)
-            sequence.table.grow(num_tokens)
-        yield sequences
-    finally:
-        for sequence in sequences:
-            sequence.release()

@@ -201,7 +201,7 @@ def time_steps(loop: Loop, device: torch.device, steps: int, warmup: int, tracer
     def mark() -> None:
         if on_gpu:
             event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-            event.record()
+            event.record(torch.cuda.current_stream(device))
             ends.append(event)
         else:
             ends.append(tracer.now_ns())

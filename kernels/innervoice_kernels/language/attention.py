@@ -92,7 +92,12 @@ def paged_attention_ref(
 
 
 def _paged_attention_triton(
-    batch: PagedBatch, max_queries: int | None, out: Tensor | None, workspace: Workspace | None
+    batch: PagedBatch,
+    min_queries: int,
+    max_queries: int | None,
+    is_tiled: bool,
+    out: Tensor | None,
+    workspace: Workspace | None,
 ) -> Tensor:
     from innervoice_kernels.language.attention_decode import decode
     from innervoice_kernels.language.attention_prefill import prefill
@@ -102,9 +107,10 @@ def _paged_attention_triton(
         out = torch.zeros(batch.q.shape, dtype=batch.q.dtype, device=batch.q.device)
     if batch.num_rows == 0 or batch.num_tokens == 0:
         return out
-    decode(batch, out, workspace)
-    if max_queries is None or max_queries > 1:
-        prefill(batch, out)
+    if min_queries < 2 and not is_tiled:
+        decode(batch, out, workspace)
+    if max_queries is None or max_queries > 1 or is_tiled:
+        prefill(batch, out, 1 if is_tiled else 2)
     return out
 
 
@@ -122,16 +128,19 @@ def paged_attention(
     *,
     k_scale: Tensor | None = None,
     v_scale: Tensor | None = None,
+    min_queries: int = 1,
     max_queries: int | None = None,
+    is_tiled: bool = False,
     out: Tensor | None = None,
     workspace: Workspace | None = None,
 ) -> Tensor:
     """Causal attention of a ragged batch of rows, prefill and decode mixed, over paged keys and
     values: q [T, H, D] -> [T, H, D].
 
-    Arguments as in paged_attention_ref. max_queries: no row has more, which spares a launch where it is 1.
-    out: contiguous, its tokens that no row owns are left as they are. workspace: kept from call to call,
-    as a captured graph needs it.
+    Arguments as in paged_attention_ref. min_queries, max_queries: no row has fewer, or more, which spares a
+    launch where the one is above 1 or the other is 1. is_tiled: a row with one query is added up as it would be
+    among others, not in splits of its keys. out: contiguous, its tokens that no row owns are left as
+    they are. workspace: kept from call to call, as a captured graph needs it.
     """
     chosen = choose("paged_attention", q)
     if chosen == REF:
@@ -150,4 +159,4 @@ def paged_attention(
         found = attend(chosen, batch, is_captured=workspace is not None)
         if found is not None:
             return found if out is None else out.copy_(found)
-    return _paged_attention_triton(batch, max_queries, out, workspace)
+    return _paged_attention_triton(batch, min_queries, max_queries, is_tiled, out, workspace)

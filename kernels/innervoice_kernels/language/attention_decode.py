@@ -15,6 +15,7 @@ from torch import Tensor
 
 from innervoice_kernels.jit import (
     Block,
+    Count,
     Num,
     Ptr,
     cdiv,
@@ -101,7 +102,7 @@ def _combine(
 def _decode_kernel(
     q: Ptr, k_pages: Ptr, v_pages: Ptr, page_table: Ptr, query_start: Ptr, context_len: Ptr, query_tag: Ptr,
     key_tag: Ptr, log_weight: Ptr, k_scale: Ptr, v_scale: Ptr, out: Ptr, partial: Ptr, stats: Ptr,
-    arrived: Ptr, scale: Num, q_token: Num, q_head: Num, table_row: Num, page_stride: Num, slot_stride: Num,
+    arrived: Ptr, scale: Num, q_token: Num, q_head: Num, table_row: Count, page_stride: Num, slot_stride: Num,
     head_stride: Num, tag_stride: Num, H: constexpr, G: constexpr, D: constexpr, PAGE_SIZE: constexpr,
     WEIGHTED: constexpr, SCALED: constexpr, M: constexpr, BLOCK_D: constexpr, KEYS: constexpr,
     SPLITS: constexpr, SPLIT_KEYS: constexpr, MOST_SPLITS: constexpr, PDL: constexpr,

@@ -10,29 +10,32 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from innervoice_kernels.jit import Num, Ptr, constexpr, jit, launch, narrow, next_power, tl
+from innervoice_kernels.jit import Count, Num, Ptr, constexpr, jit, launch, narrow, next_power, tl
 from innervoice_kernels.language.attention_tile import LEAST, attend, tile_of
 from innervoice_kernels.language.paged_batch import PagedBatch
 
-_MANY_ROWS = 4096
+_ROWS = 256  # of which a program looks at once for its own: one a thread
 
 
 @jit
 def _prefill_kernel(
     q: Ptr, k_pages: Ptr, v_pages: Ptr, page_table: Ptr, query_start: Ptr, context_len: Ptr, query_tag: Ptr,
-    key_tag: Ptr, log_weight: Ptr, k_scale: Ptr, v_scale: Ptr, out: Ptr, B: Num, scale: Num, q_token: Num,
-    q_head: Num, table_row: Num, page_stride: Num, slot_stride: Num, head_stride: Num, tag_stride: Num,
+    key_tag: Ptr, log_weight: Ptr, k_scale: Ptr, v_scale: Ptr, out: Ptr, B: Count,
+    least_queries: Count, scale: Num, q_token: Num,
+    q_head: Num, table_row: Count, page_stride: Num, slot_stride: Num, head_stride: Num, tag_stride: Num,
     H: constexpr, G: constexpr, D: constexpr, PAGE_SIZE: constexpr, WEIGHTED: constexpr, SCALED: constexpr,
     TOKENS: constexpr, HEADS: constexpr, BLOCK_B: constexpr, BLOCK_D: constexpr, KEYS: constexpr,
 ) -> None:  # fmt: skip
     """TOKENS tokens of a row and group a program; tile row i is head i % HEADS of token i // HEADS."""
     tile, group = tl.program_id(0), tl.program_id(1)
-    rows = tl.arange(0, BLOCK_B)
-    starts = tl.load(query_start + rows, mask=rows < B, other=0)
-    row = tl.sum(((starts // TOKENS + rows <= tile) & (rows < B)).to(tl.int32)) - 1
+    row = tl.full([], -1, tl.int32)
+    for low in range(0, B, BLOCK_B):
+        rows = low + tl.arange(0, BLOCK_B)
+        starts = tl.load(query_start + rows, mask=rows < B, other=0)
+        row += tl.sum(((starts // TOKENS + rows <= tile) & (rows < B)).to(tl.int32))
     begin, end = tl.load(query_start + row), tl.load(query_start + row + 1)
     first = (tile - (begin // TOKENS + row)) * TOKENS
-    if (end - begin < 2) | (first >= end - begin):
+    if (end - begin < least_queries) | (first >= end - begin):
         return
     length = tl.load(context_len + row)
     cached = length - (end - begin)
@@ -58,19 +61,17 @@ def _prefill_kernel(
     )
 
 
-def prefill(batch: PagedBatch, out: Tensor) -> None:
-    """Fill the tokens of rows that have two queries or more."""
+def prefill(batch: PagedBatch, out: Tensor, least_queries: int = 2) -> None:
+    """Fill the tokens of rows that have so many queries or more, 1 or 2."""
     num_rows, groups = batch.num_rows, batch.groups
-    if num_rows > _MANY_ROWS:
-        raise ValueError(f"paged_attention: {num_rows} rows in one batch, expected at most {_MANY_ROWS}")
     group_heads = next_power(batch.heads // groups)
     tile = tile_of(batch.q, batch.k_pages)
     tokens = max(1, tile.rows // group_heads)
     launch(
         _prefill_kernel, (batch.num_tokens // tokens + num_rows, groups), *batch.pointers(), out,
-        num_rows, batch.scale, *batch.strides(),
+        num_rows, least_queries, batch.scale, *batch.strides(),
         H=batch.heads, G=groups, D=batch.width, PAGE_SIZE=batch.page_size,
         WEIGHTED=batch.tags is not None, SCALED=batch.scales is not None, TOKENS=tokens, HEADS=group_heads,
-        BLOCK_B=next_power(num_rows), BLOCK_D=next_power(batch.width, LEAST), KEYS=tile.keys,
+        BLOCK_B=_ROWS, BLOCK_D=next_power(batch.width, LEAST), KEYS=tile.keys,
         num_warps=tile.warps, num_stages=tile.prefill_stages,
     )  # fmt: skip

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from innervoice_kernels.backend import TRITON, choose
-from innervoice_kernels.jit import Block, Num, Ptr, constexpr, jit, launch, narrow, next_power, tl
+from innervoice_kernels.jit import Block, Count, Num, Ptr, constexpr, jit, launch, narrow, next_power, tl
 from innervoice_kernels.language.kvstore import check_pages
 
 LARGEST = 448.0  # of e4m3
@@ -90,7 +90,7 @@ def _store_page(
 
 @jit
 def _store_kv_fp8_kernel(
-    k: Ptr, v: Ptr, k_pages: Ptr, v_pages: Ptr, k_scale: Ptr, v_scale: Ptr, slots: Ptr, T: Num, k_token: Num,
+    k: Ptr, v: Ptr, k_pages: Ptr, v_pages: Ptr, k_scale: Ptr, v_scale: Ptr, slots: Ptr, T: Count, k_token: Num,
     k_head: Num, v_token: Num, v_head: Num, page_stride: Num, slot_stride: Num, head_stride: Num,
     D: constexpr, G: constexpr, PAGE_SIZE: constexpr, SLOTS: constexpr, BLOCK: constexpr,
 ) -> None:  # fmt: skip

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from innervoice_kernels.backend import TRITON, choose
 from innervoice_kernels.jit import (
+    Count,
     Num,
     Ptr,
     cdiv,
@@ -130,7 +131,7 @@ def _sizes(row_tiles: int, columns: int, split: int, block: int) -> tuple[int, i
 
 @jit
 def _skinny_kernel(
-    x: Ptr, w: Ptr, bias: Ptr, residual: Ptr, norm: Ptr, y: Ptr, partial: Ptr, arrived: Ptr, M: Num, N: Num,
+    x: Ptr, w: Ptr, bias: Ptr, residual: Ptr, norm: Ptr, y: Ptr, partial: Ptr, arrived: Ptr, M: Count, N: Num,
     K: Num, x_row: Num, w_row: Num, r_row: Num, eps: Num, ROWS: constexpr, BLOCK_N: constexpr,
     BLOCK_K: constexpr, SPLIT: constexpr, EVEN: constexpr, GATED: constexpr, BIAS: constexpr,
     RESIDUAL: constexpr, NORM: constexpr, PDL: constexpr,

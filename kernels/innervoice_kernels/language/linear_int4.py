@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from innervoice_kernels.backend import TRITON, choose
-from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, dot, jit, launch, narrow, tl
+from innervoice_kernels.jit import Count, Num, Ptr, cdiv, constexpr, dot, jit, launch, narrow, tl
 from innervoice_kernels.language.linear import LinearTile, SplitWorkspace, split_of
 from innervoice_kernels.language.linear_tiles import (
     MOST_ROWS,
@@ -51,7 +51,7 @@ def int4_linear_ref(
 @jit
 def _int4_linear_kernel(
     x: Ptr, codes: Ptr, scale: Ptr, minimum: Ptr, bias: Ptr, residual: Ptr, y: Ptr, partial: Ptr,
-    arrived: Ptr, M: Num, N: Num, K: Num, x_row: Num, w_row: Num, s_row: Num, s_group: Num, r_row: Num,
+    arrived: Ptr, M: Count, N: Num, K: Num, x_row: Num, w_row: Num, s_row: Num, s_group: Num, r_row: Num,
     ROWS: constexpr, BLOCK_N: constexpr, BLOCK_J: constexpr, GROUP: constexpr, PIECE: constexpr,
     SPLIT: constexpr, EVEN: constexpr, MINIMUM: constexpr, BIAS: constexpr, RESIDUAL: constexpr,
 ) -> None:  # fmt: skip
@@ -122,6 +122,7 @@ def _int4_linear_triton(
     bias: Tensor | None,
     residual: Tensor | None,
     workspace: SplitWorkspace | None,
+    invariant: bool,
 ) -> Tensor:
     (num_rows, depth), columns = x.shape, len(codes)
     expected = ((columns, cdiv(depth, 2)), (columns, cdiv(depth, group)))
@@ -135,7 +136,7 @@ def _int4_linear_triton(
     x, codes, residual = as_launched("int4_linear", x, codes, residual, columns)
     if minimum is not None and minimum.stride() != scale.stride():
         minimum, scale = minimum.contiguous(), scale.contiguous()
-    rows = rows_of_tile(num_rows)
+    rows = 16 if invariant else rows_of_tile(num_rows)
     config = _FLOAT32 if x.dtype == torch.float32 else _HALF
     split = split_of(columns, depth, x.dtype) if rows == 16 else 1
     tiles = (cdiv(columns, config.columns), split, cdiv(num_rows, rows))
@@ -163,17 +164,19 @@ def int4_linear(
     residual: Tensor | None = None,
     *,
     workspace: SplitWorkspace | None = None,
+    invariant: bool = False,
 ) -> Tensor:
     """y = x W^T + b + r: x [M, K], codes [N, ceil(K / 2)], scale and minimum [N, ceil(K / group)] -> [M, N];
     see int4_linear_ref.
 
     With more than MOST_ROWS rows the weights are dequantised, some outputs at a time, and cuBLAS multiplies.
-    workspace: kept from call to call, as a captured graph needs it.
+    workspace: kept from call to call, as a captured graph needs it. invariant: a row's sums are those of the row
+    alone, however many there are.
     """
     if choose("int4_linear", x) != TRITON:
         return int4_linear_ref(x, codes, scale, minimum, group, bias, residual)
-    if len(x) <= MOST_ROWS:
-        return _int4_linear_triton(x, codes, scale, minimum, group, bias, residual, workspace)
+    if invariant or len(x) <= MOST_ROWS:
+        return _int4_linear_triton(x, codes, scale, minimum, group, bias, residual, workspace, invariant)
     width = x.shape[1]
 
     def dequantised(rows: slice) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from innervoice_kernels.backend import TRITON, choose
-from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, dot, jit, launch, narrow, tl
+from innervoice_kernels.jit import Count, Num, Ptr, cdiv, constexpr, dot, jit, launch, narrow, tl
 from innervoice_kernels.language.linear import LinearTile, SplitWorkspace, split_of
 from innervoice_kernels.language.linear_tiles import (
     MOST_ROWS,
@@ -47,7 +47,7 @@ def _config(dtype: torch.dtype, rows: int) -> LinearTile:
 
 @jit
 def _scaled_linear_kernel(
-    x: Ptr, codes: Ptr, scale: Ptr, bias: Ptr, residual: Ptr, y: Ptr, partial: Ptr, arrived: Ptr, M: Num,
+    x: Ptr, codes: Ptr, scale: Ptr, bias: Ptr, residual: Ptr, y: Ptr, partial: Ptr, arrived: Ptr, M: Count,
     N: Num, K: Num, x_row: Num, w_row: Num, r_row: Num, ROWS: constexpr, BLOCK_N: constexpr,
     BLOCK_K: constexpr, SPLIT: constexpr, EVEN: constexpr, BIAS: constexpr, RESIDUAL: constexpr,
 ) -> None:  # fmt: skip
@@ -105,6 +105,7 @@ def _scaled_linear_triton(
     bias: Tensor | None,
     residual: Tensor | None,
     workspace: SplitWorkspace | None,
+    invariant: bool,
 ) -> Tensor:
     (num_rows, depth), (columns, _) = x.shape, codes.shape
     if codes.shape[1] != depth or scale.shape != (columns,) or scale.dtype != torch.float32:
@@ -113,7 +114,7 @@ def _scaled_linear_triton(
             "expected [M, K], [N, K], float32 [N]"
         )
     x, codes, residual = as_launched("scaled_linear", x, codes, residual, columns)
-    rows = rows_of_tile(num_rows)
+    rows = 16 if invariant else rows_of_tile(num_rows)
     config = _config(x.dtype, rows)
     split = split_of(columns, depth, x.dtype) if rows == 16 else 1
     tiles = (cdiv(columns, config.columns), split, cdiv(num_rows, rows))
@@ -138,15 +139,17 @@ def scaled_linear(
     residual: Tensor | None = None,
     *,
     workspace: SplitWorkspace | None = None,
+    invariant: bool = False,
 ) -> Tensor:
     """y = x (scale q)^T + b + r: x [M, K], codes [N, K] int8 or float8_e4m3fn, scale [N] -> [M, N]; see
     scaled_linear_ref.
 
     With more than MOST_ROWS rows the weights are dequantised, some outputs at a time, and cuBLAS multiplies.
-    workspace: kept from call to call, as a captured graph needs it.
+    workspace: kept from call to call, as a captured graph needs it. invariant: a row's sums are those of the row
+    alone, however many there are.
     """
     if choose("scaled_linear", x) != TRITON:
         return scaled_linear_ref(x, codes, scale, bias, residual)
-    if len(x) <= MOST_ROWS:
-        return _scaled_linear_triton(x, codes, scale, bias, residual, workspace)
+    if invariant or len(x) <= MOST_ROWS:
+        return _scaled_linear_triton(x, codes, scale, bias, residual, workspace, invariant)
     return by_tiles(x, lambda rows: scaled_ref(codes[rows], scale[rows]), len(codes), bias, residual)

@@ -6,7 +6,19 @@ import torch
 from torch import Tensor
 
 from innervoice_kernels.backend import TRITON, choose
-from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, follow, jit, launch, narrow, next_power, tl
+from innervoice_kernels.jit import (
+    Count,
+    Num,
+    Ptr,
+    cdiv,
+    constexpr,
+    follow,
+    jit,
+    launch,
+    narrow,
+    next_power,
+    tl,
+)
 
 # A tile of whole rows has at most so many values: 16 a thread of 8 warps at the model's width of
 # 4096, 16 heads of 128 for the norms of queries and keys. It depends on D alone, so that a row's sum
@@ -37,7 +49,7 @@ def add_rms_norm_ref(x: Tensor, residual: Tensor, w: Tensor, eps: float) -> tupl
 
 @jit
 def _rms_norm_kernel(
-    x: Ptr, residual: Ptr, w: Ptr, total: Ptr, y: Ptr, num_rows: Num, inner: Num, x_outer: Num, x_inner: Num,
+    x: Ptr, residual: Ptr, w: Ptr, total: Ptr, y: Ptr, num_rows: Count, inner: Num, x_outer: Num, x_inner: Num,
     r_outer: Num, r_inner: Num, eps: Num, D: constexpr, BLOCK: constexpr, ROWS: constexpr, ADD: constexpr,
     PDL: constexpr,
 ) -> None:  # fmt: skip

@@ -13,6 +13,7 @@ from torch import Tensor
 from innervoice_kernels.backend import TRITON, choose
 from innervoice_kernels.jit import (
     Block,
+    Count,
     Num,
     Ptr,
     cdiv,
@@ -75,7 +76,7 @@ def _head_values(start: Block, bias: Ptr, column: Block, mask: Block, BIAS: cons
 @jit
 def _qkv_kernel(
     qkv: Ptr, bias: Ptr, cos: Ptr, sin: Ptr, q_norm: Ptr, k_norm: Ptr, q: Ptr, k_pages: Ptr, v_pages: Ptr,
-    slots: Ptr, T: Num, qkv_token: Num, page: Num, offset: Num, stride: Num, eps: Num, H: constexpr,
+    slots: Ptr, T: Count, qkv_token: Num, page: Num, offset: Num, stride: Num, eps: Num, H: constexpr,
     G: constexpr, D: constexpr, R: constexpr, PAGE_SIZE: constexpr, INTERLEAVED: constexpr, BIAS: constexpr,
     NORM: constexpr, BLOCK: constexpr, TOKENS: constexpr, PDL: constexpr,
 ) -> None:  # fmt: skip

@@ -8,7 +8,19 @@ import torch
 from torch import Tensor
 
 from innervoice_kernels.backend import TRITON, choose
-from innervoice_kernels.jit import Block, Num, Ptr, cdiv, constexpr, jit, launch, narrow, next_power, tl
+from innervoice_kernels.jit import (
+    Block,
+    Count,
+    Num,
+    Ptr,
+    cdiv,
+    constexpr,
+    jit,
+    launch,
+    narrow,
+    next_power,
+    tl,
+)
 
 # (tokens a program, warps): one warp a head while tokens are few and launches are short, tiles
 # of 16 x 128 for a prefill.
@@ -56,7 +68,7 @@ def turned(own: Block, other: Block, cos: Ptr, sin: Ptr, token: Block, column: B
 
 @jit
 def _rotary_kernel(
-    x: Ptr, cos: Ptr, sin: Ptr, y: Ptr, T: Num, x_token: Num, x_head: Num, H: Num, D: constexpr, R: constexpr,
+    x: Ptr, cos: Ptr, sin: Ptr, y: Ptr, T: Count, x_token: Num, x_head: Num, H: Num, D: constexpr, R: constexpr,
     INTERLEAVED: constexpr, BLOCK: constexpr, TOKENS: constexpr,
 ) -> None:  # fmt: skip
     """One head of TOKENS tokens a program."""

@@ -18,7 +18,20 @@ from torch import Tensor
 
 from innervoice_kernels import _C
 from innervoice_kernels.backend import NATIVE, TRITON, choose
-from innervoice_kernels.jit import Block, Num, Ptr, cdiv, constexpr, dot, jit, launch, narrow, next_power, tl
+from innervoice_kernels.jit import (
+    Block,
+    Count,
+    Num,
+    Ptr,
+    cdiv,
+    constexpr,
+    dot,
+    jit,
+    launch,
+    narrow,
+    next_power,
+    tl,
+)
 from innervoice_kernels.native import team
 from innervoice_kernels.residual_vq.taps import Taps, apply_taps, apply_taps_ref, is_native, window_rows
 
@@ -78,7 +91,7 @@ def _elu(x: Block) -> Block:
 @jit
 def _elu_unit_kernel(
     before: Ptr, x: Ptr, wide: Ptr, wide_bias: Ptr, slim: Ptr, slim_bias: Ptr, beside: Ptr, beside_bias: Ptr,
-    y: Ptr, P: Num, T: Num, STEPS: Num, M: Num, C: Num, H: Num, TAPS: constexpr, DILATION: constexpr,
+    y: Ptr, P: Count, T: Count, STEPS: Count, M: Count, C: Num, H: Num, TAPS: constexpr, DILATION: constexpr,
     WIDE_BIAS: constexpr, SLIM_BIAS: constexpr, BESIDE: constexpr, BESIDE_BIAS: constexpr, ELU: constexpr,
     ROWS: constexpr, DEPTH: constexpr, HIDDEN: constexpr, COLUMNS: constexpr,
 ) -> None:  # fmt: skip

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from innervoice_kernels import _C
 from innervoice_kernels.backend import NATIVE, TRITON, choose
-from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, dot, jit, launch, narrow, next_power, tl
+from innervoice_kernels.jit import Count, Num, Ptr, cdiv, constexpr, dot, jit, launch, narrow, next_power, tl
 from innervoice_kernels.native import team
 from innervoice_kernels.speech_codec.vq import NATIVE_DTYPES, nearest_code
 
@@ -73,7 +73,7 @@ def rvq_decode_ref(ids: Tensor, codebooks: Codebooks) -> Tensor:
 
 @jit
 def _rvq_decode_kernel(
-    ids: Ptr, codes: Ptr, project: Ptr, bias: Ptr, z: Ptr, T: Num, K: Num, N: Num, D: Num, OUT: Num,
+    ids: Ptr, codes: Ptr, project: Ptr, bias: Ptr, z: Ptr, T: Count, K: Num, N: Num, D: Num, OUT: Num,
     GROUPS: Num, FIRST: Num, REST: Num, PROJECT: constexpr, BIAS: constexpr, ROWS: constexpr,
     DEPTH: constexpr, COLUMNS: constexpr,
 ) -> None:  # fmt: skip
@@ -189,8 +189,8 @@ def _rvq_encode_kernel(
     left: Ptr,
     codes: Ptr,
     ids: Ptr,
-    M: Num,
-    T: Num,
+    M: Count,
+    T: Count,
     K: Num,
     N: Num,
     D: Num,

@@ -18,7 +18,20 @@ from torch import Tensor
 
 from innervoice_kernels import _C
 from innervoice_kernels.backend import NATIVE, TRITON, choose
-from innervoice_kernels.jit import Block, Num, Ptr, cdiv, constexpr, dot, jit, launch, narrow, next_power, tl
+from innervoice_kernels.jit import (
+    Block,
+    Count,
+    Num,
+    Ptr,
+    cdiv,
+    constexpr,
+    dot,
+    jit,
+    launch,
+    narrow,
+    next_power,
+    tl,
+)
 from innervoice_kernels.native import floats, team
 
 
@@ -143,7 +156,7 @@ def window_rows(
 
 @jit
 def _taps_kernel(
-    before: Ptr, x: Ptr, w: Ptr, bias: Ptr, y: Ptr, P: Num, T: Num, STEPS: Num, M: Num, K: Num, N: Num,
+    before: Ptr, x: Ptr, w: Ptr, bias: Ptr, y: Ptr, P: Count, T: Count, STEPS: Count, M: Count, K: Num, N: Num,
     TAPS: constexpr, DILATION: constexpr, BIAS: constexpr, ROWS: constexpr, DEPTH: constexpr,
     COLUMNS: constexpr,
 ) -> None:  # fmt: skip

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from innervoice_kernels.backend import TRITON, choose
-from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, dot, jit, launch, narrow, next_power, tl
+from innervoice_kernels.jit import Count, Num, Ptr, cdiv, constexpr, dot, jit, launch, narrow, next_power, tl
 
 _LOG2E = tl.constexpr(1.4426950408889634)
 _QUERIES = 16  # a side of the tensor cores
@@ -100,7 +100,7 @@ def window_attention_ref(
 
 @jit
 def _window_attention_kernel(
-    q: Ptr, ring: Ptr, slots: Ptr, start: Ptr, n: Ptr, y: Ptr, q_row: Num, q_token: Num, q_head: Num, T: Num,
+    q: Ptr, ring: Ptr, slots: Ptr, start: Ptr, n: Ptr, y: Ptr, q_row: Num, q_token: Num, q_head: Num, T: Count,
     R: Num, WINDOW: Num, scale: Num, H: constexpr, G: constexpr, D: constexpr, BLOCK_D: constexpr,
     QUERIES: constexpr, KEYS: constexpr,
 ) -> None:  # fmt: skip

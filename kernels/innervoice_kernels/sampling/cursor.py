@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, jit, launch, next_power, tl
+from innervoice_kernels.jit import Count, Num, Ptr, cdiv, constexpr, jit, launch, tl
 from innervoice_kernels.sampling.cursor_columns import (
     UNLIMITED,
     Ending,
@@ -228,13 +228,15 @@ class Rows:
         self.lower[row] = self.coming[row] = -1
 
 
-_LANES = 128  # rows a program, four warps: loads of a state's columns wait together
+_LANES = (
+    128  # rows a program, one number for all batches; four warps: loads of a state's columns wait together
+)
 
 
 @jit
 def _prepare_kernel(
     state: Ptr, request: Ptr, scale: Ptr, seed: Ptr, caps: Ptr, lower: Ptr, coming: Ptr, successor: Ptr, mask: Ptr,
-    mask_scale: Ptr, key: Ptr, table: Ptr, forced: Ptr, samplings: Ptr, B: Num, C: Num, LANES: constexpr,
+    mask_scale: Ptr, key: Ptr, table: Ptr, forced: Ptr, samplings: Ptr, B: Count, C: Num, LANES: constexpr,
 ) -> None:  # fmt: skip
     prepare_rows(
         tl.program_id(0) * LANES + tl.arange(0, LANES), state, request, scale, seed, caps, lower, coming, successor, mask,
@@ -245,16 +247,12 @@ def _prepare_kernel(
 @jit
 def _advance_kernel(
     state: Ptr, request: Ptr, caps: Ptr, successor: Ptr, table: Ptr, forced: Ptr, drawn: Ptr, drawn_logprob: Ptr, output: Ptr,
-    logprob: Ptr, B: Num, C: Num, LANES: constexpr,
+    logprob: Ptr, B: Count, C: Num, LANES: constexpr,
 ) -> None:  # fmt: skip
     advance_rows(
         tl.program_id(0) * LANES + tl.arange(0, LANES), state, request, caps, successor, table, forced, drawn, drawn_logprob,
         output, logprob, B, C,
     )  # fmt: skip
-
-
-def _lanes(num_rows: int) -> int:
-    return min(_LANES, next_power(num_rows))
 
 
 def prepare(rows: Rows, programs: Programs) -> None:
@@ -263,7 +261,7 @@ def prepare(rows: Rows, programs: Programs) -> None:
     launch(
         _prepare_kernel, (cdiv(num_rows, _LANES),), rows.state, rows.request, rows.scale, rows.seed, rows.caps, rows.lower,
         rows.coming, rows.successor, draws.mask, draws.scale, draws.key, programs.table, programs.forced, programs.samplings,
-        num_rows, rows.caps.shape[1], LANES=_lanes(num_rows), num_warps=max(_lanes(num_rows) // 32, 1),
+        num_rows, rows.caps.shape[1], LANES=_LANES, num_warps=4,
     )  # fmt: skip
 
 
@@ -275,5 +273,5 @@ def advance(rows: Rows, programs: Programs, drawn: Tensor, drawn_logprob: Tensor
     launch(
         _advance_kernel, (cdiv(num_rows, _LANES),), rows.state, rows.request, rows.caps, rows.successor, programs.table,
         programs.forced, drawn, drawn_logprob, rows.output, rows.logprob, num_rows, rows.caps.shape[1],
-        LANES=min(_LANES, next_power(num_rows)), num_warps=4,
+        LANES=_LANES, num_warps=4,
     )  # fmt: skip

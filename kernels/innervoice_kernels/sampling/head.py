@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from innervoice_kernels.backend import TRITON, choose
-from innervoice_kernels.jit import Block, Num, Ptr, cdiv, constexpr, dot, jit, launch, tl
+from innervoice_kernels.jit import Block, Count, Num, Ptr, cdiv, constexpr, dot, jit, launch, tl
 from innervoice_kernels.sampling.cursor import SLOTS, Draws, Programs, Rows
 from innervoice_kernels.sampling.sample import Draw, draws_of, sample_ref
 from innervoice_kernels.sampling.sample_cut import MASK_WIDTH, SINGLE, TOP_K
@@ -62,7 +62,7 @@ def _touches(low: Num, high: Num, slot: Block, is_slot: Block, mask: Ptr) -> Blo
 @jit
 def _head_kernel(
     x: Ptr, w: Ptr, logits: Ptr, mask: Ptr, scale: Ptr, key: Ptr, top: Ptr, total: Ptr, score: Ptr, best: Ptr,
-    B: Num, V: Num, D: Num, N: Num, x_row: Num, w_row: Num, ROWS: constexpr, SLOTS: constexpr,
+    B: Count, V: Num, D: Num, N: Num, x_row: Num, w_row: Num, ROWS: constexpr, SLOTS: constexpr,
     TILE: constexpr, DEPTH: constexpr, EVEN: constexpr,
 ) -> None:  # fmt: skip
     """Every P-th tile of ids of ROWS rows a program."""

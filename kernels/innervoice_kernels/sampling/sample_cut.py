@@ -147,7 +147,7 @@ def _top_p(
     ties = tl.max(number) - tl.sum(tl.where(lane == 1, number, 0.0))
     weight = tl.exp(_unorder(at) - best)
     kept = tl.where(missing < weight * ties, tl.maximum(tl.ceil(missing / weight), 1.0), ties)
-    last = V.to(tl.int64)
+    last = tl.cast(V, tl.int64)
     if kept < ties:
         first = tl.zeros([], tl.int64)
         last = _largest(
@@ -192,7 +192,7 @@ def draw_filtered(
             TILE,
             CHUNK,
         )
-    last = V.to(tl.int64)
+    last = tl.cast(V, tl.int64)
     if top_p < 1:
         cut, last = _top_p(cut, high, top_p, logits, hot, count, mask, temperature, best, V, TILE, CHUNK)
     seed = tl.load(key)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from innervoice_kernels.jit import Block, Num, Ptr, cdiv, constexpr, jit, launch, next_power, tl
+from innervoice_kernels.jit import Block, Count, Num, Ptr, cdiv, constexpr, jit, launch, next_power, tl
 from innervoice_kernels.sampling.cursor import SLOTS, Draws, Programs, Rows
 from innervoice_kernels.sampling.cursor_walk import advance_rows
 from innervoice_kernels.sampling.philox import gumbel
@@ -23,6 +23,7 @@ TILE = 64  # ids: as many columns of the head as one of its tiles has
 ROWS = 16  # rows of a tile of the head
 _CHUNK = 1024  # logits that a search compares with 16 thresholds at once: 32 values a thread of 16 warps
 _WARPS = 16
+LANES = 128  # rows whose cursors a program advances at once, in every batch
 _NO_ID = tl.constexpr(2**31 - 1)
 
 
@@ -116,7 +117,7 @@ def summarise(
 
 @jit
 def _summary_kernel(
-    logits: Ptr, mask: Ptr, scale: Ptr, key: Ptr, top: Ptr, total: Ptr, score: Ptr, best: Ptr, B: Num, V: Num,
+    logits: Ptr, mask: Ptr, scale: Ptr, key: Ptr, top: Ptr, total: Ptr, score: Ptr, best: Ptr, B: Count, V: Num,
     N: Num, row_stride: Num, SLOTS: constexpr, ROWS: constexpr, TILE: constexpr,
 ) -> None:  # fmt: skip
     """One tile of ids of ROWS rows a program."""
@@ -133,7 +134,7 @@ def _summary_kernel(
 def _pick_kernel(
     logits: Ptr, mask: Ptr, scale: Ptr, key: Ptr, top: Ptr, total: Ptr, score: Ptr, best: Ptr, hot: Ptr,
     drawn: Ptr, logprob: Ptr, arrived: Ptr, state: Ptr, request: Ptr, caps: Ptr, successor: Ptr, table: Ptr,
-    forced: Ptr, output: Ptr, out_logprob: Ptr, B: Num, C: Num, V: Num, N: Num, row_stride: Num,
+    forced: Ptr, output: Ptr, out_logprob: Ptr, B: Count, C: Num, V: Num, N: Num, row_stride: Num,
     SLOTS: constexpr, TILE: constexpr, TILES: constexpr, CHUNK: constexpr, ADVANCE: constexpr,
     LANES: constexpr,
 ) -> None:  # fmt: skip
@@ -197,9 +198,6 @@ def summary(offers: Offers, draws: Draws, slots: int) -> None:
     )  # fmt: skip
 
 
-_LANES = 128
-
-
 def pick(
     offers: Offers, draws: Draws, slots: int, rows: Rows | None = None, programs: Programs | None = None
 ) -> None:
@@ -220,5 +218,5 @@ def pick(
         offers.total, offers.score, offers.best, offers.hot, offers.drawn, offers.logprob, offers.arrived,
         *cursor, num_rows, 0 if rows is None else rows.caps.shape[1], vocabulary, offers.top.shape[1],
         offers.logits.stride(0), SLOTS=slots, TILE=TILE, TILES=next_power(offers.top.shape[1]), CHUNK=_CHUNK,
-        ADVANCE=rows is not None, LANES=min(_LANES, next_power(num_rows)), num_warps=_WARPS,
+        ADVANCE=rows is not None, LANES=LANES, num_warps=_WARPS,
     )  # fmt: skip

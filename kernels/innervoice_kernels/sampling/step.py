@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from innervoice_kernels.backend import TRITON, choose
-from innervoice_kernels.jit import Num, Ptr, constexpr, jit, launch, next_power, tl
+from innervoice_kernels.jit import Count, Num, Ptr, constexpr, jit, launch, next_power, tl
 from innervoice_kernels.sampling.cursor import Rows
 from innervoice_kernels.sampling.cursor_columns import Ending, OutputColumn, StateColumn, TokenKind
 
@@ -232,7 +232,7 @@ def end_step_ref(feed: Feed, rows: Rows, ring: Ring) -> None:
 
 @jit
 def _end_kernel(
-    token: Ptr, kind: Ptr, position: Ptr, output: Ptr, logprob: Ptr, lines: Ptr, count: Ptr, B: Num, ring_len: Num,
+    token: Ptr, kind: Ptr, position: Ptr, output: Ptr, logprob: Ptr, lines: Ptr, count: Ptr, B: Count, ring_len: Num,
     line_len: Num, LANES: constexpr,
 ) -> None:  # fmt: skip
     """All rows in one program, which therefore may count the step."""
@@ -263,5 +263,5 @@ def end_step(feed: Feed, rows: Rows, ring: Ring) -> None:
     num_rows = len(feed.token)
     launch(
         _end_kernel, (1,), feed.token, feed.kind, feed.position, rows.output, rows.logprob, ring.lines, ring.count, num_rows,
-        len(ring.lines), ring.lines.stride(0), LANES=min(_LANES, next_power(num_rows)), num_warps=4,
+        len(ring.lines), ring.lines.stride(0), LANES=_LANES, num_warps=4,
     )  # fmt: skip

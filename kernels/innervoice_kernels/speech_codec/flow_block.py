@@ -15,7 +15,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from innervoice_kernels.backend import TRITON, choose
-from innervoice_kernels.jit import Block, Num, Ptr, cdiv, constexpr, dot, jit, launch, narrow, next_power, tl
+from innervoice_kernels.jit import (
+    Block,
+    Count,
+    Num,
+    Ptr,
+    cdiv,
+    constexpr,
+    dot,
+    jit,
+    launch,
+    narrow,
+    next_power,
+    tl,
+)
 from innervoice_kernels.native import WeightAndBias
 from innervoice_kernels.speech_codec.conv import beyond
 
@@ -80,7 +93,7 @@ def _normed_part(
 
 @jit
 def _flow_project_kernel(
-    x: Ptr, norm: Ptr, norm_bias: Ptr, weight: Ptr, qkv: Ptr, M: Num, C: constexpr, COLUMNS: constexpr,
+    x: Ptr, norm: Ptr, norm_bias: Ptr, weight: Ptr, qkv: Ptr, M: Count, C: constexpr, COLUMNS: constexpr,
     BLOCK_C: constexpr, TILE: constexpr, WIDE: constexpr, DEPTH: constexpr,
 ) -> None:  # fmt: skip
     """TILE frames, of all rows in a line, and WIDE of their queries, keys and values a program."""
@@ -100,7 +113,7 @@ def _flow_project_kernel(
 @jit
 def _flow_block_kernel(
     x: Ptr, n: Ptr, qkv: Ptr, out: Ptr, out_bias: Ptr, norm: Ptr, norm_bias: Ptr, up: Ptr, up_bias: Ptr,
-    down: Ptr, down_bias: Ptr, y: Ptr, T: Num, scale: Num, C: constexpr, H: constexpr, D: constexpr,
+    down: Ptr, down_bias: Ptr, y: Ptr, T: Count, scale: Num, C: constexpr, H: constexpr, D: constexpr,
     F: constexpr, BLOCK_C: constexpr, BLOCK_D: constexpr, TILE: constexpr, KEYS: constexpr, HIDDEN: constexpr,
     DEPTH: constexpr,
 ) -> None:  # fmt: skip

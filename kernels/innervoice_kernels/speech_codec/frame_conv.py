@@ -15,9 +15,11 @@ from torch import Tensor
 
 from innervoice_kernels import _C
 from innervoice_kernels.backend import NATIVE, TRITON, choose
-from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, dot, jit, launch, narrow, next_power, tl
+from innervoice_kernels.jit import Count, Num, Ptr, cdiv, constexpr, dot, jit, launch, narrow, next_power, tl
 from innervoice_kernels.native import are_halves, floats, takes, taps_first, team
 from innervoice_kernels.speech_codec.conv import beyond
+
+_ROWS = 64  # frames a program, however many there are: one kernel for all lengths
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +74,7 @@ def _frame_conv_native(x: Tensor, n: Tensor | None, weights: FrameConvWeights) -
 
 @jit
 def _frame_conv_kernel(
-    x: Ptr, n: Ptr, w: Ptr, bias: Ptr, y: Ptr, T: Num, OUT: Num, K: Num, N: Num, TAPS: constexpr,
+    x: Ptr, n: Ptr, w: Ptr, bias: Ptr, y: Ptr, T: Count, OUT: Count, K: Num, N: Num, TAPS: constexpr,
     PAD: constexpr, STRIDE: constexpr, ROWS: constexpr, DEPTH: constexpr, COLUMNS: constexpr,
 ) -> None:  # fmt: skip
     """ROWS frames of one row of the batch and COLUMNS results a program; w [TAPS, K, N]."""
@@ -106,11 +108,10 @@ def _frame_conv_triton(x: Tensor, n: Tensor | None, weights: FrameConvWeights) -
     lengths = torch.full((rows,), frames, device=x.device, dtype=torch.int64) if n is None else n
     count = weights.count(frames)
     y = torch.empty(rows, count, out, dtype=x.dtype, device=x.device)
-    tall = 64 if count > 32 else 16
     launch(
-        _frame_conv_kernel, (cdiv(count, tall), cdiv(out, 64), rows), x.contiguous(), lengths, weights.taps,
+        _frame_conv_kernel, (cdiv(count, _ROWS), cdiv(out, 64), rows), x.contiguous(), lengths, weights.taps,
         weights.bias, y, frames, count, depth, out, TAPS=taps, PAD=weights.pad, STRIDE=weights.stride,
-        ROWS=tall, DEPTH=min(32, next_power(depth, 16)), COLUMNS=64, num_warps=8 if tall == 64 else 4,
+        ROWS=_ROWS, DEPTH=min(32, next_power(depth, 16)), COLUMNS=64, num_warps=8,
         num_stages=2,
     )  # fmt: skip
     return y

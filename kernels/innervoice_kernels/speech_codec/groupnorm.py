@@ -18,7 +18,9 @@ from innervoice_kernels.native import floats, team
 from innervoice_kernels.speech_codec.activation_blocks import mish
 from innervoice_kernels.speech_codec.conv import beyond
 
-_TILE = 4096  # values of a group that a program holds: 16 a thread of 8 warps
+# Values of a group that a program holds: 16 a thread of 8 warps, however long the rows are, so that one kernel
+# serves them all and a sum is the same however far its row is padded.
+_TILE = 4096
 
 
 def group_norm_mish_ref(
@@ -113,6 +115,6 @@ def _group_norm_mish_triton(
     launch(
         _group_norm_mish_kernel, (rows, groups), x, n, weight.contiguous(), bias.contiguous(), y, *x.stride(),
         steps, eps, C=channels, WIDTH=width, BLOCK=block,
-        STEPS=max(16, min(_TILE // block, next_power(steps))), num_warps=8,
+        STEPS=max(16, _TILE // block), num_warps=8,
     )  # fmt: skip
     return y

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from innervoice_kernels.backend import NATIVE, TRITON, choose
-from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, dot, jit, launch, next_power, tl
+from innervoice_kernels.jit import Count, Num, Ptr, cdiv, constexpr, dot, jit, launch, next_power, tl
 from innervoice_kernels.native import floats, team
 from innervoice_kernels.speech_codec.conv import add_overlap, beyond
 from innervoice_kernels.speech_codec.fourier import inverse_table, native_transform
@@ -111,7 +111,7 @@ def _istft_native(
 @jit
 def _istft_kernel(
     real: Ptr, imag: Ptr, state: Ptr, n: Ptr, window: Ptr, table: Ptr, start: Ptr, end: Ptr, y: Ptr,
-    after: Ptr, T: Num, FIRST: Num, COLUMNS: Num, HOP: constexpr, N: constexpr, REACH: constexpr,
+    after: Ptr, T: Num, FIRST: Count, COLUMNS: Num, HOP: constexpr, N: constexpr, REACH: constexpr,
     STATE: constexpr, STEPS: constexpr, BLOCK_HOP: constexpr, DEPTH: constexpr,
 ) -> None:  # fmt: skip
     """STEPS steps of HOP samples a program, each what REACH frames give it; with STATE

@@ -18,7 +18,7 @@ import torch
 from torch.nn import functional as F
 
 from innervoice_kernels.backend import NATIVE, TRITON, choose
-from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, dot, jit, launch, next_power, tl
+from innervoice_kernels.jit import Count, Ptr, cdiv, constexpr, dot, jit, launch, next_power, tl
 from innervoice_kernels.native import floats, team
 from innervoice_kernels.speech_codec.fourier import forward_table, native_transform
 
@@ -80,7 +80,7 @@ def _log_frames_native(
 
 @jit
 def _log_mel_kernel(
-    x: Ptr, window: Ptr, table: Ptr, filters: Ptr, y: Ptr, W: Num, FRAMES: Num, HOP: constexpr, N: constexpr,
+    x: Ptr, window: Ptr, table: Ptr, filters: Ptr, y: Ptr, W: Count, FRAMES: Count, HOP: constexpr, N: constexpr,
     M: constexpr, TILE: constexpr, DEPTH: constexpr, BINS: constexpr, MELS: constexpr,
 ) -> None:  # fmt: skip
     """TILE frames of a row a program: power of BINS bins at a time, which its filters add up.

@@ -10,12 +10,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, dot, jit, launch, narrow, tl
+from innervoice_kernels.jit import Count, Num, Ptr, cdiv, constexpr, dot, jit, launch, narrow, tl
 
 
 @jit
 def _residual_conv_kernel(
-    z: Ptr, w: Ptr, bias: Ptr, start: Ptr, end: Ptr, r: Ptr, y: Ptr, delay: Num, skip: Num, W: Num, R: Num,
+    z: Ptr, w: Ptr, bias: Ptr, start: Ptr, end: Ptr, r: Ptr, y: Ptr, delay: Count, skip: Count, W: Count, R: Count,
     T: Num, C: constexpr, TAPS: constexpr, DILATION: constexpr, CLIP: constexpr, ADD: constexpr,
     OUT: constexpr, DEPTH: constexpr, STEPS: constexpr,
 ) -> None:  # fmt: skip

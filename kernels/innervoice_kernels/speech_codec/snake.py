@@ -53,8 +53,8 @@ def _snake_kernel(
     x: Ptr, alpha: Ptr, y: Ptr, x_row: Num, x_channel: Num, x_step: Num, C: Num, T: Num, BLOCK: constexpr
 ) -> None:
     """BLOCK steps of one channel of one row a program."""
-    row, channel = tl.program_id(1).to(tl.int64) // C, tl.program_id(1) % C
-    step = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    row, channel = tl.program_id(0).to(tl.int64) // C, tl.program_id(0) % C
+    step = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     value = tl.load(x + row * x_row + channel * x_channel + step * x_step, mask=step < T, other=0.0).to(
         tl.float32
     )
@@ -65,7 +65,7 @@ def _snake_kernel(
 def _snake_triton(x: Tensor, alpha: Tensor) -> Tensor:
     rows, channels, steps = x.shape
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    grid = (cdiv(steps, _BLOCK), rows * channels)
+    grid = (rows * channels, cdiv(steps, _BLOCK))  # only the first number may be above 65,535
     launch(
         _snake_kernel, grid, x, alpha.contiguous(), y, *x.stride(), channels, steps, BLOCK=_BLOCK, num_warps=4
     )

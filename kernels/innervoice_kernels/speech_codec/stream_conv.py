@@ -19,10 +19,12 @@ from torch import Tensor
 
 from innervoice_kernels import _C
 from innervoice_kernels.backend import NATIVE, TRITON, choose
-from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, dot, jit, launch, narrow, next_power, tl
+from innervoice_kernels.jit import Count, Num, Ptr, cdiv, constexpr, dot, jit, launch, narrow, next_power, tl
 from innervoice_kernels.native import floats, takes, team
 from innervoice_kernels.speech_codec.conv import shifted
 from innervoice_kernels.speech_codec.residual import StreamEdges, clip
+
+_STEPS = 64  # of a tile, however many there are: one kernel for all lengths
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,7 +249,7 @@ def _whole(x: Tensor, weights: StreamConvWeights, padding: int) -> tuple[Tensor,
 
 @jit
 def _stream_conv_kernel(
-    before: Ptr, x: Ptr, w: Ptr, bias: Ptr, start: Ptr, end: Ptr, y: Ptr, P: Num, T: Num, FIRST: Num,
+    before: Ptr, x: Ptr, w: Ptr, bias: Ptr, start: Ptr, end: Ptr, y: Ptr, P: Count, T: Num, FIRST: Count,
     LEN: Num, N: Num, C: constexpr, TAPS: constexpr, DILATION: constexpr, STRIDE: constexpr, UP: constexpr,
     SLOPE: constexpr, CLIP: constexpr, OUT: constexpr, DEPTH: constexpr, STEPS: constexpr,
 ) -> None:  # fmt: skip
@@ -307,15 +309,12 @@ def _conv_triton(
     y = torch.empty(rows, weights.out_channels, columns, dtype=x.dtype, device=x.device)
     start, end = (y, y) if bounds is None else bounds
     stride, steps = 1 if weights.is_transposed else weights.stride, cdiv(first + columns, up) - first // up
-    wide, deepest = (
-        64 if steps > 32 else 16,
-        16 if x.dtype == torch.float32 else 32,
-    )  # float32: without tensor cores
+    deepest = 16 if x.dtype == torch.float32 else 32  # float32: without tensor cores
     launch(
-        _stream_conv_kernel, (cdiv(steps, wide), cdiv(out, 64), rows), before, x, taps, bias, start, end, y,
+        _stream_conv_kernel, (cdiv(steps, _STEPS), cdiv(out, 64), rows), before, x, taps, bias, start, end, y,
         before.shape[-1], width, first, columns, out, C=channels, TAPS=count, DILATION=dilation,
         STRIDE=stride, UP=up, SLOPE=weights.slope, CLIP=bounds is not None, OUT=64,
-        DEPTH=min(deepest, next_power(channels, 16)), STEPS=wide, num_warps=8 if wide == 64 else 4,
+        DEPTH=min(deepest, next_power(channels, 16)), STEPS=_STEPS, num_warps=8,
         num_stages=2,
     )  # fmt: skip
     return y

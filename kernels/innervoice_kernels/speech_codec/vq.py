@@ -8,7 +8,7 @@ import torch
 
 from innervoice_kernels import _C
 from innervoice_kernels.backend import NATIVE, TRITON, choose
-from innervoice_kernels.jit import Num, Ptr, cdiv, constexpr, dot, jit, launch, tl
+from innervoice_kernels.jit import Count, Num, Ptr, cdiv, constexpr, dot, jit, launch, tl
 from innervoice_kernels.native import floats, team
 
 _ROWS = 16
@@ -61,7 +61,7 @@ def nearest_code_native(x: torch.Tensor, codebook: torch.Tensor, isa: str | None
 
 @jit
 def _nearest_code_kernel(
-    x: Ptr, codes: Ptr, least: Ptr, ids: Ptr, x_row: Num, code_row: Num, M: Num, K: Num, share: Num,
+    x: Ptr, codes: Ptr, least: Ptr, ids: Ptr, x_row: Num, code_row: Num, M: Count, K: Num, share: Count,
     D: constexpr, ROWS: constexpr, CODES: constexpr, DEPTH: constexpr,
 ) -> None:  # fmt: skip
     """ROWS vectors against `share` codes a program: |c|^2 - 2 x.c in float32, and the

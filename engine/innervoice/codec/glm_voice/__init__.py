@@ -11,6 +11,7 @@ flow_estimator.py    the flow's U-Net
 flow_graphs.py       its Euler steps as CUDA graphs, one a number of rows and frames
 flow_stream.py       the flow over a bounded window
 hift.py              mel frames to samples: the vocoder
+hift_graphs.py       its calls over slots as CUDA graphs
 hift_stream.py       the vocoder, exact in any cutting
 late_pass.py         the vocoder's layers as a stream: centred, late, clipped to the reply
 reference_stream.py  chunk after chunk as the original does it; the state is an argument

@@ -19,7 +19,7 @@ from innervoice.codec.glm_voice.flow_encoder import FlowEncoder, LengthRegulator
 from innervoice.codec.glm_voice.flow_estimator import FlowEstimator
 from innervoice.codec.glm_voice.flow_graphs import StepGraphs
 from innervoice.codec.layers import Tensors, affine, linear
-from innervoice_kernels.backend import TRITON, choose
+from innervoice_kernels.backend import choose
 from innervoice_kernels.speech_codec.noise import frame_noise
 
 NOISE_SEED = 42
@@ -49,8 +49,7 @@ def noise_generator() -> torch.Generator:
 class Flow:
     """The flow with its weights; tensors are named as in flow.pt.
 
-    graphs: where the solver's steps are replayed from, on a GPU with its own
-    kernels; None: launched one by one.
+    graphs: where the solver's steps are replayed from, on a GPU; None: launched one by one.
     """
 
     def __init__(self, config: FlowConfig, tensors: Tensors) -> None:
@@ -63,7 +62,9 @@ class Flow:
         self.regulator = LengthRegulator(config.num_regulator_layers, tensors)
         self.estimator = FlowEstimator(config.estimator, tensors)
         self._shifts = {DEFAULT_STEPS: self._time_shifts(DEFAULT_STEPS)}
-        self.graphs = StepGraphs(self) if self.embedding.device.type == "cuda" else None
+        self.graphs = (
+            StepGraphs(self, self.embedding.device) if self.embedding.device.type == "cuda" else None
+        )
 
     def __call__(
         self,
@@ -139,10 +140,9 @@ class Flow:
         shifts = self.time_shifts(steps)
         times = step_times(steps).tolist()
         x = x.transpose(1, 2)
-        if self.graphs is not None and all(
-            choose(op, x, has_native=native) == TRITON for op, native in _OPS_OF_A_STEP.items()
-        ):
-            replayed = self.graphs.solve(x, given, lengths, shifts, times)
+        if self.graphs is not None:
+            choices = tuple(choose(op, x, has_native=native) for op, native in _OPS_OF_A_STEP.items())
+            replayed = self.graphs.solve(x, given, lengths, shifts, times, choices)
             if replayed is not None:
                 return replayed.transpose(1, 2)
         for k in range(steps):

@@ -1,29 +1,26 @@
-"""Euler steps of the flow replayed from CUDA graphs: hundreds of launches become one, for few rows
-the larger part of the time.
+"""Euler steps of the flow replayed from CUDA graphs.
 
-A step is captured once for a number of rows and frames. The solver's step and its time are inputs of it, so
-that one graph serves all steps and any number of them.
+A step is captured for a number of rows and frames. The solver's step and its time are inputs of it, so that one
+graph serves all steps and any number of them.
 """
 
 from __future__ import annotations
 
-import logging
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from itertools import pairwise
 from threading import Lock
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-MOST_ROWS = 16
-"""More rows keep a GPU busy for longer than their launches take."""
-MOST_GRAPHS = 128
+from innervoice.codec.call_graphs import CallGraphs, CallSize
+from innervoice_kernels.graphs import Replay
+from innervoice_kernels.transfer import to_device
+
 GivenParts = tuple[Tensor, Tensor]
 """What the first stage's convolution and its skip make of all that the flow is given besides x."""
-Replay = Callable[[], None]
-_log = logging.getLogger("innervoice.codec")
 
 
 class EulerStepper(Protocol):
@@ -41,98 +38,98 @@ class EulerStepper(Protocol):
 
 
 class StepGraphs:
-    """Graphs of a flow's steps, the least recently used ones given up first.
+    """Graphs of a flow's steps. Threads take turns. capture: as for CallGraphs."""
 
-    A size is captured when it comes the second time.
-
-    capture: records what a function launches and gives what launches it again; by default a CUDA graph.
-    Threads take turns. error: why steps are launched one by one for good, None: they are not.
-    """
-
-    def __init__(self, flow: EulerStepper, capture: Callable[[Replay], Replay] | None = None) -> None:
-        self._flow, self._capture = flow, capture or _CudaCapture()
-        self._steps: OrderedDict[tuple[Any, ...], _CapturedStep | None] = OrderedDict()
+    def __init__(
+        self,
+        flow: EulerStepper,
+        device: torch.device | str,
+        capture: Callable[[Replay], Replay] | None = None,
+    ) -> None:
+        self._flow = flow
+        self.graphs = CallGraphs[_CapturedStep]("steps of the flow", device, capture)
         self._tables: dict[int, tuple[Tensor, Tensor]] = {}
-        self.num_captured = self.num_replays = 0
-        self.error: str | None = None
+        self.num_replays = 0
         self._turn = Lock()
+
+    @property
+    def num_captured(self) -> int:
+        """Graphs captured so far."""
+        return self.graphs.num_captured
+
+    @property
+    def error(self) -> str | None:
+        """The reason for which steps are launched one by one for good."""
+        return self.graphs.error
 
     @torch.inference_mode()
     def solve(
-        self, x: Tensor, given: GivenParts, lengths: Tensor | None, shifts: list[Tensor], times: list[float]
-    ) -> Tensor | None:
-        """All steps from x [B, F, C] float32; shifts [steps, C'] a stage, times [steps + 1] ->
-        x; None: take them one by one.
-        """
-        with self._turn:
-            return self._solve(x, given, lengths, shifts, times)
-
-    def _solve(
-        self, x: Tensor, given: GivenParts, lengths: Tensor | None, shifts: list[Tensor], times: list[float]
-    ) -> Tensor | None:
-        key = (*x.shape, lengths is None)
-        if len(x) > MOST_ROWS or self.error is not None:
-            return None
-        if key not in self._steps:
-            self._steps[key] = None  # its kernels are compiled and its weights laid out by this first time
-            self._give_up()
-            return None
-        self._steps.move_to_end(key)
-        step = self._steps[key] or self._captured(key, x, given, lengths, shifts)
-        return None if step is None else self._replayed(step, x, given, lengths, *self._table(shifts, times))
-
-    def _captured(
-        self, key: tuple[Any, ...], x: Tensor, given: GivenParts, lengths: Tensor | None, shifts: list[Tensor]
-    ) -> _CapturedStep | None:
-        step = _CapturedStep(x, given, lengths, [shift[0] for shift in shifts])
-        try:
-            step.replay = self._capture(lambda: step.take(self._flow))
-        except RuntimeError as error:
-            self.error = f"{type(error).__name__}: {error}"
-            self._steps.clear()
-            _log.warning(
-                "steps of the flow are launched one by one: a CUDA graph of them failed with %s", self.error
-            )
-            return None
-        self.num_captured += 1
-        self._steps[key] = step
-        return step
-
-    def _replayed(
         self,
-        step: _CapturedStep,
         x: Tensor,
         given: GivenParts,
         lengths: Tensor | None,
-        table: Tensor,
-        deltas: Tensor,
-    ) -> Tensor:
-        step.load(x, given, lengths)
-        for shift, delta in zip(table, deltas, strict=True):
-            step.shift.copy_(shift)
-            step.dt.copy_(delta)
-            step.replay()
-            self.num_replays += 1
-        return step.x.clone()
+        shifts: list[Tensor],
+        times: list[float],
+        choices: Hashable = None,
+    ) -> Tensor | None:
+        """All steps from x [B, F, C] float32; shifts [steps, C'] a stage, times [steps + 1] ->
+        x; None: take them one by one.
+
+        choices: which kernels a step calls; a graph keeps those that it was captured with.
+        """
+        with self._turn:
+            rows, frames, channels = x.shape
+
+            def make(size: CallSize) -> _CapturedStep:
+                own = [shift[0] for shift in shifts]
+                return _CapturedStep(self._flow, _padded(x, given, lengths, size), own)
+
+            wanted = CallSize(rows, frames, (channels, lengths is None, choices))
+            step = self.graphs.find(wanted, make, pads=lengths is not None)
+            if step is None:
+                return None
+            step.load(_padded(x, given, lengths, CallSize(*step.x.shape[:2])))
+            for shift, delta in zip(*self._table(shifts, times), strict=True):
+                step.shift.copy_(shift)
+                step.dt.copy_(delta)
+                step.replay()
+                self.num_replays += 1
+            return step.x[:rows, :frames].clone()
 
     def _table(self, shifts: list[Tensor], times: list[float]) -> tuple[Tensor, Tensor]:
         """The shifts of all stages side by side, [steps, all C'], and the steps' lengths [steps]."""
         steps = len(times) - 1
         if steps not in self._tables:
-            deltas = [later - sooner for sooner, later in pairwise(times)]
-            table = torch.cat(shifts, 1), torch.tensor(deltas, dtype=torch.float32, device=shifts[0].device)
-            self._tables[steps] = table
+            deltas = torch.tensor(
+                [later - sooner for sooner, later in pairwise(times)], dtype=torch.float32, device="cpu"
+            )
+            self._tables[steps] = torch.cat(shifts, 1), to_device([deltas.numpy()], shifts[0].device)[0]
         return self._tables[steps]
 
-    def _give_up(self) -> None:
-        while len(self._steps) > MOST_GRAPHS:
-            self._steps.popitem(last=False)
+
+_Inputs = tuple[Tensor, GivenParts, Tensor | None]
+
+
+def _padded(x: Tensor, given: GivenParts, lengths: Tensor | None, size: CallSize) -> _Inputs:
+    """The inputs with rows of one frame and frames that no row has, up to a size."""
+    rows, frames = size.rows - len(x), size.length - x.shape[1]
+    if not rows and not frames:
+        return x, given, lengths
+
+    def pair(part: Tensor) -> Tensor:  # both branches have the same rows
+        return F.pad(part.view(2, -1, *part.shape[1:]), (0, 0, 0, frames, 0, rows)).flatten(0, 1)
+
+    if lengths is not None:
+        lengths = F.pad(lengths.view(2, -1), (0, rows), value=1).flatten()
+    return F.pad(x, (0, 0, 0, frames, 0, rows)), (pair(given[0]), pair(given[1])), lengths
 
 
 class _CapturedStep:
     """A step's inputs and result where a graph finds them: x is overwritten by the next x."""
 
-    def __init__(self, x: Tensor, given: GivenParts, lengths: Tensor | None, shifts: list[Tensor]) -> None:
+    def __init__(self, flow: EulerStepper, inputs: _Inputs, shifts: list[Tensor]) -> None:
+        x, given, lengths = inputs
+        self._flow = flow
         self.x = x.clone(memory_format=torch.contiguous_format)
         self._given = (given[0].clone(), given[1].clone())
         self._lengths = None if lengths is None else lengths.clone()
@@ -140,32 +137,15 @@ class _CapturedStep:
         self._shifts = list(torch.split(self.shift, [len(shift) for shift in shifts]))
         self.replay: Replay = lambda: None
 
-    def load(self, x: Tensor, given: GivenParts, lengths: Tensor | None) -> None:
+    def load(self, inputs: _Inputs) -> None:
         """The inputs of other rows."""
+        x, given, lengths = inputs
         self.x.copy_(x)
         for own, other in zip(self._given, given, strict=True):
             own.copy_(other)
         if self._lengths is not None and lengths is not None:
             self._lengths.copy_(lengths)
 
-    def take(self, flow: EulerStepper) -> None:
+    def run(self) -> None:
         """Take the step; a graph captures this call."""
-        self.x.copy_(flow.step(self.x, self._given, self._lengths, self._shifts, self.dt))
-
-
-class _CudaCapture:
-    """CUDA graphs that share their memory: one runs at a time, and nothing of it is read behind the next."""
-
-    def __init__(self) -> None:
-        self._pool: Any = None
-
-    def __call__(self, run: Replay) -> Replay:
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(
-            graph, pool=self._pool, capture_error_mode="thread_local"
-        ):  # others may allocate
-            run()
-        self._pool = graph.pool()
-        replay: Replay = graph.replay
-        return replay
+        self.x.copy_(self._flow.step(self.x, self._given, self._lengths, self._shifts, self.dt))

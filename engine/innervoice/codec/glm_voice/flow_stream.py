@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from innervoice.codec.glm_voice.chunks import FrameClock, SteadySettings, TokenChunk, num_states
@@ -63,22 +65,33 @@ class FlowStream:
             settings.fade, 1
         )
 
+    def numbers(
+        self, codes: Sequence[Sequence[int]], chunks: Sequence[TokenChunk]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """codes: of each row the tokens from its open block on -> what a call takes: tokens [B, max_tokens], and
+        the chunks' places [9, B].
+        """
+        most = self._encoder.max_tokens
+        padded = np.array([[*row, *[0] * (most - len(row))] for row in codes], np.int64)
+        return padded, np.ascontiguousarray(np.array([self._places(chunk) for chunk in chunks], np.int64).T)
+
     def __call__(
         self,
-        codes: Sequence[Sequence[int]],
+        tokens: Tensor,
+        places: Tensor,
         chunks: Sequence[TokenChunk],
         state: StreamState,
         seed: Tensor,
         speaker: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """codes: of each row the tokens from its open block on; seed [B]; speaker [B, C] ->
-        frames [B, C, max_new], state'.
+        """tokens and places: the `numbers` of the chunks; seed [B]; speaker [B, C] -> frames [B, C, max_new],
+        state'.
 
         Row b gives away frames first_frame ... sure_frame - 1 of its chunk, its first columns;
         state' holds the rest as "tail".
         """
-        at = self._places(chunks)
-        states, after = self._encode(codes, state, at)
+        at = _Places(*places)
+        states, after = self._encode(tokens, state, at)
         mu, after["states"] = self._mu(states, state, at, max(chunk.bucket_len for chunk in chunks))
         frames = at.window[:, None] + torch.arange(mu.shape[-1], device=self._device, dtype=torch.int64)
         shown = self._state(state, "mel", self._num_shown, len(chunks))
@@ -91,30 +104,24 @@ class FlowStream:
         after["mel"] = shifted(torch.cat([shown, new], -1), at.given, self._num_shown)
         return new, after
 
-    def _places(self, chunks: Sequence[TokenChunk]) -> _Places:
+    def _places(self, chunk: TokenChunk) -> tuple[int, ...]:
+        """The fields of _Places, of one chunk."""
         size = self._block_size
-        rows = []
-        for chunk in chunks:
-            start = chunk.begin // size * size
-            numbers = (
-                chunk.begin,
-                chunk.end - start,
-                start,
-                chunk.end // size * size - start,
-                chunk.end,
-                chunk.window_frame,
-            )
-            rows.append((*numbers, chunk.window_len, chunk.first_frame, chunk.sure_frame - chunk.first_frame))
-        return _Places(*torch.tensor(rows, device=self._device, dtype=torch.int64).T)
-
-    def _encode(
-        self, codes: Sequence[Sequence[int]], state: StreamState, at: _Places
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        most = self._encoder.max_tokens
-        padded = torch.tensor(
-            [[*row, *[0] * (most - len(row))] for row in codes], device=self._device, dtype=torch.int64
+        start = chunk.begin // size * size
+        return (
+            chunk.begin,
+            chunk.end - start,
+            start,
+            chunk.end // size * size - start,
+            chunk.end,
+            chunk.window_frame,
+            chunk.window_len,
+            chunk.first_frame,
+            chunk.sure_frame - chunk.first_frame,
         )
-        embedded = F.embedding(padded, self._flow.embedding)
+
+    def _encode(self, tokens: Tensor, state: StreamState, at: _Places) -> tuple[Tensor, dict[str, Tensor]]:
+        embedded = F.embedding(tokens, self._flow.embedding)
         states, after = self._encoder(embedded, state, at.num_tokens, at.start, at.closed)
         return linear(states, self._flow.project).transpose(1, 2), after  # [B, C, max_tokens]
 

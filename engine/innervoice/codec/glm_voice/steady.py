@@ -210,12 +210,13 @@ class SteadyOutput(SlotOutput[SteadyReply]):
         chunks = []
         call = partial(self._networks.vocode, last=last)
         for group in _pieces([part for part in fed if part.n > 0], self._rows_at_once):
-            for (reply, _, n), made in zip(group, _each(call, group), strict=True):
+            for part, made in zip(group, _each(call, group), strict=True):
+                reply = part.reply
                 if isinstance(made, Exception):
                     chunks.append(self._failed(reply, reply.begin, made))
                 else:
                     chunks.append(SpokenChunk(reply.key, made, last))
-                    reply.heard += n
+                    reply.heard += part.n
         return chunks
 
     def _groups(self, replies: list[SteadyReply]) -> Iterator[list[SteadyReply]]:

@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from innervoice.codec.glm_voice.chunks import SteadySettings, TokenChunk
 from innervoice.codec.glm_voice.flow import Flow
 from innervoice.codec.glm_voice.flow_stream import FlowStream
 from innervoice.codec.glm_voice.hift import Hift
+from innervoice.codec.glm_voice.hift_graphs import VocoderGraphs
 from innervoice.codec.glm_voice.hift_stream import UNKNOWN_END, HiftStream
 from innervoice.codec.glm_voice.steady_reply import SteadyReply
 from innervoice.codec.state import SlotTensors
 from innervoice.telemetry.trace import Tracer
 from innervoice.types import Samples
+from innervoice_kernels.jit import is_recording
+from innervoice_kernels.transfer import to_device, to_host
 
 _FRAME_BUCKET = 32
 
 
 class FedFrames(NamedTuple):
-    """Frames [C, at least n] of a reply on their way to the vocoder, n of them meant."""
+    """Frames [C, at least n] of a reply on their way to the vocoder, n of them meant.
+
+    is_good: whether they are finite, known on the device alone; None: they are.
+    """
 
     reply: SteadyReply
     frames: Tensor
     n: int
+    is_good: Tensor | None = None
 
 
 class SteadyNetworks:
@@ -50,14 +58,22 @@ class SteadyNetworks:
         tracer: Tracer,
     ) -> None:
         self._flow = flow
-        self._device = device
+        self._device = torch.device(device)
+        self._on_cpu = self._device.type == "cpu"
         self._tracer = tracer
+        self._shipped: Tensor | None = None
         self._frames = FlowStream(flow, settings, device)
         self._vocoder = HiftStream(hift, noise)
         self.clock = self._frames.clock
         flow_row, hift_row = self._first_states(settings)
+        spare = 0 if self._on_cpu else 1  # a slot for the rows that pad a graph's batch
         self._flow_state = SlotTensors(flow_row, num_slots)
-        self._hift_state = SlotTensors(hift_row, num_slots)
+        self._hift_state = SlotTensors(hift_row, num_slots + spare)
+        self.vocoder_graphs = (
+            VocoderGraphs(self._vocoder, self._hift_state, num_slots, device)
+            if self._device.type == "cuda"
+            else None
+        )
 
     @property
     def slot_bytes(self) -> int:
@@ -93,14 +109,18 @@ class SteadyNetworks:
 
         Raises ValueError for another shape and for values that are not finite.
         """
+        if speaker is None and self._shipped is not None:
+            return self._shipped
         vector = self._flow.speaker_vector(speaker)
         if not bool(vector.isfinite().all()):
             raise ValueError("the speaker embedding holds values that are not finite")
+        if speaker is None:
+            self._shipped = vector
         return vector
 
     def phases(self, seed: int) -> Tensor:
         """The phases [1, H] at which the harmonics of a reply with this seed begin."""
-        return self._vocoder.phases(torch.tensor([seed], device=self._device, dtype=torch.int64))
+        return self._vocoder.phases(to_device([np.array([seed], np.int64)], self._device)[0])
 
     def next_frames(self, replies: list[SteadyReply]) -> list[FedFrames | Exception]:
         """Decode a chunk of each reply to mel frames, in one call of the flow; the replies'
@@ -112,24 +132,29 @@ class SteadyNetworks:
             reply.codes[: chunk.end - chunk.begin // reply.block_size * reply.block_size]
             for reply, chunk in zip(replies, chunks, strict=True)
         ]
-        seed = torch.tensor([reply.seed for reply in replies], device=self._device, dtype=torch.int64)
+        numbers = np.array([[reply.seed for reply in replies], places], np.int64)
+        tokens, at, (seed, slots) = to_device([*self._frames.numbers(codes, chunks), numbers], self._device)
         speaker = torch.cat([reply.speaker for reply in replies])
         with self._tracer.span("flow", rows=len(replies), frames=max(chunk.window_len for chunk in chunks)):
-            mel, after = self._frames(codes, chunks, self._flow_state.take(places), seed, speaker)
-            self._flow_state.put(places, after)
-            is_good = mel.isfinite().all(-1).all(-1).tolist()
-        return [
-            FedFrames(reply, frames, chunk.sure_frame - chunk.first_frame)
-            if good
-            else ArithmeticError("its mel frames are not finite")
+            mel, after = self._frames(tokens, at, chunks, self._flow_state.take(slots), seed, speaker)
+            self._flow_state.put(slots, after)
+            is_good = mel.isfinite().all(-1).all(-1)
+        fed = [
+            FedFrames(reply, frames, chunk.sure_frame - chunk.first_frame, None if self._on_cpu else good)
             for reply, chunk, frames, good in zip(replies, chunks, mel, is_good, strict=True)
+        ]
+        if not self._on_cpu:  # whoever reads the samples sees it, and this thread need not wait twice
+            return list(fed)
+        return [
+            one if good else ArithmeticError("its mel frames are not finite")
+            for one, good in zip(fed, is_good.tolist(), strict=True)
         ]
 
     def last_frames(self, replies: list[SteadyReply]) -> list[FedFrames]:
         """The frames that finished replies still hold back, and zeros that push
         out what the vocoder is behind.
         """
-        tails = self._flow_state.take([reply.place for reply in replies])["tail"]
+        tails = self._flow_state.take_one("tail", [reply.place for reply in replies])
         fed = []
         for reply, tail in zip(replies, tails, strict=True):
             held = reply.end_frame - reply.heard
@@ -143,30 +168,55 @@ class SteadyNetworks:
         last: the replies end with them.
         """
         # Pad all rows to the longest, rounded up, so that few shapes occur.
-        replies = [reply for reply, _, _ in fed]
-        size = -(-max(n for _, _, n in fed) // _FRAME_BUCKET) * _FRAME_BUCKET
-        mel = torch.stack([F.pad(frames[:, :n], (0, size - n)) for _, frames, n in fed])
-        places = [reply.place for reply in replies]
-        numbers = (
-            [n for _, _, n in fed],
-            [reply.heard for reply in replies],
-            [reply.end_frame if last else UNKNOWN_END for reply in replies],
-            [reply.seed for reply in replies],
+        replies = [part.reply for part in fed]
+        size = -(-max(part.n for part in fed) // _FRAME_BUCKET) * _FRAME_BUCKET
+        mel = torch.stack([self._row(part, size) for part in fed])
+        numbers = np.array(
+            [
+                (
+                    part.reply.place,
+                    part.n,
+                    part.reply.heard,
+                    part.reply.end_frame if last else UNKNOWN_END,
+                    part.reply.seed,
+                )
+                for part in fed
+            ],
+            np.int64,
         )
-        n, start, end, seed = torch.tensor(numbers, device=self._device, dtype=torch.int64)
         phases = torch.cat([reply.phases for reply in replies])
-        # Where no row begins or ends in reach, the vocoder need not clip its signals.
-        inner = not last and all(reply.heard >= self._vocoder.flush_frames for reply in replies)
         with self._tracer.span("vocoder", rows=len(replies), frames=size):
-            state = self._hift_state.take(places)
-            samples, after = self._vocoder(mel, state, n, start, end, seed, phases=phases, inner=inner)
-            self._hift_state.put(places, after)
-            made = samples.cpu().numpy()
+            if self.vocoder_graphs is None:
+                samples = self._vocode(mel, numbers, phases, last)
+            else:
+                samples = self.vocoder_graphs(mel, numbers, phases)
+            made = to_host(_marked(samples, fed)).numpy()
+        if is_recording():  # nothing ran
+            made = np.zeros_like(made)
         good = np.isfinite(made).all(-1)
         return [
-            self._cut(row, reply, count, last) if is_good else ArithmeticError("its samples are not finite")
-            for row, (reply, _, count), is_good in zip(made, fed, good, strict=True)
+            self._cut(row, part.reply, part.n, last)
+            if is_good
+            else ArithmeticError("its samples are not finite")
+            for row, part, is_good in zip(made, fed, good, strict=True)
         ]
+
+    def _vocode(self, mel: Tensor, numbers: NDArray[np.int64], phases: Tensor, last: bool) -> Tensor:
+        """mel [B, C, T], numbers [B, 5], phases [B, H] -> samples; the slots go on."""
+        places, n, start, end, seed = to_device([np.ascontiguousarray(numbers.T)], self._device)[0]
+        # Where no row begins or ends in reach, the vocoder need not clip its signals. On a GPU that saves nothing,
+        # and would compile all its kernels twice.
+        inner = self._on_cpu and not last and bool((numbers[:, 2] >= self._vocoder.flush_frames).all())
+        state = self._hift_state.take(places)
+        samples, after = self._vocoder(mel, state, n, start, end, seed, phases=phases, inner=inner)
+        self._hift_state.put(places, after)
+        return samples
+
+    def _row(self, fed: FedFrames, size: int) -> Tensor:
+        """The frames of a row, [C, size]; those behind its own are not looked at."""
+        if fed.frames.shape[-1] >= size and not self._on_cpu:
+            return fed.frames[:, :size]
+        return F.pad(fed.frames[:, : fed.n], (0, size - fed.n))
 
     def _cut(self, samples: Samples, reply: SteadyReply, n: int, last: bool) -> Samples:
         """The samples of a call that are the reply's: nothing before its first one, nothing after its end."""
@@ -183,5 +233,16 @@ class SteadyNetworks:
         mel = torch.zeros(1, self._flow.config.mel_channels, 1, device=self._device, dtype=torch.float32)
         _, hift = self._vocoder(mel, {}, zero, zero, zero + UNKNOWN_END, zero)
         chunk = TokenChunk(0, 1, replace(settings, steps=1), self.clock)
-        _, flow = self._frames([[0]], [chunk], {}, zero, mel[..., 0])
+        tokens, at = to_device(self._frames.numbers([[0]], [chunk]), self._device)
+        _, flow = self._frames(tokens, at, [chunk], {}, zero, mel[..., 0])
         return flow, hift
+
+
+def _marked(samples: Tensor, fed: Sequence[FedFrames]) -> Tensor:
+    """Samples [B, T], not numbers where the frames were none."""
+    if all(part.is_good is None for part in fed):
+        return samples
+    good = torch.stack(
+        [samples.new_ones((), dtype=torch.bool) if p.is_good is None else p.is_good for p in fed]
+    )
+    return samples.masked_fill(~good[:, None], torch.nan)

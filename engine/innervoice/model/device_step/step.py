@@ -18,7 +18,15 @@ from innervoice.model.quant import embed
 from innervoice.model.transformer import Transformer
 from innervoice.telemetry.trace import Tracer
 from innervoice_kernels.backend import TRITON, choose
-from innervoice_kernels.jit import PDL_SINCE, dependent_launches, num_compiled
+from innervoice_kernels.graphs import GraphPool, Replay
+from innervoice_kernels.jit import (
+    PDL_SINCE,
+    Launch,
+    compile_all,
+    dependent_launches,
+    num_compiled,
+    recorded,
+)
 from innervoice_kernels.sampling.cursor import SLOTS, prepare
 from innervoice_kernels.sampling.cursor_columns import Ending, OutputColumn, TokenKind
 from innervoice_kernels.sampling.head import head_step
@@ -198,8 +206,8 @@ class DeviceStep:
             if isinstance(weights.embedding, Tensor)
             else torch.empty(1, 0, device=self.device, dtype=torch.float32)
         )
-        self._graphs: dict[tuple[int, bool], torch.cuda.CUDAGraph] = {}
-        self._pool: Any = None  # one pool of memory for all graphs: they run one at a time
+        self._graphs: dict[tuple[int, bool], Replay] = {}
+        self._pool = GraphPool(self.device)
         self._count = self._replays = self._eager = 0
         self._ready_s: float | None = None
         self._compiled = num_compiled()
@@ -249,7 +257,7 @@ class DeviceStep:
         if self.device.type != "cuda":
             return None
         event: torch.cuda.Event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
+        event.record(torch.cuda.current_stream(self.device))
         return event
 
     def read(self, pending: Pending) -> list[list[Emitted]]:
@@ -275,10 +283,23 @@ class DeviceStep:
         ]
 
     @torch.inference_mode()
-    def warmup(self, weighted: Sequence[bool] = (False, True)) -> float:
-        """Compile every kernel and capture every bucket -> seconds taken. Only while all rows are idle."""
+    def launches(
+        self, weighted: Sequence[bool] = (False, True), buckets: Sequence[int] | None = None
+    ) -> list[Launch]:
+        """Note what the steps of these buckets launch, None: of all; nothing runs."""
+        with recorded() as launches:
+            for bucket in self.buckets if buckets is None else buckets:
+                for flag in weighted:
+                    self._launch(bucket, flag, Tracer())
+        return launches
+
+    @torch.inference_mode()
+    def warmup(self, weighted: Sequence[bool] = (False, True), buckets: Sequence[int] | None = None) -> float:
+        """Compile every kernel and capture these buckets, None: all -> seconds taken. Only while all rows are idle."""
         begin_ns = self._tracer.now_ns()
-        for bucket in reversed(self.buckets):
+        buckets = sorted(self.buckets if buckets is None else buckets, reverse=True)
+        compile_all(self.launches(weighted, buckets))
+        for bucket in buckets:
             for flag in weighted:
                 self._eager_step(bucket, flag)
                 if self._use_graphs:
@@ -300,21 +321,14 @@ class DeviceStep:
         if not self._use_graphs:
             self._eager_step(bucket, weighted, self._tracer)
         elif (bucket, weighted) in self._graphs:
-            self._graphs[bucket, weighted].replay()
+            self._graphs[bucket, weighted]()
             self._replays += 1
         else:  # without warmup: the first step of a bucket compiles its kernels, and is a step
             self._eager_step(bucket, weighted)
             self._capture(bucket, weighted)
 
     def _capture(self, bucket: int, weighted: bool) -> None:
-        torch.cuda.synchronize(self.device)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(
-            graph, pool=self._pool, capture_error_mode="thread_local"
-        ):  # others may allocate
-            self._launch(bucket, weighted, Tracer())
-        self._pool = graph.pool()
-        self._graphs[bucket, weighted] = graph
+        self._graphs[bucket, weighted] = self._pool.capture(lambda: self._launch(bucket, weighted, Tracer()))
 
     def _eager_step(self, bucket: int, weighted: bool, tracer: Tracer | None = None) -> None:
         self._launch(bucket, weighted, tracer or Tracer())

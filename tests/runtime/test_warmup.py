@@ -1,0 +1,157 @@
+"""Nothing is compiled once an engine is warm: the kernels of steps, prompts and speech at GLM-4-Voice's sizes, on a device
+that only notes them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from benches import bench
+from pretend_device import PretendDevice, specialised
+
+from innervoice.checkpoint.decoder_tensors import flow_shapes, hift_shapes
+from innervoice.checkpoint.speech_decoder import DecoderConfig
+from innervoice.codec.glm_voice.chunks import SteadySettings
+from innervoice.codec.glm_voice.flow import Flow
+from innervoice.codec.glm_voice.hift import Hift
+from innervoice.codec.glm_voice.steady import SteadyOutput
+from innervoice.codec.speech_codec import rehearse
+from innervoice.model.device_step import DeviceStep
+from innervoice.model.pages import PagePool, PageTable
+from innervoice.model.runner import ModelRunner
+from innervoice.model.sequence import Sequence
+from innervoice.runtime import warmup
+from innervoice.telemetry.trace import Tracer
+from innervoice_kernels.backend import use
+from innervoice_kernels.jit import HAS_TRITON, INTERPRETED, Launch, recorded
+
+pytestmark = pytest.mark.skipif(
+    not HAS_TRITON or INTERPRETED, reason="needs Triton's compiler, not its interpreter"
+)
+
+PAGE, ROWS, LENGTH = 16, 256, 8192
+Keys = set[tuple[str, str]]
+
+
+@pytest.fixture(autouse=True)
+def noted() -> Iterator[None]:
+    """Kernels are chosen as on a GPU, and none runs."""
+    with use("triton"), torch.inference_mode(), PretendDevice(), recorded():
+        yield
+
+
+def keys_of(launches: Iterable[Launch]) -> Keys:
+    return set(specialised(launches))
+
+
+class Core:
+    """The parts of a core that a warm-up steps, with GLM-4-Voice's model of one layer."""
+
+    def __init__(self, to: Any = None) -> None:
+        shapes = bench("shapes")
+        model = shapes.blank_model(shapes.GLM_4_VOICE | {"num_layers": 1}, to)
+        self.pool = PagePool(ROWS * 64, PAGE)
+        self.pages = self
+        self.max_model_len = LENGTH
+        self.runner = ModelRunner(model, ROWS * 64, PAGE, Tracer(), backend="plain", max_model_len=LENGTH)
+        self.runner.splits_head = True
+        self.settings = type("Settings", (), {"prefill_chunk": 256})
+        self.device_step = DeviceStep(model, self.runner.kv, max_rows=ROWS, max_model_len=LENGTH)
+
+    def new_sequence(self) -> Sequence:
+        return Sequence(PageTable(self.pool))
+
+    def warm(self) -> Keys:
+        with recorded() as launches:
+            warmup.try_prompts(self)  # type: ignore[arg-type]
+        return keys_of([*launches, *self.device_step.launches()])
+
+    def feed(self, rows: list[tuple[int, int]], weighted: bool, outputs: Any) -> list[Launch]:
+        """A step of rows of (cached, new) tokens."""
+        with warmup.sequences(self, [cached + new for cached, new in rows]) as sequences:  # type: ignore[arg-type]
+            for sequence, (cached, _) in zip(sequences, rows, strict=True):
+                sequence.num_cached = cached
+                sequence.begin_reply(0.5 if weighted else 0.0)
+            with recorded() as launches:
+                self.runner.forward(sequences, outputs)
+        return launches
+
+
+@pytest.mark.parametrize(
+    ("to", "steps"), [(None, 60), ("int4", 40), ("fp8", 40), pytest.param(None, 400, marks=pytest.mark.slow)]
+)
+def test_random_steps_need_no_kernel_that_the_warm_up_did_not(to: str | None, steps: int) -> None:
+    """Steps of prompts and single tokens of any lengths, weighted or not, and of every number of rows on the device."""
+    core, rng = Core(to), random.Random(1)
+    warm = core.warm()
+    launches: list[Launch] = []
+    for _ in range(steps):
+        num = rng.choice([1, 1, 2, 3, 4, 6, 8, 12, 16, 24, 40])
+        news = [rng.randint(1, max(1, 256 // num)) for _ in range(num)]
+        rows = [(rng.choice([0, 0, 16 * rng.randint(0, 20), rng.randint(0, 400)]), new) for new in news]
+        outputs = rng.choice([(), None, [(151, 4000)], [(5, 70), (152353, 168737)]])
+        launches += core.feed(rows, rng.random() < 0.3, outputs)
+    assert keys_of(launches) - warm == set()
+    assert len(warm) < 80, "kernels for one and the same work"
+
+
+def decoder(settings: SteadySettings, num_slots: int = 16) -> SteadyOutput:
+    """Speech at the shipped sizes, with one layer of those that are alike."""
+    config = DecoderConfig()
+    parts = config.flow
+    encoder, estimator = (
+        replace(parts.encoder, num_layers=1),
+        replace(parts.estimator, num_blocks=1, num_mid_blocks=1),
+    )
+    parts = replace(parts, encoder=encoder, estimator=estimator)
+    flow = Flow(parts, blanks(flow_shapes(parts), torch.bfloat16))
+    hift = Hift(config.hift, blanks(hift_shapes(config.hift), torch.float32), torch.bfloat16, "meta")
+    return SteadyOutput(flow, hift, settings, num_slots=num_slots, device="meta")
+
+
+def blanks(shapes: Any, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    return {name: torch.empty(shape, dtype=dtype, device="meta") for name, shape in shapes.items()}
+
+
+def speak(output: SteadyOutput, names: list[str], total: int) -> list[Launch]:
+    """The launches of replies of so many tokens, pushed token by token."""
+    with recorded() as launches:
+        for name in names:
+            output.open(name)
+        for token in range(total):
+            for name in names:
+                output.push(name, [token % 100])
+            output.step(names)
+        for name in names:
+            output.finish(name)
+        output.step(names)
+        for name in names:
+            output.close(name)
+    return launches
+
+
+def test_speech_needs_no_kernel_that_the_warm_up_did_not() -> None:
+    """First, later and last chunks, of one reply and of three, the longest of 300 tokens."""
+    output = decoder(SteadySettings(steps=1))
+    with recorded() as launches:
+        rehearse(output, 1, "warm")
+    warm = keys_of(launches)
+    spoken = ((["a"], 300), (["a", "b", "c"], 93), (["a"], 3), (["a"], 40))
+    new = keys_of(launch for names, total in spoken for launch in speak(output, names, total)) - warm
+    assert output.errors == {} and new == set()
+
+
+def test_256_replies_fit_into_one_call_of_the_codec() -> None:
+    """Only the first number of a grid may be above 65,535."""
+    output = decoder(SteadySettings(steps=1), num_slots=256)
+    with recorded() as launches:
+        rehearse(output, 256, "many", num_chunks=1)
+    assert output.errors == {} and len(launches) > 200
+    assert max(max(launch.grid[1:], default=1) for launch in launches) <= 65_535
+    rows = [launch.grid for launch in launches if launch.kernel.__name__ == "_snake_kernel"]
+    assert max(grid[0] for grid in rows) == 256 * 256
