@@ -5,6 +5,7 @@ decode_bench.py  the decode loop alone, timed
 environment.py   versions, native module, processor, memory, GPUs; also runs as a bare file
 loadgen/         callers in real time
 quantize.py      a checkpoint with its weights quantised, as a directory
+realtime_bench/  callers of any Realtime server
 replay/          event logs, and replies made again
 simulator/       listeners under a virtual clock
 """

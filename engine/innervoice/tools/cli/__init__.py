@@ -9,6 +9,7 @@ inputs.py    question, schedule and sampling from words of the command line
 main.py      innervoice demo, generate, plan, quantize, env, and the commands of the other files
 options.py   options that commands share, and those of an engine
 outputs.py   files that appear together or not at all
+realtime.py  innervoice bench realtime
 replay.py    innervoice replay
 serve.py     innervoice serve
 shell.py     the process around a command: streams and signals

@@ -32,6 +32,7 @@ from innervoice.tools.cli.display import Display, plan_rows, written_as_it_goes,
 from innervoice.tools.cli.inputs import read_prompt, read_sampling, read_schedule, read_template, typed
 from innervoice.tools.cli.options import JsonOption, ModelOption, ScheduleOption, with_engine_options
 from innervoice.tools.cli.outputs import ReplyFiles, create_folder, staged
+from innervoice.tools.cli.realtime import realtime
 from innervoice.tools.cli.replay import replay_command
 from innervoice.tools.cli.serve import serve_command
 from innervoice.tools.cli.shell import run_in_shell
@@ -43,8 +44,9 @@ REPLY = Path("reply.wav")
 DEMO_SAMPLING = Sampling(seed=34, max_new_tokens=200)  # a seed whose reply reflects twice and ends by itself
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-bench = typer.Typer(help="Time parts of the engine.", rich_markup_mode=None)
+bench = typer.Typer(help="Time the engine, its parts, and any Realtime server.", rich_markup_mode=None)
 bench.command()(stream)
+bench.command()(realtime)
 bench.command()(metrics)
 bench.command()(decode)
 app.add_typer(bench, name="bench")

@@ -1,0 +1,31 @@
+"""Figures as they are shown to people: their names, numbers and percents."""
+
+from __future__ import annotations
+
+ROWS = {
+    "audio_ttfp_ms": "first sound after the question, ms",
+    "audible_ttfa_ms": "the same with its leading silence, ms",
+    "first_chunk_s": "length of the first chunk, s",
+    "turn_end_ms": "speech_stopped after the question, ms",
+    "response_ms": "response.created after the question, ms",
+    "inter_chunk_s": "gap between chunks, s",
+    "audio_underrun_s": "largest underrun of a reply, s",
+    "stream_underruns": "underruns of a call",
+    "audio_s": "sound of a reply, s",
+    "audio_rtf": "question to last chunk / sound",
+    "interruption_noticed_ms": "barge-in to speech_started, ms",
+    "interruption_sound_after_s": "sound that came after that, s",
+    "interruption_last_delta_ms": "barge-in to the last delta, ms",
+    "interruption_silent_ms": "barge-in to silence, ms",
+    "lag_ms": "lateness of the callers' frames, ms",
+}
+
+
+def number(value: float | None) -> str:
+    """Three digits, or a dash."""
+    return "-" if value is None else f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def percent_words(value: float | None) -> str:
+    """A percentage, or a dash; only all is 100%."""
+    return "-" if value is None else "100%" if value == 100 else f"{min(value, 99.9):.3g}%"
