@@ -102,7 +102,8 @@ class _Session:
 
     async def run(self) -> None:
         if self._has("mute"):
-            await asyncio.Event().wait()
+            await self._connection.wait_closed()
+            return
         if self._has("full"):
             await self._error("session_limit_reached")
             await self._connection.close(1013, "all sessions are in use")

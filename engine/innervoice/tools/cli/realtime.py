@@ -26,7 +26,7 @@ from innervoice.tools.cli.serve import KEY_VARIABLE, read_keys
 
 if TYPE_CHECKING:
     from innervoice.tools.realtime_bench import CallSettings, CrowdLog, RealtimeFigures, Recording
-    from innervoice.tools.realtime_bench.turn import Turn
+    from innervoice.tools.realtime_bench.turn import CallTurn
 
 
 def realtime(
@@ -131,10 +131,8 @@ def shown(figures: RealtimeFigures, log: CrowdLog, settings: CallSettings) -> Re
     from innervoice.tools.realtime_bench.labels import ROWS, number
 
     replies = figures.replies
-    head = (
-        f"{settings.url.partition('?')[0]}  {settings.shape}: {replies.num_requests} turns in "
-        f"{figures.num_calls} calls, {figures.wall_s:.1f} s"
-    )
+    num = f"{replies.num_requests} turns in {figures.num_calls} calls, {figures.wall_s:.1f} s"
+    head = f"{settings.url.partition('?')[0]}\n{settings.shape}\n{num}"
     table = Table(box=None, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
     for name in ("n", "p50", "p90", "p99", "most"):
@@ -212,7 +210,7 @@ def _progress(settings: CallSettings) -> Iterator[Any]:
         task = bar.add_task(f"{settings.callers} callers")
         num = {"turns": 0, "failed": 0}
 
-        def on_turn(turn: Turn) -> None:
+        def on_turn(turn: CallTurn) -> None:
             num["turns"] += 1
             num["failed"] += turn.error is not None
             words = f"{settings.callers} callers, {num['turns']} turns, {num['failed']} failed"

@@ -15,8 +15,8 @@ from innervoice.tools.realtime_bench.microphone import Microphone
 from innervoice.tools.realtime_bench.recordings import RATE, Recording
 from innervoice.tools.realtime_bench.reply import HeardReply
 from innervoice.tools.realtime_bench.settings import CallSettings
-from innervoice.tools.realtime_bench.turn import BargeIn, CallLog, Turn
-from innervoice.tools.realtime_bench.wire import CallFailed, Connect, ServerEvent, Wire, part
+from innervoice.tools.realtime_bench.turn import BargeIn, CallLog, CallTurn
+from innervoice.tools.realtime_bench.wire import CallFailed, Connect, ReceivedEvent, Wire, part
 
 BARGE_IN_S = (0.3, 2.0)  # after the first sound of the reply that is interrupted
 TURN_EVENTS = {
@@ -37,7 +37,7 @@ class Call:
         random: Random,
         log: CallLog,
         until_s: float = math.inf,
-        on_turn: Callable[[Turn], None] = lambda turn: None,
+        on_turn: Callable[[CallTurn], None] = lambda turn: None,
     ) -> None:
         self._wire = wire
         self._settings = settings
@@ -51,7 +51,7 @@ class Call:
         self._changed = asyncio.Event()
         self._events = wire.events()
         self._rate = RATE
-        self._turn: Turn | None = None
+        self._turn: CallTurn | None = None
         self._barge: BargeIn | None = None  # of the question that is being spoken
         self._replies: dict[str, HeardReply] = {}
         self._is_updated = False
@@ -102,7 +102,7 @@ class Call:
         number, interrupted = 0, None
         while interrupted is not None or self._may_begin(number):
             recording = self._recordings[(self._log.caller + number) % len(self._recordings)]
-            turn = Turn(self._log.caller, number, recording.name, begun_s=self._loop.time())
+            turn = CallTurn(self._log.caller, number, recording.name, begun_s=self._loop.time())
             self._log.turns.append(turn)
             number += 1
             try:
@@ -119,7 +119,9 @@ class Call:
     def _may_begin(self, number: int) -> bool:
         return number < self._settings.most_turns and self._loop.time() < self._until_s
 
-    async def _hold(self, turn: Turn, recording: Recording, interrupted: Turn | None, number: int) -> bool:
+    async def _hold(
+        self, turn: CallTurn, recording: Recording, interrupted: CallTurn | None, number: int
+    ) -> bool:
         """Hold one turn; returns whether the next question is to interrupt its reply."""
         speech = self._microphone.say(recording)
         self._turn = turn
@@ -147,7 +149,7 @@ class Call:
         turn.is_over = True
         return is_cut
 
-    async def _interrupt(self, interrupted: Turn, loud_s: float) -> None:
+    async def _interrupt(self, interrupted: CallTurn, loud_s: float) -> None:
         """Note the barge-in into a reply; a caller of manual turns stops it by itself."""
         reply = interrupted.reply
         if reply is None or not reply.is_playing(loud_s) or interrupted.barge is not None:
@@ -163,7 +165,7 @@ class Call:
             await self._wire.send_event(cancel | {"event_id": "bench_cancel"})
         await self._truncate(reply)
 
-    async def _answer(self, turn: Turn, number: int) -> HeardReply | None:
+    async def _answer(self, turn: CallTurn, number: int) -> HeardReply | None:
         """Wait for the first sound of the turn's reply; None: it failed, and the call may go on."""
         refusals = {f"bench_commit_{number}", f"bench_create_{number}"}
 
@@ -185,7 +187,7 @@ class Call:
             turn.error = EARLY
         return reply if reply is not None and reply.has_sound else None
 
-    def _reply_to(self, turn: Turn) -> HeardReply | None:
+    def _reply_to(self, turn: CallTurn) -> HeardReply | None:
         """The last reply that began after the turn's question did, unless the question went on over it."""
         assert turn.loud_s is not None and turn.submitted_s is not None, "the question is over"
         for reply in reversed(self._replies.values()):
@@ -213,7 +215,7 @@ class Call:
             if is_silent and self._loop.time() >= now + self._settings.timeout_s:
                 raise CallFailed("timeout: reply stalled")
 
-    def _judge(self, turn: Turn, reply: HeardReply, is_cut: bool) -> None:
+    def _judge(self, turn: CallTurn, reply: HeardReply, is_cut: bool) -> None:
         """Note what was wrong with a reply that was heard."""
         if turn.error is not None or is_cut:
             return
@@ -265,13 +267,13 @@ class Call:
             self._replies[key] = HeardReply(key, now, self._rate)
         return self._replies[key]
 
-    def _note_place(self, event: ServerEvent) -> None:
+    def _note_place(self, event: ReceivedEvent) -> None:
         reply = self._replies[str(event.response_id)]
         if reply.item_id is None and isinstance(event.item_id, str):
             reply.item_id = event.item_id
             reply.content_index = event.content_index if isinstance(event.content_index, int) else 0
 
-    def _end_reply(self, event: ServerEvent, now: float) -> None:
+    def _end_reply(self, event: ReceivedEvent, now: float) -> None:
         details = part(event.response, "status_details")
         failure = part(details, "error", "code") or part(details, "error", "type") or ""
         reply = self._reply(part(event.response, "id"), now)
@@ -302,7 +304,7 @@ class Call:
         cut = {"type": "conversation.item.truncate", "audio_end_ms": math.floor(1e3 * reply.heard_s)}
         await self._wire.send_event(cut | place | {"event_id": "bench_truncate"})
 
-    def _note_error(self, event: ServerEvent) -> None:
+    def _note_error(self, event: ReceivedEvent) -> None:
         self._log.error_codes[self._wire.last_error] += 1
         self._refused_ids.add(str(part(event.error, "event_id")))
         message = part(event.error, "message")
@@ -319,7 +321,7 @@ async def make_call(
     *,
     until_s: float = math.inf,
     connect: Connect = connect,
-    on_turn: Callable[[Turn], None] = lambda turn: None,
+    on_turn: Callable[[CallTurn], None] = lambda turn: None,
 ) -> None:
     """Call the server, hold the turns and hang up. All that goes wrong is in the log.
 

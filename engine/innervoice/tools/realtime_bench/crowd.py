@@ -14,7 +14,7 @@ from innervoice.tools.loadgen.load import Load
 from innervoice.tools.realtime_bench.call import make_call
 from innervoice.tools.realtime_bench.recordings import Recording
 from innervoice.tools.realtime_bench.settings import CallSettings
-from innervoice.tools.realtime_bench.turn import CallLog, Turn
+from innervoice.tools.realtime_bench.turn import CallLog, CallTurn
 from innervoice.tools.realtime_bench.wire import Connect
 
 PAUSE_S = 1.0  # before a caller whose call failed calls again
@@ -32,7 +32,7 @@ class CrowdLog:
     is_cut: bool = False
 
     @property
-    def turns(self) -> list[Turn]:
+    def turns(self) -> list[CallTurn]:
         """The turns that came to an end, good or bad."""
         return [turn for call in self.calls for turn in call.turns if turn.is_over]
 
@@ -43,7 +43,7 @@ async def hold_calls(
     *,
     connect: Connect = connect,
     stop: asyncio.Event | None = None,
-    on_turn: Callable[[Turn], None] = lambda turn: None,
+    on_turn: Callable[[CallTurn], None] = lambda turn: None,
 ) -> CrowdLog:
     """Make all calls, after those that warm the server up. stop: ends them all at once; what there is, is kept."""
     loop = asyncio.get_running_loop()

@@ -8,19 +8,19 @@ from typing import Any, Literal
 from innervoice.tools.realtime_bench.recordings import RATE
 from innervoice.tools.realtime_bench.settings import CallSettings
 
-Dialect = Literal["ga", "beta"]
+ServerDialect = Literal["ga", "beta"]
 
 AUDIO_DELTAS = frozenset({"response.output_audio.delta", "response.audio.delta"})
 BETA_HEADER = ("OpenAI-Beta", "realtime=v1")
 _FLAT = ("modalities", "input_audio_format", "output_audio_format")
 
 
-def dialect_of(session: Mapping[str, Any]) -> Dialect:
+def dialect_of(session: Mapping[str, Any]) -> ServerDialect:
     """The dialect of a server, by the session that it greets with: the beta's has flat fields."""
     return "beta" if any(name in session for name in _FLAT) and "audio" not in session else "ga"
 
 
-def session_update(dialect: Dialect, settings: CallSettings) -> dict[str, Any]:
+def session_update(dialect: ServerDialect, settings: CallSettings) -> dict[str, Any]:
     """The first message of a call: PCM16 both ways, and how turns end."""
     turns: dict[str, Any] | None = None
     if settings.turns == "server":

@@ -13,7 +13,7 @@ STALL_S = 0.005  # a send that takes longer was held up by the server
 
 
 @dataclass
-class Speech:
+class SpokenQuestion:
     """A question that is being spoken. loud, ended: the times at which its first loud frame was sent, and at
     which its last frame was due.
     """
@@ -25,7 +25,7 @@ class Speech:
 
 
 class Microphone:
-    """Sends what is said, on a clock; between questions an open one sends silence, another nothing.
+    """Sends questions on a clock; between them an open one sends silence, another nothing.
 
     A frame is due at the end of the 20 ms that it covers. lags_s: how late each frame was sent because this
     process was late; the time for which the server took no more is left out, and counted as stalled_s.
@@ -36,12 +36,12 @@ class Microphone:
         self.stalled_s = 0.0
         self._wire = wire
         self._is_open = is_open
-        self._speeches: deque[Speech] = deque()
+        self._speeches: deque[SpokenQuestion] = deque()
         self._spoken = asyncio.Event()
 
-    def say(self, recording: Recording) -> Speech:
+    def say(self, recording: Recording) -> SpokenQuestion:
         """Speak a recording from the next frame on, or after the one that is being spoken."""
-        speech = Speech(recording)
+        speech = SpokenQuestion(recording)
         self._speeches.append(speech)
         self._spoken.set()
         return speech
@@ -69,7 +69,7 @@ class Microphone:
                 self.stalled_s += free_s - sent_s
             place = 0 if speech is None else self._follow(speech, place, sent_s, due_s)
 
-    def _follow(self, speech: Speech, place: int, sent_s: float, due_s: float) -> int:
+    def _follow(self, speech: SpokenQuestion, place: int, sent_s: float, due_s: float) -> int:
         """Note what was sent; returns the place of the next frame."""
         if place == speech.recording.loud:
             speech.loud.set_result(sent_s)

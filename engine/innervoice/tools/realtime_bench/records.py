@@ -13,17 +13,17 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import innervoice
+from innervoice.runtime.record import Line
 from innervoice.telemetry.metrics import Distribution
 from innervoice.tools.realtime_bench.crowd import CrowdLog
 from innervoice.tools.realtime_bench.figures import RealtimeFigures, columns
 from innervoice.tools.realtime_bench.settings import CallSettings
-from innervoice.tools.realtime_bench.turn import Turn
+from innervoice.tools.realtime_bench.turn import CallTurn
 
 PART = "realtime"
 PACKAGES = ("websockets", "numpy")
 _SECRET = "--api-key"
 _UNITS = {"_ms": "ms", "_s": "s", "_underruns": "gaps", "_rtf": "s/s"}
-Line = dict[str, Any]
 
 
 def records_of(figures: RealtimeFigures, log: CrowdLog, settings: CallSettings) -> list[Line]:
@@ -121,7 +121,7 @@ def _server(log: CrowdLog, settings: CallSettings) -> str:
     return settings.url.partition("?")[0] + (f" {model}" if model else "")
 
 
-def _timeline(turns: Sequence[Turn]) -> Line:
+def _timeline(turns: Sequence[CallTurn]) -> Line:
     """The reply with the most deltas, in seconds since the end of its question."""
     replies = [turn.timings for turn in turns if turn.timings.audio]
     if not replies:

@@ -1,4 +1,4 @@
-"""Turn and CallLog: a question with its reply, and all that happened in one call."""
+"""CallTurn and CallLog: a question with its reply, and all that happened in one call."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Interruption:
 
 
 @dataclass
-class Turn:
+class CallTurn:
     """A question and its reply. Times are in seconds of the caller's clock.
 
     begun_s: the question's first frame is recorded; loud_s: its first loud frame was sent; submitted_s: the question
@@ -116,7 +116,7 @@ class CallLog:
     caller: int
     begun_s: float
     number: int = 0
-    turns: list[Turn] = field(default_factory=list)
+    turns: list[CallTurn] = field(default_factory=list)
     failure: str | None = None
     details: list[str] = field(default_factory=list)
     error_codes: Counter[str] = field(default_factory=Counter)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 import ssl
@@ -29,7 +30,7 @@ class CallFailed(Exception):
         self.detail = detail[:_MOST_DETAIL]
 
 
-class ServerEvent(msgspec.Struct):
+class ReceivedEvent(msgspec.Struct):
     """The fields of the server's events that a caller reads; of any type, as servers differ."""
 
     type: str = ""
@@ -54,12 +55,12 @@ class Wire:
 
     def __init__(self, connection: ClientConnection) -> None:
         self._connection = connection
-        self._decode = msgspec.json.Decoder(ServerEvent).decode
+        self._decode = msgspec.json.Decoder(ReceivedEvent).decode
         self.last_error = ""  # the code of the last `error` event, which a close often follows
 
     @classmethod
     async def open(cls, settings: CallSettings, *, is_beta: bool, connect: Connect = connect) -> Wire:
-        """Connect. Raises CallFailed."""
+        """Connect to the server of the settings. Raises CallFailed."""
         headers = dict([BETA_HEADER]) if is_beta else {}
         if settings.api_key is not None:
             headers["Authorization"] = f"Bearer {settings.api_key}"
@@ -89,7 +90,7 @@ class Wire:
         """Send an event."""
         await self.send(msgspec.json.encode(event))
 
-    async def events(self) -> AsyncIterator[ServerEvent]:
+    async def events(self) -> AsyncIterator[ReceivedEvent]:
         """The server's events as they come; it ends with CallFailed."""
         while True:
             try:
@@ -105,7 +106,7 @@ class Wire:
             yield event
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         await self._connection.close()
 
     def _closed(self, error: ConnectionClosed) -> CallFailed:
@@ -133,8 +134,11 @@ def _refusal(error: Exception) -> CallFailed:
     if isinstance(error, socket.gaierror):
         return CallFailed("unknown host", str(error))
     if isinstance(error, OSError):
-        words = error.strerror or str(error)
-        return CallFailed("connection refused" if "refused" in str(error).lower() else "no connection", words)
+        # Of several addresses asyncio joins the messages.
+        is_refused = error.errno == errno.ECONNREFUSED or f"[Errno {errno.ECONNREFUSED}]" in str(error)
+        return CallFailed(
+            "connection refused" if is_refused else "no connection", error.strerror or str(error)
+        )
     return CallFailed("no WebSocket there", str(error))
 
 

@@ -3,7 +3,6 @@
 charts.py    distributions of figures, and underruns call by call
 page.py      figures, plots and settings in the template
 playback.py  when each part of a reply was heard
-report.html  the template
 svg.py       shapes, scales and axes
 timeline.py  one call: questions, chunks, reserve and playback over time
 """

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from innervoice.telemetry.metrics import Distribution
 from innervoice.tools.realtime_bench.figures import num_stalls
 from innervoice.tools.realtime_bench.report.svg import Canvas, Scale, plain, ticks
-from innervoice.tools.realtime_bench.turn import CallLog, Turn
+from innervoice.tools.realtime_bench.turn import CallLog, CallTurn
 
 WIDTH, HEIGHT = 540, 230
 LEFT, RIGHT, TOP, FOOT = 40, 16, 52, 42
@@ -70,7 +70,7 @@ def strips(rows: Sequence[tuple[str, Sequence[float], str]], unit: str, label: s
     return canvas.markup()
 
 
-def waits(turns: Sequence[Turn], label: str) -> Markup | None:
+def waits(turns: Sequence[CallTurn], label: str) -> Markup | None:
     """A bar a turn, the shortest wait first: end of the question to speech_stopped, to response.created, to sound."""
     rows = sorted(filter(None, map(_parts, turns)), key=lambda parts: parts[-1])
     if not rows:
@@ -112,7 +112,7 @@ def underruns(calls: Sequence[CallLog], label: str) -> Markup | None:
     return canvas.markup()
 
 
-def _parts(turn: Turn) -> tuple[float, float, float] | None:
+def _parts(turn: CallTurn) -> tuple[float, float, float] | None:
     """Milliseconds from the end of a turn's question to speech_stopped, response.created and first sound."""
     reply, begin_s = turn.reply, turn.submitted_s
     if reply is None or begin_s is None or not reply.has_sound or reply.created_s < begin_s:

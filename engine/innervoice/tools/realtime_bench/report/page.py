@@ -20,7 +20,7 @@ from innervoice.tools.realtime_bench.report.charts import histogram, strips, und
 from innervoice.tools.realtime_bench.report.timeline import drawn_timeline, most_telling
 from innervoice.tools.realtime_bench.settings import CallSettings
 
-Tile = tuple[str, str, str, str]
+ReportTile = tuple[str, str, str, str]
 
 
 def written_report(
@@ -52,7 +52,7 @@ def written_report(
     )
 
 
-def _tiles(figures: RealtimeFigures) -> Iterator[Tile]:
+def _tiles(figures: RealtimeFigures) -> Iterator[ReportTile]:
     """The figures that are read first: (name, value, what it stands on, good, bad or nothing)."""
     replies, cuts = figures.replies, figures.interruptions
     first = replies.audio_ttfp_ms

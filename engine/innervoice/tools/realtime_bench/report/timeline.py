@@ -12,7 +12,7 @@ from innervoice.tools.realtime_bench.recordings import FRAME_S, Recording
 from innervoice.tools.realtime_bench.reply import HeardReply
 from innervoice.tools.realtime_bench.report.playback import PlaybackSpans, playback_spans, reserve_points
 from innervoice.tools.realtime_bench.report.svg import Canvas, Scale, plain
-from innervoice.tools.realtime_bench.turn import CallLog, Turn
+from innervoice.tools.realtime_bench.turn import CallLog, CallTurn
 
 WIDTH = 1120
 LEFT, RIGHT = 92, 12
@@ -29,14 +29,14 @@ FOOT = 352
 EDGE = 170  # from the right, where labels are written to the left
 
 
-def most_telling(calls: Sequence[CallLog]) -> list[Turn]:
+def most_telling(calls: Sequence[CallLog]) -> list[CallTurn]:
     """The turns in a row that show most: a barge-in, then underruns, then the most turns within the axis' length."""
     rows = [_within(call.turns[first:]) for call in calls for first in range(len(call.turns))]
     return max(filter(None, rows), key=_tells, default=[])
 
 
 def drawn_timeline(
-    turns: Sequence[Turn], calls: Sequence[CallLog], recordings: Mapping[str, Recording]
+    turns: Sequence[CallTurn], calls: Sequence[CallLog], recordings: Mapping[str, Recording]
 ) -> Markup | None:
     """The drawing of some turns of a call; None without turns."""
     if not turns:
@@ -76,7 +76,7 @@ class _Drawing:
             if name != "Heard":
                 self._canvas.line((LEFT, top + height + 8), (WIDTH - RIGHT, top + height + 8), "grid")
 
-    def turn(self, turn: Turn, following: Turn | None, recording: Recording | None) -> None:
+    def turn(self, turn: CallTurn, following: CallTurn | None, recording: Recording | None) -> None:
         """Draw a question and its reply."""
         if recording is not None:
             self._question(turn, recording)
@@ -104,7 +104,7 @@ class _Drawing:
                     self.x(time_s) - 1.5, top, 3, height, kind, title=f"{name} {self._at(time_s)}"
                 )
 
-    def _question(self, turn: Turn, recording: Recording) -> None:
+    def _question(self, turn: CallTurn, recording: Recording) -> None:
         _, top, height = LANES["question"]
         self._wave(turn.begun_s, recording.peaks, top + height / 2, height / 2, "user")
         self._canvas.text(self.x(turn.begun_s), top - 4, turn.question, "small")
@@ -144,7 +144,7 @@ class _Drawing:
         if peak[0] <= self._end_s:
             self._canvas.text(self.x(peak[0]) + 6, y(peak[1]) + 10, f"{most_s:.1f} s", "small")
 
-    def _heard(self, reply: HeardReply, spans: PlaybackSpans, following: Turn | None) -> None:
+    def _heard(self, reply: HeardReply, spans: PlaybackSpans, following: CallTurn | None) -> None:
         _, top, height = LANES["heard"]
         peaks = [peak for chunk in reply.peaks for peak in chunk]
         for span in spans.heard:
@@ -171,7 +171,7 @@ class _Drawing:
                 left, top, max(2.0, self.x(min(end_s, limit_s)) - left), height, "unheard", title=title
             )
 
-    def _wait(self, turn: Turn, reply: HeardReply) -> None:
+    def _wait(self, turn: CallTurn, reply: HeardReply) -> None:
         """Mark the wait from the end of the question to the first sound."""
         if turn.submitted_s is None or reply.audio[0][0] > self._end_s:
             return
@@ -183,7 +183,7 @@ class _Drawing:
         wait_ms = 1e3 * (reply.audio[0][0] - turn.submitted_s)
         self._canvas.text((left + right) / 2, top + height + 2, f"{wait_ms:.0f} ms", "wait-label", "middle")
 
-    def _barge_in(self, turn: Turn, reply: HeardReply) -> None:
+    def _barge_in(self, turn: CallTurn, reply: HeardReply) -> None:
         assert turn.barge is not None, "the caller looked"
         if turn.barge.loud_s > self._end_s:
             return
@@ -211,7 +211,7 @@ class _Drawing:
         return f"at {time_s - self._begin_s:.2f} s"
 
 
-def _end_s(turn: Turn) -> float:
+def _end_s(turn: CallTurn) -> float:
     """The time at which a turn is over for the caller."""
     reply = turn.reply
     if reply is None or not reply.has_sound:
@@ -219,13 +219,13 @@ def _end_s(turn: Turn) -> float:
     return reply.dry_s if reply.stopped_s is None else max(reply.stopped_s, reply.done_s or 0.0)
 
 
-def _within(turns: Sequence[Turn]) -> list[Turn]:
+def _within(turns: Sequence[CallTurn]) -> list[CallTurn]:
     """The first turns that are over within the axis' length, but at least one that has a reply."""
     some = [turn for turn in turns if turn.is_over and turn.reply is not None and turn.reply.has_sound]
     return [turn for turn in some if _end_s(turn) - some[0].begun_s <= MOST_S - 1] or some[:1]
 
 
-def _tells(turns: Sequence[Turn]) -> tuple[int, int, int]:
+def _tells(turns: Sequence[CallTurn]) -> tuple[int, int, int]:
     stalls = sum(
         find_underruns(turn.reply.played, turn.reply.rate).num_stalls
         for turn in turns

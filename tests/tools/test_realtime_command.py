@@ -1,0 +1,156 @@
+"""innervoice bench realtime from the command line, over real sockets, in real time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from benches import bench
+from scripted_realtime import Script, ScriptedServer
+from websockets.asyncio.server import serve
+
+from innervoice.tools.cli.main import main
+from innervoice.tools.realtime_bench.settings import CallSettings
+from innervoice.tools.realtime_bench.wire import CallFailed, Wire
+
+
+@contextmanager
+def listening(script: Script) -> Iterator[tuple[str, ScriptedServer]]:
+    """A scripted server on a port of loopback, in a thread -> its address."""
+    server = ScriptedServer(script)
+    loop = asyncio.new_event_loop()
+    started = threading.Event()
+    port: list[int] = []
+
+    async def work() -> None:
+        async with serve(server.serve, "127.0.0.1", 0, process_request=server.admit) as listener:
+            port.append(listener.sockets[0].getsockname()[1])
+            stop.append(asyncio.Event())
+            started.set()
+            await stop[0].wait()
+
+    stop: list[asyncio.Event] = []
+    thread = threading.Thread(target=lambda: loop.run_until_complete(work()), daemon=True)
+    thread.start()
+    assert started.wait(10), "the server did not start"
+    try:
+        yield f"ws://127.0.0.1:{port[0]}/v1/realtime", server
+    finally:
+        loop.call_soon_threadsafe(stop[0].set)
+        thread.join(10)
+        loop.close()
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    folder = tmp_path / "questions"
+    folder.mkdir()
+    soundfile.write(folder / "short.wav", np.full(4800, 0.5, np.float32), 24000)
+    return folder
+
+
+def test_a_run_prints_a_table_and_writes_its_files(
+    questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = Script("beta", ((0.05, 0.2), (0.1, 0.2)), silence_s=0.2, answer_s=0.05)
+    names = {"--json": "r.json", "--out": "t.jsonl", "--report": "report"}
+    files = [word for flag, name in names.items() for word in (flag, str(tmp_path / name))]
+    session = tmp_path / "session.json"
+    session.write_text('{"instructions": "Be brief."}')
+    words = [
+        "--callers",
+        "4",
+        "--num-turns",
+        "2",
+        "--think-s",
+        "0",
+        "--audio",
+        str(questions),
+        "--api-key",
+        "k",
+    ]
+    with listening(script) as (url, server):
+        assert main(["bench", "realtime", "--url", url, *words, "--session", str(session), *files]) == 0
+    shown = capsys.readouterr().out
+    assert "8 turns in 4 calls" in shown and "first sound after the question, ms" in shown
+    assert "underruns: 0 in 0 of 8 replies; calls without one: 100%" in shown
+    assert {headers["authorization"] for headers in server.headers} == {"Bearer k"} and len(
+        server.headers
+    ) == 5
+    assert all(events[0]["session"]["instructions"] == "Be brief." for events in server.received)
+    records = bench("record").read(tmp_path / "r.json")
+    [first] = [one for one in records if one.name == "realtime: audio_ttfp_ms"]
+    assert first.n == 8 and 250 <= first.ours < 1500, "0.2 s of silence, 0.05 s to the answer and its sound"
+    assert len((tmp_path / "t.jsonl").read_text().splitlines()) == 8
+    assert "</html>" in (tmp_path / "report" / "report.html").read_text()
+    assert main(["bench", "metrics", str(tmp_path / "t.jsonl"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["audio_ttfp_ms"]["median"] == first.ours
+
+
+def test_a_server_that_refuses_everybody_is_one_sentence_beside_the_table(
+    questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with listening(Script(fault="401")) as (url, _):
+        words = ["--callers", "2", "--audio", str(questions), "--json", str(tmp_path / "r.json")]
+        assert main(["bench", "realtime", "--url", url, *words]) == 2
+    written = capsys.readouterr()
+    assert (
+        "failed: 2 x HTTP 401 invalid_api_key" in written.out
+        and "INVALID: 2 of 2 calls failed" in written.out
+    )
+    assert written.err.startswith("innervoice: no reply was heard from the server: HTTP 401")
+    assert json.loads((tmp_path / "r.json").read_text())[0]["invalid"] == "2 of 2 calls failed"
+
+
+@contextmanager
+def open_port(answer: bytes) -> Iterator[int]:
+    """A port whose server says something, whatever it is asked."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def work() -> None:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        with connection:
+            connection.recv(4096)
+            connection.sendall(answer)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        listener.close()
+        thread.join(5)
+
+
+def refusal(url: str) -> str:
+    async def work() -> str:
+        try:
+            await Wire.open(CallSettings(url, timeout_s=5.0), is_beta=False)
+        except CallFailed as failed:
+            return failed.kind
+        return ""
+
+    return asyncio.run(work())
+
+
+def test_servers_that_are_none_are_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        closed = listener.getsockname()[1]
+    assert refusal(f"ws://127.0.0.1:{closed}") == "connection refused"
+    with open_port(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n") as port:
+        assert refusal(f"ws://127.0.0.1:{port}") == "HTTP 404"
+    with open_port(b"SSH-2.0-x\r\n") as port:
+        assert refusal(f"ws://127.0.0.1:{port}") == "no WebSocket there"
+    with open_port(b"no TLS here") as port:
+        assert refusal(f"wss://127.0.0.1:{port}") == "no connection"
