@@ -39,6 +39,7 @@ COMMANDS = (
     "codec encode",
     "bench decode",
     "bench stream",
+    "bench realtime",
 )
 RUN_SCRIPTS = "import runpy, sys\nfor path in sys.argv[1:]: runpy.run_path(path, run_name='__main__')"
 RUN_COMMANDS = "import json, sys; from innervoice.tools.cli.main import main; sys.exit(max(map(main, json.loads(sys.argv[1]))))"

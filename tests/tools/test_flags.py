@@ -57,6 +57,27 @@ WRONG = {
         "--schedule": ("none",),
         "--out": ("nowhere/x.jsonl",),
     },
+    "bench realtime": {
+        "--url": ("", "none", "ftp://h", "ws://h:0"),
+        "--callers": ("0", "-1", HUGE),
+        "--num-turns": ("0", "-1"),
+        "--seconds": ("nan", "0", "inf"),
+        "--think-s": ("nan", "-1"),
+        "--barge-in": ("nan", "-0.1", "1.1"),
+        "--arrivals": ("nan", "0"),
+        "--num-warmups": ("-1",),
+        "--seed": ("-1", HUGE),
+        "--timeout-s": ("nan", "0"),
+        "--silence-ms": ("-1", HUGE),
+        "--turns": ("none",),
+        "--dialect": ("alpha",),
+        "--audio": ("none",),
+        "--session": ("none",),
+        "--api-key": ("@none",),
+        "--ca-file": ("none", "/dev/null"),
+        "--json": ("nowhere/x.json",),
+        "--out": ("nowhere/x.jsonl",),
+    },
     "bench decode": {
         "--batch": ("0", "-1", HUGE),
         "--context": ("0", "-1", HUGE),
@@ -94,6 +115,7 @@ def test_flags_are_refused(
         monkeypatch.setattr(made, "load", lambda *_, **__: pytest.fail("a model was loaded"), raising=False)
     plain: dict[str, Sequence[str]] = {
         "simulate": (),
+        "bench realtime": ("--url", "ws://127.0.0.1:1"),
         "quantize": (str(tiny_dir / "glm-4-voice-9b"), "out", "--to", "int4"),
         "codec encode": (str(assets_dir / "question.wav"), "--codec", str(tiny_dir), "--out", "out.codes"),
     }

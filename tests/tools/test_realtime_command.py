@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +26,7 @@ from innervoice.tools.realtime_bench.wire import CallFailed, Wire
 
 
 @contextmanager
-def listening(script: Script) -> Iterator[tuple[str, ScriptedServer]]:
+def listening(script: Script, tls: ssl.SSLContext | None = None) -> Iterator[tuple[str, ScriptedServer]]:
     """A scripted server on a port of loopback, in a thread -> its address."""
     server = ScriptedServer(script)
     loop = asyncio.new_event_loop()
@@ -31,7 +34,7 @@ def listening(script: Script) -> Iterator[tuple[str, ScriptedServer]]:
     port: list[int] = []
 
     async def work() -> None:
-        async with serve(server.serve, "127.0.0.1", 0, process_request=server.admit) as listener:
+        async with serve(server.serve, "127.0.0.1", 0, process_request=server.admit, ssl=tls) as listener:
             port.append(listener.sockets[0].getsockname()[1])
             stop.append(asyncio.Event())
             started.set()
@@ -42,7 +45,7 @@ def listening(script: Script) -> Iterator[tuple[str, ScriptedServer]]:
     thread.start()
     assert started.wait(10), "the server did not start"
     try:
-        yield f"ws://127.0.0.1:{port[0]}/v1/realtime", server
+        yield f"{'ws' if tls is None else 'wss'}://127.0.0.1:{port[0]}/v1/realtime", server
     finally:
         loop.call_soon_threadsafe(stop[0].set)
         thread.join(10)
@@ -154,3 +157,37 @@ def test_servers_that_are_none_are_named() -> None:
         assert refusal(f"ws://127.0.0.1:{port}") == "no WebSocket there"
     with open_port(b"no TLS here") as port:
         assert refusal(f"wss://127.0.0.1:{port}") == "no connection"
+
+
+@pytest.mark.skipif(
+    shutil.which("openssl") is None, reason="openssl, which makes the certificate, is not installed"
+)
+def test_a_certificate_of_ones_own_is_trusted_when_it_is_named(
+    questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    words = ["-keyout", str(key), "-out", str(cert), "-days", "2", "-subj", "/CN=127.0.0.1"]
+    words += ["-addext", "subjectAltName=IP:127.0.0.1"]
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *words]
+    subprocess.run(made, check=True, capture_output=True)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(cert, key)
+    script = Script(chunks=((0.0, 0.1), (0.05, 0.1)), answer_s=0.0)
+    with listening(script, tls) as (url, _):
+        plain = [
+            "bench",
+            "realtime",
+            "--url",
+            url,
+            "--num-turns",
+            "1",
+            "--turns",
+            "manual",
+            "--num-warmups",
+            "0",
+        ]
+        plain += ["--audio", str(questions)]
+        assert main(plain) == 2
+        assert "failed: 1 x certificate refused" in capsys.readouterr().out
+        assert main([*plain, "--ca-file", str(cert)]) == 0
+    assert "1 turn in 1 call, " in capsys.readouterr().out

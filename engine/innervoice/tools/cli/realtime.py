@@ -128,10 +128,10 @@ def realtime(
 def shown(figures: RealtimeFigures, log: CrowdLog, settings: CallSettings) -> RenderableType:
     """The figures for a terminal: a line for the run, a table of distributions, errors by type."""
     from innervoice.tools.realtime_bench.figures import columns
-    from innervoice.tools.realtime_bench.labels import ROWS, number
+    from innervoice.tools.realtime_bench.labels import ROWS, counted, number
 
     replies = figures.replies
-    num = f"{replies.num_requests} turns in {figures.num_calls} calls, {figures.wall_s:.1f} s"
+    num = f"{counted(replies.num_requests, 'turn')} in {counted(figures.num_calls, 'call')}, {figures.wall_s:.1f} s"
     head = f"{settings.url.partition('?')[0]}\n{settings.shape}\n{num}"
     table = Table(box=None, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
@@ -145,7 +145,8 @@ def shown(figures: RealtimeFigures, log: CrowdLog, settings: CallSettings) -> Re
     ending = list(_summary(figures))
     if figures.invalid is not None:
         ending += ["", f"INVALID: {figures.invalid}"]
-    return Group(Text(f"{head}\n"), table, Text("\n" + "\n".join(ending)))
+    shown_table = [table, Text()] if table.row_count else []
+    return Group(Text(f"{head}\n"), *shown_table, Text("\n".join(ending)))
 
 
 def _shares(values: Distribution) -> tuple[float | None, ...]:
@@ -204,16 +205,18 @@ def _run(settings: CallSettings, recordings: list[Recording]) -> tuple[CrowdLog,
 @contextmanager
 def _progress(settings: CallSettings) -> Iterator[Any]:
     """A line on a terminal that counts turns, nothing elsewhere."""
+    from innervoice.tools.realtime_bench.labels import counted
+
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(f"{settings.callers} callers")
+        task = bar.add_task(counted(settings.callers, "caller"))
         num = {"turns": 0, "failed": 0}
 
         def on_turn(turn: CallTurn) -> None:
             num["turns"] += 1
             num["failed"] += turn.error is not None
-            words = f"{settings.callers} callers, {num['turns']} turns, {num['failed']} failed"
+            words = f"{counted(settings.callers, 'caller')}, {counted(num['turns'], 'turn')}, {num['failed']} failed"
             bar.update(task, description=words)
 
         yield on_turn

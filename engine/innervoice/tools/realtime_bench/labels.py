@@ -29,3 +29,8 @@ def number(value: float | None) -> str:
 def percent_words(value: float | None) -> str:
     """A percentage, or a dash; only all is 100%."""
     return "-" if value is None else "100%" if value == 100 else f"{min(value, 99.9):.3g}%"
+
+
+def counted(num: int, word: str) -> str:
+    """A number of things that a word names."""
+    return f"{num} {word}" if num == 1 else f"{num} {word}s"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from innervoice.fields import MOST_INT64, Limits, read_fields
+from innervoice.tools.realtime_bench.labels import counted
 
 SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
 PATH = "/v1/realtime"
@@ -53,17 +55,31 @@ class CallSettings:
         if self.num_turns is None and self.seconds is None:
             object.__setattr__(self, "num_turns", 3)
         object.__setattr__(self, "url", realtime_url(self.url, self.model))
+        if self.ca_file is not None:
+            self.tls()
 
     @property
     def most_turns(self) -> float:
         """The number of turns that a call has at most."""
         return math.inf if self.num_turns is None else self.num_turns
 
+    def tls(self) -> ssl.SSLContext:
+        """The certificates that the server's may be signed by. Raises ValueError for a file without any."""
+        context = ssl.create_default_context()
+        if self.ca_file is not None:
+            try:
+                context.load_verify_locations(self.ca_file)
+            except OSError as error:  # ssl's errors are of its kinds
+                raise ValueError(
+                    f"ca_file {self.ca_file} holds no certificates ({error}): name a file of them, as PEM"
+                ) from None
+        return context
+
     @property
     def shape(self) -> str:
         """The load, as records call it."""
-        parts = [f"{self.callers} callers", f"{self.turns} turns"]
-        parts += [] if self.num_turns is None else [f"{self.num_turns} turns a call"]
+        parts = [counted(self.callers, "caller"), f"{self.turns} turns"]
+        parts += [] if self.num_turns is None else [f"{counted(self.num_turns, 'turn')} a call"]
         parts += [] if self.seconds is None else [f"{self.seconds:g} s"]
         parts += [] if not self.barge_in else [f"barge-in {self.barge_in:g}"]
         parts += [] if self.arrivals == math.inf else [f"{self.arrivals:g} calls/s"]

@@ -64,7 +64,7 @@ class Wire:
         headers = dict([BETA_HEADER]) if is_beta else {}
         if settings.api_key is not None:
             headers["Authorization"] = f"Bearer {settings.api_key}"
-        options: dict[str, Any] = {"ssl": _tls(settings)} if settings.url.startswith("wss:") else {}
+        options: dict[str, Any] = {"ssl": settings.tls()} if settings.url.startswith("wss:") else {}
         try:
             made = await connect(
                 settings.url,
@@ -113,13 +113,6 @@ class Wire:
         code = error.rcvd.code if error.rcvd is not None else "without a word"
         reason = error.rcvd.reason if error.rcvd is not None else ""
         return CallFailed(f"closed {code} {self.last_error}".strip(), reason)
-
-
-def _tls(settings: CallSettings) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    if settings.ca_file is not None:
-        context.load_verify_locations(settings.ca_file)
-    return context
 
 
 def _refusal(error: Exception) -> CallFailed:

@@ -13,7 +13,7 @@ import innervoice
 from innervoice.telemetry.metrics import Distribution
 from innervoice.tools.realtime_bench.crowd import CrowdLog
 from innervoice.tools.realtime_bench.figures import RealtimeFigures, columns
-from innervoice.tools.realtime_bench.labels import ROWS, number, percent_words
+from innervoice.tools.realtime_bench.labels import ROWS, counted, number, percent_words
 from innervoice.tools.realtime_bench.recordings import Recording
 from innervoice.tools.realtime_bench.records import command
 from innervoice.tools.realtime_bench.report.charts import histogram, strips, underruns, waits
@@ -36,6 +36,7 @@ def written_report(
         server=settings.url.partition("?")[0],
         model=model,
         shape=settings.shape,
+        num=f"{counted(figures.replies.num_requests, 'turn')} in {counted(figures.num_calls, 'call')}",
         figures=figures,
         tiles=list(_tiles(figures)),
         timeline=drawn_timeline(turns, log.calls, {one.name: one for one in recordings}),
