@@ -145,8 +145,8 @@ def shown(figures: RealtimeFigures, log: CrowdLog, settings: CallSettings) -> Re
     ending = list(_summary(figures))
     if figures.invalid is not None:
         ending += ["", f"INVALID: {figures.invalid}"]
-    shown_table = [table, Text()] if table.row_count else []
-    return Group(Text(f"{head}\n"), *shown_table, Text("\n".join(ending)))
+    middle: list[RenderableType] = [table, Text()] if table.row_count else []
+    return Group(Text(f"{head}\n"), *middle, Text("\n".join(ending)))
 
 
 def _shares(values: Distribution) -> tuple[float | None, ...]:
