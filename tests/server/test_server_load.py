@@ -9,13 +9,14 @@ import json
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from loop_probe import LoopProbe
 from paths import TESTS
 from small_servers import KEY, RunningServer, running_server, wait_until
 
@@ -23,12 +24,13 @@ from innervoice import Engine
 from innervoice.server.process import SWITCH_S
 
 MAX_SESSIONS = 24
+AS_FAST = 1.2, 0.03  # share and seconds by which a used server's first sound may be later than a new one's
+OPTIONS: dict[str, Any] = {"max_sessions": MAX_SESSIONS, "max_model_len": 1024}
 
 
 @pytest.fixture(scope="module")
 def engine(tiny_dir: Path) -> Iterator[Engine]:
-    options = {"max_sessions": MAX_SESSIONS, "max_model_len": 1024}
-    with Engine.from_pretrained(tiny_dir, device="cpu", **options) as made:
+    with Engine.from_pretrained(tiny_dir, device="cpu", **OPTIONS) as made:
         yield made
 
 
@@ -58,58 +60,31 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-CONTROL = """
-import json, select, sys, time
-late = []
-while not select.select([sys.stdin], [], [], 0)[0]:
-    due = time.perf_counter() + 0.005
-    time.sleep(0.005)
-    late.append(time.perf_counter() - due)
-print(json.dumps(late))
-"""
-
-
-class LoopProbe:
-    """How late the event loop of a server wakes a task that sleeps for 5 ms, again and again.
-
-    A process that does nothing else is the control: it is late as often as the machine is busy with others.
-    """
-
-    def __init__(self, server: RunningServer) -> None:
-        self._late_s: list[float] = []
-        self._task = asyncio.run_coroutine_threadsafe(self._run(), server.loop)
-        self._control = subprocess.Popen(
-            [sys.executable, "-c", CONTROL], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    async def _run(self) -> None:
-        while True:
-            due_s = time.perf_counter() + 0.005
-            await asyncio.sleep(0.005)
-            self._late_s.append(time.perf_counter() - due_s)
-
-    def p99(self) -> tuple[float, float]:
-        """Seconds that 99 of 100 wakes are late at most: of the loop, and of the control."""
-        self._task.cancel()
-        shown, _ = self._control.communicate("stop")
-        return float(np.quantile(self._late_s, 0.99)), float(np.quantile(json.loads(shown), 0.99))
+@contextmanager
+def probed(server: RunningServer) -> Iterator[LoopProbe]:
+    """Probe the event loop of a server while the block runs."""
+    probe = LoopProbe()
+    server.loop.call_soon_threadsafe(probe.start)
+    yield probe
+    server.loop.call_soon_threadsafe(probe.stop)
 
 
 @pytest.mark.slow
-def test_the_event_loop_does_not_stall_under_sixteen_callers(server: RunningServer) -> None:
+def test_the_event_loop_does_not_stall_under_sixteen_callers(
+    server: RunningServer, record_property: Callable[[str, object], None]
+) -> None:
     switch_s = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_S)  # as the process of a server does
     try:
-        probe = LoopProbe(server)
-        tally = call(server, 16, 2)
-        loop_s, machine_s = probe.p99()
+        with probed(server) as probe:
+            tally = call(server, 16, 1)
     finally:
         sys.setswitchinterval(switch_s)
     assert set(tally["ends"]) <= {"completed", "incomplete"}, tally["ends"]
-    assert sum(tally["ends"].values()) == 32
-    assert loop_s <= 0.010 + machine_s, (
-        f"{1e3 * loop_s:.1f} ms, of which the machine's {1e3 * machine_s:.1f} ms"
-    )
+    assert sum(tally["ends"].values()) == 16
+    assert len(probe.late_s) > 200
+    record_property("ms", [round(1e3 * float(np.quantile(probe.late_s, q)), 2) for q in (0.5, 0.99, 1.0)])
+    assert probe.p99_s() <= 0.010
 
 
 def resident_mb() -> float:
@@ -137,28 +112,45 @@ def assert_nothing_is_left(server: RunningServer, num_tasks_before: int, num_thr
     assert threading.active_count() <= num_threads
 
 
-def soak(server: RunningServer, num_callers: int, num_calls: int) -> None:
+def assert_as_fast_as_new(server: RunningServer, model_dir: Path) -> None:
+    """The first sound comes as soon as from a new server, which is called in turn with this one: what else the
+    machine does holds both up.
+    """
+    with (
+        Engine.from_pretrained(model_dir, device="cpu", **OPTIONS) as engine,
+        running_server(engine, vad="silero") as new,
+    ):
+        servers = {"new": new, "used": server}
+        for one in servers.values():
+            call(one, 1, 1)
+        took_s: dict[str, list[float]] = {name: [] for name in servers}
+        for _ in range(4):
+            for name, one in servers.items():
+                took_s[name] += call(one, 1, 2)["first_sound_s"]
+    share, more_s = AS_FAST
+    assert np.median(took_s["used"]) < share * np.median(took_s["new"]) + more_s, took_s
+
+
+def soak(server: RunningServer, model_dir: Path, num_callers: int, num_calls: int) -> None:
     """Let rough callers call twice; caches (of torch's kernels by shape) may fill the first time."""
     call(server, 2, 1)
-    before = call(server, 2, 3)["first_sound_s"]
     tasks, threads = num_tasks(server), threading.active_count()
     held_mb = []
     for seed in (1, 2):
         tally = call(server, num_callers, num_calls, "rough", seed=seed)
         assert sum(tally["ends"].values()) == num_callers * num_calls
         assert not {"TimeoutError", "failed"} & set(tally["ends"]), tally["ends"]
-        assert_nothing_is_left(server, tasks, threads + MAX_SESSIONS)
+        assert_nothing_is_left(server, tasks, threads + 4)
         held_mb.append(resident_mb())
     assert held_mb[1] < held_mb[0] + 30, held_mb
-    after = call(server, 2, 3)["first_sound_s"]
-    assert np.median(after) < 2 * np.median(before) + 0.2
+    assert_as_fast_as_new(server, model_dir)
 
 
 @pytest.mark.slow
-def test_nothing_is_left_of_rough_callers(server: RunningServer) -> None:
-    soak(server, 12, 3)
+def test_nothing_is_left_of_rough_callers(server: RunningServer, tiny_dir: Path) -> None:
+    soak(server, tiny_dir, 12, 3)
 
 
 @pytest.mark.long
-def test_nothing_is_left_of_two_thousand_sessions(server: RunningServer) -> None:
-    soak(server, 20, 50)
+def test_nothing_is_left_of_two_thousand_sessions(server: RunningServer, tiny_dir: Path) -> None:
+    soak(server, tiny_dir, 20, 50)

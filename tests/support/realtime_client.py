@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Coroutine, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
@@ -38,6 +39,8 @@ class MemorySocket:
         self.client_state = self.application_state = WebSocketState.CONNECTED
         self.to_server: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.received: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.clock: Callable[[], float] = time.monotonic
+        self.times_s: list[float] = []  # of `received`
         self.close_code: int | None = None
         self.may_send = asyncio.Event()
         self.may_send.set()
@@ -52,11 +55,13 @@ class MemorySocket:
         await self.may_send.wait()
         if self.client_state == WebSocketState.DISCONNECTED:
             raise RuntimeError("the client is gone")
+        self.times_s.append(self.clock())
         self.received.put_nowait(json.loads(text))
 
     async def close(self, code: int = 1000) -> None:
         self.close_code = code
         self.application_state = WebSocketState.DISCONNECTED
+        self.times_s.append(self.clock())
         self.received.put_nowait({"type": "closed", "code": code})
 
 

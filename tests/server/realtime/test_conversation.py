@@ -314,3 +314,22 @@ def test_conversations_do_not_touch_each_other(engine: Engine, context: ServerCo
         await asyncio.gather(*(talk(*pair) for pair in zip(words, alone, strict=True)))
 
     run(work())
+
+
+def test_instructions_that_are_taken_back_are_the_models_own_again(context: ServerContext) -> None:
+    async def work() -> None:
+        heads: list[str | None] = []
+        async with connected(context) as client:
+            await greeted(client)
+            [connection] = context.live
+            session = connection._hosted.conversation.scope.session  # type: ignore[attr-defined]
+            for instructions in ("Be brief.", "", "Be long.", "   "):
+                client.send("session.update", session={"instructions": instructions})
+                client.say("hello")
+                assert (await client.answer(max_output_tokens=5))["output"]
+                heads.append(session._worker.call_sessions(lambda one: one.history(session.session_id)).head)
+        own = context.engine.parts.requests.default_system([])
+        assert heads == ["Be brief.", own, "Be long.", own]
+        assert own is not None
+
+    run(work())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gc
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from realtime_client import connected, greeted, make_context, run
 from innervoice import Engine, EngineDead
 from innervoice.server.context import ServerContext
 from innervoice.server.errors import ApiError
+from innervoice.server.realtime.writer import WriterLimits
 
 
 @pytest.mark.parametrize(
@@ -42,13 +44,29 @@ def test_a_reader_that_takes_nothing_ends_while_others_go_on(context: ServerCont
         async with connected(context) as slow, connected(context) as other:
             await greeted(slow)
             await greeted(other)
-            slow.say("hello")
+            sound = base64.b64encode(bytes(200_000)).decode()
+            part = {"type": "input_audio", "audio": sound}
+            slow.send(
+                "conversation.item.create",
+                item={"id": "recording", "type": "message", "role": "user", "content": [part]},
+            )
             slow.send("response.create", response={"max_output_tokens": 1500})
             await slow.until("response.created")
             slow.socket.may_send.clear()
+            for _ in range(1000):  # whose answers are more than it may leave unread
+                slow.send("conversation.item.retrieve", item_id="recording")
+            [writer] = [
+                one._hosted.conversation.scope.writer  # type: ignore[attr-defined]
+                for one in context.live
+                if one._socket is slow.socket  # type: ignore[attr-defined]
+            ]
             other.say("hello")
             assert (await other.answer(max_output_tokens=20))["output"]
             for _ in range(100):
+                most = WriterLimits()
+                assert writer._delta_bytes <= most.delta_bytes + 100_000
+                assert writer._audio_s <= most.audio_s + 2.5
+                assert writer._control_bytes <= most.control_bytes + 400_000
                 if slow.socket.close_code is not None:
                     break
                 await asyncio.sleep(0.1)

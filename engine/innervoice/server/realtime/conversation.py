@@ -149,7 +149,11 @@ class Conversation:
 
     def _pass_instructions(self) -> None:
         """Give the engine's session the instructions, so that it reads ahead with them while the user speaks."""
-        self.scope.session.update(system=self.scope.config.instructions.strip() or None)
+        scope = self.scope
+        text = scope.config.instructions.strip()
+        if text:  # from now on none at all are the model's own, and not those before
+            scope.default_system = scope.engine.parts.requests.default_system([]) or ""
+        scope.session.update(system=text or scope.default_system)
 
     def _create_item(self, event: events.ItemCreate) -> None:
         scope = self.scope
@@ -182,6 +186,7 @@ class Conversation:
             return
 
         async def run() -> None:
+            await self.scope.writer.control_room()  # the event was read when there was room: not any more
             try:
                 answer()
             except ApiError as error:

@@ -85,7 +85,7 @@ class Replies:
             raise ApiError(
                 "server_draining", "The server is shutting down: connect again.", type="server_error"
             )
-        defaults = Defaults(server.options.schedule, server.options.max_output_tokens)
+        defaults = Defaults(server.options.schedule, server.options.max_output_tokens, scope.default_system)
         request = read_request(
             given, scope.config, scope.items, scope.conversation_id, scope.engine.parts.requests, defaults
         )

@@ -49,11 +49,13 @@ RETENTION_RATIO = 0.8
 class Defaults:
     """The server's part of a reply's settings.
 
-    schedule: of a reply whose client asks for none; max_tokens: ceiling of a reply.
+    schedule: of a reply whose client asks for none; max_tokens: ceiling of a reply. system: in place of
+    instructions that are empty.
     """
 
     schedule: Schedule | str | None = None
     max_tokens: int = 2000
+    system: str | None = None
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def _options(
     made: dict[str, Any] = {
         "sampling": Sampling(temperature=temperature, max_new_tokens=min(most, defaults.max_tokens)),
         "schedule": _schedule(patch, config, head.modality, builder, defaults),
-        "system": config.instructions.strip() or None,
+        "system": config.instructions.strip() or defaults.system,
         "output_rate": rate_of(head.output_format),
         "output_format": "int16",
     }

@@ -31,7 +31,7 @@ class Scope:
     """A conversation's settings, items, history and way to the client.
 
     lane: engine calls in the order of the events that need them. clock: monotonic seconds. expires_at: seconds
-    since 1970.
+    since 1970. default_system: in place of instructions that were taken back.
     """
 
     server: ServerContext
@@ -45,6 +45,7 @@ class Scope:
     expires_at: int
     clock: Callable[[], float] = time.monotonic
     lane: JobLane = field(init=False)
+    default_system: str | None = None
     on_engine_dead: Callable[[Exception], None] = lambda error: None
 
     def __post_init__(self) -> None:
