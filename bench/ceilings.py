@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from bench.record import Record, Times, device_name, gpu_state, interleaved, parser, report
 
+from innervoice_kernels.graphs import GraphPool
+
 
 @dataclass(frozen=True)
 class Ceilings:
@@ -75,11 +77,12 @@ def graphed(calls: Sequence[Callable[[], object]]) -> Callable[[], object]:
             for call in calls:
                 call()
     torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+
+    def all_of_them() -> None:
         for call in calls:
             call()
-    return graph.replay
+
+    return GraphPool("cuda").capture(all_of_them)
 
 
 def per_call(times: Times, calls: int) -> Times:

@@ -160,7 +160,7 @@ def compiled(shipped: Shipped, quick: bool) -> Iterator[Record]:
     """G9b: a step against torch.compile with CUDA graphs."""
     frames = window(FULL_AT)
     run = shipped.step(1, frames)
-    peer = torch.compile(plainly(run), mode="reduce-overhead")
+    peer = plainly(torch.compile(run, mode="reduce-overhead"))  # the choice of plain torch is made outside
     with torch.inference_mode():
         times = interleaved(
             {"ours": run, "peer": peer}, device=shipped.device, rounds=3 if quick else 20, warmup=3
@@ -327,13 +327,46 @@ def parts(shipped: Shipped, quick: bool) -> Iterator[Record]:
         )
 
 
-CASES = ("networks", "parts", "reply_length", "borders", "batches", "compiled")
+def attentions(shipped: Shipped, quick: bool) -> Iterator[Record]:
+    """An Euler step whose transformers are torch's own, SDPA and cuBLAS, beside those of the own kernel: 1 session and 16."""
+    frames = 68 if quick else window(FULL_AT)
+    for rows in (1,) if quick else (1, 16):
+        run = shipped.step(rows, frames)
+
+        def by_torch(run: Callable[[], Tensor] = run) -> Tensor:
+            with use(flow_block="ref"):
+                return run()
+
+        with torch.inference_mode():
+            times = interleaved(
+                {"ours": run, "torch": by_torch}, device=shipped.device, rounds=3 if quick else 10, warmup=3
+            )
+        yield Record.of(
+            "flow, Euler step, own transformers",
+            f"{rows} sessions, {frames} frames",
+            times["ours"],
+            peer=times["torch"],
+            peer_name="SDPA and cuBLAS",
+            unit="ms",
+            device=shipped.device,
+            dtype=shipped.name,
+        )
+
+
+CASES = ("networks", "attentions", "batches", "parts", "reply_length", "borders", "compiled")
+
+
+_OF_NETWORKS = {
+    "networks": networks, "attentions": attentions, "batches": batches, "parts": parts, "compiled": compiled,
+}  # fmt: skip
 
 
 def records(args: argparse.Namespace) -> Iterator[Record]:
     """All of it, or --only one case."""
     names = (
-        [args.only] if args.only else [name for name in CASES if args.device == "cuda" or name != "compiled"]
+        args.only.split(",")
+        if args.only
+        else [name for name in CASES if args.device == "cuda" or name != "compiled"]
     )
     shipped = None
     for name in names:
@@ -343,16 +376,17 @@ def records(args: argparse.Namespace) -> Iterator[Record]:
             )
             continue
         shipped = shipped or Shipped(args.device)
-        yield from {"networks": networks, "parts": parts, "batches": batches, "compiled": compiled}[name](
-            shipped, args.quick
-        )
+        yield from _OF_NETWORKS[name](shipped, args.quick)
 
 
 def main() -> None:
     """Run as the contract of bench/record.py has it."""
     arguments = parser(__doc__)
-    arguments.add_argument("--only", choices=CASES, help="one case")
+    arguments.add_argument("--only", metavar="CASE,CASE", help=f"some of {', '.join(CASES)}")
     args = arguments.parse_args()
+    unknown = [name for name in (args.only or CASES[0]).split(",") if name not in CASES]
+    if unknown:
+        arguments.error(f"there is no case {unknown[0]!r}; there are {', '.join(CASES)}")
     report(records(args), args.json)
 
 

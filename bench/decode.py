@@ -29,12 +29,14 @@ INNER = 8  # steps between two marks
 class Decode:
     """The measurements of one model on one device."""
 
-    def __init__(self, device: str, quick: bool) -> None:
-        self.device, self.quick = device, quick
+    def __init__(self, device: str, quick: bool, part: str = "all") -> None:
+        self.device, self.quick, self.part = device, quick, part
         self.on_gpu = device == "cuda"
         self.context = 2048 if self.on_gpu else 128
         self.batches = [1, 8, 32, 64, 128, 256] if self.on_gpu else [1, 4]
         self.prompts = [500, 1000, 2000] if self.on_gpu else [100]
+        if part == "first":
+            self.batches, self.prompts = [1, 8, 32, 128] if self.on_gpu else self.batches, []
         if quick:
             self.batches, self.prompts = self.batches[:2], self.prompts[:1]
         self.rounds = 3 if quick else 15
@@ -44,24 +46,31 @@ class Decode:
         yield from self.ceiling_records
         model = random_model(GLM_4_VOICE if self.on_gpu else SMALL, self.device)
         self.dtype = str(model.transformer.weights.embedding.dtype).removeprefix("torch.")
+        if self.part != "compiled":
+            yield from self.eager(model)
+        if self.part != "first" and self.on_gpu and not self.quick:  # compiling takes minutes
+            yield from self.against_all(model, compiled=True)
+
+    def eager(self, model: DecodeModel) -> Iterator[Record]:
+        """Everything but the compiled peers, what has a goal first."""
         yield self.alone(model)
+        if self.on_gpu:
+            yield from self.dependent(model, 1)
+        yield from self.against_all(model, compiled=False)
         for rows in self.batches[1:]:
             self.free()
             yield self.batched(model, rows)
         for num_tokens in self.prompts:
             self.free()
             yield self.prefill(model, num_tokens)
-        for name, make in self.peers(compiled=False).items():
+        if self.on_gpu and self.part == "all":
+            yield from self.dependent(model, 8)
+
+    def against_all(self, model: DecodeModel, compiled: bool) -> Iterator[Record]:
+        """Batch 1 against each peer."""
+        for name, make in self.peers(compiled).items():
             self.free()
             yield self.against(model, name, make)
-        if self.on_gpu:
-            for rows in (1, 8):
-                self.free()
-                yield self.dependent(model, rows)
-        if self.on_gpu and not self.quick:  # compiling takes minutes: a run that is cut off leaves the rest
-            for name, make in self.peers(compiled=True).items():
-                self.free()
-                yield self.against(model, name, make)
 
     def alone(self, model: DecodeModel) -> Record:
         """Batch 1 against what a copy moves in its time (G1)."""
@@ -129,8 +138,11 @@ class Decode:
             model, rows, times, goal=goal, peer=None, peer_name="roof", ratio=roof / times.median
         )
 
-    def dependent(self, model: DecodeModel, rows: int) -> Record:
-        """A step by programmatic dependent launch against one whose kernels begin when the one before has ended, in turns."""
+    def dependent(self, model: DecodeModel, rows: int) -> Iterator[Record]:
+        """A step by programmatic dependent launch against one whose kernels begin when the one before has ended, in turns;
+        alone, against what a copy moves in its time too (G1).
+        """
+        self.free()
         ours, peer = "decode step, dependent launches", "launches one after another"
         case: dict[str, Any] = {
             "shape": f"{rows} rows, {self.context} tokens",
@@ -144,14 +156,26 @@ class Decode:
             times = interleaved(runs, device=self.device, rounds=self.rounds, warmup=2, inner=INNER)
             same = loops[ours].finish() == loops[peer].finish()
         except Exception as error:  # not every driver has it, and the rest stands without
-            return Record(
+            yield Record(
                 ours,
                 ours=None,
                 invalid=f"it failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}",
                 **case,
             )
+            return
         invalid = None if same else "the tokens are not the same"
-        return Record.of(ours, ours=times[ours], peer=times[peer], invalid=invalid, **case, **self.state())
+        yield Record.of(ours, ours=times[ours], peer=times[peer], invalid=invalid, **case, **self.state())
+        if rows == 1:
+            mbu = self.bytes(model, 1) / times[ours].median / self.ceilings.copy_bw
+            yield Record.of(
+                ours,
+                ours=times[ours],
+                goal="G1",
+                ratio=mbu,
+                invalid=invalid,
+                **(case | {"peer_name": "copy"}),
+                **self.state(),
+            )
 
     def roof_s(self, model: DecodeModel, rows: int) -> float:
         """T(B) = max(W / BW, 2 P B / F) + max(B ctx kv / BW, 4 B ctx H d L / F), with the ceilings of this run."""
@@ -198,13 +222,19 @@ class Decode:
 
 def main(argv: list[str] | None = None) -> None:
     arguments = parser(__doc__)
+    arguments.add_argument(
+        "--part",
+        default="all",
+        choices=("all", "first", "compiled"),
+        help="first: what has goals, without prompts and compiled peers; compiled: those peers alone",
+    )
     options, others = arguments.parse_known_args(argv)
     if options.device == "cpu":
         decode_cpu.main(argv)
         return
     if others:
         arguments.error(f"unrecognized arguments: {' '.join(others)}")
-    report(Decode(options.device, options.quick).records(), options.json)
+    report(Decode(options.device, options.quick, options.part).records(), options.json)
 
 
 if __name__ == "__main__":

@@ -44,26 +44,32 @@ def dtype_name(model: DecodeModel) -> str:
 class Formats:
     """The measurements on one device."""
 
-    def __init__(self, device: str, quick: bool) -> None:
+    def __init__(self, device: str, quick: bool, first: bool = False) -> None:
         self.device, self.quick, self.on_gpu = device, quick, device == "cuda"
         self.shape = GLM_4_VOICE if self.on_gpu else SMALL
         self.context = 2048 if self.on_gpu else 128
         self.batches = [1, 8, 16, 32, 64, 128] if self.on_gpu else [1, 4]
         self.rounds = 3 if quick else 10
-        if quick:
+        self.formats = FORMATS
+        if first:
+            self.formats = {
+                to: goal for to, goal in FORMATS.items() if to in (Quantization("fp8"), Quantization("int4"))
+            }
+        if quick or first:
             self.batches = self.batches[:1]
 
     def records(self) -> Iterator[Record]:
         self.ceilings, ceiling_records = measure(self.device, self.quick)
         yield from ceiling_records
         base = random_model(self.shape, self.device)
-        for to, goal in list(FORMATS.items())[: 2 if self.quick else None]:
+        for to, goal in list(self.formats.items())[: 2 if self.quick else None]:
             model = random_model(self.shape, self.device, to)
             for rows in self.batches:
                 yield self.compared(base, model, to, rows, goal if rows == 1 and self.on_gpu else None)
             del model
             self.free()
-        yield from self.against_nf4(base)
+        if len(self.formats) == len(FORMATS):
+            yield from self.against_nf4(base)
 
     def compared(
         self, base: DecodeModel, model: DecodeModel, to: Quantization, rows: int, goal: str | None
@@ -121,8 +127,10 @@ class Formats:
 
 
 def main(argv: list[str] | None = None) -> None:
-    options = parser(__doc__).parse_args(argv)
-    report(Formats(options.device, options.quick).records(), options.json)
+    arguments = parser(__doc__)
+    arguments.add_argument("--first", action="store_true", help="fp8 and int4 at batch 1 alone")
+    options = arguments.parse_args(argv)
+    report(Formats(options.device, options.quick, options.first).records(), options.json)
 
 
 if __name__ == "__main__":

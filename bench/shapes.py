@@ -31,11 +31,13 @@ SMALL = GLM_4_VOICE | {
 
 
 def random_model(data: dict[str, Any], device: str, to: Quantization | None = None) -> DecodeModel:
-    """A decoder of this config.json with random weights, quantised or not; text up to 0.9 of its vocabulary, speech behind it."""
+    """A decoder of this config.json with random weights, quantised or not, laid out as an engine lays them out; text up to 0.9
+    of its vocabulary, speech behind it.
+    """
     config = glm4_voice.read_config(data, "config.json")
     source: TensorSource = DummyTensors() if to is None else QuantizingSource(DummyTensors(), to)
     weights = glm4_voice.load_weights(config, source, getattr(torch, config.dtype), device)
-    return DecodeModel(Transformer(config, weights), vocabulary_of(config))
+    return DecodeModel(Transformer(config, weights.laid_out()), vocabulary_of(config))
 
 
 def blank_model(data: dict[str, Any], to: Quantization | str | None = None) -> Transformer:

@@ -61,7 +61,7 @@ class DecodeModel:
         source = DummyTensors() if is_dummy else TensorDir(paths.model)
         weights = configs.family.load_weights(configs.model, source, DTYPES[dtype], str(device))
         _, vocabulary = configs.family.load_text(paths.model, None, stand_in=is_dummy)
-        return cls(Transformer(configs.model, weights), vocabulary)
+        return cls(Transformer(configs.model, weights.laid_out()), vocabulary)
 
 
 def step_bytes(config: ModelConfig, dtype: str, rows: int, context: int) -> int:
@@ -117,7 +117,7 @@ class DeviceLoop:
         self.device_step = DeviceStep(
             model.transformer, kv, max_rows=rows, max_model_len=length, tracer=tracer, **options
         )
-        self.device_step.warmup(weighted)
+        self.device_step.warmup(weighted, buckets=(rows,))
 
         # Every row stands behind `context` tokens and decodes greedily.
         program = _program(schedule, model.vocabulary)

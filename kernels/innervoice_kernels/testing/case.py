@@ -19,7 +19,9 @@ HALVES_TOO = (torch.float32, torch.bfloat16, torch.float16)
 
 @dataclass(frozen=True)
 class Case:
-    """A case: make_inputs(dtype, device, generator) returns the op's keyword arguments."""
+    """A case: make_inputs(dtype, device, generator) returns the op's keyword arguments, all but a few numbers drawn by
+    the generator on its own device.
+    """
 
     name: str
     make_inputs: Maker
@@ -73,8 +75,25 @@ def fresh(*shape: int, dtype: torch.dtype, device: DeviceName) -> Tensor:
 
 
 def normal(*shape: int, dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Tensor:
-    """Normal numbers, the same on every device."""
-    return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu").to(dtype).to(device)
+    """Normal numbers, drawn where the generator is."""
+    return (
+        torch.randn(shape, generator=generator, dtype=torch.float32, device=generator.device)
+        .to(dtype)
+        .to(device)
+    )
+
+
+def generator_on(device: DeviceName, seed: int) -> torch.Generator:
+    """Make a generator that draws where the numbers are wanted: a host takes seconds for the weights of a layer."""
+    on_gpu = torch.device(device).type == "cuda"
+    return torch.Generator(device if on_gpu else "cpu").manual_seed(seed)
+
+
+def on_host(generator: torch.Generator) -> torch.Generator:
+    """A generator on the CPU, for the few numbers that a case arranges there: the same one, or one of its seed."""
+    if generator.device.type == "cpu":
+        return generator
+    return torch.Generator().manual_seed(generator.initial_seed())
 
 
 def rows(

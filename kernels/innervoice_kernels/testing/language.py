@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from innervoice_kernels.language import activation, attention, kvstore, kvstore_fp8, linear, norm, qkv, rope
+from innervoice_kernels.language import activation, kvstore, linear, norm, qkv, rope
 from innervoice_kernels.testing.case import (
     Case,
     DeviceName,
@@ -18,6 +18,7 @@ from innervoice_kernels.testing.case import (
     fresh,
     normal,
     num_bytes,
+    on_host,
     rows,
 )
 
@@ -85,7 +86,10 @@ def _rope_case(
 ) -> Case:
     def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         x = rows(time, heads * width, dtype=dtype, device=device, generator=generator, skip=skip)
-        angle = torch.rand(time, rotated // 2, generator=generator, dtype=torch.float32, device="cpu") * 6.28
+        angle = (
+            torch.rand(time, rotated // 2, generator=on_host(generator), dtype=torch.float32, device="cpu")
+            * 6.28
+        )
         cos, sin = angle.cos().to(dtype).to(device), angle.sin().to(dtype).to(device)
         return {
             "x": torch.unflatten(x, -1, (heads, width)),
@@ -106,7 +110,9 @@ def _store_case(
             for _ in range(2)
         ]
         k, v = (torch.unflatten(x, -1, (groups, width)) for x in wide)
-        slots = torch.randperm(pages * page_size, generator=generator, dtype=torch.int64, device="cpu")[:time]
+        slots = torch.randperm(
+            pages * page_size, generator=on_host(generator), dtype=torch.int64, device="cpu"
+        )[:time]
         slots[:idle] = -1
         k_pages, v_pages = (
             fresh(pages, page_size, groups, width, dtype=dtype, device=device) for _ in range(2)
@@ -116,7 +122,7 @@ def _store_case(
     return Case(name, make)
 
 
-def _store_traffic(inputs: Inputs, outputs: OpOutputs) -> int:
+def store_traffic(inputs: Inputs, outputs: OpOutputs) -> int:
     """Every token that has a slot is read and written; the rest of the pages is left alone."""
     kept = inputs["slots"] >= 0
     return num_bytes(inputs["slots"]) + 2 * num_bytes(inputs["k"][kept], inputs["v"][kept])
@@ -141,11 +147,14 @@ def _qkv_case(
 
     def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         total = (heads + 2 * groups) * width
-        angle = torch.rand(time, rotated // 2, generator=generator, dtype=torch.float32, device="cpu") * 6.28
+        angle = (
+            torch.rand(time, rotated // 2, generator=on_host(generator), dtype=torch.float32, device="cpu")
+            * 6.28
+        )
         num_pages = pages or -(-time // page_size)
-        slots = torch.randperm(num_pages * page_size, generator=generator, dtype=torch.int64, device="cpu")[
-            :time
-        ]
+        slots = torch.randperm(
+            num_pages * page_size, generator=on_host(generator), dtype=torch.int64, device="cpu"
+        )[:time]
         slots[:idle] = -1
         inputs: Inputs = {
             "qkv": rows(time, total, dtype=dtype, device=device, generator=generator, skip=skip),
@@ -183,167 +192,7 @@ def _qkv_traffic(inputs: Inputs, outputs: OpOutputs) -> int:
     return qkv_bytes + q_bytes + stored + num_bytes(inputs["cos"], inputs["sin"], inputs["slots"])
 
 
-def _attention_case(
-    name: str,
-    shape: tuple[tuple[int, int], ...],
-    heads: int = 4,
-    groups: int = 2,
-    width: int = 16,
-    page_size: int = 16,
-    weight: bool = False,
-    skip: int = 0,
-) -> Case:
-    """shape: (number of queries, context length) of each row. Pages lie shuffled; what no row uses is NaN."""
-
-    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
-        counts = [-(-length // page_size) for _, length in shape]
-        num_pages = sum(counts) + 1
-        order = torch.randperm(num_pages, generator=generator, dtype=torch.int64, device="cpu")
-        table = torch.zeros(len(shape), max(counts, default=0), dtype=torch.int32, device="cpu")
-        k_pages, v_pages = (
-            fresh(num_pages, page_size, groups, width, dtype=dtype, device=device) for _ in range(2)
-        )
-        taken = 0
-        for row, ((_, length), count) in enumerate(zip(shape, counts, strict=True)):
-            table[row, :count] = order[taken : taken + count]
-            taken += count
-            slots = (
-                (
-                    table[row, :count, None].long() * page_size
-                    + torch.arange(page_size, dtype=torch.int64, device="cpu")
-                )
-                .flatten()[:length]
-                .to(device)
-            )
-            keys, values = (
-                normal(length, groups, width, dtype=dtype, device=device, generator=generator)
-                for _ in range(2)
-            )
-            kvstore.store_kv_ref(keys, values, k_pages, v_pages, slots)
-        counts_of_rows = [0, *(queries for queries, _ in shape)]
-        starts = torch.tensor(counts_of_rows, dtype=torch.int64, device="cpu").cumsum(0).int()
-        q = rows(int(starts[-1]), heads * width, dtype=dtype, device=device, generator=generator, skip=skip)
-        inputs: Inputs = {
-            "q": torch.unflatten(q, -1, (heads, width)), "k_pages": k_pages, "v_pages": v_pages,
-            "page_table": table.to(device), "query_start": starts.to(device),
-            "context_len": torch.tensor([n for _, n in shape], dtype=torch.int32, device="cpu").to(device),
-            "scale": width**-0.5,
-        }  # fmt: skip
-        if weight:
-            inputs["query_tag"] = torch.randint(
-                0, 3, (len(q),), generator=generator, dtype=torch.int32, device="cpu"
-            ).to(device)
-            inputs["key_tag"] = torch.randint(
-                0, 3, (num_pages, page_size), generator=generator, dtype=torch.int32, device="cpu"
-            ).to(device)
-            inputs["log_weight"] = (
-                0.5 * torch.rand(len(q), generator=generator, dtype=torch.float32, device="cpu")
-            ).to(device)
-        return inputs
-
-    return Case(name, make)
-
-
-def _fp8_attention_case(name: str, shape: tuple[tuple[int, int], ...], **more: Any) -> Case:
-    """The same with pages of fp8, whose values are of very different size from page to page."""
-
-    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
-        inputs = _attention_case(name, shape, **more).make_inputs(dtype, device, generator)
-        for x in ("k", "v"):
-            pages = inputs[f"{x}_pages"]
-            inputs[f"{x}_pages"] = (pages.float() * 60).clamp(-448, 448).to(torch.float8_e4m3fn)
-            powers = torch.randint(
-                -8, -5, (pages.shape[0], pages.shape[2]), generator=generator, dtype=torch.int64, device="cpu"
-            )
-            inputs[f"{x}_scale"] = torch.exp2(powers.float()).to(device)
-        return inputs
-
-    return Case(name, make)
-
-
-def _fp8_store_case(
-    name: str,
-    runs: tuple[tuple[int, int], ...],
-    groups: int,
-    width: int,
-    pages: int,
-    page_size: int,
-    idle: int = 0,
-    skip: int = 0,
-) -> Case:
-    """runs: (first slot, tokens), one after the other; behind them idle tokens. What is in the pages may have
-    to be divided.
-    """
-
-    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
-        slots = torch.cat(
-            [
-                *(
-                    torch.arange(first, first + count, dtype=torch.int64, device="cpu")
-                    for first, count in runs
-                ),
-                torch.full((idle,), -1, dtype=torch.int64, device="cpu"),
-            ]
-        )
-        wide = [
-            rows(len(slots), groups * width, dtype=dtype, device=device, generator=generator, skip=skip)
-            for _ in range(2)
-        ]
-        sizes = (
-            torch.exp2(
-                torch.randint(
-                    -3, 4, (len(slots), 1), generator=generator, dtype=torch.int64, device="cpu"
-                ).float()
-            )
-            .to(dtype)
-            .to(device)
-        )
-        k, v = (torch.unflatten(x * sizes, -1, (groups, width)) for x in wide)
-        held, scales = [], []
-        for _ in range(2):
-            numbers = torch.randint(
-                -448,
-                449,
-                (pages, page_size, groups, width),
-                generator=generator,
-                dtype=torch.int64,
-                device="cpu",
-            ).float()
-            held.append(numbers.to(torch.float8_e4m3fn).to(device))
-            scales.append(
-                torch.exp2(
-                    torch.randint(
-                        -10, -6, (pages, groups), generator=generator, dtype=torch.int64, device="cpu"
-                    ).float()
-                ).to(device)
-            )
-        return {
-            "k": k, "v": v, "k_pages": held[0], "v_pages": held[1], "k_scale": scales[0],
-            "v_scale": scales[1], "slots": slots.long().to(device),
-        }  # fmt: skip
-
-    return Case(name, make)
-
-
-def _attention_traffic(inputs: Inputs, outputs: OpOutputs) -> int:
-    """Queries and results once, the keys and values (and tags) of rows that have queries once, the tables
-    once.
-    """
-    k_pages: Tensor = inputs["k_pages"]
-    active = inputs["query_start"].diff() > 0
-    keys = int(inputs["context_len"][active].sum())
-    a_key = 2 * num_bytes(k_pages[0, 0]) + (0 if inputs.get("key_tag") is None else 4)
-    small = [
-        inputs[name]
-        for name in ("page_table", "query_start", "context_len", "query_tag", "log_weight")
-        if name in inputs
-    ]
-    return keys * a_key + num_bytes(inputs["q"], *small, *outputs)
-
-
-_MIXED = ((1, 37), (5, 5), (3, 61), (0, 9), (1, 1), (17, 33))  # decode, prefill, chunk, inactive row
-_QKV = 4096 + 2 * 2 * 128  # GLM-4-Voice's queries, keys and values lie side by side
-
+QKV = 4096 + 2 * 2 * 128  # GLM-4-Voice's queries, keys and values lie side by side
 OPS = (
     Op("rms_norm", norm.rms_norm, norm.rms_norm_ref, (
         _norm_case("one", 1, 1), _norm_case("primes", 7, 131), _norm_case("model", 3, 4096),
@@ -392,29 +241,19 @@ OPS = (
         _rope_case("model", 11, 32, 128, 64, skip=512), _rope_case("halves", 7, 3, 16, 16, interleaved=False),
         _rope_case("empty", 0, 4, 32, 16),
     ), real=(
-        _rope_case("decode, queries", 1, 32, 128, 64, skip=_QKV - 4096),
-        _rope_case("decode, keys", 1, 2, 128, 64, skip=_QKV - 256),
-        _rope_case("prefill 512, queries", 512, 32, 128, 64, skip=_QKV - 4096),
-        _rope_case("prefill 512, keys", 512, 2, 128, 64, skip=_QKV - 256),
+        _rope_case("decode, queries", 1, 32, 128, 64, skip=QKV - 4096),
+        _rope_case("decode, keys", 1, 2, 128, 64, skip=QKV - 256),
+        _rope_case("prefill 512, queries", 512, 32, 128, 64, skip=QKV - 4096),
+        _rope_case("prefill 512, keys", 512, 2, 128, 64, skip=QKV - 256),
     )),
     Op("store_kv", kvstore.store_kv, kvstore.store_kv_ref, (
         _store_case("one", 1, 1, 1, 1, 1), _store_case("primes", 13, 3, 7, 5, 11),
         _store_case("model", 40, 2, 128, 4, 16, skip=4096),
         _store_case("idle", 5, 2, 16, 2, 8, idle=2), _store_case("empty", 0, 2, 16, 1, 16),
     ), real=(
-        _store_case("decode", 1, 2, 128, 129, 16, skip=_QKV - 256),
-        _store_case("prefill 512", 512, 2, 128, 129, 16, skip=_QKV - 256),
-    ), mutates=("k_pages", "v_pages"), traffic=_store_traffic),
-    Op("store_kv_fp8", kvstore_fp8.store_kv_fp8, kvstore_fp8.store_kv_fp8_ref, (
-        _fp8_store_case("one", ((0, 1),), 1, 1, 1, 1),
-        _fp8_store_case("primes", ((5, 13), (29, 3)), 3, 7, 5, 11),
-        _fp8_store_case("prefill", ((16, 40),), 2, 128, 5, 16, skip=64),
-        _fp8_store_case("idle", ((7, 1), (12, 1)), 2, 16, 2, 8, idle=2),
-        _fp8_store_case("empty", (), 2, 16, 1, 16),
-    ), real=(
-        _fp8_store_case("decode", ((1027, 1),), 2, 128, 129, 16),
-        _fp8_store_case("prefill 512", ((64, 512),), 2, 128, 129, 16),
-    ), mutates=("k_pages", "v_pages", "k_scale", "v_scale"), traffic=_store_traffic),
+        _store_case("decode", 1, 2, 128, 129, 16, skip=QKV - 256),
+        _store_case("prefill 512", 512, 2, 128, 129, 16, skip=QKV - 256),
+    ), mutates=("k_pages", "v_pages"), traffic=store_traffic),
     Op("qkv_rope_store", _into(qkv.qkv_rope_store), _into(qkv.qkv_rope_store_ref), (
         _qkv_case("one", 1, 1, 1, 2, 2, page_size=1),
         _qkv_case("primes", 13, 5, 3, 14, 6, page_size=3, interleaved=False),
@@ -428,23 +267,4 @@ OPS = (
         _qkv_case("decode 16", 16, 32, 2, 128, 64, pages=129),
         _qkv_case("prefill 512", 512, 32, 2, 128, 64, pages=129),
     ), mutates=("out", "k_pages", "v_pages"), traffic=_qkv_traffic),
-    Op("paged_attention", attention.paged_attention, attention.paged_attention_ref, (
-        _attention_case("one", ((1, 1),), heads=1, groups=1, width=2, page_size=1),
-        _attention_case("decode", ((1, 7), (1, 130), (1, 1))), _attention_case("prefill", ((53, 53),)),
-        _attention_case("chunk", ((19, 71),)), _attention_case("mixed", _MIXED),
-        _attention_case("mixed, weighted", _MIXED, weight=True),
-        _attention_case("one head a group", _MIXED, heads=2),
-        _attention_case("primes", _MIXED, heads=15, groups=5, width=7, page_size=3, weight=True),
-        _attention_case("model", ((1, 300), (37, 300)), heads=32, width=128, skip=512),
-        _fp8_attention_case("fp8, mixed", _MIXED),
-        _fp8_attention_case("fp8, primes, weighted", _MIXED, heads=15, groups=5, width=7, page_size=3, weight=True),
-        _attention_case("long", ((301, 517),)), _attention_case("empty", ()),
-        _attention_case("no row active", ((0, 5), (0, 0))),
-    ), real=(
-        _attention_case("decode at 2k", ((1, 2048),), heads=32, width=128, skip=_QKV - 4096),
-        _attention_case("decode 16 at 2k", ((1, 2048),) * 16, heads=32, width=128, skip=_QKV - 4096),
-        _fp8_attention_case("fp8, decode 16 at 2k", ((1, 2048),) * 16, heads=32, width=128, skip=_QKV - 4096),
-        _attention_case("decode at 2k, weighted", ((1, 2048),), heads=32, width=128, skip=_QKV - 4096, weight=True),
-        _attention_case("prefill 512", ((512, 512),), heads=32, width=128, skip=_QKV - 4096),
-    ), traffic=_attention_traffic),
 )  # fmt: skip

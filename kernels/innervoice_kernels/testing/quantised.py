@@ -38,10 +38,12 @@ def _scaled_case(
 
     def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         x = rows(m, k, dtype=dtype, device=device, generator=generator, skip=skip)
-        wide = torch.randint(-127, 128, (n, k + skip), generator=generator, dtype=torch.int8, device="cpu")
+        wide = torch.randint(
+            -127, 128, (n, k + skip), generator=generator, dtype=torch.int8, device=generator.device
+        )
         made = wide if codes == torch.int8 else (wide.float() * 3.5).to(codes)
         scale = (
-            (0.5 + torch.rand(n, generator=generator, dtype=torch.float32, device="cpu"))
+            (0.5 + torch.rand(n, generator=generator, dtype=torch.float32, device=generator.device))
             * max(k, 1) ** -0.5
             / (64 if codes == torch.int8 else 256)
         )
@@ -59,10 +61,13 @@ def _int4_case(
 
     def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         x = normal(m, k, dtype=dtype, device=device, generator=generator)
-        codes = packed(torch.randint(0, 16, (n, k), generator=generator, dtype=torch.int64, device="cpu"))
+        codes = packed(
+            torch.randint(0, 16, (n, k), generator=generator, dtype=torch.int64, device=generator.device)
+        )
         size, groups = max(k, 1) ** -0.5 / 4, -(-k // group)
         scale, low = (
-            (0.5 + torch.rand(n, groups, generator=generator, dtype=torch.float32, device="cpu")) * size
+            (0.5 + torch.rand(n, groups, generator=generator, dtype=torch.float32, device=generator.device))
+            * size
             for _ in range(2)
         )
         halves = [x.half().to(device) for x in (scale, -8 * low)]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from innervoice_kernels.residual_vq import elu_unit, rvq, taps, window_layer, windowed
-from innervoice_kernels.testing.case import Case, DeviceName, Inputs, Op, fresh, normal, rows
+from innervoice_kernels.testing.case import Case, DeviceName, Inputs, Op, fresh, normal, on_host, rows
 
 
 def _decode_case(
@@ -20,7 +20,7 @@ def _decode_case(
     def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         (batch, steps), num = shape, sum(sizes)
         ids = torch.randint(
-            0, codes, (batch, num, steps), generator=generator, dtype=torch.int64, device="cpu"
+            0, codes, (batch, num, steps), generator=on_host(generator), dtype=torch.int64, device="cpu"
         ).to(device)
         table = normal(num, codes, width, dtype=dtype, device=device, generator=generator)
         inputs: Inputs = {"ids": ids, "codes": table, "sizes": sizes}
@@ -198,9 +198,9 @@ def _layer_case(
 
         num, tokens = len(starts), max(counts, default=1)
         angle = (
-            torch.rand(num * tokens, width // 2, generator=generator, dtype=torch.float32, device="cpu").to(
-                device, dtype
-            )
+            torch.rand(
+                num * tokens, width // 2, generator=on_host(generator), dtype=torch.float32, device="cpu"
+            ).to(device, dtype)
             * 6
         )
         places = {

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from innervoice_kernels.testing.case import Case, DeviceName, Inputs, Op, OpOutputs
+from innervoice_kernels.testing.case import Case, DeviceName, Inputs, Op, OpOutputs, generator_on
 
 
 def errors(got: Tensor, ref: Tensor, ref64: Tensor) -> tuple[float, float]:
@@ -44,7 +44,7 @@ def check(
     title = f"{op.name} {case.name} {dtype}"
 
     def inputs() -> Inputs:
-        return case.make_inputs(dtype, device, torch.Generator().manual_seed(seed))
+        return case.make_inputs(dtype, device, generator_on(device, seed))
 
     with unwritten_is_nan():
         got = op.outputs(fast or op.fast, inputs())

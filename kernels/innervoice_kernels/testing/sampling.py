@@ -61,8 +61,11 @@ def _head_case(name: str, draws: tuple[Draw, ...], vocabulary: int, width: int, 
     """
 
     def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
+        numbers = torch.int64 if generator.device.type == "cpu" else torch.int8  # an eighth of the memory
         x, w = (
-            torch.randint(-2, 3, (n, width + skip), generator=generator, dtype=torch.int64, device="cpu")
+            torch.randint(
+                -2, 3, (n, width + skip), generator=generator, dtype=numbers, device=generator.device
+            )
             .to(dtype)
             .to(device)
             for n in (len(draws), vocabulary)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from innervoice_kernels.speech_codec import istft, mel, noise, snake, source, stft, vq
-from innervoice_kernels.testing.case import Case, DeviceName, Inputs, Op, normal, rows
+from innervoice_kernels.testing.case import Case, DeviceName, Inputs, Op, normal, on_host, rows
 
 _EPS = torch.finfo(torch.float32).eps
 
@@ -93,10 +93,11 @@ def _source_case(
     def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         batch = len(n)
         f0 = (
-            150 + 100 * torch.rand(batch, frames, generator=generator, dtype=torch.float64, device="cpu")
+            150
+            + 100 * torch.rand(batch, frames, generator=on_host(generator), dtype=torch.float64, device="cpu")
         ).to(device)
         f0[:, ::3] = 0
-        cycles = torch.rand(batch, generator=generator, dtype=torch.float64, device="cpu").to(device)
+        cycles = torch.rand(batch, generator=on_host(generator), dtype=torch.float64, device="cpu").to(device)
         shape = {"dtype": dtype, "device": device, "generator": generator}
         phases = normal(batch, harmonics, **shape) if random else None  # type: ignore[arg-type]
         noise = normal(batch, harmonics, frames * frame_len, **shape) if random else None  # type: ignore[arg-type]
@@ -131,10 +132,12 @@ def _noise_case(name: str, rows: int, frames: int, seconds: int, stream: int = 1
     """Seeds of more than 32 bits, and counters that begin anywhere."""
 
     def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
-        seed = torch.randint(0, 1 << 40, (rows,), generator=generator, dtype=torch.int64, device="cpu").to(
-            device
+        seed = torch.randint(
+            0, 1 << 40, (rows,), generator=on_host(generator), dtype=torch.int64, device="cpu"
+        ).to(device)
+        begin = torch.randint(
+            0, 1 << 33, (rows, 1), generator=on_host(generator), dtype=torch.int64, device="cpu"
         )
-        begin = torch.randint(0, 1 << 33, (rows, 1), generator=generator, dtype=torch.int64, device="cpu")
         first = (begin + torch.arange(frames, dtype=torch.int64, device="cpu")).to(device)
         return {"seed": seed, "stream": stream, "first": first, "seconds": seconds}
 

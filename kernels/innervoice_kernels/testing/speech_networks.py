@@ -19,7 +19,7 @@ from innervoice_kernels.speech_codec import (
     residual,
     stream_conv,
 )
-from innervoice_kernels.testing.case import Case, DeviceName, Inputs, Op, normal, rows
+from innervoice_kernels.testing.case import Case, DeviceName, Inputs, Op, normal, on_host, rows
 
 
 def _weights(
@@ -33,7 +33,10 @@ def _weights(
         fan_in = 1
         for size in shape[1:]:
             fan_in *= size
-        values = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu") * fan_in**-0.5
+        values = (
+            torch.randn(shape, generator=generator, dtype=torch.float32, device=generator.device)
+            * fan_in**-0.5
+        )
         made[name] = (
             1 + 0.1 * values if name.startswith("norm") else 0.1 * values if len(shape) == 1 else values
         ).to(dtype)
@@ -295,7 +298,8 @@ def _relative_case(
         positions = rows(heads, keys + queries - 1, width, **shape)  # type: ignore[arg-type]
         bias_u, bias_v = (rows(heads, width, **shape) for _ in range(2))  # type: ignore[arg-type]
         visible = (
-            torch.rand(batch, queries, keys, generator=generator, dtype=torch.float32, device="cpu") < 0.7
+            torch.rand(batch, queries, keys, generator=on_host(generator), dtype=torch.float32, device="cpu")
+            < 0.7
         )
         visible[..., 0] = True
         visible[..., keys // 2] = keys < 3
@@ -325,7 +329,14 @@ def _layer_case(
         x = rows(batch, tokens, size, **shape)  # type: ignore[arg-type]
         cache = rows(batch, cached, 2, size, **shape)  # type: ignore[arg-type]
         visible = (
-            torch.rand(batch, tokens, cached + tokens, generator=generator, dtype=torch.float32, device="cpu")
+            torch.rand(
+                batch,
+                tokens,
+                cached + tokens,
+                generator=on_host(generator),
+                dtype=torch.float32,
+                device="cpu",
+            )
             < 0.7
         )
         shapes = {

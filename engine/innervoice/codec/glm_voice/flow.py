@@ -19,7 +19,7 @@ from innervoice.codec.glm_voice.flow_encoder import FlowEncoder, LengthRegulator
 from innervoice.codec.glm_voice.flow_estimator import FlowEstimator
 from innervoice.codec.glm_voice.flow_graphs import StepGraphs
 from innervoice.codec.layers import Tensors, affine, linear
-from innervoice_kernels.backend import choose
+from innervoice_kernels.backend import TRITON, choose
 from innervoice_kernels.speech_codec.noise import frame_noise
 
 NOISE_SEED = 42
@@ -142,7 +142,9 @@ class Flow:
         x = x.transpose(1, 2)
         if self.graphs is not None:
             choices = tuple(choose(op, x, has_native=native) for op, native in _OPS_OF_A_STEP.items())
-            replayed = self.graphs.solve(x, given, lengths, shifts, times, choices)
+            replayed = None
+            if TRITON in choices:  # plain torch alone is launched as it stands
+                replayed = self.graphs.solve(x, given, lengths, shifts, times, choices)
             if replayed is not None:
                 return replayed.transpose(1, 2)
         for k in range(steps):
