@@ -4,6 +4,7 @@ The public names are imported when they are first asked for, so that `import inn
 """
 
 import gc
+import os
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -146,10 +147,27 @@ def _imported(home: str) -> ModuleType:
     collects = gc.isenabled()
     gc.disable()
     try:
-        return import_module(home)
+        return _import(home)
     finally:
         if collects:
             gc.enable()
+
+
+def _import(name: str) -> ModuleType:
+    """Import a module, from elsewhere if the current directory was removed: of a torch that is imported in such a
+    one MKL ends the process later.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        here = os.open(".", os.O_RDONLY)
+        os.chdir("/")
+        try:
+            return import_module(name)
+        finally:
+            os.fchdir(here)
+            os.close(here)
+    return import_module(name)
 
 
 def __dir__() -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import os
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -184,7 +185,7 @@ class _Word(_Kind):
             raise ValueError(
                 f"{name} has a lone surrogate, {value[place]!r}, at {place}: it must be Unicode text"
             )
-        return value
+        return str.__str__(value)  # of a subclass, such as an enumeration's, the plain string
 
 
 @dataclass(frozen=True)
@@ -239,6 +240,17 @@ class _Instance(_Kind):
 
 
 @dataclass(frozen=True)
+class _Path(_Kind):
+    """An object with a path; it stays as it is, but for one whose path is bytes: that path as a string."""
+
+    def read(self, value: Any, name: str, verb: str) -> Any:
+        """The object itself, or its path."""
+        if not isinstance(value, os.PathLike):
+            raise _OtherType
+        return value if isinstance(path := os.fspath(value), str) else os.fsdecode(path)
+
+
+@dataclass(frozen=True)
 class _Function(_Kind):
     """Anything that can be called."""
 
@@ -282,6 +294,9 @@ class FieldType:
                 continue
             except ValueError as error:
                 refusal = error
+            except Exception as error:  # of the value's own methods
+                why = shown(error)
+                refusal = ValueError(f"{name} {verb} {shown(value)}, which fails with {why}: {self.remedy()}")
         raise refusal or ValueError(f"{name} {verb} {shown(value)}: {self.remedy()}")
 
     def holds_integers(self, items: Sequence[Any]) -> bool:
@@ -392,6 +407,8 @@ def _kind(hint: Any, extras: Sequence[Any]) -> _Kind:
         item = FieldType.of(inner[0])
         many = " or ".join(kind.many for kind in item.kinds)
         return _Items((f"a tuple of {many}",), "tuples", item, length)
+    if origin is os.PathLike:
+        return _Path(("a PathLike",), "paths")
     if not isinstance(origin, type):
         raise TypeError(f"{hint} is no annotation that a field can be read by")
     return _Instance(*WORDS.get(origin, ((_one(origin.__name__),), origin.__name__)), origin)

@@ -380,9 +380,9 @@ class EventField:
 
     kinds: one kind of event or several, of `EVENTS`. compute: the event, and the reply's usage with that
     event counted, to a JSON value; a numpy number becomes a plain one. It runs on the engine's thread, so it
-    must be quick; when it fails, the value is None, and the first failure in a reply is logged. Raises
-    ValueError for a name that is taken or no identifier, for an unknown kind, and for a compute that cannot be
-    called.
+    must be quick and cannot wait for the engine; when it fails, the value is None, and the first failure in a
+    reply is logged. Raises ValueError for a name that is taken or no identifier, for an unknown kind, and for a
+    compute that cannot be called.
     """
 
     name: str

@@ -31,7 +31,41 @@ from innervoice import (
 from innervoice.api.request_builder import RequestOptions
 from innervoice.fields import FieldType, Limits, types_of
 
+
+class Failing(int):
+    """A number, an iterable and a path in which every method fails."""
+
+    def fail(self, *_: Any) -> Any:
+        """Fail."""
+        raise RuntimeError("two\nlines")
+
+    __int__ = __index__ = __float__ = __iter__ = __fspath__ = __repr__ = __lt__ = __gt__ = __eq__ = fail
+    __hash__ = int.__hash__
+
+
+class FailingPath:
+    """A path that is none."""
+
+    def __fspath__(self) -> str:
+        raise RuntimeError("two\nlines")
+
+    __iter__ = __fspath__
+
+
+class FailingWord(str):
+    """A string that compares with nothing."""
+
+    def __eq__(self, _: object) -> bool:
+        raise RuntimeError("two\nlines")
+
+    __len__ = __eq__
+    __hash__ = str.__hash__
+
+
 WRONG: list[Any] = [
+    Failing(5),
+    FailingPath(),
+    FailingWord("int16"),
     None,
     "",
     "x",

@@ -122,6 +122,15 @@ def test_a_stream_keeps_its_engine_running(tiny_dir: Path) -> None:
     assert reply.finish_reason in ("length", "stop")
 
 
+def test_a_bare_process_replies_as_any_other(tiny_dir: Path, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    found = json.loads(start("bare_process.py", tiny_dir, gone).communicate()[0])
+    with Engine.from_pretrained(tiny_dir, threads=1, vocoder_noise=False) as engine:
+        reply = engine.generate(tiny_dir.parent / "question.wav", sampling=GREEDY)
+    assert found == [reply.ids, reply.audio.samples.tolist()]
+
+
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
     before = torch.get_default_dtype()

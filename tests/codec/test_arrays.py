@@ -17,6 +17,17 @@ SOUND = (0.4 * np.sin(np.arange(4000) / 9)).astype(np.float32)
 PCM = (SOUND * 32767).astype(np.int16)
 
 
+class OwnMethods(np.ndarray):
+    """A subclass whose methods do something else."""
+
+    def astype(self, *_: Any, **__: Any) -> Any:
+        """Fail."""
+        raise RuntimeError
+
+    def __getitem__(self, _: Any) -> Any:
+        return 5
+
+
 @pytest.mark.parametrize(
     ("array", "message"),
     [
@@ -29,6 +40,8 @@ PCM = (SOUND * 32767).astype(np.int16)
         (np.where(np.arange(4000) == 7, np.float32(-1e30), SOUND), r"peak is 1e\+30"),
         (np.where(np.arange(4000) == 7, np.nan, SOUND), "sample 7 is nan"),
         (np.where(np.arange(4000) == 7, np.inf, SOUND), "sample 7 is inf"),
+        (np.where(np.arange(4000) == 7, 1e300, SOUND.astype(np.float64)), "sample 7 is inf as float32"),
+        (np.broadcast_to(np.float32(0.5), (10**6, 10**6)), "1000000 channels: at most 1024"),
         (PCM.astype(np.int32), r"int32 with a peak of 131\d\d.* give int16"),
         (SOUND.astype(np.complex64), "complex64"),
         (SOUND > 0, "are bool"),
@@ -60,6 +73,7 @@ def test_an_array_that_is_no_sound_is_refused(array: Any, message: str) -> None:
         PCM.astype(np.int32) * 2**16,
         np.stack([PCM, PCM], 1)[::1],
         SOUND[::-1][::-1],
+        SOUND.view(OwnMethods),
         SOUND * 2.5 * 4,  # clipped by nobody: louder than full scale, and still sound
     ],
 )
@@ -68,6 +82,19 @@ def test_arrays_of_sound_are_read(array: np.ndarray) -> None:
     loudness = np.abs(samples).max() / np.abs(SOUND).max()
     assert rate == 16000 and np.allclose(samples, SOUND * loudness, atol=2e-4)
     assert np.array_equal(read_frame(array, 16000), samples)
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass")
+def test_a_matrix_is_an_array_of_one_channel() -> None:
+    for read in (lambda array: read_audio((array, 16000))[0], lambda array: read_frame(array, 16000)):
+        assert np.array_equal(read(np.matrix(SOUND).T), SOUND)
+
+
+def test_a_channel_without_numbers_makes_no_other_silent(caplog: pytest.LogCaptureFixture) -> None:
+    for wrong in (np.nan, np.inf):
+        sound = np.stack([SOUND, np.full_like(SOUND, wrong)], 1)
+        assert np.array_equal(read_audio((sound, 16000))[0], SOUND)
+    assert not caplog.records
 
 
 def test_silence_and_quiet_24_bit_sound_are_sound() -> None:

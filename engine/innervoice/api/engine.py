@@ -35,7 +35,7 @@ from innervoice.runtime.fork_guard import ForkGuard, guarded, refuse_pickling
 from innervoice.runtime.record import request_line
 from innervoice.runtime.request import Request
 from innervoice.runtime.snapshot import SessionSnapshot
-from innervoice.runtime.stoppable_thread import finished_at_exit, start_pool
+from innervoice.runtime.stoppable_thread import enough_stack, finished_at_exit, start_pool
 from innervoice.runtime.stream import Stream
 from innervoice.runtime.worker import Worker
 from innervoice.telemetry.prometheus import make_collector
@@ -273,7 +273,9 @@ class Engine:
     @guarded
     async def aopen_session(self, *, restore: bytes | None = None, **request: Any) -> Session:
         """Do the same as `open_session`, for event loops."""
-        made = self._threads.submit(partial(self.open_session, restore=restore, **request))
+        self._worker.check_open()
+        with enough_stack():
+            made = self._threads.submit(partial(self.open_session, restore=restore, **request))
         try:
             return await shield(wrap_future(made))
         except CancelledError:

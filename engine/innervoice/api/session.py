@@ -14,6 +14,7 @@ from innervoice.api.session_calls import AskedReply, SessionCalls
 from innervoice.runtime.conversation import Edit, Item, Message
 from innervoice.runtime.fork_guard import all_guarded
 from innervoice.runtime.interrupt import Behind, Cut
+from innervoice.runtime.stoppable_thread import enough_stack
 from innervoice.runtime.stream import Stream
 from innervoice.types import Heard, Prompt
 
@@ -44,7 +45,8 @@ class Lane:
 
     def _begin(self) -> None:
         try:
-            self._threads.submit(self._drain)
+            with enough_stack():
+                self._threads.submit(self._drain)
         except RuntimeError:  # the engine is closed: its calls return at once
             self._drain()
 

@@ -79,6 +79,7 @@ class SessionCalls:
         self._planner = TurnPlanner(requests)
         self._lock = threading.RLock()
         self._pending = PendingItems(live_encoder, self._weak_prefetch())
+        self._is_open = True
 
     @classmethod
     def open(
@@ -324,6 +325,12 @@ class SessionCalls:
         """End the session's reply and free its pages; any number of times."""
         self._pending.close()
         self._worker.close_session(self.session_id)
+        self._is_open = False
+
+    def __del__(self) -> None:
+        # The worker closes it: this may run on any thread, with any locks held.
+        if getattr(self, "_is_open", False):
+            self._worker.forget(self.session_id, self._pending.close)
 
     def __enter__(self) -> Self:
         return self
@@ -349,6 +356,7 @@ class SessionCalls:
 
     def _wait_for_audio(self, asked: AskedReply) -> None:
         """Wait for the codes of committed audio without the lock, so that the session can be closed meanwhile."""
+        self._worker.check_caller()
         for audio in self._pending.audio_of(asked.pending):
             audio.codes()
 

@@ -27,7 +27,8 @@ _FULL_SCALE = {"int16": 2.0**15, "int32": 2.0**31}
 _BLOCK = 1 << 20  # samples of all channels
 _UNKNOWN_LEN = 2**62  # frames of a file whose header has no length
 _BYTE_FORMATS = ("B", "b", "c")
-_MOST_CHANNELS = 8
+_MOST_CHANNELS = 8  # of a sound with fewer samples than that
+_MOST_OF_ALL = 1024  # channels; libsndfile knows no more
 _SILENCE = 1e-3  # of the loudest channel's peak: 60 dB below it
 MOST_PEAK = 16.0  # of floating point samples: 24 dB above full scale
 CheckLen = Callable[[int, int], None]
@@ -74,7 +75,10 @@ def _read(source: AudioIn, most: int | None, check_len: CheckLen | None) -> tupl
     if isinstance(source, bytes):
         return *_decode(source, "audio bytes", most, check_len), "audio bytes"
     if isinstance(source, (str, os.PathLike)):
-        where = named(source)
+        try:
+            where = named(source)
+        except Exception as error:  # of an object's own method
+            raise ValueError(f"audio is {shown(source)}, which has no path ({error}): give a path") from None
         return *_decode(read_bytes(source, "name one audio file"), where, most, check_len), where
     raise ValueError(
         f"audio is of type {type(source).__name__}, expected a path, the bytes of a file, or (samples, rate)"
@@ -105,7 +109,7 @@ def check_samples(samples: Samples, rate: int, where: str = "audio") -> None:
     if not finite.all():
         first = int(np.argmin(finite))
         raise ValueError(
-            f"{where}: sample {first} is {samples[first]}, expected finite numbers: export the sound again"
+            f"{where}: sample {first} is {samples[first]} as float32, expected finite numbers: export the sound again"
         )
     peak = float(np.abs(samples).max())
     if peak > MOST_PEAK:
@@ -147,12 +151,13 @@ def channel_peaks(array: np.ndarray) -> np.ndarray:
     if not len(array):
         return np.zeros(array.shape[1])
     peaks: np.ndarray = np.maximum(*(np.abs(end(0).astype(np.float64)) for end in (array.max, array.min)))
+    peaks[~np.isfinite(peaks)] = 0.0  # a channel that is no sound has no peak
     return peaks
 
 
 def frame_peaks(pcm: Any) -> np.ndarray:
     """The peak of every channel [C] of a frame that `read_frame` takes, 1 at full scale."""
-    array = _frame_array(pcm)
+    array = np.asarray(_frame_array(pcm))
     return channel_peaks(array) / _FULL_SCALE.get(array.dtype.name, 1.0)
 
 
@@ -232,12 +237,22 @@ def _checked_array(array: Any) -> np.ndarray:
         raise ValueError(
             f"audio samples are of type {type(array).__name__}, expected a numpy array [T] or [T, C]"
         )
+    plain: np.ndarray = np.asarray(array)  # without a subclass's own methods: a matrix has no [T]
+    _check_array(plain)
+    return plain
+
+
+def _check_array(array: np.ndarray) -> None:
     shape = list(array.shape)
     if array.ndim not in (1, 2) or (array.ndim == 2 and array.shape[1] == 0):
         raise ValueError(f"audio samples have shape {shape}, expected [T] or [T, C] (time first)")
     if array.ndim == 2 and array.shape[1] > max(array.shape[0], _MOST_CHANNELS):
         raise ValueError(
             f"audio samples have shape {shape}, {shape[1]} channels: give time first, as [T, C]; samples.T does that"
+        )
+    if array.ndim == 2 and array.shape[1] > _MOST_OF_ALL:
+        raise ValueError(
+            f"audio samples have shape {shape}, {shape[1]} channels: at most {_MOST_OF_ALL} are sound, and the first is heard"
         )
     if array.dtype.kind != "f" and array.dtype.name not in _FULL_SCALE:
         raise ValueError(
@@ -248,7 +263,6 @@ def _checked_array(array: Any) -> np.ndarray:
             f"audio samples are int32 with a peak of {np.abs(array.astype(np.int64)).max()}, and full scale is 2**31: "
             "give int16, or scale them"
         )
-    return array
 
 
 def _holds_int16(array: np.ndarray) -> bool:

@@ -53,7 +53,7 @@ def check_readable(path: AnyPath, remedy: str) -> None:
 
 def named(path: AnyPath) -> str:
     """A path for a message, on one line: an empty, unprintable or long one is quoted, and cut."""
-    text = os.fspath(path)
+    text = os.fsdecode(path)
     if text.strip() and text.isprintable() and len(text) <= _MOST_SHOWN:
         return text
     return repr(text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}...")
@@ -74,6 +74,8 @@ def _opened(path: AnyPath, remedy: str, kind: str = "") -> Iterator[BinaryIO]:
         raise ValueError(f"{named(path)} is a directory: {remedy}") from None
     except OSError as error:
         raise ValueError(f"{named(path)} cannot be read ({error.strerror or error}): {remedy}") from None
+    except UnicodeEncodeError:
+        raise ValueError(f"{named(path)} cannot be read (a lone surrogate in its name): {remedy}") from None
     except ValueError as error:
         if "null byte" in str(error):
             raise ValueError(f"{named(path)} cannot be read (a null byte in its name): {remedy}") from None

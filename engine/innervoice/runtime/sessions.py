@@ -63,6 +63,10 @@ class Sessions:
         """Rows in use: by sessions, and by single replies in progress."""
         return len(self._registry) + self._table.num_single
 
+    def is_busy(self, session_id: str) -> bool:
+        """Whether a reply of a session waits or is in progress; not in one that is closed."""
+        return session_id in self._registry and self._registry.known(session_id).busy is not None
+
     def open(self, session_id: str, snapshot: SessionSnapshot | None = None) -> None:
         """Open a session, empty or as exported.
 

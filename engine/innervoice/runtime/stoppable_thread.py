@@ -13,6 +13,22 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+_LEAST_STACK = 1 << 20  # bytes that torch and native code may need
+
+
+@contextmanager
+def enough_stack() -> Iterator[None]:
+    """Start threads in the block with the system's stack where the program has set one that is too small for torch."""
+    chosen = threading.stack_size()
+    if not 0 < chosen < _LEAST_STACK:
+        yield
+        return
+    threading.stack_size(0)
+    try:
+        yield
+    finally:
+        threading.stack_size(chosen)
+
 
 @contextmanager
 def finished_at_exit(stop: Callable[[], None]) -> Iterator[None]:
@@ -51,7 +67,8 @@ class StoppableThread:
         """Start the thread."""
         atexit.register(self._end)
         try:
-            self._thread.start()
+            with enough_stack():
+                self._thread.start()
         except BaseException:
             atexit.unregister(self._end)
             raise
@@ -61,9 +78,14 @@ class StoppableThread:
         """Whether the thread has ended, or was never started."""
         return not self._thread.is_alive()
 
+    @property
+    def is_current(self) -> bool:
+        """Whether the caller runs on the thread."""
+        return self._thread is threading.current_thread()
+
     def join(self) -> None:
         """Wait until the thread has ended; on the thread itself, do nothing."""
-        if self._thread is not threading.current_thread():
+        if not self.is_current:
             self._thread.join()
 
     def _main(self, run: Callable[[], None]) -> None:
@@ -81,5 +103,7 @@ class StoppableThread:
 def start_pool(pool: ThreadPoolExecutor, num: int) -> None:
     """Start num threads of an idle pool, which else starts each with a call and has that call wait for it."""
     started = threading.Barrier(num)
-    for call in [pool.submit(started.wait) for _ in range(num)]:
+    with enough_stack():
+        calls = [pool.submit(started.wait) for _ in range(num)]
+    for call in calls:
         call.result()

@@ -26,7 +26,12 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
     """
 
     def __init__(
-        self, reply_id: str, rate: int, cancel: Callable[[], None], on_room: Callable[[], None] | None = None
+        self,
+        reply_id: str,
+        rate: int,
+        cancel: Callable[[], None],
+        on_room: Callable[[], None] | None = None,
+        check_caller: Callable[[], None] = lambda: None,
     ) -> None:
         self.reply_id = reply_id
         self.queue = EventQueue(on_room)
@@ -35,12 +40,14 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
         self.make_record: Callable[[], dict[str, Any]] | None = None
         self.history: SessionSnapshot | None = None  # of its session, as the reply found it
         self._rate, self._cancel = rate, cancel
+        self._check_caller = check_caller  # raises where a read would wait for itself
 
     def __iter__(self) -> Iterator[Event]:
         return self
 
     @guarded
     def __next__(self) -> Event:
+        self._check_caller()
         event = self.queue.read()
         if event is None:
             raise StopIteration
@@ -51,6 +58,7 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
 
     @guarded
     async def __anext__(self) -> Event:
+        self._check_caller()
         event = await self.queue.aread()
         if event is None:
             raise StopAsyncIteration

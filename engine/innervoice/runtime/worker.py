@@ -6,6 +6,7 @@ import logging
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -16,6 +17,7 @@ from innervoice.runtime.core import Core
 from innervoice.runtime.event_queue import EventQueue, deliver, fail_all
 from innervoice.runtime.request import Request
 from innervoice.runtime.sessions import Sessions
+from innervoice.runtime.snapshot import SessionSnapshot
 from innervoice.runtime.stoppable_thread import StoppableThread
 from innervoice.runtime.stream import Stream
 from innervoice.telemetry.stats import Telemetry
@@ -53,6 +55,8 @@ class Worker:
         self._answers: set[Future[Any]] = set()
         self._queues: dict[str, EventQueue] = {}  # by reply
         self._encoding: dict[str, bool] = {}  # replies whose prompt is still encoded -> are they cancelled?
+        self._forgotten: deque[tuple[str, Callable[[], None]]] = deque()  # sessions that nobody refers to
+        self._unclosed: list[tuple[str, Callable[[], None]]] = []  # those of them that still reply
         self._num_coming = 0  # single replies whose submission is not carried out yet
         self._is_closing = False
         self._is_resting = False  # the last step found nothing to do
@@ -63,12 +67,16 @@ class Worker:
     def call(self, ask: Callable[[Core], T]) -> T:
         """Run `ask` between two steps -> its result, or its error.
 
-        Raises EngineDead, or ValueError on a closed engine.
+        A caller that is interrupted while it waits takes a call back that has not begun. Raises EngineDead,
+        ValueError on a closed engine, and RuntimeError on the core's own thread.
         """
+        self.check_caller()
         answer: Future[T] = Future()
 
         def call() -> None:
             self._answers.discard(answer)
+            if not answer.set_running_or_notify_cancel():
+                return
             try:
                 answer.set_result(ask(self._core))
             except BaseException as error:
@@ -77,7 +85,10 @@ class Worker:
         with self._changed:
             self._queue_call(call)
             self._answers.add(answer)
-        return answer.result()
+        try:
+            return answer.result()
+        finally:
+            answer.cancel()
 
     def call_sessions(self, ask: Callable[[Sessions], T]) -> T:
         """The same, with the sessions of the core."""
@@ -89,29 +100,30 @@ class Worker:
         A session's turn waits for the step in progress, a single reply does not.
 
         Raises ValueError for a turn that its session does not take and on a closed engine, OutOfCapacity,
-        EngineDead.
+        EngineDead, and RuntimeError on the core's own thread.
         """
-        reply_id = request.reply_id
-        stream = Stream(reply_id, rate, lambda: self.cancel(reply_id), self._wake)
+        self.check_caller()
+        stream = self._stream(request.reply_id, rate)
         try:
-            with self._changed:
-                self.check_open()
-                if request.session_id is None:
+            if request.session_id is None:
+                with self._changed:
+                    self.check_open()
                     self._core.check_room(self._num_coming)
-                    self._num_coming += 1
                     self._queue_call(lambda: self._begin(request))
-                self._queues[reply_id] = stream.queue
-            if request.session_id is not None:
-                stream.history = self.call(lambda core: core.submit(request, self.clock()))
-            stream.lease = self.find_lease()
-        except BaseException as error:
-            with self._changed:
-                self._queues.pop(reply_id, None)
-                self._changed.notify_all()
-            if isinstance(error, OutOfCapacity):
-                self.telemetry.count("refused")
+                    self._num_coming += 1
+                    self._queues[request.reply_id] = stream.queue
+            else:
+                queue = stream.queue
+                stream.history = self.call(lambda core: self._begin_turn(request, queue))
+        except OutOfCapacity:
+            self.telemetry.count("refused")
             raise
+        stream.lease = self.find_lease()
         return stream
+
+    def _stream(self, reply_id: str, rate: int) -> Stream:
+        """The reader's end of a reply."""
+        return Stream(reply_id, rate, lambda: self.cancel(reply_id), self._wake, self.check_caller)
 
     def submit_later(self, reply_id: str, rate: int, encode: Callable[[], Request]) -> Stream:
         """Start a reply whose prompt takes long to encode: `encode` runs on a thread of its own.
@@ -120,7 +132,7 @@ class Worker:
 
         Raises ValueError on a closed engine, EngineDead.
         """
-        stream = Stream(reply_id, rate, lambda: self.cancel(reply_id), self._wake)
+        stream = self._stream(reply_id, rate)
         with self._changed:
             self.check_open()
             self._encoding[reply_id] = False
@@ -137,8 +149,8 @@ class Worker:
                 self.check_open()
                 self._core.check_room(self._num_coming)
                 is_cancelled = self._encoding.pop(reply_id)
-                self._num_coming += 1
                 self._queue_call(lambda: self._begin(request))
+                self._num_coming += 1
                 self._queues[reply_id] = queue
                 if is_cancelled:
                     self._queue_call(lambda: self._core.cancel(reply_id))
@@ -160,6 +172,23 @@ class Worker:
             self._core.submit(request, self.clock())
         except Exception as error:
             self._core.refuse(request, str(error))
+
+    def _begin_turn(self, request: Request, queue: EventQueue) -> SessionSnapshot | None:
+        """Submit a session's turn, on the core's thread -> the history that it finds.
+
+        The queue is there before the reply and as long as it, whatever becomes of the caller.
+        """
+        with self._changed:
+            if self._is_closing:
+                self.check_open()
+            self._queues[request.reply_id] = queue
+        try:
+            return self._core.submit(request, self.clock())
+        except BaseException:
+            with self._changed:
+                del self._queues[request.reply_id]
+                self._changed.notify_all()
+            raise
 
     def interrupt(self, ask: Callable[[Sessions], Heard]) -> Heard:
         """Like `call_sessions`; streams that it ends drop their unread events, and have their last one when
@@ -184,9 +213,43 @@ class Worker:
                 self._changed.notify_all()
 
     def close_session(self, session_id: str) -> None:
-        """Close a session; one that is closed already, or a dead engine, is left alone."""
+        """Close a session; one that is closed already, or a dead engine, is left alone.
+
+        On the core's own thread it is closed before the next step.
+        """
+
+        def close(core: Core) -> None:
+            with suppress(ValueError):
+                core.sessions.close(session_id)
+
         with suppress(ValueError, EngineDead):
-            self.call_sessions(lambda sessions: sessions.close(session_id))
+            if not self._is_own_thread:
+                self.call(close)
+                return
+            with self._changed:
+                self._queue_call(lambda: close(self._core))
+
+    def forget(self, session_id: str, release: Callable[[], None]) -> None:
+        """Close a session that nothing refers to, and call `release`, once its reply is over.
+
+        Garbage collection calls it, on any thread and with any locks held, so it waits for none.
+        """
+        self._forgotten.append((session_id, release))
+        if self._changed.acquire(blocking=False):
+            self._changed.notify_all()
+            self._changed.release()
+
+    def check_caller(self) -> None:
+        """Raise RuntimeError on the core's own thread, which would wait for itself."""
+        if self._is_own_thread:
+            raise RuntimeError(
+                "the engine's own thread, which computes event fields and runs policies, would wait for itself: "
+                "call the engine from another thread"
+            )
+
+    @property
+    def _is_own_thread(self) -> bool:
+        return self._thread is not None and self._thread.is_current
 
     def check_health(self) -> None:
         """Raise EngineDead, with the cause, once the core has stopped on a failure."""
@@ -197,7 +260,7 @@ class Worker:
         """Take no more requests, give those in progress drain_s seconds, cancel the rest, and stop."""
         with self._changed:
             self._is_closing = True
-            if drain_s > 0:
+            if drain_s > 0 and not self._is_own_thread:
                 self._changed.wait_for(
                     lambda: not self._queues or self._death is not None,
                     timeout=min(drain_s, threading.TIMEOUT_MAX),
@@ -244,6 +307,7 @@ class Worker:
             while self._wait_for_work():
                 self._run_calls()
                 self._check_readers()
+                self._close_forgotten()
                 self._step()
         except BaseException as error:
             self._die(error)
@@ -299,7 +363,8 @@ class Worker:
         deliver([(queue, [last[reply_id]]) for reply_id, queue in queues.items() if reply_id in last])
         fail_all(queues.values(), failure)
         for answer in answers:
-            answer.set_exception(failure)
+            if answer.set_running_or_notify_cancel():
+                answer.set_exception(failure)
 
     def _last_events(self, error: str) -> dict[str, Done]:
         """The last event of every reply, as far as the broken core can still make it."""
@@ -311,7 +376,7 @@ class Worker:
     def _wait_for_work(self) -> bool:
         """Wait for work; False: closed, with none left."""
         with self._changed:
-            while not self._calls and (not self._core.has_work or self._is_resting):
+            while not (self._calls or self._forgotten) and (not self._core.has_work or self._is_resting):
                 if self._is_closing and not self._core.has_work:
                     return False
                 self._is_resting = False
@@ -329,6 +394,18 @@ class Worker:
         if calls:
             self._deliver()
         return bool(calls)
+
+    def _close_forgotten(self) -> None:
+        """Close the sessions that nothing refers to, but for those that still reply."""
+        while self._forgotten:
+            self._unclosed.append(self._forgotten.popleft())
+        sessions = self._core.sessions
+        for one in [one for one in self._unclosed if not sessions.is_busy(one[0])]:
+            session_id, release = one
+            self._unclosed.remove(one)
+            release()
+            with suppress(ValueError):
+                sessions.close(session_id)
 
     def _wake(self) -> None:
         with self._changed:

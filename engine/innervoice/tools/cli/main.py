@@ -6,6 +6,7 @@ Bad input is one sentence on stderr and exit code 2.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -320,6 +321,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
+        _check_directory()
         return app(words, prog_name="innervoice", standalone_mode=False) or 0
     except (KeyboardInterrupt, typer.Abort):
         return 130
@@ -330,6 +332,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = f"{usage().rstrip('.')}; see innervoice --help" if usage else _sentence(error)
         print("innervoice:", " ".join(message.split()), file=sys.stderr)
         return 2
+
+
+def _check_directory() -> None:
+    """Raise ValueError in a directory that was removed, where paths mean nothing and MKL ends the process."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise ValueError("the current directory was removed: change to one that is there") from None
 
 
 def _sentence(error: Exception) -> str:
