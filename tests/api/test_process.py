@@ -179,10 +179,11 @@ STATES: dict[str, Callable[[], Any]] = {
     "grad": lambda: torch.enable_grad(),
     "inference": lambda: torch.inference_mode(),
     "strict": strict,
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
 }
 
 
-USUAL_STATES = ("bfloat16", "inference")
+USUAL_STATES = ("bfloat16", "autocast")
 
 
 def spoken(tiny_dir: Path, streaming: str, state: Callable[[], Any]) -> list[Reply]:

@@ -12,7 +12,8 @@ from innervoice.model.text import ChatMessage, ChatTemplate, JsonTokenizer, Text
 from innervoice.model.text.chat_template import HistoryChanges
 from innervoice.model.text.dialogue import DialogueItem, SpokenCodes
 from innervoice.model.token_role import TokenRole
-from innervoice.runtime.history import groups_of, join_tokens, without_oldest
+from innervoice.runtime.conversation import Item
+from innervoice.runtime.history import groups_of, join_tokens, transcript_ids_of, without_oldest
 from innervoice.runtime.request import SessionTurn
 from innervoice.runtime.session_state import History
 
@@ -33,6 +34,17 @@ class TurnPlanner:
     """Finds what a session's sequence must hold for its next reply. Any thread may use it."""
 
     requests: RequestBuilder
+
+    def shown(self, item: DialogueItem, history: History, *, is_pending: bool = False) -> Item:
+        """An item as a session's user sees it."""
+        speech = self.requests.vocabulary.speech or (0, 0)
+        text = "\n".join(part for part in item.parts if isinstance(part, str))
+        num_speech = sum(len(part.codes) for part in item.parts if isinstance(part, SpokenCodes))
+        if item.reply:
+            own = history.own.of_reply(item.reply)
+            text = TextStream(self.requests.tokenizer).feed(transcript_ids_of(own, speech))
+            num_speech = sum(speech[0] <= i < speech[1] for i in own.ids)
+        return Item(item.item_id, item.role, text, num_speech, item.reply_id, is_pending)
 
     @property
     def reads_words(self) -> bool:

@@ -17,6 +17,7 @@ from innervoice.api.preparation import Prepared
 from innervoice.api.request_builder import RequestBuilder
 from innervoice.checkpoint.safetensors import DummyTensors, TensorDir, TensorSource
 from innervoice.checkpoint.tied_head import check_tied_head
+from innervoice.codec.modes import own_modes
 from innervoice.codec.speech_codec import (
     CodecLoad,
     NullSpeechOutput,
@@ -57,7 +58,7 @@ def load(prepared: Prepared, tracer: Tracer) -> EngineParts:
     """
     try:
         # Tensors made in a caller's inference mode could not be written outside of it, by the worker's thread.
-        with torch.inference_mode(False), torch.no_grad():
+        with own_modes(inference=False):
             return _load(prepared, tracer)
     except (MemoryError, OSError, RuntimeError) as error:
         if not is_out_of_memory(error):

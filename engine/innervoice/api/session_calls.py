@@ -20,12 +20,10 @@ from innervoice.api.pending import PendingItems, Prefetch
 from innervoice.api.request_builder import RequestBuilder, RequestOptions
 from innervoice.codec.audio import frame_peaks, read_frame
 from innervoice.fields import Encodable, NotNegative, checked, shown
-from innervoice.model.text import TextStream
-from innervoice.model.text.dialogue import DialogueItem, SpokenCodes
+from innervoice.model.text.dialogue import DialogueItem
 from innervoice.runtime.conversation import Delete, Edit, Insert, Item, ItemHandle, Message, check_item_id
 from innervoice.runtime.edits import ItemEdits, check_new_ids
 from innervoice.runtime.fork_guard import ForkGuard, all_guarded, refuse_pickling
-from innervoice.runtime.history import transcript_ids_of
 from innervoice.runtime.interrupt import Behind, Cut
 from innervoice.runtime.record import request_line
 from innervoice.runtime.request import Request
@@ -184,8 +182,8 @@ class SessionCalls:
             )
         answered = {item.item_id for item in history.items}
         pending = [item for item in pending if item.item_id not in answered]
-        shown = [self._item(item, history) for item in history.items if not item.is_once]
-        return [*shown, *(self._item(item, history, is_pending=True) for item in pending)]
+        shown = [self._planner.shown(item, history) for item in history.items if not item.is_once]
+        return [*shown, *(self._planner.shown(item, history, is_pending=True) for item in pending)]
 
     def push_audio(self, pcm: np.ndarray | bytes | bytearray | memoryview, rate: int) -> None:
         """Add frames of any size while the user speaks: float32 in [-1, 1] or int16, [T] or [T, C]; bytes are
@@ -454,13 +452,3 @@ class SessionCalls:
         return options.changed(
             schedule=replace(schedule, prologue=(Segment("forced", ids=tuple(ids)), *schedule.prologue))
         )
-
-    def _item(self, item: DialogueItem, history: History, *, is_pending: bool = False) -> Item:
-        speech = self._requests.vocabulary.speech or (0, 0)
-        text = "\n".join(part for part in item.parts if isinstance(part, str))
-        num_speech = sum(len(part.codes) for part in item.parts if isinstance(part, SpokenCodes))
-        if item.reply:
-            own = history.own.of_reply(item.reply)
-            text = TextStream(self._requests.tokenizer).feed(transcript_ids_of(own, speech))
-            num_speech = sum(speech[0] <= i < speech[1] for i in own.ids)
-        return Item(item.item_id, item.role, text, num_speech, item.reply_id, is_pending)

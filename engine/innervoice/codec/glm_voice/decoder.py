@@ -23,6 +23,7 @@ from innervoice.codec.glm_voice.hift import Hift
 from innervoice.codec.glm_voice.reference_stream import ReferenceState, ReferenceStream
 from innervoice.codec.glm_voice.steady import SteadyOutput
 from innervoice.codec.layers import load_tensors
+from innervoice.codec.modes import own_modes
 from innervoice.codec.slot_output import check_codes
 from innervoice.telemetry.trace import Tracer
 from innervoice.types import Samples
@@ -75,14 +76,14 @@ class SpeechDecoder:
         root, tracer = Path(directory), tracer or Tracer()
         config = read_decoder_config(root / "config.yaml")
         flow_names, hift_names = flow_shapes(config.flow), hift_shapes(config.hift)
-        with torch.inference_mode(), tracer.span("load speech decoder"):
+        with own_modes(), tracer.span("load speech decoder"):
             flow_source = _source(root / "flow.pt", flow_names, load_format)
             hift_source = _source(root / "hift.pt", hift_names, load_format)
             flow = Flow(config.flow, load_tensors(flow_source, flow_names, dtype, device))
             hift = Hift(config.hift, load_tensors(hift_source, hift_names, torch.float32), dtype, device)
         return cls(config, flow, hift, device=device, dtype=dtype, vocoder_noise=vocoder_noise, tracer=tracer)
 
-    @torch.inference_mode()
+    @own_modes()
     def decode(
         self,
         codes: Sequence[int],
@@ -111,7 +112,7 @@ class SpeechDecoder:
             samples, _ = self._hift(mel, generator=generator if self._noise else None)
         return samples[0].cpu().numpy()
 
-    @torch.inference_mode()
+    @own_modes()
     def mel(
         self,
         codes: Sequence[int],
@@ -147,7 +148,7 @@ class SpeechDecoder:
         """The state of a reply before its first chunk."""
         return self._stream.init_state()
 
-    @torch.inference_mode()
+    @own_modes()
     def push(
         self, state: ReferenceState, codes: Sequence[int], final: bool
     ) -> tuple[Samples, ReferenceState]:
@@ -164,7 +165,7 @@ class SpeechDecoder:
         with self._tracer.span("decode chunk", codes=len(checked), prompt=len(state.codes), final=final):
             return self._stream.push(state, checked, final)
 
-    @torch.inference_mode()
+    @own_modes()
     def flush(self, state: ReferenceState) -> Samples:
         """End a reply that has no pending codes: the rest of its audio (none before the first chunk)."""
         with self._tracer.span("flush speech"):

@@ -29,6 +29,7 @@ from innervoice.codec.glm_voice.whisper_encoder import (
     encode_blocks,
     pool,
 )
+from innervoice.codec.modes import own_modes
 from innervoice.types import Samples
 from innervoice_kernels.speech_codec.mel import floor_frames, log_frames
 from innervoice_kernels.speech_codec.vq import nearest_code
@@ -174,7 +175,7 @@ class TokenizerStream:
             self._listen(self._pieces[-1])
 
     def _listen(self, piece: _Piece) -> None:
-        with torch.inference_mode():
+        with own_modes():
             self.num_recomputed += piece.listen()
 
     def _codes(self) -> list[int]:
@@ -192,7 +193,7 @@ def encode_ready(streams: Sequence[TokenizerStream]) -> None:
     while waiting := [stream for stream in streams if stream.ready()]:
         network = waiting[0].network
         pieces = [stream._pieces[0] for stream in waiting]
-        with torch.inference_mode():
+        with own_modes():
             states = encode_blocks(network.weights, network.config, [piece.next_block() for piece in pieces])
             states = [piece.joined(rows) for piece, rows in zip(pieces, states, strict=True)]
             vectors = [piece.pooled(rows) for piece, rows in zip(pieces, states, strict=True)]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from innervoice.codec.modes import own_modes
 from innervoice.codec.residual_vq.causal import Level
 from innervoice.codec.residual_vq.slot_stream import (
     CodecSession,
@@ -84,7 +85,7 @@ class CausalEncodeStream(EncodeStream):
         frames = self.half.first_frames
         x = torch.zeros(1, frames * self.frame_len, self.channels, dtype=self.dtype, device=self.device)
         at = _level([x.shape[1]], [0], x.shape[1], 1, self.device)
-        with torch.inference_mode():
+        with own_modes():
             return self.half(
                 x, {}, self.half.new_rings(1, frames), torch.zeros_like(at.n), at, self.num_codebooks
             )[1]
@@ -145,7 +146,7 @@ class CausalDecodeStream(DecodeStream):
         frames = self.half.first_frames
         ids = torch.zeros(1, 1, frames, dtype=torch.int64, device=self.device)
         at = _level([frames], [0], frames, 1, self.device)
-        with torch.inference_mode():
+        with own_modes():
             return self.half(ids, {}, self.half.new_rings(1, frames), torch.zeros_like(at.n), at)[1]
 
     def _job(self, session: CodecSession) -> StreamJob | None:

@@ -14,6 +14,7 @@ import torch
 
 from innervoice.checkpoint.codecs import ResidualConfig
 from innervoice.codec.audio import read_channels, resample
+from innervoice.codec.modes import own_modes
 from innervoice.codec.residual_vq.codes import Codes, Grid, joined
 from innervoice.codec.residual_vq.families import read_codec
 from innervoice.codec.residual_vq.slot_stream import (
@@ -64,7 +65,7 @@ class Codec:
         """
         family, config = read_codec(directory)
         weights = open_weights(Path(directory), load_format, dtype, device)
-        with torch.inference_mode():
+        with own_modes():
             encoder = family.load_encoder(weights, config)
             decoder = family.load_decoder(weights, config)
         return cls(config, encoder, decoder, dtype, torch.device(device))

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
+from innervoice.codec.modes import own_modes
 from innervoice.codec.residual_vq.codes import Codes, Grid
 from innervoice.codec.slot_table import Slot, SlotSession, SlotTable
 from innervoice.types import Samples
@@ -174,7 +175,7 @@ class SlotStream(ABC):
                 groups.setdefault(job.group, []).append(job)
         pieces = []
         for jobs in groups.values():
-            with torch.inference_mode():
+            with own_modes():
                 made = self._run(jobs)
             for job, piece in zip(jobs, made, strict=True):
                 self._taken(job)
