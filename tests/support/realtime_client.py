@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 from starlette.websockets import WebSocketState
 
 from innervoice import Engine
-from innervoice.server.admission import Admission
+from innervoice.server.admission import Admission, Slot
 from innervoice.server.context import Opening, ServerContext
 from innervoice.server.metrics import ServerMetrics
 from innervoice.server.options import ServerOptions
@@ -167,11 +167,16 @@ def make_context(engine: Engine, num_slots: int = 64, **options: Any) -> ServerC
 
 @asynccontextmanager
 async def connected(
-    context: ServerContext, dialect: str = "ga", model: str = "gpt-realtime", **query: str
+    context: ServerContext,
+    dialect: str = "ga",
+    model: str = "gpt-realtime",
+    *,
+    is_beyond: bool = False,
+    **query: str,
 ) -> AsyncIterator[RealtimeClient]:
-    """A connection to the server; its end is waited for."""
+    """A connection to the server; its end is waited for. is_beyond: it takes no place of its own."""
     socket = MemorySocket()
-    slot = context.admission.hold()
+    slot = Slot(context.admission, is_counted=False) if is_beyond else context.admission.hold()
     opening = Opening(dialect=dialect, model=model, presets={}, query=query, slot=slot)  # type: ignore[arg-type]
     task = asyncio.create_task(serve_connection(socket, context, opening))  # type: ignore[arg-type]
     client = RealtimeClient(socket, dialect)

@@ -10,10 +10,14 @@ RETRY_S = 5.0  # after which a refused client may ask again
 
 
 class Slot:
-    """The place of one session of the engine among those that the server holds."""
+    """The place of one session of the engine among those that the server holds.
+
+    is_counted: False: of a connection that may bring no session of its own.
+    """
 
     def __init__(self, admission: Admission, *, is_counted: bool = True) -> None:
         self._admission = admission
+        self.is_counted = is_counted
         self._is_released = not is_counted
         self.is_kept = False
 

@@ -290,3 +290,46 @@ def test_a_session_that_ended_by_itself_is_not_taken_over(
                 assert (await second.until("closed"))["code"] == 1008
 
     run(work())
+
+
+def test_the_text_of_a_conversation_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("innervoice.server.realtime.items.MAX_CHARACTERS", 10)
+    items = ItemList()
+    words = [
+        ConversationItem(name, role="user", content=[Part("input_text", text="12345")]) for name in "abc"
+    ]
+    for item in words[:2]:
+        items.insert(item)
+    with pytest.raises(ApiError, match="10 characters: delete some"):
+        items.insert(words[2])
+    with pytest.raises(ApiError):
+        items.copy().insert(words[2])
+    words[0].content[0].text = ""
+    items.delete("a")
+    items.insert(words[2])
+    assert [item.id for item in items] == ["b", "c"]
+
+
+def test_an_export_is_a_session_more_and_needs_a_place(context: ServerContext) -> None:
+    async def work() -> None:
+        admission = context.admission
+        async with connected(context, innervoice="1") as client:
+            await greeted(client)
+            client.send("innervoice.session.export")
+            token = (await client.until("innervoice.session.exported"))["resume_token"]
+            held = [admission.hold() for _ in range(admission.max_sessions - admission.num_held)]
+            async with connected(context, innervoice="1", resume=token, is_beyond=True) as second:
+                assert (await second.until("error"))["error"]["code"] == "session_limit_reached"
+                assert (await second.until("closed"))["code"] == 1013
+            held.pop().release()
+            extra = admission.num_held
+            async with connected(context, innervoice="1", resume=token, is_beyond=True) as second:
+                second.say("hello")
+                assert (await second.answer(max_output_tokens=5))["output"]
+                assert admission.num_held == extra + 1
+            assert admission.num_held == extra
+            for slot in held:
+                slot.release()
+        await context.resumable.close()
+
+    run(work())

@@ -16,6 +16,7 @@ PartType = Literal["input_text", "input_audio", "output_text", "output_audio"]
 Status = Literal["in_progress", "completed", "incomplete"]
 ROOT = "root"
 MAX_DELETED = 4096  # ids of deleted items that are remembered
+MAX_CHARACTERS = 2**23  # of all items that were inserted
 
 
 @dataclass
@@ -100,12 +101,15 @@ class ItemList:
         self._order: list[str] = []
         self._items: dict[str, ConversationItem] = {}
         self._deleted: dict[str, None] = {}
+        self._lengths: dict[str, int] = {}  # characters of items as they were inserted
+        self._num_characters = 0
         self._max_items = max_items
 
     def copy(self) -> ItemList:
         """Another list of equal items, which shares no item with this one, but the bytes of their sound."""
         made = ItemList(self._max_items)
         made._order, made._deleted = list(self._order), dict(self._deleted)
+        made._lengths, made._num_characters = dict(self._lengths), self._num_characters
         made._items = {id: item.copy() for id, item in self._items.items()}
         return made
 
@@ -162,6 +166,12 @@ class ItemList:
                 "previous_item_id",
             )
         self.check_room()
+        if self._num_characters + item.num_characters > MAX_CHARACTERS:
+            raise ApiError(
+                "invalid_value",
+                f"The conversation has {self._num_characters} characters: delete some items first.",
+                "item",
+            )
 
     def check_room(self) -> None:
         """Raise ApiError when the list takes no more items."""
@@ -179,6 +189,8 @@ class ItemList:
         place = self._place(previous)
         self._order.insert(place, item.id)
         self._items[item.id] = item
+        self._lengths[item.id] = item.num_characters
+        self._num_characters += item.num_characters
         self._deleted.pop(item.id, None)
         return self._order[place - 1] if place else None
 
@@ -192,6 +204,7 @@ class ItemList:
         item = self.get(id, "item_delete_invalid_item_id")
         self._order.remove(id)
         del self._items[id]
+        self._num_characters -= self._lengths.pop(id)
         self._deleted[id] = None
         if len(self._deleted) > MAX_DELETED:
             del self._deleted[next(iter(self._deleted))]

@@ -142,7 +142,14 @@ async def _host_copy(
         server.resumable.forget(token)
         opening.slot.release()
         opening = replace(opening, slot=found.slot or opening.slot)
-    conversation = await found.begin(server, new_writer(server, opening))
+    elif not opening.slot.is_counted:  # an export becomes one session more
+        opening = replace(opening, slot=server.admission.hold())
+        opening.slot.keep()
+    try:
+        conversation = await found.begin(server, new_writer(server, opening))
+    except BaseException:
+        opening.slot.release()
+        raise
     return _host(server, opening, holder, conversation)
 
 

@@ -81,7 +81,7 @@ class Resumable:
         """Drop everything that is kept."""
         for token in list(self._entries):
             self._expire(token)
-        await asyncio.gather(*self._tasks)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _expire(self, token: str) -> None:
         entry = self._entries[token]

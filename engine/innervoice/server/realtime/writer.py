@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -245,4 +246,15 @@ def _size(event: ServerEvent) -> int:
     if delta is not None:
         return 256 + (len(delta) * 4 // 3 if isinstance(delta, bytes) else len(delta))
     item = event.get("item") or event.get("session") or event.get("response")
-    return 256 if item is None else 256 + len(msgspec.json.encode(item))
+    return 256 + _length(item)
+
+
+def _length(value: Any) -> int:
+    """Return about the bytes of a part of an event as JSON, without writing it: it may have minutes of sound."""
+    if isinstance(value, str | bytes):
+        return len(value) + 2
+    if isinstance(value, Mapping):
+        return 2 + sum(len(name) + 4 + _length(one) for name, one in value.items())
+    if isinstance(value, list | tuple):
+        return 2 + sum(1 + _length(one) for one in value)
+    return 8
