@@ -37,11 +37,15 @@ WIDTH, HEADS = 32, 4
 
 @dataclass(frozen=True)
 class Step:
-    """A token's successor: a text, the name of a token, or a speech code. unless: not once this has been seen."""
+    """A token's successor: a text, the name of a token, or a speech code.
+
+    unless: not once this has been seen. weight: against other steps from the same token.
+    """
 
     token: str | int
     successor: str | int
     unless: str | None = None
+    weight: float = 1.0
 
 
 def path(*tokens: str | int, unless: str | None = None) -> tuple[Step, ...]:
@@ -50,7 +54,7 @@ def path(*tokens: str | int, unless: str | None = None) -> tuple[Step, ...]:
     return tuple(Step(*pair, unless if i == 0 else None) for i, pair in enumerate(pairs))
 
 
-SPOKEN = path(OPENING, ANSWER, 3, 9, 27, 17, 11, 5, 30, END)
+SPOKEN = (*path(OPENING, ANSWER, 3, 9, 27, 17, 11, 5, 30, END), Step(ANSWER, END, weight=0.5))
 FORCED = path(":", ARGUMENTS, CLOSE)
 CALLS_ONCE = (
     *path(OPENING, OPEN, unless=OBSERVATION),
@@ -99,7 +103,7 @@ def make_tool_model(tiny: Path, folder: Path, steps: tuple[Step, ...]) -> Path:
 
     ids = [(token(step.token), token(step.successor)) for step in steps]
     seen = [None if step.unless is None else token(step.unless) for step in steps]
-    _write_weights(model, ids, seen)
+    _write_weights(model, ids, seen, [step.weight for step in steps])
     return folder
 
 
@@ -110,8 +114,10 @@ def _rename_words(path: Path, given: Mapping[str, int]) -> None:
     path.write_bytes(b"\n".join(lines) + b"\n")
 
 
-def _write_weights(model: Path, steps: list[tuple[int, int]], unless: list[int | None]) -> None:
-    """A step weighs 1, or 2 where it can be ruled out: the flag of a token that has been seen takes more away."""
+def _write_weights(
+    model: Path, steps: list[tuple[int, int]], unless: list[int | None], weights: list[float]
+) -> None:
+    """A step that can be ruled out weighs twice as much: the flag of a token that has been seen takes more away."""
     places = {one: i for i, one in enumerate(dict.fromkeys(one for step in steps for one in step))}
     flags = {one: i for i, one in enumerate(dict.fromkeys(one for one in unless if one is not None))}
     assert len(places) < FIRST_SEEN and len(flags) <= HEADS, "the steps have no room in the residual stream"
@@ -122,8 +128,8 @@ def _write_weights(model: Path, steps: list[tuple[int, int]], unless: list[int |
         embedding[one, REST], embedding[one, place] = 0.0, 1.0
     for one, flag in flags.items():
         embedding[one, REST], embedding[one, FIRST_SEEN + flag] = 0.0, 1.0
-    for (one, successor), seen in zip(steps, unless, strict=True):
-        output[successor, places[one]] = 1.0 if seen is None else 2.0
+    for (one, successor), seen, weight in zip(steps, unless, weights, strict=True):
+        output[successor, places[one]] = weight if seen is None else 2 * weight
         if seen is not None:
             output[successor, FIRST_FLAG + flags[seen]] = -1.0
     for file in sorted(model.glob("*.safetensors")):

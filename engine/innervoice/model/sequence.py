@@ -97,6 +97,14 @@ class Sequence:
         assert self.num_cached < len(self.ids), "the last token is cached"
         self.truncate(len(self.ids) - 1)
 
+    def drop_call(self, reply: int) -> None:
+        """Take back the calls at the end of a reply, which did not come to end with them."""
+        end = len(self.ids)
+        while end and self.replies[end - 1] == reply and self.roles[end - 1] is TokenRole.CALL:
+            end -= 1
+        if end < len(self.ids):
+            self.truncate(end)
+
     def truncate(self, num_tokens: int) -> None:
         """Keep the first tokens; pages behind them are given back."""
         for column in (self.ids, self.roles, self.replies, self.page_keys):

@@ -92,6 +92,8 @@ class Completion:
             sequence.release()
         elif reply.cursor.is_done:
             sequence.drop_last()  # the next turn's template begins with the end of this one
+        else:
+            sequence.drop_call(reply.number)
         self._sessions.end_reply(request.session_id)
         self._outbox.put(PendingDone(reply, reason, reply.error, reply.granted))
         self._tracer.counter("pages", available=self._pool.num_available, cached=self._pool.num_cached)

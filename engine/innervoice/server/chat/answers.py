@@ -18,14 +18,25 @@ from starlette.types import Receive, Send
 from innervoice.api.session import Session
 from innervoice.runtime.event_builder import collect_text
 from innervoice.runtime.stream import Stream
-from innervoice.server.chat.chunks import Envelope, finish_reason_of, usage_of
+from innervoice.server.chat.chunks import Envelope, call_of, finish_reason_of, usage_of
 from innervoice.server.chat.formats import encode
 from innervoice.server.chat.kept import KeptAnswer, KeptAnswers
 from innervoice.server.chat.request import ChatRequest
 from innervoice.server.context import ServerContext
 from innervoice.server.errors import ApiError
 from innervoice.server.http_answers import as_api_error
-from innervoice.types import AudioChunk, Done, EngineDead, Event, Reflection, RequestFailed, Transcript
+from innervoice.types import (
+    AudioChunk,
+    Done,
+    EngineDead,
+    Event,
+    FinishReason,
+    Reflection,
+    RequestFailed,
+    Tool,
+    ToolCall,
+    Transcript,
+)
 
 MAX_UNREAD = 256  # events of the engine that wait for a slow client
 MAX_UNREAD_S = 10.0  # and seconds of sound
@@ -141,10 +152,17 @@ class ChatAnswer:
                 "expires_at": sound.expires_at,
                 "transcript": transcript,
             }
+        calls, text = _read_calls(events)
+        if calls:
+            message["tool_calls"] = [call_of(call) for call in calls]
+            message["content"] = message["content"] or None
+        if calls and not transcript:
+            message.pop("audio", None)
+        if text:
+            message["content"] = (message["content"] or "") + text
+        reason = _reason(done.finish_reason, len(calls))
         usage = usage_of(done.usage, is_spoken=self._request.is_spoken)
-        return msgspec.json.encode(
-            self._envelope.completion(message, finish_reason_of(done.finish_reason), usage)
-        )
+        return msgspec.json.encode(self._envelope.completion(message, reason, usage))
 
     async def _send_events(self, stream: Stream, send: SendPart) -> None:
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
@@ -170,10 +188,15 @@ class ChatAnswer:
     async def _pieces(self, stream: Stream, sound: AnswerSound | None) -> AsyncIterator[dict[str, Any]]:
         """The pieces behind the first. Raises ApiError, EngineDead, RequestFailed."""
         transcript = ""
+        num_calls = 0
         done: Done | None = None
         async for event in stream:
             if isinstance(event, Done):
                 done = event
+            if isinstance(event, Tool) and event.call is not None:
+                for piece in _call_deltas(event.call, num_calls):
+                    yield self._envelope.chunk(piece)
+                num_calls += event.call.error is None
             delta = _delta_of(event, is_spoken=sound is not None)
             transcript += event.text if isinstance(event, Transcript) else ""
             if delta is not None:
@@ -183,7 +206,7 @@ class ChatAnswer:
         if sound is not None:
             await self._keep(sound, transcript)
             yield self._envelope.chunk({"audio": {"expires_at": sound.expires_at}})
-        yield self._envelope.chunk({}, finish_reason_of(done.finish_reason))
+        yield self._envelope.chunk({}, _reason(done.finish_reason, num_calls))
         if self._request.with_usage:
             yield self._envelope.usage_chunk(usage_of(done.usage, is_spoken=self._request.is_spoken))
 
@@ -211,6 +234,27 @@ def _delta_of(event: Event, *, is_spoken: bool) -> dict[str, Any] | None:
     if isinstance(event, AudioChunk) and is_spoken:
         return {"audio": {"data": event.to_pcm16().astype("<i2").tobytes()}}  # written as base64
     return None
+
+
+def _read_calls(events: list[Event]) -> tuple[list[ToolCall], str]:
+    """The calls of an answer, and the text of those that cannot be read."""
+    calls = [event.call for event in events if isinstance(event, Tool) and event.call is not None]
+    text = "".join(call.text for call in calls if call.error is not None)
+    return [call for call in calls if call.error is None], text
+
+
+def _call_deltas(call: ToolCall, index: int) -> list[dict[str, Any]]:
+    """The pieces of a call: its id and name, then its arguments; the text of one that cannot be read."""
+    if call.error is not None:
+        return [{"content": call.text}]
+    whole = call_of(call)
+    begun = {**whole, "index": index, "function": {"name": call.name, "arguments": ""}}
+    rest = {"index": index, "function": {"arguments": call.arguments}}
+    return [{"tool_calls": [begun]}, {"tool_calls": [rest]}]
+
+
+def _reason(reason: FinishReason, num_calls: int) -> str:
+    return "stop" if reason == "tool_calls" and not num_calls else finish_reason_of(reason)
 
 
 def _joined(events: list[Event]) -> Any:

@@ -35,12 +35,29 @@ class SoundId(Struct):
     id: str
 
 
+class FunctionBody(Struct):
+    """The function that was called; arguments: JSON text."""
+
+    name: str
+    arguments: str
+
+
+class CallBody(Struct):
+    """A call of a tool by an earlier answer."""
+
+    function: FunctionBody
+    id: str = ""
+    type: str = "function"
+
+
 class MessageBody(Struct):
     """A message of the dialogue."""
 
     role: str
     content: str | list[PartBody] | None = None
     audio: SoundId | None = None
+    tool_calls: list[CallBody] | None = None
+    tool_call_id: str | None = None
 
 
 class SoundWanted(Struct):
@@ -80,6 +97,9 @@ class ChatBody(Struct):
     stop: str | list[str] | None = None
     logprobs: bool | None = None
     reasoning_effort: str | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
     innervoice: ChatExtension | None = None
 
 

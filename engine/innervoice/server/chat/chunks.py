@@ -7,9 +7,9 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-from innervoice.types import FinishReason, Usage
+from innervoice.types import FinishReason, ToolCall, Usage
 
-_REASONS: dict[FinishReason, str] = {"length": "length", "timeout": "length"}
+_REASONS: dict[FinishReason, str] = {"length": "length", "timeout": "length", "tool_calls": "tool_calls"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,12 @@ class Envelope:
 def finish_reason_of(reason: FinishReason) -> str:
     """The API's name for the end of a reply."""
     return _REASONS.get(reason, "stop")
+
+
+def call_of(call: ToolCall) -> dict[str, Any]:
+    """Return a call of a tool, under a new id."""
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}
 
 
 def usage_of(usage: Usage, *, is_spoken: bool) -> dict[str, Any]:

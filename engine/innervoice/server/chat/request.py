@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -9,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from innervoice.api.request_builder import TEXT_ONLY, RequestBuilder
+from innervoice.api.request_builder import TEXT_ONLY, RequestBuilder, RequestOptions
 from innervoice.model.text.dialogue import Role
 from innervoice.runtime.conversation import Message
 from innervoice.schedule import PRESETS, Schedule
@@ -17,7 +18,7 @@ from innervoice.server.chat.body import AnswerFormat, ChatBody, MessageBody, Par
 from innervoice.server.chat.formats import RATE
 from innervoice.server.chat.kept import KeptAnswer, KeptAnswers
 from innervoice.server.errors import ApiError
-from innervoice.types import Sampling, Text
+from innervoice.types import Sampling, Text, ToolCall
 
 ROLES: Mapping[str, Role] = {
     "system": "system",
@@ -84,7 +85,14 @@ def read_chat_request(
     if first is not None and ROLES.get(first.role) == "system":
         options["system"] = _text_of(first, 0)
         rest = max(rest, 1)
-    made = [_read_message(message, i, earlier[i]) for i, message in enumerate(body.messages) if i >= rest]
+    can_call = builder.vocabulary.tool_open is not None
+    if can_call:
+        options |= _read_tools(body)
+    made = [
+        _read_message(message, i, earlier[i], can_call=can_call)
+        for i, message in enumerate(body.messages)
+        if i >= rest
+    ]
     if not any(made) and goes_on is None:
         raise ApiError("invalid_value", "messages has nothing to answer: add a message of a user", "messages")
     return ChatRequest(
@@ -165,6 +173,37 @@ def _read_schedule(body: ChatBody, builder: RequestBuilder, limits: ChatLimits) 
     return wanted
 
 
+def _read_tools(body: ChatBody) -> dict[str, Any]:
+    """The tools of a request and the choice among them. Raises ApiError."""
+    made: dict[str, Any] = {"tools": body.tools or [], "tool_choice": body.tool_choice or "auto"}
+    made["parallel_tool_calls"] = body.parallel_tool_calls is not False
+    try:
+        RequestOptions(**made)
+    except ValueError as error:
+        param = "tool_choice" if str(error).startswith("tool_choice") else "tools"
+        raise ApiError("invalid_value", str(error), param) from None
+    return made
+
+
+def _read_calls(message: MessageBody, index: int) -> list[ToolCall]:
+    made = []
+    for i, call in enumerate(message.tool_calls or ()):
+        if call.type != "function":
+            raise _wrong_part(call.type, f"messages[{index}].tool_calls[{i}]", "function")
+        try:
+            is_object = isinstance(json.loads(call.function.arguments), dict)
+        except (ValueError, RecursionError):
+            is_object = False
+        if not is_object:
+            raise ApiError(
+                "invalid_value",
+                f"messages[{index}].tool_calls[{i}].function.arguments is no JSON object: send what was answered",
+                f"messages[{index}].tool_calls[{i}].function.arguments",
+            )
+        made.append(ToolCall(call.function.name, call.function.arguments))
+    return made
+
+
 def _find_kept(message: MessageBody, index: int, kept: KeptAnswers) -> KeptAnswer | None:
     if message.role != "assistant" or message.audio is None:
         return None
@@ -179,7 +218,9 @@ def _find_kept(message: MessageBody, index: int, kept: KeptAnswers) -> KeptAnswe
     return found
 
 
-def _read_message(message: MessageBody, index: int, earlier: KeptAnswer | None) -> Message | None:
+def _read_message(
+    message: MessageBody, index: int, earlier: KeptAnswer | None, *, can_call: bool
+) -> Message | None:
     """The message as the engine takes it, None for an empty one of the assistant."""
     if message.role not in ROLES:
         raise ApiError(
@@ -190,7 +231,12 @@ def _read_message(message: MessageBody, index: int, earlier: KeptAnswer | None) 
     role = ROLES[message.role]
     if role != "user":
         text = earlier.transcript if earlier is not None else _text_of(message, index)
-        return Message(role, Text(text)) if text else None
+        if can_call and message.role in ("tool", "function"):
+            return Message("tool", Text(text if text.strip() else "null"))
+        calls = _read_calls(message, index) if can_call and role == "assistant" else []
+        content: list[Text | ToolCall] = [Text(text)] if text.strip() else []
+        content += calls
+        return Message(role, content) if content else None
     parts: list[Text | bytes] = []
     for i, part in enumerate(_parts_of(message)):
         if part.type == "input_audio" and part.input_audio is not None:

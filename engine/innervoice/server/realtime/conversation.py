@@ -18,7 +18,7 @@ from innervoice.server.realtime.protocol.ids import new_id
 from innervoice.server.realtime.protocol.item_input import read_item
 from innervoice.server.realtime.protocol.session_config import SessionConfig
 from innervoice.server.realtime.replies import Replies
-from innervoice.server.realtime.reply_request import check_schedule
+from innervoice.server.realtime.reply_request import can_call, check_schedule
 from innervoice.server.realtime.scope import Scope
 from innervoice.server.realtime.user_turns import UserTurns
 from innervoice.server.realtime.writer import Sent, Writer
@@ -43,7 +43,7 @@ class Conversation:
             config=config,
             writer=writer,
             items=listed,
-            history=EngineHistory(session, listed, self._on_heard),
+            history=EngineHistory(session, listed, self._on_heard, can_call(server.engine.parts.requests)),
             session_id=new_id("sess"),
             conversation_id=new_id("conv"),
             expires_at=int(time.time() + server.options.max_session_s),
@@ -148,12 +148,14 @@ class Conversation:
         scope.send(server_events.session_updated(self.echo()))
 
     def _pass_instructions(self) -> None:
-        """Give the engine's session the instructions, so that it reads ahead with them while the user speaks."""
+        """Give the engine's session instructions and tools, so that it reads ahead with them while the user speaks."""
         scope = self.scope
         text = scope.config.instructions.strip()
         if text:  # from now on none at all are the model's own, and not those before
             scope.default_system = scope.engine.parts.requests.default_system([]) or ""
         scope.session.update(system=text or scope.default_system)
+        if scope.history.can_call:
+            scope.session.update(tools=scope.config.tools)
 
     def _create_item(self, event: events.ItemCreate) -> None:
         scope = self.scope

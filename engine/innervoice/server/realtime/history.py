@@ -52,12 +52,13 @@ class EngineHistory:
     What comes at the end of the list is given to the session at once. All else waits for `settle`, which compares
     the list with the session: items between others, recordings and long texts, which take time to encode, and
     deletions. given: ids that the session was given, whether it still has them or not. on_heard: called with an
-    item and what an interruption left of it.
+    item and what an interruption left of it. can_call: whether the model calls tools.
     """
 
     session: Session
     items: ItemList
     on_heard: Callable[[ConversationItem, Heard], None] = lambda item, heard: None
+    can_call: bool = False
     given: set[str] = field(default_factory=set)
     spoken: dict[str, SpokenItem] = field(default_factory=dict)
     last: SpokenItem | None = None
@@ -71,7 +72,7 @@ class EngineHistory:
         is_last = item.id == self.items.last_id
         if not is_quick or not is_last or self.is_asking or item.id in self._stale:
             return
-        message = to_message(item, self.items)
+        message = to_message(item, self.items, can_call=self.can_call)
         if message is None:
             return
         try:
@@ -88,6 +89,11 @@ class EngineHistory:
     def add_utterance(self, item: ConversationItem) -> None:
         """Note an item whose sound was committed to the session."""
         self.given.add(item.id)
+
+    def add_calls(self, spoken: SpokenItem, calls: list[ConversationItem]) -> None:
+        """Note the calls of a reply, which the session has with it."""
+        if spoken.is_of_session and spoken.item.id in self.given:
+            self.given.update(call.id for call in calls)
 
     def add_detached(self, spoken: SpokenItem) -> None:
         """Take in a reply that another context made."""
@@ -181,7 +187,7 @@ class EngineHistory:
         """Insert items, each behind the nearest before it that is there; they count as given."""
         made: list[Edit] = []
         for item in new:
-            message = to_message(item, answered)
+            message = to_message(item, answered, can_call=self.can_call)
             if message is not None:
                 made.append(Insert([message], after=_nearest_before(item, answered, there)))
                 there.add(item.id)
@@ -204,7 +210,11 @@ class EngineHistory:
 
     def as_messages(self, items: list[ConversationItem]) -> list[Message]:
         """Write items as messages without handles, for a reply in a context of its own."""
-        made = [message for item in items if (message := to_message(item, self.items)) is not None]
+        made = [
+            message
+            for item in items
+            if (message := to_message(item, self.items, can_call=self.can_call)) is not None
+        ]
         return [Message(one.role, one.content) for one in made]
 
 

@@ -33,6 +33,7 @@ class Replies:
 
     def __init__(self, scope: Scope, on_idle: Callable[[], None]) -> None:
         self._scope = scope
+        scope.reveal = self._reveal
         self._on_idle = on_idle
         self._replies: dict[str, RunningReply] = {}
         self._current: RunningReply | None = None  # of the conversation, running or being closed
@@ -43,6 +44,10 @@ class Replies:
         self._turn_end_s: float | None = None
         self._tasks: set[asyncio.Task[None]] = set()  # event loops hold theirs weakly
         self._is_closed = False
+
+    def _reveal(self) -> None:
+        if self._current is not None:
+            self._current.reveal()
 
     @property
     def is_active(self) -> bool:
@@ -122,7 +127,9 @@ class Replies:
         is_of_session = request.is_in_band and request.context is None
         answered = scope.history.announce() if is_of_session else []
         previous = scope.items.insert(item) if request.is_in_band else None
-        output = ReplyOutput(request.head, item, scope.codes_per_s, request.is_in_band)
+        output = ReplyOutput(
+            request.head, item, scope.codes_per_s, request.is_in_band, may_call=request.may_call
+        )
         reply = RunningReply(
             output,
             scope.writer,
@@ -130,6 +137,7 @@ class Replies:
             self._is_spoken_turn,
             self._extensions(request.head.id, item.id),
             scope.clock,
+            self._list_calls,
             self._end,
         )
         self._remember(reply)
@@ -268,6 +276,20 @@ class Replies:
             reply.abandon()
         self._replies.clear()
         self._current = None
+
+    def _list_calls(self, reply: RunningReply, calls: list[ConversationItem]) -> list[str | None]:
+        """Put a reply's calls into the list, behind its message -> the id of the item before each."""
+        items = self._scope.items
+        if not reply.output.is_in_band:
+            return [None] * len(calls)
+        before = reply.output.item.id
+        for call in calls:
+            if call.id not in items:
+                with suppress(ApiError):  # the list is full: the client has the call all the same
+                    items.insert(call, before if before in items else None)
+            before = call.id
+        self._scope.history.add_calls(reply.spoken, calls)
+        return [items.previous_of(call.id) if call.id in items else None for call in calls]
 
     def _end(self, reply: RunningReply) -> None:
         self._replies.pop(reply.id, None)

@@ -12,10 +12,11 @@ from innervoice.runtime.stream import Stream
 from innervoice.server.realtime import usage
 from innervoice.server.realtime.extensions import ReplyExtensions
 from innervoice.server.realtime.history import SpokenItem
+from innervoice.server.realtime.items import ConversationItem
 from innervoice.server.realtime.protocol.response_events import ReplyEnding
 from innervoice.server.realtime.reply_output import Delta, ReplyOutput
 from innervoice.server.realtime.writer import Writer
-from innervoice.types import Done, EngineDead, OutOfCapacity, RequestFailed, Transcript
+from innervoice.types import Done, EngineDead, OutOfCapacity, RequestFailed, ToolCall, Transcript
 
 log = logging.getLogger(__name__)
 HOLD_TEXT_S = 0.05
@@ -28,8 +29,8 @@ Begin = Callable[[], Awaitable[Stream]]
 class RunningReply:
     """A reply from its request to `response.done`. All methods run on the event loop.
 
-    previous: the item before the reply's own. on_end: called once, when
-    `response.done` is queued.
+    previous: the item before the reply's own. on_calls: lists calls of tools -> the item before each. on_end:
+    called once, when `response.done` is queued.
     finished, drained: whether that has happened, and whether the engine is done with the reply.
     """
 
@@ -41,6 +42,7 @@ class RunningReply:
         is_spoken_turn: bool,
         extensions: ReplyExtensions,
         clock: Callable[[], float],
+        on_calls: Callable[[RunningReply, list[ConversationItem]], list[str | None]],
         on_end: Callable[[RunningReply], None],
     ) -> None:
         self.output = output
@@ -55,6 +57,7 @@ class RunningReply:
         self._is_spoken_turn = is_spoken_turn
         self._extensions = extensions
         self._clock = clock
+        self._on_calls = on_calls
         self._on_end = on_end
         self._stream: Stream | None = None
         self._done: Done | None = None
@@ -80,9 +83,15 @@ class RunningReply:
         return self.playback.dry_s
 
     def open(self) -> None:
-        """Announce the item and its part."""
-        for event in self.output.begin(self._previous):
-            self._writer.put(event)
+        """Announce the message and its part, unless the reply may turn out to say nothing."""
+        if not self.output.may_call:
+            self.reveal()
+
+    def reveal(self) -> None:
+        """Announce the message and its part, if that has not happened."""
+        if not self.output.is_open and not self.finished.is_set():
+            for event in self.output.begin(self._previous):
+                self._writer.put(event)
 
     async def begin(self, begin: Begin) -> None:
         """Get the stream, and read it in a task of its own."""
@@ -130,6 +139,8 @@ class RunningReply:
                     continue
                 if not self.is_cancelled:
                     self._extensions.take(event)
+                    if self.output.says(event):
+                        self.reveal()
                     for delta in self.output.take(event):
                         await self._put(delta)
                     self._hold(isinstance(event, Transcript))
@@ -174,7 +185,10 @@ class RunningReply:
             return failed(failure)
         if done.finish_reason == "length":
             return ReplyEnding("incomplete", "max_output_tokens")
-        return ReplyEnding("completed" if done.finish_reason == "stop" else "cancelled", _reason(done))
+        if done.finish_reason == "tool_calls" and all(call.error for call in self.output.calls):
+            return _unreadable(self.output.calls[-1])
+        is_whole = done.finish_reason in ("stop", "tool_calls")
+        return ReplyEnding("completed") if is_whole else ReplyEnding("cancelled", "client_cancelled")
 
     def _fail(self, error: Exception) -> None:
         if not isinstance(error, OutOfCapacity | ValueError | RequestFailed | EngineDead):
@@ -187,6 +201,9 @@ class RunningReply:
         """Send the closing events, once."""
         if self.finished.is_set():
             return
+        calls = self._listed_calls()
+        if not calls:
+            self.reveal()
         self.finished.set()
         self._stop_timer()
         assert self.ending is not None, "a reply ends for a reason"
@@ -194,13 +211,23 @@ class RunningReply:
         if self._done is not None:
             self._extensions.end(self._done.usage)
             counted = usage.to_json(self._done.usage, self._is_spoken_turn)
-        for event in self.output.end(self.ending, counted, self._previous):
+        for event in self.output.end(self.ending, counted, self._previous, calls):
             self._writer.put(event)
         self._on_end(self)
 
+    def _listed_calls(self) -> list[tuple[ConversationItem, str | None]]:
+        """The calls of a reply that ended with them, each with the item before it."""
+        if self._done is None or self._done.finish_reason != "tool_calls":
+            return []
+        items = self.output.call_items()
+        return list(zip(items, self._on_calls(self, items), strict=True))
 
-def _reason(done: Done) -> str | None:
-    return None if done.finish_reason == "stop" else "client_cancelled"
+
+def _unreadable(call: ToolCall) -> ReplyEnding:
+    message = f"the model wrote a call that cannot be read, because {call.error}: {call.text.strip()[:200]}"
+    return ReplyEnding(
+        "failed", error={"type": "server_error", "code": "invalid_tool_call", "message": message}
+    )
 
 
 def failed(error: BaseException) -> ReplyEnding:

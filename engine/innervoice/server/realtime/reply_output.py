@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from innervoice.server.realtime.items import ConversationItem, Part, Status
 from innervoice.server.realtime.protocol import response_events, server_events
+from innervoice.server.realtime.protocol.ids import new_id
 from innervoice.server.realtime.protocol.response_events import OutputEvents, ReplyEnding, ResponseHead
 from innervoice.server.realtime.protocol.server_events import ServerEvent
 from innervoice.server.realtime.protocol.session_config import rate_of
 from innervoice.server.realtime.sound_format import encode
 from innervoice.server.realtime.spoken_text import SpokenText
-from innervoice.types import AudioChunk, Pcm16, Speech, Transcript
+from innervoice.types import AudioChunk, Pcm16, Speech, Tool, ToolCall, Transcript
 from innervoice.types import Event as EngineEvent
 
 MAX_DELTA_S = 0.5
@@ -35,16 +36,26 @@ class Delta:
 class ReplyOutput:
     """One reply, from `response.created` to `response.done`.
 
-    item: the assistant's item, which grows with the deltas. is_in_band: whether the item belongs to the
-    conversation, so that it is announced there too.
+    item: the assistant's item, which grows with the deltas; of a reply that only calls tools it becomes the first
+    call. is_in_band: whether the item belongs to the conversation, so that it is announced there too. may_call:
+    whether the reply may call tools, so that its message is opened only when it says something. calls: those
+    that it has made.
     """
 
     def __init__(
-        self, head: ResponseHead, item: ConversationItem, codes_per_s: float, is_in_band: bool = True
+        self,
+        head: ResponseHead,
+        item: ConversationItem,
+        codes_per_s: float,
+        is_in_band: bool = True,
+        may_call: bool = False,
     ) -> None:
         self.head = head
         self.item = item
         self.is_in_band = is_in_band
+        self.may_call = may_call
+        self.is_open = False
+        self.calls: list[ToolCall] = []
         self.spoken = SpokenText()
         self.audio_s = 0.0
         self._codes_per_s = codes_per_s
@@ -60,13 +71,18 @@ class ReplyOutput:
         return bool(self._held)
 
     def begin(self, previous: str | None) -> list[ServerEvent]:
-        """Open the response's item and its part."""
+        """Open the response's message and its part."""
+        self.is_open = True
         self.item.status = "in_progress"
         made = [self._out.item_added(self.item)]
         if self.is_in_band:
             made.append(server_events.item_added(self.item.to_json(), previous))
         self.item.content = [Part("output_audio" if self.head.modality == "audio" else "output_text")]
         return [*made, self._out.part_added(self.head.modality)]
+
+    def says(self, event: EngineEvent) -> bool:
+        """Whether an event of the engine belongs into the message."""
+        return isinstance(event, AudioChunk) or (isinstance(event, Transcript) and bool(event.text))
 
     def take(self, event: EngineEvent) -> list[Delta]:
         """Turn an event of the engine into deltas; text is held until something else follows, or `flush`."""
@@ -76,6 +92,8 @@ class ReplyOutput:
                 self._held.append((event.text, event.segment, self._now_s()))
             return made
         made = self.flush()
+        if isinstance(event, Tool) and event.call is not None:
+            self.calls.append(event.call)
         if isinstance(event, Speech):
             self._num_codes += len(event.ids)
         elif isinstance(event, AudioChunk) and self.head.modality == "audio":
@@ -118,10 +136,51 @@ class ReplyOutput:
         width = 2 if self.head.output_format == "audio/pcm" else 1
         self.audio_s = max(0.0, self.audio_s - num_bytes / width / self._rate)
 
+    def call_items(self) -> list[ConversationItem]:
+        """Make items of the calls that could be read; the reply's own where it has no message."""
+        made: list[ConversationItem] = []
+        for call in self.calls:
+            if call.error is not None:
+                continue
+            item = self.item
+            if made or self.is_open:
+                item = ConversationItem(new_id("item"))
+            item.type, item.role, item.content = "function_call", None, []
+            item.name, item.call_id, item.arguments = call.name, new_id("call"), call.arguments
+            made.append(item)
+        return made
+
     def end(
-        self, ending: ReplyEnding, usage: dict[str, Any] | None, previous: str | None
+        self,
+        ending: ReplyEnding,
+        usage: dict[str, Any] | None,
+        previous: str | None,
+        calls: Sequence[tuple[ConversationItem, str | None]] = (),
     ) -> list[ServerEvent]:
-        """Close part, item and response; the item takes the text that was sent."""
+        """Close the message, show the calls, each with the item before it, and close the response."""
+        made = self._close(ending, previous) if self.is_open else []
+        output = [self.item] if self.is_open else []
+        for item, before in calls:
+            made += self._show_call(item, before, len(output))
+            output.append(item)
+        return [*made, response_events.done(self.head, ending, output, usage)]
+
+    def _show_call(self, item: ConversationItem, previous: str | None, index: int) -> list[ServerEvent]:
+        out = OutputEvents(self.head.id, item.id, index)
+        begun = replace(item, status="in_progress", arguments="")
+        item.status = "completed"
+        made = [out.item_added(begun)]
+        if self.is_in_band:
+            made.append(server_events.item_added(begun.to_json(), previous))
+        made.append(out.arguments_delta(item.call_id, item.arguments))
+        made.append(out.arguments_done(item.call_id, item.name, item.arguments))
+        made.append(out.item_done(item))
+        if self.is_in_band:
+            made.append(server_events.item_done(item.to_json(), previous))
+        return made
+
+    def _close(self, ending: ReplyEnding, previous: str | None) -> list[ServerEvent]:
+        """Close part and message, which takes the text that was sent."""
         modality, text = self.head.modality, self.spoken.text
         if self.item.content:
             self.item.content[0].text = text
@@ -131,7 +190,7 @@ class ReplyOutput:
         made.append(self._out.item_done(self.item))
         if self.is_in_band:
             made.append(server_events.item_done(self.item.to_json(), previous))
-        return [*made, response_events.done(self.head, ending, [self.item], usage)]
+        return made
 
 
 def _item_status(ending: ReplyEnding) -> Status:

@@ -71,6 +71,11 @@ class ReplyRequest:
     context: tuple[ConversationItem, ...] | None
     is_in_band: bool
 
+    @property
+    def may_call(self) -> bool:
+        """Whether the reply may call tools."""
+        return bool(self.options.get("tools")) and self.options["tool_choice"] != "none"
+
 
 def read_request(
     given: Mapping[str, Any] | None,
@@ -82,8 +87,7 @@ def read_request(
 ) -> ReplyRequest:
     """Check the overrides of a `response.create`, None: there are none. Raises ApiError."""
     patch = convert(to_ga(given or {}), ResponsePatch, PATH)
-    checked_tools(patch.tools or [], f"{PATH}.tools")
-    checked_choice(patch.tool_choice, f"{PATH}.tool_choice")
+    tools = _tools(patch, config)
     if patch.instructions is not None and len(patch.instructions) > MAX_TEXT:
         raise too_long(f"{PATH}.instructions", len(patch.instructions), MAX_TEXT)
     is_in_band = patch.conversation != "none"
@@ -103,7 +107,7 @@ def read_request(
     )
     return ReplyRequest(
         head=head,
-        options=_options(patch, config, head, builder, defaults),
+        options=_options(patch, config, head, builder, defaults) | (tools if can_call(builder) else {}),
         context=_context(patch, items, config),
         is_in_band=is_in_band,
     )
@@ -133,6 +137,38 @@ def _context(
             item = found
         made.append(item)
     return tuple(made)
+
+
+def can_call(builder: RequestBuilder) -> bool:
+    """Whether the model's checkpoint names tokens of a call."""
+    return builder.vocabulary.tool_open is not None
+
+
+def _tools(patch: ResponsePatch, config: SessionConfig) -> dict[str, Any]:
+    """The tools of a reply and the choice among them. A session's choice of a tool that is not there is none.
+
+    Raises ApiError for a response's.
+    """
+    own = checked_tools(patch.tools or [], f"{PATH}.tools")
+    tools = config.tools if patch.tools is None else own
+    choice = checked_choice(patch.tool_choice, f"{PATH}.tool_choice")
+    if patch.tool_choice is None:
+        choice = config.tool_choice
+    names = [tool["name"] for tool in tools]
+    if isinstance(choice, Mapping) and choice["name"] not in names:
+        if patch.tool_choice is not None:
+            raise ApiError(
+                "invalid_value", f"There is no tool {choice['name'][:80]!r} to choose.", f"{PATH}.tool_choice"
+            )
+        choice = "auto"
+    if choice == "required" and not tools:
+        choice = "auto"
+    parallel = patch.parallel_tool_calls
+    return {
+        "tools": tools,
+        "tool_choice": choice,
+        "parallel_tool_calls": config.parallel_tool_calls if parallel is None else parallel,
+    }
 
 
 def _options(

@@ -31,7 +31,8 @@ class Scope:
     """A conversation's settings, items, history and way to the client.
 
     lane: engine calls in the order of the events that need them. clock: monotonic seconds. expires_at: seconds
-    since 1970. default_system: in place of instructions that were taken back.
+    since 1970. default_system: in place of instructions that were taken back. reveal: announces an item that is
+    in the list already, before another one is.
     """
 
     server: ServerContext
@@ -47,6 +48,7 @@ class Scope:
     lane: JobLane = field(init=False)
     default_system: str | None = None
     on_engine_dead: Callable[[Exception], None] = lambda error: None
+    reveal: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         self.lane = JobLane(self.report_failure)
@@ -83,6 +85,7 @@ class Scope:
 
     def announce(self, item: ConversationItem, previous: str | None) -> None:
         """Announce an item that is complete."""
+        self.reveal()
         self.send(server_events.item_added(item.to_json(), previous))
         self.send(server_events.item_done(item.to_json(), previous))
 

@@ -123,6 +123,7 @@ class UserTurns:
     def _take(self, utterance: Utterance, detection: str) -> None:
         """Make an item of committed sound, and announce it."""
         scope = self._scope
+        scope.reveal()
         part = Part("input_audio", audio=encode(utterance.samples, utterance.format), format=utterance.format)
         item = ConversationItem(utterance.item_id, role="user", content=[part])
         previous = scope.items.insert(item)

@@ -60,6 +60,7 @@ class SessionConfig:
     output_modality: Literal["audio", "text"] = "audio"
     tools: tuple[Mapping[str, Any], ...] = ()
     tool_choice: str | Mapping[str, Any] = "auto"
+    parallel_tool_calls: bool = True
     max_output_tokens: int | Literal["inf"] = "inf"
     temperature: float | None = None
     truncation: str | Mapping[str, Any] = "auto"
@@ -114,6 +115,8 @@ class SessionConfig:
             made = replace(made, tools=checked_tools(patch.tools or [], f"{path}.tools"))
         if patch.tool_choice is not UNSET:
             made = replace(made, tool_choice=checked_choice(patch.tool_choice, f"{path}.tool_choice"))
+        if patch.parallel_tool_calls is not UNSET:
+            made = replace(made, parallel_tool_calls=patch.parallel_tool_calls is not False)
         return made
 
     def _with_input(self, patch: Any, path: str) -> SessionConfig:

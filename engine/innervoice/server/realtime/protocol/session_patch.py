@@ -93,6 +93,7 @@ class SessionPatch(Struct, frozen=True):
     output_modalities: Modalities | UnsetType | None = UNSET
     tools: list[dict[str, Any]] | UnsetType | None = UNSET
     tool_choice: ToolChoice | UnsetType = UNSET
+    parallel_tool_calls: bool | UnsetType | None = UNSET
     max_output_tokens: MaxTokens | UnsetType | None = UNSET
     temperature: Annotated[float, Meta(ge=0, le=2)] | UnsetType | None = UNSET
     truncation: Any = UNSET
@@ -108,6 +109,7 @@ class ResponsePatch(Struct, frozen=True):
     output_modalities: Modalities | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: ToolChoice = None
+    parallel_tool_calls: bool | None = None
     max_output_tokens: MaxTokens | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     conversation: Literal["auto", "none"] | None = None
