@@ -200,6 +200,18 @@ def test_several_calls_where_they_may_be(
     assert reply.finish_reason == "tool_calls"
 
 
+@pytest.mark.parametrize("num_tokens", [1, 2])
+def test_a_reply_that_is_cut_short_in_its_call_leaves_nothing_of_it(engine: Engine, num_tokens: int) -> None:
+    with engine.open_session(tools=[WEATHER], sampling=GREEDY) as session:
+        short = Sampling(temperature=0, max_new_tokens=num_tokens)
+        cut = session.reply(QUESTION, sampling=short).reply()
+        assert (cut.finish_reason, cut.tool_calls, len(cut.ids)) == ("length", [], num_tokens)
+        stream = session.reply(QUESTION)
+        assert stream.reply().tool_calls == [PARIS]
+        assert stream.history is not None
+        assert not set(ids_of(engine, OPEN)) & set(stream.history.ids)
+
+
 def test_a_call_that_cannot_be_read_says_so(load: Callable[[tuple[Step, ...]], Engine]) -> None:
     reply = load(CALLS_BADLY).generate(QUESTION, sampling=GREEDY, tools=[WEATHER])
     [call] = reply.tool_calls

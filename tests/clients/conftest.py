@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from driven_clients import CACHE, Place, tapped
+from tool_models import CALLS_ONCE, make_tool_model
 
 from innervoice import Engine
 
@@ -14,6 +15,14 @@ from innervoice import Engine
 @pytest.fixture(scope="session")
 def engine(tiny_dir: Path) -> Iterator[Engine]:
     with Engine.from_pretrained(tiny_dir, device="cpu", dtype="float32", max_sessions=4) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def calling_engine(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """An engine whose model calls the tool `weather` and speaks once it has the result."""
+    folder = make_tool_model(tiny_dir, tmp_path_factory.mktemp("model"), CALLS_ONCE, greedy=True)
+    with Engine.from_pretrained(folder, device="cpu", dtype="float32", max_sessions=4) as made:
         yield made
 
 

@@ -41,6 +41,8 @@ SENT = {
     "response.content_part.done",
     "response.created",
     "response.done",
+    "response.function_call_arguments.delta",
+    "response.function_call_arguments.done",
     "response.output_audio.delta",
     "response.output_audio.done",
     "response.output_audio_transcript.delta",
@@ -149,7 +151,9 @@ def listen(caller: Caller, question: bytes) -> None:
 
 
 @pytest.fixture(scope="module")
-def events(engine: Engine, tmp_path_factory: pytest.TempPathFactory, record: Path) -> list[Event]:
+def events(
+    engine: Engine, calling_engine: Engine, tmp_path_factory: pytest.TempPathFactory, record: Path
+) -> list[Event]:
     """All events that were recorded, those of the other tests' clients among them, with their dialects."""
     with (
         transcription_service() as url,
@@ -161,6 +165,8 @@ def events(engine: Engine, tmp_path_factory: pytest.TempPathFactory, record: Pat
         with connect(address, additional_headers={"Authorization": f"Bearer {KEY}"}) as connection:
             talk(Caller(connection), place.question.read_bytes())
             listen(Caller(connection), place.question.read_bytes())
+    with tapped(calling_engine, tmp_path_factory.mktemp("calls"), record) as place:
+        place.drive("openai_tools.py")
     return [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
 
 

@@ -122,7 +122,7 @@ def test_a_changed_value_is_refused_or_harmless(data: st.DataObject) -> None:
         (lambda v: v["ids"].__setitem__(0, 48), "id 48 in ids, outside the vocabulary of 48"),
         (lambda v: v["injected"].append(-1), "id -1 in injected"),
         (lambda v: v["ids"].pop(), "ids, .* roles and .* replies: each token has one"),
-        (lambda v: v["roles"].__setitem__(0, 3), "3 in roles: each must be from 0 to 2"),
+        (lambda v: v["roles"].__setitem__(0, 4), "4 in roles: each must be from 0 to 3"),
         (lambda v: v["replies"].__setitem__(0, 3), "3 in replies: each must be from 0 to 2"),
         (
             lambda v: v["weights"].__setitem__(0, 0.5),

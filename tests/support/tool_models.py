@@ -81,10 +81,16 @@ CALLS_BADLY = (
 )
 
 
-def make_tool_model(tiny: Path, folder: Path, steps: tuple[Step, ...]) -> Path:
-    """Write a checkpoint with speech tokenizer and decoder that takes these steps -> its folder."""
+def make_tool_model(tiny: Path, folder: Path, steps: tuple[Step, ...], *, greedy: bool = False) -> Path:
+    """Write a checkpoint with speech tokenizer and decoder that takes these steps -> its folder.
+
+    greedy: its own sampling takes the likeliest token, for clients that cannot ask for that.
+    """
     shutil.copytree(tiny, folder, dirs_exist_ok=True)
     model = folder / MODEL
+    if greedy:
+        generation = {"eos_token_id": [373, 380, 382], "do_sample": False}
+        (model / "generation_config.json").write_text(json.dumps(generation))
     schedule = json.loads((model / "schedule.json").read_text())
     schedule["tool"] = {"open": OPEN, "close": CLOSE}
     (model / "schedule.json").write_text(json.dumps(schedule))

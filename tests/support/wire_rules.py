@@ -21,11 +21,13 @@ LETTERS = {
     "response.output_audio.done": "A",
     "response.output_audio_transcript.done": "T",
     "response.content_part.done": "P",
+    "response.function_call_arguments.delta": "d",
+    "response.function_call_arguments.done": "D",
     "response.output_item.done": "O",
     "conversation.item.done": "I",
     "response.done": "C",
 }
-SPOKEN_REPLY = re.compile("coip[ta]*ATPOIC")
+REPLY = re.compile("c(oip[ta]*ATPOI(oidDOI)*|(oidDOI)+)C")
 
 
 def check_order(wire: Wire) -> None:
@@ -47,7 +49,7 @@ def check_order(wire: Wire) -> None:
 
 
 def check_reply(events: list[Event], response_id: str, is_over: bool = True) -> None:
-    """Check that a spoken reply opens, speaks and closes in order; is_over: it must have been closed."""
+    """Check that a reply opens, speaks, calls tools and closes in order; is_over: it must have been closed."""
     items = {
         event["item"]["id"]
         for event in events
@@ -60,7 +62,7 @@ def check_reply(events: list[Event], response_id: str, is_over: bool = True) -> 
         if (of_reply or of_item) and event["type"] != "conversation.item.retrieved":
             letters += LETTERS[event["type"]]
     if is_over:
-        assert SPOKEN_REPLY.fullmatch(letters), f"the events of {response_id} came as {letters}"
+        assert REPLY.fullmatch(letters), f"the events of {response_id} came as {letters}"
 
 
 def check_turns(events: list[Event]) -> None:

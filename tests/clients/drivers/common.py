@@ -20,8 +20,9 @@ SILENCE = bytes(int(2 * RATE * STEP_S))
 
 
 def show(kind: str, **fields: Any) -> None:
-    """Print something that was seen."""
-    print(json.dumps({"kind": kind, **fields}, default=str), flush=True)
+    """Print something that was seen, from any thread."""
+    sys.stdout.write(json.dumps({"kind": kind, **fields}, default=str) + "\n")
+    sys.stdout.flush()
 
 
 def question() -> bytes:
