@@ -13,6 +13,7 @@ native.py       what the ops need of the native module: threads, packed weights
 residual_vq/    Mimi, EnCodec, DAC, SNAC
 sampling/       sampling, and the cursor on the device
 speech_codec/   ops of speech tokenizer and decoder
+streams.py      CUDA streams of threads and parts
 testing/        cases of every op, and the error rule
 transfer.py     numbers to a device and back, in one copy
 worker_pool.py  independent pieces of work side by side on the CPU, a share of the threads each

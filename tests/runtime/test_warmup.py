@@ -16,18 +16,24 @@ from pretend_device import PretendDevice, specialised
 
 from innervoice.checkpoint.decoder_tensors import flow_shapes, hift_shapes
 from innervoice.checkpoint.speech_decoder import DecoderConfig
+from innervoice.codec import call_graphs
 from innervoice.codec.glm_voice.chunks import SteadySettings
 from innervoice.codec.glm_voice.flow import Flow
+from innervoice.codec.glm_voice.flow_graphs import StepGraphs
 from innervoice.codec.glm_voice.hift import Hift
+from innervoice.codec.glm_voice.hift_graphs import VocoderGraphs
 from innervoice.codec.glm_voice.steady import SteadyOutput
 from innervoice.codec.speech_codec import rehearse
-from innervoice.model.device_step import DeviceStep
+from innervoice.model.device_step import DeviceStep, RowStart
 from innervoice.model.pages import PagePool, PageTable
 from innervoice.model.runner import ModelRunner
 from innervoice.model.sequence import Sequence
 from innervoice.runtime import warmup
+from innervoice.schedule import Schedule, Segment, compile_schedule
 from innervoice.telemetry.trace import Tracer
+from innervoice.types import Sampling
 from innervoice_kernels.backend import use
+from innervoice_kernels.graphs import capturing
 from innervoice_kernels.jit import HAS_TRITON, INTERPRETED, Launch, recorded
 
 pytestmark = pytest.mark.skipif(
@@ -39,10 +45,10 @@ Keys = set[tuple[str, str]]
 
 
 @pytest.fixture(autouse=True)
-def noted() -> Iterator[None]:
+def device() -> Iterator[PretendDevice]:
     """Kernels are chosen as on a GPU, and none runs."""
-    with use("triton"), torch.inference_mode(), PretendDevice(), recorded():
-        yield
+    with use("triton"), torch.inference_mode(), PretendDevice() as made, recorded():
+        yield made
 
 
 def keys_of(launches: Iterable[Launch]) -> Keys:
@@ -155,3 +161,55 @@ def test_256_replies_fit_into_one_call_of_the_codec() -> None:
     assert max(max(launch.grid[1:], default=1) for launch in launches) <= 65_535
     rows = [launch.grid for launch in launches if launch.kernel.__name__ == "_snake_kernel"]
     assert max(grid[0] for grid in rows) == 256 * 256
+
+
+def test_a_chunk_of_speech_waits_once_and_launches_few_calls(
+    device: PretendDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later chunk of one reply and of four, with the graphs of a warm-up: the vocoder's launches, and all waits."""
+    monkeypatch.setattr(call_graphs, "is_recording", lambda: False)
+    output = decoder(SteadySettings(steps=2))
+    networks = output._networks
+    flow, vocoder = (
+        networks._flow,
+        VocoderGraphs(networks._vocoder, networks._hift_state, 16, "meta", capture=lambda run: lambda: None),
+    )
+    flow.graphs, networks.vocoder_graphs = StepGraphs(flow, "meta", capture=lambda run: lambda: None), vocoder
+    with capturing():
+        for rows in (1, 4):
+            rehearse(output, rows, "warm")
+    counts: dict[str, int] = {}
+    for rows in (1, 4):
+        names = [f"{rows}-{i}" for i in range(rows)]
+        for name in names:
+            output.open(name)
+            output.push(name, [0] * 62)
+            output.step([name])
+            output.push(name, [1] * 26)
+        replays = flow.graphs.num_replays
+        device.waits.clear()
+        with recorded() as launches:
+            fed = networks.next_frames([output.table.find(name) for name in names])
+            assert device.waits == [] and flow.graphs.num_replays == replays + 2
+            kernels = len(launches)
+            device.launched.clear()
+            networks.vocode(fed, last=False)
+        counts[f"{rows} rows"] = len(launches) - kernels + sum(device.launched.values())
+        assert len(device.waits) == 1, device.waits
+    assert max(counts.values()) <= 60, counts
+    assert output.errors == {}
+
+
+def test_a_prompt_waits_for_nothing(device: PretendDevice) -> None:
+    """Its pieces, and the row that takes it over, with its pages and orders; the first token is read a step later."""
+    core = Core()
+    device.waits.clear()
+    core.feed([(0, 200), (48, 56)], True, ())
+    program = compile_schedule(
+        Schedule((Segment("transcript"),)), bench("shapes").vocabulary_of(core.runner.model.config)
+    )
+    sampling = Sampling(temperature=0.8, top_k=5, top_p=0.9, seed=1, max_new_tokens=9, ignore_eos=True)
+    core.device_step.begin(3, RowStart(5, 199, list(range(13)), program, sampling))
+    core.device_step.rows.set_pages({row: list(range(40)) for row in range(ROWS)})
+    core.device_step.rows.order({3: 4})
+    assert device.waits == []

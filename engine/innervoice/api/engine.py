@@ -44,6 +44,7 @@ from innervoice.telemetry.trace import Tracer
 from innervoice.types import Ids, Prompt, Reply, Sampling, Text
 from innervoice_kernels.jit import num_compiled
 from innervoice_kernels.native import keep_threads_native, spare_lost_threads, team, torch_threads_here
+from innervoice_kernels.streams import lead
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
@@ -78,8 +79,7 @@ class Engine:
         def begin() -> None:
             if is_native and num_threads == 2:
                 keep_threads_native()
-            if device.type == "cuda" and device.index is not None:
-                torch.cuda.set_device(device)
+            lead(device)
 
         self._worker = Worker(
             parts.core,

@@ -18,6 +18,7 @@ from innervoice.api.request_builder import RequestBuilder
 from innervoice.checkpoint.safetensors import DummyTensors, TensorDir, TensorSource
 from innervoice.checkpoint.tied_head import check_tied_head
 from innervoice.codec.modes import own_modes
+from innervoice.codec.own_stream import OwnStream
 from innervoice.codec.speech_codec import (
     CodecLoad,
     NullSpeechOutput,
@@ -37,6 +38,7 @@ from innervoice.schedule import Program, Schedule, Segment, compile_schedule
 from innervoice.telemetry.trace import Tracer
 from innervoice.types import OutOfCapacity, Vocabulary
 from innervoice_kernels.backend import TRITON, choose
+from innervoice_kernels.streams import own_stream
 
 if TYPE_CHECKING:
     from innervoice.model.device_step import DeviceStep
@@ -116,6 +118,8 @@ def _load(prepared: Prepared, tracer: Tracer) -> EngineParts:
         device=_device_step(runner, plan, options, requests.vocabulary, tracer, max_rows),
     )
 
+    if on_gpu:  # what was queued here is there for the streams of all threads
+        torch.cuda.synchronize(plan.device)
     requests = replace(requests, speech_tokenizer=speech_encoder, sample_rate=speech.sample_rate)
     return EngineParts(core, requests, _fingerprint(configs, requests.vocabulary))
 
@@ -192,4 +196,7 @@ def _load_codec(
     listen = CodecLoad(plan.device, plan.speech_tokenizer_dtype, options.load_format, tracer=tracer)
     speak = CodecLoad(plan.device, plan.codec_dtype, options.load_format, options.vocoder_noise, tracer)
     output = codec.load_output(speak, options.streaming, max_rows)
+    device = torch.device(plan.device)
+    if output is not None and device.type == "cuda":
+        output = OwnStream(output, own_stream(device))
     return codec.load_encoder(listen), NullSpeechOutput() if output is None else output

@@ -6,6 +6,7 @@ glm_voice/       GLM-4-Voice's tokenizer and decoder
 layers.py        linear, convolution, norms: what flow and vocoder share
 residual_vq/     Mimi, EnCodec, DAC, SNAC
 modes.py         modes of torch on callers' threads
+own_stream.py    an output whose work has a CUDA stream of its own
 registry.py      which speech codec a checkpoint has
 slot_output.py   what all speech outputs do alike, over a slot table
 slot_table.py    which session holds which slot, and what may be done with it

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from innervoice_kernels.sampling.cursor_columns import (
 )
 from innervoice_kernels.sampling.cursor_walk import advance_rows, prepare_rows
 from innervoice_kernels.sampling.philox import signed
+from innervoice_kernels.transfer import to_device
 
 SLOTS = 2  # draws of a row: from where it stands, and from where it would stand after a discarded draw
 
@@ -214,16 +216,11 @@ class Rows:
         if len(caps) > num_caps:
             raise ValueError(f"a reply has {len(caps)} caps of reflections, the rows hold {num_caps}")
         filled = [*(min(cap, UNLIMITED) for cap in caps), *[UNLIMITED] * (num_caps - len(caps))]
-        lines = (
-            (self.state, list(state or first_state())),
-            (self.request, list(request)),
-            (self.caps, filled),
-        )
-        for tensor, line in lines:  # without a wait for the device
-            tensor[row].copy_(torch.tensor(line, dtype=torch.int32, device="cpu"), non_blocking=True)
-        self.scale[row].copy_(
-            torch.tensor([temperature, top_p], dtype=torch.float32, device="cpu"), non_blocking=True
-        )
+        lines = (list(state or first_state()), list(request), filled)
+        arrays = [*(np.array(line, np.int32) for line in lines), np.array([temperature, top_p], np.float32)]
+        targets = (self.state, self.request, self.caps, self.scale)
+        for tensor, line in zip(targets, to_device(arrays, self.state.device), strict=True):
+            tensor[row].copy_(line, non_blocking=True)
         self.seed[row] = signed(seed)
         self.lower[row] = self.coming[row] = -1
 

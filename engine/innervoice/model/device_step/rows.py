@@ -18,6 +18,7 @@ from innervoice.types import Sampling
 from innervoice_kernels.sampling.cursor import Rows, request_columns, state_columns, state_values
 from innervoice_kernels.sampling.cursor_columns import Ending, StateColumn, TokenKind
 from innervoice_kernels.sampling.step import Feed
+from innervoice_kernels.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,7 @@ class DeviceRows:
                     f"row {row} has {len(held)} pages, the table holds {most}: use a larger max_model_len"
                 )
             line[: len(held)] = held
-        rows = torch.tensor(list(pages), dtype=torch.int64, device="cpu").to(device, non_blocking=True)
-        table.index_copy_(0, rows, torch.from_numpy(lines).to(device, non_blocking=True))
+        table.index_copy_(0, *to_device([np.array(list(pages), np.int64), lines], device))
 
     def order(self, caps: Mapping[int, int | None]) -> None:
         """Say who takes part in the steps to come: these rows, the others rest.
