@@ -144,7 +144,7 @@ def soak(server: RunningServer, model_dir: Path, num_callers: int, num_calls: in
         tally = call(server, num_callers, num_calls, "rough", seed=seed)
         assert sum(tally["ends"].values()) == num_callers * num_calls
         assert not {"TimeoutError", "failed"} & set(tally["ends"]), tally["ends"]
-        assert_nothing_is_left(server, tasks, threads + 4)
+        assert_nothing_is_left(server, tasks, threads + MAX_SESSIONS)
         held_mb.append(resident_mb())
     assert held_mb[1] < held_mb[0] + 30, held_mb
     assert_as_fast_as_new(server, model_dir)

@@ -283,8 +283,8 @@ class Engine:
             raise
 
     def start_threads(self) -> None:
-        """Start a thread for each session's coroutines now, so that no event loop waits for one to start."""
-        start_pool(self._threads, self.parts.core.max_rows + 2)
+        """Start threads for sessions' coroutines now, at most 16, so that no event loop waits for one to start."""
+        start_pool(self._threads, min(self.parts.core.max_rows + 2, 16))
 
     def _max_samples(self, num_tokens: int) -> float:
         """The most samples of a reply of so many tokens: all of them speech, and a second for a codec's frames."""
