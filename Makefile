@@ -29,7 +29,7 @@ GPU_MORE := gpu-tests gpu-decode gpu-kernels gpu-codec gpu-formats gpu-codecs gp
 # pytest's answer when it finds nothing to run; true of the kind that is asked for, not a failure.
 NO_TESTS := 5
 
-.PHONY: demo talk mini test slow long clients kernels lint format bench gpu gpu-first gpu-more gpu-install gpu-reply $(GPU_MORE) clean
+.PHONY: demo talk mini test slow long clients page-test kernels lint format bench gpu gpu-first gpu-more gpu-install gpu-reply $(GPU_MORE) clean
 
 demo: $(INSTALLED)
 	@mkdir -p $(OUT)
@@ -60,6 +60,10 @@ long: $(DEVELOPED)
 # Unmodified clients of the Realtime protocol against the server. Needs Node.js 20 with npm, openssl and Chromium (or CHROMIUM=PATH).
 clients: $(DEVELOPED) $(CLIENT_ENVIRONMENTS)
 	$(BIN)/python -m pytest -n 0 -m clients tests/clients
+
+# The page in a headless Chromium, with a microphone that speaks recordings. Needs Node.js 20 with npm, and Chromium (or CHROMIUM=PATH).
+page-test: $(DEVELOPED) $(CLIENTS)/node/installed
+	PAGE_TEST=1 $(BIN)/python -m pytest -n 0 -m "slow and not long" tests/server/page
 
 # Triton kernels without a GPU: interpreted, and compiled for sm_90. A CUDA build of torch brings its own Triton.
 kernels: $(DEVELOPED)

@@ -160,6 +160,21 @@ def test_a_reflection_opens_with_its_budget(context: ServerContext) -> None:
             assert (first["segment"], first["cap"], first["spent"], first["reserve_ms"]) == (0, 100, 0, 0)
             check_budgets(extensions(client))
 
+            # A session's own limit: it counts where the schedule has none, and never raises one.
+            for schedule, asked, cap in (("think_first", 12, 12), ("stitch_r", 300, 100)):
+                client.send(
+                    "session.update",
+                    session={"innervoice": {"schedule": schedule, "reflection_budget": asked}},
+                )
+                shown = (await client.until("session.updated"))["session"]["innervoice"]
+                assert shown["reflection_budget"] == asked
+                num = len(extensions(client))
+                client.say("and now?")
+                done = await client.answer()
+                [opened, *_] = [one for one in extensions(client)[num:] if one["type"].endswith(".started")]
+                assert opened["cap"] == cap
+                assert done["usage"]["output_tokens"] > 12
+
     run(work())
 
 

@@ -3,6 +3,7 @@
 import { Call } from "./call.js";
 import { Devices } from "./devices.js";
 import { EventLog } from "./log.js";
+import { keep, recall } from "./memory.js";
 import { Settings } from "./settings.js";
 import { Thoughts } from "./thoughts.js";
 import { Timeline } from "./timeline.js";
@@ -23,16 +24,23 @@ const timeline = new Timeline($("timeline"), () => calm.matches);
 const recordings = document.querySelectorAll("[data-recording]");
 $("key").value = sessionStorage.getItem("key") ?? "";
 
-let items = new Map(); // the item of each response
-let totalMs = null; // from the end of the user's turn to the first sound
+let lock = null; // on the screen
+let firstSoundMs = null; // from the end of the user's turn to the ear
+const items = new Map(); // the item of each response
 
 // ---- events of the server
 
 const handlers = {
   "session.created": ({ session }) => {
-    if (session.innervoice?.resumed) transcript.note("the conversation goes on");
-    else call.connection.send("session.update", { session: settings.toUpdate() });
-    if (!call.capture.isOpen) openMicrophone();
+    if (session.innervoice?.resumed) {
+      settings.show(session);
+      transcript.note(goesOn(session.innervoice.missed_events));
+    } else {
+      if (items.size) transcript.note("The earlier conversation is over: a new one begins.");
+      call.connection.send("session.update", { session: settings.toUpdate() });
+    }
+    if (!call.capture.isOpen && call.playback.isUnlocked) openMicrophone();
+    stayAwake();
   },
   "session.updated": () => showTurns(),
   "input_audio_buffer.speech_started": (event) => timeline.userBegan((call.sentMs - event.audio_start_ms) / 1000),
@@ -44,25 +52,38 @@ const handlers = {
     items.set(event.response_id, event.item.id);
     transcript.reply(event.item.id);
   },
-  "response.output_audio_transcript.delta": (event) =>
-    transcript.add(event.item_id, event.delta, 1000 * (event.start_time ?? 0)),
+  "response.output_audio_transcript.delta": (event) => {
+    transcript.add(event.item_id, event.delta, 1000 * (event.start_time ?? 0));
+    timeline.grow(event, "transcript");
+  },
+  "response.output_audio.delta": (event) => {
+    timeline.grow(event, "speech");
+    timeline.send(event.response_id, call.playback.receivedMs(event.response_id));
+  },
   "response.output_text.delta": (event) => transcript.add(event.item_id, event.delta, null),
   "response.done": ({ response }) => finish(response),
+  "innervoice.reflection.started": (event) => {
+    thoughts.begin(event);
+    timeline.grant(event);
+  },
+  "innervoice.reflection.skipped": (event) => {
+    thoughts.skip(event);
+    timeline.grant(event);
+  },
   "innervoice.reflection.delta": (event) => {
-    thoughts.add(event.response_id, event.segment, event.delta);
-    timeline.grow(event.response_id, "reflection", event.segment);
+    thoughts.add(event);
+    timeline.grow(event, "reflection");
   },
   "innervoice.reflection.done": (event) => thoughts.end(event),
   "innervoice.segment": (event) => timeline.add(event),
   "innervoice.response.stats": (event) => {
-    thoughts.budget(event.response_id, event.reflection_caps);
-    timeline.budget(event.response_id, event.reflection_caps);
-    if (event.audio_ttfp_ms !== null) $("server-part").textContent = `${Math.round(event.audio_ttfp_ms)} ms`;
+    showParts(event.audio_ttfp_ms);
   },
   error: ({ error }) => transcript.note(error.message),
 };
 
 call.addEventListener("server", ({ detail }) => {
+  if (call.connection.isRepeat) return; // shown before a reload; its sound was not played
   log.add("server", detail);
   handlers[detail.type]?.(detail);
 });
@@ -70,9 +91,14 @@ call.addEventListener("client", ({ detail }) => {
   if (detail.type !== "input_audio_buffer.append" && detail.type !== "innervoice.playback.ack") log.add("client", detail);
 });
 call.addEventListener("level", ({ detail }) => ($("level").value = detail));
+call.addEventListener("loudness", ({ detail }) => ($("loudness").value = detail));
+call.addEventListener("unlocked", () => showState(call.connection.told));
 call.addEventListener("latency", ({ detail }) => {
-  totalMs = detail.totalMs;
-  $("first-sound").textContent = `${Math.round(totalMs)} ms`;
+  firstSoundMs = detail.totalMs;
+  $("first-sound").textContent = duration(firstSoundMs);
+  $("parts").textContent = "–";
+  $("delay").textContent = `(${Math.round(call.playback.latencyMs)} ms behind)`;
+
 });
 for (const type of ["position", "dry"]) {
   call.addEventListener(type, ({ detail }) => {
@@ -89,6 +115,17 @@ call.addEventListener("cut", ({ detail }) => {
 });
 call.addEventListener("state", ({ detail }) => showState(detail));
 
+function duration(ms) {
+  return ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`;
+}
+
+/** Divide the time to the first sound into the server's part and the rest: network, browser and loudspeaker. */
+function showParts(serverMs) {
+  if (serverMs === null || firstSoundMs === null) return;
+  $("parts").textContent = `${Math.round(serverMs)} + ${Math.max(0, Math.round(firstSoundMs - serverMs))} ms`;
+  firstSoundMs = null;
+}
+
 function showItem(item) {
   if (item.role !== "user") return;
   const part = item.content.find((one) => one.text || one.transcript);
@@ -96,25 +133,31 @@ function showItem(item) {
 }
 
 function finish(response) {
-  const item = items.get(response.id);
   const failure = response.status_details?.error;
   if (response.status === "failed") transcript.note(failure?.message ?? "The reply failed.");
   const text = response.output?.[0]?.content?.[0]?.transcript ?? response.output?.[0]?.content?.[0]?.text ?? "";
   $("live-region").textContent = text;
+  transcript.end(items.get(response.id));
   $("download").disabled = call.recording.isEmpty;
   const counts = response.usage?.output_token_details;
   if (!counts) return;
   const seconds = (call.playback.receivedMs(response.id) / 1000).toFixed(1);
   const label = `Last reply: ${counts.reflection_tokens} hidden tokens, ${seconds} s of sound.`;
   $("timeline").setAttribute("aria-label", label);
-  if (!item) items = new Map();
+  while (items.size > 100) items.delete(items.keys().next().value);
+}
+
+function goesOn(numMissed) {
+  return numMissed ? `The conversation goes on; ${numMissed} events were missed.` : "The conversation goes on.";
 }
 
 function showState({ state, reason, code }) {
   const isOpen = state === "open";
+  const isMute = isOpen && !call.playback.isUnlocked;
   $("state").dataset.state = state;
-  $("reason").textContent = reason;
-  $("start").hidden = isOpen || state === "connecting" || state === "waiting";
+  $("reason").textContent = isMute ? "Connected, without sound yet." : reason;
+  $("start").hidden = (isOpen && !isMute) || state === "connecting" || state === "waiting";
+  $("start").textContent = isMute ? "Turn the sound on" : "Start";
   for (const id of ["mute", "text"]) $(id).disabled = !isOpen;
   $("stop-reply").hidden = !isOpen;
   $("end").hidden = state === "idle" || state === "refused";
@@ -135,6 +178,11 @@ function showTurns() {
 // ---- controls
 
 async function start() {
+  if (call.isOpen) {
+    await call.playback.unlock();
+    if (!call.capture.isOpen) await openMicrophone();
+    return;
+  }
   const key = $("key").value.trim();
   sessionStorage.setItem("key", key);
   try {
@@ -153,6 +201,12 @@ async function openMicrophone() {
   }
   await devices.list();
   showTurns();
+}
+
+/** Keep a phone's screen on during a conversation, where the browser lets a page ask for it. */
+async function stayAwake() {
+  if (document.visibilityState !== "visible" || lock?.released === false) return;
+  lock = await navigator.wakeLock?.request("screen").catch(() => null);
 }
 
 async function speak(button) {
@@ -188,8 +242,12 @@ function save(blob, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
 
+document.addEventListener("visibilitychange", () => call.isOpen && stayAwake());
 $("start").addEventListener("click", start);
-$("end").addEventListener("click", () => call.stop());
+$("end").addEventListener("click", () => {
+  call.stop();
+  lock?.release();
+});
 $("stop-reply").addEventListener("click", () => call.interrupt());
 $("mute").addEventListener("click", () => {
   call.capture.isMuted = !call.capture.isMuted;
@@ -227,5 +285,24 @@ $("microphone").addEventListener("change", () => call.isOpen && openMicrophone()
 $("speaker").addEventListener("change", () => call.playback.choose($("speaker").value));
 $("download").addEventListener("click", () => save(call.recording.toBlob(), "conversation.wav"));
 $("copy").addEventListener("click", () => navigator.clipboard.writeText(log.toText()));
+
+// ---- a reload: what was shown is shown again, and the session goes on
+
+addEventListener("pagehide", () => {
+  const session = call.remember();
+  if (!session) return;
+  keep({ session, transcript: transcript.save(), thoughts: thoughts.save(), timeline: timeline.save(), items: [...items] });
+});
+
+async function comeBack(kept) {
+  transcript.restore(kept.transcript);
+  thoughts.restore(kept.thoughts);
+  timeline.restore(kept.timeline, kept.shiftS);
+  for (const [response, item] of kept.items) items.set(response, item);
+  await call.start($("key").value || null, kept.session);
+}
+
+const kept = recall();
+if (kept) comeBack(kept);
 
 window.innervoice = { call, timeline }; // for tests, and for the curious

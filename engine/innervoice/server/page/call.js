@@ -7,8 +7,10 @@ import { Recording } from "./recording.js";
 import { decode, encode, level, RATE } from "./pcm.js";
 
 /**
- * Events: "server", "client" and "state" as of the connection; "begun", "position", "dry" and "cleared" as of the
- * playback; "level" of the user's sound; "cut" with {response, item, playedMs}; "latency" with {totalMs}.
+ * Events: "server", "client" and "state" as of the connection; "begun", "position", "dry", "cleared" and "unlocked" as
+ * of the playback; "level" and "loudness" of the user's sound and of the reply's; "cut" with {response, item, playedMs,
+ * countMs, latencyMs}: the place of the cut in the sound, which is what was played less what the device still held;
+ * "latency" with {totalMs}.
  */
 export class Call extends EventTarget {
   constructor() {
@@ -23,12 +25,15 @@ export class Call extends EventTarget {
     this.sentMs = 0;
     this.turnEnd = null;
     this.response = null; // the newest
+    this.coming = []; // sound that is not played yet: {seq, response, from, to}, in samples of its response
+    this.broken = null; // the reply that a reload interrupted: {response, from, skip}
     this.relay(this.connection, ["server", "client", "state"]);
-    this.relay(this.playback, ["begun", "position", "dry", "cleared"]);
+    this.relay(this.playback, ["begun", "position", "dry", "cleared", "unlocked"]);
     this.connection.addEventListener("server", ({ detail }) => this.take(detail));
     this.playback.addEventListener("begun", ({ detail }) => this.firstSound(detail));
     this.playback.addEventListener("position", ({ detail }) => this.acknowledge(detail));
     this.playback.addEventListener("dry", ({ detail }) => this.acknowledge(detail));
+    this.playback.addEventListener("cleared", () => (this.coming = []));
     this.playback.addEventListener("heard", ({ detail }) => this.record(detail));
   }
 
@@ -46,12 +51,37 @@ export class Call extends EventTarget {
     return this.connection.state === "open";
   }
 
-  /** Unlock the sound and connect. key: null where the server needs none. */
-  async start(key) {
+  /** Unlock the sound and connect. key: null where the server needs none. kept: of `remember`, before a reload. */
+  async start(key, kept = null) {
     await this.playback.open();
-    this.connection.open(key);
+    if (kept) this.restore(kept);
+    this.connection.open(key, kept);
   }
 
+  /** What a reloaded page needs to go on: the session, and the place in the sound; null without a session. */
+  remember() {
+    const { token, lastEvent } = this.connection;
+    if (!token) return null;
+    const at = this.playback.at;
+    const next = this.coming[0];
+    const played = next && at?.response === next.response ? Math.round((at.playedMs * RATE) / 1000) : next?.from;
+    return {
+      token,
+      lastEvent,
+      after: next ? next.seq - 1 : lastEvent,
+      response: this.response,
+      isAnswering: this.isAnswering,
+      sentMs: this.sentMs,
+      broken: next ? { response: next.response, from: next.from, skip: Math.max(0, played - next.from) } : null,
+    };
+  }
+
+  restore({ response, isAnswering, sentMs, broken }) {
+    Object.assign(this, { response, isAnswering, sentMs, broken });
+    if (broken) this.playback.restore(broken.response, broken.from + broken.skip);
+  }
+
+  /** End the conversation. */
   stop() {
     this.capture.close();
     this.playback.clear();
@@ -72,6 +102,7 @@ export class Call extends EventTarget {
   record(blocks) {
     const joined = new Float32Array(blocks.length * blocks[0].length);
     blocks.forEach((block, i) => joined.set(block, i * block.length));
+    this.emit("loudness", level(joined));
     if (this.isOpen) this.recording.add(1, joined);
   }
 
@@ -128,13 +159,19 @@ export class Call extends EventTarget {
     const at = await this.playback.clear();
     if (!at?.response || at.playedMs >= this.playback.receivedMs(at.response) - 1) return;
     this.acknowledge(at);
-    const audio_end_ms = Math.max(0, Math.floor(at.playedMs - this.playback.latencyMs));
+    const { latencyMs } = this.playback;
+    const audio_end_ms = Math.max(0, Math.floor(at.playedMs - latencyMs));
     this.connection.send("conversation.item.truncate", { item_id: at.item, content_index: 0, audio_end_ms });
-    this.emit("cut", { response: at.response, item: at.item, playedMs: audio_end_ms });
+    this.emit("cut", { response: at.response, item: at.item, playedMs: audio_end_ms, countMs: at.playedMs, latencyMs });
   }
 
   acknowledge({ response, playedMs }) {
     if (!response) return;
+    const played = (playedMs * RATE) / 1000;
+    while (this.coming.length && (this.coming[0].response !== response || this.coming[0].to <= played)) {
+      if (this.coming[0].response !== response && this.coming.every((one) => one.response !== response)) break;
+      this.coming.shift();
+    }
     this.connection.send("innervoice.playback.ack", { response_id: response, played_ms: Math.floor(playedMs) });
   }
 
@@ -154,13 +191,21 @@ export class Call extends EventTarget {
       this.isAnswering = true;
       this.response = event.response.id;
     }
-    if (event.type === "response.output_audio.delta") {
-      this.playback.push(event.response_id, event.item_id, decode(event.delta));
-    }
+    if (event.type === "response.output_audio.delta") this.play(event);
     if (event.type === "response.done") {
       this.isAnswering = false;
       this.playback.end(event.response.id);
     }
+  }
+
+  play({ event_seq: seq, response_id: response, item_id: item, delta }) {
+    if (this.playback.isDropped(response)) return;
+    let samples = decode(delta);
+    if (this.broken?.response === response) samples = samples.subarray(this.broken.skip).slice();
+    this.broken = null;
+    const from = this.playback.receivedSamples(response);
+    this.coming.push({ seq, response, from, to: from + samples.length });
+    this.playback.push(response, item, samples);
   }
 
   configure({ type, session }) {

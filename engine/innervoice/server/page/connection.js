@@ -13,12 +13,21 @@ export class Connection extends EventTarget {
     this.token = null;
     this.lastEvent = 0;
     this.tries = 0;
+    this.told = { state: "idle", reason: "Not connected.", code: null }; // of the last "state"
+    this.isRepeat = false; // whether the event at hand was received before a loss or a reload
   }
 
-  /** Connect; key: null where the server needs none. */
-  open(key = null) {
+  /**
+   * Connect; key: null where the server needs none. kept: a session of before a reload, {token, lastEvent, after}:
+   * events behind `after` are sent again.
+   */
+  open(key = null, kept = null) {
     this.key = key;
     this.tries = 0;
+    this.isReturning = kept !== null;
+    this.token = kept?.token ?? null;
+    this.lastEvent = kept?.lastEvent ?? 0;
+    this.after = kept?.after ?? null;
     this.connect();
   }
 
@@ -47,7 +56,7 @@ export class Connection extends EventTarget {
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
     if (this.token) {
       url.searchParams.set("resume", this.token);
-      url.searchParams.set("last_event", this.lastEvent);
+      url.searchParams.set("last_event", this.after ?? this.lastEvent);
     }
     const protocols = ["realtime"];
     if (this.key) protocols.push(`openai-insecure-api-key.${this.key}`);
@@ -65,10 +74,13 @@ export class Connection extends EventTarget {
   }
 
   take(event) {
-    if (event.event_seq) this.lastEvent = event.event_seq;
+    this.isRepeat = event.event_seq <= this.lastEvent;
+    if (event.event_seq > this.lastEvent) this.lastEvent = event.event_seq;
     if (event.type === "session.created" || event.type === "session.updated") {
       this.token = event.session.innervoice?.resume_token ?? this.token;
       this.tries = 0;
+      this.isReturning = false;
+      this.after = null;
       if (this.state !== "open") this.change("open", "Connected.");
     }
     if (event.type === "error") this.error = event.error;
@@ -79,7 +91,12 @@ export class Connection extends EventTarget {
     this.socket = null;
     const { error } = this;
     const reason = error?.message ?? reasonOf(code, this.state);
-    if (error?.code === "invalid_resume_token") this.token = null;
+    if (error?.code === "invalid_resume_token") {
+      Object.assign(this, { token: null, lastEvent: 0, after: null });
+      if (this.isReturning) this.change("idle", "The conversation from before is over.", error.code);
+      else this.connect();
+      return;
+    }
     if (code === 1008 || error?.code === "invalid_api_key" || error?.code === "session_taken_over") {
       this.change("refused", reason, error?.code);
       return;
@@ -95,7 +112,8 @@ export class Connection extends EventTarget {
 
   change(state, reason, code = null) {
     this.state = state;
-    this.dispatchEvent(new CustomEvent("state", { detail: { state, reason, code } }));
+    this.told = { state, reason, code };
+    this.dispatchEvent(new CustomEvent("state", { detail: this.told }));
   }
 }
 

@@ -7,7 +7,7 @@ const POST_S = 0.1;
 class Playback extends AudioWorkletProcessor {
   constructor() {
     super();
-    this.queue = []; // blocks {response, item, samples}
+    this.queue = []; // blocks {response, item, start, samples}; start: samples of the response before them
     this.read = 0; // samples of the first block that are played
     this.waiting = 0; // samples in the queue that are not
     this.played = 0; // of the current response
@@ -21,13 +21,14 @@ class Playback extends AudioWorkletProcessor {
     this.port.onmessage = ({ data }) => this[data.type](data);
   }
 
-  push({ response, item, samples }) {
-    this.queue.push({ response, item, samples });
+  push({ response, item, start, samples }) {
+    this.queue.push({ response, item, start, samples });
     this.waiting += samples.length;
   }
 
   end({ response }) {
     this.ended.add(response);
+    if (this.ended.size > 16) this.ended.delete(this.ended.values().next().value);
   }
 
   clear() {
@@ -46,8 +47,14 @@ class Playback extends AudioWorkletProcessor {
   begin(block) {
     if (this.current) this.post("position");
     this.current = { response: block.response, item: block.item };
-    this.played = 0;
+    this.played = block.start;
     this.post("begun");
+  }
+
+  /** Begin, or go on: a response that had run dry before its end has had a gap. */
+  run() {
+    this.isRunning = true;
+    if (this.queue[0].response === this.current?.response) this.underruns++;
   }
 
   next() {
@@ -76,7 +83,7 @@ class Playback extends AudioWorkletProcessor {
   }
 
   process(_, [[left, right]]) {
-    if (!this.isRunning && this.ready()) this.isRunning = true;
+    if (!this.isRunning && this.ready()) this.run();
     for (let i = 0; i < left.length; i++) {
       left[i] = this.isRunning && this.queue.length ? this.next() : 0;
       if (this.fading) {
@@ -87,7 +94,6 @@ class Playback extends AudioWorkletProcessor {
     if (right) right.set(left);
     if (this.isRunning && !this.queue.length) {
       this.isRunning = false;
-      if (this.current && !this.ended.has(this.current.response)) this.underruns++;
       this.post("dry");
     }
     this.since += left.length;

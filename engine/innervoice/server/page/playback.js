@@ -2,6 +2,8 @@
 
 import { RATE } from "./pcm.js";
 
+const KEPT = 16; // responses
+
 /**
  * Plays replies one after another. Events: "begun", "position" (10 a second), "dry" (nothing is left to play),
  * "cleared", each with {response, item, playedMs, waitingMs, underruns}; "heard" with samples as they sounded.
@@ -12,11 +14,12 @@ export class Playback extends EventTarget {
     this.received = new Map(); // samples by response
     this.dropped = new Set(); // responses that were cleared: what still comes of them is not played
     this.at = null;
+    this.underruns = 0;
   }
 
   /** Open the output; needs a gesture of the user. */
   async open() {
-    if (this.context) return this.context.resume();
+    if (this.context) return this.unlock();
     const context = new AudioContext({ sampleRate: RATE, latencyHint: "interactive" });
     if (!context.audioWorklet) {
       throw new Error("This address is not secure, so the browser plays no sound: use https or localhost.");
@@ -26,7 +29,17 @@ export class Playback extends EventTarget {
     this.node.port.onmessage = ({ data }) => this.take(data);
     this.node.connect(context.destination);
     this.context = context;
-    return context.resume();
+    context.onstatechange = () => this.dispatchEvent(new CustomEvent("unlocked", { detail: this.isUnlocked }));
+    return this.unlock();
+  }
+
+  /** Let the sound run. After a reload a browser may wait for a gesture, and its promise with it: this one does not. */
+  unlock() {
+    return Promise.race([this.context.resume(), new Promise((resolve) => setTimeout(resolve, 400))]);
+  }
+
+  get isUnlocked() {
+    return this.context?.state === "running";
   }
 
   /** Choose the device; only where the browser can. */
@@ -45,18 +58,42 @@ export class Playback extends EventTarget {
   }
 
   receivedMs(response) {
-    return (1000 * (this.received.get(response) ?? 0)) / RATE;
+    return (1000 * this.receivedSamples(response)) / RATE;
+  }
+
+  receivedSamples(response) {
+    return this.received.get(response) ?? 0;
+  }
+
+  isDropped(response) {
+    return this.dropped.has(response);
+  }
+
+  /** Count samples of a response that were played before a reload. */
+  restore(response, samples) {
+    this.received.set(response, samples);
   }
 
   push(response, item, samples) {
     if (this.dropped.has(response)) return;
-    this.received.set(response, (this.received.get(response) ?? 0) + samples.length);
-    if (!this.at || this.at.response === null) this.at = { response, item, playedMs: 0, waitingMs: 1 };
-    this.node?.port.postMessage({ type: "push", response, item, samples }, [samples.buffer]);
+    const start = this.receivedSamples(response);
+    this.received.set(response, start + samples.length);
+    if (!this.at || this.at.response === null) {
+      this.at = { response, item, playedMs: (1000 * start) / RATE, waitingMs: 1, underruns: this.underruns };
+    }
+    this.node?.port.postMessage({ type: "push", response, item, start, samples }, [samples.buffer]);
   }
 
   end(response) {
+    this.trim();
     this.node?.port.postMessage({ type: "end", response });
+  }
+
+  /** Forget all responses but the newest few, so that a long conversation costs no more than a short one. */
+  trim() {
+    for (const set of [this.received, this.dropped]) {
+      for (const response of [...set.keys()].slice(0, -KEPT)) set.delete(response);
+    }
   }
 
   /** Play nothing more of a response that still comes. */
@@ -77,6 +114,7 @@ export class Playback extends EventTarget {
       this.dispatchEvent(new CustomEvent("heard", { detail: blocks }));
       return;
     }
+    this.underruns = underruns;
     const detail = { response, item, playedMs: (1000 * played) / RATE, waitingMs: (1000 * waiting) / RATE, underruns };
     this.at = type === "cleared" ? null : detail;
     this.dispatchEvent(new CustomEvent(type, { detail }));

@@ -14,15 +14,29 @@ export class Settings {
 
   /** Return the session's fields as the form has them. */
   toUpdate() {
-    const { instructions, schedule, temperature, turns, threshold, silence } = this.form.elements;
+    const { instructions, schedule, thought, temperature, turns, threshold, silence } = this.form.elements;
     const update = {
       type: "realtime",
       instructions: instructions.value,
       audio: { input: { turn_detection: this.detection(turns.value, threshold.value, silence.value) } },
-      innervoice: { schedule: schedule.value || null },
+      innervoice: { schedule: schedule.value || null, reflection_budget: Number(thought.value) || null },
     };
     if (temperature.value !== "") update.temperature = Number(temperature.value);
     return update;
+  }
+
+  /** Show the settings of a session that goes on. */
+  show(session) {
+    const { instructions, schedule, thought, temperature, turns, threshold, silence } = this.form.elements;
+    const detection = session.audio.input.turn_detection;
+    instructions.value = session.instructions;
+    schedule.value = session.innervoice?.schedule ?? "";
+    thought.value = session.innervoice?.reflection_budget ?? "";
+    temperature.value = session.temperature ?? "";
+    turns.value = detection?.type ?? "manual";
+    threshold.value = detection?.threshold ?? threshold.value;
+    silence.value = detection?.silence_duration_ms ?? silence.value;
+    this.shade();
   }
 
   detection(turns, threshold, silence) {

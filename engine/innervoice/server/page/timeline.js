@@ -1,13 +1,16 @@
 // The timeline: when each segment of a reply was decoded, and when its sound was played, over one axis of time.
 
 const KEPT_S = 600;
+const SAVED_S = 180;
 const LANES = [
   ["user", "You"],
   ["reflection", "Thought"],
   ["transcript", "Words"],
   ["speech", "Speech"],
-  ["sound", "Sound"],
+  ["sent", "Received"],
+  ["sound", "Heard"],
 ];
+const [SENT, HEARD] = [4, 5];
 const now = () => performance.now() / 1000;
 
 /** Draws on a canvas. Times are in seconds of the page's clock, places in the sound in milliseconds. */
@@ -35,17 +38,33 @@ export class Timeline {
   }
 
   begin(response) {
-    this.replies.set(response, { start: now(), open: null, segments: [], plays: [], caps: [], cutMs: null });
+    this.replies.set(response, { start: now(), open: null, segments: [], arrivals: [], plays: [], grants: [], cutMs: null });
     this.trim();
   }
 
-  /** Let the open segment of a reply grow, as its text arrives. */
-  grow(response, kind, segment) {
+  /** Let the open segment of a reply grow, as its text or sound arrives: a delta of the kind. */
+  grow({ response_id: response, segment = null, cap = null, spent = 0 }, kind) {
+    const reply = this.replies.get(response);
+    if (!reply || (kind === "speech" && reply.open?.kind === "reflection")) return; // sound comes after its codes
+    if (reply.open?.kind !== kind || reply.open.segment !== segment) {
+      reply.open = { kind, segment, from: this.lastEnd(reply) };
+    }
+    Object.assign(reply.open, { to: now(), tokens: spent, cap });
+  }
+
+  /** Note that sound of a reply has come, and how much of it is there now. */
+  send(response, receivedMs) {
     const reply = this.replies.get(response);
     if (!reply) return;
-    if (reply.open?.segment !== segment) reply.open = { kind, segment, from: this.lastEnd(reply), tokens: 0 };
-    reply.open.to = now();
-    reply.open.tokens++;
+    const last = reply.arrivals.at(-1);
+    if (last && now() - last.at < 0.03) last.toMs = receivedMs; // pieces of one chunk
+    else reply.arrivals.push({ at: now(), fromMs: last?.toMs ?? 0, toMs: receivedMs });
+  }
+
+  /** Note a budget when it is given: an event `innervoice.reflection.started` or `.skipped`. */
+  grant({ response_id: response, t_ms: t, cap = 0, reserve_ms: ms }) {
+    const reply = this.replies.get(response);
+    reply?.grants.push({ at: reply.start + t / 1000, cap, ms });
   }
 
   lastEnd(reply) {
@@ -58,15 +77,30 @@ export class Timeline {
     if (!reply) return;
     const from = this.lastEnd(reply);
     const to = Math.max(from, reply.start + event.t_ms / 1000);
-    const { kind, index, num_tokens, spent, audio_start_ms: fromMs, audio_end_ms: toMs } = event;
-    reply.segments.push({ kind, index, tokens: spent ?? num_tokens, from, to, fromMs, toMs });
+    const { kind, index, num_tokens, spent, cap = null, audio_start_ms: fromMs, audio_end_ms: toMs } = event;
+    reply.segments.push({ kind, index, tokens: spent ?? num_tokens, cap, from, to, fromMs, toMs });
     reply.open = null;
   }
 
-  /** Note the budgets that the reflections had, in order; null: none. */
-  budget(response, caps) {
-    const reply = this.replies.get(response);
-    if (reply) reply.caps = caps;
+  /** Return the last minutes, as `restore` takes them. */
+  save() {
+    const { replies, users } = this;
+    const reserve = this.reserve.filter((point) => point.at > now() - SAVED_S);
+    return { replies: [...replies].filter(([, reply]) => reply.start > now() - SAVED_S), users, reserve };
+  }
+
+  /** Show what was shown before a reload. shiftS: from the page's clock of then to that of now. */
+  restore({ replies, users, reserve }, shiftS) {
+    const shift = (fields, names) => names.forEach((name) => (fields[name] = fields[name] == null ? fields[name] : fields[name] + shiftS));
+    for (const [id, reply] of replies) {
+      shift(reply, ["start", "cutAt"]);
+      for (const span of [...reply.segments, ...reply.plays, ...(reply.open ? [reply.open] : [])]) shift(span, ["from", "to"]);
+      for (const point of [...reply.grants, ...reply.arrivals]) shift(point, ["at"]);
+      this.replies.set(id, reply);
+    }
+    for (const turn of users) shift(turn, ["from", "to"]);
+    for (const point of reserve) shift(point, ["at"]);
+    Object.assign(this, { users, reserve });
   }
 
   /** Note how much of a reply was played by now, and how much waits. */
@@ -162,8 +196,10 @@ export class Timeline {
     pen.rect(left, 0, width - left, height);
     pen.clip();
     for (const turn of this.users) this.block(view, 0, turn.from, turn.to ?? now(), this.colours.user);
-    for (const reply of this.replies.values()) this.drawReply(view, reply);
+    view.points = this.reserve.filter((point) => view.x(point.at) > left - 400);
+    view.mostMs = Math.max(1000, ...view.points.map((point) => point.ms));
     this.drawReserve(view);
+    for (const reply of this.replies.values()) this.drawReply(view, reply);
     this.drawNow(view);
     pen.restore();
   }
@@ -173,7 +209,7 @@ export class Timeline {
     pen.textBaseline = "middle";
     LANES.forEach(([key, name], i) => {
       const y = top + i * lane;
-      pen.fillStyle = this.colours[key];
+      pen.fillStyle = this.colours[key] ?? this.colours.sound;
       pen.fillRect(0, y + lane / 2 - 5, 3, 10);
       pen.fillStyle = this.colours.ink;
       pen.fillText(name, 10, y + lane / 2);
@@ -201,7 +237,7 @@ export class Timeline {
       if (lane < 0) continue;
       const colour = this.colours[segment.kind];
       this.block(view, lane, segment.from, segment.to, colour);
-      if (segment.kind === "reflection") this.drawBudget(view, segment, reply.caps[segment.index]);
+      if (segment.kind === "reflection") this.drawBudget(view, segment);
       if (reply.cutMs === null) continue;
       const sound = segment.kind === "speech" ? segment : segment.kind === "transcript" ? spoken[segment.index] : null;
       if (!sound || sound.toMs <= reply.cutMs) continue;
@@ -210,9 +246,16 @@ export class Timeline {
     if (reply.open) {
       const lane = LANES.findIndex(([key]) => key === reply.open.kind);
       this.block(view, lane, reply.open.from, reply.open.to, this.colours[reply.open.kind]);
-      this.label(view, lane, reply.open.from, reply.open.to, `${reply.open.tokens}…`);
+      if (reply.open.kind === "reflection") this.drawBudget(view, reply.open);
     }
-    for (const { from, to } of reply.plays) this.block(view, 4, from, to, this.colours.sound);
+    for (const grant of reply.grants) this.drawGrant(view, grant);
+    reply.arrivals.forEach(({ at, fromMs, toMs }, i) => {
+      this.block(view, SENT, at, at, this.colours.sound);
+      const room = view.x(reply.arrivals[i + 1]?.at ?? Infinity) - view.x(at);
+      const text = `${((toMs - fromMs) / 1000).toFixed(1)} s`;
+      if (room > 36) this.label(view, SENT, at, at + 0.02, text, this.colours.muted);
+    });
+    for (const { from, to } of reply.plays) this.block(view, HEARD, from, to, this.colours.sound);
     if (reply.cutMs !== null) this.drawCut(view, reply.cutAt);
   }
 
@@ -225,24 +268,39 @@ export class Timeline {
     pen.fill();
   }
 
-  label({ pen, x, top, lane }, index, from, to, text) {
+  label({ pen, x, top, lane }, index, from, to, text, colour = this.colours.ink) {
     const isInside = x(to) - x(from) > pen.measureText(text).width + 8;
-    pen.fillStyle = isInside ? this.colours.surface : this.colours.ink;
+    pen.fillStyle = isInside ? this.colours.surface : colour;
     pen.fillText(text, isInside ? x(from) + 5 : x(to) + 4, top + (index + 0.5) * lane);
   }
 
   /** Under a reflection a bar of its budget, filled by what it spent. */
-  drawBudget(view, segment, cap) {
+  drawBudget(view, segment) {
     const { pen, x, top, lane } = view;
-    const text = cap === null || cap === undefined ? `${segment.tokens}` : `${segment.tokens}/${cap}`;
-    this.label(view, 1, segment.from, segment.to, text);
-    if (cap === null || cap === undefined) return;
+    const { cap, tokens } = segment;
+    this.label(view, 1, segment.from, segment.to, cap === null ? `${tokens}` : `${tokens} of ${cap}`);
+    if (cap === null) return;
     const y = top + 2 * lane - 4;
     const size = Math.max(2, x(segment.to) - x(segment.from) - 1);
     pen.fillStyle = this.colours.line;
     pen.fillRect(x(segment.from), y, size, 2);
     pen.fillStyle = this.colours.ink;
     pen.fillRect(x(segment.from), y, size * Math.min(1, segment.tokens / Math.max(1, cap)), 2);
+  }
+
+  /** On the reserve: the moment at which it was turned into a budget, and the tokens that it bought. */
+  drawGrant({ pen, x, height, foot, reserveTop, mostMs }, { at, cap, ms }) {
+    if (ms === null || ms === undefined) return;
+    const base = height - foot;
+    const y = base - (Math.min(ms, mostMs) / mostMs) * (base - reserveTop - 4);
+    pen.fillStyle = this.colours.reflection;
+    pen.strokeStyle = this.colours.surface;
+    pen.lineWidth = 1.5;
+    pen.beginPath();
+    pen.arc(x(at), y, 4, 0, 7);
+    pen.fill();
+    pen.stroke();
+    if (cap !== null) pen.fillText(`${cap}`, x(at) + 7, Math.max(y, reserveTop + 6));
   }
 
   hatchFrom({ pen, x, top, lane }, index, segment, share) {
@@ -273,9 +331,7 @@ export class Timeline {
     pen.fillRect(x(at) - 1, top, 2, reserveTop - top);
   }
 
-  drawReserve({ pen, x, left, height, foot, reserveTop }) {
-    const points = this.reserve.filter((point) => x(point.at) > left - 400);
-    const most = Math.max(1000, ...points.map((point) => point.ms));
+  drawReserve({ pen, x, left, height, foot, reserveTop, points, mostMs: most }) {
     const base = height - foot;
     const y = (ms) => base - (ms / most) * (base - reserveTop - 4);
     if (points.length) {

@@ -3,6 +3,7 @@
 import { visible } from "./text.js";
 
 const CAPTION = 90; // characters
+const MOST = 100; // turns that are shown
 
 /** Shows turns in a DOM list, and the words that are being heard in a caption. */
 export class Transcript {
@@ -18,7 +19,7 @@ export class Transcript {
   user(item, text) {
     const body = this.turns.get(item) ?? this.turn("user", "You");
     this.turns.set(item, body);
-    body.textContent = text ?? "spoken turn";
+    body.textContent = text ?? "(spoken)";
     body.classList.toggle("wordless", text === null);
   }
 
@@ -33,7 +34,7 @@ export class Transcript {
     if (!reply) return;
     for (const word of visible(text).match(/\s*\S+\s*|\s+/g) ?? []) {
       const span = document.createElement("span");
-      span.textContent = word;
+      span.textContent = reply.words.length ? word : word.trimStart();
       reply.body.append(span);
       reply.words.push({ span, word, startMs, atMs: startMs });
     }
@@ -47,8 +48,16 @@ export class Transcript {
     if (!reply || reply.isCut) return;
     Object.assign(reply, { playedMs, receivedMs });
     this.paint(reply);
-    const heard = reply.words.filter((word) => isHeard(reply, word)).map(({ word }) => word).join("");
+    const heard = reply.words.filter((word) => isHeard(reply, word)).map(({ word }) => word).join("").trim();
     this.caption.textContent = heard.length > CAPTION ? `…${heard.slice(-CAPTION)}` : heard;
+  }
+
+  /** End a reply; one that had sound and no words says so. */
+  end(item) {
+    const reply = this.replies.get(item);
+    if (!reply || reply.words.some(({ word }) => word.trim())) return;
+    reply.body.textContent = "(sound without words)";
+    reply.body.classList.add("wordless");
   }
 
   /** Cut a reply at the sound that was heard. */
@@ -85,8 +94,41 @@ export class Transcript {
     label.textContent = name;
     row.append(label, body);
     this.list.append(row);
+    this.trim();
     this.follow();
     return body;
+  }
+
+  /** Show the newest turns only, so that a long conversation costs no more than a short one. */
+  trim() {
+    while (this.list.children.length > MOST) this.list.firstElementChild.remove();
+    for (const [item, { body }] of this.replies) if (!this.list.contains(body)) this.replies.delete(item);
+    for (const [item, body] of this.turns) if (!this.list.contains(body)) this.turns.delete(item);
+  }
+
+  /** Return all that is shown, as `restore` takes it. */
+  save() {
+    const turns = [...this.turns].map(([item, body]) => [body, { item, text: isWordless(body) ? null : body.textContent }]);
+    const replies = [...this.replies].map(([item, { words, playedMs, receivedMs, isCut, body }]) => {
+      return [body, { item, words: words.map(({ word, startMs }) => [word, startMs]), playedMs, receivedMs, isCut }];
+    });
+    const places = new Map([...turns, ...replies]);
+    return [...this.list.querySelectorAll(".turn p")].map((body) => places.get(body)).filter(Boolean);
+  }
+
+  /** Show what was shown before a reload. */
+  restore(saved) {
+    for (const { item, text, words, playedMs, receivedMs, isCut } of saved) {
+      if (!words) {
+        this.user(item, text);
+        continue;
+      }
+      this.reply(item);
+      for (const [word, startMs] of words) this.add(item, word, startMs);
+      Object.assign(this.replies.get(item), { playedMs, receivedMs });
+      if (isCut) this.cut(item, playedMs);
+      else this.paint(this.replies.get(item));
+    }
   }
 
   follow() {
@@ -115,4 +157,8 @@ function spread({ words, receivedMs }) {
 
 function isHeard({ playedMs }, { atMs }) {
   return atMs === null || atMs < playedMs;
+}
+
+function isWordless(body) {
+  return body.classList.contains("wordless");
 }

@@ -23,7 +23,7 @@ from innervoice.types import EngineDead, OutOfCapacity
 log = logging.getLogger(__name__)
 CLOSE_S = 3.0
 PART_BYTES = 96_000
-CLEAN_CODES = (1000, 1001)
+CLEAN_CODES = (1000,)  # with 1001 a browser leaves a page, which may be loaded again
 TAKEN_OVER = 4001
 REASONS = {1001: "drained", 1011: "engine", TAKEN_OVER: "taken_over"}
 

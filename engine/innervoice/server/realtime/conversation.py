@@ -87,6 +87,7 @@ class Conversation:
         own: dict[str, Any] = {
             "version": __version__,
             "schedule": schedule if isinstance(schedule, str) else None,
+            "reflection_budget": scope.config.reflection_budget,
             "max_model_len": scope.engine.parts.requests.max_model_len,
         }
         if scope.config.events:

@@ -85,12 +85,12 @@ class ReplyExtensions:
         if isinstance(event, Reflection) and "reflection" in self.kinds:
             self._reflect(segment, event, is_opening=not has_begun and segment.opening is not None)
 
-    def end(self, usage: Usage) -> None:
-        """Close the last segment, and send the figures of the reply."""
+    def end(self, usage: Usage | None) -> None:
+        """Close the last segment, and send the figures of the reply; None: it was stopped before there were any."""
         if not self.kinds:
             return
         self._close()
-        if "timeline" in self.kinds:
+        if usage is not None and "timeline" in self.kinds:
             self._send(
                 "innervoice.response.stats",
                 False,

@@ -208,8 +208,8 @@ class RunningReply:
         self._stop_timer()
         assert self.ending is not None, "a reply ends for a reason"
         counted = None
+        self._extensions.end(None if self._done is None else self._done.usage)
         if self._done is not None:
-            self._extensions.end(self._done.usage)
             counted = usage.to_json(self._done.usage, self._is_spoken_turn)
         for event in self.output.end(self.ending, counted, self._previous, calls):
             self._writer.put(event)

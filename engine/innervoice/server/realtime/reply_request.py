@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from msgspec import UNSET
+
 from innervoice.api.request_builder import TEXT_ONLY, RequestBuilder
 from innervoice.schedule import PRESETS, Schedule
 from innervoice.server.errors import ApiError
@@ -182,7 +184,7 @@ def _options(
     temperature = config.temperature if patch.temperature is None else patch.temperature
     made: dict[str, Any] = {
         "sampling": Sampling(temperature=temperature, max_new_tokens=min(most, defaults.max_tokens)),
-        "schedule": _schedule(patch, config, head.modality, builder, defaults),
+        "schedule": _limited(_schedule(patch, config, head.modality, builder, defaults), patch, config),
         "system": config.instructions.strip() or defaults.system,
         "output_rate": rate_of(head.output_format),
         "output_format": "int16",
@@ -231,6 +233,21 @@ def _schedule(
         return config.schedule
     wanted = EFFORTS.get(effort or config.effort or "")
     return defaults.schedule if wanted is None or not _runs(wanted, builder) else wanted
+
+
+def _limited(
+    schedule: Schedule | str | None, patch: ResponsePatch, config: SessionConfig
+) -> Schedule | str | None:
+    """The schedule with the budget that was asked for each of its reflections, which it only ever lowers."""
+    budget = config.reflection_budget
+    if isinstance(patch.innervoice, Extension) and patch.innervoice.reflection_budget is not UNSET:
+        budget = patch.innervoice.reflection_budget
+    if budget is None or schedule is None:
+        return schedule
+    made = Schedule.preset(schedule) if isinstance(schedule, str) else schedule
+    if isinstance(made.reflection, int):
+        budget = min(budget, made.reflection)
+    return made if made.reflection == "off" else made.with_changes(reflection=budget)
 
 
 def _runs(schedule: Schedule | str, builder: RequestBuilder) -> bool:

@@ -70,6 +70,7 @@ class SessionConfig:
     turn_detection: Turns | None = field(default_factory=lambda: SERVER_VAD)
     transcription: Mapping[str, Any] | None = None
     schedule: str | None = None
+    reflection_budget: int | None = None
     events: frozenset[str] = frozenset()
     can_transcribe: bool = False
 
@@ -148,6 +149,8 @@ class SessionConfig:
             made = replace(made, events=frozenset(patch.events or ()))
         if patch.schedule is not UNSET:
             made = replace(made, schedule=patch.schedule)
+        if patch.reflection_budget is not UNSET:
+            made = replace(made, reflection_budget=patch.reflection_budget)
         return made
 
     def echo(self, session_id: str, expires_at: int) -> dict[str, Any]:

@@ -78,10 +78,13 @@ class Reasoning(Struct, frozen=True):
 
 
 class Extension(Struct, frozen=True):
-    """The innervoice object of a session or a response: events that are wanted, and the schedule's name."""
+    """The innervoice object of a session or a response: events that are wanted, the schedule's name, and the most
+    tokens that each of its reflections may have.
+    """
 
     events: list[Literal["reflection", "timeline", "playback"]] | UnsetType | None = UNSET
     schedule: str | UnsetType | None = UNSET
+    reflection_budget: Annotated[int, Meta(ge=1, le=4096)] | UnsetType | None = UNSET
 
 
 class SessionPatch(Struct, frozen=True):

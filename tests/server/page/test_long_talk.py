@@ -1,0 +1,103 @@
+"""Half an hour of a page that talks: memory of page and server stays flat, and the clocks stay together."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from driven_clients import RATE, Place, command, lines_of, surroundings
+from small_servers import running_server
+
+from innervoice import Engine
+
+pytestmark = [pytest.mark.slow, pytest.mark.long]
+MINUTES = float(os.environ.get("PAGE_MINUTES", "30"))
+PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
+
+
+def resident_mb() -> float:
+    """The memory of this process, which runs the server."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_SIZE / 2**20
+
+
+@pytest.fixture(scope="module")
+def talk(
+    engine: Engine, place: Place, drivers: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """Samples of page and server. The microphone's recording: a question, then ten seconds of silence."""
+    spoken = tmp_path_factory.mktemp("talk") / "spoken.wav"
+    question = np.frombuffer(place.question.read_bytes(), "<i2")
+    soundfile.write(spoken, np.concatenate([question, np.zeros(10 * RATE, np.int16)]), RATE)
+    server_mb: list[float] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(15):
+            server_mb.append(resident_mb())
+
+    with running_server(engine, vad="silero", api_keys=(), schedule="stitch_s") as server:
+        environment = surroundings(server.base, place.question)
+        environment |= {"REALTIME_SPOKEN": str(spoken), "PAGE_MINUTES": str(MINUTES)}
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        done = subprocess.run(
+            command(str(drivers / "talk.mjs"), ()),
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=90 * MINUTES + 120,
+        )
+        over.set()
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = lines_of(done.stdout)
+    if "PAGE_TALK" in os.environ:
+        Path(os.environ["PAGE_TALK"]).write_text(done.stdout + f"\n{server_mb}\n")
+    return {
+        "samples": [one for one in lines if one["kind"] == "sample"],
+        "lines": lines,
+        "server_mb": server_mb,
+    }
+
+
+def drift_ms(samples: list[dict[str, Any]], clock: str) -> float:
+    """How far a clock went from the page's between the first samples and the last, in milliseconds.
+
+    A sample may come late, and then shows too little; the best of several does not.
+    """
+    ahead = [one[clock] - one["atMs"] for one in samples]
+    return float(max(ahead[-8:]) - max(ahead[:8]))
+
+
+def growth(values: list[float]) -> float:
+    """The last fifth over the one after 40%: by then the recording that the page keeps is full."""
+    num = max(1, len(values) // 5)
+    return statistics.median(values[-num:]) / statistics.median(values[2 * num : 3 * num])
+
+
+def test_it_talked_all_the_time(talk: dict[str, Any]) -> None:
+    last = talk["samples"][-1]
+    assert last["state"] == "open"
+    assert last["faults"] == []
+    assert last["replies"] + last["cuts"] > 2 * MINUTES
+    assert [one for one in talk["lines"] if one["kind"] in ("error", "failed")] == []
+
+
+def test_memory_is_flat(talk: dict[str, Any]) -> None:
+    samples = talk["samples"]
+    for name in ("heapMb", "residentMb", "nodes"):
+        assert growth([one[name] for one in samples]) < 1.15, name
+    assert growth(talk["server_mb"]) < 1.05
+
+
+def test_clocks_stay_together(talk: dict[str, Any]) -> None:
+    samples = talk["samples"]
+    assert abs(drift_ms(samples, "playClockMs")) < 50
+    assert abs(drift_ms(samples, "sentMs") - drift_ms(samples, "captureClockMs")) < 50
+    assert abs(drift_ms(samples, "captureClockMs")) < 50
