@@ -124,6 +124,13 @@ def test_playback_loses_and_invents_nothing(audio: Chunks, stop_ms: int | None) 
     assert not points or points[-1][1] == pytest.approx(0.0)
 
 
+def test_a_player_that_is_dry_when_it_is_cleared_was_dry_until_then() -> None:
+    audio = [(1.0, 500), (3.0, 500)]
+    assert playback_spans(audio, 1000, 2.0).gaps == [(1.5, 2.0)]
+    assert playback_spans(audio, 1000, 2.0, 1.2).gaps == [], "the reply was over"
+    assert playback_spans(audio, 1000, 3.2, 4.0).gaps == [(1.5, 3.0)]
+
+
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.0, 7.3), (3.0, 1234.0), (0.0, 0.004), (-2.0, 2.0)])
 def test_ticks_are_round_and_within(low: float, high: float) -> None:
     made = ticks(low, high, 6)

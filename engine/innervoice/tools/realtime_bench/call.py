@@ -199,16 +199,17 @@ class Call:
         return None
 
     async def _hear_out(self, reply: HeardReply, cut_s: float) -> bool:
-        """Hear a reply to its end, or until the time to speak over it; returns whether it was that."""
+        """Hear a reply to its end, or until some of it plays after cut_s; returns whether it was that."""
         while True:
             now, seen = self._loop.time(), len(reply.audio)
             if reply.stopped_s is not None and reply.is_done:
                 return False
-            if reply.is_done and now >= min(reply.dry_s, cut_s):
-                return now < reply.dry_s
-            if now >= cut_s:
+            if cut_s <= now < reply.dry_s:
                 return True
-            end_s = min(reply.dry_s if reply.is_done else math.inf, cut_s)
+            if reply.is_done and now >= reply.dry_s:
+                return False
+            # A player that has run dry is not spoken over: there is nothing to hear.
+            end_s = min(reply.dry_s if reply.is_done else math.inf, cut_s if now < cut_s else math.inf)
             patience_s = math.inf if reply.is_done else self._settings.timeout_s
             await self._change(min(end_s - now, patience_s))
             is_silent = len(reply.audio) == seen and not reply.is_done

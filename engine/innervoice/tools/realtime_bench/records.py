@@ -82,7 +82,9 @@ def command(words: Sequence[str] | None = None) -> str:
         is_value = bool(shown) and shown[-1] == _SECRET
         hidden = "..." if is_value else re.sub(f"^{_SECRET}=.*", f"{_SECRET}=...", word, flags=re.DOTALL)
         shown.append(hidden if "://" in hidden else re.sub(r"(^|=)/.*/", r"\1", hidden))
-    return shlex.join(["innervoice", *shown])
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    name = "" if spec is None else str(spec.name)
+    return shlex.join([*(("python", "-m", name) if name.startswith("bench.") else ("innervoice",)), *shown])
 
 
 def _spread(name: str, values: Distribution, **more: Any) -> Line:

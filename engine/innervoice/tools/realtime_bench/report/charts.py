@@ -13,7 +13,7 @@ from innervoice.tools.realtime_bench.report.svg import Canvas, Scale, plain, tic
 from innervoice.tools.realtime_bench.turn import CallLog, CallTurn
 
 WIDTH, HEIGHT = 540, 230
-LEFT, RIGHT, TOP, FOOT = 40, 16, 52, 42
+LEFT, RIGHT, TOP, FOOT = 40, 24, 52, 42
 NUM_BINS = 36
 MOST_ROWS = 48
 PARTS = (("user", "end of the turn found"), ("reflection", "response.created"), ("sound", "first sound"))

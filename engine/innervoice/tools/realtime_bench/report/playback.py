@@ -25,8 +25,13 @@ class PlaybackSpans(NamedTuple):
     unheard: tuple[float, float] | None
 
 
-def playback_spans(audio: Sequence[tuple[float, int]], rate: int, stopped_s: float | None) -> PlaybackSpans:
-    """Play (arrival, samples) of each delta from the first on, unbuffered, until the player is cleared."""
+def playback_spans(
+    audio: Sequence[tuple[float, int]], rate: int, stopped_s: float | None, ended_s: float | None = None
+) -> PlaybackSpans:
+    """Play (arrival, samples) of each delta from the first on, unbuffered, until the player is cleared.
+
+    ended_s: when the server ended the reply; a player that was dry before, and is then cleared, was dry until then.
+    """
     stop_s = math.inf if stopped_s is None else stopped_s
     heard: list[Span] = []
     gaps: list[tuple[float, float]] = []
@@ -40,6 +45,15 @@ def playback_spans(audio: Sequence[tuple[float, int]], rate: int, stopped_s: flo
             if begin_s < stop_s:
                 heard.append(Span(begin_s, min(end_s, stop_s), place_s))
         dry_s, place_s = end_s, place_s + count / rate
+    last_s = heard[-1].end_s if heard else math.inf
+    has_more = ended_s is None or ended_s > last_s
+    if (
+        stopped_s is not None
+        and last_s < stopped_s
+        and has_more
+        and stopped_s not in (end for _, end in gaps)
+    ):
+        gaps.append((last_s, stopped_s))
     unheard = (stop_s, dry_s) if dry_s > stop_s + 1e-6 else None
     return PlaybackSpans(heard, gaps, unheard)
 

@@ -86,7 +86,7 @@ class _Drawing:
         self._server(reply)
         if not reply.has_sound:
             return
-        spans = playback_spans(reply.audio, reply.rate, reply.stopped_s)
+        spans = playback_spans(reply.audio, reply.rate, reply.stopped_s, reply.done_s)
         self._chunks(reply)
         self._reserve(reply)
         self._heard(reply, spans, following)
