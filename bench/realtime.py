@@ -61,7 +61,9 @@ class Load:
     def calls(self, url: str, **more: Any) -> CallSettings:
         """The same load over the wire."""
         session = {"max_output_tokens": self.tokens}
-        plain = {"turns": "manual", "num_warmups": 2, "timeout_s": PATIENCE_S, "think_s": self.think_s}
+        # Sessions in process begin at random within this time, so that they do not ask all at once.
+        arrivals = self.callers / min(5.0, self.seconds / 5)
+        plain = {"num_warmups": 2, "timeout_s": PATIENCE_S, "think_s": self.think_s, "arrivals": arrivals}
         return CallSettings(
             url, **{"callers": self.callers, "seconds": self.seconds, "session": session} | plain | more
         )

@@ -16,6 +16,7 @@ from spoken_tones import called, tone
 
 from innervoice.telemetry.metrics import find_underruns
 from innervoice.tools.realtime_bench import CallSettings
+from innervoice.tools.realtime_bench.labels import number, percent_words
 from innervoice.tools.realtime_bench.report import written_report
 from innervoice.tools.realtime_bench.report.charts import histogram
 from innervoice.tools.realtime_bench.report.playback import playback_spans, reserve_points
@@ -151,6 +152,26 @@ def bars(values: Sequence[float]) -> list[int]:
 )
 def test_every_value_is_in_one_bar(values: list[float]) -> None:
     assert sum(bars(values)) == len(values)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "-"),
+        (0.0, "0"),
+        (0.0002, "0.000"),
+        (0.0123, "0.0123"),
+        (7.456, "7.46"),
+        (99.6, "99.6"),
+        (1234.5, "1234"),
+    ],
+)
+def test_numbers_are_short(value: float | None, shown: str) -> None:
+    assert number(value) == shown
+
+
+def test_only_all_is_a_hundred_percent() -> None:
+    assert [percent_words(value) for value in (None, 0.0, 99.99, 100.0)] == ["-", "0%", "99.9%", "100%"]
 
 
 def test_a_scale_of_one_value_has_a_place() -> None:

@@ -22,8 +22,12 @@ ROWS = {
 
 
 def number(value: float | None) -> str:
-    """Three digits, or a dash."""
-    return "-" if value is None else f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    """Three digits, but none beyond thousandths; a dash for None."""
+    if value is None:
+        return "-"
+    if abs(value) >= 100:
+        return f"{value:.0f}"
+    return f"{value:.3g}" if abs(value) >= 0.01 or not value else f"{value:.3f}"
 
 
 def percent_words(value: float | None) -> str:
