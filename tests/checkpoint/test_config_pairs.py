@@ -105,6 +105,11 @@ PAIRS: dict[str, tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]] = {
     "quantization_config over plain tensors": (
         {"quantization_config": {"quant_method": "awq", "bits": 4}}, ALL, ("quantization_config",),
     ),
+    "is_causal": ({"is_causal": False}, ALL, ("is_causal is False",)),
+    "is_causal, said": ({"is_causal": True}, ("llama",), ()),
+    "a type that is none": ({"dtype": {"": "float32"}}, ("llama",), ("dtype {'': 'float32'} is not supported",)),
+    "a flag that is text": ({"tie_word_embeddings": "false"}, ("qwen2",), ("tie_word_embeddings is 'false', expected bool",)),
+    "an eps below zero": ({"rms_norm_eps": -1.0}, ("qwen3",), ("rms_norm_eps is -1.0",)),
     "another activation's name": ({"hidden_activation": "gelu"}, ALL, ()),
     "sampling in config.json": ({"temperature": 0.1, "top_k": 3}, ALL, ()),
 }  # fmt: skip

@@ -113,10 +113,13 @@ def test_any_fields_come_back(tmp_path_factory: pytest.TempPathFactory, made: di
 
 
 def refusal(path: Path) -> str | None:
-    """The sentence that refuses a file, None where it is read."""
+    """The sentence that refuses a file, None where it is read; without its texts it is refused alike."""
     try:
         GgufFile.read(path)
     except ValueError as error:
+        if "UTF-8" not in str(error):
+            with pytest.raises(ValueError, match="cannot be read as GGUF"):
+                GgufFile.read(path, texts=False)
         text = str(error)
         assert text.startswith(f"{path} cannot be read as GGUF (") and len(text) < len(str(path)) + 250, text
         assert "\n" not in text and text.endswith(
@@ -220,8 +223,18 @@ def test_fields_that_are_missing_or_of_another_type_are_refused(tmp_path: Path, 
         ({"tokenizer__ggml__eos_token_id": ("u32", 2)}, "token id 2 is none of 2 tokens"),
         ({"tokenizer__ggml__bos_token_id": ("i32", -1)}, "token id -1 is none of 2 tokens"),
         ({"llama__attention__head_count": ("u32", 0)}, "head_count is 0"),
+        ({"tokenizer__ggml__eos_token_id": ("[u32]", [1])}, "eos_token_id is list"),
+        ({"tokenizer__ggml__eot_token_id": ("str", "b")}, "eot_token_id is str"),
+        ({"llama__attention__value_length": ("u32", 16)}, "value_length is not the width of a key, 32"),
+        ({"llama__rope__scaling__factor": ("f32", 4.0)}, r"rope\.scaling\.factor is 4\.0"),
+        ({"llama__rope__scale_linear": ("f32", 2.0)}, r"rope\.scale_linear is 2\.0"),
+        ({"llama__attention__causal": ("bool", 0)}, r"attention\.causal is False"),
+        ({"llama__final_logit_softcapping": ("f32", 30.0)}, r"final_logit_softcapping is 30\.0"),
+        ({"llama__attention__sliding_window": ("u32", 8)}, r"attention\.sliding_window is 8"),
     ],
 )
-def test_fields_that_do_not_fit_together_are_refused(tmp_path: Path, changes: Any, words: str) -> None:
+def test_fields_that_do_not_fit_together_or_would_be_dropped_are_refused(
+    tmp_path: Path, changes: Any, words: str
+) -> None:
     with pytest.raises(ValueError, match=words):
         converted(tmp_path, **changes)

@@ -165,6 +165,27 @@ def test_frames_are_copies_of_the_first_channel() -> None:
         read_frame(b"12345", RATE)
 
 
+@pytest.mark.parametrize(
+    ("container", "subtype"), [("AIFF", "PCM_24"), ("CAF", "ALAC_16"), ("W64", "PCM_16"), ("RF64", "PCM_16")]
+)
+def test_damaged_files_are_read_or_refused_and_nothing_is_printed(
+    container: str, subtype: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    memory, draw = io.BytesIO(), np.random.default_rng(0)
+    soundfile.write(memory, np.zeros(800), 16000, subtype, format=container)
+    refused = 0
+    for _ in range(60):
+        data = bytearray(memory.getvalue())
+        for _ in range(4):
+            data[draw.integers(0, 100)] = draw.choice([0, 128, 255])
+        try:
+            read_audio(bytes(data))
+        except ValueError as error:
+            refused += "no audio that can be read" in str(error)
+    assert refused > 5
+    assert capfd.readouterr() == ("", "")
+
+
 def test_truncated_file_gives_what_it_holds() -> None:
     """Never memory that the decoder did not fill."""
     whole = io.BytesIO()

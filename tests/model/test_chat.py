@@ -304,6 +304,11 @@ def test_what_templates_are_written_for() -> None:
         ("hi", False),
         (" ;\n", True),
     ]
+    scoped = template(
+        "{% set x = 1 %}{% for m in messages %}{% generation %}{% set x = 2 %}{{ m.content }}{{ x }}{% endgeneration %}"
+        "{{ x }}{% endfor %}"
+    )
+    assert "".join(piece.text for piece in scoped.turn("hi", None, first=True)) == "hi21"
     with pytest.raises(ValueError, match=r"the chat template is not valid \(.*unknown tag 'nope'"):
         template("{% nope %}")
 
@@ -370,6 +375,14 @@ def test_broken_template_leaves_ids_usable(tmp_path: Path) -> None:
             "cannot be read as a tokenizer",
         ),
         ({"model": None}, "model is None, expected dict"),
+        ({"model": {"vocab": None}}, "vocab is None, expected dict"),
+        ({"model": {"vocab": {"a": "0"}}}, "token 'a' has the id '0'"),
+        ({"model": {"vocab": {"a": [0]}}}, "token 'a' has the id [0]"),
+        ({"model": {"vocab": {"a": -1}}}, "token 'a' has the id -1"),
+        ({"model": {"vocab": {"a": 0}, "merges": None}}, "merges is None, expected list"),
+        ({"model": {"vocab": {"a": 0}, "merges": [["a", None]]}}, "['a', None] among the merges is no pair"),
+        ({"model": {"vocab": {"a": 0}, "merges": [7]}}, "7 among the merges is no pair"),
+        ({"model": {"vocab": {"a": 0}, "unk_token": {}}}, "unk_token is {}, expected text"),
         ({"added_tokens": [{"id": 9, "content": "x", "single_word": True}]}, "'x' has single_word"),
         ({"added_tokens": [{"id": 100, "content": "<x>"}]}, "id 100 is '<x>' amid the text tokens 0 to 359"),
         ({"added_tokens": [{"content": "<x>"}]}, "key 'id' is missing"),

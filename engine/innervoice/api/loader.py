@@ -83,6 +83,8 @@ def _load(prepared: Prepared, tracer: Tracer) -> EngineParts:
     with tracer.span("load"):
         source = _source(prepared, is_dummy)
         weights = configs.family.load_weights(configs.model, source, DTYPES[plan.dtype], plan.device)
+        if prepared.gguf is not None and not is_dummy:
+            prepared.gguf.check_all_read()
         on_gpu = torch.device(plan.device).type == "cuda"
         if on_gpu:
             weights = weights.laid_out()

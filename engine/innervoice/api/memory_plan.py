@@ -181,7 +181,10 @@ def _blank_weights(
     blank: WeightSource = BlankSource(quantization)
     if quantization is None and gguf is not None:
         blank = gguf.blank()
-    return configs.family.load_weights(configs.model, blank, DTYPES[dtype], "meta")
+    weights = configs.family.load_weights(configs.model, blank, DTYPES[dtype], "meta")
+    if isinstance(blank, GgufSource):
+        blank.check_all_read()
+    return weights
 
 
 def _page_bytes(model: ModelConfig, dtype: str, kv_dtype: str) -> int:

@@ -21,7 +21,14 @@ MODEL = "model.gguf"
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 _BY_HAND = f"put the file as {MODEL} into a directory with the model's own config.json, tokenizer.json and tokenizer_config.json"
 _CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5  # GGUF's types of tokens that stand beside the pairs
-_FORMAT = 2  # of the files that are made; a file in the cache that another version made is not read
+_FORMAT = 3  # of the files that are made; a file in the cache that another version made is not read
+# Keys of an architecture that change what a model computes, and the values with which they do nothing.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "rope.scaling.factor": (0, 1), "rope.scale_linear": (0, 1), "rope.scaling.attn_factor": (0, 1), "attention.causal": (True,),
+    "attention.clamp_kqv": (0,), "attention.max_alibi_bias": (0,), "attention.scale": (0,), "attn_logit_softcapping": (0,),
+    "final_logit_softcapping": (0,), "logit_scale": (0, 1), "embedding_scale": (0, 1), "residual_scale": (0, 1),
+    "use_parallel_residual": (False,), "attention.sliding_window": (0,),
+}  # fmt: skip
 _CASES = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _WORDS = _CASES + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
@@ -90,6 +97,7 @@ def _config(data: Mapping[str, Any], tensors: Set[str], path: Path) -> dict[str,
     scaled = data.get(f"{kind}.rope.scaling.type", "none") != "none"
     if scaled or "rope_freqs.weight" in tensors:
         raise ValueError(f"{path}: scaled rotary positions are not read from GGUF: {_BY_HAND}")
+    _refuse_dropped(data, kind, path)
     width, heads = of("embedding_length"), of("attention.head_count")
     if heads < 1:
         raise ValueError(f"{path}: {kind}.attention.head_count is {heads}, which is not supported")
@@ -97,6 +105,10 @@ def _config(data: Mapping[str, Any], tensors: Set[str], path: Path) -> dict[str,
     if data.get(f"{kind}.rope.dimension_count", head_dim) != head_dim:
         raise ValueError(
             f"{path}: {kind}.rope.dimension_count is not the width of a head, {head_dim}, which is not supported"
+        )
+    if data.get(f"{kind}.attention.value_length", head_dim) != head_dim:
+        raise ValueError(
+            f"{path}: {kind}.attention.value_length is not the width of a key, {head_dim}, which is not supported"
         )
     return {
         "architectures": [ARCHITECTURES[kind]],
@@ -117,13 +129,22 @@ def _config(data: Mapping[str, Any], tensors: Set[str], path: Path) -> dict[str,
         "hidden_act": "silu",
         "torch_dtype": "float32",
         "bos_token_id": data.get("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": _ends(data),
+        "eos_token_id": _ends(data, path),
     }
 
 
-def _ends(data: Mapping[str, Any]) -> list[int]:
-    ends = (data.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom"))
-    return list(dict.fromkeys(end for end in ends if end is not None))
+def _refuse_dropped(data: Mapping[str, Any], kind: str, path: Path) -> None:
+    """Raise ValueError for a setting that the runtimes of the format apply and this one does not."""
+    for key, neutral in _NEUTRAL.items():
+        value = data.get(f"{kind}.{key}", neutral[0])
+        if value not in neutral:
+            raise ValueError(f"{path}: {kind}.{key} is {value}, which is not supported: {_BY_HAND}")
+
+
+def _ends(data: Mapping[str, Any], path: Path) -> list[int]:
+    keys = (f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))
+    ends = [_required(data, key, path, int) for key in keys if data.get(key) is not None]
+    return list(dict.fromkeys(ends))
 
 
 def _tokenizer(data: Mapping[str, Any], path: Path) -> dict[str, Any]:

@@ -208,13 +208,13 @@ class _Metadata:
 
     def _pass_strings(self, length: int) -> list[str]:
         """The same walk without the strings."""
-        view, at, unpack = self._view, self._at, _LENGTH.unpack_from
+        view, size, at, unpack = self._view, self._size, self._at, _LENGTH.unpack_from
         try:
             for _ in range(length):
                 at += 8 + unpack(view, at)[0]
+                if at > size:
+                    self._refuse("it is cut off")
         except struct.error:
-            self._refuse("it is cut off")
-        if at > self._size:
             self._refuse("it is cut off")
         self._at = at
         return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -87,6 +88,27 @@ def read_size(data: Mapping[str, Any], key: str, source: str | PathLike[str]) ->
     if value < 1:
         raise ValueError(f"{source}: {key} is {value}, expected 1 or more")
     return int(value)
+
+
+def read_flag(data: Mapping[str, Any], key: str, source: str | PathLike[str], default: bool) -> bool:
+    """data[key] as true or false; a missing key and null stand for the default. Raises ValueError naming file and key."""
+    return default if data.get(key) is None else bool(require(data, key, source, bool))
+
+
+def read_eps(data: Mapping[str, Any], key: str, source: str | PathLike[str]) -> float:
+    """data[key], which a norm adds to a variance. Raises ValueError naming file and key."""
+    value = float(require(data, key, source))
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{source}: {key} is {value}, expected a finite number from 0")
+    return value
+
+
+def read_dtype(data: Mapping[str, Any], source: str | PathLike[str], default: str) -> str:
+    """The type of the stored weights, by either of the key's names. Raises ValueError naming the file."""
+    value = data.get("dtype") or data.get("torch_dtype") or default
+    if not isinstance(value, str) or value not in DTYPE_BYTES:
+        raise ValueError(f"{source}: dtype {value!r} is not supported: use {', '.join(DTYPE_BYTES)}")
+    return value
 
 
 @dataclass(frozen=True)

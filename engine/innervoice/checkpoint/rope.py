@@ -160,7 +160,9 @@ def _llama3(values: Mapping[str, Any], where: str) -> Llama3Scaling:
 
 def _yarn(values: Mapping[str, Any], where: str) -> YarnScaling:
     factor = _positive(values, "factor", where)
-    mscale, all_dim = values.get("mscale"), values.get("mscale_all_dim")
+    mscale, all_dim = (
+        require(values, key, where) if values.get(key) else None for key in ("mscale", "mscale_all_dim")
+    )
     attention = (
         _mscale(factor, mscale) / _mscale(factor, all_dim) if mscale and all_dim else _mscale(factor, 1.0)
     )
@@ -187,6 +189,6 @@ _READERS: dict[str, Callable[[Mapping[str, Any], str], RopeScaling]] = {
 
 def _positive(values: Mapping[str, Any], key: str, where: str, default: float | None = None) -> float:
     value = default if default is not None and key not in values else require(values, key, where)
-    if value <= 0:
+    if not 0 < value < math.inf:
         raise ValueError(f"{where}: {key} is {value}, expected a number above 0")
     return float(value)

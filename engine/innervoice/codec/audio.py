@@ -293,7 +293,7 @@ def _decode(data: bytes, where: str, most: int | None, check_len: CheckLen | Non
             return False
 
     try:
-        with Forward(io.BytesIO(data)) as file:
+        with Forward(_Bytes(data)) as file:
             num_frames, rate = file.frames, file.samplerate
             if check_len is None or num_frames > _UNKNOWN_LEN:
                 return _read_blocks(file, most, where), rate
@@ -304,6 +304,20 @@ def _decode(data: bytes, where: str, most: int | None, check_len: CheckLen | Non
         ) from None
     check_len(num_frames, rate)
     return _decode(data, where, most, None)
+
+
+class _Bytes(io.BytesIO):
+    """Bytes in which any place may be sought: those that a damaged file names and has not are not gone to.
+
+    An exception would be printed by soundfile's callback, which libsndfile calls.
+    """
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Go to a place, or stay where there is none such, by which libsndfile knows that it failed."""
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):
+            return self.tell()
 
 
 def _read_blocks(file: soundfile.SoundFile, most: int | None, where: str) -> Samples:

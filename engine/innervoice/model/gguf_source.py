@@ -23,6 +23,7 @@ from innervoice.model.quant import Weight, empty, tensors_of, with_tensors
 from innervoice.model.quant_source import WeightSource
 
 _PIECE = 1 << 20  # bytes
+_UNUSED = ("attn_rot_embd", "attn_rot_embd.weight")  # tables of the rotation, in early files
 _KEPT = {"Q4_0": Quantization("int4", BLOCK, symmetric=True), "Q4_1": Quantization("int4", BLOCK)}
 _FLOATS = ("F32", "F16", "BF16")
 _WHOLE = {
@@ -45,6 +46,7 @@ class GgufSource(WeightSource):
 
     def __init__(self, path: Path) -> None:
         self.path, self._blank = path, False
+        self._asked = set[str]()
         self._file = GgufFile.read(path, texts=False)
         for tensor in self._file.tensors.values():
             if tensor.kind not in SUPPORTED:
@@ -60,6 +62,17 @@ class GgufSource(WeightSource):
                 {"llama.attention.head_count_kv": heads, **fields}, "llama.attention.head_count_kv", path, int
             )
             self._heads = {"attn_q": heads, "attn_k": groups}
+
+    def check_all_read(self) -> None:
+        """Raise ValueError for a tensor that nothing has asked for: the model would be another one without it."""
+        unread = [
+            name for name in self._file.tensors if name not in self._asked and not name.endswith(_UNUSED)
+        ]
+        if unread:
+            raise ValueError(
+                f"{self.path}: tensor {unread[0]} has no place in this model, which is not supported: "
+                "is it the file of this config?"
+            )
 
     def blank(self) -> GgufSource:
         """Make of the same file every tensor without numbers, on the meta device, for counting."""
@@ -103,6 +116,7 @@ class GgufSource(WeightSource):
 
     def _find(self, name: str, shape: Shape) -> tuple[str, GgufTensor]:
         own = _own_name(name)
+        self._asked.add(own)
         if own not in self._file.tensors:
             raise ValueError(f"{self.path}: tensor {own} is missing: is it the file of this config?")
         tensor = self._file.tensors[own]
@@ -128,7 +142,7 @@ class GgufSource(WeightSource):
     def _rows(self, own: str, tensor: GgufTensor) -> NDArray[np.uint8]:
         """The blocks of a tensor, [N, bytes of a row], rows of queries and keys in the order of Hugging Face's layout."""
         blocks, heads = self._file.blocks(tensor), self._heads.get(own.split(".")[-2])
-        rows = blocks.reshape(tensor.shape[0], -1)
+        rows = blocks.reshape(math.prod(tensor.shape[:-1]), -1)
         if heads is None:
             return rows
         if heads < 1 or len(rows) % (2 * heads):

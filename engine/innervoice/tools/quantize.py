@@ -65,7 +65,11 @@ class Quantizer:
             )
         self._dtype = DTYPES[configs.model.dtype]
         file = self.folder / MODEL
-        self._source = QuantizingSource(GgufSource(file) if file.exists() else TensorDir(self.folder), to)
+        gguf = GgufSource(file) if file.exists() else None
+        if gguf is not None:
+            configs.family.load_weights(configs.model, gguf.blank(), self._dtype, "meta")
+            gguf.check_all_read()
+        self._source = QuantizingSource(gguf or TensorDir(self.folder), to)
         self._wanted = _wanted(configs, to, self._dtype)
 
     def __len__(self) -> int:

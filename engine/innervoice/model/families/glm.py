@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from innervoice.checkpoint.model_config import ModelConfig
+from innervoice.checkpoint.model_config import ModelConfig, read_flag
 from innervoice.model.families import hugging_face
 from innervoice.model.families.hugging_face import (
     default_system,
@@ -47,7 +47,7 @@ def read_config(data: Mapping[str, Any], source: str | PathLike[str]) -> ModelCo
         data,
         source,
         family=NAME,
-        qkv_bias=bool(data.get("attention_bias", True)),
+        qkv_bias=read_flag(data, "attention_bias", source, True),
         head_dim=128,
         interleaved=True,
         partial=0.5,

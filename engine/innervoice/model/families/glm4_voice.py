@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from innervoice.checkpoint.files import agree, note_unknown, require
-from innervoice.checkpoint.model_config import ModelConfig, dtype_bytes, read_size
+from innervoice.checkpoint.model_config import ModelConfig, read_dtype, read_eps, read_flag, read_size
 from innervoice.model import text
 from innervoice.model.text import (
     TextTokenizer,
@@ -86,7 +87,7 @@ def read_config(data: Mapping[str, Any], source: str | PathLike[str]) -> ModelCo
     heads, head_dim = read_size(data, "num_attention_heads", source), read_size(data, "kv_channels", source)
     kv_heads = (
         read_size(data, "multi_query_group_num", source)
-        if data.get("multi_query_attention", False)
+        if read_flag(data, "multi_query_attention", source, False)
         else heads
     )
     if heads % kv_heads or head_dim % 4:
@@ -94,8 +95,7 @@ def read_config(data: Mapping[str, Any], source: str | PathLike[str]) -> ModelCo
             f"{source}: num_attention_heads {heads} must be a multiple of multi_query_group_num {kv_heads}, "
             f"and kv_channels {head_dim} of 4"
         )
-    dtype = data.get("dtype") or data.get("torch_dtype") or "bfloat16"
-    dtype_bytes(dtype)
+    dtype = read_dtype(data, source, "bfloat16")
     return ModelConfig(
         family=NAME,
         num_layers=read_size(data, "num_layers", source),
@@ -105,15 +105,22 @@ def read_config(data: Mapping[str, Any], source: str | PathLike[str]) -> ModelCo
         head_dim=head_dim,
         ffn_size=read_size(data, "ffn_hidden_size", source),
         vocab_size=read_size(data, "padded_vocab_size", source),
-        norm_eps=float(require(data, "layernorm_epsilon", source)),
+        norm_eps=read_eps(data, "layernorm_epsilon", source),
         rotary_dim=head_dim // 2,
-        rope_theta=10000.0 * float(data.get("rope_ratio", 1)),
+        rope_theta=10000.0 * _rope_ratio(data, source),
         rope_interleaved=True,
-        qkv_bias=bool(data.get("add_qkv_bias", False)),
-        tied=bool(data.get("tie_word_embeddings", False)),
+        qkv_bias=read_flag(data, "add_qkv_bias", source, False),
+        tied=read_flag(data, "tie_word_embeddings", source, False),
         max_position=read_size(data, "seq_length", source) if "seq_length" in data else _DEFAULT_MAX_POSITION,
         dtype=dtype,
     )
+
+
+def _rope_ratio(data: Mapping[str, Any], source: str | PathLike[str]) -> float:
+    value = float(require({"rope_ratio": 1, **data}, "rope_ratio", source))
+    if not 0 < value < math.inf:
+        raise ValueError(f"{source}: rope_ratio is {value}, expected a finite number above 0")
+    return value
 
 
 def load_weights(

@@ -7,8 +7,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from innervoice.checkpoint.files import note_unknown, require
-from innervoice.checkpoint.model_config import ModelConfig, dtype_bytes, read_size
+from innervoice.checkpoint.files import note_unknown
+from innervoice.checkpoint.model_config import ModelConfig, read_dtype, read_eps, read_flag, read_size
 from innervoice.checkpoint.rope import YarnScaling, read_rope
 from innervoice.model import text
 from innervoice.model.text import ChatMessage, JsonTokenizer, TextTokenizer, load_vocabulary
@@ -17,7 +17,8 @@ from innervoice.types import Vocabulary
 
 # Settings and the values that are run here; the first of them is what a missing key stands for.
 _FIXED: dict[str, tuple[Any, ...]] = {
-    "hidden_act": ("silu",),
+    "hidden_act": ("silu", "swish"),
+    "is_causal": (True, None),
     "mlp_bias": (False, None),
     "use_sliding_window": (False, None),
     "quantization_config": (None,),
@@ -81,8 +82,7 @@ def read_config(
     if isinstance(rope.scaling, YarnScaling):
         max_position = max(max_position, int(rope.scaling.original_max_position * rope.scaling.factor))
     # The type that the weights are stored in.
-    dtype = data.get("dtype") or data.get("torch_dtype") or "float32"
-    dtype_bytes(dtype)
+    dtype = read_dtype(data, source, "float32")
     return ModelConfig(
         family=family,
         num_layers=read_size(data, "num_hidden_layers", source),
@@ -92,12 +92,12 @@ def read_config(
         head_dim=head_dim,
         ffn_size=read_size(data, "intermediate_size", source),
         vocab_size=read_size(data, "vocab_size", source),
-        norm_eps=float(require(data, "rms_norm_eps", source)),
+        norm_eps=read_eps(data, "rms_norm_eps", source),
         rotary_dim=rotary_dim,
         rope_theta=rope.theta,
         rope_interleaved=interleaved,
         qkv_bias=qkv_bias,
-        tied=bool(data.get("tie_word_embeddings", False)),
+        tied=read_flag(data, "tie_word_embeddings", source, False),
         max_position=max_position,
         dtype=dtype,
         qk_norm=qk_norm,

@@ -48,11 +48,7 @@ class JsonTokenizer:
         marks = {name: token for name, token in self._added.items() if not token.is_word}
         words = {name: token.id for name, token in self._added.items() if token.is_word}
         self._split = re.compile("|".join(map(re.escape, sorted(marks, key=len, reverse=True))) or "(?!)")
-        model = require(data, "model", source, dict)
-        if model.get("type", "BPE") != "BPE":
-            raise ValueError(
-                f"{source}: a model of type {model['type']!r} is not supported; supported is 'BPE'"
-            )
+        model = _checked_model(data, source)
         plain = _without_marks(data, marks, words)
         self._encoder = _build(plain, source)
         later = plain | {"pre_tokenizer": _without_prefix(data.get("pre_tokenizer"))}
@@ -163,6 +159,28 @@ def read_added(data: Mapping[str, Any], source: str | PathLike[str]) -> dict[str
         left, right = bool(entry.get("lstrip")), bool(entry.get("rstrip"))
         tokens[entry["content"]] = AddedToken(require(entry, "id", where, int), left, right, word)
     return tokens
+
+
+def _checked_model(data: Mapping[str, Any], source: Path) -> dict[str, Any]:
+    """The pair merges and their vocabulary. Raises ValueError where they are none."""
+    model: dict[str, Any] = require(data, "model", source, dict)
+    if model.get("type", "BPE") != "BPE":
+        raise ValueError(f"{source}: a model of type {model['type']!r} is not supported; supported is 'BPE'")
+    vocab: dict[str, int] = require(model, "vocab", source, dict)
+    wrong = next((token for token, i in vocab.items() if type(i) is not int or i < 0), None)
+    if wrong is not None:
+        raise ValueError(f"{source}: token {wrong!r} has the id {vocab[wrong]!r}: download it again")
+    merges = require({"merges": [], **model}, "merges", source, list)
+    wrong = next((merge for merge in merges if not isinstance(merge, str) and not _is_pair(merge)), None)
+    if wrong is not None:
+        raise ValueError(f"{source}: {wrong!r} among the merges is no pair of tokens: download it again")
+    if not isinstance(model.get("unk_token"), str | None):
+        raise ValueError(f"{source}: unk_token is {model['unk_token']!r}, expected text: download it again")
+    return model
+
+
+def _is_pair(merge: Any) -> bool:
+    return isinstance(merge, list) and len(merge) == 2 and all(isinstance(part, str) for part in merge)
 
 
 def _without_marks(
