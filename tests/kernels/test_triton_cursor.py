@@ -130,7 +130,8 @@ def test_cursors_go_from_the_host_to_the_device_and_back() -> None:
     """Guided and free, after every token of a reply."""
     generator = torch.Generator().manual_seed(6)
     guided = {"cycle": [["reflection", 3], ["transcript", 2], ["speech", 2]], "tokens": {"done": None}}
-    for data in (guided, {"cycle": [], "guided": False}):
+    calling = {"cycle": [["transcript", 2], ["speech", 2]], "tool": 2}
+    for data in (guided, calling, {"cycle": [], "guided": False}):
         program = compile_schedule(Schedule.from_dict(data), VOCABULARY)
         host = Host(program, GREEDY, (2, UNLIMITED, 1))
         for num_tokens in range(1, 12):

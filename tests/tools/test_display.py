@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from innervoice.tools.cli.display import Display, line_text, plan_rows, printable, summary
-from innervoice.types import Usage
+from innervoice.types import EVENTS, TokenEvent, Usage
 
 USAGE = Usage(reflection_tokens=22, transcript_tokens=13, speech_tokens=26, total_new_tokens=61, audio_s=2.08)
 TIMED = Usage(audio_s=2.08, audio_ttfp_ms=412.0, first_chunk_s=0.84, audio_rtf=0.5)
@@ -51,6 +51,17 @@ def test_a_pipe_gets_one_plain_line_a_segment() -> None:
     assert lines[2].endswith("0.50 s of sound, from 1.00 s on")
     assert lines[3].endswith("end of turn")
     assert "\x1b" not in drawn
+
+
+@pytest.mark.parametrize("kind", [name for name, made in EVENTS.items() if issubclass(made, TokenEvent)])
+def test_each_kind_of_segment_is_drawn(kind: str) -> None:
+    for terminal in (False, True):
+        assert kind in draw([segment(kind, "a call")], terminal=terminal)
+
+
+def test_tokens_of_calls_are_counted_where_there_are_some() -> None:
+    assert ", 26 speech)" in summary(done())[0]
+    assert ", 26 speech, 5 tool)" in summary(done(replace(USAGE, tool_tokens=5)))[0]
 
 
 def test_markup_in_a_reply_is_text() -> None:

@@ -73,7 +73,7 @@ def reflection_ahead(cursor: Cursor | FreeCursor) -> OpenReflection | None:
     rows, row = cursor.program.rows, cursor.row
     for _ in range(_MOST_SEGMENTS):
         row = rows[row][_NEXT + cursor.text_done + 2 * cursor.reflection_done]
-        if row < 0:
+        if row < 0 or cursor.program.kinds[row].is_call:  # nothing is thought behind a call
             return None
         if rows[row][_ENTRY]:
             body = row if cursor.program.kinds[row] is _REFLECTION else rows[row][_NEXT]

@@ -21,7 +21,14 @@ from innervoice.runtime.record import Line
 if TYPE_CHECKING:
     from innervoice.tools.quantize import Written
 
-_STYLE = {"reflection": "dim italic", "transcript": "bold", "speech": "cyan", "audio": "green", "end": "dim"}
+_STYLE = {
+    "reflection": "dim italic",
+    "transcript": "bold",
+    "speech": "cyan",
+    "audio": "green",
+    "tool": "yellow",
+    "end": "dim",
+}
 _LABEL_LEN = 22  # cells before a line's text: time, kind and the gaps
 _MARK = "▮"
 
@@ -91,7 +98,8 @@ def line_text(line: Line, tail_len: int | None = None) -> str:
 def summary(done: Line) -> list[str]:
     """Two or three sentences on a finished reply, from its done line."""
     usage = done["usage"]
-    kinds = ", ".join(f"{usage[f'{kind}_tokens']} {kind}" for kind in ("reflection", "transcript", "speech"))
+    names = ("reflection", "transcript", "speech", *(("tool",) if usage.get("tool_tokens") else ()))
+    kinds = ", ".join(f"{usage[f'{kind}_tokens']} {kind}" for kind in names)
     said = [
         f"{done['reason']}: {usage['total_new_tokens']} tokens ({kinds}), {usage['audio_s']:.2f} s of sound"
     ]
