@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from openai import AsyncOpenAI, BadRequestError, OpenAI
+from realtime_client import connected, greeted, make_context, run
 from small_servers import KEY, RunningServer, running_server
 from tool_models import (
     ANSWER,
@@ -295,3 +296,32 @@ def test_a_model_without_tools_answers_a_chat_with_them(small_engine: Engine) ->
     ):
         [choice] = ask(client, messages, max_completion_tokens=20, tool_choice="required").choices
     assert choice.finish_reason in ("stop", "length") and choice.message.tool_calls is None
+
+
+@pytest.mark.parametrize("dialect", ["ga", "beta"])
+def test_every_event_of_a_call_is_of_the_protocol(server: RunningServer, dialect: str) -> None:
+    """The client holds each event to the SDK's types, strictly. An item that comes meanwhile has its place behind the reply."""
+
+    async def work() -> None:
+        context = make_context(server.context.engine, max_output_tokens=60)
+        async with connected(context, dialect) as client:
+            await greeted(client, tools=TOOLS)
+            client.say(QUESTION)
+            called = await client.answer()
+            [call] = called["output"]
+            assert (call["type"], json.loads(call["arguments"])) == ("function_call", PARIS)
+            result = {"type": "function_call_output", "call_id": call["call_id"], "output": RESULT}
+            client.send("conversation.item.create", item=result)
+            client.send("response.create")
+            client.say("Thank you.", id="thanks")
+            answered = (await client.until("response.done"))["response"]
+            assert answered["output"][0]["content"][0]["transcript"] == ANSWER
+            added = "conversation.item.created" if dialect == "beta" else "conversation.item.added"
+            chain = client.of_type(added)
+            assert [one["previous_item_id"] for one in chain[1:]] == [one["item"]["id"] for one in chain[:-1]]
+            assert [one["item"]["id"] for one in chain[-2:]] == [answered["output"][0]["id"], "thanks"]
+            assert client.of_type("error") == []
+        context.listener.close()
+        context.calls.shutdown()
+
+    run(work())
