@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "cpu/attention_plan.h"
+#include "cpu/decoder_products.h"
 #include "cpu/half.h"
 #include "cpu/kernels.h"
 #include "innervoice/gemm.h"
@@ -17,7 +18,6 @@
 namespace innervoice {
 namespace {
 
-constexpr std::int64_t kFewRows = 16;      // up to which a weight is read once for all rows, beyond by blocks
 constexpr std::int64_t kMostTokens = 256;  // that pass through the layers together
 constexpr std::int64_t kOutputs = 32;      // that a thread takes at a time
 constexpr std::int64_t kLogits = 256;
@@ -79,6 +79,7 @@ struct Decoder::Work {
   const std::shared_ptr<ThreadTeam> team;
   const Isa isa;
   const Kernels& kernels;
+  DecoderProducts products;
   std::int64_t D, F, pairs, num_outputs;
   std::vector<Thread> threads;
   std::vector<std::pair<std::int64_t, std::int64_t>> output_pieces;
@@ -90,7 +91,11 @@ struct Decoder::Work {
   std::vector<std::atomic<std::int64_t>> joined;  // pieces of each join that are done
 
   Work(DecoderModel given, std::shared_ptr<ThreadTeam> threads_of, Isa chosen)
-      : model(std::move(given)), team(std::move(threads_of)), isa(chosen), kernels(kernels_of(chosen)) {
+      : model(std::move(given)),
+        team(std::move(threads_of)),
+        isa(chosen),
+        kernels(kernels_of(chosen)),
+        products(chosen, model.is_exact) {
     check_model(model);
     use_large_pages_for(model);
     D = model.embedding.columns;
@@ -99,34 +104,6 @@ struct Decoder::Work {
     pairs = static_cast<std::int64_t>(model.inv_freq.size());
     num_outputs = model.num_heads * model.head_dim;
     threads.resize(static_cast<std::size_t>(team->num_threads()));
-  }
-
-  // Inputs of a product, ready once for all its outputs.
-  struct Source {
-    const Weight* w;
-    const float* x;
-    std::int64_t ldx;
-    Inputs inputs;
-    bool is_few;
-  };
-
-  Source source(Thread& mine, const Weight& w, const float* from, std::int64_t ldx,
-                std::int64_t count) const {
-    const bool is_quantised = w.kind == WeightKind::kInt8 || w.kind == WeightKind::kInt4;
-    Source y = {&w, from, ldx, {from, ldx}, count <= kFewRows};
-    if (y.is_few && !(is_quantised && model.is_exact))
-      y.inputs = kernels.ready(w, from, ldx, count, mine.ready.floats(kernels.ready_floats(w, count)));
-    return y;
-  }
-
-  // y[m, n - first] for n in [first, last).
-  void multiply(Thread& mine, const Source& from, std::int64_t first, std::int64_t last, std::int64_t count,
-                float* y, std::int64_t ldy) const {
-    if (from.is_few) {
-      kernels.product(*from.w, first, last, from.inputs, count, y, ldy);
-    } else {
-      gemm_columns(isa, from.x, from.ldx, count, *from.w, first, last, y, ldy, mine.product);
-    }
   }
 
   // Rows of x normed: for few rows every thread makes its own, which saves a meeting.
@@ -190,12 +167,13 @@ struct Decoder::Work {
                const DecoderPages& pages, std::int64_t begin, std::int64_t count) {
     const DecoderLayer& layer = model.layers[index];
     const std::int64_t H = model.num_heads, G = model.num_kv_heads, size = model.head_dim;
-    const Source from = source(mine, layer.qkv, norm(me, mine, layer.attention_norm, x, count), D, count);
+    const ProductSource from =
+        products.source(me, mine.ready, layer.qkv, norm(me, mine, layer.attention_norm, x, count), D, count);
     me.for_each(H + 2 * G, 1, [&](std::int64_t head, std::int64_t) {
       const bool is_query = head < H, is_value = head >= H + G;
       float* y = is_query ? heads + head * size : mine.attention.floats(count * size);
       const std::int64_t ldy = is_query ? num_outputs : size;
-      multiply(mine, from, head * size, (head + 1) * size, count, y, ldy);
+      products.multiply(mine.product, from, head * size, (head + 1) * size, y, ldy);
       const float* norm_weight = is_value ? nullptr : is_query ? layer.q_norm : layer.k_norm;
       for (std::int64_t m = 0; m < count; ++m) {
         float* row = y + m * ldy;
@@ -272,10 +250,10 @@ struct Decoder::Work {
 
   // x += from W^T, a few outputs a piece. Ends in a meeting.
   void add_product(Member& me, Thread& mine, const Weight& w, const float* from, std::int64_t count) {
-    const Source inputs = source(mine, w, from, w.columns, count);
+    const ProductSource inputs = products.source(me, mine.ready, w, from, w.columns, count);
     me.for_each(D, kOutputs, [&](std::int64_t first, std::int64_t last) {
       float* y = mine.out.floats(count * kOutputs);
-      multiply(mine, inputs, first, last, count, y, kOutputs);
+      products.multiply(mine.product, inputs, first, last, y, kOutputs);
       for (std::int64_t m = 0; m < count; ++m) {
         for (std::int64_t n = first; n < last; ++n) x[m * D + n] += y[m * kOutputs + n - first];
       }
@@ -284,12 +262,13 @@ struct Decoder::Work {
 
   void feed_forward(Member& me, Thread& mine, const DecoderLayer& layer, std::int64_t count) {
     const std::int64_t width = layer.down.columns;
-    const Source from = source(mine, layer.gate_up, norm(me, mine, layer.ffn_norm, x, count), D, count);
+    const ProductSource from =
+        products.source(me, mine.ready, layer.gate_up, norm(me, mine, layer.ffn_norm, x, count), D, count);
     me.for_each(width, kOutputs, [&](std::int64_t first, std::int64_t last) {
       float* gate = mine.attention.floats(2 * count * kOutputs);
       float* up = gate + count * kOutputs;
-      multiply(mine, from, first, last, count, gate, kOutputs);
-      multiply(mine, from, width + first, width + last, count, up, kOutputs);
+      products.multiply(mine.product, from, first, last, gate, kOutputs);
+      products.multiply(mine.product, from, width + first, width + last, up, kOutputs);
       for (std::int64_t m = 0; m < count; ++m) {
         kernels.silu_mul(gate + m * kOutputs, up + m * kOutputs, last - first, gated + m * width + first);
       }
@@ -327,17 +306,18 @@ struct Decoder::Work {
     const std::int64_t V = model.output.rows;
     for (std::int64_t begin = 0; begin < count; begin += kMostTokens) {
       const std::int64_t rows = std::min(kMostTokens, count - begin);
-      const Source from =
-          source(mine, model.output, norm(me, mine, model.final_norm, hidden + begin * D, rows), D, rows);
+      const ProductSource from = products.source(
+          me, mine.ready, model.output, norm(me, mine, model.final_norm, hidden + begin * D, rows), D, rows);
       me.for_each(static_cast<std::int64_t>(output_pieces.size()), 1, [&](std::int64_t piece, std::int64_t) {
         const auto [first, last] = output_pieces[static_cast<std::size_t>(piece)];
-        multiply(mine, from, first, last, rows, logits + begin * V + first, V);
+        products.multiply(mine.product, from, first, last, logits + begin * V + first, V);
       });
     }
   }
 
   void reserve(std::int64_t count, const AttentionPlan& plan, std::int64_t num_wanted) {
     x = x_memory.floats(count * D);
+    products.reserve(model, count, std::min(num_wanted, kMostTokens));
     normed = normed_memory.floats(count * D);
     heads = heads_memory.floats(count * num_outputs);
     attended = attended_memory.floats(count * num_outputs);

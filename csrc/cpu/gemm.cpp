@@ -85,8 +85,13 @@ void product(Isa isa, const float* x, std::int64_t ldx, std::int64_t M, const We
     return;
   }
   Scratch scratch;
-  const Inputs inputs = kernels.ready(w, x, ldx, M, scratch.floats(kernels.ready_floats(w, M)));
-  kernels.product(w, 0, w.rows, inputs, M, y, ldy);
+  const Inputs inputs = kernels.ready(w, x, ldx, M, scratch.floats(kernels.ready_floats(w, M)), 0, M);
+  if (M <= kFewRows || inputs.codes == nullptr || kernels.panel_floats(w) == 0) {
+    kernels.product(w, 0, w.rows, inputs, M, y, ldy);
+    return;
+  }
+  Scratch panel;
+  kernels.product_of_many(w, 0, w.rows, inputs, M, y, ldy, panel.floats(kernels.panel_floats(w)));
 }
 
 }  // namespace innervoice

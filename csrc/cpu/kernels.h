@@ -50,6 +50,8 @@ struct Queries {
   float scale;
 };
 
+constexpr std::int64_t kFewRows = 16;  // up to which a weight is read once for all rows, beyond by blocks
+
 struct Kernels {
   // A tile of the blocked product: tile_rows rows of x, panel_columns columns of w.
   std::int64_t tile_rows;
@@ -73,12 +75,20 @@ struct Kernels {
   // Floats of memory that `ready` needs for M rows.
   std::int64_t (*ready_floats)(const Weight& w, std::int64_t M);
 
-  // x [M, K] made ready for w, in `memory` (aligned to a cache line); x must stay.
-  Inputs (*ready)(const Weight& w, const float* x, std::int64_t ldx, std::int64_t M, float* memory);
+  // x [M, K] made ready for w, in `memory` (aligned to a cache line); x must stay. Of quantised weights rows
+  // [first, last) alone are written, so that threads may share the work; of the others all.
+  Inputs (*ready)(const Weight& w, const float* x, std::int64_t ldx, std::int64_t M, float* memory,
+                  std::int64_t first, std::int64_t last);
 
   // y[m, n - first] = sum_k x[m, k] w[n, k] for n in [first, last): for few rows, each of w is read once.
   void (*product)(const Weight& w, std::int64_t first, std::int64_t last, const Inputs& x, std::int64_t M,
                   float* y, std::int64_t ldy);
+
+  // The same for many rows and a quantised weight, whose rows are unpacked into `memory` of panel_floats
+  // floats: 0 where the blocked product is as fast.
+  std::int64_t (*panel_floats)(const Weight& w);
+  void (*product_of_many)(const Weight& w, std::int64_t first, std::int64_t last, const Inputs& x,
+                          std::int64_t M, float* y, std::int64_t ldy, float* memory);
 
   // y = x / sqrt(mean(x^2) + eps) w, D numbers; y may be x.
   void (*rms_norm)(const float* x, const float* w, float eps, std::int64_t D, float* y);

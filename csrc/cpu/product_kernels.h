@@ -170,7 +170,7 @@ struct Int4Product {
         for (int r = 0; r < kR; ++r) {
           const std::uint8_t* place = codes + r * bytes + block * (kInt4Block / 2);
           const Shorts packed = block < whole ? load_shorts(reinterpret_cast<const std::int16_t*>(place))
-                                              : last_codes(place, bytes);
+                                              : load_first(place, bytes % (kInt4Block / 2));
           const Shorts b0 = nibbles<0>(packed), b1 = nibbles<1>(packed), b2 = nibbles<2>(packed),
                        b3 = nibbles<3>(packed);
           for (int m = 0; m < kM; ++m) {
@@ -196,11 +196,6 @@ struct Int4Product {
       }
     }
     store_totals<kR, kM>(total, x.scale + row, nullptr, y, ldy);
-  }
-
-  static Shorts last_codes(const std::uint8_t* place, std::int64_t bytes) {
-    const Tail<std::uint8_t, kInt4Block / 2> tail(place, bytes % (kInt4Block / 2));
-    return load_shorts(reinterpret_cast<const std::int16_t*>(tail.codes));
   }
 };
 

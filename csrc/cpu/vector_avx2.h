@@ -74,6 +74,13 @@ using Ints = __m256i;
 inline Shorts load_shorts(const std::int16_t* x) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
 }
+inline void store_shorts(std::int16_t* y, Shorts x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(y), x); }
+// The first `count` bytes of a vector's, 0 behind them.
+inline Shorts load_first(const std::uint8_t* x, std::int64_t count) {
+  std::int16_t shorts[kShorts] = {};
+  std::memcpy(shorts, x, static_cast<std::size_t>(count));
+  return load_shorts(shorts);
+}
 inline Shorts widen(const std::int8_t* x) {
   return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "cpu/avx512.h"
 #include "cpu/half.h"
@@ -45,7 +46,14 @@ inline Vec round_to_whole(Vec x) {
 }
 // y[i] = the sum of the lanes of x[i], for four vectors.
 inline void store_sums(float* y, const Vec* x) {
-  for (int i = 0; i < 4; ++i) y[i] = sum(x[i]);
+  // Quarters of vectors are added in the order in which `sum` adds them: 8 lanes apart, 4, 2, 1.
+  const Vec ab = add(_mm512_shuffle_f32x4(x[0], x[1], 0x44), _mm512_shuffle_f32x4(x[0], x[1], 0xee));
+  const Vec cd = add(_mm512_shuffle_f32x4(x[2], x[3], 0x44), _mm512_shuffle_f32x4(x[2], x[3], 0xee));
+  Vec all = add(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+  all = add(all, _mm512_permute_ps(all, 0x4e));
+  all = add(all, _mm512_permute_ps(all, 0xb1));
+  const __m512i firsts = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+  _mm_storeu_ps(y, _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, all)));
 }
 // Rounded to whole numbers of 16 bits.
 inline void store_int16(std::int16_t* y, Vec x) {
@@ -57,6 +65,17 @@ using Shorts = __m512i;
 using Ints = __m512i;
 
 inline Shorts load_shorts(const std::int16_t* x) { return _mm512_loadu_si512(x); }
+inline void store_shorts(std::int16_t* y, Shorts x) { _mm512_storeu_si512(y, x); }
+// The first `count` bytes of a vector's, 0 behind them.
+inline Shorts load_first(const std::uint8_t* x, std::int64_t count) {
+#if defined(INNERVOICE_SIMDE)  // which has no such load
+  std::uint8_t bytes[64] = {};
+  for (std::int64_t i = 0; i < count; ++i) bytes[i] = x[i];
+  return _mm512_loadu_si512(bytes);
+#else
+  return _mm512_maskz_loadu_epi8((__mmask64{1} << count) - 1, x);
+#endif
+}
 inline Shorts widen(const std::int8_t* x) {
   return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
 }
@@ -77,6 +96,15 @@ inline Vec to_floats(Ints x) { return _mm512_cvtepi32_ps(x); }
 template <int count>
 inline Vec spread_halves(const std::uint16_t* scales, std::int64_t available) {
   static_assert(count == 1 || count == 2 || count == 4);
+  if constexpr (count == 4) {
+    if (available >= 4) {
+      std::int64_t four;
+      std::memcpy(&four, scales, sizeof(four));
+      const __m256i order = _mm256_setr_epi8(0, 1, 0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3, 2, 3, 4, 5, 4, 5, 4, 5,
+                                             4, 5, 6, 7, 6, 7, 6, 7, 6, 7);
+      return _mm512_cvtph_ps(_mm256_shuffle_epi8(_mm256_set1_epi64x(four), order));
+    }
+  }
   const __mmask8 there = static_cast<__mmask8>((1u << (available < count ? available : count)) - 1);
   const __m256i all = _mm256_castsi128_si256(_mm_maskz_loadu_epi16(there, scales));
   const __m256i lanes = _mm256_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);

@@ -118,6 +118,13 @@ inline Shorts load_shorts(const std::int16_t* x) {
   std::memcpy(y.lane, x, sizeof(y.lane));
   return y;
 }
+inline void store_shorts(std::int16_t* y, const Shorts& x) { std::memcpy(y, x.lane, sizeof(x.lane)); }
+// The first `count` bytes of a vector's, 0 behind them.
+inline Shorts load_first(const std::uint8_t* x, std::int64_t count) {
+  std::int16_t shorts[kShorts] = {};
+  std::memcpy(shorts, x, static_cast<std::size_t>(count));
+  return load_shorts(shorts);
+}
 inline Shorts widen(const std::int8_t* x) {
   Shorts y;
   for (int i = 0; i < kShorts; ++i) y.lane[i] = x[i];

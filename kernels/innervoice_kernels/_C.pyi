@@ -335,7 +335,7 @@ def sample(
 def product(
     x: SupportsDLPack, weight: Weight, out: SupportsDLPack, isa: str | None = None, exact: bool = False
 ) -> None:
-    """out = x W^T for few rows, on the calling thread: x [M, K], out [M, N], float32 and contiguous.
+    """out = x W^T as a decoder multiplies rows, on the calling thread: x [M, K], out [M, N], float32 and contiguous.
 
     Inputs of int8 and int4 weights are rounded to 16 bits, each row's largest magnitude at 32767; of bfloat16
     weights, on avx512, to bfloat16. exact: inputs of int8 and int4 weights are not rounded. Raises ValueError

@@ -98,6 +98,25 @@ def test_exact_products_of_few_rows(isa: str, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.startswith("int")])
 @pytest.mark.parametrize("isa", ISAS)
+def test_products_of_many_rows(isa: str, kind: str) -> None:
+    """By the rule in bfloat16; a row's sums are those of the row alone, but for their last step on other lanes."""
+    generator = torch.Generator().manual_seed(0)
+    for rows, outputs, columns in ((17, 5, 1), (18, 33, 31), (23, 17, 576), (19, 9, 8300), (70, 13, 2049)):
+        x = torch.randn(rows, columns, generator=generator).bfloat16().float()
+        weight = KINDS[kind](torch.randn(outputs, columns, generator=generator))
+        out, alone = torch.full((rows, outputs), float("nan")), torch.full((1, outputs), float("nan"))
+        _C.product(x, held(weight), out, isa)
+        ref64 = x.double() @ numbers(weight, torch.float64).T
+        error, bound = errors(out, x.bfloat16() @ numbers(weight, torch.bfloat16).T, ref64)
+        assert error <= bound, (rows, outputs, columns)
+        _C.product(x[-1:], held(weight), alone, isa)
+        torch.testing.assert_close(
+            alone[0], out[-1], rtol=0 if isa == "avx512" else 1e-5, atol=0 if isa == "avx512" else 1e-4
+        )
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.startswith("int")])
+@pytest.mark.parametrize("isa", ISAS)
 def test_expanded_weights_have_the_bits_of_the_reference(isa: str, kind: str) -> None:
     """Products with the identity, whose sums have one term that is not 0."""
     generator = torch.Generator().manual_seed(0)

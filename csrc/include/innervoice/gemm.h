@@ -30,10 +30,11 @@ void gemm_columns(Isa isa, const float* x, std::int64_t ldx, std::int64_t M, con
 void gemm(ThreadTeam& team, Isa isa, const float* x, std::int64_t ldx, std::int64_t M, const Weight& w,
           const float* bias, float* y, std::int64_t ldy);
 
-// The same without bias, on the calling thread, for few rows: every row of w is read once and in order.
-// Inputs of int8 and int4 weights are rounded to 16 bits, each row's largest magnitude at 32767; of bfloat16
-// weights to bfloat16 where the instructions multiply those. is_exact: inputs of quantised weights as they
-// are.
+// The same without bias, on the calling thread, as a decoder multiplies few rows: every row of w is read once
+// and in order; with more than 16 rows a few rows of an int8 or int4 weight are unpacked once for all, where
+// that is faster. Inputs of int8 and int4 weights are rounded to 16 bits, each row's largest magnitude at
+// 32767; of bfloat16 weights to bfloat16 where the instructions multiply those. is_exact: inputs of quantised
+// weights as they are.
 void product(Isa isa, const float* x, std::int64_t ldx, std::int64_t M, const Weight& w, float* y,
              std::int64_t ldy, bool is_exact = false);
 

@@ -1,0 +1,83 @@
+// The products of a decoder's step: rows of inputs made ready once, then multiplied piece by piece.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "cpu/kernels.h"
+#include "innervoice/decoder.h"
+#include "innervoice/gemm.h"
+
+namespace innervoice {
+
+// Inputs of a product, ready for all its outputs.
+struct ProductSource {
+  const Weight* w;
+  const float* x;
+  std::int64_t ldx;
+  std::int64_t count;
+  Inputs inputs;
+  bool is_few;
+  bool is_ready;  // many rows as codes
+};
+
+class DecoderProducts {
+ public:
+  // is_exact: inputs of quantised weights are multiplied as they are.
+  DecoderProducts(Isa isa, bool is_exact) : isa_(isa), is_exact_(is_exact), kernels_(kernels_of(isa)) {}
+
+  // Memory for `count` rows of a layer's inputs and `wanted` of the output layer's.
+  void reserve(const DecoderModel& model, std::int64_t count, std::int64_t wanted) {
+    if (std::max(count, wanted) <= kFewRows) return;
+    std::int64_t most = kernels_.ready_floats(model.output, wanted);
+    for (const DecoderLayer& layer : model.layers) {
+      for (const Weight* w : {&layer.qkv, &layer.attention_out, &layer.gate_up, &layer.down})
+        most = std::max(most, kernels_.ready_floats(*w, count));
+    }
+    ready_ = memory_.floats(most);
+  }
+
+  // Of few rows every thread makes its own in `own`, which saves a meeting; many are made ready by all
+  // threads.
+  ProductSource source(Member& me, Scratch& own, const Weight& w, const float* x, std::int64_t ldx,
+                       std::int64_t count) const {
+    const bool is_rounded = !is_exact_ && (w.kind == WeightKind::kInt8 || w.kind == WeightKind::kInt4);
+    ProductSource y = {&w, x, ldx, count, {}, count <= kFewRows, false};
+    y.inputs.x = x;
+    y.inputs.ldx = ldx;
+    if (y.is_few) {
+      if (is_rounded || w.kind == WeightKind::kBfloat16)
+        y.inputs = kernels_.ready(w, x, ldx, count, own.floats(kernels_.ready_floats(w, count)), 0, count);
+      return y;
+    }
+    y.is_ready = is_rounded && kernels_.panel_floats(w) > 0;
+    if (!y.is_ready) return y;
+    me.for_each(count, kFewRows, [&](std::int64_t first, std::int64_t last) {
+      kernels_.ready(w, x, ldx, count, ready_, first, last);
+    });
+    y.inputs = kernels_.ready(w, x, ldx, count, ready_, 0, 0);
+    return y;
+  }
+
+  // y[m, n - first] for n in [first, last).
+  void multiply(Scratch& memory, const ProductSource& from, std::int64_t first, std::int64_t last, float* y,
+                std::int64_t ldy) const {
+    if (from.is_few) {
+      kernels_.product(*from.w, first, last, from.inputs, from.count, y, ldy);
+    } else if (from.is_ready) {
+      kernels_.product_of_many(*from.w, first, last, from.inputs, from.count, y, ldy,
+                               memory.floats(kernels_.panel_floats(*from.w)));
+    } else {
+      gemm_columns(isa_, from.x, from.ldx, from.count, *from.w, first, last, y, ldy, memory);
+    }
+  }
+
+ private:
+  const Isa isa_;
+  const bool is_exact_;
+  const Kernels& kernels_;
+  Scratch memory_;
+  float* ready_ = nullptr;
+};
+
+}  // namespace innervoice
