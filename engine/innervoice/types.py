@@ -16,7 +16,17 @@ from typing import Annotated, Any, Literal, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-from innervoice.fields import MOST_INT64, Count, Encodable, FieldType, Length, Limits, read_fields
+from innervoice.fields import (
+    MOST_INT32,
+    MOST_INT64,
+    Count,
+    Encodable,
+    FieldType,
+    Length,
+    Limits,
+    checked,
+    read_fields,
+)
 from innervoice.files import write_sound
 
 Samples = npt.NDArray[np.float32]
@@ -440,17 +450,22 @@ class Audio:
     """samples [n] float32 in [-1, 1], or int16 where that was asked for; rate in Hz."""
 
     samples: Samples | Pcm16
-    rate: int
+    rate: Annotated[int, Limits(1, MOST_INT32, unit="Hz")]
+
+    def __post_init__(self) -> None:
+        read_fields(self, "Audio.")
 
     @property
     def duration_s(self) -> float:
         """Length in seconds."""
         return len(self.samples) / self.rate
 
+    @checked
     def save(self, path: str | PathLike[str]) -> None:
         """Write the file whole or not at all, as its ending says: .wav, .flac, .ogg, or another of libsndfile's.
 
-        Raises OSError, and ValueError for no samples and for an ending or a rate that cannot be written.
+        Raises OSError, and ValueError for no samples, for some that are no finite numbers, and for an ending or a
+        rate that cannot be written.
         """
         write_sound(path, self.samples, self.rate, to_pcm16)
 

@@ -22,6 +22,7 @@ WeightAndBias = tuple[Tensor, Tensor]
 
 _own_threads: ContextVar[int | None] = ContextVar("innervoice_native_threads", default=None)
 _came_through_fork: ContextVar[bool] = ContextVar("innervoice_native_fork", default=False)
+_MOST_THREADS = 256  # of a team
 _own_team: ContextVar[_C.ThreadTeam | None] = ContextVar("innervoice_native_team", default=None)
 
 
@@ -43,7 +44,7 @@ if hasattr(os, "register_at_fork"):
 
 def team() -> _C.ThreadTeam:
     """Return the team of `work_with`, else one of as many threads as torch uses or used before."""
-    return _own_team.get() or _team(_own_threads.get() or torch.get_num_threads())
+    return _own_team.get() or _team(min(_own_threads.get() or torch.get_num_threads(), _MOST_THREADS))
 
 
 def work_with(own: _C.ThreadTeam) -> None:

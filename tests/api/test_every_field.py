@@ -17,6 +17,9 @@ import numpy as np
 import pytest
 
 from innervoice import (
+    Audio,
+    Codec,
+    Codes,
     Engine,
     EngineOptions,
     Ids,
@@ -276,6 +279,20 @@ def test_arguments_of_sessions_and_streams(engine: Engine, expected: list[int]) 
     check_alive(engine, expected)
 
 
+def test_sounds(tmp_path: Path) -> None:
+    sound, path = np.zeros(900, np.float32), tmp_path / "sound.wav"
+    for value in WRONG:
+        refusal(lambda value=value: Audio(value, 16000).save(path), "sampl")
+        refusal(lambda value=value: Audio(sound, value), "Audio.rate")
+        if not isinstance(value, str):  # which would name a file here
+            refusal(lambda value=value: Audio(sound, 16000).save(value), "path")
+    for name in ("\ud800.wav", "\0.wav"):
+        refusal(lambda name=name: Audio(sound, 16000).save(tmp_path / name), "in its name")
+    with pytest.raises(ValueError, match="7 is its first sample that is not finite"):
+        Audio(np.where(np.arange(900) == 7, np.float32(np.nan), sound), 16000).save(path)
+    assert [found.name for found in tmp_path.iterdir()] in ([], ["sound.wav"])
+
+
 UNCHECKED = {
     "Engine.load": "takes what `prepare` has made of checked options",
     "Engine.__init__": "made by from_pretrained, which checks",
@@ -286,7 +303,7 @@ UNCHECKED = {
 
 
 def test_every_public_argument_goes_through_the_checks() -> None:
-    for kind in (Engine, Session, Stream):
+    for kind in (Engine, Session, Stream, Codec, Codes, Audio):
         for name, member in inspect.getmembers(kind):
             where = f"{kind.__name__}.{name}"
             if name.startswith("_") or not callable(member) or where in UNCHECKED:

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from os import PathLike
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, overload
 
@@ -29,6 +28,7 @@ from innervoice.api.preparation import Prepared, prepare
 from innervoice.api.request_builder import RequestOptions
 from innervoice.api.session import Session
 from innervoice.fields import AtLeastOne, Limits, checked
+from innervoice.files import check_replaceable
 from innervoice.runtime.calibration import calibrate
 from innervoice.runtime.conversation import Message
 from innervoice.runtime.fork_guard import ForkGuard, guarded, refuse_pickling
@@ -362,7 +362,7 @@ class Engine:
 
         Raises OSError, ValueError before it begins.
         """
-        target = Path(path)
+        target = check_replaceable(path)
         if not os.access(target.parent, os.W_OK):
             raise OSError(
                 f"{target} cannot be written: {target.parent} is no directory that may be written to"

@@ -34,6 +34,7 @@ SHARE = Limits(above=0, most=1)
 POSITIVE = Limits(above=0, is_finite=False)
 AT_LEAST_0 = Limits(0, MOST_INT32)
 AT_LEAST_1 = Limits(1, MOST_INT32)
+MOST_THREADS = 256  # of a team of native threads; torch starts more until memory is out
 
 
 def option(default: T, doc: str, *, choices: Sequence[str] = (), limits: Limits | None = None) -> T:
@@ -91,7 +92,7 @@ class EngineOptions:
     max_model_len: int | None = option(
         None, "Longest sequence, prompt and reply together, in tokens.", limits=Limits(most=MOST_INT64)
     )
-    threads: int | None = option(None, "CPU threads, for the whole process.", limits=AT_LEAST_1)
+    threads: int | None = option(None, "CPU threads, for the whole process.", limits=Limits(1, MOST_THREADS))
     streaming: str | SteadySettings = option(
         "steady",
         "steady: chunks of fixed length at a fixed cost; offline: all sound at the end; reference: growing "

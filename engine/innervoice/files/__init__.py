@@ -6,12 +6,13 @@ sound.py      the containers of sound, and samples written to them
 """
 
 from innervoice.files.reading import check_readable, named, parse_json, read_bytes, read_text
-from innervoice.files.replacing import replacing
+from innervoice.files.replacing import check_replaceable, replacing
 from innervoice.files.sound import SoundFormat, sound_format, write_sound
 
 __all__ = [
     "SoundFormat",
     "check_readable",
+    "check_replaceable",
     "named",
     "parse_json",
     "read_bytes",

@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
 
+from innervoice.files.reading import named
+
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MOST_NAME_BYTES = 255
 _RANDOM_BYTES = 4
@@ -24,11 +26,10 @@ def replacing(path: str | PathLike[str], *, folder: bool = False) -> Iterator[Pa
     It takes the place of `path` when the block ends well, with the mode of the file that was there, and is
     removed when it does not. A block that leaves no hidden file leaves `path` as it was. Behind a symbolic
     link the file is replaced, not the link. folder: it is to become a directory, and `path` does not exist or
-    is an empty one. Raises OSError, which names `path` and the reason: before the block where `path` cannot be
-    replaced, else when a write fails.
+    is an empty one. Raises ValueError for a name that no file has, and OSError, which names `path` and the reason:
+    before the block where `path` cannot be replaced, else when a write fails.
     """
-    target = Path(os.path.realpath(path))
-    _check(target, folder)
+    target = check_replaceable(path, folder=folder)
     part = _beside(target)
     try:
         yield part
@@ -45,8 +46,22 @@ def replacing(path: str | PathLike[str], *, folder: bool = False) -> Iterator[Pa
             shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
 
 
+def check_replaceable(path: str | PathLike[str], *, folder: bool = False) -> Path:
+    """Refuse what `replacing` refuses before its block -> the path with symbolic links followed.
+
+    Those are a device, a pipe, a directory where a file is to be, and a file that may not be written to. Raises
+    OSError, and ValueError for a name that no file has.
+    """
+    try:
+        target = Path(os.path.realpath(path))
+        _check(target, folder)
+    except ValueError as error:  # of null bytes and lone surrogates
+        reason = "a lone surrogate" if isinstance(error, UnicodeError) else "a null byte"
+        raise ValueError(f"{named(path)} cannot be written ({reason} in its name): name another") from None
+    return target
+
+
 def _check(target: Path, folder: bool) -> None:
-    """Refuse a device, a pipe, a directory where a file is to be, and a file that may not be written to."""
     try:
         mode = target.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):

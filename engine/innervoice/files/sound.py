@@ -115,6 +115,14 @@ def write_sound(
         raise ValueError(
             f"cannot write samples of shape {list(samples.shape)} to {path}: a sound file holds [T] or [T, C] samples"
         )
+    if samples.dtype.kind != "f" and samples.dtype != np.int16:
+        raise ValueError(
+            f"cannot write samples of {samples.dtype} to {path}: they are floating point in [-1, 1] or int16"
+        )
+    if samples.dtype.kind == "f" and not np.isfinite(samples).all():
+        raise ValueError(
+            f"cannot write sound as {path}: {np.isfinite(samples).argmin()} is its first sample that is not finite"
+        )
     kind = sound_format(path)
     channels = samples[:, None] if samples.ndim == 1 else samples
     kind.check(rate, channels.shape[1])

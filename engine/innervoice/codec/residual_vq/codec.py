@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Literal, overload
+from typing import Annotated, Literal, overload
 
 import numpy as np
 import torch
@@ -25,8 +25,12 @@ from innervoice.codec.residual_vq.slot_stream import (
     StreamPlace,
 )
 from innervoice.codec.residual_vq.weights import open_weights
+from innervoice.fields import MOST_INT32, MOST_INT64, Limits, Positive, checked, shown
 from innervoice.types import Audio, AudioIn, Samples
 
+NumCodebooks = Annotated[int | None, Limits(1, MOST_INT32)]
+NumSlots = Annotated[int, Limits(1, 2**16)]
+ChunkSeconds = Annotated[float, Limits(above=0, most=86400.0, unit="s")]
 Progress = Callable[[float], None]
 
 OFFLINE_S = 8.0
@@ -51,6 +55,7 @@ class Codec:
     device: torch.device
 
     @classmethod
+    @checked
     def from_pretrained(
         cls,
         directory: str | PathLike[str],
@@ -63,12 +68,18 @@ class Codec:
 
         "dummy" takes random weights and needs config.json alone. Raises FileNotFoundError, ValueError.
         """
+        try:
+            device = torch.device(device)
+        except RuntimeError:
+            raise ValueError(f"device is {device!r}: use cpu, cuda or cuda:N") from None
+        if not dtype.is_floating_point:
+            raise ValueError(f"dtype is {dtype}: use torch.float32, torch.bfloat16 or torch.float16")
         family, config = read_codec(directory)
         weights = open_weights(Path(directory), load_format, dtype, device)
         with own_modes():
             encoder = family.load_encoder(weights, config)
             decoder = family.load_decoder(weights, config)
-        return cls(config, encoder, decoder, dtype, torch.device(device))
+        return cls(config, encoder, decoder, dtype, device)
 
     @property
     def kind(self) -> str:
@@ -95,7 +106,8 @@ class Codec:
         """Samples a frame; a frame is a column of codes."""
         return self.config.frame_len
 
-    def codebooks_of(self, kbps: float) -> int:
+    @checked
+    def codebooks_of(self, kbps: Positive) -> int:
         """The number of codebooks that a bandwidth of EnCodec takes.
 
         Raises ValueError for other codecs and bandwidths.
@@ -110,11 +122,12 @@ class Codec:
     def encode(
         self, audio: list[AudioIn], *, num_codebooks: int | None = None, progress: Progress | None = None
     ) -> list[Codes]: ...
+    @checked
     def encode(
         self,
         audio: AudioIn | list[AudioIn],
         *,
-        num_codebooks: int | None = None,
+        num_codebooks: NumCodebooks = None,
         progress: Progress | None = None,
     ) -> Codes | list[Codes]:
         """One sound or a list of them, encoded side by side. num_codebooks None: all.
@@ -131,6 +144,7 @@ class Codec:
     def decode(self, codes: Codes, *, progress: Progress | None = None) -> Audio: ...
     @overload
     def decode(self, codes: list[Codes], *, progress: Progress | None = None) -> list[Audio]: ...
+    @checked
     def decode(self, codes: Codes | list[Codes], *, progress: Progress | None = None) -> Audio | list[Audio]:
         """One sound's codes or a list, decoded side by side; stereo samples are [n, 2].
 
@@ -138,10 +152,14 @@ class Codec:
         """
         if isinstance(codes, Codes):
             return self._decode([codes], progress)[0]
+        for one in codes:
+            if not isinstance(one, Codes):
+                raise ValueError(f"codes holds {shown(one)}: use a list of Codes")
         return self._decode(codes, progress)
 
+    @checked
     def stream_encode(
-        self, num_slots: int = 1, *, num_codebooks: int | None = None, chunk_s: float = STREAM_S
+        self, num_slots: NumSlots = 1, *, num_codebooks: NumCodebooks = None, chunk_s: ChunkSeconds = STREAM_S
     ) -> EncodeStream:
         """Open a stream of sessions that encode: open, push, finish, step.
 
@@ -152,7 +170,14 @@ class Codec:
             raise ValueError("the checkpoint has no encoder: load one that has both halves")
         return self.encoder.stream(self._place(num_slots, chunk_s, num_codebooks=num))
 
-    def stream_decode(self, num_slots: int = 1, *, chunk_s: float = STREAM_S, seed: int = 0) -> DecodeStream:
+    @checked
+    def stream_decode(
+        self,
+        num_slots: NumSlots = 1,
+        *,
+        chunk_s: ChunkSeconds = STREAM_S,
+        seed: Annotated[int, Limits(0, MOST_INT64)] = 0,
+    ) -> DecodeStream:
         """Open a stream of sessions that decode: open, push, finish, step. seed: of SNAC's noise."""
         if self.decoder is None:
             raise ValueError("the checkpoint has no decoder: load one that has both halves")
@@ -216,6 +241,8 @@ class Codec:
     def _encode(
         self, sounds: Sequence[Samples], num_codebooks: int | None, progress: Progress | None
     ) -> list[Codes]:
+        if not sounds:
+            return []
         stream = self.stream_encode(len(sounds), num_codebooks=num_codebooks, chunk_s=OFFLINE_S)
         slots = [stream.open() for _ in sounds]
         for slot, samples in zip(slots, sounds, strict=True):
@@ -233,6 +260,8 @@ class Codec:
         return [joined(self.kind, own, len(samples)) for own, samples in zip(parts, sounds, strict=True)]
 
     def _decode(self, codes: Sequence[Codes], progress: Progress | None) -> list[Audio]:
+        if not codes:
+            return []
         stream = self.stream_decode(len(codes), chunk_s=OFFLINE_S)
         slots = [stream.open() for _ in codes]
         total = max(1, sum(len(one.ids[-1]) if one.ids else 0 for one in codes) * self.frame_len)

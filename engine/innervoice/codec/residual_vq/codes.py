@@ -11,6 +11,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from innervoice.fields import checked
 from innervoice.files import check_readable, replacing
 from innervoice.types import Samples
 
@@ -36,6 +37,7 @@ class Codes:
         """Rows of ids."""
         return len(self.ids)
 
+    @checked
     def save(self, path: str | PathLike[str]) -> None:
         """Write a safetensors file, whole or not at all. Raises OSError."""
         tensors = {f"ids.{index}": np.ascontiguousarray(row) for index, row in enumerate(self.ids)}
@@ -50,6 +52,7 @@ class Codes:
             part.write_bytes(save(tensors, metadata=about))
 
     @classmethod
+    @checked
     def load(cls, path: str | PathLike[str]) -> Codes:
         """Read what `save` wrote. Raises FileNotFoundError, or ValueError for any other file."""
         check_readable(path, "name a file of codes")
