@@ -234,7 +234,7 @@ def test_an_event_loop_is_never_held_up(
             session.commit_audio()
             second = await (await session.areply()).areply()
             assert await session.aexport()
-            assert len(probe.late_s) > 20 and probe.p99_s() < 0.01
+            assert len(probe.late_s) > 20 and probe.late_at_most_s(0.95) < 0.01
         with pytest.raises(ValueError, match="the session is closed"):
             await session.areply(Text("hello"))
         return first.ids, second.ids

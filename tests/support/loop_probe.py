@@ -45,9 +45,9 @@ class LoopProbe:
         assert self._task is not None, "it was started"
         self._task.cancel()
 
-    def p99_s(self) -> float:
-        """Seconds that 99 of 100 wakes are late at most."""
-        return float(np.quantile(self.late_s, 0.99))
+    def late_at_most_s(self, share: float) -> float:
+        """Seconds that a share of the wakes are late at most."""
+        return float(np.quantile(self.late_s, share))
 
     async def _run(self) -> None:
         clock = ThreadClock()
