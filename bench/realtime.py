@@ -146,7 +146,7 @@ def compared(load: Load, wire: RealtimeFigures, own: RunMetrics, device: str) ->
 
 def records(args: argparse.Namespace) -> Iterator[Record]:
     """In process, over the wire, and both compared; then detected turns with interruptions."""
-    load = Load(args.callers, args.seconds, args.tokens, args.schedule, args.think_s)
+    load = Load(args.callers, args.seconds, args.tokens, args.schedule, args.think_s, args.barge_in)
     device = device_name("cpu")
     own = in_process(load)
     yield from run_records(
@@ -180,6 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made.add_argument("--seconds", type=float, default=None, help="for how long they ask; default 60")
     made.add_argument("--tokens", type=int, default=120, help="of a reply, at most")
     made.add_argument("--think-s", type=float, default=0.5, help="mean pause after a reply; default 0.5")
+    made.add_argument("--barge-in", type=float, default=0.25, help="of detected turns; default 0.25")
     made.add_argument("--schedule", default="stitch_s", help="a preset")
     made.add_argument("--report", type=Path, default=None, metavar="DIR", help="where pages with plots go")
     args = made.parse_args(arguments)

@@ -13,7 +13,13 @@ def test_sixteen_callers_hear_over_the_wire_what_sessions_hear_in_process(tmp_pa
     """Every call succeeds, with committed and with detected turns, and the load is the same; how fast, the machine decides."""
     path = tmp_path / "r.json"
     bench("realtime").main(
-        ["--callers", "16", "--seconds", "12", "--json", str(path), "--report", str(tmp_path)]
+        [
+            *["--callers", "16", "--seconds", "12", "--tokens", "60", "--barge-in", "0.9"],
+            "--json",
+            str(path),
+            "--report",
+            str(tmp_path),
+        ]
     )
     made = bench("record").read(path)
     gaps = [one for one in made if one.name == "realtime: gaps"]
@@ -28,5 +34,5 @@ def test_sixteen_callers_hear_over_the_wire_what_sessions_hear_in_process(tmp_pa
     first, sound = by_name["over the wire: first sound"], by_name["over the wire: sound of a reply"]
     assert first.ours is not None and first.peer is not None and first.ratio is not None
     # Replies are drawn at random from the same checkpoint and schedule.
-    assert sound.ratio is not None and 0.5 < sound.ratio < 2
+    assert sound.ratio is not None and 0.4 < sound.ratio < 2.5
     assert {path.name for path in tmp_path.glob("*.html")} == {"manual.html", "server.html"}

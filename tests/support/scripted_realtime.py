@@ -158,6 +158,8 @@ class _Session:
     async def _notice(self) -> None:
         if self._has("ignores barge-in") and self._num_replies:
             return
+        if self._has("ignores some") and self._num_replies % 3 == 1:
+            return
         await asyncio.sleep(self._script.notice_s)
         await self._send("input_audio_buffer.speech_started", item_id="user")
         self._cut_s = min(self._cut_s, self._loop.time())

@@ -121,6 +121,14 @@ def test_a_server_that_does_not_hear_an_interruption_is_found_out() -> None:
     assert figures.interruptions.silent_ms.most > 500 and figures.interruptions.noticed_ms.n == 0
 
 
+def test_a_later_question_does_not_count_as_noticing_an_interruption() -> None:
+    """The server misses every third question; when it hears the one after, that is another turn."""
+    script = Script(chunks=((0.1, 1.0), (0.2, 1.0)), fault="ignores some")
+    _, _, figures = called(script, callers=3, num_turns=9, barge_in=0.5, seed=6)
+    cuts = figures.interruptions
+    assert 0 < cuts.num_ignored < cuts.num and cuts.noticed_ms.most == pytest.approx(100, abs=1e-3)
+
+
 def test_warm_ups_are_over_before_and_not_counted() -> None:
     server, log, figures = called(Script(), num_warmups=3, callers=2, num_turns=1)
     assert len(server.received) == 5 and figures.num_calls == 2 and figures.replies.num_requests == 2

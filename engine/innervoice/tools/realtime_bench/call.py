@@ -125,6 +125,7 @@ class Call:
         """Hold one turn; returns whether the next question is to interrupt its reply."""
         speech = self._microphone.say(recording)
         self._turn = turn
+        self._barge = None  # what the server hears now is this question
         turn.loud_s = await speech.loud
         turn.begun_s = speech.begun_s
         if interrupted is not None:

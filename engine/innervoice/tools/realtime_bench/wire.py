@@ -73,6 +73,7 @@ class Wire:
                 max_size=None,
                 open_timeout=settings.timeout_s,
                 close_timeout=CLOSE_S,
+                ping_timeout=settings.timeout_s,
                 **options,
             )
         except (InvalidHandshake, OSError, TimeoutError) as error:
@@ -110,7 +111,8 @@ class Wire:
         await self._connection.close()
 
     def _closed(self, error: ConnectionClosed) -> CallFailed:
-        code = error.rcvd.code if error.rcvd is not None else "without a word"
+        own = "" if error.sent is None or error.rcvd is not None else error.sent.reason
+        code = error.rcvd.code if error.rcvd is not None else own or "without a word"
         reason = error.rcvd.reason if error.rcvd is not None else ""
         return CallFailed(f"closed {code} {self.last_error}".strip(), reason)
 
