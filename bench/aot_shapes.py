@@ -168,11 +168,14 @@ def products(rows: int, dtype: torch.dtype) -> list[Call]:
 
 def quantised(rows: int, dtype: torch.dtype, label: str, *formats: str) -> list[Call]:
     """A product over quantised weights, laid out as for the GPU: int4 scales and minima group by group."""
-    n, k, more = (
-        (QKV, D, {"bias": empty(QKV, dtype=dtype)})
-        if label == "qkv"
-        else (D, FFN, {"residual": empty(rows, D, dtype=dtype)})
-    )
+    norm_of = linear.Norm(empty(D, dtype=dtype), EPS)
+    products: dict[str, tuple[int, int, dict[str, Any]]] = {
+        "qkv": (QKV, D, {"norm": norm_of}),
+        "prompt's qkv": (QKV, D, {"bias": empty(QKV, dtype=dtype)}),
+        "gate and up": (2 * FFN, D, {"norm": norm_of, "gated": True}),
+        "down": (D, FFN, {"residual": empty(rows, D, dtype=dtype)}),
+    }
+    n, k, more = products[label]
     x, codes4, scale = (
         empty(rows, k, dtype=dtype),
         empty(n, k // 2, dtype=torch.uint8),
@@ -413,9 +416,9 @@ CALLS += dependent(
     ]
 )
 CALLS += [end_of_step(rows, BF16, True) for rows in (32, 128, 256)]
-for label in ("qkv", "down"):
+for label in ("qkv", "gate and up", "down"):
     CALLS += quantised(1, BF16, label, "int8", "fp8", "int4 32", "int4 128", "symmetric 32")
-CALLS += quantised(64, BF16, "qkv", "int8", "fp8", "int4 32")
+CALLS += quantised(64, BF16, "prompt's qkv", "int8", "fp8", "int4 32")
 CALLS += [
     made
     for dtype in (torch.float16, torch.float32)

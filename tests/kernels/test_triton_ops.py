@@ -71,3 +71,14 @@ def test_without_lengths_all_frames_of_a_convolution_count() -> None:
     with use("triton"):
         made = frame_conv.frame_conv(x, None, weights)
     torch.testing.assert_close(made, frame_conv.frame_conv_ref(x, None, weights), rtol=1e-5, atol=1e-5)
+
+
+def test_a_stage_of_the_flow_calls_no_convolution_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU cuDNN would round float32 to TF32."""
+    op = OPS["flow_stage"]
+    for case in op.cases[:2]:
+        inputs = case.make_inputs(torch.float32, "cpu", torch.Generator().manual_seed(0))
+        expected = op.ref(**inputs)
+        with monkeypatch.context() as patch, use("ref", frame_conv="triton"):
+            patch.setattr(torch.nn.functional, "conv1d", None)
+            torch.testing.assert_close(op.fast(**inputs), expected, rtol=1e-5, atol=1e-5)

@@ -58,9 +58,9 @@ def keys_of(launches: Iterable[Launch]) -> Keys:
 class Core:
     """The parts of a core that a warm-up steps, with GLM-4-Voice's model of one layer."""
 
-    def __init__(self, to: Any = None) -> None:
+    def __init__(self, to: Any = None, layers: int = 1) -> None:
         shapes = bench("shapes")
-        model = shapes.blank_model(shapes.GLM_4_VOICE | {"num_layers": 1}, to)
+        model = shapes.blank_model(shapes.GLM_4_VOICE | {"num_layers": layers}, to)
         self.pool = PagePool(ROWS * 64, PAGE)
         self.pages = self
         self.max_model_len = LENGTH
@@ -213,3 +213,17 @@ def test_a_prompt_waits_for_nothing(device: PretendDevice) -> None:
     core.device_step.rows.set_pages({row: list(range(40)) for row in range(ROWS)})
     core.device_step.rows.order({3: 4})
     assert device.waits == []
+
+
+@pytest.mark.parametrize("to", [None, "int8", "fp8", "int4"])
+def test_a_step_of_any_weights_is_as_lean_as_one_of_bfloat16(device: PretendDevice, to: str | None) -> None:
+    """Nodes of the graph of a step of up to 16 rows, for 40 layers: six a layer, and the two ends."""
+    nodes = []
+    for layers in (1, 2):
+        core = Core(to, layers)
+        device.launched.clear()
+        launches = core.device_step.launches((False,), (16,))
+        nodes.append(len(launches) + sum(device.launched.values()))
+    one, two = nodes
+    assert two - one == 6
+    assert one + 39 * (two - one) <= (240 + 6 if to is None else 250), nodes

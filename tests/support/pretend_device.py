@@ -76,7 +76,9 @@ class PretendDevice(TorchDispatchMode):
         if name in ("_to_copy", "copy_"):
             return self._copied(func, name, args, kwargs)
         made = func(*args, **kwargs)
-        if name not in VIEWS and any(isinstance(x, Tensor) and x.is_meta for x in tree_leaves(made)):
+        if name not in VIEWS and any(
+            isinstance(x, Tensor) and x.is_meta and x.numel() for x in tree_leaves(made)
+        ):
             self.launched[name] += 1
         return made
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from innervoice.checkpoint.quantization import GROUPS, Quantization
+from innervoice_kernels.language.linear import Norm, SplitWorkspace, gated_linear
 from innervoice_kernels.language.linear import linear as own_linear
 from innervoice_kernels.language.linear_int4 import int4_linear
 from innervoice_kernels.language.linear_scaled import scaled_linear
@@ -212,6 +213,31 @@ def linear(weight: Weight, x: Tensor, bias: Tensor | None = None, *, invariant: 
     else:
         y = scaled_linear(rows, weight.codes, weight.scale, bias, invariant=invariant)
     return y.view(*x.shape[:-1], -1) if y.numel() else y.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+def step_linear(
+    weight: Weight,
+    x: Tensor,
+    norm: Norm | None = None,
+    residual: Tensor | None = None,
+    *,
+    gated: bool = False,
+    workspace: SplitWorkspace | None = None,
+    invariant: bool = False,
+) -> Tensor:
+    """norm(x) W^T + r, or gated silu(g) u with [g | u] = norm(x) W^T: x [M, K], weight [N, K] -> [M, N] or [M, N / 2].
+
+    A product of a decode step, one launch for any kind of weight; workspace: kept from step to step.
+    """
+    if isinstance(weight, Tensor) and gated:
+        return gated_linear(x, weight, norm, invariant=invariant)
+    if isinstance(weight, Tensor):
+        return own_linear(x, weight, None, residual, norm, invariant=invariant, workspace=workspace)
+    how = {"workspace": workspace, "invariant": invariant}
+    if isinstance(weight, Int4Weight):
+        scales = (weight.scale, weight.minimum, weight.group)
+        return int4_linear(x, weight.codes, *scales, None, residual, norm, gated, **how)  # type: ignore[arg-type]
+    return scaled_linear(x, weight.codes, weight.scale, None, residual, norm, gated, **how)  # type: ignore[arg-type]
 
 
 def embed(weight: Weight, ids: Tensor, dtype: torch.dtype) -> Tensor:

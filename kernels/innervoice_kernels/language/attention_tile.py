@@ -27,10 +27,10 @@ class Tile(NamedTuple):
 
 # A step reads about 16 KiB of keys and as much of values. 128 rows, 8 tokens of 16 heads, are two warpgroups
 # of 64; vectors above 256 bytes have half of both. Float32 is not multiplied by the tensor cores, so that its
-# tiles are bounded by registers.
+# tiles are bounded by registers, and a second stage of a prefill would spill some of them.
 _NARROW = Tile(64, 128, 8, 3)
 _WIDE = Tile(32, 64, 8, 2)
-_FLOAT32 = Tile(16, 32, 8, 2)
+_FLOAT32 = Tile(16, 32, 8, 1)
 _NARROW_BYTES = 256
 
 

@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from innervoice_kernels.jit import next_power
-from innervoice_kernels.language.linear import SplitWorkspace
+from innervoice_kernels.language.activation import silu_mul
+from innervoice_kernels.language.linear import Norm, SplitWorkspace
+from innervoice_kernels.language.norm import rms_norm
 
 # Up to so many rows the codes are dequantised in registers, once for 64 rows. Above, dequantised weights are
 # written and read again, about 9 bytes an int4 weight, which the product takes as long for from some 250 rows
@@ -63,10 +65,14 @@ def by_tiles(
     num_outputs: int,
     bias: Tensor | None,
     residual: Tensor | None,
+    norm: Norm | None,
+    gated: bool,
 ) -> Tensor:
-    """x W^T + b + r with the weights of some outputs at a time, dequantised(rows), in x's type."""
+    """norm(x) W^T + b + r, or gated, with the weights of some outputs at a time, dequantised(rows), in x's type."""
+    x = x if norm is None else rms_norm(x, norm.w, norm.eps)
     y = torch.empty(len(x), num_outputs, dtype=x.dtype, device=x.device)
     for first in range(0, num_outputs, _OUTPUTS):
         rows = slice(first, first + _OUTPUTS)
         y[:, rows] = F.linear(x, dequantised(rows).to(x.dtype), None if bias is None else bias[rows])
+    y = silu_mul(y) if gated else y
     return y if residual is None else y.add_(residual)

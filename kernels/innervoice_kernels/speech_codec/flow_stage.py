@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from innervoice_kernels import _C
-from innervoice_kernels.backend import NATIVE, choose
+from innervoice_kernels.backend import NATIVE, TRITON, choose
 from innervoice_kernels.native import (
     WeightAndBias,
     are_halves,
@@ -29,6 +29,7 @@ from innervoice_kernels.native import (
 )
 from innervoice_kernels.speech_codec.conv import beyond
 from innervoice_kernels.speech_codec.flow_block import TransformerWeights, flow_block, flow_block_ref
+from innervoice_kernels.speech_codec.frame_conv import FrameConvWeights, frame_conv
 from innervoice_kernels.speech_codec.groupnorm import group_norm_mish, group_norm_mish_ref
 
 GROUPS = 8
@@ -63,6 +64,15 @@ class StageWeights:
             *(block.up[0].shape[0] for block in self.transformers),
         ]
         return channels % GROUPS == 0 and are_multiples(sizes)
+
+    @cached_property
+    def frame_convs(self) -> tuple[FrameConvWeights, FrameConvWeights, FrameConvWeights]:
+        """Both convolutions and the skip over frames whose channels lie side by side."""
+        return (
+            FrameConvWeights(*self.conv1, 1),
+            FrameConvWeights(*self.conv2, 1),
+            FrameConvWeights(*self.skip, 0),
+        )
 
     @cached_property
     def native(self) -> _C.FlowStage:
@@ -156,4 +166,29 @@ def flow_stage(
         and choose("flow_stage", x, has_native=True) == NATIVE
     ):
         return _flow_stage_native(x, n, shift, weights, condition)
+    if choose("frame_conv", x, has_native=True) == TRITON and x.dtype != torch.float64:
+        return _by_frames(x, n, shift, weights, condition)
     return _by_ops((group_norm_mish, flow_block), x, n, shift, weights, condition)
+
+
+def _by_frames(
+    x: Tensor, n: Tensor | None, shift: Tensor, weights: StageWeights, condition: Condition
+) -> Tensor:
+    """A stage whose convolutions read frames as they lie, and multiply float32 as such: cuDNN's take TF32."""
+
+    def norm_mish(y: Tensor, norm: WeightAndBias) -> Tensor:
+        y = y.transpose(1, 2)
+        made = (
+            F.mish(F.group_norm(y, GROUPS, *norm, 1e-5))
+            if n is None
+            else group_norm_mish(y, n, *norm, GROUPS)
+        )
+        return made.transpose(1, 2)
+
+    conv1, conv2, skip = weights.frame_convs
+    added, skipped = (0, 0) if condition is None else condition
+    h = norm_mish(frame_conv(x, n, conv1) + added, weights.norm1) + shift
+    h = norm_mish(frame_conv(h, n, conv2), weights.norm2) + frame_conv(x, n, skip) + skipped
+    for block in weights.transformers:
+        h = flow_block(h, n, block, weights.heads)
+    return h if n is None else h.masked_fill(beyond(n, x.shape[1])[:, :, None], 0)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from innervoice_kernels.language import linear_int4, linear_scaled
+from innervoice_kernels.language.linear import Norm
 from innervoice_kernels.language.weight_formats import packed
 from innervoice_kernels.testing.case import Case, DeviceName, Inputs, Op, normal, rows
 
@@ -84,6 +85,17 @@ def _int4_case(
     return Case(name, make)
 
 
+def _fused(name: str, case: Case, gated: bool = False) -> Case:
+    """The same behind a norm, and gated, as a decode step has it."""
+
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
+        inputs = case.make_inputs(dtype, device, generator)
+        w = 1 + 0.1 * normal(inputs["x"].shape[1], dtype=dtype, device=device, generator=generator)
+        return inputs | {"norm": Norm(w, 1.5625e-07), "gated": gated}
+
+    return Case(name, make)
+
+
 _FP8 = torch.float8_e4m3fn
 _LAYER = (
     ("qkv", 4608, _WIDTH),
@@ -100,6 +112,9 @@ OPS = (
         _scaled_case("wide rows", 16, 65, 96, residual=True, skip=32),
         _scaled_case("17 rows", 17, 40, 72, bias=True),
         _scaled_case("many rows", 300, 24, 64, bias=True, residual=True), _scaled_case("empty", 0, 5, 16),
+        _fused("normed", _scaled_case("", 3, 37, 1100, residual=True)),
+        _fused("gated", _scaled_case("", 5, 66, 96, _FP8), gated=True),
+        _fused("gated, many rows", _scaled_case("", 300, 24, 64), gated=True),
     ), real=tuple(
         replace(_scaled_case("", m, n, k, codes), name=f"{'fp8' if codes == _FP8 else 'int8'} {label} {m}")
         for codes in (torch.int8, _FP8) for m in (1, 16) for label, n, k in _LAYER
@@ -112,6 +127,9 @@ OPS = (
         _int4_case("symmetric", 4, 64, 128, 32, symmetric=True),
         _int4_case("17 rows", 17, 40, 160, 128, bias=True), _int4_case("40 rows", 40, 24, 96, symmetric=True),
         _int4_case("many rows", 300, 24, 64, bias=True, residual=True), _int4_case("empty", 0, 5, 16),
+        _fused("normed", _int4_case("", 3, 37, 1100, 64, residual=True)),
+        _fused("gated", _int4_case("", 6, 70, 160, 32, turned=True), gated=True),
+        _fused("gated, 17 rows", _int4_case("", 17, 48, 64, symmetric=True), gated=True),
     ), real=tuple(
         _int4_case(f"{group} {label} {m}", m, n, k, group, turned=True)
         for group in (32, 128) for m in (1, 16) for label, n, k in _LAYER

@@ -16,6 +16,7 @@ from torch import Tensor
 from innervoice.checkpoint.speech_decoder import EncoderConfig
 from innervoice.codec.glm_voice.flow_estimator import Lengths, clear, norm_mish, over_frames
 from innervoice.codec.layers import Affine, Tensors, affine, conv, layer_norm, linear
+from innervoice_kernels.backend import TRITON, choose
 from innervoice_kernels.native import takes
 from innervoice_kernels.speech_codec.frame_conv import frame_conv
 
@@ -104,7 +105,8 @@ class LengthRegulator:
         n [B]: true lengths, what lies beyond is zero; None: all of F.
         """
         lengths = None if n is None else Lengths.of(n, x.shape[-1])
-        if takes(x, self._out.weight):
+        # Over frames as they lie, by native code and on a GPU, where cuDNN would round float32 to TF32.
+        if takes(x, self._out.weight) or choose("frame_conv", x, has_native=True) == TRITON:
             *convs, out = self._frame_convs
             for weights, (_, norm) in zip(convs, self._layers, strict=True):
                 x = norm_mish(frame_conv(x.transpose(1, 2), n, weights).transpose(1, 2), norm, 1, lengths)

@@ -1,26 +1,25 @@
 """The layers of a decode step by the fused kernels: six launches a layer, in memory
 that is kept from step to step.
 
-Quantised weights and a cache of fp8 have kernels of their own, which are not fused with norms and residuals.
+Weights of any kind are multiplied with norm, gate and residual in one launch. A cache of fp8 has kernels of its own.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from innervoice.model.kv_cache import KVCache
-from innervoice.model.quant import Weight
-from innervoice.model.quant import linear as quantised_linear
+from innervoice.model.quant import step_linear
 from innervoice.model.transformer import Transformer
 from innervoice.model.weights import LayerWeights
 from innervoice.telemetry.trace import Tracer
-from innervoice_kernels.language.activation import silu_mul
 from innervoice_kernels.language.attention import paged_attention
 from innervoice_kernels.language.attention_decode import Workspace
-from innervoice_kernels.language.linear import Norm, SplitWorkspace, gated_linear, linear
+from innervoice_kernels.language.linear import Norm, SplitWorkspace
 from innervoice_kernels.language.norm import rms_norm
 from innervoice_kernels.language.qkv import HeadNorm, qkv_rope_store
 from innervoice_kernels.language.rope import rotary
@@ -72,6 +71,7 @@ def decode_layers(
     """
     c, x = model.config, inputs.x
     num_rows = len(x)
+    how: dict[str, Any] = {"workspace": memory.products, "invariant": invariant}
     tags = (inputs.query_tag, kv.key_tag, feed.log_weight) if weighted else (None, None, None)
     for index, layer in enumerate(model.weights.layers):
         # Norm, queries, keys and values; rotation; keys and values into their pages.
@@ -86,15 +86,11 @@ def decode_layers(
             )  # fmt: skip
         # The output of attention and the residual.
         with tracer.span("out", layer=index):
-            x = _product(layer.attention_out, y.flatten(1), memory, invariant, residual=x)
+            x = step_linear(layer.attention_out, y.flatten(1), residual=x, **how)
         # Norm and the gated feed-forward, into the residual.
         with tracer.span("ffn", layer=index):
-            norm = Norm(layer.ffn_norm, c.norm_eps)
-            if isinstance(layer.gate_up, Tensor):
-                h = gated_linear(x, layer.gate_up, norm, invariant=invariant)
-            else:
-                h = silu_mul(_product(layer.gate_up, x, memory, invariant, norm))
-            x = _product(layer.down, h, memory, invariant, residual=x)
+            h = step_linear(layer.gate_up, x, Norm(layer.ffn_norm, c.norm_eps), gated=True, **how)
+            x = step_linear(layer.down, h, residual=x, **how)
     return rms_norm(x, model.weights.final_norm, c.norm_eps)
 
 
@@ -112,7 +108,8 @@ def _queries(
     launch, but for a cache of fp8.
     """
     c = model.config
-    qkv = _product(layer.qkv, x, memory, invariant, Norm(layer.attention_norm, c.norm_eps))
+    norm = Norm(layer.attention_norm, c.norm_eps)
+    qkv = step_linear(layer.qkv, x, norm, workspace=memory.products, invariant=invariant)
     norms = (
         None
         if layer.q_norm is None or layer.k_norm is None
@@ -128,18 +125,3 @@ def _queries(
         q, k = rms_norm(q, norms.q, norms.eps), rms_norm(k, norms.k, norms.eps)
     kv.store(index, rotary(k, *place, c.rope_interleaved), v, inputs.slots)
     return rotary(q, *place, c.rope_interleaved)
-
-
-def _product(
-    weight: Weight,
-    x: Tensor,
-    memory: Memory,
-    invariant: bool,
-    norm: Norm | None = None,
-    residual: Tensor | None = None,
-) -> Tensor:
-    """norm(x) W^T + r: fused where the weight is not quantised."""
-    if isinstance(weight, Tensor):
-        return linear(x, weight, residual=residual, norm=norm, invariant=invariant, workspace=memory.products)
-    y = quantised_linear(weight, x if norm is None else rms_norm(x, norm.w, norm.eps))
-    return y if residual is None else y.add_(residual)
