@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from innervoice.files import check_readable, read_bytes, read_text, replacing
+from innervoice.tools.cli.outputs import all_reserved, is_same
 
 
 def save(path: Path, text: str = "new") -> None:
@@ -96,8 +97,24 @@ def test_only_a_regular_file_is_replaced(tmp_path: Path, make: Callable[[Path], 
     make(path)
     with pytest.raises(OSError, match="so name another") as caught, replacing(path):
         pytest.fail("the block began")
-    assert caught.value.filename == os.path.realpath(path) and names(tmp_path) == ["a.wav"]
+    assert caught.value.filename == str(path) and names(tmp_path) == ["a.wav"]
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+
+
+def test_a_pipe_by_its_descriptor_and_a_circle_of_links_are_refused(tmp_path: Path) -> None:
+    ends = os.pipe()
+    try:
+        with pytest.raises(OSError, match="it is no regular file"), replacing(f"/dev/fd/{ends[1]}"):
+            pytest.fail("the block began")
+    finally:
+        for end in ends:
+            os.close(end)
+    (tmp_path / "a.wav").symlink_to("a.wav")
+    with pytest.raises(OSError, match="Too many levels of symbolic links"), replacing(tmp_path / "a.wav"):
+        pytest.fail("the block began")
+    assert is_same(tmp_path / "a.wav", [tmp_path / "b.wav", tmp_path / "a.wav"])
+    with pytest.raises(OSError, match="Too many levels"), all_reserved({"audio": tmp_path / "a.wav"}):
+        pytest.fail("the block began")
 
 
 def test_a_missing_directory_is_named_and_no_hidden_file(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def check_replaceable(path: str | PathLike[str], *, folder: bool = False) -> Pat
     """
     try:
         target = Path(os.path.realpath(path))
-        _check(target, folder)
+        _check(Path(path), folder)
     except ValueError as error:  # of null bytes and lone surrogates
         reason = "a lone surrogate" if isinstance(error, UnicodeError) else "a null byte"
         raise ValueError(f"{named(path)} cannot be written ({reason} in its name): name another") from None

@@ -32,7 +32,7 @@ from innervoice.tools.cli.decode import decode
 from innervoice.tools.cli.display import Display, plan_rows, written_as_it_goes, written_table
 from innervoice.tools.cli.inputs import read_prompt, read_sampling, read_schedule, read_template, typed
 from innervoice.tools.cli.options import JsonOption, ModelOption, ScheduleOption, with_engine_options
-from innervoice.tools.cli.outputs import ReplyFiles, create_folder, staged
+from innervoice.tools.cli.outputs import ReplyFiles, create_folder, is_same, staged
 from innervoice.tools.cli.realtime import realtime
 from innervoice.tools.cli.replay import replay_command
 from innervoice.tools.cli.serve import serve_command
@@ -149,7 +149,7 @@ def generate(
 ) -> None:
     """Answer one question, recorded or typed."""
     outputs = ReplyFiles(REPLY if out is None else out, events, trace)
-    if recording and Path(recording).resolve() in (path.resolve() for path in outputs.paths.values()):
+    if recording and is_same(Path(recording), outputs.paths.values()):
         raise ValueError(f"{recording} is the question and would be overwritten: name another output")
     sampling = read_sampling(
         greedy, max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed

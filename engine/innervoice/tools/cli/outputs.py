@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -43,9 +44,10 @@ def all_reserved(outputs: Mapping[str, Path | None]) -> Iterator[dict[str, Path]
 
     Raises OSError, and ValueError for two outputs of one path.
     """
-    targets = {name: path.resolve() for name, path in outputs.items() if path is not None}
-    if len(set(targets.values())) < len(targets):
-        raise ValueError(f"two outputs go to {max(map(str, targets.values()))}: give each a path of its own")
+    targets = {name: path for name, path in outputs.items() if path is not None}
+    places = [os.path.realpath(path) for path in targets.values()]
+    if len(set(places)) < len(places):
+        raise ValueError(f"two outputs go to {max(places)}: give each a path of its own")
     with ExitStack() as stack:
         yield {name: stack.enter_context(reserved(target)) for name, target in targets.items()}
 
@@ -58,7 +60,7 @@ def reserved(path: Path) -> Iterator[Path]:
     Raises OSError.
     """
     with replacing(path) as part:
-        if not path.resolve().parent.is_dir():
+        if not part.parent.is_dir():
             raise FileNotFoundError(
                 f"cannot write {path}: there is no directory {path.parent}, so create it or name another"
             )
@@ -77,7 +79,12 @@ def create_folder(path: Path) -> None:
         raise OSError(f"cannot create the directory {path}: {error.strerror}, so name another") from None
 
 
+def is_same(source: Path, targets: Iterable[Path]) -> bool:
+    """Whether a file is one of others, behind whatever links."""
+    return os.path.realpath(source) in map(os.path.realpath, targets)
+
+
 def refuse_same(source: Path, target: Path) -> None:
     """Raise ValueError when an output is the input."""
-    if source.resolve() == target.resolve():
+    if is_same(source, [target]):
         raise ValueError(f"{source} is the input and would be overwritten: name another output")
