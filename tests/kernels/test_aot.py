@@ -79,6 +79,29 @@ def test_nothing_spills_in_the_table() -> None:
     assert [record for record in records if record["shared_bytes"] > limit] == []
 
 
+SMS, REGISTERS_OF_SM, SHARED_OF_SM = (
+    132,
+    65536,
+    233472,
+)  # of an H200; a block takes a KiB of shared memory besides
+
+
+def test_the_gate_of_a_step_runs_in_one_wave() -> None:
+    """428 programs of 32 columns each of GLM-4-Voice's 13,696, all at once: a second wave would be as long as the first."""
+    gates = [
+        r
+        for r in table()
+        if r["name"] == "skinny" and r["config"]["GATED"] and r["config"]["dtype"] == "bf16"
+    ]
+    assert gates
+    for record in gates:
+        threads = 32 * record["config"]["num_warps"]
+        by_registers = REGISTERS_OF_SM // (-(-record["registers"] // 8) * 8 * threads)
+        by_memory = SHARED_OF_SM // (record["shared_bytes"] + 1024)
+        programs = -(-13696 // record["config"]["BLOCK_N"])
+        assert programs <= SMS * min(by_registers, by_memory), record
+
+
 @compiles
 def test_small_kernels_compile_as_the_table_says() -> None:
     hold(QUICK)

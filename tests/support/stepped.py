@@ -55,18 +55,23 @@ class Reply:
         return math.log(self.schedule.reflection_weight)
 
 
+class HostTensors(DummyTensors):
+    """Random weights that are drawn on the host and moved: a generator of another device draws others."""
+
+    def get(self, name: str, shape: Any, *, dtype: Any = None, device: Any = "cpu") -> torch.Tensor:
+        return super().get(name, shape, dtype=dtype, device="cpu").to(device)
+
+
 def small_model(
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     to: Quantization | None = None,
     vocabulary: Vocabulary = VOCABULARY,
 ) -> Transformer:
-    """Random weights, quantised or not, whose logits are some units apart."""
+    """Random weights, quantised or not, whose logits are some units apart; the same on every device."""
     own = {"padded_vocab_size": vocabulary.size, "eos_token_id": list(vocabulary.eos)}
     config = glm4_voice.read_config(_CONFIG | own, "config.json")
-    source: TensorSource = (
-        DummyTensors(std=0.4) if to is None else QuantizingSource(DummyTensors(std=0.4), to)
-    )
+    source: TensorSource = HostTensors(std=0.4) if to is None else QuantizingSource(HostTensors(std=0.4), to)
     weights = glm4_voice.load_weights(config, source, dtype, device)
     return Transformer(config, weights)
 
