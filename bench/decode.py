@@ -1,7 +1,7 @@
 """The decode step and the prefill of GLM-4-Voice's shape, against the ceilings and the peers (goals G1, G2, G3, G7).
 
-On a GPU at 9B with random weights, 2,048 tokens of context. On a CPU it is bench.decode_cpu, with its arguments; `Decode` runs
-there too, a small model, to be tested.
+On a GPU at 9B with random weights, 2,048 tokens of context. On a CPU it is bench.decode_cpu, with its arguments; with
+--part it runs there too, over a small model, to be tested.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ def main(argv: list[str] | None = None) -> None:
         help="first: what has goals, without prompts and compiled peers; compiled: those peers alone",
     )
     options, others = arguments.parse_known_args(argv)
-    if options.device == "cpu":
+    if options.device == "cpu" and options.part == "all":
         decode_cpu.main(argv)
         return
     if others:

@@ -52,9 +52,9 @@ class LinearTile(NamedTuple):
 
 
 # Four stages are three buffers of 16 KiB of weights and 4 KiB of input; three programs share an SM, with
-# nearly 192 KiB on their way. Gated tiles are two of half the columns, and of three stages: five
-# programs share an SM, so that the 428 of GLM-4-Voice's gate run at once and none is left for a second wave. Float32 is not multiplied by the
-# tensor cores and gets small tiles.
+# nearly 192 KiB on their way. Gated tiles are two of half the columns, and of three stages: five programs share
+# an SM, so that the 428 of GLM-4-Voice's gate run at once and none is left for a second wave. Float32 is not
+# multiplied by the tensor cores and gets small tiles.
 _HALF = LinearTile(64, 128, 4, 4)
 _HALF_GATED = LinearTile(32, 128, 4, 3)
 _FLOAT32 = LinearTile(32, 32, 4, 3)
