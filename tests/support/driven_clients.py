@@ -144,8 +144,13 @@ class Place:
 
 
 @contextmanager
-def tapped(engine: Engine, folder: Path, record: Path, **options: Any) -> Iterator[Place]:
-    """Serve with a tap, and write all that passed to the record when the block ends."""
+def tapped(
+    engine: Engine, folder: Path, record: Path, *, ignore_eos: bool = False, **options: Any
+) -> Iterator[Place]:
+    """Serve with a tap, and write all that passed to the record when the block ends.
+
+    ignore_eos: replies are as long as the server allows. options: of `ServerOptions`.
+    """
     tap = WireTap()
     question = folder / "question.pcm"
     samples, rate = soundfile.read(
@@ -156,7 +161,9 @@ def tapped(engine: Engine, folder: Path, record: Path, **options: Any) -> Iterat
     if "ssl_certfile" in options:
         environment["REALTIME_CA"] = str(options["ssl_certfile"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(f"{reply_request.__name__}.Sampling", partial(Sampling, seed=SEED))
+        patch.setattr(
+            f"{reply_request.__name__}.Sampling", partial(Sampling, seed=SEED, ignore_eos=ignore_eos)
+        )
         with running_server(engine, tap.around, vad="silero", **options) as server:
             yield Place(server, tap, question, record, environment)
     with record.open("a", encoding="utf-8") as out:

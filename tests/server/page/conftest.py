@@ -46,7 +46,7 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def place(engine: Engine, tmp_path_factory: pytest.TempPathFactory, record: Path) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("sound")
-    with tapped(engine, folder, record) as made:
+    with tapped(engine, folder, record, ignore_eos=True, max_output_tokens=120) as made:
         made.environment["REALTIME_SPOKEN"] = str(spoken(made, folder))
         yield made
 

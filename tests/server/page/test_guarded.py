@@ -32,7 +32,9 @@ def guarded(engine: Engine, place: Place, tmp_path_factory: pytest.TempPathFacto
     def below_a_path(app: Starlette) -> Starlette:
         return Starlette(routes=[Mount(PREFIX, app)])
 
-    with running_server(engine, below_a_path, ssl_certfile=cert, ssl_keyfile=key) as server:
+    with running_server(
+        engine, below_a_path, ssl_certfile=cert, ssl_keyfile=key, max_output_tokens=120
+    ) as server:
         environment = place.environment | {"PAGE_PREFIX": PREFIX}
         yield Place(server, WireTap(), place.question, place.record, environment)
 
@@ -45,7 +47,7 @@ def seen(guarded: Place, drivers: Path) -> Driven:
 def test_the_key_is_asked_for_and_then_kept(seen: Driven) -> None:
     assert seen.only("keyless")["focused"] == "key"
     assert "key" in seen.only("keyless")["reason"]
-    assert seen.only("spoken")["status"] == "completed"
+    assert seen.only("spoken")["status"] in ("completed", "incomplete")
     assert seen.only("spoken")["playedMs"] > 100
 
 

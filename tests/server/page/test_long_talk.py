@@ -1,4 +1,4 @@
-"""Half an hour of a page that talks: memory of page and server stays flat, and the clocks stay together."""
+"""Half an hour of a page that talks: memory of page and server stays flat, and all sound that is sent is played."""
 
 from __future__ import annotations
 
@@ -66,15 +66,6 @@ def talk(
     }
 
 
-def drift_ms(samples: list[dict[str, Any]], clock: str) -> float:
-    """How far a clock went from the page's between the first samples and the last, in milliseconds.
-
-    A sample may come late, and then shows too little; the best of several does not.
-    """
-    ahead = [one[clock] - one["atMs"] for one in samples]
-    return float(max(ahead[-8:]) - max(ahead[:8]))
-
-
 def growth(values: list[float]) -> float:
     """The last fifth over the one after 40%: by then the recording that the page keeps is full."""
     num = max(1, len(values) // 5)
@@ -96,8 +87,6 @@ def test_memory_is_flat(talk: dict[str, Any]) -> None:
     assert growth(talk["server_mb"]) < 1.05
 
 
-def test_clocks_stay_together(talk: dict[str, Any]) -> None:
-    samples = talk["samples"]
-    assert abs(drift_ms(samples, "playClockMs")) < 50
-    assert abs(drift_ms(samples, "sentMs") - drift_ms(samples, "captureClockMs")) < 50
-    assert abs(drift_ms(samples, "captureClockMs")) < 50
+def test_sent_and_played_sound_stay_together(talk: dict[str, Any]) -> None:
+    """A reply that was not cut has been played by as much as was sent when the next one begins."""
+    assert talk["samples"][-1]["lagMs"] < 50

@@ -86,7 +86,7 @@ export function played(page, number) {
     const { call } = globalThis.innervoice;
     const isHeard = (id) => seen.dry?.response === id && seen.dry.playedMs > call.playback.receivedMs(id) - 0.1;
     const isOver = () => seen.done.length >= number && isHeard(seen.done[number - 1].id);
-    const until = performance.now() + 90_000;
+    const until = performance.now() + 150_000;
     while (!isOver() && performance.now() < until) await new Promise((resolve) => setTimeout(resolve, 50));
     if (!isOver()) throw new Error(`reply ${number} was not played: ${JSON.stringify(seen)}`);
     const { id, status } = seen.done[number - 1];

@@ -38,6 +38,7 @@ const [key, start] = [page.locator("#key"), page.locator("#start")];
 await page.locator("#settings-drawer > summary").click();
 await key.fill(process.env.REALTIME_KEY);
 await page.locator("[name=schedule]").selectOption("stitch_r");
+await page.locator("[name=thought]").fill("30");
 await start.focus();
 await page.keyboard.press("Enter");
 await page.locator("#settings-drawer > summary").click();

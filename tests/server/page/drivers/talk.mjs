@@ -30,6 +30,7 @@ const sample = () => page.evaluate(() => {
     replies: globalThis.talked.replies,
     cuts: globalThis.talked.cuts,
     faults: globalThis.talked.faults,
+    lagMs: globalThis.talked.lagMs,
     state: call.connection.state,
   };
 });
@@ -38,7 +39,7 @@ await page.locator("#start").click();
 await page.waitForFunction(() => globalThis.innervoice.call.isOpen && globalThis.innervoice.call.capture.isOpen);
 await page.evaluate(() => {
   const { call } = globalThis.innervoice;
-  const talked = { replies: 0, cuts: 0, faults: [] };
+  const talked = { replies: 0, cuts: 0, faults: [], lagMs: 0 };
   globalThis.talked = talked;
   globalThis.seen.levels = globalThis.seen.arrivals = { push() {} }; // what the tests keep is no memory of the page
   const cut = new Set();
@@ -47,11 +48,14 @@ await page.evaluate(() => {
     if (detail.type === "error") talked.faults.push(detail.error.message);
     if (detail.type === "response.done") globalThis.seen.done.length = 0;
   });
-  call.addEventListener("dry", ({ detail }) => {
-    if (call.isAnswering) return;
-    talked.replies++;
-    const received = call.playback.receivedMs(detail.response);
-    if (Math.abs(received - detail.playedMs) > 0.1) talked.faults.push(`played ${detail.playedMs} of ${received}`);
+  let last = null; // where the sound ran dry
+  call.addEventListener("dry", ({ detail }) => (last = { ...detail, receivedMs: call.playback.receivedMs(detail.response) }));
+  call.addEventListener("begun", () => {
+    if (last && !cut.has(last.response)) {
+      talked.replies++;
+      talked.lagMs = Math.max(talked.lagMs, Math.abs(last.receivedMs - last.playedMs));
+    }
+    last = null;
   });
 });
 const until = Date.now() + 60_000 * Number(process.env.PAGE_MINUTES ?? 30);
