@@ -6,6 +6,7 @@ const page = await visit(browser, { ignoreHTTPSErrors: true });
 await page.locator("#start").click();
 await page.waitForFunction(() => document.querySelector("#state").dataset.state === "refused");
 show("keyless", { reason: await state(page), focused: await page.evaluate(() => document.activeElement.id) });
+await page.locator("[name=turns]").selectOption("manual"); // the microphone interrupts nothing
 await page.locator("#key").fill(process.env.REALTIME_KEY);
 await page.locator("#start").click();
 await page.waitForFunction(() => globalThis.innervoice.call.isOpen);
