@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 import torch
 from bench.peers.gguf_file import write_gguf
@@ -231,32 +232,30 @@ class Bench:
             prefill()
             decodes["peer"] = lambda: step(self.steps)
         try:
-            first = interleaved(prefills, rounds=2 if self.quick else 4, warmup=1)
+            first = interleaved(prefills | {"read": read}, rounds=2 if self.quick else 4, warmup=1)
             then = interleaved(decodes | {"read": read}, rounds=self.rounds, warmup=1)
         finally:
             if llama is not None:
                 llama.close()
-        common = {
-            "device": self.device, "dtype": name, "threads": threads, "bytes": num_bytes, "peer_name": peer_name,
-            "details": {
-                "isa": _C.available_isas()[-1], "share_of_read": then["read"].median * self.steps / then["ours"].median,
-                "read_bytes_per_s": num_bytes / then["read"].median, "peer_flags": llama.info["system"] if llama else None,
-                "cpu": cpu_facts(),
-            },
-        }  # fmt: skip
         shape = f"{self.name}, {threads} threads"
-        yield Record.of(
-            "prefill on a CPU",
-            f"{shape}, {PROMPT} tokens",
-            first["ours"],
-            unit="ms",
-            peer=first.get("peer"),
-            **common,
-        )
-        yield Record.of(
-            "decode on a CPU", f"{shape}, {self.steps} tokens from {PROMPT}", then["ours"], unit="ms", peer=then.get("peer"),
-            goal=goal, **common,
-        )  # fmt: skip
+        for what, cases, measured, tokens in (
+            ("prefill", f"{PROMPT} tokens", first, None),
+            ("decode", f"{self.steps} tokens from {PROMPT}", then, self.steps),
+        ):
+            times, read_times, peer = measured["ours"], measured["read"], measured.get("peer")
+            ratios = None if peer is None else times.ratios_to(peer)
+            shares = [share * (tokens or 1) for share in times.ratios_to(read_times)]
+            yield Record.of(
+                f"{what} on a CPU", f"{shape}, {cases}", times, unit="ms", device=self.device, peer=peer,
+                peer_name=peer_name, goal=goal if tokens else None, dtype=name, threads=threads, bytes=num_bytes,
+                ratio=None if ratios is None else median(ratios), invalid=read_times.unsteady,
+                details={
+                    "isa": _C.available_isas()[-1], "share_of_read": median(shares) if tokens else None,
+                    "ratios": None if ratios is None else [min(ratios), max(ratios)],
+                    "read_bytes_per_s": num_bytes / read_times.median,
+                    "peer_flags": llama.info["system"] if llama else None, "cpu": cpu_facts(),
+                },
+            )  # fmt: skip
 
 
 def smollm2_file() -> Path | None:

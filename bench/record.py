@@ -57,6 +57,7 @@ PACKAGES = (
     "llama-cpp-python",
     "onnxruntime",
 )
+MOST_MOVED = 0.15  # of a plain read beside a measurement, between its deciles
 COMMIT = "INNERVOICE_COMMIT"  # names the commit where the tree is not a repository
 
 
@@ -83,6 +84,16 @@ class Times:
     @property
     def p90(self) -> float:
         return _decile(self.seconds, 9)
+
+    def ratios_to(self, peer: Times) -> tuple[float, ...]:
+        """How many times as long the peer took, round by round; both were taken in turns."""
+        return tuple(theirs / ours for ours, theirs in zip(self.seconds, peer.seconds, strict=True))
+
+    @property
+    def unsteady(self) -> str | None:
+        """Why records beside this plain read say nothing: it moved by more than `MOST_MOVED` within them."""
+        moved = self.p90 / self.p10 - 1
+        return None if moved <= MOST_MOVED else f"the plain read moved by {moved:.0%} within the record"
 
 
 def _decile(values: Sequence[float], index: int) -> float:

@@ -73,6 +73,14 @@ def test_times_know_their_spread() -> None:
     assert (line.ours, line.peer, line.ratio, line.n) == (5000.0, 20000.0, 4.0, 11)
 
 
+def test_a_plain_read_that_moves_spoils_what_was_measured_beside_it() -> None:
+    still, moving = record.Times((1.0, 1.1, 1.0), 1), record.Times((1.0, 1.0, 1.4), 1)
+    assert still.unsteady is None and moving.unsteady == "the plain read moved by 32% within the record"
+    assert still.ratios_to(moving) == (1.0, 1.0 / 1.1, 1.4)
+    with pytest.raises(ValueError, match="shorter"):
+        still.ratios_to(record.Times((1.0,), 1))
+
+
 def test_things_are_timed_in_turns() -> None:
     calls: list[str] = []
 
