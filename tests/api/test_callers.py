@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from innervoice import Engine, EventField, Sampling, Text
+from innervoice import Engine, EventField, OutOfCapacity, Sampling, Text
 
 SAMPLING = Sampling(temperature=0, max_new_tokens=8, seed=1)
 PROMPT = Text("How are you?")
@@ -164,3 +164,27 @@ def test_a_closed_engine_opens_no_session_from_a_loop(tiny_dir: Path) -> None:
                 await call()
 
     asyncio.run(ask())
+
+
+def test_a_thread_that_cannot_be_started_is_started_later(
+    tiny_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    sound = (np.full(3000, 0.1, np.float32), 16000)
+    with Engine.from_pretrained(tiny_dir, device="cpu", threads=1) as engine:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", fail)
+            for call in (lambda: engine.generate(PROMPT), engine.open_session, lambda: engine.astream(sound)):
+                with pytest.raises(OutOfCapacity, match="can't start new thread"):
+                    call()
+        with engine.open_session(sampling=SAMPLING) as session:
+            with monkeypatch.context() as patch:
+                patch.setattr(threading.Thread, "start", fail)
+                with pytest.raises(OutOfCapacity, match="can't start new thread"):
+                    session.push_audio(*sound)
+            session.push_audio(*sound)
+            session.commit_audio()
+            assert session.reply().reply().finish_reason in ("length", "stop")
+        assert (engine._worker._num_coming, engine._worker._encoding) == (0, {})

@@ -322,10 +322,11 @@ class LiveEncoder:
         with self.lock:
             self.check_open()
             made = UserAudio(self, self._speech_encoder.stream(rate), publish)
-            self._open.add(made)
             if self._thread is None:
-                self._thread = StoppableThread(self._run, self.stop, "innervoice-listener")
-                self._thread.start()
+                thread = StoppableThread(self._run, self.stop, "innervoice-listener")
+                thread.start()
+                self._thread = thread
+            self._open.add(made)
         return made
 
     def close(self) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+from innervoice.types import OutOfCapacity
+
 _LEAST_STACK = 1 << 20  # bytes that torch and native code may need
 
 
@@ -64,13 +66,17 @@ class StoppableThread:
         self._thread = threading.Thread(target=self._main, args=(run,), name=name, daemon=True)
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread. Raises OutOfCapacity where the process may have no other."""
         atexit.register(self._end)
         try:
             with enough_stack():
                 self._thread.start()
-        except BaseException:
+        except BaseException as error:
             atexit.unregister(self._end)
+            if isinstance(error, RuntimeError):
+                raise OutOfCapacity(
+                    f"a thread of the engine cannot be started ({error}): raise the process's limits of memory and threads"
+                ) from None
             raise
 
     @property

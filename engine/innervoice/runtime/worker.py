@@ -138,7 +138,12 @@ class Worker:
             self._encoding[reply_id] = False
         stream.lease = self.find_lease()
         run = partial(self._encode, stream.queue, reply_id, encode)
-        StoppableThread(run, self.stop, "innervoice-encoder").start()
+        try:
+            StoppableThread(run, self.stop, "innervoice-encoder").start()
+        except BaseException:
+            with self._changed:
+                del self._encoding[reply_id]
+            raise
         return stream
 
     def _encode(self, queue: EventQueue, reply_id: str, encode: Callable[[], Request]) -> None:
@@ -288,10 +293,11 @@ class Worker:
     def _queue_call(self, call: Callable[[], None]) -> None:
         """Queue a call for the core's thread. The lock is held."""
         self.check_open()
-        self._calls.append(call)
         if self._thread is None:
-            self._thread = StoppableThread(self._run, self.stop, "innervoice-core")
-            self._thread.start()
+            thread = StoppableThread(self._run, self.stop, "innervoice-core")
+            thread.start()
+            self._thread = thread
+        self._calls.append(call)
         self._changed.notify_all()
 
     def _free(self) -> None:
