@@ -4,6 +4,7 @@ import { Call } from "./call.js";
 import { Devices } from "./devices.js";
 import { EventLog } from "./log.js";
 import { keep, recall } from "./memory.js";
+import { lengthMs } from "./pcm.js";
 import { Settings } from "./settings.js";
 import { Thoughts } from "./thoughts.js";
 import { Timeline } from "./timeline.js";
@@ -58,7 +59,7 @@ const handlers = {
   },
   "response.output_audio.delta": (event) => {
     timeline.grow(event, "speech");
-    timeline.send(event.response_id, call.playback.receivedMs(event.response_id));
+    timeline.receive(event.response_id, lengthMs(event.delta));
   },
   "response.output_text.delta": (event) => transcript.add(event.item_id, event.delta, null),
   "response.done": ({ response }) => finish(response),

@@ -19,6 +19,11 @@ export function decode(text) {
   return Float32Array.from(values, (value) => value / 32768);
 }
 
+/** Milliseconds of sound in base64 of PCM16. */
+export function lengthMs(text) {
+  return (text.length * 3) / 4 / 2 / (RATE / 1000);
+}
+
 /** Convert samples in [-1, 1] to 16-bit integers, clipped. */
 export function toInt16(samples) {
   return Int16Array.from(samples, (value) => Math.max(-32768, Math.min(32767, Math.round(value * 32767))));

@@ -52,13 +52,13 @@ export class Timeline {
     Object.assign(reply.open, { to: now(), tokens: spent, cap });
   }
 
-  /** Note that sound of a reply has come, and how much of it is there now. */
-  send(response, receivedMs) {
+  /** Note that so much sound of a reply has come. */
+  receive(response, ms) {
     const reply = this.replies.get(response);
     if (!reply) return;
     const last = reply.arrivals.at(-1);
-    if (last && now() - last.at < 0.03) last.toMs = receivedMs; // pieces of one chunk
-    else reply.arrivals.push({ at: now(), fromMs: last?.toMs ?? 0, toMs: receivedMs });
+    if (last && now() - last.at < 0.03) last.ms += ms; // pieces of one chunk
+    else reply.arrivals.push({ at: now(), ms });
   }
 
   /** Note a budget when it is given: an event `innervoice.reflection.started` or `.skipped`. */
@@ -249,10 +249,10 @@ export class Timeline {
       if (reply.open.kind === "reflection") this.drawBudget(view, reply.open);
     }
     for (const grant of reply.grants) this.drawGrant(view, grant);
-    reply.arrivals.forEach(({ at, fromMs, toMs }, i) => {
+    reply.arrivals.forEach(({ at, ms }, i) => {
       this.block(view, SENT, at, at, this.colours.sound);
       const room = view.x(reply.arrivals[i + 1]?.at ?? Infinity) - view.x(at);
-      const text = `${((toMs - fromMs) / 1000).toFixed(1)} s`;
+      const text = `${(ms / 1000).toFixed(1)} s`;
       if (room > 36) this.label(view, SENT, at, at + 0.02, text, this.colours.muted);
     });
     for (const { from, to } of reply.plays) this.block(view, HEARD, from, to, this.colours.sound);
