@@ -109,6 +109,7 @@ PAIRS: dict[str, tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]] = {
     "is_causal, said": ({"is_causal": True}, ("llama",), ()),
     "a type that is none": ({"dtype": {"": "float32"}}, ("llama",), ("dtype {'': 'float32'} is not supported",)),
     "a flag that is text": ({"tie_word_embeddings": "false"}, ("qwen2",), ("tie_word_embeddings is 'false', expected bool",)),
+    "a kind that is a list": ({"rope_parameters": {"rope_type": ["linear"]}}, ("llama",), ("['linear'] is not supported",)),
     "an eps below zero": ({"rms_norm_eps": -1.0}, ("qwen3",), ("rms_norm_eps is -1.0",)),
     "another activation's name": ({"hidden_activation": "gelu"}, ALL, ()),
     "sampling in config.json": ({"temperature": 0.1, "top_k": 3}, ALL, ()),

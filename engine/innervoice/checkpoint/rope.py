@@ -98,7 +98,7 @@ def read_rope(
     )
     values = {key: value for key, value in values.items() if value is not None}
     kind = values.get("rope_type", values.get("type", "default"))
-    if kind != "default" and kind not in _READERS:
+    if kind != "default" and not (isinstance(kind, str) and kind in _READERS):
         raise ValueError(
             f"{where}: scaling of type {kind!r} is not supported: supported are {', '.join(_READERS)}"
         )
