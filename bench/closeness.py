@@ -89,7 +89,8 @@ def steady_mel(
     vocode = networks.vocode
 
     def note(fed: list, last: bool) -> list:  # type: ignore[type-arg]
-        frames.extend(mel[:, : n - last * networks._vocoder.flush_frames] for _, mel, n in fed)
+        late = last * networks._vocoder.flush_frames
+        frames.extend(part.frames[:, : part.n - late] for part in fed)
         return vocode(fed, last)
 
     networks.vocode = note  # type: ignore[method-assign]

@@ -99,7 +99,7 @@ def test_items_survive_json(name: str, role: Any, parts: list[Any], is_once: boo
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"role": "tool"}, "role is tool: it must be one of system"),
+        ({"role": "judge"}, "role is judge: it must be one of system"),
         ({"parts": [["text", 3]]}, "part is .*: it must be text, codes or ids"),
         ({"parts": [["ids", [1.5]]]}, "part is"),
         ({"reply": -1}, "reply is -1: it must be 0 or more"),

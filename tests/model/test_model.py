@@ -14,7 +14,7 @@ import pytest
 import torch
 from rows import Rows, greedy
 from safetensors.torch import load_file, save_file
-from stepped import small_model
+from stepped import VOCABULARY, small_model
 from torch import Tensor
 
 from innervoice.checkpoint.files import read_json
@@ -469,8 +469,9 @@ def test_wrong_model_type_and_no_config(copy: Path) -> None:
 
 
 def test_on_a_gpu_the_head_computes_what_is_wanted_alone() -> None:
-    model, made = small_model(), []
-    for outputs in (None, [(2, 5), (30, 34)], []):
+    """Ids are computed in spans that begin and end at multiples of 64; where none is wanted there are no logits."""
+    model, made = small_model(vocabulary=dataclasses.replace(VOCABULARY, size=400)), []
+    for outputs in (None, [(2, 5), (330, 334)], []):
         runner = ModelRunner(model, 4, 4, Tracer(), backend="plain")
         assert not runner.splits_head
         runner.splits_head = True
@@ -479,7 +480,8 @@ def test_on_a_gpu_the_head_computes_what_is_wanted_alone() -> None:
         row.table.grow(3)
         made.append(runner.forward([row], outputs))
     whole, some, none = made
-    wanted = torch.zeros(whole.shape[1], dtype=torch.bool)
-    wanted[2:5] = wanted[30:34] = True
-    torch.testing.assert_close(some[:, wanted], whole[:, wanted], rtol=1e-5, atol=1e-5)
-    assert some[:, ~wanted].isnan().all() and none.isnan().all() and none.shape == whole.shape
+    computed = torch.zeros(whole.shape[1], dtype=torch.bool)
+    computed[:64] = computed[320:384] = True
+    torch.testing.assert_close(some[:, computed], whole[:, computed], rtol=1e-5, atol=1e-5)
+    assert some.shape == whole.shape and some[:, ~computed].isnan().all()
+    assert none.shape == (1, 0)
