@@ -136,7 +136,7 @@ def test_its_gguf_file_is_loaded_in_two_seconds_and_the_cache_takes_memory_as_it
     (load_s, loaded), (_, one), (_, many) = figures(LOADING, tmp_path)
     assert load_s <= 2
     assert loaded <= 1.2e9
-    per_token = 2 * 30 * 3 * 64 * 4
+    per_token = 2 * 30 * 3 * 64 * 2  # bfloat16, as its quantised tensors have it
     assert one - loaded < 100e6
     assert many - one > 1400 * per_token
 

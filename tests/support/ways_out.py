@@ -123,7 +123,8 @@ def patient_reader(engine: Engine) -> None:
 
 
 def interrupted(engine: Engine) -> None:
-    """End by SIGINT."""
+    """End by SIGINT, which a shell's job in the background would ignore."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     [stream] = begin(engine)
     threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
     stream.reply()

@@ -282,6 +282,7 @@ class Engine:
             made.add_done_callback(_close_session)
             raise
 
+    @guarded
     def start_threads(self) -> None:
         """Start threads for sessions' coroutines now, at most 16, so that no event loop waits for one to start."""
         start_pool(self._threads, min(self.parts.core.max_rows + 2, 16))

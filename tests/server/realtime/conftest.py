@@ -21,9 +21,11 @@ def engine(tiny_dir: Path) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def context(engine: Engine) -> Iterator[ServerContext]:
-    """A server's parts; in the end no session, page or slot is left."""
-    made = make_context(engine, max_output_tokens=60)
+def context(engine: Engine, request: pytest.FixtureRequest) -> Iterator[ServerContext]:
+    """A server's parts, with replies of 60 tokens or of the parameter's number; in the end no session, page or slot
+    is left.
+    """
+    made = make_context(engine, max_output_tokens=getattr(request, "param", 60))
     yield made
     made.listener.close()
     made.calls.shutdown()

@@ -12,6 +12,7 @@ import gc
 import random
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,10 @@ import pytest
 from loop_probe import ThreadClock
 from realtime_client import MemorySocket, RealtimeClient, connected, greeted, run
 
-from innervoice import Engine
+from innervoice import Engine, Sampling
 from innervoice.runtime.event_queue import EventQueue
 from innervoice.server.context import ServerContext
+from innervoice.server.realtime import reply_request
 from innervoice.server.realtime.conversation import Conversation
 from innervoice.server.realtime.reply_output import Delta, ReplyOutput
 from innervoice.server.realtime.writer import Writer
@@ -43,10 +45,16 @@ def conversation_of(context: ServerContext) -> Conversation:
     return made
 
 
+@pytest.fixture
+def long_replies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replies end by their number of tokens alone, so that they last until they are interrupted."""
+    monkeypatch.setattr(reply_request, "Sampling", partial(Sampling, seed=5, ignore_eos=True))
+
+
 async def heard_reply(client: RealtimeClient) -> None:
     """Begin a reply that lasts, of which some is sent."""
     client.say("hello")
-    client.send("response.create", response={"max_output_tokens": 1500})
+    client.send("response.create")
     await client.until("response.output_audio.delta")
 
 
@@ -55,8 +63,9 @@ def assert_no_delta_after_speech(client: RealtimeClient) -> None:
     assert [one for one in client.types()[place:] if one.endswith(".delta")] == []
 
 
+@pytest.mark.parametrize("context", [1500], indirect=True)
 def test_speech_over_a_reply_is_noticed_within_150_ms_of_sound_after_its_third_frame(
-    context: ServerContext, record_property: Record
+    context: ServerContext, long_replies: None, record_property: Record
 ) -> None:
     async def work() -> None:
         async with connected(context) as client:
@@ -79,9 +88,10 @@ def test_speech_over_a_reply_is_noticed_within_150_ms_of_sound_after_its_third_f
     run(work())
 
 
+@pytest.mark.parametrize("context", [1500], indirect=True)
 @pytest.mark.slow
 def test_a_reply_falls_silent_within_150_ms_of_the_third_loud_frame(
-    context: ServerContext, record_property: Record
+    context: ServerContext, long_replies: None, record_property: Record
 ) -> None:
     late_s: list[float] = []
 
