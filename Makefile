@@ -13,8 +13,8 @@ SERVES := $(VENV)/installed-server
 # The Realtime protocol's clients, each with what it needs in a folder of its own.
 CLIENTS := .cache/clients
 CLIENT_ENVIRONMENTS := $(CLIENTS)/py/installed $(CLIENTS)/agents/installed $(CLIENTS)/node/installed
-# Python compiles what it imports, on first use: less than what pip would compile.
-INSTALL := $(BIN)/python -m pip install --no-compile -c constraints.txt
+# Python compiles what it imports, on first use: less than what pip would compile. Where it may not, pip does.
+INSTALL := $(BIN)/python -m pip install $(if $(PYTHONDONTWRITEBYTECODE),,--no-compile) -c constraints.txt
 comma := ,
 # Requirements of pyproject.toml, one a line, by an expression of its table.
 requirements = $(BIN)/python -c "import tomllib; table = tomllib.load(open('pyproject.toml', 'rb')); print(*($(1)), sep='\n')"
