@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -195,8 +196,11 @@ def test_a_second_interruption_cuts_as_the_only_one_would(engine: Engine, cut: A
     with engine.open_session(**request) as once, engine.open_session(**request) as twice:
         expected = talk(once, 400)
         found = talk(twice, *((400,) if first == "cancel" else (1200, 700, 400)))
-        if first == "end" or cut == "speech":
+        if first == "end":
             assert found == expected
+        elif cut == "speech":  # a reply that still runs has drawn more or less text that is dropped
+            assert replace(found[0], unheard_text_tokens=0) == replace(expected[0], unheard_text_tokens=0)
+            assert found[1] == expected[1]
         assert found[0].speech_tokens == expected[0].speech_tokens == 5
         for played in (1500, 400, None):  # more restores nothing
             assert twice.interrupt(played, cut=cut).speech_tokens == 5
@@ -224,7 +228,7 @@ def test_an_event_loop_is_never_held_up(
             push(session, question)
             session.commit_audio()
             waiting = asyncio.create_task(session.areply())
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.3)
             push(session, question[:9000])  # belongs to the next turn
             session.append(Message("user", Text("in the meantime")))
             assert len(await session.aitems()) == 2 and (await session.aheard()).speech_tokens == 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,9 @@ def start(case: dict[str, Any], folder: Path, errors: Path, ready: int) -> None:
     if case.get("stderr") == "closed":
         os.close(2)
         sys.stderr = None  # type: ignore[assignment]
-    if "signal" in case:
+    if "signal" in case:  # which may be ignored where the tests run, as below nohup
+        default = signal.default_int_handler if case["signal"] == signal.SIGINT else signal.SIG_DFL
+        signal.signal(case["signal"], default)
         os.dup2(ready, 1)
     sys.argv = [
         "innervoice",
