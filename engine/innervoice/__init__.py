@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from innervoice.api.engine import Engine
     from innervoice.api.event_log import EventLog
+    from innervoice.api.judge import Evaluation, ZeroShotJudge
+    from innervoice.api.likelihood import Likelihood, Likelihoods
     from innervoice.api.memory_plan import MemoryPlan as Plan
     from innervoice.api.options import EngineOptions
     from innervoice.api.session import Session
@@ -59,6 +61,7 @@ __all__ = [
     "Engine",
     "EngineDead",
     "EngineOptions",
+    "Evaluation",
     "Event",
     "EventField",
     "EventLog",
@@ -66,6 +69,8 @@ __all__ = [
     "Ids",
     "Insert",
     "Item",
+    "Likelihood",
+    "Likelihoods",
     "Message",
     "OutOfCapacity",
     "Plan",
@@ -88,12 +93,15 @@ __all__ = [
     "Transcript",
     "Truncate",
     "Usage",
+    "ZeroShotJudge",
 ]
 
 # The module that each public name comes from.
 _HOMES = {
     "innervoice.api.engine": ("Engine",),
     "innervoice.api.event_log": ("EventLog",),
+    "innervoice.api.judge": ("Evaluation", "ZeroShotJudge"),
+    "innervoice.api.likelihood": ("Likelihood", "Likelihoods"),
     "innervoice.api.memory_plan": ("Plan",),
     "innervoice.api.options": ("EngineOptions",),
     "innervoice.api.session": ("Session",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import smollm2
 import torch
 from rows import Rows
 
-from innervoice import Engine, Sampling, Schedule, Segment, Text
+from innervoice import Engine, Sampling, Schedule, Segment, Text, ZeroShotJudge
 from innervoice.checkpoint.files import read_json
 from innervoice.checkpoint.quantization import Quantization
 from innervoice.checkpoint.safetensors import TensorDir
@@ -85,6 +86,44 @@ def test_greedy_tokens_equal_transformers(engine: Engine, folder: Path, tokenize
         f"\nlogits of {len(theirs)} tokens: error {(ours - theirs).abs().max():.1e}, widest {theirs.abs().max():.1f}"
     )
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3)
+
+
+def test_log_probabilities_and_ratings_equal_transformers(
+    engine: Engine, folder: Path, tokenizer: Any
+) -> None:
+    """Two continuations of a chat, and the expected digit of a judge's prompt."""
+    from transformers import LlamaForCausalLM
+
+    theirs = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+    def logprobs(prompt: list[int], continuation: list[int]) -> list[float]:
+        with torch.inference_mode():
+            rows = theirs(torch.tensor([prompt + continuation])).logits[0].log_softmax(-1)
+        return [float(rows[len(prompt) - 1 + n, i]) for n, i in enumerate(continuation)]
+
+    question, answers = "Is the sky blue or green?", ("The sky is blue.", "Green, of course!")
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": question}], add_generation_prompt=True, return_dict=False
+    )
+    found = engine.logprobs(Text(question), answers).continuations
+    for text, got in zip(answers, found, strict=True):
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        assert list(got.ids) == ids
+        assert got.logprobs == pytest.approx(logprobs(prompt, ids), abs=1e-4)
+    assert found[0].total > found[1].total
+
+    judge = ZeroShotJudge(engine)
+    pair = (Text("My dog died today."), Text("I am so sorry. That must hurt."))
+    (message,) = judge.prompt(*pair, "support")
+    content = "\n".join(part.text for part in message.parts)
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, return_dict=False
+    )
+    (digit,) = {len(tokenizer.encode(k, add_special_tokens=False)) for k in "12345"}
+    assert digit == 1
+    weights = [math.exp(logprobs(prompt, tokenizer.encode(k, add_special_tokens=False))[0]) for k in "12345"]
+    want = sum(k * weight for k, weight in enumerate(weights, 1)) / sum(weights)
+    assert judge.score(*pair).scores["support"] == pytest.approx(want, abs=1e-4)
 
 
 LOADING = """

@@ -9,6 +9,8 @@ engine.py           Engine: load a model, answer prompts, open sessions
 engine_lease.py     EngineLease: an engine runs while its user can reach it
 event_log.py        EventLog: events to JSON lines
 gc_freeze.py        FrozenHeap: loaded objects are left out of garbage collection
+judge.py            ZeroShotJudge: a reply rated by the probabilities of the digits 1 to 5
+likelihood.py       log-probabilities of given continuations
 live_audio.py       LiveEncoder: pushed frames to codes while users speak, for all sessions
 loader.py           EngineParts: a checkpoint loaded as planned
 memory_plan.py      MemoryPlan: bytes and sessions, from config files alone

@@ -14,12 +14,13 @@ from dataclasses import replace
 from functools import partial
 from os import PathLike
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, overload
+from typing import TYPE_CHECKING, Annotated, Any, cast, overload
 
 import torch
 
 from innervoice.api.engine_lease import EngineLease
 from innervoice.api.gc_freeze import FrozenHeap
+from innervoice.api.likelihood import Likelihoods, continuation_ids, likelihoods
 from innervoice.api.live_audio import LiveEncoder
 from innervoice.api.loader import EngineParts, load
 from innervoice.api.memory_plan import MemoryPlan
@@ -32,6 +33,7 @@ from innervoice.files import check_replaceable
 from innervoice.runtime.calibration import calibrate
 from innervoice.runtime.conversation import Message
 from innervoice.runtime.fork_guard import ForkGuard, guarded, refuse_pickling
+from innervoice.runtime.probe import Prober
 from innervoice.runtime.record import request_line
 from innervoice.runtime.request import Request
 from innervoice.runtime.snapshot import SessionSnapshot
@@ -243,6 +245,43 @@ class Engine:
         stream = self._worker.submit_later(reply_id, options.output_rate or requests.sample_rate, encode)
         stream.make_record = lambda: request_line(made[0], self.model_id)
         return stream
+
+    @overload
+    def logprobs(
+        self, prompt: Prompt | list[Message], continuations: Sequence[Text | Ids | str], **request: Any
+    ) -> Likelihoods: ...
+    @overload
+    def logprobs(
+        self,
+        prompt: list[Prompt] | list[list[Message]],
+        continuations: Sequence[Text | Ids | str],
+        **request: Any,
+    ) -> list[Likelihoods]: ...
+    @guarded
+    @checked
+    def logprobs(
+        self, prompt: Prompt | list[Any], continuations: Sequence[Any], **request: Any
+    ) -> Likelihoods | list[Likelihoods]:
+        """Compute the log-probabilities of given continuations of a prompt or a dialogue, or of each of a list of
+        them: one prefill, and no draw.
+
+        continuations: text or ids. They are those of the model itself, at temperature 1, over the whole
+        vocabulary, whatever a schedule would mask. Prompts that begin alike, and the continuations of one,
+        share pages. request: `system`, `instructions`, `template` and `tools`, as for `stream`. Raises the
+        errors of `stream`, and RequestFailed for logits that are no numbers.
+        """
+        self._worker.check_open()
+        requests, options = self.parts.requests, RequestOptions().changed(**request)
+        if not continuations or isinstance(continuations, str):
+            raise ValueError("continuations is empty or no list: give texts or ids, at least one")
+        given = [Text(one) if isinstance(one, str) else one for one in continuations]
+        ids = [continuation_ids(requests, one) for one in given]
+        is_many = isinstance(prompt, list) and not (prompt and isinstance(prompt[0], Message))
+        prompts: list[Any] = list(cast(list[Any], prompt)) if is_many else [prompt]
+        with finished_at_exit(self._worker.stop):
+            made = [requests.request(one, options, 0.0).prompt_ids for one in prompts]
+        found = likelihoods(Prober(self._worker), made, ids, requests.max_model_len)
+        return found if is_many else found[0]
 
     @guarded
     @checked

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import abc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from innervoice.model.batch import make_batch
+from innervoice.model.batch import Batch, make_batch
 from innervoice.model.kv_cache import KVCache
 from innervoice.model.native import make_native
 from innervoice.model.pages import OutOfPages, pages_for
@@ -106,17 +107,33 @@ class ModelRunner:
         outputs: half-open ranges of ids, ascending and apart, beside which logits may be left out
         (as NaN; all of them, V = 0, where no range is wanted). None: all are there.
         """
+        with self._fed(sequences) as batch:
+            if self._native is not None:
+                return self._native.logits(batch.ids, batch.attention, self.kv, batch.last, outputs)
+            hidden = self.model.forward(batch.ids, batch.attention, self.kv)
+            return self._head(hidden[batch.last], outputs)
+
+    @torch.inference_mode()
+    def logits_at(self, sequences: abc.Sequence[Sequence], wanted: abc.Sequence[int]) -> Tensor:
+        """Feed the tokens that are not cached yet; return logits [W, V] float32 behind the tokens `wanted`.
+
+        wanted [W]: places among all tokens that are fed, ascending.
+        """
+        with self._fed(sequences) as batch:
+            at = torch.tensor(wanted, dtype=torch.int64, device=self.device)
+            if self._native is not None:
+                return self._native.logits(batch.ids, batch.attention, self.kv, at)
+            return self.model.logits(self.model.forward(batch.ids, batch.attention, self.kv)[at])
+
+    @contextmanager
+    def _fed(self, sequences: abc.Sequence[Sequence]) -> Iterator[Batch]:
+        """The batch of a forward pass, behind which its tokens are cached."""
         batch = make_batch(sequences, self.page_size, self.device, self._width)
         with self._tracer.span("forward", rows=len(sequences), tokens=len(batch.ids)):
             self.kv.key_tag.view(-1)[batch.attention.slots] = batch.key_tag
-            if self._native is not None:
-                logits = self._native.logits(batch.ids, batch.attention, self.kv, batch.last, outputs)
-            else:
-                hidden = self.model.forward(batch.ids, batch.attention, self.kv)
-                logits = self._head(hidden[batch.last], outputs)
+            yield batch
         for sequence in sequences:
             sequence.num_cached = sequence.end
-        return logits
 
     def forward_isolated(
         self,

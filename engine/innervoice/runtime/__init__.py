@@ -22,6 +22,7 @@ make_core.py         puts a core together
 outbox.py            pending events, stamped when they are handed over
 overlap.py           steps on the device while the host works on the step before
 playback.py          the listener's clock: sound sent, sound heard, when it runs out
+probe.py             Prober: prompts that are fed for log-probabilities, without a reply
 record.py            the line of an event log from which a reply can be made again
 reply_factory.py     a request to an ActiveReply
 reply_table.py       every reply that waits or is in progress, by id and by row of the scheduler's table

@@ -15,7 +15,7 @@ class SequencePages:
     def __init__(self, runner: ModelRunner, pool: PagePool, *, share_prefixes: bool) -> None:
         self._runner = runner
         self._pool = pool
-        self._share = share_prefixes
+        self.shares = share_prefixes
 
     def new_sequence(self) -> Sequence:
         """An empty sequence without pages."""
@@ -23,7 +23,7 @@ class SequencePages:
 
     def adopt(self, sequence: Sequence) -> None:
         """Give a sequence without pages those of its longest beginning that was computed before."""
-        if self._share and not sequence.table.pages:
+        if self.shares and not sequence.table.pages:
             sequence.num_cached = sequence.table.adopt(sequence.ids, sequence.page_keys)
 
     def rewrite(self, sequence: Sequence, columns: TokenColumns) -> None:
@@ -31,7 +31,7 @@ class SequencePages:
         by itself or by another.
         """
         sequence.rewrite(columns)
-        if not self._share:
+        if not self.shares:
             return
         found = PageTable(self._pool)
         num_cached = found.adopt(sequence.ids, sequence.page_keys)
@@ -43,7 +43,7 @@ class SequencePages:
 
     def publish(self, sequences: abc.Sequence[Sequence]) -> None:
         """Let other sequences find the pages that are full now."""
-        if self._share:
+        if self.shares:
             for sequence in sequences:
                 sequence.table.publish(sequence.ids, sequence.page_keys, sequence.num_cached)
 
