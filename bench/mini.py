@@ -22,7 +22,17 @@ from bench.record import Record, device_name, parser, report
 from training.features.mel import SAMPLE_RATE, log_mel
 from training.features.target import pieces
 from training.hift.train import STAGE as HIFT_STAGE
-from training.lm.score import Share, is_not_understood, names_feeling, names_situation, outside, situation_of
+from training.lm.score import (
+    Share,
+    follow_up_of,
+    follows_up,
+    is_not_understood,
+    keeps_topic,
+    names_feeling,
+    names_situation,
+    outside,
+    situation_of,
+)
 from training.lm.speak import Said
 from training.text import smalltalk
 from training.workdir import shards, stage_dir
@@ -40,6 +50,7 @@ STREAMING: dict[str, str | SteadySettings] = {
     "steady, 1 step, look-back 172": SteadySettings(steps=1, look_back=172),
     "steady, 1 step, look-back 64": SteadySettings(steps=1, look_back=64),
 }
+GREEDY = Sampling(temperature=0.0, max_new_tokens=600)
 JUDGES = ("Whisper base", "PocketSphinx")
 SYNTHESISER = "Kokoro"
 
@@ -95,7 +106,7 @@ def ask(engine: Engine, question: Question, schedule: str) -> Answer:
     reply = engine.generate(
         (question.audio, question.rate),
         schedule=schedule,
-        sampling=Sampling(temperature=0.0, max_new_tokens=600),
+        sampling=GREEDY,
     )
     said = Said(" ".join(reply.reflections), reply.transcript, ())
     return Answer(said, np.asarray(reply.audio.samples, np.float32), time.process_time() - began)
@@ -214,6 +225,46 @@ def run_schedules(args: argparse.Namespace, theirs: Sequence[float]) -> Iterator
             yield from of_word_errors(schedule, shape, answers, theirs, device)
 
 
+def pairs(limit: int) -> list[tuple[Question, Question]]:
+    """Return held-out first turns, each with a held-out second turn that fits its feeling."""
+    questions = held_out_questions(10**6)
+    found: list[tuple[Question, Question]] = []
+    for first in questions:
+        situation = situation_of().get(first.text)
+        if situation is not None:
+            fitting = [second for second in questions if follow_up_of(second.text, situation)]
+            found += [(first, fitting[len(found) % len(fitting)])] if fitting else []
+    return found[:limit]
+
+
+def run_two_turns(args: argparse.Namespace) -> Iterator[Record]:
+    """Yield how often a second turn is answered as one of its kind, and still about the topic of the first one."""
+    asked = pairs(args.two_turns)
+    fits, topic = Share(), Share()
+    with Engine.from_pretrained(args.model, device=args.device, streaming="offline") as engine:
+        for first, second in asked:
+            with engine.open_session(schedule="think_first") as session:
+                for question in (first, second):
+                    stream = session.reply((question.audio, question.rate), sampling=GREEDY)
+                    reply = stream.reply()
+            said = Said(" ".join(reply.reflections), reply.transcript, ())
+            situation = situation_of()[first.text]
+            entry = follow_up_of(second.text, situation)
+            assert entry is not None
+            fits.add(follows_up(said, entry))
+            topic.add(keeps_topic(said, situation))
+    for name, share in (("fitting", fits), ("same_topic", topic)):
+        yield Record(
+            f"second_turn.{name}",
+            f"{len(asked)} dialogues",
+            "share",
+            device_name(args.device),
+            share.value,
+            better="higher",
+            details={"of": share.of},
+        )
+
+
 def run_streaming(args: argparse.Namespace, theirs: Sequence[float]) -> Iterator[Record]:
     """Yield word error, spectral distance from the offline sound and cost of each way of streaming."""
     questions = held_out_questions(args.streamed)
@@ -250,13 +301,17 @@ def main() -> None:
     arguments.add_argument("--questions", type=int, default=100, help="questions a schedule")
     arguments.add_argument("--schedules", nargs="*", default=list(SCHEDULES), help="by name")
     arguments.add_argument("--streamed", type=int, default=32, help="questions a way of streaming; 0: none")
+    arguments.add_argument("--two-turns", type=int, default=32, help="dialogues of two turns; 0: none")
     args = arguments.parse_args()
     if args.quick:
         args.questions, args.streamed = min(args.questions, 4), min(args.streamed, 2)
+        args.two_turns = min(args.two_turns, 2)
     theirs = originals()
 
     def records() -> Iterator[Record]:
         yield from run_schedules(args, theirs)
+        if args.two_turns:
+            yield from run_two_turns(args)
         if args.streamed:
             yield from run_streaming(args, theirs)
 

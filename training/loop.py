@@ -46,6 +46,7 @@ class TrainingRun:
         self._averaging = averaging
         self._average = {name: value.clone() for name, value in model.state_dict().items()}
         self._sums: dict[str, float] = defaultdict(float)
+        self._num_summed = 0  # fewer than LOG_EVERY after a run went on in between
         self._saved = time.monotonic()
         if self.path.exists():
             self._resume()
@@ -84,10 +85,12 @@ class TrainingRun:
         self._follow()
         for name, value in parts.items():
             self._sums[name] += value
+        self._num_summed += 1
         if self.step % LOG_EVERY == 0:
-            means = {name: round(total / LOG_EVERY, 4) for name, total in self._sums.items()}
+            means = {name: round(total / self._num_summed, 4) for name, total in self._sums.items()}
             self.log.write(event="steps", step=self.step, **means)
             self._sums.clear()
+            self._num_summed = 0
 
     def _follow(self) -> None:
         """Move the average towards the model: quickly at first, then as slowly as asked for."""

@@ -98,6 +98,10 @@ STAGES: dict[str, tuple[str, Callable[[], None]]] = {
     "fetch": ("fetch and check the pinned packages", _fetch),
     "synth-first": ("say an hour in the target voice, and the held-out sentences", _synth("first")),
     "synth-users": ("say what the first users say, and the held-out questions", _synth("users")),
+    "synth-core": (
+        "say the replies and questions of small talk, and more from outside its world",
+        _synth("core"),
+    ),
     "synth-rest": ("say everything else", _synth("rest")),
     "features": ("mel, pitch and aligned samples of the target voice", _features),
     "tokens": ("states of Whisper, the codebook, the codes of every recording", _tokens),

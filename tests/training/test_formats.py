@@ -19,7 +19,8 @@ from training.hift.model import Hift
 from training.lm.layout import MODES, Mode, prompt, reply
 from training.lm.model import LanguageModel
 from training.lm.vocabulary import CLOSE, DONE, END, FIRST_CODE, NUM_TEXT, OPEN, SIZE, decode, encode
-from training.text.grammar import all_replies
+from training.text.grammar import all_replies, reflections, short_reflections
+from training.text.situations import SITUATIONS
 
 from innervoice.checkpoint.files import read_json
 from innervoice.checkpoint.safetensors import TensorDir
@@ -126,3 +127,10 @@ def test_engine_has_the_logits_of_training(work_dir: Path) -> None:
     with torch.inference_mode():
         expected = model(torch.tensor([ids]))[0]
     assert torch.allclose(Rows(engine, 1, len(ids)).step([ids])[0], expected, atol=1e-5)
+
+
+def test_a_sentence_of_reflection_fits_into_a_cycle_of_reempathy() -> None:
+    [budget] = [one.budget for one in Schedule.preset("reempathy").cycle if one.kind == "reflection"]
+    every = [*short_reflections(), *(parts for situation in SITUATIONS for parts in reflections(situation))]
+    lengths = {sentence: len(encode(sentence)) for parts in every for sentence in parts}
+    assert {sentence for sentence, length in lengths.items() if length > budget} == set()

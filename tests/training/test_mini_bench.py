@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from benches import bench
+from training.lm.score import follows_up, keeps_topic
 from training.lm.speak import Said
 from training.text import grammar, smalltalk
 from training.text.situations import SITUATIONS
@@ -73,6 +74,31 @@ def test_without_reflection_the_reply_itself_follows_the_tone() -> None:
         for reply in replies:
             assert mini.follows_tone(said(text=reply.format(topic="the exam")), tone)
     assert not mini.follows_tone(said(text=smalltalk.TONE_REPLIES["low"][0]), "high")
+
+
+def test_second_turns_are_paired_by_feeling_and_counted_by_kind_and_topic(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sad, happy = (next(one for one in SITUATIONS if one.emotion == emotion) for emotion in ("sad", "happy"))
+    kinds = {entry[0]: entry for entry in smalltalk.FOLLOW_UPS}
+    texts = [grammar.user_sentences(one)[0] for one in (sad, happy)]
+    texts += [kinds["alone"][1][0], kinds["glad"][1][0]]
+    monkeypatch.setattr(mini, "held_out_questions", lambda limit: [question(text) for text in texts][:limit])
+    assert [(first.text, second.text) for first, second in mini.pairs(9)] == [
+        (texts[0], texts[2]),
+        (texts[1], texts[3]),
+    ]
+    assert len(mini.pairs(1)) == 1
+    for kind, (_, _, answers, reflection) in kinds.items():
+        others = [entry for name, entry in kinds.items() if name != kind]
+        for reply in answers:
+            own = said(text=reply.format(topic=sad.topic))
+            assert follows_up(own, kinds[kind])
+            assert not any(follows_up(own, other) for other in others)
+        note = said(" ".join(grammar.about(reflection, sad.topic)))
+        assert follows_up(note, kinds[kind]) and keeps_topic(note, sad)
+        assert not keeps_topic(note, happy)
+        assert not any(follows_up(note, other) for other in others)
 
 
 def test_the_spectral_distance_is_in_decibels() -> None:

@@ -22,7 +22,7 @@ Reflection = tuple[str, str, str]
 
 TWO_TURNS = 0.2  # share of the situations that go on
 # Chances of the kinds of dialogues.
-KINDS = {"situation": 0.72, "tone": 0.1, "greeting": 0.04, "thanks": 0.04, "goodbye": 0.04, "outside": 0.06}
+KINDS = {"situation": 0.67, "tone": 0.1, "greeting": 0.04, "thanks": 0.04, "goodbye": 0.04, "outside": 0.11}
 MODE_CHANCES = {"off": 0.15, "first": 0.4, "after": 0.3, "before": 0.15}
 CORRUPT_RECORDINGS = 0.5
 CORRUPT_CODES = 0.03
@@ -146,7 +146,7 @@ class Dialogues:
         found = [
             Topic(
                 self._questions(list(users), ("plain",)),
-                (filled(reflection, situation.topic),),
+                (grammar.about(reflection, situation.topic),),
                 self._answers([text.format(topic=situation.topic) for text in answers]),
             )
             for kind, users, answers, reflection in smalltalk.FOLLOW_UPS
@@ -156,7 +156,7 @@ class Dialogues:
 
     def _tone(self, text: str, about: str, tone: str) -> Topic:
         answers = [reply.format(topic=about) for reply in smalltalk.TONE_REPLIES[tone]]
-        reflection = filled(smalltalk.TONE_REFLECTIONS[tone], about)
+        reflection = grammar.about(smalltalk.TONE_REFLECTIONS[tone], about)
         return Topic(self._questions([text], (tone,)), (reflection,), self._answers(answers))
 
     def _talk(self, users: list[str], reflection: Reflection, answers: list[str]) -> Topic:
@@ -165,13 +165,6 @@ class Dialogues:
     def _outside(self) -> Topic:
         texts = grammar.outside_sentences(held_out=False)
         return self._talk(texts, smalltalk.OUTSIDE_REFLECTION, smalltalk.OUTSIDE_REPLIES)
-
-
-def filled(reflection: Reflection, topic: str) -> Reflection:
-    """Return a reflection with its topic, as a note about the user."""
-    theirs = topic.replace("your ", "their ")
-    felt, step, avoid = (sentence.format(topic=theirs) for sentence in reflection)
-    return felt, step, avoid
 
 
 def turn(topic: Topic, mode: Mode, first: bool, rng: random.Random) -> tuple[list[int], list[int]]:

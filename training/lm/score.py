@@ -4,13 +4,17 @@ answered.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
 from training.lm.speak import Said
 from training.text import smalltalk
+from training.text.emotions import EMOTIONS
 from training.text.grammar import outside_sentences, user_sentences
 from training.text.situations import SITUATIONS, Situation
+
+FollowUp = tuple[str, Sequence[str], Sequence[str], tuple[str, str, str]]
 
 
 @cache
@@ -47,6 +51,39 @@ def is_not_understood(said: Said) -> bool:
     return said.text.strip() in smalltalk.OUTSIDE_REPLIES or said.reflection.startswith(
         smalltalk.OUTSIDE_REFLECTION[0]
     )
+
+
+def follow_up_of(question: str, situation: Situation) -> FollowUp | None:
+    """Return the kind of second turn that a question is, if it fits the feeling of the first turn's situation."""
+    pleasant = EMOTIONS[situation.emotion].is_pleasant
+    fitting = [
+        entry
+        for entry in smalltalk.FOLLOW_UPS
+        if question in entry[1] and (entry[0] in smalltalk.PLEASANT_FOLLOW_UPS) == pleasant
+    ]
+    return fitting[0] if fitting else None
+
+
+def follows_up(said: Said, entry: FollowUp) -> bool:
+    """Say whether a reply is one for this kind of second turn, whatever topic it names; else its reflection is."""
+    _, _, answers, reflection = entry
+    heads = [text.split("{topic}") for text in (*answers, reflection[0])]
+    return any(
+        candidate.startswith(parts[0]) and candidate.endswith(parts[-1])
+        for parts, candidate in zip(
+            heads, [said.text.strip()] * len(answers) + [_first_sentence(said)], strict=True
+        )
+    )
+
+
+def keeps_topic(said: Said, situation: Situation) -> bool:
+    """Say whether a second turn still names the topic of the first one, in its reflection or its reply."""
+    theirs = situation.topic.replace("your ", "their ")
+    return theirs in said.reflection or situation.topic in said.text
+
+
+def _first_sentence(said: Said) -> str:
+    return said.reflection.split(". ")[0].rstrip(".") + "."
 
 
 @dataclass

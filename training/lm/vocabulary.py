@@ -63,7 +63,7 @@ def corpus() -> list[str]:
     texts += [" ".join(parts) for situation in SITUATIONS for parts in reflections(situation)] * 4
     topics = {situation.topic for situation in SITUATIONS} | {topic for _, topic in NEUTRAL}
     patterns = [*(parts for *_, parts in FOLLOW_UPS), *TONE_REFLECTIONS.values()]
-    texts += [" ".join(parts).format(topic=topic) for parts in patterns for topic in sorted(topics)]
+    texts += [" ".join(parts).format(topic=topic) for parts in patterns for topic in sorted(topics)] * 3
     fixed = (GREETING_REFLECTION, THANKS_REFLECTION, GOODBYE_REFLECTION, OUTSIDE_REFLECTION)
     texts += [" ".join(parts) for parts in fixed] * 50
     return texts + ["\n" + SYSTEM, "\n", TRANSCRIPTION] * 2000

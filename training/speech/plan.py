@@ -47,6 +47,7 @@ NUM_OUTSIDE = 240
 NUM_OUTSIDE_TEST = 24
 FIRST_HOUR = 56  # shards, half of them replies, before users are said
 FIRST_USERS = 40  # shards
+NUM_OUTSIDE_EARLY = 160
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,23 @@ def small_users(copies: int, held_out: bool) -> list[Utterance]:
     ]
 
 
+def core_replies() -> list[str]:
+    """Return the replies without which a whole kind of dialogue could not be learned: small talk and tones."""
+    texts = [
+        *smalltalk.OUTSIDE_REPLIES,
+        *smalltalk.GREETING_REPLIES,
+        *smalltalk.THANKS_REPLIES,
+        *smalltalk.GOODBYE_REPLIES,
+    ]
+    texts += [
+        text.format(topic=topic)
+        for answers in smalltalk.TONE_REPLIES.values()
+        for text in answers
+        for _, topic in smalltalk.NEUTRAL
+    ]
+    return list(dict.fromkeys(texts))
+
+
 def mixed(utterances: list[Utterance]) -> list[Utterance]:
     """Return utterances in a fixed random order, so that every shard has something of everything."""
     return sorted(utterances, key=lambda entry: digest(json.dumps(asdict(entry)), "mixed"))
@@ -143,7 +161,8 @@ def mixed(utterances: list[Utterance]) -> list[Utterance]:
 
 def sets() -> dict[str, list[Shard]]:
     """Return every set of the plan as shards: those for evaluation end in `-test`."""
-    outside = [user(text) for text in outside_sentences(held_out=False)[:NUM_OUTSIDE]]
+    foreign = [user(text) for text in outside_sentences(held_out=False)[: NUM_OUTSIDE + NUM_OUTSIDE_EARLY]]
+    outside, outside_early = foreign[:NUM_OUTSIDE], foreign[NUM_OUTSIDE:]
     outside_test = [user(text, held_out=True) for text in outside_sentences(held_out=True)[:NUM_OUTSIDE_TEST]]
     texts = {
         "reply-test": [target(text) for text in chosen_replies(True, 1)],
@@ -152,6 +171,8 @@ def sets() -> dict[str, list[Shard]]:
         "reply": mixed(
             [target(text) for text in (*small_replies(), *chosen_replies(False, REPLIES_PER_SITUATION))]
         ),
+        "reply-core": [target(text) for text in core_replies()],
+        "user-core": outside_early,
         "user-test": mixed(situation_users(1, held_out=True) + small_users(1, held_out=True) + outside_test),
         "user": mixed(situation_users(USERS_PER_SITUATION, held_out=False) + small_users(4, False) + outside),
     }
@@ -162,7 +183,7 @@ def queues() -> dict[str, list[Shard]]:
     """Return all shards in the order in which they are of use.
 
     `first` is an hour of the target voice for the vocoder, `users` enough users to fit the codebook and the
-    questions of the evaluation, `rest` everything else.
+    questions of the evaluation, `core` what small talk and sentences from outside need, `rest` everything else.
     """
     plan = sets()
     half = FIRST_HOUR // 2
@@ -174,6 +195,7 @@ def queues() -> dict[str, list[Shard]]:
     return {
         "first": first,
         "users": [*plan["user-test"], *users[:FIRST_USERS]],
+        "core": evenly([plan["reply-core"], plan["user-core"]]),
         "rest": evenly(others),
     }
 

@@ -29,7 +29,7 @@ EMOTIONS: dict[str, Emotion] = {
             "sad",
             "I am so sorry to hear that.|Oh, that is so sad.|That must hurt a lot.|I am sorry, that is a hard day."
             "|My heart goes out to you.",
-            "Name the loss and stay with it.|Comfort first, then ask one question.",
+            "Name the loss and stay with it.|Be close and ask one question.",
             "Do not cheer them up too fast.|Do not give advice yet.",
         ),
         _emotion(

@@ -102,17 +102,41 @@ def reflections(situation: Situation) -> list[tuple[str, str, str]]:
     return [(first, step, avoid) for first in felt for step in emotion.next_steps for avoid in emotion.avoid]
 
 
+def short_reflections() -> list[tuple[str, str, str]]:
+    """Return the reflections of small talk, tones and second turns, about every topic that they may have."""
+    found = [
+        smalltalk.GREETING_REFLECTION,
+        smalltalk.THANKS_REFLECTION,
+        smalltalk.GOODBYE_REFLECTION,
+        smalltalk.OUTSIDE_REFLECTION,
+    ]
+    found += [
+        about(reflection, topic)
+        for reflection in smalltalk.TONE_REFLECTIONS.values()
+        for _, topic in smalltalk.NEUTRAL
+    ]
+    return found + [
+        about(reflection, situation.topic)
+        for *_, reflection in smalltalk.FOLLOW_UPS
+        for situation in SITUATIONS
+    ]
+
+
+def about(reflection: tuple[str, str, str], topic: str) -> tuple[str, str, str]:
+    """Return a reflection with its topic, as a note about the user."""
+    theirs = topic.replace("your ", "their ")
+    felt, step, avoid = (part.format(topic=theirs) for part in reflection)
+    return felt, step, avoid
+
+
 def _second_turn(situation: Situation, rng: random.Random) -> Turn:
     pleasant = EMOTIONS[situation.emotion].is_pleasant
     kinds = [
         entry for entry in smalltalk.FOLLOW_UPS if (entry[0] in smalltalk.PLEASANT_FOLLOW_UPS) == pleasant
     ]
     _, users, answers, reflection = rng.choice(kinds)
-    theirs = situation.topic.replace("your ", "their ")
-    first, step, avoid = (text.format(topic=theirs) for text in reflection)
-    return Turn(
-        rng.choice(users), "plain", (first, step, avoid), rng.choice(answers).format(topic=situation.topic)
-    )
+    reply = rng.choice(answers).format(topic=situation.topic)
+    return Turn(rng.choice(users), "plain", about(reflection, situation.topic), reply)
 
 
 def situation_dialogue(situation: Situation, rng: random.Random, two_turns: bool) -> Dialogue:
@@ -144,10 +168,9 @@ def tone_dialogue(rng: random.Random) -> Dialogue:
     """Return a dialogue in which the words say nothing and the voice everything."""
     text, topic = rng.choice(smalltalk.NEUTRAL)
     tone = rng.choice(sorted(smalltalk.TONE_REPLIES))
-    theirs = topic.replace("your ", "their ")
-    first, step, avoid = (part.format(topic=theirs) for part in smalltalk.TONE_REFLECTIONS[tone])
     answer = rng.choice(smalltalk.TONE_REPLIES[tone]).format(topic=topic)
-    return Dialogue("tone", "", topic, (Turn(text, tone, (first, step, avoid), answer),))
+    reflection = about(smalltalk.TONE_REFLECTIONS[tone], topic)
+    return Dialogue("tone", "", topic, (Turn(text, tone, reflection, answer),))
 
 
 def small_replies() -> list[str]:

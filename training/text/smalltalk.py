@@ -145,7 +145,7 @@ FOLLOW_UPS: tuple[tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, str, s
             "It is okay to have no answer about {topic}. You can rest for a moment.",
         ],
         (
-            "The user has tried a lot about {topic}.",
+            "They tried a lot about {topic}.",
             "Honor the effort and slow down.",
             "Do not give more advice.",
         ),
@@ -164,7 +164,7 @@ FOLLOW_UPS: tuple[tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, str, s
             "So long already. I am here, tell me more about {topic}.",
         ],
         (
-            "The user has lived with {topic} for a while.",
+            "A long time already with {topic}.",
             "Honor the time and ask what helps.",
             "Do not hurry.",
         ),
@@ -178,7 +178,7 @@ FOLLOW_UPS: tuple[tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, str, s
             "Take your time. Sometimes the answer comes later.",
         ],
         (
-            "The user has no answer about {topic}.",
+            "The user is not sure about {topic}.",
             "Give them time and ask gently.",
             "Do not ask the same again.",
         ),
@@ -238,13 +238,13 @@ TONE_REFLECTIONS: dict[str, tuple[str, str, str]] = {
         "Do not guess the feeling.",
     ),
     "low": (
-        "The voice is slow and low, the user may feel sad about {topic}.",
-        "Speak of the voice and ask gently.",
+        "The voice is slow and low about {topic}.",
+        "They may be sad, ask gently.",
         "Do not sound too cheerful.",
     ),
     "high": (
-        "The voice is fast and bright, the user may feel happy about {topic}.",
-        "Share the energy and ask.",
+        "The voice is fast and bright about {topic}.",
+        "They may be happy, share the energy.",
         "Do not slow them down.",
     ),
 }

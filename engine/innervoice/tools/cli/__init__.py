@@ -1,12 +1,14 @@
 """The command line.
 
 __main__.py  the process's command, its imports included
+answers.py   replies, drawn as they come and written to files
 bench.py     innervoice bench stream and metrics
 codec.py     innervoice codec encode, decode, roundtrip
 decode.py    innervoice bench decode
+demo.py      innervoice demo
 display.py   the reply as it is drawn in a terminal
 inputs.py    question, schedule and sampling from words of the command line
-main.py      innervoice demo, generate, plan, quantize, env, and the commands of the other files
+main.py      innervoice generate, plan, quantize, env, and the commands of the other files
 options.py   options that commands share, and those of an engine
 outputs.py   files that appear together or not at all
 realtime.py  innervoice bench realtime

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import fields
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +18,7 @@ from innervoice.telemetry.metrics import Distribution, RequestTimings, RunMetric
 from innervoice.tools.cli.inputs import read_schedule
 from innervoice.tools.cli.options import JsonOption, with_engine_options
 from innervoice.tools.cli.outputs import create_folder, reserved
+from innervoice.tools.packaged import logged, packaged_load
 from innervoice.types import Sampling
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def stream(
     request: dict[str, Any] = {"sampling": Sampling(max_new_tokens=max_new_tokens)}
     if schedule is not None:
         request["schedule"] = read_schedule(schedule)
-    options = {"model": model or str(resources.files("innervoice") / "assets" / "tiny")} | chosen
+    options = packaged_load(chosen) if model is None else {"model": model} | chosen
     if events is not None:
         create_folder(events)
     with reserved(out) as part:
@@ -74,7 +74,7 @@ def stream(
             run = run_load(engine, questions, load, request)
         write_events(part, [one.to_dict() for one in run.calls])
     if events is not None:
-        _write_event_logs(events, run, options)
+        _write_event_logs(events, run, logged(options))
     _print(run.metrics, as_json, {"num_starved": run.num_starved, "lag_p99_ms": run.lag_p99_ms})
 
 

@@ -9,9 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,30 +17,27 @@ import typer
 from rich.console import Console
 
 import innervoice
-from innervoice.api.event_log import EventLog, write_events
 from innervoice.api.options import EngineOptions
 from innervoice.checkpoint.quantization import Quantization
-from innervoice.files import sound_format
-from innervoice.runtime.record import Line
-from innervoice.schedule import Schedule
 from innervoice.tools import environment
 from innervoice.tools.cli import codec as codec_commands
+from innervoice.tools.cli.answers import answer, say
 from innervoice.tools.cli.bench import metrics, stream
 from innervoice.tools.cli.decode import decode
-from innervoice.tools.cli.display import Display, plan_rows, written_as_it_goes, written_table
+from innervoice.tools.cli.demo import demo_command
+from innervoice.tools.cli.display import plan_rows, written_as_it_goes, written_table
 from innervoice.tools.cli.inputs import read_prompt, read_sampling, read_schedule, read_template, typed
 from innervoice.tools.cli.options import JsonOption, ModelOption, ScheduleOption, with_engine_options
-from innervoice.tools.cli.outputs import ReplyFiles, create_folder, is_same, staged
+from innervoice.tools.cli.outputs import ReplyFiles, is_same
 from innervoice.tools.cli.realtime import realtime
 from innervoice.tools.cli.replay import replay_command
 from innervoice.tools.cli.serve import serve_command
 from innervoice.tools.cli.shell import run_in_shell
 from innervoice.tools.cli.simulate import simulate_command
-from innervoice.types import EngineDead, OutOfCapacity, Prompt, RequestFailed, Sampling
+from innervoice.types import EngineDead, OutOfCapacity, RequestFailed, Sampling
 
 REFUSED = (ValueError, OSError, MemoryError, OutOfCapacity, RequestFailed, EngineDead)
 REPLY = Path("reply.wav")
-DEMO_SAMPLING = Sampling(seed=34, max_new_tokens=200)  # a seed whose reply reflects twice and ends by itself
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 bench = typer.Typer(help="Time the engine, its parts, and any Realtime server.", rich_markup_mode=None)
@@ -69,31 +64,7 @@ def _common(
         print(context.get_help())
 
 
-@app.command()
-def demo(
-    out_dir: Annotated[
-        Path, typer.Option(help="Directory for reply.wav, events.jsonl and trace.json; it is created.")
-    ] = Path("."),
-    schedule: ScheduleOption = None,
-) -> None:
-    """Answer the packaged recording with the packaged tiny checkpoint; its weights are random."""
-    assets = Path(str(resources.files("innervoice"))) / "assets"
-    request = {
-        "schedule": read_schedule(schedule) or Schedule.preset("stitch_s", reflection_budget=20),
-        "sampling": DEMO_SAMPLING,
-    }
-    create_folder(out_dir)
-    outputs = ReplyFiles(out_dir / "reply.wav", out_dir / "events.jsonl", out_dir / "trace.json")
-    say(
-        "The weights of the packaged checkpoint are random: this shows the machinery, not a voice, and its words mean nothing.\n"
-    )
-    load = {
-        "model": str(assets / "tiny"),
-        "device": "cpu",
-        "dtype": "float32",
-        "streaming": "reference",
-    }
-    answer(load, read_prompt(str(assets / "question.wav"), None), request, outputs)
+app.command("demo")(demo_command)
 
 
 @app.command()
@@ -233,81 +204,6 @@ def quantize(
 def env() -> None:
     """Print versions, native module, processor, memory and GPUs."""
     print(environment.as_text(environment.report()))
-
-
-def answer(
-    load: dict[str, Any],
-    prompt: Prompt,
-    request: dict[str, Any],
-    outputs: ReplyFiles,
-    *,
-    must_sound: bool = False,
-) -> None:
-    """Load a model, draw its reply to one prompt as it comes, and write all outputs, or none.
-
-    load: the model and options of the engine, which the event log keeps, so that a replay loads the same.
-    must_sound: a reply without sound is an error; otherwise its sound file is left out. Raises ValueError.
-    """
-    written = outputs.paths
-    with staged(outputs) as parts, _loaded(prompt, request, **load) as engine:
-        if can_sound(engine, request["schedule"]):
-            sound_format(outputs.audio).check(engine.parts.requests.sample_rate)
-        elif must_sound:
-            raise ValueError(
-                f"cannot write {outputs.audio}, because this model and schedule make no sound: leave --out away"
-            )
-        log = EventLog()
-        lines: list[Line] = []
-        with (
-            engine.trace(parts.trace) if parts.trace else nullcontext(),
-            engine.stream(prompt, **{"realtime": False, **request}) as stream,
-            Display(Console()) as display,
-        ):
-            lines.append({**(stream.record or {}), "engine": load})
-            for event in stream:
-                complete = log.feed(event)
-                lines += complete
-                display.show(complete, log.open)
-            reply = stream.reply()
-        if len(reply.audio.samples):
-            reply.audio.save(parts.audio)
-        elif must_sound:
-            raise ValueError(
-                f"cannot write {outputs.audio}, because the reply has no sound: leave --out away"
-            )
-        else:
-            parts.audio.unlink()
-            written.pop("audio")
-            say(f"the reply has no sound, so {outputs.audio} was not written")
-        if parts.events:
-            write_events(parts.events, lines)
-    if written:
-        say("wrote " + ", ".join(map(str, written.values())))
-
-
-def can_sound(engine: innervoice.Engine, schedule: Schedule | None) -> bool:
-    """Whether a reply under this schedule (None: the model's own) may have sound."""
-    from innervoice.codec.speech_codec import NullSpeechOutput
-
-    if isinstance(engine.parts.core.speech, NullSpeechOutput):
-        return False
-    if schedule is None or not schedule.guided:
-        return True
-    return any("speech" in (one.kind, one.voice_as) for one in schedule.segments)
-
-
-def _loaded(prompt: Prompt, request: dict[str, Any], model: str, **options: Any) -> innervoice.Engine:
-    """An engine that can do this request: what the files of config and tokenizer refuse is refused first."""
-    from innervoice.api.preparation import prepare
-
-    prepared = prepare(model, EngineOptions().changed(**options))
-    prepared.check(prompt, **request)
-    return innervoice.Engine.load(prepared)
-
-
-def say(text: str) -> None:
-    """Print a line at once, however long."""
-    print(text, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,6 +11,7 @@ import typer
 
 import innervoice
 from innervoice.api.options import EngineOptions
+from innervoice.codec.glm_voice.chunks import SteadySettings
 from innervoice.files import sound_format
 from innervoice.tools.cli.options import with_engine_options
 from innervoice.tools.cli.outputs import refuse_same, reserved
@@ -39,6 +40,8 @@ def replay_command(
         refuse_same(Path(log), out)
     recorded = {"model": None} | dict(recording.engine)
     recorded_model = recorded.pop("model")
+    if isinstance(recorded.get("streaming"), dict):
+        recorded["streaming"] = SteadySettings(**recorded["streaming"])
     model = model or recorded_model
     if model is None:
         raise ValueError(f"{log} does not say which model it was made with: give --model")

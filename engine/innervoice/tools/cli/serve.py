@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +15,7 @@ from innervoice.files import read_text
 from innervoice.server.options import ServerOptions
 from innervoice.tools.cli.inputs import read_schedule
 from innervoice.tools.cli.options import ScheduleOption, with_engine_options
+from innervoice.tools.packaged import packaged_load
 
 KEY_VARIABLE = "INNERVOICE_API_KEY"
 TRANSCRIPTION_KEY_VARIABLE = "INNERVOICE_TRANSCRIPTION_KEY"
@@ -121,13 +121,12 @@ def serve_command(
     )
     from innervoice.api.preparation import prepare
 
-    prepared = prepare(
-        model or str(resources.files("innervoice") / "assets" / "tiny"), EngineOptions().changed(**chosen)
-    )
+    load = packaged_load(chosen) if model is None else {"model": model} | chosen
+    name = served_name or (f"innervoice-{Path(load['model']).name}" if model is None else Path(model).name)
+    prepared = prepare(load.pop("model"), EngineOptions().changed(**load))
     prepared.check(None, schedule=options.schedule)
     taken = bind(options)
     warn(options)
-    name = served_name or ("innervoice-tiny" if model is None else Path(model).name)
     with taken, innervoice.Engine.load(prepared) as engine:
         serve(engine, name, options, taken)
 

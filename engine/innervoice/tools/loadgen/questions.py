@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from importlib import resources
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from innervoice.api.request_builder import RequestOptions
 from innervoice.codec.audio import read_audio
-from innervoice.files import parse_json, read_text
+from innervoice.files import packaged_questions, parse_json, read_text
 from innervoice.schedule import Schedule
 from innervoice.types import Ids, Prompt, Sampling, Text
 
 _PROMPTS = ("audio", "text", "ids")
 _OPTIONS = tuple(f.name for f in fields(RequestOptions))
-BUNDLED = ("question.wav", "reading.wav")
 
 
 @dataclass(frozen=True)
@@ -37,9 +35,8 @@ class Question:
 
 
 def bundled_questions() -> list[Question]:
-    """The two recordings of the package."""
-    assets = Path(str(resources.files("innervoice"))) / "assets"
-    return [Question(name, read_audio(assets / name)) for name in BUNDLED]
+    """The recordings of the package."""
+    return [Question(one.path.name, read_audio(one.path)) for one in packaged_questions()]
 
 
 def read_manifest(path: str | PathLike[str]) -> list[Question]:

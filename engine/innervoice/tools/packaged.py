@@ -1,0 +1,29 @@
+"""Options by which the package's own model is loaded where a command names no other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+from innervoice.codec.glm_voice.chunks import SteadySettings
+from innervoice.files import is_trained, packaged_model
+
+# The flow of the trained model is a regression: one step of the solver gives the mel that ten give.
+STREAMING = SteadySettings(steps=1)
+
+
+def packaged_load(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the packaged model and the options of its engine: those chosen, with the solver's steps that it needs."""
+    load = {"model": str(packaged_model()), **chosen}
+    if is_trained() and load.get("streaming", "steady") == "steady":
+        load["streaming"] = STREAMING
+    return load
+
+
+def logged(load: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model and its options as an event log keeps them, settings of a dataclass as an object."""
+    return {
+        name: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+        for name, value in load.items()
+    }
