@@ -1,4 +1,4 @@
-"""What the package carries: a model that answers when no other is named, and recordings to ask it."""
+"""The package's own model, which answers when no other is named, and recordings to ask it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ READ_ALOUD = ("question.wav", "reading.wav")
 
 @dataclass(frozen=True)
 class PackagedQuestion:
-    """A recording that comes with the package. text, tone: what is said and how, empty where that is not noted."""
+    """A recording that comes with the package, its words and its tone of voice; both are empty where nobody noted them."""
 
     path: Path
     text: str = ""
