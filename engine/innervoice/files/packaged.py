@@ -13,7 +13,7 @@ READ_ALOUD = ("question.wav", "reading.wav")
 
 @dataclass(frozen=True)
 class PackagedQuestion:
-    """A recording that comes with the package, its words and its tone of voice; both are empty where nobody noted them."""
+    """A recording that comes with the package, its words and its tone of voice (both empty if unknown)."""
 
     path: Path
     text: str = ""
