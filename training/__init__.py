@@ -5,6 +5,7 @@ evaluate.py      word errors after each stage, replies to held-out questions
 export.py        the shipped formats
 judge.py         Whisper base hears audio
 loop.py          steps, checkpoints and logs of every training
+package.py       the package's own model, with questions, card and notice
 parity.py        the engine's tokenizer against that of training
 run.py           the driver
 second_judge.py  PocketSphinx hears audio

@@ -136,7 +136,7 @@ def write_language_model(folder: Path, weights: dict[str, torch.Tensor]) -> None
     save_json(folder / "config.json", lm_config(eos))
     sampling = {"do_sample": True, "temperature": 0.8, "top_p": 0.8, "max_length": 128000}
     save_json(folder / "generation_config.json", {"eos_token_id": eos, "pad_token_id": eos[0], **sampling})
-    save_json(folder / "tokenizer_config.json", text_tokenizer_config())
+    save_json(folder / "tokenizer_config.json", text_tokenizer_config(), indent=None)
     names = {"open": vocabulary.OPEN, "close": vocabulary.CLOSE, "done": vocabulary.DONE}
     reflection = {name: vocabulary.NAMES[token - vocabulary.NUM_TEXT] for name, token in names.items()}
     save_json(folder / "schedule.json", {"reflection": reflection, "end_of_turn": "<|user|>"})
@@ -176,10 +176,11 @@ def text_tokenizer_config() -> dict[str, Any]:
     """Return the configuration of the text tokenizer: all tokens that are no text."""
     names = dict(enumerate(vocabulary.NAMES, vocabulary.NUM_TEXT))
     names |= {vocabulary.FIRST_CODE + code: f"<|audio_{code}|>" for code in range(VOCAB_SIZE)}
-    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
     return {
         "tokenizer_class": "ChatGLM4Tokenizer",
-        "added_tokens_decoder": {str(token): {"content": name, **flags} for token, name in names.items()},
+        "added_tokens_decoder": {
+            str(token): {"content": name, "special": True} for token, name in names.items()
+        },
         "additional_special_tokens": list(vocabulary.SPECIAL_NAMES),
         "eos_token": "<|endoftext|>",
         "pad_token": "<|endoftext|>",

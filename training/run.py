@@ -93,7 +93,13 @@ def _export() -> None:
     export()
 
 
-# Name: (what it does, how). `mini` runs them in this order.
+def _package() -> None:
+    from training.package import package
+
+    package()
+
+
+# Name: (what it does, how). `mini` runs those before `package` in this order.
 STAGES: dict[str, tuple[str, Callable[[], None]]] = {
     "fetch": ("fetch and check the pinned packages", _fetch),
     "synth-first": ("say an hour in the target voice, and the held-out sentences", _synth("first")),
@@ -111,6 +117,7 @@ STAGES: dict[str, tuple[str, Callable[[], None]]] = {
     "flow": ("train the whole flow as a regression, and judge it", _flow),
     "lm": ("train the language model, and judge it", _lm),
     "export": ("write the model in the shipped formats", _export),
+    "package": ("put the model, questions, card and notice into the engine's assets", _package),
 }
 
 
@@ -134,7 +141,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.work:
         os.environ["INNERVOICE_TRAINING"] = options.work
-    stages = list(STAGES) if options.stages == ["mini"] else options.stages
+    stages = list(STAGES)[:-1] if options.stages == ["mini"] else options.stages
     unknown = [stage for stage in stages if stage not in STAGES]
     if unknown or not stages:
         print(f"unknown stages: {', '.join(unknown)}" if unknown else "stages, in the order of `mini`:")

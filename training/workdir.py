@@ -52,9 +52,9 @@ def save_arrays(path: Path, **arrays: np.ndarray) -> None:
     write_atomic(path, write)
 
 
-def save_json(path: Path, value: Any) -> None:
+def save_json(path: Path, value: Any, indent: int | None = 1) -> None:
     """Write a value as JSON, atomically."""
-    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
+    text = json.dumps(value, indent=indent, sort_keys=True, ensure_ascii=False)
     write_atomic(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
 
 
