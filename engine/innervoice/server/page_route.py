@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
+from innervoice.files import packaged_questions
 from innervoice.server.errors import ApiError
 
 TYPES = {
@@ -17,8 +18,9 @@ TYPES = {
     ".css": "text/css",
     ".svg": "image/svg+xml",
     ".wav": "audio/wav",
+    ".flac": "audio/flac",
 }
-RECORDINGS = ("question.wav", "reading.wav")
+RECORDINGS = ("question.wav", "reading.wav")  # names under which the page asks for the packaged questions
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; media-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -35,9 +37,9 @@ class PageFiles:
     def __init__(self) -> None:
         package = resources.files("innervoice")
         own = Path(str(package / "server" / "page"))
-        assets = Path(str(package / "assets"))
         self._files = {path.name: path for path in own.iterdir() if path.suffix in TYPES}
-        self._files |= {name: assets / name for name in RECORDINGS}
+        recordings = zip(RECORDINGS, packaged_questions(), strict=False)
+        self._files |= {name: question.path for name, question in recordings}
 
     @property
     def routes(self) -> list[Route]:

@@ -10,7 +10,7 @@ from innervoice.codec.glm_voice.chunks import SteadySettings
 from innervoice.files import is_trained, packaged_model
 
 # The flow of the trained model is a regression: one step of the solver gives the mel that ten give.
-STREAMING = SteadySettings(steps=1)
+STREAMING = SteadySettings(first=26, steps=1)
 
 
 def packaged_load(chosen: Mapping[str, Any]) -> dict[str, Any]:
