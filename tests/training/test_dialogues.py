@@ -16,6 +16,7 @@ from training.lm.score import is_not_understood, names_feeling, names_situation,
 from training.lm.speak import Said, answer
 from training.lm.train import TEXT_WEIGHT, losses, weight_of
 from training.lm.vocabulary import END, FIRST_CODE, ID_OF, NUM_TEXT, OPEN, SIZE
+from training.speech import plan
 from training.speech.plan import FIRST_HOUR, KOKORO_HELD_OUT, KOKORO_USERS, evenly, in_shards, target
 from training.speech.plan import user as said_by_user
 from training.text import grammar, smalltalk
@@ -132,3 +133,20 @@ def test_answers_are_whole_with_and_without_a_cache() -> None:
         whole = model(ids)
         model(ids[:, :39], 0, caches)
         assert torch.allclose(model(ids[:, 39:], 39, caches)[0, 0], whole[0, -1], atol=1e-5)
+
+
+def test_no_kind_of_dialogue_waits_for_the_long_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "general_sentences", lambda held_out: [f"Sentence {n}." for n in range(1400)])
+    monkeypatch.setattr(plan, "outside_sentences", lambda held_out: [f"Outside {n}." for n in range(900)])
+    queues = plan.queues()
+    core = {entry.text for shard in queues["core"] for entry in shard.utterances}
+    needed = (*smalltalk.OUTSIDE_REPLIES, *smalltalk.GREETING_REPLIES, *smalltalk.THANKS_REPLIES)
+    assert {*needed, *smalltalk.GOODBYE_REPLIES} <= core
+    for replies in smalltalk.TONE_REPLIES.values():
+        assert {reply.format(topic=topic) for reply in replies for _, topic in smalltalk.NEUTRAL} <= core
+    said = [entry.text for shards in queues.values() for shard in shards for entry in shard.utterances]
+    assert sum(text.startswith("Outside") for text in set(said)) == plan.NUM_OUTSIDE + plan.NUM_OUTSIDE_EARLY
+    kinds = [shard.kind for shard in queues["rest"]]
+    first_general = kinds.index("general")
+    assert set(kinds[:first_general]) == {"reply", "user"}
+    assert set(kinds[first_general:]) == {"general"}

@@ -191,12 +191,12 @@ def queues() -> dict[str, list[Shard]]:
     for pair in zip(plan["reply"][:half], plan["general"][:half], strict=True):
         first += pair
     users = plan["user"]
-    others = [plan["reply"][half:], users[FIRST_USERS:], plan["general"][half:]]
+    dialogues = evenly([plan["reply"][half:], users[FIRST_USERS:]])
     return {
         "first": first,
         "users": [*plan["user-test"], *users[:FIRST_USERS]],
         "core": evenly([plan["reply-core"], plan["user-core"]]),
-        "rest": evenly(others),
+        "rest": [*dialogues, *plan["general"][half:]],
     }
 
 
