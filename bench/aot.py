@@ -1,9 +1,9 @@
 """Compile every kernel of the language model's step for sm_90, without a GPU, at GLM-4-Voice-9B's shapes.
 
-`python -m bench.aot --json FILE` writes a list of {name, shape, config, registers, spills, shared_bytes,
-triton}: registers a thread, bytes that a
-thread spills to local memory (loads and stores, as ptxas counts them), shared memory a block, all read from ptxas's own
-report. The shapes come through the public ops, on meta tensors, so that what is compiled is what a GPU would launch.
+`python -m bench.aot --json FILE` writes a list of {name, shape, config, registers, spills, shared_bytes, triton}: registers a
+thread, bytes that a thread spills to local memory (loads and stores, as ptxas counts them), shared memory a block, all read from
+ptxas's own report. Kernels that bench/slots.py knows have {programs, slots} besides. The shapes come through the public ops, on
+meta tensors, so that what is compiled is what a GPU would launch.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bench import slots
 from torch import Tensor
 
 from innervoice_kernels.jit import HAS_TRITON, Launch, recorded
@@ -80,12 +81,6 @@ def compiled(launch: Launch) -> Any:
     return triton.compile(source, target=GPUTarget("cuda", CAPABILITY, 32), options=launch.options)
 
 
-def compile_launch(launch: Launch) -> dict[str, int]:
-    """Registers a thread, spilled bytes a thread and shared memory a block of a launch, compiled for sm_90."""
-    made = compiled(launch)
-    return resources(made.asm["ptx"]) | {"shared_bytes": made.metadata.shared}
-
-
 def resources(ptx: str) -> dict[str, int]:
     """What ptxas, the one of its package that Triton itself would run, says of a kernel: registers and spilled bytes."""
     from triton.backends.nvidia.compiler import get_ptxas
@@ -122,11 +117,14 @@ def record(name: str, shape: str, launch: Launch) -> dict[str, Any]:
     """A line of the table."""
     import triton
 
+    made = compiled(launch)
     return {
         "name": name,
         "shape": shape,
         "config": describe(launch),
-        **compile_launch(launch),
+        **resources(made.asm["ptx"]),
+        "shared_bytes": made.metadata.shared,
+        **slots.count(name, launch, made.asm["cubin"]),
         "triton": triton.__version__,
     }
 

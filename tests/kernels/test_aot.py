@@ -19,6 +19,7 @@ QUICK = {
     "prepare",
     "begin",
     "end",
+    "flow_attend",
 }  # compiled in a few seconds together
 compiles = pytest.mark.skipif(not HAS_TRITON or INTERPRETED, reason="needs Triton, not interpreted")
 
@@ -26,6 +27,7 @@ WORDS = ("launch_dependents", "wait")
 TOUCHES = re.compile(r"\b(ld\.global|cp\.async\.c|st\.global|atom\.|red\.)")
 
 REGISTERS, SHARED_BYTES = 16, 2048  # by which a record may differ from the table's: another ptxas
+MORE_SLOTS = 1.1  # the same, as a factor
 
 
 def table() -> list[dict[str, Any]]:
@@ -51,6 +53,8 @@ def hold(names: set[str] | None) -> None:
                 assert made["spills"] == 0, made
                 assert abs(made["registers"] - expected["registers"]) <= REGISTERS, (made, expected)
                 assert abs(made["shared_bytes"] - expected["shared_bytes"]) <= SHARED_BYTES, (made, expected)
+                assert made.get("programs") == expected.get("programs"), (made, expected)
+                assert made.get("slots", 0) <= MORE_SLOTS * expected.get("slots", 0), (made, expected)
             if launch.options.get("launch_pdl"):
                 waits_first(aot.compiled(launch).asm["ptx"])
     assert seen == set(known)
@@ -100,6 +104,40 @@ def test_the_gate_of_a_step_runs_in_one_wave() -> None:
         by_memory = SHARED_OF_SM // (record["shared_bytes"] + 1024)
         programs = -(-13696 // record["config"]["BLOCK_N"])
         assert programs <= SMS * min(by_registers, by_memory), record
+
+
+# A transformer of the flow over one reply's window, both branches, without its norms: half of what one kernel took that did it
+# all, a frame's heads one after the other and the norm anew for each block of hidden units.
+SLOTS_OF_A_TRANSFORMER = 105_700 // 2
+
+
+def test_a_transformer_of_the_flow_keeps_all_multiprocessors_busy_for_few_slots() -> None:
+    """Five launches: queries with keys and values, attention, its projection, and both products of the feed-forward."""
+    launches = [r for r in table() if r["name"].startswith("flow_") and r["config"]["dtype"] == "bf16"]
+    products = [r["config"] for r in launches if r["name"] == "flow_linear"]
+    sizes = sorted((config["DEPTHS"], config["COLUMNS"]) for config in products)
+    assert sizes == [(256, 1024), (256, 1536), (512, 256), (1024, 256)] and len(launches) == 5
+    assert all(record["programs"] >= SMS for record in launches)
+    assert sum(record["slots"] for record in launches) <= SLOTS_OF_A_TRANSFORMER
+
+
+def test_slots_count_loops_as_often_as_they_run() -> None:
+    """Ten instructions, of which a loop has three and one behind the end branches to itself."""
+    listing = "\n".join(
+        [
+            *(f"        /*{i:04x}*/   IADD3 R{i}, R0, 1, RZ ;" for i in range(4)),
+            ".L_x_1:",
+            *(f"        /*{i:04x}*/   FFMA R{i}, R1, R2, R3 ;" for i in range(4, 6)),
+            "        /*0060*/   @!P0 BRA `(.L_x_1) ;",
+            "        /*0070*/   @P1 BRA `(.L_x_2) ;",
+            "        /*0080*/   EXIT ;",
+            ".L_x_2:",
+            "        /*0090*/   BRA `(.L_x_2);",
+        ]
+    )
+    slots = bench("slots")
+    assert slots.instructions(listing, 1) == 10
+    assert slots.instructions(listing, 5) == 10 + 4 * 3
 
 
 @compiles
