@@ -1,5 +1,6 @@
 """Files of a checkpoint as configurations and tensors.
 
+audio_encoder.py       config of the encoders that turn recordings into embedding rows; names and shapes of tensors
 codec_readers.py       config.json of Mimi, EnCodec, DAC, SNAC
 codecs.py              the configurations of these codecs: sizes, rates, codebooks
 decoder_tensors.py     names, shapes and bytes of the tensors of flow.pt and hift.pt

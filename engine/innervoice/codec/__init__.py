@@ -1,6 +1,7 @@
 """Sound to speech codes and back.
 
 audio.py         sound in: files, bytes, arrays; resampling
+audio_encoder/   recordings as embedding rows: the encoders of Qwen3-Omni and Qwen2.5-Omni
 call_graphs.py   calls of a network replayed from CUDA graphs, by their size
 glm_voice/       GLM-4-Voice's tokenizer and decoder
 layers.py        linear, convolution, norms: what flow and vocoder share

@@ -1,0 +1,12 @@
+"""Recordings as embedding rows of a language model: the audio encoders of Qwen3-Omni and Qwen2.5-Omni.
+
+encoder.py   samples to log-mel features to rows, several recordings at once
+layers.py    the transformer layers over windows, which both share
+stems.py     the convolutions in front, chunk by chunk
+"""
+
+from __future__ import annotations
+
+from innervoice.codec.audio_encoder.encoder import AudioEncoder
+
+__all__ = ["AudioEncoder"]
