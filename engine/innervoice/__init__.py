@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from innervoice.codec.glm_voice.chunks import SteadySettings
     from innervoice.codec.residual_vq.codec import Codec
     from innervoice.codec.residual_vq.codes import Codes
+    from innervoice.model.rows import EmbeddingRows
     from innervoice.runtime.conversation import Delete, Insert, Item, Message, Truncate
     from innervoice.runtime.stream import Stream
     from innervoice.schedule import Schedule, ScheduleError, Segment
@@ -57,6 +58,7 @@ __all__ = [
     "Codes",
     "Delete",
     "Done",
+    "EmbeddingRows",
     "End",
     "Engine",
     "EngineDead",
@@ -108,6 +110,7 @@ _HOMES = {
     "innervoice.codec.glm_voice.chunks": ("SteadySettings",),
     "innervoice.codec.residual_vq.codec": ("Codec",),
     "innervoice.codec.residual_vq.codes": ("Codes",),
+    "innervoice.model.rows": ("EmbeddingRows",),
     "innervoice.runtime.conversation": ("Delete", "Insert", "Item", "Message", "Truncate"),
     "innervoice.runtime.stream": ("Stream",),
     "innervoice.schedule": (

@@ -119,6 +119,10 @@ Seconds = Annotated[float, Limits(above=0, is_finite=False)]
 """A time limit; infinity: none."""
 
 
+class KeptInt(int):
+    """An integer of a subclass, which a field keeps as it is instead of making a plain one."""
+
+
 class _OtherType(Exception):
     """The value is of none of a kind's types."""
 
@@ -153,7 +157,7 @@ class _Number(_Kind):
             number = math.nan
         if not self.limits.holds(number):
             raise ValueError(f"{name} {verb} {shown(value)}: {self.limits.remedy(is_whole)}")
-        return number
+        return value if is_whole and isinstance(value, KeptInt) else number
 
 
 @dataclass(frozen=True)

@@ -272,14 +272,12 @@ class Engine:
         """
         self._worker.check_open()
         requests, options = self.parts.requests, RequestOptions().changed(**request)
-        if not continuations or isinstance(continuations, str):
-            raise ValueError("continuations is empty or no list: give texts or ids, at least one")
-        given = [Text(one) if isinstance(one, str) else one for one in continuations]
-        ids = [continuation_ids(requests, one) for one in given]
+        ids = continuation_ids(requests, continuations)
         is_many = isinstance(prompt, list) and not (prompt and isinstance(prompt[0], Message))
         prompts: list[Any] = list(cast(list[Any], prompt)) if is_many else [prompt]
         with finished_at_exit(self._worker.stop):
             made = [requests.request(one, options, 0.0).prompt_ids for one in prompts]
+
         found = likelihoods(Prober(self._worker), made, ids, requests.max_model_len)
         return found if is_many else found[0]
 
@@ -297,7 +295,13 @@ class Engine:
         if snapshot is not None:
             vocabulary = parts.requests.vocabulary
             low, high = vocabulary.speech or (0, 0)
-            snapshot.check(vocabulary.size, parts.requests.compile, self._max_samples, num_codes=high - low)
+            snapshot.check(
+                vocabulary.size,
+                parts.requests.compile,
+                self._max_samples,
+                num_codes=high - low,
+                hidden_size=parts.requests.hidden_size,
+            )
         options = RequestOptions().changed(**request)
         return Session.open(
             self._worker,

@@ -39,11 +39,17 @@ class Likelihoods:
     fed_tokens: int
 
 
-def continuation_ids(requests: RequestBuilder, given: Text | Ids) -> tuple[int, ...]:
-    """The ids of a continuation. Text is written as it would be within a text, and nothing in it is a special token.
+def continuation_ids(requests: RequestBuilder, given: Sequence[Text | Ids | str]) -> list[tuple[int, ...]]:
+    """The ids of continuations. Text is written as it would be within a text, and nothing in it is a special token.
 
-    Raises ValueError for one without ids, and for ids outside the vocabulary.
+    Raises ValueError for none, for one without ids, and for ids outside the vocabulary.
     """
+    if not given or isinstance(given, str):
+        raise ValueError("continuations is empty or no list: give texts or ids, at least one")
+    return [_ids_of(requests, Text(one) if isinstance(one, str) else one) for one in given]
+
+
+def _ids_of(requests: RequestBuilder, given: Text | Ids) -> tuple[int, ...]:
     ids = list(given.ids) if isinstance(given, Ids) else _text_ids(requests, given.text)
     if not ids:
         raise ValueError("a continuation has no ids: give at least one")

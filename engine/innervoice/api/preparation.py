@@ -85,5 +85,6 @@ def prepare(model: str | PathLike[str], options: EngineOptions) -> Prepared:
         sample_rate=0,
         event_fields=options.event_fields,
         template=options.template or {},
+        hidden_size=configs.model.hidden_size,
     )
     return Prepared(paths, options, configs, requests)

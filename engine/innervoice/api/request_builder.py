@@ -19,6 +19,7 @@ from innervoice.codec.audio import SampleRate, read_audio
 from innervoice.codec.speech_codec import SpeechEncoder
 from innervoice.fields import MOST_INT64, Count, Encodable, Length, Limits, Seconds, read_fields
 from innervoice.model.families import Family
+from innervoice.model.rows import rows_among
 from innervoice.model.text import (
     TOOLS,
     ChatMessage,
@@ -93,7 +94,8 @@ class RequestOptions:
 class RequestBuilder:
     """Checks and prepares requests for one model. Any thread may use it.
 
-    template: variables of the chat template, where a request has none of that name.
+    template: variables of the chat template, where a request has none of that name. hidden_size: values of an
+    embedding row, None: not known.
     """
 
     family: Family
@@ -105,6 +107,7 @@ class RequestBuilder:
     sample_rate: int
     event_fields: tuple[EventField, ...] = ()
     template: Mapping[str, object] = field(default_factory=dict)
+    hidden_size: int | None = None
     _has_warned: threading.Event = field(default_factory=threading.Event, repr=False)
     _has_blocked: threading.Event = field(default_factory=threading.Event, repr=False)
 
@@ -389,6 +392,11 @@ class RequestBuilder:
         wrong = [i for i in ids if not 0 <= i < size]
         if wrong:
             raise ValueError(f"prompt id {wrong[0]} is outside the vocabulary of {size}")
+        widths = {row.block.values.shape[1] for _, row in rows_among(ids)} - {self.hidden_size}
+        if self.hidden_size is not None and widths:
+            raise ValueError(
+                f"an embedding row has {min(widths)} values: this model takes {self.hidden_size}"
+            )
 
     def _checked(self, ids: list[int]) -> tuple[int, ...]:
         most = self.max_model_len

@@ -12,6 +12,7 @@ pages.py         PageTable: the pages of one sequence, lent and shared by the na
 quant.py         int8, int4 and fp8 weights; the one place where a weight is multiplied
 quant_source.py  weights that are quantised while they are read, or were before
 rope_scaling.py  rotary frequencies, scaled for longer contexts
+rows.py          embedding rows: prompt items in place of ids' embeddings
 runner.py        one forward pass; owns the cache
 sequence.py      Sequence: the tokens of a reply or session, their roles, and their pages
 text/            tokenizers, vocabulary, prompt templates

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from innervoice.model.rows import rows_among
 from innervoice.model.sequence import Sequence
 from innervoice.model.transformer import AttentionInputs
 from innervoice_kernels import _C
@@ -19,12 +20,15 @@ from innervoice_kernels.transfer import to_device
 
 @dataclass(frozen=True)
 class Batch:
-    """One forward pass. last [B]: index of each sequence's last token, whose logits are wanted."""
+    """One forward pass. last [B]: index of each sequence's last token, whose logits are wanted. rows: places [R]
+    int64 and values [R, D] float32 of the embedding rows among the tokens, None: there are none.
+    """
 
     ids: Tensor  # [T] int64
     key_tag: Tensor  # [T] int32
     last: Tensor  # [B] int64
     attention: AttentionInputs
+    rows: tuple[Tensor, Tensor] | None = None
 
 
 def make_batch(
@@ -70,4 +74,14 @@ def make_batch(
         min_queries=int(queries.min()),
         max_queries=int(queries.max()),
     )
-    return Batch(there[0], there[1], there[2], attention)
+    fed = (token for s in sequences for token in s.ids[s.num_cached : s.end])
+    return Batch(there[0], there[1], there[2], attention, _rows(fed, device))
+
+
+def _rows(fed: abc.Iterable[int], device: torch.device) -> tuple[Tensor, Tensor] | None:
+    found = list(rows_among(fed))
+    if not found:
+        return None
+    places = np.array([place for place, _ in found], np.int64)
+    there = to_device([places, np.stack([row.values for _, row in found])], device)
+    return there[0], there[1]

@@ -107,11 +107,30 @@ class ModelRunner:
         outputs: half-open ranges of ids, ascending and apart, beside which logits may be left out
         (as NaN; all of them, V = 0, where no range is wanted). None: all are there.
         """
+        if self._native is not None:
+            have_rows = [sequence.feeds_rows for sequence in sequences]
+            if any(have_rows) and not all(have_rows):
+                return self._forward_apart(sequences, have_rows, outputs)
         with self._fed(sequences) as batch:
-            if self._native is not None:
+            if self._native is not None and batch.rows is None:
                 return self._native.logits(batch.ids, batch.attention, self.kv, batch.last, outputs)
-            hidden = self.model.forward(batch.ids, batch.attention, self.kv)
+            hidden = self.model.forward(batch.ids, batch.attention, self.kv, batch.rows)
             return self._head(hidden[batch.last], outputs)
+
+    def _forward_apart(
+        self,
+        sequences: abc.Sequence[Sequence],
+        have_rows: abc.Sequence[bool],
+        outputs: abc.Sequence[tuple[int, int]] | None,
+    ) -> Tensor:
+        """The same in two passes, so that a reply's numbers do not depend on embedding rows beside it: native code
+        takes none.
+        """
+        logits = torch.empty(len(sequences), self.model.config.vocab_size, dtype=torch.float32, device="cpu")
+        for group in (False, True):
+            places = [place for place, has in enumerate(have_rows) if has is group]
+            logits[places] = self.forward([sequences[place] for place in places], outputs)
+        return logits
 
     @torch.inference_mode()
     def logits_at(self, sequences: abc.Sequence[Sequence], wanted: abc.Sequence[int]) -> Tensor:
@@ -121,9 +140,10 @@ class ModelRunner:
         """
         with self._fed(sequences) as batch:
             at = torch.tensor(wanted, dtype=torch.int64, device=self.device)
-            if self._native is not None:
+            if self._native is not None and batch.rows is None:
                 return self._native.logits(batch.ids, batch.attention, self.kv, at)
-            return self.model.logits(self.model.forward(batch.ids, batch.attention, self.kv)[at])
+            hidden = self.model.forward(batch.ids, batch.attention, self.kv, batch.rows)
+            return self.model.logits(hidden[at])
 
     @contextmanager
     def _fed(self, sequences: abc.Sequence[Sequence]) -> Iterator[Batch]:

@@ -6,6 +6,7 @@ from collections import abc
 from dataclasses import dataclass, field
 
 from innervoice.model.pages import PageTable
+from innervoice.model.rows import EmbeddingRow
 from innervoice.model.token_role import TokenRole, page_key, token_tags
 
 
@@ -49,7 +50,8 @@ class TokenColumns:
 class Sequence:
     """A sequence that keeps its pages.
 
-    ids[:num_cached] have keys and values; the next forward pass feeds the rest, or, with a limit, only as
+    An item of ids is a token id, or an embedding row of a prompt. ids[:num_cached] have keys and values; the
+    next forward pass feeds the rest, or, with a limit, only as
     many as bring num_cached to it: a long prompt goes in by chunks. roles[i] is the role of ids[i],
     replies[i] the number of its reply within the sequence (0: none, then from 1), log_weights[r] ln w of
     reply r. page_keys[i] is what, beside the ids, the keys and values of a page depend on: equal keys and
@@ -75,6 +77,11 @@ class Sequence:
         """Tokens that the next forward pass feeds."""
         return self.end - self.num_cached
 
+    @property
+    def feeds_rows(self) -> bool:
+        """Whether embedding rows are among what the next forward pass feeds."""
+        return any(isinstance(token, EmbeddingRow) for token in self.ids[self.num_cached : self.end])
+
     def extend(self, ids: abc.Sequence[int]) -> None:
         """Add prompt tokens."""
         for token in ids:
@@ -90,7 +97,10 @@ class Sequence:
         self.ids.append(token)
         self.roles.append(role)
         self.replies.append(reply)
-        self.page_keys.append(page_key(role, reply, self.log_weights[reply]))
+        if isinstance(token, EmbeddingRow):
+            self.page_keys.append(token.page_key)
+        else:
+            self.page_keys.append(page_key(role, reply, self.log_weights[reply]))
 
     def drop_last(self) -> None:
         """Take the last token back; it has not been fed yet."""

@@ -65,11 +65,18 @@ class Transformer:
         return cos, sin
 
     @torch.inference_mode()
-    def forward(self, ids: Tensor, batch: AttentionInputs, kv: KVCache) -> Tensor:
+    def forward(
+        self, ids: Tensor, batch: AttentionInputs, kv: KVCache, rows: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         """Hidden states [T, D] after the final norm for ids [T] int64; writes the keys and
         values of these tokens into kv.
+
+        rows: places [R] int64 and values [R, D] of embedding rows, which stand in for the embeddings there.
         """
         x = embed(self.weights.embedding, ids, self.weights.dtype)
+        if rows is not None:
+            places, values = rows
+            x = x.index_copy(0, places, values.to(x.dtype))
         cos, sin = self.rotation(batch.positions)
         for index, layer in enumerate(self.weights.layers):
             x = x + self._attention(index, layer, x, cos, sin, batch, kv)

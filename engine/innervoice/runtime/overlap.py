@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from innervoice.model.device_step import DeviceStep, Emitted, Pending, RowStart
+from innervoice.model.rows import EmbeddingRow
 from innervoice.model.sequence import Sequence
 from innervoice.model.token_role import TokenRole
 from innervoice.runtime.active_reply import ActiveReply
@@ -108,6 +109,8 @@ class Overlap:
 
         False: the device cannot hold it.
         """
+        if isinstance(reply.sequence.ids[-1], EmbeddingRow):  # which a device's step does not take
+            reply.by_host = True
         if reply.by_host:
             return False
         sequence, number, sampling = reply.sequence, len(self._rows), reply.request.sampling

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any
 
+from innervoice.model.rows import with_rows_written
 from innervoice.runtime.request import Request
 from innervoice.runtime.snapshot import SessionSnapshot
 
@@ -16,7 +17,7 @@ def request_line(request: Request, model: str, history: SessionSnapshot | None =
 
     model: the digest that identifies the model. history: the history before a turn.
     """
-    return {
+    made = {
         "kind": "request",
         "prompt_ids": list(request.prompt_ids),
         "schedule": request.program.schedule.to_dict(),
@@ -26,4 +27,6 @@ def request_line(request: Request, model: str, history: SessionSnapshot | None =
         "output_format": request.output_format,
         "is_turn": request.session_id is not None,
         "model": model,
-    } | ({} if history is None else {"history": replace(history, model=model).to_dict()})
+    }
+    made = with_rows_written(made)
+    return made | ({} if history is None else {"history": replace(history, model=model).to_dict()})

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any
 
 from innervoice.fields import MOST_INT64, Count, Limits, read_fields
+from innervoice.model.rows import is_id, rows_among, with_rows_read, with_rows_written
 from innervoice.model.text.dialogue import DialogueItem, SpokenCodes
 from innervoice.model.token_role import TokenRole
 from innervoice.schedule import CursorState, Program, Schedule
@@ -83,12 +84,13 @@ class SessionSnapshot:
         max_samples: Callable[[int], float] = lambda num_tokens: math.inf,
         *,
         num_codes: int | None = None,
+        hidden_size: int | None = None,
     ) -> None:
         """Raise ValueError where this model cannot go on from the snapshot: ids outside its
         vocabulary, a cursor nowhere, more sound delivered than its tokens make.
 
         max_samples: the most samples of a reply of so many tokens. num_codes: size of the codebook, by which
-        the speech codes of items are checked.
+        the speech codes of items are checked. hidden_size: the width that embedding rows have.
         """
         self._check_items(vocabulary_size, num_codes)
         for name in ("ids", "injected"):
@@ -97,6 +99,7 @@ class SessionSnapshot:
                 raise ValueError(
                     f"the session holds id {wrong[0]} in {name}, outside the vocabulary of {vocabulary_size}"
                 )
+        self._check_rows(hidden_size)
         paused = self.paused
         if paused is None:
             return
@@ -115,6 +118,14 @@ class SessionSnapshot:
             )
         if paused.cursor.is_done and not own:
             raise ValueError("the session's unfinished reply is done without a token: export it again")
+
+    def _check_rows(self, hidden_size: int | None) -> None:
+        for _, row in rows_among([*self.ids, *self.injected]):
+            width = row.block.values.shape[1]
+            if hidden_size is not None and width != hidden_size:
+                raise ValueError(
+                    f"the session's embedding rows have {width} values: this model takes {hidden_size}"
+                )
 
     def _check_items(self, vocabulary_size: int, num_codes: int | None) -> None:
         items = [*self.items, *self.pending]
@@ -136,13 +147,14 @@ class SessionSnapshot:
     def to_dict(self) -> dict[str, Any]:
         """JSON values, which `from_dict` reads."""
         columns = {f.name: getattr(self, f.name) for f in fields(self)}
-        return columns | {
+        made = columns | {
             "ids": list(self.ids),
             "roles": [int(role) for role in self.roles],
             "paused": None if self.paused is None else self.paused.to_dict(),
             "items": [item.to_json() for item in self.items],
             "pending": [item.to_json() for item in self.pending],
         }
+        return with_rows_written(made)
 
     @classmethod
     def from_dict(cls, values: Any) -> SessionSnapshot:
@@ -150,8 +162,10 @@ class SessionSnapshot:
 
         Raises ValueError for other keys and types, and for columns that do not fit together.
         """
-        if isinstance(values, Mapping) and not values.keys() & _SINCE_2.keys():
-            values = {**values, **_SINCE_2}
+        if isinstance(values, Mapping):
+            values = with_rows_read(values)
+            if not values.keys() & _SINCE_2.keys():
+                values = {**values, **_SINCE_2}
         _check_keys(values, cls, "the session")
         for name in ("items", "pending"):
             _check(isinstance(values[name], list), name, values[name], "a list of items")
@@ -160,7 +174,7 @@ class SessionSnapshot:
         _check(isinstance(values["model"], str), "model", values["model"], "a name")
         for name in ("ids", "roles", "replies", "injected"):
             found = values[name]
-            is_list = isinstance(found, list) and all(type(number) is int for number in found)
+            is_list = isinstance(found, list) and all(map(is_id, found))
             _check(is_list, name, found, "a list of whole numbers")
         ids, roles, replies, weights = (values[name] for name in ("ids", "roles", "replies", "weights"))
         is_list = isinstance(weights, list) and all(type(weight) in (int, float) for weight in weights)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from innervoice.model.rows import is_id
 from innervoice.types import Ids
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -91,7 +92,7 @@ def _part_from_json(values: Any) -> ItemPart:
     kind, content = values if isinstance(values, list) and len(values) == 2 else (None, None)
     if kind == "text" and isinstance(content, str):
         return content
-    if isinstance(content, list) and all(type(number) is int for number in content):
+    if isinstance(content, list) and all(map(is_id, content)):
         if kind == "codes":
             return SpokenCodes(tuple(content))
         if kind == "ids":

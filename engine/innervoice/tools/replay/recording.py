@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from innervoice.codec.audio import SampleRate
 from innervoice.fields import MOST_INT64, Count, Limits, read_fields
 from innervoice.files import parse_json, read_text
+from innervoice.model.rows import with_rows_read
 from innervoice.runtime.record import Line
 from innervoice.runtime.snapshot import SessionSnapshot
 from innervoice.schedule import Schedule
@@ -119,7 +120,7 @@ class RecordedReply:
         )
         extra = ({key: value for key, value in line.items() if key not in LOG_KEYS} for line in lines)
         return cls(
-            prompt_ids=head["prompt_ids"],
+            prompt_ids=with_rows_read(head)["prompt_ids"],
             schedule=Schedule.from_dict(head["schedule"]),
             sampling=Sampling(**head["sampling"]),
             reflection_caps=caps,
