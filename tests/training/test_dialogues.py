@@ -15,7 +15,7 @@ from training.lm.model import NUM_LAYERS, LanguageModel
 from training.lm.score import is_not_understood, names_feeling, names_situation, situation_of
 from training.lm.speak import Said, answer
 from training.lm.train import TEXT_WEIGHT, losses, weight_of
-from training.lm.vocabulary import END, FIRST_CODE, ID_OF, NUM_TEXT, OPEN, SIZE
+from training.lm.vocabulary import CLOSE, END, FIRST_CODE, ID_OF, NUM_TEXT, OPEN, SIZE, decode
 from training.speech import plan
 from training.speech.plan import FIRST_HOUR, KOKORO_HELD_OUT, KOKORO_USERS, evenly, in_shards, target
 from training.speech.plan import user as said_by_user
@@ -150,3 +150,15 @@ def test_no_kind_of_dialogue_waits_for_the_long_rest(monkeypatch: pytest.MonkeyP
     first_general = kinds.index("general")
     assert set(kinds[:first_general]) == {"reply", "user"}
     assert set(kinds[first_general:]) == {"general"}
+
+
+def test_a_reflection_before_all_of_the_reply_has_spaces_between_its_sentences(speech: Speech) -> None:
+    dialogues = Dialogues(speech)
+    whole = {" ".join(parts) for situation in SITUATIONS[:3] for parts in grammar.reflections(situation)}
+    found = set()
+    for seed in range(200):
+        ids = dialogues.draw(random.Random(seed)).ids
+        begins = ids.index(OPEN) if OPEN in ids else len(ids)
+        found.add(decode(list(ids[begins + 1 : ids.index(CLOSE)])) if CLOSE in ids else "")
+    assert found & whole
+    assert not any(".The" in text or ".Do" in text for text in found)

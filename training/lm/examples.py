@@ -173,8 +173,10 @@ def turn(topic: Topic, mode: Mode, first: bool, rng: random.Random) -> tuple[lis
     if rng.random() < CORRUPT_RECORDINGS:
         question = [rng.randrange(NUM_CODES) if rng.random() < CORRUPT_CODES else code for code in question]
     text, recordings = rng.choice(topic.answers)
-    sentences = [encode(sentence) for sentence in rng.choice(topic.reflections)]
-    return prompt(question, first), reply(encode(text), rng.choice(recordings), sentences, mode)
+    reflection = rng.choice(topic.reflections)
+    segments = [" ".join(reflection)] if mode == "first" else reflection
+    hidden = [encode(segment) for segment in segments]
+    return prompt(question, first), reply(encode(text), rng.choice(recordings), hidden, mode)
 
 
 def joined(turns: list[tuple[list[int], list[int]]]) -> Example:

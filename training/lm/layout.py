@@ -41,7 +41,7 @@ def fits(text: Sequence[int], codes: Sequence[int]) -> bool:
 def reply(
     text: Sequence[int], codes: Sequence[int], reflection: Sequence[Sequence[int]], mode: Mode
 ) -> list[int]:
-    """Return the ids of a reply, its end of turn included; the reflection is given sentence by sentence.
+    """Return the ids of a reply, its end of turn included; the reflection is given segment by segment.
 
     A text that is shorter than its segment is finished: speech then goes on to the end, without reflection.
     """
