@@ -22,7 +22,7 @@ Reflection = tuple[str, str, str]
 
 TWO_TURNS = 0.2  # share of the situations that go on
 # Chances of the kinds of dialogues.
-KINDS = {"situation": 0.67, "tone": 0.1, "greeting": 0.04, "thanks": 0.04, "goodbye": 0.04, "outside": 0.11}
+KINDS = {"situation": 0.72, "tone": 0.05, "greeting": 0.04, "thanks": 0.04, "goodbye": 0.04, "outside": 0.11}
 MODE_CHANCES = {"off": 0.15, "first": 0.4, "after": 0.3, "before": 0.15}
 CORRUPT_RECORDINGS = 0.5
 CORRUPT_CODES = 0.03

@@ -9,8 +9,9 @@ from typing import Any
 from innervoice.codec.glm_voice.chunks import SteadySettings
 from innervoice.files import is_trained, packaged_model
 
-# The flow of the trained model is a regression: one step of the solver gives the mel that ten give.
-STREAMING = SteadySettings(first=26, steps=1)
+# The flow of the trained model is a regression: one step of the solver gives the mel that ten give. A first chunk of 10 tokens
+# ends before the next one is there, after a segment of text and one of reflection.
+STREAMING = SteadySettings(first=20, steps=1, look_back=172)
 
 
 def packaged_load(chosen: Mapping[str, Any]) -> dict[str, Any]:
