@@ -136,17 +136,22 @@ def to_plain(value: Any) -> Any:
     return [to_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
+def _last(before: Any, after: Any) -> Any:
+    return before if after is None else after
+
+
 def in_log(
-    join: Callable[[Any, Any], Any] | None = None, **keys: Callable[[Any], Any]
+    join: Callable[[Any, Any], Any] | None = None, *, omits_none: bool = False, **keys: Callable[[Any], Any]
 ) -> dict[str, dict[str, Any]]:
     """Metadata of an event's field: how a line of an event log holds it.
 
     A field without it is written as it is.
 
     join: makes one value of those of a segment's events; None: the first one stays. keys: the line's keys,
-    each with the function that makes its value of the field's; none: the field's own name and value.
+    each with the function that makes its value of the field's; none: the field's own name and value. omits_none:
+    the line has no key while the value is None.
     """
-    return {"log": {"join": join, "keys": keys}}
+    return {"log": {"join": join, "keys": keys, "omits_none": omits_none}}
 
 
 NOT_IN_LOG: Mapping[str, Any] = {"log": None}
@@ -209,7 +214,8 @@ class ReflectionBudget(NamedTuple):
 class TokenEvent(Event):
     """Ids of one segment, as they are decoded.
 
-    segment counts the reply's segments from 0; forced: the schedule gave the ids. budget: of tokens of a
+    segment counts the reply's segments from 0; forced: the schedule gave the ids. name: of the segment, where the
+    schedule names it. choice: of the event that completes a choice, the text that was chosen. budget: of tokens of a
     reflection that can be capped, and of the token behind a reflection that was left out.
     """
 
@@ -217,6 +223,8 @@ class TokenEvent(Event):
     ids: list[int] = field(metadata=in_log(add))
     text: str = field(default="", metadata=in_log(add))
     forced: bool = field(default=False, metadata=in_log(and_))
+    name: str | None = field(default=None, metadata=in_log(omits_none=True))
+    choice: str | None = field(default=None, metadata=in_log(_last, omits_none=True))
     logprobs: list[float] | None = field(default=None, metadata=NOT_IN_LOG)
     budget: ReflectionBudget | None = field(default=None, metadata=NOT_IN_LOG)
 
@@ -260,10 +268,6 @@ class ToolCall:
         read_fields(self, "ToolCall.")
 
 
-def _last_call(before: Any, after: Any) -> Any:
-    return before if after is None else after
-
-
 @dataclass(frozen=True, kw_only=True)
 class Tool(TokenEvent):
     """Text of a tool call, which is neither heard nor part of the transcript.
@@ -272,7 +276,7 @@ class Tool(TokenEvent):
     before.
     """
 
-    call: ToolCall | None = field(default=None, metadata=in_log(_last_call, call=to_plain))
+    call: ToolCall | None = field(default=None, metadata=in_log(_last, call=to_plain))
     kind: str = field(default="tool", init=False)
 
 
@@ -362,6 +366,7 @@ class LoggedField:
     name: str
     join: Callable[[Any, Any], Any] | None
     keys: Mapping[str, Callable[[Any], Any]]
+    omits_none: bool = False
 
 
 def logged_fields(kind: type[Event]) -> list[LoggedField]:
@@ -371,7 +376,8 @@ def logged_fields(kind: type[Event]) -> list[LoggedField]:
         rule = one.metadata.get("log", {})
         if rule is not None:
             keys = rule.get("keys") or {one.name: _as_it_is}
-            made.append(LoggedField(one.name, rule.get("join"), keys))
+            omits_none = rule.get("omits_none", False)
+            made.append(LoggedField(one.name, rule.get("join"), keys, omits_none))
     return made
 
 

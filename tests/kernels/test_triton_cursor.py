@@ -19,7 +19,7 @@ from torch import Tensor
 
 need_interpreter()
 
-from random_schedules import SIZE, VOCABULARY, schedules  # noqa: E402
+from random_schedules import SIZE, VOCABULARY, schedules, tagged_schedules  # noqa: E402
 from triton_rows import rows_of  # noqa: E402
 
 from innervoice.schedule import (  # noqa: E402
@@ -255,7 +255,7 @@ def samplings(draw: st.DrawFn) -> Sampling:
 
 @st.composite
 def replies(draw: st.DrawFn) -> tuple[Program, Sampling, list[int]]:
-    data = draw(schedules())
+    data = draw(schedules() | tagged_schedules())
     sampling, own = (
         draw(samplings()),
         draw(st.none() | st.sampled_from([Sampling(temperature=0.0), Sampling(top_p=0.6, top_k=5)])),
@@ -265,9 +265,7 @@ def replies(draw: st.DrawFn) -> tuple[Program, Sampling, list[int]]:
     if not schedule.makes_calls:
         schedule = schedule.with_changes(guided=draw(st.sampled_from([True, True, True, False])))
     if own is not None:
-        cycle = tuple(
-            s if s.kind == "forced" else type(s)(s.kind, s.budget, sampling=own) for s in schedule.cycle
-        )
+        cycle = tuple(s if s.kind == "forced" else replace(s, sampling=own) for s in schedule.cycle)
         schedule = schedule.with_changes(cycle=cycle)
     vocabulary = draw(st.sampled_from([VOCABULARY, VOCABULARY, GROWN]))
     return compile_schedule(schedule, vocabulary), sampling, draw(st.lists(st.integers(0, 5), max_size=4))
@@ -329,6 +327,42 @@ def test_calls_equal_the_host(ignore_eos: bool) -> None:
         )
         programs = [compile_schedule(Schedule.from_dict(one), VOCABULARY) for one in schedules]
         hold_replies([(program, sampling, []) for program in programs], seed, steps=12)
+
+
+TAGGED: list[dict[str, Any]] = [
+    {"cycle": [{"kind": "reflection", "budget": 4, "open": [31, 5], "close": [0, 1, 0, 34]}, ["speech", 2]]},
+    {"cycle": [{"kind": "reflection", "budget": 5, "close": [0, 0, 1], "stop": [2]}, ["transcript", 2]]},
+    {
+        "cycle": [
+            {"kind": "transcript", "budget": 9, "stop": [0, 1]},
+            {"kind": "speech", "budget": 4, "stop": [20]},
+        ]
+    },
+    {
+        "prologue": [
+            ["reflection", 1],
+            {"kind": "choice", "choices": [[0, 1, 2], [0, 2], [1, 1, 1, 3], [3]]},
+            {"kind": "choice", "as": "transcript", "choices": [[n, 2] for n in range(0, 18, 2)]},
+        ],
+        "cycle": [{"kind": "reflection", "budget": 3, "close": [0, 1]}, ["transcript", 2]],
+    },
+]
+
+
+def test_tags_stops_and_choices_equal_the_host() -> None:
+    for seed, temperature in enumerate((0.0, 3.0)):
+        sampling = Sampling(temperature=temperature, top_k=0, top_p=1.0, seed=seed, max_new_tokens=40)
+        programs = [compile_schedule(Schedule.from_dict(one), VOCABULARY) for one in TAGGED]
+        hold_replies([(program, sampling, []) for program in programs], seed, steps=14)
+
+
+def test_a_device_refuses_a_choice_that_forks_wider_than_its_masks() -> None:
+    choice = {"kind": "choice", "choices": [[n, 1] for n in range(0, 20, 2)]}
+    program = compile_schedule(
+        Schedule.from_dict({"prologue": [choice], "cycle": [["speech", 2]]}), VOCABULARY
+    )
+    with pytest.raises(ValueError, match="more single ids at once"):
+        pack.request_values(program, GREEDY)
 
 
 def test_a_device_refuses_more_ends_and_words_than_it_holds() -> None:

@@ -10,6 +10,11 @@ import numpy as np
 INFINITY = 10**9
 
 
+def _matched(drawn: list[int], tag: list[int]) -> int:
+    """How many of the last ids are a beginning of the tag."""
+    return max((n for n in range(1, min(len(drawn), len(tag)) + 1) if drawn[-n:] == tag[:n]), default=0)
+
+
 class Naive:
     """Runs a guided schedule (JSON form) greedily; `vocab` as in `replay`."""
 
@@ -38,7 +43,10 @@ class Naive:
         yield from self.schedule.get("prologue", [])
         first = self.schedule.get("first") or []
         for segment, budget in zip(self.schedule["cycle"], first, strict=False):
-            yield segment if budget is None else [segment[0], budget]
+            if budget is None:
+                yield segment
+            else:
+                yield segment | {"budget": budget} if isinstance(segment, dict) else [segment[0], budget]
         while True:
             yield from self.schedule["cycle"]
 
@@ -50,7 +58,7 @@ class Naive:
 
     def _has(self, kind: str) -> bool:
         return any(
-            isinstance(s, list) and s[0] == kind
+            (s[0] if isinstance(s, list) else s["kind"]) == kind
             for s in self.schedule.get("prologue", []) + self.schedule["cycle"]
         )
 
@@ -71,14 +79,40 @@ class Naive:
         if isinstance(segment, dict) and segment["kind"] == "tool":
             self._call(segment["budget"], segment.get("ids", ()))
             return
-        if isinstance(segment, dict):
+        if isinstance(segment, dict) and segment["kind"] == "forced":
             for token in segment["ids"]:
                 self._emit(token, segment["as"])
             self.offer = False
             return
-        getattr(self, f"_{segment[0]}")(INFINITY if segment[1] is None else segment[1])
+        if isinstance(segment, dict) and segment["kind"] == "choice":
+            self._choice(segment)
+            return
+        own = segment if isinstance(segment, dict) else {"kind": segment[0], "budget": segment[1]}
+        budget = INFINITY if own["budget"] is None else own["budget"]
+        if own.get("name") in self.schedule.get("limits", {}):
+            limit = self.schedule["limits"][own["name"]]
+            budget = min(
+                budget, max(limit, self.schedule.get("floor", 0)) if own["kind"] == "reflection" else limit
+            )
+        getattr(self, f"_{own['kind']}")(budget, own)
 
-    def _reflection(self, budget: int) -> None:
+    def _choice(self, segment: dict[str, Any]) -> None:
+        paths, depth = [list(path) for path in segment["choices"]], 0
+        while not self._full():
+            if depth and len(paths) == 1:
+                token = paths[0][depth]
+            else:
+                token = self._pick([path[depth] for path in paths])
+                if self._full():
+                    return
+            self.offer = False
+            self._emit(token, segment["as"])
+            depth += 1
+            paths = [path for path in paths if path[depth - 1] == token]
+            if len(paths[0]) == depth:
+                return
+
+    def _reflection(self, budget: int, own: dict[str, Any]) -> None:
         reflect = self.schedule.get("reflect", "on")
         if reflect == "off" or self.reflection_done:
             return
@@ -89,26 +123,36 @@ class Naive:
         if budget == 0:
             return
         vocab = self.vocab
-        if vocab["open"] is not None:
-            self._emit(vocab["open"], "open")
+        opening, close = (
+            own.get(name, [] if vocab[name] is None else [vocab[name]]) for name in ("open", "close")
+        )
+        for token in opening:
+            self._emit(token, "open")
             self.offer = False
-        ends = [t for t in (vocab["close"], vocab["done"]) if t is not None]
+        stop = own.get("stop", [])
+        drawn: list[int] = []
         for _ in range(budget):
             if self._full():
                 return
+            ends = [t for t in close if _matched([*drawn, t], close)] + stop
+            ends += [] if vocab["done"] is None else [vocab["done"]]
             token = self._pick([*range(*vocab["text"]), *ends])
+            if self._full():
+                return
             self.offer = False
             if token == vocab["done"]:
                 self.reflection_done = True
                 self._emit(token, "done")
                 return
-            if token == vocab["close"]:
+            drawn.append(token)
+            if token in stop or (close and drawn[-len(close) :] == close):
                 self._emit(token, "close")
                 self.offer = True
                 return
             self._emit(token, "reflection")
-        if vocab["close"] is not None and not self._full():
-            self._emit(vocab["close"], "close")
+        if close and not self._full():
+            for token in close[_matched(drawn, close) :]:
+                self._emit(token, "close")
             self.offer = True
 
     def _offered_call(self) -> list[int]:
@@ -148,7 +192,7 @@ class Naive:
                 self._emit(token, "tool_mark")
                 more = more[:1]
 
-    def _transcript(self, budget: int) -> None:
+    def _transcript(self, budget: int, own: dict[str, Any]) -> None:
         if self.text_done:
             return
         vocab, spoken = self.vocab, self._has("speech")
@@ -171,8 +215,10 @@ class Naive:
                 self.over = True
                 return
             self._emit(token, "transcript")
+            if token in own.get("stop", []):
+                return
 
-    def _speech(self, budget: int) -> None:
+    def _speech(self, budget: int, own: dict[str, Any]) -> None:
         vocab = self.vocab
         count = 0
         while (count < budget or self.text_done) and not self._full():
@@ -191,3 +237,5 @@ class Naive:
                 return
             self._emit(token, "speech")
             count += 1
+            if token in own.get("stop", []):
+                return

@@ -58,3 +58,45 @@ def schedules(draw: st.DrawFn) -> dict[str, Any]:
         schedule["parallel_calls"] = draw(st.booleans())
     schedule["reflect"] = draw(st.sampled_from(["on", "on", "off", 0, 1, 3]))
     return schedule
+
+
+_tags = st.lists(st.sampled_from([0, 1, 2, 32, 34]), max_size=4)
+
+
+@st.composite
+def choices(draw: st.DrawFn) -> dict[str, Any]:
+    """A choice of which no text begins with another."""
+    ids = st.lists(st.integers(0, 3), min_size=1, max_size=4).map(tuple)
+    paths = draw(st.lists(ids, min_size=1, max_size=6, unique=True))
+    kept = [list(p) for p in paths if not any(p[:n] in paths for n in range(1, len(p)))]
+    return {"kind": "choice", "as": draw(st.sampled_from(["reflection", "transcript"])), "choices": kept}
+
+
+@st.composite
+def tagged_schedules(draw: st.DrawFn) -> dict[str, Any]:
+    """A schedule whose segments have names, tags and stop ids of their own, and which has choices."""
+    schedule = draw(schedules())
+    number = 0
+
+    def changed(segment: Any) -> Any:
+        nonlocal number
+        if isinstance(segment, dict):
+            return draw(choices()) if segment["kind"] == "forced" and draw(st.booleans()) else segment
+        kind, most = segment
+        number += 1
+        made = {"kind": kind, "budget": most, "name": f"part {number}"}
+        if kind == "reflection":
+            made |= {name: draw(_tags) for name in ("open", "close") if draw(st.booleans())}
+            made |= {"stop": draw(st.lists(st.integers(0, 4), max_size=2))} if draw(st.booleans()) else {}
+        elif draw(st.booleans()):
+            low = VOCAB[{"transcript": "text", "speech": "speech"}[kind]][0]  # type: ignore[index]
+            made |= {"stop": [low + draw(st.integers(0, 3))]}
+        return made
+
+    for part in ("prologue", "cycle"):
+        schedule[part] = [changed(segment) for segment in schedule[part]]
+    schedule["prologue"] += draw(st.lists(choices(), max_size=1))
+    names = [s["name"] for s in schedule["prologue"] + schedule["cycle"] if "name" in s]
+    if names and draw(st.booleans()):
+        schedule["limits"] = {draw(st.sampled_from(names)): draw(st.integers(1, 3))}
+    return schedule

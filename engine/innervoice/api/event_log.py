@@ -59,7 +59,9 @@ class EventLog:
         for field in _FIELDS[type(event)]:
             if field.join is not None:
                 for key, make in field.keys.items():
-                    line[key] = field.join(line[key], make(getattr(event, field.name)))
+                    value = field.join(line.get(key), make(getattr(event, field.name)))
+                    if value is not None or not field.omits_none:
+                        line[key] = value
         for name, values in extra.items():
             line[name] = [*line.get(name, ()), *values]
         line["t_end"] = event.t
@@ -87,7 +89,8 @@ def to_json(line: Line) -> str:
 def _values(event: Event) -> Line:
     """The built-in fields of an event under the keys of its line."""
     return {
-        key: make(getattr(event, field.name))
+        key: make(value)
         for field in _FIELDS[type(event)]
+        if (value := getattr(event, field.name)) is not None or not field.omits_none
         for key, make in field.keys.items()
     }

@@ -177,7 +177,7 @@ class RequestBuilder:
             made = TEXT_ONLY if self.vocabulary.speech is None else "interleaved"
         if isinstance(made, str):
             made = Schedule.load(made) if made.endswith(".json") else Schedule.preset(made)
-        return compile_schedule(made, self.vocabulary, self.tokenizer.special)
+        return compile_schedule(made, self.vocabulary, self.tokenizer.special, self.tokenizer.encode)
 
     def program_of(self, options: RequestOptions) -> Program:
         """The schedule of a request, with the tool calls that it allows or asks for.
@@ -196,7 +196,7 @@ class RequestBuilder:
             schedule = self._with_calls(schedule, options)
         if schedule is program.schedule:
             return program
-        return compile_schedule(schedule, self.vocabulary, self.tokenizer.special)
+        return compile_schedule(schedule, self.vocabulary, self.tokenizer.special, self.tokenizer.encode)
 
     def _with_calls(self, schedule: Schedule, options: RequestOptions) -> Schedule:
         choice = options.tool_choice

@@ -69,6 +69,7 @@ class EventBuilder:
         self._hidden_text = TextStream(tokenizer)
         self._spoken_text = TextStream(tokenizer)
         self._call_text = TextStream(tokenizer)
+        self._held: list[int] = []  # hidden ids that may be the beginning of a close
         self._call = ""  # what the call that is open says so far
         self._tool_open, self._tool_close = tool_marks
         self._usage = Usage(prompt_tokens=num_prompt, cached_tokens=num_cached, sampling=sampling)
@@ -99,6 +100,8 @@ class EventBuilder:
             "ids": [token],
             "forced": emission.forced and kind not in _MARKS,
             "logprobs": None if logprob is None else [logprob],
+            "name": emission.name,
+            "choice": emission.choice,
         }
         if emission.cap is not None or emission.num_skipped:
             common["budget"] = _budget(emission, reserve_s)
@@ -117,8 +120,18 @@ class EventBuilder:
             return self._extended(Tool(**common, call=call))
         if self._first_audio_at is None:
             self._hidden_before_audio += 1
-        text = self._hidden_text.feed([token]) if kind is _REFLECTION else ""
-        return self._extended(Reflection(**common, text=text))
+        return self._extended(Reflection(**common, text=self._feed_hidden(emission)))
+
+    def _feed_hidden(self, emission: Emission) -> str:
+        """The hidden text that a token makes certain: what may be the beginning of a close of several ids waits."""
+        if emission.kind is _REFLECTION:
+            self._held.append(emission.token)
+            num_kept = emission.matched
+        else:
+            num_kept = len(self._held) if emission.forced else emission.matched
+        certain = self._held[: len(self._held) - num_kept]
+        self._held = self._held[len(certain) :] if emission.kind is _REFLECTION else []
+        return self._hidden_text.feed(certain) if certain else ""
 
     def catch_up(self, role: TokenRole, token: int) -> None:
         """Take a token in that has had its event elsewhere: its bytes may begin a character."""

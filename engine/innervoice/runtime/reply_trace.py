@@ -108,7 +108,7 @@ class ReplyTrace:
     def granted(self, reply: ActiveReply, cap: int) -> None:
         """Draw a cap that the scheduler gave a reply's open reflection, when it is another than before."""
         cursor = reply.cursor
-        if cursor.kind is not TokenKind.REFLECTION:
+        if cursor.kind is not TokenKind.REFLECTION or not cursor.is_reflecting:
             return
         drawn, number = self._of_entry(reply, self._now), cursor.num_reflections
         drawn.cap = cursor.limit
@@ -160,7 +160,11 @@ class ReplyTrace:
             drawn.num_hidden = 0
             drawn.cap = UNLIMITED
             drawn.lines.begin(
-                _SEGMENTS, event.kind, drawn.last_s, segment=event.segment, first_token_s=round(event.t, 6)
+                _SEGMENTS,
+                event.name or event.kind,
+                drawn.last_s,
+                segment=event.segment,
+                first_token_s=round(event.t, 6),
             )
         drawn.num_tokens += len(event.ids)
         drawn.last_s = now
@@ -168,8 +172,11 @@ class ReplyTrace:
         if event.kind == "reflection" and reply is not None:
             vocabulary = reply.request.program.vocabulary
             marks = (vocabulary.open, vocabulary.close, vocabulary.done)
-            drawn.num_hidden += sum(i not in marks for i in event.ids)
-            if reply.cursor.kind is TokenKind.REFLECTION:
+            if event.budget is not None and event.budget.spent:
+                drawn.num_hidden = event.budget.spent
+            elif event.forced or reply.cursor.row < 0:
+                drawn.num_hidden += sum(i not in marks for i in event.ids)
+            if reply.cursor.kind is TokenKind.REFLECTION and reply.cursor.is_reflecting:
                 drawn.cap = reply.cursor.limit
 
     def _end_segment(self, drawn: _Drawn) -> None:

@@ -1,14 +1,17 @@
 """The schedule: kinds of tokens in order, their budgets, and the cursor that enforces them.
 
 ahead.py         how much of a reply is still to come, by its schedule
+check_parts.py   refusals of a segment's name, tags, stop ids and choices
 compile.py       a schedule and a vocabulary become a table of states; refusals
 cursor.py        a reply's walk through that table, guided
 cursor_state.py  the walk's position as a value, checked when it comes from outside
 emission.py      a mask and an emitted token
 free_cursor.py   the cursor of free decoding, which only labels
+layout.py        segments become rows of states
 pack.py          programs, requests and positions as the numbers of the device's cursor
 program.py       Segment and Schedule, from Python or JSON
 replay.py        a schedule over scripted logits
+spelling.py      the ids of tags and texts, and tags of several ids in what is drawn
 """
 
 from innervoice.schedule.ahead import OpenReflection, reflection_ahead, spoken_until

@@ -68,7 +68,7 @@ def reflection_ahead(cursor: Cursor | FreeCursor) -> OpenReflection | None:
     """The open reflection or the next one; None when there is none to come, or the engine has no say in it."""
     if cursor.row < 0:
         return None
-    if cursor.kind is _REFLECTION and cursor.forced is None:
+    if cursor.kind is _REFLECTION and cursor.is_reflecting:
         return OpenReflection(True, cursor.count, _most(cursor, cursor.row))
     rows, row = cursor.program.rows, cursor.row
     for _ in range(_MOST_SEGMENTS):

@@ -9,7 +9,7 @@ from innervoice.schedule.cursor_state import CursorState
 from innervoice.schedule.emission import Emission, Mask
 from innervoice.schedule.free_cursor import FreeCursor
 from innervoice.types import Sampling
-from innervoice_kernels.sampling.cursor_columns import UNLIMITED, ProgramColumn, TokenKind
+from innervoice_kernels.sampling.cursor_columns import UNLIMITED, Edge, ProgramColumn, TokenKind
 
 # Columns and kinds are looked up once: an enum's attribute costs as much as the rest of a step.
 _FORCED = int(ProgramColumn.FORCED)
@@ -31,6 +31,10 @@ _ENDS = int(ProgramColumn.ENDS)
 _NEXT = int(ProgramColumn.NEXT)
 _BUDGET = int(ProgramColumn.BUDGET)
 _CLOSE_ROW = int(ProgramColumn.CLOSE_ROW)
+_MISS = int(ProgramColumn.MISS)
+_CLOSES = int(Edge.CLOSES)
+_LEAVES = int(Edge.LEAVES)
+_CHOOSES = int(Edge.CHOOSES)
 _REFLECTION = TokenKind.REFLECTION
 _OPEN = TokenKind.OPEN
 _CLOSE = TokenKind.CLOSE
@@ -71,6 +75,8 @@ class Cursor:
         self._rows = program.rows
         self._kinds = program.kinds
         self._masks = program.masks
+        self._edges = program.edges
+        self._names = program.names
         self._ignore_eos = ignore_eos
         self._ends = frozenset(program.ends)
         self._tool_open = program.tool_open
@@ -160,10 +166,15 @@ class Cursor:
     def is_reflecting(self) -> bool:
         """Whether a reflection segment is open: its open token comes next, or it draws.
 
-        Forced text is no such segment.
+        Forced text and a choice are no such segments.
         """
         kind = self._kinds[self._row]
-        return kind is _OPEN or (kind is _REFLECTION and not self._rows[self._row][_FORCED])
+        return kind is _OPEN or (kind is _REFLECTION and self._is_capped(self._rows[self._row]))
+
+    @staticmethod
+    def _is_capped(row: list[int]) -> bool:
+        """Whether a row of hidden tokens is a reflection's, and not forced text or a choice."""
+        return not row[_FORCED] and row[_MISS] != _CHOOSES
 
     def emit_forced(self) -> Emission:
         """Take the forced id."""
@@ -171,7 +182,9 @@ class Cursor:
         assert token is not None, "emit_forced at a state that draws"
         row, kind = self._rows[self._row], self.kind
         self._offers_done = False
-        emission = self._emission(token, kind, forced=True)
+        emission = self._emission(
+            token, kind, forced=True, choice=self.program.labels.get((self._row, self._count))
+        )
         self._count += 1
         if self._count == row[_LENGTH]:
             self._enter(self._next(self._row))
@@ -183,8 +196,11 @@ class Cursor:
         assert token in self.mask, f"{token} is not in the mask of state {self._row}"
         row, vocabulary = self._rows[self._row], self.program.vocabulary
         kind = self.kind
-        if kind is _REFLECTION and token in (vocabulary.close, vocabulary.done):
-            return self._end_reflection(token)
+        edges = self._edges[self._row]
+        if kind is _REFLECTION and row[_MISS] != _CHOOSES:
+            closes = token == vocabulary.close if edges is None else edges.get(token) == _CLOSES
+            if closes or token == vocabulary.done:
+                return self._end_reflection(token)
         if self._offers_done and token == vocabulary.done:
             self._offers_done, self.reflection_done = False, True
             return Emission(token, _DONE, self.segment, forced=False)
@@ -200,6 +216,8 @@ class Cursor:
         elif kind is not _REFLECTION and token in self._ends and self._may_end(kind):
             self.is_done, self._fresh = True, True
             return self._emission(token, _END, forced=False)
+        if edges is not None:
+            return self._take_edge(token, kind, edges.get(token, row[_MISS]))
         emission = self._emission(token, kind, forced=False)
         self._count += 1
         self._leave_if_spent()
@@ -228,22 +246,45 @@ class Cursor:
 
     def _mask(self) -> Mask:
         row, vocabulary = self._rows[self._row], self.program.vocabulary
+        edges = self._edges[self._row] or {}
+        if row[_MISS] == _CHOOSES:
+            done = (vocabulary.done,) if self._offers_done and vocabulary.done is not None else ()
+            return Mask((), (*edges, *done))
         ranges = [(row[_LOW0], row[_HIGH0]), (row[_LOW1], row[_HIGH1])]
         if row[_LOW2] < row[_HIGH2]:
             ranges += vocabulary.words
-        extras = []
+        extras = list(edges)
         if row[_ENDS] != 2 or self.text_done:
             extras += [row[_EXTRA0], row[_EXTRA1]]
-            extras += self.program.ends if row[_ENDS] and self._may_end(self.kind) else []
+            extras += self.program.ends if row[_ENDS] in (1, 2) and self._may_end(self.kind) else []
         if self._offers_done and vocabulary.done is not None:
             extras.append(vocabulary.done)
         return Mask(
             tuple(r for r in ranges if r[0] < r[1]), tuple(dict.fromkeys(t for t in extras if t >= 0))
         )
 
+    def _take_edge(self, token: int, kind: TokenKind, target: int) -> Emission:
+        """Emit an id that leads to another state of its segment, or out of it."""
+        row = self._rows[self._row]
+        chooses = row[_MISS] == _CHOOSES
+        label = self.program.labels.get((self._row, token)) if chooses else None
+        # Where a reflection looks for a tag, its states stand in a row behind that of MISS.
+        matched = target - row[_MISS] if kind is _REFLECTION and not chooses else 0
+        emission = self._emission(token, kind, forced=False, choice=label, matched=matched)
+        if target == _LEAVES:
+            self._enter(self._next(self._row))
+            return emission
+        self._row, self._count = target, 0 if chooses else self._count + 1
+        self._leave_if_spent()
+        return emission
+
     def _end_reflection(self, token: int) -> Emission:
         is_done = token == self.program.vocabulary.done
-        emission = self._emission(token, _DONE if is_done else _CLOSE, forced=False)
+        # The ids of the tag that were drawn before its last one; an id of `stop` is a close by itself.
+        row = self._rows[self._row]
+        in_tag = not is_done and (self._row, token) not in self.program.stops
+        matched = self._row - row[_MISS] if in_tag else 0
+        emission = self._emission(token, _DONE if is_done else _CLOSE, forced=False, matched=matched)
         self.reflection_done |= is_done
         self._enter(self._next(self._rows[self._row][_CLOSE_ROW]))
         self._offers_done = not is_done
@@ -283,7 +324,7 @@ class Cursor:
         self._row, self._count = index, 0
         self._fresh |= bool(row[_HEAD])
         if not row[_FORCED] and not row[_ENTRY]:
-            body_of_open = self._kinds[index] is _REFLECTION
+            body_of_open = self._kinds[index] is _REFLECTION and row[_MISS] != _CHOOSES
             if not body_of_open:
                 self._limit = UNLIMITED if row[_BUDGET] < 0 else row[_BUDGET]
             self._leave_if_spent()
@@ -303,17 +344,22 @@ class Cursor:
         self._num_skipped += self._limit <= 0
         return self._limit > 0
 
-    def _emission(self, token: int, kind: TokenKind, *, forced: bool) -> Emission:
+    def _emission(
+        self, token: int, kind: TokenKind, *, forced: bool, choice: str | None = None, matched: int = 0
+    ) -> Emission:
         self.segment += self._fresh
         self._fresh = False
         skipped, self._num_skipped = self._num_skipped, 0
-        if kind is _REFLECTION and not forced:
-            return Emission(token, kind, self.segment, forced, self._limit, self._count + 1, skipped)
+        name = None if kind is _END or kind is _TOOL_MARK else self._names[self._row]
+        if kind is _REFLECTION and self._is_capped(self._rows[self._row]):
+            cap, spent = self._limit, self._count + 1
+            return Emission(token, kind, self.segment, forced, cap, spent, skipped, name, matched=matched)
         if kind is _OPEN:
-            return Emission(token, kind, self.segment, forced, self._limit, 0, skipped)
+            return Emission(token, kind, self.segment, forced, self._limit, 0, skipped, name)
         if kind is _CLOSE and forced and self.granted:  # it had all of its cap
-            return Emission(token, kind, self.segment, forced, self.granted[-1], self.granted[-1])
-        return Emission(token, kind, self.segment, forced, num_skipped=skipped)
+            cap = self.granted[-1]
+            return Emission(token, kind, self.segment, forced, cap, cap, name=name)
+        return Emission(token, kind, self.segment, forced, None, 0, skipped, name, choice, matched)
 
 
 def make_cursor(

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from innervoice.fields import MOST_INT32, Count, Limits, read_values, shown, types_of
 from innervoice.schedule.compile import Program
-from innervoice_kernels.sampling.cursor_columns import UNLIMITED, ProgramColumn, TokenKind
+from innervoice_kernels.sampling.cursor_columns import UNLIMITED, Edge, ProgramColumn, TokenKind
 
 VERSION = 1
 _PREFIX = "the cursor's "
@@ -129,7 +129,8 @@ class CursorState:
                 f"the cursor's state has {len(self.granted)} granted caps for {self.num_reflections} reflections: "
                 "there must be one for each"
             )
-        is_open = kind is TokenKind.OPEN or (kind is TokenKind.REFLECTION and not row[ProgramColumn.FORCED])
+        is_drawn = not row[ProgramColumn.FORCED] and row[ProgramColumn.MISS] != Edge.CHOOSES
+        is_open = kind is TokenKind.OPEN or (kind is TokenKind.REFLECTION and is_drawn)
         if is_open and self.num_reflections == 0:
             raise ValueError("the cursor's state is in a reflection: num_reflections must be 1 or more")
         self._check_spent(row, kind)

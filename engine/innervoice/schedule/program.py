@@ -24,7 +24,7 @@ from innervoice.fields import (
 from innervoice.files import replacing
 from innervoice.types import Sampling
 
-KINDS = ("reflection", "transcript", "speech", "forced", "tool")
+KINDS = ("reflection", "transcript", "speech", "forced", "tool", "choice")
 MOST_SEGMENTS = 2**16
 TOKEN_NAMES = ("open", "close", "done", "end_of_turn", "tool_open", "tool_close")
 
@@ -42,6 +42,9 @@ class Segment:
     text begins with.
     voice_as: what forced ids count as (reflection, transcript or speech). sampling: overrides
     the request's for this segment.
+    name: what events, logs, traces and `Schedule.limits` call it. open, close: what a reflection stands between, as
+    text or ids, instead of the checkpoint's; none if empty. stop: ids of which any, once drawn, ends the segment.
+    A segment of kind choice draws one of its `choices`, texts or ids, and counts as voice_as says.
     """
 
     kind: Annotated[str, Choices(KINDS)]
@@ -49,6 +52,11 @@ class Segment:
     ids: tuple[Count, ...] = ()
     sampling: Sampling | None = None
     voice_as: Annotated[str, Choices(KINDS[:3])] = "reflection"
+    name: Annotated[str | None, Length(256)] = None
+    open: str | tuple[Count, ...] | None = None
+    close: str | tuple[Count, ...] | None = None
+    stop: Annotated[tuple[Count, ...], Length(64)] = ()
+    choices: Annotated[tuple[str | tuple[Count, ...], ...], Length(4096)] = ()
 
     @classmethod
     def of(cls, data: Any, where: str) -> Segment:
@@ -59,13 +67,14 @@ class Segment:
             return cls(data[0], data[1])
         if not isinstance(data, Mapping) or "kind" not in data:
             raise ScheduleError(f"{where} is {data!r}: write [kind, budget] or an object with a kind")
-        refuse_unknown(data, ("kind", "budget", "as", "ids", "sampling"), where)
+        refuse_unknown(data, ("kind", "budget", "as", "ids", "sampling", *_PARTS), where)
         return cls(
             kind=data["kind"],
             budget=data.get("budget"),
             ids=data.get("ids", ()),
             sampling=_read_sampling(data.get("sampling"), f"{where}.sampling"),
             voice_as=data.get("as", "reflection"),
+            **{name: data[name] for name in _PARTS if name in data},
         )
 
     def checked(self, where: str) -> Segment:
@@ -74,19 +83,26 @@ class Segment:
 
     def to_json(self) -> Any:
         """The JSON value that `of` reads."""
-        sampling = None if self.sampling is None else _changed(self.sampling)
-        if self.kind == "forced":
-            return {"kind": "forced", "as": self.voice_as, "ids": list(self.ids)} | (
-                {"sampling": sampling} if sampling else {}
-            )
-        if sampling or self.ids:
-            ids = {"ids": list(self.ids)} if self.ids else {}
-            return (
-                {"kind": self.kind, "budget": self.budget}
-                | ids
-                | ({"sampling": sampling} if sampling else {})
-            )
-        return [self.kind, self.budget]
+        more: dict[str, Any] = {}
+        if self.ids:
+            more["ids"] = list(self.ids)
+        for name in _PARTS:
+            value = getattr(self, name)
+            if value is not None and value != _NO_PARTS[name]:
+                more[name] = _plain(value)
+        if self.sampling is not None and (sampling := _changed(self.sampling)):
+            more["sampling"] = sampling
+        if self.kind in ("forced", "choice"):
+            return {"kind": self.kind, "as": self.voice_as} | more
+        return {"kind": self.kind, "budget": self.budget} | more if more else [self.kind, self.budget]
+
+
+_PARTS = ("name", "open", "close", "stop", "choices")
+_NO_PARTS = {f.name: f.default for f in fields(Segment) if f.name in _PARTS}
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(one) for one in value] if isinstance(value, tuple) else value
 
 
 def _read_sampling(given: Any, where: str) -> Sampling | None:
@@ -126,6 +142,7 @@ class Schedule:
     strings or ids by name (open, close, done, end_of_turn, tool_open, tool_close); None says that this schedule
     does without. tool: "on": the model may call a tool wherever it may write text of the transcript or end the
     reply; a number: with so many tokens a call at most. parallel_calls: whether a call may follow a call.
+    limits: by a segment's name the most tokens that it may have; 0 leaves a reflection out.
     Segments may be given in their JSON form. Raises ScheduleError, which names the field, for a value of
     another type or out of range.
     """
@@ -140,6 +157,7 @@ class Schedule:
     tokens: Mapping[str, Annotated[str | int | None, Limits(0, MOST_INT32)]] = field(default_factory=dict)
     tool: Annotated[Literal["on", "off"] | int, Limits(1, MOST_INT32)] = "off"
     parallel_calls: bool = True
+    limits: Mapping[str, Count] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         try:
@@ -236,6 +254,7 @@ _JSON_KEYS = {
     "tokens": "tokens",
     "tool": "tool",
     "parallel_calls": "parallel_calls",
+    "limits": "limits",
 }
 
 

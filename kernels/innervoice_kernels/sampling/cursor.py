@@ -103,7 +103,7 @@ class Programs:
     samplings [*, 3]: temperature, top_p, top_k; NaN: the request's.
     """
 
-    table: Tensor  # [S, 23] int32
+    table: Tensor  # [S, ProgramColumn.WIDTH] int32
     forced: Tensor  # [N] int32
     samplings: Tensor  # [*, 3] float32
 

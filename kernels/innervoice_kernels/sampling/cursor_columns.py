@@ -62,12 +62,29 @@ class ProgramColumn(IntEnum):
     HIGH2 = 15
     EXTRA0 = 16  # drawn as well, where ENDS is 2 only once the text is finished; -1: none
     EXTRA1 = 17
-    ENDS = 18  # 1: the ids that end a reply are drawn as well, 2: only once the text is finished
+    ENDS = 18  # 1: the ids that end a reply are drawn as well, 2: only once the text is finished, 3: SINGLE0 to 3
     ENTRY = 19  # 1: a reflection segment begins here, its cap is asked for
     HEAD = 20  # 1: a segment begins here
     DISCARD = 21  # 1: a speech id ends the text, is discarded, and the next state draws again
     SAMPLING = 22  # index into the program's samplings, -1: the request's
-    WIDTH = 23
+    EDGES = (
+        23  # offset into the forced buffer: so many ids, then for each the state that it leads to, or an Edge
+    )
+    NUM_EDGES = 24
+    MISS = 25  # the state that a drawn id without an edge leads to, or CHOOSES
+    SINGLE0 = 26  # drawn as well where ENDS is 3; -1: none
+    SINGLE1 = 27
+    SINGLE2 = 28
+    SINGLE3 = 29
+    WIDTH = 30
+
+
+class Edge(IntEnum):
+    """What a drawn id does that leads to no state of its segment."""
+
+    CLOSES = -1  # it is emitted as the close of its reflection
+    LEAVES = -2  # it is emitted as its state says, and is the last of its segment
+    CHOOSES = -3  # of MISS: an id without an edge may not be drawn
 
 
 class StateColumn(IntEnum):

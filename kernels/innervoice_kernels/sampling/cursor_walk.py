@@ -5,6 +5,7 @@ from __future__ import annotations
 from innervoice_kernels.jit import Block, Num, Ptr, jit, tl
 from innervoice_kernels.sampling.cursor_columns import (
     UNLIMITED,
+    Edge,
     Ending,
     MaskColumn,
     OutputColumn,
@@ -16,7 +17,8 @@ from innervoice_kernels.sampling.cursor_columns import (
 
 (
     _FORCED, _KIND, _BUDGET, _NEXT, _CLOSE_ROW, _OFFSET, _LENGTH, _LOW0, _HIGH0, _LOW1, _HIGH1, _LOW2, _HIGH2,
-    _EXTRA0, _EXTRA1, _ENDS, _ENTRY, _HEAD, _DISCARD, _SAMPLING, _TABLE_WIDTH,
+    _EXTRA0, _EXTRA1, _ENDS, _ENTRY, _HEAD, _DISCARD, _SAMPLING, _EDGES, _NUM_EDGES, _MISS, _SINGLE0, _SINGLE1, _SINGLE2,
+    _SINGLE3, _TABLE_WIDTH,
 ) = (tl.constexpr(int(i)) for i in ProgramColumn)  # fmt: skip
 (
     _ROW, _COUNT, _LIMIT, _TEXT_DONE, _REFLECTION_DONE, _IS_DONE, _NUM_REFLECTIONS, _SEGMENT, _OFFERS_DONE, _FRESH, _NUM_TOKENS,
@@ -39,6 +41,7 @@ _O_TOKEN, _O_KIND, _O_SEGMENT, _O_IS_FORCED, _O_IS_DONE, _O_DISCARDED, _OUTPUT_W
 ) = (tl.constexpr(int(i)) for i in MaskColumn)  # fmt: skip
 _NUM_ENDS = tl.constexpr(int(RequestColumn.WIDTH - RequestColumn.EOS))
 _UNLIMITED = tl.constexpr(UNLIMITED)
+_CLOSES, _LEAVES, _CHOOSES = (tl.constexpr(int(i)) for i in Edge)
 
 
 @jit
@@ -81,7 +84,8 @@ def _enter(
         row, count = tl.where(stands, index, row), tl.where(stands, 0, count)
         fresh = tl.where(stands & (tl.load(at + _HEAD, mask=walking, other=0) != 0), 1, fresh)
         draws = stands & (is_entry == 0) & (tl.load(at + _FORCED, mask=walking, other=0) == 0)
-        limit = tl.where(draws & (kind != _REFLECTION), _budget(at, walking), limit)
+        draws_whole = (kind != _REFLECTION) | (tl.load(at + _MISS, mask=draws, other=0) == _CHOOSES)
+        limit = tl.where(draws & draws_whole, _budget(at, walking), limit)
         is_spent = draws & (limit <= 0) & (_is_endless(kind, text_done) == 0)
         onward = tl.where(is_skipped, tl.load(at + _CLOSE_ROW, mask=walking, other=0), index)
         walking = is_skipped | is_spent
@@ -111,9 +115,12 @@ def _write_draw(
     # Behind a call the reply ends whatever the request says.
     ignores = tl.load(request + _R_IGNORE_EOS, mask=exists, other=0) != 0
     ignores &= tl.load(at + _KIND, mask=guided, other=0) != _TOOL_MARK
-    offered = is_time & (ends != 0) & (ignores == 0)
+    is_single = guided & (ends == 3)
+    offered = is_time & (ends != 0) & (is_single == 0) & (ignores == 0)
     for i in tl.static_range(_NUM_ENDS):
-        tl.store(out + _M_END + i, tl.load(request + _R_EOS + i, mask=offered, other=-1), mask=exists)
+        ending = tl.load(request + _R_EOS + i, mask=offered, other=-1)
+        single = tl.load(at + _SINGLE0 + i, mask=is_single, other=-1)
+        tl.store(out + _M_END + i, tl.where(is_single, single, ending), mask=exists)
     done = tl.where(guided & (offers != 0), tl.load(request + _R_DONE, mask=exists, other=0), -1)
     tl.store(out + _M_DONE, done, mask=exists)
     own = tl.load(at + _SAMPLING, mask=guided, other=-1)
@@ -169,7 +176,8 @@ def prepare_rows(
     kind = tl.load(table + row * _TABLE_WIDTH + _KIND, mask=guided, other=_END)
     is_forced = tl.load(table + row * _TABLE_WIDTH + _FORCED, mask=guided, other=1) != 0
     # Forced text may count as reflection, but is no segment that a cap could close.
-    is_open = guided & ((kind == _OPEN) | ((kind == _REFLECTION) & (is_forced == 0)))
+    chooses = tl.load(table + row * _TABLE_WIDTH + _MISS, mask=guided, other=0) == _CHOOSES
+    is_open = guided & ((kind == _OPEN) | ((kind == _REFLECTION) & (is_forced == 0) & (chooses == 0)))
     cap = tl.load(coming + b, mask=guided & (is_open == 0), other=-1)
     tl.store(s + _CAPPED, num, mask=cap >= 0)
     own = tl.load(caps + num, mask=(cap >= 0) & (num < C), other=_UNLIMITED)
@@ -195,24 +203,9 @@ def prepare_rows(
     # The first draw of the row.
     draws = alive & (tl.load(table + row * _TABLE_WIDTH + _FORCED, mask=guided, other=0) == 0)
     _write_draw(
-        2 * b,
-        exists,
-        draws,
-        b,
-        row,
-        text_done,
-        offers,
-        0,
-        n,
-        table,
-        request,
-        scale,
-        seed,
-        samplings,
-        mask,
-        mask_scale,
+        2 * b, exists, draws, b, row, text_done, offers, 0, n, table, request, scale, seed, samplings, mask, mask_scale,
         key,
-    )
+    )  # fmt: skip
     # As if a speech id had been drawn: the text is finished, and the row stands where the same
     # logits are drawn from again.
     discards = guided & draws & (tl.load(table + row * _TABLE_WIDTH + _DISCARD, mask=guided, other=0) != 0)
@@ -261,6 +254,20 @@ def _label(
     begins = (kind == _OPEN) | (group != last)
     in_reflection = tl.where(kind == _OPEN, 1, tl.where(kind == _CLOSE, 0, in_reflection))
     return kind, in_reflection, tl.where(kind == _CLOSE, -1, group), begins
+
+
+@jit
+def _follow_edges(token: Block, at: Block, forced: Block, takes: Block) -> tuple[Block, ...]:
+    """The state that a drawn id leads to, or an Edge -> it, and whether the row's state has edges."""
+    edges = forced + tl.load(at + _EDGES, mask=takes, other=0)
+    num = tl.load(at + _NUM_EDGES, mask=takes, other=0)
+    target = tl.load(at + _MISS, mask=takes, other=0)
+    i = tl.zeros_like(num)
+    while tl.max((i < num).to(tl.int32), axis=0) > 0:
+        is_it = (i < num) & (tl.load(edges + i, mask=i < num, other=-1) == token)
+        target = tl.where(is_it, tl.load(edges + num + i, mask=is_it, other=0), target)
+        i += 1
+    return target, num > 0
 
 
 @jit
@@ -319,8 +326,10 @@ def advance_rows(
     # The kind of the token: the end of a reflection, an accepted offer of done, the begin or end of a call,
     # the end of turn, or its state's.
     takes = guided & (refused == 0) & (is_forced == 0)
-
-    ends_reflection = takes & (kind == _REFLECTION) & ((token == close) | (token == done))
+    target, has_edges = _follow_edges(token, at, forced, takes)
+    chooses = takes & (tl.load(at + _MISS, mask=takes, other=0) == _CHOOSES)
+    closes = tl.where(has_edges, target == _CLOSES, token == close)
+    ends_reflection = takes & (kind == _REFLECTION) & (chooses == 0) & (closes | (token == done))
     takes_offer = takes & (ends_reflection == 0) & (offers != 0) & (token == done)
     plain = takes & (ends_reflection == 0) & (takes_offer == 0)
     is_text = (kind == _REFLECTION) | (kind == _TOOL)  # in which no id opens a call or ends the reply
@@ -358,6 +367,9 @@ def advance_rows(
     reflection_done = tl.where(is_done_token, 1, reflection_done)
     count += (is_forced | plain).to(tl.int32)
     is_over = is_forced & (count == tl.load(at + _LENGTH, mask=is_forced, other=0))
+    moves = plain & (target >= 0)
+    row, count = tl.where(moves, target, row), tl.where(moves & chooses, 0, count)
+    is_over |= plain & (target == _LEAVES)
     is_over |= plain & (count >= limit) & (_is_endless(kind, text_done) == 0)
     # Close is offered a done: a drawn one at once, a forced one when it has been emitted.
     offers = tl.where(

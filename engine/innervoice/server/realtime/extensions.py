@@ -19,6 +19,8 @@ class _Segment:
     number: int
     kind: str
     start_code: int
+    name: str | None = None
+    choice: str | None = None
     t_s: float = 0.0
     num_tokens: int = 0
     is_forced: bool = True
@@ -31,9 +33,16 @@ class _Segment:
         self.t_s = event.t
         self.num_tokens += len(event.ids)
         self.is_forced = self.is_forced and event.forced
+        self.choice = self.choice or event.choice
         if isinstance(event, Reflection) and event.budget is not None:
             self.budget = event.budget
             self.opening = self.opening or event.budget
+
+    @property
+    def called(self) -> dict[str, str]:
+        """Its name in the schedule and the text that it chose, as far as it has them."""
+        known = {"name": self.name, "choice": self.choice}
+        return {key: value for key, value in known.items() if value is not None}
 
     @property
     def thought(self) -> dict[str, Any]:
@@ -74,7 +83,7 @@ class ReplyExtensions:
             return
         if self._segment is None or self._segment.number != event.segment:
             self._close()
-            self._segment = _Segment(event.segment, event.kind, self._num_codes)
+            self._segment = _Segment(event.segment, event.kind, self._num_codes, event.name)
         if event.budget is not None and event.budget.num_skipped and "reflection" in self.kinds:
             self._send_skipped(event.t, event.budget)
         segment = self._segment
@@ -107,7 +116,7 @@ class ReplyExtensions:
         """Send the budget of a reflection that opens, and its text."""
         segment.text += event.text
         if is_opening:
-            fields = {"segment": segment.number, "t_ms": _ms(event.t), **segment.thought}
+            fields = {"segment": segment.number, "t_ms": _ms(event.t), **segment.called, **segment.thought}
             self._send("innervoice.reflection.started", True, **fields)
         if event.text:
             fields = {"segment": segment.number, "delta": event.text}
@@ -131,6 +140,7 @@ class ReplyExtensions:
                 text=segment.text,
                 num_tokens=segment.num_tokens,
                 injected=segment.is_forced,
+                **segment.called,
                 **segment.thought,
             )
         if "timeline" in self.kinds:
@@ -146,6 +156,7 @@ class ReplyExtensions:
             "num_tokens": segment.num_tokens,
             "forced": segment.is_forced,
         }
+        made |= segment.called
         if segment.kind == "reflection":
             made |= segment.thought
         if segment.kind == "speech" and self.codes_per_s > 0:
