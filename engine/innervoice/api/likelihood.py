@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from innervoice.api.request_builder import RequestBuilder
-from innervoice.model.text import JsonTokenizer
-from innervoice.model.text.chat_template import Piece
+from innervoice.model.text import ids_within
 from innervoice.runtime.probe import Probe, ProbeAnswer, Prober
 from innervoice.types import Ids, Text
 
@@ -50,7 +49,7 @@ def continuation_ids(requests: RequestBuilder, given: Sequence[Text | Ids | str]
 
 
 def _ids_of(requests: RequestBuilder, given: Text | Ids) -> tuple[int, ...]:
-    ids = list(given.ids) if isinstance(given, Ids) else _text_ids(requests, given.text)
+    ids = list(given.ids) if isinstance(given, Ids) else ids_within(requests.tokenizer, given.text)
     if not ids:
         raise ValueError("a continuation has no ids: give at least one")
     wrong = [i for i in ids if i >= requests.vocabulary.size]
@@ -59,13 +58,6 @@ def _ids_of(requests: RequestBuilder, given: Text | Ids) -> tuple[int, ...]:
             f"a continuation holds id {wrong[0]}, outside the vocabulary of {requests.vocabulary.size}"
         )
     return tuple(ids)
-
-
-def _text_ids(requests: RequestBuilder, text: str) -> list[int]:
-    tokenizer = requests.tokenizer
-    if isinstance(tokenizer, JsonTokenizer):
-        return tokenizer.encode_pieces([Piece(text, is_template=False)], at_start=False)
-    return tokenizer.encode(text)
 
 
 @dataclass(frozen=True)

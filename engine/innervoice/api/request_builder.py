@@ -10,7 +10,7 @@ import threading
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Annotated, Literal
 
 from innervoice.api.options import with_changes
@@ -29,6 +29,7 @@ from innervoice.model.text import (
     call_ids,
     check_marks,
     function_of,
+    ids_within,
     read_tools,
     reads_tools,
     result_role,
@@ -177,7 +178,11 @@ class RequestBuilder:
             made = TEXT_ONLY if self.vocabulary.speech is None else "interleaved"
         if isinstance(made, str):
             made = Schedule.load(made) if made.endswith(".json") else Schedule.preset(made)
-        return compile_schedule(made, self.vocabulary, self.tokenizer.special, self.tokenizer.encode)
+        return self._compiled(made)
+
+    def _compiled(self, schedule: Schedule) -> Program:
+        spell = partial(ids_within, self.tokenizer)
+        return compile_schedule(schedule, self.vocabulary, self.tokenizer.special, spell)
 
     def program_of(self, options: RequestOptions) -> Program:
         """The schedule of a request, with the tool calls that it allows or asks for.
@@ -196,7 +201,7 @@ class RequestBuilder:
             schedule = self._with_calls(schedule, options)
         if schedule is program.schedule:
             return program
-        return compile_schedule(schedule, self.vocabulary, self.tokenizer.special, self.tokenizer.encode)
+        return self._compiled(schedule)
 
     def _with_calls(self, schedule: Schedule, options: RequestOptions) -> Schedule:
         choice = options.tool_choice

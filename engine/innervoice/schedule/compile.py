@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from innervoice.schedule.check_parts import check_names, check_parts
-from innervoice.schedule.layout import NONE_LEFT, Layout
+from innervoice.schedule.layout import NONE_LEFT, SegmentLayout
 from innervoice.schedule.program import Schedule, ScheduleError, Segment
 from innervoice.schedule.spelling import Spelling
 from innervoice.types import Sampling, Vocabulary
@@ -116,7 +116,7 @@ def compile_schedule(
         )
     spelling = Spelling(vocabulary, resolve, encode)
     _check(schedule, vocabulary, spelling)
-    layout = Layout(schedule, vocabulary, spelling)
+    layout = SegmentLayout(schedule, vocabulary, spelling)
     return Program(
         schedule,
         vocabulary,

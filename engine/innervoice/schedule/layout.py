@@ -26,7 +26,7 @@ class _Laid:
     last: tuple[int, ...]
 
 
-class Layout:
+class SegmentLayout:
     """Lays segments out as rows: [open] body [close] for a reflection, open [begin] body close for a call, one
     row for a spoken segment, a row for each state of a tag of several ids, and a row for each fork of a choice.
 

@@ -9,8 +9,6 @@ from innervoice.schedule.program import ScheduleError, Segment
 from innervoice.types import Vocabulary
 from innervoice_kernels.sampling.cursor_columns import Edge
 
-Ids = tuple[int, ...]
-
 
 class Spelling:
     """Turns tags and texts into ids.
@@ -28,7 +26,7 @@ class Spelling:
         self._special = special
         self._encode = encode
 
-    def ids(self, given: str | Sequence[int], where: str = "text") -> Ids:
+    def ids(self, given: str | Sequence[int], where: str = "text") -> tuple[int, ...]:
         """The ids of a text, of a token's string, or those given.
 
         Raises ScheduleError, which begins with `where`: for text without a tokenizer, and for ids outside the
@@ -48,20 +46,20 @@ class Spelling:
                 )
         return tuple(given)
 
-    def open(self, segment: Segment) -> Ids:
+    def open(self, segment: Segment) -> tuple[int, ...]:
         """The ids that open a reflection: its own, or the checkpoint's."""
         return self._own(segment.open, self._vocabulary.open)
 
-    def close(self, segment: Segment) -> Ids:
+    def close(self, segment: Segment) -> tuple[int, ...]:
         """The ids that close a reflection: its own, or the checkpoint's."""
         return self._own(segment.close, self._vocabulary.close)
 
-    def paths(self, segment: Segment, where: str = "text") -> dict[Ids, str]:
+    def paths(self, segment: Segment, where: str = "text") -> dict[tuple[int, ...], str]:
         """The ids of each text of a choice -> the text; ids as a JSON list.
 
         Raises ScheduleError for two that are the same, and for one with which another begins.
         """
-        found: dict[Ids, str] = {}
+        found: dict[tuple[int, ...], str] = {}
         for place, choice in enumerate(segment.choices):
             name = choice if isinstance(choice, str) else json.dumps(list(choice))
             ids = self.ids(choice, f"{where}[{place}]")
@@ -79,13 +77,13 @@ class Spelling:
                     )
         return found
 
-    def _own(self, own: str | Ids | None, common: int | None) -> Ids:
+    def _own(self, own: str | tuple[int, ...] | None, common: int | None) -> tuple[int, ...]:
         if own is not None:
             return self.ids(own)
         return () if common is None else (common,)
 
 
-def tag_states(close: Ids, stop: Ids) -> list[dict[int, int]]:
+def tag_states(close: tuple[int, ...], stop: tuple[int, ...]) -> list[dict[int, int]]:
     """The states of a text in which a tag, or one of several ids, is looked for: in state n its last n ids
     are the longest beginning of the tag that they can be.
 

@@ -12,6 +12,7 @@ tokenizer_json.py        tokenizer.json
 tool_calls.py            a tool call as text
 tools.py                 the list of tools in a prompt
 vocabulary.py            which ids mean what
+within.py                ids of a text that stands within another
 """
 
 from innervoice.model.text.chat import chat_runs, chat_turn_ids, check_variables, dialogue_ids, end_of_turn
@@ -39,6 +40,7 @@ from innervoice.model.text.tools import (
     with_tools,
 )
 from innervoice.model.text.vocabulary import eos_ids, load_vocabulary, speech_ids, stand_in
+from innervoice.model.text.within import ids_within
 
 __all__ = [
     "SPEECH_SYSTEM",
@@ -63,6 +65,7 @@ __all__ = [
     "end_of_turn",
     "eos_ids",
     "function_of",
+    "ids_within",
     "load_vocabulary",
     "read_added_tokens",
     "read_call",
