@@ -11,7 +11,7 @@ layout.py        segments become rows of states
 pack.py          programs, requests and positions as the numbers of the device's cursor
 program.py       Segment and Schedule, from Python or JSON
 replay.py        a schedule over scripted logits
-spelling.py      the ids of tags and texts, and tags of several ids in what is drawn
+spelling.py      the ids of tags and texts, and tags of several ids among drawn ones
 """
 
 from innervoice.schedule.ahead import OpenReflection, reflection_ahead, spoken_until

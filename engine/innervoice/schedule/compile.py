@@ -69,7 +69,7 @@ class Program:
 
     @cached_property
     def edges(self) -> list[dict[int, int] | None]:
-        """What drawn ids lead to, by row; None: the row has no edges."""
+        """The edges of each row: a drawn id and its row or Edge; None: the row has no edges."""
         found: list[dict[int, int] | None] = []
         for row in self.rows:
             start, num = row[ProgramColumn.EDGES], row[ProgramColumn.NUM_EDGES]

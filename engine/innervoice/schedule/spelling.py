@@ -1,4 +1,4 @@
-"""The ids of a segment's tags and texts, and the automaton that finds a tag of several ids in what is drawn."""
+"""The ids of a segment's tags and texts, and the automaton that finds a tag of several ids among drawn ones."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class ProgramColumn(IntEnum):
 
 
 class Edge(IntEnum):
-    """What a drawn id does that leads to no state of its segment."""
+    """The ways in which a drawn id leads to no state of its segment."""
 
     CLOSES = -1  # it is emitted as the close of its reflection
     LEAVES = -2  # it is emitted as its state says, and is the last of its segment
