@@ -173,16 +173,12 @@ class RequestBuilder:
 
         Raises ValueError, FileNotFoundError.
         """
-        made = schedule
-        if made is None:
-            made = TEXT_ONLY if self.vocabulary.speech is None else "interleaved"
+        default = TEXT_ONLY if self.vocabulary.speech is None else "interleaved"
+        made = default if schedule is None else schedule
         if isinstance(made, str):
             made = Schedule.load(made) if made.endswith(".json") else Schedule.preset(made)
-        return self._compiled(made)
-
-    def _compiled(self, schedule: Schedule) -> Program:
         spell = partial(ids_within, self.tokenizer)
-        return compile_schedule(schedule, self.vocabulary, self.tokenizer.special, spell)
+        return compile_schedule(made, self.vocabulary, self.tokenizer.special, spell)
 
     def program_of(self, options: RequestOptions) -> Program:
         """The schedule of a request, with the tool calls that it allows or asks for.
@@ -201,7 +197,7 @@ class RequestBuilder:
             schedule = self._with_calls(schedule, options)
         if schedule is program.schedule:
             return program
-        return self._compiled(schedule)
+        return self.compile(schedule)
 
     def _with_calls(self, schedule: Schedule, options: RequestOptions) -> Schedule:
         choice = options.tool_choice
