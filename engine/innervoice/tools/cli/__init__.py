@@ -9,6 +9,7 @@ demo.py      innervoice demo
 display.py   the reply as it is drawn in a terminal
 inputs.py    question, schedule and sampling from words of the command line
 main.py      innervoice generate, plan, quantize, env, and the commands of the other files
+manifest.py  innervoice generate --manifest
 options.py   options that commands share, and those of an engine
 outputs.py   files that appear together or not at all
 realtime.py  innervoice bench realtime

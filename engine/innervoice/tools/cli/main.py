@@ -34,6 +34,7 @@ from innervoice.tools.cli.replay import replay_command
 from innervoice.tools.cli.serve import serve_command
 from innervoice.tools.cli.shell import run_in_shell
 from innervoice.tools.cli.simulate import simulate_command
+from innervoice.tools.manifest.items import ManifestFormat
 from innervoice.types import EngineDead, OutOfCapacity, RequestFailed, Sampling
 
 REFUSED = (ValueError, OSError, MemoryError, OutOfCapacity, RequestFailed, EngineDead)
@@ -115,10 +116,22 @@ def generate(
     ] = None,
     events: Annotated[Path | None, typer.Option(help="The reply's segments as JSON lines.")] = None,
     trace: Annotated[Path | None, typer.Option(help="A trace of all stages over time, for Perfetto.")] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="A test set in place of one question: a JSON object a line.")
+    ] = None,
+    out_dir: Annotated[
+        Path | None, typer.Option(help="Directory for a test set's results; a run that was stopped goes on.")
+    ] = None,
+    form: Annotated[ManifestFormat, typer.Option("--format", help="Whose test set it is.")] = "innervoice",
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Items of a test set at a time. Default: as many as fit.")
+    ] = None,
     *,
     chosen: dict[str, Any],
 ) -> None:
-    """Answer one question, recorded or typed."""
+    """Answer one question, recorded or typed, or a whole test set."""
+    if manifest is None and (out_dir or concurrency or form != "innervoice"):
+        raise ValueError("--out-dir, --format and --concurrency are for a test set: give --manifest too")
     outputs = ReplyFiles(REPLY if out is None else out, events, trace)
     if recording and is_same(Path(recording), outputs.paths.values()):
         raise ValueError(f"{recording} is the question and would be overwritten: name another output")
@@ -131,6 +144,17 @@ def generate(
         "system": system and typed(system),
         "template": read_template(template or ()),
     }
+    if manifest is not None:
+        if out_dir is None:
+            raise ValueError("a test set needs a directory for its results: give --out-dir")
+        if recording or text is not None or out or events or trace:
+            raise ValueError(
+                "a test set has its own questions and outputs: give --manifest and --out-dir alone"
+            )
+        from innervoice.tools.cli.manifest import answer_manifest
+
+        answer_manifest({"model": model} | chosen, request, manifest, out_dir, form, concurrency)
+        return
     answer(
         {"model": model} | chosen,
         read_prompt(recording, text),

@@ -1,0 +1,144 @@
+"""ManifestItem: the items of a manifest, and of VoiceBench's and HumDial's files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from innervoice.files import parse_json, read_text
+from innervoice.types import Prompt, Text
+
+ManifestFormat = Literal["innervoice", "voicebench", "humdial"]
+_REMEDY = "give a manifest, a JSON object a line"
+_MOST_ID = 512
+
+
+@dataclass(frozen=True)
+class ManifestTurn:
+    """The user's part of one turn. audio: a recording's path, None for a typed one."""
+
+    audio: Path | None
+    text: str | None = None
+
+    @property
+    def prompt(self) -> Prompt:
+        """The turn as a prompt: the recording where there is one."""
+        return self.audio if self.audio is not None else Text(self.text or "")
+
+
+@dataclass(frozen=True)
+class ManifestItem:
+    """One item: its turns are one dialogue. fields: the line's own, as they were read, without sound."""
+
+    item_id: str
+    turns: tuple[ManifestTurn, ...]
+    fields: Mapping[str, Any]
+
+    def seed(self, turn: int) -> int:
+        """The seed of a turn's reply, of the item's id and the turn's number alone."""
+        digest = hashlib.blake2b(f"{turn}:{self.item_id}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "little") >> 1
+
+
+@dataclass(frozen=True)
+class BrokenLine:
+    """A line that no item can be made of. reason: one sentence that names file and line."""
+
+    reason: str
+
+
+def read_manifest(path: Path, form: ManifestFormat = "innervoice") -> Iterator[ManifestItem | BrokenLine]:
+    """The items of a file, in order, and the lines that are none. Recordings are found beside the file.
+
+    Raises FileNotFoundError, ValueError for a file that is not there or is no text.
+    """
+    seen: dict[str, int] = {}
+    for number, line in enumerate(read_text(path, _REMEDY, "manifest").split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            values = parse_json(line, where, "write one object a line")
+            item = _item(values, number, path.parent, form)
+        except ValueError as error:
+            reason = str(error)
+            yield BrokenLine(reason if reason.startswith(where) else f"{where}: {reason}")
+            continue
+        if item.item_id in seen:
+            yield BrokenLine(
+                f"{where}: the id {item.item_id!r} is that of line {seen[item.item_id]} too: give each item its own"
+            )
+            continue
+        seen[item.item_id] = number
+        yield item
+
+
+def _item(values: Any, number: int, folder: Path, form: ManifestFormat) -> ManifestItem:
+    if not isinstance(values, dict):
+        raise ValueError("it holds no object: write one object a line")
+    item_id = values.get(_ID_KEYS[form], str(number))
+    if isinstance(item_id, int) and not isinstance(item_id, bool):
+        item_id = str(item_id)
+    if not isinstance(item_id, str) or not 0 < len(item_id) <= _MOST_ID:
+        raise ValueError(
+            f"{_ID_KEYS[form]} is {str(item_id)[:80]!r}: it must be text of 1 to {_MOST_ID} characters"
+        )
+    return ManifestItem(item_id, _READERS[form](values, folder), _without_sound(values))
+
+
+def _own_turns(values: Mapping[str, Any], folder: Path) -> tuple[ManifestTurn, ...]:
+    if "turns" not in values:
+        return (_turn(values, folder, "audio", "text"),)
+    return tuple(_turn(turn, folder, "audio", "text") for turn in _list_of(values, "turns"))
+
+
+def _voicebench_turns(values: Mapping[str, Any], folder: Path) -> tuple[ManifestTurn, ...]:
+    """A row of the data set: the sound is the question, and its text is for the judge alone."""
+    if "turns" in values and "audio" not in values:
+        return tuple(_turn(turn, folder, "audio", None) for turn in _list_of(values, "turns"))
+    return (_turn(values, folder, "audio", None),)
+
+
+def _humdial_turns(values: Mapping[str, Any], folder: Path) -> tuple[ManifestTurn, ...]:
+    """A dialogue: what the user says, as sound or else as text; earlier replies are the model's own."""
+    return tuple(_turn(turn, folder, "input_audio", "input_text") for turn in _list_of(values, "turns"))
+
+
+_ID_KEYS: Mapping[str, str] = {"innervoice": "id", "voicebench": "id", "humdial": "dialogue_id"}
+_READERS: Mapping[str, Callable[[Mapping[str, Any], Path], tuple[ManifestTurn, ...]]] = {
+    "innervoice": _own_turns,
+    "voicebench": _voicebench_turns,
+    "humdial": _humdial_turns,
+}
+
+
+def _list_of(values: Mapping[str, Any], name: str) -> list[Any]:
+    found = values.get(name)
+    if not isinstance(found, list) or not found:
+        raise ValueError(f"{name} is {str(found)[:80]!r}: it must be a list of at least one turn")
+    return found
+
+
+def _turn(values: Any, folder: Path, audio_key: str, text_key: str | None) -> ManifestTurn:
+    if not isinstance(values, dict):
+        raise ValueError(f"a turn is {str(values)[:80]!r}: it must be an object")
+    audio = values.get(audio_key)
+    if isinstance(audio, dict):  # as the data sets library writes it
+        audio = audio.get("path")
+    if isinstance(audio, str) and audio and "\x00" not in audio:
+        return ManifestTurn(folder / audio)
+    text = None if text_key is None else values.get(text_key)
+    if audio is None and isinstance(text, str) and text.strip():
+        return ManifestTurn(None, text)
+    if audio is not None:
+        raise ValueError(f"{audio_key} is {str(audio)[:80]!r}: it must be the path of a recording")
+    other = "" if text_key is None else f", or text as {text_key}"
+    raise ValueError(f"the item has no audio: give the path of a recording as {audio_key}{other}")
+
+
+def _without_sound(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The line's fields, without sound that stands in it as numbers."""
+    return {key: value for key, value in values.items() if key != "audio" or isinstance(value, str)}
