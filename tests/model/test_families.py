@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from family_models import CASES, LLAMA3, PLAIN, VOCAB, YARN, make, transformers
+from family_models import CASES, LLAMA3, MIXTURE, PLAIN, VOCAB, YARN, make, transformers
 from rows import Rows
 from torch import Tensor
 
 from innervoice.checkpoint.files import read_json
 from innervoice.checkpoint.model_config import ModelConfig
+from innervoice.checkpoint.quantization import Quantization
 from innervoice.checkpoint.rope import Llama3Scaling, YarnScaling
 from innervoice.checkpoint.safetensors import DummyTensors, TensorDir
 from innervoice.model.families import Family, family_of
+from innervoice.model.kv_cache import KVCache
+from innervoice.model.native import make_native
+from innervoice.model.quant_source import BlankSource, QuantizingSource
 from innervoice.model.rope_scaling import frequencies
 from innervoice.model.transformer import Transformer
 
@@ -38,7 +43,7 @@ def close(got: Tensor, expected: Tensor) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_logits_equal_transformers(tmp_path: Path, name: str) -> None:
     theirs = make(name)
-    sharded = name in ("qwen2", "llama_tied_llama3")
+    sharded = name in ("qwen2", "qwen3_moe", "llama_tied_llama3")
     theirs.save_pretrained(tmp_path, **({"max_shard_size": "100KB"} if sharded else {}))
     assert len(list(tmp_path.glob("*.safetensors"))) > 1 or not sharded
     family, model = load(tmp_path)
@@ -94,6 +99,43 @@ def test_frequencies_of_shipped_shapes(kind: str, rope: dict[str, Any], max_posi
     assert factor == expected_factor
 
 
+@pytest.mark.parametrize(("to", "most"), [("int4", 0.6), ("fp8", 0.2)])
+def test_quantised_experts(tmp_path: Path, to: str, most: float) -> None:
+    """Each expert's product is of the numbers that its codes stand for; the plan knows their bytes before loading."""
+    make("qwen3_moe").save_pretrained(tmp_path)
+    family, exact = load(tmp_path)
+    source = QuantizingSource(TensorDir(tmp_path), Quantization(to))  # type: ignore[arg-type]
+    weights = family.load_weights(exact.config, source, torch.float32, "cpu")
+    planned = family.load_weights(exact.config, BlankSource(source.to), torch.float32, "meta")
+    assert planned.num_bytes == weights.num_bytes < exact.weights.num_bytes / 2
+    ids = torch.randint(0, VOCAB, (1, LENGTH), generator=torch.Generator().manual_seed(5)).tolist()
+    got, right = (
+        Rows(Transformer(exact.config, of), 1, LENGTH).step(ids)[0] for of in (weights, exact.weights)
+    )
+    layers = tuple(
+        replace(
+            layer, **{name: x.dequantize() for name, x in vars(layer).items() if hasattr(x, "dequantize")}
+        )
+        for layer in weights.layers
+    )
+    numbers = replace(weights, layers=layers, output=weights.output.dequantize())  # type: ignore[union-attr]
+    close(got, Rows(Transformer(exact.config, numbers), 1, LENGTH).step(ids)[0])
+    error = float((got - right).square().mean().sqrt() / right.std())
+    print(f"{to}: logits off by {error:.3f} of their spread")
+    assert 0 < error < most
+
+
+def test_experts_run_in_plain_pytorch_and_say_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make("qwen3_moe").save_pretrained(tmp_path)
+    model = load(tmp_path)[1]
+    kv = KVCache.allocate(model.config, 1, 16, torch.float32)
+    with caplog.at_level(logging.WARNING, logger="innervoice"):
+        assert make_native(model, kv, "auto") is None
+    assert "plain PyTorch: its feed-forward part is one of experts" in caplog.text
+    with pytest.raises(ValueError, match="one of experts, covered is a dense one; use backend plain or auto"):
+        make_native(model, kv, "native")
+
+
 def test_tied_weights_share_storage(tmp_path: Path) -> None:
     make("qwen2_yarn").save_pretrained(tmp_path)
     weights = load(tmp_path)[1].weights
@@ -114,6 +156,7 @@ OLD: dict[str, Any] = {
     "model_type": "llama", "hidden_size": 64, "intermediate_size": 104, "num_hidden_layers": 2, "num_attention_heads": 4,
     "vocab_size": VOCAB, "rms_norm_eps": 1e-5, "max_position_embeddings": 4096, "torch_dtype": "bfloat16",
 }  # fmt: skip
+MOE = {"model_type": "qwen3_moe"} | MIXTURE
 
 
 def config_of(**changes: Any) -> ModelConfig:
@@ -178,7 +221,15 @@ def test_older_keys() -> None:
         ({"hidden_size": ...}, "key 'hidden_size' is missing"),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
         ({"torch_dtype": "float8"}, "dtype 'float8' is not supported"),
-        ({"model_type": "qwen3_moe"}, "model_type 'qwen3_moe' is not a language model of a supported type"),
+        ({"model_type": "mixtral"}, "model_type 'mixtral' is not a language model of a supported type"),
+        ({"model_type": "qwen3_moe"}, "key 'num_local_experts' is missing"),
+        (MOE | {"num_experts_per_tok": 9}, "num_experts_per_tok is 9, more than the 8 of num_experts"),
+        (MOE | {"mlp_only_layers": [1]}, "mlp_only_layers is [1], which is not supported; supported is []"),
+        (
+            MOE | {"decoder_sparse_step": 2},
+            "decoder_sparse_step is 2, which is not supported; supported is 1",
+        ),
+        (MOE | {"moe_intermediate_size": 0}, "moe_intermediate_size is 0, expected 1 or more"),
     ],
 )
 def test_unsupported_settings_are_refused_by_name(changes: dict[str, Any], message: str) -> None:

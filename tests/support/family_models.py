@@ -22,6 +22,7 @@ LLAMA3 |= {"original_max_position_embeddings": 32}
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
 LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.5}
 PLAIN = {"rope_type": "default", "rope_theta": 1e4}
+MIXTURE = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 40}
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {"rope_parameters": PLAIN}),
@@ -34,6 +35,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3_yarn": (
         "Qwen3",
         {"rope_parameters": YARN | {"beta_fast": 8.0, "truncate": False}, "head_dim": 24},
+    ),
+    "qwen3_moe": ("Qwen3Moe", {"rope_parameters": PLAIN, "head_dim": 24, "norm_topk_prob": True} | MIXTURE),
+    "qwen3_moe_shares": (
+        "Qwen3Moe",
+        {"rope_parameters": PLAIN, "num_key_value_heads": 4} | MIXTURE,
     ),
     "glm": ("Glm", {"rope_parameters": PLAIN | {"partial_rotary_factor": 0.5}, "head_dim": 24}),
     "glm_without_bias": ("Glm", {"rope_parameters": PLAIN, "head_dim": 32, "attention_bias": False}),

@@ -1,5 +1,6 @@
-"""The configuration of an audio encoder, which turns a recording into embedding rows of a language model: sizes, counts
-of frames and rows, names and shapes of the tensors.
+"""The configuration of an audio encoder, which turns a recording into embedding rows of a language model.
+
+It has the sizes, counts frames and rows, and lists names and shapes of the tensors.
 """
 
 from __future__ import annotations

@@ -27,7 +27,8 @@ class ModelConfig:
 
     rotary_dim: how many of head_dim are rotated; tied: the output layer is the embedding; dtype: what the
     checkpoint names; qk_norm: RMSNorm over each head's query and key before they are rotated;
-    rope_scaling None: plain frequencies.
+    rope_scaling None: plain frequencies. num_experts: of every layer's feed-forward part, each of ffn_size; 0: it is
+    one dense part. A token goes through num_used_experts, whose shares sum to 1 where normalizes_experts.
     """
 
     family: str
@@ -48,6 +49,9 @@ class ModelConfig:
     dtype: str
     qk_norm: bool = False
     rope_scaling: RopeScaling | None = None
+    num_experts: int = 0
+    num_used_experts: int = 0
+    normalizes_experts: bool = True
 
     @property
     def qkv_size(self) -> int:
@@ -62,7 +66,8 @@ class ModelConfig:
             + self.num_heads * self.head_dim * self.hidden_size
         )
         norms = 2 * self.hidden_size + 2 * self.head_dim * self.qk_norm
-        layer = norms + attention + 3 * self.ffn_size * self.hidden_size
+        ffn = 3 * self.ffn_size * max(self.num_experts, 1) + self.num_experts  # with the router
+        layer = norms + attention + ffn * self.hidden_size
         tables = self.vocab_size * self.hidden_size * (1 if self.tied else 2)
         return self.num_layers * layer + self.hidden_size + tables
 

@@ -120,6 +120,8 @@ def why_not(model: Transformer, kv: KVCache) -> str | None:
         return f"it is on {kv.k.device}, not in host memory"
     if dtype not in _DTYPES or kv.k.dtype not in _DTYPES:
         return f"its type is {dtype} with pages of {kv.k.dtype}, covered are float32 and bfloat16"
+    if model.config.num_experts:
+        return "its feed-forward part is one of experts, covered is a dense one"
     named = [("embedding", weights.embedding), ("output", weights.output)]
     for layer in weights.layers:
         named += [

@@ -17,6 +17,7 @@ from innervoice.model.rope_scaling import frequencies
 from innervoice.model.weights import LayerWeights, ModelWeights
 from innervoice_kernels.language.activation import silu_mul
 from innervoice_kernels.language.attention import paged_attention
+from innervoice_kernels.language.experts import ExpertProduct, grouped_ffn
 from innervoice_kernels.language.norm import rms_norm
 from innervoice_kernels.language.rope import rotary
 
@@ -80,8 +81,7 @@ class Transformer:
         cos, sin = self.rotation(batch.positions)
         for index, layer in enumerate(self.weights.layers):
             x = x + self._attention(index, layer, x, cos, sin, batch, kv)
-            gate_up = self._linear(layer.gate_up, rms_norm(x, layer.ffn_norm, self.config.norm_eps))
-            x = x + self._linear(layer.down, silu_mul(gate_up))
+            x = x + self._feed_forward(layer, rms_norm(x, layer.ffn_norm, self.config.norm_eps))
         return rms_norm(x, self.weights.final_norm, self.config.norm_eps)
 
     @torch.inference_mode()
@@ -94,6 +94,20 @@ class Transformer:
 
     def _linear(self, weight: Weight, x: Tensor, bias: Tensor | None = None) -> Tensor:
         return linear(weight, x, bias, invariant=self.invariant)
+
+    def _feed_forward(self, layer: LayerWeights, x: Tensor) -> Tensor:
+        """x [T, D] -> [T, D]."""
+        if layer.router is None:
+            return self._linear(layer.down, silu_mul(self._linear(layer.gate_up, x)))
+
+        def product(weight: Weight) -> ExpertProduct:
+            size = weight.shape[0] // self.config.num_experts
+            return lambda e, rows: self._linear(rows_between(weight, e * size, (e + 1) * size), rows)
+
+        c = self.config
+        logits = self._linear(layer.router, x)
+        products = product(layer.gate_up), product(layer.down)
+        return grouped_ffn(x, logits, *products, c.num_used_experts, c.normalizes_experts)
 
     def _attention(
         self,

@@ -15,7 +15,8 @@ class LayerWeights:
     """The weights of a layer. Linear weights are [out, in], perhaps quantised.
 
     qkv: rows of all query heads, then key heads, then value heads; gate_up: gate rows (through SiLU), then up
-    rows; q_norm and k_norm: of one head, the same for all.
+    rows; q_norm and k_norm: of one head, the same for all. Of experts gate_up and down stand one below the other,
+    [2F E, D] and [D E, F], and router is there.
     """
 
     attention_norm: Tensor  # [D]
@@ -27,6 +28,7 @@ class LayerWeights:
     down: Weight  # [D, F]
     q_norm: Tensor | None = None  # [head_dim]
     k_norm: Tensor | None = None
+    router: Tensor | None = None  # [E, D]
 
 
 @dataclass(frozen=True)

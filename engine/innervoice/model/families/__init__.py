@@ -5,7 +5,8 @@ glm4_voice.py            GLM-4-Voice: config, prompt
 glm4_voice_weights.py    its tensors
 hugging_face.py          config and prompt of the families in Hugging Face's layout
 hugging_face_weights.py  their tensors
-llama.py                 Llama, Qwen2, Qwen3
+llama.py                 Llama, Qwen2, Qwen3, Qwen3-MoE
+qwen_omni.py             the thinkers of Qwen3-Omni and Qwen2.5-Omni
 
 The modules of weights, which import torch, are imported when weights are read.
 """
@@ -17,7 +18,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, Protocol
 
 from innervoice.checkpoint.model_config import ModelConfig
-from innervoice.model.families import glm, glm4_voice, llama
+from innervoice.model.families import glm, glm4_voice, llama, qwen_omni
 from innervoice.model.text import ChatMessage, TextTokenizer
 from innervoice.model.text.dialogue import DialogueItem
 from innervoice.types import Vocabulary
@@ -117,7 +118,7 @@ class Family(Protocol):
         ...
 
 
-FAMILIES: tuple[Family, ...] = (glm4_voice, llama, glm)
+FAMILIES: tuple[Family, ...] = (glm4_voice, llama, qwen_omni, glm)
 
 
 def family_of(data: Mapping[str, Any], source: str | PathLike[str]) -> Family:

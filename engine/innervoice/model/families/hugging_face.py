@@ -22,6 +22,8 @@ _FIXED: dict[str, tuple[Any, ...]] = {
     "mlp_bias": (False, None),
     "use_sliding_window": (False, None),
     "quantization_config": (None,),
+    "decoder_sparse_step": (1, None),
+    "mlp_only_layers": ([], None),
     "compression_config": (None,),
     "is_encoder_decoder": (False, None),
 }
@@ -30,6 +32,10 @@ _USED = (
     "head_dim", "vocab_size", "rms_norm_eps", "attention_bias", "rope_parameters", "rope_theta", "rope_scaling",
     "partial_rotary_factor", "original_max_position_embeddings", "max_position_embeddings", "tie_word_embeddings",
     "torch_dtype", "dtype", "bos_token_id", "eos_token_id", "pad_token_id", "layer_types", "sliding_window",
+)  # fmt: skip
+_EXPERTS = (
+    "num_experts", "num_local_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob",
+    "output_router_logits", "router_aux_loss_coef",
 )  # fmt: skip
 _NEUTRAL = (
     "architectures", "attention_dropout", "initializer_range", "max_window_layers", "pretraining_tp", "rope_interleaved",
@@ -49,14 +55,16 @@ def read_config(
     head_dim: int | None = None,
     interleaved: bool = False,
     partial: float | None = None,
+    has_experts: bool = False,
 ) -> ModelConfig:
     """config.json as ModelConfig; head_dim (None: hidden size by heads) and partial
-    rotation (None: whole heads are rotated) stand in for missing keys.
+    rotation (None: whole heads are rotated) stand in for missing keys. has_experts: the feed-forward part of every
+    layer is one of experts.
 
     Raises ValueError naming a key that is missing or asks for what is not supported.
     """
     # Keys that mean something else here are refused; those without a meaning are noted.
-    note_unknown(data, (*_FIXED, *_USED, *_NEUTRAL), source)
+    note_unknown(data, (*_FIXED, *_USED, *_NEUTRAL, *(_EXPERTS if has_experts else ())), source)
     _refuse(data, source)
     # Heads: without keys of their own, as many kv heads as heads, and the width shared among them.
     heads, width = read_size(data, "num_attention_heads", source), read_size(data, "hidden_size", source)
@@ -81,6 +89,8 @@ def read_config(
         )
     if isinstance(rope.scaling, YarnScaling):
         max_position = max(max_position, int(rope.scaling.original_max_position * rope.scaling.factor))
+    # The feed-forward part: one, or experts, of which a token uses some.
+    experts = _read_experts(data, source) if has_experts else (0, 0)
     # The type that the weights are stored in.
     dtype = read_dtype(data, source, "float32")
     return ModelConfig(
@@ -90,7 +100,7 @@ def read_config(
         num_heads=heads,
         num_kv_heads=kv_heads,
         head_dim=head_dim,
-        ffn_size=read_size(data, "intermediate_size", source),
+        ffn_size=read_size(data, "moe_intermediate_size" if has_experts else "intermediate_size", source),
         vocab_size=read_size(data, "vocab_size", source),
         norm_eps=read_eps(data, "rms_norm_eps", source),
         rotary_dim=rotary_dim,
@@ -102,6 +112,9 @@ def read_config(
         dtype=dtype,
         qk_norm=qk_norm,
         rope_scaling=rope.scaling,
+        num_experts=experts[0],
+        num_used_experts=experts[1],
+        normalizes_experts=read_flag(data, "norm_topk_prob", source, False),
     )
 
 
@@ -165,6 +178,16 @@ def dialogue_runs(
 ) -> list[list[int]]:
     """A dialogue in the checkpoint's chat template; see Family.dialogue_runs. Raises ValueError for speech."""
     return text.chat_runs(tokenizer, items, head, opens=opens, variables=variables)
+
+
+def _read_experts(data: Mapping[str, Any], source: str | PathLike[str]) -> tuple[int, int]:
+    """The number of experts, by either of the key's names, and of those that a token goes through."""
+    key = "num_experts" if data.get("num_experts") is not None else "num_local_experts"
+    number = read_size(data, key, source)
+    used = read_size(data, "num_experts_per_tok", source)
+    if used > number:
+        raise ValueError(f"{source}: num_experts_per_tok is {used}, more than the {number} of {key}")
+    return number, used
 
 
 def _refuse(data: Mapping[str, Any], source: str | PathLike[str]) -> None:

@@ -19,9 +19,10 @@ def load_weights(
     device: str | torch.device,
     *,
     fused_gate_up: bool,
+    prefix: str = "",
 ) -> ModelWeights:
     """All weights, tensor by tensor; fused_gate_up: the file has gate and up in one
-    tensor, as they are kept here.
+    tensor, as they are kept here; prefix: of every name.
 
     Raises ValueError for a tensor that is missing or misshapen.
     """
@@ -29,35 +30,44 @@ def load_weights(
 
     # Norms and biases are plain tensors; what is multiplied may be quantised.
     def get(name: str, *shape: int) -> Tensor:
-        return tensors.get(name, shape, dtype=dtype, device=device)
+        return tensors.get(prefix + name, shape, dtype=dtype, device=device)
 
     def weight(name: str, *shape: int, head: bool = False) -> Weight:
-        return read_weight(tensors, name, shape, dtype=dtype, device=device, head=head)
+        return read_weight(tensors, prefix + name, shape, dtype=dtype, device=device, head=head)
+
+    # Experts one below the other, of each gate and then up.
+    def feed_forward(mlp: str) -> tuple[Weight, Weight]:
+        inner = config.ffn_size
+        parts = [f"{mlp}.experts.{e}" for e in range(config.num_experts)] or [mlp]
+        halves = [f"{part}.{half}_proj.weight" for part in parts for half in ("gate", "up")]
+        down = joined([weight(f"{part}.down_proj.weight", width, inner) for part in parts], dtype)
+        if fused_gate_up:
+            return weight(f"{mlp}.gate_up_proj.weight", 2 * inner, width), down
+        return joined([weight(name, inner, width) for name in halves], dtype), down
 
     # A tied embedding is the head as well, and is read as such.
     name, size = "model.embed_tokens.weight", (config.vocab_size, width)
     embedding = weight(name, *size, head=True) if config.tied else get(name, *size)
 
     def layer(index: int) -> LayerWeights:
-        prefix = f"model.layers.{index}"
-        attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
+        place = f"model.layers.{index}"
+        attention, mlp = f"{place}.self_attn", f"{place}.mlp"
         heads = {"q": config.num_heads, "k": config.num_kv_heads, "v": config.num_kv_heads}
         rows = {f"{attention}.{name}_proj": count * config.head_dim for name, count in heads.items()}
-        halves = [f"{mlp}.{name}_proj.weight" for name in ("gate", "up")]
+        gate_up, down = feed_forward(mlp)
         return LayerWeights(
-            attention_norm=get(f"{prefix}.input_layernorm.weight", width),
+            attention_norm=get(f"{place}.input_layernorm.weight", width),
             qkv=joined([weight(f"{name}.weight", count, width) for name, count in rows.items()], dtype),
             qkv_bias=stacked([get(f"{name}.bias", count) for name, count in rows.items()])
             if config.qkv_bias
             else None,
             attention_out=weight(f"{attention}.o_proj.weight", width, config.num_heads * config.head_dim),
-            ffn_norm=get(f"{prefix}.post_attention_layernorm.weight", width),
-            gate_up=weight(f"{mlp}.gate_up_proj.weight", 2 * config.ffn_size, width)
-            if fused_gate_up
-            else joined([weight(name, config.ffn_size, width) for name in halves], dtype),
-            down=weight(f"{mlp}.down_proj.weight", width, config.ffn_size),
+            ffn_norm=get(f"{place}.post_attention_layernorm.weight", width),
+            gate_up=gate_up,
+            down=down,
             q_norm=get(f"{attention}.q_norm.weight", config.head_dim) if config.qk_norm else None,
             k_norm=get(f"{attention}.k_norm.weight", config.head_dim) if config.qk_norm else None,
+            router=get(f"{mlp}.gate.weight", config.num_experts, width) if config.num_experts else None,
         )
 
     return ModelWeights(

@@ -1,4 +1,4 @@
-"""Llama, Qwen2 (bias on query, key and value) and Qwen3 (norm on query and key) in Hugging Face's layout."""
+"""Llama, Qwen2 (bias on query, key and value), Qwen3 (norm on query and key) and Qwen3-MoE in Hugging Face's layout."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 NAME = "llama"
-MODEL_TYPES: tuple[str, ...] = ("llama", "qwen2", "qwen3")
+MODEL_TYPES: tuple[str, ...] = ("llama", "qwen2", "qwen3", "qwen3_moe")
 _QWEN3_HEAD_DIM = 128
 
 
@@ -54,8 +54,9 @@ def read_config(data: Mapping[str, Any], source: str | PathLike[str]) -> ModelCo
         source,
         family=NAME,
         qkv_bias=kind == "qwen2",
-        qk_norm=kind == "qwen3",
+        qk_norm=kind in ("qwen3", "qwen3_moe"),
         head_dim=_QWEN3_HEAD_DIM if kind == "qwen3" else None,
+        has_experts=kind == "qwen3_moe",
     )
 
 

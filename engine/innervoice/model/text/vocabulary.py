@@ -119,6 +119,8 @@ def speech_ids(vocabulary: Vocabulary, codes: Sequence[int]) -> list[int]:
 def _vocabulary_size(folder: Path) -> int:
     path = folder / "config.json"
     config = read_json(path)
+    if "thinker_config" in config:
+        config = require(require(config, "thinker_config", path, dict), "text_config", path, dict)
     return int(
         require(config, "padded_vocab_size" if "padded_vocab_size" in config else "vocab_size", path, int)
     )
