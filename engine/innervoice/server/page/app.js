@@ -3,7 +3,7 @@
 import { Call } from "./call.js";
 import { Devices } from "./devices.js";
 import { EventLog } from "./log.js";
-import { keep, recall } from "./memory.js";
+import { forget, keep, recall } from "./memory.js";
 import { lengthMs } from "./pcm.js";
 import { Settings } from "./settings.js";
 import { Thoughts } from "./thoughts.js";
@@ -20,13 +20,12 @@ const thoughts = new Thoughts($("thoughts"));
 const log = new EventLog($("log"), $("filter"), $("count"));
 const devices = new Devices($("microphone"), $("speaker"));
 const settings = new Settings($("settings"), (session) => call.connection.send("session.update", { session }));
-setTheme(sessionStorage.getItem("theme") ?? (dark.matches ? "dark" : "light"));
+setTheme();
 const timeline = new Timeline($("timeline"), () => calm.matches);
 const recordings = document.querySelectorAll("[data-recording]");
 $("key").value = sessionStorage.getItem("key") ?? "";
 
 let lock = null; // on the screen
-let firstSoundMs = null; // from the end of the user's turn to the ear
 const items = new Map(); // the item of each response
 
 // ---- events of the server
@@ -38,6 +37,9 @@ const handlers = {
       transcript.note(goesOn(session.innervoice.missed_events));
     } else {
       if (items.size) transcript.note("The earlier conversation is over: a new one begins.");
+      transcript.abandon();
+      timeline.userEnded();
+      timeline.end();
       call.connection.send("session.update", { session: settings.toUpdate() });
     }
     if (!call.capture.isOpen && call.playback.isUnlocked) openMicrophone();
@@ -77,10 +79,7 @@ const handlers = {
   },
   "innervoice.reflection.done": (event) => thoughts.end(event),
   "innervoice.segment": (event) => timeline.add(event),
-  "innervoice.response.stats": (event) => {
-    showParts(event.audio_ttfp_ms);
-  },
-  error: ({ error }) => transcript.note(error.message),
+  error: ({ error }) => call.isOpen && transcript.note(error.message), // else it is the reason of the state
 };
 
 call.addEventListener("server", ({ detail }) => {
@@ -95,11 +94,9 @@ call.addEventListener("level", ({ detail }) => ($("level").value = detail));
 call.addEventListener("loudness", ({ detail }) => ($("loudness").value = detail));
 call.addEventListener("unlocked", () => showState(call.connection.told));
 call.addEventListener("latency", ({ detail }) => {
-  firstSoundMs = detail.totalMs;
-  $("first-sound").textContent = duration(firstSoundMs);
-  $("parts").textContent = "–";
+  $("first-sound").textContent = duration(detail.serverMs + detail.playerMs);
+  $("parts").textContent = durations(detail.serverMs, detail.playerMs);
   $("delay").textContent = `(${Math.round(call.playback.latencyMs)} ms behind)`;
-
 });
 for (const type of ["position", "dry"]) {
   call.addEventListener(type, ({ detail }) => {
@@ -109,6 +106,7 @@ for (const type of ["position", "dry"]) {
     $("underruns").textContent = detail.underruns;
   });
 }
+for (const type of ["busy", "begun", "position", "dry", "cleared"]) call.addEventListener(type, showStop);
 call.addEventListener("cut", ({ detail }) => {
   timeline.cut(detail.response, detail.playedMs);
   transcript.cut(detail.item, detail.playedMs);
@@ -120,11 +118,10 @@ function duration(ms) {
   return ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`;
 }
 
-/** Divide the time to the first sound into the server's part and the rest: network, browser and loudspeaker. */
-function showParts(serverMs) {
-  if (serverMs === null || firstSoundMs === null) return;
-  $("parts").textContent = `${Math.round(serverMs)} + ${Math.max(0, Math.round(firstSoundMs - serverMs))} ms`;
-  firstSoundMs = null;
+/** Two parts of a time, in one unit. */
+function durations(one, other) {
+  if (one + other < 1000) return `${Math.round(one)} + ${Math.round(other)} ms`;
+  return `${(one / 1000).toFixed(1)} + ${(other / 1000).toFixed(1)} s`;
 }
 
 function showItem(item) {
@@ -134,11 +131,12 @@ function showItem(item) {
 }
 
 function finish(response) {
+  timeline.end(response.id);
   const failure = response.status_details?.error;
   if (response.status === "failed") transcript.note(failure?.message ?? "The reply failed.");
   const text = response.output?.[0]?.content?.[0]?.transcript ?? response.output?.[0]?.content?.[0]?.text ?? "";
   $("live-region").textContent = text;
-  transcript.end(items.get(response.id));
+  transcript.end(items.get(response.id), call.playback.receivedMs(response.id) > 0 ? "heard" : response.status);
   $("download").disabled = call.recording.isEmpty;
   const counts = response.usage?.output_token_details;
   if (!counts) return;
@@ -156,20 +154,41 @@ function showState({ state, reason, code }) {
   const isOpen = state === "open";
   const isMute = isOpen && !call.playback.isUnlocked;
   $("state").dataset.state = state;
-  $("reason").textContent = isMute ? "Connected, without sound yet." : reason;
-  $("start").hidden = (isOpen && !isMute) || state === "connecting" || state === "waiting";
-  $("start").textContent = isMute ? "Turn the sound on" : "Start";
+  $("reason").textContent = isMute ? "Connected, without sound yet." : code === "invalid_api_key" ? keyReason() : reason;
+  $("start").hidden = (isOpen && !isMute) || state === "connecting";
+  $("start").textContent = isMute ? "Turn the sound on" : state === "waiting" ? "Try now" : "Start";
   for (const id of ["mute", "text"]) $(id).disabled = !isOpen;
-  $("stop-reply").hidden = !isOpen;
   $("end").hidden = state === "idle" || state === "refused";
+  if (state === "idle") {
+    timeline.userEnded();
+    timeline.end();
+    if (code) forget(); // the session is gone
+  }
+  if (!isOpen && !call.playback.isBusy) transcript.hush();
   $("type").querySelector("button").disabled = !isOpen;
   for (const button of recordings) button.disabled = !isOpen;
   $("download").disabled = call.recording.isEmpty;
+  $("key-reason").hidden = code !== "invalid_api_key";
   if (code === "invalid_api_key") {
+    $("key-reason").textContent = $("reason").textContent;
     $("settings-drawer").open = true;
     $("key").focus();
   }
   showTurns();
+  showStop();
+}
+
+function keyReason() {
+  if ($("key").value.trim()) return "The server does not accept this key. Correct it under Settings, then press Start.";
+  return "The server asks for a key. Type it under Settings, then press Start.";
+}
+
+/** Offer to stop a reply while there is one. */
+function showStop() {
+  const stop = $("stop-reply");
+  const hadFocus = document.activeElement === stop;
+  stop.hidden = !call.playback.isBusy && !(call.isOpen && call.isAnswering);
+  if (hadFocus && stop.hidden) $("text").focus();
 }
 
 function showTurns() {
@@ -182,6 +201,17 @@ async function start() {
   if (call.isOpen) {
     await call.playback.unlock();
     if (!call.capture.isOpen) await openMicrophone();
+    return;
+  }
+  if (call.connection.state === "waiting") {
+    call.connection.retry();
+    return;
+  }
+  const fault = settings.fault();
+  if (fault) {
+    showState({ state: "refused", reason: `Under Settings, ${fault}` });
+    $("settings-drawer").open = true;
+    settings.form.reportValidity();
     return;
   }
   const key = $("key").value.trim();
@@ -231,8 +261,9 @@ function release() {
   $("talk").classList.remove("holding");
 }
 
-function setTheme(theme) {
-  document.documentElement.dataset.theme = theme;
+/** Set the theme: the one that was chosen, or else the system's. */
+function setTheme() {
+  document.documentElement.dataset.theme = sessionStorage.getItem("theme") ?? (dark.matches ? "dark" : "light");
 }
 
 function save(blob, name) {
@@ -247,6 +278,7 @@ document.addEventListener("visibilitychange", () => call.isOpen && stayAwake());
 $("start").addEventListener("click", start);
 $("end").addEventListener("click", () => {
   call.stop();
+  forget();
   lock?.release();
 });
 $("stop-reply").addEventListener("click", () => call.interrupt());
@@ -279,9 +311,14 @@ $("live").addEventListener("click", () => (timeline.lag = 0));
 $("theme").addEventListener("click", () => {
   const theme = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
   sessionStorage.setItem("theme", theme);
-  setTheme(theme);
+  setTheme();
   timeline.restyle();
 });
+dark.addEventListener("change", () => {
+  setTheme();
+  timeline.restyle();
+});
+$("key").addEventListener("keydown", (event) => event.key === "Enter" && start());
 $("microphone").addEventListener("change", () => call.isOpen && openMicrophone());
 $("speaker").addEventListener("change", () => call.playback.choose($("speaker").value));
 $("download").addEventListener("click", () => save(call.recording.toBlob(), "conversation.wav"));
@@ -292,13 +329,14 @@ $("copy").addEventListener("click", () => navigator.clipboard.writeText(log.toTe
 addEventListener("pagehide", () => {
   const session = call.remember();
   if (!session) return;
-  keep({ session, transcript: transcript.save(), thoughts: thoughts.save(), timeline: timeline.save(), items: [...items] });
+  const shown = { thoughts: thoughts.save(), timeline: timeline.save(), transcript: transcript.save() };
+  keep({ session, items: [...items], ...shown }, ["timeline", "thoughts", "transcript"]);
 });
 
 async function comeBack(kept) {
-  transcript.restore(kept.transcript);
-  thoughts.restore(kept.thoughts);
-  timeline.restore(kept.timeline, kept.shiftS);
+  if (kept.transcript) transcript.restore(kept.transcript);
+  if (kept.thoughts) thoughts.restore(kept.thoughts);
+  if (kept.timeline) timeline.restore(kept.timeline, kept.shiftS);
   for (const [response, item] of kept.items) items.set(response, item);
   await call.start($("key").value || null, kept.session);
 }

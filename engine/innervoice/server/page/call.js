@@ -10,7 +10,8 @@ import { decode, encode, level, RATE } from "./pcm.js";
  * Events: "server", "client" and "state" as of the connection; "begun", "position", "dry", "cleared" and "unlocked" as
  * of the playback; "level" and "loudness" of the user's sound and of the reply's; "cut" with {response, item, playedMs,
  * countMs, latencyMs}: the place of the cut in the sound, which is what was played less what the device still held;
- * "latency" with {totalMs}.
+ * "latency" with {serverMs, playerMs}: from the end of the user's turn until its reply's sound comes, and on to the ear;
+ * "busy" when a reply begins or ends.
  */
 export class Call extends EventTarget {
   constructor() {
@@ -24,6 +25,7 @@ export class Call extends EventTarget {
     this.isAnswering = false;
     this.sentMs = 0;
     this.turnEnd = null;
+    this.arrived = null; // when the first sound since then came
     this.response = null; // the newest
     this.coming = []; // sound that is not played yet: {seq, response, from, to}, in samples of its response
     this.broken = null; // the reply that a reload interrupted: {response, from, skip}
@@ -51,6 +53,11 @@ export class Call extends EventTarget {
     return this.connection.state === "open";
   }
 
+  /** Whether a reply is being made or played. */
+  get isBusy() {
+    return this.isAnswering || this.playback.isBusy;
+  }
+
   /** Unlock the sound and connect. key: null where the server needs none. kept: of `remember`, before a reload. */
   async start(key, kept = null) {
     await this.playback.open();
@@ -60,7 +67,7 @@ export class Call extends EventTarget {
 
   /** What a reloaded page needs to go on: the session, and the place in the sound; null without a session. */
   remember() {
-    const { token, lastEvent } = this.connection;
+    const { token, lastEvent, after } = this.connection;
     if (!token) return null;
     const at = this.playback.at;
     const next = this.coming[0];
@@ -68,11 +75,11 @@ export class Call extends EventTarget {
     return {
       token,
       lastEvent,
-      after: next ? next.seq - 1 : lastEvent,
+      after: next ? next.seq - 1 : after ?? lastEvent,
       response: this.response,
       isAnswering: this.isAnswering,
       sentMs: this.sentMs,
-      broken: next ? { response: next.response, from: next.from, skip: Math.max(0, played - next.from) } : null,
+      broken: next ? { response: next.response, from: next.from, skip: Math.max(0, played - next.from) } : this.broken,
     };
   }
 
@@ -87,6 +94,7 @@ export class Call extends EventTarget {
     this.playback.clear();
     this.connection.close();
     this.isAnswering = this.isHolding = false;
+    this.emit("busy");
   }
 
   /** Send a block of the user's sound, unless a key has to be held for it. */
@@ -143,7 +151,7 @@ export class Call extends EventTarget {
   }
 
   ask() {
-    this.turnEnd = performance.now();
+    this.endTurn(performance.now());
     this.connection.send("response.create");
   }
 
@@ -175,9 +183,15 @@ export class Call extends EventTarget {
     this.connection.send("innervoice.playback.ack", { response_id: response, played_ms: Math.floor(playedMs) });
   }
 
+  endTurn(at) {
+    this.turnEnd = at;
+    this.arrived = null;
+  }
+
   firstSound() {
-    if (this.turnEnd === null) return;
-    this.emit("latency", { totalMs: performance.now() + this.playback.latencyMs - this.turnEnd });
+    if (this.turnEnd === null || this.arrived === null) return;
+    const playerMs = performance.now() + this.playback.latencyMs - this.arrived;
+    this.emit("latency", { serverMs: this.arrived - this.turnEnd, playerMs });
     this.turnEnd = null;
   }
 
@@ -185,21 +199,24 @@ export class Call extends EventTarget {
     if (event.type === "session.created" || event.type === "session.updated") this.configure(event);
     if (event.type === "input_audio_buffer.speech_started") this.cut();
     if (event.type === "input_audio_buffer.speech_stopped") {
-      this.turnEnd = performance.now() - Math.max(0, this.sentMs - event.audio_end_ms);
+      this.endTurn(performance.now() - Math.max(0, this.sentMs - event.audio_end_ms));
     }
     if (event.type === "response.created") {
       this.isAnswering = true;
       this.response = event.response.id;
+      this.emit("busy");
     }
     if (event.type === "response.output_audio.delta") this.play(event);
     if (event.type === "response.done") {
       this.isAnswering = false;
       this.playback.end(event.response.id);
+      this.emit("busy");
     }
   }
 
   play({ event_seq: seq, response_id: response, item_id: item, delta }) {
     if (this.playback.isDropped(response)) return;
+    this.arrived ??= performance.now();
     let samples = decode(delta);
     if (this.broken?.response === response) samples = samples.subarray(this.broken.skip).slice();
     this.broken = null;
@@ -210,6 +227,10 @@ export class Call extends EventTarget {
 
   configure({ type, session }) {
     this.isManual = session.audio?.input?.turn_detection === null;
-    if (type === "session.created" && !session.innervoice?.resumed) this.sentMs = 0;
+    if (type !== "session.created" || session.innervoice?.resumed) return;
+    this.sentMs = 0;
+    this.isAnswering = false;
+    this.broken = null;
+    if (this.response) this.playback.end(this.response); // of a session that is gone: no more of it comes
   }
 }

@@ -1,9 +1,9 @@
 // The WebSocket to the server: its events, the reason of its state, and its return after a loss.
 
-const WAITS_S = [0.5, 1, 2, 4, 8, 8];
+const WAITS_S = [0.5, 1, 2, 4, 8, 15]; // the last again and again
 
 /**
- * A connection that comes back by itself. Events: "state" with {state, reason}, "server" and "client" with each
+ * A connection that comes back by itself, for as long as the page is open. Events: "state" with {state, reason}, "server" and "client" with each
  * event of the protocol. States: idle, connecting, open, waiting, refused.
  */
 export class Connection extends EventTarget {
@@ -14,7 +14,9 @@ export class Connection extends EventTarget {
     this.lastEvent = 0;
     this.tries = 0;
     this.told = { state: "idle", reason: "Not connected.", code: null }; // of the last "state"
+    this.after = null; // while events are sent again after a reload: the last of them that came
     this.isRepeat = false; // whether the event at hand was received before a loss or a reload
+    addEventListener("online", () => this.retry());
   }
 
   /**
@@ -39,6 +41,11 @@ export class Connection extends EventTarget {
     this.change("idle", "Not connected.");
   }
 
+  /** Try now rather than at the end of the wait. */
+  retry() {
+    if (this.state === "waiting") this.connect();
+  }
+
   /** Send an event -> whether the connection was open. */
   send(type, fields = {}) {
     if (this.socket?.readyState !== WebSocket.OPEN) return false;
@@ -49,6 +56,7 @@ export class Connection extends EventTarget {
   }
 
   connect() {
+    clearTimeout(this.timer);
     this.leave();
     this.error = null;
     this.change("connecting", this.token ? "Taking the session up again…" : "Connecting…");
@@ -76,11 +84,11 @@ export class Connection extends EventTarget {
   take(event) {
     this.isRepeat = event.event_seq <= this.lastEvent;
     if (event.event_seq > this.lastEvent) this.lastEvent = event.event_seq;
+    if (event.event_seq && this.after !== null) this.after = this.isRepeat ? event.event_seq : null;
     if (event.type === "session.created" || event.type === "session.updated") {
       this.token = event.session.innervoice?.resume_token ?? this.token;
       this.tries = 0;
       this.isReturning = false;
-      this.after = null;
       if (this.state !== "open") this.change("open", "Connected.");
     }
     if (event.type === "error") this.error = event.error;
@@ -101,11 +109,7 @@ export class Connection extends EventTarget {
       this.change("refused", reason, error?.code);
       return;
     }
-    if (this.tries >= WAITS_S.length) {
-      this.change("refused", `${reason} Gave up after ${this.tries} tries.`, error?.code);
-      return;
-    }
-    const waitS = Math.max(error?.retry_after ?? 0, WAITS_S[this.tries++]);
+    const waitS = Math.max(error?.retry_after ?? 0, WAITS_S[Math.min(this.tries++, WAITS_S.length - 1)]);
     this.change("waiting", `${reason} Next try in ${waitS} s.`, error?.code);
     this.timer = setTimeout(() => this.connect(), 1000 * waitS);
   }

@@ -2,19 +2,33 @@
 
 const NAME = "conversation";
 
-/** Keep a value until the next load of this tab. One that is too large is not kept. */
-export function keep(value) {
-  try {
-    sessionStorage.setItem(NAME, JSON.stringify({ ...value, origin: performance.timeOrigin }));
-  } catch {
-    sessionStorage.removeItem(NAME);
+/**
+ * Keep an object for the next loads of this tab. Where the browser has no room for all of it, the fields of `spare` are
+ * left out one after another.
+ */
+export function keep(value, spare = []) {
+  for (let num = 0; num <= spare.length; num++) {
+    const left = Object.fromEntries(Object.entries(value).filter(([name]) => !spare.slice(0, num).includes(name)));
+    try {
+      sessionStorage.setItem(NAME, JSON.stringify({ ...left, origin: performance.timeOrigin }));
+      return;
+    } catch {
+      // it has no room: the next try is smaller
+    }
   }
 }
 
-/** Return the value that was kept, once, with shiftS: add it to seconds of the page's clock of then. null: none. */
+/** Forget what was kept: the conversation is over. */
+export function forget() {
+  sessionStorage.removeItem(NAME);
+}
+
+/**
+ * Return the object that was kept, with shiftS: add it to seconds of the page's clock of then. null: none. It is kept
+ * on: a page that is loaded again before its session is back needs it once more.
+ */
 export function recall() {
   const text = sessionStorage.getItem(NAME);
-  sessionStorage.removeItem(NAME);
   if (!text) return null;
   const value = JSON.parse(text);
   return { ...value, shiftS: (value.origin - performance.timeOrigin) / 1000 };

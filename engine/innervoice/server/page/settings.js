@@ -12,16 +12,25 @@ export class Settings {
     this.shade();
   }
 
-  /** Return the session's fields as the form has them. */
+  /** Return the first setting that cannot be used, with the browser's reason; null: there is none. */
+  fault() {
+    const field = [...this.form.elements].find((one) => one.willValidate && !one.checkValidity());
+    return field ? `${field.labels[0].firstChild.textContent.trim()}: ${field.validationMessage}` : null;
+  }
+
+  /** Return the session's fields as the form has them, without those that cannot be used. */
   toUpdate() {
-    const { instructions, schedule, thought, temperature, turns, threshold, silence } = this.form.elements;
+    const { instructions, schedule, thought, temperature, turns } = this.form.elements;
+    const innervoice = { schedule: schedule.value || null };
+    if (thought.checkValidity()) innervoice.reflection_budget = number(thought);
     const update = {
       type: "realtime",
       instructions: instructions.value,
-      audio: { input: { turn_detection: this.detection(turns.value, threshold.value, silence.value) } },
-      innervoice: { schedule: schedule.value || null, reflection_budget: Number(thought.value) || null },
+      audio: { input: { turn_detection: this.detection(turns.value) } },
+      innervoice,
     };
-    if (temperature.value !== "") update.temperature = Number(temperature.value);
+    const warmth = number(temperature);
+    if (warmth !== null) update.temperature = warmth;
     return update;
   }
 
@@ -39,20 +48,26 @@ export class Settings {
     this.shade();
   }
 
-  detection(turns, threshold, silence) {
-    if (turns === "manual") return null;
-    if (turns === "semantic_vad") return { type: turns };
-    return { type: turns, threshold: Number(threshold), silence_duration_ms: Number(silence) };
+  detection(type) {
+    if (type === "manual") return null;
+    if (type === "semantic_vad") return { type };
+    const [threshold, silence] = [number(this.form.elements.threshold), number(this.form.elements.silence)];
+    return { type, ...(threshold !== null && { threshold }), ...(silence !== null && { silence_duration_ms: silence }) };
   }
 
   /** Silence that ends a turn, with some to spare, in milliseconds. */
   get closingMs() {
     const { turns, silence } = this.form.elements;
-    return turns.value === "semantic_vad" ? 4000 : Number(silence.value) + 700;
+    return turns.value === "semantic_vad" ? 4000 : (number(silence) ?? 500) + 700;
   }
 
   shade() {
     const { turns, threshold, silence } = this.form.elements;
     threshold.disabled = silence.disabled = turns.value !== "server_vad";
   }
+}
+
+/** The number in a field; null where there is none, or one that cannot be used. */
+function number(field) {
+  return field.value === "" || field.validity.valid === false ? null : Number(field.value);
 }

@@ -2,6 +2,7 @@
 
 const KEPT_S = 600;
 const SAVED_S = 180;
+const REST_S = 3; // without anything new, after which the view stands still
 const LANES = [
   ["user", "You"],
   ["reflection", "Thought"],
@@ -23,6 +24,9 @@ export class Timeline {
     this.reserve = [];
     this.spanS = 20;
     this.lag = 0; // seconds that the view is behind the present
+    this.zero = 0; // the time of 0:00
+    this.newest = now(); // when something happened last
+    this.running = null; // the reply that is being made
     this.restyle();
     this.watch();
     this.frame();
@@ -37,9 +41,27 @@ export class Timeline {
     this.font = style.fontFamily;
   }
 
+  stir() {
+    this.newest = now();
+  }
+
+  /** The right end of what is shown: now, or shortly after the last thing that happened. */
+  get present() {
+    if (this.running !== null || this.users.at(-1)?.to === null) this.stir(); // a reply is made, or the user speaks
+    return Math.min(now(), this.newest + REST_S);
+  }
+
   begin(response) {
+    this.stir();
+    this.running = response;
     this.replies.set(response, { start: now(), open: null, segments: [], arrivals: [], plays: [], grants: [], cutMs: null });
     this.trim();
+  }
+
+  /** End a reply; by default whatever is open, because its session is gone. */
+  end(response = this.running) {
+    if (this.running === response) this.running = null;
+    if (this.running === null) this.stir();
   }
 
   /** Let the open segment of a reply grow, as its text or sound arrives: a delta of the kind. */
@@ -50,6 +72,7 @@ export class Timeline {
       reply.open = { kind, segment, from: this.lastEnd(reply) };
     }
     Object.assign(reply.open, { to: now(), tokens: spent, cap });
+    this.stir();
   }
 
   /** Note that so much sound of a reply has come. */
@@ -84,13 +107,14 @@ export class Timeline {
 
   /** Return the last minutes, as `restore` takes them. */
   save() {
-    const { replies, users } = this;
-    const reserve = this.reserve.filter((point) => point.at > now() - SAVED_S);
-    return { replies: [...replies].filter(([, reply]) => reply.start > now() - SAVED_S), users, reserve };
+    const { users, zero, newest, running } = this;
+    const isRecent = (at) => at > newest - SAVED_S;
+    const reserve = this.reserve.filter((point) => isRecent(point.at));
+    return { replies: [...this.replies].filter(([, reply]) => isRecent(reply.start)), users, reserve, zero, newest, running };
   }
 
   /** Show what was shown before a reload. shiftS: from the page's clock of then to that of now. */
-  restore({ replies, users, reserve }, shiftS) {
+  restore({ replies, users, reserve, zero, newest, running }, shiftS) {
     const shift = (fields, names) => names.forEach((name) => (fields[name] = fields[name] == null ? fields[name] : fields[name] + shiftS));
     for (const [id, reply] of replies) {
       shift(reply, ["start", "cutAt"]);
@@ -100,14 +124,19 @@ export class Timeline {
     }
     for (const turn of users) shift(turn, ["from", "to"]);
     for (const point of reserve) shift(point, ["at"]);
-    Object.assign(this, { users, reserve });
+    Object.assign(this, { users, reserve, running, zero: zero + shiftS, newest: newest + shiftS });
   }
 
   /** Note how much of a reply was played by now, and how much waits. */
   play(response, playedMs, waitingMs) {
     const at = now();
-    if (at - (this.reserve.at(-1)?.at ?? 0) > 0.4) this.reserve.push({ at: at - 0.1, ms: 0 });
+    const before = this.reserve.at(-1);
+    if (at - (before?.at ?? -Infinity) > 0.4) { // between them nothing is known: no line joins the two
+      if (before?.ms) this.reserve.push({ at: before.at, ms: 0 });
+      this.reserve.push({ at: at - 0.1, ms: 0 });
+    }
     this.reserve.push({ at, ms: waitingMs });
+    this.stir();
     const reply = this.replies.get(response);
     if (!reply) return;
     const last = reply.plays.at(-1);
@@ -122,11 +151,14 @@ export class Timeline {
     if (!reply) return;
     reply.cutMs = playedMs;
     reply.cutAt = now();
+    this.stir();
     this.reserve.push({ at: now(), ms: 0 });
   }
 
   userBegan(agoS = 0) {
+    this.userEnded(agoS); // of a turn whose end was lost with a connection
     this.users.push({ from: now() - agoS, to: null });
+    this.stir();
   }
 
   userEnded(agoS = 0) {
@@ -135,7 +167,7 @@ export class Timeline {
   }
 
   trim() {
-    const oldest = now() - KEPT_S;
+    const oldest = this.newest - KEPT_S;
     for (const [id, reply] of this.replies) if (reply.start < oldest) this.replies.delete(id);
     this.users = this.users.filter((turn) => (turn.to ?? now()) > oldest);
     this.reserve = this.reserve.filter((point) => point.at > oldest);
@@ -185,8 +217,8 @@ export class Timeline {
     const pen = canvas.getContext("2d");
     pen.setTransform(scale, 0, 0, scale, 0, 0);
     pen.clearRect(0, 0, width, height);
-    const left = width < 520 ? 58 : 78;
-    const view = { pen, left, width, height, top: 6, foot: 20, end: now() - this.lag + 0.04 * this.spanS };
+    const left = width < 520 ? 68 : 78;
+    const view = { pen, left, width, height, top: 6, foot: 20, end: this.present - this.lag + 0.04 * this.spanS };
     view.reserveTop = height - view.foot - 44;
     view.lane = (view.reserveTop - view.top - 6) / LANES.length;
     view.x = (t) => width - ((view.end - t) / this.spanS) * (width - left);
@@ -196,7 +228,7 @@ export class Timeline {
     pen.rect(left, 0, width - left, height);
     pen.clip();
     for (const turn of this.users) this.block(view, 0, turn.from, turn.to ?? now(), this.colours.user);
-    view.points = this.reserve.filter((point) => view.x(point.at) > left - 400);
+    view.points = between(this.reserve, view.end - this.spanS, view.end);
     view.mostMs = Math.max(1000, ...view.points.map((point) => point.ms));
     this.drawReserve(view);
     for (const reply of this.replies.values()) this.drawReply(view, reply);
@@ -220,12 +252,14 @@ export class Timeline {
     pen.fillText("Reserve", 10, reserveTop + 24);
     const step = this.spanS > 60 ? 20 : this.spanS > 15 ? 5 : 1;
     pen.textAlign = "center";
-    for (let t = Math.ceil((end - this.spanS) / step) * step; t < end; t += step) {
-      if (t < 0 || x(t) < left + 12 || x(t) > width - 14) continue;
+    const last = end - this.zero;
+    for (let t = Math.max(0, Math.ceil((last - this.spanS) / step) * step); t < last; t += step) {
+      const place = x(this.zero + t);
+      if (place < left + 12 || place > width - 14) continue;
       pen.fillStyle = this.colours.line;
-      pen.fillRect(Math.round(x(t)), top, 1, height - foot - top);
+      pen.fillRect(Math.round(place), top, 1, height - foot - top);
       pen.fillStyle = this.colours.muted;
-      pen.fillText(`${Math.floor(t / 60)}:${String(Math.floor(t % 60)).padStart(2, "0")}`, x(t), height - 8);
+      pen.fillText(`${Math.floor(t / 60)}:${String(Math.floor(t % 60)).padStart(2, "0")}`, place, height - 8);
     }
     pen.textAlign = "left";
   }
@@ -349,11 +383,25 @@ export class Timeline {
   }
 
   drawNow({ pen, x, top, height, foot }) {
-    if (this.lag > 0.05 * this.spanS) return;
+    if (this.lag > 0.05 * this.spanS || this.present < now()) return;
     pen.fillStyle = this.colours.ink;
     pen.fillRect(x(now()), top, 1.5, height - foot - top);
     pen.beginPath();
     pen.arc(x(now()) + 0.75, top, 3.5, 0, 7);
     pen.fill();
   }
+}
+
+/** The points of a line within a span of time, with those in which it crosses the span's ends. */
+export function between(points, from, to) {
+  const found = [];
+  points.forEach((point, i) => {
+    const before = points[i - 1];
+    for (const edge of before ? [from, to] : []) {
+      if (before.at >= edge || point.at <= edge) continue;
+      found.push({ at: edge, ms: before.ms + ((point.ms - before.ms) * (edge - before.at)) / (point.at - before.at) });
+    }
+    if (point.at >= from && point.at <= to) found.push(point);
+  });
+  return found;
 }

@@ -4,6 +4,7 @@ import { visible } from "./text.js";
 
 const CAPTION = 90; // characters
 const MOST = 100; // turns that are shown
+const WITHOUT_WORDS = { heard: "(sound without words)", failed: "(the reply failed)", cancelled: "(stopped)" };
 
 /** Shows turns in a DOM list, and the words that are being heard in a caption. */
 export class Transcript {
@@ -11,6 +12,7 @@ export class Transcript {
     this.list = list;
     this.caption = caption;
     this.replies = new Map(); // by item
+    this.spoken = null; // the reply whose words are in the caption
     this.turns = new Map(); // of the user, by item
     new ResizeObserver(() => this.follow()).observe(list);
   }
@@ -25,7 +27,7 @@ export class Transcript {
 
   /** Begin a reply. */
   reply(item) {
-    this.replies.set(item, { body: this.turn("assistant", "Voice"), words: [], playedMs: 0, receivedMs: 0, isCut: false });
+    this.replies.set(item, { body: this.turn("assistant", "Voice"), words: [], playedMs: 0, receivedMs: 0, isCut: false, isOver: false });
   }
 
   /** Add a part of a reply; startMs: the place where its sound begins, null for text without sound. */
@@ -47,30 +49,47 @@ export class Transcript {
     const reply = this.replies.get(item);
     if (!reply || reply.isCut) return;
     Object.assign(reply, { playedMs, receivedMs });
+    this.spoken = reply;
     this.paint(reply);
-    const heard = reply.words.filter((word) => isHeard(reply, word)).map(({ word }) => word).join("").trim();
-    this.caption.textContent = heard.length > CAPTION ? `…${heard.slice(-CAPTION)}` : heard;
   }
 
-  /** End a reply; one that had sound and no words says so. */
-  end(item) {
+  /** Empty the caption: nobody speaks. */
+  hush() {
+    this.spoken = null;
+    this.caption.textContent = "";
+  }
+
+  /** End a reply; one without words says what became of it. outcome: "heard" if it had sound, or else its status. */
+  end(item, outcome) {
     const reply = this.replies.get(item);
-    if (!reply || reply.words.some(({ word }) => word.trim())) return;
-    reply.body.textContent = "(sound without words)";
-    reply.body.classList.add("wordless");
+    if (!reply) return;
+    reply.isOver = true;
+    if (!reply.words.some(({ word }) => word.trim())) this.mark(reply, WITHOUT_WORDS[outcome] ?? "(nothing)");
+  }
+
+  mark({ body }, text) {
+    body.textContent = text;
+    body.classList.add("wordless");
+  }
+
+  /** Cut the replies that nobody goes on with, because their session is gone. */
+  abandon() {
+    for (const [item, { isOver, playedMs }] of this.replies) if (!isOver) this.cut(item, playedMs);
   }
 
   /** Cut a reply at the sound that was heard. */
   cut(item, playedMs) {
     const reply = this.replies.get(item);
     if (!reply) return;
-    Object.assign(reply, { playedMs, isCut: true });
+    Object.assign(reply, { playedMs, isCut: true, isOver: true });
     reply.body.closest("li").classList.add("cut");
     this.paint(reply);
   }
 
-  /** Add a line between turns. */
+  /** Add a line between turns, unless it stands there already. */
   note(text) {
+    const last = this.list.lastElementChild;
+    if (last?.className === "note" && last.textContent === text) return;
     const row = document.createElement("li");
     row.className = "note";
     row.textContent = text;
@@ -83,6 +102,9 @@ export class Transcript {
     for (const word of reply.words) {
       word.span.className = isHeard(reply, word) ? "" : reply.isCut ? "unheard" : "coming";
     }
+    if (reply !== this.spoken) return;
+    const heard = reply.words.filter((word) => isHeard(reply, word)).map(({ word }) => word).join("").trim();
+    this.caption.textContent = heard.length > CAPTION ? `…${heard.slice(-CAPTION)}` : heard;
   }
 
   turn(side, name) {
@@ -109,8 +131,9 @@ export class Transcript {
   /** Return all that is shown, as `restore` takes it. */
   save() {
     const turns = [...this.turns].map(([item, body]) => [body, { item, text: isWordless(body) ? null : body.textContent }]);
-    const replies = [...this.replies].map(([item, { words, playedMs, receivedMs, isCut, body }]) => {
-      return [body, { item, words: words.map(({ word, startMs }) => [word, startMs]), playedMs, receivedMs, isCut }];
+    const replies = [...this.replies].map(([item, { words, body, ...kept }]) => {
+      const text = isWordless(body) ? body.textContent : null;
+      return [body, { ...kept, item, text, words: words.map(({ word, startMs }) => [word, startMs]) }];
     });
     const places = new Map([...turns, ...replies]);
     return [...this.list.querySelectorAll(".turn p")].map((body) => places.get(body)).filter(Boolean);
@@ -118,16 +141,18 @@ export class Transcript {
 
   /** Show what was shown before a reload. */
   restore(saved) {
-    for (const { item, text, words, playedMs, receivedMs, isCut } of saved) {
+    for (const { item, text, words, playedMs, receivedMs, isCut, isOver } of saved) {
       if (!words) {
         this.user(item, text);
         continue;
       }
       this.reply(item);
       for (const [word, startMs] of words) this.add(item, word, startMs);
-      Object.assign(this.replies.get(item), { playedMs, receivedMs });
+      const reply = this.replies.get(item);
+      Object.assign(reply, { playedMs, receivedMs, isOver });
       if (isCut) this.cut(item, playedMs);
-      else this.paint(this.replies.get(item));
+      else this.paint(reply);
+      if (text !== null) this.mark(reply, text);
     }
   }
 
