@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -83,15 +84,17 @@ def test_a_run_prints_a_table_and_writes_its_files(
         "k",
     ]
     with listening(script) as (url, server):
-        assert main(["bench", "realtime", "--url", url, *words, "--session", str(session), *files]) == 0
+        code = main(["bench", "realtime", "--url", url, *words, "--session", str(session), *files])
     shown = capsys.readouterr().out
+    records = bench("record").read(tmp_path / "r.json")
+    assert code == (3 if records[0].invalid else 0), "the machine may be too busy for a valid run"
+    assert "n: 8 of 8 planned turns came to an end and 8 had sound" in shown
     assert "8 turns in 4 calls" in shown and "first sound after the question, ms" in shown
     assert "underruns: 0 in 0 of 8 replies; calls without one: 100%" in shown
     assert {headers["authorization"] for headers in server.headers} == {"Bearer k"} and len(
         server.headers
     ) == 5
     assert all(events[0]["session"]["instructions"] == "Be brief." for events in server.received)
-    records = bench("record").read(tmp_path / "r.json")
     [first] = [one for one in records if one.name == "realtime: audio_ttfp_ms"]
     assert first.n == 8 and 250 <= first.ours < 5000, "0.2 s of silence, 0.05 s to the answer and its sound"
     assert len((tmp_path / "t.jsonl").read_text().splitlines()) == 8
@@ -111,22 +114,41 @@ def test_a_server_that_refuses_everybody_is_one_sentence_beside_the_table(
         "failed: 2 x HTTP 401 invalid_api_key" in written.out
         and "INVALID: 2 of 2 calls failed" in written.out
     )
-    assert written.err.startswith("innervoice: no reply was heard from the server: HTTP 401")
+    assert "innervoice: no reply was heard from the server: HTTP 401" in written.err
     assert json.loads((tmp_path / "r.json").read_text())[0]["invalid"] == "2 of 2 calls failed"
 
 
-def test_an_interrupted_run_prints_what_there_is_and_says_so(
-    questions: Path, capsys: pytest.CaptureFixture[str]
+def test_calls_that_fail_beside_one_that_is_answered_make_the_exit_code_3(
+    questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Ctrl-C sets the event that ends a run; the exit code is that of Ctrl-C."""
+    with listening(Script(chunks=((0.0, 0.1), (0.05, 0.1)), fault="dies", on_calls=(1,))) as (url, _):
+        words = ["--audio", str(questions), "--num-warmups", "0", "--json", str(tmp_path / "r.json")]
+        assert main(["bench", "realtime", "--url", url, "--callers", "2", "--num-turns", "1", *words]) == 3
+    assert "INVALID: " in capsys.readouterr().out
+    assert "1 of 2 calls failed" in json.loads((tmp_path / "r.json").read_text())[0]["invalid"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_prints_what_there_is_and_says_so(
+    questions: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+) -> None:
+    """A signal sets the event that ends a run; the exit code is the signal's."""
+    monkeypatch.setattr("innervoice.tools.cli.realtime.NOTE_EVERY_S", 0.5)
     script = Script(chunks=((0.0, 0.1), (0.05, 0.1)), answer_s=0.0, silence_s=0.1)
     with listening(script) as (url, _):
-        timer = threading.Timer(3.0, os.kill, (os.getpid(), signal.SIGINT))
+        timer = threading.Timer(3.0, os.kill, (os.getpid(), number))
         timer.start()
         words = ["--url", url, "--audio", str(questions), "--seconds", "600", "--think-s", "0"]
-        assert main(["bench", "realtime", *words]) == 130
+        assert main(["bench", "realtime", *words, "--report", str(tmp_path)]) == 128 + number
         timer.join()
-    shown = " ".join(capsys.readouterr().out.split())
+    written = capsys.readouterr()
+    assert re.search(r"^\d+ s: 1 caller, \d+ turns?, 0 failed$", written.err, re.MULTILINE)
+    assert "the run was interrupted" in (tmp_path / "report.html").read_text()
+    shown = " ".join(written.out.split())
     assert (
         "INVALID: " in shown
         and "the run was interrupted" in shown
@@ -210,5 +232,5 @@ def test_a_certificate_of_ones_own_is_trusted_when_it_is_named(
         plain += ["--audio", str(questions)]
         assert main(plain) == 2
         assert "failed: 1 x certificate refused" in capsys.readouterr().out
-        assert main([*plain, "--ca-file", str(cert)]) == 0
+        assert main([*plain, "--ca-file", str(cert)]) in (0, 3), "3: the machine was too busy"
     assert "1 turn in 1 call, " in capsys.readouterr().out

@@ -6,6 +6,8 @@ import asyncio
 import json
 import math
 import signal
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,10 +21,12 @@ from rich.text import Text
 
 from innervoice.api.event_log import write_events
 from innervoice.files import parse_json, read_text
-from innervoice.telemetry.metrics import Distribution
 from innervoice.tools.cli.display import printable
 from innervoice.tools.cli.outputs import all_reserved, create_folder
 from innervoice.tools.cli.serve import KEY_VARIABLE, read_keys
+
+NOTE_EVERY_S = 5.0  # between lines of progress
+INVALID = 3  # the exit code of a run whose figures say nothing of the server
 
 if TYPE_CHECKING:
     from innervoice.tools.realtime_bench import CallSettings, CrowdLog, RealtimeFigures, Recording
@@ -119,16 +123,16 @@ def realtime(
         create_folder(report)
     page = None if report is None else report / "report.html"
     with all_reserved({"out": out, "json": json_file, "report": page}) as parts:
-        log, figures = _run(settings, recordings)
+        log, figures, ended_by = _run(settings, recordings)
         _write(log, figures, settings, recordings, parts)
     Console().print(shown(figures, log, settings))
-    _end(log, figures)
+    _end(log, figures, ended_by)
 
 
 def shown(figures: RealtimeFigures, log: CrowdLog, settings: CallSettings) -> RenderableType:
     """The figures for a terminal: a line for the run, a table of distributions, errors by type."""
     from innervoice.tools.realtime_bench.figures import columns
-    from innervoice.tools.realtime_bench.labels import ROWS, counted, number
+    from innervoice.tools.realtime_bench.labels import ROWS, cells, counted, populations
 
     replies = figures.replies
     num = f"{counted(replies.num_requests, 'turn')} in {counted(figures.num_calls, 'call')}, {figures.wall_s:.1f} s"
@@ -141,16 +145,12 @@ def shown(figures: RealtimeFigures, log: CrowdLog, settings: CallSettings) -> Re
     for name, label in ROWS.items():
         values = found[name]
         if values.n:
-            table.add_row(label, str(values.n), *map(number, _shares(values)))
-    ending = list(_summary(figures))
+            table.add_row(label, *cells(name, values))
+    ending = [populations(figures), *_summary(figures)]
     if figures.invalid is not None:
         ending += ["", f"INVALID: {figures.invalid}"]
     middle: list[RenderableType] = [table, Text()] if table.row_count else []
     return Group(Text(f"{head}\n"), *middle, Text("\n".join(ending)))
-
-
-def _shares(values: Distribution) -> tuple[float | None, ...]:
-    return values.median, values.p90, values.p99, values.most
 
 
 def _summary(figures: RealtimeFigures) -> Iterator[str]:
@@ -186,40 +186,74 @@ def _session(path: Path) -> dict[str, Any]:
     return made
 
 
-def _run(settings: CallSettings, recordings: list[Recording]) -> tuple[CrowdLog, RealtimeFigures]:
-    """Hold all calls; Ctrl-C ends them, and what there is counts."""
+def _run(
+    settings: CallSettings, recordings: list[Recording]
+) -> tuple[CrowdLog, RealtimeFigures, signal.Signals | None]:
+    """Hold all calls; Ctrl-C or SIGTERM, which is the last result, ends them, and what there is counts."""
     from innervoice.tools.realtime_bench import figures_of, hold_calls
+
+    caught: list[signal.Signals] = []
 
     async def work() -> CrowdLog:
         stop = asyncio.Event()
+
+        def end(number: signal.Signals) -> None:
+            caught.append(number)
+            stop.set()
+
         # Only the main thread of a process gets signals.
         with suppress(ValueError, RuntimeError):
-            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
-        with _progress(settings) as on_turn:
-            return await hold_calls(settings, recordings, stop=stop, on_turn=on_turn)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, end, number)
+        with _progress(settings) as counts:
+            ticker = asyncio.create_task(counts.tick())
+            try:
+                return await hold_calls(settings, recordings, stop=stop, on_turn=counts.turn)
+            finally:
+                ticker.cancel()
 
     log = asyncio.run(work())
-    return log, figures_of(log)
+    return log, figures_of(log), caught[0] if caught else None
+
+
+class _Counts:
+    """Counts turns on a line of a terminal; elsewhere prints a line of its own every few seconds."""
+
+    def __init__(self, num_callers: int, bar: Progress) -> None:
+        from innervoice.tools.realtime_bench.labels import counted
+
+        self._callers = counted(num_callers, "caller")
+        self._bar = bar
+        self._task = bar.add_task(self._callers)
+        self._num_turns = 0
+        self._num_failed = 0
+
+    def turn(self, turn: CallTurn) -> None:
+        """Count a turn that is over."""
+        self._num_turns += 1
+        self._num_failed += turn.error is not None
+        self._bar.update(self._task, description=self._words)
+
+    async def tick(self) -> None:
+        """Print lines where there is no terminal, until it is cancelled."""
+        begun_s = time.monotonic()
+        while not self._bar.console.is_terminal:
+            await asyncio.sleep(NOTE_EVERY_S)
+            print(f"{time.monotonic() - begun_s:.0f} s: {self._words}", file=sys.stderr, flush=True)
+
+    @property
+    def _words(self) -> str:
+        from innervoice.tools.realtime_bench.labels import counted
+
+        return f"{self._callers}, {counted(self._num_turns, 'turn')}, {self._num_failed} failed"
 
 
 @contextmanager
-def _progress(settings: CallSettings) -> Iterator[Any]:
-    """A line on a terminal that counts turns, nothing elsewhere."""
-    from innervoice.tools.realtime_bench.labels import counted
-
+def _progress(settings: CallSettings) -> Iterator[_Counts]:
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(counted(settings.callers, "caller"))
-        num = {"turns": 0, "failed": 0}
-
-        def on_turn(turn: CallTurn) -> None:
-            num["turns"] += 1
-            num["failed"] += turn.error is not None
-            words = f"{counted(settings.callers, 'caller')}, {counted(num['turns'], 'turn')}, {num['failed']} failed"
-            bar.update(task, description=words)
-
-        yield on_turn
+        yield _Counts(settings.callers, bar)
 
 
 def _write(
@@ -241,10 +275,12 @@ def _write(
         parts["report"].write_text(written_report(figures, log, settings, recordings), encoding="utf-8")
 
 
-def _end(log: CrowdLog, figures: RealtimeFigures) -> None:
-    """Fail where no reply was heard, and with 130 after Ctrl-C."""
+def _end(log: CrowdLog, figures: RealtimeFigures, ended_by: signal.Signals | None) -> None:
+    """Fail where no reply was heard; exit with 130 after Ctrl-C, 143 after SIGTERM and 3 where figures are invalid."""
     if log.is_cut:
-        raise typer.Exit(130)
+        raise typer.Exit(128 + (ended_by or signal.SIGINT))
     if not figures.replies.audio_ttfp_ms.n:
         detail = next((one for call in log.calls for one in call.details), next(iter(figures.errors), ""))
         raise ValueError(f"no reply was heard from the server: {printable(detail) or 'no call was made'}")
+    if figures.invalid is not None:
+        raise typer.Exit(INVALID)

@@ -24,12 +24,14 @@ PAUSE_S = 1.0  # before a caller whose call failed calls again
 class CrowdLog:
     """All calls, in the order in which they began, and the seconds that they took.
 
-    is_cut: it was stopped before its end, and turns that were not over are left out.
+    is_cut: it was stopped before its end, and turns that were not over are left out. num_planned: turns that the
+    callers meant to hold; None: as many as fit in a time.
     """
 
     calls: list[CallLog]
     wall_s: float
     is_cut: bool = False
+    num_planned: int | None = None
 
     @property
     def turns(self) -> list[CallTurn]:
@@ -84,7 +86,8 @@ async def hold_calls(
         work.cancel()
         stopped.cancel()
         await asyncio.gather(work, stopped, return_exceptions=True)
-    return CrowdLog(calls, loop.time() - begun_s, is_cut)
+    num_planned = None if settings.seconds is not None else settings.callers * int(settings.most_turns)
+    return CrowdLog(calls, loop.time() - begun_s, is_cut, num_planned)
 
 
 async def _warm_up(settings: CallSettings, recordings: Sequence[Recording], connect: Connect) -> None:

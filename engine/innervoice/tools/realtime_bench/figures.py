@@ -46,6 +46,7 @@ class RealtimeFigures:
     """Figures of a run. replies: as `RunMetrics` defines them, over all turns; submission is the end of the
     question, or its commit.
 
+    num_planned: turns that would have been held had none failed; None: as many as fit in a time.
     num_failed_calls: that ended early. turn_end_ms: end of the question to the server's `speech_stopped`.
     response_ms: end of the question to `response.created`. stream_underruns: times that a player ran dry, by
     call. underrun_free: percent of the calls in which none did; calls without a measured reply are left out.
@@ -56,6 +57,7 @@ class RealtimeFigures:
 
     num_callers: int
     num_calls: int
+    num_planned: int | None
     num_failed_calls: int
     replies: RunMetrics
     turn_end_ms: Distribution
@@ -91,6 +93,7 @@ def figures_of(log: CrowdLog) -> RealtimeFigures:
     return RealtimeFigures(
         num_callers=len({call.caller for call in log.calls}),
         num_calls=len(log.calls),
+        num_planned=log.num_planned,
         num_failed_calls=len(failed),
         replies=summarize([turn.timings for turn in turns]),
         turn_end_ms=Distribution.of(_ms(one.submitted_s, one.stopped_s) for one in ended),

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from innervoice.telemetry.metrics import Distribution
+
+if TYPE_CHECKING:
+    from innervoice.tools.realtime_bench.figures import RealtimeFigures
+
 ROWS = {
     "audio_ttfp_ms": "first sound after the question, ms",
     "audible_ttfa_ms": "the same with its leading silence, ms",
     "first_chunk_s": "length of the first chunk, s",
     "turn_end_ms": "speech_stopped after the question, ms",
     "response_ms": "response.created after the question, ms",
-    "inter_chunk_s": "gap between chunks, s",
+    "inter_chunk_s": "gap between chunks, ms",
     "audio_underrun_s": "largest underrun of a reply, s",
     "stream_underruns": "underruns of a call",
     "audio_s": "sound of a reply, s",
@@ -28,6 +35,24 @@ def number(value: float | None) -> str:
     if abs(value) >= 100:
         return f"{value:.0f}"
     return f"{value:.3g}" if abs(value) >= 0.01 or not value else f"{value:.3f}"
+
+
+def cells(name: str, values: Distribution) -> list[str]:
+    """The count, p50, p90, p99 and the most of a row of `ROWS`, in the unit of its label."""
+    factor = 1e3 if name.endswith("_s") and ROWS[name].endswith(", ms") else 1.0
+    shares = (values.median, values.p90, values.p99, values.most)
+    return [str(values.n), *(number(None if one is None else factor * one) for one in shares)]
+
+
+def populations(figures: RealtimeFigures) -> str:
+    """A sentence on the turns and calls that the counts of figures are of."""
+    num, planned = figures.replies.num_requests, figures.num_planned
+    held = counted(num, "turn") if planned is None else f"{num} of {counted(planned, 'planned turn')}"
+    calls = f"{figures.stream_underruns.n} of {counted(figures.num_calls, 'call')}"
+    return (
+        f"n: {held} came to an end and {figures.replies.audio_ttfp_ms.n} had sound; "
+        f"underruns are counted in {calls}, those with a reply of two chunks."
+    )
 
 
 def percent_words(value: float | None) -> str:

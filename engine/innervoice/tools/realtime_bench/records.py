@@ -76,12 +76,12 @@ def records_of(figures: RealtimeFigures, log: CrowdLog, settings: CallSettings) 
 
 
 def command(words: Sequence[str] | None = None) -> str:
-    """The command line of this process without the key; of an absolute path the last part."""
+    """The command line of this process without the key; of an absolute path the last part, behind dots."""
     shown: list[str] = []
     for word in sys.argv[1:] if words is None else words:
         is_value = bool(shown) and shown[-1] == _SECRET
         hidden = "..." if is_value else re.sub(f"^{_SECRET}=.*", f"{_SECRET}=...", word, flags=re.DOTALL)
-        shown.append(hidden if "://" in hidden else re.sub(r"(^|=)/.*/", r"\1", hidden))
+        shown.append(hidden if "://" in hidden else re.sub(r"(^|=)/.*/", r"\1.../", hidden))
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     name = "" if spec is None else str(spec.name)
     return shlex.join([*(("python", "-m", name) if name.startswith("bench.") else ("innervoice",)), *shown])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 
@@ -16,6 +16,7 @@ WIDTH, HEIGHT = 540, 230
 LEFT, RIGHT, TOP, FOOT = 40, 24, 52, 42
 NUM_BINS = 36
 MOST_ROWS = 48
+LONG_MS = 10_000.0  # from there on an axis is in seconds
 PARTS = (("user", "end of the turn found"), ("reflection", "response.created"), ("sound", "first sound"))
 
 
@@ -26,6 +27,7 @@ def histogram(values: Sequence[float], unit: str, label: str, kind: str) -> Mark
     canvas = Canvas(WIDTH, HEIGHT, label)
     high = _round_up(max(values))
     x = Scale(0.0, high, LEFT, WIDTH - RIGHT)
+    unit, shown = _readable(high, unit)
     counts = [0] * NUM_BINS
     for value in values:
         counts[min(NUM_BINS - 1, max(0, int(value / high * NUM_BINS)))] += 1
@@ -37,13 +39,12 @@ def histogram(values: Sequence[float], unit: str, label: str, kind: str) -> Mark
     step = (WIDTH - RIGHT - LEFT) / NUM_BINS
     for place, count in enumerate(counts):
         if count:
-            edges = (
-                f"{plain(high * place / NUM_BINS)} to {plain(high * (place + 1) / NUM_BINS)} {unit}: {count}"
-            )
+            low_edge, high_edge = (shown(high * edge / NUM_BINS) for edge in (place, place + 1))
+            edges = f"{low_edge} to {high_edge} {unit}: {count}"
             top = y(count)
             canvas.rect(LEFT + place * step + 1, top, step - 2, y(0) - top, kind, title=edges, round=2)
-    canvas.axis(x, HEIGHT - FOOT, unit, plain)
-    _percentiles(canvas, Distribution.of(values), x, HEIGHT - FOOT)
+    canvas.axis(x, HEIGHT - FOOT, unit, shown)
+    _percentiles(canvas, Distribution.of(values), x, HEIGHT - FOOT, shown)
     return canvas.markup()
 
 
@@ -53,19 +54,21 @@ def strips(rows: Sequence[tuple[str, Sequence[float], str]], unit: str, label: s
     if not some:
         return None
     canvas = Canvas(WIDTH, 40 + 58 * len(some) + FOOT, label)
-    x = Scale(0.0, _round_up(max(max(values) for _, values, _ in some)), LEFT, WIDTH - RIGHT)
+    high = _round_up(max(max(values) for _, values, _ in some))
+    x = Scale(0.0, high, LEFT, WIDTH - RIGHT)
+    unit, shown = _readable(high, unit)
     foot = canvas.height - FOOT
-    canvas.axis(x, foot, unit, plain, top=20)
+    canvas.axis(x, foot, unit, shown, top=20)
     for place, (name, values, kind) in enumerate(some):
         middle = 40 + 58 * place + 26
         found = Distribution.of(values)
         for number, value in enumerate(values):
             # A fixed scatter in height keeps equal values apart.
             offset = (number * 0.618034 % 1 - 0.5) * 20
-            canvas.circle(x(value), middle + offset, 3.5, f"{kind} dot", title=f"{plain(value)} {unit}")
+            canvas.circle(x(value), middle + offset, 3.5, f"{kind} dot", title=f"{shown(value)} {unit}")
         assert found.median is not None, "there are values"
         canvas.line((x(found.median), middle - 15), (x(found.median), middle + 15), "median")
-        words = f"{name}: p50 {plain(round(found.median, 1))}, most {plain(round(found.most or 0, 1))} {unit}"
+        words = f"{name}: p50 {shown(round(found.median, 1))}, most {shown(round(found.most or 0, 1))} {unit}"
         canvas.text(LEFT, middle - 20, words, "label")
     return canvas.markup()
 
@@ -78,8 +81,9 @@ def waits(turns: Sequence[CallTurn], label: str) -> Markup | None:
     picked = rows if len(rows) <= MOST_ROWS else [rows[i * len(rows) // MOST_ROWS] for i in range(MOST_ROWS)]
     canvas = Canvas(WIDTH, HEIGHT, label)
     x = Scale(0.0, _round_up(picked[-1][-1]), LEFT, WIDTH - RIGHT)
+    unit, shown = _readable(x.high, "ms")
     foot, begin, place = HEIGHT - FOOT, 30, float(LEFT)
-    canvas.axis(x, foot, "ms", plain, top=begin - 6)
+    canvas.axis(x, foot, unit, shown, top=begin - 6)
     for kind, name in PARTS:
         canvas.rect(place, 6, 10, 10, kind, round=3)
         canvas.text(place + 16, 15, name, "tick")
@@ -95,9 +99,9 @@ def waits(turns: Sequence[CallTurn], label: str) -> Markup | None:
 
 
 def underruns(calls: Sequence[CallLog], label: str) -> Markup | None:
-    """A cell a call: free of underruns, or their number; None where nothing was measured."""
-    found = [(call, num) for call in calls if (num := num_stalls(call)) is not None]
-    if not found:
+    """A cell a call: free of underruns, their number, or a dash where none could be counted; None without any."""
+    found = [(call, num_stalls(call)) for call in calls]
+    if all(num is None for _, num in found):
         return None
     columns = min(len(found), max(8, math.ceil(math.sqrt(len(found) * 2.4))))
     size = min(40.0, (WIDTH - 8) / columns)
@@ -105,10 +109,15 @@ def underruns(calls: Sequence[CallLog], label: str) -> Markup | None:
     canvas = Canvas(WIDTH, rows * size + 8, label)
     for place, (call, num) in enumerate(found):
         x, y = 4 + place % columns * size, 4 + place // columns * size
-        title = f"caller {call.caller}: {num} underruns in {len(call.turns)} turns"
-        canvas.rect(x + 2, y + 2, size - 4, size - 4, "bad" if num else "good", title=title, round=6)
-        if num and size >= 18:
-            canvas.text(x + size / 2, y + size / 2 + 4, str(num), "count", "middle")
+        counted = "no underruns could be counted" if num is None else f"{num} underruns"
+        failure = call.failure or next((turn.error for turn in call.turns if turn.error), None)
+        title = (
+            f"caller {call.caller}: {counted} in {len(call.turns)} turns{f', {failure}' if failure else ''}"
+        )
+        kind = "muted-bar" if num is None else "bad" if num else "good"
+        canvas.rect(x + 2, y + 2, size - 4, size - 4, kind, title=title, round=6)
+        if num != 0 and size >= 18:
+            canvas.text(x + size / 2, y + size / 2 + 4, "-" if num is None else str(num), "count", "middle")
     return canvas.markup()
 
 
@@ -127,7 +136,16 @@ def _count(value: float) -> str:
     return f"{plain(value / 1000)}k" if value >= 1000 else plain(value)
 
 
-def _percentiles(canvas: Canvas, values: Distribution, x: Scale, foot: float) -> None:
+def _readable(high: float, unit: str) -> tuple[str, Callable[[float], str]]:
+    """The unit of an axis up to a value, seconds for many milliseconds, and how values are written in it."""
+    if unit == "ms" and high >= LONG_MS:
+        return "s", lambda value: plain(value / 1e3)
+    return unit, plain
+
+
+def _percentiles(
+    canvas: Canvas, values: Distribution, x: Scale, foot: float, shown: Callable[[float], str]
+) -> None:
     """Lines with labels, side by side where there is room and else one below the other."""
     last = -math.inf
     row = 0
@@ -137,7 +155,7 @@ def _percentiles(canvas: Canvas, values: Distribution, x: Scale, foot: float) ->
         row = row + 1 if x(value) - last < 62 else 0
         canvas.line((x(value), TOP - 40), (x(value), foot), "mark")
         is_right = x(value) > canvas.width - 90
-        words = f"{name} {value:.3g}" if value < 100 else f"{name} {value:.0f}"
+        words = f"{name} {shown(float(f'{value:.3g}') if value < 100 else round(value))}"
         canvas.text(
             x(value) + (-5 if is_right else 5),
             TOP - 32 + 15 * row,

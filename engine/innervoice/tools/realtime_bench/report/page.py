@@ -10,13 +10,12 @@ from importlib import resources
 import jinja2
 
 import innervoice
-from innervoice.telemetry.metrics import Distribution
 from innervoice.tools.realtime_bench.crowd import CrowdLog
 from innervoice.tools.realtime_bench.figures import RealtimeFigures, columns
-from innervoice.tools.realtime_bench.labels import ROWS, counted, number, percent_words
+from innervoice.tools.realtime_bench.labels import ROWS, cells, counted, number, percent_words, populations
 from innervoice.tools.realtime_bench.recordings import Recording
 from innervoice.tools.realtime_bench.records import command
-from innervoice.tools.realtime_bench.report.charts import histogram, strips, underruns, waits
+from innervoice.tools.realtime_bench.report.charts import LONG_MS, histogram, strips, underruns, waits
 from innervoice.tools.realtime_bench.report.timeline import drawn_timeline, most_telling
 from innervoice.tools.realtime_bench.settings import CallSettings
 
@@ -42,7 +41,8 @@ def written_report(
         timeline=drawn_timeline(turns, log.calls, {one.name: one for one in recordings}),
         caller=turns[0].caller if turns else None,
         charts=_charts(log),
-        rows=[(label, _cells(found[name])) for name, label in ROWS.items() if found[name].n],
+        rows=[(label, cells(name, found[name])) for name, label in ROWS.items() if found[name].n],
+        populations=populations(figures),
         errors=[*figures.errors.items()],
         error_events=[*figures.error_events.items()],
         details=_details(log),
@@ -108,7 +108,7 @@ def _charts(log: CrowdLog) -> list[tuple[str, str, object]]:
         ),
         (
             "Underruns, call by call",
-            "a cell a call: the times its player ran dry",
+            "a cell a call: the times its player ran dry; a dash: no reply of two chunks",
             underruns(log.calls, "Underruns by call"),
         ),
         (
@@ -126,14 +126,12 @@ def _charts(log: CrowdLog) -> list[tuple[str, str, object]]:
     return [one for one in made if one[2] is not None]
 
 
-def _cells(values: Distribution) -> list[str]:
-    return [str(values.n), *map(number, (values.median, values.p90, values.p99, values.most))]
-
-
 def _details(log: CrowdLog) -> list[str]:
     """What servers said about failures, each once."""
     return list(dict.fromkeys(one for call in log.calls for one in call.details))[:8]
 
 
 def _with(value: float | None, unit: str) -> str:
+    if value is not None and unit == "ms" and value >= LONG_MS:
+        return f"{number(value / 1e3)} s"
     return "-" if value is None else f"{number(value)} {unit}"
