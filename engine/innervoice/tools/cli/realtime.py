@@ -131,8 +131,8 @@ def realtime(
 
 def shown(figures: RealtimeFigures, log: CrowdLog, settings: CallSettings) -> RenderableType:
     """The figures for a terminal: a line for the run, a table of distributions, errors by type."""
-    from innervoice.tools.realtime_bench.figures import columns
-    from innervoice.tools.realtime_bench.labels import ROWS, cells, counted, populations
+    from innervoice.tools.realtime_bench.figures import columns, populations
+    from innervoice.tools.realtime_bench.labels import ROWS, cells, counted
 
     replies = figures.replies
     num = f"{counted(replies.num_requests, 'turn')} in {counted(figures.num_calls, 'call')}, {figures.wall_s:.1f} s"

@@ -8,6 +8,7 @@ from typing import Any
 
 from innervoice.telemetry.metrics import Distribution, RunMetrics, find_underruns, percent, summarize
 from innervoice.tools.realtime_bench.crowd import CrowdLog
+from innervoice.tools.realtime_bench.labels import counted
 from innervoice.tools.realtime_bench.recordings import FRAME_S
 from innervoice.tools.realtime_bench.turn import CallLog
 
@@ -150,6 +151,17 @@ def columns(figures: RealtimeFigures) -> dict[str, Distribution]:
         "interruption_sound_after_s": cut.sound_after_s,
         "lag_ms": figures.lag_ms,
     }
+
+
+def populations(figures: RealtimeFigures) -> str:
+    """A sentence on the turns and calls that the counts of figures are of."""
+    num, planned = figures.replies.num_requests, figures.num_planned
+    held = counted(num, "turn") if planned is None else f"{num} of {counted(planned, 'planned turn')}"
+    calls = f"{figures.stream_underruns.n} of {counted(figures.num_calls, 'call')}"
+    return (
+        f"n: {held} came to an end and {figures.replies.audio_ttfp_ms.n} had sound; "
+        f"underruns are counted in {calls}, those with a reply of two chunks."
+    )
 
 
 def _ms(begin_s: float | None, end_s: float | None) -> float | None:

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from innervoice.telemetry.metrics import Distribution
-
-if TYPE_CHECKING:
-    from innervoice.tools.realtime_bench.figures import RealtimeFigures
 
 ROWS = {
     "audio_ttfp_ms": "first sound after the question, ms",
@@ -42,17 +37,6 @@ def cells(name: str, values: Distribution) -> list[str]:
     factor = 1e3 if name.endswith("_s") and ROWS[name].endswith(", ms") else 1.0
     shares = (values.median, values.p90, values.p99, values.most)
     return [str(values.n), *(number(None if one is None else factor * one) for one in shares)]
-
-
-def populations(figures: RealtimeFigures) -> str:
-    """A sentence on the turns and calls that the counts of figures are of."""
-    num, planned = figures.replies.num_requests, figures.num_planned
-    held = counted(num, "turn") if planned is None else f"{num} of {counted(planned, 'planned turn')}"
-    calls = f"{figures.stream_underruns.n} of {counted(figures.num_calls, 'call')}"
-    return (
-        f"n: {held} came to an end and {figures.replies.audio_ttfp_ms.n} had sound; "
-        f"underruns are counted in {calls}, those with a reply of two chunks."
-    )
 
 
 def percent_words(value: float | None) -> str:

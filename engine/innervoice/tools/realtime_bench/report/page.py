@@ -11,8 +11,8 @@ import jinja2
 
 import innervoice
 from innervoice.tools.realtime_bench.crowd import CrowdLog
-from innervoice.tools.realtime_bench.figures import RealtimeFigures, columns
-from innervoice.tools.realtime_bench.labels import ROWS, cells, counted, number, percent_words, populations
+from innervoice.tools.realtime_bench.figures import RealtimeFigures, columns, populations
+from innervoice.tools.realtime_bench.labels import ROWS, cells, counted, number, percent_words
 from innervoice.tools.realtime_bench.recordings import Recording
 from innervoice.tools.realtime_bench.records import command
 from innervoice.tools.realtime_bench.report.charts import LONG_MS, histogram, strips, underruns, waits
