@@ -346,8 +346,16 @@ def test_oldest_turns_are_dropped_down_to_a_ratio(engine: Engine) -> None:
         ]
         assert engine.generate(history, system="be brief", **options).ids == reply.ids
         for turn in range(20):
-            session.append(user(f"{turn} {long}"))
-        with pytest.raises(ValueError, match="the cache holds"):
-            session.reply(truncation="auto")
+            session.append(user(f"{turn} {long}", item_id=f"w{turn}"))
         with pytest.raises(ValueError, match="the cache holds"):
             session.reply()
+        before = [item.item_id for item in session.items()]
+        stream = session.reply(truncation="auto")
+        stream.reply()
+        after = [item.item_id for item in session.items()]
+        assert "ada" in after and "w19" in after and "w0" not in after
+        assert set(stream.dropped_items) == set(before) - set(after)
+        session.append(user("why? " * 2000))
+        with pytest.raises(ValueError, match="the cache holds"):
+            session.reply(truncation="auto")
+        assert session.reply(user("and now?"), truncation="auto").reply().ids

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from innervoice.model.sequence import TokenColumns
 from innervoice.model.text.dialogue import DialogueItem
 from innervoice.model.token_role import TokenRole
-from innervoice.runtime.history import derive_items, groups_of, join_tokens, without_oldest
+from innervoice.runtime.history import derive_items, droppable, groups_of, join_tokens, without
 from innervoice.runtime.interrupt import cut_tokens
 from innervoice.runtime.snapshot import SessionSnapshot
 from innervoice.types import Ids
@@ -70,8 +71,31 @@ def test_turns_are_taken_out_from_the_oldest() -> None:
         ["a", "b", "c"],
         ["d", "e"],
     ]
-    assert [one.item_id for one in without_oldest(items, 2)] == ["s", "t", "d", "e"]
-    assert [one.item_id for one in without_oldest(items, 9)] == ["s", "t"]
+    assert [one.item_id for one in without(items, groups_of(items)[:2])] == ["s", "t", "d", "e"]
+    assert [one.item_id for one in without(items, groups_of(items))] == ["s", "t"]
+
+
+@pytest.mark.parametrize(
+    ("new", "after_turns"),
+    [
+        ("", ["s", "t"]),
+        ("f:user", ["s", "t"]),
+        ("f:user g:user h:user", ["f", "g", "s", "t"]),
+        ("f:user u:system g:user v:system", ["f", "s", "t", "u", "v"]),
+        ("u:system v:system", ["s", "t", "u"]),
+        ("f:user once:system", ["s", "t"]),
+    ],
+)
+def test_turns_are_dropped_before_messages_and_these_before_system_texts(
+    new: str, after_turns: list[str]
+) -> None:
+    """The last message stays whatever its role, and so does a system text that counts once."""
+    old = [item("s", "system"), item("a", "user"), item("b", "assistant", 1), item("t", "system")]
+    messages = [item(*one.split(":")) for one in new.split()]  # type: ignore[arg-type]
+    messages = [replace(one, is_once=one.item_id == "once") for one in messages]
+    groups, num_turns = droppable(old, messages)
+    assert [[one.item_id for one in group] for group in groups] == [["a", "b"], *([id] for id in after_turns)]
+    assert num_turns == 1
 
 
 def test_replies_go_between_the_runs_of_a_template() -> None:

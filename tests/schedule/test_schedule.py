@@ -304,3 +304,11 @@ def test_a_weight_that_has_no_logarithm_is_refused(guided: bool) -> None:
     cycle = (Segment("speech", 3),)
     with pytest.raises(ScheduleError, match="reflection_weight is 0: it must be a finite number above 0"):
         compile_schedule(Schedule(cycle=cycle, guided=guided, reflection_weight=0), VOCABULARY)
+
+
+def test_a_schedule_knows_the_preset_that_it_equals() -> None:
+    for name in PRESETS:
+        budgets = {"transcript_budget": 3, "speech_budget": 9} if name == "fixed_ratio" else {}
+        made = Schedule.preset(name, **budgets)
+        assert made.preset_name == (None if budgets else name)
+    assert Schedule.preset("stitch_s", reflection_budget=7).preset_name is None

@@ -28,6 +28,7 @@ def test_health_and_readiness(server: RunningServer) -> None:
         slots = [server.context.admission.hold() for _ in range(2)]
         full = client.get("/ready")
         assert full.status_code == 503
+        assert full.json()["error"]["type"] == "rate_limit_error"
         assert int(full.headers["retry-after"]) >= 1
         assert client.get("/health").status_code == 200
         for slot in slots:

@@ -193,6 +193,14 @@ def test_system_messages_are_heeded(client: OpenAI) -> None:
         ({"top_p": 3}, "top_p"),
         ({"stop": ["x"]}, "stop"),
         ({"innervoice": {"schedule": "none such"}}, "innervoice.schedule"),
+        ({"innervoice": {"schedule": "none such"}, "modalities": ["text"]}, "innervoice.schedule"),
+        ({"max_completion_tokens": 0}, "max_completion_tokens"),
+        ({"max_completion_tokens": None, "max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"reasoning_effort": "silly"}, "reasoning_effort"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {}}, "response_format"),
+        ({"tools": [{"type": "function"}]}, "tools"),
     ],
 )
 def test_a_refusal_names_the_field(server: RunningServer, changes: dict[str, Any], param: str) -> None:

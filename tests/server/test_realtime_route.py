@@ -85,6 +85,13 @@ def test_the_sub_protocol_with_the_key_is_not_sent_back(server: RunningServer) -
         assert connection.subprotocol is None
 
 
+def test_an_unknown_dialect_is_refused(server: RunningServer) -> None:
+    with pytest.raises(InvalidStatus) as caught:
+        opened(server, "?dialect=klingon", additional_headers=BEARER)
+    assert caught.value.response.status_code == 400
+    assert json.loads(caught.value.response.body)["error"]["param"] == "dialect"
+
+
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}])
 def test_a_wrong_key_is_an_http_answer(server: RunningServer, headers: dict[str, str]) -> None:
     with pytest.raises(InvalidStatus) as caught:

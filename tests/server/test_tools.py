@@ -295,7 +295,11 @@ def test_a_model_without_tools_answers_a_chat_with_them(small_engine: Engine) ->
         OpenAI(base_url=f"{server.base}/v1", api_key=KEY, max_retries=0) as client,
     ):
         [choice] = ask(client, messages, max_completion_tokens=20, tool_choice="required").choices
+        nameless = [{"type": "function"}]
+        with pytest.raises(BadRequestError) as refused:
+            ask(client, messages, tools=nameless)
     assert choice.finish_reason in ("stop", "length") and choice.message.tool_calls is None
+    assert refused.value.param == "tools"
 
 
 @pytest.mark.parametrize("dialect", ["ga", "beta"])

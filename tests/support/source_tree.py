@@ -38,6 +38,7 @@ RANKS = {
     "__init__": 7,
     "server": 8,
     "tools": 9,
+    "__main__": 10,
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -158,6 +159,13 @@ def test_ctrl_c_while_modules_are_imported_is_no_traceback(monkeypatch: pytest.M
 
     monkeypatch.setitem(sys.modules, "innervoice.tools.cli.main", Interrupted("main"))
     assert start() == 130
+
+
+def test_the_package_runs_as_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["innervoice.tools.cli.__main__"], "start", lambda: 7)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("innervoice", run_name="__main__")
+    assert ended.value.code == 7
 
 
 def test_an_outlet_keeps_the_first_error() -> None:

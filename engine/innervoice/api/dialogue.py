@@ -13,7 +13,7 @@ from innervoice.model.text.chat_template import HistoryChanges
 from innervoice.model.text.dialogue import DialogueItem, SpokenCodes
 from innervoice.model.token_role import TokenRole
 from innervoice.runtime.conversation import Item
-from innervoice.runtime.history import groups_of, join_tokens, transcript_ids_of, without_oldest
+from innervoice.runtime.history import droppable, join_tokens, transcript_ids_of, without
 from innervoice.runtime.request import SessionTurn
 from innervoice.runtime.session_state import History
 
@@ -22,10 +22,15 @@ LARGEST_RESERVE = 0.25  # of the context: the most that "auto" keeps free for th
 
 @dataclass(frozen=True)
 class PlannedTurn:
-    """A turn's prompt and its place in the history. num_dropped: turns that were dropped to make room."""
+    """A turn's prompt and its place in the history.
+
+    dropped: handles of the items that were dropped to make room. num_dropped: the turns that they were, an
+    unanswered message and a system message counting as one each.
+    """
 
     prompt_ids: list[int]
     turn: SessionTurn
+    dropped: tuple[str, ...] = ()
     num_dropped: int = 0
 
 
@@ -101,10 +106,9 @@ class TurnPlanner:
         head, own_head = self._heads(history, new, options)
         old = [item for item in history.items if not item.is_once]
         new = [*new, *extra_items(options)]
-        num_dropped = 0
+        items, num_dropped = [*old, *new], 0
         if options.truncation == "auto":
-            num_dropped = self._num_to_drop(old, new, head, history.own, options)
-        items = [*without_oldest(old, num_dropped), *new]
+            items, num_dropped = self._shortened(old, new, head, history.own, options)
         runs = self.requests.render(items, head, options)
         said = self._messages(items, history.own)
         if said is not None and self._chat is not None:
@@ -118,7 +122,9 @@ class TurnPlanner:
             history=None if tokens == history.own else tokens,
             item_id=options.item_id,
         )
-        return PlannedTurn(runs[-1], turn, num_dropped)
+        kept = {item.item_id for item in items}
+        dropped = tuple(item.item_id for item in (*old, *new) if item.item_id not in kept)
+        return PlannedTurn(runs[-1], turn, dropped, num_dropped)
 
     def head_ids(
         self,
@@ -184,24 +190,34 @@ class TurnPlanner:
             return True
         return head == history.head and not any(item.is_once for item in history.items)
 
-    def _num_to_drop(
+    def _shortened(
         self,
         old: Sequence[DialogueItem],
         new: Sequence[DialogueItem],
         head: str | None,
         own: TokenColumns,
         options: RequestOptions,
-    ) -> int:
-        """The number of oldest turns without which history and prompt fit, in `retention_ratio` of the room."""
+    ) -> tuple[list[DialogueItem], int]:
+        """The items without the oldest, so that they fit -> items, number of turns and messages dropped.
+
+        Turns are dropped until the rest fills `retention_ratio` of the room, and what lies behind them in
+        `droppable` only as far as it must be.
+        """
+        items = [*old, *new]
+        groups, num_turns = droppable(old, new)
 
         def size(num_groups: int) -> int:
-            items = [*without_oldest(old, num_groups), *new]
-            runs = self.requests.render(items, head, options)
-            return len(join_tokens(runs, items, own).ids) + len(runs[-1])
+            kept = without(items, groups[:num_groups])
+            runs = self.requests.render(kept, head, options)
+            return len(join_tokens(runs, kept, own).ids) + len(runs[-1])
+
+        def first_within(most: int, low: int, high: int) -> int:
+            return low + bisect_left(range(low, high), -most, key=lambda num: -size(num))
 
         limit = self.limit(options)
         if size(0) <= limit:
-            return 0
-        target = int(options.retention_ratio * limit)
-        num = len(groups_of(old))
-        return min(bisect_left(range(num + 1), -target, key=lambda dropped: -size(dropped)), num)
+            return items, 0
+        num = first_within(int(options.retention_ratio * limit), 0, num_turns)
+        if num == num_turns and size(num) > limit:
+            num = first_within(limit, num_turns, len(groups))
+        return without(items, groups[:num]), num

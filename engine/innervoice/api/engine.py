@@ -192,7 +192,7 @@ class Engine:
         - extra_system: a system message directly before the reply, which a session's history does not
           keep. Default: none.
         - truncation: "disabled" (default): a session's history that leaves no room is refused; "auto": its oldest
-          turns are dropped. System messages stay.
+          turns are dropped, then unanswered messages, then system messages; the last message stays.
         - retention_ratio: the share of the room that "auto" leaves filled. Default: 0.8.
         - item_id: the handle of the reply's item in a session. Default: the reply's id.
         - template: variables of the chat template by name, such as {"enable_thinking": False}.

@@ -38,7 +38,7 @@ from innervoice.model.text import (
 from innervoice.model.text.dialogue import DialogueItem, DialogueRole, ItemPart, Role, SpokenCodes
 from innervoice.runtime.conversation import ItemHandle, Message, check_item_id
 from innervoice.runtime.edits import check_new_ids
-from innervoice.runtime.request import Request, SessionTurn
+from innervoice.runtime.request import PromptTooLong, Request, SessionTurn
 from innervoice.schedule import Program, Schedule, Segment, compile_schedule
 from innervoice.types import EventField, Ids, OutputFormat, Prompt, Sampling, Text, ToolCall, Vocabulary
 
@@ -368,9 +368,11 @@ class RequestBuilder:
         num_bytes = len(text.encode())
         least = num_bytes // self._longest_token
         if least >= self.max_model_len:
-            raise ValueError(
+            raise PromptTooLong(
                 f"{name} has {num_bytes} bytes, at least {least} tokens, and the cache holds {self.max_model_len}, "
-                "reply included: shorten it or raise max_model_len"
+                "reply included: shorten it or raise max_model_len",
+                least,
+                self.max_model_len,
             )
 
     @cached_property
@@ -383,9 +385,11 @@ class RequestBuilder:
         assert self.speech_tokenizer is not None, "a recording without a speech tokenizer"
         num = self.speech_tokenizer.count_codes(num_samples, rate)
         if num >= self.max_model_len:
-            raise ValueError(
+            raise PromptTooLong(
                 f"the recording lasts {num_samples / rate:.1f} s, {num} tokens, and the cache holds "
-                f"{self.max_model_len}, reply included: shorten it or raise max_model_len"
+                f"{self.max_model_len}, reply included: shorten it or raise max_model_len",
+                num,
+                self.max_model_len,
             )
 
     def _check_ids(self, ids: Sequence[int]) -> None:
@@ -405,8 +409,10 @@ class RequestBuilder:
             raise ValueError("the prompt has no ids")
         self._check_ids(ids)
         if len(ids) >= most:
-            raise ValueError(
-                f"the prompt has {len(ids)} tokens and the cache holds {most}, reply included: shorten it or raise max_model_len"
+            raise PromptTooLong(
+                f"the prompt has {len(ids)} tokens and the cache holds {most}, reply included: shorten it or raise max_model_len",
+                len(ids),
+                most,
             )
         return tuple(ids)
 

@@ -381,6 +381,7 @@ class SessionCalls:
             stream = self._submit(made)
             if asked.sets_system:
                 self._options = self._options.changed(system=options.system)
+            stream.dropped_items = plan.dropped
             if plan.num_dropped:
                 self._worker.telemetry.count("dropped_turns", plan.num_dropped)
             return stream

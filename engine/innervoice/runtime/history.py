@@ -42,9 +42,27 @@ def groups_of(items: abc.Sequence[DialogueItem]) -> list[list[DialogueItem]]:
     return groups
 
 
-def without_oldest(items: abc.Sequence[DialogueItem], num_groups: int) -> list[DialogueItem]:
-    """The items without the first `num_groups` turns."""
-    dropped = {id(item) for group in groups_of(items)[:num_groups] for item in group}
+def droppable(
+    old: abc.Sequence[DialogueItem], new: abc.Sequence[DialogueItem]
+) -> tuple[list[list[DialogueItem]], int]:
+    """List what may be dropped of a dialogue, in this order -> groups of items, and how many of them are turns.
+
+    old: the history; its turns go first, the oldest before others. new: messages that no reply has answered;
+    they go next, then system messages. The last message stays, and so do those that count for one reply.
+    """
+    turns = groups_of(old)
+    others = [item for item in new if item.role != "system"]
+    texts = [item for item in (*old, *new) if item.role == "system" and not item.is_once]
+    if new and not others:  # a system message is what is answered
+        texts = [item for item in texts if item is not new[-1]]
+    return [*turns, *([item] for item in (*others[:-1], *texts))], len(turns)
+
+
+def without(
+    items: abc.Sequence[DialogueItem], groups: abc.Sequence[abc.Sequence[DialogueItem]]
+) -> list[DialogueItem]:
+    """The items that are in none of the groups."""
+    dropped = {id(item) for group in groups for item in group}
     return [item for item in items if id(item) not in dropped]
 
 

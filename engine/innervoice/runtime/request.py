@@ -66,10 +66,21 @@ class Request:
         return None if self.turn is None else self.turn.history
 
 
+class PromptTooLong(ValueError):
+    """A prompt, or history and prompt, that leave no room for a reply: num_tokens of at most `most` with it."""
+
+    def __init__(self, message: str, num_tokens: int, most: int) -> None:
+        super().__init__(message)
+        self.num_tokens = num_tokens
+        self.most = most
+
+
 def check_length(num_tokens: int, max_model_len: int) -> None:
-    """Raise ValueError when history and prompt leave no room for a reply."""
+    """Raise PromptTooLong when history and prompt leave no room for a reply."""
     if num_tokens >= max_model_len:
-        raise ValueError(
+        raise PromptTooLong(
             f"history and prompt have {num_tokens} tokens, {num_tokens - max_model_len + 1} more than the cache holds beside a "
-            f"reply: load the model with max_model_len above {num_tokens}, or open a new session"
+            f"reply: load the model with max_model_len above {num_tokens}, or open a new session",
+            num_tokens,
+            max_model_len,
         )

@@ -34,6 +34,7 @@ class Stream(Iterator[Event], AsyncIterator[Event]):
         check_caller: Callable[[], None] = lambda: None,
     ) -> None:
         self.reply_id = reply_id
+        self.dropped_items: tuple[str, ...] = ()  # of its session's history, to make room for it
         self.queue = EventQueue(on_room)
         self.guard = ForkGuard()
         self.lease: object = None  # keeps the engine running while the stream is held

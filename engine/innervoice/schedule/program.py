@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from os import PathLike
@@ -181,6 +182,15 @@ class Schedule:
     def makes_calls(self) -> bool:
         """Whether a reply may call a tool."""
         return self.tool != "off" or self.has("tool")
+
+    @property
+    def preset_name(self) -> str | None:
+        """The name of the published schedule that this one equals, None: it is another."""
+        for name in PRESETS:
+            with contextlib.suppress(ValueError):  # one that has no budgets of its own
+                if preset(name) == self:
+                    return name
+        return None
 
     @classmethod
     @checked

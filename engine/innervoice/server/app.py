@@ -103,7 +103,11 @@ class PlainRoutes:
         context.admission.check()
         if not context.admission.has_room:
             raise ApiError(
-                "session_limit_reached", "all sessions are in use", status=503, retry_after_s=RETRY_S
+                "session_limit_reached",
+                "all sessions are in use",
+                type="rate_limit_error",
+                status=503,
+                retry_after_s=RETRY_S,
             )
         return JSONResponse({"status": "ready"})
 

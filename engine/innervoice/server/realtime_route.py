@@ -47,6 +47,7 @@ class RealtimeRoute:
                     "intent",
                     status=501,
                 )
+            dialect = _dialect(websocket, protocols)
             self._context.check_engine()
             slot = self._context.admission.hold(or_beyond="resume" in query)
         except ApiError as error:
@@ -56,7 +57,7 @@ class RealtimeRoute:
         try:
             await websocket.accept(subprotocol=accepted)
             opening = Opening(
-                dialect=_dialect(websocket, protocols),
+                dialect=dialect,
                 model=query.get("model"),
                 presets=grant.presets,
                 query=query,
@@ -69,11 +70,15 @@ class RealtimeRoute:
 
 
 def _dialect(websocket: WebSocket, protocols: Sequence[str]) -> Dialect:
+    """The dialect that a client asks for. Raises ApiError for one that there is not."""
+    named = websocket.query_params.get("dialect", "ga")
+    if named not in ("ga", "beta"):
+        raise ApiError("invalid_value", f"dialect is {named[:80]!r}: use ga or beta", "dialect")
     headers = websocket.headers.get("openai-beta", "")
     is_beta = (
         BETA_HEADER in [one.strip() for one in headers.split(",")]
         or BETA_PROTOCOL in protocols
-        or websocket.query_params.get("dialect") == "beta"
+        or named == "beta"
     )
     return "beta" if is_beta else "ga"
 

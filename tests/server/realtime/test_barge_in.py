@@ -227,7 +227,8 @@ def test_what_was_not_reported_is_cut_by_the_servers_estimate(
             assert len(kept) < len(sent)
             client.send("conversation.item.delete", item_id=item_id)
             client.send("conversation.item.truncate", item_id=item_id, content_index=0, audio_end_ms=5)
-            await client.until("conversation.item.truncated")
+            error = (await client.until("error"))["error"]
+            assert error["code"] == "item_truncate_invalid_item_id"
             assert (await client.answer(max_output_tokens=8))["output"]
 
     run(work())

@@ -46,6 +46,8 @@ BAD: list[tuple[Any, str, str | None, str | None]] = [
         None,
     ),
     ({"type": "conversation.item.delete", "item_id": ""}, "invalid_value", "item_id", None),
+    ({"type": "session.update", "session": {}, "innervoice": {}}, "unknown_parameter", "innervoice", None),
+    ({"type": "response.create", "modalities": ["text"]}, "unknown_parameter", "modalities", None),
     ({"type": "response.cancel", "event_id": 5}, "invalid_value", "event_id", None),
 ]
 

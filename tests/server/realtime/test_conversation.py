@@ -156,6 +156,42 @@ def test_refused_events_change_nothing_and_name_the_event(context: ServerContext
     run(work())
 
 
+@pytest.mark.parametrize("is_running", [True, False])
+def test_changes_of_an_answer_are_checked_and_confirmed_in_order(
+    context: ServerContext, is_running: bool
+) -> None:
+    async def work() -> None:
+        async with connected(context) as client:
+            await greeted(client)
+            client.say("hello")
+            client.send("response.create")
+            id = (await client.until("response.output_item.added"))["item"]["id"]
+            await client.until("response.output_audio.delta" if is_running else "response.done")
+            cut = {"item_id": id, "audio_end_ms": 1}
+            client.send("conversation.item.truncate", **cut, content_index=7, event_id="no part")
+            client.send("conversation.item.truncate", **cut, content_index=-1, event_id="no part")
+            client.send("conversation.item.truncate", **cut, content_index=0)
+            client.send("conversation.item.delete", item_id=id)
+            client.send("conversation.item.delete", item_id=id, event_id="gone")
+            client.send("conversation.item.truncate", **cut, content_index=0, event_id="cut late")
+            await client.until("error", event_id="cut late")
+            kinds = [
+                one["error"]["event_id"]
+                if one["type"] == "error"
+                else one["type"].removeprefix("conversation.item.")
+                for one in client.events
+                if one["type"] == "error" or id in (one.get("item_id"), one.get("item", {}).get("id"))
+                if one["type"] == "error" or one["type"].startswith("conversation.item.")
+            ]
+            assert kinds.pop(0) == "added"
+            assert kinds.index("done") < kinds.index("deleted")
+            kinds.remove("done")
+            assert kinds == ["no part", "no part", "truncated", "deleted", "gone", "cut late"]
+            assert client.types().count("response.done") == 1
+
+    run(work())
+
+
 def test_items_keep_their_ids_and_their_order(context: ServerContext) -> None:
     async def work() -> None:
         async with connected(context) as client:

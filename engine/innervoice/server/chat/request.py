@@ -85,9 +85,10 @@ def read_chat_request(
     if first is not None and ROLES.get(first.role) == "system":
         options["system"] = _text_of(first, 0)
         rest = max(rest, 1)
+    tools = _read_tools(body)
     can_call = builder.vocabulary.tool_open is not None
     if can_call:
-        options |= _read_tools(body)
+        options |= tools
     made = [
         _read_message(message, i, earlier[i], can_call=can_call)
         for i, message in enumerate(body.messages)
@@ -114,6 +115,17 @@ def _refuse_unsupported(body: ChatBody) -> None:
         raise ApiError("unsupported_parameter", "stop is not supported: leave it out", "stop")
     if body.logprobs:
         raise ApiError("unsupported_parameter", "logprobs are not supported: leave it out", "logprobs")
+    if body.response_format is not None and body.response_format.get("type") != "text":
+        kind = str(body.response_format.get("type"))[:80]
+        raise ApiError(
+            "unsupported_parameter",
+            f"response_format is of type {kind!r}: use 'text' or leave it out",
+            "response_format",
+        )
+    for name in ("max_completion_tokens", "max_tokens"):
+        asked = getattr(body, name)
+        if asked is not None and asked < 1:
+            raise ApiError("invalid_value", f"{name} is {asked}: it must be 1 or more", name)
 
 
 def _read_sound(body: ChatBody, builder: RequestBuilder) -> AnswerFormat | None:
@@ -145,17 +157,23 @@ def _read_options(
         )
     except ValueError as error:
         raise ApiError("invalid_value", str(error), str(error).split()[0].removeprefix("Sampling.")) from None
+    schedule = _read_schedule(body, builder, limits, can_speak=sound is not None)
     return {
         "sampling": sampling,
-        "schedule": TEXT_ONLY if sound is None else _read_schedule(body, builder, limits),
+        "schedule": TEXT_ONLY if sound is None else schedule,
         "output_rate": RATE,
         "output_format": "int16",
         "realtime": False,  # so that the same request with the same seed has the same answer
     }
 
 
-def _read_schedule(body: ChatBody, builder: RequestBuilder, limits: ChatLimits) -> Schedule | str | None:
-    """The schedule that the client named, or that stands for its effort, or else the server's."""
+def _read_schedule(
+    body: ChatBody, builder: RequestBuilder, limits: ChatLimits, *, can_speak: bool
+) -> Schedule | str | None:
+    """The schedule that the client named, or that stands for its effort, or else the server's.
+
+    Only a name is checked where the answer is text alone, which has no schedule.
+    """
     named = body.innervoice.schedule if body.innervoice is not None else None
     if named is not None and named not in PRESETS:
         raise ApiError(
@@ -163,6 +181,8 @@ def _read_schedule(body: ChatBody, builder: RequestBuilder, limits: ChatLimits) 
             f"there is no schedule {named[:80]!r}: use {', '.join(PRESETS)}",
             "innervoice.schedule",
         )
+    if not can_speak:
+        return None
     wanted = named or EFFORTS.get(body.reasoning_effort or "") or limits.schedule
     try:
         builder.compile(wanted)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from innervoice import __version__
 from innervoice.api.session import Session
+from innervoice.schedule import Schedule
 from innervoice.server.context import ServerContext
 from innervoice.server.errors import ApiError
 from innervoice.server.realtime.history import EngineHistory
@@ -86,7 +87,7 @@ class Conversation:
         schedule = scope.config.schedule or scope.server.options.schedule
         own: dict[str, Any] = {
             "version": __version__,
-            "schedule": schedule if isinstance(schedule, str) else None,
+            "schedule": schedule.preset_name if isinstance(schedule, Schedule) else schedule,
             "reflection_budget": scope.config.reflection_budget,
             "max_model_len": scope.engine.parts.requests.max_model_len,
         }
@@ -190,8 +191,24 @@ class Conversation:
 
         async def run() -> None:
             await self.scope.writer.control_room()  # the event was read when there was room: not any more
+            answer()
+
+        self._put(run, event_id)
+
+    def _refuse_when_settled(self, error: ApiError, event_id: str | None) -> None:
+        """Answer with an error, behind the engine calls that earlier events wait for."""
+
+        def answer() -> None:
+            raise error
+
+        self._when_settled(answer, event_id)
+
+    def _put(self, work: Callable[[], Awaitable[None]], event_id: str | None) -> None:
+        """Put an event's work into the lane; what refuses it names the event."""
+
+        async def run() -> None:
             try:
-                answer()
+                await work()
             except ApiError as error:
                 self.scope.send_error(error, event_id)
 
@@ -199,34 +216,49 @@ class Conversation:
 
     def _delete_item(self, event: events.ItemDelete) -> None:
         scope, id = self.scope, event.item_id
-        if not scope.items.is_deleted(id):
-            item = scope.items.delete(id)
-            if item.status == "in_progress":
-                self.replies.cancel("client_cancelled")
-            scope.history.remove(item)
-        scope.send(server_events.item_deleted(id))
+
+        def delete() -> None:
+            scope.history.remove(scope.items.delete(id))
+            scope.send(server_events.item_deleted(id))
+
+        async def stop_and_delete() -> None:
+            await self.replies.stopped(id)
+            delete()
+
+        item = scope.items.find(id)
+        if item is None:
+            error = ApiError(
+                "item_delete_invalid_item_id", f"The conversation has no item {id[:80]!r}.", "item_id"
+            )
+            self._refuse_when_settled(error, event.event_id)
+        elif item.status == "in_progress":
+            self.replies.cancel("client_cancelled")
+            self._put(stop_and_delete, event.event_id)
+        else:
+            scope.history.remove(scope.items.delete(id))
+            self._when_settled(lambda: scope.send(server_events.item_deleted(id)), event.event_id)
 
     def _truncate_item(self, event: events.ItemTruncate) -> None:
         scope, id = self.scope, event.item_id
         item = scope.items.find(id)
-        if item is None and not scope.items.is_deleted(id):
-            raise ApiError(
-                "item_truncate_invalid_item_id", f"The conversation has no item {id[:80]!r}.", "item_id"
-            )
-        if item is not None and item.role != "assistant":
-            raise ApiError(
-                "item_truncate_invalid_item_id", "Only messages of the assistant can be truncated.", "item_id"
-            )
+        error = _truncation_error(item, event)
+        if item is None or error is not None:
+            assert error is not None, "an item that is not there cannot be cut"
+            self._refuse_when_settled(error, event.event_id)
+            return
+        was_running = item.status == "in_progress"
         estimate_ms = self.replies.estimate_ms(id)
         if estimate_ms is not None:
             scope.server.metrics.truncate_gap((estimate_ms - event.audio_end_ms) / 1e3)
 
         async def run() -> None:
             await self.replies.stopped(id)
+            if was_running and id not in scope.items:
+                raise _no_item_to_cut(id)
             kept_ms = await scope.history.truncate(id, event.audio_end_ms)
             scope.send(server_events.item_truncated(id, event.content_index, round(kept_ms)))
 
-        scope.lane.put(run)
+        self._put(run, event.event_id)
 
     def _cancel(self, event: events.ResponseCancel) -> None:
         if not self.replies.cancel("client_cancelled", event.response_id):
@@ -241,3 +273,25 @@ class Conversation:
 
     def _acknowledge(self, event: events.PlaybackAck) -> None:
         self.scope.lane.put(lambda: self.replies.acknowledge(event.response_id, event.played_ms))
+
+
+def _no_item_to_cut(id: str) -> ApiError:
+    return ApiError("item_truncate_invalid_item_id", f"The conversation has no item {id[:80]!r}.", "item_id")
+
+
+def _truncation_error(item: ConversationItem | None, event: events.ItemTruncate) -> ApiError | None:
+    """The reason for which an item cannot be cut, None: it can."""
+    if item is None:
+        return _no_item_to_cut(event.item_id)
+    if item.role != "assistant":
+        return ApiError(
+            "item_truncate_invalid_item_id", "Only messages of the assistant can be truncated.", "item_id"
+        )
+    num_parts = max(1, len(item.content))
+    if not 0 <= event.content_index < num_parts:
+        return ApiError(
+            "invalid_value",
+            f"The item has {num_parts} part{'s' * (num_parts > 1)}: content_index {event.content_index} is none of them.",
+            "content_index",
+        )
+    return None

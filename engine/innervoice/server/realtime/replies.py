@@ -7,11 +7,12 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
 
+from innervoice.runtime.request import PromptTooLong
 from innervoice.runtime.stream import Stream
 from innervoice.server.errors import ApiError
 from innervoice.server.realtime.extensions import ReplyExtensions
 from innervoice.server.realtime.items import ConversationItem
-from innervoice.server.realtime.protocol import response_events
+from innervoice.server.realtime.protocol import response_events, server_events
 from innervoice.server.realtime.protocol.ids import new_id
 from innervoice.server.realtime.protocol.server_events import ServerEvent
 from innervoice.server.realtime.reply import RunningReply
@@ -188,7 +189,13 @@ class Replies:
         if before is not None:
             await before.drained.wait()
         options = {**request.options, **truncation_options(self._scope.config)}
-        return await self._scope.history.reply(reply.spoken, answered, **options)
+        try:
+            stream = await self._scope.history.reply(reply.spoken, answered, **options)
+        except PromptTooLong as error:
+            raise _too_long(error, can_drop=options["truncation"] == "auto") from error
+        if stream.dropped_items and "timeline" in self._scope.config.events:
+            self._scope.send(server_events.history_shortened(reply.id, list(stream.dropped_items)))
+        return stream
 
     async def _answer_apart(self, reply: RunningReply, request: ReplyRequest) -> Stream:
         """Answer in a context of its own: given items, or a twin of the conversation."""
@@ -314,6 +321,14 @@ class Replies:
         self._recent[reply.id] = reply
         while len(self._recent) > MAX_RECENT:
             del self._recent[next(iter(self._recent))]
+
+
+def _too_long(error: PromptTooLong, *, can_drop: bool) -> PromptTooLong:
+    """The error in words for somebody who talks to the model."""
+    what = "newest message, with the instructions," if can_drop else "conversation"
+    remedy = "send a shorter one" if can_drop else "delete items, or set truncation to auto"
+    message = f"The {what} has {error.num_tokens} tokens, and a conversation holds {error.most}, the reply included: {remedy}."
+    return PromptTooLong(message, error.num_tokens, error.most)
 
 
 async def _close_after(reply: RunningReply, twin: Any) -> None:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Awaitable, Callable
 
 from innervoice.runtime.playback import Playback
+from innervoice.runtime.request import PromptTooLong
 from innervoice.runtime.stream import Stream
 from innervoice.server.realtime import usage
 from innervoice.server.realtime.extensions import ReplyExtensions
@@ -237,6 +238,8 @@ def failed(error: BaseException) -> ReplyEnding:
         kind, code = "rate_limit_error", "rate_limit_exceeded"
         if math.isfinite(error.retry_after_s):
             message = f"{error}; try again in {error.retry_after_s:.0f} s"
+    elif isinstance(error, PromptTooLong):
+        kind, code = "invalid_request_error", "context_length_exceeded"
     elif isinstance(error, ValueError):
         kind, code = "invalid_request_error", "invalid_value"
     elif not isinstance(error, RequestFailed | EngineDead):

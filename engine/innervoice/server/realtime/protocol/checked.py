@@ -12,6 +12,7 @@ from innervoice.server.errors import ApiError
 T = TypeVar("T")
 
 _PATH = re.compile(r"^(?P<text>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
+_UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>[^`]*)`$")
 _MISSING = re.compile(r"^Object missing required field `(?P<name>[^`]*)`$")
 
 
@@ -35,6 +36,13 @@ def refusal(message: str, path: str) -> ApiError:
     if missing:
         param = _join(param, missing["name"])
         return ApiError("missing_required_parameter", f"Missing required parameter: '{param}'.", param)
+    unknown = _UNKNOWN.match(text)
+    if unknown:
+        param = _join(param, unknown["name"])
+        inside = (
+            " A session's settings belong into 'session', a response's into 'response'." if not path else ""
+        )
+        return ApiError("unknown_parameter", f"Unknown parameter: '{param}'.{inside}", param)
     return ApiError("invalid_value", f"{text}, in '{param}'." if param else f"{text}.", param or None)
 
 

@@ -20,7 +20,7 @@ class ClientEvent(Struct, tag_field="type", frozen=True):
     event_id: Annotated[str, Meta(max_length=512)] | None = None
 
 
-class SessionUpdate(ClientEvent, tag="session.update", frozen=True, kw_only=True):
+class SessionUpdate(ClientEvent, tag="session.update", frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Change the fields of the session that are present."""
 
     session: dict[str, Any]
@@ -71,7 +71,7 @@ class ItemTruncate(ClientEvent, tag="conversation.item.truncate", frozen=True, k
     content_index: int = 0
 
 
-class ResponseCreate(ClientEvent, tag="response.create", frozen=True):
+class ResponseCreate(ClientEvent, tag="response.create", frozen=True, forbid_unknown_fields=True):
     """Answer, with overrides that last for this response."""
 
     response: dict[str, Any] | None = None
@@ -157,7 +157,10 @@ def _as_mapping(message: str | bytes) -> dict[str, Any]:
 
 
 def _not_json(error: Exception) -> BadEvent:
-    return BadEvent(ApiError("invalid_json", f"The message is not valid JSON: {error}."), None)
+    reason = f"{error}"
+    if reason == "Input data was truncated":  # of half an escaped pair as well, wherever it stands
+        reason = "it ends too early, or an escape such as \\ud800 lacks its second half"
+    return BadEvent(ApiError("invalid_json", f"The message is not valid JSON: {reason}."), None)
 
 
 def _explain(message: str, found: dict[str, Any]) -> ApiError:

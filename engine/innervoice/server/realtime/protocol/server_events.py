@@ -62,6 +62,11 @@ def item_truncated(id: str, content_index: int, audio_end_ms: int) -> ServerEven
     }
 
 
+def history_shortened(response_id: str, item_ids: list[str]) -> ServerEvent:
+    """Name the oldest items, which the engine's history dropped to make room for a response."""
+    return {"type": "innervoice.history.shortened", "response_id": response_id, "item_ids": item_ids}
+
+
 def committed(id: str, previous: str | None) -> ServerEvent:
     """Announce the item that committed sound becomes."""
     return {"type": "input_audio_buffer.committed", "previous_item_id": previous, "item_id": id}

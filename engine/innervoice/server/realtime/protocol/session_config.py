@@ -254,6 +254,7 @@ def checked_choice(given: Any, param: str) -> str | Mapping[str, Any]:
 
 
 def _truncation(given: Any) -> str | Mapping[str, Any]:
+    """Truncation as it is in effect: automatic for all that is neither "disabled" nor a ratio from 0 to 1."""
     if given == "disabled":
         return "disabled"
     ratio = given.get("retention_ratio") if isinstance(given, dict) else None

@@ -74,7 +74,7 @@ class AudioPatch(Struct, frozen=True):
 class Reasoning(Struct, frozen=True):
     """The effort with which the model reflects."""
 
-    effort: str | None = None
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
 
 
 class Extension(Struct, frozen=True):
