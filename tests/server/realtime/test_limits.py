@@ -247,7 +247,6 @@ def test_a_copied_list_shares_no_item() -> None:
     [item] = list(twin)
     assert item.content[0].audio == b"12"
     assert twin.last_id == "a"
-    assert not twin.is_deleted("a")
 
 
 def test_of_several_connections_that_take_a_session_over_the_last_has_it(context: ServerContext) -> None:

@@ -15,7 +15,6 @@ ItemType = Literal["message", "function_call", "function_call_output"]
 PartType = Literal["input_text", "input_audio", "output_text", "output_audio"]
 Status = Literal["in_progress", "completed", "incomplete"]
 ROOT = "root"
-MAX_DELETED = 4096  # ids of deleted items that are remembered
 MAX_CHARACTERS = 2**23  # of all items that were inserted
 
 
@@ -95,12 +94,11 @@ class ConversationItem:
 
 
 class ItemList:
-    """Items in the order of the conversation, and the ids of those that were deleted."""
+    """Items in the order of the conversation."""
 
     def __init__(self, max_items: int = 4096) -> None:
         self._order: list[str] = []
         self._items: dict[str, ConversationItem] = {}
-        self._deleted: dict[str, None] = {}
         self._lengths: dict[str, int] = {}  # characters of items as they were inserted
         self._num_characters = 0
         self._max_items = max_items
@@ -108,7 +106,7 @@ class ItemList:
     def copy(self) -> ItemList:
         """Another list of equal items, which shares no item with this one, but the bytes of their sound."""
         made = ItemList(self._max_items)
-        made._order, made._deleted = list(self._order), dict(self._deleted)
+        made._order = list(self._order)
         made._lengths, made._num_characters = dict(self._lengths), self._num_characters
         made._items = {id: item.copy() for id, item in self._items.items()}
         return made
@@ -131,10 +129,6 @@ class ItemList:
     def last_id(self) -> str | None:
         """The id of the last item, None: there is none."""
         return self._order[-1] if self._order else None
-
-    def is_deleted(self, id: str) -> bool:
-        """Whether an item of this id was there and is no longer."""
-        return id in self._deleted
 
     def find(self, id: str) -> ConversationItem | None:
         """Return an item, None: there is none of that id."""
@@ -191,7 +185,6 @@ class ItemList:
         self._items[item.id] = item
         self._lengths[item.id] = item.num_characters
         self._num_characters += item.num_characters
-        self._deleted.pop(item.id, None)
         return self._order[place - 1] if place else None
 
     def _place(self, previous: str | None) -> int:
@@ -205,9 +198,6 @@ class ItemList:
         self._order.remove(id)
         del self._items[id]
         self._num_characters -= self._lengths.pop(id)
-        self._deleted[id] = None
-        if len(self._deleted) > MAX_DELETED:
-            del self._deleted[next(iter(self._deleted))]
         return item
 
     def after(self, id: str) -> list[ConversationItem]:
