@@ -358,4 +358,4 @@ def test_oldest_turns_are_dropped_down_to_a_ratio(engine: Engine) -> None:
         session.append(user("why? " * 2000))
         with pytest.raises(ValueError, match="the cache holds"):
             session.reply(truncation="auto")
-        assert session.reply(user("and now?"), truncation="auto").reply().ids
+        assert session.reply([user("and now?")], truncation="auto").reply().ids
