@@ -368,12 +368,8 @@ class RequestBuilder:
         num_bytes = len(text.encode())
         least = num_bytes // self._longest_token
         if least >= self.max_model_len:
-            raise PromptTooLong(
-                f"{name} has {num_bytes} bytes, at least {least} tokens, and the cache holds {self.max_model_len}, "
-                "reply included: shorten it or raise max_model_len",
-                least,
-                self.max_model_len,
-            )
+            found = f"{name} has {num_bytes} bytes, at least {least} tokens,"
+            raise PromptTooLong(found, least, self.max_model_len)
 
     @cached_property
     def _longest_token(self) -> int:
@@ -385,12 +381,8 @@ class RequestBuilder:
         assert self.speech_tokenizer is not None, "a recording without a speech tokenizer"
         num = self.speech_tokenizer.count_codes(num_samples, rate)
         if num >= self.max_model_len:
-            raise PromptTooLong(
-                f"the recording lasts {num_samples / rate:.1f} s, {num} tokens, and the cache holds "
-                f"{self.max_model_len}, reply included: shorten it or raise max_model_len",
-                num,
-                self.max_model_len,
-            )
+            found = f"the recording lasts {num_samples / rate:.1f} s, {num} tokens,"
+            raise PromptTooLong(found, num, self.max_model_len)
 
     def _check_ids(self, ids: Sequence[int]) -> None:
         size = self.vocabulary.size
@@ -409,11 +401,7 @@ class RequestBuilder:
             raise ValueError("the prompt has no ids")
         self._check_ids(ids)
         if len(ids) >= most:
-            raise PromptTooLong(
-                f"the prompt has {len(ids)} tokens and the cache holds {most}, reply included: shorten it or raise max_model_len",
-                len(ids),
-                most,
-            )
+            raise PromptTooLong(f"the prompt has {len(ids)} tokens", len(ids), most)
         return tuple(ids)
 
 

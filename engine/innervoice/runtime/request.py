@@ -67,10 +67,14 @@ class Request:
 
 
 class PromptTooLong(ValueError):
-    """A prompt, or history and prompt, that leave no room for a reply: num_tokens of at most `most` with it."""
+    """A prompt, or history and prompt, that leave no room for a reply: num_tokens of at most `most` with it.
 
-    def __init__(self, message: str, num_tokens: int, most: int) -> None:
-        super().__init__(message)
+    found: what is too long, with its tokens. remedy: a sentence's end in place of the usual one.
+    """
+
+    def __init__(self, found: str, num_tokens: int, most: int, remedy: str | None = None) -> None:
+        usual = f" and the cache holds {most}, reply included: shorten it or raise max_model_len"
+        super().__init__(found + (usual if remedy is None else remedy))
         self.num_tokens = num_tokens
         self.most = most
 
@@ -79,8 +83,8 @@ def check_length(num_tokens: int, max_model_len: int) -> None:
     """Raise PromptTooLong when history and prompt leave no room for a reply."""
     if num_tokens >= max_model_len:
         raise PromptTooLong(
-            f"history and prompt have {num_tokens} tokens, {num_tokens - max_model_len + 1} more than the cache holds beside a "
-            f"reply: load the model with max_model_len above {num_tokens}, or open a new session",
+            f"history and prompt have {num_tokens} tokens, {num_tokens - max_model_len + 1} more than the cache holds beside a ",
             num_tokens,
             max_model_len,
+            f"reply: load the model with max_model_len above {num_tokens}, or open a new session",
         )

@@ -88,6 +88,8 @@ def test_a_message_that_does_not_fit_alone_fails_and_the_next_is_answered(contex
             assert failed["message"].endswith(
                 f"a conversation holds {CONTEXT}, the reply included: send a shorter one."
             )
+            client.say("word " * 5000)
+            assert (await client.until("error"))["error"]["code"] == "context_length_exceeded"
             client.say("hello?")
             assert (await client.answer())["status"] != "failed"
             assert dropped_of(client) == ["item_big"]

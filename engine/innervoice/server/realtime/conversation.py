@@ -7,7 +7,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from innervoice import __version__
+from innervoice.api.request_builder import RequestBuilder
 from innervoice.api.session import Session
+from innervoice.runtime.request import PromptTooLong
 from innervoice.schedule import Schedule
 from innervoice.server.context import ServerContext
 from innervoice.server.errors import ApiError
@@ -163,6 +165,7 @@ class Conversation:
         scope = self.scope
         item = read_item(event.item, "item", scope.server.options.max_session_text, scope.config.input_format)
         scope.check_sound(item)
+        _check_texts(item, scope.engine.parts.requests)
         previous = scope.items.insert(item, event.previous_item_id)
         try:
             scope.history.add(item)
@@ -273,6 +276,20 @@ class Conversation:
 
     def _acknowledge(self, event: events.PlaybackAck) -> None:
         self.scope.lane.put(lambda: self.replies.acknowledge(event.response_id, event.played_ms))
+
+
+def _check_texts(item: ConversationItem, builder: RequestBuilder) -> None:
+    """Raise ApiError for an item with a text that no prompt holds, however it is encoded."""
+    try:
+        for part in item.content:
+            builder.check_text(part.text, "the message")
+    except PromptTooLong as error:
+        raise ApiError(
+            "context_length_exceeded",
+            f"The message has at least {error.num_tokens} tokens, and a conversation holds {error.most}, the reply "
+            "included: send a shorter one.",
+            "item",
+        ) from None
 
 
 def _no_item_to_cut(id: str) -> ApiError:

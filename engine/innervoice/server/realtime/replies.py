@@ -327,8 +327,10 @@ def _too_long(error: PromptTooLong, *, can_drop: bool) -> PromptTooLong:
     """The error in words for somebody who talks to the model."""
     what = "newest message, with the instructions," if can_drop else "conversation"
     remedy = "send a shorter one" if can_drop else "delete items, or set truncation to auto"
-    message = f"The {what} has {error.num_tokens} tokens, and a conversation holds {error.most}, the reply included: {remedy}."
-    return PromptTooLong(message, error.num_tokens, error.most)
+    held = f" tokens, and a conversation holds {error.most}, the reply included: "
+    return PromptTooLong(
+        f"The {what} has {error.num_tokens}", error.num_tokens, error.most, f"{held}{remedy}."
+    )
 
 
 async def _close_after(reply: RunningReply, twin: Any) -> None:
