@@ -174,6 +174,30 @@ def test_only_all_is_a_hundred_percent() -> None:
     assert [percent_words(value) for value in (None, 0.0, 99.99, 100.0)] == ["-", "0%", "99.9%", "100%"]
 
 
+def test_a_long_axis_is_in_seconds_and_its_bars_too() -> None:
+    words = {
+        text.text
+        for text in ElementTree.fromstring(str(histogram([900.0, 26_660.0], "ms", "waits", "sound"))).iter(
+            "text"
+        )
+    }
+    assert {"s", "30", "p50 13.78"} <= words and not words & {"ms", "30000"}
+    assert ">ms<" in str(histogram([900.0, 2660.0], "ms", "waits", "sound"))
+
+
+def test_counts_are_of_calls_and_turns_that_are_named() -> None:
+    """A call that was refused has a cell of its own, and its turns count as planned."""
+    html = page(Script(fault="401", on_calls=(1,)), callers=3, num_turns=2, turns="manual")
+    [cells] = [one for one in drawings(html) if one.get("aria-label") == "Underruns by call"]
+    titles = [title.text or "" for title in cells.iter("title")]
+    assert len(titles) == 3 and sum("HTTP 401" in title for title in titles) == 1
+    assert [text.text for text in cells.iter("text")] == ["-"]
+    assert (
+        "n: 4 of 6 planned turns came to an end and 4 had sound; underruns are counted in 2 of 3 calls"
+        in html
+    )
+
+
 def test_a_scale_of_one_value_has_a_place() -> None:
     assert Scale(2.0, 2.0, 10.0, 20.0)(2.0) == 10.0 and ticks(1.0, 1.0, 5) == [1.0]
     assert histogram([], "ms", "x", "sound") is None
