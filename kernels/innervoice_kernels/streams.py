@@ -24,3 +24,10 @@ def own_stream(device: torch.device) -> Callable[[], AbstractContextManager[obje
     """A new stream of a device -> contexts within which work is queued on it."""
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     return lambda: torch.cuda.stream(stream)
+
+
+def mark() -> torch.cuda.Event:
+    """An event behind all that the calling thread has queued on its current stream, with the time it comes at."""
+    event: torch.cuda.Event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record()
+    return event

@@ -34,11 +34,25 @@ def to_device(arrays: Sequence[NDArray[Any]], device: torch.device | str) -> lis
     ]
 
 
-def to_host(x: Tensor) -> Tensor:
-    """A tensor on the CPU, once the device has written it: the one place where a thread waits for it."""
-    if x.device.type != "cuda":
-        return x.cpu()
-    made = torch.empty(x.shape, dtype=x.dtype, device="cpu", pin_memory=True)
-    made.copy_(x, non_blocking=True)
-    torch.cuda.current_stream(x.device).synchronize()
-    return made
+class Arrival:
+    """A tensor on its way to the CPU, copied behind what the current stream has queued.
+
+    An event of that stream says when it is there: no other work of the device is waited for.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self._ended: torch.cuda.Event | None = None
+        if x.device.type != "cuda":
+            self._there = x.cpu()
+            return
+        self._there = torch.empty(x.shape, dtype=x.dtype, device="cpu", pin_memory=True)
+        self._there.copy_(x, non_blocking=True)
+        self._ended = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._ended.record(torch.cuda.current_stream(x.device))
+
+    def wait(self) -> Tensor:
+        """The tensor on the CPU, once the device has written it: the one place where a thread waits for it."""
+        if self._ended is not None:
+            self._ended.synchronize()
+            self._ended = None
+        return self._there

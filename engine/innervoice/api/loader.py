@@ -38,7 +38,7 @@ from innervoice.schedule import Program, Schedule, Segment, compile_schedule
 from innervoice.telemetry.trace import Tracer
 from innervoice.types import OutOfCapacity, Vocabulary
 from innervoice_kernels.backend import TRITON, choose
-from innervoice_kernels.streams import own_stream
+from innervoice_kernels.streams import mark, own_stream
 
 if TYPE_CHECKING:
     from innervoice.model.device_step import DeviceStep
@@ -200,5 +200,5 @@ def _load_codec(
     output = codec.load_output(speak, options.streaming, max_rows)
     device = torch.device(plan.device)
     if output is not None and device.type == "cuda":
-        output = OwnStream(output, own_stream(device))
+        output = OwnStream(output, own_stream(device), mark)
     return codec.load_encoder(listen), NullSpeechOutput() if output is None else output

@@ -1,22 +1,46 @@
 """A speech output whose work is queued on a CUDA stream of its own: it neither waits for a decode step nor holds one up.
 
-No tensor crosses: codes come as integers, samples leave as arrays, and the streaming state belongs to the output.
+No tensor crosses: codes come as integers, samples leave as arrays, and the streaming state belongs to the output. A step may
+be launched and collected later, once an event behind it says that it is done.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
-from innervoice.codec.speech_codec import Ready, SpeechOutput, SpokenChunk
+from innervoice.codec.slot_output import SlotOutput
+from innervoice.codec.speech_codec import Ready, SpeechCall, SpeechOutput, SpokenChunk
+
+
+class Mark(Protocol):
+    """A point of a stream, as torch.cuda.Event is one."""
+
+    def query(self) -> bool:
+        """Whether the device has come to it."""
+        ...
+
+    def elapsed_time(self, end_event: Any) -> float:
+        """Milliseconds from this point to another, when the device has come to both."""
+        ...
 
 
 class OwnStream:
-    """A SpeechOutput whose calls run `within` a stream: a function that makes the context of a call."""
+    """A SpeechOutput whose calls run `within` a stream: a function that makes the context of a call.
 
-    def __init__(self, output: SpeechOutput, within: Callable[[], AbstractContextManager[object]]) -> None:
+    mark: an event of the current stream, behind what is queued on it.
+    """
+
+    def __init__(
+        self,
+        output: SpeechOutput,
+        within: Callable[[], AbstractContextManager[object]],
+        mark: Callable[[], Mark],
+    ) -> None:
         self._output = output
         self._within = within
+        self._mark = mark
 
     @property
     def sample_rate(self) -> int:
@@ -87,6 +111,21 @@ class OwnStream:
         """Decode all that is ready. Raises ValueError for an unknown key."""
         with self._within():
             return self._output.step(keys)
+
+    def launch(self, keys: Collection[str] | None = None) -> SpeechCall:
+        """Begin a step, and wait for nothing that an output over slots can collect later.
+
+        Raises ValueError for an unknown key.
+        """
+        with self._within():
+            begun = self._mark()
+            if isinstance(self._output, SlotOutput):
+                chunks: Callable[[], Sequence[SpokenChunk]] = self._output.begin_step(keys)
+            else:
+                made = self._output.step(keys)
+                chunks = lambda: made  # noqa: E731
+            ended = self._mark()
+        return SpeechCall(ended.query, chunks, lambda: begun.elapsed_time(ended) / 1e3)
 
     def close(self, key: str) -> None:
         """Forget a reply. Raises ValueError for an unknown key."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -98,26 +99,52 @@ class SlotOutput(ABC, Generic[_Reply]):
         chunk that cannot be heard ends its own. Raises ValueError for an unknown key, torch.AcceleratorError
         for a lost device.
         """
+        return self.begin_step(keys)()
+
+    def begin_step(self, keys: Collection[str] | None = None) -> Callable[[], list[SpokenChunk]]:
+        """Begin a step -> what waits for its chunks, once. See `step`; a reply that is closed between has none."""
         replies = self.table.chosen(keys)
         with self._tracer.span("voice step", open=len(self.table)):
             due = [reply for reply in replies if self._is_due(reply)]
             waiting = [reply.num_waiting for reply in due]
             try:
-                chunks = list(self._step(replies))
-                names = {reply.key for reply in replies}
-                foreign = next((chunk.key for chunk in chunks if chunk.key not in names), None)
-                if foreign is not None:
-                    raise ValueError(f"it made a chunk of {foreign!r}, which is not a reply of this step")
-                is_stuck = due and not chunks and all(map(self._is_due, due))
-                if is_stuck and [reply.num_waiting for reply in due] == waiting:
-                    raise ValueError("it did nothing for replies that are ready")
+                collect = self._launch(replies)
             except torch.AcceleratorError:
                 raise  # a lost device belongs to no reply: it ends the engine
             except Exception as error:
-                return [self._broke(reply, error) for reply in due]
-            return self._checked(chunks, due)
+                broken = [self._broke(reply, error) for reply in due]
+                return lambda: broken
+        is_stuck = bool(due) and all(map(self._is_due, due))
+        is_stuck = is_stuck and [reply.num_waiting for reply in due] == waiting
+        over = [reply for reply in due if reply.is_finished and not self._is_due(reply)]
+        return partial(self._collect, collect, replies, due, over, is_stuck)
 
-    def _checked(self, chunks: list[SpokenChunk], due: list[_Reply]) -> list[SpokenChunk]:
+    def _collect(
+        self,
+        collect: Callable[[], Iterable[SpokenChunk]],
+        replies: list[_Reply],
+        due: list[_Reply],
+        over: list[_Reply],
+        is_stuck: bool,
+    ) -> list[SpokenChunk]:
+        """The chunks of a step. over: replies that nothing is left of; is_stuck: unless there are chunks."""
+        closed = {reply.key for reply in replies if not self.table.holds(reply)}
+        due, over = ([reply for reply in some if reply.key not in closed] for some in (due, over))
+        try:
+            chunks = list(collect())
+            names = {reply.key for reply in replies}
+            foreign = next((chunk.key for chunk in chunks if chunk.key not in names), None)
+            if foreign is not None:
+                raise ValueError(f"it made a chunk of {foreign!r}, which is not a reply of this step")
+            if is_stuck and not chunks:
+                raise ValueError("it did nothing for replies that are ready")
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:
+            return [self._broke(reply, error) for reply in due]
+        return self._checked([chunk for chunk in chunks if chunk.key not in closed], over)
+
+    def _checked(self, chunks: list[SpokenChunk], ending: list[_Reply]) -> list[SpokenChunk]:
         """The chunks of a step up to the last one of each reply; one that cannot be heard breaks its reply."""
         passed: list[SpokenChunk] = []
         over = set[str]()
@@ -134,8 +161,8 @@ class SlotOutput(ABC, Generic[_Reply]):
             passed.append(made)
 
         # A reply that nothing is left of has had its last chunk.
-        for reply in due:
-            if reply.key not in over and reply.is_finished and not self._is_due(reply):
+        for reply in ending:
+            if reply.key not in over:
                 passed.append(self._broke(reply, ValueError("no chunk of it was marked as the last")))
         return passed
 
@@ -168,6 +195,11 @@ class SlotOutput(ABC, Generic[_Reply]):
     @abstractmethod
     def _is_due(self, reply: _Reply) -> bool:
         """Whether a step would do something."""
+
+    def _launch(self, replies: list[_Reply]) -> Callable[[], Iterable[SpokenChunk]]:
+        """Begin to decode what is ready in these replies -> what waits for the chunks; here they are made at once."""
+        chunks = list(self._step(replies))
+        return lambda: chunks
 
     @abstractmethod
     def _step(self, replies: list[_Reply]) -> Iterable[SpokenChunk]:

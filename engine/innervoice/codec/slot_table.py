@@ -95,6 +95,10 @@ class SlotTable(Generic[_Key, _Session]):
             raise ValueError(f"{self._noun} {key!r} is not open: open it first")
         return session
 
+    def holds(self, session: _Session) -> bool:
+        """Whether this very session is open, and not a later one of its key."""
+        return any(session is one for one in self._sessions.values())
+
     def unbroken(self, key: _Key) -> _Session:
         """The session of a key. Raises ValueError when it is not open, or broke."""
         session = self.find(key)

@@ -5,9 +5,9 @@ output of a model without one.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -159,6 +159,28 @@ class SpeechOutput(Protocol):
 
     def close(self, key: str) -> None:
         """Forget a reply, finished or not. Raises ValueError for an unknown key."""
+        ...
+
+
+@dataclass(frozen=True)
+class SpeechCall:
+    """A step of an output whose work is queued on a device.
+
+    is_done: whether its chunks are there. chunks: waits for them and gives them, once. took_s: seconds that the
+    device worked for them, after that.
+    """
+
+    is_done: Callable[[], bool]
+    chunks: Callable[[], Sequence[SpokenChunk]]
+    took_s: Callable[[], float]
+
+
+@runtime_checkable
+class LaunchingOutput(Protocol):
+    """A speech output whose steps need not be waited for."""
+
+    def launch(self, keys: Collection[str] | None = None) -> SpeechCall:
+        """Begin a step of these replies; see `SpeechOutput.step`. A reply that is closed meanwhile has no chunk."""
         ...
 
 

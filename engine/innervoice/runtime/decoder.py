@@ -17,8 +17,8 @@ class StepResult:
     """The work of a call: rows that drew a token, prompt tokens fed, chunks of sound made; all 0: nothing
     could be done.
 
-    queued: rows of a device step that a later call reads. step_s: seconds on the device that rows and
-    prompt_tokens took, None: as long as the call.
+    queued: rows of a device step, or chunks, that a later call reads. step_s: seconds on the device that rows and
+    prompt_tokens, or chunks, took, None: as long as the call.
     """
 
     rows: int = 0

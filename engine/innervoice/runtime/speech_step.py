@@ -1,14 +1,18 @@
-"""The codec's step: which replies' next chunks are made now, and what becomes of the samples."""
+"""The codec's step: which replies' next chunks are made now, and what becomes of the samples.
+
+On a GPU a step is launched, and collected by a later call: decode steps are queued and read while the device works at it.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
-from innervoice.codec.speech_codec import SpeechOutput, SpokenChunk
+from innervoice.codec.speech_codec import LaunchingOutput, SpeechCall, SpeechOutput, SpokenChunk
 from innervoice.runtime.active_reply import ActiveReply
 from innervoice.runtime.completion import Completion
 from innervoice.runtime.decoder import NOTHING, StepResult
@@ -20,6 +24,14 @@ from innervoice.runtime.scheduler import LearnedCosts, SchedulerSettings, plan_v
 from innervoice.types import Samples
 
 log = logging.getLogger("innervoice")
+
+
+@dataclass(frozen=True)
+class _Launched:
+    """A step that the device works at, and the replies that it makes chunks of."""
+
+    call: SpeechCall
+    replies: list[ActiveReply]
 
 
 class SpeechStep:
@@ -47,10 +59,14 @@ class SpeechStep:
         self._trace = trace
         self._costs = costs
         self._settings = settings
+        self._launched: _Launched | None = None
         self.wake_s = math.inf
 
     def step(self, now: float, *, idle: bool) -> StepResult:
-        """Make the sound that is wanted now. idle: the language model had nothing to do."""
+        """Make the sound that is wanted now. idle: the language model had nothing to do.
+
+        A launched step is collected before the next one is planned; only who is idle waits for it.
+        """
         self.wake_s = math.inf
         table = self._table
         for reply_id in self._speech.ended():
@@ -58,6 +74,15 @@ class SpeechStep:
             with self._faults.owning(reply):
                 assert reply.finish is not None, "the speech output finished before the reply"
                 self._completion.end(reply, reply.finish)
+
+        # What was launched is collected, once it is there.
+        collected, launched = NOTHING, self._launched
+        if launched is not None:
+            if not (idle or launched.call.is_done()):
+                return NOTHING
+            self._launched = None
+            self._send_all(self._chunks(launched.replies, launched.call.chunks), now)
+            collected = StepResult(chunks=len(launched.replies), step_s=launched.call.took_s())
 
         # Which of the chunks that are ready are made now.
         ready = [(table.get(key), num_pending) for key, num_pending in self._speech.ready()]
@@ -67,28 +92,47 @@ class SpeechStep:
         chosen = set(plan.indices.tolist())
         replies = [reply for reply, _ in ready if reply.table_index in chosen]
         if not replies:
-            return NOTHING
+            return collected
         if self._trace.enabled:
             self._trace.chosen(replies, now)
-        for reply_id, samples, is_last in self._chunks(replies):
-            found = table.find(reply_id)
+        keys, speech = [reply.reply_id for reply in replies], self._speech
+        if not isinstance(speech, LaunchingOutput):
+            self._send_all(self._chunks(replies, lambda: speech.step(keys)), now)
+            return StepResult(chunks=len(replies))
+        self._launch(speech, replies)
+        return replace(collected, queued=len(replies))
+
+    def _launch(self, speech: LaunchingOutput, replies: list[ActiveReply]) -> None:
+        """Begin a step of these replies, which all end when it cannot begin."""
+
+        def launch() -> Sequence[SpokenChunk]:
+            self._launched = _Launched(speech.launch([reply.reply_id for reply in replies]), replies)
+            return []
+
+        self._chunks(replies, launch)
+
+    def _chunks(
+        self, replies: Sequence[ActiveReply], make: Callable[[], Sequence[SpokenChunk]]
+    ) -> Sequence[SpokenChunk]:
+        """What the codec makes of these replies, which all end when that fails; those that are over stay so."""
+        try:
+            return make()
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:
+            for reply in replies:
+                if self._table.find(reply.reply_id) is reply:
+                    self._faults.fail(reply, error)
+            return []
+
+    def _send_all(self, chunks: Sequence[SpokenChunk], now: float) -> None:
+        for reply_id, samples, is_last in chunks:
+            found = self._table.find(reply_id)
             if found is None:
                 log.warning("the speech output made a chunk of %r, which is no reply of the step", reply_id)
                 continue
             with self._faults.owning(found):
                 self._send(found, samples, is_last, now)
-        return StepResult(chunks=len(replies))
-
-    def _chunks(self, replies: Sequence[ActiveReply]) -> Sequence[SpokenChunk]:
-        """The codec's chunks of these replies, which all end when its step fails."""
-        try:
-            return self._speech.step([reply.reply_id for reply in replies])
-        except torch.AcceleratorError:
-            raise
-        except Exception as error:
-            for reply in replies:
-                self._faults.fail(reply, error)
-            return []
 
     def _send(self, reply: ActiveReply, samples: Samples, is_last: bool, now: float) -> None:
         """Send a chunk of a reply, which is over with its last one or when its codec broke."""

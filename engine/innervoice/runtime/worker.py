@@ -345,10 +345,10 @@ class Worker:
         end = self.clock()
         sound = core.step_speech(end)
         if sound.chunks:
-            self.telemetry.codec(self.clock() - end)
+            self.telemetry.codec(self.clock() - end if sound.step_s is None else sound.step_s)
         self._deliver()
         if sound.chunks:
-            costs.observe_voice(sound.chunks, self.clock() - end)
+            costs.observe_voice(sound.chunks, self.clock() - end if sound.step_s is None else sound.step_s)
 
         # Counts.
         self._is_resting = tokens.is_nothing and sound.is_nothing and not had_calls

@@ -2,7 +2,7 @@
 pushes.
 
 A step decodes one chunk of every reply that has one: one call of the flow for all rows of a padded length,
-one of the vocoder.
+one of the vocoder. On a GPU that is queued, and the samples are collected once they are there.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import groupby
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -26,10 +26,20 @@ from innervoice.codec.glm_voice.steady_reply import SteadyReply
 from innervoice.codec.slot_output import SlotOutput
 from innervoice.codec.speech_codec import SpokenChunk
 from innervoice.telemetry.trace import Tracer
+from innervoice.types import Samples
 from innervoice_kernels.worker_pool import WorkerPool
 
 _T = TypeVar("_T")
 _U = TypeVar("_U")
+
+
+class _Coming(NamedTuple):
+    """A chunk whose samples may not be there yet. num_codes: the reply's that were decoded by then."""
+
+    reply: SteadyReply
+    samples: Callable[[], Samples | Exception]
+    is_last: bool
+    num_codes: int
 
 
 class SteadyOutput(SlotOutput[SteadyReply]):
@@ -164,27 +174,42 @@ class SteadyOutput(SlotOutput[SteadyReply]):
     def _is_due(self, reply: SteadyReply) -> bool:
         return reply.chunk is not None or (reply.is_finished and not reply.is_done)
 
-    @torch.inference_mode()
     def _step(self, replies: list[SteadyReply]) -> list[SpokenChunk]:
-        chunks: list[SpokenChunk] = []
+        return self._launch(replies)()
+
+    @torch.inference_mode()
+    def _launch(self, replies: list[SteadyReply]) -> Callable[[], list[SpokenChunk]]:
+        chunks: list[SpokenChunk | _Coming] = []
         while due := [reply for reply in replies if reply.chunk is not None]:
             chunks += self._side_by_side(self._decode, due)
         ending = [reply for reply in replies if reply.is_finished and not reply.is_done]
-        return chunks + self._side_by_side(self._flush, ending)
+        chunks += self._side_by_side(self._flush, ending)
+        return lambda: [made for chunk in chunks for made in self._made(chunk)]
+
+    def _made(self, chunk: SpokenChunk | _Coming) -> list[SpokenChunk]:
+        """A chunk with its samples; none of a reply that broke or was closed since."""
+        if isinstance(chunk, SpokenChunk):
+            return [chunk]
+        reply, made = chunk.reply, chunk.samples()
+        if not self.table.holds(reply) or reply.key in self.errors:
+            return []
+        if isinstance(made, Exception):
+            return [self._failed(reply, chunk.num_codes, made)]
+        return [SpokenChunk(reply.key, made, chunk.is_last)]
 
     def _side_by_side(
-        self, make: Callable[[list[SteadyReply]], list[SpokenChunk]], replies: list[SteadyReply]
-    ) -> list[SpokenChunk]:
+        self, make: Callable[[list[SteadyReply]], list[SpokenChunk | _Coming]], replies: list[SteadyReply]
+    ) -> list[SpokenChunk | _Coming]:
         """Replies that share no call of the networks are made at the same time."""
         if self._rows_at_once != 1:
             return make(replies)
         made = self._lanes.run([partial(make, [reply]) for reply in replies])
         return [chunk for chunks in made for chunk in chunks]
 
-    def _decode(self, replies: list[SteadyReply]) -> list[SpokenChunk]:
+    def _decode(self, replies: list[SteadyReply]) -> list[SpokenChunk | _Coming]:
         """One chunk of each."""
         fed: list[FedFrames] = []
-        chunks: list[SpokenChunk] = []
+        chunks: list[SpokenChunk | _Coming] = []
         for group in self._groups(replies):
             for reply, made in zip(group, _each(self._networks.next_frames, group), strict=True):
                 if isinstance(made, Exception):
@@ -194,20 +219,22 @@ class SteadyOutput(SlotOutput[SteadyReply]):
                     reply.advance()
         return chunks + self._vocode(fed, last=False)
 
-    def _flush(self, replies: list[SteadyReply]) -> list[SpokenChunk]:
+    def _flush(self, replies: list[SteadyReply]) -> list[SpokenChunk | _Coming]:
         """Make the rest of finished replies: frames held back, and samples that the vocoder is late by."""
         silent = [reply for reply in replies if reply.num_codes == 0]
         spoken = [reply for reply in replies if reply.num_codes > 0]
         for reply in replies:
             reply.is_done = True
-        chunks = [SpokenChunk(reply.key, np.zeros(0, np.float32), True) for reply in silent]
+        chunks: list[SpokenChunk | _Coming] = [
+            SpokenChunk(reply.key, np.zeros(0, np.float32), True) for reply in silent
+        ]
         if not spoken:
             return chunks
         return chunks + self._vocode(self._networks.last_frames(spoken), last=True)
 
-    def _vocode(self, fed: list[FedFrames], last: bool) -> list[SpokenChunk]:
+    def _vocode(self, fed: list[FedFrames], last: bool) -> list[SpokenChunk | _Coming]:
         """Frames of each reply -> its samples."""
-        chunks = []
+        chunks: list[SpokenChunk | _Coming] = []
         call = partial(self._networks.vocode, last=last)
         for group in _pieces([part for part in fed if part.n > 0], self._rows_at_once):
             for part, made in zip(group, _each(call, group), strict=True):
@@ -215,7 +242,7 @@ class SteadyOutput(SlotOutput[SteadyReply]):
                 if isinstance(made, Exception):
                     chunks.append(self._failed(reply, reply.begin, made))
                 else:
-                    chunks.append(SpokenChunk(reply.key, made, last))
+                    chunks.append(_Coming(reply, made, last, reply.begin))
                     reply.heard += part.n
         return chunks
 

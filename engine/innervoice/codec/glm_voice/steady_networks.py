@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ from innervoice.codec.state import SlotTensors
 from innervoice.telemetry.trace import Tracer
 from innervoice.types import Samples
 from innervoice_kernels.jit import is_recording
-from innervoice_kernels.transfer import to_device, to_host
+from innervoice_kernels.transfer import Arrival, to_device
 
 _FRAME_BUCKET = 32
 
@@ -162,8 +163,8 @@ class SteadyNetworks:
             fed.append(FedFrames(reply, frames, frames.shape[-1]))
         return fed
 
-    def vocode(self, fed: list[FedFrames], last: bool) -> list[Samples | Exception]:
-        """Frames of each reply -> its samples, in one call of the vocoder.
+    def vocode(self, fed: list[FedFrames], last: bool) -> list[Callable[[], Samples | Exception] | Exception]:
+        """Frames of each reply -> what waits for its samples, in one call of the vocoder.
 
         last: the replies end with them.
         """
@@ -190,15 +191,12 @@ class SteadyNetworks:
                 samples = self._vocode(mel, numbers, phases, last)
             else:
                 samples = self.vocoder_graphs(mel, numbers, phases)
-            made = to_host(_marked(samples, fed)).numpy()
-        if is_recording():  # nothing ran
-            made = np.zeros_like(made)
-        good = np.isfinite(made).all(-1)
+            arrival = Arrival(_marked(samples, fed))
+            if is_recording():  # nothing ran
+                arrival.wait().zero_()
         return [
-            self._cut(row, part.reply, part.n, last)
-            if is_good
-            else ArithmeticError("its samples are not finite")
-            for row, part, is_good in zip(made, fed, good, strict=True)
+            partial(_arrived, arrival, row, self._meant(part.reply, part.n, last))
+            for row, part in enumerate(fed)
         ]
 
     def _vocode(self, mel: Tensor, numbers: NDArray[np.int64], phases: Tensor, last: bool) -> Tensor:
@@ -218,13 +216,13 @@ class SteadyNetworks:
             return fed.frames[:, :size]
         return F.pad(fed.frames[:, : fed.n], (0, size - fed.n))
 
-    def _cut(self, samples: Samples, reply: SteadyReply, n: int, last: bool) -> Samples:
+    def _meant(self, reply: SteadyReply, n: int, last: bool) -> slice:
         """The samples of a call that are the reply's: nothing before its first one, nothing after its end."""
         start = reply.heard * self._vocoder.frame_len - self._vocoder.late
         stop = start + n * self._vocoder.frame_len
         if last:
             stop = min(stop, reply.end_frame * self._vocoder.frame_len)
-        return samples[max(0, -start) : max(0, stop - start)].copy()
+        return slice(max(0, -start), max(0, stop - start))
 
     @torch.inference_mode()
     def _first_states(self, settings: SteadySettings) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -236,6 +234,12 @@ class SteadyNetworks:
         tokens, at = to_device(self._frames.numbers([[0]], [chunk]), self._device)
         _, flow = self._frames(tokens, at, [chunk], {}, zero, mel[..., 0])
         return flow, hift
+
+
+def _arrived(arrival: Arrival, row: int, meant: slice) -> Samples | Exception:
+    """The samples of a row of a call that are meant, once they are there."""
+    made = arrival.wait()[row].numpy()
+    return made[meant].copy() if np.isfinite(made).all() else ArithmeticError("its samples are not finite")
 
 
 def _marked(samples: Tensor, fed: Sequence[FedFrames]) -> Tensor:
