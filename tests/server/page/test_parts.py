@@ -51,6 +51,10 @@ def test_nothing_reaches_over_the_right_edge(seen: Driven) -> None:
     assert [line for line in seen.of("wide") if line["by"] > 0] == []
 
 
+def test_typing_does_not_move_the_page(seen: Driven) -> None:
+    assert seen.only("typed")["scrolled"] == 0
+
+
 def test_quick_reloads_keep_the_session_and_its_end_forgets_it(seen: Driven) -> None:
     before, after = seen.only("before"), seen.only("reloaded")
     assert len(before["turns"]) == 2
@@ -80,6 +84,7 @@ def test_the_reserve_is_drawn_from_what_is_known_and_in_view(seen: Driven) -> No
 def test_the_timeline_rests_while_nothing_happens(seen: Driven) -> None:
     timeline = seen.only("timeline")
     assert timeline["running"] == pytest.approx(0, abs=0.1)
+    assert timeline["lost"] == pytest.approx(-197, abs=0.1)
     assert timeline["resting"] == pytest.approx(-97, abs=0.1)
     assert timeline["moved"] == pytest.approx(-147, abs=0.1)
     assert timeline["zero"] == -50

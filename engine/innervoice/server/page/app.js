@@ -154,6 +154,7 @@ function showState({ state, reason, code }) {
   const isOpen = state === "open";
   const isMute = isOpen && !call.playback.isUnlocked;
   $("state").dataset.state = state;
+  timeline.isLinked = isOpen;
   $("reason").textContent = isMute ? "Connected, without sound yet." : code === "invalid_api_key" ? keyReason() : reason;
   $("start").hidden = (isOpen && !isMute) || state === "connecting";
   $("start").textContent = isMute ? "Turn the sound on" : state === "waiting" ? "Try now" : "Start";

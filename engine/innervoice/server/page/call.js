@@ -232,5 +232,6 @@ export class Call extends EventTarget {
     this.isAnswering = false;
     this.broken = null;
     if (this.response) this.playback.end(this.response); // of a session that is gone: no more of it comes
+    this.emit("busy");
   }
 }

@@ -27,6 +27,7 @@ export class Timeline {
     this.zero = 0; // the time of 0:00
     this.newest = now(); // when something happened last
     this.running = null; // the reply that is being made
+    this.isLinked = false; // whether there is a connection: without one nothing happens
     this.restyle();
     this.watch();
     this.frame();
@@ -47,7 +48,8 @@ export class Timeline {
 
   /** The right end of what is shown: now, or shortly after the last thing that happened. */
   get present() {
-    if (this.running !== null || this.users.at(-1)?.to === null) this.stir(); // a reply is made, or the user speaks
+    const isUnderWay = this.running !== null || this.users.at(-1)?.to === null; // a reply, or speech of the user
+    if (this.isLinked && isUnderWay) this.stir();
     return Math.min(now(), this.newest + REST_S);
   }
 

@@ -36,7 +36,9 @@ const isStopShown = () => page.locator("#stop-reply").isVisible();
 await page.locator("#start").click();
 await page.waitForFunction(() => globalThis.innervoice.call.isOpen && globalThis.innervoice.call.isManual);
 const stops = [await isStopShown()];
+await page.evaluate(() => scrollTo(0, 0));
 await say(page, "How are you?");
+show("typed", { scrolled: await page.evaluate(() => scrollY) });
 await page.waitForFunction(() => globalThis.innervoice.call.isBusy);
 stops.push(await isStopShown());
 await page.waitForFunction(() => document.getElementById("parts").textContent !== "–");
@@ -132,13 +134,18 @@ show("timeline", await page.evaluate(async () => {
   timeline.play("r", 100, 900);
   const joined = between(timeline.reserve, at - 7, at - 1).map(({ ms }) => ms);
   const edge = between([{ at: 0, ms: 4000 }, { at: 10, ms: 0 }], 5, 20);
+  timeline.isLinked = true;
   const running = timeline.present - performance.now() / 1000;
+  timeline.isLinked = false;
+  timeline.newest = at - 200;
+  const lost = timeline.present - at;
   timeline.end("r");
   timeline.newest = at - 100;
+  timeline.isLinked = true;
   const resting = timeline.present - at;
   const kept = timeline.save();
   timeline.restore(structuredClone(kept), -50);
-  return { joined, edge, running, resting, moved: timeline.present - at, zero: timeline.zero };
+  return { joined, edge, running, lost, resting, moved: timeline.present - at, zero: timeline.zero };
 }));
 
 // What is said of replies without words, in the caption as well.
