@@ -38,6 +38,10 @@ NAMES |= {
     torch.bool: "i1",
     torch.float64: "fp64",
 }
+COUNTED = {
+    "int4_linear",
+    "scaled_linear",
+}  # kernels whose record has the issue slots of a round of their loop
 TABLE = Path(__file__).resolve().parent / "aot_sm90.json"
 
 
@@ -97,6 +101,28 @@ def resources(ptx: str) -> dict[str, int]:
     return {"registers": int(registers[0]), "spills": spills}
 
 
+def loop_slots(cubin: bytes) -> int:
+    """Instructions of a kernel's largest loop: the issue slots that a warp takes for one round of it."""
+    from triton import knobs
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        command = [knobs.nvidia.nvdisasm.path, "-c", path]
+        listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    labels: dict[str, int] = {}
+    count, largest = 0, 0
+    for line in listing.splitlines():
+        if label := re.match(r"(\.L_\w+):", line.strip()):
+            labels[label[1]] = count
+        elif instruction := re.search(r"/\*[0-9a-f]{4,}\*/\s+(.*?);", line):
+            count += 1
+            back = re.search(r"BRA.*`\((\.L_\w+)\)", instruction[1])
+            if back and back[1] in labels:
+                largest = max(largest, count - labels[back[1]])
+    return largest
+
+
 def launches_of_all() -> Iterator[tuple[str, str, Launch]]:
     """(kernel, shape, launch) of every kernel, configuration and alignment that the shapes launch, each once."""
     from bench.aot_shapes import CALLS
@@ -118,6 +144,7 @@ def record(name: str, shape: str, launch: Launch) -> dict[str, Any]:
     import triton
 
     made = compiled(launch)
+    loop = {"loop_slots": loop_slots(made.asm["cubin"])} if name in COUNTED else {}
     return {
         "name": name,
         "shape": shape,
@@ -125,6 +152,7 @@ def record(name: str, shape: str, launch: Launch) -> dict[str, Any]:
         **resources(made.asm["ptx"]),
         "shared_bytes": made.metadata.shared,
         **slots.count(name, launch, made.asm["cubin"]),
+        **loop,
         "triton": triton.__version__,
     }
 

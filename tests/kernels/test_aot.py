@@ -140,6 +140,34 @@ def test_slots_count_loops_as_often_as_they_run() -> None:
     assert slots.instructions(listing, 5) == 10 + 4 * 3
 
 
+CLOCK_BYTES = 16.5  # that 4.3 TB/s bring an SM in a clock of 1.98 GHz
+
+
+def share_of_slots(record: dict[str, Any]) -> float:
+    """Issue slots of a round of a quantised product's loop, of the clocks that its weights take to arrive."""
+    config = record["config"]
+    if record["name"] == "scaled_linear":
+        arriving = config["BLOCK_N"] * config["BLOCK_K"]
+    else:
+        numbers = 2 if config["MINIMUM"] else 1  # of 2 bytes, for each group of a column
+        groups = 2 * config["BLOCK_J"] / config["GROUP"]
+        arriving = config["BLOCK_N"] * (config["BLOCK_J"] + 2 * numbers * groups)
+    return float(record["loop_slots"] * CLOCK_BYTES * config["num_warps"] / (4 * arriving))
+
+
+def test_unpacking_leaves_the_bandwidth_to_the_weights() -> None:
+    """A step's products of bfloat16 rows: what their instructions take of the time that memory does."""
+    shares: dict[str, float] = {}
+    for record in table():
+        if "loop_slots" in record and record["shape"].split(", ")[1] == "1 rows":
+            form = record["shape"].split(", ")[2]
+            shares[form] = max(shares.get(form, 0.0), share_of_slots(record))
+    assert set(shares) == {"int8", "fp8", "int4 32", "int4 128", "symmetric 32"}
+    assert max(shares["int8"], shares["fp8"]) <= 0.45, shares
+    assert shares["int4 128"] <= 0.75, shares
+    assert max(shares["int4 32"], shares["symmetric 32"]) <= 1.02, shares
+
+
 @compiles
 def test_small_kernels_compile_as_the_table_says() -> None:
     hold(QUICK)

@@ -14,6 +14,7 @@ linear_int4.py          int4_linear: over int4 weights
 linear_scaled.py        scaled_linear: over int8 and fp8 weights
 linear_tiles.py         what the two share
 norm.py                 rms_norm
+packed.py               codes made into numbers of 16 bits by their bits, two an instruction
 paged_batch.py          the arguments of paged attention, checked
 qkv.py                  bias, head norms, rotary positions and store_kv in one
 rope.py                 rotary: rotary positions

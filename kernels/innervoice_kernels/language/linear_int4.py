@@ -17,15 +17,20 @@ from innervoice_kernels.language.linear_tiles import (
     MOST_ROWS,
     as_launched,
     by_tiles,
+    finish,
+    leave_part,
+    outputs_of,
     rows_of_tile,
+    take_parts,
     workspace_for,
 )
 from innervoice_kernels.language.norm import rms_norm_ref
+from innervoice_kernels.language.packed import added, halves, masked, ones, paired, places, product
 from innervoice_kernels.language.weight_formats import MIDDLE, int4_ref
 
-# Columns, bytes of codes in K, warps, stages. A lane reads 16 bytes, a group of 32; four lanes a row's 64.
-_HALF, _FLOAT32 = LinearTile(64, 64, 4, 4), LinearTile(32, 32, 4, 3)
-_HALF_GATED = LinearTile(32, 64, 4, 4)  # two tiles of half the columns
+# Columns, bytes of codes in K, warps, stages. Few rows: three buffers of 8 KiB of codes, 4 of input and 2 of scales, four
+# programs an SM. A warp has pieces of its own.
+_FEW, _MANY, _FLOAT32 = LinearTile(64, 128, 4, 4), LinearTile(64, 64, 4, 4), LinearTile(32, 32, 4, 3)
 _MIDDLE = tl.constexpr(MIDDLE)
 
 
@@ -57,115 +62,151 @@ def int4_linear_ref(
     return y if residual is None else y + residual
 
 
+def _config(dtype: torch.dtype, rows: int) -> LinearTile:
+    if dtype == torch.float32:
+        return _FLOAT32
+    return _FEW if rows <= 16 else _MANY
+
+
 @jit
-def _add_product(
-    total: Block, even: Block, odd: Block, w_place: Block, mask: Block, scale: Ptr, minimum: Ptr,
-    s_place: Block, s_mask: Block, like: Ptr, BLOCK_N: constexpr, BLOCK_J: constexpr, MINIMUM: constexpr,
-) -> Block:  # fmt: skip
-    """A tile's sums with those of BLOCK_J bytes of codes: even and odd k of the input against theirs."""
-    q = tl.load(w_place, mask=mask, other=0, eviction_policy="evict_first")
-    step = tl.load(scale + s_place, mask=s_mask, other=0.0).to(tl.float32)
-    low = -_MIDDLE * step
-    if MINIMUM:
-        low = tl.load(minimum + s_place, mask=s_mask, other=0.0).to(tl.float32)
-    below = (q & 15).to(tl.float32) * step[:, None, :] + low[:, None, :]
-    above = (q >> 4).to(tl.float32) * step[:, None, :] + low[:, None, :]
-    total = dot(even, tl.reshape(narrow(below, like), [BLOCK_J, BLOCK_N]), total)
-    return dot(odd, tl.reshape(narrow(above, like), [BLOCK_J, BLOCK_N]), total)
+def _few_rows(
+    x: Ptr, codes: Ptr, scale: Ptr, minimum: Ptr, norm: Ptr, row: Block, output: Block, is_column: Block,
+    begin: Num, end: Num, length: Num, M: Num, K: Num, x_row: Num, w_row: Num, s_row: Num, s_group: Num, ROWS: constexpr,
+    BLOCK_N: constexpr, BLOCK_J: constexpr, GROUP: constexpr, PIECE: constexpr, EVEN: constexpr,
+    MINIMUM: constexpr, NORM: constexpr, STAGES: constexpr,
+) -> tuple[Block, Block]:  # fmt: skip
+    """Sums [BLOCK_N, ROWS] over the bytes from begin to end, and the squares of rows.
+
+    Codes are multiplied as they are, pieces of PIECE bytes side by side, the warps having different ones; sums are
+    scaled, and the minimum multiplies the sum of the input. A piece of several groups is multiplied once for each.
+    """
+    PARTS: constexpr = max(1, PIECE // (GROUP // 2))
+    total = tl.zeros([BLOCK_J // PIECE, BLOCK_N, ROWS], tl.float32)
+    squares = tl.zeros([BLOCK_J // PIECE, ROWS, PIECE], tl.float32)
+    nothing = tl.zeros([BLOCK_J // PIECE, BLOCK_N, ROWS], tl.float32)
+    piece, inner = tl.arange(0, BLOCK_J // PIECE), tl.arange(0, PIECE)
+    x_place = x + tl.minimum(row, M - 1).to(tl.int64)[None, :, None] * x_row
+    w_place = codes + tl.where(is_column, output, 0)[None, :, None] * w_row
+    s_place = output[None, :] * s_row
+    one, other = places(inner[None, :], x)
+    norm_place = norm + tl.zeros([1, ROWS, 1], tl.int32)
+    for first in tl.range(begin, end, BLOCK_J, num_stages=STAGES):
+        start = first + piece * PIECE
+        k1, k2 = (2 * start[:, None] + one)[:, None, :], (2 * start[:, None] + other)[:, None, :]
+        a = tl.load(x_place + k1, mask=(k1 < K) | EVEN, other=0.0)
+        b = tl.load(x_place + k2, mask=(k2 < K) | EVEN, other=0.0)
+        if NORM:
+            left, right = a.to(tl.float32), b.to(tl.float32)
+            squares += left * left + right * right
+            a = product(a, tl.load(norm_place + k1, mask=(k1 < K) | EVEN, other=0.0), x)
+            b = product(b, tl.load(norm_place + k2, mask=(k2 < K) | EVEN, other=0.0), x)
+        a, b = paired(tl.permute(a, 0, 2, 1), tl.permute(b, 0, 2, 1), x)
+        byte = (start[:, None] + inner[None, :])[:, None, :]
+        q = tl.load(w_place + byte, mask=(byte < length) | EVEN, other=0, eviction_policy="evict_first")
+        left, right = halves(q, x)
+        one_each = ones(q, x)
+        for part in tl.static_range(PARTS):
+            a_part, b_part = a, b
+            if PARTS > 1:
+                mine = -(inner // (GROUP // 2) == part).to(tl.int16)[None, :, None]
+                a_part, b_part = masked(a, mine, x), masked(b, mine, x)
+            sums = dot(right, b_part, dot(left, a_part, nothing))
+            inputs = dot(one_each, b_part, dot(one_each, a_part, nothing))
+            group = start // (GROUP // 2) + part
+            known = is_column[None, :] & ((group * (GROUP // 2) < length) | EVEN)[:, None]
+            place = s_place + group[:, None] * s_group
+            step = tl.load(scale + place, mask=known, other=0.0).to(tl.float32)
+            least = -_MIDDLE * step
+            if MINIMUM:
+                least = tl.load(minimum + place, mask=known, other=0.0).to(tl.float32)
+            least -= added(x) * step
+            total += step[:, :, None] * sums
+            total += least[:, :, None] * inputs
+    return tl.sum(total, axis=0), tl.sum(tl.sum(squares, axis=2), axis=0)
+
+
+@jit
+def _many_rows(
+    x: Ptr, codes: Ptr, scale: Ptr, minimum: Ptr, norm: Ptr, row: Block, output: Block, is_column: Block,
+    begin: Num, end: Num, length: Num, M: Num, K: Num, x_row: Num, w_row: Num, s_row: Num, s_group: Num, ROWS: constexpr,
+    BLOCK_N: constexpr, BLOCK_J: constexpr, GROUP: constexpr, PIECE: constexpr, EVEN: constexpr,
+    MINIMUM: constexpr, NORM: constexpr, STAGES: constexpr,
+) -> tuple[Block, Block]:  # fmt: skip
+    """The same for tiles of more rows, whose sums are too many for pieces apart: codes are scaled, and rounded."""
+    piece, inner = tl.arange(0, BLOCK_J // PIECE), tl.arange(0, PIECE)
+    total = tl.zeros([ROWS, BLOCK_N], tl.float32)
+    squares = tl.zeros([ROWS], tl.float32)
+    x_place = x + tl.minimum(row, M - 1).to(tl.int64)[:, None] * x_row
+    w_place = codes + tl.where(is_column, output, 0)[None, None, :] * w_row
+    for first in tl.range(begin, end, BLOCK_J):
+        k = 2 * first + tl.arange(0, 2 * BLOCK_J)
+        inside = (k < K) | EVEN
+        a = tl.load(x_place + k[None, :], mask=inside[None, :], other=0.0)
+        if NORM:
+            wide = a.to(tl.float32)
+            squares += tl.sum(wide * wide, axis=1)
+            a = product(a, tl.load(norm + k, mask=inside, other=0.0)[None, :], x)
+        even, odd = tl.split(tl.reshape(a, [ROWS, BLOCK_J, 2]))
+        byte = first + piece[:, None] * PIECE + inner[None, :]  # [pieces, PIECE]
+        there = ((byte < length) | EVEN)[:, :, None]
+        q = tl.load(w_place + byte[:, :, None], mask=there, other=0, eviction_policy="evict_first")
+        group = (first + piece * PIECE) // (GROUP // 2)  # [pieces]
+        known = is_column[None, :] & ((group * (GROUP // 2) < length) | EVEN)[:, None]
+        place = output[None, :] * s_row + group[:, None] * s_group
+        step = tl.load(scale + place, mask=known, other=0.0).to(tl.float32)
+        least = -_MIDDLE * step
+        if MINIMUM:
+            least = tl.load(minimum + place, mask=known, other=0.0).to(tl.float32)
+        low = (q & 15).to(tl.float32) * step[:, None, :] + least[:, None, :]
+        high = (q >> 4).to(tl.float32) * step[:, None, :] + least[:, None, :]
+        total = dot(even, tl.reshape(narrow(low, x), [BLOCK_J, BLOCK_N]), total)
+        total = dot(odd, tl.reshape(narrow(high, x), [BLOCK_J, BLOCK_N]), total)
+    return tl.trans(total), squares
 
 
 @jit
 def _int4_linear_kernel(
     x: Ptr, codes: Ptr, scale: Ptr, minimum: Ptr, bias: Ptr, residual: Ptr, norm: Ptr, y: Ptr, partial: Ptr,
-    arrived: Ptr, M: Count, N: Num, K: Num, x_row: Num, w_row: Num, s_row: Num, s_group: Num, r_row: Num,
-    eps: Num, ROWS: constexpr, BLOCK_N: constexpr, BLOCK_J: constexpr, GROUP: constexpr, PIECE: constexpr,
+    arrived: Ptr, M: Count, N: Num, K: Num, length: Num, x_row: Num, w_row: Num, s_row: Num, s_group: Num,
+    r_row: Num, eps: Num, ROWS: constexpr, BLOCK_N: constexpr, BLOCK_J: constexpr, GROUP: constexpr, PIECE: constexpr,
     SPLIT: constexpr, EVEN: constexpr, MINIMUM: constexpr, BIAS: constexpr, RESIDUAL: constexpr,
-    GATED: constexpr, NORM: constexpr,
+    GATED: constexpr, NORM: constexpr, FEW: constexpr, STAGES: constexpr,
 ) -> None:  # fmt: skip
-    """One part of K of a tile [ROWS, BLOCK_N] a program; the part that arrives last adds all up, in order,
+    """One part of K of a tile [BLOCK_N, ROWS] a program; the part that arrives last adds all up, in order,
     and finishes.
 
     A byte has two neighbouring k: even and odd ones are multiplied apart, so that no code changes its place.
-    PIECE bytes of a tile share a scale. GATED: the outputs of a tile and those N below them. NORM: as for
-    _skinny_kernel.
+    GATED: half of a tile's outputs are N below the others. NORM: as for _skinny_kernel.
     """
-    tile = tl.program_id(0)
-    split = tl.program_id(1)
-    row_tile = tl.program_id(2)
-    row, column = row_tile * ROWS + tl.arange(0, ROWS), tile * BLOCK_N + tl.arange(0, BLOCK_N)
-    is_row, is_column = row < M, column < N
-    piece, inner = tl.arange(0, BLOCK_J // PIECE), tl.arange(0, PIECE)
-    total = tl.zeros([ROWS, BLOCK_N], tl.float32)
-    up = tl.zeros([ROWS, BLOCK_N], tl.float32)
-    squares = tl.zeros([ROWS], tl.float32)
-    length = tl.cdiv(K, 2)
+    tile, split, row_tile = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    row = row_tile * ROWS + tl.arange(0, ROWS)
+    column, output = outputs_of(tile, N, BLOCK_N, GATED)
+    is_column, is_row = column < N, row < M
     depth = tl.cdiv(tl.cdiv(length, BLOCK_J), SPLIT) * BLOCK_J
-    x_place = x + row.to(tl.int64)[:, None] * x_row
-    w_place = codes + column.to(tl.int64)[None, None, :] * w_row
-    for first in tl.range(split * depth, tl.minimum(length, split * depth + depth), BLOCK_J):
-        k = 2 * first + tl.arange(0, 2 * BLOCK_J)
-        inside = (k < K) | EVEN
-        a = tl.load(x_place + k[None, :], mask=is_row[:, None] & inside[None, :], other=0.0)
-        if NORM:
-            wide = a.to(tl.float32)
-            squares += tl.sum(wide * wide, axis=1)
-            a = narrow(wide * tl.load(norm + k, mask=inside, other=0.0).to(tl.float32)[None, :], x)
-        even, odd = tl.split(tl.reshape(a, [ROWS, BLOCK_J, 2]))
-        byte = first + piece[:, None] * PIECE + inner[None, :]  # [pieces, PIECE]
-        mask = is_column[None, None, :] & ((byte < length) | EVEN)[:, :, None]
-        group = (first + piece * PIECE) // (GROUP // 2)  # [pieces]
-        s_place = column.to(tl.int64)[None, :] * s_row + group[:, None] * s_group
-        s_mask = is_column[None, :] & ((group * (GROUP // 2) < length) | EVEN)[:, None]
-        at = w_place + byte[:, :, None]
-        total = _add_product(
-            total, even, odd, at, mask, scale, minimum, s_place, s_mask, x, BLOCK_N, BLOCK_J, MINIMUM
-        )
-        if GATED:
-            below, other = tl.cast(N, tl.int64) * w_row, tl.cast(N, tl.int64) * s_row
-            up = _add_product(
-                up,
-                even,
-                odd,
-                at + below,
-                mask,
-                scale,
-                minimum,
-                s_place + other,
-                s_mask,
-                x,
-                BLOCK_N,
-                BLOCK_J,
-                MINIMUM,
-            )
+    begin = split * depth
+    end = tl.minimum(length, begin + depth)
+    if FEW:
+        total, squares = _few_rows(
+            x, codes, scale, minimum, norm, row, output, is_column, begin, end, length, M, K, x_row, w_row, s_row, s_group,
+            ROWS, BLOCK_N, BLOCK_J, GROUP, PIECE, EVEN, MINIMUM, NORM, STAGES,
+        )  # fmt: skip
+    else:
+        total, squares = _many_rows(
+            x, codes, scale, minimum, norm, row, output, is_column, begin, end, length, M, K, x_row, w_row, s_row, s_group,
+            ROWS, BLOCK_N, BLOCK_J, GROUP, PIECE, EVEN, MINIMUM, NORM, STAGES,
+        )  # fmt: skip
     if SPLIT > 1:
         place = row_tile * tl.num_programs(0) + tile
-        part = partial + (place * SPLIT + split).to(tl.int64) * (ROWS * (BLOCK_N + 1))
-        here = tl.arange(0, ROWS)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
-        tl.store(part + here, total, mask=is_row[:, None])
-        tl.store(part + ROWS * BLOCK_N + tl.arange(0, ROWS), squares)
-        tl.debug_barrier()  # what all threads of this program wrote stands before its arrival
-        if tl.atomic_add(arrived + place, 1, sem="acq_rel") != SPLIT - 1:
+        if (
+            leave_part(total, squares, partial, arrived, place, split, is_row, BLOCK_N, ROWS, SPLIT)
+            != SPLIT - 1
+        ):
             return
-        tl.store(arrived + place, 0)
-        total = tl.zeros([ROWS, BLOCK_N], tl.float32)
-        squares = tl.zeros([ROWS], tl.float32)
-        for index in tl.static_range(SPLIT):  # written by other programs: read past the L1 cache
-            part = partial + (place * SPLIT + index).to(tl.int64) * (ROWS * (BLOCK_N + 1))
-            total += tl.load(part + here, mask=is_row[:, None], other=0.0, cache_modifier=".cg")
-            squares += tl.load(part + ROWS * BLOCK_N + tl.arange(0, ROWS), cache_modifier=".cg")
-    if NORM:
-        root = (1 / tl.sqrt_rn(squares / K + eps))[:, None]
-        total *= root
-        up *= root
-    if BIAS:
-        total += tl.load(bias + column, mask=is_column, other=0.0).to(tl.float32)[None, :]
-    if GATED:
-        total = total * tl.sigmoid(total) * up
-    mask = is_row[:, None] & is_column[None, :]
-    if RESIDUAL:
-        other = residual + row.to(tl.int64)[:, None] * r_row + column[None, :]
-        total += tl.load(other, mask=mask, other=0.0).to(tl.float32)
-    tl.store(y + row.to(tl.int64)[:, None] * N + column[None, :], narrow(total, y), mask=mask)
+        total, squares = take_parts(partial, arrived, place, is_row, BLOCK_N, ROWS, SPLIT)
+    finish(
+        total, squares, tile, row, is_row, bias, residual, y, N, K, r_row, eps, BLOCK_N, ROWS, BIAS, RESIDUAL,
+        GATED, NORM,
+    )  # fmt: skip
 
 
 def _int4_linear_triton(
@@ -195,9 +236,9 @@ def _int4_linear_triton(
     if minimum is not None and minimum.stride() != scale.stride():
         minimum, scale = minimum.contiguous(), scale.contiguous()
     rows = 16 if invariant else rows_of_tile(num_rows)
-    config = _FLOAT32 if x.dtype == torch.float32 else _HALF_GATED if gated else _HALF
-    split = split_of(columns, depth, x.dtype) if rows == 16 and not gated else 1
-    tiles = (cdiv(columns, config.columns), split, cdiv(num_rows, rows))
+    config, few = _config(x.dtype, rows), rows <= 16 and x.dtype != torch.float32
+    split = split_of(columns, depth, x.dtype) if rows <= 16 and not gated else 1
+    tiles = (cdiv(num if gated else columns, config.columns), split, cdiv(num_rows, rows))
     y = torch.empty(num_rows, columns, dtype=x.dtype, device=x.device)
     room = workspace_for(workspace, tiles, rows * (config.columns + 1), x.device)
     launch(
@@ -205,11 +246,12 @@ def _int4_linear_triton(
         x if bias is None else bias.contiguous(), x if residual is None else residual,
         x if norm is None else norm.w.contiguous(),
         y, room.partial, room.arrived,
-        num_rows, columns, depth, x.stride(0), codes.stride(0), *scale.stride(),
+        num_rows, columns, depth, codes.shape[1], x.stride(0), codes.stride(0), *scale.stride(),
         0 if residual is None else residual.stride(0), 0.0 if norm is None else norm.eps, ROWS=rows, BLOCK_N=config.columns,
-        BLOCK_J=config.depth, GROUP=group, PIECE=min(group // 2, config.depth), SPLIT=split,
+        BLOCK_J=config.depth, GROUP=group, PIECE=config.depth // 4 if few else min(group // 2, config.depth), SPLIT=split,
         EVEN=depth % (2 * config.depth) == 0, MINIMUM=minimum is not None, BIAS=bias is not None,
-        RESIDUAL=residual is not None, GATED=gated, NORM=norm is not None, num_warps=config.warps, num_stages=config.stages,
+        RESIDUAL=residual is not None, GATED=gated, NORM=norm is not None, FEW=few, STAGES=config.stages,
+        num_warps=config.warps, num_stages=config.stages,
     )  # fmt: skip
     return y
 

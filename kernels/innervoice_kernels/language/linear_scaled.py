@@ -10,27 +10,27 @@ import torch
 from torch import Tensor
 
 from innervoice_kernels.backend import TRITON, choose
-from innervoice_kernels.jit import Block, Count, Num, Ptr, cdiv, constexpr, dot, jit, launch, narrow, tl
+from innervoice_kernels.jit import Count, Num, Ptr, cdiv, constexpr, dot, jit, launch, tl
 from innervoice_kernels.language.activation import silu_mul_ref
 from innervoice_kernels.language.linear import LinearTile, Norm, SplitWorkspace, split_of
 from innervoice_kernels.language.linear_tiles import (
     MOST_ROWS,
     as_launched,
     by_tiles,
+    finish,
+    leave_part,
+    outputs_of,
     rows_of_tile,
+    take_parts,
     workspace_for,
 )
 from innervoice_kernels.language.norm import rms_norm_ref
+from innervoice_kernels.language.packed import product, whole
 from innervoice_kernels.language.weight_formats import scaled_ref
 
-# Five buffers of 8 KiB of codes and 4 KiB of input, three programs an SM. Float32 is not multiplied by the
-# tensor cores and gets small tiles.
-_HALF, _FLOAT32 = LinearTile(64, 128, 4, 6), LinearTile(32, 32, 4, 3)
-_HALF_GATED, _WIDE_GATED = (
-    LinearTile(32, 128, 4, 6),
-    LinearTile(32, 128, 4, 3),
-)  # two tiles of half the columns
-_WIDE = LinearTile(64, 128, 4, 3)  # tiles of more than 16 rows: their input is as large as the codes
+# Three buffers of 16 KiB of codes and, at 8 rows, 4 KiB of input: three programs an SM. Tiles of more than 16 rows
+# have as much input as codes. Float32 is not multiplied by the tensor cores and gets small tiles.
+_FEW, _MANY, _FLOAT32 = LinearTile(64, 256, 4, 4), LinearTile(64, 128, 4, 3), LinearTile(32, 32, 4, 3)
 
 
 def scaled_linear_ref(
@@ -56,27 +56,17 @@ def scaled_linear_ref(
     return y if residual is None else y + residual
 
 
-def _config(dtype: torch.dtype, rows: int, gated: bool) -> LinearTile:
+def _config(dtype: torch.dtype, rows: int) -> LinearTile:
     if dtype == torch.float32:
         return _FLOAT32
-    if gated:
-        return _HALF_GATED if rows == 16 else _WIDE_GATED
-    return _HALF if rows == 16 else _WIDE
-
-
-@jit
-def _whole(w: Block, x: Ptr) -> Block:
-    """Codes in the type of x, which holds them exactly."""
-    if w.dtype == tl.int8:
-        w = w.to(tl.float32)
-    return w.to(x.dtype.element_ty)
+    return _FEW if rows <= 16 else _MANY
 
 
 @jit
 def _scaled_linear_kernel(
     x: Ptr, codes: Ptr, scale: Ptr, bias: Ptr, residual: Ptr, norm: Ptr, y: Ptr, partial: Ptr, arrived: Ptr,
     M: Count, N: Num, K: Num, x_row: Num, w_row: Num, r_row: Num, eps: Num, ROWS: constexpr,
-    BLOCK_N: constexpr, BLOCK_K: constexpr, SPLIT: constexpr, EVEN: constexpr, BIAS: constexpr,
+    BLOCK_N: constexpr, BLOCK_K: constexpr, PARTS: constexpr, SPLIT: constexpr, EVEN: constexpr, BIAS: constexpr,
     RESIDUAL: constexpr, GATED: constexpr, NORM: constexpr,
 ) -> None:  # fmt: skip
     """One part of K of a tile [ROWS, BLOCK_N] a program; the part that arrives last adds all up, in order,
@@ -88,62 +78,38 @@ def _scaled_linear_kernel(
     tile = tl.program_id(0)
     split = tl.program_id(1)
     row_tile = tl.program_id(2)
-    row, column = row_tile * ROWS + tl.arange(0, ROWS), tile * BLOCK_N + tl.arange(0, BLOCK_N)
-    is_row, is_column = row < M, column < N
-    total = tl.zeros([ROWS, BLOCK_N], tl.float32)
-    up = tl.zeros([ROWS, BLOCK_N], tl.float32)
-    squares = tl.zeros([ROWS], tl.float32)
+    row = row_tile * ROWS + tl.arange(0, ROWS)
+    column, output = outputs_of(tile, N, BLOCK_N, GATED)
+    is_column = column < N
+    is_row = row < M
+    total = tl.zeros([PARTS, BLOCK_N, ROWS], tl.float32)
+    squares = tl.zeros([PARTS, ROWS, BLOCK_K // PARTS], tl.float32)
     depth = tl.cdiv(tl.cdiv(K, BLOCK_K), SPLIT) * BLOCK_K
-    x_place = x + row.to(tl.int64)[:, None] * x_row
-    w_place = codes + column.to(tl.int64)[None, :] * w_row
+    inner = tl.arange(0, PARTS)[:, None] * (BLOCK_K // PARTS) + tl.arange(0, BLOCK_K // PARTS)[None, :]
+    x_place = x + tl.minimum(row, M - 1).to(tl.int64)[None, :, None] * x_row
+    w_place = codes + tl.where(is_column, output, 0)[None, :, None] * w_row
     for first in tl.range(split * depth, tl.minimum(K, split * depth + depth), BLOCK_K):
-        k = first + tl.arange(0, BLOCK_K)
+        k = (first + inner)[:, None, :]
         inside = (k < K) | EVEN
-        a = tl.load(x_place + k[None, :], mask=is_row[:, None] & inside[None, :], other=0.0)
+        a = tl.load(x_place + k, mask=inside, other=0.0)
         if NORM:
             wide = a.to(tl.float32)
-            squares += tl.sum(wide * wide, axis=1)
-            a = narrow(wide * tl.load(norm + k, mask=inside, other=0.0).to(tl.float32)[None, :], x)
-        mask = is_column[None, :] & inside[:, None]
-        at = w_place + k[:, None]
-        w = tl.load(at, mask=mask, other=0.0, eviction_policy="evict_first")
-        total = dot(a, _whole(w, x), total)
-        if GATED:
-            below = at + tl.cast(N, tl.int64) * w_row
-            w = tl.load(below, mask=mask, other=0.0, eviction_policy="evict_first")
-            up = dot(a, _whole(w, x), up)
+            squares += wide * wide
+            a = product(a, tl.load(norm + k, mask=inside, other=0.0), x)
+        w = tl.load(w_place + k, mask=inside, other=0.0, eviction_policy="evict_first")
+        total = dot(whole(w, x), tl.permute(a, 0, 2, 1), total)
+    sums = tl.sum(total, axis=0)
+    norms = tl.sum(tl.sum(squares, axis=2), axis=0)
     if SPLIT > 1:
         place = row_tile * tl.num_programs(0) + tile
-        part = partial + (place * SPLIT + split).to(tl.int64) * (ROWS * (BLOCK_N + 1))
-        inner = tl.arange(0, ROWS)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
-        tl.store(part + inner, total, mask=is_row[:, None])
-        tl.store(part + ROWS * BLOCK_N + tl.arange(0, ROWS), squares)
-        tl.debug_barrier()  # what all threads of this program wrote stands before its arrival
-        if tl.atomic_add(arrived + place, 1, sem="acq_rel") != SPLIT - 1:
+        if leave_part(sums, norms, partial, arrived, place, split, is_row, BLOCK_N, ROWS, SPLIT) != SPLIT - 1:
             return
-        tl.store(arrived + place, 0)
-        total = tl.zeros([ROWS, BLOCK_N], tl.float32)
-        squares = tl.zeros([ROWS], tl.float32)
-        for index in tl.static_range(SPLIT):  # written by other programs: read past the L1 cache
-            part = partial + (place * SPLIT + index).to(tl.int64) * (ROWS * (BLOCK_N + 1))
-            total += tl.load(part + inner, mask=is_row[:, None], other=0.0, cache_modifier=".cg")
-            squares += tl.load(part + ROWS * BLOCK_N + tl.arange(0, ROWS), cache_modifier=".cg")
-    total *= tl.load(scale + column, mask=is_column, other=0.0)[None, :]
-    if GATED:
-        up *= tl.load(scale + N + column, mask=is_column, other=0.0)[None, :]
-    if NORM:
-        root = (1 / tl.sqrt_rn(squares / K + eps))[:, None]
-        total *= root
-        up *= root
-    if BIAS:
-        total += tl.load(bias + column, mask=is_column, other=0.0).to(tl.float32)[None, :]
-    if GATED:
-        total = total * tl.sigmoid(total) * up
-    mask = is_row[:, None] & is_column[None, :]
-    if RESIDUAL:
-        other = residual + row.to(tl.int64)[:, None] * r_row + column[None, :]
-        total += tl.load(other, mask=mask, other=0.0).to(tl.float32)
-    tl.store(y + row.to(tl.int64)[:, None] * N + column[None, :], narrow(total, y), mask=mask)
+        sums, norms = take_parts(partial, arrived, place, is_row, BLOCK_N, ROWS, SPLIT)
+    sums *= tl.load(scale + output, mask=is_column, other=0.0)[:, None]
+    finish(
+        sums, norms, tile, row, is_row, bias, residual, y, N, K, r_row, eps, BLOCK_N, ROWS, BIAS, RESIDUAL,
+        GATED, NORM,
+    )  # fmt: skip
 
 
 def _scaled_linear_triton(
@@ -166,9 +132,9 @@ def _scaled_linear_triton(
         )
     x, codes, residual = as_launched("scaled_linear", x, codes, residual, columns)
     rows = 16 if invariant else rows_of_tile(num_rows)
-    config = _config(x.dtype, rows, gated)
-    split = split_of(columns, depth, x.dtype) if rows == 16 and not gated else 1
-    tiles = (cdiv(columns, config.columns), split, cdiv(num_rows, rows))
+    config = _config(x.dtype, rows)
+    split = split_of(columns, depth, x.dtype) if rows <= 16 and not gated else 1
+    tiles = (cdiv(num if gated else columns, config.columns), split, cdiv(num_rows, rows))
     y = torch.empty(num_rows, columns, dtype=x.dtype, device=x.device)
     room = workspace_for(workspace, tiles, rows * (config.columns + 1), x.device)
     launch(
@@ -178,7 +144,7 @@ def _scaled_linear_triton(
         num_rows, columns, depth,
         x.stride(0), codes.stride(0), 0 if residual is None else residual.stride(0),
         0.0 if norm is None else norm.eps, ROWS=rows,
-        BLOCK_N=config.columns, BLOCK_K=config.depth, SPLIT=split, EVEN=depth % config.depth == 0,
+        BLOCK_N=config.columns, BLOCK_K=config.depth, PARTS=4, SPLIT=split, EVEN=depth % config.depth == 0,
         BIAS=bias is not None, RESIDUAL=residual is not None, GATED=gated, NORM=norm is not None, num_warps=config.warps,
         num_stages=config.stages,
     )  # fmt: skip

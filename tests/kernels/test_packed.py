@@ -1,0 +1,107 @@
+"""Bits of quantised codes made into numbers: the instructions of packed.py, carried out one by one for every code there is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from innervoice_kernels.language import packed
+
+CODES = torch.arange(256).to(torch.uint8)
+
+
+def text(name: str) -> str:
+    constant = getattr(packed, name)
+    return str(getattr(constant, "value", constant))
+
+
+def prmt(a: int, b: int, selector: int) -> int:
+    both = (a | b << 32).to_bytes(8, "little")
+    return int.from_bytes(bytes(both[selector >> 4 * i & 7] for i in range(4)), "little")
+
+
+def paired(
+    dtype: torch.dtype, of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+) -> Callable[[int, int], int]:
+    """An operation on both numbers of a register, rounded once."""
+
+    def run(a: int, b: int) -> int:
+        left, right = (torch.tensor([x], dtype=torch.uint32).view(dtype).double() for x in (a, b))
+        return int(of(left, right).to(dtype).view(torch.int32)[0]) & 0xFFFFFFFF
+
+    return run
+
+
+OPERATIONS: dict[str, Callable[..., int]] = {
+    "mov.b32": lambda a: a,
+    "and.b32": lambda a, b: a & b,
+    "xor.b32": lambda a, b: a ^ b,
+    "shl.b32": lambda a, n: a << n & 0xFFFFFFFF,
+    "shr.b32": lambda a, n: a >> n,
+    "prmt.b32": prmt,
+    "lop3.b32": lambda a, b, c, table: {0xEA: a & b | c}[table],
+    "sub.bf16x2": paired(torch.bfloat16, torch.sub),
+    "sub.f16x2": paired(torch.float16, torch.sub),
+    "mul.bf16x2": paired(torch.bfloat16, torch.mul),
+}
+
+
+def carried_out(name: str, *inputs: int, results: int) -> list[int]:
+    """The results of a constant's instructions; $results and up are the inputs."""
+    registers = {f"${results + i}": value for i, value in enumerate(inputs)}
+    for statement in re.split(r";", text(name).strip("{} \n")):
+        operation, _, operands = statement.strip().partition(" ")
+        if not operation or operation == ".reg":
+            continue
+        into, *of = [operand.strip() for operand in operands.split(",")]
+        registers[into] = OPERATIONS[operation](*(registers[x] if x in registers else int(x, 0) for x in of))
+    return [registers[f"${i}"] for i in range(results)]
+
+
+def numbers(words: list[int], dtype: torch.dtype) -> torch.Tensor:
+    return torch.tensor(words, dtype=torch.uint32).view(dtype).double()
+
+
+def word(codes: torch.Tensor) -> int:
+    return int.from_bytes(bytes(codes.view(torch.uint8).tolist()), "little")
+
+
+@pytest.mark.parametrize(
+    ("name", "codes", "dtype"),
+    [
+        ("_INT8_TO_BF16", torch.int8, torch.bfloat16),
+        ("_INT8_TO_FP16", torch.int8, torch.float16),
+        ("_FP8_TO_BF16", torch.float8_e4m3fn, torch.bfloat16),
+    ],
+)
+def test_every_code_becomes_its_number(name: str, codes: torch.dtype, dtype: torch.dtype) -> None:
+    for offset in range(4):  # at every place of a register
+        four = CODES.roll(offset).view(-1, 4)
+        made = torch.stack([numbers(carried_out(name, word(row), results=2), dtype) for row in four])
+        wanted = four.view(codes).double()
+        is_number = ~wanted.isnan()
+        assert torch.equal(made[is_number], wanted[is_number])
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "added"), [("_INT4_TO_BF16", torch.bfloat16, 128), ("_INT4_TO_FP16", torch.float16, 64)]
+)
+def test_every_half_of_a_byte_meets_its_input(name: str, dtype: torch.dtype, added: int) -> None:
+    """Codes and inputs are put in one order: a number that is its own place in K is found where its code is."""
+    inputs = torch.arange(8).to(dtype)
+    first, second = inputs[:4].view(torch.int32), inputs[4:].view(torch.int32)
+    operands = [int(x) & 0xFFFFFFFF for x in (*first, *second)]
+    order = [
+        *numbers(carried_out("_FIRST_PAIRS", *operands, results=2), dtype),
+        *numbers(carried_out("_SECOND_PAIRS", *operands, results=2), dtype),
+    ]
+    places = torch.stack(order).long()
+    assert sorted(places.tolist()) == list(range(8))
+    for offset in range(4):
+        for four in CODES.roll(offset).view(-1, 4):
+            made = numbers(carried_out(name, word(four), results=4), dtype)
+            codes = torch.stack([four & 15, four >> 4], dim=-1).flatten()
+            assert torch.equal(made, codes[places].double() + added)
