@@ -30,7 +30,7 @@ from innervoice_kernels.language.weight_formats import scaled_ref
 
 # Three buffers of 16 KiB of codes and, at 8 rows, 4 KiB of input: three programs an SM. Tiles of more than 16 rows
 # have as much input as codes. Float32 is not multiplied by the tensor cores and gets small tiles.
-_FEW, _MANY, _FLOAT32 = LinearTile(64, 256, 4, 4), LinearTile(64, 128, 4, 3), LinearTile(32, 32, 4, 3)
+_FEW, _MANY, _FLOAT32 = LinearTile(64, 256, 4, 4), LinearTile(64, 128, 4, 3), LinearTile(32, 64, 4, 3)
 
 
 def scaled_linear_ref(
