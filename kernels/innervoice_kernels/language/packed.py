@@ -100,7 +100,7 @@ def whole(codes: Block, like: Ptr) -> Block:
 
 @jit
 def added(like: Ptr) -> constexpr:
-    """What `halves` adds to a code for numbers of the type that an address points to."""
+    """The offset that `halves` adds to a code for numbers of the type that an address points to."""
     if like.dtype.element_ty == tl.bfloat16:
         return 128.0
     if like.dtype.element_ty == tl.float16:
@@ -146,7 +146,7 @@ def ones(codes: Block, like: Ptr) -> Block:
 
 @jit
 def places(byte: Block, like: Ptr) -> tuple[Block, Block]:
-    """Where in K the two numbers for a byte are read, before `paired`."""
+    """The two places in K whose numbers meet a byte, before `paired`."""
     if _BITS and like.dtype.element_ty != tl.float32:
         first = byte // 4 * 8 + byte % 4
         return first, first + 4
