@@ -109,7 +109,7 @@ def added(like: Ptr) -> constexpr:
 
 
 @jit
-def halves(codes: Block, like: Ptr) -> tuple[Block, Block]:
+def halves(codes: Block, like: Ptr) -> Block:
     """Bytes of two codes each, with `added`, in the type that an address points to, exactly: the low and the high ones, or,
     packed, as `paired` has the numbers that they multiply.
     """
