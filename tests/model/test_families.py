@@ -246,7 +246,7 @@ def test_missing_shard_tensor(tmp_path: Path) -> None:
         load(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(data | {"intermediate_size": 96}))
     with pytest.raises(
-        ValueError, match=r"mlp\.gate_proj\.weight has shape \[104, 64\], expected \[96, 64\]"
+        ValueError, match=r"mlp\.down_proj\.weight has shape \[64, 104\], expected \[64, 96\]"
     ):
         load(tmp_path)
 

@@ -22,8 +22,11 @@ from innervoice import (
     Codes,
     Delete,
     EngineOptions,
+    Evaluation,
     Insert,
     Item,
+    Likelihood,
+    Likelihoods,
     Message,
     Plan,
     Schedule,
@@ -145,6 +148,9 @@ EXAMPLES: list[Any] = [
     Question("q", Text("a"), {"sampling": SAMPLING}),
     CallResult(LOG, "q", 3, 1, 0.5, USAGE, {"schedule": SCHEDULE}, [{"kind": "done"}]),
     LoadResult([CallResult(LOG, "q", 3)], [0.001]),
+    Likelihood((1, 2), (-0.5, -1.0)),
+    Likelihoods((Likelihood((1,), (-0.5,)),), 4, 2, 5),
+    Evaluation.of({"support": 3.5}, "zero-shot", USAGE),
 ]
 ERRORS = [
     RequestFailed("no memory"),

@@ -62,7 +62,7 @@ class AudioEncoder:
         """
         self.num_rows(len(samples))
         half, frames = N_FFT // 2, self.config.num_frames(len(samples))
-        x = torch.as_tensor(samples, dtype=torch.float32).to(self.device)[None]
+        x = torch.as_tensor(samples, dtype=torch.float32, device=self.device)[None]
         if self.config.kind == "qwen3_omni":
             padded = F.pad(x, (half, half), mode="reflect")
         else:

@@ -72,7 +72,8 @@ def _flat(x: Tensor, weights: EncoderWeights) -> Tensor:
 def _timed(x: Tensor, lens: Sequence[int], weights: EncoderWeights) -> Tensor:
     """lens: each chunk's own frames; past them the second convolution reads zeros."""
     y = F.gelu(F.conv1d(x, weights["conv1.weight"], weights["conv1.bias"], padding=1))
-    is_own = torch.arange(x.shape[2], device=x.device) < torch.tensor(lens, device=x.device)[:, None]
+    place = torch.arange(x.shape[2], dtype=torch.int64, device=x.device)
+    is_own = place < torch.tensor(lens, dtype=torch.int64, device=x.device)[:, None]
     y = F.conv1d(y * is_own[:, None], weights["conv2.weight"], weights["conv2.bias"], stride=2, padding=1)
     return F.gelu(y).mT
 
