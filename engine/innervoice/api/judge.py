@@ -33,7 +33,8 @@ class Evaluation:
     """The empathy of a reply.
 
     scores: by dimension, on the scale from 1 to 5. mean: of the scores. method: "zero-shot" for ratings of a
-    model that was not trained to rate, which is not EmpathyEval. description: in words, None: not asked for. usage: of the prompts, and of the description.
+    model that was not trained to rate, which is not EmpathyEval. description: in words, None: not asked
+    for. usage: of the prompts, and of the description.
     """
 
     scores: Mapping[str, float]

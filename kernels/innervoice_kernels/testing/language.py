@@ -51,8 +51,11 @@ def _expert_case(
     """Logits of a row are apart by a hundredth or more, so that their order is the same in every type."""
 
     def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
-        ranks = [torch.randperm(e, generator=generator, device=generator.device) for _ in range(t)]
-        order = torch.stack(ranks) if ranks else torch.empty(0, e, device=generator.device)
+        ranks = [
+            torch.randperm(e, generator=generator, dtype=torch.int64, device=generator.device)
+            for _ in range(t)
+        ]
+        order = torch.stack(ranks) if ranks else torch.empty(0, e, dtype=torch.int64, device=generator.device)
         weights = {"gate_up": (2 * f * e, d), "down": (d * e, f)}
         made = {
             key: shape[1] ** -0.5 * normal(*shape, dtype=dtype, device=device, generator=generator)
