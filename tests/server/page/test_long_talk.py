@@ -6,6 +6,7 @@ import os
 import statistics
 import subprocess
 import threading
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,15 @@ def resident_mb() -> float:
 def talk(
     engine: Engine, place: Place, drivers: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:
-    """Samples of page and server. The microphone's recording: a question, then ten seconds of silence."""
+    """Samples of page and server.
+
+    The microphone's recording: a question, another one that cuts the reply to it, and silence in which the second
+    reply ends.
+    """
     spoken = tmp_path_factory.mktemp("talk") / "spoken.wav"
     question = np.frombuffer(place.question.read_bytes(), "<i2")
-    soundfile.write(spoken, np.concatenate([question, np.zeros(10 * RATE, np.int16)]), RATE)
+    silences = [np.zeros(seconds * RATE, np.int16) for seconds in (6, 20)]
+    soundfile.write(spoken, np.concatenate([question, silences[0], question, silences[1]]), RATE)
     server_mb: list[float] = []
     over = threading.Event()
 
@@ -42,7 +48,8 @@ def talk(
         while not over.wait(15):
             server_mb.append(resident_mb())
 
-    with running_server(engine, vad="silero", api_keys=(), schedule="stitch_s") as server:
+    options = {"vad": "silero", "api_keys": (), "schedule": "stitch_s"}
+    with running_server(engine, **options, max_output_tokens=240) as server:
         environment = surroundings(server.base, place.question)
         environment |= {"REALTIME_SPOKEN": str(spoken), "PAGE_MINUTES": str(MINUTES)}
         watcher = threading.Thread(target=watch, daemon=True)
@@ -76,7 +83,8 @@ def test_it_talked_all_the_time(talk: dict[str, Any]) -> None:
     last = talk["samples"][-1]
     assert last["state"] == "open"
     assert last["faults"] == []
-    assert last["replies"] + last["cuts"] > 2 * MINUTES
+    assert last["replies"] > MINUTES
+    assert last["cuts"] > MINUTES
     assert [one for one in talk["lines"] if one["kind"] in ("error", "failed")] == []
 
 
@@ -90,3 +98,15 @@ def test_memory_is_flat(talk: dict[str, Any]) -> None:
 def test_sent_and_played_sound_stay_together(talk: dict[str, Any]) -> None:
     """A reply that was not cut has been played by as much as was sent when the next one begins."""
     assert talk["samples"][-1]["lagMs"] < 50
+
+
+CALLBACK_MS = 1000 * 256 / 48_000  # the clocks of a browser go on by so much at a time
+
+
+def test_the_clocks_of_microphone_and_loudspeaker_stay_together(talk: dict[str, Any]) -> None:
+    """Neither clock gains on the other, but for the steps of one that a busy machine did not call in time."""
+    apart = [one["playClockMs"] - one["captureClockMs"] for one in talk["samples"]]
+    changes = [later - one for one, later in pairwise(apart)]
+    steady = [change for change in changes if abs(change) <= 2 * CALLBACK_MS + 0.5]
+    assert len(steady) > 0.8 * len(changes)
+    assert abs(sum(steady)) < 50
