@@ -99,7 +99,7 @@ def test_frequencies_of_shipped_shapes(kind: str, rope: dict[str, Any], max_posi
     assert factor == expected_factor
 
 
-@pytest.mark.parametrize(("to", "most"), [("int4", 0.6), ("fp8", 0.2)])
+@pytest.mark.parametrize(("to", "most"), [("int8", 0.12), ("int4", 0.6), ("fp8", 0.2)])
 def test_quantised_experts(tmp_path: Path, to: str, most: float) -> None:
     """Each expert's product is of the numbers that its codes stand for; the plan knows their bytes before loading."""
     make("qwen3_moe").save_pretrained(tmp_path)
