@@ -11,7 +11,7 @@ const LANES = [
   ["sent", "Received"],
   ["sound", "Heard"],
 ];
-const [SENT, HEARD] = [4, 5];
+const [THOUGHT, SENT, HEARD] = [1, 4, 5];
 const now = () => performance.now() / 1000;
 
 /** Draws on a canvas. Times are in seconds of the page's clock, places in the sound in milliseconds. */
@@ -233,9 +233,28 @@ export class Timeline {
     view.points = between(this.reserve, view.end - this.spanS, view.end);
     view.mostMs = Math.max(1000, ...view.points.map((point) => point.ms));
     this.drawReserve(view);
+    view.starts = this.starts(view.end - this.spanS);
     for (const reply of this.replies.values()) this.drawReply(view, reply);
     this.drawNow(view);
     pen.restore();
+  }
+
+  /** When thoughts, sound and budgets of all replies begin, after a time: a label ends before the next one of its kind. */
+  starts(after) {
+    const replies = [...this.replies.values()];
+    const seen = (times) => times.filter((at) => at > after);
+    const thoughts = replies.flatMap(({ segments, open }) => [...segments, ...(open ? [open] : [])])
+      .filter(({ kind }) => kind === "reflection").map(({ from }) => from);
+    const arrivals = replies.flatMap((reply) => reply.arrivals.map(({ at }) => at));
+    const grants = replies.flatMap((reply) => reply.grants.map(({ at }) => at));
+    return { [THOUGHT]: seen(thoughts), [SENT]: seen(arrivals), grants: seen(grants) };
+  }
+
+  /** Whether a text that begins at a place (px) ends before the next start behind a time, and before the edge. */
+  fits({ pen, x, width, starts }, kind, after, place, text) {
+    if (place < 0) return false;
+    const next = Math.min(Infinity, ...starts[kind].filter((at) => at > after));
+    return place + pen.measureText(text).width + 6 < Math.min(width, next === Infinity ? width : x(next));
   }
 
   drawFrame({ pen, left, width, top, lane, height, foot, end, x, reserveTop }) {
@@ -285,12 +304,10 @@ export class Timeline {
       if (reply.open.kind === "reflection") this.drawBudget(view, reply.open);
     }
     for (const grant of reply.grants) this.drawGrant(view, grant);
-    reply.arrivals.forEach(({ at, ms }, i) => {
+    for (const { at, ms } of reply.arrivals) {
       this.block(view, SENT, at, at, this.colours.sound);
-      const room = view.x(reply.arrivals[i + 1]?.at ?? Infinity) - view.x(at);
-      const text = `${(ms / 1000).toFixed(1)} s`;
-      if (room > 36) this.label(view, SENT, at, at + 0.02, text, this.colours.muted);
-    });
+      this.label(view, SENT, at, at + 0.02, `${(ms / 1000).toFixed(1)} s`, this.colours.muted);
+    }
     for (const { from, to } of reply.plays) this.block(view, HEARD, from, to, this.colours.sound);
     if (reply.cutMs !== null) this.drawCut(view, reply.cutAt);
   }
@@ -304,8 +321,11 @@ export class Timeline {
     pen.fill();
   }
 
-  label({ pen, x, top, lane }, index, from, to, text, colour = this.colours.ink) {
+  /** A text in a block, or behind it where it has room, or nowhere. */
+  label(view, index, from, to, text, colour = this.colours.ink) {
+    const { pen, x, top, lane } = view;
     const isInside = x(to) - x(from) > pen.measureText(text).width + 8;
+    if (!isInside && !this.fits(view, index, from, x(to) + 4, text)) return;
     pen.fillStyle = isInside ? this.colours.surface : colour;
     pen.fillText(text, isInside ? x(from) + 5 : x(to) + 4, top + (index + 0.5) * lane);
   }
@@ -314,7 +334,7 @@ export class Timeline {
   drawBudget(view, segment) {
     const { pen, x, top, lane } = view;
     const { cap, tokens } = segment;
-    this.label(view, 1, segment.from, segment.to, cap === null ? `${tokens}` : `${tokens} of ${cap}`);
+    this.label(view, THOUGHT, segment.from, segment.to, cap === null ? `${tokens}` : `${tokens} of ${cap}`);
     if (cap === null) return;
     const y = top + 2 * lane - 4;
     const size = Math.max(2, x(segment.to) - x(segment.from) - 1);
@@ -325,7 +345,8 @@ export class Timeline {
   }
 
   /** On the reserve: the moment at which it was turned into a budget, and the tokens that it bought. */
-  drawGrant({ pen, x, height, foot, reserveTop, mostMs }, { at, cap, ms }) {
+  drawGrant(view, { at, cap, ms }) {
+    const { pen, x, height, foot, reserveTop, mostMs } = view;
     if (ms === null || ms === undefined) return;
     const base = height - foot;
     const y = base - (Math.min(ms, mostMs) / mostMs) * (base - reserveTop - 4);
@@ -336,7 +357,7 @@ export class Timeline {
     pen.arc(x(at), y, 4, 0, 7);
     pen.fill();
     pen.stroke();
-    if (cap !== null) pen.fillText(`${cap}`, x(at) + 7, Math.max(y, reserveTop + 6));
+    if (cap !== null && this.fits(view, "grants", at, x(at) + 7, `${cap}`)) pen.fillText(`${cap}`, x(at) + 7, Math.max(y, reserveTop + 6));
   }
 
   hatchFrom({ pen, x, top, lane }, index, segment, share) {
