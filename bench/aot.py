@@ -103,16 +103,9 @@ def resources(ptx: str) -> dict[str, int]:
 
 def loop_slots(cubin: bytes) -> int:
     """Instructions of a kernel's largest loop: the issue slots that a warp takes for one round of it."""
-    from triton import knobs
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "kernel.cubin"
-        path.write_bytes(cubin)
-        command = [knobs.nvidia.nvdisasm.path, "-c", path]
-        listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     labels: dict[str, int] = {}
     count, largest = 0, 0
-    for line in listing.splitlines():
+    for line in slots.assembly(cubin).splitlines():
         if label := re.match(r"(\.L_\w+):", line.strip()):
             labels[label[1]] = count
         elif instruction := re.search(r"/\*[0-9a-f]{4,}\*/\s+(.*?);", line):

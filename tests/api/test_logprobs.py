@@ -118,7 +118,7 @@ def test_the_judge_expects_a_digit(engine: Engine, theirs: Any, folder: Path) ->
     judge = ZeroShotJudge(engine)
     pairs = [(Text("nobody hears what the speaker says"), Text(reply)) for reply in ("listen first", "hurry")]
     made = list(judge.score_many(pairs))
-    assert made[1] == judge.score(*pairs[1]) or made[1].scores == pytest.approx(judge.score(*pairs[1]).scores)
+    assert made[1].scores == pytest.approx(judge.score(*pairs[1]).scores, abs=1e-4)
     for pair, evaluation in zip(pairs, made, strict=True):
         assert (evaluation.method, evaluation.description) == ("zero-shot", None)
         assert list(evaluation.scores) == ["need_support", "wording", "understanding", "support"]
