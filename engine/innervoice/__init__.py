@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from innervoice.codec.residual_vq.codes import Codes
     from innervoice.model.rows import EmbeddingRows
     from innervoice.runtime.conversation import Delete, Insert, Item, Message, Truncate
+    from innervoice.runtime.feed import Feed
     from innervoice.runtime.stream import Stream
     from innervoice.schedule import Schedule, ScheduleError, Segment
     from innervoice.types import (
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         EngineDead,
         Event,
         EventField,
+        FeedClosed,
         Heard,
         Ids,
         OutOfCapacity,
@@ -67,6 +69,8 @@ __all__ = [
     "Event",
     "EventField",
     "EventLog",
+    "Feed",
+    "FeedClosed",
     "Heard",
     "Ids",
     "Insert",
@@ -112,6 +116,7 @@ _HOMES = {
     "innervoice.codec.residual_vq.codes": ("Codes",),
     "innervoice.model.rows": ("EmbeddingRows",),
     "innervoice.runtime.conversation": ("Delete", "Insert", "Item", "Message", "Truncate"),
+    "innervoice.runtime.feed": ("Feed",),
     "innervoice.runtime.stream": ("Stream",),
     "innervoice.schedule": (
         "Schedule",
@@ -126,6 +131,7 @@ _HOMES = {
         "EngineDead",
         "Event",
         "EventField",
+        "FeedClosed",
         "Heard",
         "Ids",
         "OutOfCapacity",

@@ -215,8 +215,9 @@ class TokenEvent(Event):
     """Ids of one segment, as they are decoded.
 
     segment counts the reply's segments from 0; forced: the schedule gave the ids. name: of the segment, where the
-    schedule names it. choice: of the event that completes a choice, the text that was chosen. budget: of tokens of a
-    reflection that can be capped, and of the token behind a reflection that was left out.
+    schedule names it. feed: the name of the feed that gave the ids. choice: of the event that completes a choice, the
+    text that was chosen. budget: of tokens of a reflection that can be capped, and of the token behind a reflection
+    that was left out.
     """
 
     segment: int
@@ -224,6 +225,7 @@ class TokenEvent(Event):
     text: str = field(default="", metadata=in_log(add))
     forced: bool = field(default=False, metadata=in_log(and_))
     name: str | None = field(default=None, metadata=in_log(omits_none=True))
+    feed: str | None = field(default=None, metadata=in_log(omits_none=True))
     choice: str | None = field(default=None, metadata=in_log(_last, omits_none=True))
     logprobs: list[float] | None = field(default=None, metadata=NOT_IN_LOG)
     budget: ReflectionBudget | None = field(default=None, metadata=NOT_IN_LOG)
@@ -501,6 +503,10 @@ class Reply:
 
 class RequestFailed(RuntimeError):
     """One request ended in an error; the engine lives on."""
+
+
+class FeedClosed(RuntimeError):
+    """A feed takes nothing more: it was closed, or the reply that it belongs to is over."""
 
 
 class OutOfCapacity(RuntimeError):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 need_interpreter()
 
-from random_schedules import SIZE, VOCABULARY, schedules, tagged_schedules  # noqa: E402
+from random_schedules import FED, SIZE, TAGGED, VOCABULARY, fed_schedules, schedules, tagged_schedules  # noqa: E402
 from triton_rows import rows_of  # noqa: E402
 
 from innervoice.schedule import (  # noqa: E402
@@ -158,13 +158,26 @@ class Host:
     num_tokens: int = 0
     is_over: bool = False
     discarded: bool = False
+    left: list[int] = field(default_factory=lambda: [3, 1, 4, 1, 5])  # of its feeds, which close behind it
 
     def __post_init__(self) -> None:
         self.cursor = make_cursor(self.program, self.caps, ignore_eos=self.sampling.ignore_eos)
 
-    def step(self, logits: Tensor) -> tuple[Emission, float | None]:
+    def take_fed(self) -> None:
+        """Take ids until it waits for none."""
+        while isinstance(self.cursor, Cursor) and self.cursor.waits and not self.is_over:
+            if not self.left:
+                self.cursor.close_feed()
+                continue
+            self.cursor.feed(self.left.pop(0))
+            self.num_tokens += 1
+            self.is_over = self.num_tokens >= self.sampling.max_new_tokens
+
+    def step(self, logits: Tensor) -> tuple[Emission | None, float | None]:
         emission, logprob = self._emit(logits, 0)
         self.discarded = emission is None
+        if emission is None and self.cursor.waits:
+            return None, None
         if emission is None:
             emission, logprob = self._emit(logits, 1)
         assert emission is not None
@@ -192,6 +205,8 @@ def hold_replies(replies: Sequence[tuple[Program, Sampling, Sequence[int]]], see
     hosts = [Host(*reply) for reply in replies]
     rows, programs = rows_of(replies)
     offers = Offers.allocate(len(hosts), SIZE, SLOTS, torch.device("cpu"))
+    for row, host in enumerate(hosts):
+        go_on(rows, row, host)
     for _ in range(steps):
         logits = 1.5 * torch.randn(len(hosts), SIZE, generator=generator)
         logits[:, 30:] += 4 * torch.rand(
@@ -203,6 +218,21 @@ def hold_replies(replies: Sequence[tuple[Program, Sampling, Sequence[int]]], see
         step(rows, programs, logits, offers)
         for row, host in enumerate(hosts):
             compare(rows, row, host, logits[row])
+            go_on(rows, row, host)
+
+
+def go_on(rows: Rows, row: int, host: Host) -> None:
+    """Where its cursor waits for ids, the host takes them, and the row goes on from there."""
+    fed = rows.state[row, StateColumn.IS_DONE] == Ending.FED
+    if host.is_over or not (fed or host.cursor.waits):
+        return
+    host.take_fed()
+    if host.is_over:
+        rows.state[row, StateColumn.IS_DONE] = Ending.IDLE
+        return
+    kept = host.cursor.state
+    state = state_columns(host.num_tokens, kept.caps, **pack.state_values(kept))
+    rows.state[row] = torch.tensor(state, dtype=torch.int32)
 
 
 def grant(rows: Rows, row: int, host: Host, cap: int, both: bool) -> None:
@@ -224,6 +254,9 @@ def compare(rows: Rows, row: int, host: Host, logits: Tensor) -> None:
         return
     emission, logprob = host.step(logits)
     assert discarded == host.discarded
+    if emission is None:
+        assert (token, kind, ending) == (-1, -1, Ending.FED)
+        return
     assert (token, kind, segment, bool(is_forced)) == (
         emission.token,
         emission.kind,
@@ -232,6 +265,11 @@ def compare(rows: Rows, row: int, host: Host, logits: Tensor) -> None:
     )
     expected = float("nan") if logprob is None else logprob
     torch.testing.assert_close(float(rows.logprob[row]), expected, rtol=1e-5, atol=1e-5, equal_nan=True)
+    is_closed = isinstance(host.cursor, Cursor) and bool(host.cursor.closed)
+    assert not host.cursor.waits or ending == Ending.FED or host.is_over
+    if ending == Ending.FED and not host.is_over:  # the device knows of no feed that it is closed
+        assert host.cursor.waits or is_closed
+        return
     assert ending == (
         Ending.STOP if host.cursor.is_done else Ending.LENGTH if host.is_over else Ending.RUNNING
     )
@@ -255,7 +293,7 @@ def samplings(draw: st.DrawFn) -> Sampling:
 
 @st.composite
 def replies(draw: st.DrawFn) -> tuple[Program, Sampling, list[int]]:
-    data = draw(schedules() | tagged_schedules())
+    data = draw(schedules() | tagged_schedules() | fed_schedules())
     sampling, own = (
         draw(samplings()),
         draw(st.none() | st.sampled_from([Sampling(temperature=0.0), Sampling(top_p=0.6, top_k=5)])),
@@ -329,30 +367,18 @@ def test_calls_equal_the_host(ignore_eos: bool) -> None:
         hold_replies([(program, sampling, []) for program in programs], seed, steps=12)
 
 
-TAGGED: list[dict[str, Any]] = [
-    {"cycle": [{"kind": "reflection", "budget": 4, "open": [31, 5], "close": [0, 1, 0, 34]}, ["speech", 2]]},
-    {"cycle": [{"kind": "reflection", "budget": 5, "close": [0, 0, 1], "stop": [2]}, ["transcript", 2]]},
-    {
-        "cycle": [
-            {"kind": "transcript", "budget": 9, "stop": [0, 1]},
-            {"kind": "speech", "budget": 4, "stop": [20]},
-        ]
-    },
-    {
-        "prologue": [
-            ["reflection", 1],
-            {"kind": "choice", "choices": [[0, 1, 2], [0, 2], [1, 1, 1, 3], [3]]},
-            {"kind": "choice", "as": "transcript", "choices": [[n, 2] for n in range(0, 18, 2)]},
-        ],
-        "cycle": [{"kind": "reflection", "budget": 3, "close": [0, 1]}, ["transcript", 2]],
-    },
-]
-
-
 def test_tags_stops_and_choices_equal_the_host() -> None:
     for seed, temperature in enumerate((0.0, 3.0)):
         sampling = Sampling(temperature=temperature, top_k=0, top_p=1.0, seed=seed, max_new_tokens=40)
         programs = [compile_schedule(Schedule.from_dict(one), VOCABULARY) for one in TAGGED]
+        hold_replies([(program, sampling, []) for program in programs], seed, steps=14)
+
+
+def test_fed_segments_equal_the_host() -> None:
+    """A row stops where ids come from outside, and goes on where the host says; also behind a discarded draw."""
+    for seed, temperature in enumerate((0.0, 2.0)):
+        sampling = Sampling(temperature=temperature, top_k=0, top_p=1.0, seed=seed, max_new_tokens=30)
+        programs = [compile_schedule(Schedule.from_dict(one), VOCABULARY) for one in FED]
         hold_replies([(program, sampling, []) for program in programs], seed, steps=14)
 
 

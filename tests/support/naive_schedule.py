@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from random_schedules import SIZE, VOCAB
+
+from innervoice.schedule import replay
 
 INFINITY = 10**9
 
@@ -25,7 +28,11 @@ class Naive:
         logits: np.ndarray,
         limit: int,
         caps: Sequence[int],
+        feeds: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
+        self.feeds = {name: list(ids) for name, ids in (feeds or {}).items()}
+        self.closed: set[str] = set()
+        self.listens = self.heard = False
         self.schedule, self.vocab, self.logits, self.limit, self.caps = schedule, vocab, logits, limit, caps
         self.text_done = self.reflection_done = self.over = self.offer = False
         self.num_reflections = 0
@@ -40,6 +47,13 @@ class Naive:
         return [token for token, _ in out], [kind for _, kind in out]
 
     def _segments(self) -> Iterator[Any]:
+        self.listens = bool(self.schedule.get("listen"))
+        while self.listens:
+            for segment in self.schedule["listen"]:
+                yield segment
+                if self.heard:
+                    break
+            self.listens = not self.heard
         yield from self.schedule.get("prologue", [])
         first = self.schedule.get("first") or []
         for segment, budget in zip(self.schedule["cycle"], first, strict=False):
@@ -57,10 +71,25 @@ class Naive:
         self.out.append((token, kind))
 
     def _has(self, kind: str) -> bool:
-        return any(
-            (s[0] if isinstance(s, list) else s["kind"]) == kind
-            for s in self.schedule.get("prologue", []) + self.schedule["cycle"]
+        return any((s[0] if isinstance(s, list) else s["kind"]) == kind for s in self._all())
+
+    def _all(self) -> list[Any]:
+        return [s for part in ("listen", "prologue", "cycle") for s in self.schedule.get(part, [])]
+
+    def _feeds_finish_text(self) -> bool:
+        cycle = [s if isinstance(s, dict) else {"kind": s[0]} for s in self.schedule["cycle"]]
+        kinds = {s["kind"] for s in cycle}
+        return (
+            any(s["kind"] == "fed" and s["as"] == "transcript" for s in cycle)
+            and "speech" in kinds
+            and "transcript" not in kinds
         )
+
+    def _drawn(self, token: int) -> int:
+        for s in self._all():
+            if isinstance(s, dict) and s["kind"] == "fed" and token in s.get("stop", []):
+                self.closed.add(s["feed"])
+        return token
 
     def _pick(self, ids: list[int]) -> int:
         """Draw from ids, the offered done included; a drawn offer is emitted and the draw is made again."""
@@ -70,6 +99,7 @@ class Naive:
             token = max(sorted([*ids, self.vocab["done"]] if offered else ids), key=lambda i: row[i])
             if not (offered and token == self.vocab["done"]):
                 return token
+            self._drawn(token)
             self.offer, self.reflection_done = False, True
             self._emit(token, "done")
             if self._full():
@@ -84,6 +114,9 @@ class Naive:
                 self._emit(token, segment["as"])
             self.offer = False
             return
+        if isinstance(segment, dict) and segment["kind"] == "fed":
+            self._fed(segment)
+            return
         if isinstance(segment, dict) and segment["kind"] == "choice":
             self._choice(segment)
             return
@@ -96,13 +129,25 @@ class Naive:
             )
         getattr(self, f"_{own['kind']}")(budget, own)
 
+    def _fed(self, segment: dict[str, Any]) -> None:
+        name, count = segment["feed"], 0
+        while not self._full() and (segment["budget"] is None or count < segment["budget"]):
+            if name in self.closed or not self.feeds[name]:
+                self.closed.add(name)
+                self.heard |= self.listens
+                self.text_done |= segment["as"] == "transcript" and self._feeds_finish_text()
+                return
+            self._emit(self.feeds[name].pop(0), segment["as"])
+            self.offer = False
+            count += 1
+
     def _choice(self, segment: dict[str, Any]) -> None:
         paths, depth = [list(path) for path in segment["choices"]], 0
         while not self._full():
             if depth and len(paths) == 1:
                 token = paths[0][depth]
             else:
-                token = self._pick([path[depth] for path in paths])
+                token = self._drawn(self._pick([path[depth] for path in paths]))
                 if self._full():
                     return
             self.offer = False
@@ -136,7 +181,7 @@ class Naive:
                 return
             ends = [t for t in close if _matched([*drawn, t], close)] + stop
             ends += [] if vocab["done"] is None else [vocab["done"]]
-            token = self._pick([*range(*vocab["text"]), *ends])
+            token = self._drawn(self._pick([*range(*vocab["text"]), *ends]))
             if self._full():
                 return
             self.offer = False
@@ -172,7 +217,7 @@ class Naive:
         for _ in range(INFINITY if budget is None else budget):
             if self._full():
                 return
-            token = self._pick([*range(*vocab["text"]), vocab["tool_close"]])
+            token = self._drawn(self._pick([*range(*vocab["text"]), vocab["tool_close"]]))
             if token == vocab["tool_close"]:
                 break
             self._emit(token, "tool")
@@ -209,6 +254,7 @@ class Naive:
             if spoken and token in more:
                 self.text_done = True
                 return
+            self._drawn(token)
             self.offer = False
             if token == vocab["eot"]:
                 self._emit(token, "end")
@@ -222,9 +268,9 @@ class Naive:
         vocab = self.vocab
         count = 0
         while (count < budget or self.text_done) and not self._full():
-            is_free = self.text_done or not self._has("transcript")
+            is_free = self.text_done or not (self._has("transcript") or self._feeds_finish_text())
             ends = [vocab["eot"], *self._offered_call()] if is_free else []
-            token = self._pick([*range(*vocab["speech"]), *ends])
+            token = self._drawn(self._pick([*range(*vocab["speech"]), *ends]))
             if self._full():
                 return
             if token == vocab["tool_open"]:
@@ -239,3 +285,22 @@ class Naive:
             count += 1
             if token in own.get("stop", []):
                 return
+
+
+def hold(
+    schedule: dict[str, Any],
+    absent: set[str],
+    caps: list[int],
+    seed: int,
+    limit: int,
+    given_ids: dict[str, list[int]] | None = None,
+) -> None:
+    """The host's cursor gives what the interpreter gives, over random logits."""
+    vocab = {**VOCAB, **dict.fromkeys(absent)}
+    rng = np.random.default_rng(seed)
+    logits = rng.permuted(np.tile(np.arange(SIZE), (60, 1)), axis=1)
+    for low, high in ((0, 3), (30, SIZE)):  # special ids and those of tags come often enough
+        logits[:, low:high] += rng.integers(0, 16, size=(60, high - low))
+    logits = logits * 40 + np.arange(SIZE)  # no ties
+    naive = Naive(schedule, vocab, logits, limit, caps, given_ids)
+    assert replay(schedule, vocab, logits, limit, caps, feeds=given_ids) == naive.run()

@@ -1,4 +1,4 @@
-"""Random schedules over a small vocabulary."""
+"""Random schedules over a small vocabulary, and some known ones."""
 
 from __future__ import annotations
 
@@ -72,6 +72,43 @@ def choices(draw: st.DrawFn) -> dict[str, Any]:
     return {"kind": "choice", "as": draw(st.sampled_from(["reflection", "transcript"])), "choices": kept}
 
 
+FEEDS = ("a", "b")
+feeds = st.fixed_dictionaries({name: st.lists(st.integers(0, 19), max_size=8) for name in FEEDS})
+_some = st.integers(1, 4)
+
+
+@st.composite
+def fed(draw: st.DrawFn) -> dict[str, Any]:
+    """A segment that takes ids from a feed, which some drawn id may close."""
+    kind = draw(st.sampled_from(["reflection", "transcript", "transcript"]))
+    made = {
+        "kind": "fed",
+        "as": kind,
+        "feed": draw(st.sampled_from(FEEDS)),
+        "budget": draw(_some | st.none()),
+    }
+    return made | ({"stop": [draw(st.integers(0, 4))]} if draw(st.booleans()) else {})
+
+
+@st.composite
+def fed_schedules(draw: st.DrawFn) -> dict[str, Any]:
+    """A tagged schedule with fed segments, which may listen first."""
+    schedule = draw(tagged_schedules())
+    for part in ("prologue", "cycle"):
+        schedule[part] = [
+            draw(fed()) if s != "first" and isinstance(s, dict) and s["kind"] == "forced" else s
+            for s in schedule[part]
+        ]
+    if "first" not in schedule:
+        place = draw(st.integers(0, len(schedule["cycle"])))
+        schedule["cycle"].insert(place, draw(fed()))
+    if draw(st.booleans()):
+        thought = reflection.map(lambda s: {"kind": s[0], "budget": s[1], "stop": [3]})
+        between = draw(st.lists(st.one_of(thought, choices(), fed()), max_size=3))
+        schedule["listen"] = [draw(fed()), *between]
+    return schedule
+
+
 @st.composite
 def tagged_schedules(draw: st.DrawFn) -> dict[str, Any]:
     """A schedule whose segments have names, tags and stop ids of their own, and which has choices."""
@@ -100,3 +137,35 @@ def tagged_schedules(draw: st.DrawFn) -> dict[str, Any]:
     if names and draw(st.booleans()):
         schedule["limits"] = {draw(st.sampled_from(names)): draw(st.integers(1, 3))}
     return schedule
+
+
+TAGGED: list[dict[str, Any]] = [
+    {"cycle": [{"kind": "reflection", "budget": 4, "open": [31, 5], "close": [0, 1, 0, 34]}, ["speech", 2]]},
+    {"cycle": [{"kind": "reflection", "budget": 5, "close": [0, 0, 1], "stop": [2]}, ["transcript", 2]]},
+    {
+        "cycle": [
+            {"kind": "transcript", "budget": 9, "stop": [0, 1]},
+            {"kind": "speech", "budget": 4, "stop": [20]},
+        ]
+    },
+    {
+        "prologue": [
+            ["reflection", 1],
+            {"kind": "choice", "choices": [[0, 1, 2], [0, 2], [1, 1, 1, 3], [3]]},
+            {"kind": "choice", "as": "transcript", "choices": [[n, 2] for n in range(0, 18, 2)]},
+        ],
+        "cycle": [{"kind": "reflection", "budget": 3, "close": [0, 1]}, ["transcript", 2]],
+    },
+]
+FED: list[dict[str, Any]] = [
+    {
+        "listen": [
+            {"kind": "fed", "feed": "a", "budget": 2, "stop": [2]},
+            {"kind": "reflection", "budget": 3, "stop": [2]},
+        ],
+        "cycle": [["transcript", 2], ["speech", 2]],
+    },
+    {"cycle": [{"kind": "fed", "as": "transcript", "feed": "a", "budget": 2}, ["speech", 3]]},
+    {"cycle": [["transcript", 2], {"kind": "fed", "feed": "a", "budget": 1}, ["speech", 2]]},
+    {"prologue": [["reflection", 2], {"kind": "fed", "feed": "a"}], "cycle": [["transcript", 3]]},
+]

@@ -228,6 +228,9 @@ class ScriptedDevice:
                 cursor.cap_next(min(cap, own[number] if number < len(own) else UNLIMITED))
         emission, logprob = None, None
         while emission is None:
+            if cursor.waits:
+                line.ending = Ending.FED
+                return Emitted(row, -1, None, cursor.segment, False, line.ending, None, discarded)
             if cursor.forced is not None:
                 emission, logprob = cursor.emit_forced(), None
                 break
@@ -242,7 +245,8 @@ class ScriptedDevice:
             discarded |= emission is None
         line.num_tokens += 1
         spent = line.num_tokens >= line.start.sampling.max_new_tokens
-        line.ending = Ending.STOP if cursor.is_done else Ending.LENGTH if spent else Ending.RUNNING
+        going = Ending.FED if cursor.waits else Ending.RUNNING
+        line.ending = Ending.STOP if cursor.is_done else Ending.LENGTH if spent else going
         line.token, line.position = emission.token, line.position + 1
         return Emitted(
             row,

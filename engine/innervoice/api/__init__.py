@@ -8,6 +8,7 @@ encoded_counts.py   EncodedCounts: speech tokens that were encoded, early and la
 engine.py           Engine: load a model, answer prompts, open sessions
 engine_lease.py     EngineLease: an engine runs while its user can reach it
 event_log.py        EventLog: events to JSON lines
+fed_items.py        the feeds of a request, and the ids of what is put into one
 gc_freeze.py        FrozenHeap: loaded objects are left out of garbage collection
 judge.py            ZeroShotJudge: a reply rated by the probabilities of the digits 1 to 5
 likelihood.py       log-probabilities of given continuations

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from innervoice.api.request_builder import RequestBuilder
+from innervoice.model.sequence import TokenColumns
 from innervoice.model.text import ids_within
-from innervoice.runtime.probe import Probe, ProbeAnswer, Prober
+from innervoice.runtime.probe import Prober
+from innervoice.runtime.probing import ProbeAnswer, Question
 from innervoice.types import Ids, Text
 
 
@@ -60,57 +62,12 @@ def _ids_of(requests: RequestBuilder, given: Text | Ids) -> tuple[int, ...]:
     return tuple(ids)
 
 
-@dataclass(frozen=True)
-class _Question:
-    """One prompt with its continuations, as probes.
-
-    probe_of[c]: the probe, of this question, that feeds continuation c.
-    """
-
-    num_prompt: int
-    continuations: tuple[tuple[int, ...], ...]
-    probes: tuple[Probe, ...]
-    probe_of: tuple[int, ...]
-
-    @classmethod
-    def of(cls, prompt: tuple[int, ...], continuations: Sequence[tuple[int, ...]]) -> _Question:
-        """Continuations whose fed ids begin another's are asked for in that one's probe."""
-        fed = [ids[:-1] for ids in continuations]
-        longest: list[tuple[int, ...]] = []
-        for ids in sorted(set(fed), key=len, reverse=True):
-            if not any(other[: len(ids)] == ids for other in longest):
-                longest.append(ids)
-        places = {
-            ids: next(i for i, other in enumerate(longest) if other[: len(ids)] == ids) for ids in set(fed)
-        }
-        probe_of = tuple(places[ids] for ids in fed)
-        asked: list[dict[int, list[int]]] = [{} for _ in longest]
-        for ids, number in zip(continuations, probe_of, strict=True):
-            for place, token in enumerate(ids):
-                here = asked[number].setdefault(len(prompt) - 1 + place, [])
-                if token not in here:
-                    here.append(token)
-        probes = tuple(
-            Probe(prompt + ids, {at: tuple(tokens) for at, tokens in wanted.items()})
-            for ids, wanted in zip(longest, asked, strict=True)
-        )
-        return cls(len(prompt), tuple(continuations), probes, probe_of)
-
-    def likelihoods(self, answers: Sequence[ProbeAnswer]) -> Likelihoods:
-        """The answers to this question's probes, by continuation."""
-        found = []
-        for ids, number in zip(self.continuations, self.probe_of, strict=True):
-            probe, answer = self.probes[number], answers[number]
-            places = range(self.num_prompt - 1, self.num_prompt - 1 + len(ids))
-            values = (
-                answer.logprobs[at][probe.asked[at].index(token)]
-                for at, token in zip(places, ids, strict=True)
-            )
-            found.append(Likelihood(ids, tuple(values)))
-        fed = sum(
-            len(probe.ids) - answer.num_cached for probe, answer in zip(self.probes, answers, strict=True)
-        )
-        return Likelihoods(tuple(found), self.num_prompt, answers[0].num_cached, fed)
+def _put_together(question: Question, answers: Sequence[ProbeAnswer]) -> Likelihoods:
+    found = zip(question.continuations, question.logprobs(answers), strict=True)
+    pairs = zip(question.probes, answers, strict=True)
+    fed = sum(len(probe.tokens.ids) - answer.num_cached for probe, answer in pairs)
+    continuations = tuple(Likelihood(ids, values) for ids, values in found)
+    return Likelihoods(continuations, question.num_prompt, answers[0].num_cached, fed)
 
 
 def likelihoods(
@@ -130,11 +87,11 @@ def likelihoods(
                 f"prompt and continuation have {len(prompt) + longest} tokens and the cache holds {max_model_len}: "
                 "shorten them or raise max_model_len"
             )
-    questions = [_Question.of(prompt, continuations) for prompt in prompts]
+    questions = [Question.of(TokenColumns.neutral(prompt), continuations) for prompt in prompts]
     answers = prober.run([probe for question in questions for probe in question.probes])
     found, begin = [], 0
     for question in questions:
         end = begin + len(question.probes)
-        found.append(question.likelihoods(answers[begin:end]))
+        found.append(_put_together(question, answers[begin:end]))
         begin = end
     return found

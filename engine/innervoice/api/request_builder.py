@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Annotated, Literal
 
+from innervoice.api.fed_items import fed_ids, feeds_of
 from innervoice.api.options import with_changes
 from innervoice.checkpoint.model_config import GenerationConfig
 from innervoice.codec.audio import SampleRate, read_audio
@@ -38,6 +39,7 @@ from innervoice.model.text import (
 from innervoice.model.text.dialogue import DialogueItem, DialogueRole, ItemPart, Role, SpokenCodes
 from innervoice.runtime.conversation import ItemHandle, Message, check_item_id
 from innervoice.runtime.edits import check_new_ids
+from innervoice.runtime.feed import Feed
 from innervoice.runtime.request import PromptTooLong, Request, SessionTurn
 from innervoice.schedule import Program, Schedule, Segment, compile_schedule
 from innervoice.types import EventField, Ids, OutputFormat, Prompt, Sampling, Text, ToolCall, Vocabulary
@@ -78,6 +80,7 @@ class RequestOptions:
     tools: Annotated[Sequence[Mapping[str, object]], Length(MOST_TOOLS)] = ()
     tool_choice: str | Mapping[str, object] = "auto"
     parallel_tool_calls: bool = True
+    feeds: Mapping[str, Feed] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         read_fields(self)
@@ -159,6 +162,7 @@ class RequestBuilder:
             output_format=options.output_format,
             event_fields=self.event_fields,
             turn=turn,
+            feeds=feeds_of(program, options.feeds, partial(fed_ids, self)),
         )
 
     def spoken_head(self, codes: Sequence[int], system: str | None, *, first: bool) -> list[int]:

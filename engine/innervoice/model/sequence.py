@@ -102,6 +102,10 @@ class Sequence:
         else:
             self.page_keys.append(page_key(role, reply, self.log_weights[reply]))
 
+    def feed_last(self) -> None:
+        """Have the last token fed again where all are cached: the next draw needs its logits."""
+        self.num_cached = min(self.num_cached, len(self.ids) - 1)
+
     def drop_last(self) -> None:
         """Take the last token back; it has not been fed yet."""
         assert self.num_cached < len(self.ids), "the last token is cached"

@@ -13,6 +13,8 @@ emitter.py           an emitted token joins its sequence, its speech codes and t
 event_builder.py     emitted tokens and samples to events and usage
 event_queue.py       the bounded queue in which a reply's events wait for their reader
 faults.py            the replies whose own work failed, to be ended alone
+feed.py              Feed: the queue that a caller fills for a reply's fed segments
+feeding.py           FeedStep: gives replies that wait the ids of their feeds
 follow.py            the host's cursor takes a token of the device's cursor
 fork_guard.py        ForkGuard: calls are refused in a process that was forked from the engine's
 history.py           a history's tokens from its items, and turns taken out of it
@@ -22,7 +24,8 @@ make_core.py         puts a core together
 outbox.py            pending events, stamped when they are handed over
 overlap.py           steps on the device while the host works on the step before
 playback.py          the listener's clock: sound sent, sound heard, when it runs out
-probe.py             Prober: prompts that are fed for log-probabilities, without a reply
+probe.py             Prober: probes from any thread
+probing.py           Probing: tokens that are fed for the log-probabilities of given ids behind them
 record.py            the line of an event log from which a reply can be made again
 reply_factory.py     a request to an ActiveReply
 reply_table.py       every reply that waits or is in progress, by id and by row of the scheduler's table
@@ -30,6 +33,7 @@ reply_trace.py       the decisions about each reply, and why, as lines of a trac
 request.py           Request: a validated request for one reply
 scheduler/           who runs next
 scheduler_view.py    the facts of replies and sessions in the scheduler's columns
+scoring.py           Scoring: choices whose texts' log-probabilities decide
 sequence_pages.py    the pages of sequences: shared, copied before a write, saved on the host
 session_registry.py  sessions by id, which are busy, and what they prefetch
 session_state.py     a session between turns

@@ -59,12 +59,14 @@ class BatchBuilder:
         assert not isinstance(entry, Request), "a reply without a row is not fed"
         reply = entry if isinstance(entry, ActiveReply) else None
         sequence: Sequence = entry.sequence
-        left = sequence.num_new
-        if reply is not None and (reply.finish is not None or left == 0):
+        # Whoever waits for ids keeps the last token, from which it may have to draw.
+        waits = reply is not None and reply.cursor.waits
+        left = sequence.num_new - waits
+        if reply is not None and (reply.finish is not None or left <= 0):
             return 0
         margin = _FORCED_MARGIN if reply is not None and num < self._prefill_chunk else 0
-        is_whole = left - num <= margin
-        sequence.limit = None if is_whole else sequence.num_cached + num
+        is_whole = not waits and left - num <= margin
+        sequence.limit = None if is_whole else sequence.num_cached + min(num, left)
         if not self._pages.make_writable(sequence):
             sequence.limit = None
             return 0
@@ -110,6 +112,7 @@ class BatchBuilder:
         indices = [index for index, _ in plan.prefill] + plan.decode.tolist()
         entries = [self._table.owner(index) for index in indices]
         replies = [entry for entry in entries if isinstance(entry, ActiveReply) and entry.finish is None]
+        replies = [reply for reply in replies if not reply.cursor.waits]
         if replies:
             order = self._table.columns.order
             last = max(replies, key=lambda reply: int(order[reply.table_index]))

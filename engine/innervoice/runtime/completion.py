@@ -15,7 +15,7 @@ from innervoice.runtime.faults import Faults
 from innervoice.runtime.outbox import Outbox, PendingDone
 from innervoice.runtime.reply_factory import ReplyFactory
 from innervoice.runtime.reply_table import Entry, ReplyTable
-from innervoice.runtime.request import Request
+from innervoice.runtime.request import Request, end_feeds
 from innervoice.runtime.session_registry import SessionRegistry
 from innervoice.runtime.session_state import SessionState
 from innervoice.telemetry.trace import Tracer
@@ -54,6 +54,7 @@ class Completion:
 
     def refuse(self, request: Request, error: str) -> None:
         """End a request that could not be submitted."""
+        end_feeds(request)
         self._outbox.put(PendingDone(self._factory.make_unstarted(request), "error", error))
 
     def cancel(self, reply_id: str, reason: FinishReason = "cancelled", error: str | None = None) -> None:
@@ -151,5 +152,6 @@ class Completion:
 
     def last_events(self, now: float, error: str) -> list[Event]:
         """The Done of every reply that is not over, for a core that can go no further."""
+        self._table.end_feeds()
         waiting = [self._factory.make_unstarted(request) for request in self._table.waiting()]
         return [PendingDone(reply, "error", error).stamp(now) for reply in [*self._table.active, *waiting]]

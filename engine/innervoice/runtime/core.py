@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 
@@ -15,10 +16,13 @@ from innervoice.runtime.batching import BatchBuilder
 from innervoice.runtime.completion import Completion
 from innervoice.runtime.decoder import Decoder, StepResult
 from innervoice.runtime.faults import Faults
+from innervoice.runtime.feeding import FeedStep
 from innervoice.runtime.outbox import Outbox
+from innervoice.runtime.probing import Probing
 from innervoice.runtime.reply_table import ReplyTable
 from innervoice.runtime.reply_trace import ReplyTrace
 from innervoice.runtime.scheduler import LearnedCosts, SchedulerSettings, StepPlan, plan_step
+from innervoice.runtime.scoring import Scoring
 from innervoice.runtime.sequence_pages import SequencePages
 from innervoice.runtime.session_registry import SessionRegistry
 from innervoice.runtime.sessions import Sessions
@@ -49,6 +53,9 @@ class Core:
         completion: Completion,
         batches: BatchBuilder,
         speech_step: SpeechStep,
+        feeding: FeedStep,
+        probing: Probing,
+        scoring: Scoring,
         outbox: Outbox,
         faults: Faults,
         trace: ReplyTrace,
@@ -74,6 +81,9 @@ class Core:
         self._completion = completion
         self._batches = batches
         self._speech_step = speech_step
+        self._feeding = feeding
+        self.probing = probing
+        self._scoring = scoring
         self._outbox = outbox
         self._faults = faults
         self.trace = trace
@@ -106,6 +116,7 @@ class Core:
         """
         # Make room for the replies that should run.
         self._completion.time_out(now)
+        self._feeding.step(now)
         self.admission.make_room(self.settings, self.pool)
         plan = self._plan(now)
         for table_index in plan.preempt:
@@ -116,8 +127,10 @@ class Core:
         # Step them.
         self._grant_caps(plan)
         batch = self._batches.build(plan, now)
-        self.wake_s = min(plan.wake_s, self.table.next_deadline())
+        self.wake_s = min(plan.wake_s, self.table.next_deadline(), self._feeding.wake_s)
         result = self.decoder.step(batch)
+        if num_scored := self._scoring.step():
+            result = replace(result, prompt_tokens=result.prompt_tokens + num_scored, step_s=None)
         self._completion.end_failed()
         self._is_idle = result.is_nothing
         return result

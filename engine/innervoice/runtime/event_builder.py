@@ -102,6 +102,7 @@ class EventBuilder:
             "logprobs": None if logprob is None else [logprob],
             "name": emission.name,
             "choice": emission.choice,
+            "feed": emission.feed,
         }
         if emission.cap is not None or emission.num_skipped:
             common["budget"] = _budget(emission, reserve_s)

@@ -183,15 +183,16 @@ def deliver(batches: Iterable[tuple[EventQueue, Sequence[Event]]]) -> None:
     """Hand over the events of a step: one lock a reply, and one call into each event loop, whatever the
     number of its readers.
     """
-    _resume([waiter for queue, events in batches for waiter in queue._add(events)])
+    resume([waiter for queue, events in batches for waiter in queue._add(events)])
 
 
 def fail_all(queues: Iterable[EventQueue], error: BaseException) -> None:
     """Let readers get the error once they have read the events that are there: no other will follow."""
-    _resume([waiter for queue in queues for waiter in queue._fail(error)])
+    resume([waiter for queue in queues for waiter in queue._fail(error)])
 
 
-def _resume(waiters: Waiters) -> None:
+def resume(waiters: Waiters) -> None:
+    """Let tasks go on that wait for these futures: one call into each event loop."""
     by_loop: dict[asyncio.AbstractEventLoop, Waiters] = {}
     for waiter in waiters:
         by_loop.setdefault(waiter.get_loop(), []).append(waiter)

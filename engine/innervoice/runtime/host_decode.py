@@ -154,7 +154,11 @@ class HostDecode:
         if reply.cursor.forced is not None:
             self._emitter.emit_forced(reply)
         # Unless a forced id has taken the place of this token.
-        return emission is None and reply.finish is None and reply.sequence.num_new == 0
+        if emission is not None or reply.finish is not None or reply.sequence.num_new:
+            return False
+        if reply.cursor.waits:
+            reply.sequence.feed_last()
+        return not reply.cursor.waits
 
     def _update(self, reply: ActiveReply) -> None:
         with self._faults.owning(reply):

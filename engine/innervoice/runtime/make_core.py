@@ -15,13 +15,16 @@ from innervoice.runtime.core import Core
 from innervoice.runtime.decoder import Decoder
 from innervoice.runtime.emitter import Emitter
 from innervoice.runtime.faults import Faults
+from innervoice.runtime.feeding import FeedStep
 from innervoice.runtime.host_decode import HostDecode
 from innervoice.runtime.outbox import Outbox
+from innervoice.runtime.probing import Probing
 from innervoice.runtime.reply_factory import ReplyFactory
 from innervoice.runtime.reply_table import ReplyTable
 from innervoice.runtime.reply_trace import ReplyTrace
 from innervoice.runtime.scheduler import LearnedCosts, SchedulerSettings
 from innervoice.runtime.scheduler.settings import Preempt
+from innervoice.runtime.scoring import Scoring
 from innervoice.runtime.sequence_pages import SequencePages
 from innervoice.runtime.session_registry import SessionRegistry
 from innervoice.runtime.sessions import Sessions
@@ -92,6 +95,7 @@ def make_core(
         max_waiting=max_waiting,
         preempt_by=preempt,
     )
+    probing = Probing(runner, pages, pool, registry, settings, max_rows)
     sessions = Sessions(
         registry,
         table,
@@ -116,6 +120,9 @@ def make_core(
         completion=completion,
         batches=BatchBuilder(table, pages, pool, decoder, completion, settings),
         speech_step=SpeechStep(table, speech, completion, outbox, faults, trace, costs, settings),
+        feeding=FeedStep(table, decoder, emitter, completion, faults),
+        probing=probing,
+        scoring=Scoring(probing, table, emitter, completion, faults),
         outbox=outbox,
         faults=faults,
         trace=trace,

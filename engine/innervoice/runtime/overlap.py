@@ -23,6 +23,7 @@ from innervoice.runtime.follow import CursorMismatch, follow
 from innervoice.runtime.host_decode import NO_NUMBERS, HostDecode
 from innervoice.runtime.reply_table import ReplyTable
 from innervoice.runtime.reply_trace import ReplyTrace
+from innervoice.runtime.scheduler import Phase
 from innervoice.runtime.sequence_pages import SequencePages
 from innervoice.schedule import Program, TokenKind
 from innervoice.types import OutOfCapacity, Sampling
@@ -164,7 +165,7 @@ class Overlap:
         if reply.device_row is None:
             self._host.grant(reply, cap)
         else:
-            self._caps[reply] = cap
+            self._caps[reply] = min(cap, self._caps.get(reply, cap))
 
     def step(self, batch: StepBatch) -> StepResult:
         """Feed prompts, queue a step of the device, draw for the other replies, read the step before."""
@@ -311,6 +312,9 @@ class Overlap:
                 reply.grant(cap)
                 if self._trace.enabled:
                     self._trace.granted(reply, cap)
+            if emitted.ending is Ending.FED and emitted.token < 0:
+                self._hand_over(reply, emitted)
+                return
             emission = follow(reply, emitted)
         except (CursorMismatch, FloatingPointError) as error:
             self._fail(reply, str(error))
@@ -318,11 +322,36 @@ class Overlap:
         sequence.num_cached = len(sequence.ids)
         self._pages.publish([sequence])
         self._emitter.emit(reply, emission, emitted.logprob)
-        if reply.finish is None and emitted.ending is not Ending.RUNNING:
+        if reply.finish is None and emitted.ending is Ending.FED:
+            self._hand_over(reply)
+        elif reply.finish is None and emitted.ending is not Ending.RUNNING:
             self._fail(
                 reply,
                 f"the device ended this reply ({emitted.ending.name}) where the host does not: please report this",
             )
+
+    def _hand_over(self, reply: ActiveReply, emitted: Emitted | None = None) -> None:
+        """Let the host go on with a reply that waits for ids, or that goes on without a feed which is closed.
+
+        emitted: what the device says where it drew nothing but the end of the text.
+        """
+        if emitted is not None:
+            reply.sequence.num_cached = len(reply.sequence.ids)
+            if emitted.discarded:
+                reply.cursor.finish_text()
+        self.leave(reply)
+        self._drop_queued(reply)
+        reply.sequence.feed_last()
+        self._table.set_phase(reply, Phase.PREFILL)
+
+    def _drop_queued(self, reply: ActiveReply) -> None:
+        """Take a reply out of the steps that are queued, in which its row emits nothing more: it comes back."""
+        for queued in self._queued:
+            if reply in queued.replies:
+                place = queued.replies.index(reply)
+                del queued.replies[place]
+                del queued.caps[list(queued.caps)[place]]
+                reply.in_flight -= 1
 
     def _fail(self, reply: ActiveReply, error: str) -> None:
         reply.error = error

@@ -10,7 +10,7 @@ import numpy as np
 
 from innervoice.codec.speech_codec import SpeechOutput
 from innervoice.runtime.active_reply import ActiveReply
-from innervoice.runtime.request import Request
+from innervoice.runtime.request import Request, end_feeds
 from innervoice.runtime.scheduler import Phase, ReplyColumns
 from innervoice.runtime.scheduler_view import SchedulerView
 from innervoice.runtime.session_state import SessionState
@@ -33,6 +33,7 @@ class ReplyTable:
         self._waiting: dict[str, WaitingRequest] = {}
         self._active: dict[str, ActiveReply] = {}
         self._entries: dict[int, Entry] = {}
+        self._fed: dict[str, ActiveReply] = {}  # those that take ids from outside
         self._deadlines: dict[str, float] = {}  # of those requests that have one
         self._view = SchedulerView(speech)
         self.columns: ReplyColumns = self._view.columns  # for the planner, which reads them
@@ -59,6 +60,11 @@ class ReplyTable:
     def active(self) -> ValuesView[ActiveReply]:
         """Replies in progress, in the order in which they began."""
         return self._active.values()
+
+    @property
+    def fed(self) -> ValuesView[ActiveReply]:
+        """Replies in progress whose schedule takes ids from outside."""
+        return self._fed.values()
 
     @property
     def has_prompts_ahead(self) -> bool:
@@ -106,6 +112,8 @@ class ReplyTable:
         """Put a reply into the row of its request."""
         self._active[reply.reply_id] = reply
         self._entries[reply.table_index] = reply
+        if reply.request.program.takes_ids:
+            self._fed[reply.reply_id] = reply
 
     def set_phase(self, reply: ActiveReply, phase: Phase) -> None:
         """Change the phase, and all that depends on it: to WAITING for pages, or to PREFILL."""
@@ -115,8 +123,12 @@ class ReplyTable:
             self.columns.prompt_left[reply.table_index] = reply.sequence.num_new
 
     def remove(self, reply_id: str, table_index: int) -> None:
-        """Remove a reply that is over, or a request that was taken out."""
+        """Remove a reply that is over, or a request that was taken out; its feeds take nothing more."""
+        entry = self._entries[table_index]
+        if not isinstance(entry, SessionState):
+            end_feeds(entry if isinstance(entry, Request) else entry.request)
         self._active.pop(reply_id, None)
+        self._fed.pop(reply_id, None)
         self._deadlines.pop(reply_id, None)
         self._free(table_index)
 
@@ -166,6 +178,12 @@ class ReplyTable:
     def next_deadline(self) -> float:
         """The earliest deadline of those that a timeout has not stopped yet, +inf for none."""
         return min((at for key, at in self._deadlines.items() if not self._is_stopped(key)), default=math.inf)
+
+    def end_feeds(self) -> None:
+        """Let no feed take anything more: the core goes no further."""
+        for entry in self._entries.values():
+            if not isinstance(entry, SessionState):
+                end_feeds(entry if isinstance(entry, Request) else entry.request)
 
     def _is_stopped(self, reply_id: str) -> bool:
         return reply_id in self._active and self._active[reply_id].finish in ("timeout", "error")

@@ -298,6 +298,8 @@ class _Step:
             return self._why_waits(table_index)
         if columns.is_blocked[table_index]:
             return "paused: its reader is behind", {}
+        if columns.is_waiting[table_index]:
+            return "waits for its feed", {}
         return settings.planner.why_left_out(columns, table_index, settings, self._ahead_s(table_index))
 
     def why_preempted(self, table_index: int) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from innervoice.model.sequence import TokenColumns
 from innervoice.model.text.dialogue import DialogueItem
+from innervoice.runtime.feed import Feed
 from innervoice.schedule import Program
 from innervoice.types import EventField, OutputFormat, Sampling
 
@@ -42,7 +43,8 @@ class Request:
     session_id: the session that it continues, None for a single reply. output_rate: of the audio in Hz, None:
     the decoder's own. output_format: type of the samples. priority: higher ones go first. is_live: a listener
     hears the reply while it is made, so that it is made at the listener's pace. event_fields: fields that the
-    caller adds to events. turn: of a session's reply; None: its ids are a prompt behind the history.
+    caller adds to events. turn: of a session's reply; None: its ids are a prompt behind the history. feeds: by name,
+    those that its schedule takes ids from.
     """
 
     reply_id: str
@@ -59,11 +61,24 @@ class Request:
     output_format: OutputFormat = "float32"
     event_fields: tuple[EventField, ...] = ()
     turn: SessionTurn | None = None
+    feeds: Mapping[str, Feed] = field(default_factory=dict, compare=False)
 
     @property
     def history(self) -> TokenColumns | None:
         """Tokens that replace those of the session, None: these stay."""
         return None if self.turn is None else self.turn.history
+
+
+def attach_feeds(request: Request, wake: Callable[[], None]) -> None:
+    """Let a request's feeds give their ids to it alone. Raises ValueError for one that another reply has."""
+    for feed in request.feeds.values():
+        feed.attach(wake)
+
+
+def end_feeds(request: Request) -> None:
+    """Let a request's feeds take nothing more: its reply is over, or never was."""
+    for feed in request.feeds.values():
+        feed.end()
 
 
 class PromptTooLong(ValueError):

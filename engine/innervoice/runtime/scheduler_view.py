@@ -109,8 +109,10 @@ class SchedulerView:
         columns.pages[index] = len(sequence.table.pages)
         columns.hidden_total[index] = reply.num_hidden
         columns.num_drawn[index] = reply.num_tokens
+        waits = reply.finish is None and reply.cursor.waits
+        columns.is_waiting[index] = waits
         if columns.phase[index] == _PREFILL:
-            columns.prompt_left[index] = sequence.num_new
+            columns.prompt_left[index] = sequence.num_new - waits
         if reply.finish is None:
             self._look_ahead(index, reply.cursor, reply.num_speech)
         else:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from innervoice.runtime.core import Core
 from innervoice.runtime.event_queue import EventQueue, deliver, fail_all
-from innervoice.runtime.request import Request
+from innervoice.runtime.request import Request, attach_feeds, end_feeds
 from innervoice.runtime.sessions import Sessions
 from innervoice.runtime.snapshot import SessionSnapshot
 from innervoice.runtime.stoppable_thread import StoppableThread
@@ -104,6 +104,7 @@ class Worker:
         """
         self.check_caller()
         stream = self._stream(request.reply_id, rate)
+        attach_feeds(request, self._wake)
         try:
             if request.session_id is None:
                 with self._changed:
@@ -115,8 +116,9 @@ class Worker:
             else:
                 queue = stream.queue
                 stream.history = self.call(lambda core: self._begin_turn(request, queue))
-        except OutOfCapacity:
-            self.telemetry.count("refused")
+        except BaseException as error:
+            end_feeds(request)
+            self.telemetry.count("refused", int(isinstance(error, OutOfCapacity)))
             raise
         stream.lease = self.find_lease()
         return stream
@@ -150,6 +152,7 @@ class Worker:
         """Encode the prompt of a reply and submit it, with the queue of its stream."""
         try:
             request = encode()
+            attach_feeds(request, self._wake)
             with self._changed:
                 self.check_open()
                 self._core.check_room(self._num_coming)
@@ -162,8 +165,7 @@ class Worker:
         except BaseException as error:
             with self._changed:
                 self._encoding.pop(reply_id, None)
-            if isinstance(error, OutOfCapacity):
-                self.telemetry.count("refused")
+            self.telemetry.count("refused", int(isinstance(error, OutOfCapacity)))
             fail_all([queue], error)
 
     def _begin(self, request: Request) -> None:

@@ -1,7 +1,7 @@
 """The schedule: kinds of tokens in order, their budgets, and the cursor that enforces them.
 
 ahead.py         how much of a reply is still to come, by its schedule
-check_parts.py   refusals of a segment's name, tags, stop ids and choices
+check_parts.py   refusals of listening, and of a segment's name, tags, stop ids, choices and feed
 compile.py       a schedule and a vocabulary become a table of states; refusals
 cursor.py        a reply's walk through that table, guided
 cursor_state.py  the walk's position as a value, checked when it comes from outside
@@ -14,7 +14,7 @@ replay.py        a schedule over scripted logits
 spelling.py      the ids of tags and texts, and tags of several ids among drawn ones
 """
 
-from innervoice.schedule.ahead import OpenReflection, reflection_ahead, spoken_until
+from innervoice.schedule.ahead import ComingFeed, OpenReflection, next_feed, reflection_ahead, spoken_until
 from innervoice.schedule.compile import Program, compile_schedule
 from innervoice.schedule.cursor import Cursor, make_cursor
 from innervoice.schedule.cursor_state import CursorState
@@ -27,6 +27,7 @@ from innervoice_kernels.sampling.cursor_columns import UNLIMITED, ProgramColumn,
 __all__ = [
     "PRESETS",
     "UNLIMITED",
+    "ComingFeed",
     "Cursor",
     "CursorState",
     "Emission",
@@ -41,6 +42,7 @@ __all__ = [
     "TokenKind",
     "compile_schedule",
     "make_cursor",
+    "next_feed",
     "preset",
     "reflection_ahead",
     "replay",

@@ -31,6 +31,27 @@ class OpenReflection:
     most: int
 
 
+@dataclass(frozen=True)
+class ComingFeed:
+    """The feed that the listening goes on with, and the ids that it takes at once; None: all."""
+
+    name: str
+    budget: int | None
+
+
+def next_feed(cursor: Cursor) -> ComingFeed | None:
+    """The feed that is taken from next while the schedule listens; None: it does not listen."""
+    program, row = cursor.program, cursor.row
+    for _ in range(_MOST_SEGMENTS):
+        if row not in program.listening:
+            return None
+        row = program.rows[row][_NEXT + cursor.text_done + 2 * cursor.reflection_done]
+        if row in program.feeds:
+            budget = program.rows[row][_BUDGET]
+            return ComingFeed(program.feeds[row], None if budget < 0 else budget)
+    return None
+
+
 def spoken_until(cursor: Cursor | FreeCursor, num_codes: int) -> int:
     """Transcript and speech tokens to draw until so many more speech tokens are there,
     segments as long as their budgets.
@@ -54,7 +75,8 @@ def spoken_until(cursor: Cursor | FreeCursor, num_codes: int) -> int:
             return num_codes
         flags = cursor.text_done + 2 * cursor.reflection_done
         if values[_FORCED]:
-            left -= values[_LENGTH] - done if kind is _SPEECH else 0
+            num = values[_LENGTH] or max(values[_BUDGET], done)  # of a feed: as many as it may give
+            left -= num - done if kind is _SPEECH else 0
         elif kind is _TRANSCRIPT or kind is _SPEECH:
             open_ended = values[_BUDGET] < 0 or (kind is _SPEECH and cursor.text_done)
             num = (left if kind is _SPEECH else 0) if open_ended else max(values[_BUDGET] - done, 0)

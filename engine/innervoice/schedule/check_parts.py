@@ -1,4 +1,4 @@
-"""Refusals of a segment's name, tags, stop ids and choices."""
+"""Refusals of listening without an end, and of a segment's name, tags, stop ids, choices and feed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from innervoice.schedule.program import Schedule, ScheduleError, Segment
 from innervoice.schedule.spelling import Spelling
 from innervoice.types import Vocabulary
 
-_LIMITED = ("reflection", "transcript", "speech")
+_SPOKEN = ("transcript", "speech")
+_LIMITED = ("reflection", *_SPOKEN)
 
 
 def check_names(schedule: Schedule, wheres: Sequence[str]) -> None:
@@ -31,6 +32,20 @@ def check_names(schedule: Schedule, wheres: Sequence[str]) -> None:
             raise ScheduleError(f"schedule.limits.{name} is {limit}: only a reflection can be left out")
 
 
+def check_listening(schedule: Schedule) -> None:
+    """Refuse listening that nothing ends, and in which something is said."""
+    if schedule.listen and not any(segment.kind == "fed" for segment in schedule.listen):
+        raise ScheduleError(
+            "schedule.listen has no fed segment, so it would never end: add one, or use the prologue"
+        )
+    for place, segment in enumerate(schedule.listen):
+        if segment.kind in ("transcript", "speech", "tool"):
+            raise ScheduleError(
+                f"schedule.listen[{place}].kind is {segment.kind!r}: nothing is said while it listens, move it to "
+                "prologue or cycle"
+            )
+
+
 def check_parts(segment: Segment, where: str, vocabulary: Vocabulary, spelling: Spelling) -> None:
     """Refuse parts that a segment's kind does not have, and ids that it cannot draw."""
     reflects, chooses = segment.kind == "reflection", segment.kind == "choice"
@@ -43,15 +58,16 @@ def check_parts(segment: Segment, where: str, vocabulary: Vocabulary, spelling: 
         if isinstance(own, str) and not spelling.ids(own, f"{where}.{name}"):
             raise ScheduleError(f"{where}.{name} is {own!r}, which has no ids: give [] for no {name}")
         spelling.ids(own or (), f"{where}.{name}")
-    if segment.stop and segment.kind not in _LIMITED:
+    if segment.stop and segment.kind not in (*_LIMITED, "fed"):
         raise ScheduleError(
             f"{where}.stop is given, and a {segment.kind} segment ends by itself: leave it out"
         )
+    _check_fed(segment, where)
     own_ids = [vocabulary.text, *vocabulary.words]
     if segment.kind == "speech":
         own_ids = [vocabulary.speech or (0, 0)]
     for token in spelling.ids(segment.stop, f"{where}.stop"):
-        if not reflects and not any(low <= token < high for low, high in own_ids):
+        if segment.kind in _SPOKEN and not any(low <= token < high for low, high in own_ids):
             raise ScheduleError(f"{where}.stop: {token} is no {segment.kind} id, so it is never drawn there")
     if chooses != bool(segment.choices):
         state = "is empty" if chooses else "is given"
@@ -59,6 +75,16 @@ def check_parts(segment: Segment, where: str, vocabulary: Vocabulary, spelling: 
         raise ScheduleError(f"{where}.choices {state}: {remedy}")
     if chooses:
         _check_choice(segment, where, vocabulary, spelling)
+
+
+def _check_fed(segment: Segment, where: str) -> None:
+    is_fed = segment.kind == "fed"
+    if is_fed and segment.feed is None:
+        raise ScheduleError(f"{where}.feed is missing: name the feed that the request gives it")
+    if not is_fed and segment.feed is not None:
+        raise ScheduleError(f"{where}.feed is given: only a segment of kind fed takes from one")
+    if segment.pick != "drawn" and segment.kind != "choice":
+        raise ScheduleError(f"{where}.pick is given: only a segment of kind choice has one")
 
 
 def _check_choice(segment: Segment, where: str, vocabulary: Vocabulary, spelling: Spelling) -> None:

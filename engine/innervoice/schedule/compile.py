@@ -12,8 +12,8 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from innervoice.schedule.check_parts import check_names, check_parts
-from innervoice.schedule.layout import NONE_LEFT, SegmentLayout
+from innervoice.schedule.check_parts import check_listening, check_names, check_parts
+from innervoice.schedule.layout import NONE_LEFT, SegmentLayout, finishes_text
 from innervoice.schedule.program import Schedule, ScheduleError, Segment
 from innervoice.schedule.spelling import Spelling
 from innervoice.types import Sampling, Vocabulary
@@ -28,7 +28,9 @@ class Program:
     where the text of a call is drawn that the model chose to make, -1: it may make none. names: of each row's
     segment. labels: the text of a choice that the id ends which is drawn in a row, or the n-th of its forced
     ids. stops: the rows of reflections with the ids that end them without a close. fits_device: whether a row
-    offers no more single ids than the device's masks hold.
+    offers no more single ids than the device's masks hold. feeds: the name of the feed that a row takes ids from.
+    closers: the names of the feeds that a drawn id closes. scores: the texts of a choice among which a row's scores
+    decide, by their ids. listening: the rows of what runs until a feed is closed.
     """
 
     schedule: Schedule
@@ -42,11 +44,20 @@ class Program:
     labels: Mapping[tuple[int, int], str] = field(default_factory=dict)
     stops: frozenset[tuple[int, int]] = frozenset()
     fits_device: bool = True
+    feeds: Mapping[int, str] = field(default_factory=dict)
+    closers: Mapping[int, frozenset[str]] = field(default_factory=dict)
+    scores: Mapping[int, Mapping[tuple[int, ...], str]] = field(default_factory=dict)
+    listening: range = range(0)
 
     @property
     def tool_open(self) -> int | None:
         """The id that opens a tool call, None: the schedule has none."""
         return self.vocabulary.tool_open if self.tool_row >= 0 else None
+
+    @property
+    def takes_ids(self) -> bool:
+        """Whether some row takes ids from outside: of a feed, or of a choice that is scored."""
+        return bool(self.feeds or self.scores)
 
     @cached_property
     def ends(self) -> tuple[int, ...]:
@@ -129,6 +140,10 @@ def compile_schedule(
         layout.labels,
         frozenset(layout.stops),
         layout.fits_device,
+        layout.feeds,
+        layout.closers,
+        layout.scores,
+        layout.listening,
     )
 
 
@@ -177,8 +192,9 @@ def _check(schedule: Schedule, vocabulary: Vocabulary, spelling: Spelling) -> No
         raise ScheduleError(
             f"schedule.first has {len(schedule.first)} budgets for a cycle of {len(schedule.cycle)} segments"
         )
-    named = [(f"prologue[{i}]", s) for i, s in enumerate(schedule.prologue)]
-    named += [(f"cycle[{i}]", s) for i, s in enumerate(schedule.cycle)]
+    check_listening(schedule)
+    parts = {"listen": schedule.listen, "prologue": schedule.prologue, "cycle": schedule.cycle}
+    named = [(f"{name}[{i}]", s) for name, part in parts.items() for i, s in enumerate(part)]
     for where, segment in named:
         _check_segment(segment, f"schedule.{where}", schedule, vocabulary)
         check_parts(segment, f"schedule.{where}", vocabulary, spelling)
@@ -187,10 +203,10 @@ def _check(schedule: Schedule, vocabulary: Vocabulary, spelling: Spelling) -> No
         if budget is not None and schedule.cycle[i].kind in ("forced", "choice"):
             kind = schedule.cycle[i].kind
             raise ScheduleError(f"schedule.first[{i}] is a budget for a {kind} segment: it must be null")
-    kinds = {segment.kind for segment in schedule.cycle}
+    kinds = {segment.kind for segment in schedule.cycle} - {"fed"}
     if not kinds - {"reflection"} or (kinds <= {"reflection", "transcript"} and schedule.has("speech")):
         raise ScheduleError(
-            "schedule.cycle: nothing can run in it once text and reflection are finished; add speech"
+            "schedule.cycle: nothing can run in it once text and reflection are finished and feeds closed; add speech"
         )
     if schedule.has("speech") and vocabulary.speech is None:
         raise ScheduleError(
@@ -207,7 +223,8 @@ def _check_segment(segment: Segment, where: str, schedule: Schedule, vocabulary:
         _check_range(segment.ids, where, (0, vocabulary.size))
     if segment.budget is not None:
         return
-    if segment.kind == "speech" and any(s.kind == "transcript" for s in schedule.cycle):
+    has_text = any(s.kind == "transcript" for s in schedule.cycle) or finishes_text(schedule)
+    if segment.kind == "speech" and has_text:
         raise ScheduleError(f"{where}.budget is null: in a cycle with transcript, speech needs a budget")
     ends = (vocabulary.close if segment.close is None else segment.close or None, vocabulary.done)
     if segment.kind == "reflection" and ends == (None, None) and not segment.stop:

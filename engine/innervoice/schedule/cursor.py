@@ -32,6 +32,7 @@ _NEXT = int(ProgramColumn.NEXT)
 _BUDGET = int(ProgramColumn.BUDGET)
 _CLOSE_ROW = int(ProgramColumn.CLOSE_ROW)
 _MISS = int(ProgramColumn.MISS)
+_FED = 2  # of FORCED
 _CLOSES = int(Edge.CLOSES)
 _LEAVES = int(Edge.LEAVES)
 _CHOOSES = int(Edge.CHOOSES)
@@ -46,8 +47,8 @@ _TOOL_MARK = TokenKind.TOOL_MARK
 
 
 class Cursor:
-    """Walks a guided Program: while `forced` is an id, call `emit_forced`; else draw
-    from `mask` and call `draw`.
+    """Walks a guided Program: while `forced` is an id, call `emit_forced`; where it `waits`, call `feed` or
+    `close_feed`; else draw from `mask` and call `draw`.
 
     caps: run-time caps of the reflection segments in order; those beyond the list are uncapped. ignore_eos:
     no id that ends a reply is offered, but behind a tool call, which ends it. `granted` are the caps that took
@@ -71,12 +72,15 @@ class Cursor:
         self.is_done = state.is_done
         self.num_reflections = state.num_reflections
         self.segment = state.segment
+        self.closed = frozenset(state.closed)  # names of the feeds that give no more
         # The program's own lists: a step looks at them several times.
         self._rows = program.rows
         self._kinds = program.kinds
         self._masks = program.masks
         self._edges = program.edges
         self._names = program.names
+        self._feeds = program.feeds
+        self._closers = program.closers
         self._ignore_eos = ignore_eos
         self._ends = frozenset(program.ends)
         self._tool_open = program.tool_open
@@ -105,6 +109,7 @@ class Cursor:
             fresh=self._fresh,
             caps=tuple(self.caps),
             granted=tuple(self.granted),
+            closed=tuple(sorted(self.closed)),
         )
 
     @property
@@ -126,7 +131,17 @@ class Cursor:
     def forced(self) -> int | None:
         """The id that must come next, None when the next one is drawn."""
         row = self._rows[self._row]
-        return int(self.program.forced[row[_OFFSET] + self._count]) if row[_FORCED] else None
+        return int(self.program.forced[row[_OFFSET] + self._count]) if row[_FORCED] == 1 else None
+
+    @property
+    def waits(self) -> bool:
+        """Whether the next id comes from outside: call `feed`, or `close_feed`."""
+        return self._rows[self._row][_FORCED] == _FED
+
+    @property
+    def feed_name(self) -> str | None:
+        """The name of the feed that it waits for; None: it waits for none, or for the scores of a choice."""
+        return self._feeds.get(self._row)
 
     @property
     def mask(self) -> Mask:
@@ -191,11 +206,32 @@ class Cursor:
             self._offers_done = kind is _CLOSE
         return emission
 
+    def feed(self, token: int, choice: str | None = None) -> Emission:
+        """Take an id from outside, where it waits for one. choice: the text of a choice that the id completes."""
+        assert self.waits, f"state {self._row} waits for no id"
+        row = self._rows[self._row]
+        self._offers_done = False
+        emission = self._emission(token, self.kind, forced=True, choice=choice, feed=self.feed_name)
+        self._count += 1
+        if choice is not None or self._count == row[_BUDGET]:
+            self._enter(self._next(self._row))
+        return emission
+
+    def close_feed(self) -> None:
+        """Go on without the feed that it waits for, which gives no more."""
+        name = self.feed_name
+        assert name is not None, f"state {self._row} waits for no feed"
+        self.closed |= {name}
+        self._enter(self._row)
+
     def draw(self, token: int) -> Emission | None:
         """Take a drawn id. None: it ended the text and is discarded; the next draw uses the same logits."""
         assert token in self.mask, f"{token} is not in the mask of state {self._row}"
         row, vocabulary = self._rows[self._row], self.program.vocabulary
         kind = self.kind
+        is_discarded = row[_DISCARD] and row[_LOW1] <= token < row[_HIGH1]
+        if token in self._closers and not is_discarded:
+            self.closed |= self._closers[token]
         edges = self._edges[self._row]
         if kind is _REFLECTION and row[_MISS] != _CHOOSES:
             closes = token == vocabulary.close if edges is None else edges.get(token) == _CLOSES
@@ -204,7 +240,7 @@ class Cursor:
         if self._offers_done and token == vocabulary.done:
             self._offers_done, self.reflection_done = False, True
             return Emission(token, _DONE, self.segment, forced=False)
-        if row[_DISCARD] and row[_LOW1] <= token < row[_HIGH1]:
+        if is_discarded:
             self.finish_text()
             return None
         self._offers_done = False
@@ -318,7 +354,7 @@ class Cursor:
     def _enter(self, index: int) -> None:
         """Stand at the first row from index on that is not capped to nothing."""
         row = self._rows[index]
-        while row[_ENTRY] and not self._open_reflection(index):
+        while (row[_ENTRY] and not self._open_reflection(index)) or self._is_closed(index, row):
             index = self._next(row[_CLOSE_ROW])
             row = self._rows[index]
         self._row, self._count = index, 0
@@ -328,6 +364,13 @@ class Cursor:
             if not body_of_open:
                 self._limit = UNLIMITED if row[_BUDGET] < 0 else row[_BUDGET]
             self._leave_if_spent()
+
+    def _is_closed(self, index: int, row: list[int]) -> bool:
+        """Whether a row takes ids from a feed that gives no more; the end of the text's feed finishes the text."""
+        if row[_FORCED] != _FED or self._feeds.get(index) not in self.closed:
+            return False
+        self.text_done |= bool(row[_DISCARD])
+        return True
 
     def _open_reflection(self, index: int) -> bool:
         """Ask for the segment's cap; False when nothing is left of its budget."""
@@ -345,7 +388,14 @@ class Cursor:
         return self._limit > 0
 
     def _emission(
-        self, token: int, kind: TokenKind, *, forced: bool, choice: str | None = None, matched: int = 0
+        self,
+        token: int,
+        kind: TokenKind,
+        *,
+        forced: bool,
+        choice: str | None = None,
+        matched: int = 0,
+        feed: str | None = None,
     ) -> Emission:
         self.segment += self._fresh
         self._fresh = False
@@ -359,7 +409,7 @@ class Cursor:
         if kind is _CLOSE and forced and self.granted:  # it had all of its cap
             cap = self.granted[-1]
             return Emission(token, kind, self.segment, forced, cap, cap, name=name)
-        return Emission(token, kind, self.segment, forced, None, 0, skipped, name, choice, matched)
+        return Emission(token, kind, self.segment, forced, None, 0, skipped, name, choice, matched, feed)
 
 
 def make_cursor(

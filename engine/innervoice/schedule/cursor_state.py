@@ -63,6 +63,7 @@ class CursorState:
     last: TokenKind | None = None  # the group of kinds that the last token belongs to
     caps: tuple[Count, ...] = ()  # of the reflections in order
     granted: tuple[Count, ...] = ()  # caps that took effect, one for each reflection that has begun
+    closed: tuple[str, ...] = ()  # names of the feeds that give no more
 
     @property
     def is_guided(self) -> bool:
@@ -79,7 +80,7 @@ class CursorState:
             elif isinstance(value, TokenKind):
                 value = value.label
             values[key] = value
-        return values
+        return values | ({"closed": list(self.closed)} if self.closed else {})
 
     @classmethod
     def from_json(cls, values: Any) -> CursorState:
@@ -95,11 +96,12 @@ class CursorState:
                 f"the cursor's state has version {version!r}: this engine reads version {VERSION}"
             )
         keys = _GUIDED_KEYS if "_row" in values else _FREE_KEYS
-        wrong = (values.keys() - {"version"}) ^ keys.keys()
+        wrong = (values.keys() - {"version", "closed"}) ^ keys.keys()
         if wrong:
             state = "lacks" if wrong & keys.keys() else "has the unknown"
             raise ValueError(f"the cursor's state {state} {min(map(str, wrong))}: export the session again")
         found = {name: _read(name, values[key]) for key, name in keys.items()}
+        found["closed"] = _read("closed", values.get("closed", ()))
         if keys is _GUIDED_KEYS and found["row"] < 0:
             raise ValueError(f"{_PREFIX}row is {found['row']}: it must be 0 or more")
         return cls(**found)
@@ -123,7 +125,10 @@ class CursorState:
     def _check_guided(self, program: Program) -> None:
         self._in_range("row", 0, len(program.rows) - 1)
         row, kind = program.rows[self.row], program.kinds[self.row]
-        self._in_range("count", 0, row[ProgramColumn.LENGTH] - 1 if row[ProgramColumn.FORCED] else _MOST)
+        self._in_range("count", 0, _last_count(row))
+        unknown = set(self.closed) - set(program.feeds.values())
+        if unknown:
+            raise ValueError(f"the cursor's closed names {min(unknown)!r}: no segment takes from such a feed")
         if len(self.granted) != self.num_reflections:
             raise ValueError(
                 f"the cursor's state has {len(self.granted)} granted caps for {self.num_reflections} reflections: "
@@ -151,6 +156,14 @@ class CursorState:
         value = getattr(self, name)
         if not low <= value <= high:
             raise ValueError(f"{_PREFIX}{name} is {value}: it must be {low} to {high}")
+
+
+def _last_count(row: Sequence[int]) -> int:
+    """The most tokens that may be emitted of a state where a cursor stands."""
+    if row[ProgramColumn.FORCED] == 1:
+        return row[ProgramColumn.LENGTH] - 1
+    is_limited = row[ProgramColumn.FORCED] and row[ProgramColumn.BUDGET] > 0
+    return row[ProgramColumn.BUDGET] - 1 if is_limited else _MOST
 
 
 def _read(name: str, value: Any) -> Any:

@@ -32,8 +32,8 @@ class Emission:
     cap, spent: of a token of a reflection that can be capped, the most hidden tokens that the segment may have
     and those that it has had with this one. num_skipped: reflections since the token before that a cap of 0
     left out. name: of its segment. choice: the text of the choice that the token completes. matched: how many of
-    the last tokens, with this one, may be the beginning of the segment's close. All of these say how the token
-    came about, not which it is, and are not compared.
+    the last tokens, with this one, may be the beginning of the segment's close. feed: the name of the feed that
+    gave it. All of these say how the token came about, not which it is, and are not compared.
     """
 
     token: int
@@ -46,3 +46,4 @@ class Emission:
     name: str | None = field(default=None, compare=False)
     choice: str | None = field(default=None, compare=False)
     matched: int = field(default=0, compare=False)
+    feed: str | None = field(default=None, compare=False)

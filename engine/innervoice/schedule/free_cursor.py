@@ -27,6 +27,8 @@ class FreeCursor:
     text_done = False
     reflection_done = False
     discards = False
+    waits = False
+    closed: frozenset[str] = frozenset()
     is_reflecting = False  # no segment is open that could be capped
     kind = TokenKind.TRANSCRIPT  # a free reply does not say what comes next: it is taken to speak
     forced: int | None = None

@@ -13,8 +13,19 @@ from innervoice_kernels.sampling.cursor_columns import Edge, ProgramColumn, Toke
 
 NONE_LEFT = -1
 _NOW, _LATER, _SINGLES = 1, 2, 3  # values of ProgramColumn.ENDS
+_FED = 2  # of ProgramColumn.FORCED
 _NUM_RANGES = 3
 _NUM_SINGLES = ProgramColumn.WIDTH - ProgramColumn.SINGLE0
+
+
+def finishes_text(schedule: Schedule) -> bool:
+    """Whether the end of a feed is the end of the text: a cycle's speech then goes on to its end.
+
+    So it is where the cycle has speech, and its transcript is fed and never drawn.
+    """
+    kinds = {s.kind for s in schedule.cycle}
+    is_fed = any(s.kind == "fed" and s.voice_as == "transcript" for s in schedule.cycle)
+    return is_fed and "speech" in kinds and "transcript" not in kinds
 
 
 @dataclass(frozen=True)
@@ -43,12 +54,17 @@ class SegmentLayout:
         self.names: list[str | None] = []  # by row
         self.labels: dict[tuple[int, int], str] = {}
         self.stops: set[tuple[int, int]] = set()  # by row and id
+        self.feeds: dict[int, str] = {}  # by row
+        self.closers: dict[int, frozenset[str]] = {}  # by drawn id
+        self.scores: dict[int, dict[tuple[int, ...], str]] = {}  # by row
+        self.listening = range(0)
         self.fits_device = True
         self.tool_row = self.start = NONE_LEFT
         self.sequence: list[_Laid] = []
         self._sampled: Segment | None = None
         self.targets: dict[tuple[int, int], int] = {}  # by segment and flags
-        self.has_text = schedule.has("transcript")
+        self.has_fed_text = finishes_text(schedule)
+        self.has_text = schedule.has("transcript") or self.has_fed_text
         self.has_speech = schedule.has("speech")
         self.call = None if schedule.tool == "off" else vocabulary.tool_open
         self.behind_call = NONE_LEFT
@@ -56,7 +72,7 @@ class SegmentLayout:
         self._lay_out(schedule)
 
     def _lay_out(self, schedule: Schedule) -> None:
-        passes = [schedule.prologue]
+        passes = [schedule.listen, schedule.prologue]
         if schedule.first:
             budgets = (
                 own if new is None else new
@@ -71,11 +87,27 @@ class SegmentLayout:
         for index, laid in enumerate(self.sequence):
             if laid.segment.kind == "tool":  # the reply ends behind it
                 continue
+            num = len(schedule.listen)
+            after = index + 1 if index >= num else (index + 1) % num
             for flags in range(4):
-                target = self._target(index + 1, loop_at, flags)
+                target = self._target(after, loop_at, flags)
                 for row in laid.last:
                     self.rows[row][ProgramColumn.NEXT + flags] = target
         self.start = self._target(0, loop_at, 0)
+        if schedule.listen:
+            self._leave_listening(schedule, loop_at)
+
+    def _leave_listening(self, schedule: Schedule, loop_at: int) -> None:
+        """Let the end of a feed that is listened to lead to the reply, by a row where no cursor stands."""
+        num = len(schedule.listen)
+        self.listening = range(self.sequence[0].first, self.sequence[num].first)
+        row = self._row(TokenKind.REFLECTION)
+        self.names.append(None)
+        for flags in range(4):
+            self.rows[row][ProgramColumn.NEXT + flags] = self._target(num, loop_at, flags)
+        for laid in self.sequence[:num]:
+            if laid.segment.kind == "fed":
+                self.rows[laid.first][ProgramColumn.CLOSE_ROW] = row
 
     def _limited(self, segment: Segment) -> Segment:
         """The segment with the budget that the schedule's limits leave to its name."""
@@ -114,7 +146,9 @@ class SegmentLayout:
         if segment.kind == "reflection":
             last = self._add_reflection(segment)
         elif segment.kind == "choice":
-            last = self._add_choice(segment)
+            last = self._add_scored(segment) if segment.pick == "scored" else self._add_choice(segment)
+        elif segment.kind == "fed":
+            last = (self._add_fed(segment),)
         elif segment.kind == "forced":
             last = (self._row(TokenKind[segment.voice_as.upper()], ids=segment.ids),)
         elif segment.kind == "tool":
@@ -257,6 +291,24 @@ class SegmentLayout:
                     self.labels[row, token] = label
             self._connect(row, edges, int(Edge.CHOOSES))
         return range(first, len(self.rows))
+
+    def _add_scored(self, segment: Segment) -> tuple[int]:
+        """Add a choice whose text the scores decide, and which is fed then -> its row."""
+        row = self._row(TokenKind[segment.voice_as.upper()])
+        self.rows[row][ProgramColumn.FORCED] = _FED
+        self.scores[row] = self.spelling.paths(segment)
+        return (row,)
+
+    def _add_fed(self, segment: Segment) -> int:
+        """Add a row that takes ids from a feed -> it."""
+        row = self._row(TokenKind[segment.voice_as.upper()], segment)
+        assert segment.feed is not None, "checked before"
+        values, self.feeds[row] = self.rows[row], segment.feed
+        values[ProgramColumn.FORCED] = _FED
+        values[ProgramColumn.DISCARD] = int(segment.voice_as == "transcript" and self.has_fed_text)
+        for token in segment.stop:
+            self.closers[token] = self.closers.get(token, frozenset()) | {segment.feed}
+        return row
 
     def _connect(self, row: int, edges: Mapping[int, int], miss: int) -> None:
         """Give a row its edges, and offer the ids that its ranges leave out."""

@@ -69,7 +69,7 @@ def request_values(program: Program, sampling: Sampling) -> dict[str, Any]:
     }
 
 
-_HOST_ALONE = ("caps", "granted")
+_HOST_ALONE = ("caps", "granted", "closed")
 
 
 def state_values(state: CursorState) -> dict[str, int]:

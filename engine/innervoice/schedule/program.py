@@ -25,7 +25,7 @@ from innervoice.fields import (
 from innervoice.files import replacing
 from innervoice.types import Sampling
 
-KINDS = ("reflection", "transcript", "speech", "forced", "tool", "choice")
+KINDS = ("reflection", "transcript", "speech", "forced", "tool", "choice", "fed")
 MOST_SEGMENTS = 2**16
 TOKEN_NAMES = ("open", "close", "done", "end_of_turn", "tool_open", "tool_close")
 
@@ -45,7 +45,11 @@ class Segment:
     the request's for this segment.
     name: what events, logs, traces and `Schedule.limits` call it. open, close: what a reflection stands between, as
     text or ids, instead of the checkpoint's; none if empty. stop: ids of which any, once drawn, ends the segment.
-    A segment of kind choice draws one of its `choices`, texts or ids, and counts as voice_as says.
+    A segment of kind choice draws one of its `choices`, texts or ids, and counts as voice_as says. pick "scored":
+    the text with the largest total log-probability, instead of a draw at each fork.
+    A segment of kind fed takes up to `budget` ids (None: all) from the request's feed of the name `feed`, waits
+    while that is empty, ends once it is closed, and counts as voice_as says. Its `stop` ids close the feed once
+    the reply draws one.
     """
 
     kind: Annotated[str, Choices(KINDS)]
@@ -58,6 +62,8 @@ class Segment:
     close: str | tuple[Count, ...] | None = None
     stop: Annotated[tuple[Count, ...], Length(64)] = ()
     choices: Annotated[tuple[str | tuple[Count, ...], ...], Length(4096)] = ()
+    feed: Annotated[str | None, Length(256)] = None
+    pick: Literal["drawn", "scored"] = "drawn"
 
     @classmethod
     def of(cls, data: Any, where: str) -> Segment:
@@ -93,12 +99,14 @@ class Segment:
                 more[name] = _plain(value)
         if self.sampling is not None and (sampling := _changed(self.sampling)):
             more["sampling"] = sampling
+        if self.kind == "fed":
+            return {"kind": self.kind, "budget": self.budget, "as": self.voice_as} | more
         if self.kind in ("forced", "choice"):
             return {"kind": self.kind, "as": self.voice_as} | more
         return {"kind": self.kind, "budget": self.budget} | more if more else [self.kind, self.budget]
 
 
-_PARTS = ("name", "open", "close", "stop", "choices")
+_PARTS = ("name", "open", "close", "stop", "choices", "feed", "pick")
 _NO_PARTS = {f.name: f.default for f in fields(Segment) if f.name in _PARTS}
 
 
@@ -135,7 +143,7 @@ def _read_segments(given: Any, name: str) -> tuple[Segment, ...]:
 
 @dataclass(frozen=True)
 class Schedule:
-    """prologue once, then cycle again and again.
+    """listen until its feed is closed, prologue once, then cycle again and again.
 
     first: budgets of the cycle's first pass (None: unchanged). guided False: nothing is masked or forced.
     floor: the least a reflection may be capped to at run time. reflection: "on", "off", or a cap for each.
@@ -159,10 +167,11 @@ class Schedule:
     tool: Annotated[Literal["on", "off"] | int, Limits(1, MOST_INT32)] = "off"
     parallel_calls: bool = True
     limits: Mapping[str, Count] = field(default_factory=dict)
+    listen: Annotated[tuple[Segment, ...], Length(MOST_SEGMENTS)] = ()
 
     def __post_init__(self) -> None:
         try:
-            for name in ("cycle", "prologue"):
+            for name in ("cycle", "prologue", "listen"):
                 object.__setattr__(self, name, _read_segments(getattr(self, name), f"schedule.{name}"))
             read_fields(self, "schedule.", {"reflection": "reflect"})
         except ValueError as error:
@@ -171,12 +180,17 @@ class Schedule:
 
     @property
     def segments(self) -> tuple[Segment, ...]:
-        """Prologue and cycle in one."""
-        return self.prologue + self.cycle
+        """All of listen, prologue and cycle in one."""
+        return self.listen + self.prologue + self.cycle
 
     def has(self, kind: str) -> bool:
-        """Whether a drawn segment of this kind stands in prologue or cycle."""
+        """Whether a segment of this kind stands in listen, prologue or cycle."""
         return any(segment.kind == kind for segment in self.segments)
+
+    @property
+    def feeds(self) -> tuple[str, ...]:
+        """The names of the feeds that its segments take ids from."""
+        return tuple(dict.fromkeys(s.feed for s in self.segments if s.kind == "fed" and s.feed is not None))
 
     @property
     def makes_calls(self) -> bool:
@@ -222,6 +236,8 @@ class Schedule:
             "prologue": [s.to_json() for s in self.prologue],
             "cycle": [s.to_json() for s in self.cycle],
         }
+        if self.listen:
+            data["listen"] = [s.to_json() for s in self.listen]
         for key, name in _JSON_KEYS.items():
             value = getattr(self, name)
             if key not in data and value != getattr(default, name):
@@ -265,6 +281,7 @@ _JSON_KEYS = {
     "tool": "tool",
     "parallel_calls": "parallel_calls",
     "limits": "limits",
+    "listen": "listen",
 }
 
 

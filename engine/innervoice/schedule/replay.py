@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from innervoice.checkpoint.files import refuse_unknown
 from innervoice.schedule.compile import Program, compile_schedule
-from innervoice.schedule.cursor import make_cursor
-from innervoice.schedule.emission import Mask
+from innervoice.schedule.cursor import Cursor, make_cursor
+from innervoice.schedule.emission import Emission, Mask
 from innervoice.schedule.pack import request_values, sampling_table
 from innervoice.schedule.program import Schedule
 from innervoice.types import Sampling, Vocabulary
@@ -27,13 +27,15 @@ def replay(
     max_new_tokens: int,
     caps: Sequence[int] | None = None,
     kernel: str = "host",
+    feeds: Mapping[str, Sequence[int]] | None = None,
 ) -> tuple[list[int], list[str]]:
     """Ids and kinds of a greedy reply whose token t is drawn from logits[t].
 
     schedule: the JSON form; it may hold the run-time `caps` itself. vocab: {"text": [lo, hi], "speech":
     [lo, hi], "eot", "open", "close", "done", "tool_open", "tool_close", "tool_between"}, null where absent.
     logits [T, V]. kernel: "host" is this package's cursor, "triton" the one inside the sampling kernel, on a GPU
-    or with TRITON_INTERPRET=1. Raises ValueError when the logits run out, or the kernel cannot run.
+    or with TRITON_INTERPRET=1, which takes no feeds. feeds: by name, the ids that fed segments take before their
+    feed is closed. Raises ValueError when the logits run out, or the kernel cannot run.
     """
     table = np.asarray(logits)
     if table.ndim != 2:
@@ -55,16 +57,18 @@ def replay(
     cursor = make_cursor(program, capped)
     ids: list[int] = []
     kinds: list[str] = []
+    left = {name: list(feeds[name]) if feeds else [] for name in made.feeds}
     while len(ids) < max_new_tokens and not cursor.is_done:
         if len(ids) >= len(table):
             raise ValueError(f"logits hold {len(table)} rows, but the reply goes on after that many tokens")
         emission = None
         while emission is None:
-            emission = (
-                cursor.emit_forced()
-                if cursor.forced is not None
-                else cursor.draw(_best(table[len(ids)], cursor.mask))
-            )
+            if cursor.waits and isinstance(cursor, Cursor):
+                emission = _take(cursor, left)
+            elif cursor.forced is not None:
+                emission = cursor.emit_forced()
+            else:
+                emission = cursor.draw(_best(table[len(ids)], cursor.mask))
         ids.append(emission.token)
         kinds.append(emission.kind.label)
     return ids, kinds
@@ -80,6 +84,17 @@ def _by_kernel(
         (program.table, program.forced, sampling_table(program)), request, logits, caps
     )
     return ids, kinds
+
+
+def _take(cursor: Cursor, left: Mapping[str, list[int]]) -> Emission | None:
+    """The next id of the feed that a cursor waits for; None: it has none left, and is closed."""
+    name = cursor.feed_name
+    if name is None:
+        raise ValueError("a scored choice needs a model: replay has its logits alone")
+    if left[name]:
+        return cursor.feed(left[name].pop(0))
+    cursor.close_feed()
+    return None
 
 
 def _best(row: npt.NDArray[Any], mask: Mask) -> int:

@@ -47,11 +47,15 @@ class TokenKind(IntEnum):
 class ProgramColumn(IntEnum):
     """Columns of one state of a compiled schedule. NEXT is indexed by text done + 2 * reflection done."""
 
-    FORCED = 0  # 1: emits the ids at OFFSET, LENGTH of the forced buffer; 0: draws
+    FORCED = (
+        0  # 1: emits the ids at OFFSET, LENGTH of the forced buffer; 2: waits for ids from outside; 0: draws
+    )
     KIND = 1  # TokenKind of the emitted token
     BUDGET = 2  # -1: no cap
     NEXT = 3
-    CLOSE_ROW = 7  # where NEXT is looked up after a drawn close, of a call too, or done; else the row itself
+    CLOSE_ROW = (
+        7  # where NEXT is looked up after a drawn close, of a call too, or done, and after the end of a feed
+    )
     OFFSET = 8
     LENGTH = 9
     LOW0 = 10
@@ -65,7 +69,7 @@ class ProgramColumn(IntEnum):
     ENDS = 18  # 1: the ids that end a reply are drawn as well, 2: only once the text is finished, 3: SINGLE0 to 3
     ENTRY = 19  # 1: a reflection segment begins here, its cap is asked for
     HEAD = 20  # 1: a segment begins here
-    DISCARD = 21  # 1: a speech id ends the text, is discarded, and the next state draws again
+    DISCARD = 21  # 1: a speech id ends the text, is discarded, and the next state draws again; or the end of a feed does
     SAMPLING = 22  # index into the program's samplings, -1: the request's
     EDGES = (
         23  # offset into the forced buffer: so many ids, then for each the state that it leads to, or an Edge
@@ -167,6 +171,7 @@ class Ending(IntEnum):
     IDLE = 4
     WAITING = 5  # for a page: the row runs on when it has one
     PAUSED = 6  # by the host: the row runs on when it is told to
+    FED = 7  # its cursor waits for ids from outside: the host goes on with the reply
 
 
 class MaskColumn(IntEnum):

@@ -32,7 +32,9 @@ from innervoice_kernels.sampling.cursor_columns import (
 _REFLECTION, _TRANSCRIPT, _SPEECH, _OPEN, _CLOSE, _DONE, _END, _TOOL, _TOOL_MARK = (
     tl.constexpr(int(i)) for i in TokenKind
 )
-_RUNNING, _STOP, _LENGTH_SPENT, _REFUSED, _IDLE, _WAITING, _PAUSED = (tl.constexpr(int(i)) for i in Ending)
+_RUNNING, _STOP, _LENGTH_SPENT, _REFUSED, _IDLE, _WAITING, _PAUSED, _FED = (
+    tl.constexpr(int(i)) for i in Ending
+)
 _O_TOKEN, _O_KIND, _O_SEGMENT, _O_IS_FORCED, _O_IS_DONE, _O_DISCARDED, _OUTPUT_WIDTH = (
     tl.constexpr(int(i)) for i in OutputColumn
 )
@@ -314,7 +316,8 @@ def advance_rows(
     text_done = tl.where(discarded, 1, text_done)
     slot = 2 * b + discarded.to(tl.int32)
     at = table + row * _TABLE_WIDTH
-    is_forced = guided & (tl.load(at + _FORCED, mask=guided, other=0) != 0)
+    is_forced = guided & (tl.load(at + _FORCED, mask=guided, other=0) == 1)
+    emits = alive & ((guided == 0) | (tl.load(at + _FORCED, mask=guided, other=0) != 2))
     kind = tl.load(at + _KIND, mask=guided, other=_TRANSCRIPT)
     ids = forced + tl.load(at + _OFFSET, mask=is_forced, other=0) + count
     token = tl.where(
@@ -322,10 +325,10 @@ def advance_rows(
         tl.load(ids, mask=is_forced, other=0),
         tl.load(drawn + slot, mask=alive, other=-1, cache_modifier=".cg"),
     )
-    refused = alive & (token < 0)
+    refused = emits & (token < 0)
     # The kind of the token: the end of a reflection, an accepted offer of done, the begin or end of a call,
     # the end of turn, or its state's.
-    takes = guided & (refused == 0) & (is_forced == 0)
+    takes = guided & emits & (refused == 0) & (is_forced == 0)
     target, has_edges = _follow_edges(token, at, forced, takes)
     chooses = takes & (tl.load(at + _MISS, mask=takes, other=0) == _CHOOSES)
     closes = tl.where(has_edges, target == _CLOSES, token == close)
@@ -357,7 +360,9 @@ def advance_rows(
     )
     emitted = tl.where(is_free, free_kind, emitted)
     ends |= is_free & (free_kind == _END)
-    counts = guided & (refused == 0) & (takes_offer == 0)  # an accepted offer belongs to the segment before
+    counts = (
+        guided & emits & (refused == 0) & (takes_offer == 0)
+    )  # an accepted offer belongs to the segment before
     segment = tl.load(s + _SEGMENT, mask=alive, other=-1) + tl.where(
         is_free, begins.to(tl.int32), tl.where(counts, fresh, 0)
     )
@@ -386,11 +391,11 @@ def advance_rows(
     )  # fmt: skip
 
     # The end of the reply, if this was its last token.
-    n = tl.load(s + _NUM_TOKENS, mask=alive, other=0) + (refused == 0).to(tl.int32)
+    n = tl.load(s + _NUM_TOKENS, mask=alive, other=0) + (emits & (refused == 0)).to(tl.int32)
     is_spent = n >= tl.load(request + _R_MAX_TOKENS, mask=alive, other=0)
-    new_ending = tl.where(
-        refused, _REFUSED, tl.where(ends, _STOP, tl.where(is_spent, _LENGTH_SPENT, _RUNNING))
-    )
+    waits = guided & (tl.load(table + row * _TABLE_WIDTH + _FORCED, mask=guided, other=0) == 2)
+    new_ending = tl.where(is_spent, _LENGTH_SPENT, tl.where(waits, _FED, _RUNNING))
+    new_ending = tl.where(refused, _REFUSED, tl.where(ends, _STOP, new_ending))
     ending = tl.where(alive, new_ending, ending)
     tl.store(s + _ROW, row, mask=guided)
     tl.store(s + _COUNT, count, mask=guided)
@@ -407,13 +412,13 @@ def advance_rows(
     tl.store(s + _LAST, last, mask=is_free)
     # What the host reads a step later.
     out = output + b * _OUTPUT_WIDTH
-    tl.store(out + _O_TOKEN, tl.where(alive, token, -1), mask=exists)
-    tl.store(out + _O_KIND, tl.where(alive & (refused == 0), emitted, -1), mask=exists)
+    tl.store(out + _O_TOKEN, tl.where(emits, token, -1), mask=exists)
+    tl.store(out + _O_KIND, tl.where(emits & (refused == 0), emitted, -1), mask=exists)
     tl.store(out + _O_SEGMENT, segment, mask=exists)
     tl.store(out + _O_IS_FORCED, is_forced.to(tl.int32), mask=exists)
     tl.store(out + _O_IS_DONE, ending, mask=exists)
     tl.store(out + _O_DISCARDED, discarded.to(tl.int32), mask=exists)
-    was_drawn = alive & (is_forced == 0) & (refused == 0)
+    was_drawn = emits & (is_forced == 0) & (refused == 0)
     tl.store(
         logprob + b,
         tl.load(drawn_logprob + slot, mask=was_drawn, other=float("nan"), cache_modifier=".cg"),

@@ -36,7 +36,11 @@ from innervoice_kernels.sampling.step import Ring, StepInputs, begin_step, end_s
 PDL_VARIABLE = "INNERVOICE_PDL"
 NUM_CAPS = 64  # of reflections, that a row holds
 _RING = 64  # steps that may be queued by one call
-_TOLD = (Ending.REFUSED, Ending.WAITING)  # endings of which a row tells in every step, with no token
+_TOLD = (
+    Ending.REFUSED,
+    Ending.WAITING,
+    Ending.FED,
+)  # endings of which a row tells in every step, with no token
 
 
 @dataclass(frozen=True)

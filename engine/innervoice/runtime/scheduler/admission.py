@@ -33,7 +33,8 @@ def admit_rows(
     held = np.flatnonzero(runs)
     num_rows = int(np.count_nonzero((rows.phase != _FREE) & ~rows.is_listening)) - len(waiting)
     pages_free -= int(np.maximum(num_pages(rows.context[held] + 1, settings) - rows.pages[held], 1).sum())
-    load = SpokenLoad.of(rows, held[rows.is_live[held] & ~rows.is_listening[held] & ~rows.is_blocked[held]])
+    idle = rows.is_listening | rows.is_blocked | rows.is_waiting
+    load = SpokenLoad.of(rows, held[rows.is_live[held] & ~idle[held]])
     policy, chosen = settings.planner, list[int]()
     for index in waiting.tolist():
         needed = num_pages(int(rows.context[index]) + 1, settings) - int(rows.pages[index])

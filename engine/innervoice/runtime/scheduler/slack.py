@@ -77,12 +77,13 @@ class SlackPolicy(Policy):
         return DraftStep(chosen, prefill, drawing, grant(settings, outlook)[drawing], wake_s)
 
     def victims(self, rows: Columns, running: TableIndices) -> TableIndices:
-        """Sort by who needs pages least: unread replies, low priority, no listener, most unplayed sound,
+        """Sort by who needs pages least: unread replies, those that wait for ids, low priority, no listener, most unplayed sound,
         latest arrival.
         """
         latest = -rows.order[running]
         sound = -(rows.sound_end_s[running] + rows.unvoiced_s[running])
-        keys = (latest, sound, rows.is_live[running], rows.priority[running], ~rows.is_blocked[running])
+        idle = rows.is_blocked[running] | rows.is_waiting[running]
+        keys = (latest, sound, rows.is_live[running], rows.priority[running], ~idle)
         return running[np.lexsort(keys)]
 
     def codec(
@@ -131,7 +132,8 @@ def _prefill_len(
     if costs.prefill_token_s <= 0:
         return most
     spare_s = outlook.left_s - rows.spoken_left * costs.decode.estimate(outlook.num)
-    least_s = float(np.min(spare_s, initial=math.inf, where=rows.has_sound)) + settings.margin_s
+    heard = rows.has_sound & ~rows.is_waiting
+    least_s = float(np.min(spare_s, initial=math.inf, where=heard)) + settings.margin_s
     num = int(min(max(0.5 * least_s / costs.prefill_token_s, 0), most))
     if num < _LEAST_PREFILL and (rows.served_s[waiting] < now - settings.starve_s).any():
         return min(_LEAST_PREFILL, most)

@@ -39,6 +39,7 @@ _COLUMNS: dict[str, tuple[type, float]] = {
     "pages": (np.int64, 0),  # held
     "is_live": (np.bool_, False),  # its audio is played in real time
     "is_blocked": (np.bool_, False),  # its reader does not read
+    "is_waiting": (np.bool_, False),  # for ids from outside: its prompt may be fed, nothing is drawn
     "is_listening": (np.bool_, False),  # prompt of a user who still speaks: fed ahead, nothing is drawn
     "has_sound": (np.bool_, False),
     "sound_end_s": (np.float64, 0.0),  # when the player runs dry
@@ -73,6 +74,7 @@ class Columns:
     pages: NDArray[np.int64]
     is_live: NDArray[np.bool_]
     is_blocked: NDArray[np.bool_]
+    is_waiting: NDArray[np.bool_]
     is_listening: NDArray[np.bool_]
     has_sound: NDArray[np.bool_]
     sound_end_s: NDArray[np.float64]

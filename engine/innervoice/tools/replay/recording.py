@@ -53,7 +53,7 @@ class RecordedReply:
     reflection_caps: as they came to be, from the usage; without a usage those of the request. engine: how the
     engine was loaded. reason: None when the log breaks off. history: of the session that the reply is a turn
     of, as it was before, None for a single reply. extra: the caller's own fields of each line behind the
-    request's (`EventField`); a replay does not compare them.
+    request's (`EventField`); a replay does not compare them. feeds: by name, the ids that a feed gave.
     """
 
     prompt_ids: TokenIds
@@ -69,6 +69,7 @@ class RecordedReply:
     engine: Mapping[str, Any] = field(default_factory=dict)
     history: SessionSnapshot | None = None
     extra: tuple[Mapping[str, Any], ...] = ()
+    feeds: Mapping[str, TokenIds] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         read_fields(self, "the log's ")
@@ -133,7 +134,17 @@ class RecordedReply:
             engine=head.get("engine", {}),
             history=SessionSnapshot.from_dict(head["history"]) if head["is_turn"] else None,
             extra=tuple(extra),
+            feeds=_feeds(lines),
         )
+
+
+def _feeds(lines: Sequence[Line]) -> dict[str, tuple[int, ...]]:
+    """By name, the ids that each feed gave, in order."""
+    found: dict[str, tuple[int, ...]] = {}
+    for line in lines:
+        if name := line.get("feed"):
+            found[name] = (*found.get(name, ()), *line["ids"])
+    return found
 
 
 def _parsed(path: str | PathLike[str], number: int, text: str) -> Line:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from innervoice.api.engine import Engine
+from innervoice.runtime.feed import Feed
 from innervoice.runtime.snapshot import PausedReply
 from innervoice.runtime.stream import Stream
 from innervoice.schedule import Schedule, make_cursor
@@ -95,6 +96,7 @@ def _again(engine: Engine, recording: RecordedReply) -> Iterator[Stream]:
         "output_rate": recording.output_rate,
         "output_format": recording.output_format,
         "realtime": False,
+        "feeds": {name: _filled(recording, name) for name in recording.schedule.feeds},
     }
     if history is None:
         with engine.stream(Ids(recording.prompt_ids), **request) as stream:
@@ -104,6 +106,15 @@ def _again(engine: Engine, recording: RecordedReply) -> Iterator[Stream]:
         history = replace(history, paused=_rest(engine, history.paused, sampling, recording.reflection_caps))
     with engine.open_session(restore=history.to_bytes()) as session:
         yield session.reply(Ids(recording.prompt_ids) if recording.prompt_ids else None, **request)
+
+
+def _filled(recording: RecordedReply, name: str) -> Feed:
+    """A closed feed with the ids that one of this name gave."""
+    ids = recording.feeds.get(name, ())
+    with Feed(max(1, len(ids))) as feed:
+        for token in ids:
+            feed.put(token)
+    return feed
 
 
 def _rest(engine: Engine, paused: PausedReply, sampling: Sampling, caps: Sequence[int]) -> PausedReply:
