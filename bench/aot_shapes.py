@@ -214,7 +214,7 @@ def ends(rows: int, dtype: torch.dtype) -> Call:
     """What rows feed into a step, and what they keep of it."""
     meta = torch.device("meta")
     feed, inputs = (
-        step.Feed.allocate(rows, 512, meta),
+        step.RowFeed.allocate(rows, 512, meta),
         step.StepInputs.allocate(rows, D, WIDTH // 4, dtype, meta),
     )
     made, ring = cursor.Rows.allocate(rows, 32, meta), step.Ring.allocate(64, rows, meta)

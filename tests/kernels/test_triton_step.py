@@ -14,19 +14,19 @@ need_interpreter()
 from innervoice_kernels.backend import use  # noqa: E402
 from innervoice_kernels.sampling.cursor import Rows  # noqa: E402
 from innervoice_kernels.sampling.cursor_columns import Ending, OutputColumn, StateColumn, TokenKind  # noqa: E402
-from innervoice_kernels.sampling.step import Feed, Ring, StepInputs, begin_step, end_step  # noqa: E402
+from innervoice_kernels.sampling.step import Ring, RowFeed, StepInputs, begin_step, end_step  # noqa: E402
 
 PAGE, PAGES, D, HALF = 4, 9, 19, 3
 
 
-def batch(num_rows: int, seed: int) -> tuple[Feed, Rows, Ring]:
+def batch(num_rows: int, seed: int) -> tuple[RowFeed, Rows, Ring]:
     """Rows that run, wait, are to rest, have ended, and lack the page of their token, of tokens of all kinds."""
     generator = torch.Generator().manual_seed(seed)
 
     def ints(low: int, high: int, *shape: int) -> Any:
         return torch.randint(low, high, shape, generator=generator, dtype=torch.int32)
 
-    feed = Feed(
+    feed = RowFeed(
         token=ints(0, 30, num_rows), kind=ints(-1, len(TokenKind), num_rows), position=ints(0, 13, num_rows),
         reply=ints(0, 3, num_rows), log_weight=torch.zeros(num_rows),
         page_table=torch.stack([torch.randperm(PAGES, generator=generator)[:3] for _ in range(num_rows)]).int(),

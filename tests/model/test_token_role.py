@@ -12,7 +12,7 @@ from innervoice.model.sequence import Sequence
 from innervoice.model.token_role import TokenRole, page_key, reply_tag
 from innervoice_kernels.sampling.cursor import Rows
 from innervoice_kernels.sampling.cursor_columns import Ending, StateColumn, TokenKind
-from innervoice_kernels.sampling.step import Feed, StepInputs, begin_step_ref
+from innervoice_kernels.sampling.step import RowFeed, StepInputs, begin_step_ref
 
 CPU = torch.device("cpu")
 
@@ -29,7 +29,7 @@ def batch_tags(kind: TokenKind | None, log_weight: float) -> tuple[int, int]:
 
 def step_tags(kind: TokenKind | None, log_weight: float) -> tuple[int, int]:
     """The same of a device step."""
-    feed, key_tag = Feed.allocate(1, 1, CPU), torch.zeros(1, 4, dtype=torch.int32)
+    feed, key_tag = RowFeed.allocate(1, 1, CPU), torch.zeros(1, 4, dtype=torch.int32)
     feed.kind[0] = -1 if kind is None else int(kind)
     feed.reply[0], feed.page_table[0] = reply_tag(2, log_weight), 0
     state = Rows.allocate(1, 1, "cpu").state

@@ -9,7 +9,7 @@ from innervoice.api.request_builder import RequestBuilder
 from innervoice.model.sequence import TokenColumns
 from innervoice.model.text import ids_within
 from innervoice.runtime.probe import Prober
-from innervoice.runtime.probing import ProbeAnswer, Question
+from innervoice.runtime.probing import ProbeAnswer, ProbedPrompt
 from innervoice.types import Ids, Text
 
 
@@ -62,7 +62,7 @@ def _ids_of(requests: RequestBuilder, given: Text | Ids) -> tuple[int, ...]:
     return tuple(ids)
 
 
-def _put_together(question: Question, answers: Sequence[ProbeAnswer]) -> Likelihoods:
+def _put_together(question: ProbedPrompt, answers: Sequence[ProbeAnswer]) -> Likelihoods:
     found = zip(question.continuations, question.logprobs(answers), strict=True)
     pairs = zip(question.probes, answers, strict=True)
     fed = sum(len(probe.tokens.ids) - answer.num_cached for probe, answer in pairs)
@@ -87,7 +87,7 @@ def likelihoods(
                 f"prompt and continuation have {len(prompt) + longest} tokens and the cache holds {max_model_len}: "
                 "shorten them or raise max_model_len"
             )
-    questions = [Question.of(TokenColumns.neutral(prompt), continuations) for prompt in prompts]
+    questions = [ProbedPrompt.of(TokenColumns.neutral(prompt), continuations) for prompt in prompts]
     answers = prober.run([probe for question in questions for probe in question.probes])
     found, begin = [], 0
     for question in questions:

@@ -56,7 +56,7 @@ class ProbeAnswer:
 
 
 @dataclass(frozen=True)
-class Question:
+class ProbedPrompt:
     """One prompt with its continuations, as probes.
 
     probe_of[c]: the probe, of this question, that feeds continuation c.
@@ -75,7 +75,7 @@ class Question:
         role: TokenRole = TokenRole.NEUTRAL,
         reply: int = 0,
         weights: tuple[float, ...] = (0.0,),
-    ) -> Question:
+    ) -> ProbedPrompt:
         """Continuations whose fed ids begin another's are asked for in that one's probe.
 
         role, reply: of the continuations' tokens.

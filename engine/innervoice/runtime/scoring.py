@@ -10,7 +10,7 @@ from innervoice.runtime.completion import Completion
 from innervoice.runtime.emitter import Emitter
 from innervoice.runtime.faults import Faults
 from innervoice.runtime.feeding import go_on
-from innervoice.runtime.probing import ProbeAnswer, Probing, Question
+from innervoice.runtime.probing import ProbeAnswer, ProbedPrompt, Probing
 from innervoice.runtime.reply_table import ReplyTable
 from innervoice.schedule import Cursor
 from innervoice.types import OutOfCapacity
@@ -28,7 +28,7 @@ class Scoring:
         self._completion = completion
         self._faults = faults
         self._reply: ActiveReply | None = None
-        self._question: Question | None = None
+        self._question: ProbedPrompt | None = None
         self._steps: Generator[int, None, list[ProbeAnswer]] | None = None
 
     def step(self) -> int:
@@ -55,7 +55,7 @@ class Scoring:
             waits = isinstance(cursor, Cursor) and cursor.waits and cursor.feed_name is None
             if waits and reply.device_row is None and reply.finish is None:
                 sequence = reply.sequence
-                self._question = Question.of(
+                self._question = ProbedPrompt.of(
                     sequence.columns(len(sequence.ids)),
                     list(cursor.program.scores[cursor.row]),
                     TokenRole.of(cursor.kind),
@@ -83,7 +83,7 @@ class Scoring:
         return 0
 
     def _choose(
-        self, reply: ActiveReply, cursor: Cursor, question: Question, logprobs: list[tuple[float, ...]]
+        self, reply: ActiveReply, cursor: Cursor, question: ProbedPrompt, logprobs: list[tuple[float, ...]]
     ) -> None:
         """Emit the text with the largest total, the first of those that have it."""
         best = max(range(len(logprobs)), key=lambda place: sum(logprobs[place]))

@@ -31,7 +31,7 @@ _BLOCK, _LANES = 1024, 128
 
 
 @dataclass(frozen=True)
-class Feed:
+class RowFeed:
     """The next inputs of a batch's rows.
 
     The host writes a row's line when a reply begins, and its pages as it grows.
@@ -50,7 +50,7 @@ class Feed:
     rests: Tensor  # [B] int32
 
     @classmethod
-    def allocate(cls, num_rows: int, num_pages: int, device: torch.device) -> Feed:
+    def allocate(cls, num_rows: int, num_pages: int, device: torch.device) -> RowFeed:
         """Rows without pages; num_pages: that a row may hold."""
         token, kind, position, reply, rests = (
             torch.zeros(num_rows, dtype=torch.int32, device=device) for _ in range(5)
@@ -59,9 +59,9 @@ class Feed:
         pages = torch.full((num_rows, num_pages), -1, dtype=torch.int32, device=device)
         return cls(token, kind, position, reply, log_weight, pages, rests)
 
-    def first(self, num_rows: int) -> Feed:
+    def first(self, num_rows: int) -> RowFeed:
         """The first rows, in the same memory."""
-        return Feed(*(getattr(self, f.name)[:num_rows] for f in fields(self)))
+        return RowFeed(*(getattr(self, f.name)[:num_rows] for f in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Ring:
 
 
 def begin_step_ref(
-    feed: Feed,
+    feed: RowFeed,
     state: Tensor,
     embedding: Tensor,
     cos: Tensor,
@@ -195,7 +195,7 @@ def _begin_kernel(
 
 
 def begin_step(
-    feed: Feed,
+    feed: RowFeed,
     state: Tensor,
     embedding: Tensor,
     cos: Tensor,
@@ -216,7 +216,7 @@ def begin_step(
     )  # fmt: skip
 
 
-def end_step_ref(feed: Feed, rows: Rows, ring: Ring) -> None:
+def end_step_ref(feed: RowFeed, rows: Rows, ring: Ring) -> None:
     """Rows that emitted feed their token next, one position on; all outputs go to
     the ring's line of this step.
     """
@@ -255,7 +255,7 @@ def _end_kernel(
     tl.store(count, done + 1)
 
 
-def end_step(feed: Feed, rows: Rows, ring: Ring) -> None:
+def end_step(feed: RowFeed, rows: Rows, ring: Ring) -> None:
     """Keep the emitted tokens of all rows and write them to the ring; see end_step_ref."""
     if choose("end_step", feed.token) != TRITON:
         end_step_ref(feed, rows, ring)

@@ -23,7 +23,7 @@ from innervoice_kernels.language.linear import Norm, SplitWorkspace
 from innervoice_kernels.language.norm import rms_norm
 from innervoice_kernels.language.qkv import HeadNorm, qkv_rope_store
 from innervoice_kernels.language.rope import rotary
-from innervoice_kernels.sampling.step import Feed, StepInputs
+from innervoice_kernels.sampling.step import RowFeed, StepInputs
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Memory:
 
 def decode_layers(
     model: Transformer,
-    feed: Feed,
+    feed: RowFeed,
     inputs: StepInputs,
     kv: KVCache,
     memory: Memory,

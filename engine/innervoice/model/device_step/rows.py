@@ -17,7 +17,7 @@ from innervoice.schedule.cursor_state import CursorState
 from innervoice.types import Sampling
 from innervoice_kernels.sampling.cursor import Rows, request_columns, state_columns, state_values
 from innervoice_kernels.sampling.cursor_columns import Ending, StateColumn, TokenKind
-from innervoice_kernels.sampling.step import Feed
+from innervoice_kernels.sampling.step import RowFeed
 from innervoice_kernels.transfer import to_device
 
 
@@ -54,7 +54,7 @@ class DeviceRows:
         # What the host says before a step lies together, so that it goes over in one copy.
         self._orders = torch.full((_ORDERS, max_rows), -1, dtype=torch.int32, device=device)
         self._orders[_RESTS] = 0
-        self.feed = replace(Feed.allocate(max_rows, max_pages, device), rests=self._orders[_RESTS])
+        self.feed = replace(RowFeed.allocate(max_rows, max_pages, device), rests=self._orders[_RESTS])
         cursor = Rows.allocate(max_rows, num_caps, device)
         self.cursor = replace(cursor, lower=self._orders[_LOWER], coming=self._orders[_COMING])
         self.programs = ProgramStore(device)
