@@ -17,7 +17,7 @@ from innervoice.types import Ids, Prompt, Text, TokenIds, Vocabulary
 
 
 class ItemReader(Protocol):
-    """What of a RequestBuilder reads an item: its tokenizer, its ids, its checks, and its speech tokenizer."""
+    """The part of a RequestBuilder that reads an item: its tokenizer, ids, checks and speech tokenizer."""
 
     @property
     def tokenizer(self) -> TextTokenizer:

@@ -73,7 +73,7 @@ class Feed:
         self._tell()
 
     def close(self) -> None:
-        """Say that nothing more comes: the reply takes what is there, and goes on without the feed."""
+        """Say that nothing more comes: the reply takes the rest, and goes on without the feed."""
         with self._changed:
             self._is_closed = True
             waiters = self._notify()

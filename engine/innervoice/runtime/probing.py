@@ -59,7 +59,7 @@ class ProbeAnswer:
 class ProbedPrompt:
     """One prompt with its continuations, as probes.
 
-    probe_of[c]: the probe, of this question, that feeds continuation c.
+    probe_of[c]: the one among them that feeds continuation c.
     """
 
     num_prompt: int
@@ -103,7 +103,7 @@ class ProbedPrompt:
         return cls(num, tuple(continuations), tuple(probes), probe_of)
 
     def logprobs(self, answers: abc.Sequence[ProbeAnswer]) -> list[tuple[float, ...]]:
-        """Of each continuation the log-probabilities of its ids, from the answers to this question's probes."""
+        """The log-probabilities of each continuation's ids, from the answers to these probes."""
         found = []
         for ids, number in zip(self.continuations, self.probe_of, strict=True):
             asked, logprobs = self.probes[number].asked, answers[number].logprobs
