@@ -11,6 +11,7 @@
 #include "bindings/define.h"
 #include "bindings/weight.h"
 #include "innervoice/codebook.h"
+#include "innervoice/experts.h"
 #include "innervoice/gemm.h"
 #include "innervoice/isa.h"
 #include "innervoice/thread_team.h"
@@ -58,6 +59,31 @@ void product_of_tensors(const py::object& x, const HeldWeight& weight, const py:
   const Isa chosen = isa_or_best(isa);
   const py::gil_scoped_release release;
   product(chosen, from, w.columns, M.value(), w, to, w.rows, exact);
+}
+
+void expert_ffn_of_tensors(ThreadTeam& team, const py::object& x, const HeldWeight& router,
+                           const HeldWeight& gate_up, const HeldWeight& down, const py::object& out,
+                           std::int64_t num_used, bool normalized, const std::optional<std::string>& isa,
+                           bool exact) {
+  const Import x_import("x", x), out_import("out", out);
+  const ExpertLayer layer = {router.view(), gate_up.view(), down.view(), num_used, normalized};
+  Size T("T"), D("D");
+  D.bind(layer.router.columns);
+  const auto* from = match<const float>("x", x_import.argument(), {T, D});
+  auto* to = match<float>("out", out_import.argument(), {T, D});
+  const std::int64_t E = layer.router.rows, F = layer.down.columns;
+  if (layer.gate_up.rows != 2 * F * E || layer.gate_up.columns != D.value() ||
+      layer.down.rows != E * D.value()) {
+    throw std::invalid_argument("gate_up and down do not fit " + std::to_string(E) + " experts of [" +
+                                std::to_string(D.value()) + " to " + std::to_string(F) + "]");
+  }
+  if (num_used < 1 || num_used > E) {
+    throw std::invalid_argument("num_used is " + std::to_string(num_used) + ": use 1 to " +
+                                std::to_string(E));
+  }
+  const Isa chosen = isa_or_best(isa);
+  const py::gil_scoped_release release;
+  expert_ffn(team, chosen, layer, from, T.value(), to, exact);
 }
 
 void nearest_code_of_tensors(ThreadTeam& team, const py::object& x, const HeldWeight& codes,
@@ -121,6 +147,9 @@ void define_cpu(py::module_& m) {
       });
   m.def("gemm", &gemm_of_tensors, py::arg("team"), py::arg("x"), py::arg("weight"), py::arg("out"),
         py::arg("bias") = py::none(), py::arg("isa") = py::none());
+  m.def("expert_ffn", &expert_ffn_of_tensors, py::arg("team"), py::arg("x"), py::arg("router"),
+        py::arg("gate_up"), py::arg("down"), py::arg("out"), py::arg("num_used"),
+        py::arg("normalized") = true, py::arg("isa") = py::none(), py::arg("exact") = false);
   m.def("nearest_code", &nearest_code_of_tensors, py::arg("team"), py::arg("x"), py::arg("codes"),
         py::arg("ids"), py::arg("isa") = py::none());
   m.def("sum_codes", &sum_codes_of_tensors, py::arg("team"), py::arg("ids"), py::arg("codes"),

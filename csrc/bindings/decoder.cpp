@@ -40,6 +40,10 @@ class HeldDecoder {
     model.rotary_scale = shape["rotary_scale"].cast<float>();
     model.rounds_to_bf16 = shape["rounds_to_bf16"].cast<bool>();
     model.is_exact = shape["is_exact"].cast<bool>();
+    if (shape.contains("num_used_experts")) {
+      model.num_used_experts = shape["num_used_experts"].cast<std::int64_t>();
+      model.normalizes_experts = shape["normalizes_experts"].cast<bool>();
+    }
     model.embedding = weight_of(embedding);
     model.output = weight_of(output);
     model.final_norm = held_vector(held_, "final_norm", final_norm, model.embedding.columns);
@@ -59,6 +63,7 @@ class HeldDecoder {
       layer.ffn_norm = norm("ffn_norm", model.embedding.columns);
       layer.gate_up = weight_of(given["gate_up"]);
       layer.down = weight_of(given["down"]);
+      if (given.contains("router")) layer.router = weight_of(given["router"]);
       model.layers.push_back(layer);
     }
     decoder_ =

@@ -10,6 +10,7 @@
 
 #include "cpu/attention_plan.h"
 #include "cpu/decoder_products.h"
+#include "cpu/experts.h"
 #include "cpu/half.h"
 #include "cpu/kernels.h"
 #include "innervoice/gemm.h"
@@ -46,8 +47,13 @@ void check_model(const DecoderModel& model) {
   for (const DecoderLayer& layer : model.layers) {
     check_shape("qkv", layer.qkv, (H + 2 * G) * size, D);
     check_shape("attention_out", layer.attention_out, D, H * size);
-    check_shape("gate_up", layer.gate_up, 2 * layer.down.columns, D);
-    check_shape("down", layer.down, D, layer.down.columns);
+    const std::int64_t E = std::max<std::int64_t>(layer.router.rows, 1);
+    check_shape("gate_up", layer.gate_up, 2 * E * layer.down.columns, D);
+    check_shape("down", layer.down, E * D, layer.down.columns);
+    if (layer.router.rows == 0) continue;
+    check_shape("router", layer.router, E, D);
+    check(0 < model.num_used_experts && model.num_used_experts <= E,
+          "a token uses " + std::to_string(model.num_used_experts) + " of " + std::to_string(E) + " experts");
   }
   check_shape("output", model.output, model.embedding.rows, D);
 }
@@ -80,6 +86,7 @@ struct Decoder::Work {
   const Isa isa;
   const Kernels& kernels;
   DecoderProducts products;
+  Experts experts;
   std::int64_t D, F, pairs, num_outputs;
   std::vector<Thread> threads;
   std::vector<std::pair<std::int64_t, std::int64_t>> output_pieces;
@@ -95,7 +102,8 @@ struct Decoder::Work {
         team(std::move(threads_of)),
         isa(chosen),
         kernels(kernels_of(chosen)),
-        products(chosen, model.is_exact) {
+        products(chosen, model.is_exact),
+        experts(chosen, team->num_threads()) {
     check_model(model);
     use_large_pages_for(model);
     D = model.embedding.columns;
@@ -260,7 +268,13 @@ struct Decoder::Work {
     });
   }
 
+  ExpertLayer experts_of(const DecoderLayer& layer) const {
+    return {layer.router,   layer.gate_up, layer.down, model.num_used_experts, model.normalizes_experts,
+            layer.ffn_norm, model.norm_eps};
+  }
+
   void feed_forward(Member& me, Thread& mine, const DecoderLayer& layer, std::int64_t count) {
+    if (layer.router.rows > 0) return experts.add(me, products, experts_of(layer), x, count, x);
     const std::int64_t width = layer.down.columns;
     const ProductSource from =
         products.source(me, mine.ready, layer.gate_up, norm(me, mine, layer.ffn_norm, x, count), D, count);
@@ -322,6 +336,9 @@ struct Decoder::Work {
     heads = heads_memory.floats(count * num_outputs);
     attended = attended_memory.floats(count * num_outputs);
     gated = gated_memory.floats(count * F);
+    for (const DecoderLayer& layer : model.layers) {
+      if (layer.router.rows > 0) experts.reserve(experts_of(layer), count);
+    }
     angles = angle_memory.floats(count * 2 * pairs);
     partials = partial_memory.floats(plan.num_partials * (model.head_dim + 2));
     hidden = wanted_memory.floats(num_wanted * D);

@@ -41,21 +41,22 @@ class DecoderProducts {
   // threads.
   ProductSource source(Member& me, Scratch& own, const Weight& w, const float* x, std::int64_t ldx,
                        std::int64_t count) const {
-    const bool is_rounded = !is_exact_ && (w.kind == WeightKind::kInt8 || w.kind == WeightKind::kInt4);
-    ProductSource y = {&w, x, ldx, count, {}, count <= kFewRows, false};
-    y.inputs.x = x;
-    y.inputs.ldx = ldx;
-    if (y.is_few) {
-      if (is_rounded || w.kind == WeightKind::kBfloat16)
-        y.inputs = kernels_.ready(w, x, ldx, count, own.floats(kernels_.ready_floats(w, count)), 0, count);
-      return y;
-    }
-    y.is_ready = is_rounded && kernels_.panel_floats(w) > 0;
+    if (count <= kFewRows) return own_source(own, w, x, ldx, count);
+    ProductSource y = as_given(w, x, ldx, count);
     if (!y.is_ready) return y;
     me.for_each(count, kFewRows, [&](std::int64_t first, std::int64_t last) {
       kernels_.ready(w, x, ldx, count, ready_, first, last);
     });
     y.inputs = kernels_.ready(w, x, ldx, count, ready_, 0, 0);
+    return y;
+  }
+
+  // The same by the calling thread alone, for products that it makes alone.
+  ProductSource own_source(Scratch& own, const Weight& w, const float* x, std::int64_t ldx,
+                           std::int64_t count) const {
+    ProductSource y = as_given(w, x, ldx, count);
+    if (y.is_ready || (y.is_few && (is_rounded(w) || w.kind == WeightKind::kBfloat16)))
+      y.inputs = kernels_.ready(w, x, ldx, count, own.floats(kernels_.ready_floats(w, count)), 0, count);
     return y;
   }
 
@@ -73,6 +74,19 @@ class DecoderProducts {
   }
 
  private:
+  bool is_rounded(const Weight& w) const {
+    return !is_exact_ && (w.kind == WeightKind::kInt8 || w.kind == WeightKind::kInt4);
+  }
+
+  ProductSource as_given(const Weight& w, const float* x, std::int64_t ldx, std::int64_t count) const {
+    const bool is_few = count <= kFewRows;
+    ProductSource y = {
+        &w, x, ldx, count, {}, is_few, !is_few && is_rounded(w) && kernels_.panel_floats(w) > 0};
+    y.inputs.x = x;
+    y.inputs.ldx = ldx;
+    return y;
+  }
+
   const Isa isa_;
   const bool is_exact_;
   const Kernels& kernels_;

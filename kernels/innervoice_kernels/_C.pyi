@@ -342,14 +342,34 @@ def product(
     as gemm does.
     """
 
+def expert_ffn(
+    team: ThreadTeam,
+    x: SupportsDLPack,
+    router: Weight,
+    gate_up: Weight,
+    down: Weight,
+    out: SupportsDLPack,
+    num_used: int,
+    normalized: bool = True,
+    isa: str | None = None,
+    exact: bool = False,
+) -> None:
+    """Add to out what the experts make of x: both [T, D] float32, contiguous.
+
+    router [E, D]; gate_up [2 F E, D] and down [D E, F], expert below expert; num_used: experts of a row, those
+    of the largest logits. Their shares are softmax values, normalized: divided by their sum. exact: as
+    product's. Raises ValueError for shapes that do not fit each other.
+    """
+
 class Decoder:
     """A decoder's step in one call: all layers by a team of threads. Weights are views of tensors, which are
     kept.
 
     shape: num_heads, num_kv_heads, head_dim, norm_eps, rope_interleaved, inv_freq (a list), rotary_scale,
     rounds_to_bf16 (cosine and sine), is_exact (quantised weights as float32 numbers, their inputs not
-    rounded). layers: attention_norm, qkv, qkv_bias, q_norm, k_norm, attention_out, ffn_norm, gate_up, down
-    each: Weights, and float32 vectors or None. Raises ValueError for shapes that do not fit each other, and
+    rounded), and of experts num_used_experts and normalizes_experts. layers: attention_norm, qkv, qkv_bias,
+    q_norm, k_norm, attention_out, ffn_norm, gate_up, down each, of experts a router: Weights, and float32
+    vectors or None. Raises ValueError for shapes that do not fit each other, and
     for an isa that is not there.
     """
 

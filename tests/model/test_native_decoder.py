@@ -8,29 +8,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+from native_weights import KINDS, held, numbers
 from rows import PAGE, Rows
 from torch import Tensor
 
 from innervoice.checkpoint.model_config import ModelConfig
 from innervoice.model.kv_cache import KVCache
 from innervoice.model.native import NativeDecoder, make_native
-from innervoice.model.quant import Weight, to_fp8, to_int4, to_int8
+from innervoice.model.quant import Weight, to_fp8, to_int8
 from innervoice.model.transformer import AttentionInputs, Transformer
 from innervoice.model.weights import LayerWeights, ModelWeights
 from innervoice_kernels import _C
 from innervoice_kernels.testing.rule import errors
 
 ISAS = _C.available_isas()
-KINDS = {
-    "float32": lambda w: w,
-    "bfloat16": lambda w: w.bfloat16(),
-    "int8": to_int8,
-    **{
-        f"int4-{g}{'s' if s else ''}": lambda w, g=g, s=s: to_int4(w, g, s)
-        for g in (32, 64, 128)
-        for s in (False, True)
-    },
-}
 SIZES = (
     (1, 1, 1),
     (3, 17, 5),
@@ -46,19 +37,11 @@ MODELS = {
     "plain": BASE,
     "interleaved": replace(BASE, rope_interleaved=True, qkv_bias=True, tied=False, rotary_dim=8),
     "head norms": replace(BASE, qk_norm=True, head_dim=24, rotary_dim=24, num_kv_heads=3),
+    "experts": replace(BASE, ffn_size=41, num_experts=7, num_used_experts=3),
+    "experts of plain shares": replace(
+        BASE, ffn_size=32, num_experts=5, num_used_experts=2, normalizes_experts=False
+    ),
 }
-
-
-def held(weight: Weight) -> _C.Weight:
-    if isinstance(weight, Tensor):
-        return _C.Weight(weight)
-    if hasattr(weight, "group"):
-        return _C.Weight(weight.codes, weight.scale, weight.minimum, weight.num_columns, weight.group)
-    return _C.Weight(weight.codes, weight.scale)
-
-
-def numbers(weight: Weight, dtype: torch.dtype) -> Tensor:
-    return weight.to(dtype) if isinstance(weight, Tensor) else weight.dequantize(dtype)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -174,10 +157,13 @@ def make_model(config: ModelConfig, kind: str = "float32", dtype: torch.dtype = 
             qkv_bias=vector(c.qkv_size, 0.0) if c.qkv_bias else None,
             attention_out=linear(c.hidden_size, c.num_heads * c.head_dim),
             ffn_norm=vector(c.hidden_size, 1.0),
-            gate_up=linear(2 * c.ffn_size, c.hidden_size),
-            down=linear(c.hidden_size, c.ffn_size),
+            gate_up=linear(2 * c.ffn_size * max(c.num_experts, 1), c.hidden_size),
+            down=linear(c.hidden_size * max(c.num_experts, 1), c.ffn_size),
             q_norm=head_norm(),
             k_norm=head_norm(),
+            router=vector(c.num_experts * c.hidden_size, 0.0).view(-1, c.hidden_size)
+            if c.num_experts
+            else None,
         )
         for _ in range(c.num_layers)
     )
@@ -289,8 +275,9 @@ def test_the_head_computes_what_is_wanted_alone_and_bit_by_bit_the_same(isa: str
 
 
 @pytest.mark.parametrize("kind", ["int8", "int4-32"])
-def test_a_float32_model_keeps_its_inputs(kind: str) -> None:
-    model = make_model(replace(BASE, tied=False), kind)
+@pytest.mark.parametrize("name", ["plain", "experts"])
+def test_a_float32_model_keeps_its_inputs(name: str, kind: str) -> None:
+    model = make_model(replace(MODELS[name], tied=False), kind)
     got = run(NativeRows(model, NativeDecoder(model, _C.ThreadTeam(2)), 3, 64, REFLECTION), STEPS[:3])
     ref = run(Rows(plain_of(model, torch.float32), 3, 64, REFLECTION), STEPS[:3])
     torch.testing.assert_close(got, ref, rtol=0, atol=1e-4)

@@ -20,8 +20,9 @@ struct DecoderLayer {
   const float* k_norm = nullptr;
   Weight attention_out;             // [D, H head_dim]
   const float* ffn_norm = nullptr;  // [D]
-  Weight gate_up;                   // [2 F, D]: gate, up
-  Weight down;                      // [D, F]
+  Weight gate_up;                   // [2 F, D]: gate, up; of experts one below the other
+  Weight down;                      // [D, F], the same
+  Weight router;                    // [E, D] of experts; without rows: there are none
 };
 
 struct DecoderModel {
@@ -37,6 +38,8 @@ struct DecoderModel {
       false;         // quantised weights are multiplied as float32 numbers, inputs not rounded to 16 bits
   Weight embedding;  // [V, D]
   std::vector<DecoderLayer> layers;
+  std::int64_t num_used_experts = 0;  // of a token
+  bool normalizes_experts = true;     // their shares are divided by their sum
   const float* final_norm = nullptr;  // [D]
   Weight output;                      // [V, D]
 };

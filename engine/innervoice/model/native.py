@@ -53,6 +53,8 @@ class NativeDecoder:
             "rounds_to_bf16": dtype == torch.bfloat16,
             "is_exact": dtype == torch.float32,
         }
+        if c.num_experts:
+            shape |= {"num_used_experts": c.num_used_experts, "normalizes_experts": c.normalizes_experts}
         embedding = _held(w.embedding)
         output = embedding if w.output is w.embedding else _held(w.output)
         layers = [_layer(layer) for layer in w.layers]
@@ -120,15 +122,16 @@ def why_not(model: Transformer, kv: KVCache) -> str | None:
         return f"it is on {kv.k.device}, not in host memory"
     if dtype not in _DTYPES or kv.k.dtype not in _DTYPES:
         return f"its type is {dtype} with pages of {kv.k.dtype}, covered are float32 and bfloat16"
-    if model.config.num_experts:
-        return "its feed-forward part is one of experts, covered is a dense one"
-    named = [("embedding", weights.embedding), ("output", weights.output)]
+    if model.config.num_experts and not hasattr(_C, "expert_ffn"):
+        return "the native module is older than this package and has no experts: install the package again"
+    named: list[tuple[str, Weight]] = [("embedding", weights.embedding), ("output", weights.output)]
     for layer in weights.layers:
         named += [
             ("qkv", layer.qkv),
             ("attention_out", layer.attention_out),
             ("gate_up", layer.gate_up),
             ("down", layer.down),
+            *([] if layer.router is None else [("router", layer.router)]),
         ]
     for name, weight in named:
         if isinstance(weight, Fp8Weight):
@@ -164,4 +167,5 @@ def _layer(layer: LayerWeights) -> dict[str, Any]:
         "ffn_norm": vector(layer.ffn_norm),
         "gate_up": _held(layer.gate_up),
         "down": _held(layer.down),
+        **({} if layer.router is None else {"router": _held(layer.router)}),
     }
