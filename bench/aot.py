@@ -118,10 +118,10 @@ def loop_slots(cubin: bytes) -> int:
 
 def launches_of_all() -> Iterator[tuple[str, str, Launch]]:
     """(kernel, shape, launch) of every kernel, configuration and alignment that the shapes launch, each once."""
-    from bench.aot_shapes import CALLS
+    from bench import aot_experts, aot_shapes
 
     seen: set[str] = set()
-    for call in CALLS:
+    for call in (*aot_shapes.CALLS, *aot_experts.CALLS):
         with recorded() as launches:
             call.run()
         for launch in launches:

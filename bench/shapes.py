@@ -11,7 +11,7 @@ import torch
 from innervoice.checkpoint.model_config import ModelConfig
 from innervoice.checkpoint.quantization import Quantization
 from innervoice.checkpoint.safetensors import DummyTensors, TensorSource
-from innervoice.model.families import glm4_voice
+from innervoice.model.families import family_of, glm4_voice
 from innervoice.model.quant_source import BlankSource, QuantizingSource
 from innervoice.model.transformer import Transformer
 from innervoice.tools.decode_bench import DecodeModel
@@ -23,6 +23,14 @@ GLM_4_VOICE: dict[str, Any] = {
     "kv_channels": 128, "padded_vocab_size": 168960, "layernorm_epsilon": 3.90625e-08, "rmsnorm": True, "post_layer_norm": True,
     "add_qkv_bias": True, "add_bias_linear": False, "rope_ratio": 1, "original_rope": True, "torch_dtype": "bfloat16",
     "tie_word_embeddings": False, "eos_token_id": [151329, 151336, 151338],
+}  # fmt: skip
+# The thinker of Qwen3-Omni-30B-A3B, as a model of text.
+QWEN3_MOE: dict[str, Any] = {
+    "model_type": "qwen3_moe", "architectures": ["Qwen3MoeForCausalLM"], "num_hidden_layers": 48, "hidden_size": 2048,
+    "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128, "intermediate_size": 768, "num_experts": 128,
+    "num_experts_per_tok": 8, "moe_intermediate_size": 768, "norm_topk_prob": True, "vocab_size": 152064, "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000.0, "max_position_embeddings": 65536, "tie_word_embeddings": False, "hidden_act": "silu",
+    "decoder_sparse_step": 1, "mlp_only_layers": [], "torch_dtype": "bfloat16",
 }  # fmt: skip
 SMALL = GLM_4_VOICE | {
     "num_layers": 4, "hidden_size": 256, "ffn_hidden_size": 688, "num_attention_heads": 8, "kv_channels": 32,
@@ -42,9 +50,10 @@ def random_model(data: dict[str, Any], device: str, to: Quantization | None = No
 
 def blank_model(data: dict[str, Any], to: Quantization | str | None = None) -> Transformer:
     """A decoder of this config.json, laid out as an engine lays it out, on torch's meta device: shapes and types alone."""
-    config = glm4_voice.read_config(data, "config.json")
+    family = family_of(data, "config.json")
+    config = family.read_config(data, "config.json")
     source = BlankSource(Quantization(to) if isinstance(to, str) else to)
-    weights = glm4_voice.load_weights(config, source, getattr(torch, config.dtype), "meta")
+    weights = family.load_weights(config, source, getattr(torch, config.dtype), "meta")
     return Transformer(config, weights.laid_out())
 
 

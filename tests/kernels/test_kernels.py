@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from innervoice_kernels.language.activation import silu_mul_ref
 from innervoice_kernels.language.attention import paged_attention_ref
-from innervoice_kernels.language.experts import expert_ffn_ref
 from innervoice_kernels.language.kvstore import store_kv_ref
 from innervoice_kernels.language.kvstore_fp8 import store_kv_fp8_ref
 from innervoice_kernels.language.norm import rms_norm_ref
@@ -186,24 +185,6 @@ def test_silu_mul_is_the_formula(case: Case) -> None:
     x = inputs_of(case)["x"]
     half = x.shape[-1] // 2
     torch.testing.assert_close(silu_mul_ref(x), F.silu(x[..., :half]) * x[..., half:], rtol=1e-12, atol=1e-12)
-
-
-@every("expert_ffn")
-def test_experts_of_the_largest_softmax_values(case: Case) -> None:
-    inputs = inputs_of(case)
-    x, logits = inputs["x"], inputs["logits"]
-    num_experts, width = logits.shape[1], x.shape[1]
-    gates, downs = (inputs[name].view(num_experts, -1, inputs[name].shape[1]) for name in ("gate_up", "down"))
-    inner = downs.shape[2]
-    expected = torch.zeros(len(x), width, dtype=torch.float64)
-    for t, row in enumerate(logits.tolist()):
-        whole = math.fsum(math.exp(value) for value in row)
-        chosen = sorted(range(num_experts), key=lambda e: -row[e])[: inputs["num_used"]]
-        of = math.fsum(math.exp(row[e]) for e in chosen) if inputs["normalized"] else whole
-        for e in chosen:
-            gate, up = gates[e, :inner] @ x[t], gates[e, inner:] @ x[t]
-            expected[t] += math.exp(row[e]) / of * (downs[e] @ (F.silu(gate) * up))
-    torch.testing.assert_close(expert_ffn_ref(**inputs), expected, rtol=1e-12, atol=1e-12)
 
 
 @every("rotary")

@@ -56,11 +56,12 @@ def keys_of(launches: Iterable[Launch]) -> Keys:
 
 
 class Core:
-    """The parts of a core that a warm-up steps, with GLM-4-Voice's model of one layer."""
+    """The parts of a core that a warm-up steps, with GLM-4-Voice's model of one layer, or one of experts."""
 
-    def __init__(self, to: Any = None, layers: int = 1) -> None:
+    def __init__(self, to: Any = None, layers: int = 1, *, experts: bool = False) -> None:
         shapes = bench("shapes")
-        model = shapes.blank_model(shapes.GLM_4_VOICE | {"num_layers": layers}, to)
+        data = shapes.QWEN3_MOE if experts else shapes.GLM_4_VOICE
+        model = shapes.blank_model(data | {"num_layers": layers, "num_hidden_layers": layers}, to)
         self.pool = PagePool(ROWS * 64, PAGE)
         self.pages = self
         self.max_model_len = LENGTH
@@ -92,8 +93,26 @@ class Core:
     ("to", "steps"), [(None, 60), ("int4", 40), ("fp8", 40), pytest.param(None, 400, marks=pytest.mark.slow)]
 )
 def test_random_steps_need_no_kernel_that_the_warm_up_did_not(to: str | None, steps: int) -> None:
+    hold_random_steps(Core(to), steps)
+
+
+@pytest.mark.parametrize("to", [None, "int4"])
+def test_random_steps_of_experts_wait_for_nothing_and_need_no_other_kernel(
+    to: str | None, device: PretendDevice
+) -> None:
+    """The host never learns which experts are hit."""
+    core = Core(to, experts=True)
+    model, x = core.runner.model, torch.empty(9, 2048, dtype=torch.bfloat16, device="meta")
+    device.waits.clear()
+    with recorded() as launches:
+        model._feed_forward(model.weights.layers[0], x)
+    assert device.waits == [] and len(launches) == 5
+    hold_random_steps(core, 20)
+
+
+def hold_random_steps(core: Core, steps: int) -> None:
     """Steps of prompts and single tokens of any lengths, weighted or not, and of every number of rows on the device."""
-    core, rng = Core(to), random.Random(1)
+    rng = random.Random(1)
     warm = core.warm()
     launches: list[Launch] = []
     for _ in range(steps):

@@ -145,12 +145,12 @@ def _device_step(
 ) -> tuple[DeviceStep, Program] | None:
     """The decode step as CUDA graphs, and a program that times it.
 
-    None where the host draws: on a CPU, with the plain back end, without Triton, and for a model of experts.
+    None where the host draws: on a CPU, with the plain back end, without Triton.
     """
     model = runner.model
     if torch.device(plan.device).type != "cuda" or options.backend != "auto":
         return None
-    if choose("step", model.weights.final_norm) != TRITON or model.config.num_experts:
+    if choose("step", model.weights.final_norm) != TRITON:
         return None
     from innervoice.model.device_step import DeviceStep
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from innervoice.checkpoint.quantization import GROUPS, Quantization
+from innervoice_kernels.language.expert_products import ExpertWeights
 from innervoice_kernels.language.linear import Norm, SplitWorkspace, gated_linear
 from innervoice_kernels.language.linear import linear as own_linear
 from innervoice_kernels.language.linear_int4 import int4_linear
@@ -288,6 +289,15 @@ def _as_bytes(x: Tensor) -> NDArray[np.uint8]:
     """The same memory, or of a tensor that is not contiguous a copy."""
     made: NDArray[np.uint8] = x.contiguous().view(torch.uint8).numpy()
     return made
+
+
+def expert_weights(weight: Weight) -> ExpertWeights:
+    """A weight that holds all experts' matrices, as the kernels take it."""
+    if isinstance(weight, Tensor):
+        return ExpertWeights(weight)
+    if isinstance(weight, Int4Weight):
+        return ExpertWeights(weight.codes, weight.scale, weight.minimum, weight.group)
+    return ExpertWeights(weight.codes, weight.scale)
 
 
 def laid_out(weight: Weight) -> Weight:

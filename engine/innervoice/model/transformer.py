@@ -12,11 +12,13 @@ from torch import Tensor
 
 from innervoice.checkpoint.model_config import ModelConfig
 from innervoice.model.kv_cache import KVCache
-from innervoice.model.quant import Weight, embed, linear, rows_between
+from innervoice.model.quant import Weight, embed, expert_weights, linear, rows_between
 from innervoice.model.rope_scaling import frequencies
 from innervoice.model.weights import LayerWeights, ModelWeights
+from innervoice_kernels.backend import TRITON, choose
 from innervoice_kernels.language.activation import silu_mul
 from innervoice_kernels.language.attention import paged_attention
+from innervoice_kernels.language.expert_products import routed_ffn
 from innervoice_kernels.language.experts import ExpertProduct, grouped_ffn
 from innervoice_kernels.language.norm import rms_norm
 from innervoice_kernels.language.rope import rotary
@@ -99,15 +101,17 @@ class Transformer:
         """x [T, D] -> [T, D]."""
         if layer.router is None:
             return self._linear(layer.down, silu_mul(self._linear(layer.gate_up, x)))
+        c, logits = self.config, self._linear(layer.router, x)
+        how = (c.num_used_experts, c.normalizes_experts)
+        if choose("expert_ffn", x) == TRITON:
+            weights = expert_weights(layer.gate_up), expert_weights(layer.down)
+            return routed_ffn(x, logits, *weights, *how, invariant=self.invariant)
 
         def product(weight: Weight) -> ExpertProduct:
-            size = weight.shape[0] // self.config.num_experts
+            size = weight.shape[0] // c.num_experts
             return lambda e, rows: self._linear(rows_between(weight, e * size, (e + 1) * size), rows)
 
-        c = self.config
-        logits = self._linear(layer.router, x)
-        products = product(layer.gate_up), product(layer.down)
-        return grouped_ffn(x, logits, *products, c.num_used_experts, c.normalizes_experts)
+        return grouped_ffn(x, logits, product(layer.gate_up), product(layer.down), *how)
 
     def _attention(
         self,

@@ -14,8 +14,9 @@ from innervoice_kernels.jit import compile_all, recorded
 from innervoice_kernels.sampling.sample import Draw, sample
 
 # Tokens of the rows of a step: one, of which attention has a kernel of its own, alone and beside others; then what
-# products with quantised weights and rotations take by tiles of 16, 32 and 64 rows, and above.
-_STEPS = ((1,), (1, 2), (17,), (33,), (65,))
+# products with quantised weights and rotations take by tiles of 16, 32 and 64 rows, and above; and as many as experts take
+# by tiles of 16.
+_STEPS = ((1,), (1, 2), (17,), (33,), (65,), (129,))
 _MOST_VOICES = (
     16  # replies that share a graph of the codec; more of them are launched one kernel after the other
 )

@@ -6,6 +6,8 @@ attention_decode.py     its kernel for rows with one query
 attention_libraries.py  flash-attn and FlashInfer, where they are installed
 attention_prefill.py    its kernel for rows with more
 attention_tile.py       the online softmax that both share
+expert_groups.py        rows routed to experts, and sorted by them
+expert_products.py      products of rows with the weights of their experts
 experts.py              expert_ffn: a mixture of experts
 kvstore.py              store_kv: keys and values into their pages
 kvstore_fp8.py          the same into pages of fp8, with a scale a page

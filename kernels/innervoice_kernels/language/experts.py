@@ -15,22 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from innervoice_kernels.language.activation import silu_mul, silu_mul_ref
+from innervoice_kernels.language.expert_groups import route_ref
 
 # An expert's product: its number and rows [M, K] -> [M, N].
 ExpertProduct = Callable[[int, Tensor], Tensor]
-
-
-def route(logits: Tensor, num_used: int, normalized: bool) -> tuple[Tensor, Tensor]:
-    """Experts [T, k] int64 of the largest logits [T, E], the largest first, and their shares [T, k]: softmax values in
-    float32 (float64 of float64 logits), normalized: divided by their sum.
-
-    Raises ValueError where there are fewer experts than that.
-    """
-    if not 1 <= num_used <= logits.shape[-1]:
-        raise ValueError(f"num_used is {num_used}: use 1 to {logits.shape[-1]}, the number of experts")
-    wide = torch.promote_types(logits.dtype, torch.float32)
-    share, expert = torch.softmax(logits.to(wide), dim=-1).topk(num_used, dim=-1)
-    return expert, share / share.sum(dim=-1, keepdim=True) if normalized else share
 
 
 def expert_ffn_ref(
@@ -43,7 +31,7 @@ def expert_ffn_ref(
     wide = torch.promote_types(x.dtype, torch.float32)
     num_experts = logits.shape[-1]
     first, second = (torch.unflatten(w.to(wide), 0, (num_experts, -1)) for w in (gate_up, down))
-    expert, share = route(logits, num_used, normalized)
+    expert, share = route_ref(logits, num_used, normalized)
     y = torch.zeros(x.shape, dtype=wide, device=x.device)
     for t, row in enumerate(x.to(wide)):
         for e, s in zip(expert[t].tolist(), share[t], strict=True):
@@ -62,7 +50,7 @@ def grouped_ffn(
     """The same by products that know their weights: rows are sorted by expert, and each expert that is hit makes one
     product of all its rows. x [T, D], logits [T, E] -> [T, D]; a row's sum is in float32 and rounded once.
     """
-    expert, share = route(logits, num_used, normalized)
+    expert, share = route_ref(logits, num_used, normalized)
     order = expert.flatten().argsort(stable=True)  # pairs (row, place among its experts), by expert
     counts = torch.bincount(expert.flatten(), minlength=logits.shape[-1]).tolist()
     results = x.new_empty(len(order), x.shape[-1])

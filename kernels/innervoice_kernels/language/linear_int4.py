@@ -69,7 +69,7 @@ def _config(dtype: torch.dtype, rows: int) -> LinearTile:
 
 
 @jit
-def _few_rows(
+def sums_of_few(
     x: Ptr, codes: Ptr, scale: Ptr, minimum: Ptr, norm: Ptr, row: Block, output: Block, is_column: Block,
     begin: Num, end: Num, length: Num, M: Num, K: Num, x_row: Num, w_row: Num, s_row: Num, s_group: Num, ROWS: constexpr,
     BLOCK_N: constexpr, BLOCK_J: constexpr, GROUP: constexpr, PIECE: constexpr, EVEN: constexpr,
@@ -126,7 +126,7 @@ def _few_rows(
 
 
 @jit
-def _many_rows(
+def sums_of_many(
     x: Ptr, codes: Ptr, scale: Ptr, minimum: Ptr, norm: Ptr, row: Block, output: Block, is_column: Block,
     begin: Num, end: Num, length: Num, M: Num, K: Num, x_row: Num, w_row: Num, s_row: Num, s_group: Num, ROWS: constexpr,
     BLOCK_N: constexpr, BLOCK_J: constexpr, GROUP: constexpr, PIECE: constexpr, EVEN: constexpr,
@@ -186,12 +186,12 @@ def _int4_linear_kernel(
     begin = split * depth
     end = tl.minimum(length, begin + depth)
     if FEW:
-        total, squares = _few_rows(
+        total, squares = sums_of_few(
             x, codes, scale, minimum, norm, row, output, is_column, begin, end, length, M, K, x_row, w_row, s_row, s_group,
             ROWS, BLOCK_N, BLOCK_J, GROUP, PIECE, EVEN, MINIMUM, NORM, STAGES,
         )  # fmt: skip
     else:
-        total, squares = _many_rows(
+        total, squares = sums_of_many(
             x, codes, scale, minimum, norm, row, output, is_column, begin, end, length, M, K, x_row, w_row, s_row, s_group,
             ROWS, BLOCK_N, BLOCK_J, GROUP, PIECE, EVEN, MINIMUM, NORM, STAGES,
         )  # fmt: skip

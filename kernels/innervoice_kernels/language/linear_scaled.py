@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from innervoice_kernels.backend import TRITON, choose
-from innervoice_kernels.jit import Count, Num, Ptr, cdiv, constexpr, dot, jit, launch, tl
+from innervoice_kernels.jit import Block, Count, Num, Ptr, cdiv, constexpr, dot, jit, launch, tl
 from innervoice_kernels.language.activation import silu_mul_ref
 from innervoice_kernels.language.linear import LinearTile, Norm, SplitWorkspace, split_of
 from innervoice_kernels.language.linear_tiles import (
@@ -63,6 +63,31 @@ def _config(dtype: torch.dtype, rows: int) -> LinearTile:
 
 
 @jit
+def scaled_sums(
+    x: Ptr, codes: Ptr, norm: Ptr, row: Block, output: Block, is_column: Block, begin: Num, end: Num, M: Num, K: Num,
+    x_row: Num, w_row: Num, ROWS: constexpr, BLOCK_N: constexpr, BLOCK_K: constexpr, PARTS: constexpr, EVEN: constexpr,
+    NORM: constexpr,
+) -> tuple[Block, Block]:  # fmt: skip
+    """Sums [BLOCK_N, ROWS] of codes from begin to end of K, and the squares of rows; PARTS of a block are multiplied apart."""
+    total = tl.zeros([PARTS, BLOCK_N, ROWS], tl.float32)
+    squares = tl.zeros([PARTS, ROWS, BLOCK_K // PARTS], tl.float32)
+    inner = tl.arange(0, PARTS)[:, None] * (BLOCK_K // PARTS) + tl.arange(0, BLOCK_K // PARTS)[None, :]
+    x_place = x + tl.minimum(row, M - 1).to(tl.int64)[None, :, None] * x_row
+    w_place = codes + tl.where(is_column, output, 0)[None, :, None] * w_row
+    for first in tl.range(begin, end, BLOCK_K):
+        k = (first + inner)[:, None, :]
+        inside = (k < K) | EVEN
+        a = tl.load(x_place + k, mask=inside, other=0.0)
+        if NORM:
+            wide = a.to(tl.float32)
+            squares += wide * wide
+            a = product(a, tl.load(norm + k, mask=inside, other=0.0), x)
+        w = tl.load(w_place + k, mask=inside, other=0.0, eviction_policy="evict_first")
+        total = dot(whole(w, x), tl.permute(a, 0, 2, 1), total)
+    return tl.sum(total, axis=0), tl.sum(tl.sum(squares, axis=2), axis=0)
+
+
+@jit
 def _scaled_linear_kernel(
     x: Ptr, codes: Ptr, scale: Ptr, bias: Ptr, residual: Ptr, norm: Ptr, y: Ptr, partial: Ptr, arrived: Ptr,
     M: Count, N: Num, K: Num, x_row: Num, w_row: Num, r_row: Num, eps: Num, ROWS: constexpr,
@@ -82,24 +107,12 @@ def _scaled_linear_kernel(
     column, output = outputs_of(tile, N, BLOCK_N, GATED)
     is_column = column < N
     is_row = row < M
-    total = tl.zeros([PARTS, BLOCK_N, ROWS], tl.float32)
-    squares = tl.zeros([PARTS, ROWS, BLOCK_K // PARTS], tl.float32)
     depth = tl.cdiv(tl.cdiv(K, BLOCK_K), SPLIT) * BLOCK_K
-    inner = tl.arange(0, PARTS)[:, None] * (BLOCK_K // PARTS) + tl.arange(0, BLOCK_K // PARTS)[None, :]
-    x_place = x + tl.minimum(row, M - 1).to(tl.int64)[None, :, None] * x_row
-    w_place = codes + tl.where(is_column, output, 0)[None, :, None] * w_row
-    for first in tl.range(split * depth, tl.minimum(K, split * depth + depth), BLOCK_K):
-        k = (first + inner)[:, None, :]
-        inside = (k < K) | EVEN
-        a = tl.load(x_place + k, mask=inside, other=0.0)
-        if NORM:
-            wide = a.to(tl.float32)
-            squares += wide * wide
-            a = product(a, tl.load(norm + k, mask=inside, other=0.0), x)
-        w = tl.load(w_place + k, mask=inside, other=0.0, eviction_policy="evict_first")
-        total = dot(whole(w, x), tl.permute(a, 0, 2, 1), total)
-    sums = tl.sum(total, axis=0)
-    norms = tl.sum(tl.sum(squares, axis=2), axis=0)
+    begin = split * depth
+    sums, norms = scaled_sums(
+        x, codes, norm, row, output, is_column, begin, tl.minimum(K, begin + depth), M, K, x_row, w_row, ROWS, BLOCK_N,
+        BLOCK_K, PARTS, EVEN, NORM,
+    )  # fmt: skip
     if SPLIT > 1:
         place = row_tile * tl.num_programs(0) + tile
         if leave_part(sums, norms, partial, arrived, place, split, is_row, BLOCK_N, ROWS, SPLIT) != SPLIT - 1:

@@ -5,6 +5,7 @@ OPS holds every op by name. CASES are small and meant for tests; an op's `real` 
 have the shapes of GLM-4-Voice.
 
 case.py             what a case and an op are
+experts.py          cases of a mixture of experts
 language.py         cases of the language model's ops
 paged.py            cases of attention over pages, and of pages of fp8
 quantised.py        cases of products with quantised weights
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from innervoice_kernels.testing import language, paged, quantised, sampling
+from innervoice_kernels.testing import experts, language, paged, quantised, sampling
 from innervoice_kernels.testing import residual_vq as codecs
 from innervoice_kernels.testing import speech_codec as speech
 from innervoice_kernels.testing import speech_networks as codec
@@ -40,6 +41,6 @@ __all__ = [
     "normal",
 ]
 
-_PARTS = (language, paged, quantised, sampling, speech, codec, codecs)
+_PARTS = (language, experts, paged, quantised, sampling, speech, codec, codecs)
 OPS: Mapping[str, Op] = {op.name: op for part in _PARTS for op in part.OPS}
 CASES: Mapping[str, tuple[Case, ...]] = {name: op.cases for name, op in OPS.items()}

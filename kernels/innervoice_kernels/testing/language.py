@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from innervoice_kernels.language import activation, experts, kvstore, linear, norm, qkv, rope
+from innervoice_kernels.language import activation, kvstore, linear, norm, qkv, rope
 from innervoice_kernels.testing.case import (
     Case,
     DeviceName,
@@ -41,33 +41,6 @@ def _add_norm_case(name: str, *shape: int, skip: int = 0) -> Case:
     def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         inputs = _norm_case(name, *shape, skip=skip).make_inputs(dtype, device, generator)
         return inputs | {"residual": normal(*shape, dtype=dtype, device=device, generator=generator)}
-
-    return Case(name, make)
-
-
-def _expert_case(
-    name: str, t: int, e: int, k: int, d: int, f: int, normalized: bool = True, skip: int = 0
-) -> Case:
-    """Logits of a row are apart by a hundredth or more, so that their order is the same in every type."""
-
-    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
-        ranks = [
-            torch.randperm(e, generator=generator, dtype=torch.int64, device=generator.device)
-            for _ in range(t)
-        ]
-        order = torch.stack(ranks) if ranks else torch.empty(0, e, dtype=torch.int64, device=generator.device)
-        weights = {"gate_up": (2 * f * e, d), "down": (d * e, f)}
-        made = {
-            key: shape[1] ** -0.5 * normal(*shape, dtype=dtype, device=device, generator=generator)
-            for key, shape in weights.items()
-        }
-        return {
-            "x": rows(t, d, dtype=dtype, device=device, generator=generator, skip=skip),
-            "logits": (order.float() / 16).to(device=device, dtype=dtype),
-            **made,
-            "num_used": k,
-            "normalized": normalized,
-        }
 
     return Case(name, make)
 
@@ -263,11 +236,6 @@ OPS = (
         _linear_case("17 rows", 17, 40, 72, normed=True), _linear_case("empty", 0, 4, 16),
     ), real=(_linear_case("decode", 1, 27392, 4096, normed=True),
              _linear_case("decode 16", 16, 27392, 4096, normed=True))),
-    Op("expert_ffn", experts.expert_ffn, experts.expert_ffn_ref, (
-        _expert_case("one", 1, 1, 1, 2, 1), _expert_case("primes", 7, 11, 3, 13, 5),
-        _expert_case("all", 9, 4, 4, 32, 16), _expert_case("plain shares", 5, 16, 2, 32, 24, normalized=False),
-        _expert_case("wide rows", 17, 8, 2, 32, 16, skip=32), _expert_case("empty", 0, 4, 2, 8, 8),
-    )),
     Op("rotary", rope.rotary, rope.rotary_ref, (
         _rope_case("one", 1, 1, 2, 2), _rope_case("primes", 13, 5, 14, 6),
         _rope_case("model", 11, 32, 128, 64, skip=512), _rope_case("halves", 7, 3, 16, 16, interleaved=False),

@@ -25,7 +25,7 @@ def _more(
     return inputs
 
 
-def _scaled_case(
+def scaled_case(
     name: str,
     m: int,
     n: int,
@@ -54,7 +54,7 @@ def _scaled_case(
     return Case(name, make)
 
 
-def _int4_case(
+def int4_case(
     name: str, m: int, n: int, k: int, group: int = 32, symmetric: bool = False, bias: bool = False,
     residual: bool = False, turned: bool = False,
 ) -> Case:  # fmt: skip
@@ -106,32 +106,32 @@ _LAYER = (
 
 OPS = (
     Op("scaled_linear", linear_scaled.scaled_linear, linear_scaled.scaled_linear_ref, (
-        _scaled_case("one", 1, 1, 1), _scaled_case("primes", 7, 131, 67, bias=True),
-        _scaled_case("split", 2, 37, 1100), _scaled_case("fp8", 5, 67, 300, _FP8, bias=True, residual=True),
-        _scaled_case("fp8, split", 16, 33, 2049, _FP8),
-        _scaled_case("wide rows", 16, 65, 96, residual=True, skip=32),
-        _scaled_case("17 rows", 17, 40, 72, bias=True),
-        _scaled_case("many rows", 300, 24, 64, bias=True, residual=True), _scaled_case("empty", 0, 5, 16),
-        _fused("normed", _scaled_case("", 3, 37, 1100, residual=True)),
-        _fused("gated", _scaled_case("", 5, 66, 96, _FP8), gated=True),
-        _fused("gated, many rows", _scaled_case("", 300, 24, 64), gated=True),
+        scaled_case("one", 1, 1, 1), scaled_case("primes", 7, 131, 67, bias=True),
+        scaled_case("split", 2, 37, 1100), scaled_case("fp8", 5, 67, 300, _FP8, bias=True, residual=True),
+        scaled_case("fp8, split", 16, 33, 2049, _FP8),
+        scaled_case("wide rows", 16, 65, 96, residual=True, skip=32),
+        scaled_case("17 rows", 17, 40, 72, bias=True),
+        scaled_case("many rows", 300, 24, 64, bias=True, residual=True), scaled_case("empty", 0, 5, 16),
+        _fused("normed", scaled_case("", 3, 37, 1100, residual=True)),
+        _fused("gated", scaled_case("", 5, 66, 96, _FP8), gated=True),
+        _fused("gated, many rows", scaled_case("", 300, 24, 64), gated=True),
     ), real=tuple(
-        replace(_scaled_case("", m, n, k, codes), name=f"{'fp8' if codes == _FP8 else 'int8'} {label} {m}")
+        replace(scaled_case("", m, n, k, codes), name=f"{'fp8' if codes == _FP8 else 'int8'} {label} {m}")
         for codes in (torch.int8, _FP8) for m in (1, 16) for label, n, k in _LAYER
     )),
     Op("int4_linear", linear_int4.int4_linear, linear_int4.int4_linear_ref, (
-        _int4_case("one", 1, 1, 1), _int4_case("primes", 7, 131, 67, bias=True),
-        _int4_case("odd, ragged", 3, 33, 333, 128), _int4_case("split", 2, 37, 1100, 64, symmetric=True),
-        _int4_case("split, ragged", 16, 35, 2054, residual=True),
-        _int4_case("turned", 5, 70, 256, 64, bias=True, turned=True),
-        _int4_case("symmetric", 4, 64, 128, 32, symmetric=True),
-        _int4_case("17 rows", 17, 40, 160, 128, bias=True), _int4_case("40 rows", 40, 24, 96, symmetric=True),
-        _int4_case("many rows", 300, 24, 64, bias=True, residual=True), _int4_case("empty", 0, 5, 16),
-        _fused("normed", _int4_case("", 3, 37, 1100, 64, residual=True)),
-        _fused("gated", _int4_case("", 6, 70, 160, 32, turned=True), gated=True),
-        _fused("gated, 17 rows", _int4_case("", 17, 48, 64, symmetric=True), gated=True),
+        int4_case("one", 1, 1, 1), int4_case("primes", 7, 131, 67, bias=True),
+        int4_case("odd, ragged", 3, 33, 333, 128), int4_case("split", 2, 37, 1100, 64, symmetric=True),
+        int4_case("split, ragged", 16, 35, 2054, residual=True),
+        int4_case("turned", 5, 70, 256, 64, bias=True, turned=True),
+        int4_case("symmetric", 4, 64, 128, 32, symmetric=True),
+        int4_case("17 rows", 17, 40, 160, 128, bias=True), int4_case("40 rows", 40, 24, 96, symmetric=True),
+        int4_case("many rows", 300, 24, 64, bias=True, residual=True), int4_case("empty", 0, 5, 16),
+        _fused("normed", int4_case("", 3, 37, 1100, 64, residual=True)),
+        _fused("gated", int4_case("", 6, 70, 160, 32, turned=True), gated=True),
+        _fused("gated, 17 rows", int4_case("", 17, 48, 64, symmetric=True), gated=True),
     ), real=tuple(
-        _int4_case(f"{group} {label} {m}", m, n, k, group, turned=True)
+        int4_case(f"{group} {label} {m}", m, n, k, group, turned=True)
         for group in (32, 128) for m in (1, 16) for label, n, k in _LAYER
     )),
 )  # fmt: skip

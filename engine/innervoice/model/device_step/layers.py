@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from innervoice.model.kv_cache import KVCache
-from innervoice.model.quant import step_linear
+from innervoice.model.quant import expert_weights, step_linear
 from innervoice.model.transformer import Transformer
 from innervoice.model.weights import LayerWeights
 from innervoice.telemetry.trace import Tracer
 from innervoice_kernels.language.attention import paged_attention
 from innervoice_kernels.language.attention_decode import Workspace
+from innervoice_kernels.language.expert_products import routed_ffn
 from innervoice_kernels.language.linear import Norm, SplitWorkspace
 from innervoice_kernels.language.norm import rms_norm
 from innervoice_kernels.language.qkv import HeadNorm, qkv_rope_store
@@ -41,7 +42,10 @@ class Memory:
         c = model.config
         dtype = model.weights.dtype
         device = model.weights.device
-        products = (w for layer in model.weights.layers for w in (layer.qkv, layer.attention_out, layer.down))
+        layers = model.weights.layers
+        products = (
+            w for x in layers for w in (x.qkv, x.attention_out, x.down if x.router is None else x.router)
+        )
         shapes = tuple({(w.shape[0], w.shape[1]) for w in products})
         row_tiles = -(-max_rows // 16)
         one = SplitWorkspace.allocate(shapes, dtype, device)
@@ -89,9 +93,22 @@ def decode_layers(
             x = step_linear(layer.attention_out, y.flatten(1), residual=x, **how)
         # Norm and the gated feed-forward, into the residual.
         with tracer.span("ffn", layer=index):
-            h = step_linear(layer.gate_up, x, Norm(layer.ffn_norm, c.norm_eps), gated=True, **how)
-            x = step_linear(layer.down, h, residual=x, **how)
+            x = _feed_forward(model, layer, x, how)
     return rms_norm(x, model.weights.final_norm, c.norm_eps)
+
+
+def _feed_forward(model: Transformer, layer: LayerWeights, x: Tensor, how: dict[str, Any]) -> Tensor:
+    """x [B, D] -> x + feed-forward [B, D]: two launches, or eight of experts."""
+    c = model.config
+    if layer.router is None:
+        h = step_linear(layer.gate_up, x, Norm(layer.ffn_norm, c.norm_eps), gated=True, **how)
+        return step_linear(layer.down, h, residual=x, **how)
+    h = rms_norm(x, layer.ffn_norm, c.norm_eps)
+    weights = expert_weights(layer.gate_up), expert_weights(layer.down)
+    return routed_ffn(
+        h, step_linear(layer.router, h, **how), *weights, c.num_used_experts, c.normalizes_experts, x,
+        invariant=how["invariant"],
+    )  # fmt: skip
 
 
 def _queries(
