@@ -1,7 +1,7 @@
 """What speech out costs: `python -m bench.codec [--device cpu|cuda] [--quick] [--json FILE] [--only CASE]`.
 
-Shipped sizes with random weights, float32 on a CPU and bfloat16 on a GPU. The peer is the plain torch modules
-over the same frames with the guidance branches batched, in the same process and in turns; on a GPU also
+Shipped sizes with random weights, float32 on a CPU and bfloat16 on a GPU; with --quick on a CPU a few channels. The peer is the
+plain torch modules over the same frames with the guidance branches batched, in the same process and in turns; on a GPU also
 torch.compile with CUDA graphs.
 """
 
@@ -14,12 +14,20 @@ from pathlib import Path
 from time import perf_counter
 
 import torch
+from bench.ceilings import graphed
+from bench.peers import euler_step
 from bench.record import Record, Times, interleaved, parser, report
 from torch import Tensor
 
 from innervoice.checkpoint.decoder_tensors import flow_shapes, hift_shapes
 from innervoice.checkpoint.safetensors import DummyTensors
-from innervoice.checkpoint.speech_decoder import DecoderConfig
+from innervoice.checkpoint.speech_decoder import (
+    DecoderConfig,
+    EncoderConfig,
+    EstimatorConfig,
+    FlowConfig,
+    HiftConfig,
+)
 from innervoice.codec.glm_voice.chunks import FrameClock, SteadySettings, TokenChunk
 from innervoice.codec.glm_voice.decoder import SpeechDecoder
 from innervoice.codec.glm_voice.encoder_stream import EncoderStream
@@ -38,17 +46,29 @@ TINY = (
     / "glm-4-voice-decoder"
 )
 PLAIN, COMPILED = "plain torch modules", "torch.compile, CUDA graphs"
+CRIPPLED = 1.05  # of the time of the same operations captured one by one
 CLOCK = FrameClock.of(12.5)
 FULL_AT = 140  # tokens at the end of the first chunk whose look-back is full
+SMALL = DecoderConfig(
+    FlowConfig(
+        64, 16, 192, 12.5, 1, 0.7, EncoderConfig(32, 32, 2, 64, 2, 10), EstimatorConfig((32, 32), 16, 2, 1, 1)
+    ),
+    HiftConfig(16, 32, 2, f0_channels=16),
+)
 
 
-class Shipped:
-    """Flow and vocoder of GLM-4-Voice's sizes, and their inputs for a chunk of 26 tokens."""
+class Networks:
+    """Flow and vocoder with random weights, and their inputs for a chunk of 26 tokens: of GLM-4-Voice's sizes, or small.
 
-    def __init__(self, device: str) -> None:
-        config = DecoderConfig()
-        self.device, self.dtype = device, torch.float32 if device == "cpu" else torch.bfloat16
-        self.name = "float32" if device == "cpu" else "bfloat16"
+    goals: of the Euler step, the vocoder and both.
+    """
+
+    def __init__(self, device: str, small: bool) -> None:
+        config = SMALL if small else DecoderConfig()
+        self.device, self.is_small, self.mel = device, small, config.flow.mel_channels
+        self.dtype = torch.float32 if device == "cpu" else torch.bfloat16
+        self.name = str(self.dtype).removeprefix("torch.")
+        self.goals = (None, None, "G16a") if device == "cpu" and not small else ("G9a", "G9c", None)
         with torch.inference_mode():
             self.flow = Flow(
                 config.flow, load_tensors(DummyTensors(), flow_shapes(config.flow), self.dtype, device)
@@ -56,20 +76,40 @@ class Shipped:
             hift = load_tensors(DummyTensors(), hift_shapes(config.hift), torch.float32)
             self.hift = Hift(config.hift, hift, self.dtype, device)
 
+    def frames(self, tokens: int) -> int:
+        """Frames of the flow's window in the chunk that ends after so many tokens."""
+        shown = TokenChunk(tokens - 26, tokens, SteadySettings(), CLOCK).window_len
+        return shown // 8 if self.is_small else shown
+
+    @property
+    def new_frames(self) -> int:
+        """Frames that the vocoder gets in a chunk."""
+        return 24 if self.is_small else 179
+
+    def inputs(self, rows: int, frames: int) -> euler_step.Inputs:
+        """Noise, condition, speaker and prompt frames."""
+        x, mu = (torch.randn(rows, self.mel, frames, device=self.device) for _ in range(2))
+        speaker = torch.randn(rows, self.mel, device=self.device)
+        return x, mu, speaker, torch.zeros_like(x)
+
     def step(self, rows: int, frames: int) -> Callable[[], Tensor]:
         """One Euler step over so many frames, both guidance branches."""
-        x, mu = (torch.randn(rows, 80, frames, device=self.device) for _ in range(2))
-        speaker, cond = (
-            torch.randn(rows, 80, device=self.device),
-            torch.zeros(rows, 80, frames, device=self.device),
-        )
-        return lambda: self.flow.solve(x, mu, speaker, cond, 1)
+        inputs = self.inputs(rows, frames)
+        return lambda: self.flow.solve(*inputs, 1)
 
     def vocoder(self, rows: int, frames: int) -> Callable[[], Tensor]:
         """Mel frames and their source to samples."""
-        mel = torch.randn(rows, 80, frames, device=self.device)
+        mel = torch.randn(rows, self.mel, frames, device=self.device)
         source = 0.1 * torch.randn(rows, 1, 256 * frames, device=self.device)
         return lambda: self.hift.render(mel, source)
+
+    def flops(self, frames: int) -> int | None:
+        """Of one Euler step with guidance: 86.2 MFLOP a frame and 45,056 a pair of frames, twice; None for small ones."""
+        return None if self.is_small else 2 * int(86.2e6 * frames + 45056 * frames**2)
+
+    def vocoder_flops(self, frames: int) -> int | None:
+        """602 MFLOP a frame; None for small ones."""
+        return None if self.is_small else int(602e6) * frames
 
 
 def plainly(run: Callable[[], object]) -> Callable[[], object]:
@@ -82,32 +122,18 @@ def plainly(run: Callable[[], object]) -> Callable[[], object]:
     return plain
 
 
-def window(tokens: int) -> int:
-    """Frames of the flow's window in the chunk that ends after so many tokens."""
-    return TokenChunk(tokens - 26, tokens, SteadySettings(), CLOCK).window_len
-
-
-def flow_flops(rows: int, frames: int) -> int:
-    """Of one Euler step with guidance: 86.2 MFLOP a frame and 45,056 a pair of frames, twice."""
-    return 2 * rows * int(86.2e6 * frames + 45056 * frames**2)
-
-
-def networks(shipped: Shipped, quick: bool) -> Iterator[Record]:
+def networks(shipped: Networks, quick: bool) -> Iterator[Record]:
     """G16a, G9: an Euler step and the vocoder against plain torch; together, a chunk of 26 tokens."""
-    goals = (None, None, "G16a") if shipped.device == "cpu" else ("G9a", "G9c", None)
+    goals, new = shipped.goals, shipped.new_frames
     rounds = 3 if quick else 5
     common = {"device": shipped.device, "dtype": shipped.name, "peer_name": PLAIN, "unit": "ms"}
-    sizes = (
-        {"10 tokens": (68, 68)}
-        if quick
-        else {"26 tokens": (window(36), 179), "full look-back": (window(FULL_AT), 179)}
-    )
-    for name, (frames, new) in sizes.items():
+    sizes = {"26 tokens": shipped.frames(36), "full look-back": shipped.frames(FULL_AT)}
+    for name, frames in list(sizes.items())[: 1 if quick else None]:
         runs = {"step": shipped.step(1, frames), "vocoder": shipped.vocoder(1, new)}
         timed = {part: race(run, shipped.device, rounds) for part, run in runs.items()}
         step, vocoder = timed["step"], timed["vocoder"]
         shape = f"{frames} frames, {name}"
-        flops = flow_flops(1, frames)
+        flops, more_flops = shipped.flops(frames), shipped.vocoder_flops(new)
         yield Record.of(
             "flow, Euler step", shape, step[0], peer=step[1], goal=goals[0], flops=flops, **common
         )
@@ -117,7 +143,7 @@ def networks(shipped: Shipped, quick: bool) -> Iterator[Record]:
             vocoder[0],
             peer=vocoder[1],
             goal=goals[1],
-            flops=int(602e6) * new,
+            flops=more_flops,
             **common,
         )
         steps = SteadySettings().steps
@@ -138,9 +164,8 @@ def networks(shipped: Shipped, quick: bool) -> Iterator[Record]:
             "details": details,
             "n": step[0].n,
         }
-        yield Record(
-            "flow and vocoder, a chunk", shape, **(common | more), flops=steps * flops + int(602e6) * new
-        )
+        both = None if flops is None or more_flops is None else steps * flops + more_flops
+        yield Record("flow and vocoder, a chunk", shape, **(common | more), flops=both)
 
 
 def race(run: Callable[[], Tensor], device: str, rounds: int) -> tuple[Times, Times]:
@@ -156,34 +181,39 @@ def race(run: Callable[[], Tensor], device: str, rounds: int) -> tuple[Times, Ti
     return times["ours"], times["peer"]
 
 
-def compiled(shipped: Shipped, quick: bool) -> Iterator[Record]:
-    """G9b: a step against torch.compile with CUDA graphs."""
-    frames = window(FULL_AT)
-    run = shipped.step(1, frames)
-    peer = plainly(torch.compile(run, mode="reduce-overhead"))  # the choice of plain torch is made outside
+def compiled(shipped: Networks, quick: bool) -> Iterator[Record]:
+    """G9b: a step against torch.compile with CUDA graphs, and beside it the same plain step captured as it stands."""
+    frames = shipped.frames(FULL_AT)
+    inputs = shipped.inputs(1, frames)
+
+    def run() -> Tensor:
+        return shipped.flow.solve(*inputs, 1)
+
+    plain = plainly(run)
     with torch.inference_mode():
-        times = interleaved(
-            {"ours": run, "peer": peer}, device=shipped.device, rounds=3 if quick else 20, warmup=3
-        )
-    common = {
-        "device": shipped.device,
-        "dtype": shipped.name,
-        "peer_name": COMPILED,
-        "unit": "ms",
-        "goal": "G9b",
-    }
+        runs = {"ours": run, "peer": euler_step.stepper(shipped.flow, inputs)}
+        runs["captured"] = graphed([plain]) if shipped.device == "cuda" else plain
+        # Several calls in a row: what each costs the host lies behind the one before.
+        times = interleaved(runs, device=shipped.device, rounds=3 if quick else 20, warmup=3, inner=4)
+    weak = crippled(times["peer"], times["captured"]) if shipped.device == "cuda" else None
     yield Record.of(
-        "flow, Euler step",
-        f"{frames} frames, look-back full chunk",
-        times["ours"],
-        peer=times["peer"],
-        **common,
-    )
+        "flow, Euler step", f"{frames} frames, look-back full chunk", times["ours"], peer=times["peer"], peer_name=COMPILED,
+        unit="ms", goal="G9b", device=shipped.device, dtype=shipped.name, invalid=weak,
+        details={"captured_ms": 1e3 * times["captured"].median},
+    )  # fmt: skip
 
 
-def batches(shipped: Shipped, quick: bool) -> Iterator[Record]:
+def crippled(peer: Times, captured: Times) -> str | None:
+    """The reason why a compiled peer proves nothing: it is slower than the same operations without a compiler."""
+    if peer.median <= captured.median * CRIPPLED:
+        return None
+    ratio = peer.median / captured.median
+    return f"the compiled peer takes {ratio:.2f} of the time of the same operations captured as they stand, over {CRIPPLED}"
+
+
+def batches(shipped: Networks, quick: bool) -> Iterator[Record]:
     """A step and the vocoder over 1 to 64 sessions at once: time a session."""
-    frames, new = window(36), 179
+    frames, new = shipped.frames(36), shipped.new_frames
     for rows in (1, 4) if quick else (1, 4, 16, 64):
         for name, run in (
             ("flow, Euler step", shipped.step(rows, frames)),
@@ -292,12 +322,12 @@ def borders(device: str) -> Iterator[Record]:
     )
 
 
-def parts(shipped: Shipped, quick: bool) -> Iterator[Record]:
+def parts(shipped: Networks, quick: bool) -> Iterator[Record]:
     """Time the parts of a chunk of 26 tokens beside the networks: flow encoder, length regulator, both
     transforms.
     """
     device, dtype, flow = shipped.device, shipped.dtype, shipped.flow
-    settings, frames = SteadySettings(), window(FULL_AT)
+    settings, frames = SteadySettings(), shipped.frames(FULL_AT)
     tokens = settings.chunk + flow.config.encoder.block_size - 1
     encoder = EncoderStream(flow.encoder, settings.encoder_blocks, tokens, device)
     x = torch.randn(1, tokens, flow.config.encoder.input_size, device=device, dtype=dtype)
@@ -305,7 +335,7 @@ def parts(shipped: Shipped, quick: bool) -> Iterator[Record]:
         torch.tensor([value], device=device) for value in (tokens, 100 + settings.encoder_blocks * 10, 30)
     )
     _, state = encoder(x, {}, n, start, closed)
-    states = torch.randn(1, 80, frames, device=device, dtype=dtype)
+    states = torch.randn(1, shipped.mel, frames, device=device, dtype=dtype)
     transforms = {name: next(iter(OPS[name].real)) for name in ("stream_stft", "stream_istft")}
     runs: dict[str, tuple[str, Callable[[], Tensor]]] = {
         "flow's encoder": (
@@ -327,9 +357,9 @@ def parts(shipped: Shipped, quick: bool) -> Iterator[Record]:
         )
 
 
-def attentions(shipped: Shipped, quick: bool) -> Iterator[Record]:
+def attentions(shipped: Networks, quick: bool) -> Iterator[Record]:
     """An Euler step whose transformers are torch's own, SDPA and cuBLAS, beside those of the own kernel: 1 session and 16."""
-    frames = 68 if quick else window(FULL_AT)
+    frames = shipped.frames(36 if quick else FULL_AT)
     for rows in (1,) if quick else (1, 16):
         run = shipped.step(rows, frames)
 
@@ -375,7 +405,7 @@ def records(args: argparse.Namespace) -> Iterator[Record]:
                 reply_length(args.device, args.quick) if name == "reply_length" else borders(args.device)
             )
             continue
-        shipped = shipped or Shipped(args.device)
+        shipped = shipped or Networks(args.device, small=args.quick and args.device == "cpu")
         yield from _OF_NETWORKS[name](shipped, args.quick)
 
 
@@ -387,7 +417,7 @@ def main() -> None:
     unknown = [name for name in (args.only or CASES[0]).split(",") if name not in CASES]
     if unknown:
         arguments.error(f"there is no case {unknown[0]!r}; there are {', '.join(CASES)}")
-    report(records(args), args.json)
+    report(records(args), args.json, rehearsal=args.quick and args.device == "cpu")
 
 
 if __name__ == "__main__":

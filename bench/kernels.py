@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,7 +21,8 @@ from torch.nn import functional as F
 from innervoice_kernels.language.attention import paged_attention
 from innervoice_kernels.language.attention_decode import Workspace
 from innervoice_kernels.sampling.cursor import SLOTS, Programs, Rows, prepare, request_columns
-from innervoice_kernels.sampling.head import head_step
+from innervoice_kernels.sampling.head import head_sample, head_step
+from innervoice_kernels.sampling.sample import Draw
 from innervoice_kernels.sampling.sample_pick import Offers
 from innervoice_kernels.testing import OPS, Case, Op, check
 from innervoice_kernels.testing.case import generator_on
@@ -29,7 +31,25 @@ CACHE = (
     192 << 20
 )  # bytes of inputs that runs rotate over, so that they come from memory and not from the L2 cache
 MOST_SETS = 32
-HEADS, GROUPS, WIDTH, HIDDEN, VOCABULARY, PAGE, CONTEXT = 32, 2, 128, 4096, 168960, 16, 2048
+TEMPERATURE, TOP_K, TOP_P = 0.8, 50, 0.9  # of the draws at the head
+PAGE = 16
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What attention and the head are measured at: GLM-4-Voice's, or small, to be tested on a CPU."""
+
+    heads: int = 32
+    groups: int = 2
+    width: int = 128
+    hidden: int = 4096
+    vocabulary: int = 168960
+    context: int = 2048
+    batches: tuple[int, ...] = (1, 8, 32, 128)
+    num_layers: int = 40
+
+
+SMALL = ModelShape(4, 2, 32, 64, 512, 64, (1, 32), 2)
 
 
 def _norm(x: Tensor, w: Tensor, eps: float) -> Tensor:
@@ -58,17 +78,18 @@ class Kernels:
         self.device, self.quick, self.only = device, quick, only
         self.on_gpu = device == "cuda"
         self.rounds = 3 if quick else 15
+        self.shape = ModelShape() if self.on_gpu else SMALL
         self.ceilings: Ceilings
 
     def records(self) -> Iterator[Record]:
         self.ceilings, made = measure(self.device, self.quick)
         yield from made
         # What has a goal comes first: a run may be cut off.
-        if self.on_gpu and self.wants("decode_attention"):
-            for rows in (1, 8, 32, 128):
+        if self.wants("decode_attention"):
+            for rows in self.shape.batches:
                 yield from self.attention(rows)
-        if self.on_gpu and self.wants("head_step"):
-            for rows in (1, 8, 32, 128):
+        if self.wants("head_step"):
+            for rows in self.shape.batches:
                 yield self.head(rows)
         for op in OPS.values():
             if self.wants(op.name):
@@ -132,31 +153,32 @@ class Kernels:
 
     def attention(self, rows: int) -> Iterator[Record]:
         """Decode attention of as many layers as do not fit the L2 cache, against FlashInfer, SDPA and the copy."""
-        pages = CONTEXT // PAGE
-        each = 2 * rows * CONTEXT * GROUPS * WIDTH * 2
-        num_layers = max(2, min(40, CACHE // each))
-        shape = (rows * pages, PAGE, GROUPS, WIDTH)
+        s = self.shape
+        pages = s.context // PAGE
+        each = 2 * rows * s.context * s.groups * s.width * self.dtype.itemsize
+        num_layers = max(2, min(s.num_layers, CACHE // each))
+        shape = (rows * pages, PAGE, s.groups, s.width)
         layers = [(self.normal(*shape), self.normal(*shape)) for _ in range(num_layers)]
         table = torch.randperm(rows * pages, device=self.device).int().reshape(rows, pages)
-        q, out = self.normal(rows, HEADS, WIDTH), self.normal(rows, HEADS, WIDTH)
+        q, out = self.normal(rows, s.heads, s.width), self.normal(rows, s.heads, s.width)
         starts = torch.arange(rows + 1, dtype=torch.int32, device=self.device)
-        lengths = torch.full((rows,), CONTEXT, dtype=torch.int32, device=self.device)
-        workspace = Workspace.allocate(rows, HEADS, GROUPS, WIDTH, CONTEXT, q.device)
+        lengths = torch.full((rows,), s.context, dtype=torch.int32, device=self.device)
+        workspace = Workspace.allocate(rows, s.heads, s.groups, s.width, s.context, q.device)
 
         def ours(k: Tensor, v: Tensor) -> Callable[[], object]:
             return lambda: paged_attention(
-                q, k, v, table, starts, lengths, WIDTH**-0.5, max_queries=1, out=out, workspace=workspace
+                q, k, v, table, starts, lengths, s.width**-0.5, max_queries=1, out=out, workspace=workspace
             )
 
-        runs: dict[str, Callable[[], object]] = {"ours": graphed([ours(k, v) for k, v in layers])}
+        runs: dict[str, Callable[[], object]] = {"ours": self.together([ours(k, v) for k, v in layers])}
         failed: dict[str, str] = {}
         makers: dict[str, Callable[[], list[Callable[[], Tensor]]]] = {
-            "FlashInfer": lambda: flashinfer_calls(q, layers, table, CONTEXT),
-            "SDPA, dense cache": lambda: sdpa_calls(q, GROUPS, CONTEXT, num_layers),
+            "FlashInfer": lambda: flashinfer_calls(q, layers, table, s.context),
+            "SDPA, dense cache": lambda: sdpa_calls(q, s.groups, s.context, num_layers),
         }
         for name, make in makers.items():
             try:
-                runs[name] = graphed(make())
+                runs[name] = self.together(make())
             except Exception as error:  # the peer is not here, or does not run here
                 failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         times = {
@@ -164,8 +186,9 @@ class Kernels:
             for k, t in interleaved(runs, device=self.device, rounds=self.rounds).items()
         }
         share = each / times["ours"].median / self.ceilings.copy_bw
-        common: dict[str, Any] = {"bytes": each, "flops": 4 * rows * CONTEXT * HEADS * WIDTH} | self.common()
-        name, case = "decode attention", f"{rows} rows, {CONTEXT} tokens, pages of {PAGE}"
+        flops = 4 * rows * s.context * s.heads * s.width
+        common: dict[str, Any] = {"bytes": each, "flops": flops} | self.common()
+        name, case = "decode attention", f"{rows} rows, {s.context} tokens, pages of {PAGE}"
         yield Record.of(
             name,
             case,
@@ -175,46 +198,74 @@ class Kernels:
             ratio=share,
             **common,
         )
-        for peer in runs.keys() - {"ours"}:
+        for peer in makers:
             goal = "G5" if peer == "FlashInfer" else None
-            yield Record.of(name, case, times["ours"], goal=goal, peer=times[peer], peer_name=peer, **common)
-        for peer, reason in failed.items():
+            invalid = f"the peer failed: {failed[peer]}" if peer in failed else None
             yield Record.of(
-                name, case, times["ours"], peer_name=peer, invalid=f"the peer failed: {reason}", **common
+                name,
+                case,
+                times["ours"],
+                goal=goal,
+                peer=times.get(peer),
+                peer_name=peer,
+                invalid=invalid,
+                **common,
             )
 
     def head(self, rows: int) -> Record:
         """The whole end of a step, drawing by top-k and top-p, over the bare product of the head."""
-        x, w = self.normal(rows, HIDDEN), self.normal(VOCABULARY, HIDDEN) * HIDDEN**-0.5
-        made, programs = Rows.allocate(rows, 1, self.device), Programs.join([], self.device)
-        request = request_columns(vocabulary=VOCABULARY, ignore_eos=1, top_k=50)
-        for row in range(rows):
-            made.begin(row, request, temperature=0.8, top_p=0.9, seed=row)
-        offers = Offers.allocate(rows, VOCABULARY, SLOTS, x.device)
-
-        def ours() -> None:
-            prepare(made, programs)
-            head_step(x, w, made, programs, offers)
-
-        runs = {"ours": graphed([ours]), "bare": graphed([lambda: F.linear(x, w)])}
+        hidden, vocabulary = self.shape.hidden, self.shape.vocabulary
+        x, w = self.normal(rows, hidden), self.normal(vocabulary, hidden) * hidden**-0.5
+        ours = self.stepped(x, w) if self.on_gpu else _drawn(x, w)
+        runs = {"ours": self.together([ours]), "bare": self.together([lambda: F.linear(x, w)])}
         times = interleaved(runs, device=self.device, rounds=self.rounds)
         return Record.of(
             "head and sampling", f"{rows} rows, all ids", times["ours"], goal="G8", peer=times["bare"], peer_name="bare product",
             ratio=times["ours"].median / times["bare"].median, bytes=w.numel() * 2, **self.common(),
         )  # fmt: skip
 
+    def stepped(self, x: Tensor, w: Tensor) -> Callable[[], object]:
+        """A step's end with the rows' state and draws on the device."""
+        rows, vocabulary = len(x), len(w)
+        made, programs = Rows.allocate(rows, 1, self.device), Programs.join([], self.device)
+        request = request_columns(vocabulary=vocabulary, ignore_eos=1, top_k=TOP_K)
+        for row in range(rows):
+            made.begin(row, request, temperature=TEMPERATURE, top_p=TOP_P, seed=row)
+        offers = Offers.allocate(rows, vocabulary, SLOTS, x.device)
+
+        def run() -> None:
+            prepare(made, programs)
+            head_step(x, w, made, programs, offers)
+
+        return run
+
+    def together(self, calls: list[Callable[[], Any]]) -> Callable[[], object]:
+        """All calls as one: a CUDA graph on a GPU."""
+        return graphed(calls) if self.on_gpu else lambda: [call() for call in calls]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of attention and the head."""
+        return torch.bfloat16 if self.on_gpu else torch.float32
+
     def normal(self, *shape: int) -> Tensor:
-        return torch.randn(shape, device=self.device, dtype=torch.bfloat16)
+        return torch.randn(shape, device=self.device, dtype=self.dtype)
 
     def common(self) -> dict[str, Any]:
         return {
             "device": device_name(self.device),
-            "dtype": "bfloat16",
+            "dtype": str(self.dtype).removeprefix("torch."),
             "details": self.ceilings.details,
         } | self.state()
 
     def state(self) -> dict[str, Any]:
         return gpu_state() if self.on_gpu else {}
+
+
+def _drawn(x: Tensor, w: Tensor) -> Callable[[], object]:
+    """A draw without a step's state, which is kept on a GPU alone."""
+    draws = [Draw(((0, len(w)),), (), TEMPERATURE, TOP_K, TOP_P, seed=row, n=0) for row in range(len(x))]
+    return lambda: head_sample(x, w, draws)
 
 
 def _is_queued(run: Callable[[], object]) -> bool:
@@ -237,7 +288,8 @@ def main(argv: list[str] | None = None) -> None:
         "--only", metavar="TEXT", help="ops whose name holds one of these, with commas between them"
     )
     arguments = options.parse_args(argv)
-    report(Kernels(arguments.device, arguments.quick, arguments.only).records(), arguments.json)
+    made = Kernels(arguments.device, arguments.quick, arguments.only).records()
+    report(made, arguments.json, rehearsal=arguments.device == "cpu")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -58,6 +58,7 @@ PACKAGES = (
     "onnxruntime",
 )
 MOST_MOVED = 0.15  # of a plain read beside a measurement, between its deciles
+REHEARSAL = "a rehearsal: small shapes on a CPU"
 COMMIT = "INNERVOICE_COMMIT"  # names the commit where the tree is not a repository
 
 
@@ -264,10 +265,15 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return made
 
 
-def report(records: Iterable[Record], path: Path | None) -> list[Record]:
-    """Print records as they come, and write those there are so far to path after each, so that a cut run leaves what it had."""
+def report(records: Iterable[Record], path: Path | None, *, rehearsal: bool = False) -> list[Record]:
+    """Print records as they come, and write those there are so far to path after each, so that a cut run leaves what it had.
+
+    rehearsal: the shapes are small and the device is not the goals'; records with a goal are marked invalid.
+    """
     made: list[Record] = []
     for record in records:
+        if rehearsal and record.goal is not None and record.invalid is None:
+            record = replace(record, invalid=REHEARSAL)
         made.append(record)
         print(record.line(), flush=True)
         if path is not None:

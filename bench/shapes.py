@@ -33,7 +33,7 @@ QWEN3_MOE: dict[str, Any] = {
     "decoder_sparse_step": 1, "mlp_only_layers": [], "torch_dtype": "bfloat16",
 }  # fmt: skip
 SMALL = GLM_4_VOICE | {
-    "num_layers": 4, "hidden_size": 256, "ffn_hidden_size": 688, "num_attention_heads": 8, "kv_channels": 32,
+    "num_layers": 2, "hidden_size": 256, "ffn_hidden_size": 688, "num_attention_heads": 8, "kv_channels": 32,
     "padded_vocab_size": 4096, "torch_dtype": "float32", "eos_token_id": [4095],
 }  # fmt: skip
 

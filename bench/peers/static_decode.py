@@ -6,9 +6,11 @@ what makes its shapes static. One token a row.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
+from bench.ceilings import graphed
+from bench.peers.compiled import whole
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -46,6 +48,16 @@ class StaticDecode:
         )
         self.places = torch.arange(length, device=embedding.device)
 
+    def kept(self) -> Iterator[Tensor]:
+        """Weights, caches and tables: what stays where it is from step to step."""
+        w = self.model.weights
+        yield from (self.k, self.v, self.cos, self.sin, self.places, w.embedding, w.final_norm, w.output)
+        for layer in w.layers:
+            parts = (layer.attention_norm, layer.qkv, layer.qkv_bias, layer.attention_out)
+            yield from (
+                part for part in (*parts, layer.ffn_norm, layer.gate_up, layer.down) if part is not None
+            )
+
     def step(self, ids: Tensor, position: Tensor) -> Tensor:
         """Greedy next ids [B] for ids [B] at position [1]; their keys and values are written."""
         return self.logits(ids, position).argmax(-1)
@@ -77,12 +89,12 @@ class StaticDecode:
         return F.linear(rms_norm(x, w.final_norm, c.norm_eps), w.output)
 
 
-def stepper(model: Transformer, rows: int, context: int, *, compiled: bool) -> Callable[[], Tensor]:
-    """A function that takes one step at that context; compiled: whole, with CUDA graphs, warmed up."""
+def stepper(model: Transformer, rows: int, context: int, *, compiled: bool) -> Callable[[], object]:
+    """A function that takes one step at that context, warmed up; compiled whole or, on a GPU, captured as it stands."""
     peer = StaticDecode(model, rows, -(-(context + 1) // 64) * 64)
     ids = torch.arange(rows, device=peer.k.device) % model.config.vocab_size
     position = torch.tensor([context], device=peer.k.device)
-    step = torch.compile(peer.step, mode="reduce-overhead", fullgraph=True) if compiled else peer.step
+    step = whole(peer.step, (*peer.kept(), ids, position), ids.device) if compiled else peer.step
 
     @torch.inference_mode()
     def run() -> Tensor:
@@ -90,4 +102,4 @@ def stepper(model: Transformer, rows: int, context: int, *, compiled: bool) -> C
 
     for _ in range(3):
         run()
-    return run
+    return graphed([run]) if ids.is_cuda and not compiled else run

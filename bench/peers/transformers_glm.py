@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from bench.peers.compiled import whole
 from torch import Tensor, nn
 
 from innervoice.model.transformer import Transformer
@@ -75,22 +76,22 @@ def stepper(
         cache.update(k, v, layer, {"cache_position": places})
     ids = (torch.arange(rows, device=embedding.device) % c.vocab_size)[:, None]
     position = torch.tensor([context], device=embedding.device)
-    forward = (
-        torch.compile(peer.forward, mode="reduce-overhead", fullgraph=True) if compiled else peer.forward
-    )
+
+    def step() -> Tensor:
+        if compiled:  # a static cache counts its tokens itself, and would be written past its end
+            for layer in cache.layers:
+                layer.cumulative_length.fill_(context)
+        places = {"cache_position": position, "position_ids": position[None].expand(rows, 1)}
+        return peer(ids, past_key_values=cache, use_cache=True, **places).logits[:, -1].argmax(-1)
+
+    forward = whole(step, (ids, position), ids.device) if compiled else step
 
     @torch.inference_mode()
     def run() -> Tensor:
-        out = forward(
-            ids,
-            past_key_values=cache,
-            cache_position=position,
-            position_ids=position[None].expand(rows, 1),
-            use_cache=True,
-        )
+        taken = forward()
         if not compiled:
             cache.crop(-1)
-        return out.logits[:, -1].argmax(-1)
+        return taken
 
     for _ in range(3):
         run()

@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import Any
 
 import pytest
 import torch
 from benches import bench
 from rows import Rows
+from small_codec import MEL, small_flow
 
 from innervoice.model.transformer import Transformer
 from innervoice.tools.decode_bench import DecodeModel
 from innervoice_kernels.testing import OPS
 
-shapes, static_decode, transformers_glm, decode, formats, kernels, reply = (
+(
+    shapes,
+    record,
+    codec,
+    peers_compiled,
+    euler_step,
+    static_decode,
+    transformers_glm,
+    decode,
+    formats,
+    kernels,
+    reply,
+) = (
     bench(name)
     for name in (
         "shapes",
+        "record",
+        "codec",
+        "peers.compiled",
+        "peers.euler_step",
         "peers.static_decode",
         "peers.transformers_glm",
         "decode",
@@ -65,11 +83,74 @@ def test_transformers_with_our_weights_computes_the_same(model: DecodeModel, exp
     assert_same_logits(logits, expected)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("peer", [static_decode, transformers_glm])
-def test_a_peer_steps_again_and_again_at_one_place(model: DecodeModel, peer: Any) -> None:
-    run = peer.stepper(model.transformer, 2, 20, compiled=False)
+def test_a_peer_steps_again_and_again_at_one_place(model: DecodeModel, peer: Any, compiled: bool) -> None:
+    """Its graph is whole, where it is compiled: on a CPU it is traced, and no code is generated."""
+    run = peer.stepper(model.transformer, 2, 20, compiled=compiled)
     first = run()
     assert first.shape == (2,) and torch.equal(run(), first)
+
+
+def test_a_compiled_peer_is_tuned_and_keeps_its_tensors_in_place(
+    model: DecodeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that a step reads and writes has an address that stays: a CUDA graph would copy the weights for each replay."""
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(torch, "compile", lambda function, **options: asked.update(options) or function)
+    peers_compiled.whole(torch.neg, (), "cuda")
+    assert asked["fullgraph"] and asked["options"] == {
+        "triton.cudagraphs": True,
+        "coordinate_descent_tuning": True,
+    }
+    monkeypatch.undo()
+    inputs: dict[str, Any] = {}
+
+    def keep(graph: torch.fx.GraphModule, _: Any) -> Any:
+        inputs.update({node.name: node.meta for node in graph.graph.find_nodes(op="placeholder")})
+        return graph.forward
+
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **_: real(function, fullgraph=True, backend=keep))
+    static_decode.stepper(model.transformer, 2, 20, compiled=True)
+    moving = [
+        name for name, meta in inputs.items() if not meta["tensor_dict"].get("_dynamo_static_input_type")
+    ]
+    assert len(inputs) > 15 and moving == []
+
+
+def test_the_compiled_euler_step_is_whole_and_computes_the_same() -> None:
+    flow = small_flow()
+    generator = torch.Generator().manual_seed(3)
+    x, mu, cond = (torch.randn(2, MEL, 24, generator=generator) for _ in range(3))
+    inputs = (x, mu, mu[..., 0].contiguous(), cond)
+    with torch.inference_mode():
+        expected = flow.solve(*inputs, 1)
+        got = euler_step.stepper(flow, inputs)()
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_crippled_peer_of_the_flow_is_said_to_be_one() -> None:
+    times = record.Times
+    assert codec.crippled(times((1.0,), 0), times((1.0,), 0)) is None
+    assert codec.crippled(times((0.5,), 0), times((1.0,), 0)) is None
+    assert "takes 1.50 of the time" in codec.crippled(times((1.5,), 0), times((1.0,), 0))
+
+
+def test_the_codec_bench_runs_on_a_cpu() -> None:
+    options = argparse.Namespace(device="cpu", quick=True, only="networks,attentions,batches")
+    made = list(codec.records(options))
+    assert [r.goal for r in made if r.goal] == ["G9a", "G9c"] and all(r.ours > 0 for r in made)
+    assert {r.shape for r in made if "session" in r.name} == {"1 sessions", "4 sessions"}
+
+
+def test_attention_and_the_head_are_timed_on_a_cpu() -> None:
+    made = kernels.Kernels("cpu", quick=True, only="decode_attention,head_step")
+    records = [r for r in made.records() if r.goal or r.peer_name]
+    goals = [r.goal for r in records if r.goal]
+    assert list(dict.fromkeys(goals)) == ["G5", "G6", "G8"] and all(r.ours > 0 for r in records)
+    assert {r.peer_name for r in records} == {"copy", "FlashInfer", "SDPA, dense cache", "bare product"}
+    assert [r.goal for r in records if "peer failed" in (r.invalid or "")] in ([], ["G5", "G5"])
 
 
 def test_other_models_are_refused(model: DecodeModel) -> None:
@@ -86,8 +167,10 @@ def test_the_decode_bench_runs_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None
     made = decode.Decode("cpu", quick=True)
     records = {(r.name, r.shape, r.peer_name): r for r in made.records()}
     steps = [r for r in records.values() if r.name == "decode step"]
-    assert {r.peer_name for r in steps} == {"copy", "roof", "static cache", "transformers eager"}
-    assert all(r.goal is None and not r.invalid and r.ratio and r.bytes and r.flops for r in steps)
+    goals = {r.peer_name: r.goal for r in steps}
+    assert goals == {"copy": "G1", "roof": None, decode.GRAPHED: "G2", "transformers eager": "G3"}
+    assert all(r.ratio and r.bytes and r.flops for r in steps)
+    assert [r.invalid for r in steps if r.invalid] == [decode.PROVISIONAL]
     prefill = records["prefill", "100 tokens", "floor"]
     assert prefill.flops == 100 * 2 * sum(
         w.numel() for layer in shapes.random_model(TINY, "cpu").transformer.weights.layers
@@ -114,8 +197,10 @@ def test_the_formats_bench_runs_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> Non
         ("fp8", "own float32"), ("int4 in groups of 32", "own float32"), ("int4 in groups of 64", "bitsandbytes NF4"),
     }  # fmt: skip
     assert all(
-        r.goal is None and r.ours and r.bytes and r.details["share_of_copy"] > 0 for r in steps.values()
+        r.ours and r.bytes and r.details["share_of_copy"] > 0 and not (r.goal and "64" in r.dtype)
+        for r in steps.values()
     )
+    assert [r.goal for r in steps.values()] == ["G4a", "G4b", None]
     w = shapes.random_model(TINY, "cpu").transformer.weights
     products = [
         part for layer in w.layers for part in (layer.qkv, layer.attention_out, layer.gate_up, layer.down)
@@ -130,7 +215,7 @@ def test_a_spoken_reply_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     made = {r.name: r for r in reply.ReplyTable("cpu", quick=True, rounds=10).records()}
     first, whole = made["first audio"], made["spoken reply"]
     assert first.ratio * first.details["floor_ms"] == pytest.approx(first.ours) and first.ratio > 1
-    assert whole.ours > 0 and whole.n == 2 and first.goal is None
+    assert whole.ours > 0 and whole.n == 2 and first.goal == "G10"
     assert {"forward", "sample", "flow", "vocoder"} <= set(first.details["stages"])
     config = shapes.glm4_voice.read_config(shapes.GLM_4_VOICE, "config.json")
     h200 = bench("ceilings").Ceilings(4.3e12, 790e12)

@@ -129,14 +129,7 @@ class Flow:
         mu, cond [B, C, F]; speaker [B, C]; n [B]: true lengths, None: all rows have F frames.
         """
         dtype = self.embedding.dtype
-        given = self.estimator.condition(mu.to(dtype), speaker.to(dtype), cond.to(dtype), n)
-        lengths = n
-        if self.is_guided:
-            given = (
-                torch.cat([given[0], torch.zeros_like(given[0])]),
-                torch.cat([given[1], torch.zeros_like(given[1])]),
-            )
-            lengths = None if n is None else torch.cat([n, n])
+        given, lengths = self.given(mu.to(dtype), speaker.to(dtype), cond.to(dtype), n)
         shifts = self.time_shifts(steps)
         times = step_times(steps).tolist()
         x = x.transpose(1, 2)
@@ -150,6 +143,18 @@ class Flow:
         for k in range(steps):
             x = self.step(x, given, lengths, [shift[k] for shift in shifts], times[k + 1] - times[k])
         return x.transpose(1, 2)
+
+    def given(
+        self, mu: Tensor, speaker: Tensor, cond: Tensor, n: Tensor | None
+    ) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
+        """The estimator's condition, the same in all steps, and the true lengths: of all branches, the unguided one's
+        condition is zeros.
+        """
+        conv, skip = self.estimator.condition(mu, speaker, cond, n)
+        if not self.is_guided:
+            return (conv, skip), n
+        both = torch.cat([conv, torch.zeros_like(conv)]), torch.cat([skip, torch.zeros_like(skip)])
+        return both, None if n is None else torch.cat([n, n])
 
     def step(
         self,
