@@ -15,6 +15,7 @@ sampling/       sampling, and the cursor on the device
 speech_codec/   ops of speech tokenizer and decoder
 streams.py      CUDA streams of threads and parts
 testing/        cases of every op, and the error rule
+torch_layers.py torch's convolutions and LSTM without TF32
 transfer.py     numbers to a device and back, in one copy
 worker_pool.py  independent pieces of work side by side on the CPU, a share of the threads each
 """

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from innervoice.checkpoint.safetensors import TensorSource
+from innervoice_kernels.torch_layers import conv1d
 
 Tensors = Mapping[str, Tensor]
 
@@ -51,7 +52,7 @@ def linear(x: Tensor, layer: Affine) -> Tensor:
 
 def conv(x: Tensor, layer: Affine, *, stride: int = 1, padding: int = 0, dilation: int = 1) -> Tensor:
     """Convolution [B, C, T] -> [B, C', T']."""
-    return F.conv1d(x, layer.weight, layer.bias, stride, padding, dilation)
+    return conv1d(x, layer.weight, layer.bias, stride, padding, dilation)
 
 
 def layer_norm(x: Tensor, layer: Affine) -> Tensor:

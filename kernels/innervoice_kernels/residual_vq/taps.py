@@ -33,6 +33,7 @@ from innervoice_kernels.jit import (
     tl,
 )
 from innervoice_kernels.native import floats, team
+from innervoice_kernels.torch_layers import conv1d
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +90,7 @@ def apply_taps_ref(x: Tensor, taps: Taps, before: Tensor | None = None) -> Tenso
     """
     x = x if before is None else torch.cat([before, x], 1)
     folded = x.reshape(len(x), x.shape[1] // taps.stride, x.shape[2] * taps.stride)
-    y = F.conv1d(folded.mT, taps.weight.permute(2, 1, 0), taps.bias, dilation=taps.dilation).mT
+    y = conv1d(folded.mT, taps.weight.permute(2, 1, 0), taps.bias, dilation=taps.dilation).mT
     return y.reshape(len(x), y.shape[1] * taps.up, y.shape[2] // taps.up)
 
 
@@ -224,7 +225,7 @@ def apply_depthwise_ref(x: Tensor, weight: Tensor, bias: Tensor, dilation: int =
     """The definition, by torch's convolution: one filter a channel, weight [k, C], bias
     [C]; x [B, W, C] -> [B, T, C].
     """
-    return F.conv1d(x.mT, weight.T[:, None], bias, dilation=dilation, groups=weight.shape[1]).mT
+    return conv1d(x.mT, weight.T[:, None], bias, dilation=dilation, groups=weight.shape[1]).mT
 
 
 def apply_depthwise(x: Tensor, weight: Tensor, bias: Tensor, dilation: int = 1) -> Tensor:

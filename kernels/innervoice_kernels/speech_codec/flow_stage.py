@@ -31,6 +31,7 @@ from innervoice_kernels.speech_codec.conv import beyond
 from innervoice_kernels.speech_codec.flow_block import TransformerWeights, flow_block, flow_block_ref
 from innervoice_kernels.speech_codec.frame_conv import FrameConvWeights, frame_conv
 from innervoice_kernels.speech_codec.groupnorm import group_norm_mish, group_norm_mish_ref
+from innervoice_kernels.torch_layers import conv1d
 
 GROUPS = 8
 _Op = Callable[..., Tensor]
@@ -131,10 +132,10 @@ def _by_ops(
         return F.mish(F.group_norm(y, GROUPS, *norm, 1e-5)) if n is None else normalise(y, n, *norm, GROUPS)
 
     x = clear(x.transpose(1, 2))
-    h = norm_mish(F.conv1d(x, *weights.conv1, padding=1) + added, weights.norm1) + shift[:, None]
+    h = norm_mish(conv1d(x, *weights.conv1, padding=1) + added, weights.norm1) + shift[:, None]
     h = (
-        norm_mish(F.conv1d(clear(h), *weights.conv2, padding=1), weights.norm2)
-        + F.conv1d(x, *weights.skip)
+        norm_mish(conv1d(clear(h), *weights.conv2, padding=1), weights.norm2)
+        + conv1d(x, *weights.skip)
         + skipped
     )
     h = h.transpose(1, 2)

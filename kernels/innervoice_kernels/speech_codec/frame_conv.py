@@ -18,6 +18,7 @@ from innervoice_kernels.backend import NATIVE, TRITON, choose
 from innervoice_kernels.jit import Count, Num, Ptr, cdiv, constexpr, dot, jit, launch, narrow, next_power, tl
 from innervoice_kernels.native import are_halves, floats, takes, taps_first, team
 from innervoice_kernels.speech_codec.conv import beyond
+from innervoice_kernels.torch_layers import conv1d
 
 _ROWS = 64  # frames a program, however many there are: one kernel for all lengths
 
@@ -57,7 +58,7 @@ def frame_conv_ref(x: Tensor, n: Tensor | None, weights: FrameConvWeights) -> Te
         h = h.masked_fill(beyond(n, frames)[:, None], 0)
     taps = weights.weight.shape[2]
     behind = max(0, (count - 1) * stride + taps - weights.pad - frames)
-    y = F.conv1d(F.pad(h, (weights.pad, behind)), weights.weight, weights.bias, stride)[..., :count]
+    y = conv1d(F.pad(h, (weights.pad, behind)), weights.weight, weights.bias, stride)[..., :count]
     if n is not None:
         y = y.masked_fill(beyond((n + stride - 1) // stride, count)[:, None], 0)
     return y.transpose(1, 2)

@@ -20,6 +20,7 @@ from innervoice_kernels.native import CHANNEL_MULTIPLE, are_halves, floats, take
 from innervoice_kernels.speech_codec.conv import shifted
 from innervoice_kernels.speech_codec.residual_conv import residual_conv
 from innervoice_kernels.speech_codec.snake import snake
+from innervoice_kernels.torch_layers import conv1d
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,9 +103,9 @@ def stream_residual_ref(
     dilation = weights.dilation
     steps = x.shape[-1]
     past = torch.cat([history, x], -1)
-    middle = F.conv1d(snake(past, weights.alpha), weights.first, weights.first_bias, dilation=dilation)
+    middle = conv1d(snake(past, weights.alpha), weights.first, weights.first_bias, dilation=dilation)
     middle = torch.cat([inner, clip(middle, bounds, half * dilation)], -1)
-    y = F.conv1d(snake(middle, weights.beta), weights.second, weights.second_bias)
+    y = conv1d(snake(middle, weights.beta), weights.second, weights.second_bias)
     skip = history.shape[-1] - weights.delay
     y = past[..., skip : skip + steps] + clip(y, bounds, weights.delay)
     return y, shifted(past, n, history.shape[-1]), shifted(middle, n, inner.shape[-1])
@@ -150,8 +151,8 @@ def residual_ref(x: Tensor, weights: ResidualWeights) -> Tensor:
     """The same of a whole signal: both convolutions see zeros outside it."""
     half, dilation = weights.half, weights.dilation
     first, second = (weights.first, weights.first_bias), (weights.second, weights.second_bias)
-    h = F.conv1d(snake(x, weights.alpha), *first, padding=half * dilation, dilation=dilation)
-    return x + F.conv1d(snake(h, weights.beta), *second, padding=half)
+    h = conv1d(snake(x, weights.alpha), *first, padding=half * dilation, dilation=dilation)
+    return x + conv1d(snake(h, weights.beta), *second, padding=half)
 
 
 def residual(x: Tensor, weights: ResidualWeights) -> Tensor:

@@ -23,6 +23,7 @@ from innervoice_kernels.jit import Count, Num, Ptr, cdiv, constexpr, dot, jit, l
 from innervoice_kernels.native import floats, takes, team
 from innervoice_kernels.speech_codec.conv import shifted
 from innervoice_kernels.speech_codec.residual import StreamEdges, clip
+from innervoice_kernels.torch_layers import conv1d, conv_transpose1d
 
 _STEPS = 64  # of a tile, however many there are: one kernel for all lengths
 
@@ -143,12 +144,12 @@ def stream_conv_ref(
     past = weights.past
     stride = weights.stride
     if weights.is_transposed:
-        y = F.conv_transpose1d(h, weights.weight, weights.bias, stride)[
+        y = conv_transpose1d(h, weights.weight, weights.bias, stride)[
             ..., past * stride : h.shape[-1] * stride
         ]
     else:
         unused = past + stride - weights.reach
-        y = F.conv1d(h[..., unused:], weights.weight, weights.bias, stride, 0, weights.dilation)
+        y = conv1d(h[..., unused:], weights.weight, weights.bias, stride, 0, weights.dilation)
     return clip(y, bounds), shifted(window, n, past)
 
 
@@ -211,7 +212,7 @@ def _columns(x: Tensor, weights: StreamConvWeights) -> int:
 def whole_conv_ref(x: Tensor, weights: StreamConvWeights, padding: int) -> Tensor:
     """The same of a whole signal between zeros, by torch's convolutions with their padding."""
     h, layer = _bent(x, weights.slope), (weights.weight, weights.bias, weights.stride, padding)
-    return F.conv_transpose1d(h, *layer) if weights.is_transposed else F.conv1d(h, *layer, weights.dilation)
+    return conv_transpose1d(h, *layer) if weights.is_transposed else conv1d(h, *layer, weights.dilation)
 
 
 def whole_conv(x: Tensor, weights: StreamConvWeights, padding: int) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from innervoice.checkpoint.audio_encoder import CHUNK_COLUMNS, CHUNK_FRAMES, STEM_STEPS, AudioEncoderConfig
 from innervoice.codec.audio_encoder.layers import EncoderWeights
+from innervoice_kernels.torch_layers import conv1d, conv2d
 
 ChunkFeatures = tuple[
     int, int, Tensor
@@ -65,16 +66,16 @@ def _flat(x: Tensor, weights: EncoderWeights) -> Tensor:
     y = x[:, None]  # [B, 1, M, F]
     for step in range(1, STEM_STEPS + 1):
         name = f"conv2d{step}"
-        y = F.gelu(F.conv2d(y, weights[f"{name}.weight"], weights[f"{name}.bias"], stride=2, padding=1))
+        y = F.gelu(conv2d(y, weights[f"{name}.weight"], weights[f"{name}.bias"], stride=2, padding=1))
     return F.linear(y.permute(0, 3, 1, 2).flatten(2), weights["conv_out.weight"])
 
 
 def _timed(x: Tensor, lens: Sequence[int], weights: EncoderWeights) -> Tensor:
     """lens: each chunk's own frames; past them the second convolution reads zeros."""
-    y = F.gelu(F.conv1d(x, weights["conv1.weight"], weights["conv1.bias"], padding=1))
+    y = F.gelu(conv1d(x, weights["conv1.weight"], weights["conv1.bias"], padding=1))
     place = torch.arange(x.shape[2], dtype=torch.int64, device=x.device)
     is_own = place < torch.tensor(lens, dtype=torch.int64, device=x.device)[:, None]
-    y = F.conv1d(y * is_own[:, None], weights["conv2.weight"], weights["conv2.bias"], stride=2, padding=1)
+    y = conv1d(y * is_own[:, None], weights["conv2.weight"], weights["conv2.bias"], stride=2, padding=1)
     return F.gelu(y).mT
 
 

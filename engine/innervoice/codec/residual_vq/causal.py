@@ -18,6 +18,7 @@ from torch import Tensor
 from innervoice.codec.streaming import StreamPass, StreamState
 from innervoice_kernels.residual_vq.elu_unit import EluUnit, elu_unit
 from innervoice_kernels.residual_vq.taps import Taps, apply_taps
+from innervoice_kernels.torch_layers import lstm
 
 Padding = Literal["constant", "reflect", "replicate"]
 
@@ -148,10 +149,9 @@ def run_lstm(
     """y [B, T, C] and the state after n columns, as torch.nn.LSTM computes it; a row
     without columns keeps its state.
     """
-    layers = len(weights) // 4
-    begun = tuple(part.transpose(0, 1).contiguous() for part in state)  # [L, B, C]
+    begun = (state[0].transpose(0, 1).contiguous(), state[1].transpose(0, 1).contiguous())  # [L, B, C]
     if at.full:
-        y, hidden, cell = torch.lstm(x, begun, weights, True, layers, 0.0, False, False, True)
+        y, hidden, cell = lstm(x, begun, weights)
         return y, (hidden.transpose(0, 1), cell.transpose(0, 1))
 
     # Rows of different lengths: those that bring columns are packed, longest first.
@@ -162,10 +162,8 @@ def run_lstm(
     )
     order = packed.sorted_indices
     assert order is not None
-    chosen = tuple(part[:, rows][:, order] for part in begun)
-    data, hidden, cell = torch.lstm(
-        packed.data, packed.batch_sizes, chosen, weights, True, layers, 0.0, False, False
-    )
+    chosen = (begun[0][:, rows][:, order], begun[1][:, rows][:, order])
+    data, hidden, cell = lstm(packed.data, chosen, weights, packed.batch_sizes)
 
     # Unpacked into the rows' places; a row without columns gives zeros and keeps its state.
     done = torch.nn.utils.rnn.PackedSequence(data, packed.batch_sizes, order, packed.unsorted_indices)
