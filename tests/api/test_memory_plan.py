@@ -1,8 +1,11 @@
-"""What a plan says of a GPU that is not here."""
+"""What a plan says of a GPU that is not here, and of a model that is larger than this memory."""
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +14,9 @@ from innervoice.api import memory_plan as plan
 from innervoice.api.configs import read_configs
 from innervoice.api.memory_plan import DTYPES, PAGE_SIZE, MemoryPlan, make_plan
 from innervoice.api.options import EngineOptions
+from innervoice.checkpoint.audio_encoder import encoder_shapes, read_audio_encoder_config
 from innervoice.checkpoint.locate import locate
+from innervoice.checkpoint.quantization import Quantization
 from innervoice.checkpoint.safetensors import DummyTensors
 from innervoice.model.device_step import Buffers
 from innervoice.model.transformer import Transformer
@@ -86,3 +91,78 @@ def test_the_codec_on_a_gpu_runs_in_halves_as_the_model_does(
         made.codec_bytes < 0.6 * wide.codec_bytes,
         made.speech_tokenizer_bytes < 0.6 * wide.speech_tokenizer_bytes,
     ) == halves
+
+
+# Qwen3-Omni-30B-A3B as it is shipped: sizes of its config.json, and numbers of its published tensor index.
+THINKER: dict[str, Any] = {
+    "model_type": "qwen3_omni_moe_text", "num_hidden_layers": 48, "hidden_size": 2048, "num_attention_heads": 32,
+    "num_key_value_heads": 4, "head_dim": 128, "intermediate_size": 768, "moe_intermediate_size": 768, "num_experts": 128,
+    "num_experts_per_tok": 8, "norm_topk_prob": True, "vocab_size": 152064, "rms_norm_eps": 1e-6, "rope_theta": 1e6,
+    "max_position_embeddings": 65536, "tie_word_embeddings": False, "hidden_act": "silu", "dtype": "bfloat16",
+}  # fmt: skip
+HEARING: dict[str, Any] = {
+    "model_type": "qwen3_omni_moe_audio_encoder", "num_mel_bins": 128, "d_model": 1280, "encoder_layers": 32,
+    "encoder_attention_heads": 20, "encoder_ffn_dim": 5120, "output_dim": 2048, "downsample_hidden_size": 480, "n_window": 50,
+    "n_window_infer": 800,
+}  # fmt: skip
+ALL_NUMBERS, VISION, TALKER, WAVE = 35_259_818_545, 0.539e9, 3.32e9, 0.216e9
+
+
+def thinker_index() -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the thinker's language model."""
+    width, heads, groups, head, experts, inner = 2048, 32, 4, 128, 128, 768
+    top = {"embed_tokens": (152064, width), "lm_head": (152064, width), "norm": (width,)}
+    index: dict[str, tuple[int, ...]] = dict(top)
+    for layer in range(48):
+        of = {
+            "q_proj": (heads * head, width), "k_proj": (groups * head, width), "v_proj": (groups * head, width),
+            "o_proj": (width, heads * head), "q_norm": (head,), "k_norm": (head,), "input_layernorm": (width,),
+            "post_attention_layernorm": (width,), "gate": (experts, width),
+        }  # fmt: skip
+        of |= {f"experts.{e}.{name}_proj": (inner, width) for e in range(experts) for name in ("gate", "up")}
+        of |= {f"experts.{e}.down_proj": (width, inner) for e in range(experts)}
+        index |= {f"{layer}.{name}": shape for name, shape in of.items()}
+    return index
+
+
+@pytest.fixture(scope="module")
+def omni_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("omni")
+    marks = {"audio_token_id": 151675, "audio_start_token_id": 151669, "audio_end_token_id": 151670}
+    thinker = {"text_config": THINKER, "audio_config": HEARING, "vision_config": {}} | marks
+    data = {"model_type": "qwen3_omni_moe", "thinker_config": thinker, "dtype": "bfloat16"}
+    (made / "config.json").write_text(json.dumps(data))
+    return made
+
+
+def test_a_plan_of_experts_is_the_index_of_their_tensors(omni_dir: Path) -> None:
+    """With what is skipped, the published 65.7 GiB of bfloat16."""
+    made = make_plan(locate(omni_dir), EngineOptions(device="cpu"))
+    numbers = sum(map(math.prod, thinker_index().values()))
+    assert (made.dtype, made.weight_bytes, made.kv_bytes_per_token) == ("bfloat16", 2 * numbers, 98_304)
+    hearing = read_audio_encoder_config(HEARING, "config.json", "qwen3_omni")
+    heard = sum(map(math.prod, encoder_shapes(hearing).values()))
+    whole = made.weight_bytes + 2 * (heard + VISION + TALKER + WAVE)
+    assert whole == pytest.approx(2 * ALL_NUMBERS, rel=0.001)
+    assert whole / GIB == pytest.approx(65.7, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("to", "bytes_a_number"),
+    [
+        ("int8", 1.0),
+        ("int4", 0.5 + 4 / 32),
+        (Quantization("int4", 128), 0.5 + 4 / 128),
+        (Quantization("int4", 64, True), 0.5 + 2 / 64),
+    ],
+)
+def test_a_plan_of_quantised_experts_counts_codes_and_scales(
+    omni_dir: Path, to: str | Quantization, bytes_a_number: float
+) -> None:
+    """Of int4 half a byte a number, and a scale, and perhaps a minimum, of 16 bits a group: 15.5 to 18.2 GiB."""
+    made = make_plan(locate(omni_dir), EngineOptions(device="cpu", quantization=to))
+    expected = sum(
+        math.prod(shape) * (bytes_a_number if name.endswith(("_proj", "lm_head")) else 2)
+        for name, shape in thinker_index().items()
+    )
+    assert made.weight_bytes == pytest.approx(expected, rel=0.01)
