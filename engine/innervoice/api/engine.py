@@ -36,6 +36,7 @@ from innervoice.runtime.fork_guard import ForkGuard, guarded, refuse_pickling
 from innervoice.runtime.probe import Prober
 from innervoice.runtime.record import request_line
 from innervoice.runtime.request import Request
+from innervoice.runtime.scheduler import Forecast, forecast
 from innervoice.runtime.snapshot import SessionSnapshot
 from innervoice.runtime.stoppable_thread import enough_stack, finished_at_exit, start_pool
 from innervoice.runtime.stream import Stream
@@ -303,12 +304,11 @@ class Engine:
                 num_codes=high - low,
                 hidden_size=parts.requests.hidden_size,
             )
-        options = RequestOptions().changed(**request)
         return Session.open(
             self._worker,
             self._live_encoder,
             parts.requests,
-            options,
+            RequestOptions().changed(**request),
             parts.model_id,
             self._threads,
             snapshot,
@@ -350,9 +350,7 @@ class Engine:
     @property
     @guarded
     def model_id(self) -> str:
-        """A digest of the configuration and the vocabulary, which identifies the model in exports and event
-        logs.
-        """
+        """A digest of configuration and vocabulary, which identifies the model in exports and event logs."""
         return self._model_id
 
     @guarded
@@ -388,6 +386,11 @@ class Engine:
         Raises ImportError without prometheus-client.
         """
         return make_collector(self._worker.telemetry)
+
+    @guarded
+    def forecast(self) -> Forecast:
+        """Expect the first sound of one more question; waits for the step in progress."""
+        return self._worker.call(lambda core: forecast(core.table.columns, core.costs))
 
     @guarded
     def default_sampling(self) -> Sampling:

@@ -1,0 +1,45 @@
+"""Forecast: the seconds to the first sound of a question that would come now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from innervoice.runtime.scheduler.costs import LearnedCosts
+from innervoice.runtime.scheduler.table import Phase, ReplyColumns
+
+QUESTION_TOKENS = 125  # 10 s of a user's speech at 12.5 tokens a second
+FIRST_TOKENS = 40  # transcript and speech that a reply's first chunk of sound takes
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The expectations of one engine.
+
+    first_audio_s: seconds from a usual question that came now to its first sound. num_running: replies that are
+    being made. num_waiting: replies that have no row yet.
+    """
+
+    first_audio_s: float
+    num_running: int
+    num_waiting: int
+
+
+def forecast(columns: ReplyColumns, costs: LearnedCosts) -> Forecast:
+    """Expect the first sound of one more reply.
+
+    prompts ahead x token + question x token + first tokens x time between steps + codec call, the last two at the
+    batch size with that reply. 0 s before anything was measured.
+    """
+    rows = columns.rows
+    is_drawing = (rows.phase == Phase.DECODE) | (rows.phase == Phase.PREFILL)
+    is_fed = ((rows.phase == Phase.WAITING) | (rows.phase == Phase.PREFILL)) & ~rows.is_listening
+    waits = int(np.count_nonzero((rows.phase == Phase.WAITING) & ~rows.is_listening))
+    runs = int(np.count_nonzero(is_drawing & ~rows.is_listening))
+    prompts = int(rows.prompt_left[is_fed].sum()) + QUESTION_TOKENS
+    batch = runs + waits + 1
+    drawn_s = FIRST_TOKENS * costs.between_steps_s(batch)
+    first_s = prompts * costs.prefill_token_s + drawn_s + costs.voice.estimate(min(4, batch))
+    voicing = int(np.count_nonzero(rows.phase == Phase.VOICING))
+    return Forecast(first_s, runs + voicing, waits)
