@@ -20,8 +20,8 @@ from small_servers import KEY, RunningServer, running_server, wait_until
 
 from innervoice import Engine, Message, OutOfCapacity, Sampling, Text
 from innervoice.server.admission import draining
-from innervoice.server.app import end_all
 from innervoice.server.chat.kept import KeptAnswer, KeptAnswers
+from innervoice.server.draining import end_all
 
 QUESTION = [{"role": "user", "content": "How are you?"}]
 SOUND = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}

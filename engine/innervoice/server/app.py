@@ -22,6 +22,7 @@ from innervoice.server.admission import RETRY_S
 from innervoice.server.chat.route import ChatRoute
 from innervoice.server.client_secrets import ClientSecrets
 from innervoice.server.context import ServerContext
+from innervoice.server.draining import end_all
 from innervoice.server.errors import ApiError
 from innervoice.server.http_answers import refusal, refuse, refuse_plainly
 from innervoice.server.origins import LOOPBACK_ORIGINS, CheckOrigins, Origins
@@ -173,11 +174,3 @@ async def watch_engine(context: ServerContext) -> None:
             if context.live:
                 log.error("%s", error)
                 await end_all(context, 1011, error)
-
-
-async def end_all(context: ServerContext, code: int, error: ApiError) -> None:
-    """End every connection; one that fails to end does not keep the others."""
-    ends = [connection.end(code, error) for connection in list(context.live)]
-    for result in await asyncio.gather(*ends, return_exceptions=True):
-        if isinstance(result, BaseException):
-            log.error("a connection could not be ended: %r", result)

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 from innervoice.api.engine import Engine
 from innervoice.server.admission import Admission, Slot
+from innervoice.server.chat.kept import KeptAnswers
 from innervoice.server.errors import ApiError
 from innervoice.server.http_answers import as_api_error
 from innervoice.server.metrics import ServerMetrics
@@ -35,12 +36,29 @@ class LiveConnection(Protocol):
         ...
 
 
+class SessionStore(Protocol):
+    """The place where a server leaves its sessions for others, under their resume tokens."""
+
+    async def save(self, token: str, data: bytes, keep_s: float) -> bool:
+        """Leave a session as it is now -> False: another server has taken it over."""
+        ...
+
+    async def take(self, token: str) -> bytes | None:
+        """Take a session over -> its state, None: it is not known."""
+        ...
+
+    async def forget(self, token: str) -> None:
+        """Forget a session that has ended here."""
+        ...
+
+
 @dataclass
 class ServerContext:
     """The parts of a server that its connections share.
 
     calls: threads for work that would hold the event loop up. live: connections that are open. resumable:
-    sessions that wait for their client to come back.
+    sessions that wait for their client to come back. store: where sessions are left for other servers, None: they
+    end with this one. kept: answers of chat completions.
     """
 
     engine: Engine
@@ -54,6 +72,8 @@ class ServerContext:
     calls: ThreadPoolExecutor
     live: set[LiveConnection] = field(default_factory=set)
     resumable: Resumable = field(default_factory=Resumable)
+    store: SessionStore | None = None
+    kept: KeptAnswers = field(default_factory=KeptAnswers)
 
     def check_engine(self) -> None:
         """Raise ApiError (503) once the engine has stopped."""

@@ -10,16 +10,17 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
 
 from innervoice.api.engine import Engine
 from innervoice.runtime.stoppable_thread import start_pool
-from innervoice.server.admission import Admission, draining
-from innervoice.server.app import end_all, make_app
+from innervoice.server.admission import Admission
+from innervoice.server.app import make_app
 from innervoice.server.context import ServerContext
+from innervoice.server.draining import drain
 from innervoice.server.metrics import ServerMetrics
 from innervoice.server.options import ServerOptions
 from innervoice.server.signer import Signer
@@ -27,8 +28,6 @@ from innervoice.server.transcriber import HttpTranscriber
 from innervoice.server.vad.choose import load_network
 from innervoice.server.vad.listener import SpeechListener
 
-POLL_S = 0.05
-END_S = 1.0  # that connections have to take their last events
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SWITCH_S = 0.001  # for which a thread keeps the interpreter: the event loop waits for no longer
 
@@ -152,14 +151,7 @@ class DrainingServer(uvicorn.Server):
             self.should_exit = True
 
     async def _drain(self) -> None:
-        context = self._context
-        context.admission.drain()
-        loop = asyncio.get_running_loop()
-        until_s = loop.time() + context.options.drain_s
-        while any(one.is_busy for one in context.live) and loop.time() < until_s:
-            await asyncio.sleep(POLL_S)
-        with suppress(TimeoutError):
-            await asyncio.wait_for(end_all(context, 1001, draining()), END_S)
+        await drain(self._context)
         self.should_exit = True
 
 

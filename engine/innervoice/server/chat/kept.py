@@ -29,13 +29,17 @@ class KeptAnswer:
 
 
 class KeptAnswers:
-    """Answers of the last hour, as far as they fit; the oldest go first. For one event loop."""
+    """Answers of the last hour, as far as they fit; the oldest go first. For one event loop.
+
+    on_keep: called with each answer that is kept.
+    """
 
     def __init__(self, max_bytes: int = MAX_BYTES, clock: Callable[[], float] = time.time) -> None:
         self._max_bytes = max_bytes
         self._clock = clock
         self._kept: OrderedDict[str, KeptAnswer] = OrderedDict()
         self._num_bytes = 0
+        self.on_keep: Callable[[KeptAnswer], None] = lambda reply: None
 
     def new_id(self) -> tuple[str, int]:
         """Make the id of an answer that begins, and the time until which it will be kept."""
@@ -43,6 +47,11 @@ class KeptAnswers:
 
     def keep(self, reply: KeptAnswer) -> None:
         """Keep an answer until it expires."""
+        self.add(reply)
+        self.on_keep(reply)
+
+    def add(self, reply: KeptAnswer) -> None:
+        """Do the same with an answer that another server gave."""
         self._kept[reply.audio_id] = reply
         self._num_bytes += len(reply.export)
         while len(self._kept) > MAX_KEPT or self._num_bytes > self._max_bytes or self._oldest_is_over():

@@ -10,7 +10,6 @@ from starlette.types import Receive, Scope, Send
 from innervoice.server.access import Access
 from innervoice.server.chat.answers import ChatAnswer
 from innervoice.server.chat.body import read_chat_body
-from innervoice.server.chat.kept import KeptAnswers
 from innervoice.server.chat.request import ChatLimits, ChatRequest, read_chat_request
 from innervoice.server.context import ServerContext
 from innervoice.server.errors import ApiError
@@ -26,7 +25,6 @@ class ChatRoute:
     def __init__(self, context: ServerContext, access: Access) -> None:
         self._context = context
         self._access = access
-        self._kept = KeptAnswers()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -56,13 +54,13 @@ class ChatRoute:
         context = self._context
         body = read_chat_body(data)
         limits = ChatLimits(context.options.schedule, context.options.max_output_tokens)
-        return read_chat_request(body, self._kept, context.engine.parts.requests, limits), body.model
+        return read_chat_request(body, context.kept, context.engine.parts.requests, limits), body.model
 
     async def _reply(self, chat: ChatRequest, model: str, request: Request, send: Send) -> None:
         export = None if chat.goes_on is None else chat.goes_on.export
         session = await self._context.engine.aopen_session(restore=export)
         try:
-            answer = ChatAnswer(self._context, chat, session, self._kept, model)
+            answer = ChatAnswer(self._context, chat, session, self._context.kept, model)
             await answer.send(request.receive, send)
         finally:
             await session.aclose()

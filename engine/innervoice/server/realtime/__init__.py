@@ -15,6 +15,7 @@ reply.py            a reply on its way from the engine's stream to the client
 reply_output.py     the protocol's events that a reply becomes
 reply_request.py    a response that was asked for, checked, as the engine's options
 resume.py           conversations that wait for a new connection, by token
+saved.py            SavedDialogue: a conversation as bytes, for another server to go on from
 scope.py            the parts of one conversation, for those that handle its events
 sound_format.py     sound between the protocol's formats and samples
 sound_input.py      the user's sound between client, turn detection and engine

@@ -77,7 +77,9 @@ class Connection:
 
     async def end(self, code: int, error: ApiError) -> None:
         """Send the error, close with the code, and wait until that is done; any number of times."""
-        self._finish(Closing(code, REASONS.get(code, "error"), error, is_clean=code != TAKEN_OVER))
+        server = self._server
+        goes_on = code == TAKEN_OVER or (server.store is not None and server.admission.is_draining)
+        self._finish(Closing(code, REASONS.get(code, "error"), error, is_clean=not goes_on))
         await self._over.wait()
 
     async def serve(self) -> Closing:
@@ -140,6 +142,8 @@ class Connection:
         """Send the last error, close the socket, and give back or keep the conversation."""
         conversation = hosted.conversation
         is_kept = not end.is_clean and hosted.is_resumable
+        if is_kept and end.code is not None and end.code != TAKEN_OVER:
+            await hosted.keep()
         if not is_kept:
             conversation.close_quietly()
             if end.error is not None:

@@ -57,6 +57,7 @@ class Conversation:
         self.is_closed = False
         self.resume_token: str | None = None
         self.on_extended: Callable[[], None] = lambda: None
+        self.on_turn: Callable[[], None] = lambda: None  # a reply has ended
         self._handlers: dict[type, Callable[[Any], None]] = {
             events.SessionUpdate: self._update,
             events.AudioAppend: lambda event: self.turns.append(event.audio),
@@ -125,6 +126,7 @@ class Conversation:
 
     def _on_idle(self) -> None:
         self.turns.on_idle()
+        self.on_turn()
 
     def _on_heard(self, item: ConversationItem, heard: Heard) -> None:
         if "playback" in self.scope.config.events:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +43,17 @@ class SpokenItem:
         self.cut_s = heard_s
         if self.item.content:
             self.item.content[0].text = self.spoken.until(heard_s, self.sent_s)
+
+
+@dataclass(frozen=True)
+class PendingEdits:
+    """Changes of a session's history that wait for its next reply.
+
+    cuts: ids of replies and the milliseconds that are kept of them. deleted: ids of items that leave.
+    """
+
+    cuts: Mapping[str, float]
+    deleted: Set[str]
 
 
 @dataclass
@@ -122,6 +133,22 @@ class EngineHistory:
         if heard_s < most_s or spoken.frozen_s is not None:
             await self._cut(spoken, heard_s)
         return round(1e3 * heard_s)
+
+    @property
+    def pending(self) -> PendingEdits:
+        """The edits of the session's history that the next reply makes before it begins."""
+        heard = {
+            spoken.item.id: 1e3 * min(spoken.frozen_s, spoken.sent_s)
+            for spoken in self.spoken.values()
+            if spoken.frozen_s is not None and spoken.is_of_session and spoken.item.id in self.given
+        }
+        cuts = {str(one.item_id): one.played_ms for one in self._truncations} | heard
+        return PendingEdits(cuts, set(self._stale))
+
+    @pending.setter
+    def pending(self, edits: PendingEdits) -> None:
+        self._truncations = [Truncate(id, played_ms) for id, played_ms in edits.cuts.items()]
+        self._stale = set(edits.deleted)
 
     async def _cut(self, spoken: SpokenItem, heard_s: float) -> None:
         spoken.frozen_s = None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import asyncio
+import logging
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from innervoice.server.admission import Slot
@@ -14,9 +16,12 @@ from innervoice.server.realtime.protocol.beta import to_beta
 from innervoice.server.realtime.protocol.ids import new_id
 from innervoice.server.realtime.protocol.server_events import ServerEvent, session_created
 from innervoice.server.realtime.protocol.session_config import EVENTS, SessionConfig
+from innervoice.server.realtime.saved import SavedDialogue, restore, save
 from innervoice.server.realtime.writer import Send, Sent, Writer, WriterLimits
 
 TAKEN_OVER = 4001
+STORE_S = 2.0  # that a store may take to answer
+log = logging.getLogger(__name__)
 
 
 class Holder(Protocol):
@@ -42,6 +47,7 @@ class Hosted:
     expires_s: float
     after: int | None = None
     greeting: ServerEvent | None = None
+    _saving: asyncio.Task[None] | None = field(default=None, repr=False)
 
     @property
     def is_resumable(self) -> bool:
@@ -54,11 +60,92 @@ class Hosted:
         self.after = self.greeting = None
         await self.conversation.scope.writer.run(send, after, greeting)
 
+    def resumed(self, number: int | None) -> ServerEvent:
+        """Greet a client that has come back; number: of the last event that it received."""
+        missed = 0 if number is None else self.conversation.scope.writer.missed_after(number)
+        echo: dict[str, Any] = self.conversation.echo()
+        echo["innervoice"] |= {"resumed": True, "missed_events": missed}
+        return session_created(echo)
+
     def enable_resume(self) -> None:
         """Number events, and let another connection take the conversation over."""
         self.conversation.scope.writer.is_numbering = True
         self.server.resumable.add(self, self.drop, None, self.token)
         self.slot.keep()
+        if self.server.store is not None:
+            self.conversation.on_turn = self.save_later
+            self.save_later()
+
+    def save_later(self) -> None:
+        """Leave the conversation in the server's store, behind the engine calls that wait."""
+        self.conversation.scope.lane.put(self._save)
+
+    async def keep(self) -> None:
+        """Have the client's events sent and the conversation in the store, before its connection is closed."""
+        if self.server.store is None:
+            return
+        scope = self.conversation.scope
+        try:
+            async with asyncio.timeout(STORE_S):
+                await scope.writer.drained()
+                self.save_later()
+                await scope.lane.drained()
+                if self._saving is not None:
+                    await self._saving
+        except TimeoutError:
+            log.warning("a conversation was not left in the store within %g s", STORE_S)
+
+    async def _save(self) -> None:
+        conversation = self.conversation
+        if conversation.is_closed or conversation.replies.is_running:
+            return  # the end of that reply saves
+        await conversation.replies.settled()
+        try:
+            data = (await save(conversation)).to_bytes()
+        except Exception as error:
+            log.warning("a conversation could not be saved: %r", error)
+            return
+        if conversation.is_closed:
+            return
+        self._saving = asyncio.get_running_loop().create_task(self._send(data, self._saving))
+
+    async def _send(self, data: bytes, before: asyncio.Task[None] | None) -> None:
+        """Send a state to the store, once the state before it is there."""
+        store, scope = self.server.store, self.conversation.scope
+        assert store is not None, "only a server with a store saves"
+        if before is not None:
+            await before
+        keep_s = self.server.options.resume_grace_s
+        if self.holder is not None:
+            keep_s += max(0.0, self.expires_s - scope.clock())
+        try:
+            async with asyncio.timeout(STORE_S):
+                is_ours = await store.save(self.token, data, keep_s)
+        except Exception as error:
+            log.warning("a conversation was not left in the store: %r", error)
+            return
+        if not is_ours:
+            await self._yield()
+
+    async def _forget_saved(self) -> None:
+        """Take a conversation that is over out of the store."""
+        store = self.server.store
+        if store is None or not self.is_resumable:
+            return
+        if self._saving is not None:
+            await self._saving
+        try:
+            async with asyncio.timeout(STORE_S):
+                await store.forget(self.token)
+        except Exception as error:
+            log.warning("a conversation was not taken out of the store: %r", error)
+
+    async def _yield(self) -> None:
+        """Give up a conversation that goes on at another server."""
+        if self.holder is not None:
+            await self.holder.end(TAKEN_OVER, taken_over())
+        self.server.resumable.forget(self.token)
+        await self.drop()
 
     async def leave(self, holder: Holder, is_kept: bool) -> None:
         """Part the connection from its conversation, which ends unless it is kept for a while."""
@@ -71,6 +158,7 @@ class Hosted:
         else:
             self.server.resumable.forget(self.token)
             await self.drop()
+            await self._forget_saved()
 
     async def drop(self) -> None:
         """End the conversation."""
@@ -90,6 +178,9 @@ async def open_hosted(server: ServerContext, opening: Opening, holder: Holder) -
         config = first_config(server, opening)
         session = await server.engine.aopen_session()
         return _host(server, opening, holder, Conversation(server, session, config, writer))
+    saved = await _find_saved(server, token)
+    if saved is not None:
+        return await _host_saved(server, opening, holder, token, saved)
     found = server.resumable.find(token)
     if isinstance(found, Copy):
         return await _host_copy(server, opening, holder, token, found)
@@ -115,14 +206,21 @@ def new_writer(server: ServerContext, opening: Opening) -> Writer:
     return Writer(to_beta if opening.dialect == "beta" else None, limits)
 
 
-def _host(server: ServerContext, opening: Opening, holder: Holder, conversation: Conversation) -> Hosted:
+def _host(
+    server: ServerContext,
+    opening: Opening,
+    holder: Holder,
+    conversation: Conversation,
+    token: str | None = None,
+) -> Hosted:
+    """Give a conversation its place. token: of one that goes on, whose client is greeted otherwise."""
     scope = conversation.scope
     made = Hosted(
         server,
         conversation,
         opening.slot,
         holder,
-        new_id("resume"),
+        token or new_id("resume"),
         scope.clock() + server.options.max_session_s,
     )
     scope.writer.on_sent = lambda sent: _count(server, conversation, sent)
@@ -131,7 +229,8 @@ def _host(server: ServerContext, opening: Opening, holder: Holder, conversation:
     conversation.resume_token = made.token
     if made.is_resumable:
         made.enable_resume()
-    conversation.greet()
+    if token is None:
+        conversation.greet()
     return made
 
 
@@ -153,10 +252,38 @@ async def _host_copy(
     return _host(server, opening, holder, conversation)
 
 
+async def _find_saved(server: ServerContext, token: str) -> SavedDialogue | None:
+    """Take a conversation over that is not here, from the store. Raises ApiError for one that cannot be read."""
+    if server.store is None or token in server.resumable:
+        return None
+    data = await server.store.take(token)
+    try:
+        return None if data is None else SavedDialogue.from_bytes(data)
+    except ValueError as error:
+        raise ApiError("invalid_resume_token", f"{error}.", "resume") from None
+
+
+async def _host_saved(
+    server: ServerContext, opening: Opening, holder: Holder, token: str, saved: SavedDialogue
+) -> Hosted:
+    """Go on with a conversation of another server, under the same token."""
+    if not opening.slot.is_counted:
+        opening = replace(opening, slot=server.admission.hold())
+        opening.slot.keep()
+    try:
+        conversation = await restore(saved, server, new_writer(server, opening))
+    except BaseException:
+        opening.slot.release()
+        raise
+    made = _host(server, opening, holder, conversation, token)
+    number = _read_number(opening.query.get("last_event"))
+    made.after, made.greeting = number, made.resumed(number)
+    return made
+
+
 async def _take_over(found: Hosted, opening: Opening, holder: Holder) -> Hosted:
     while (before := found.holder) is not None:  # several may come at once
-        error = ApiError("session_taken_over", "Another connection has taken the session over.")
-        await before.end(TAKEN_OVER, error)
+        await before.end(TAKEN_OVER, taken_over())
         if found.holder is before:  # it failed to leave
             found.holder = None
     found.server.resumable.find(found.token)  # the connection before may have ended it by itself
@@ -164,11 +291,13 @@ async def _take_over(found: Hosted, opening: Opening, holder: Holder) -> Hosted:
     opening.slot.release()
     found.server.resumable.add(found, found.drop, None, found.token)
     number = _read_number(opening.query.get("last_event"))
-    missed = 0 if number is None else found.conversation.scope.writer.missed_after(number)
-    echo: dict[str, Any] = found.conversation.echo()
-    echo["innervoice"] |= {"resumed": True, "missed_events": missed}
-    found.after, found.greeting = number, session_created(echo)
+    found.after, found.greeting = number, found.resumed(number)
     return found
+
+
+def taken_over() -> ApiError:
+    """The error of a connection whose session another one has."""
+    return ApiError("session_taken_over", "Another connection has taken the session over.")
 
 
 def _read_number(given: str | None) -> int | None:

@@ -276,6 +276,11 @@ class Replies:
                 self.cancel("client_cancelled", reply.id)
                 await reply.finished.wait()
 
+    async def settled(self) -> None:
+        """Wait until the engine is done with the session's newest reply."""
+        if self._of_session is not None:
+            await self._of_session.drained.wait()
+
     def close(self) -> None:
         """Stop everything without a word: the client is gone."""
         self._is_closed = True

@@ -38,6 +38,9 @@ class Resumable:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __contains__(self, token: object) -> bool:
+        return token in self._entries
+
     def add(
         self, value: Any, drop: DROP, grace_s: float | None, token: str | None = None, num_bytes: int = 0
     ) -> str:

@@ -70,8 +70,8 @@ class Sent:
 class Writer:
     """Events to one client, in order. All methods run on the event loop.
 
-    translate: into the client's dialect. on_sent: called after each message. While numbering is on, events
-    carry `event_seq`, and those sent last are kept for a client that comes back.
+    translate: into the client's dialect. on_sent: called after each message. number: of the last event sent. While
+    numbering is on, events carry `event_seq`, and those sent last are kept for a client that comes back.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Writer:
         self._queue: deque[Queued] = deque()
         self._changed = asyncio.Event()
         self._is_closing = False
-        self._number = 0
+        self.number = 0
         self._delta_bytes = 0
         self._control_bytes = 0
         self._audio_s = 0.0
@@ -179,7 +179,7 @@ class Writer:
 
     def missed_after(self, number: int) -> int:
         """Return how many events after that number are no longer kept for sending again."""
-        first = self._history[0][0] if self._history else self._number + 1
+        first = self._history[0][0] if self._history else self.number + 1
         return max(0, first - number - 1)
 
     async def _send_one(self, send: Send, queued: Queued) -> None:
@@ -204,12 +204,12 @@ class Writer:
         )
 
     def _encode(self, event: ServerEvent) -> str:
-        self._number += 1
-        head: ServerEvent = {"type": event["type"], "event_id": f"event_{self._number}"}
+        self.number += 1
+        head: ServerEvent = {"type": event["type"], "event_id": f"event_{self.number}"}
         if not self.is_numbering:
             return _to_text(head | event)
-        text = _to_text(head | event | {"event_seq": self._number})
-        self._history.append((self._number, text))
+        text = _to_text(head | event | {"event_seq": self.number})
+        self._history.append((self.number, text))
         self._history_bytes += len(text)
         while self._history_bytes > self._limits.history_bytes:
             self._history_bytes -= len(self._history.popleft()[1])

@@ -1,0 +1,131 @@
+"""Placement: the replica for a new session, by who answers first and by how much room there is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Protocol
+
+from innervoice.server.cluster.report import ReplicaReport
+
+STALE_S = 5.0
+CLOSE_SHARE = 0.5
+CLOSE_S = 0.05
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A replica as a router knows it.
+
+    report: its last one, None: none yet. age_s: seconds since that came. in_flight: requests that the router
+    knows to be open there, each WebSocket among them, None: not known.
+    """
+
+    name: str
+    report: ReplicaReport | None = None
+    age_s: float = math.inf
+    in_flight: int | None = None
+
+    @property
+    def num_sessions(self) -> int:
+        """Sessions there: those that it reported, or those sent since, whichever are more."""
+        reported = self.report.num_sessions if self.report is not None else 0
+        return max(reported, self.in_flight or 0)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it would take a session, as far as is known."""
+        if self.report is None:
+            return True
+        return not self.report.is_draining and self.num_sessions < self.report.max_sessions
+
+    @property
+    def fill(self) -> float:
+        """Share of its sessions that are in use, 0 where their number is not known."""
+        return self.num_sessions / self.report.max_sessions if self.report is not None else 0.0
+
+
+class Placement(Protocol):
+    """The order in which replicas are asked to take a session."""
+
+    def order(self, candidates: Sequence[Candidate]) -> list[str]:
+        """Name the replicas, the best first."""
+        ...
+
+
+class FirstAudio:
+    """The replica that answers first.
+
+    Replicas with room come before those without. Of those with room, the ones whose expected first sound lies within
+    CLOSE_S and CLOSE_SHARE of the earliest count as equally early, since no listener hears the difference and
+    costs are measured with noise; among these the emptiest is taken, and a tie is drawn. A report older than
+    stale_s is not believed: such replicas come behind, by the better of two choices
+    (Mitzenmacher 2001), and so do all of them when there is no fresh report.
+    """
+
+    def __init__(self, random: Random | None = None, stale_s: float = STALE_S) -> None:
+        self._random = random or Random()
+        self._stale_s = stale_s
+        self._guess = TwoChoices(self._random)
+
+    def order(self, candidates: Sequence[Candidate]) -> list[str]:
+        """Name the replicas, the best first."""
+        fresh = [one for one in candidates if one.report is not None and one.age_s <= self._stale_s]
+        open_ones = [one for one in fresh if one.has_room]
+        full = [one for one in fresh if not one.has_room]
+        known = {one.name for one in fresh}
+        unknown = self._guess.order([one for one in candidates if one.name not in known])
+        self._random.shuffle(open_ones)
+        return [
+            *self._by_first_audio(open_ones),
+            *unknown,
+            *(one.name for one in sorted(full, key=lambda one: one.fill)),
+        ]
+
+    def _by_first_audio(self, candidates: list[Candidate]) -> list[str]:
+        if not candidates:
+            return []
+        earliest_s = min(_first_audio_s(one) for one in candidates)
+        close_s = earliest_s + max(CLOSE_S, CLOSE_SHARE * earliest_s)
+
+        def key(one: Candidate) -> tuple[float, float]:
+            first_s = _first_audio_s(one)
+            return (first_s if first_s > close_s else 0.0, one.fill)
+
+        return [one.name for one in sorted(candidates, key=key)]
+
+
+class TwoChoices:
+    """Power of two choices: the one with fewer sessions of two that are drawn, then the others at random."""
+
+    def __init__(self, random: Random | None = None) -> None:
+        self._random = random or Random()
+
+    def order(self, candidates: Sequence[Candidate]) -> list[str]:
+        """Name the replicas, the best first."""
+        drawn = list(candidates)
+        self._random.shuffle(drawn)
+        drawn[:2] = sorted(drawn[:2], key=lambda one: one.num_sessions)
+        return [one.name for one in drawn]
+
+
+class RoundRobin:
+    """One replica after another, whatever they have to do."""
+
+    def __init__(self) -> None:
+        self._next = 0
+
+    def order(self, candidates: Sequence[Candidate]) -> list[str]:
+        """Name the replicas, the best first."""
+        if not candidates:
+            return []
+        first = self._next % len(candidates)
+        self._next += 1
+        return [one.name for one in [*candidates[first:], *candidates[:first]]]
+
+
+def _first_audio_s(candidate: Candidate) -> float:
+    assert candidate.report is not None, "only replicas that reported are compared"
+    return candidate.report.first_audio_s
