@@ -5,7 +5,7 @@ clock.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +18,8 @@ from innervoice.tools.environment import as_text
 from innervoice.tools.simulator import (
     H200_BF16,
     H200_FP8,
+    PLACEMENTS,
+    Cluster,
     SimulatedDevice,
     SimulatedRun,
     Spoken,
@@ -38,9 +40,10 @@ _MOST = 2048
 class _Numbers:
     """Numbers of the command line. Raises ValueError."""
 
-    streams: Annotated[int | None, Limits(1, _MOST)]
+    streams: Annotated[int | None, Limits(1, 4096 * _MOST)]
     voice_call_ms: NotNegative
     hidden: Count
+    replicas: Annotated[int, Limits(1, 4096)]
     seconds: Annotated[float, Limits(above=0, most=1e6)]
     seed: Annotated[int, Limits(0, MOST_INT64)]
 
@@ -56,6 +59,10 @@ def simulate_command(
     streams: Annotated[
         int | None, typer.Option(help="So many listeners all the time; default: as many as are carried.")
     ] = None,
+    replicas: Annotated[int, typer.Option(help="Machines, each with a replica of the server.")] = 1,
+    routing: Annotated[
+        str, typer.Option(help=f"With replicas, where sessions go: {', '.join(PLACEMENTS)}.")
+    ] = "first-audio",
     profile: Annotated[Path | None, typer.Option(help="Step times that were measured, as JSON.")] = None,
     machine: Annotated[
         str, typer.Option(help=f"Limits of a machine instead: {', '.join(MACHINES)}.")
@@ -79,7 +86,15 @@ def simulate_command(
         raise ValueError(f"policy is {policy!r}: use {', '.join(POLICIES)}")
     if arrivals is not None and streams is not None:
         raise ValueError(f"both --arrivals and --streams {streams} were given: say one way who listens")
-    _Numbers(streams, voice_call_ms, hidden, seconds, seed)
+    if routing not in PLACEMENTS:
+        raise ValueError(f"routing is {routing!r}: use {', '.join(PLACEMENTS)}")
+    if arrivals is not None and replicas > 1:
+        raise ValueError(
+            f"--arrivals is for one machine, and --replicas is {replicas}: leave one of them out"
+        )
+    _Numbers(streams, voice_call_ms, hidden, replicas, seconds, seed)
+    if replicas == 1 and streams is not None and streams > _MOST:
+        raise ValueError(f"streams is {streams}: one machine is simulated with at most {_MOST}")
     limits = replace(MACHINES[machine], voice_call_s=voice_call_ms / 1e3)
     device: SimulatedDevice = limits if profile is None else read_profile(profile)
     settings = SchedulerSettings(
@@ -89,9 +104,24 @@ def simulate_command(
     def run(workload: Workload, end_s: float = seconds) -> SimulatedRun:
         return simulate(device, settings, workload, end_s, spoken=Spoken(hidden=hidden))
 
-    if arrivals is not None:
+    def run_cluster(sessions: int, number: int) -> SimulatedRun:
+        return Cluster(
+            device,
+            settings,
+            PLACEMENTS[routing](),
+            replicas=replicas,
+            sessions=sessions,
+            seed=number,
+            spoken=Spoken(hidden=hidden),
+        ).until(seconds, stops_late=streams is None)
+
+    summary: dict[str, Any]
+    if replicas > 1:
+        made, summary = _cluster_of(run_cluster, streams, replicas, seed, reflection or 0.0)
+        summary |= {"replicas": replicas, "routing": routing}
+    elif arrivals is not None:
         made = run(from_file(arrivals))
-        summary: dict[str, Any] = {"arrivals": len(made.replies)}
+        summary = {"arrivals": len(made.replies)}
     elif streams is not None:
         made, summary = run(constant(streams, seed=seed)), {"streams": streams}
     else:
@@ -101,6 +131,20 @@ def simulate_command(
         made, summary = runs[0], {"streams_carried": most}
     summary |= {"policy": policy, **_figures_of(made, reflection or 0.0)}
     print(json.dumps(summary) if as_json else as_text(summary))
+
+
+def _cluster_of(
+    run: Callable[[int, int], SimulatedRun], streams: int | None, replicas: int, seed: int, rate: float
+) -> tuple[SimulatedRun, dict[str, Any]]:
+    """A run of a cluster with so many sessions, None: with as many as are carried, to a replica's worth."""
+    if streams is not None:
+        return run(streams, seed), {"streams": streams}
+    most, runs = most_carried(
+        lambda num: [run(num, seed)], replicas, _MOST * replicas, step=max(1, replicas // 4), rate=rate
+    )
+    if not runs:
+        raise ValueError("not one listener a replica is carried: the machine is too slow")
+    return runs[0], {"streams_carried": most}
 
 
 def _three(run: Any, num: int, seed: int) -> Iterator[SimulatedRun]:

@@ -45,7 +45,10 @@ class SimReply:
 
 @dataclass
 class SimulatedRun:
-    """A run: its replies, and what the machine did. num_drawn: tokens, hidden ones among them."""
+    """A run: its replies, and what the machine did.
+
+    num_drawn: tokens, hidden ones among them. num_late: chunks that came when their player had run dry.
+    """
 
     policy: str
     duration_s: float
@@ -55,6 +58,7 @@ class SimulatedRun:
     num_drawn: int = 0
     num_hidden: int = 0
     num_preempted: int = 0
+    num_late: int = 0
     step_s: float = 0.0
     voice_s: float = 0.0
     sound_s: float = 0.0

@@ -99,6 +99,11 @@ class World:
         self.run.duration_s = min(self.now, end_s)
         return self.run
 
+    def join(self, when_s: float) -> None:
+        """Add a listener, who asks first at a time; the workload knows him by the number of those before."""
+        self._num_turns.append(0)
+        heapq.heappush(self._events, (when_s, _ARRIVES, len(self._num_turns) - 1))
+
     def _advance(self, end_s: float) -> None:
         made = plan_step(self.columns, self.costs, self.settings, self.now, self.pages_free)
         columns = self.columns
@@ -269,6 +274,7 @@ class World:
             reply.underrun_s = max(reply.underrun_s, self.now - reply.sound_end_s)
             reply.sound_end_s = self.now
             self._is_late = True
+            self.run.num_late += 1
         reply.chunks.append((self.now, sound_s))
         reply.sound_end_s += sound_s
         columns.sound_end_s[table_index] = reply.sound_end_s
