@@ -10,6 +10,7 @@ BUILDERS := $(VENV)/build-tools
 INSTALLED := $(VENV)/installed
 DEVELOPED := $(VENV)/installed-dev
 SERVES := $(VENV)/installed-server
+CLUSTERED := $(VENV)/installed-ray
 # The Realtime protocol's clients, each with what it needs in a folder of its own.
 CLIENTS := .cache/clients
 CLIENT_ENVIRONMENTS := $(CLIENTS)/py/installed $(CLIENTS)/agents/installed $(CLIENTS)/node/installed
@@ -29,7 +30,7 @@ GPU_MORE := gpu-tests gpu-decode gpu-kernels gpu-codec gpu-formats gpu-codecs gp
 # pytest's answer when it finds nothing to run; true of the kind that is asked for, not a failure.
 NO_TESTS := 5
 
-.PHONY: demo talk mini test slow long clients page-test kernels lint format bench gpu gpu-first gpu-more gpu-install gpu-reply $(GPU_MORE) clean
+.PHONY: demo talk mini test slow long clients page-test ray kernels lint format bench gpu gpu-first gpu-more gpu-install gpu-reply $(GPU_MORE) clean
 
 demo: $(INSTALLED)
 	@mkdir -p $(OUT)
@@ -64,6 +65,10 @@ clients: $(DEVELOPED) $(CLIENT_ENVIRONMENTS)
 # The page in a headless Chromium, with a microphone that speaks recordings. Needs Node.js 20 with npm, and Chromium (or CHROMIUM=PATH).
 page-test: $(DEVELOPED) $(CLIENTS)/node/installed
 	PAGE_TEST=1 $(BIN)/python -m pytest -n 0 -m "slow and not long" tests/server/page
+
+# Replicas on Ray Serve, all on this machine; minutes, on few cores more.
+ray: $(DEVELOPED) $(CLUSTERED)
+	$(BIN)/python -m pytest -n 0 -m "slow and not long" tests/server/ray
 
 # Triton kernels without a GPU: interpreted, and compiled for sm_90. A CUDA build of torch brings its own Triton.
 kernels: $(DEVELOPED)
@@ -139,7 +144,7 @@ gpu-report:
 
 clean:
 	rm -rf build dist *.egg-info demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
-	rm -f kernels/innervoice_kernels/_C*.so $(BUILDERS) $(INSTALLED) $(DEVELOPED) $(SERVES)
+	rm -f kernels/innervoice_kernels/_C*.so $(BUILDERS) $(INSTALLED) $(DEVELOPED) $(SERVES) $(CLUSTERED)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -156,6 +161,11 @@ $(INSTALLED): setup.py pyproject.toml constraints.txt CMakeLists.txt $(NATIVE) $
 
 $(SERVES): $(INSTALLED)
 	$(call requirements,table['project']['optional-dependencies']['server']) > $@.txt
+	$(INSTALL) -r $@.txt
+	touch $@
+
+$(CLUSTERED): $(INSTALLED)
+	$(call requirements,table['project']['optional-dependencies']['ray']) > $@.txt
 	$(INSTALL) -r $@.txt
 	touch $@
 

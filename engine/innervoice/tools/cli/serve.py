@@ -93,6 +93,13 @@ def serve_command(
     transcription_model: Annotated[
         str, typer.Option(help="Model of that service.")
     ] = ServerOptions.transcription_model,
+    replicas: Annotated[
+        int | None,
+        typer.Option(
+            help="So many engines behind one address, by Ray Serve: on this machine, or on the cluster that "
+            "RAY_ADDRESS names. Default: one, without Ray."
+        ),
+    ] = None,
     *,
     chosen: dict[str, Any],
 ) -> None:
@@ -123,12 +130,34 @@ def serve_command(
 
     load = packaged_load(chosen) if model is None else {"model": model} | chosen
     name = served_name or (f"innervoice-{Path(load['model']).name}" if model is None else Path(model).name)
-    prepared = prepare(load.pop("model"), EngineOptions().changed(**load))
+    prepared = prepare(
+        load["model"], EngineOptions().changed(**{k: v for k, v in load.items() if k != "model"})
+    )
     prepared.check(None, schedule=options.schedule)
+    if replicas is not None:
+        warn(options)
+        start_replicas(load, name, options, replicas)
+        return
     taken = bind(options)
     warn(options)
     with taken, innervoice.Engine.load(prepared) as engine:
         serve(engine, name, options, taken)
+
+
+def start_replicas(load: dict[str, Any], name: str, options: ServerOptions, replicas: int) -> None:
+    """Serve by Ray until a signal. load: the model and its engine's options. Raises ValueError without Ray."""
+    if replicas < 1:
+        raise ValueError(f"replicas is {replicas}: it must be 1 or more")
+    if not options.port:
+        raise ValueError("port is 0: with --replicas give the port that Ray Serve listens on")
+    try:
+        from innervoice.server.ray.command import serve_replicas
+    except ImportError as error:
+        raise ValueError(
+            f"{error.name} is not installed, which --replicas needs: pip install 'innervoice[server,ray]'"
+        ) from error
+    engine = {name: value for name, value in load.items() if name != "model"}
+    serve_replicas(str(load["model"]), name, engine, options, replicas)
 
 
 def read_keys(given: list[str] | None) -> tuple[str, ...]:

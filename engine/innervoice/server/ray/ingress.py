@@ -1,0 +1,141 @@
+"""Ingress: the ASGI application of a replica, which passes requests on to the replica that has their pages."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from innervoice.server.cluster.audio_ids import audio_ids
+from innervoice.server.cluster.figures import with_replicas
+
+CHAT = "/v1/chat/completions"
+SESSION_HEADER = b"x-session-id"
+FIGURES_S = 2.0
+
+
+class Peers(Protocol):
+    """The other replicas, as an ingress needs them."""
+
+    async def home_of_answer(self, audio_id: str) -> str | None:
+        """Name the other replica that has an answer, None: it is here now, or nowhere."""
+        ...
+
+    def answer(self, replica: str, scope: Scope, body: bytes) -> AsyncIterator[Message]:
+        """Have a request answered by another replica -> its ASGI messages."""
+        ...
+
+    async def all_figures(self) -> dict[str, str]:
+        """Ask the others for their figures, by name; those that do not answer in time are left out."""
+        ...
+
+    def claim(self, session: str) -> None:
+        """Note that requests of a session come here from now on."""
+        ...
+
+
+class Ingress:
+    """An ASGI application around a server's. name: of this replica."""
+
+    def __init__(self, app: ASGIApp, name: str, peers: Peers, max_body_bytes: int) -> None:
+        self._app = app
+        self._name = name
+        self._peers = peers
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        is_http = scope["type"] == "http"
+        if is_http:
+            self._note_session(scope)
+        if is_http and scope["path"] == "/metrics":
+            await self._send_figures(scope, receive, send)
+        elif is_http and scope["path"] == CHAT and scope["method"] == "POST":
+            await self._chat(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _note_session(self, scope: Scope) -> None:
+        for name, value in scope["headers"]:
+            if name == SESSION_HEADER:
+                self._peers.claim(value.decode("latin-1"))
+
+    async def _chat(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer here, unless another replica has the pages of the answer that the messages go on from."""
+        taken = [await receive()]
+        size = len(taken[0].get("body", b""))
+        while taken[-1].get("more_body") and size <= self._max_body_bytes:
+            taken.append(await receive())
+            size += len(taken[-1].get("body", b""))
+        if not taken[-1].get("more_body"):
+            body = b"".join(one.get("body", b"") for one in taken)
+            named = audio_ids(body)
+            home = await self._peers.home_of_answer(named[-1]) if named else None
+            if home is not None:
+                async for message in self._peers.answer(home, scope, body):
+                    await send(message)
+                return
+        await self._app(scope, replayed(taken, receive), send)
+
+    async def _send_figures(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the figures of all replicas to whom this one would send its own."""
+        messages: list[Message] = []
+
+        async def keep(message: Message) -> None:
+            messages.append(message)
+
+        await self._app(scope, receive, keep)
+        start = messages[0]
+        if start["status"] == 200:
+            own = b"".join(one.get("body", b"") for one in messages[1:]).decode()
+            joined = with_replicas({self._name: own} | await self._peers.all_figures())
+            headers = [(name, value) for name, value in start["headers"] if name != b"content-length"]
+            start["headers"] = [*headers, (b"content-length", str(len(joined)).encode())]
+            messages = [start, {"type": "http.response.body", "body": joined}]
+        for message in messages:
+            await send(message)
+
+
+def replayed(messages: list[Message], receive: Receive) -> Receive:
+    """Receive messages that were taken already, and then those that follow."""
+    waiting = list(messages)
+
+    async def next_message() -> Message:
+        return waiting.pop(0) if waiting else await receive()
+
+    return next_message
+
+
+async def answer_here(app: ASGIApp, scope: Scope, body: bytes) -> AsyncIterator[Message]:
+    """Run an application for a request whose body is known -> its messages as they come.
+
+    When the reader stops, the application's client is gone.
+    """
+    queue: asyncio.Queue[Message | None] = asyncio.Queue()
+    is_over = asyncio.Event()
+    first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Message:
+        if first:
+            return first.pop()
+        await is_over.wait()
+        return {"type": "http.disconnect"}
+
+    async def run() -> None:
+        try:
+            await app(scope, receive, queue.put)
+        finally:
+            queue.put_nowait(None)
+
+    task = asyncio.create_task(run())
+    try:
+        while (message := await queue.get()) is not None:
+            yield message
+        await task
+    finally:
+        is_over.set()
+        if not task.done():
+            await asyncio.wait({task}, timeout=FIGURES_S)
+            task.cancel()

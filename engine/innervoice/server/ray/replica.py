@@ -1,0 +1,203 @@
+"""Replica: an engine and a server, as an actor of Ray Serve."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from ray import serve
+from starlette.types import ASGIApp, Message, Scope
+
+from innervoice.api.engine import Engine
+from innervoice.api.options import EngineOptions
+from innervoice.api.preparation import prepare
+from innervoice.server.app import make_app
+from innervoice.server.chat.kept import KeptAnswer
+from innervoice.server.cluster.report import ReplicaReport
+from innervoice.server.draining import drain
+from innervoice.server.options import ServerOptions
+from innervoice.server.process import SWITCH_S, make_context
+from innervoice.server.ray.ingress import FIGURES_S, Ingress, answer_here
+from innervoice.server.ray.session_hub import ReplicaStore, SessionHub, session_key
+
+GONE_S = 1.0  # for which a replica must be out of the list before it drains
+SESSION_S = 3600.0  # for which a session of HTTP requests stays with its replica
+PLAIN = (
+    "type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path", "headers",
+    "client", "server",
+)  # fmt: skip
+log = logging.getLogger("innervoice")
+
+
+@dataclass(frozen=True)
+class ReplicaSettings:
+    """The model and the options of all replicas; engine: of `EngineOptions`, server: of `ServerOptions`, hub: of
+    `SessionHub`.
+    """
+
+    model: str
+    name: str
+    engine: Mapping[str, Any] = field(default_factory=dict)
+    server: Mapping[str, Any] = field(default_factory=dict)
+    hub: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Replica:
+    """One engine behind the server's ASGI application. Its methods run on one event loop, but for `on_replicas`."""
+
+    async def __init__(self, settings: ReplicaSettings) -> None:  # type: ignore[misc]  # Ray Serve awaits it
+        sys.setswitchinterval(SWITCH_S)
+        context = serve.get_replica_context()
+        self._name: str = context.replica_tag
+        self._handle = serve.get_deployment_handle(context.deployment, context.app_name)
+        self._loop = asyncio.get_running_loop()
+        self._hub = SessionHub(**settings.hub)
+        options = ServerOptions(**{"secret": await self._hub.secret()} | dict(settings.server))
+        prepared = prepare(settings.model, EngineOptions().changed(**settings.engine))
+        prepared.check(None, schedule=options.schedule)
+        self._engine = await self._loop.run_in_executor(None, Engine.load, prepared)
+        self._server = make_context(self._engine, settings.name, options)
+        self._store = ReplicaStore(self._hub, self._name)
+        self._server.store = self._store
+        self._server.kept.on_keep = self._leave_answer
+        self._names: frozenset[str] = frozenset()
+        self._is_connected = self._is_listed = False
+        self._num_reports = 0
+        self._draining: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        """Make the application that Ray Serve passes requests to."""
+        self._app = make_app(self._server)
+        return Ingress(self._app, self._name, self, self._server.options.max_message_bytes)
+
+    async def __del__(self) -> None:
+        self._engine.close()
+
+    def check_health(self) -> None:
+        """Raise ApiError once the engine has stopped: Ray Serve replaces the replica then."""
+        self._server.check_engine()
+
+    async def record_routing_stats(self) -> dict[str, Any]:
+        """Report to the routers, every half second."""
+        if not self._is_connected:
+            self._is_connected = True
+            self._start(self._connect())
+        return (await self._report()).to_dict()
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Report to the policy that sets the number of replicas."""
+        report = await self._report()
+        return {name: float(value) for name, value in report.to_dict().items()}
+
+    async def ping(self) -> str:
+        """Answer with the replica's name."""
+        return self._name
+
+    async def figures(self) -> str:
+        """The figures of this replica's server and engine for Prometheus."""
+        text: bytes = await self._loop.run_in_executor(self._server.calls, self._server.metrics.to_text)
+        return text.decode()
+
+    async def answer_for(self, scope: dict[str, Any], body: bytes) -> AsyncIterator[Message]:
+        """Answer a request that came to another replica -> the ASGI messages of the answer."""
+        async for message in answer_here(self._app, scope, body):
+            yield message
+
+    def on_replicas(self, names: set[str]) -> None:
+        """Take the names of the replicas that run; one that is no longer among them drains. Any thread."""
+        self._loop.call_soon_threadsafe(self._take_names, frozenset(names))
+
+    # What the ingress asks of the other replicas.
+
+    async def home_of_answer(self, audio_id: str) -> str | None:
+        """Name the other replica that has an answer; one whose replica is gone is taken over, and is here then."""
+        if self._server.kept.find(audio_id) is not None:
+            return None
+        home = await self._hub.home(audio_id)
+        if home is None or (home in self._names and home != self._name):
+            return home
+        data = await self._store.take(audio_id)
+        if data is not None:
+            self._server.kept.add(msgspec.msgpack.decode(data, type=KeptAnswer))
+        return None
+
+    async def answer(self, replica: str, scope: Scope, body: bytes) -> AsyncIterator[Message]:
+        """Have a request answered by another replica."""
+        handle = self._handle.options(stream=True, session_id=replica)
+        plain = {name: scope[name] for name in PLAIN if name in scope}
+        async for message in handle.answer_for.remote(plain, body):
+            yield message
+
+    async def other_figures(self, name: str) -> str | None:
+        """Ask another replica for its figures, None: it did not answer in time."""
+        try:
+            async with asyncio.timeout(FIGURES_S):
+                text: str | None = await self._handle.options(session_id=name).figures.remote()
+                return text
+        except Exception as error:
+            log.warning("replica %s gave no figures: %r", name, error)
+            return None
+
+    async def all_figures(self) -> dict[str, str]:
+        """Ask all others for their figures."""
+        names = sorted(self._names - {self._name})
+        texts = await asyncio.gather(*(self.other_figures(name) for name in names))
+        return {name: text for name, text in zip(names, texts, strict=True) if text is not None}
+
+    def claim(self, session: str) -> None:
+        """Note that requests of a session come here from now on."""
+        self._start(self._store.save(session_key(session), None, SESSION_S))
+
+    async def _report(self) -> ReplicaReport:
+        admission = self._server.admission
+        forecast = await self._loop.run_in_executor(self._server.calls, self._engine.forecast)
+        self._num_reports += 1
+        return ReplicaReport(
+            number=self._num_reports,
+            first_audio_s=forecast.first_audio_s,
+            num_sessions=admission.num_held,
+            max_sessions=admission.max_sessions,
+            num_running=forecast.num_running + forecast.num_waiting,
+            is_draining=admission.is_draining,
+        )
+
+    async def _connect(self) -> None:
+        """Have a router in this process, which hears of all replicas."""
+        await self._handle.options(session_id=self._name).ping.remote()
+
+    def _take_names(self, names: frozenset[str]) -> None:
+        self._names = names
+        if self._name in names:
+            self._is_listed = True
+        elif self._is_listed and self._draining is None:
+            self._draining = asyncio.create_task(self._drain())
+
+    async def _drain(self) -> None:
+        """Hand all sessions over, once this replica is out of the list for good."""
+        await asyncio.sleep(GONE_S)
+        if self._name in self._names:
+            self._draining = None
+            return
+        log.info("replica %s drains %d sessions", self._name, self._server.admission.num_held)
+        await drain(self._server)
+
+    def _leave_answer(self, reply: KeptAnswer) -> None:
+        keep_s = max(0.0, reply.expires_at - time.time())
+        self._start(self._store.save(reply.audio_id, msgspec.msgpack.encode(reply), keep_s))
+
+    def _start(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._end_task)
+
+    def _end_task(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.warning("a call to the cluster failed: %r", task.exception())
