@@ -380,8 +380,7 @@ class Engine:
 
     @guarded
     def collector(self) -> Collector:
-        """The figures of `stats` for Prometheus, to be registered in a registry that this engine has to
-        itself.
+        """The figures of `stats` for a Prometheus registry that this engine has to itself.
 
         Raises ImportError without prometheus-client.
         """
