@@ -73,7 +73,9 @@ class Vocabulary:
     """The ids of a checkpoint by their use: text and speech as half-open ranges, None where it has no such
     token. eos: all ids that end a reply. words: half-open ranges of text beside `text`, which were added to
     the tokenizer. tool_open and tool_close: what a tool call stands between; tool_between: what may stand
-    between two calls. tool_begin: what a call begins with, up to its arguments, {name} its function's.
+    between two calls. tool_begin: what a call begins with, up to its arguments, {name} its function's. heard: of a model
+    that hears by embedding rows, the ids before and behind a recording's rows, and between them the id that stands
+    for each row. unseen: ids that stand for images and videos, which are not taken.
     """
 
     size: int
@@ -89,6 +91,8 @@ class Vocabulary:
     tool_close: int | None = None
     tool_between: int | None = None
     tool_begin: str = TOOL_BEGIN
+    heard: tuple[int, int, int] | None = None
+    unseen: tuple[int, ...] = ()
 
 
 _COLDEST = 1e-30  # below it, quotients of logits leave float32

@@ -8,6 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+
+pytest.importorskip("transformers")
+
+from omni_models import KINDS, SIZES, save, thinker
 from rows import Rows, greedy
 
 from innervoice.checkpoint.files import read_json
@@ -15,91 +19,7 @@ from innervoice.checkpoint.safetensors import TensorDir
 from innervoice.model.families import family_of
 from innervoice.model.transformer import Transformer
 
-pytest.importorskip("transformers")
-
-VOCAB, LENGTH, PREFILL = 211, 33, 20
-SIZES: dict[str, Any] = {
-    "vocab_size": VOCAB, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 256,
-}  # fmt: skip
-AUDIO: dict[str, Any] = {
-    "num_mel_bins": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 16, "d_model": 8, "output_dim": 64,
-}  # fmt: skip
-VISION: dict[str, Any] = {
-    "depth": 1,
-    "hidden_size": 8,
-    "intermediate_size": 16,
-    "num_heads": 1,
-    "out_hidden_size": 64,
-}
-KINDS = ("qwen3_omni_moe", "qwen2_5_omni")
-
-
-def thinker(kind: str) -> Any:
-    """transformers' thinker, its weights wide enough that every part of it shows in the logits."""
-    marks = ("audio", "image", "video", "audio_start", "audio_end", "vision_start", "vision_end")
-    ids = {f"{name}_token_id": 190 + i for i, name in enumerate(marks)}
-    if kind == "qwen3_omni_moe":
-        from transformers.models.qwen3_omni_moe import configuration_qwen3_omni_moe as configs
-        from transformers.models.qwen3_omni_moe import modeling_qwen3_omni_moe as models
-
-        rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 2, 2], "interleaved": True}
-        text = SIZES | {
-            "head_dim": 16,
-            "num_experts": 8,
-            "num_experts_per_tok": 3,
-            "moe_intermediate_size": 40,
-        }
-        vision = VISION | {"num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
-        config = configs.Qwen3OmniMoeThinkerConfig(
-            audio_config=AUDIO | {"downsample_hidden_size": 4},
-            vision_config=vision,
-            text_config=text | {"rope_parameters": rope},
-            **ids,
-        )
-        model = models.Qwen3OmniMoeThinkerForConditionalGeneration(config)
-    else:
-        from transformers.models.qwen2_5_omni import configuration_qwen2_5_omni as configs
-        from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as models
-
-        rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
-        config = configs.Qwen2_5OmniThinkerConfig(
-            audio_config=AUDIO,
-            vision_config=VISION | {"fullatt_block_indexes": [0]},
-            text_config=SIZES | {"rope_parameters": rope, "tie_word_embeddings": False},
-            audio_token_index=190,
-            image_token_index=191,
-            video_token_index=192,
-            **{key: value for key, value in ids.items() if value > 192},
-        )
-        model = models.Qwen2_5OmniThinkerForConditionalGeneration(config)
-    generator = torch.Generator().manual_seed(11)
-    for parameter in model.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=generator) * (
-            1 if parameter.ndim == 1 else 0.15
-        )
-    return model.eval()
-
-
-def save(model: Any, kind: str, folder: Path) -> None:
-    """The thinker as the whole checkpoint holds it: its names behind a prefix, its config in a section."""
-    import json
-
-    from safetensors.torch import load_file, save_file
-
-    model.save_pretrained(folder / "thinker", max_shard_size="100KB")
-    tensors = {}
-    for file in (folder / "thinker").glob("*.safetensors"):
-        tensors |= {f"thinker.{name}": x for name, x in load_file(file).items()}
-    names = sorted(tensors)
-    shards = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
-    for file_name, held in shards.items():
-        save_file({name: tensors[name] for name in held}, folder / file_name)
-    where = {name: file_name for file_name, held in shards.items() for name in held}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
-    section = json.loads((folder / "thinker" / "config.json").read_text())
-    whole = {"model_type": kind, "thinker_config": section, "talker_config": {}, "dtype": "float32"}
-    (folder / "config.json").write_text(json.dumps(whole))
+LENGTH, PREFILL = 33, 20
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -135,11 +135,19 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def save(
-    folder: Path, shape: str, *, marks: tuple[str, ...] = (), template: str | None = None
+    folder: Path,
+    name: str,
+    *,
+    marks: tuple[str, ...] = (),
+    template: str | None = None,
+    shape: dict[str, Any] | None = None,
 ) -> PreTrainedTokenizerFast:
-    """transformers' own files of a tokenizer with a template, and a config.json with its size and eos ids."""
-    it = SHAPES[shape]
-    made = sentencepiece_like() if shape == "llama2" else byte_level(it["special"], first=it["first"])
+    """transformers' own files of a tokenizer with a template, and a config.json with its size and eos ids.
+
+    shape: in place of that of the name.
+    """
+    it = shape or SHAPES[name]
+    made = sentencepiece_like() if name == "llama2" else byte_level(it["special"], first=it["first"])
     made.add_tokens([AddedToken(token, special=False, normalized=False) for token in marks])
     theirs = PreTrainedTokenizerFast(tokenizer_object=made, bos_token=it.get("bos"), eos_token=it["eos"])
     theirs.chat_template = template or it["template"]

@@ -18,7 +18,9 @@ memory_plan.py      MemoryPlan: bytes and sessions, from config files alone
 options.py          EngineOptions: the options that an engine is loaded with
 pending.py          PendingItems: messages and sound that wait for a session's next reply
 preparation.py      files of config and tokenizer, read and checked before the weights
+prompt_ids.py       refusals of a prompt's ids and embedding rows
 request_builder.py  RequestBuilder: a prompt and options to a validated request
+row_encoder.py      RowEncoder: recordings as embedding rows, each window encoded once
 session.py          Session, with its calls for event loops
 session_calls.py    SessionCalls: turns, pushed audio, edits, fork, export
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from innervoice.checkpoint.audio_encoder import AudioEncoderConfig
 from innervoice.checkpoint.files import read_json
 from innervoice.checkpoint.locate import CheckpointPaths
 from innervoice.checkpoint.model_config import ModelConfig
@@ -19,13 +20,21 @@ DEFAULT_MODEL_LEN = 8192
 class Configs:
     """The config files of a model, read and checked against each other.
 
-    quantization: of the weights in the file.
+    quantization: of the weights in the file. encoder: by which the model hears recordings as embedding rows.
     """
 
     family: Family
     model: ModelConfig
     codec: SpeechCodec | None
     quantization: Quantization | None = None
+    encoder: AudioEncoderConfig | None = None
+
+    @property
+    def hears(self) -> bool:
+        """Whether recordings are understood, as codes or as rows."""
+        return self.encoder is not None or (
+            self.codec is not None and self.codec.encoder_bytes("float32") > 0
+        )
 
     @property
     def num_codes(self) -> int | None:
@@ -41,8 +50,19 @@ def read_configs(paths: CheckpointPaths) -> Configs:
     source = paths.model / "config.json"
     data, quantization = read_quantization(read_json(source), source)
     family = family_of(data, source)
+    model, encoder = family.read_config(data, source), family.read_audio_encoder(data, source)
+    if encoder is not None and paths.speech_tokenizer is not None:
+        raise ValueError(
+            f"{source}: this model hears by an encoder of its own and {paths.speech_tokenizer} is a speech tokenizer: "
+            "leave speech_tokenizer out"
+        )
+    if encoder is not None and encoder.output_size != model.hidden_size:
+        raise ValueError(
+            f"{source}: output_dim of audio_config is {encoder.output_size}, and hidden_size of the language model is "
+            f"{model.hidden_size}: they must be the same"
+        )
     codec = read_speech_codec(paths.speech_tokenizer, paths.decoder)
-    return Configs(family, family.read_config(data, source), codec, quantization)
+    return Configs(family, model, codec, quantization, encoder)
 
 
 def longest_sequence(wanted: int | None, model: ModelConfig) -> int:

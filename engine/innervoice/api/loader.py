@@ -15,8 +15,11 @@ from innervoice.api.memory_plan import DTYPES, MOST_SESSIONS, PAGE_SIZE, MemoryP
 from innervoice.api.options import EngineOptions
 from innervoice.api.preparation import Prepared
 from innervoice.api.request_builder import RequestBuilder
+from innervoice.api.row_encoder import RowEncoder
+from innervoice.checkpoint.audio_encoder import AudioEncoderConfig
 from innervoice.checkpoint.safetensors import DummyTensors, TensorDir, TensorSource
 from innervoice.checkpoint.tied_head import check_tied_head
+from innervoice.codec.audio_encoder import AudioEncoder
 from innervoice.codec.modes import own_modes
 from innervoice.codec.own_stream import OwnStream
 from innervoice.codec.speech_codec import (
@@ -90,6 +93,8 @@ def _load(prepared: Prepared, tracer: Tracer) -> EngineParts:
             weights = weights.laid_out()
         max_rows = _num_rows(prepared)
         speech_encoder, speech = _load_codec(configs.codec, plan, options, tracer, max_rows)
+        if configs.encoder is not None:
+            speech_encoder = _load_encoder(configs.encoder, prepared, tracer)
 
     # The core: the codec's side, the model with its pages, and on a GPU the step that draws there.
     model = Transformer(configs.model, weights, invariant=options.invariant and on_gpu)
@@ -124,6 +129,17 @@ def _load(prepared: Prepared, tracer: Tracer) -> EngineParts:
         torch.cuda.synchronize(plan.device)
     requests = replace(requests, speech_tokenizer=speech_encoder, sample_rate=speech.sample_rate)
     return EngineParts(core, requests, _fingerprint(configs, requests.vocabulary))
+
+
+def _load_encoder(config: AudioEncoderConfig, prepared: Prepared, tracer: Tracer) -> RowEncoder:
+    """The encoder of a model that hears recordings as embedding rows, in its file's own numbers."""
+    heard = prepared.requests.vocabulary.heard
+    assert heard is not None, "a model with an encoder names the ids of recordings"
+    plan = prepared.plan
+    is_dummy = prepared.options.load_format == "dummy"
+    source: TensorSource = DummyTensors() if is_dummy else TensorDir(prepared.paths.model)
+    encoder = AudioEncoder.load(config, source, DTYPES[plan.audio_encoder_dtype], plan.device)
+    return RowEncoder(encoder, heard[1], tracer)
 
 
 def _scheduler_settings(options: EngineOptions, max_rows: int) -> SchedulerSettings:
@@ -185,6 +201,8 @@ def _fingerprint(configs: Configs, vocabulary: Vocabulary) -> str:
         del ids["words"]  # a vocabulary without added words keeps the digest that it always had
     if vocabulary.tool_open is None:  # and so does one without tool calls
         ids = {name: value for name, value in ids.items() if not name.startswith("tool_")}
+    if vocabulary.heard is None:  # or embedding rows
+        ids = {name: value for name, value in ids.items() if name not in ("heard", "unseen")}
     content = json.dumps([asdict(configs.model), ids], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 

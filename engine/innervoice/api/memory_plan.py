@@ -35,6 +35,7 @@ class MemoryPlan:
 
     memory_bytes: what the device had left when the plan was made; memory_fraction of it may be used.
     voice_bytes_per_session: a slot of `steady` streaming, 0 without a decoder or in another streaming.
+    audio_encoder_bytes: of a model that hears recordings as embedding rows, 0 for others.
     step_bytes_per_session: what the step on a GPU keeps for a row, its logits above all.
     """
 
@@ -54,11 +55,14 @@ class MemoryPlan:
     speech_tokenizer_dtype: str
     quantization: Quantization | None = None
     kv_dtype: str = ""
+    audio_encoder_bytes: int = 0
+    audio_encoder_dtype: str = "float32"
 
     @property
     def fixed_bytes(self) -> int:
         """Bytes that are needed before the first session."""
-        return self.weight_bytes + self.codec_bytes + self.speech_tokenizer_bytes
+        heard = self.speech_tokenizer_bytes + self.audio_encoder_bytes
+        return self.weight_bytes + self.codec_bytes + heard
 
 
 def choose_device(device: str) -> torch.device:
@@ -117,8 +121,10 @@ def plan_memory(
 
     # What is needed once, whatever the number of sessions.
     weights = _blank_weights(configs, gguf, dtype, quantization)
-    codec = configs.codec
+    codec, encoder = configs.codec, configs.encoder
+    encoder_dtype = dtype if options.codec_dtype == "auto" else options.codec_dtype
     fixed = {
+        "audio_encoder_bytes": 0 if encoder is None else encoder.num_parameters * dtype_bytes(encoder_dtype),
         "weight_bytes": weights.num_bytes,
         "codec_bytes": 0 if codec is None else codec.output_bytes(codec_dtype),
         "speech_tokenizer_bytes": 0 if codec is None else codec.encoder_bytes(tokenizer_dtype),
@@ -151,6 +157,7 @@ def plan_memory(
         speech_tokenizer_dtype=tokenizer_dtype,
         quantization=quantization,
         kv_dtype=kv_dtype,
+        audio_encoder_dtype=encoder_dtype,
     )
 
 

@@ -57,7 +57,8 @@ class Prepared:
 
         request: as for `Engine.stream`; prompt None: any. Raises ValueError, FileNotFoundError, TypeError.
         """
-        is_heard = self.paths.speech_tokenizer is not None and not isinstance(prompt, Text | Ids)
+        hears = self.paths.speech_tokenizer is not None or self.configs.encoder is not None
+        is_heard = hears and not isinstance(prompt, Text | Ids)
         self.requests.request(None if is_heard else prompt, RequestOptions().changed(**request), 0.0)
 
 

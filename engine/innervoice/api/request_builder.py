@@ -15,12 +15,12 @@ from typing import Annotated, Literal
 
 from innervoice.api.fed_items import fed_ids, feeds_of
 from innervoice.api.options import with_changes
+from innervoice.api.prompt_ids import check_prompt_ids
 from innervoice.checkpoint.model_config import GenerationConfig
 from innervoice.codec.audio import SampleRate, read_audio
 from innervoice.codec.speech_codec import SpeechEncoder
 from innervoice.fields import MOST_INT64, Count, Encodable, Length, Limits, Seconds, read_fields
 from innervoice.model.families import Family
-from innervoice.model.rows import rows_among
 from innervoice.model.text import (
     TOOLS,
     ChatMessage,
@@ -263,7 +263,7 @@ class RequestBuilder:
     def part(self, content: Prompt | ToolCall) -> ItemPart:
         """One part of an item. Raises ValueError, FileNotFoundError."""
         if isinstance(content, Ids):
-            self._check_ids(content.ids)
+            check_prompt_ids(content.ids, self.vocabulary, self.hidden_size)
             return content
         if isinstance(content, ToolCall):
             self.check_text(content.arguments, "ToolCall.arguments")
@@ -388,22 +388,11 @@ class RequestBuilder:
             found = f"the recording lasts {num_samples / rate:.1f} s, {num} tokens,"
             raise PromptTooLong(found, num, self.max_model_len)
 
-    def _check_ids(self, ids: Sequence[int]) -> None:
-        size = self.vocabulary.size
-        wrong = [i for i in ids if not 0 <= i < size]
-        if wrong:
-            raise ValueError(f"prompt id {wrong[0]} is outside the vocabulary of {size}")
-        widths = {row.block.values.shape[1] for _, row in rows_among(ids)} - {self.hidden_size}
-        if self.hidden_size is not None and widths:
-            raise ValueError(
-                f"an embedding row has {min(widths)} values: this model takes {self.hidden_size}"
-            )
-
     def _checked(self, ids: list[int]) -> tuple[int, ...]:
         most = self.max_model_len
         if not ids:
             raise ValueError("the prompt has no ids")
-        self._check_ids(ids)
+        check_prompt_ids(ids, self.vocabulary, self.hidden_size)
         if len(ids) >= most:
             raise PromptTooLong(f"the prompt has {len(ids)} tokens", len(ids), most)
         return tuple(ids)

@@ -5,6 +5,7 @@ It has the sizes, counts frames and rows, and lists names and shapes of the tens
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -63,6 +64,16 @@ class AudioEncoderConfig:
     def num_frames(self, num_samples: int) -> int:
         """Mel frames of a recording at SAMPLE_RATE: Qwen2.5-Omni counts the last, partial hop."""
         return num_samples // HOP if self.kind == "qwen3_omni" else -(-num_samples // HOP)
+
+    @property
+    def window_frames(self) -> int:
+        """Mel frames of a window of columns that attend to each other."""
+        return self.window // CHUNK_COLUMNS[self.kind] * CHUNK_FRAMES[self.kind]
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers in all tensors."""
+        return sum(math.prod(shape) for shape in encoder_shapes(self).values())
 
     def num_columns(self, num_frames: int) -> int:
         """Columns that the convolutions make of mel frames."""

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any
 
 from innervoice.fields import MOST_INT64, Count, Limits, read_fields
-from innervoice.model.rows import is_id, rows_among, with_rows_read, with_rows_written
+from innervoice.model.rows import EmbeddingRow, is_id, rows_among, with_rows_read, with_rows_written
 from innervoice.model.text.dialogue import DialogueItem, SpokenCodes
 from innervoice.model.token_role import TokenRole
 from innervoice.schedule import CursorState, Program, Schedule
@@ -131,7 +131,9 @@ class SessionSnapshot:
         items = [*self.items, *self.pending]
         parts = [part for item in items for part in item.parts]
         ids = [i for part in parts if isinstance(part, Ids) for i in part.ids]
-        codes = [i for part in parts if isinstance(part, SpokenCodes) for i in part.codes]
+        spoken = [i for part in parts if isinstance(part, SpokenCodes) for i in part.codes]
+        codes = [i for i in spoken if not isinstance(i, EmbeddingRow)]
+        ids += [i for i in spoken if isinstance(i, EmbeddingRow)]
         for name, numbers, size in (("id", ids, vocabulary_size), ("speech code", codes, num_codes)):
             wrong = [i for i in numbers if size is not None and not 0 <= i < size]
             if wrong:

@@ -20,6 +20,7 @@ from innervoice.checkpoint.locate import CheckpointPaths
 from innervoice.checkpoint.quantization import KEY, Quantization
 from innervoice.checkpoint.safetensors import SINGLE, TensorDir
 from innervoice.checkpoint.safetensors_writer import Layout, TensorWriter
+from innervoice.codec.audio_encoder import read_tensors
 from innervoice.files import replacing
 from innervoice.model.gguf_source import GgufSource
 from innervoice.model.quant import Quantized, empty, num_bytes, row_blocks, rows_of, tensors_of
@@ -135,9 +136,11 @@ class Quantizer:
 
 
 def _wanted(configs: Configs, to: Quantization, dtype: torch.dtype) -> BlankSource:
-    """What the family reads, and which of it is quantised."""
+    """What the model reads, and which of it is quantised: an audio encoder stays as it is."""
     blank = BlankSource(to)
     configs.family.load_weights(configs.model, blank, dtype, "meta")
+    if configs.encoder is not None:
+        read_tensors(configs.encoder, blank, dtype, "meta")
     return blank
 
 

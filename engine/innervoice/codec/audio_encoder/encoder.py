@@ -5,6 +5,7 @@ A recording's rows are those of the recording alone, whatever is encoded beside 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -13,10 +14,27 @@ from torch import Tensor
 
 from innervoice.checkpoint.audio_encoder import HOP, N_FFT, SAMPLE_RATE, AudioEncoderConfig, encoder_shapes
 from innervoice.checkpoint.safetensors import TensorSource
+from innervoice.codec.audio_encoder.features import FeatureWindow, RecordingFeatures
 from innervoice.codec.audio_encoder.layers import EncoderWeights, linear, norm, run_layers, window_lens
 from innervoice.codec.audio_encoder.stems import columns_of
 from innervoice.types import Samples
-from innervoice_kernels.speech_codec.mel import floor_frames, log_frames, mel_filters
+from innervoice_kernels.speech_codec.mel import mel_filters
+
+PREFIX = "thinker.audio_tower."  # of the tensors' names in the shipped files
+
+
+def read_tensors(
+    config: AudioEncoderConfig,
+    tensors: TensorSource,
+    dtype: torch.dtype,
+    device: str | torch.device,
+    prefix: str = PREFIX,
+) -> dict[str, Tensor]:
+    """All tensors of an encoder by name. Raises ValueError for one that is missing or misshapen."""
+    shapes = encoder_shapes(config)
+    return {
+        name: tensors.get(prefix + name, shape, dtype=dtype, device=device) for name, shape in shapes.items()
+    }
 
 
 class AudioEncoder:
@@ -37,38 +55,41 @@ class AudioEncoder:
         tensors: TensorSource,
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
-        prefix: str = "thinker.audio_tower.",
+        prefix: str = PREFIX,
     ) -> AudioEncoder:
         """Read all tensors, whose names begin with prefix. Raises ValueError for one that is missing or misshapen."""
-        shapes = encoder_shapes(config)
-        return cls(
-            config,
-            {
-                name: tensors.get(prefix + name, shape, dtype=dtype, device=device)
-                for name, shape in shapes.items()
-            },
-        )
+        return cls(config, read_tensors(config, tensors, dtype, device, prefix))
 
     def num_rows(self, num_samples: int) -> int:
         """Rows of a recording of so many samples at sample_rate. Raises ValueError for one that is too short."""
         return self.config.num_rows(num_samples)
 
-    @torch.inference_mode()
+    @property
+    def window_len(self) -> int:
+        """Samples of a window at sample_rate."""
+        return self.config.window_frames * HOP
+
+    @property
+    def fingerprint(self) -> bytes:
+        """A digest of the config and of the last projection, by which encoders are told from each other."""
+        last = "proj2" if self.config.kind == "qwen3_omni" else "proj"
+        held = self._weights[f"{last}.weight"].detach().float().cpu().numpy()
+        return hashlib.blake2b(repr(self.config).encode() + held.tobytes(), digest_size=16).digest()
+
     def features(self, samples: Samples) -> Tensor:
         """Log-mel features [M, F] float32 of samples [T] at sample_rate.
 
         Frames are centred, reflected at the beginning; at the end Qwen3-Omni reflects and Qwen2.5-Omni reads zeros.
         Raises ValueError for a recording that is too short.
         """
-        self.num_rows(len(samples))
-        half, frames = N_FFT // 2, self.config.num_frames(len(samples))
-        x = torch.as_tensor(samples, dtype=torch.float32, device=self.device)[None]
-        if self.config.kind == "qwen3_omni":
-            padded = F.pad(x, (half, half), mode="reflect")
-        else:
-            padded = F.pad(F.pad(x, (half, 0), mode="reflect"), (0, half + HOP))
-        log = log_frames(padded, self._filters, HOP)[..., :frames]
-        return floor_frames(log, log.amax())[0]
+        recording = RecordingFeatures(self.config, self._filters)
+        recording.push(samples)
+        recording.end()
+        return torch.cat([window.mel for window in recording.windows()], dim=1)
+
+    def recording(self) -> RecordingFeatures:
+        """An empty recording, whose windows `encode_windows` takes."""
+        return RecordingFeatures(self.config, self._filters)
 
     def encode(self, recordings: Sequence[Samples]) -> list[Tensor]:
         """Embedding rows [num_rows, output_size] of each recording [T] at sample_rate.
@@ -77,12 +98,19 @@ class AudioEncoder:
         """
         return self.encode_features([self.features(samples) for samples in recordings])
 
-    @torch.inference_mode()
     def encode_features(self, mels: Sequence[Tensor]) -> list[Tensor]:
         """Embedding rows of log-mel features [M, F] of each recording."""
+        return self._encoded(mels, None)
+
+    def encode_windows(self, windows: Sequence[FeatureWindow]) -> list[Tensor]:
+        """Embedding rows of each window, of whatever recordings: a window's rows depend on no other."""
+        return self._encoded([one.mel for one in windows], [one.is_long for one in windows])
+
+    @torch.inference_mode()
+    def _encoded(self, mels: Sequence[Tensor], is_long: Sequence[bool] | None) -> list[Tensor]:
         if not mels:
             return []
-        columns = columns_of(mels, self._weights, self.config)
+        columns = columns_of(mels, self._weights, self.config, is_long)
         lens = [len(x) for x in columns]
         x = run_layers(torch.cat(columns), self._weights, self.config, window_lens(lens, self.config.window))
         if self.config.kind == "qwen3_omni":

@@ -28,14 +28,23 @@ ChunkFeatures = tuple[
 _CHUNKS = 64  # that go through the convolutions at once
 
 
-def columns_of(mels: Sequence[Tensor], weights: EncoderWeights, config: AudioEncoderConfig) -> list[Tensor]:
-    """Log-mel features [M, F] of recordings -> columns [T, D] of each."""
+def columns_of(
+    mels: Sequence[Tensor],
+    weights: EncoderWeights,
+    config: AudioEncoderConfig,
+    is_long: Sequence[bool] | None = None,
+) -> list[Tensor]:
+    """Log-mel features [M, F] of recordings, or of windows of them -> columns [T, D] of each.
+
+    is_long: whether the whole recording has a chunk that is whole; None: the features are those of whole recordings.
+    """
     size = CHUNK_FRAMES[config.kind]
     pieces: list[ChunkFeatures] = []
     for number, mel in enumerate(mels):
+        fills = mel.shape[1] >= size if is_long is None else is_long[number]
         for start in range(0, mel.shape[1], size):
             chunk = mel[:, start : start + size]
-            width = size if mel.shape[1] >= size else chunk.shape[1]
+            width = size if fills else chunk.shape[1]
             padded = F.pad(chunk, (0, width - chunk.shape[1]))
             pieces.append((number, chunk.shape[1], padded))
     # Chunks of one width are one batch.

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Protocol
 
+from innervoice.checkpoint.audio_encoder import AudioEncoderConfig
 from innervoice.checkpoint.model_config import ModelConfig
 from innervoice.model.families import glm, glm4_voice, llama, qwen_omni
 from innervoice.model.text import ChatMessage, TextTokenizer
@@ -38,6 +39,15 @@ class Family(Protocol):
 
     def read_config(self, data: Mapping[str, Any], source: str | PathLike[str]) -> ModelConfig:
         """config.json as ModelConfig. Raises ValueError for a setting that the family does not run."""
+        ...
+
+    def read_audio_encoder(
+        self, data: Mapping[str, Any], source: str | PathLike[str]
+    ) -> AudioEncoderConfig | None:
+        """The encoder by which the model hears, from config.json; None: it hears by a speech tokenizer or not at all.
+
+        Raises ValueError for a setting that is not run.
+        """
         ...
 
     def load_weights(

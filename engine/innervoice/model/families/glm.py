@@ -12,6 +12,7 @@ from innervoice.model.families.hugging_face import (
     default_system,
     dialogue_runs,
     load_text,
+    read_audio_encoder,
     turn_head_ids,
     turn_ids,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "dialogue_runs",
     "load_text",
     "load_weights",
+    "read_audio_encoder",
     "read_config",
     "turn_head_ids",
     "turn_ids",

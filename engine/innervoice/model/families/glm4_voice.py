@@ -35,6 +35,7 @@ __all__ = [
     "dialogue_runs",
     "load_text",
     "load_weights",
+    "read_audio_encoder",
     "read_config",
     "turn_head_ids",
     "turn_ids",
@@ -114,6 +115,10 @@ def read_config(data: Mapping[str, Any], source: str | PathLike[str]) -> ModelCo
         max_position=read_size(data, "seq_length", source) if "seq_length" in data else _DEFAULT_MAX_POSITION,
         dtype=dtype,
     )
+
+
+def read_audio_encoder(data: Mapping[str, Any], source: str | PathLike[str]) -> None:
+    """See Family.read_audio_encoder: the speech tokenizer hears."""
 
 
 def _rope_ratio(data: Mapping[str, Any], source: str | PathLike[str]) -> float:

@@ -118,6 +118,10 @@ def read_config(
     )
 
 
+def read_audio_encoder(data: Mapping[str, Any], source: str | PathLike[str]) -> None:
+    """See Family.read_audio_encoder: there is none."""
+
+
 def load_text(
     directory: str | PathLike[str], num_codes: int | None, *, stand_in: bool = False
 ) -> tuple[TextTokenizer, Vocabulary]:

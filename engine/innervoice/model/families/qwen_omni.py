@@ -1,26 +1,27 @@
 """The thinkers of Qwen3-Omni (a mixture of experts) and Qwen2.5-Omni (dense) in Hugging Face's layout.
 
-They take and make text: vision and speech parts are not read. Without images all three axes of the rotary
-positions advance by one a token, which is the plain rotation.
+They take text and recordings, which an encoder turns into embedding rows, and make text: vision and speech parts are
+not read. Without images all three axes of the rotary positions advance by one a token, which is the plain rotation.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from innervoice.checkpoint.files import require
+from innervoice.checkpoint.audio_encoder import AudioEncoderConfig, Kind, read_audio_encoder_config
+from innervoice.checkpoint.files import read_json, require
 from innervoice.checkpoint.model_config import ModelConfig, read_flag
+from innervoice.model import text
 from innervoice.model.families import hugging_face
-from innervoice.model.families.hugging_face import (
-    default_system,
-    dialogue_runs,
-    load_text,
-    turn_head_ids,
-    turn_ids,
-)
+from innervoice.model.families.hugging_face import default_system
+from innervoice.model.text import ChatMessage, TextTokenizer
+from innervoice.model.text.dialogue import DialogueItem, SpokenCodes
+from innervoice.types import Ids, Vocabulary
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +36,7 @@ __all__ = [
     "dialogue_runs",
     "load_text",
     "load_weights",
+    "read_audio_encoder",
     "read_config",
     "turn_head_ids",
     "turn_ids",
@@ -45,6 +47,14 @@ log = logging.getLogger("innervoice")
 NAME = "qwen_omni"
 MODEL_TYPES: tuple[str, ...] = ("qwen3_omni_moe", "qwen2_5_omni")
 PREFIX = "thinker."
+_KINDS: Mapping[str, Kind] = {"qwen3_omni_moe": "qwen3_omni", "qwen2_5_omni": "qwen2_5_omni"}
+# A recording's ids, before, for each row of it, and behind: keys of thinker_config, and the tokens' names.
+_HEARD: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
+    (("audio_start_token_id",), ("<|audio_start|>", "<|audio_bos|>")),
+    (("audio_token_id", "audio_token_index"), ("<|audio_pad|>", "<|AUDIO|>")),
+    (("audio_end_token_id",), ("<|audio_end|>", "<|audio_eos|>")),
+)
+_UNSEEN = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
 # Keys of a rotation's description that have no effect on text and sound, where all axes agree.
 _AXES = ("mrope_section", "interleaved", "mrope_interleaved")
 # Book-keeping of older transformers in every section.
@@ -93,6 +103,85 @@ def read_config(data: Mapping[str, Any], source: str | PathLike[str]) -> ModelCo
     )
 
 
+def read_audio_encoder(data: Mapping[str, Any], source: str | PathLike[str]) -> AudioEncoderConfig | None:
+    """thinker_config.audio_config of config.json, None where there is none.
+
+    Raises ValueError naming a key that is missing or asks for what is not supported.
+    """
+    thinker = require(data, "thinker_config", source, dict)
+    if thinker.get("audio_config") is None:
+        return None
+    where = f"{source}: thinker_config.audio_config"
+    given = require(thinker, "audio_config", f"{source}: thinker_config", dict)
+    own = {key: value for key, value in given.items() if key not in _NOTHING}
+    return read_audio_encoder_config(own, where, _KINDS[data["model_type"]])
+
+
+def load_text(
+    directory: str | PathLike[str], num_codes: int | None, *, stand_in: bool = False
+) -> tuple[TextTokenizer, Vocabulary]:
+    """See `hugging_face.load_text`; the vocabulary names the ids of recordings, and those that are not taken."""
+    tokenizer, vocabulary = hugging_face.load_text(directory, num_codes, stand_in=stand_in)
+    source = Path(directory) / "config.json"
+    thinker = require(read_json(source), "thinker_config", source, dict)
+    if thinker.get("audio_config") is None:
+        return tokenizer, vocabulary
+    heard = [_mark(thinker, tokenizer, *names, f"{source}: thinker_config") for names in _HEARD]
+    unseen = {thinker[key] for key in _UNSEEN if isinstance(thinker.get(key), int)}
+    beyond = [i for i in heard if not 0 <= i < vocabulary.size]
+    if beyond:
+        raise ValueError(
+            f"{source}: token id {beyond[0]} of recordings lies beyond the vocabulary of {vocabulary.size}"
+        )
+    before, row, behind = heard
+    return tokenizer, replace(vocabulary, heard=(before, row, behind), unseen=tuple(sorted(unseen)))
+
+
+def turn_ids(
+    tokenizer: TextTokenizer,
+    vocabulary: Vocabulary,
+    user: str | Sequence[int],
+    system: str | None = None,
+    *,
+    first: bool,
+    variables: Mapping[str, Any] | None = None,
+    earlier: Sequence[ChatMessage] | None = None,
+) -> list[int]:
+    """One user turn, text or a recording's rows, in the checkpoint's chat template; see Family.turn_ids."""
+    content = user if isinstance(user, str) else Ids(_spoken(vocabulary, user))
+    return text.chat_turn_ids(tokenizer, content, system, first=first, variables=variables, earlier=earlier)
+
+
+def turn_head_ids(
+    tokenizer: TextTokenizer,
+    vocabulary: Vocabulary,
+    codes: Sequence[int],
+    system: str | None = None,
+    *,
+    first: bool,
+) -> list[int]:
+    """The beginning of a turn, up to the last of a recording's rows so far; see Family.turn_head_ids."""
+    ids = turn_ids(tokenizer, vocabulary, codes, system, first=first)
+    end = _spoken(vocabulary, ())[-1]
+    return ids[: len(ids) - 1 - ids[::-1].index(end)]
+
+
+def dialogue_runs(
+    tokenizer: TextTokenizer,
+    vocabulary: Vocabulary,
+    items: Sequence[DialogueItem],
+    head: str | None = None,
+    *,
+    opens: bool = True,
+    variables: Mapping[str, Any] | None = None,
+) -> list[list[int]]:
+    """A dialogue, recordings as their rows, in the checkpoint's chat template; see Family.dialogue_runs."""
+    written = [
+        replace(item, parts=tuple(_written(vocabulary, part) for part in item.parts)) for item in items
+    ]
+    return text.chat_runs(tokenizer, written, head, opens=opens, variables=variables)
+
+
 def load_weights(
     config: ModelConfig, tensors: TensorSource, dtype: torch.dtype, device: str | torch.device = "cpu"
 ) -> ModelWeights:
@@ -104,7 +193,7 @@ def load_weights(
 
     if str(device) != "meta":
         log.info(
-            "only the thinker is loaded, for text: the checkpoint's vision, talker and wave parts are skipped"
+            "only the thinker is loaded, for text and recordings: the checkpoint's vision, talker and wave parts are skipped"
         )
     return hugging_face_weights.load_weights(
         config, tensors, dtype, device, fused_gate_up=False, prefix=PREFIX
@@ -119,3 +208,31 @@ def _plain(rope: Any) -> Any:
     if kept.get("type") == "mrope" and kept.get("rope_type", "mrope") in ("mrope", "default"):
         kept |= {"type": "default", "rope_type": "default"}
     return kept
+
+
+def _mark(
+    thinker: Mapping[str, Any],
+    tokenizer: TextTokenizer,
+    keys: Sequence[str],
+    tokens: Sequence[str],
+    where: str,
+) -> int:
+    """An id by its key, or else by its token's name. Raises ValueError where neither is there."""
+    named = next((thinker[key] for key in keys if isinstance(thinker.get(key), int)), None)
+    known = (tokenizer.special(token) for token in tokens)
+    found = named if named is not None else next((i for i in known if i is not None), None)
+    if found is None:
+        raise ValueError(f"{where}: key {keys[0]!r} is missing, and the tokenizer has no {tokens[0]!r}")
+    return int(found)
+
+
+def _spoken(vocabulary: Vocabulary, rows: Sequence[int]) -> list[int]:
+    """A recording's rows between their marks. Raises ValueError for a checkpoint without an audio encoder."""
+    if vocabulary.heard is None:
+        raise ValueError("this model takes no speech: give text")
+    before, _, behind = vocabulary.heard
+    return [before, *rows, behind]
+
+
+def _written(vocabulary: Vocabulary, part: str | SpokenCodes | Ids) -> str | SpokenCodes | Ids:
+    return Ids(_spoken(vocabulary, part.codes)) if isinstance(part, SpokenCodes) else part

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from innervoice.model.text.chat_template import ChatMessage, ChatTemplate, Piece
@@ -16,7 +16,7 @@ from innervoice.types import Ids
 
 def chat_turn_ids(
     tokenizer: TextTokenizer,
-    user: str,
+    user: str | Ids,
     system: str | None = None,
     *,
     first: bool,
@@ -25,10 +25,10 @@ def chat_turn_ids(
 ) -> list[int]:
     """The ids of one user turn up to where the reply begins; system None: the template's own.
 
-    first: the whole opening; otherwise what follows the ids of the reply before, its end of turn included. A
-    later turn is encoded by itself: nothing merges with the reply's last token. variables and earlier: as for
-    `ChatTemplate.turn`. A tokenizer that was made up has a template made up. Raises ValueError without a chat
-    template, or where it fails.
+    user: text, or ids that stand in the turn as they are. first: the whole opening; otherwise what follows the
+    ids of the reply before, its end of turn included. A later turn is encoded by itself: nothing merges with the
+    reply's last token. variables and earlier: as for `ChatTemplate.turn`. A tokenizer that was made up has a
+    template made up. Raises ValueError without a chat template, or where it fails.
     """
     if not isinstance(tokenizer, JsonTokenizer):
         if variables:
@@ -36,8 +36,13 @@ def chat_turn_ids(
                 f"a prompt that is made up has no variable {min(variables)!r}: leave template out"
             )
         return _made_up_turn(tokenizer, user, system if first else None)
-    turn = _template_of(tokenizer).turn(user, system, first=first, variables=variables, earlier=earlier)
-    return tokenizer.encode_pieces(turn, at_start=first)
+    said = _StandIns(DialogueItem("", "user", (user,)))
+    turn = _template_of(tokenizer).turn(said.text, system, first=first, variables=variables, earlier=earlier)
+    parts: list[Piece | Ids | DialogueItem] = []
+    for piece in turn:
+        parts += [piece] if piece.is_template else said.parts(piece.text)
+    (ids,) = _encoded(tokenizer, parts, at_start=first)
+    return ids
 
 
 def dialogue_ids(
@@ -72,15 +77,22 @@ def chat_runs(
     heads = [] if head is None else [DialogueItem("", "system", (head,))]
     if not heads and not items:
         raise ValueError("a chat template writes no dialogue without a message: give one, or a system text")
+    return _encoded(tokenizer, _chat_parts(_template_of(tokenizer), [*heads, *items], opens, variables))
+
+
+def _encoded(
+    tokenizer: JsonTokenizer, parts: Iterable[Piece | Ids | DialogueItem], *, at_start: bool = True
+) -> list[list[int]]:
+    """The ids of pieces and of the ids among them, in runs between which the replies stand."""
     runs: list[list[int]] = [[]]
     texts: list[Piece] = []
 
     def flush() -> None:
-        at_start = len(runs) == 1 and not runs[0]
-        runs[-1] += tokenizer.encode_pieces(texts, at_start=at_start)
+        is_first = at_start and len(runs) == 1 and not runs[0]
+        runs[-1] += tokenizer.encode_pieces(texts, at_start=is_first)
         texts.clear()
 
-    for part in _chat_parts(_template_of(tokenizer), [*heads, *items], opens, variables):
+    for part in parts:
         if isinstance(part, Piece):
             texts.append(part)
             continue
@@ -196,7 +208,8 @@ def _template_of(tokenizer: JsonTokenizer) -> ChatTemplate:
     return tokenizer.chat
 
 
-def _made_up_turn(tokenizer: TextTokenizer, user: str, system: str | None) -> list[int]:
+def _made_up_turn(tokenizer: TextTokenizer, user: str | Ids, system: str | None) -> list[int]:
     special, encode = tokenizer.require_special, tokenizer.encode
     opening = [] if system is None else [special("<|system|>"), *encode("\n" + system)]
-    return [*opening, special("<|user|>"), *encode("\n" + user), special("<|assistant|>"), *encode("\n")]
+    said = encode("\n" + user) if isinstance(user, str) else [*encode("\n"), *user.ids]
+    return [*opening, special("<|user|>"), *said, special("<|assistant|>"), *encode("\n")]

@@ -114,10 +114,15 @@ def summary(done: Line) -> list[str]:
 
 def plan_rows(plan: Line) -> dict[str, str]:
     """Name -> value of a plan's fields, in the order to print."""
+    heard = {
+        "speech tokenizer": f"{_bytes(plan['speech_tokenizer_bytes'])} ({plan['speech_tokenizer_dtype']})"
+    }
+    if plan.get("audio_encoder_bytes"):
+        heard = {"audio encoder": f"{_bytes(plan['audio_encoder_bytes'])} ({plan['audio_encoder_dtype']})"}
     return {
         "device": f"{plan['device']}, {_bytes(plan['memory_bytes'])} of memory",
         "weights": f"{_bytes(plan['weight_bytes'])} ({_formats(plan)})",
-        "speech tokenizer": f"{_bytes(plan['speech_tokenizer_bytes'])} ({plan['speech_tokenizer_dtype']})",
+        **heard,
         "speech decoder": f"{_bytes(plan['codec_bytes'])} ({plan['codec_dtype']})",
         "cache per token": f"{_bytes(plan['kv_bytes_per_token'])} ({plan['kv_dtype']})",
         "cache per session": f"{_bytes(plan['kv_bytes_per_session'])} (of {plan['max_model_len']} tokens)",
