@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from innervoice.api.engine import Engine
+    from innervoice.api.evaluator import Evaluator
     from innervoice.api.event_log import EventLog
     from innervoice.api.judge import Evaluation, ZeroShotJudge
     from innervoice.api.likelihood import Likelihood, Likelihoods
@@ -66,6 +67,7 @@ __all__ = [
     "EngineDead",
     "EngineOptions",
     "Evaluation",
+    "Evaluator",
     "Event",
     "EventField",
     "EventLog",
@@ -105,6 +107,7 @@ __all__ = [
 # The module that each public name comes from.
 _HOMES = {
     "innervoice.api.engine": ("Engine",),
+    "innervoice.api.evaluator": ("Evaluator",),
     "innervoice.api.event_log": ("EventLog",),
     "innervoice.api.judge": ("Evaluation", "ZeroShotJudge"),
     "innervoice.api.likelihood": ("Likelihood", "Likelihoods"),

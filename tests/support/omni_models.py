@@ -179,6 +179,21 @@ class Spoken:
         table, left = self.model.get_input_embeddings().weight.detach(), iter(recordings)
         return torch.cat([self.rows(next(left)) if i == row else table[[i]] for i in ids])
 
+    def states(self, ids: list[int], recordings: list[np.ndarray]) -> tuple[Tensor, ...]:
+        """The reference's hidden states [T, D] of such a prompt: embeddings, behind each layer, the last after the norm."""
+        x = self.embedded(ids, recordings)[None]
+        places = torch.arange(x.shape[1])[None, None].expand(3, 1, -1)
+        ones = torch.ones(1, x.shape[1], dtype=torch.int64)
+        with torch.inference_mode():
+            made = self.model(
+                inputs_embeds=x,
+                attention_mask=ones,
+                position_ids=places,
+                use_cache=False,
+                output_hidden_states=True,
+            )
+        return tuple(one[0] for one in made.hidden_states)
+
     def greedy(self, ids: list[int], recordings: list[np.ndarray], num: int) -> list[int]:
         """The reference's likeliest ids behind such a prompt."""
         x = self.embedded(ids, recordings)[None]

@@ -7,6 +7,8 @@ capacity.py         refusals of what does not fit into memory
 encoded_counts.py   EncodedCounts: speech tokens that were encoded, early and late
 engine.py           Engine: load a model, answer prompts, open sessions
 engine_lease.py     EngineLease: an engine runs while its user can reach it
+evaluation_prompt.py  question and reply in the prompt that heads were trained on
+evaluator.py        Evaluator: empathy of replies, scored by heads on hidden states
 event_log.py        EventLog: events to JSON lines
 fed_items.py        the feeds of a request, and the ids of what is put into one
 gc_freeze.py        FrozenHeap: loaded objects are left out of garbage collection
@@ -16,6 +18,7 @@ live_audio.py       LiveEncoder: pushed frames to codes while users speak, for a
 loader.py           EngineParts: a checkpoint loaded as planned
 memory_plan.py      MemoryPlan: bytes and sessions, from config files alone
 options.py          EngineOptions: the options that an engine is loaded with
+page_sums.py        PageSums: sums of hidden states over pages
 pending.py          PendingItems: messages and sound that wait for a session's next reply
 preparation.py      files of config and tokenizer, read and checked before the weights
 prompt_ids.py       refusals of a prompt's ids and embedding rows

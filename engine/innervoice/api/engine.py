@@ -34,6 +34,7 @@ from innervoice.runtime.calibration import calibrate
 from innervoice.runtime.conversation import Message
 from innervoice.runtime.fork_guard import ForkGuard, guarded, refuse_pickling
 from innervoice.runtime.probe import Prober
+from innervoice.runtime.probing import StatesOf
 from innervoice.runtime.record import request_line
 from innervoice.runtime.request import Request
 from innervoice.runtime.scheduler import Forecast, forecast
@@ -73,8 +74,7 @@ class Engine:
         self._tracer = tracer
         self._frozen = FrozenHeap()
 
-        # The worker's thread. With two threads, those that torch keeps spinning cost native code more than
-        # torch gains.
+        # The worker's thread. Of two threads, those that torch keeps spinning cost native code more than torch gains.
         num_threads = team().num_threads
         is_native = parts.core.runner.is_native
         device = parts.core.runner.device
@@ -280,8 +280,12 @@ class Engine:
         with finished_at_exit(self._worker.stop):
             made = [requests.request(one, options, 0.0).prompt_ids for one in prompts]
 
-        found = likelihoods(Prober(self._worker), made, ids, requests.max_model_len)
+        found = likelihoods(self.prober(), made, ids, requests.max_model_len)
         return found if is_many else found[0]
+
+    def prober(self, states: StatesOf | None = None) -> Prober:
+        """A prober of this engine, for log-probabilities or for hidden states."""
+        return Prober(self._worker, states)
 
     @guarded
     @checked
@@ -304,15 +308,9 @@ class Engine:
                 num_codes=high - low,
                 hidden_size=parts.requests.hidden_size,
             )
-        return Session.open(
-            self._worker,
-            self._live_encoder,
-            parts.requests,
-            RequestOptions().changed(**request),
-            parts.model_id,
-            self._threads,
-            snapshot,
-        )
+        options = RequestOptions().changed(**request)
+        at = (parts.requests, options, parts.model_id, self._threads, snapshot)
+        return Session.open(self._worker, self._live_encoder, *at)
 
     @guarded
     async def aopen_session(self, *, restore: bytes | None = None, **request: Any) -> Session:

@@ -32,9 +32,9 @@ DIMENSIONS: Mapping[str, str] = MappingProxyType(
 class Evaluation:
     """The empathy of a reply.
 
-    scores: by dimension, on the scale from 1 to 5. mean: of the scores. method: "zero-shot" for ratings of a
-    model that was not trained to rate, which is not EmpathyEval. description: in words, None: not asked
-    for. usage: of the prompts, and of the description.
+    scores: by dimension, on the scale from 1 to 5. mean: of the scores. method: "heads" for those of an `Evaluator`,
+    "zero-shot" for ratings of a model that was not trained to rate, which is not EmpathyEval. description: in
+    words, None: not asked for. usage: of the prompts, and of the description.
     """
 
     scores: Mapping[str, float]

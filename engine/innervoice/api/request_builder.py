@@ -278,6 +278,15 @@ class RequestBuilder:
         self._warn_of_event_loop()
         return SpokenCodes(tuple(self.speech_tokenizer.encode(*read_audio(content, self._check_sound))))
 
+    def spoken(self, part: SpokenCodes) -> list[int]:
+        """A recording's ids as they stand in a prompt. Raises ValueError for a model that hears by speech codes."""
+        if self.vocabulary.heard is None:
+            raise ValueError(
+                "a whole prompt takes recordings as embedding rows alone: write it for the chat template"
+            )
+        before, _, behind = self.vocabulary.heard
+        return [before, *part.codes, behind]
+
     def _warn_of_event_loop(self) -> None:
         """Log, once, that an event loop stands still while a recording is encoded on its thread."""
         if self._has_blocked.is_set() or not _has_event_loop():

@@ -7,6 +7,7 @@ decoder_tensors.py     names, shapes and bytes of the tensors of flow.pt and hif
 files.py               reads JSON; unknown keys are logged in foreign files and refused in ours
 gguf.py                a GGUF file's metadata as the text files of a checkpoint
 gguf_file.py           a GGUF file: metadata in one pass, and the bytes of tensors
+heads.py               regression heads of a model that rates replies
 locate.py              where the three parts of a model are: directories, a GGUF file, or hub ids
 model_config.py        ModelConfig (shape, bytes) and generation_config.json
 pickle_file.py         .pt files that hold tensors and nothing else

@@ -145,6 +145,19 @@ class ModelRunner:
             hidden = self.model.forward(batch.ids, batch.attention, self.kv, batch.rows)
             return self.model.logits(hidden[at])
 
+    @torch.inference_mode()
+    def states_at(
+        self, sequences: abc.Sequence[Sequence], wanted: abc.Sequence[int], layer: int | None = None
+    ) -> Tensor:
+        """Feed the tokens that are not cached yet; return hidden states [W, D] float32 of the tokens `wanted`.
+
+        wanted [W]: places among all tokens that are fed, ascending. layer: as for `Transformer.forward`, None: after
+        the final norm. Native code gives no hidden states: PyTorch runs the pass.
+        """
+        with self._fed(sequences) as batch:
+            at = torch.tensor(wanted, dtype=torch.int64, device=self.device)
+            return self.model.forward(batch.ids, batch.attention, self.kv, batch.rows, layer)[at].float()
+
     @contextmanager
     def _fed(self, sequences: abc.Sequence[Sequence]) -> Iterator[Batch]:
         """The batch of a forward pass, behind which its tokens are cached."""

@@ -69,21 +69,32 @@ class Transformer:
 
     @torch.inference_mode()
     def forward(
-        self, ids: Tensor, batch: AttentionInputs, kv: KVCache, rows: tuple[Tensor, Tensor] | None = None
+        self,
+        ids: Tensor,
+        batch: AttentionInputs,
+        kv: KVCache,
+        rows: tuple[Tensor, Tensor] | None = None,
+        layer: int | None = None,
     ) -> Tensor:
         """Hidden states [T, D] after the final norm for ids [T] int64; writes the keys and
         values of these tokens into kv.
 
-        rows: places [R] int64 and values [R, D] of embedding rows, which stand in for the embeddings there.
+        rows: places [R] int64 and values [R, D] of embedding rows, which stand in for the embeddings there. layer:
+        return the states behind so many layers instead, of 0 the embeddings; all layers are computed.
         """
         x = embed(self.weights.embedding, ids, self.weights.dtype)
         if rows is not None:
             places, values = rows
             x = x.index_copy(0, places, values.to(x.dtype))
         cos, sin = self.rotation(batch.positions)
-        for index, layer in enumerate(self.weights.layers):
-            x = x + self._attention(index, layer, x, cos, sin, batch, kv)
-            x = x + self._feed_forward(layer, rms_norm(x, layer.ffn_norm, self.config.norm_eps))
+        behind = [x]
+        for index, weights in enumerate(self.weights.layers):
+            x = x + self._attention(index, weights, x, cos, sin, batch, kv)
+            x = x + self._feed_forward(weights, rms_norm(x, weights.ffn_norm, self.config.norm_eps))
+            if index + 1 == layer:
+                behind = [x]
+        if layer is not None:
+            return behind[0]
         return rms_norm(x, self.weights.final_norm, self.config.norm_eps)
 
     @torch.inference_mode()

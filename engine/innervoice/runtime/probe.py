@@ -6,16 +6,20 @@ from collections import abc
 from collections.abc import Generator
 from contextlib import suppress
 
-from innervoice.runtime.probing import Probe, ProbeAnswer
+from innervoice.runtime.probing import Probe, ProbeAnswer, StatesOf
 from innervoice.runtime.worker import Worker
 from innervoice.types import EngineDead
 
 
 class Prober:
-    """Feeds probes on the worker's thread; see `Probing`."""
+    """Feeds probes on the worker's thread; see `Probing`.
 
-    def __init__(self, worker: Worker) -> None:
+    states: the probes ask for hidden states; None: for log-probabilities.
+    """
+
+    def __init__(self, worker: Worker, states: StatesOf | None = None) -> None:
         self._worker = worker
+        self._states = states
 
     def run(self, probes: abc.Sequence[Probe]) -> list[ProbeAnswer]:
         """Feed all -> their answers, in order.
@@ -24,7 +28,7 @@ class Prober:
         EngineDead, and ValueError on a closed engine.
         """
         call = self._worker.call
-        steps = call(lambda core: core.probing.answers(probes))
+        steps = call(lambda core: core.probing.answers(probes, self._states))
         try:
             while True:
                 answers = call(lambda core: _advance(steps))

@@ -1,4 +1,6 @@
-"""Probing: tokens that are fed for the log-probabilities of given ids behind them, between the steps of replies."""
+"""Probing: tokens that are fed for the log-probabilities of given ids behind them, or for their hidden states, between
+the steps of replies.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,8 @@ import math
 from collections import abc
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
+
+from torch import Tensor
 
 from innervoice.model.pages import PagePool
 from innervoice.model.runner import ModelRunner
@@ -18,14 +22,15 @@ from innervoice.runtime.session_registry import SessionRegistry
 from innervoice.types import OutOfCapacity, RequestFailed
 
 _MOST_LOGITS = 64  # positions of a step whose logits are computed: each takes the vocabulary's size
+_MOST_STATES = 1 << 20  # positions of a step whose hidden states are kept: all that it feeds
 
 
 @dataclass(frozen=True)
 class Probe:
     """Tokens and the questions to them.
 
-    asked: by position, at least one, the ids whose log-probabilities are wanted behind the token there. weights: as
-    `Sequence.log_weights`, of the replies that tokens belong to.
+    asked: by position, at least one, the ids whose log-probabilities are wanted behind the token there; none where
+    the token's hidden state is. weights: as `Sequence.log_weights`, of the replies that tokens belong to.
     """
 
     tokens: TokenColumns
@@ -49,10 +54,19 @@ class ProbeAnswer:
     """The answers to a probe.
 
     logprobs: by position, those of the asked ids. num_cached: tokens of the prompt that lay in shared pages.
+    states: by position, the hidden states [D] float32, on the host.
     """
 
     logprobs: Mapping[int, tuple[float, ...]]
     num_cached: int
+    states: Mapping[int, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StatesOf:
+    """A layer whose hidden states are wanted in place of log-probabilities; see `ModelRunner.states_at`."""
+
+    layer: int | None = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +137,7 @@ class _Lane:
     sequence: Sequence
     num_cached: int
     found: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    states: dict[int, Tensor] = field(default_factory=dict)
 
     @property
     def num_left(self) -> int:
@@ -158,11 +173,13 @@ class Probing:
         self._settings = settings
         self._max_rows = max_rows
 
-    def answers(self, probes: abc.Sequence[Probe]) -> Generator[int, None, list[ProbeAnswer]]:
+    def answers(
+        self, probes: abc.Sequence[Probe], states: StatesOf | None = None
+    ) -> Generator[int, None, list[ProbeAnswer]]:
         """Feed all, a step for each `next`, which gives the tokens that were fed -> their answers, in order.
 
-        Closed early it gives its pages back. Raises OutOfCapacity where the cache has no room, RequestFailed for
-        logits that are no numbers.
+        states: the hidden states that are asked for, None: log-probabilities are. Closed early it gives its pages
+        back. Raises OutOfCapacity where the cache has no room, RequestFailed for logits that are no numbers.
         """
         found: dict[int, ProbeAnswer] = {}
         waiting = list(enumerate(probes))
@@ -171,12 +188,12 @@ class Probing:
             try:
                 lanes.extend(self._begin(waiting))
                 while left := [lane for lane in lanes if lane.num_left]:
-                    yield self._step(left)
+                    yield self._step(left, states)
             finally:
                 for lane in lanes:
                     lane.sequence.release()
             for lane in lanes:
-                found[lane.number] = ProbeAnswer(lane.found, lane.num_cached)
+                found[lane.number] = ProbeAnswer(lane.found, lane.num_cached, lane.states)
             waiting = [one for one in waiting if one[0] not in found]
         return [found[number] for number in range(len(probes))]
 
@@ -201,10 +218,10 @@ class Probing:
             num += 1
             yield _Lane(number, probe, sequence, sequence.num_cached)
 
-    def _step(self, lanes: abc.Sequence[_Lane]) -> int:
+    def _step(self, lanes: abc.Sequence[_Lane], states: StatesOf | None) -> int:
         """Feed the next pieces, first the lanes that come first, and take the answers that lie in them."""
         fed: list[_Lane] = []
-        room, logits_left = self._settings.prefill_chunk, _MOST_LOGITS
+        room, logits_left = self._settings.prefill_chunk, _MOST_LOGITS if states is None else _MOST_STATES
         for lane in lanes:
             num = lane.piece(room, logits_left)
             if num <= 0:
@@ -215,8 +232,9 @@ class Probing:
                 break
             fed.append(lane)
             room -= num
-            logits_left -= sum(at < lane.sequence.end for at in lane.probe.asked if at not in lane.found)
-        self._feed(fed)
+            begin = lane.sequence.num_cached
+            logits_left -= sum(begin <= at < lane.sequence.end for at in lane.probe.asked)
+        self._feed(fed, states)
         return self._settings.prefill_chunk - room
 
     def _make_room(self, sequence: Sequence, *, must: bool) -> bool:
@@ -234,7 +252,7 @@ class Probing:
                 )
         return True
 
-    def _feed(self, lanes: abc.Sequence[_Lane]) -> None:
+    def _feed(self, lanes: abc.Sequence[_Lane], states: StatesOf | None) -> None:
         sequences = [lane.sequence for lane in lanes]
         wanted: list[int] = []
         owners: list[tuple[_Lane, int]] = []
@@ -246,14 +264,24 @@ class Probing:
                 owners.append((lane, at))
             start += end - begin
         try:
-            logits = self._runner.logits_at(sequences, wanted)
+            if states is None:
+                made = self._runner.logits_at(sequences, wanted)
+            else:
+                made = self._runner.states_at(sequences, wanted, states.layer).cpu()
         finally:
             for sequence in sequences:
                 sequence.limit = None
         self._pages.publish(sequences)
 
+        if states is not None:
+            if not bool(made.isfinite().all()):
+                raise RequestFailed(NO_NUMBERS)
+            for row, (lane, at) in enumerate(owners):
+                lane.states[at] = made[row].clone()
+            return
+
         # The answers: logarithms over the whole vocabulary, at temperature 1.
-        logprobs = logits.log_softmax(-1)
+        logprobs = made.log_softmax(-1)
         for row, (lane, at) in enumerate(owners):
             values = tuple(logprobs[row, list(lane.probe.asked[at])].tolist())
             if any(math.isnan(value) for value in values):

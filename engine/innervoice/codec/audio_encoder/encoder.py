@@ -71,7 +71,7 @@ class AudioEncoder:
 
     @property
     def fingerprint(self) -> bytes:
-        """A digest of the config and of the last projection, by which encoders are told from each other."""
+        """A digest of the config and of the last projection, by which encoders are known from each other."""
         last = "proj2" if self.config.kind == "qwen3_omni" else "proj"
         held = self._weights[f"{last}.weight"].detach().float().cpu().numpy()
         return hashlib.blake2b(repr(self.config).encode() + held.tobytes(), digest_size=16).digest()

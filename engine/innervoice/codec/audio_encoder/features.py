@@ -1,7 +1,7 @@
 """Log-mel features of a recording that comes in frames, in the windows that an encoder's columns attend within.
 
 A window is complete when its samples and the right half of its last frame are there. The floor of the features, 8 below
-the loudest value of the whole recording, is known at its end: until then it is that of what was heard, and a louder
+the loudest value of the whole recording, is known at its end: until then it is that of the sound so far, and a louder
 window may change earlier ones. Windows are computed in the same shapes however the samples came, so they are the same
 bit for bit.
 """
@@ -68,7 +68,7 @@ class RecordingFeatures:
             self._add(self._log_frames(start, start + size))
 
     def end(self) -> None:
-        """End the recording: what is left is its last window. Raises ValueError for one that is too short."""
+        """End the recording: its last window ends with it. Raises ValueError for one that is too short."""
         self._config.num_rows(self._num_samples)
         self._is_ended = True
         frames, size = self._config.num_frames(self._num_samples), self._config.window_frames
@@ -80,7 +80,7 @@ class RecordingFeatures:
         self._windows = None
 
     def windows(self) -> list[FeatureWindow]:
-        """The complete windows, their features floored by what was heard."""
+        """The complete windows, their features floored by the loudest so far."""
         if self._windows is None:
             size = CHUNK_FRAMES[self._config.kind]
             is_long = len(self._logs) > 1 or (bool(self._logs) and self._logs[0].shape[1] >= size)

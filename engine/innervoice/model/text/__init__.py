@@ -15,8 +15,15 @@ vocabulary.py            which ids mean what
 within.py                ids of a text that stands within another
 """
 
-from innervoice.model.text.chat import chat_runs, chat_turn_ids, check_variables, dialogue_ids, end_of_turn
-from innervoice.model.text.chat_template import ChatMessage, ChatTemplate
+from innervoice.model.text.chat import (
+    chat_runs,
+    chat_turn_ids,
+    check_variables,
+    dialogue_ids,
+    encode_parts,
+    end_of_turn,
+)
+from innervoice.model.text.chat_template import ChatMessage, ChatTemplate, Piece
 from innervoice.model.text.templates import (
     SPEECH_SYSTEM,
     TEXT_SYSTEM,
@@ -49,6 +56,7 @@ __all__ = [
     "ChatMessage",
     "ChatTemplate",
     "JsonTokenizer",
+    "Piece",
     "TextStream",
     "TextTokenizer",
     "TiktokenTokenizer",
@@ -62,6 +70,7 @@ __all__ = [
     "default_system",
     "dialogue_ids",
     "dialogue_runs",
+    "encode_parts",
     "end_of_turn",
     "eos_ids",
     "function_of",

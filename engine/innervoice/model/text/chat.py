@@ -80,6 +80,12 @@ def chat_runs(
     return _encoded(tokenizer, _chat_parts(_template_of(tokenizer), [*heads, *items], opens, variables))
 
 
+def encode_parts(tokenizer: JsonTokenizer, parts: Iterable[Piece | Ids]) -> list[int]:
+    """The ids of a whole prompt: of pieces of text, and ids that stand between them."""
+    (ids,) = _encoded(tokenizer, parts)
+    return ids
+
+
 def _encoded(
     tokenizer: JsonTokenizer, parts: Iterable[Piece | Ids | DialogueItem], *, at_start: bool = True
 ) -> list[list[int]]:
