@@ -13,7 +13,7 @@ native.py       what the ops need of the native module: threads, packed weights
 residual_vq/    Mimi, EnCodec, DAC, SNAC
 sampling/       sampling, and the cursor on the device
 speech_codec/   ops of speech tokenizer and decoder
-streams.py      CUDA streams of threads and parts
+streams.py      CUDA streams of threads and parts, and what is laid out on one and read on another
 testing/        cases of every op, and the error rule
 torch_layers.py torch's convolutions and LSTM without TF32
 transfer.py     numbers to a device and back, in one copy

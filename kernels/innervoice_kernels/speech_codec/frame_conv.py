@@ -18,6 +18,7 @@ from innervoice_kernels.backend import NATIVE, TRITON, choose
 from innervoice_kernels.jit import Count, Num, Ptr, cdiv, constexpr, dot, jit, launch, narrow, next_power, tl
 from innervoice_kernels.native import are_halves, floats, takes, taps_first, team
 from innervoice_kernels.speech_codec.conv import beyond
+from innervoice_kernels.streams import laid_out
 from innervoice_kernels.torch_layers import conv1d
 
 _ROWS = 64  # frames a program, however many there are: one kernel for all lengths
@@ -34,12 +35,17 @@ class FrameConvWeights:
     pad: int
     stride: int = 1
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.weight.device
+
     @cached_property
     def native(self) -> _C.FrameConv:
         """The weights as native code reads them, packed when they are first used."""
         return _C.FrameConv(taps_first(self.weight), floats(self.bias), are_halves(self.weight))
 
-    @cached_property
+    @laid_out
     def taps(self) -> Tensor:
         """The weight as the Triton kernel reads it: [taps, K, N]."""
         return self.weight.permute(2, 1, 0).contiguous()

@@ -20,6 +20,7 @@ from innervoice_kernels.native import CHANNEL_MULTIPLE, are_halves, floats, take
 from innervoice_kernels.speech_codec.conv import shifted
 from innervoice_kernels.speech_codec.residual_conv import residual_conv
 from innervoice_kernels.speech_codec.snake import snake
+from innervoice_kernels.streams import laid_out
 from innervoice_kernels.torch_layers import conv1d
 
 
@@ -45,7 +46,12 @@ class ResidualWeights:
         """By how many columns y is later than x."""
         return self.half * (self.dilation + 1)
 
-    @cached_property
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.first.device
+
+    @laid_out
     def taps(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Weights [k, C, C] of both convolutions with their biases, as the Triton kernel reads them."""
         first, second = (weight.permute(2, 0, 1).contiguous() for weight in (self.first, self.second))

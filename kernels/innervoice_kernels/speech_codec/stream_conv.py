@@ -23,6 +23,7 @@ from innervoice_kernels.jit import Count, Num, Ptr, cdiv, constexpr, dot, jit, l
 from innervoice_kernels.native import floats, takes, team
 from innervoice_kernels.speech_codec.conv import shifted
 from innervoice_kernels.speech_codec.residual import StreamEdges, clip
+from innervoice_kernels.streams import laid_out
 from innervoice_kernels.torch_layers import conv1d, conv_transpose1d
 
 _STEPS = 64  # of a tile, however many there are: one kernel for all lengths
@@ -68,7 +69,12 @@ class StreamConvWeights:
             self.weight.to(dtype), bias, self.stride, self.dilation, self.is_transposed, self.slope
         )
 
-    @cached_property
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.weight.device
+
+    @laid_out
     def columns(self) -> tuple[Tensor, Tensor, int]:
         """Weight [C' u, taps, s, C], bias [C' u] and the dilation of the taps: a step of s columns in, u
         columns out.
@@ -122,7 +128,7 @@ class StreamConvWeights:
         weight, bias, dilation = self.columns
         return _C.DoubleConv(weight.flatten(2).detach(), bias.detach().contiguous(), dilation, isa)
 
-    @cached_property
+    @laid_out
     def taps(self) -> tuple[Tensor, Tensor, int]:
         """Weight [taps s, C' u, C], bias [C' u] and the taps' dilation, as the Triton kernel reads them."""
         weight, bias, dilation = self.columns

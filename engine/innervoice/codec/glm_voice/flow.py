@@ -21,6 +21,7 @@ from innervoice.codec.glm_voice.flow_graphs import StepGraphs
 from innervoice.codec.layers import Tensors, affine, linear
 from innervoice_kernels.backend import TRITON, choose
 from innervoice_kernels.speech_codec.noise import frame_noise
+from innervoice_kernels.streams import Shared
 
 NOISE_SEED = 42
 DEFAULT_STEPS = 10
@@ -180,10 +181,11 @@ class Flow:
         """The time embedding of each stage at each solver step, computed once for a number of steps."""
         if steps not in self._shifts:
             self._shifts[steps] = self._time_shifts(steps)
-        return self._shifts[steps]
+        return self._shifts[steps].get()[0]
 
-    def _time_shifts(self, steps: int) -> list[Tensor]:
-        return self.estimator.time_shifts(step_times(steps)[:-1].to(self.embedding.device))
+    def _time_shifts(self, steps: int) -> Shared[list[Tensor]]:
+        device = self.embedding.device
+        return Shared(self.estimator.time_shifts(step_times(steps)[:-1].to(device)), device)
 
 
 def _noise_by_frame(mu: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from innervoice.codec.call_graphs import CallGraphs, CallSize
 from innervoice_kernels.graphs import Replay
+from innervoice_kernels.streams import StreamOrder
 from innervoice_kernels.transfer import to_device
 
 GivenParts = tuple[Tensor, Tensor]
@@ -38,7 +39,10 @@ class EulerStepper(Protocol):
 
 
 class StepGraphs:
-    """Graphs of a flow's steps. Threads take turns. capture: as for CallGraphs."""
+    """Graphs of a flow's steps. Threads take turns, and so do their streams: all replays of a size have the same inputs.
+
+    capture: as for CallGraphs.
+    """
 
     def __init__(
         self,
@@ -51,6 +55,7 @@ class StepGraphs:
         self._tables: dict[int, tuple[Tensor, Tensor]] = {}
         self.num_replays = 0
         self._turn = Lock()
+        self._order = StreamOrder()
 
     @property
     def num_captured(self) -> int:
@@ -77,7 +82,7 @@ class StepGraphs:
 
         choices: which kernels a step calls; a graph keeps those that it was captured with.
         """
-        with self._turn:
+        with self._turn, self._order.turn(x.device):
             rows, frames, channels = x.shape
 
             def make(size: CallSize) -> _CapturedStep:

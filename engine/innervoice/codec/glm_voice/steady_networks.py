@@ -24,6 +24,7 @@ from innervoice.codec.state import SlotTensors
 from innervoice.telemetry.trace import Tracer
 from innervoice.types import Samples
 from innervoice_kernels.jit import is_recording
+from innervoice_kernels.streams import Shared
 from innervoice_kernels.transfer import Arrival, to_device
 
 _FRAME_BUCKET = 32
@@ -62,7 +63,7 @@ class SteadyNetworks:
         self._device = torch.device(device)
         self._on_cpu = self._device.type == "cpu"
         self._tracer = tracer
-        self._shipped: Tensor | None = None
+        self._shipped: Shared[Tensor] | None = None
         self._frames = FlowStream(flow, settings, device)
         self._vocoder = HiftStream(hift, noise)
         self.clock = self._frames.clock
@@ -111,12 +112,12 @@ class SteadyNetworks:
         Raises ValueError for another shape and for values that are not finite.
         """
         if speaker is None and self._shipped is not None:
-            return self._shipped
+            return self._shipped.get()[0]
         vector = self._flow.speaker_vector(speaker)
         if not bool(vector.isfinite().all()):
             raise ValueError("the speaker embedding holds values that are not finite")
         if speaker is None:
-            self._shipped = vector
+            self._shipped = Shared(vector, self._device)
         return vector
 
     def phases(self, seed: int) -> Tensor:
