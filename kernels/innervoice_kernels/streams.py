@@ -37,13 +37,13 @@ def mark() -> torch.cuda.Event:
 
 
 class StreamOrder:
-    """The end of the last work on something that several streams use: whoever comes next waits for it on the device."""
+    """The end of the last work on tensors that several streams use: the next stream waits for it on the device."""
 
     def __init__(self) -> None:
         self._last: torch.cuda.Event | None = None
 
     def mark(self, device: torch.device) -> None:
-        """Note the end of what the current stream has queued. On a CPU, and in a capture, there is nothing to note."""
+        """Note the end of the work that the current stream has queued. On a CPU and in a capture there is none to note."""
         if device.type == "cuda" and not torch.cuda.is_current_stream_capturing():
             self._last = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._last.record(torch.cuda.current_stream(device))

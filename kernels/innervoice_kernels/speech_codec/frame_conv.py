@@ -37,7 +37,7 @@ class FrameConvWeights:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """The device of the weights."""
         return self.weight.device
 
     @cached_property

@@ -48,7 +48,7 @@ class ResidualWeights:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """The device of the weights."""
         return self.first.device
 
     @laid_out

@@ -71,7 +71,7 @@ class StreamConvWeights:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """The device of the weights."""
         return self.weight.device
 
     @laid_out
