@@ -58,7 +58,7 @@ class StreamOrder:
             return True
         if torch.cuda.is_current_stream_capturing():
             return False
-        if last.query():
+        if last.query():  # type: ignore[no-untyped-call]
             return True
         torch.cuda.current_stream(device).wait_event(last)
         return False
