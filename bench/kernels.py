@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from bench.ceilings import Ceilings, graphed, measure, per_call
 from bench.peers.attention import flashinfer_calls, sdpa_calls
-from bench.record import Record, device_name, gpu_state, interleaved, parser, report
+from bench.record import Record, Times, device_name, gpu_state, interleaved, parser, report
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -130,10 +130,15 @@ class Kernels:
         ours, theirs = (per_call(times[k], runs[k][1]) for k in ("ours", "peer"))
         return Record.of(
             op.name, case.name, ours, peer=theirs, peer_name=peer_name, bytes=num_bytes,
-            details=self.ceilings.details | {"error": error, "captured": captured,
-                                             "share_of_copy": num_bytes / ours.median / self.ceilings.copy_bw},
+            details=self.ceilings.details | {"error": error, "captured": captured} | self.share(num_bytes, len(sets), ours),
             **common, **self.state(),
         )  # fmt: skip
+
+    def share(self, num_bytes: int, num_sets: int, ours: Times) -> dict[str, float]:
+        """The bandwidth over a copy's; nothing where all inputs together stay in the cache."""
+        if num_bytes * num_sets < CACHE // 2:
+            return {}
+        return {"share_of_copy": num_bytes / ours.median / self.ceilings.copy_bw}
 
     def runs(
         self, functions: dict[str, Callable[..., Any]], sets: list[dict[str, Any]]

@@ -44,6 +44,15 @@ def test_memory_in_use_by_others_is_not_available(tmp_path: Path) -> None:
     assert available_bytes(CPU, tmp_path) == 2000 * 1024
 
 
+def test_a_gpu_has_what_is_free_and_what_torch_keeps_unused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process's memory is not available, whatever the GPU has in all."""
+    free, total, reserved, allocated = 20 * MIB, 100 * MIB, 9 * MIB, 6 * MIB
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, total))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: reserved)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: allocated)
+    assert available_bytes(torch.device("cuda:1")) == 23 * MIB
+
+
 @pytest.mark.parametrize("depth", ["", "slice", "slice/box", "elsewhere"])
 def test_a_group_of_version_2_leaves_its_limit_less_its_use(tmp_path: Path, depth: str) -> None:
     """The group itself, one above it, the top one; cached files make room."""

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -92,6 +93,38 @@ def test_check_refuses_a_wrong_op() -> None:
     assert not torch.are_deterministic_algorithms_enabled()
     nan = torch.tensor([float("nan")])
     assert errors(nan, torch.ones(1), torch.ones(1))[0] == math.inf
+
+
+def in_order(x: Tensor, w: Tensor, residual: Tensor) -> Tensor:
+    """A product whose terms are added up one after the other in float32."""
+    return torch.from_numpy((x * w).numpy().cumsum(-1, dtype=np.float32)[:, -1])[None] + residual
+
+
+def in_tf32(x: Tensor, w: Tensor, residual: Tensor) -> Tensor:
+    """A product of numbers that are rounded to ten bits behind the point."""
+
+    def rounded(part: Tensor) -> Tensor:
+        return ((part.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+
+    return (rounded(x).double() @ rounded(w).double().T).float() + residual
+
+
+def test_float32_sums_in_any_order_obey_the_rule_and_rounded_factors_do_not() -> None:
+    """A row as deep as a model's feed-forward: a library adds it up in parts, and has the smaller error of the two."""
+    op = OPS["linear"]
+    shapes = {"x": (1, 13696), "w": (64, 13696), "residual": (1, 64)}
+
+    def make(dtype: torch.dtype, device: Any, generator: torch.Generator) -> dict[str, Any]:
+        made = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+        return {name: value.to(dtype) for name, value in (made | {"w": made["w"] / 117}).items()}
+
+    case = Case("deep", make)
+    assert check(op, case, torch.float32, fast=in_order) > 1e-6
+    with pytest.raises(AssertionError, match="exceeds"):
+        check(op, case, torch.float32, fast=in_tf32)
+    assert (
+        errors(torch.ones(1) + 1e-6, torch.ones(1), torch.ones(1))[1] < 1e-6
+    )  # what is no sum has no more room
 
 
 def second_code(x: Tensor, codebook: Tensor) -> Tensor:

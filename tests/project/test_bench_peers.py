@@ -242,3 +242,8 @@ def test_the_kernel_bench_times_what_passes_and_says_what_does_not(monkeypatch: 
     wrong = {**vars(OPS["silu_mul"]), "fast": lambda x: OPS["silu_mul"].ref(x) + 1}
     record = made.op(type(OPS["silu_mul"])(**wrong), OPS["silu_mul"].cases[0])
     assert record.ours is None and "the check failed: silu_mul" in record.invalid
+    assert "share_of_copy" not in op.details  # inputs that stay in the cache say nothing of memory
+    made.ceilings = bench("ceilings").Ceilings(4e12, 8e14)
+    times = codec.Times((1e-3,), 0)
+    assert made.share(1 << 30, 1, times) == {"share_of_copy": pytest.approx((1 << 30) / 1e-3 / 4e12)}
+    assert made.share(1 << 20, 32, times) == {}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scripted_core import CODES_PER_S, Received, ScriptedDevice, World, program
 
+from innervoice.runtime import calibration
 from innervoice.runtime.calibration import calibrate
 from innervoice.runtime.overlap import Overlap
 from innervoice.runtime.playback import Playback
@@ -241,6 +242,28 @@ def test_what_a_user_says_is_fed_while_it_is_said() -> None:
     sessions.prefetch("s", TEXT)
     sessions.prefetch("s", ())
     assert len(registry.known("s").sequence.ids) == len(prompt) + 1 and not world.core.has_work
+
+
+def test_the_time_of_a_warm_up_is_not_the_codec_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All first times lie before the clock of what is measured: the cost of a call is learned for several replies."""
+    world, now = World(max_rows=8, stepped=True), [0.0]
+    first_times: list[Any] = []
+
+    def warm(core: Any) -> None:
+        first_times.append(core)
+        now[0] += 60
+
+    def clock() -> float:
+        now[0] += 0.001
+        return now[0]
+
+    monkeypatch.setattr(calibration, "warm_up", warm)
+    monkeypatch.setattr(calibration, "_time_prompt", lambda core, clock: None)
+    monkeypatch.setattr(type(world.core.decoder), "captures_graphs", True)
+    assert calibrate(world.core, clock, budget_s=1.0) > 60
+    assert first_times == [world.core]
+    costs = world.core.costs
+    assert sorted(costs.voice.points) == [1, 2, 4, 8] and max(costs.voice.points.values()) < 1
 
 
 @BOTH

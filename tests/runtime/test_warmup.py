@@ -235,6 +235,28 @@ def test_a_prompt_waits_for_nothing(device: PretendDevice) -> None:
     assert device.waits == []
 
 
+def test_attention_launches_nothing_that_only_returns() -> None:
+    """Prompts have one kernel, single tokens another; a step of both has both."""
+    core, kernels = Core(), {"_decode_kernel", "_prefill_kernel"}
+
+    def attention(rows: list[tuple[int, int]]) -> set[str]:
+        return {launch.kernel.__name__ for launch in core.feed(rows, False, ())} & kernels
+
+    assert attention([(0, 200), (48, 56)]) == {"_prefill_kernel"}
+    assert attention([(7, 1), (20, 1)]) == {"_decode_kernel"}
+    assert attention([(7, 1), (0, 40)]) == kernels
+
+
+def test_a_prompt_whose_ids_nobody_wants_makes_no_logits(device: PretendDevice) -> None:
+    """The last piece of a prompt is the first that anybody draws from."""
+    runner = Core().runner
+    hidden = torch.empty(2, runner.model.config.hidden_size, dtype=torch.bfloat16, device="meta")
+    device.launched.clear()
+    with recorded() as launches:
+        logits = runner._head(hidden, ())
+    assert logits.shape == (2, 0) and launches == [] and device.launched.total() == 0
+
+
 @pytest.mark.parametrize("to", [None, "int8", "fp8", "int4"])
 def test_a_step_of_any_weights_is_as_lean_as_one_of_bfloat16(device: PretendDevice, to: str | None) -> None:
     """Nodes of the graph of a step of up to 16 rows, for 40 layers: six a layer, and the two ends."""

@@ -36,6 +36,7 @@ class Op:
     exact: the definition in float64; None: the reference on inputs widened to float64.
     near_tie: for an op whose first result is ids: (widened inputs, ids) -> bool, true where an id is as good
     as the best one up to rounding in float32. Every other id must equal that of the definition in float64.
+    sums: the argument over whose last dimension a result is one sum, added up in float32 in any order.
     traffic: (inputs, outputs) -> bytes read and written at least; None: every tensor once.
     """
 
@@ -48,6 +49,7 @@ class Op:
     mutates: tuple[str, ...] = ()
     exact: Callable[..., Any] | None = None
     near_tie: Callable[[Inputs, Tensor], Tensor] | None = None
+    sums: str | None = None
     traffic: Callable[[Inputs, OpOutputs], int] | None = None
 
     def outputs(self, function: Callable[..., Any], inputs: Inputs) -> OpOutputs:

@@ -229,13 +229,13 @@ OPS = (
         )
         for m in (1, 16)
         for label, n, k in (("qkv", 4608, 4096), ("out", 4096, 4096), ("down", 4096, 13696))
-    )),
+    ), sums="x"),
     Op("gated_linear", linear.gated_linear, linear.gated_linear_ref, (
         _linear_case("one", 1, 2, 1), _linear_case("primes", 7, 134, 67),
         _linear_case("normed", 16, 66, 272, normed=True), _linear_case("wide rows", 5, 64, 96, skip=32),
         _linear_case("17 rows", 17, 40, 72, normed=True), _linear_case("empty", 0, 4, 16),
     ), real=(_linear_case("decode", 1, 27392, 4096, normed=True),
-             _linear_case("decode 16", 16, 27392, 4096, normed=True))),
+             _linear_case("decode 16", 16, 27392, 4096, normed=True)), sums="x"),
     Op("rotary", rope.rotary, rope.rotary_ref, (
         _rope_case("one", 1, 1, 2, 2), _rope_case("primes", 13, 5, 14, 6),
         _rope_case("model", 11, 32, 128, 64, skip=512), _rope_case("halves", 7, 3, 16, 16, interleaved=False),

@@ -118,7 +118,7 @@ OPS = (
     ), real=tuple(
         replace(scaled_case("", m, n, k, codes), name=f"{'fp8' if codes == _FP8 else 'int8'} {label} {m}")
         for codes in (torch.int8, _FP8) for m in (1, 16) for label, n, k in _LAYER
-    )),
+    ), sums="x"),
     Op("int4_linear", linear_int4.int4_linear, linear_int4.int4_linear_ref, (
         int4_case("one", 1, 1, 1), int4_case("primes", 7, 131, 67, bias=True),
         int4_case("odd, ragged", 3, 33, 333, 128), int4_case("split", 2, 37, 1100, 64, symmetric=True),
@@ -133,5 +133,5 @@ OPS = (
     ), real=tuple(
         int4_case(f"{group} {label} {m}", m, n, k, group, turned=True)
         for group in (32, 128) for m in (1, 16) for label, n, k in _LAYER
-    )),
+    ), sums="x"),
 )  # fmt: skip
