@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from innervoice.model.rows import EmbeddingRows
     from innervoice.runtime.conversation import Delete, Insert, Item, Message, Truncate
     from innervoice.runtime.feed import Feed
+    from innervoice.runtime.fusion import Fusion
     from innervoice.runtime.stream import Stream
     from innervoice.schedule import Schedule, ScheduleError, Segment
     from innervoice.types import (
@@ -73,6 +74,7 @@ __all__ = [
     "EventLog",
     "Feed",
     "FeedClosed",
+    "Fusion",
     "Heard",
     "Ids",
     "Insert",
@@ -120,6 +122,7 @@ _HOMES = {
     "innervoice.model.rows": ("EmbeddingRows",),
     "innervoice.runtime.conversation": ("Delete", "Insert", "Item", "Message", "Truncate"),
     "innervoice.runtime.feed": ("Feed",),
+    "innervoice.runtime.fusion": ("Fusion",),
     "innervoice.runtime.stream": ("Stream",),
     "innervoice.schedule": (
         "Schedule",

@@ -204,6 +204,8 @@ class Engine:
         - output_rate: of the audio, in Hz. Default: the decoder's own.
         - output_format: "float32" (default) or "int16" samples.
         - feeds: by name, a `Feed` for each that the schedule's fed segments take ids from. Default: none.
+        - contexts, fusion: prompts or dialogues beside the prompt, and the `Fusion` that combines what each
+          makes likely; every token joins them all. Default: none.
         - reflection_caps: run-time caps of the reflection segments, in order.
         - timeout_s: seconds after which the reply ends. Default: no limit.
         - priority: replies of a higher one go first. Default: 0.
@@ -220,6 +222,8 @@ class Engine:
         requests = self.parts.requests
         with finished_at_exit(self._worker.stop):
             made = requests.request(prompt, RequestOptions().changed(**request), submitted_s)
+        if made.fusion is not None:
+            made.fusion.check(1 + len(made.contexts), self.parts.core.max_rows)
         stream = self._worker.submit(made, made.output_rate or requests.sample_rate)
         stream.make_record = partial(request_line, made, self.model_id)
         return stream

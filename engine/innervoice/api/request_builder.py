@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, cast
 
 from innervoice.api.fed_items import fed_ids, feeds_of
 from innervoice.api.options import with_changes
@@ -40,6 +40,7 @@ from innervoice.model.text.dialogue import DialogueItem, DialogueRole, ItemPart,
 from innervoice.runtime.conversation import ItemHandle, Message, check_item_id
 from innervoice.runtime.edits import check_new_ids
 from innervoice.runtime.feed import Feed
+from innervoice.runtime.fusion import Fusion
 from innervoice.runtime.request import PromptTooLong, Request, SessionTurn
 from innervoice.schedule import Program, Schedule, Segment, compile_schedule
 from innervoice.types import EventField, Ids, OutputFormat, Prompt, Sampling, Text, ToolCall, Vocabulary
@@ -81,6 +82,8 @@ class RequestOptions:
     tool_choice: str | Mapping[str, object] = "auto"
     parallel_tool_calls: bool = True
     feeds: Mapping[str, Feed] = field(default_factory=dict)
+    contexts: Annotated[Sequence[Any], Length(1024)] = ()
+    fusion: Fusion | None = None
 
     def __post_init__(self) -> None:
         read_fields(self)
@@ -162,8 +165,24 @@ class RequestBuilder:
             output_format=options.output_format,
             event_fields=self.event_fields,
             turn=turn,
+            contexts=self._contexts(options, session_id),
+            fusion=options.fusion,
             feeds=feeds_of(program, options.feeds, partial(fed_ids, self)),
         )
+
+    def _contexts(self, options: RequestOptions, session_id: str | None) -> tuple[tuple[int, ...], ...]:
+        """The ids of a request's contexts beside its prompt. Raises ValueError."""
+        contexts, fusion = list(options.contexts), options.fusion
+        if fusion is None:
+            if contexts:
+                raise ValueError(
+                    "contexts are given without fusion: give fusion=Fusion.pragmatic() or another"
+                )
+            return ()
+        if session_id is not None:
+            raise ValueError("a session's reply has one context: use Engine.stream for a reply of several")
+        fusion.check(1 + len(contexts))
+        return tuple(self._checked(self._prompt_ids(cast(Prompt, one), options)) for one in contexts)
 
     def spoken_head(self, codes: Sequence[int], system: str | None, *, first: bool) -> list[int]:
         """The beginning of a turn's prompt whose recording begins with these codes.

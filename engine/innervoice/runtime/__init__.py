@@ -17,6 +17,8 @@ feed.py              Feed: the queue that a caller fills for a reply's fed segme
 feeding.py           FeedStep: gives replies that wait the ids of their feeds
 follow.py            the host's cursor takes a token of the device's cursor
 fork_guard.py        ForkGuard: calls are refused in a process that was forked from the engine's
+fused_contexts.py    FusedContexts: a reply's contexts beside its prompt, and their combination as it stands
+fusion.py            Fusion: how the distributions of several contexts become one
 history.py           a history's tokens from its items, and turns taken out of it
 host_decode.py       the host's side of a step: the forward pass and the draw
 interrupt.py         a history, cut to the part that was heard

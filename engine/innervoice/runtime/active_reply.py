@@ -11,6 +11,7 @@ from innervoice.model.runner import HostPages
 from innervoice.model.sequence import Sequence
 from innervoice.model.token_role import TokenRole
 from innervoice.runtime.event_builder import EventBuilder
+from innervoice.runtime.fused_contexts import FusedContexts
 from innervoice.runtime.playback import Playback
 from innervoice.runtime.request import Request
 from innervoice.runtime.snapshot import PausedReply
@@ -33,8 +34,8 @@ class ActiveReply:
     by the codec, before any resampling; skip_samples: the next ones that a paused reply had delivered before.
     playback: the listener's clock. host_pages: keys and values that wait on the host while the reply has no
     pages. device_row: the row of the device's batch whose cursor draws for this reply, None: the host draws;
-    by_host: the device cannot hold this reply. in_flight: queued device steps of this reply, whose tokens the
-    host does not know yet.
+    by_host: the device cannot hold this reply. fused: its contexts beside the prompt, None: it has none. in_flight:
+    queued device steps of this reply, whose tokens the host does not know yet.
     """
 
     request: Request
@@ -55,11 +56,18 @@ class ActiveReply:
     error: str | None = None
     device_row: int | None = None
     by_host: bool = False
+    fused: FusedContexts | None = None
     in_flight: int = 0
 
     def __post_init__(self) -> None:
         self._own_caps = list(self.cursor.caps)
         self.reply_id = self.request.reply_id
+        self.by_host |= self.fused is not None
+
+    @property
+    def sequences(self) -> list[Sequence]:
+        """Its sequence, and those of its other contexts."""
+        return [self.sequence, *(() if self.fused is None else self.fused.sequences)]
 
     def own_cap(self, number: int) -> int:
         """The caller's cap of a reflection, counted from 0."""
@@ -109,6 +117,8 @@ class ActiveReply:
         """Add an emitted token to the sequence and the counts."""
         role = _ROLES[emission.kind]
         self.sequence.append(emission.token, role, self.number)
+        if self.fused is not None:
+            self.fused.append(emission.token, role)
         self.num_tokens += 1
         self.num_hidden += role is _HIDDEN
         self.num_speech += emission.kind is _SPEECH
@@ -116,11 +126,12 @@ class ActiveReply:
     def finish_if_over(self, max_model_len: int, codes_per_s: float, codes_per_frame: int) -> None:
         """Set `finish` when the last token was the reply's last. max_audio_s counts whole frames of codes."""
         sampling, ids = self.request.sampling, self.sequence.ids
+        longest = max(len(sequence.ids) for sequence in self.sequences) if self.fused else len(ids)
         if self.cursor.is_done or (self.num_tokens and ids[-1] in sampling.stop_token_ids):
             self.finish = "tool_calls" if self.cursor.kind is _TOOL_MARK else "stop"
         elif (
             self.num_tokens >= sampling.max_new_tokens
-            or len(ids) >= max_model_len
+            or longest >= max_model_len
             or (
                 sampling.max_audio_s is not None
                 and self.num_speech - self.num_speech % codes_per_frame >= sampling.max_audio_s * codes_per_s

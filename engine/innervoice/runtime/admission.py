@@ -10,6 +10,7 @@ from innervoice.model.sequence import Sequence
 from innervoice.runtime.active_reply import ActiveReply
 from innervoice.runtime.decoder import Decoder
 from innervoice.runtime.emitter import Emitter
+from innervoice.runtime.fused_contexts import fused_tokens
 from innervoice.runtime.reply_factory import ReplyFactory
 from innervoice.runtime.reply_table import ReplyTable
 from innervoice.runtime.reply_trace import ReplyTrace
@@ -70,6 +71,9 @@ class Admission:
         num_tokens = history + len(request.prompt_ids)
         check_length(num_tokens, self._max_model_len)
         self.check_room()
+        for context in request.contexts:
+            check_length(len(context), self._max_model_len)
+        num_tokens += fused_tokens(map(len, request.contexts))
 
         # A turn goes on with its session's sequence, and keeps of a prefetched prompt what is right.
         snapshot, num_cached, num_pages = None, 0, 0
@@ -149,7 +153,8 @@ class Admission:
         self._decoder.leave(entry)
         if self._preempt_by == "swap":
             entry.host_pages = self._pages.save(entry.sequence)
-        entry.sequence.release()
+        for sequence in entry.sequences:
+            sequence.release()
         self._table.set_phase(entry, Phase.WAITING)
         self.num_preempted += 1
 

@@ -57,6 +57,8 @@ class BatchBuilder:
         if entry is None:  # it could not begin
             return 0
         assert not isinstance(entry, Request), "a reply without a row is not fed"
+        if isinstance(entry, ActiveReply) and entry.fused is not None:
+            return self._feed_fused(entry, num, batch, now)
         reply = entry if isinstance(entry, ActiveReply) else None
         sequence: Sequence = entry.sequence
         # Whoever waits for ids keeps the last token, from which it may have to draw.
@@ -89,6 +91,39 @@ class BatchBuilder:
             batch.feeding.append(sequence)
         return num_fed
 
+    def _feed_fused(self, reply: ActiveReply, num: int, batch: StepBatch, now: float) -> int:
+        """The same for a reply of several contexts: its prompt first, whose pages the others may share."""
+        pages, waits = self._pages, reply.cursor.waits
+        first, *others = reply.sequences
+        shares = pages.shares and first.num_new > self._pool.page_size
+        for sequence in others if not shares else ():
+            pages.adopt(sequence)
+        left = [sequence.num_new - waits for sequence in reply.sequences]
+        if reply.finish is not None or sum(left) <= 0:
+            return 0
+        is_whole = not waits and not shares and sum(left) <= num
+        if shares:
+            left = [left[0] - (not waits), *[0] * len(others)]
+        fed, room = [], num
+        for sequence, piece in zip(reply.sequences, left, strict=True):
+            piece = min(piece, room)
+            if piece > 0:
+                sequence.limit = None if is_whole else sequence.num_cached + piece
+                fed.append(sequence)
+                room -= piece
+        if not all(map(pages.make_writable, fed)):
+            for sequence in fed:
+                sequence.limit = None
+            return 0
+        self._table.columns.served_s[reply.table_index] = now
+        if is_whole:
+            self._table.columns.phase[reply.table_index] = _DECODE
+            self._table.columns.prompt_left[reply.table_index] = 0
+            batch.by_host.append(reply)
+        else:
+            batch.feeding.extend(fed)
+        return num - room
+
     def _decode(self, indices: list[int], batch: StepBatch, now: float) -> None:
         """Let replies draw a token each, where they have pages for it."""
         table, pages, is_spent = self._table, self._pages, self._decoder.is_spent
@@ -98,6 +133,8 @@ class BatchBuilder:
             if not isinstance(reply, ActiveReply) or reply.finish is not None or is_spent(reply):
                 continue
             if not pages.make_writable(reply.sequence, reply.in_flight):
+                continue
+            if reply.fused and not all(map(pages.make_writable, reply.fused.sequences)):
                 continue
             served.append(index)
             if reply.device_row is None:

@@ -90,7 +90,8 @@ class Completion:
         self._close_speech(reply)
         sequence.limit = None
         if request.session_id is None:
-            sequence.release()
+            for held in reply.sequences:
+                held.release()
         elif reply.cursor.is_done:
             sequence.drop_last()  # the next turn's template begins with the end of this one
         else:

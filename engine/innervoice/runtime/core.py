@@ -211,7 +211,7 @@ class Core:
         self.table.check_integrity(sum(session.table_index is not None for session in sessions))
         num_open = self.speech.num_open
         assert self.speech.num_slots == 0 or num_open == self.table.num_active, "slots without replies"
-        sequences = [reply.sequence for reply in self.table.active]
+        sequences = [sequence for reply in self.table.active for sequence in reply.sequences]
         sequences += [session.sequence for session in sessions]
         held = {page for sequence in sequences for page in sequence.table.pages}
         assert self.pool.num_pages - self.pool.num_available == len(held), "pages without sequences"

@@ -56,7 +56,8 @@ class Emitter:
         reply.finish = reason
         self._speech.finish(reply.reply_id)
         if reply.request.session_id is None:
-            reply.sequence.release()
+            for sequence in reply.sequences:
+                sequence.release()
 
     def _speak(self, reply: ActiveReply, kind: TokenKind, token: int) -> None:
         if kind is _SPEECH:

@@ -26,6 +26,11 @@ NO_NUMBERS = "the model's logits are not numbers: check the weights, or use a wi
 _NO_LOGITS = torch.empty(0, 0, dtype=torch.float32, device="cpu")
 
 
+def _offered(reply: ActiveReply) -> tuple[tuple[int, int], ...]:
+    """Ranges of ids whose logits are wanted: for a combination of contexts all."""
+    return reply.cursor.offered if reply.fused is None else ((0, reply.request.program.vocabulary.size),)
+
+
 class HostDecode:
     """Feeds and draws, and waits for each step. See Decoder."""
 
@@ -74,10 +79,10 @@ class HostDecode:
         logits [B, V].
         """
         drawing = batch.by_host
-        sequences = [reply.sequence for reply in drawing] + batch.feeding
+        sequences = [sequence for reply in drawing for sequence in reply.sequences] + batch.feeding
         if not sequences:
             return [], _NO_LOGITS
-        offered = merge_spans({span for reply in drawing for span in reply.cursor.offered})
+        offered = merge_spans({span for reply in drawing for span in _offered(reply)})
         logits, failed = self._runner.forward_isolated(sequences, self._pages.new_sequence, offered)
         for sequence in sequences:
             sequence.limit = None
@@ -89,10 +94,29 @@ class HostDecode:
         self._pages.publish(sequences)
 
         # Logits of the rows that draw, which come first.
+        if any(reply.fused is not None for reply in drawing):
+            return self._combined(drawing, logits, failed)
         if not failed:
             return drawing, logits[: len(drawing)]
         alive = [i for i, reply in enumerate(drawing) if id(reply.sequence) not in failed]
         return [drawing[i] for i in alive], logits[alive] if alive else _NO_LOGITS
+
+    def _combined(
+        self, drawing: abc.Sequence[ActiveReply], logits: Tensor, failed: abc.Container[int]
+    ) -> tuple[list[ActiveReply], Tensor]:
+        """The replies that can draw, and a row of logits for each, of all its contexts."""
+        alive: list[ActiveReply] = []
+        rows: list[Tensor] = []
+        begin = 0
+        for reply in drawing:
+            end = begin + len(reply.sequences)
+            if not any(id(sequence) in failed for sequence in reply.sequences):
+                with self._faults.owning(reply):
+                    fused = reply.fused
+                    rows.append(logits[begin] if fused is None else fused.combine(logits[begin:end]))
+                    alive.append(reply)
+            begin = end
+        return alive, torch.stack(rows) if rows else _NO_LOGITS
 
     def draw(self, drawing: abc.Sequence[ActiveReply], logits: Tensor) -> None:
         """Draw and emit a token of each reply."""
@@ -108,7 +132,7 @@ class HostDecode:
         if not fed:
             return
         for reply in self._table.active:
-            if id(reply.sequence) in fed:
+            if any(id(sequence) in fed for sequence in reply.sequences):
                 self._update(reply)
         for session in self._sessions:
             if id(session.sequence) in fed and session.table_index is not None:
@@ -157,7 +181,8 @@ class HostDecode:
         if emission is not None or reply.finish is not None or reply.sequence.num_new:
             return False
         if reply.cursor.waits:
-            reply.sequence.feed_last()
+            for sequence in reply.sequences:
+                sequence.feed_last()
         return not reply.cursor.waits
 
     def _update(self, reply: ActiveReply) -> None:
@@ -170,17 +195,17 @@ class HostDecode:
         failed: errors by the id of the sequence.
         """
         for reply in batch.by_host:
-            if id(reply.sequence) in failed:
+            for error in [failed[id(one)] for one in reply.sequences if id(one) in failed][:1]:
                 with self._faults.owning(reply):
-                    reply.error = f"a step of this reply failed: {failed[id(reply.sequence)]}"
+                    reply.error = f"a step of this reply failed: {error}"
                     self._emitter.stop(reply, "error")
         broken = {id(sequence) for sequence in batch.feeding if id(sequence) in failed}
         if not broken:
             return
         for reply in self._table.active:
-            if id(reply.sequence) in broken:
+            for error in [failed[id(one)] for one in reply.sequences if id(one) in broken][:1]:
                 with self._faults.owning(reply):
-                    reply.error = f"the prompt of this reply failed: {failed[id(reply.sequence)]}"
+                    reply.error = f"the prompt of this reply failed: {error}"
                     self._emitter.stop(reply, "error")
                     self._table.update(reply)
         for session in self._sessions:

@@ -17,7 +17,7 @@ def request_line(request: Request, model: str, history: SessionSnapshot | None =
 
     model: the digest that identifies the model. history: the history before a turn.
     """
-    made = {
+    made: Line = {
         "kind": "request",
         "prompt_ids": list(request.prompt_ids),
         "schedule": request.program.schedule.to_dict(),
@@ -28,5 +28,11 @@ def request_line(request: Request, model: str, history: SessionSnapshot | None =
         "is_turn": request.session_id is not None,
         "model": model,
     }
+    if request.fusion is not None:
+        made["contexts"] = [list(ids) for ids in request.contexts]
+        made["fusion"] = {
+            **asdict(replace(request.fusion, combine=None)),
+            "prior": list(request.fusion.prior),
+        }
     made = with_rows_written(made)
     return made | ({} if history is None else {"history": replace(history, model=model).to_dict()})

@@ -10,6 +10,8 @@ from innervoice.model.sequence import Sequence
 from innervoice.model.text import TextTokenizer
 from innervoice.runtime.active_reply import ActiveReply
 from innervoice.runtime.event_builder import EventBuilder
+from innervoice.runtime.fused_contexts import FusedContexts
+from innervoice.runtime.fusion import Fusion
 from innervoice.runtime.request import Request
 from innervoice.runtime.sequence_pages import SequencePages
 from innervoice.runtime.snapshot import PausedReply
@@ -58,7 +60,15 @@ class ReplyFactory:
             number=number,
             table_index=table_index,
             resampler=Resampler(self._own_rate, rate) if is_resampled else None,
+            fused=None if request.fusion is None else self._contexts(request, request.fusion),
         )
+
+    def _contexts(self, request: Request, fusion: Fusion) -> FusedContexts:
+        """The contexts of a request beside its prompt."""
+        sequences = [self._pages.new_sequence() for _ in request.contexts]
+        for sequence, ids in zip(sequences, request.contexts, strict=True):
+            sequence.extend(ids)
+        return FusedContexts(fusion, sequences, math.log(request.program.schedule.reflection_weight))
 
     def make_unstarted(self, request: Request) -> ActiveReply:
         """A reply without a token, for a request that ends before it got a row: its only event is Done."""

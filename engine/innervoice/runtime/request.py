@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from innervoice.model.sequence import TokenColumns
 from innervoice.model.text.dialogue import DialogueItem
 from innervoice.runtime.feed import Feed
+from innervoice.runtime.fusion import Fusion
 from innervoice.schedule import Program
 from innervoice.types import EventField, OutputFormat, Sampling
 
@@ -44,7 +45,8 @@ class Request:
     the decoder's own. output_format: type of the samples. priority: higher ones go first. is_live: a listener
     hears the reply while it is made, so that it is made at the listener's pace. event_fields: fields that the
     caller adds to events. turn: of a session's reply; None: its ids are a prompt behind the history. feeds: by name,
-    those that its schedule takes ids from.
+    those that its schedule takes ids from. contexts, fusion: prompts beside its own, and how their distributions are
+    combined; None: it has none.
     """
 
     reply_id: str
@@ -62,6 +64,8 @@ class Request:
     event_fields: tuple[EventField, ...] = ()
     turn: SessionTurn | None = None
     feeds: Mapping[str, Feed] = field(default_factory=dict, compare=False)
+    contexts: tuple[tuple[int, ...], ...] = ()
+    fusion: Fusion | None = None
 
     @property
     def history(self) -> TokenColumns | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from innervoice.codec.speech_codec import SpeechOutput
 from innervoice.runtime.active_reply import ActiveReply
+from innervoice.runtime.fused_contexts import FusedContexts, fused_tokens
 from innervoice.runtime.request import Request
 from innervoice.runtime.scheduler import Phase, ReplyColumns
 from innervoice.runtime.session_state import SessionState
@@ -113,6 +114,8 @@ class SchedulerView:
         columns.is_waiting[index] = waits
         if columns.phase[index] == _PREFILL:
             columns.prompt_left[index] = sequence.num_new - waits
+        if reply.fused is not None:
+            self._add_contexts(index, reply.fused, waits=waits)
         if reply.finish is None:
             self._look_ahead(index, reply.cursor, reply.num_speech)
         else:
@@ -121,6 +124,14 @@ class SchedulerView:
             columns.is_reflecting[index] = False
         made_s = reply.num_samples / self._sample_rate
         columns.unvoiced_s[index] = max(0.0, reply.num_speech / self._codes_per_s - made_s)
+
+    def _add_contexts(self, index: int, fused: FusedContexts, *, waits: bool) -> None:
+        """Count the contexts of a reply beside its prompt."""
+        columns, sequences = self.columns, fused.sequences
+        columns.context[index] += fused_tokens(len(sequence.ids) for sequence in sequences)
+        columns.pages[index] += sum(len(sequence.table.pages) for sequence in sequences)
+        if columns.phase[index] == _PREFILL:
+            columns.prompt_left[index] += sum(sequence.num_new - waits for sequence in sequences)
 
     def update_sound(self, reply: ActiveReply) -> None:
         """Write how much sound of a reply was made, sent and played, after any of that has changed."""

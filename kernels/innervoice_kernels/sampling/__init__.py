@@ -3,6 +3,7 @@
 cursor.py          the schedule's cursor on the device, for a batch of rows
 cursor_columns.py  what the numbers in its tensors mean
 cursor_walk.py     its rules
+fuse.py            the logits of several contexts become one row
 head.py            the head over allowed ids, the draws and the cursor: the end of a step
 philox.py          counter-based noise
 replay.py          replies over scripted logits by the kernels

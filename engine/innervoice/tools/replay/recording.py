@@ -11,6 +11,7 @@ from innervoice.codec.audio import SampleRate
 from innervoice.fields import MOST_INT64, Count, Limits, read_fields
 from innervoice.files import parse_json, read_text
 from innervoice.model.rows import with_rows_read
+from innervoice.runtime.fusion import Fusion
 from innervoice.runtime.record import Line
 from innervoice.runtime.snapshot import SessionSnapshot
 from innervoice.schedule import Schedule
@@ -54,6 +55,7 @@ class RecordedReply:
     engine was loaded. reason: None when the log breaks off. history: of the session that the reply is a turn
     of, as it was before, None for a single reply. extra: the caller's own fields of each line behind the
     request's (`EventField`); a replay does not compare them. feeds: by name, the ids that a feed gave.
+    contexts, fusion: of a reply that was drawn from several.
     """
 
     prompt_ids: TokenIds
@@ -70,6 +72,8 @@ class RecordedReply:
     history: SessionSnapshot | None = None
     extra: tuple[Mapping[str, Any], ...] = ()
     feeds: Mapping[str, TokenIds] = field(default_factory=dict)
+    contexts: tuple[TokenIds, ...] = ()
+    fusion: Fusion | None = None
 
     def __post_init__(self) -> None:
         read_fields(self, "the log's ")
@@ -135,7 +139,18 @@ class RecordedReply:
             history=SessionSnapshot.from_dict(head["history"]) if head["is_turn"] else None,
             extra=tuple(extra),
             feeds=_feeds(lines),
+            contexts=head.get("contexts", ()),
+            fusion=_fusion(head.get("fusion")),
         )
+
+
+def _fusion(values: Any) -> Fusion | None:
+    """A recorded fusion. Raises ValueError for a function, which is in no log."""
+    if values is None:
+        return None
+    if values["kind"] == "function":
+        raise ValueError("the log is of a reply whose contexts a function combined: it cannot be made again")
+    return Fusion(values["kind"], values["alpha"], values["beta"], tuple(values["prior"]))
 
 
 def _feeds(lines: Sequence[Line]) -> dict[str, tuple[int, ...]]:

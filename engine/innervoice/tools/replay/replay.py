@@ -96,6 +96,8 @@ def _again(engine: Engine, recording: RecordedReply) -> Iterator[Stream]:
         "output_rate": recording.output_rate,
         "output_format": recording.output_format,
         "realtime": False,
+        "contexts": [Ids(ids) for ids in recording.contexts],
+        "fusion": recording.fusion,
         "feeds": {name: _filled(recording, name) for name in recording.schedule.feeds},
     }
     if history is None:
