@@ -26,4 +26,5 @@ request_builder.py  RequestBuilder: a prompt and options to a validated request
 row_encoder.py      RowEncoder: recordings as embedding rows, each window encoded once
 session.py          Session, with its calls for event loops
 session_calls.py    SessionCalls: turns, pushed audio, edits, fork, export
+tool_choice.py      the choice among the tools of a request
 """

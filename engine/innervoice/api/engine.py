@@ -204,8 +204,7 @@ class Engine:
         - output_rate: of the audio, in Hz. Default: the decoder's own.
         - output_format: "float32" (default) or "int16" samples.
         - feeds: by name, a `Feed` for each that the schedule's fed segments take ids from. Default: none.
-        - contexts, fusion: prompts or dialogues beside the prompt, and the `Fusion` that combines what each
-          makes likely; every token joins them all. Default: none.
+        - contexts, fusion: prompts beside the prompt, and the `Fusion` that combines them. Default: none.
         - reflection_caps: run-time caps of the reflection segments, in order.
         - timeout_s: seconds after which the reply ends. Default: no limit.
         - priority: replies of a higher one go first. Default: 0.

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, cast
 from innervoice.api.fed_items import fed_ids, feeds_of
 from innervoice.api.options import with_changes
 from innervoice.api.prompt_ids import check_prompt_ids
+from innervoice.api.tool_choice import read_tool_choice
 from innervoice.checkpoint.model_config import GenerationConfig
 from innervoice.codec.audio import SampleRate, read_audio
 from innervoice.codec.speech_codec import SpeechEncoder
@@ -90,7 +91,7 @@ class RequestOptions:
         check_item_id(self.item_id)
         object.__setattr__(self, "tools", read_tools(self.tools))
         names = [function_of(tool)["name"] for tool in self.tools]
-        object.__setattr__(self, "tool_choice", _read_choice(self.tool_choice, names))
+        object.__setattr__(self, "tool_choice", read_tool_choice(self.tool_choice, names))
 
     def changed(self, **changes: object) -> RequestOptions:
         """A copy with some options changed. Raises TypeError for a name that is none, ValueError."""
@@ -431,29 +432,6 @@ def extra_items(options: RequestOptions) -> list[DialogueItem]:
     if options.extra_system is None:
         return []
     return [DialogueItem(new_item_id(), "system", (options.extra_system,), is_once=True)]
-
-
-def _read_choice(given: str | Mapping[str, object], names: Sequence[object]) -> str | Mapping[str, object]:
-    """A choice of tools as "auto", "none", "required" or {"name": ...}.
-
-    Raises ValueError for another, and for a function that is not among the tools.
-    """
-    function = given.get("function", given) if isinstance(given, Mapping) else None
-    if isinstance(function, Mapping):
-        name = function.get("name")
-        if name not in names:
-            known = ", ".join(map(str, names)) or "no function"
-            raise ValueError(
-                f"tool_choice names {str(name)[:80]!r}, and tools hold {known}: name one of them"
-            )
-        return {"name": name}
-    if given not in ("auto", "none", "required"):
-        raise ValueError(
-            f"tool_choice is {str(given)[:80]!r}: use 'auto', 'none', 'required' or the name of a function in an object"
-        )
-    if given == "required" and not names:
-        raise ValueError("tool_choice is 'required' without tools: give tools")
-    return given
 
 
 def new_item_id() -> str:
