@@ -66,7 +66,7 @@ class ActiveReply:
 
     @property
     def sequences(self) -> list[Sequence]:
-        """Its sequence, and those of its other contexts."""
+        """The sequences of the prompt and of all other contexts."""
         return [self.sequence, *(() if self.fused is None else self.fused.sequences)]
 
     def own_cap(self, number: int) -> int:

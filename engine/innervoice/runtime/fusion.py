@@ -36,7 +36,7 @@ class Fusion:
 
     @classmethod
     def pragmatic(cls, alpha: float = 6.0, beta: float = 0.9, prior: tuple[float, ...] = ()) -> Fusion:
-        """Rational speech acts: prefer ids by which a listener tells the prompt from the other contexts.
+        """Rational speech acts: prefer ids by which a listener recognises the prompt among the contexts.
 
         alpha: how much; beta: how surely the listener reads; prior: of each context, equal unless given. What the
         listener believes after a token is the prior of the next.
