@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from native_weights import KINDS, held, numbers
+from native_weights import KINDS, numbers
 from rows import PAGE, Rows
 from torch import Tensor
 
 from innervoice.checkpoint.model_config import ModelConfig
 from innervoice.model.kv_cache import KVCache
-from innervoice.model.native import NativeDecoder, make_native
+from innervoice.model.native import NativeDecoder, held, make_native
 from innervoice.model.quant import Weight, to_fp8, to_int8
 from innervoice.model.transformer import AttentionInputs, Transformer
 from innervoice.model.weights import LayerWeights, ModelWeights

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from native_weights import KINDS, held, numbers
+from native_weights import KINDS, numbers
 from torch import Tensor
 
+from innervoice.model.native import held
 from innervoice.model.quant import Weight
 from innervoice_kernels import _C
 from innervoice_kernels.language.expert_groups import route_ref

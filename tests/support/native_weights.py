@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from innervoice.model.quant import Weight, to_int4, to_int8
-from innervoice_kernels import _C
 
 KINDS: dict[str, Callable[[Tensor], Weight]] = {
     "float32": lambda w: w,
@@ -20,15 +19,6 @@ KINDS: dict[str, Callable[[Tensor], Weight]] = {
         for s in (False, True)
     },
 }
-
-
-def held(weight: Weight) -> _C.Weight:
-    """The view of a weight that native code takes."""
-    if isinstance(weight, Tensor):
-        return _C.Weight(weight)
-    if hasattr(weight, "group"):
-        return _C.Weight(weight.codes, weight.scale, weight.minimum, weight.num_columns, weight.group)
-    return _C.Weight(weight.codes, weight.scale)
 
 
 def numbers(weight: Weight, dtype: torch.dtype) -> Tensor:

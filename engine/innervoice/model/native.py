@@ -55,8 +55,8 @@ class NativeDecoder:
         }
         if c.num_experts:
             shape |= {"num_used_experts": c.num_used_experts, "normalizes_experts": c.normalizes_experts}
-        embedding = _held(w.embedding)
-        output = embedding if w.output is w.embedding else _held(w.output)
+        embedding = held(w.embedding)
+        output = embedding if w.output is w.embedding else held(w.output)
         layers = [_layer(layer) for layer in w.layers]
         self.team, self.vocab_size = team, c.vocab_size
         self._decoder = _C.Decoder(team, shape, embedding, layers, w.final_norm.float(), output, isa)
@@ -141,7 +141,8 @@ def why_not(model: Transformer, kv: KVCache) -> str | None:
     return None
 
 
-def _held(weight: Weight) -> _C.Weight:
+def held(weight: Weight) -> _C.Weight:
+    """The view of a weight that native code multiplies by."""
     if isinstance(weight, Int8Weight):
         return _C.Weight(weight.codes.contiguous(), weight.scale.contiguous())
     if isinstance(weight, Int4Weight):
@@ -159,13 +160,13 @@ def _layer(layer: LayerWeights) -> dict[str, Any]:
 
     return {
         "attention_norm": vector(layer.attention_norm),
-        "qkv": _held(layer.qkv),
+        "qkv": held(layer.qkv),
         "qkv_bias": vector(layer.qkv_bias),
         "q_norm": vector(layer.q_norm),
         "k_norm": vector(layer.k_norm),
-        "attention_out": _held(layer.attention_out),
+        "attention_out": held(layer.attention_out),
         "ffn_norm": vector(layer.ffn_norm),
-        "gate_up": _held(layer.gate_up),
-        "down": _held(layer.down),
-        **({} if layer.router is None else {"router": _held(layer.router)}),
+        "gate_up": held(layer.gate_up),
+        "down": held(layer.down),
+        **({} if layer.router is None else {"router": held(layer.router)}),
     }
