@@ -115,13 +115,13 @@ class Layer:
 
 
 def check(layer: Layer, team: _C.ThreadTeam) -> None:
-    """All make the same of the same rows, up to bfloat16's rounding."""
-    x, out = layer.x(5), torch.zeros(5, layer.width)
+    """All make the same of most rows, up to bfloat16's rounding, by which a row may take another expert."""
+    x, out = layer.x(9).bfloat16().float(), torch.zeros(9, layer.width)
     _C.expert_ffn(team, x, *map(held, (layer.router, layer.gate_up, layer.down)), out, layer.used)
-    for other in (layer.loop(5)(), layer.theirs(5, "eager")()):
+    for other in (layer.loop(9)(), layer.theirs(9, "eager")()):
         assert isinstance(other, Tensor)
-        off = (other.float().view(5, -1) - out).norm() / out.norm()
-        assert off < 0.05, f"the implementations differ by {off:.3f} of their results"
+        off = ((other.float().view(9, -1) - out).norm(dim=1) / out.norm(dim=1)).median()
+        assert off < 0.02, f"the implementations differ by {off:.3f} of their results"
 
 
 def speeds(quick: bool, threads: int) -> Iterator[Record]:

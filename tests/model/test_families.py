@@ -22,9 +22,10 @@ from innervoice.checkpoint.safetensors import DummyTensors, TensorDir
 from innervoice.model.families import Family, family_of
 from innervoice.model.kv_cache import KVCache
 from innervoice.model.native import make_native
+from innervoice.model.pages import pages_for
 from innervoice.model.quant_source import BlankSource, QuantizingSource
 from innervoice.model.rope_scaling import frequencies
-from innervoice.model.transformer import Transformer
+from innervoice.model.transformer import AttentionInputs, Transformer
 
 LENGTH, PREFILL = 45, 30
 
@@ -125,15 +126,24 @@ def test_quantised_experts(tmp_path: Path, to: str, most: float) -> None:
     assert 0 < error < most
 
 
-def test_experts_run_in_plain_pytorch_and_say_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    make("qwen3_moe").save_pretrained(tmp_path)
-    model = load(tmp_path)[1]
-    kv = KVCache.allocate(model.config, 1, 16, torch.float32)
+def test_experts_run_natively_but_in_fp8(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    theirs = make("qwen3_moe")
+    theirs.save_pretrained(tmp_path)
+    family, model = load(tmp_path)
+    num_pages = pages_for(LENGTH, 16)
+    kv, places = KVCache.allocate(model.config, num_pages, 16, torch.float32), torch.arange(LENGTH)
+    start, context = (torch.tensor(x, dtype=torch.int32) for x in ([0, LENGTH], [LENGTH]))
+    batch = AttentionInputs(places, places, torch.arange(num_pages, dtype=torch.int32)[None], start, context)
+    ids = torch.randint(0, VOCAB, (LENGTH,), generator=torch.Generator().manual_seed(5))
+    native = make_native(model, kv, "auto", threads=1)
+    assert native is not None
+    with torch.inference_mode():
+        close(native.logits(ids, batch, kv, places), theirs(ids[None], use_cache=False).logits[0])
+    source = QuantizingSource(TensorDir(tmp_path), Quantization("fp8", head=False))
+    fp8 = Transformer(model.config, family.load_weights(model.config, source, torch.float32, "cpu"))
     with caplog.at_level(logging.WARNING, logger="innervoice"):
-        assert make_native(model, kv, "auto") is None
-    assert "plain PyTorch: its feed-forward part is one of experts" in caplog.text
-    with pytest.raises(ValueError, match="one of experts, covered is a dense one; use backend plain or auto"):
-        make_native(model, kv, "native")
+        assert make_native(fp8, kv, "auto") is None
+    assert "plain PyTorch: qkv is in fp8, covered are float32, bfloat16, int8 and int4" in caplog.text
 
 
 def test_tied_weights_share_storage(tmp_path: Path) -> None:

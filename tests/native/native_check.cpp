@@ -121,10 +121,13 @@ struct Model {
       layer.attention_norm = layer.ffn_norm = layer.q_norm = layer.k_norm = layer.qkv_bias = ones.data();
       layer.qkv = weight(kind, 100, 36);
       layer.attention_out = weight(kind, 36, 60);
-      layer.gate_up = weight(kind, 2 * 45, 36);
-      layer.down = weight(kind, 36, 45);
+      const std::int64_t experts = i == 0 ? 1 : 5;
+      layer.gate_up = weight(kind, experts * 2 * 45, 36);
+      layer.down = weight(kind, experts * 36, 45);
+      if (i > 0) layer.router = weight(kKinds[0], experts, 36);
       model.layers.push_back(layer);
     }
+    model.num_used_experts = 3;
     return model;
   }
 };

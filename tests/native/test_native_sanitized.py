@@ -15,8 +15,8 @@ from innervoice_kernels import _C
 pytestmark = pytest.mark.long
 
 SOURCES = (
-    "attention_plan", "codebook", "decoder", "gemm", "isa", "thread_team", "kernels_plain", "large_pages", "sample", "source",
-    "voice/conv", "voice/double_conv", "voice/plain", "voice/stream_conv",
+    "attention_plan", "codebook", "decoder", "experts", "gemm", "isa", "thread_team", "kernels_plain", "large_pages", "sample",
+    "source", "voice/conv", "voice/double_conv", "voice/plain", "voice/stream_conv",
 )  # fmt: skip
 FLAGS = {
     "avx2": ("-mavx2", "-mfma", "-mf16c"),
