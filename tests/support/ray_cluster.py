@@ -36,7 +36,10 @@ class Caller:
         query = query or {"innervoice": "1"}
         asked = "&".join(f"{name}={value}" for name, value in query.items())
         self.socket: ClientConnection = connect(
-            f"ws://127.0.0.1:{port}/v1/realtime?{asked}", open_timeout=PATIENCE_S, compression=None
+            f"ws://127.0.0.1:{port}/v1/realtime?{asked}",
+            open_timeout=PATIENCE_S,
+            compression=None,
+            legacy=True,
         )
         self.times_s: list[float] = []  # at which sound came
         self.sound = b""
@@ -75,7 +78,7 @@ class Caller:
     def answer(self) -> bytes:
         """Wait for the reply -> its sound."""
         done = self.until("response.done")["response"]
-        assert done["status"] == "completed", done
+        assert done["status"] in ("completed", "incomplete"), done  # at its end, or at its most tokens
         return self.sound
 
     def turn(self, text: str) -> bytes:
@@ -104,21 +107,39 @@ class Cluster:
         self._options: dict[str, Any] = {}
 
     def deploy(self, replicas: int, **server: Any) -> None:
-        """Run so many replicas, and wait until they serve. server: options, whose change replaces all replicas."""
-        from ray import serve
+        """Run so many replicas, as `serve deploy` does, and wait until they serve.
 
-        from innervoice.server.ray import build
+        server: options, whose change replaces all replicas, each once its successor serves.
+        """
+        from ray import serve
+        from ray.serve.context import _get_global_client
+        from ray.serve.schema import ServeDeploySchema
 
         self._options |= server
         arguments = {
             "model": str(self._model),
             "served_name": "tiny",
             "name": APPLICATION,
-            "replicas": replicas,
             "engine": {"device": "cpu", "max_sessions": 32, "vocoder_noise": False},
-            "server": {"vad": "energy", "max_output_tokens": 60, "api_keys": (), **self._options},
+            "server": {"vad": "energy", "max_output_tokens": 60, **self._options},
         }
-        serve.run(build(arguments), name=APPLICATION, route_prefix="/")
+        application = {
+            "name": APPLICATION,
+            "route_prefix": "/",
+            "import_path": "innervoice.server.ray:build",
+            "args": arguments,
+            "deployments": [{"name": "Replica", "num_replicas": replicas, "max_surge_percent": 100}],
+        }
+        _get_global_client().deploy_apps(ServeDeploySchema.model_validate({"applications": [application]}))
+        until_s = time.monotonic() + PATIENCE_S
+        while time.monotonic() < until_s:
+            found = serve.status().applications.get(APPLICATION)
+            if found is not None and found.status == "RUNNING":
+                states = {str(name): num for name, num in found.deployments["Replica"].replica_states.items()}
+                if states == {"RUNNING": replicas}:
+                    return
+            time.sleep(0.2)
+        raise AssertionError(f"the replicas do not run: {serve.status()}")
 
     def homes(self, callers: list[Caller]) -> list[str]:
         """Name the replica of each caller."""

@@ -47,9 +47,14 @@ def test_all_replicas_are_in_the_figures(cluster: Cluster) -> None:
         lines = [line for line in client.get("/metrics").text.splitlines() if 'replica="' in line]
         names = {line.split('replica="')[1].split('"')[0] for line in lines}
         if len(names) == 2:
-            return
+            break
         time.sleep(0.5)
-    raise AssertionError(f"the figures have the replicas {names}")
+    assert len(names) == 2
+    for name in names:
+        trace = client.get("/trace", params={"replica": name, "seconds": 0.2}).json()
+        assert "traceEvents" in trace
+    assert client.get("/trace", params={"replica": "none"}).status_code == 400
+    assert client.get("/trace", params={"seconds": "1e9"}).json()["error"]["param"] == "seconds"
 
 
 def test_callers_are_spread_and_a_new_replica_takes_the_next(cluster: Cluster) -> None:

@@ -6,14 +6,20 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Protocol
 
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from innervoice.server.access import Access
 from innervoice.server.cluster.audio_ids import audio_ids
 from innervoice.server.cluster.figures import with_replicas
+from innervoice.server.errors import ApiError
+from innervoice.server.http_answers import refusal
 
 CHAT = "/v1/chat/completions"
 SESSION_HEADER = b"x-session-id"
 FIGURES_S = 2.0
+MAX_TRACE_S = 60.0
 
 
 class Peers(Protocol):
@@ -31,18 +37,23 @@ class Peers(Protocol):
         """Ask the others for their figures, by name; those that do not answer in time are left out."""
         ...
 
+    async def trace(self, replica: str | None, seconds: float) -> bytes:
+        """Record a replica for a while, None: this one -> Chrome trace JSON. Raises ApiError for an unknown one."""
+        ...
+
     def claim(self, session: str) -> None:
         """Note that requests of a session come here from now on."""
         ...
 
 
 class Ingress:
-    """An ASGI application around a server's. name: of this replica."""
+    """An ASGI application around a server's. name: of this replica. access: who may see traces."""
 
-    def __init__(self, app: ASGIApp, name: str, peers: Peers, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, name: str, peers: Peers, access: Access, max_body_bytes: int) -> None:
         self._app = app
         self._name = name
         self._peers = peers
+        self._access = access
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -52,6 +63,8 @@ class Ingress:
             self._note_session(scope)
         if is_http and scope["path"] == "/metrics":
             await self._send_figures(scope, receive, send)
+        elif is_http and scope["path"] == "/trace":
+            await (await self._trace(Request(scope)))(scope, receive, send)
         elif is_http and scope["path"] == CHAT and scope["method"] == "POST":
             await self._chat(scope, receive, send)
         else:
@@ -61,6 +74,16 @@ class Ingress:
         for name, value in scope["headers"]:
             if name == SESSION_HEADER:
                 self._peers.claim(value.decode("latin-1"))
+
+    async def _trace(self, request: Request) -> Response:
+        """Record one replica: `GET /trace?replica=NAME&seconds=5`."""
+        try:
+            self._access.grant_key(request.headers)
+            seconds = read_seconds(request.query_params.get("seconds", "5"))
+            made = await self._peers.trace(request.query_params.get("replica"), seconds)
+        except ApiError as error:
+            return refusal(error)
+        return Response(made, media_type="application/json")
 
     async def _chat(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer here, unless another replica has the pages of the answer that the messages go on from."""
@@ -96,6 +119,21 @@ class Ingress:
             messages = [start, {"type": "http.response.body", "body": joined}]
         for message in messages:
             await send(message)
+
+
+def read_seconds(given: str) -> float:
+    """Read the length of a trace. Raises ApiError for one that is none, and beyond MAX_TRACE_S."""
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= MAX_TRACE_S:
+        raise ApiError(
+            "invalid_value",
+            f"seconds is {given[:20]!r}: it must be above 0 and at most {MAX_TRACE_S:g}",
+            "seconds",
+        )
+    return seconds
 
 
 def replayed(messages: list[Message], receive: Receive) -> Receive:

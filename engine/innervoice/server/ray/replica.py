@@ -8,6 +8,8 @@ import sys
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
@@ -17,10 +19,12 @@ from starlette.types import ASGIApp, Message, Scope
 from innervoice.api.engine import Engine
 from innervoice.api.options import EngineOptions
 from innervoice.api.preparation import prepare
+from innervoice.server.access import Access
 from innervoice.server.app import make_app
 from innervoice.server.chat.kept import KeptAnswer
 from innervoice.server.cluster.report import ReplicaReport
 from innervoice.server.draining import drain
+from innervoice.server.errors import ApiError
 from innervoice.server.options import ServerOptions
 from innervoice.server.process import SWITCH_S, make_context
 from innervoice.server.ray.ingress import FIGURES_S, Ingress, answer_here
@@ -69,13 +73,16 @@ class Replica:
         self._names: frozenset[str] = frozenset()
         self._is_connected = self._is_listed = False
         self._num_reports = 0
+        self._recording = asyncio.Lock()
         self._draining: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Make the application that Ray Serve passes requests to."""
         self._app = make_app(self._server)
-        return Ingress(self._app, self._name, self, self._server.options.max_message_bytes)
+        options = self._server.options
+        access = Access(options.api_keys, self._server.signer)
+        return Ingress(self._app, self._name, self, access, options.max_message_bytes)
 
     async def __del__(self) -> None:
         self._engine.close()
@@ -104,6 +111,15 @@ class Replica:
         """The figures of this replica's server and engine for Prometheus."""
         text: bytes = await self._loop.run_in_executor(self._server.calls, self._server.metrics.to_text)
         return text.decode()
+
+    async def record(self, seconds: float) -> bytes:
+        """Record this replica's engine for a while -> Chrome trace JSON, for Perfetto."""
+        async with self._recording:
+            with TemporaryDirectory() as folder:
+                path = Path(folder) / "trace.json"
+                with self._engine.trace(path):
+                    await asyncio.sleep(seconds)
+                return path.read_bytes()
 
     async def answer_for(self, scope: dict[str, Any], body: bytes) -> AsyncIterator[Message]:
         """Answer a request that came to another replica -> the ASGI messages of the answer."""
@@ -150,6 +166,18 @@ class Replica:
         names = sorted(self._names - {self._name})
         texts = await asyncio.gather(*(self.other_figures(name) for name in names))
         return {name: text for name, text in zip(names, texts, strict=True) if text is not None}
+
+    async def trace(self, replica: str | None, seconds: float) -> bytes:
+        """Record a replica, None: this one. Raises ApiError for one that there is not."""
+        if replica in (None, self._name):
+            return await self.record(seconds)
+        if replica not in self._names:
+            known = ", ".join(sorted(self._names)) or self._name
+            raise ApiError(
+                "invalid_value", f"there is no replica {str(replica)[:40]!r}: use one of {known}", "replica"
+            )
+        made: bytes = await self._handle.options(session_id=replica).record.remote(seconds)
+        return made
 
     def claim(self, session: str) -> None:
         """Note that requests of a session come here from now on."""
