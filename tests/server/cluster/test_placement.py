@@ -22,6 +22,11 @@ CASES = {
     "the one that answers first": ([replica("a", 2.0), replica("b", 0.5, held=7)], "b"),
     "noise is no reason": ([replica("a", 0.20, held=3), replica("b", 0.26, held=2)], "b"),
     "neither are milliseconds": ([replica("a", 0.004, held=1), replica("b", 0.05)], "b"),
+    "one that has measured nothing is no earlier": (
+        [replica("a", 0.0, held=3), replica("b", 2.0, held=2)],
+        "b",
+    ),
+    "and no later": ([replica("a", 0.0, held=2), replica("b", 2.0, held=3)], "a"),
     "the emptier by share": ([replica("a", held=4, most=16), replica("b", held=3, most=8)], "a"),
     "one with room": ([replica("a", 0.1, held=8), replica("b", 9.0)], "b"),
     "none that drains": ([replica("a", 0.1, drains=True), replica("b", 9.0, held=7)], "b"),

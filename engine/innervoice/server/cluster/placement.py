@@ -60,7 +60,8 @@ class FirstAudio:
 
     Replicas with room come before those without. Of those with room, the ones whose expected first sound lies within
     CLOSE_S and CLOSE_SHARE of the earliest count as equally early, since no listener hears the difference and
-    costs are measured with noise; among these the emptiest is taken, and a tie is drawn. A report older than
+    costs are measured with noise; so does one that has measured nothing yet. Among these the emptiest is taken, and
+    a tie is drawn. A report older than
     stale_s is not believed: such replicas come behind, by the better of two choices
     (Mitzenmacher 2001), and so do all of them when there is no fresh report.
     """
@@ -87,7 +88,8 @@ class FirstAudio:
     def _by_first_audio(self, candidates: list[Candidate]) -> list[str]:
         if not candidates:
             return []
-        earliest_s = min(_first_audio_s(one) for one in candidates)
+        known_s = [seconds for one in candidates if (seconds := _first_audio_s(one)) > 0]
+        earliest_s = min(known_s, default=0.0)
         close_s = earliest_s + max(CLOSE_S, CLOSE_SHARE * earliest_s)
 
         def key(one: Candidate) -> tuple[float, float]:

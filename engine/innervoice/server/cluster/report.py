@@ -12,9 +12,9 @@ class ReplicaReport:
     """The state of one replica at one time.
 
     number: grows with each report of the replica. first_audio_s: expected seconds from a question that came now
-    to its first sound. num_sessions: sessions that it holds, with those whose client may come back. max_sessions:
-    the most that it holds. num_running: replies that are being made or wait. is_draining: whether it takes none
-    any more.
+    to its first sound, 0: nothing was measured yet. num_sessions: sessions that it holds, with those whose client may
+    come back. max_sessions: the most that it holds. num_running: replies that are being made or wait. is_draining:
+    whether it takes none any more.
     """
 
     number: int
