@@ -170,7 +170,7 @@ class Cluster:
                 title = path.read_bytes().split(b"\0")[0]
             except OSError:
                 continue
-            if title.startswith(f"ray::SERVE_REPLICA::{APPLICATION}#".encode()):
+            if f"ServeReplica:{APPLICATION}:".encode() in title:
                 found.append(int(path.parent.name))
         return sorted(found)
 
