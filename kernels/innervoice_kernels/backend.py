@@ -163,6 +163,12 @@ def choose(op: str, x: Tensor, *, has_native: bool = False, is_faster: bool = Tr
     return choice.found.get((op, x.device.type)) or choice.resolve(op, x.device, has_native, is_faster)
 
 
+def is_asked_for(op: str) -> bool:
+    """Whether an implementation of an op, or of all, is asked for here, whatever is the default."""
+    wishes = _scope().wishes
+    return op in wishes or _ALL in wishes
+
+
 @contextmanager
 def use(implementation: str | None = None, **ops: str) -> Iterator[None]:
     """Within, all ops, or those named, run this implementation: use("ref"), use("triton", rms_norm="ref").

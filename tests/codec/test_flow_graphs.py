@@ -17,8 +17,9 @@ from innervoice.codec import call_graphs
 from innervoice.codec.call_graphs import MOST_ROWS, CallSize
 from innervoice.codec.glm_voice import flow
 from innervoice.codec.glm_voice.flow import Flow
+from innervoice.codec.glm_voice.flow_choice import TransformerChoice
 from innervoice.codec.glm_voice.flow_graphs import StepGraphs
-from innervoice_kernels.backend import REF, TRITON
+from innervoice_kernels.backend import REF, TRITON, use
 from innervoice_kernels.graphs import capturing
 
 
@@ -138,3 +139,68 @@ def test_a_capture_that_fails_leaves_single_launches(small: Flow, caplog: pytest
     assert all(torch.equal(mel, eagerly(small, *args)) for mel in made)
     assert graphs.error == "RuntimeError: operation not permitted when stream is capturing"
     assert caplog.text.count("launched one by one") == 1
+
+
+class Timed:
+    """A clock by which torch's transformers take as long as the factor says for a size, and the own ones 1 s."""
+
+    def __init__(self, made: Flow, factors: dict[int, float]) -> None:
+        self.factors, self.num_calls = factors, 0
+        own, by_torch = (StepGraphs(made, "cpu", capture=lambda run: run) for _ in range(2))
+        made.choice = self.choice = TransformerChoice(own, by_torch, self)
+        made.graphs = own
+
+    def __call__(self, run: Any) -> float:
+        run()
+        self.num_calls += 1
+        replayed = self.choice.by_torch.graphs.sizes
+        return self.factors[replayed[-1].length] if self.num_calls % 2 == 0 else 1.0
+
+
+def test_the_faster_transformers_are_chosen_by_size_when_graphs_are_captured(
+    small: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of torch where they are clearly faster; smaller calls go by the size that they are padded to."""
+    timed = Timed(small, {8: 0.5, 16: 0.97, 32: 1.5})
+    own, by_torch = timed.choice.own, timed.choice.by_torch
+    with capturing():
+        for frames in (8, 16, 32, 8):
+            small.solve(*inputs(1, frames, 0), 1, torch.tensor([frames]))
+    assert timed.num_calls == 6 and own.num_captured == by_torch.num_captured == 3
+    for frames, chosen, other in (
+        (8, by_torch, own),
+        (7, by_torch, own),
+        (16, own, by_torch),
+        (20, own, by_torch),
+    ):
+        before, unused = chosen.num_replays, other.num_replays
+        args = (*inputs(1, frames, 3), 2, torch.tensor([frames]))
+        made = small.solve(*args)
+        torch.testing.assert_close(made, eagerly(small, *args), rtol=1e-5, atol=1e-5)
+        assert (chosen.num_replays, other.num_replays) == (before + 2, unused)
+    unused = by_torch.num_replays
+    with use(flow_block="ref"):  # asked for: the graphs of the flow itself, keyed by what is asked for
+        small.solve(*inputs(1, 8, 3), 1, torch.tensor([8]))
+    assert by_torch.num_replays == unused
+
+
+def test_a_capture_that_fails_for_torch_leaves_the_own_graphs(small: Flow) -> None:
+    timed = Timed(small, {8: 0.1})
+
+    def refuse(run: Any) -> Any:
+        raise RuntimeError("it waits for the host")
+
+    timed.choice.by_torch = StepGraphs(small, "cpu", capture=refuse)
+    with capturing():
+        small.solve(*inputs(1, 8, 0), 1, torch.tensor([8]))
+    before = timed.choice.own.num_replays
+    small.solve(*inputs(1, 8, 1), 2, torch.tensor([8]))
+    assert timed.choice.own.num_replays == before + 2 and timed.choice.own.error is None
+    assert timed.choice.by_torch.error == "RuntimeError: it waits for the host"
+
+
+def test_what_is_asked_for_is_not_measured(small: Flow) -> None:
+    timed = Timed(small, {8: 0.1})
+    with capturing(), use("ref"):
+        small.solve(*inputs(1, 8, 0), 1, torch.tensor([8]))
+    assert timed.num_calls == 0 and timed.choice.by_torch.num_captured == 0

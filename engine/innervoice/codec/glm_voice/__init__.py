@@ -8,6 +8,7 @@ encoder_stream.py    the flow's encoder, block by block
 flow.py              codes to mel frames: ten Euler steps
 flow_encoder.py      the flow's token encoder and length regulator
 flow_estimator.py    the flow's U-Net
+flow_choice.py       own kernels or torch's for the flow's transformers, by their time
 flow_graphs.py       its Euler steps as CUDA graphs, one a number of rows and frames
 flow_stream.py       the flow over a bounded window
 hift.py              mel frames to samples: the vocoder

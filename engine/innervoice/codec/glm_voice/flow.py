@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from innervoice.checkpoint.speech_decoder import MEL_HOP, MEL_RATE, FlowConfig
+from innervoice.codec.glm_voice.flow_choice import choice_for
 from innervoice.codec.glm_voice.flow_encoder import FlowEncoder, LengthRegulator
 from innervoice.codec.glm_voice.flow_estimator import FlowEstimator
-from innervoice.codec.glm_voice.flow_graphs import StepGraphs
+from innervoice.codec.glm_voice.flow_graphs import GivenParts, StepGraphs
 from innervoice.codec.layers import Tensors, affine, linear
 from innervoice_kernels.backend import TRITON, choose
 from innervoice_kernels.speech_codec.noise import frame_noise
@@ -50,7 +51,8 @@ def noise_generator() -> torch.Generator:
 class Flow:
     """The flow with its weights; tensors are named as in flow.pt.
 
-    graphs: where the solver's steps are replayed from, on a GPU; None: launched one by one.
+    graphs: where the solver's steps are replayed from, on a GPU; None: launched one by one. choice: the same, and graphs
+    whose transformers are torch's.
     """
 
     def __init__(self, config: FlowConfig, tensors: Tensors) -> None:
@@ -63,9 +65,9 @@ class Flow:
         self.regulator = LengthRegulator(config.num_regulator_layers, tensors)
         self.estimator = FlowEstimator(config.estimator, tensors)
         self._shifts = {DEFAULT_STEPS: self._time_shifts(DEFAULT_STEPS)}
-        self.graphs = (
-            StepGraphs(self, self.embedding.device) if self.embedding.device.type == "cuda" else None
-        )
+        device = self.embedding.device
+        self.choice = choice_for(lambda: StepGraphs(self, device), device)
+        self.graphs = None if self.choice is None else self.choice.own
 
     def __call__(
         self,
@@ -134,16 +136,29 @@ class Flow:
         shifts = self.time_shifts(steps)
         times = step_times(steps).tolist()
         x = x.transpose(1, 2)
-        if self.graphs is not None:
-            choices = tuple(choose(op, x, has_native=native) for op, native in _OPS_OF_A_STEP.items())
-            replayed = None
-            if TRITON in choices:  # plain torch alone is launched as it stands
-                replayed = self.graphs.solve(x, given, lengths, shifts, times, choices)
-            if replayed is not None:
-                return replayed.transpose(1, 2)
+        replayed = self._replayed(x, given, lengths, shifts, times)
+        if replayed is not None:
+            return replayed.transpose(1, 2)
         for k in range(steps):
             x = self.step(x, given, lengths, [shift[k] for shift in shifts], times[k + 1] - times[k])
         return x.transpose(1, 2)
+
+    def _replayed(
+        self, x: Tensor, given: GivenParts, lengths: Tensor | None, shifts: list[Tensor], times: list[float]
+    ) -> Tensor | None:
+        """All steps from graphs; None: they are launched one by one."""
+
+        def solve(graphs: StepGraphs) -> Tensor | None:
+            choices = tuple(choose(op, x, has_native=native) for op, native in _OPS_OF_A_STEP.items())
+            if TRITON not in choices:  # plain torch alone is launched as it stands
+                return None
+            return graphs.solve(x, given, lengths, shifts, times, choices)
+
+        if self.graphs is None:
+            return None
+        if self.choice is None or self.graphs is not self.choice.own:
+            return solve(self.graphs)
+        return self.choice.solve(x.shape[0], x.shape[1], solve)
 
     def given(
         self, mu: Tensor, speaker: Tensor, cond: Tensor, n: Tensor | None
