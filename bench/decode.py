@@ -29,6 +29,15 @@ PROVISIONAL = "a first estimate: the peer is captured, and not compiled yet"
 OF_PEERS = {GRAPHED: "G2", "torch.compile static cache": "G2", "transformers eager": "G3"}
 
 
+def doubt(peer: str, share_of_copy: float) -> str | None:
+    """The reason why a peer's time says little: it is not compiled yet, or reaches too little of a copy's bandwidth for it."""
+    if peer == GRAPHED:
+        return PROVISIONAL
+    if "compile" in peer and share_of_copy < CRIPPLED:
+        return f"the peer reaches {share_of_copy:.2f} of the copy's bandwidth, under {CRIPPLED}"
+    return None
+
+
 class Decode:
     """The measurements of one model on one device."""
 
@@ -107,12 +116,10 @@ class Decode:
             )
         loop.finish()
         peer_mbu = self.bytes(model, 1) / times[name].median / self.ceilings.copy_bw
-        weak = "compile" in name and self.on_gpu and peer_mbu < CRIPPLED
-        invalid = PROVISIONAL if name == GRAPHED else None
-        if weak:
-            invalid = f"the peer reaches {peer_mbu:.2f} of the copy's bandwidth, under {CRIPPLED}"
         peer = {"goal": OF_PEERS.get(name), "peer": times[name], "peer_name": name}
-        return self.record(model, 1, times["ours"], invalid=invalid, **peer)
+        return self.record(
+            model, 1, times["ours"], invalid=doubt(name, peer_mbu if self.on_gpu else 1.0), **peer
+        )
 
     def peers(self, compiled: bool) -> dict[str, Callable[..., Callable[[], Any]]]:
         """Makers of steps by name."""

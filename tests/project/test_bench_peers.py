@@ -130,6 +130,13 @@ def test_the_compiled_euler_step_is_whole_and_computes_the_same() -> None:
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4)
 
 
+def test_a_crippled_peer_of_a_step_is_said_to_be_one() -> None:
+    compiled, eager = "torch.compile static cache", "transformers eager"
+    assert decode.doubt(compiled, 0.71) is None and decode.doubt(eager, 0.1) is None
+    assert decode.doubt(compiled, 0.69) == "the peer reaches 0.69 of the copy's bandwidth, under 0.7"
+    assert decode.doubt(decode.GRAPHED, 0.9) == decode.PROVISIONAL
+
+
 def test_a_crippled_peer_of_the_flow_is_said_to_be_one() -> None:
     times = record.Times
     assert codec.crippled(times((1.0,), 0), times((1.0,), 0)) is None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +226,35 @@ def test_nothing_is_compiled_after_warmup() -> None:
     stats = stepper.stats()
     assert (stats.jit_after_warmup, stats.eager_steps) == (0, 0) and stats.replays > 60
     assert stats.graphs == 2 * len(stepper.buckets)
+
+
+@contextmanager
+def without_waits() -> Iterator[None]:
+    """Within, what would have the host wait for the device raises RuntimeError."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_rows_begin_and_step_without_a_wait() -> None:
+    """Beginning, order and step; a result is read behind its own event."""
+    from innervoice.model.device_step import RowStart
+
+    replies = replies_of(*[Schedule.preset("stitch_s"), WEIGHTED] * 2)
+    one = stepped(torch.bfloat16, replies)
+    stepper = one.stepper
+    for row in range(len(replies)):
+        stepper.rows.end(row)
+    stepper.warmup()
+    for row, reply in enumerate(replies):
+        start = RowStart(5, 0, one.pages[row], reply.program, reply.sampling, reply.caps, 1, reply.log_weight)
+        with without_waits():
+            stepper.begin(row, start)
+            stepper.rows.order({row: 4})
+            queued = stepper.step(row + 1, 2)
+        assert stepper.read(queued)
 
 
 @pytest.mark.parametrize("rows", [1, 7, 16, 33, 128])
