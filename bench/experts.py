@@ -9,6 +9,7 @@ parts is cut into experts that every token takes: the same numbers in bfloat16, 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import chain
@@ -125,10 +126,14 @@ def check(layer: Layer, team: _C.ThreadTeam) -> None:
 
 
 def speeds(quick: bool, threads: int) -> Iterator[Record]:
-    """Rows a second, few and many, of every format and of the peers; a plain read of the bytes of a row's experts beside them."""
+    """Rows a second, few and many, of every format and of the peers; a plain read of the bytes of a row's experts beside them.
+
+    One thread is measured by the time that it has a core, which neighbours do not change; several by the clock.
+    """
     layer, team = Layer(quick), _C.ThreadTeam(threads)
     torch.set_num_threads(threads)
     check(layer, team)
+    clock = time.process_time if threads == 1 else time.perf_counter
     bytes_of_a_row = 3 * 2 * layer.width * layer.inner * layer.used
     for rows in ROWS[:2] if quick else ROWS:
         ours = {str(to or "bfloat16"): layer.native(rows, to, team) for to in (None, *FORMATS)}
@@ -136,7 +141,7 @@ def speeds(quick: bool, threads: int) -> Iterator[Record]:
         runs |= {"loop": layer.loop(rows)} | {how: layer.theirs(rows, how) for how in PEERS}
         runs["read"] = plain_read(bytes_of_a_row, threads)
         with torch.inference_mode():
-            times = interleaved(runs, rounds=2 if quick else 15, warmup=1)
+            times = interleaved(runs, rounds=2 if quick else 9, warmup=1, clock=clock)
         for name, (_, size) in ours.items():
             ratios = times[name].ratios_to(times["loop"])
             yield Record.of(
@@ -144,6 +149,7 @@ def speeds(quick: bool, threads: int) -> Iterator[Record]:
                 device=device_name("cpu"), peer=times["loop"], peer_name="a loop of products in bfloat16", dtype=name,
                 threads=threads, bytes=size, ratio=median(ratios), invalid=times["read"].unsteady,
                 details={
+                    "clock": clock.__name__,
                     "rows_per_s": {key: rows / times[key].median for key in (name, "loop", *PEERS)},
                     "ratios": {key: median(times[name].ratios_to(times[key])) for key in ("loop", *PEERS)},
                     "isa": _C.available_isas()[-1], "cpu": cpu_facts(),

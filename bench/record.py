@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any, Literal, NamedTuple
@@ -210,17 +210,19 @@ def interleaved(
     warmup: int = 3,
     at_least_s: float = 0.0,
     inner: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Times]:
     """Time things in turns, so that what else the machine does falls on all alike: rounds of each, after warmup of each.
 
     More rounds are taken until at_least_s seconds have passed. inner: a duration is the mean of so many calls in a row. On cuda
-    between two device events, for what is queued in between; on the CPU by the clock.
+    between two device events, for what is queued in between; on the CPU by the clock: time.process_time leaves out what
+    other processes take, and adds up the threads of this one.
     """
     if rounds < 1 or inner < 1 or not runs:
         raise ValueError(
             f"interleaved: {len(runs)} runs, rounds {rounds}, inner {inner}: expected at least 1 of each"
         )
-    once = _once_on_cuda if device.startswith("cuda") else _once_on_cpu
+    once = _once_on_cuda if device.startswith("cuda") else partial(_once_on_cpu, clock)
     for run in runs.values():
         for _ in range(warmup):
             run()
@@ -234,11 +236,11 @@ def interleaved(
     return {name: Times(tuple(values), warmup) for name, values in seconds.items()}
 
 
-def _once_on_cpu(run: Callable[[], object], inner: int) -> float:
-    begin = time.perf_counter()
+def _once_on_cpu(clock: Callable[[], float], run: Callable[[], object], inner: int) -> float:
+    begin = clock()
     for _ in range(inner):
         run()
-    return (time.perf_counter() - begin) / inner
+    return (clock() - begin) / inner
 
 
 def _once_on_cuda(run: Callable[[], object], inner: int) -> float:

@@ -41,9 +41,11 @@ REPLIES = [
 ]
 
 
-def hold(replies: list[Reply], steps: int, to: Quantization | None = None, **options: object) -> Stepped:
+def hold(
+    replies: list[Reply], steps: int, to: Quantization | None = None, *, experts: bool = False, **options: object
+) -> Stepped:  # fmt: skip
     """The tokens of all replies are those of the host."""
-    model = small_model(to=to)
+    model = small_model(to=to, experts=experts)
     stepped = Stepped(model, replies, **options)
     stepped.run(steps, count=2)
     for reply, tokens in zip(replies, stepped.tokens, strict=True):
@@ -68,6 +70,11 @@ def test_tokens_are_the_host_s() -> None:
 )
 def test_tokens_of_quantised_weights_are_the_host_s(to: Quantization) -> None:
     hold(REPLIES[:2], steps=4, to=to)
+
+
+@pytest.mark.parametrize("to", [None, pytest.param(Quantization("int4"), marks=pytest.mark.long)], ids=str)
+def test_tokens_of_experts_are_the_host_s(to: Quantization | None) -> None:
+    hold(REPLIES[:2], steps=4, to=to, experts=True)
 
 
 @pytest.mark.long

@@ -16,7 +16,7 @@ from rows import Rows
 from innervoice.checkpoint.quantization import Quantization
 from innervoice.checkpoint.safetensors import DummyTensors, TensorSource
 from innervoice.model.device_step import DeviceStep, RowStart
-from innervoice.model.families import glm4_voice
+from innervoice.model.families import family_of
 from innervoice.model.kv_cache import KVCache
 from innervoice.model.quant_source import QuantizingSource
 from innervoice.model.transformer import AttentionInputs, Transformer
@@ -34,6 +34,13 @@ _CONFIG: dict[str, Any] = {
     "kv_channels": 16, "layernorm_epsilon": 3.90625e-08, "rmsnorm": True,
     "post_layer_norm": True, "add_qkv_bias": True, "add_bias_linear": False, "rope_ratio": 1, "original_rope": True,
     "torch_dtype": "float32", "tie_word_embeddings": False,
+}  # fmt: skip
+
+_EXPERTS: dict[str, Any] = {
+    "model_type": "qwen3_moe", "num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1,
+    "head_dim": 16, "intermediate_size": 16, "moe_intermediate_size": 16, "num_experts": 5, "num_experts_per_tok": 2,
+    "norm_topk_prob": True, "rms_norm_eps": 3.90625e-08, "max_position_embeddings": 2048, "torch_dtype": "float32",
+    "tie_word_embeddings": False,
 }  # fmt: skip
 
 
@@ -67,12 +74,16 @@ def small_model(
     device: str = "cpu",
     to: Quantization | None = None,
     vocabulary: Vocabulary = VOCABULARY,
+    *,
+    experts: bool = False,
 ) -> Transformer:
     """Random weights, quantised or not, whose logits are some units apart; the same on every device."""
-    own = {"padded_vocab_size": vocabulary.size, "eos_token_id": list(vocabulary.eos)}
-    config = glm4_voice.read_config(_CONFIG | own, "config.json")
+    size = "vocab_size" if experts else "padded_vocab_size"
+    data = (_EXPERTS if experts else _CONFIG) | {size: vocabulary.size, "eos_token_id": list(vocabulary.eos)}
+    family = family_of(data, "config.json")
+    config = family.read_config(data, "config.json")
     source: TensorSource = HostTensors(std=0.4) if to is None else QuantizingSource(HostTensors(std=0.4), to)
-    weights = glm4_voice.load_weights(config, source, dtype, device)
+    weights = family.load_weights(config, source, dtype, device)
     return Transformer(config, weights)
 
 
