@@ -136,6 +136,6 @@ def test_the_judge_expects_a_digit(engine: Engine, theirs: Any, folder: Path) ->
             want = sum(k * weight for k, weight in enumerate(weights, 1)) / sum(weights)
             assert score == pytest.approx(want, abs=1e-4)
     assert made[0].usage.cached_tokens > made[0].usage.prompt_tokens / 2  # three of four prompts begin alike
-    with pytest.raises(ValueError, match="a judge was given Ids"):
+    with pytest.raises(ValueError, match="the question is given as Ids"):
         judge.score(Ids([1]), Text("x"))
     assert isinstance(judge.prompt(*pairs[0], "wording")[0], Message)

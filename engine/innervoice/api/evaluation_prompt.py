@@ -38,7 +38,7 @@ class EvaluationPrompt:
     ) -> list[Message] | Ids:
         """The prompt of a pair. describes: of its description. Raises ValueError for content that is none."""
         prompt = self._describe if describes else self._config.prompt
-        given = {QUESTION: _contents(question, "question"), REPLY: _contents(reply, "reply")}
+        given = {QUESTION: contents_of(question, "question"), REPLY: contents_of(reply, "reply")}
         if self._is_whole(prompt):
             return self._whole(prompt, given)
         parts: list[Content] = []
@@ -89,7 +89,7 @@ def _pieces(prompt: str, given: Mapping[str, Sequence[Content]]) -> Iterator[str
             yield piece
 
 
-def _contents(given: RatedContent, name: str) -> list[Content]:
+def contents_of(given: RatedContent, name: str) -> list[Content]:
     """The parts of a question or a reply. Raises ValueError for none, and for Ids."""
     parts: list[Prompt] = list(given) if isinstance(given, list) else [given]
     if not parts:

@@ -44,7 +44,7 @@ class Evaluator:
         """Score with an engine that is open. describes: whether the model has an output layer to describe with."""
         self.engine = engine
         self.heads = heads
-        self._describes = describes
+        self.describes = describes
         self._requests = engine.parts.requests
         self._prompts = EvaluationPrompt(heads.config, self._requests)
         num_layers = engine.parts.core.runner.model.config.num_layers
@@ -98,7 +98,7 @@ class Evaluator:
 
         Raises the errors of `score`.
         """
-        if describe and not self._describes:
+        if describe and not self.describes:
             raise ValueError("this checkpoint has no output layer to describe with: give describe=False")
         return self._scored(pairs, describe, sampling)
 

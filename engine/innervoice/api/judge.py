@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from innervoice.runtime.conversation import Content, Message
-from innervoice.types import Ids, Prompt, Text, Usage
+from innervoice.api.evaluation_prompt import RatedContent, contents_of
+from innervoice.runtime.conversation import Message
+from innervoice.types import Text, Usage
 
 if TYPE_CHECKING:
     from innervoice.api.engine import Engine
@@ -51,7 +51,7 @@ class Evaluation:
         return cls(dict(scores), sum(scores.values()) / len(scores), method, description, usage)
 
 
-Pair = tuple[Prompt, Prompt]
+Pair = tuple[RatedContent, RatedContent]
 
 
 class ZeroShotJudge:
@@ -68,7 +68,7 @@ class ZeroShotJudge:
         self._engine = engine
         self._dimensions = dict(dimensions)
 
-    def score(self, question: Prompt, reply: Prompt) -> Evaluation:
+    def score(self, question: RatedContent, reply: RatedContent) -> Evaluation:
         """Rate one reply to a question. Raises the errors of `Engine.logprobs`."""
         return next(self.score_many([(question, reply)]))
 
@@ -87,20 +87,16 @@ class ZeroShotJudge:
         if batch:
             yield from self._rate(batch)
 
-    def prompt(self, question: Prompt, reply: Prompt, dimension: str) -> list[Message]:
+    def prompt(self, question: RatedContent, reply: RatedContent, dimension: str) -> list[Message]:
         """The dialogue whose next token rates a dimension. Raises ValueError for pairs that are Ids."""
-        for one in (question, reply):
-            if isinstance(one, Ids):
-                raise ValueError(
-                    "a judge was given Ids, which have no place in its prompt: use text or a recording"
-                )
+        asked, answered = contents_of(question, "question"), contents_of(reply, "reply")
         intro = Text("A person said this to an assistant:")
         between = Text("The assistant replied:")
         rate = Text(
             "Rate the empathy of the assistant's reply from 1 (very poor) to 5 (excellent). Answer with one digit and "
             f"nothing else. What to rate is {self._dimensions[dimension]}?"
         )
-        return [Message("user", [intro, _content(question), between, _content(reply), rate])]
+        return [Message("user", [intro, *asked, between, *answered, rate])]
 
     def _rate(self, pairs: Sequence[Pair]) -> Iterator[Evaluation]:
         prompts = [self.prompt(*pair, name) for pair in pairs for name in self._dimensions]
@@ -114,11 +110,6 @@ class ZeroShotJudge:
                 cached_tokens=sum(one.cached_tokens for one in own),
             )
             yield Evaluation.of(scores, "zero-shot", usage)
-
-
-def _content(prompt: Prompt) -> Content:
-    """A prompt as a part of a message, in which a string would be text."""
-    return Path(prompt) if isinstance(prompt, str) else prompt
 
 
 def expected(found: Likelihoods) -> float:

@@ -7,6 +7,7 @@ loadgen/         callers in real time
 manifest/        whole test sets, answered into a directory
 packaged.py      options by which the package's own model is loaded
 quantize.py      a checkpoint with its weights quantised, as a directory
+raters.py        Rater: a checkpoint's heads or the zero-shot judge
 realtime_bench/  callers of any Realtime server
 replay/          event logs, and replies made again
 simulator/       listeners under a virtual clock

@@ -2,11 +2,13 @@
 
 __main__.py  the process's command, its imports included
 answers.py   replies, drawn as they come and written to files
+best_of.py   innervoice generate --best-of
 bench.py     innervoice bench stream and metrics
 codec.py     innervoice codec encode, decode, roundtrip
 decode.py    innervoice bench decode
 demo.py      innervoice demo
 display.py   the reply as it is drawn in a terminal
+evaluate.py  innervoice evaluate
 inputs.py    question, schedule and sampling from words of the command line
 main.py      innervoice generate, plan, quantize, env, and the commands of the other files
 manifest.py  innervoice generate --manifest

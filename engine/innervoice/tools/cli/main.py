@@ -1,4 +1,4 @@
-"""The command line: innervoice demo | generate | serve | replay | simulate | bench | plan | quantize | codec | env.
+"""The command line: innervoice demo | generate | evaluate | serve | replay | simulate | bench | plan | quantize | codec | env.
 
 Bad input is one sentence on stderr and exit code 2.
 """
@@ -26,6 +26,7 @@ from innervoice.tools.cli.bench import metrics, stream
 from innervoice.tools.cli.decode import decode
 from innervoice.tools.cli.demo import demo_command
 from innervoice.tools.cli.display import plan_rows, written_as_it_goes, written_table
+from innervoice.tools.cli.evaluate import evaluate_command
 from innervoice.tools.cli.inputs import read_prompt, read_sampling, read_schedule, read_template, typed
 from innervoice.tools.cli.options import JsonOption, ModelOption, ScheduleOption, with_engine_options
 from innervoice.tools.cli.outputs import ReplyFiles, is_same
@@ -126,10 +127,22 @@ def generate(
     concurrency: Annotated[
         int | None, typer.Option(min=1, help="Items of a test set at a time. Default: as many as fit.")
     ] = None,
+    best_of: Annotated[
+        int | None, typer.Option(min=2, max=1024, help="Replies to draw; the best-rated one is kept.")
+    ] = None,
+    by: Annotated[str, typer.Option(help="The score that --best-of goes by, or mean.")] = "mean",
+    evaluator: Annotated[
+        str | None,
+        typer.Option(help="Checkpoint whose heads rate for --best-of. Default: the model judges zero-shot."),
+    ] = None,
     *,
     chosen: dict[str, Any],
 ) -> None:
     """Answer one question, recorded or typed, or a whole test set."""
+    if best_of is None and (evaluator or by != "mean"):
+        raise ValueError("--by and --evaluator are for the best of several replies: give --best-of too")
+    if best_of is not None and (greedy or manifest is not None):
+        raise ValueError("--best-of draws several replies to one question: leave --greedy and --manifest out")
     if manifest is None and (out_dir or concurrency or form != "innervoice"):
         raise ValueError("--out-dir, --format and --concurrency are for a test set: give --manifest too")
     outputs = ReplyFiles(REPLY if out is None else out, events, trace)
@@ -154,6 +167,14 @@ def generate(
         from innervoice.tools.cli.manifest import answer_manifest
 
         answer_manifest({"model": model} | chosen, request, manifest, out_dir, form, concurrency)
+        return
+    if best_of is not None:
+        from innervoice.tools.cli.best_of import answer_best_of
+
+        answer_best_of(
+            {"model": model} | chosen, read_prompt(recording, text), request, outputs, best_of, by, evaluator,
+            must_sound=out is not None,
+        )  # fmt: skip
         return
     answer(
         {"model": model} | chosen,
@@ -187,6 +208,7 @@ def plan(model: ModelOption, as_json: JsonOption = False, *, chosen: dict[str, A
     print(json.dumps(made, default=str) if as_json else environment.as_text(plan_rows(made)))
 
 
+app.command("evaluate")(evaluate_command)
 app.command("serve")(serve_command)
 app.command("replay")(replay_command)
 app.command("simulate")(simulate_command)

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 from innervoice.files import parse_json, read_text
 from innervoice.types import Prompt, Text
@@ -50,8 +50,30 @@ class BrokenLine:
     reason: str
 
 
+class Identified(Protocol):
+    """An item with an id of its own."""
+
+    @property
+    def item_id(self) -> str:
+        """The id."""
+        ...
+
+
+Item = TypeVar("Item", bound=Identified)
+MakeItem = Callable[[dict[str, Any], int], Item]
+"""Makes an item of a line's object and number; raises ValueError."""
+
+
 def read_manifest(path: Path, form: ManifestFormat = "innervoice") -> Iterator[ManifestItem | BrokenLine]:
     """The items of a file, in order, and the lines that are none. Recordings are found beside the file.
+
+    Raises FileNotFoundError, ValueError for a file that is not there or is no text.
+    """
+    return read_lines(path, lambda values, number: _item(values, number, path.parent, form))
+
+
+def read_lines(path: Path, make: MakeItem[Item]) -> Iterator[Item | BrokenLine]:
+    """The items that `make` makes of a file's lines, in order, and the lines that are none.
 
     Raises FileNotFoundError, ValueError for a file that is not there or is no text.
     """
@@ -62,7 +84,9 @@ def read_manifest(path: Path, form: ManifestFormat = "innervoice") -> Iterator[M
         where = f"{path}, line {number}"
         try:
             values = parse_json(line, where, "write one object a line")
-            item = _item(values, number, path.parent, form)
+            if not isinstance(values, dict):
+                raise ValueError("it holds no object: write one object a line")
+            item = make(values, number)
         except ValueError as error:
             reason = str(error)
             yield BrokenLine(reason if reason.startswith(where) else f"{where}: {reason}")
@@ -76,16 +100,18 @@ def read_manifest(path: Path, form: ManifestFormat = "innervoice") -> Iterator[M
         yield item
 
 
-def _item(values: Any, number: int, folder: Path, form: ManifestFormat) -> ManifestItem:
-    if not isinstance(values, dict):
-        raise ValueError("it holds no object: write one object a line")
-    item_id = values.get(_ID_KEYS[form], str(number))
+def id_of(values: Mapping[str, Any], number: int, key: str = "id") -> str:
+    """The id of a line's object, or else its number. Raises ValueError for one that is no text."""
+    item_id = values.get(key, str(number))
     if isinstance(item_id, int) and not isinstance(item_id, bool):
         item_id = str(item_id)
     if not isinstance(item_id, str) or not 0 < len(item_id) <= _MOST_ID:
-        raise ValueError(
-            f"{_ID_KEYS[form]} is {str(item_id)[:80]!r}: it must be text of 1 to {_MOST_ID} characters"
-        )
+        raise ValueError(f"{key} is {str(item_id)[:80]!r}: it must be text of 1 to {_MOST_ID} characters")
+    return item_id
+
+
+def _item(values: Mapping[str, Any], number: int, folder: Path, form: ManifestFormat) -> ManifestItem:
+    item_id = id_of(values, number, _ID_KEYS[form])
     return ManifestItem(item_id, _READERS[form](values, folder), _without_sound(values))
 
 

@@ -12,7 +12,7 @@ from innervoice.tools.manifest.items import ManifestItem
 from innervoice.tools.manifest.results import Result, RunFolder
 from innervoice.types import OutOfCapacity, Reply, RequestFailed, Sampling
 
-_FAILURES = (ValueError, OSError, RequestFailed, OutOfCapacity)
+FAILURES = (ValueError, OSError, RequestFailed, OutOfCapacity)
 _COUNTS = (
     "prompt_tokens",
     "reflection_tokens",
@@ -68,7 +68,7 @@ class ManifestRun:
     def _take(self, made: Future[Result], item: ManifestItem) -> ManifestItem | FailedItem:
         try:
             self._folder.add(made.result())
-        except _FAILURES as error:
+        except FAILURES as error:
             return FailedItem(item.item_id, " ".join(str(error).split()))
         return item
 
