@@ -32,6 +32,7 @@ FOLDERS = ("", "engine/innervoice", "kernels/innervoice_kernels", "csrc", "tests
 COMMANDS = (
     "demo",
     "generate",
+    "evaluate",
     "serve",
     "plan",
     "quantize",
