@@ -59,8 +59,8 @@ class Identified(Protocol):
         ...
 
 
-Item = TypeVar("Item", bound=Identified)
-MakeItem = Callable[[dict[str, Any], int], Item]
+LineItem = TypeVar("LineItem", bound=Identified)
+MakeItem = Callable[[dict[str, Any], int], LineItem]
 """Makes an item of a line's object and number; raises ValueError."""
 
 
@@ -72,7 +72,7 @@ def read_manifest(path: Path, form: ManifestFormat = "innervoice") -> Iterator[M
     return read_lines(path, lambda values, number: _item(values, number, path.parent, form))
 
 
-def read_lines(path: Path, make: MakeItem[Item]) -> Iterator[Item | BrokenLine]:
+def read_lines(path: Path, make: MakeItem[LineItem]) -> Iterator[LineItem | BrokenLine]:
     """The items that `make` makes of a file's lines, in order, and the lines that are none.
 
     Raises FileNotFoundError, ValueError for a file that is not there or is no text.
