@@ -55,7 +55,7 @@ class Identified(Protocol):
 
     @property
     def item_id(self) -> str:
-        """The id."""
+        """The id of the item."""
         ...
 
 

@@ -68,7 +68,7 @@ def evaluation_values(evaluation: Evaluation) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far ratings agree with given ones. lcc: the linear correlation coefficient, None for fewer than two items and
+    """The agreement of ratings with given ones. lcc: the linear correlation coefficient, None for fewer than two items and
     where either side is the same for all. mse: the mean squared error.
     """
 
