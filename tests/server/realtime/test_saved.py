@@ -200,6 +200,32 @@ def test_who_hangs_up_leaves_nothing(
     run(work())
 
 
+def test_a_store_that_fails_disturbs_no_talk(servers: tuple[ServerContext, ServerContext]) -> None:
+    class Broken:
+        async def save(self, token: str, data: bytes, keep_s: float) -> bool:
+            raise ConnectionError("no store")
+
+        async def take(self, token: str) -> bytes | None:
+            raise ConnectionError("no store")
+
+        async def forget(self, token: str) -> None:
+            raise ConnectionError("no store")
+
+    a, _ = servers
+    a.store = Broken()
+
+    async def work() -> None:
+        async with connected(a, innervoice="1") as client:
+            await greeted(client)
+            await ask(client)
+            await ask(client)
+            assert client.of_type("error") == []
+        async with connected(a, resume="resume_elsewhere") as client:
+            assert (await client.until("error"))["error"]["code"] == "invalid_resume_token"
+
+    run(work())
+
+
 @pytest.mark.parametrize("change", ["version", "cut short"])
 def test_what_cannot_be_read_is_refused(
     servers: tuple[ServerContext, ServerContext], directory: Directory, change: str

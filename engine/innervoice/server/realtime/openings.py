@@ -256,7 +256,12 @@ async def _find_saved(server: ServerContext, token: str) -> SavedDialogue | None
     """Take a conversation over that is not here, from the store. Raises ApiError for one that cannot be read."""
     if server.store is None or token in server.resumable:
         return None
-    data = await server.store.take(token)
+    try:
+        async with asyncio.timeout(STORE_S):
+            data = await server.store.take(token)
+    except Exception as error:
+        log.warning("the store of conversations does not answer: %r", error)
+        return None
     try:
         return None if data is None else SavedDialogue.from_bytes(data)
     except ValueError as error:
