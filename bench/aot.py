@@ -2,8 +2,8 @@
 
 `python -m bench.aot --json FILE` writes a list of {name, shape, config, registers, spills, shared_bytes, triton}: registers a
 thread, bytes that a thread spills to local memory (loads and stores, as ptxas counts them), shared memory a block, all read from
-ptxas's own report. Kernels that bench/slots.py knows have {programs, slots} besides. The shapes come through the public ops, on
-meta tensors, so that what is compiled is what a GPU would launch.
+ptxas's own report. Kernels that bench/slots.py knows have {programs, slots} besides, others what COUNTED and MERGES say. The
+shapes come through the public ops, on meta tensors, so that what is compiled is what a GPU would launch.
 """
 
 from __future__ import annotations
@@ -42,6 +42,10 @@ COUNTED = {
     "int4_linear",
     "scaled_linear",
 }  # kernels whose record has the issue slots of a round of their loop
+MERGES = {
+    "decode",
+    "step_attention",
+}  # kernels whose record has the copies to shared memory behind the arrival of a split
 TABLE = Path(__file__).resolve().parent / "aot_sm90.json"
 
 
@@ -138,6 +142,8 @@ def record(name: str, shape: str, launch: Launch) -> dict[str, Any]:
 
     made = compiled(launch)
     loop = {"loop_slots": loop_slots(made.asm["cubin"])} if name in COUNTED else {}
+    if name in MERGES:
+        loop = {"copies": made.asm["ptx"].rpartition("atom.")[2].count("cp.async.cg")}
     return {
         "name": name,
         "shape": shape,

@@ -22,6 +22,7 @@ from innervoice_kernels.language import (
     norm,
     qkv,
     rope,
+    step_attention,
 )
 from innervoice_kernels.residual_vq import elu_unit, rvq, taps, windowed
 from innervoice_kernels.sampling import cursor, head, philox, sample_pick, step
@@ -128,6 +129,26 @@ def attend(rows: int, queries: int, page_size: int, dtype: torch.dtype, weighted
         128**-0.5,
         *tags,
         max_queries=queries,
+    )
+
+
+def steps(rows: int, page_size: int, dtype: torch.dtype, weighted: bool = False, bias: bool = True) -> Call:
+    """Rotation, keys and values into their pages, and attention of a decode step."""
+    kv, cos = pages(page_size, dtype), empty(rows, WIDTH // 4, dtype=dtype)
+    tags = (ints(rows), ints(4096, page_size), empty(rows, dtype=torch.float32)) if weighted else None
+    return call(
+        f"{rows} rows, pages of {page_size}",
+        step_attention.step_attention,
+        empty(rows, QKV, dtype=dtype),
+        cos,
+        cos,
+        *kv,
+        ints(rows, 4096 // page_size),
+        ints(rows),
+        128**-0.5,
+        True,
+        bias=empty(QKV, dtype=dtype) if bias else None,
+        tags=tags,
     )
 
 
@@ -401,8 +422,11 @@ for rows in ROWS:
     CALLS += elementwise(rows, BF16)
     for page_size in PAGE_SIZES:
         CALLS += heads(rows, page_size, BF16)
-CALLS += [attend(8, 512, page_size, BF16, weighted) for page_size in PAGE_SIZES for weighted in (False, True)]
+CALLS += [attend(8, 512, page_size, BF16, weighted) for page_size in (16, 128) for weighted in (False, True)]
 CALLS += [attend(8, 512, 16, dtype, True) for dtype in (torch.float16, torch.float32)]
+CALLS += [steps(rows, 16, BF16, weighted) for rows in (1, 32) for weighted in (False, True)]
+CALLS += [attend(32, 1, 16, BF16, False), steps(1, 128, BF16, bias=False)]
+CALLS += [steps(8, 16, dtype, True) for dtype in (torch.float16, torch.float32)]
 CALLS += [call_fp8 for rows, queries in ((8, 512), (8, 1)) for call_fp8 in fp8_cache(rows, queries, BF16)]
 for dtype in (BF16, torch.float16, torch.float32):
     for rows in (1, 8, 16):
@@ -411,8 +435,7 @@ for dtype in (BF16, torch.float16, torch.float32):
 CALLS += dependent(
     [
         *elementwise(1, BF16)[:1],
-        *heads(1, 16, BF16)[:2],
-        *(attend(1, 1, 16, BF16, weighted) for weighted in (False, True)),
+        *(steps(1, 16, BF16, weighted) for weighted in (False, True)),
     ]
 )
 CALLS += [end_of_step(rows, BF16, True) for rows in (32, 128, 256)]

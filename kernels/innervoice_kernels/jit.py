@@ -97,7 +97,7 @@ class Launch:
     grid: tuple[int, ...] = (1,)
 
 
-_OPTIONS = ("num_warps", "num_stages", "launch_pdl")
+_OPTIONS = ("num_warps", "num_stages", "maxnreg", "launch_pdl")
 _recorder: ContextVar[list[Launch] | None] = ContextVar("innervoice_recorder", default=None)
 
 # Programmatic dependent launch: a kernel with a constant PDL begins before the one ahead of it has

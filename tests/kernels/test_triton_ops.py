@@ -14,6 +14,7 @@ from innervoice_kernels.testing import OPS, Case, Op, check  # noqa: E402
 
 NAMES = (
     "rms_norm", "add_rms_norm", "silu_mul", "rotary", "store_kv", "qkv_rope_store", "linear", "gated_linear", "paged_attention",
+    "step_attention",
     "gumbel_noise", "sample", "head_sample", "scaled_linear", "int4_linear",
     "route", "group_pairs", "expert_gate_up", "expert_down", "routed_ffn",
     "store_kv_fp8", "group_norm_mish", "snake", "stream_residual", "nearest_code",

@@ -20,5 +20,6 @@ packed.py               codes made into numbers of 16 bits by their bits, two an
 paged_batch.py          the arguments of paged attention, checked
 qkv.py                  bias, head norms, rotary positions and store_kv in one
 rope.py                 rotary: rotary positions
+step_attention.py       step_attention: qkv_rope_store and paged_attention of a decode step in one
 weight_formats.py       what the numbers of int8, int4 and fp8 weights mean
 """

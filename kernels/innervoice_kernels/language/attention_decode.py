@@ -34,9 +34,16 @@ from innervoice_kernels.language.paged_batch import PagedBatch
 # alone, so that its sums are the same in every batch. 256 keys of GLM-4-Voice are 128 KiB a program
 # against 8 KiB of partial result.
 SPLIT, MOST = 256, 32
+# Stages of the loop that merges splits: of 8 KiB each.
+_AHEAD = tl.constexpr(5)
 # A warp multiplies 16 keys of a step of 64. Five stages are what buffers two steps, 64 KiB, behind the
 # look-up of the pages: three programs share an SM, which has then 192 KiB on their way.
 _WARPS, _STAGES = 4, 5
+# From MANY rows on there are more programs than an H200 holds of these. Of four stages and 128 registers a thread, which
+# is enough for halves, heads of 128 and no reflection weight, an SM holds four: 32 rows of 2,048 keys in two groups run
+# in one wave.
+MANY = 32
+_OF_MANY = {"num_stages": 4, "maxnreg": 128}
 
 
 @dataclass(frozen=True)
@@ -80,22 +87,54 @@ def _combine(
 ) -> Block:
     """The parts first to first + count -> [M, BLOCK_D], in their order.
 
-    Written by other programs: read past the L1 cache.
+    Several are on their way to shared memory, which the keys have left, while one is added. Written by other
+    programs: read past the L1 cache.
     """
-    row = tl.arange(0, M)
-    column = tl.arange(0, BLOCK_D)
+    row, column = tl.arange(0, M), tl.arange(0, BLOCK_D)
     part = tl.arange(0, SPLITS)
-    place = stats + (first + part[:, None]) * (2 * M) + row[None, :]
-    tops = tl.load(place, mask=(part < count)[:, None], other=float("-inf"), cache_modifier=".cg")
-    totals = tl.load(place + M, mask=(part < count)[:, None], other=0.0, cache_modifier=".cg")
+    exists = (part < count)[:, None]
+    place = stats + (first + part)[:, None] * (2 * M) + row[None, :]
+    tops = tl.load(place, mask=exists, other=float("-inf"), cache_modifier=".cg")
+    totals = tl.load(place + M, mask=exists, other=0.0, cache_modifier=".cg")
     best = tl.max(tops, axis=0)
     total = tl.sum(tl.exp2(tops - best[None, :]) * totals, axis=0)
     y = tl.zeros([M, BLOCK_D], tl.float32)
-    for index in range(count):
+    inner = row[:, None] * BLOCK_D + column[None, :]
+    for index in tl.range(0, count, num_stages=_AHEAD):
         weight = tl.exp2(tl.load(stats + (first + index) * (2 * M) + row, cache_modifier=".cg") - best)
-        here = partial + (first + index) * (M * BLOCK_D) + row[:, None] * BLOCK_D + column[None, :]
-        y += weight[:, None] * tl.load(here, cache_modifier=".cg")
+        here = tl.load(partial + (first + index) * (M * BLOCK_D) + inner, cache_modifier=".cg")
+        y += weight[:, None] * here
     return y / total[:, None]
+
+
+@jit
+def span_of(length: Num, KEYS: constexpr, SPLIT_KEYS: constexpr, MOST_SPLITS: constexpr) -> Num:
+    """Keys of a split of a row of so many."""
+    return tl.maximum(SPLIT_KEYS, tl.cdiv(tl.cdiv(length, MOST_SPLITS), KEYS) * KEYS)
+
+
+@jit
+def leave_split(
+    top: Block, total: Block, y: Block, place: Block, mask: Block, out: Ptr, partial: Ptr, stats: Ptr, arrived: Ptr,
+    pair: Num, split: Num, count: Num, SPLITS: constexpr, M: constexpr, BLOCK_D: constexpr,
+) -> None:  # fmt: skip
+    """A split's result, y [M, BLOCK_D], goes to `place` if it is the only one of `count`, else to the workspace: the
+    last of a pair of row and group to arrive puts all together.
+    """
+    if count == 1:
+        tl.store(place, narrow(y / total[:, None], out), mask=mask)
+    else:
+        index = tl.arange(0, M)
+        part = pair * SPLITS + split
+        inner = index[:, None] * BLOCK_D + tl.arange(0, BLOCK_D)[None, :]
+        tl.store(partial + part * (M * BLOCK_D) + inner, y)
+        tl.store(stats + part * (2 * M) + index, top)
+        tl.store(stats + part * (2 * M) + M + index, total)
+        tl.debug_barrier()  # what all threads of this program wrote stands before its arrival
+        if tl.atomic_add(arrived + pair, 1, sem="acq_rel") == count - 1:
+            y = _combine(partial, stats, pair * SPLITS, count, SPLITS, M, BLOCK_D)
+            tl.store(place, narrow(y, out), mask=mask)
+            tl.store(arrived + pair, 0)
 
 
 @jit
@@ -117,7 +156,7 @@ def _decode_kernel(
         follow()
     token = tl.load(query_start + row).to(tl.int64)
     length = tl.load(context_len + row)
-    span = tl.maximum(SPLIT_KEYS, tl.cdiv(tl.cdiv(length, MOST_SPLITS), KEYS) * KEYS)
+    span = span_of(length, KEYS, SPLIT_KEYS, MOST_SPLITS)
     count = tl.cdiv(length, span)
     if (tl.load(query_start + row + 1) - token != 1) | (split >= count):
         return
@@ -138,43 +177,48 @@ def _decode_kernel(
         tag_stride, k_scale, v_scale, out, G, D, PAGE_SIZE, BLOCK_D, KEYS, WEIGHTED, SCALED,
     )  # fmt: skip
     place = out + (token * H + head[:, None]) * D + column[None, :]
-    if count == 1:
-        tl.store(place, narrow(y / total[:, None], out), mask=mask)
-        return
-    pair = row.to(tl.int64) * G + group
-    part = pair * SPLITS + split
-    tl.store(partial + part * (M * BLOCK_D) + index[:, None] * BLOCK_D + column[None, :], y)
-    tl.store(stats + part * (2 * M) + index, top)
-    tl.store(stats + part * (2 * M) + M + index, total)
-    tl.debug_barrier()  # what all threads of this program wrote stands before its arrival
-    if tl.atomic_add(arrived + pair, 1, sem="acq_rel") == count - 1:
-        y = _combine(partial, stats, pair * SPLITS, count, SPLITS, M, BLOCK_D)
-        tl.store(place, narrow(y, out), mask=mask)
-        tl.store(arrived + pair, 0)
+    leave_split(
+        top, total, y, place, mask, out, partial, stats, arrived, row.to(tl.int64) * G + group, split, count,
+        SPLITS, M, BLOCK_D,
+    )  # fmt: skip
+
+
+def _options_of(batch: PagedBatch) -> dict[str, int]:
+    """Warps, stages and registers of a batch's programs."""
+    is_plain = batch.tags is None and batch.scales is None and batch.q.element_size() == 2
+    fits = is_plain and tile_rows(batch.heads, batch.groups) * batch.width <= 16 * 128
+    return {"num_warps": _WARPS} | (_OF_MANY if fits and batch.num_rows >= MANY else {"num_stages": _STAGES})
+
+
+def workspace_of(batch: PagedBatch, given: Workspace | None) -> Workspace:
+    """Room for the splits of a batch. Raises ValueError for one that is too small."""
+    heads, groups, num_rows = batch.heads, batch.groups, batch.num_rows
+    if given is None:
+        return Workspace.allocate(num_rows, heads, groups, batch.width, batch.max_context, batch.q.device)
+    parts = num_rows * groups * num_splits(batch.max_context)
+    tile = tile_rows(heads, groups) * next_power(batch.width, LEAST)
+    if given.arrived.numel() < num_rows * groups or given.partial.numel() < parts * tile:
+        raise ValueError(
+            f"paged_attention: the workspace is too small for {num_rows} rows of {batch.max_context} tokens"
+        )
+    return given
+
+
+def sizes_of(batch: PagedBatch) -> dict[str, int]:
+    """The constants of both decode kernels."""
+    return {
+        "H": batch.heads, "G": batch.groups, "D": batch.width, "PAGE_SIZE": batch.page_size,
+        "WEIGHTED": batch.tags is not None, "M": tile_rows(batch.heads, batch.groups),
+        "BLOCK_D": next_power(batch.width, LEAST), "KEYS": tile_of(batch.q, batch.k_pages).keys,
+        "SPLITS": num_splits(batch.max_context), "SPLIT_KEYS": SPLIT, "MOST_SPLITS": MOST,
+    } | _options_of(batch)  # fmt: skip
 
 
 def decode(batch: PagedBatch, out: Tensor, workspace: Workspace | None) -> None:
     """Fill the tokens of rows that have exactly one query."""
-    heads = batch.heads
-    groups = batch.groups
-    num_rows = batch.num_rows
-    if workspace is None:
-        workspace = Workspace.allocate(
-            num_rows, heads, groups, batch.width, batch.max_context, batch.q.device
-        )
-    splits = num_splits(batch.max_context)
-    rows = tile_rows(heads, groups)
-    block = next_power(batch.width, LEAST)
-    parts = num_rows * groups * splits
-    if workspace.arrived.numel() < num_rows * groups or workspace.partial.numel() < parts * rows * block:
-        raise ValueError(
-            f"paged_attention: the workspace is too small for {num_rows} rows of {batch.max_context} tokens"
-        )
+    room, sizes = workspace_of(batch, workspace), sizes_of(batch)
     launch(
-        _decode_kernel, (splits, groups, num_rows), *batch.pointers(), out,
-        workspace.partial, workspace.stats, workspace.arrived, batch.scale, *batch.strides(),
-        H=heads, G=groups, D=batch.width, PAGE_SIZE=batch.page_size,
-        WEIGHTED=batch.tags is not None, SCALED=batch.scales is not None, M=rows, BLOCK_D=block,
-        KEYS=tile_of(batch.q, batch.k_pages).keys, SPLITS=splits, SPLIT_KEYS=SPLIT, MOST_SPLITS=MOST,
-        num_warps=_WARPS, num_stages=_STAGES,
+        _decode_kernel, (sizes["SPLITS"], batch.groups, batch.num_rows), *batch.pointers(), out,
+        room.partial, room.stats, room.arrived, batch.scale, *batch.strides(),
+        SCALED=batch.scales is not None, **sizes,
     )  # fmt: skip

@@ -97,7 +97,8 @@ def sums_of_few(
         b = tl.load(x_place + k2, mask=(k2 < K) | EVEN, other=0.0)
         if NORM:
             left, right = a.to(tl.float32), b.to(tl.float32)
-            squares += left * left + right * right
+            squares += left * left
+            squares += right * right
             a = product(a, tl.load(norm_place + k1, mask=(k1 < K) | EVEN, other=0.0), x)
             b = product(b, tl.load(norm_place + k2, mask=(k2 < K) | EVEN, other=0.0), x)
         a, b = paired(tl.permute(a, 0, 2, 1), tl.permute(b, 0, 2, 1), x)

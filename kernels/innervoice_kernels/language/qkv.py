@@ -18,7 +18,6 @@ from innervoice_kernels.jit import (
     Ptr,
     cdiv,
     constexpr,
-    follow,
     jit,
     launch,
     narrow,
@@ -64,7 +63,8 @@ def qkv_rope_store_ref(
 
 
 @jit
-def _head_values(start: Block, bias: Ptr, column: Block, mask: Block, BIAS: constexpr) -> Block:
+def head_values(start: Block, bias: Block, column: Block, mask: Block, BIAS: constexpr) -> Block:
+    """Values of heads that begin at these addresses, with their bias."""
     values = tl.load(start + column, mask=mask, other=0.0)
     if BIAS:
         values = narrow(
@@ -74,40 +74,52 @@ def _head_values(start: Block, bias: Ptr, column: Block, mask: Block, BIAS: cons
 
 
 @jit
+def rotated_heads(
+    start: Block, bias: Block, weight: Ptr, cos: Ptr, sin: Ptr, token: Block, column: Block, mask: Block, known: Block,
+    like: Ptr, eps: Num, D: constexpr, R: constexpr, INTERLEAVED: constexpr, BIAS: constexpr, NORM: constexpr,
+) -> Block:  # fmt: skip
+    """Heads [T, BLOCK] that begin at start [T, 1], with their bias and norm, rotated by the angles of their tokens.
+
+    token: [T], or [1] for heads of one token; known: mask of its angles.
+    """
+    x = head_values(start, bias, column[None, :], mask, BIAS).to(tl.float32)
+    pair = partner(column, R, INTERLEAVED)
+    other = head_values(start, bias, pair[None, :], mask, BIAS).to(tl.float32)
+    if NORM:
+        scale = 1 / tl.sqrt_rn(tl.sum(x * x, axis=1) / D + eps)[:, None]
+        x = narrow(x * scale * tl.load(weight + column, mask=column < D, other=0.0).to(tl.float32), like).to(
+            tl.float32
+        )
+        other = narrow(
+            other * scale * tl.load(weight + pair, mask=column < D, other=0.0).to(tl.float32), like
+        ).to(tl.float32)
+    return narrow(turned(x, other, cos, sin, token, column, known, R, INTERLEAVED), like)
+
+
+@jit
 def _qkv_kernel(
     qkv: Ptr, bias: Ptr, cos: Ptr, sin: Ptr, q_norm: Ptr, k_norm: Ptr, q: Ptr, k_pages: Ptr, v_pages: Ptr,
     slots: Ptr, T: Count, qkv_token: Num, page: Num, offset: Num, stride: Num, eps: Num, H: constexpr,
     G: constexpr, D: constexpr, R: constexpr, PAGE_SIZE: constexpr, INTERLEAVED: constexpr, BIAS: constexpr,
-    NORM: constexpr, BLOCK: constexpr, TOKENS: constexpr, PDL: constexpr,
+    NORM: constexpr, BLOCK: constexpr, TOKENS: constexpr,
 ) -> None:  # fmt: skip
     """One head of TOKENS tokens a program: queries first, then the groups' keys, then their values."""
     token, head = tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS), tl.program_id(1)
     column = tl.arange(0, BLOCK)
     mask = (token < T)[:, None] & (column < D)[None, :]
     start, bias = qkv + token[:, None] * qkv_token + head * D, bias + head * D
-    if PDL:
-        follow()
-    own = _head_values(start, bias, column[None, :], mask, BIAS)
     slot = tl.load(slots + token, mask=token < T, other=-1)
     if head >= H + G:
+        own = head_values(start, bias, column[None, :], mask, BIAS)
         place = slot_place(slot, head - H - G, page, offset, stride, PAGE_SIZE)[:, None] + column
         tl.store(v_pages + place, own, mask=mask & (slot >= 0)[:, None])
         return
-    pair = partner(column, R, INTERLEAVED)
-    x = own.to(tl.float32)
-    other = _head_values(start, bias, pair[None, :], mask, BIAS).to(tl.float32)
-    if NORM:
-        weight = k_norm
-        if head < H:
-            weight = q_norm
-        scale = 1 / tl.sqrt_rn(tl.sum(x * x, axis=1) / D + eps)[:, None]
-        x = narrow(x * scale * tl.load(weight + column, mask=column < D, other=0.0).to(tl.float32), q).to(
-            tl.float32
-        )
-        other = narrow(
-            other * scale * tl.load(weight + pair, mask=column < D, other=0.0).to(tl.float32), q
-        ).to(tl.float32)
-    result = narrow(turned(x, other, cos, sin, token, column, mask, R, INTERLEAVED), q)
+    weight = k_norm
+    if head < H:
+        weight = q_norm
+    result = rotated_heads(
+        start, bias, weight, cos, sin, token, column, mask, mask, q, eps, D, R, INTERLEAVED, BIAS, NORM
+    )
     if head < H:
         tl.store(q + (token[:, None] * H + head) * D + column, result, mask=mask)
     else:

@@ -146,37 +146,56 @@ def _qkv_case(
     """pages 0: as many as the tokens fill."""
 
     def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
-        total = (heads + 2 * groups) * width
-        angle = (
-            torch.rand(time, rotated // 2, generator=on_host(generator), dtype=torch.float32, device="cpu")
-            * 6.28
-        )
         num_pages = pages or -(-time // page_size)
         slots = torch.randperm(
             num_pages * page_size, generator=on_host(generator), dtype=torch.int64, device="cpu"
         )[:time]
         slots[:idle] = -1
-        inputs: Inputs = {
-            "qkv": rows(time, total, dtype=dtype, device=device, generator=generator, skip=skip),
+        made = qkv_inputs(
+            time, heads, groups, width, rotated, dtype, device, generator, interleaved, bias, norm, skip
+        )
+        return made | {
             "out": fresh(time, heads, width, dtype=dtype, device=device), "slots": slots.to(device),
-            "cos": angle.cos().to(dtype).to(device), "sin": angle.sin().to(dtype).to(device),
             "k_pages": fresh(num_pages, page_size, groups, width, dtype=dtype, device=device),
             "v_pages": fresh(num_pages, page_size, groups, width, dtype=dtype, device=device),
-            "interleaved": interleaved,
         }  # fmt: skip
-        if bias:
-            inputs["bias"] = normal(total, dtype=dtype, device=device, generator=generator)
-        if norm:
-            weights = [
-                1 + 0.1 * normal(width, dtype=dtype, device=device, generator=generator) for _ in range(2)
-            ]
-            inputs["norm"] = qkv.HeadNorm(*weights, eps=1e-6)
-        return inputs
 
     return Case(name, make)
 
 
-def _into(function: Callable[..., Tensor]) -> Callable[..., None]:
+def qkv_inputs(
+    time: int,
+    heads: int,
+    groups: int,
+    width: int,
+    rotated: int,
+    dtype: torch.dtype,
+    device: DeviceName,
+    generator: torch.Generator,
+    interleaved: bool = True,
+    bias: bool = True,
+    norm: bool = False,
+    skip: int = 0,
+) -> Inputs:
+    """Queries, keys and values of so many tokens side by side, their angles, a bias and norms."""
+    total = (heads + 2 * groups) * width
+    angle = (
+        torch.rand(time, rotated // 2, generator=on_host(generator), dtype=torch.float32, device="cpu") * 6.28
+    )
+    inputs: Inputs = {
+        "qkv": rows(time, total, dtype=dtype, device=device, generator=generator, skip=skip),
+        "cos": angle.cos().to(dtype).to(device), "sin": angle.sin().to(dtype).to(device),
+        "interleaved": interleaved,
+    }  # fmt: skip
+    if bias:
+        inputs["bias"] = normal(total, dtype=dtype, device=device, generator=generator)
+    if norm:
+        weights = [1 + 0.1 * normal(width, dtype=dtype, device=device, generator=generator) for _ in range(2)]
+        inputs["norm"] = qkv.HeadNorm(*weights, eps=1e-6)
+    return inputs
+
+
+def into(function: Callable[..., Tensor]) -> Callable[..., None]:
     """The op with its queries written to `out`, so that all it writes are arguments."""
 
     def run(out: Tensor, **inputs: Any) -> None:
@@ -254,7 +273,7 @@ OPS = (
         _store_case("decode", 1, 2, 128, 129, 16, skip=QKV - 256),
         _store_case("prefill 512", 512, 2, 128, 129, 16, skip=QKV - 256),
     ), mutates=("k_pages", "v_pages"), traffic=store_traffic),
-    Op("qkv_rope_store", _into(qkv.qkv_rope_store), _into(qkv.qkv_rope_store_ref), (
+    Op("qkv_rope_store", into(qkv.qkv_rope_store), into(qkv.qkv_rope_store_ref), (
         _qkv_case("one", 1, 1, 1, 2, 2, page_size=1),
         _qkv_case("primes", 13, 5, 3, 14, 6, page_size=3, interleaved=False),
         _qkv_case("model", 5, 32, 2, 128, 64, pages=3, skip=64), _qkv_case("many", 67, 3, 1, 16, 8),

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from innervoice_kernels.language import attention, kvstore, kvstore_fp8
+from innervoice_kernels.language import attention, kvstore, kvstore_fp8, step_attention
 from innervoice_kernels.testing.case import (
     Case,
     DeviceName,
@@ -20,7 +20,7 @@ from innervoice_kernels.testing.case import (
     on_host,
     rows,
 )
-from innervoice_kernels.testing.language import QKV, store_traffic
+from innervoice_kernels.testing.language import QKV, into, qkv_inputs, store_traffic
 
 
 def _attention_case(
@@ -104,6 +104,47 @@ def _fp8_attention_case(name: str, shape: tuple[tuple[int, int], ...], **more: A
         return inputs
 
     return Case(name, make)
+
+
+def _step_case(
+    name: str,
+    lengths: tuple[int, ...],
+    heads: int = 4,
+    groups: int = 2,
+    width: int = 16,
+    rotated: int = 8,
+    page_size: int = 16,
+    weight: bool = False,
+    skip: int = 0,
+    **more: bool,
+) -> Case:
+    """Rows of one token each, after which they have so many; 0: the row takes no part. The new token's place is NaN."""
+
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
+        shape = tuple((1, length) for length in lengths)
+        paged = _attention_case(name, shape, heads, groups, width, page_size, weight)
+        inputs = paged.make_inputs(dtype, device, generator)
+        del inputs["q"], inputs["query_start"]
+        if weight:
+            inputs["tags"] = tuple(inputs.pop(key) for key in ("query_tag", "key_tag", "log_weight"))
+        for row, length in enumerate(lengths):
+            if length:
+                page = inputs["page_table"][row, (length - 1) // page_size].long()
+                for pages in (inputs["k_pages"], inputs["v_pages"]):
+                    pages[page, (length - 1) % page_size] = float("nan")
+        made = qkv_inputs(
+            len(lengths), heads, groups, width, rotated, dtype, device, generator, skip=skip, **more
+        )
+        out = torch.zeros(len(lengths), heads, width, dtype=dtype, device=device)
+        return inputs | made | {"out": out}
+
+    return Case(name, make)
+
+
+def _step_traffic(inputs: Inputs, outputs: OpOutputs) -> int:
+    """Queries, keys and values of the tokens once, results once, the keys and values of all rows once."""
+    keys = int(inputs["context_len"].sum()) * 2 * num_bytes(inputs["k_pages"][0, 0])
+    return keys + num_bytes(inputs["qkv"], inputs["cos"], inputs["sin"], inputs["page_table"], outputs[0])
 
 
 def _fp8_store_case(
@@ -224,4 +265,15 @@ OPS = (
         _attention_case("decode at 2k, weighted", ((1, 2048),), heads=32, width=128, skip=QKV - 4096, weight=True),
         _attention_case("prefill 512", ((512, 512),), heads=32, width=128, skip=QKV - 4096),
     ), traffic=_attention_traffic),
+    Op("step_attention", into(step_attention.step_attention), into(step_attention.step_attention_ref), (
+        _step_case("one", (1,), heads=1, groups=1, width=2, rotated=2, page_size=1),
+        _step_case("idle rows", (7, 0, 130, 1, 0)), _step_case("halves", (33, 16), bias=False, interleaved=False),
+        _step_case("norms, weighted", (5, 300), rotated=16, norm=True, bias=False, weight=True),
+        _step_case("primes", (3, 61), heads=15, groups=5, width=7, rotated=6, page_size=3, norm=True, skip=13),
+        _step_case("model", (300,), heads=32, width=128, rotated=64), _step_case("empty", ()),
+    ), real=(
+        _step_case("1 row at 2k", (2048,), heads=32, width=128, rotated=64),
+        _step_case("16 rows at 2k", (2048,) * 16, heads=32, width=128, rotated=64),
+        _step_case("32 rows at 2k, weighted", (2048,) * 32, heads=32, width=128, rotated=64, weight=True),
+    ), mutates=("out", "k_pages", "v_pages"), traffic=_step_traffic),
 )  # fmt: skip

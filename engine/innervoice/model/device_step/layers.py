@@ -1,4 +1,4 @@
-"""The layers of a decode step by the fused kernels: six launches a layer, in memory
+"""The layers of a decode step by the fused kernels: five launches a layer, in memory
 that is kept from step to step.
 
 Weights of any kind are multiplied with norm, gate and residual in one launch. A cache of fp8 has kernels of its own.
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from innervoice.checkpoint.model_config import ModelConfig
 from innervoice.model.kv_cache import KVCache
 from innervoice.model.quant import expert_weights, step_linear
 from innervoice.model.transformer import Transformer
@@ -22,8 +23,9 @@ from innervoice_kernels.language.attention_decode import Workspace
 from innervoice_kernels.language.expert_products import routed_ffn
 from innervoice_kernels.language.linear import Norm, SplitWorkspace
 from innervoice_kernels.language.norm import rms_norm
-from innervoice_kernels.language.qkv import HeadNorm, qkv_rope_store
+from innervoice_kernels.language.qkv import HeadNorm
 from innervoice_kernels.language.rope import rotary
+from innervoice_kernels.language.step_attention import Tags, step_attention
 from innervoice_kernels.sampling.step import RowFeed, StepInputs
 
 
@@ -74,20 +76,15 @@ def decode_layers(
     weighted: some row has a reflection weight. invariant: a row's sums are the same in every batch.
     """
     c, x = model.config, inputs.x
-    num_rows = len(x)
     how: dict[str, Any] = {"workspace": memory.products, "invariant": invariant}
-    tags = (inputs.query_tag, kv.key_tag, feed.log_weight) if weighted else (None, None, None)
+    tags = (inputs.query_tag, kv.key_tag, feed.log_weight) if weighted else None
     for index, layer in enumerate(model.weights.layers):
-        # Norm, queries, keys and values; rotation; keys and values into their pages.
+        # Norm, queries, keys and values.
         with tracer.span("qkv", layer=index):
-            q = _queries(model, index, layer, x, inputs, kv, memory, invariant)
+            qkv = step_linear(layer.qkv, x, Norm(layer.attention_norm, c.norm_eps), **how)
+        # Rotation; keys and values into their pages; attention.
         with tracer.span("attention", layer=index):
-            k_scale, v_scale = (None if scale is None else scale[index] for scale in (kv.k_scale, kv.v_scale))
-            y = paged_attention(
-                q, kv.k[index], kv.v[index], feed.page_table, memory.query_start[: num_rows + 1], inputs.context_len,
-                c.head_dim**-0.5, *tags, k_scale=k_scale, v_scale=v_scale, max_queries=1, out=memory.attended[:num_rows],
-                workspace=memory.attention,
-            )  # fmt: skip
+            y = _attended(c, index, layer, qkv, feed, inputs, kv, memory, tags)
         # The output of attention and the residual.
         with tracer.span("out", layer=index):
             x = step_linear(layer.attention_out, y.flatten(1), residual=x, **how)
@@ -111,34 +108,35 @@ def _feed_forward(model: Transformer, layer: LayerWeights, x: Tensor, how: dict[
     )  # fmt: skip
 
 
-def _queries(
-    model: Transformer,
+def _attended(
+    c: ModelConfig,
     index: int,
     layer: LayerWeights,
-    x: Tensor,
+    qkv: Tensor,
+    feed: RowFeed,
     inputs: StepInputs,
     kv: KVCache,
     memory: Memory,
-    invariant: bool,
+    tags: Tags | None,
 ) -> Tensor:
-    """Queries [B, H, head_dim], rotated; keys and values go into their pages: in one
-    launch, but for a cache of fp8.
-    """
-    c = model.config
-    norm = Norm(layer.attention_norm, c.norm_eps)
-    qkv = step_linear(layer.qkv, x, norm, workspace=memory.products, invariant=invariant)
-    norms = (
-        None
-        if layer.q_norm is None or layer.k_norm is None
-        else HeadNorm(layer.q_norm, layer.k_norm, c.norm_eps)
-    )
-    place = (inputs.cos, inputs.sin)
-    if kv.k_scale is None:
-        pages = (kv.k[index], kv.v[index], inputs.slots)
-        return qkv_rope_store(qkv, *place, *pages, c.rope_interleaved, layer.qkv_bias, norms)
+    """Attention [B, H, head_dim] over keys and values with those of this step: in one launch, but for a cache of fp8."""
+    num_rows, norms = len(qkv), None
+    if layer.q_norm is not None and layer.k_norm is not None:
+        norms = HeadNorm(layer.q_norm, layer.k_norm, c.norm_eps)
+    place, scale, out = (inputs.cos, inputs.sin), c.head_dim**-0.5, memory.attended[:num_rows]
+    pages = (kv.k[index], kv.v[index], feed.page_table)
+    if kv.k_scale is None or kv.v_scale is None:
+        return step_attention(
+            qkv, *place, *pages, inputs.context_len, scale, c.rope_interleaved, layer.qkv_bias, norms, tags,
+            out=out, workspace=memory.attention,
+        )  # fmt: skip
     heads = torch.unflatten(qkv if layer.qkv_bias is None else qkv + layer.qkv_bias, -1, (-1, c.head_dim))
     q, k, v = torch.split(heads, [c.num_heads, c.num_kv_heads, c.num_kv_heads], dim=1)
     if norms is not None:
         q, k = rms_norm(q, norms.q, norms.eps), rms_norm(k, norms.k, norms.eps)
     kv.store(index, rotary(k, *place, c.rope_interleaved), v, inputs.slots)
-    return rotary(q, *place, c.rope_interleaved)
+    return paged_attention(
+        rotary(q, *place, c.rope_interleaved), *pages, memory.query_start[: num_rows + 1], inputs.context_len, scale,
+        *(tags or ()), k_scale=kv.k_scale[index], v_scale=kv.v_scale[index], max_queries=1, out=out,
+        workspace=memory.attention,
+    )  # fmt: skip

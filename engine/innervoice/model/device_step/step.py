@@ -6,11 +6,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from innervoice.model.device_step.graphs import BucketGraphs
 from innervoice.model.device_step.layers import Memory, decode_layers
 from innervoice.model.device_step.rows import DeviceRows, RowStart
 from innervoice.model.kv_cache import KVCache
@@ -18,7 +20,7 @@ from innervoice.model.quant import embed
 from innervoice.model.transformer import Transformer
 from innervoice.telemetry.trace import Tracer
 from innervoice_kernels.backend import TRITON, choose
-from innervoice_kernels.graphs import GraphPool, Replay
+from innervoice_kernels.graphs import DeviceClock, GraphPool
 from innervoice_kernels.jit import (
     PDL_SINCE,
     Launch,
@@ -164,8 +166,8 @@ class DeviceStep:
     graphs: capture a CUDA graph a bucket; never on a CPU, where kernels run in Triton's interpreter.
     invariant: a row's tokens are the same alone and in any bucket, without cuBLAS, which is faster for more
     than 16 rows. pdl: programmatic dependent launch, a layer's kernels fetch their weights while the one
-    before ends; None: as INNERVOICE_PDL says, 0 where it is not set. It changes no token, and GPUs older than
-    compute capability 9.0 do without. Raises ValueError where Triton cannot run.
+    before ends; None: as INNERVOICE_PDL says, or, where it is not set, as `warmup` measures to be faster for a bucket.
+    It changes no token, and GPUs older than compute capability 9.0 do without. Raises ValueError where Triton cannot run.
     """
 
     def __init__(
@@ -203,15 +205,18 @@ class DeviceStep:
         self._tracer = tracer or Tracer()
         self._use_graphs = graphs and self.device.type == "cuda"
         self.pdl = _wants_pdl() if pdl is None else pdl
-        self.pdl &= self.device.type == "cuda" and torch.cuda.get_device_capability(self.device) >= PDL_SINCE
+        if self.device.type != "cuda" or torch.cuda.get_device_capability(self.device) < PDL_SINCE:
+            self.pdl = False
         # A quantised table is looked up by the model's own means; what is looked up then has no width.
         self._table = (
             weights.embedding
             if isinstance(weights.embedding, Tensor)
             else torch.empty(1, 0, device=self.device, dtype=torch.float32)
         )
-        self._graphs: dict[tuple[int, bool], Replay] = {}
-        self._pool = GraphPool(self.device)
+        self._ways = (bool(self.pdl),) if self.pdl is not None or not self._use_graphs else (False, True)
+        self.graphs = BucketGraphs(
+            self._launch, self._ways, GraphPool(self.device).capture, DeviceClock(self.device)
+        )
         self._count = self._replays = self._eager = 0
         self._ready_s: float | None = None
         self._compiled = num_compiled()
@@ -293,8 +298,8 @@ class DeviceStep:
         """Note what the steps of these buckets launch, None: of all; nothing runs."""
         with recorded() as launches:
             for bucket in self.buckets if buckets is None else buckets:
-                for flag in weighted:
-                    self._launch(bucket, flag, Tracer())
+                for flag, way in product(weighted, self._ways):
+                    self._launch(bucket, flag, way)
         return launches
 
     @torch.inference_mode()
@@ -305,9 +310,10 @@ class DeviceStep:
         compile_all(self.launches(weighted, buckets))
         for bucket in buckets:
             for flag in weighted:
-                self._eager_step(bucket, flag)
                 if self._use_graphs:
-                    self._capture(bucket, flag)
+                    self.graphs.warm(bucket, flag)
+                else:
+                    self._eager_step(bucket, flag)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         self._count = int(self._ring.count)
@@ -319,26 +325,25 @@ class DeviceStep:
     def stats(self) -> StepStats:
         """Counts since the beginning."""
         compiled = 0 if self._ready_s is None else num_compiled() - self._compiled
-        return StepStats(self._ready_s, compiled, len(self._graphs), self._replays, self._eager)
+        return StepStats(self._ready_s, compiled, len(self.graphs), self._replays, self._eager)
 
     def _once(self, bucket: int, weighted: bool) -> None:
+        replay = self.graphs.find(bucket, weighted)
         if not self._use_graphs:
             self._eager_step(bucket, weighted, self._tracer)
-        elif (bucket, weighted) in self._graphs:
-            self._graphs[bucket, weighted]()
+        elif replay is not None:
+            replay()
             self._replays += 1
         else:  # without warmup: the first step of a bucket compiles its kernels, and is a step
             self._eager_step(bucket, weighted)
-            self._capture(bucket, weighted)
-
-    def _capture(self, bucket: int, weighted: bool) -> None:
-        self._graphs[bucket, weighted] = self._pool.capture(lambda: self._launch(bucket, weighted, Tracer()))
+            self.graphs.add(bucket, weighted)
 
     def _eager_step(self, bucket: int, weighted: bool, tracer: Tracer | None = None) -> None:
-        self._launch(bucket, weighted, tracer or Tracer())
+        self._launch(bucket, weighted, self._ways[0], tracer)
         self._eager += 1
 
-    def _launch(self, bucket: int, weighted: bool, tracer: Tracer) -> None:
+    def _launch(self, bucket: int, weighted: bool, pdl: bool, tracer: Tracer | None = None) -> None:
+        tracer = tracer or Tracer()
         weights, rows = self._model.weights, self.rows
         feed = rows.feed.first(bucket)
         cursor = rows.cursor.first(bucket)
@@ -349,7 +354,7 @@ class DeviceStep:
             if self._table.shape[1] == 0:
                 inputs.x.copy_(embed(weights.embedding, feed.token, weights.dtype))
             prepare(cursor, programs)
-        with dependent_launches(self.pdl):
+        with dependent_launches(pdl):
             hidden = decode_layers(
                 self._model,
                 feed,
@@ -379,8 +384,10 @@ def buckets_for(max_rows: int) -> tuple[int, ...]:
     return tuple(sorted({b for b in steps if b < max_rows} | {max_rows}))
 
 
-def _wants_pdl() -> bool:
-    value = os.environ.get(PDL_VARIABLE, "0")
+def _wants_pdl() -> bool | None:
+    value = os.environ.get(PDL_VARIABLE)
+    if value is None:
+        return None
     if value not in ("0", "1"):
         raise ValueError(f"{PDL_VARIABLE}={value}: use 0 or 1")
     return value == "1"
