@@ -10,7 +10,10 @@ from typing import Any
 
 import torch
 
+from innervoice_kernels.streams import mark
+
 Replay = Callable[[], None]
+_CALLS = 3  # that are timed together
 _SAVES = 0.99  # of the first run's time, above which another one is not worth the change
 _capturing: ContextVar[bool] = ContextVar("innervoice_capturing", default=False)
 
@@ -104,7 +107,7 @@ def _release(pool: Any, device: torch.device) -> None:
 def fastest(runs: Sequence[Replay], seconds: Callable[[Replay], float], rounds: int = 3) -> int:
     """The index of the run that takes least, by medians of times taken in turns; the first, where no other saves a hundredth.
 
-    seconds: the time of a run on its device, such as `DeviceClock`.
+    seconds: the time of a run on its device, such as `device_seconds`.
     """
     times: list[list[float]] = [[] for _ in runs]
     for _ in range(rounds):
@@ -115,19 +118,11 @@ def fastest(runs: Sequence[Replay], seconds: Callable[[Replay], float], rounds: 
     return best if medians[best] < _SAVES * medians[0] else 0
 
 
-class DeviceClock:
-    """Times what runs launch on a GPU: a few calls, one behind the other, between two events."""
-
-    def __init__(self, device: torch.device | str, calls: int = 3) -> None:
-        self._device, self._calls = torch.device(device), calls
-
-    def __call__(self, run: Replay) -> float:
-        """Seconds of a call; waits for the device."""
-        stream = torch.cuda.current_stream(self._device)
-        begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        begun.record(stream)
-        for _ in range(self._calls):
-            run()
-        ended.record(stream)
-        ended.synchronize()
-        return float(begun.elapsed_time(ended)) / 1e3 / self._calls
+def device_seconds(run: Replay) -> float:
+    """Seconds on the current device of what a run launches: of a few in a row, between two events."""
+    begun = mark()
+    for _ in range(_CALLS):
+        run()
+    ended = mark()
+    ended.synchronize()
+    return float(begun.elapsed_time(ended)) / 1e3 / _CALLS

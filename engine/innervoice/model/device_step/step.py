@@ -20,7 +20,7 @@ from innervoice.model.quant import embed
 from innervoice.model.transformer import Transformer
 from innervoice.telemetry.trace import Tracer
 from innervoice_kernels.backend import TRITON, choose
-from innervoice_kernels.graphs import DeviceClock, GraphPool
+from innervoice_kernels.graphs import GraphPool, device_seconds
 from innervoice_kernels.jit import (
     PDL_SINCE,
     Launch,
@@ -214,9 +214,7 @@ class DeviceStep:
             else torch.empty(1, 0, device=self.device, dtype=torch.float32)
         )
         self._ways = (bool(self.pdl),) if self.pdl is not None or not self._use_graphs else (False, True)
-        self.graphs = BucketGraphs(
-            self._launch, self._ways, GraphPool(self.device).capture, DeviceClock(self.device)
-        )
+        self.graphs = BucketGraphs(self._launch, self._ways, GraphPool(self.device).capture, device_seconds)
         self._count = self._replays = self._eager = 0
         self._ready_s: float | None = None
         self._compiled = num_compiled()
