@@ -10,9 +10,8 @@ from torch import Tensor
 
 from innervoice.codec.glm_voice.flow_graphs import StepGraphs
 from innervoice_kernels.backend import REF, is_asked_for, use
-from innervoice_kernels.graphs import is_capturing
+from innervoice_kernels.graphs import device_seconds, is_capturing
 from innervoice_kernels.jit import is_recording, next_power
-from innervoice_kernels.streams import mark
 
 CLEARLY = 0.95  # of the own kernels' time, below which torch is taken: near it one run would choose so, the next otherwise
 _OP = "flow_block"
@@ -64,18 +63,6 @@ class TransformerChoice:
         return (
             self._is_torch[min(holding, key=lambda size: (size[0] * size[1], size[0]))] if holding else False
         )
-
-
-def device_seconds(run: Callable[[], object], times: int = 2) -> float:
-    """Time that calls of `run` take a GPU, each: the least of several."""
-    best = float("inf")
-    for _ in range(times):
-        begin = mark()
-        run()
-        end = mark()
-        end.synchronize()
-        best = min(best, begin.elapsed_time(end) / 1e3)
-    return best
 
 
 def choice_for(make: Callable[[], StepGraphs], device: torch.device) -> TransformerChoice | None:
