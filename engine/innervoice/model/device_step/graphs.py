@@ -7,8 +7,8 @@ from functools import partial
 
 from innervoice_kernels.graphs import Replay, fastest
 
-Launch = Callable[[int, bool, bool], None]
-"""Launches a step of a bucket: rows, whether some have a weight, whether kernels are launched dependently."""
+TakeStep = Callable[[int, bool, bool], None]
+"""Takes a step of a bucket: rows, whether some have a weight, whether kernels are launched dependently."""
 
 
 class BucketGraphs:
@@ -20,7 +20,7 @@ class BucketGraphs:
 
     def __init__(
         self,
-        launch: Launch,
+        launch: TakeStep,
         ways: tuple[bool, ...],
         capture: Callable[[Replay], Replay],
         seconds: Callable[[Replay], float],
