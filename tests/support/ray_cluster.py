@@ -39,6 +39,8 @@ class Caller:
             f"ws://127.0.0.1:{port}/v1/realtime?{asked}",
             open_timeout=PATIENCE_S,
             compression=None,
+            ping_interval=None,  # nobody reads while replicas change
+            max_queue=None,
             legacy=True,
         )
         self.times_s: list[float] = []  # at which sound came
