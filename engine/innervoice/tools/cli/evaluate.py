@@ -16,7 +16,6 @@ from innervoice.tools.cli.options import JsonOption, ModelOption, with_engine_op
 from innervoice.tools.manifest.items import BrokenLine
 from innervoice.tools.manifest.pairs import PairItem, read_pairs
 from innervoice.tools.manifest.results import ResultLines
-from innervoice.tools.manifest.run import FailedItem
 from innervoice.types import Prompt, Text
 
 if TYPE_CHECKING:
@@ -150,6 +149,7 @@ def _rated(
 ) -> list[str]:
     """Rate the pairs -> the reasons of those that failed, which were printed."""
     from innervoice.tools.manifest.rating import PairRun
+    from innervoice.tools.manifest.run import FailedItem
 
     failures: list[str] = []
     bar = Progress(
