@@ -15,11 +15,9 @@ from innervoice.api.memory_plan import DTYPES, MOST_SESSIONS, PAGE_SIZE, MemoryP
 from innervoice.api.options import EngineOptions
 from innervoice.api.preparation import Prepared
 from innervoice.api.request_builder import RequestBuilder
-from innervoice.api.row_encoder import RowEncoder
 from innervoice.checkpoint.audio_encoder import AudioEncoderConfig
 from innervoice.checkpoint.safetensors import DummyTensors, TensorDir, TensorSource
 from innervoice.checkpoint.tied_head import check_tied_head
-from innervoice.codec.audio_encoder import AudioEncoder
 from innervoice.codec.modes import own_modes
 from innervoice.codec.own_stream import OwnStream
 from innervoice.codec.speech_codec import (
@@ -44,6 +42,7 @@ from innervoice_kernels.backend import TRITON, choose
 from innervoice_kernels.streams import mark, own_stream
 
 if TYPE_CHECKING:
+    from innervoice.api.row_encoder import RowEncoder
     from innervoice.model.device_step import DeviceStep
 
 
@@ -133,6 +132,9 @@ def _load(prepared: Prepared, tracer: Tracer) -> EngineParts:
 
 def _load_encoder(config: AudioEncoderConfig, prepared: Prepared, tracer: Tracer) -> RowEncoder:
     """The encoder of a model that hears recordings as embedding rows, in its file's own numbers."""
+    from innervoice.api.row_encoder import RowEncoder
+    from innervoice.codec.audio_encoder import AudioEncoder
+
     heard = prepared.requests.vocabulary.heard
     assert heard is not None, "a model with an encoder names the ids of recordings"
     plan = prepared.plan
