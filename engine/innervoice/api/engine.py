@@ -286,6 +286,7 @@ class Engine:
         found = likelihoods(self.prober(), made, ids, requests.max_model_len)
         return found if is_many else found[0]
 
+    @checked
     def prober(self, states: StatesOf | None = None) -> Prober:
         """A prober of this engine, for log-probabilities or for hidden states."""
         return Prober(self._worker, states)

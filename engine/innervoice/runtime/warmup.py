@@ -11,13 +11,12 @@ from innervoice.model.sequence import Sequence as Tokens
 from innervoice.runtime.core import Core
 from innervoice_kernels.graphs import capturing
 from innervoice_kernels.jit import compile_all, recorded
-from innervoice_kernels.language.attention_decode import MANY
 from innervoice_kernels.sampling.sample import Draw, sample
 
 # Tokens of the rows of a step: one, of which attention has a kernel of its own, alone and beside others; then what
 # products with quantised weights and rotations take by tiles of 16, 32 and 64 rows, and above; as many as experts take
-# by tiles of 16; and as many rows of one token as have another kernel of attention.
-_STEPS = ((1,), (1, 2), (17,), (33,), (65,), (129,), (1,) * MANY)
+# by tiles of 16.
+_STEPS = ((1,), (1, 2), (17,), (33,), (65,), (129,))
 _MOST_VOICES = (
     16  # replies that share a graph of the codec; more of them are launched one kernel after the other
 )
@@ -45,9 +44,12 @@ def voices_tried(num_slots: int) -> list[int]:
 
 def try_prompts(core: Core) -> None:
     """Feed prompts of several lengths, with a reflection weight and without, and draw by the host."""
+    # Attention of as many rows of one token has a kernel of its own; a CPU does not load its file.
+    from innervoice_kernels.language.attention_decode import MANY
+
     most = most_fed(core)
     for is_weighted in (False, True):
-        for lengths in (*_STEPS, (most,)):
+        for lengths in (*_STEPS, (1,) * MANY, (most,)):
             with sequences(core, [min(num, most) for num in lengths[:most]]) as rows:
                 if is_weighted:
                     rows[0].begin_reply(0.5)

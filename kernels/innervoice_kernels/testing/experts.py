@@ -50,7 +50,7 @@ def _route_case(name: str, t: int, e: int, k: int, normalized: bool = True) -> C
 
 def _chosen(t: int, e: int, k: int, generator: torch.Generator) -> Tensor:
     """Experts [T, k] of each row, apart from each other; a part of all is chosen more often."""
-    weight = torch.ones(max(t, 1), e, device=generator.device)
+    weight = torch.ones(max(t, 1), e, dtype=torch.float32, device=generator.device)
     weight[:, : max(e // 4, 1)] = 8.0
     return torch.multinomial(weight, k, generator=generator)[:t].to(torch.int32)
 
