@@ -237,9 +237,10 @@ def test_python_of_the_pages_runs(folder: Path) -> None:
 def test_schedules_of_the_pages_are_read(folder: Path) -> None:
     texts = [json.loads(block) for text in PAGES.values() for block in blocks(text, "json")]
     schedules = [text for text in texts if "cycle" in text]
-    thoughtful, named, thinking = map(Schedule.from_dict, schedules)
+    thoughtful, named, listening, thinking = map(Schedule.from_dict, schedules)
     assert thoughtful == Schedule.load(folder / "thoughtful.json")
     assert named.limits == {"cause": 30}
+    assert listening.listen and not thoughtful.listen
     assert thinking.tokens["open"] == "<think>" and thinking.has("reflection")
 
 

@@ -270,10 +270,9 @@ class Engine:
         """Compute the log-probabilities of given continuations of a prompt or a dialogue, or of each of a list of
         them: one prefill, and no draw.
 
-        continuations: text or ids. They are those of the model itself, at temperature 1, over the whole
-        vocabulary, whatever a schedule would mask. Prompts that begin alike, and the continuations of one,
-        share pages. request: `system`, `instructions`, `template` and `tools`, as for `stream`. Raises the
-        errors of `stream`, and RequestFailed for logits that are no numbers.
+        continuations: text or ids. They are those of the model itself, at temperature 1, over the whole vocabulary,
+        whatever a schedule would mask. Prompts that begin alike, and the continuations of one, share pages. request:
+        `system`, `instructions`, `template`, `tools` as for `stream`. Raises its errors, and RequestFailed for NaN.
         """
         self._worker.check_open()
         requests, options = self.parts.requests, RequestOptions().changed(**request)
