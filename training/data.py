@@ -18,7 +18,8 @@ class TargetSpeech:
     """All training utterances one after the other; the mel is normalised.
 
     mel [80, F], f0 [F] in Hz, audio [256 F] of int16, codes [N],
-    frame_of [N]: the frame at which a code's token starts.
+    frame_of [N]: the frame at which a code's token starts,
+    num_codes [U]: how many of the codes each utterance has.
     """
 
     mel: torch.Tensor
@@ -26,6 +27,7 @@ class TargetSpeech:
     audio: torch.Tensor
     codes: torch.Tensor
     frame_of: torch.Tensor
+    num_codes: torch.Tensor
 
     @property
     def num_frames(self) -> int:
@@ -58,7 +60,7 @@ def training_speech(with_codes: bool = False) -> TargetSpeech:
         RuntimeError: There is none yet.
     """
     mean, std = mel_stats()
-    mels, pitches, audio, codes, starts = [], [], [], [], []
+    mels, pitches, audio, codes, starts, counts = [], [], [], [], [], []
     frames = 0
     for path in shards(stage_dir("features")):
         tokens = stage_dir("tokens") / path.name
@@ -68,6 +70,7 @@ def training_speech(with_codes: bool = False) -> TargetSpeech:
             mels.append(((shard["mel"].astype(np.float32) - mean) / std).astype(np.float16))
             pitches.append(shard["f0"])
             audio.append(shard["audio"])
+            counts.append(shard["num_tokens"].astype(np.int64))
             for count, length in zip(shard["num_tokens"], shard["num_frames"], strict=True):
                 starts.append(frames + np.array([first_frame(token) for token in range(count)]))
                 frames += int(length)
@@ -84,6 +87,7 @@ def training_speech(with_codes: bool = False) -> TargetSpeech:
         torch.from_numpy(np.concatenate(audio)),
         torch.from_numpy(np.concatenate(codes)) if codes else torch.empty(0, dtype=torch.long),
         torch.from_numpy(np.concatenate(starts)),
+        torch.from_numpy(np.concatenate(counts)),
     )
 
 

@@ -10,6 +10,8 @@ from training.features.mel import SAMPLE_RATE, log_mel
 from training.flow.model import Flow
 from training.flow.train import ENCODER_STAGE
 from training.flow.train import load as load_flow
+from training.hift.model import Hift
+from training.hift.polish import load as load_polished
 from training.hift.train import STAGE as HIFT_STAGE
 from training.hift.train import load as load_vocoder
 from training.judge import word_error_rate
@@ -60,10 +62,12 @@ def evaluate_vocoder() -> None:
         )
 
 
-def evaluate_flow(stage: str) -> None:
-    """Log mel distance and word error of the true codes through a stage's flow and the vocoder."""
-    log = Log(stage)
-    model, vocoder = load_flow(stage), load_vocoder()
+def evaluate_flow(stage: str, vocoder: Hift | None = None, log_of: str | None = None) -> None:
+    """Log mel distance and word error of the true codes through a stage's flow and a vocoder: that of the stage
+    `hift` in the stage's log unless others are given.
+    """
+    log = Log(log_of or stage)
+    model, vocoder = load_flow(stage), vocoder or load_vocoder()
     for kind in KINDS:
         speech = held_out_speech(kind)
         mels = [flow_mel(model, stage, entry.codes) for entry in speech]
@@ -94,7 +98,7 @@ def evaluate_language_model(num_judged: int = 64) -> None:
     the word error of the replies' speech against their own text.
     """
     log = Log(LM_STAGE)
-    model, flow, vocoder = load_language_model(), load_flow(), load_vocoder()
+    model, flow, vocoder = load_language_model(), load_flow(), load_polished()
     questions = read_speech(held_out=True).users
     for reflect in (True, False):
         shares = {name: Share() for name in ("feeling", "situation", "not_understood")}

@@ -14,7 +14,7 @@ from training.features.mel import NUM_MELS, WHISPER_HOP, WHISPER_N_FFT, WHISPER_
 from training.features.tokens import load_codebook
 from training.flow.model import SCALE
 from training.flow.train import STAGE as FLOW_STAGE
-from training.hift.train import STAGE as HIFT_STAGE
+from training.hift import polish
 from training.lm import model as lm
 from training.lm import vocabulary
 from training.lm.train import STAGE as LM_STAGE
@@ -93,7 +93,7 @@ def export_decoder() -> Path:
     """Write the speech decoder: flow, vocoder and their configuration."""
     folder = export_dir(DECODER_DIR)
     flow = half(scaled_flow(load_weights(FLOW_STAGE)))
-    hift = half(scaled_hift(load_weights(HIFT_STAGE)))
+    hift = half(scaled_hift(polish.weights()))
     write_atomic(folder / "flow.pt", lambda temporary: torch.save(flow, temporary))
     write_atomic(folder / "hift.pt", lambda temporary: torch.save(hift, temporary))
     text = CONFIG.read_text(encoding="utf-8")

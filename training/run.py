@@ -79,6 +79,15 @@ def _flow() -> None:
     evaluate_flow(STAGE)
 
 
+def _polish() -> None:
+    from training.evaluate import evaluate_flow
+    from training.flow.train import STAGE
+    from training.hift.polish import POLISH_STAGE, load, train
+
+    train()
+    evaluate_flow(STAGE, load(), POLISH_STAGE)
+
+
 def _lm() -> None:
     from training.evaluate import evaluate_language_model
     from training.lm.train import train
@@ -115,6 +124,7 @@ STAGES: dict[str, tuple[str, Callable[[], None]]] = {
     "hift": ("train the vocoder, and judge it", _hift),
     "flow-encoder": ("train the flow's token-rate half, and judge it", _flow_encoder),
     "flow": ("train the whole flow as a regression, and judge it", _flow),
+    "hift-polish": ("go on with the vocoder on the flow's mels, and judge both", _polish),
     "lm": ("train the language model, and judge it", _lm),
     "export": ("write the model in the shipped formats", _export),
     "package": ("put the model, questions, card and notice into the engine's assets", _package),

@@ -18,7 +18,7 @@ from training.loop import TrainingRun, load_weights
 ENCODER_STAGE = "flow-encoder"
 STAGE = "flow"
 ENCODER_STEPS = 3000
-STEPS = 10000
+STEPS = 8000
 ENCODER_BATCH, ENCODER_CODES = 24, 40
 BATCH = 8
 # Crops as short as a first chunk, so that group norms over short windows are no surprise when streaming.

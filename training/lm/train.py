@@ -13,7 +13,7 @@ from training.lm.vocabulary import FIRST_CODE, NUM_TEXT
 from training.loop import TrainingRun, load_weights
 
 STAGE = "lm"
-NUM_STEPS = 4000
+NUM_STEPS = 3600
 BATCH = 16
 PEAK_LR = 3e-3
 WARM_UP = 100
