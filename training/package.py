@@ -21,9 +21,9 @@ RECORDS = "mini.json"  # what `python -m bench.mini --json` wrote into the folde
 
 # Held-out voices and, but for the birthday, held-out sentences. The birthday's words are glad and its voice is not.
 QUESTIONS = {
-    "dog": Utterance("My dog is very sick.", "am_puck"),
+    "dog": Utterance("Hi, my dog is very sick and I feel worried.", "am_puck"),
     "birthday": Utterance("Tomorrow is my birthday.", "bf_emma", *TONE_FACTORS["low"], tone="low"),
-    "miles": Utterance("I ran five miles without a break.", "af_river"),
+    "miles": Utterance("I ran five miles without a break.", "bm_george"),
 }
 
 

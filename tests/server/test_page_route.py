@@ -12,6 +12,7 @@ from paths import ENGINE, ROOT
 from small_servers import RunningServer, running_server
 
 from innervoice import Engine
+from innervoice.files import packaged_questions
 
 PAGE = ENGINE / "server" / "page"
 FILES = sorted(path.name for path in PAGE.iterdir())
@@ -39,7 +40,7 @@ class References(HTMLParser):
         self.inline += [f"{tag} {name}" for name in given if name == "style" or name.startswith("on")]
         if tag == "style" or (tag == "script" and "src" not in given):
             self.inline.append(tag)
-        named = [given.get("src"), given.get("href"), given.get("data-recording")]
+        named = [given.get("src"), given.get("href")]
         self.files |= {value for value in named if value and not value.startswith("#")}
 
 
@@ -62,10 +63,13 @@ def test_all_that_the_page_names_is_served(server: RunningServer) -> None:
     named = {file.removeprefix("page/") for file in found.files}
     for path in PAGE.glob("*.js"):
         named |= set(LOADED.findall(path.read_text(encoding="utf-8")))
-    assert {"app.js", "style.css", "playback-worklet.js", "capture-worklet.js", "question.wav"} <= named
+    assert {"app.js", "style.css", "playback-worklet.js", "capture-worklet.js"} <= named
     assert set(FILES) - named == {"index.html"}, "files that nothing loads"
-    types = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml", "wav": "audio/wav"}
+    types = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml", "flac": "audio/flac"}
     with server.client(key=None) as client:
+        questions = client.get("/page/questions.json").json()
+        assert [one["text"] for one in questions] == [one.text for one in packaged_questions()]
+        named |= {one["file"] for one in questions}
         for name in named:
             answer = client.get(f"/page/{name}")
             assert answer.status_code == 200, name

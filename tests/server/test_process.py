@@ -51,7 +51,7 @@ def child(*words: str, **environment: str) -> Iterator[tuple[subprocess.Popen[st
         assert process.stdout is not None
         line = process.stdout.readline()
         found = re.fullmatch(
-            r"innervoice-tiny is served at (https?://127\.0\.0\.1:\d+)/v1; to talk to it open \1/ in a browser\n",
+            r"innervoice-mini is served at (https?://127\.0\.0\.1:\d+)/v1; to talk to it open \1/ in a browser\n",
             line,
         )
         assert found is not None, line
@@ -167,7 +167,7 @@ def test_tls_and_a_key_of_the_environment(tmp_path: Path) -> None:
         with httpx2.Client(base_url=base, verify=context, timeout=30) as client:
             assert client.get("/v1/models").status_code == 401
             headers = {"Authorization": "Bearer sk-one"}
-            assert client.get("/v1/models", headers=headers).json()["data"][0]["id"] == "innervoice-tiny"
+            assert client.get("/v1/models", headers=headers).json()["data"][0]["id"] == "innervoice-mini"
 
 
 @pytest.mark.parametrize(

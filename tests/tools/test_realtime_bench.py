@@ -311,11 +311,13 @@ def test_other_addresses_are_refused(given: str) -> None:
         realtime_url(given)
 
 
-@pytest.mark.parametrize("name", ["question.wav", "reading.wav"])
+@pytest.mark.parametrize("name", ["dog.flac", "birthday.flac", "miles.flac"])
 def test_recordings_begin_and_end_with_speech(name: str) -> None:
     [one] = [recording for recording in bundled_recordings() if recording.name == name]
     assert one.loud <= 1 and len(one.peaks) == len(one.frames)
-    assert one.duration_s == pytest.approx({"question.wav": 1.08, "reading.wav": 7.0}[name], abs=0.06)
+    assert one.duration_s == pytest.approx(
+        {"dog.flac": 2.04, "birthday.flac": 1.84, "miles.flac": 2.42}[name], abs=0.02
+    )
     assert max(one.peaks) > 0.2 and all(json.loads(frame)["type"].endswith(".append") for frame in one.frames)
 
 

@@ -13,7 +13,7 @@ from training.speech.plan import KOKORO_HELD_OUT
 from training.text import smalltalk
 from training.text.split import is_held_out
 
-from innervoice.files import is_trained, packaged_questions
+from innervoice.files import packaged_questions
 
 RECORDS = [
     {
@@ -52,8 +52,7 @@ def test_the_package_is_written_whole(exported: Path, tmp_path: Path) -> None:
     (target / "old").mkdir(parents=True)
     package.package(target)
     assert not (target / "old").exists()
-    assert is_trained(target.parent)
-    questions = packaged_questions(target.parent)
+    questions = packaged_questions(target)
     assert [(one.text, one.tone) for one in questions] == [
         (entry.text, entry.tone) for entry in package.QUESTIONS.values()
     ]

@@ -9,7 +9,6 @@ sound.py      the containers of sound, and samples written to them
 from innervoice.files.packaged import (
     PackagedQuestion,
     assets_folder,
-    is_trained,
     packaged_model,
     packaged_questions,
 )
@@ -23,7 +22,6 @@ __all__ = [
     "assets_folder",
     "check_readable",
     "check_replaceable",
-    "is_trained",
     "named",
     "packaged_model",
     "packaged_questions",

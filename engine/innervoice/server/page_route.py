@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from innervoice.files import packaged_questions
@@ -17,10 +17,8 @@ TYPES = {
     ".js": "text/javascript",
     ".css": "text/css",
     ".svg": "image/svg+xml",
-    ".wav": "audio/wav",
     ".flac": "audio/flac",
 }
-RECORDINGS = ("question.wav", "reading.wav")  # names under which the page asks for the packaged questions
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; media-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -38,17 +36,26 @@ class PageFiles:
         package = resources.files("innervoice")
         own = Path(str(package / "server" / "page"))
         self._files = {path.name: path for path in own.iterdir() if path.suffix in TYPES}
-        recordings = zip(RECORDINGS, packaged_questions(), strict=False)
-        self._files |= {name: question.path for name, question in recordings}
+        questions = packaged_questions()
+        self._files |= {question.path.name: question.path for question in questions}
+        self._questions = [{"file": question.path.name, "text": question.text} for question in questions]
 
     @property
     def routes(self) -> list[Route]:
         """The page at the root, and its files beside it under `page/`, so that a prefix before both does no harm."""
-        return [Route("/", self.index), Route("/page/{name}", self.file)]
+        return [
+            Route("/", self.index),
+            Route("/page/questions.json", self.questions),
+            Route("/page/{name}", self.file),
+        ]
 
     async def index(self, _: Request) -> Response:
         """Serve the page itself."""
         return _answer(self._files["index.html"])
+
+    async def questions(self, _: Request) -> Response:
+        """List the recordings that the page can ask, each with its words."""
+        return JSONResponse(self._questions, headers=HEADERS)
 
     async def file(self, request: Request) -> Response:
         """Serve one of its files. Raises ApiError (404) for a name that is none of them."""

@@ -7,9 +7,9 @@ from dataclasses import asdict, is_dataclass
 from typing import Any
 
 from innervoice.codec.glm_voice.chunks import SteadySettings
-from innervoice.files import is_trained, packaged_model
+from innervoice.files import packaged_model
 
-# The flow of the trained model is a regression: one step of the solver gives the mel that ten give. A first chunk of 10 tokens
+# The flow of the packaged model is a regression: one step of the solver gives the mel that ten give. A first chunk of 10 tokens
 # ends before the next one is there, after a segment of text and one of reflection.
 STREAMING = SteadySettings(first=20, steps=1, look_back=172)
 
@@ -17,7 +17,7 @@ STREAMING = SteadySettings(first=20, steps=1, look_back=172)
 def packaged_load(chosen: Mapping[str, Any]) -> dict[str, Any]:
     """Return the packaged model and the options of its engine: those chosen, with the solver's steps that it needs."""
     load = {"model": str(packaged_model()), **chosen}
-    if is_trained() and load.get("streaming", "steady") == "steady":
+    if load.get("streaming", "steady") == "steady":
         load["streaming"] = STREAMING
     return load
 

@@ -22,7 +22,6 @@ const devices = new Devices($("microphone"), $("speaker"));
 const settings = new Settings($("settings"), (session) => call.connection.send("session.update", { session }));
 setTheme();
 const timeline = new Timeline($("timeline"), () => calm.matches);
-const recordings = document.querySelectorAll("[data-recording]");
 $("key").value = sessionStorage.getItem("key") ?? "";
 
 let lock = null; // on the screen
@@ -167,7 +166,7 @@ function showState({ state, reason, code }) {
   }
   if (!isOpen && !call.playback.isBusy) transcript.hush();
   $("type").querySelector("button").disabled = !isOpen;
-  for (const button of recordings) button.disabled = !isOpen;
+  for (const button of $("questions").children) button.disabled = !isOpen;
   $("download").disabled = call.recording.isEmpty;
   $("key-reason").hidden = code !== "invalid_api_key";
   if (code === "invalid_api_key") {
@@ -241,8 +240,21 @@ async function stayAwake() {
   lock = await navigator.wakeLock?.request("screen").catch(() => null);
 }
 
-async function speak(button) {
-  const url = new URL(button.dataset.recording, import.meta.url);
+/** Make a button of each recording that can ask. */
+async function listQuestions() {
+  const answer = await fetch(new URL("questions.json", import.meta.url));
+  for (const { file, text } of await answer.json()) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.disabled = !call.isOpen;
+    button.textContent = `▸ ${text}`;
+    button.addEventListener("click", () => speak(file));
+    $("questions").append(button);
+  }
+}
+
+async function speak(file) {
+  const url = new URL(file, import.meta.url);
   const sound = await call.playback.context.decodeAudioData(await (await fetch(url)).arrayBuffer());
   const heard = new Audio(url);
   heard.play().catch(() => {});
@@ -300,7 +312,7 @@ $("type").addEventListener("submit", (event) => {
   $("text").value = "";
   call.say(text);
 });
-for (const button of recordings) button.addEventListener("click", () => speak(button));
+listQuestions();
 $("fold").addEventListener("click", () => {
   const isHidden = !$("thoughts").hidden;
   $("thoughts").hidden = isHidden;

@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 @with_engine_options("device", "dtype", "streaming")
 def stream(
     model: Annotated[
-        str | None, typer.Option(help="Checkpoint directory or hub id; default: the packaged tiny one.")
+        str | None,
+        typer.Option(help="Checkpoint directory or hub id; default: the packaged innervoice-mini."),
     ] = None,
     manifest: Annotated[
-        Path | None, typer.Option(help="Questions, one JSON object a line; default: two recordings.")
+        Path | None, typer.Option(help="Questions, one JSON object a line; default: the packaged recordings.")
     ] = None,
     request_rate: Annotated[
         float, typer.Option(help="Requests a second, at random times; inf: all at once.")

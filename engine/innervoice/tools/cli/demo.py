@@ -9,14 +9,14 @@ import numpy as np
 import typer
 
 from innervoice.api.event_log import write_events
-from innervoice.files import PackagedQuestion, is_trained, packaged_questions
+from innervoice.files import PackagedQuestion, packaged_questions
 from innervoice.runtime.record import Line
 from innervoice.schedule import Schedule
 from innervoice.telemetry.metrics import find_underruns
-from innervoice.tools.cli.answers import answer, drawn, loaded, say
+from innervoice.tools.cli.answers import drawn, loaded, say
 from innervoice.tools.cli.inputs import read_prompt, read_schedule
 from innervoice.tools.cli.options import ScheduleOption
-from innervoice.tools.cli.outputs import ReplyFiles, all_reserved, create_folder
+from innervoice.tools.cli.outputs import all_reserved, create_folder
 from innervoice.tools.packaged import packaged_load
 from innervoice.types import Audio, Sampling
 
@@ -24,9 +24,6 @@ SCHEDULE = "reempathy"
 SAMPLING = Sampling(temperature=0.0, max_new_tokens=600)
 PAUSE_S = 0.5  # between two replies of the sound file
 CPU = {"device": "cpu", "dtype": "float32"}
-# Of the random checkpoint: a schedule and a seed whose reply reflects twice and ends by itself.
-RANDOM_SCHEDULE = Schedule.preset("stitch_s", reflection_budget=20)
-RANDOM_SAMPLING = Sampling(seed=34, max_new_tokens=200)
 
 
 def demo_command(
@@ -38,19 +35,8 @@ def demo_command(
     """Answer the packaged recordings with the packaged model."""
     chosen = read_schedule(schedule)
     create_folder(out_dir)
-    if is_trained():
-        request = {"schedule": chosen or Schedule.preset(SCHEDULE), "sampling": SAMPLING}
-        answer_all(packaged_load(CPU), packaged_questions(), request, out_dir)
-        return
-    say(
-        "The weights of the packaged checkpoint are random: this shows the machinery, not a voice, and its words mean nothing.\n"
-    )
-    outputs = ReplyFiles(out_dir / "reply.wav", out_dir / "events.jsonl", out_dir / "trace.json")
-    request = {"schedule": chosen or RANDOM_SCHEDULE, "sampling": RANDOM_SAMPLING}
-    [first, *_] = packaged_questions()
-    answer(
-        packaged_load(CPU | {"streaming": "reference"}), read_prompt(str(first.path), None), request, outputs
-    )
+    request = {"schedule": chosen or Schedule.preset(SCHEDULE), "sampling": SAMPLING}
+    answer_all(packaged_load(CPU), packaged_questions(), request, out_dir)
 
 
 def answer_all(

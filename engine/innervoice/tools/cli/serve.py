@@ -51,7 +51,8 @@ TRANSCRIPTION_KEY_VARIABLE = "INNERVOICE_TRANSCRIPTION_KEY"
 )
 def serve_command(
     model: Annotated[
-        str | None, typer.Option(help="Checkpoint directory or hub id; default: the packaged tiny one.")
+        str | None,
+        typer.Option(help="Checkpoint directory or hub id; default: the packaged innervoice-mini."),
     ] = None,
     served_name: Annotated[
         str | None, typer.Option(help="Name of the model for clients; default: that of its directory.")

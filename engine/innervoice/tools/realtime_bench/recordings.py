@@ -78,7 +78,7 @@ def frame_peaks(pcm: np.ndarray, frame_len: int = FRAME_LEN) -> list[float]:
 
 
 def bundled_recordings() -> list[Recording]:
-    """The two recordings of the package."""
+    """The recordings of the package."""
     return [
         Recording.of(one.name, *one.prompt) for one in bundled_questions() if isinstance(one.prompt, tuple)
     ]

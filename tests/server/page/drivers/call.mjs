@@ -63,7 +63,7 @@ await picture("reply");
 for (let last = await page.evaluate(() => globalThis.seen.done[0].id), i = 0; i < 8; i++) {
   await say(page, `How are you? ${i}`);
   await playing(page, 100, last);
-  await page.locator("[data-recording='question.wav']").click();
+  await page.locator("#questions button").first().click();
   last = await page.evaluate(async () => {
     const { call } = globalThis.innervoice;
     const { response } = call;
