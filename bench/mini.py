@@ -298,7 +298,9 @@ def main() -> None:
     """Run what the arguments ask for."""
     arguments = parser(__doc__)
     arguments.add_argument("--model", default=str(DEFAULT_MODEL), help="the model's directory")
-    arguments.add_argument("--questions", type=int, default=100, help="questions a schedule")
+    arguments.add_argument(
+        "--questions", type=int, default=200, help="questions a schedule; 200: all held-out ones"
+    )
     arguments.add_argument("--schedules", nargs="*", default=list(SCHEDULES), help="by name")
     arguments.add_argument("--streamed", type=int, default=32, help="questions a way of streaming; 0: none")
     arguments.add_argument("--two-turns", type=int, default=32, help="dialogues of two turns; 0: none")
