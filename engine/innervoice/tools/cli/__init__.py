@@ -14,6 +14,7 @@ main.py      innervoice generate, plan, quantize, env, and the commands of the o
 manifest.py  innervoice generate --manifest
 options.py   options that commands share, and those of an engine
 outputs.py   files that appear together or not at all
+progress.py  a bar over the items of a file, which names those that fail
 realtime.py  innervoice bench realtime
 replay.py    innervoice replay
 serve.py     innervoice serve

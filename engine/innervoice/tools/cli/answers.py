@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -32,7 +33,6 @@ def answer(
     load: the model and options of the engine, which the event log keeps, so that a replay loads the same.
     must_sound: a reply without sound is an error; otherwise its sound file is left out. Raises ValueError.
     """
-    written = outputs.paths
     with staged(outputs) as parts, loaded(prompt, request, **load) as engine:
         if can_sound(engine, request["schedule"]):
             sound_format(outputs.audio).check(engine.parts.requests.sample_rate)
@@ -42,20 +42,31 @@ def answer(
             )
         with engine.trace(parts.trace) if parts.trace else nullcontext():
             reply, lines = drawn(engine, prompt, request, load)
-        if len(reply.audio.samples):
-            reply.audio.save(parts.audio)
-        elif must_sound:
-            raise ValueError(
-                f"cannot write {outputs.audio}, because the reply has no sound: leave --out away"
-            )
-        else:
-            parts.audio.unlink()
-            written.pop("audio")
+        written = write_reply(reply, lines, outputs, parts, must_sound)
+        if "audio" not in written:
             say(f"the reply has no sound, so {outputs.audio} was not written")
-        if parts.events:
-            write_events(parts.events, lines)
     if written:
         say("wrote " + ", ".join(map(str, written.values())))
+
+
+def write_reply(
+    reply: Reply, lines: list[Line], outputs: ReplyFiles, parts: ReplyFiles, must_sound: bool
+) -> dict[str, Path]:
+    """Write a reply's sound, if it has one, and the lines of its event log -> the outputs that there are, by name.
+
+    parts: the files to write in place of the outputs. Raises ValueError for a reply without a sound that it must have.
+    """
+    written = outputs.paths
+    if len(reply.audio.samples):
+        reply.audio.save(parts.audio)
+    elif must_sound:
+        raise ValueError(f"cannot write {outputs.audio}, because the reply has no sound: leave --out away")
+    else:
+        parts.audio.unlink()
+        written.pop("audio")
+    if parts.events:
+        write_events(parts.events, lines)
+    return written
 
 
 def drawn(

@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 import innervoice
-from innervoice.api.event_log import EventLog, write_events
+from innervoice.api.event_log import EventLog
 from innervoice.files import sound_format
 from innervoice.runtime.record import Line
-from innervoice.tools.cli.answers import can_sound, loaded, say
+from innervoice.tools.cli.answers import can_sound, loaded, say, write_reply
 from innervoice.tools.cli.outputs import ReplyFiles, staged
 from innervoice.tools.packaged import logged
 from innervoice.tools.raters import ZERO_SHOT_LABEL, Rater
@@ -36,7 +36,6 @@ def answer_best_of(
     by: the name of a score, or "mean". evaluator: a checkpoint with heads, None: the model itself judges zero-shot.
     load, must_sound: as for `answer`. Raises ValueError for a score that is not there.
     """
-    written = outputs.paths
     with ExitStack() as stack:
         parts = stack.enter_context(staged(outputs))
         engine = stack.enter_context(loaded(prompt, request, **load))
@@ -55,19 +54,7 @@ def answer_best_of(
         best = _rated(rater, prompt, [reply for reply, _ in replies], by)
         reply, lines = replies[best]
         say(reply.transcript)
-
-        # The outputs of the best one.
-        if len(reply.audio.samples):
-            reply.audio.save(parts.audio)
-        elif must_sound:
-            raise ValueError(
-                f"cannot write {outputs.audio}, because the reply has no sound: leave --out away"
-            )
-        else:
-            parts.audio.unlink()
-            written.pop("audio")
-        if parts.events:
-            write_events(parts.events, lines)
+        written = write_reply(reply, lines, outputs, parts, must_sound)
     if written:
         say("wrote " + ", ".join(map(str, written.values())))
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from innervoice.tools.cli.answers import say
 from innervoice.tools.cli.inputs import typed
 from innervoice.tools.cli.options import JsonOption, ModelOption, with_engine_options
+from innervoice.tools.cli.progress import show_items
 from innervoice.tools.manifest.items import BrokenLine
 from innervoice.tools.manifest.pairs import PairItem, read_pairs
 from innervoice.tools.manifest.results import ResultLines
@@ -149,24 +149,11 @@ def _rated(
 ) -> list[str]:
     """Rate the pairs -> the reasons of those that failed, which were printed."""
     from innervoice.tools.manifest.rating import PairRun
-    from innervoice.tools.manifest.run import FailedItem
 
-    failures: list[str] = []
-    bar = Progress(
-        TextColumn("rating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
-    )
     most = rater.engine.parts.core.max_rows
-    with bar:
-        task = bar.add_task("rating", total=len(items))
-        bar.update(task, completed=sum(item.item_id in lines.done for item in items))
-        for one in PairRun(rater.rate, lines).run(items, min(concurrency or most, most)):
-            if isinstance(one, FailedItem):
-                failures.append(f"item {one.item_id!r}: {one.reason}")
-                bar.console.print(
-                    f"innervoice: {failures[-1]}", markup=False, highlight=False, soft_wrap=True
-                )
-            bar.advance(task)
-    return failures
+    results = PairRun(rater.rate, lines).run(items, min(concurrency or most, most))
+    num_done = sum(item.item_id in lines.done for item in items)
+    return show_items("rating", results, num_items=len(items), num_done=num_done, console=console)
 
 
 def _report(done: list[PairItem], lines: ResultLines, *, zero_shot: bool, as_json: bool) -> None:

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from innervoice.api.engine import Engine
 from innervoice.api.options import EngineOptions
 from innervoice.files import replacing
 from innervoice.schedule import Schedule
 from innervoice.tools.cli.answers import say
+from innervoice.tools.cli.progress import show_items
 from innervoice.tools.manifest.items import BrokenLine, ManifestFormat, ManifestItem, read_manifest
 from innervoice.tools.manifest.results import RunFolder
-from innervoice.tools.manifest.run import FailedItem, ManifestRun
+from innervoice.tools.manifest.run import ManifestRun
 from innervoice.tools.manifest.voicebench import voicebench_lines
 
 
@@ -69,22 +69,11 @@ def _answered(
 ) -> list[str]:
     """Run the items -> the reasons of those that failed, which were printed."""
     model, options = load["model"], {name: value for name, value in load.items() if name != "model"}
-    failures: list[str] = []
-    bar = Progress(
-        TextColumn("answering"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
-    )
-    with Engine.from_pretrained(model, EngineOptions().changed(**options)) as engine, bar:
+    with Engine.from_pretrained(model, EngineOptions().changed(**options)) as engine:
         most = engine.parts.core.max_rows
-        task = bar.add_task("answering", total=len(items))
-        bar.update(task, completed=sum(item.item_id in folder.done for item in items))
-        for one in ManifestRun(engine, folder, request).run(items, min(concurrency or most, most)):
-            if isinstance(one, FailedItem):
-                failures.append(f"item {one.item_id!r}: {one.reason}")
-                bar.console.print(
-                    f"innervoice: {failures[-1]}", markup=False, highlight=False, soft_wrap=True
-                )
-            bar.advance(task)
-    return failures
+        results = ManifestRun(engine, folder, request).run(items, min(concurrency or most, most))
+        num_done = sum(item.item_id in folder.done for item in items)
+        return show_items("answering", results, num_items=len(items), num_done=num_done, console=console)
 
 
 def _settings(load: Mapping[str, Any], request: Mapping[str, Any], form: str) -> dict[str, Any]:
