@@ -134,7 +134,7 @@ def write_language_model(folder: Path, weights: dict[str, torch.Tensor]) -> None
     write_atomic(folder / "tokenizer.model", lambda temporary: vocabulary.write_ranks(temporary, ranks))
     eos = [vocabulary.ID_OF[name] for name in ("<|endoftext|>", "<|user|>", "<|observation|>")]
     save_json(folder / "config.json", lm_config(eos))
-    sampling = {"do_sample": True, "temperature": 0.8, "top_p": 0.8, "max_length": 128000}
+    sampling = {"do_sample": True, "temperature": 0.2, "top_p": 0.8, "max_length": 128000}
     save_json(folder / "generation_config.json", {"eos_token_id": eos, "pad_token_id": eos[0], **sampling})
     save_json(folder / "tokenizer_config.json", text_tokenizer_config(), indent=None)
     names = {"open": vocabulary.OPEN, "close": vocabulary.CLOSE, "done": vocabulary.DONE}

@@ -9,6 +9,7 @@ from typing import Any
 from innervoice.codec.glm_voice.chunks import SteadySettings
 from innervoice.files import packaged_model
 
+SCHEDULE = "reempathy"  # the order of reflection and reply where no other is asked for
 # The flow of the packaged model is a regression: one step of the solver gives the mel that ten give. A first chunk of 10 tokens
 # ends before the next one is there, after a segment of text and one of reflection.
 STREAMING = SteadySettings(first=20, steps=1, look_back=172)

@@ -18,7 +18,7 @@ from innervoice.telemetry.metrics import Distribution, RequestTimings, RunMetric
 from innervoice.tools.cli.inputs import read_schedule
 from innervoice.tools.cli.options import JsonOption, with_engine_options
 from innervoice.tools.cli.outputs import create_folder, reserved
-from innervoice.tools.packaged import logged, packaged_load
+from innervoice.tools.packaged import SCHEDULE, logged, packaged_load
 from innervoice.types import Sampling
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ def stream(
     load = Load(num_prompts, request_rate, max_concurrency, num_warmups, seed)
     questions = bundled_questions() if manifest is None else read_manifest(manifest)
     request: dict[str, Any] = {"sampling": Sampling(max_new_tokens=max_new_tokens)}
-    if schedule is not None:
-        request["schedule"] = read_schedule(schedule)
+    if schedule is not None or model is None:
+        request["schedule"] = read_schedule(schedule or SCHEDULE)
     options = packaged_load(chosen) if model is None else {"model": model} | chosen
     if events is not None:
         create_folder(events)

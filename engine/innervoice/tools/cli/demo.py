@@ -17,10 +17,9 @@ from innervoice.tools.cli.answers import drawn, loaded, say
 from innervoice.tools.cli.inputs import read_prompt, read_schedule
 from innervoice.tools.cli.options import ScheduleOption
 from innervoice.tools.cli.outputs import all_reserved, create_folder
-from innervoice.tools.packaged import packaged_load
+from innervoice.tools.packaged import SCHEDULE, packaged_load
 from innervoice.types import Audio, Sampling
 
-SCHEDULE = "reempathy"
 SAMPLING = Sampling(temperature=0.0, max_new_tokens=600)
 PAUSE_S = 0.5  # between two replies of the sound file
 CPU = {"device": "cpu", "dtype": "float32"}

@@ -15,7 +15,7 @@ from innervoice.files import read_text
 from innervoice.server.options import ServerOptions
 from innervoice.tools.cli.inputs import read_schedule
 from innervoice.tools.cli.options import ScheduleOption, with_engine_options
-from innervoice.tools.packaged import packaged_load
+from innervoice.tools.packaged import SCHEDULE, packaged_load
 
 KEY_VARIABLE = "INNERVOICE_API_KEY"
 TRANSCRIPTION_KEY_VARIABLE = "INNERVOICE_TRANSCRIPTION_KEY"
@@ -121,7 +121,7 @@ def serve_command(
         ssl_keyfile=ssl_keyfile,
         drain_s=drain_s,
         max_session_s=max_session_s,
-        schedule=read_schedule(schedule),
+        schedule=read_schedule(schedule or (SCHEDULE if model is None else None)),
         vad=vad,
         transcription_url=transcription_url,
         transcription_key=os.environ.get(TRANSCRIPTION_KEY_VARIABLE),
