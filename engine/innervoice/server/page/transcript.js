@@ -104,7 +104,8 @@ export class Transcript {
     }
     if (reply !== this.spoken) return;
     const heard = reply.words.filter((word) => isHeard(reply, word)).map(({ word }) => word).join("").trim();
-    this.caption.textContent = heard.length > CAPTION ? `…${heard.slice(-CAPTION)}` : heard;
+    // The caption's last part begins with a word that is whole.
+    this.caption.textContent = heard.length > CAPTION ? `… ${heard.slice(-CAPTION).replace(/^\S*\s+/, "")}` : heard;
   }
 
   turn(side, name) {
