@@ -38,7 +38,7 @@ demo: $(INSTALLED)
 
 # A page in the browser to talk to the packaged checkpoint, or to another: make talk MODEL=checkpoints/glm-4-voice
 talk: $(SERVES)
-	$(BIN)/innervoice serve --schedule stitch_s $(if $(MODEL),--model $(MODEL))
+	$(BIN)/innervoice serve $(if $(MODEL),--model $(MODEL) --schedule stitch_s)
 
 # Trains a small model from nothing, about half a day of one thread; every stage goes on where it stopped.
 mini: $(INSTALLED)
