@@ -267,8 +267,7 @@ class Engine:
     def logprobs(
         self, prompt: Prompt | list[Any], continuations: Sequence[Any], **request: Any
     ) -> Likelihoods | list[Likelihoods]:
-        """Compute the log-probabilities of given continuations of a prompt or a dialogue, or of each of a list of
-        them: one prefill, and no draw.
+        """Compute log-probabilities of given continuations of a prompt, a dialogue, or each of a list: one prefill, no draw.
 
         continuations: text or ids. They are those of the model itself, at temperature 1, over the whole vocabulary,
         whatever a schedule would mask. Prompts that begin alike, and the continuations of one, share pages. request:
@@ -285,6 +284,7 @@ class Engine:
         found = likelihoods(self.prober(), made, ids, requests.max_model_len)
         return found if is_many else found[0]
 
+    @guarded
     @checked
     def prober(self, states: StatesOf | None = None) -> Prober:
         """A prober of this engine, for log-probabilities or for hidden states."""
