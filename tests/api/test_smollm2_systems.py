@@ -29,12 +29,7 @@ SAID = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("gguf", reason="`pip install gguf` reads the weights")
-    source = smollm2.find()
-    assert source is not None
-    folder = tmp_path_factory.mktemp("smollm2")
-    smollm2.convert(source, folder)
-    return folder
+    return smollm2.converted(tmp_path_factory.mktemp("smollm2"))
 
 
 @pytest.fixture(scope="module")

