@@ -18,7 +18,7 @@ from statistics import median
 import torch
 from bench.peers.gguf_file import write_gguf
 from bench.peers.llama_cpp import LlamaCpp
-from bench.record import Record, cpu_facts, device_name, interleaved, parser, report
+from bench.record import Record, Times, cpu_facts, device_name, interleaved, parser, report
 from torch import Tensor
 
 from innervoice.checkpoint.model_config import ModelConfig
@@ -182,11 +182,17 @@ def plain_read(num_bytes: int, threads: int) -> Callable[[], object]:
     if sys.platform == "linux" and large_bytes > 0:
         ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(large_bytes), MADV_COLLAPSE)
 
-    def read() -> None:
-        torch.set_num_threads(threads)
-        x.max()
+    return with_threads(x.max, threads)
 
-    return read
+
+def with_threads(run: Callable[[], object], threads: int) -> Callable[[], None]:
+    """`run` with so many of torch's threads, whatever ran before it."""
+
+    def there() -> None:
+        torch.set_num_threads(threads)
+        run()
+
+    return there
 
 
 class Bench:
@@ -211,15 +217,19 @@ class Bench:
                 file = folder / f"{self.name}-{PEERS[name][1]}.gguf"
                 write_gguf(file, self.config, self.tensors.all(), PEERS[name][1])
             for threads in all_threads:
-                yield from self.compared(name, model, file, threads)
+                yield from self.compared(name, model, file, threads, all_threads)
 
-    def compared(self, name: str, model: Transformer, file: Path | None, threads: int) -> Iterator[Record]:
+    def compared(
+        self, name: str, model: Transformer, file: Path | None, threads: int, all_threads: list[int]
+    ) -> Iterator[Record]:
+        shape = f"{self.name}, {threads} threads"
         ours = Ours(model, threads)
         num_bytes = model.weights.num_bytes
-        torch.set_num_threads(threads)
         prefills: dict[str, Callable[[], object]] = {"ours": ours.prefill}
         decodes: dict[str, Callable[[], object]] = {"ours": lambda: ours.decode(self.steps)}
-        read = plain_read(num_bytes, threads)
+        # By most threads first: the last one's idle threads must not spin beside what is timed next.
+        counts = sorted({threads, *all_threads}, reverse=True)
+        reads = {f"read {count}": plain_read(num_bytes, count) for count in counts}
         peer_name, goal, llama = None, None, None
         if file is not None and self.python is not None:
             peer_name, goal = f"llama.cpp {PEERS[name][1]}", PEERS[name][0]
@@ -229,20 +239,20 @@ class Bench:
         elif name == "bfloat16":
             peer_name, goal = "transformers bf16 eager", "G15"
             prefill, step = eager(self.config)
-            prefill()
-            decodes["peer"] = lambda: step(self.steps)
+            with_threads(prefill, threads)()
+            decodes["peer"] = with_threads(lambda: step(self.steps), threads)
         try:
-            first = interleaved(prefills | {"read": read}, rounds=2 if self.quick else 4, warmup=1)
-            then = interleaved(decodes | {"read": read}, rounds=self.rounds, warmup=1)
+            first = interleaved(prefills | reads, rounds=2 if self.quick else 4, warmup=1)
+            then = interleaved(decodes | reads, rounds=self.rounds, warmup=1)
         finally:
             if llama is not None:
                 llama.close()
-        shape = f"{self.name}, {threads} threads"
         for what, cases, measured, tokens in (
             ("prefill", f"{PROMPT} tokens", first, None),
             ("decode", f"{self.steps} tokens from {PROMPT}", then, self.steps),
         ):
-            times, read_times, peer = measured["ours"], measured["read"], measured.get("peer")
+            times, read_times, peer = measured["ours"], measured[f"read {threads}"], measured.get("peer")
+            bandwidths = {str(count): num_bytes / measured[f"read {count}"].median for count in counts}
             ratios = None if peer is None else times.ratios_to(peer)
             shares = [share * (tokens or 1) for share in times.ratios_to(read_times)]
             yield Record.of(
@@ -252,10 +262,20 @@ class Bench:
                 details={
                     "isa": _C.available_isas()[-1], "share_of_read": median(shares) if tokens else None,
                     "ratios": None if ratios is None else [min(ratios), max(ratios)],
-                    "read_bytes_per_s": num_bytes / read_times.median,
+                    "read_bytes_per_s": bandwidths[str(threads)], "read_bytes_per_s_by_threads": bandwidths,
                     "peer_flags": llama.info["system"] if llama else None, "cpu": cpu_facts(),
                 },
             )  # fmt: skip
+        for count in counts:
+            yield self.read(f"{shape}, beside decode", num_bytes, count, then[f"read {count}"])
+
+    def read(self, shape: str, num_bytes: int, threads: int, times: Times) -> Record:
+        """The bandwidth of the plain read in the rounds of a decode."""
+        p10, mid, p90 = (num_bytes / seconds / 1e9 for seconds in (times.p90, times.median, times.p10))
+        return Record(
+            f"plain read by {threads} threads", shape, "GB/s", self.device, mid, better="higher", n=times.n, median=mid,
+            p10=p10, p90=p90, warmup=times.warmup, bytes=num_bytes, threads=threads, invalid=times.unsteady,
+        )  # fmt: skip
 
 
 def smollm2_file() -> Path | None:
