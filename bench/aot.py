@@ -122,10 +122,10 @@ def loop_slots(cubin: bytes) -> int:
 
 def launches_of_all() -> Iterator[tuple[str, str, Launch]]:
     """(kernel, shape, launch) of every kernel, configuration and alignment that the shapes launch, each once."""
-    from bench import aot_experts, aot_shapes
+    from bench import aot_experts, aot_fuse, aot_shapes
 
     seen: set[str] = set()
-    for call in (*aot_shapes.CALLS, *aot_experts.CALLS):
+    for call in (*aot_shapes.CALLS, *aot_experts.CALLS, *aot_fuse.CALLS):
         with recorded() as launches:
             call.run()
         for launch in launches:

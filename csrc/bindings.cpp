@@ -17,6 +17,7 @@ PYBIND11_MODULE(_C, m) {
   define_spectrum(m);
   define_stream_conv(m);
   define_sample(m);
+  define_fuse(m);
 }
 
 }  // namespace innervoice

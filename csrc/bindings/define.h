@@ -8,6 +8,7 @@ namespace innervoice {
 void define_codec(pybind11::module_& m);
 void define_cpu(pybind11::module_& m);
 void define_decoder(pybind11::module_& m);
+void define_fuse(pybind11::module_& m);
 void define_pool(pybind11::module_& m);
 void define_relative(pybind11::module_& m);
 void define_sample(pybind11::module_& m);

@@ -8,6 +8,8 @@
 
 namespace innervoice {
 
+constexpr std::int64_t kConvItemsOfAThread = 3;  // of a convolution, so that threads end together
+
 // [0, total) in pieces of nearly one size, `most` at most.
 struct Pieces {
   std::int64_t total, size, number;

@@ -4,6 +4,7 @@
 #include "cpu/attention_kernels.h"
 #include "cpu/code_panels.h"
 #include "cpu/exact_products.h"
+#include "cpu/fuse_kernels.h"
 #include "cpu/gemm_kernels.h"
 #include "cpu/layer_kernels.h"
 #include "cpu/product_kernels.h"
@@ -32,8 +33,9 @@ inline void product(const Weight& w, std::int64_t first, std::int64_t last, cons
 }
 
 constexpr Kernels kTable = {
-    kTileRows,    kPanelColumns,   pack,     square_sums, tile,   expand,        ready_floats, ready, product,
-    panel_floats, product_of_many, rms_norm, silu_mul,    attend, attend_floats,
+    kTileRows,     kPanelColumns, pack,         square_sums,     tile,     expand,   ready_floats,
+    ready,         product,       panel_floats, product_of_many, rms_norm, silu_mul, attend,
+    attend_floats, exp_total,     fuse_rows,
 };
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "innervoice/fuse.h"
 #include "innervoice/isa.h"
 #include "innervoice/weight.h"
 
@@ -48,6 +49,17 @@ struct Queries {
   const std::int32_t* tag;  // [count], or null
   const float* log_weight;  // [count]
   float scale;
+};
+
+// A group's rows of logits, one behind the other, and their combination.
+struct FusedRows {
+  Fusing kind;
+  std::int64_t count;
+  const float* logits;  // [count, vocabulary]
+  std::int64_t vocabulary;
+  const float* stats;      // [count, 2], as FuseCall has them
+  const float* log_prior;  // [count]
+  float alpha, beta, log_alpha;
 };
 
 constexpr std::int64_t kFewRows = 16;  // up to which a weight is read once for all rows, beyond by blocks
@@ -102,6 +114,12 @@ struct Kernels {
   void (*attend)(const Queries& queries, const PagedKeys& keys, std::int64_t begin, std::int64_t end,
                  float* out, float* largest, float* total, float* memory);
   std::int64_t (*attend_floats)(std::int64_t rows, std::int64_t head_dim);
+
+  // The largest of x and the sum of exp(x - largest); NaN where one of x is or the largest is infinite.
+  void (*exp_total)(const float* x, std::int64_t count, float* largest, double* total);
+
+  // out[id] of ids [first, last).
+  void (*fuse_rows)(const FusedRows& rows, std::int64_t first, std::int64_t last, float* out);
 };
 
 // Throws std::invalid_argument when isa is not available here.

@@ -332,6 +332,24 @@ def sample(
     or leave the vocabulary.
     """
 
+def fuse(
+    team: ThreadTeam,
+    logits: SupportsDLPack,
+    offsets: SupportsDLPack,
+    kinds: SupportsDLPack,
+    weights: SupportsDLPack,
+    log_prior: SupportsDLPack,
+    out: SupportsDLPack,
+    stats: SupportsDLPack,
+    isa: str | None = None,
+) -> None:
+    """Rows of logits combined into one, as in fuse.py: group g has rows offsets[g] to offsets[g + 1] of logits [R, V].
+
+    float32, but for offsets [G + 1] and kinds [G], int64. weights [G, 3]: alpha, beta, ln alpha; log_prior [R]; out [G, V]
+    and stats [R, 2] are written. Raises ValueError for a wrong dtype, size or layout, an unknown kind, and for groups that
+    leave the rows or have too few.
+    """
+
 def product(
     x: SupportsDLPack, weight: Weight, out: SupportsDLPack, isa: str | None = None, exact: bool = False
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from interpreted import need_interpreter
@@ -9,13 +11,21 @@ from interpreted import need_interpreter
 need_interpreter()
 
 from innervoice_kernels.backend import use  # noqa: E402
+from innervoice_kernels.sampling.fuse import (  # noqa: E402
+    FusedGroups,
+    Fusing,
+    fuse_into,
+    fuse_ref,
+    listen,
+    listener,
+)
 from innervoice_kernels.speech_codec import frame_conv  # noqa: E402
 from innervoice_kernels.testing import OPS, Case, Op, check  # noqa: E402
 
 NAMES = (
     "rms_norm", "add_rms_norm", "silu_mul", "rotary", "store_kv", "qkv_rope_store", "linear", "gated_linear", "paged_attention",
     "step_attention",
-    "gumbel_noise", "sample", "head_sample", "scaled_linear", "int4_linear",
+    "gumbel_noise", "sample", "fuse", "head_sample", "scaled_linear", "int4_linear",
     "route", "group_pairs", "expert_gate_up", "expert_down", "routed_ffn",
     "store_kv_fp8", "group_norm_mish", "snake", "stream_residual", "nearest_code",
     "stream_source", "normal_grid", "stream_stft", "istft", "stream_istft", "log_frames", "relative_attention", "flow_block",
@@ -65,6 +75,42 @@ def test_kernel_obeys_the_error_rule(op: Op, case: Case, dtype: torch.dtype) -> 
 def test_kernel_obeys_the_error_rule_at_length(op: Op, case: Case, dtype: torch.dtype) -> None:
     with use("triton"):
         check(op, case, dtype)
+
+
+def test_a_listener_hears_drawn_tokens_alone() -> None:
+    """Groups whose members lie anywhere: a drawn token, a forced one, none, and kinds without a listener."""
+    priors = [(-1.0, -2.0, -0.5), (-0.7, -0.7)]
+    hows = [
+        Fusing("pragmatic", 2.0, 0.8, priors[0]),
+        Fusing("guidance", 2.0),
+        Fusing("pragmatic", 6.0, 0.9, priors[1]),
+    ]
+    logits, members = 3 * torch.randn(9, 53), [4, 0, 7, 1, 2, 8, 3]
+    groups = FusedGroups.of(hows, torch.device("cpu"))
+    log_prior = torch.full((9,), -9.0)
+    log_prior[[4, 0, 7]], log_prior[[8, 3]] = torch.tensor(priors[0]), torch.tensor(priors[1])
+    groups = replace(groups, members=torch.tensor(members, dtype=torch.int32), log_prior=log_prior)
+    groups = replace(groups, targets=groups.members)
+    stats, out = torch.empty(9, 2), torch.full((9, 53), 5.0)
+    fuse_into(logits, groups, stats, out)
+    rows, expected_stats = fuse_ref(logits[members], hows)
+    torch.testing.assert_close(stats[members], expected_stats)
+    for how, row, begin in zip(hows, rows, (0, 3, 5), strict=True):
+        for member in members[begin : begin + how.size]:
+            torch.testing.assert_close(out[member], row)
+    assert (out[[5, 6]] == 5).all(), "rows of no group"
+
+    for tokens, forced in (([50, 3, -1], [0, 0, 0]), ([50, 3, 7], [1, 0, 0]), ([1, 2, 52], [0, 0, 0])):
+        before = groups.log_prior.clone()
+        columns = torch.tensor([tokens, forced], dtype=torch.int32).t().contiguous()
+        listen(logits, groups, stats, columns[:, 0], columns[:, 1], 3)
+        for how, token, is_forced, begin in zip(hows, tokens, forced, (0, 3, 5), strict=True):
+            place = members[begin : begin + how.size]
+            expected = before[place]
+            if how.kind == "pragmatic" and token >= 0 and not is_forced:
+                how = replace(how, log_prior=tuple(before[place].tolist()))
+                expected = torch.tensor(listener(logits[place], stats[place], how, token))
+            torch.testing.assert_close(groups.log_prior[place], expected)
 
 
 def test_without_lengths_all_frames_of_a_convolution_count() -> None:

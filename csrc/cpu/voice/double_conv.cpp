@@ -6,11 +6,6 @@
 #include "innervoice/stream_conv.h"
 
 namespace innervoice {
-namespace {
-
-constexpr std::int64_t kItemsOfAThread = 3;  // so that threads end together
-
-}  // namespace
 
 DoubleConv::DoubleConv(Isa isa, const double* weight, std::vector<double> bias, std::int64_t taps,
                        std::int64_t depth, std::int64_t dilation)
@@ -59,7 +54,8 @@ void DoubleConv::run(ThreadTeam& team, const DoubleConvCall& call) const {
     const std::int64_t all = static_cast<std::int64_t>(bias_.size()) / width;
     const Pieces pieces(call.columns, kGathered);
     const std::int64_t parts = call.rows * pieces.number;
-    const Pieces groups(all, std::max<std::int64_t>(1, all * parts / (kItemsOfAThread * team.num_threads())));
+    const Pieces groups(all,
+                        std::max<std::int64_t>(1, all * parts / (kConvItemsOfAThread * team.num_threads())));
     const std::int64_t doubles =
         lines(taps_ * kGathered + (kGathered + reach()) * depth_ + kGathered * groups.size * width);
     auto* memory = reinterpret_cast<double*>(kept_memory().floats(2 * doubles * team.num_threads()));

@@ -13,7 +13,6 @@ constexpr std::int64_t kSignalFloats =
     32768;  // of signals that are worked on together: they stay in the second cache
 constexpr std::int64_t kGroupColumns = 512;  // outputs of a piece, so that they do as well
 constexpr std::int64_t kShort = 32;          // products of a sum that a panel is not worth it for
-constexpr std::int64_t kItemsOfAThread = 3;  // so that threads end together
 
 std::int64_t up_to(std::int64_t n, std::int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
@@ -140,7 +139,7 @@ void StreamConv::run_panels(ThreadTeam& team, const StreamConvCall& call) const 
   const std::int64_t step = call.first / shape_.up, width = voice_kernels_of(isa_).panel_columns;
   const Pieces pieces((call.first + call.out_columns + shape_.up - 1) / shape_.up - step, kGathered);
   const std::int64_t parts = call.rows * pieces.number, all = up_to(columns_, width) / width;
-  const std::int64_t wanted = (kItemsOfAThread * team.num_threads() + parts - 1) / parts;
+  const std::int64_t wanted = (kConvItemsOfAThread * team.num_threads() + parts - 1) / parts;
   const Pieces groups(all, std::clamp<std::int64_t>((all + wanted - 1) / wanted, 1, kGroupColumns / width));
   const std::int64_t floats = table_floats(taps_) + lines((kGathered + reach()) * depth_) +
                               lines(kGathered * std::min(groups.size * width, columns_));

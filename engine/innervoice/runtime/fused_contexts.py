@@ -14,7 +14,7 @@ from innervoice.model.sequence import Sequence
 from innervoice.model.token_role import TokenRole
 from innervoice.runtime.fusion import Fusion
 from innervoice.types import RequestFailed
-from innervoice_kernels.sampling.fuse import Fusing, fuse_ref, listener_ref
+from innervoice_kernels.sampling.fuse import Fusing, listener
 
 _MOST_PAGE = 64  # tokens of the largest page: a context's last one is counted whole
 
@@ -25,38 +25,49 @@ def fused_tokens(lengths: Iterable[int]) -> int:
 
 
 class FusedContexts:
-    """sequences: those of the contexts, which every token of the reply joins too. Its prior changes as it is drawn."""
+    """sequences: those of the contexts, which every token of the reply joins too.
+
+    fusing: the combination for the next token, with the listener's belief in each context so far; of a caller's
+    function the first row as it is.
+    """
 
     def __init__(self, fusion: Fusion, sequences: abc.Sequence[Sequence], log_weight: float) -> None:
         self.sequences = list(sequences)
         self.size = 1 + len(self.sequences)
-        self._numbers = [sequence.begin_reply(log_weight) for sequence in self.sequences]
-        self._combine = fusion.combine
+        self.combine = fusion.combine
         prior = fusion.prior or (1 / self.size,) * self.size
-        self._fusing: Fusing | None = None
-        if fusion.kind != "function":
-            self._fusing = Fusing(fusion.kind, fusion.alpha, fusion.beta, tuple(map(math.log, prior)))
-        self._logits: Tensor | None = None
+        self.fusing = Fusing(
+            "first" if fusion.kind == "function" else fusion.kind,
+            fusion.alpha,
+            fusion.beta,
+            tuple(map(math.log, prior)),
+            self.size,
+        )
+        self._numbers = [sequence.begin_reply(log_weight) for sequence in self.sequences]
+        self._logits: tuple[Tensor, Tensor] | None = None
 
     def append(self, token: int, role: TokenRole) -> None:
-        """Add a token of the reply to every context; the listener's belief in them after it is the next prior."""
+        """Add a token of the reply to every context."""
         for sequence, number in zip(self.sequences, self._numbers, strict=True):
             sequence.append(token, role, number)
-        if self._logits is not None and self._fusing is not None and self._fusing.kind == "pragmatic":
-            prior = listener_ref(self._logits, self._fusing, token)
-            self._fusing = replace(self._fusing, log_prior=prior)
+
+    def offer(self, logits: Tensor, stats: Tensor) -> None:
+        """Keep the logits [K, V] of prompt and contexts, and their stats, from which the next token is drawn."""
+        self._logits = (logits, stats)
+
+    def hear(self, token: int) -> None:
+        """Take what a listener believes after a drawn token as the prior of the next."""
+        if self.fusing.kind == "pragmatic" and self._logits is not None:
+            self.fusing = replace(self.fusing, log_prior=listener(*self._logits, self.fusing, token))
         self._logits = None
 
-    def combine(self, logits: Tensor) -> Tensor:
-        """One row of logits [V] from those of the prompt and all contexts [K, V].
+    def call(self, logits: Tensor) -> Tensor:
+        """The row of logits [V] that the caller's function makes of those of the prompt and all contexts [K, V].
 
-        Raises RequestFailed for what a caller's function gives that is no row of logits.
+        Raises RequestFailed for what is no row of logits.
         """
-        self._logits = logits
-        if self._fusing is not None:
-            return fuse_ref(logits, self._fusing)
-        assert self._combine is not None, "checked before"
-        made = self._combine(logits)
+        assert self.combine is not None, "no function combines these contexts"
+        made = self.combine(logits)
         if not isinstance(made, Tensor) or made.shape != logits.shape[1:]:
             found = tuple(made.shape) if isinstance(made, Tensor) else shown(made)
             raise RequestFailed(f"the fusion gave {found}: it must give one row of {logits.shape[1]} logits")

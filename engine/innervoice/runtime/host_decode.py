@@ -20,6 +20,7 @@ from innervoice.runtime.reply_trace import ReplyTrace
 from innervoice.runtime.sequence_pages import SequencePages
 from innervoice.runtime.session_registry import SessionRegistry
 from innervoice.telemetry.trace import Tracer
+from innervoice_kernels.sampling.fuse import FIRST, fuse
 from innervoice_kernels.sampling.sample import REFUSED, merge_spans, sample
 
 NO_NUMBERS = "the model's logits are not numbers: check the weights, or use a wider dtype"
@@ -105,18 +106,23 @@ class HostDecode:
         self, drawing: abc.Sequence[ActiveReply], logits: Tensor, failed: abc.Container[int]
     ) -> tuple[list[ActiveReply], Tensor]:
         """The replies that can draw, and a row of logits for each, of all its contexts."""
-        alive: list[ActiveReply] = []
-        rows: list[Tensor] = []
+        groups = [FIRST if reply.fused is None else reply.fused.fusing for reply in drawing]
+        num_rows = sum(how.size for how in groups)
+        rows, stats = fuse(logits[:num_rows], groups)
+        alive: list[int] = []
         begin = 0
-        for reply in drawing:
+        for index, reply in enumerate(drawing):
             end = begin + len(reply.sequences)
             if not any(id(sequence) in failed for sequence in reply.sequences):
                 with self._faults.owning(reply):
-                    fused = reply.fused
-                    rows.append(logits[begin] if fused is None else fused.combine(logits[begin:end]))
-                    alive.append(reply)
+                    if reply.fused is not None:
+                        reply.fused.offer(logits[begin:end], stats[begin:end])
+                        if reply.fused.combine is not None:
+                            rows[index] = reply.fused.call(logits[begin:end])
+                    alive.append(index)
             begin = end
-        return alive, torch.stack(rows) if rows else _NO_LOGITS
+        kept = rows if len(alive) == len(drawing) else rows[alive]
+        return [drawing[index] for index in alive], kept
 
     def draw(self, drawing: abc.Sequence[ActiveReply], logits: Tensor) -> None:
         """Draw and emit a token of each reply."""
@@ -174,6 +180,8 @@ class HostDecode:
             return False
         emission = reply.cursor.draw(token)
         if emission is not None:
+            if reply.fused is not None:
+                reply.fused.hear(token)
             self._emitter.emit(reply, emission, logprob)
         if reply.cursor.forced is not None:
             self._emitter.emit_forced(reply)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from innervoice_kernels.sampling import head, philox, sample
+from innervoice_kernels.sampling import fuse, head, philox, sample
+from innervoice_kernels.sampling.fuse import FIRST, Fusing
 from innervoice_kernels.sampling.sample import Draw
 from innervoice_kernels.testing.case import Case, DeviceName, Inputs, Op, OpOutputs, fresh, num_bytes, rows
 
@@ -85,6 +88,26 @@ def _head_traffic(inputs: Inputs, outputs: OpOutputs) -> int:
     w: Tensor = inputs["w"]
     touched = torch.cat([sample.allowed_ids(draw, w.device) for draw in inputs["draws"]]).unique()
     return len(touched) * num_bytes(w[0]) + num_bytes(inputs["x"], *outputs)
+
+
+def _fuse_case(name: str, groups: tuple[Fusing, ...], vocabulary: int, skip: int = 0) -> Case:
+    """Logits of a few units, as a model's, around another mean in each row."""
+
+    def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
+        count = sum(how.size for how in groups)
+        logits = 3 * rows(
+            count, vocabulary, dtype=torch.float32, device=device, generator=generator, skip=skip
+        )
+        logits += 7 * torch.arange(count, device=device, dtype=torch.float32)[:, None] - 9
+        return {"logits": logits.to(dtype), "groups": groups}
+
+    return Case(name, make)
+
+
+def _pragmatic(size: int, alpha: float = 6.0, beta: float = 0.9) -> Fusing:
+    """A listener's beliefs that are not equal."""
+    shares = [k + 1.0 for k in range(size)]
+    return Fusing("pragmatic", alpha, beta, tuple(math.log(share / sum(shares)) for share in shares))
 
 
 def _gumbel_case(
@@ -196,6 +219,16 @@ OPS = (
         _sample_case("speech, top-k 50 and top-p", _default(*SPEECH), VOCABULARY),
         _sample_case("speech, top-k 50 and top-p, 16 rows", _default(*SPEECH, count=16), VOCABULARY),
     ), near_tie=near_tie, traffic=_traffic),
+    Op("fuse", fuse.fuse, fuse.fuse_ref, (
+        _fuse_case("one", (FIRST,), 1), _fuse_case("one id", (_pragmatic(2), Fusing("guidance", 2.0)), 1),
+        _fuse_case("every kind", (_pragmatic(3), FIRST, Fusing("guidance", 1.5), Fusing("contrast", 0.1, 0.5)), 131),
+        _fuse_case("wide rows", (Fusing("contrast", 1.0, 2.0), _pragmatic(5, 1.0, 1.0), FIRST), 64, skip=37),
+        _fuse_case("many", (_pragmatic(17), *[FIRST] * 3, _pragmatic(2, -1.0, 0.0)), 4099), _fuse_case("empty", (), 10),
+    ), real=(
+        _fuse_case("vocabulary, pragmatic of 3", (_pragmatic(3),), VOCABULARY),
+        _fuse_case("vocabulary, guidance", (Fusing("guidance", 1.5),), VOCABULARY),
+        _fuse_case("vocabulary, 4 pragmatic of 3", (_pragmatic(3),) * 4, VOCABULARY),
+    )),
     Op("head_sample", head.head_sample, head.head_sample_ref, (
         _head_case("one", (Draw(((0, 1),)),), 1, 1), _head_case("primes", _mixed(131), 131, 37),
         _head_case("narrow", (*_default(300, 320, count=3), Draw((), (63, 64, 999))), 1000, 24),
