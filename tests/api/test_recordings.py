@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 import shutil
 import threading
 import time
@@ -17,7 +19,7 @@ pytest.importorskip("transformers")
 
 from omni_models import KINDS, NAMES, Spoken, sound
 
-from innervoice import Engine, Ids, Message, Sampling, Schedule, Text
+from innervoice import Engine, Ids, Message, Sampling, Schedule, Text, ZeroShotJudge
 from innervoice.api.memory_plan import make_plan
 from innervoice.api.request_builder import RequestOptions
 from innervoice.checkpoint.locate import locate
@@ -32,7 +34,7 @@ REQUEST: dict[str, Any] = {
     "schedule": Schedule(cycle=(), guided=False),
     "sampling": Sampling(temperature=0, max_new_tokens=8, ignore_eos=True),
 }
-FRAMES = (3, 37, 99, 100, 101, 237, 855)
+FRAMES = (1, 37, 99, 100, 101, 237, 855)
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -60,6 +62,11 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return calls
 
 
+def least_samples(spoken: Spoken) -> int:
+    """Of a recording that is heard, at 16 kHz."""
+    return 201 if spoken.kind == KINDS[0] else 321
+
+
 def said(*parts: str | None) -> dict[str, Any]:
     """A user's message for a chat template; None: a recording."""
     content = [{"type": "audio"} if part is None else {"type": "text", "text": part} for part in parts]
@@ -68,7 +75,7 @@ def said(*parts: str | None) -> dict[str, Any]:
 
 def test_greedy_ids_equal_transformers_at_every_length(spoken: Spoken, engine: Engine) -> None:
     """Together in a batch, alone from cached pages, and as rows that the encoder's caller puts into Ids."""
-    recordings = [sound(160 * frames) for frames in FRAMES]
+    recordings = [sound(max(160 * frames, least_samples(spoken))) for frames in FRAMES]
     prompt = spoken.prompt([said(None)])
     want = [spoken.greedy(prompt, [one], 8) for one in recordings]
     assert len({tuple(ids) for ids in want}) > len(want) // 2
@@ -105,6 +112,53 @@ def test_the_reference_hears_the_same_through_its_own_features(spoken: Spoken, e
         )  # fmt: skip
     message = Message("user", [(samples, 16000), Text("listen")])
     assert engine.generate([message], **REQUEST).ids == made[0, len(ids) :].tolist()
+
+
+def test_log_probabilities_and_ratings_behind_recordings_equal_transformers(
+    spoken: Spoken, engine: Engine
+) -> None:
+    """Of continuations behind two recordings, and of the digits of a judge that hears question and reply."""
+    question, answer = sound(160 * 237, 8), sound(160 * 99, 9)
+    given = Message("user", [(question, 16000), Text("then"), (answer, 16000)])
+    behind = [[20, 31, 44], [20, 31], [45]]
+    prompt = spoken.prompt([said(None, "then", None)])
+
+    def logprobs(ids: list[int], continuation: list[int]) -> list[float]:
+        rows = spoken.logits([*ids, *continuation], [question, answer]).log_softmax(-1)[
+            -len(continuation) - 1 : -1
+        ]
+        return [float(row[i]) for row, i in zip(rows, continuation, strict=True)]
+
+    (found,) = engine.logprobs([[given]], [Ids(one) for one in behind])
+    for ids, got in zip(behind, found.continuations, strict=True):
+        assert got.logprobs == pytest.approx(logprobs(prompt, ids), abs=1e-4)
+    judge = ZeroShotJudge(engine)
+    pair: Any = ((question, 16000), (answer, 16000))
+    made = judge.score(*pair)
+    for name, score in made.scores.items():
+        (message,) = judge.prompt(*pair, name)
+        parts = [part.text if isinstance(part, Text) else None for part in message.parts]
+        assert parts.count(None) == 2
+        prompt = spoken.prompt([said(*parts)])
+        digits = [spoken.tokenizer.encode(k, add_special_tokens=False) for k in "12345"]
+        weights = [math.exp(sum(logprobs(prompt, ids))) for ids in digits]
+        want = sum(k * weight for k, weight in enumerate(weights, 1)) / sum(weights)
+        assert score == pytest.approx(want, abs=1e-4)
+    assert len(set(made.scores.values())) == 4
+
+
+def test_what_is_skipped_is_said_once(spoken: Spoken, caplog: pytest.LogCaptureFixture) -> None:
+    """Of a checkpoint in 15 shards, with the parts that see and speak among them."""
+    assert len(list(spoken.folder.glob("model-*-of-00015.safetensors"))) == 15
+    names = TensorDir(spoken.folder).names()
+    assert {name.split(".")[0] for name in names} == {"thinker", "talker", "code2wav"}
+    assert any(name.startswith("thinker.visual.") for name in names)
+    with (
+        caplog.at_level(logging.INFO, logger="innervoice"),
+        Engine.from_pretrained(spoken.folder, device="cpu", max_model_len=64),
+    ):
+        pass
+    assert caplog.text.count("vision, talker and wave parts are skipped") == 1
 
 
 def test_two_recordings_in_a_turn_and_turns_of_a_session(spoken: Spoken, engine: Engine) -> None:
@@ -171,6 +225,20 @@ def test_equal_recordings_are_encoded_once_and_share_pages(
     assert other.usage.cached_tokens == (head + 1) // 16 * 16
 
 
+def test_windows_of_several_speakers_are_one_call(spoken: Spoken, engine: Engine, encoded: list[int]) -> None:
+    recordings = [sound(160 * frames, 50) for frames in (450, 610, 230)]
+    heard: Any = engine.parts.requests.speech_tokenizer
+    streams = [heard.stream(16000) for _ in recordings]
+    for stream, samples in zip(streams, recordings, strict=True):
+        stream.push(samples)
+    heard.step(streams)
+    assert encoded == [2 + 3 + 1]  # windows of 200 frames that are complete
+    for stream, samples in zip(streams, recordings, strict=True):
+        stream.end()
+        rows = np.stack([row.values for row in stream.take()[1]])
+        np.testing.assert_allclose(rows, spoken.rows(samples), atol=1e-4)
+
+
 def test_long_prompts_in_pieces_and_recomputed_ones(spoken: Spoken, tmp_path: Path) -> None:
     """A recording of more rows than a step feeds; four replies in a cache for two."""
     recordings = [sound(160 * (330 + 10 * n), 20 + n) for n in range(4)]
@@ -219,7 +287,7 @@ def test_pushed_frames_are_heard_as_the_whole(spoken: Spoken, engine: Engine, ra
 
 
 def test_bad_input_is_refused_in_one_sentence(spoken: Spoken, engine: Engine) -> None:
-    least = 201 if spoken.kind == KINDS[0] else 321
+    least = least_samples(spoken)
     with pytest.raises(
         ValueError, match=f"has {least - 1} samples at 16000 Hz: this model hears .* of {least}"
     ):

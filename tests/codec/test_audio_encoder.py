@@ -11,6 +11,7 @@ from torch import Tensor
 
 from innervoice.checkpoint.audio_encoder import AudioEncoderConfig, encoder_shapes, read_audio_encoder_config
 from innervoice.codec.audio_encoder import AudioEncoder
+from innervoice_kernels import _C
 
 pytest.importorskip("transformers")
 
@@ -110,13 +111,32 @@ def test_rows_of_features_equal_transformers_alone_and_together(pair: tuple[Any,
         torch.testing.assert_close(beside, alone, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("num_samples", [321, 5999, 16000, 16159, 16161, 37920, 136960])
+def test_halves_are_multiplied_as_float32_where_a_cpu_has_no_products_of_them(
+    pair: tuple[Any, AudioEncoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By native code, to the accuracy of float32; where there are such products rows are transformers' in bfloat16."""
+    theirs, ours = pair
+    halves = {name: x.bfloat16() for name, x in theirs.state_dict().items()}
+    mels = [torch.randn(128, n, generator=torch.Generator().manual_seed(n)) for n in (37, 237)]
+    monkeypatch.setattr(_C, "has_halves", lambda: False)
+    native = AudioEncoder(ours.config, halves).encode_features(mels)
+    monkeypatch.setattr(_C, "has_halves", lambda: True)
+    rounded = AudioEncoder(ours.config, halves).encode_features(mels)
+    wide = AudioEncoder(ours.config, {name: x.float() for name, x in halves.items()}).encode_features(mels)
+    for exact, made, rough in zip(wide, native, rounded, strict=True):
+        assert (made.dtype, rough.dtype) == (torch.float32, torch.bfloat16)
+        torch.testing.assert_close(made, exact, rtol=0, atol=1e-5)
+        assert 0 < (rough - exact).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("num_samples", [201, 319, 321, 5999, 16000, 16159, 16161, 37920, 136960])
 def test_rows_of_a_recording_equal_transformers(pair: tuple[Any, AudioEncoder], num_samples: int) -> None:
     from transformers import WhisperFeatureExtractor
 
     theirs, ours = pair
-    samples = sound(num_samples)
     whole = ours.config.kind == "qwen3_omni"
+    num_samples = num_samples if whole else max(num_samples, 321)  # the fewest that are heard
+    samples = sound(num_samples)
     extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=30)
     given = extractor(
         [samples], sampling_rate=16000, padding=True if whole else "max_length", truncation=False,

@@ -1,4 +1,4 @@
-"""bench.experts: what it compares makes the same numbers."""
+"""bench.experts and bench.audio_encoder: what they compare makes the same numbers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 import torch
 from benches import bench
 from rows import Rows
+from torch.utils.flop_counter import FlopCounterMode
 
 from innervoice.checkpoint.model_config import ModelConfig
 from innervoice.checkpoint.quantization import Quantization
@@ -17,7 +18,7 @@ from innervoice.model.quant import Int4Weight
 from innervoice.model.transformer import Transformer
 from innervoice_kernels import _C
 
-experts = bench("experts")
+experts, audio_encoder = bench("experts"), bench("audio_encoder")
 DENSE = ModelConfig("llama", 2, 48, 6, 2, 16, 96, 300, 1e-5, 16, 10000.0, False, False, True, 2048, "float32")
 
 
@@ -45,3 +46,22 @@ def test_what_is_compared_makes_the_same(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(layer, "loop", lambda rows: lambda: 1.2 * made)
     with pytest.raises(AssertionError, match=r"the implementations differ by 0\.[12]"):
         experts.check(layer, team)
+
+
+def test_the_encoder_beside_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same rows, and as many operations as torch counts in its products and convolutions."""
+    pytest.importorskip("transformers")
+    kinds: dict[str, bool] = {"quick": True, "without_halves": False}
+    with torch.inference_mode(), FlopCounterMode(display=False) as counted:
+        config = audio_encoder.read_audio_encoder_config(audio_encoder.SMALL, "bench", "qwen3_omni")
+        encode = audio_encoder.theirs(audio_encoder.SMALL, audio_encoder.drawn(config, torch.float32))
+        encode([torch.zeros(128, audio_encoder.FRAMES)])
+    found = {str(op): number for op, number in counted.get_flop_counts()["Global"].items()}
+    products = sum(number for op, number in found.items() if "attention" not in op)
+    assert audio_encoder.operations(config, audio_encoder.FRAMES // 100) == products
+    with torch.inference_mode():
+        (record,) = audio_encoder.speeds(torch.bfloat16, (1,), threads=1, **kinds)
+        assert 0 < record.details["share_of_products"] < 1 and record.ratio > 0
+        monkeypatch.setattr(audio_encoder, "theirs", lambda *_: lambda mels: torch.zeros(()))
+        with pytest.raises(AssertionError, match="the encoders differ by"):
+            next(audio_encoder.speeds(torch.float32, (1,), threads=1, **kinds))

@@ -31,6 +31,7 @@ VISION: dict[str, Any] = {
     "out_hidden_size": 64,
 }
 MARKS = ("audio", "image", "video", "audio_start", "audio_end", "vision_start", "vision_end")
+SHARDS = 15
 KINDS = ("qwen3_omni_moe", "qwen2_5_omni")
 
 
@@ -91,8 +92,12 @@ def save(model: Any, kind: str, folder: Path) -> None:
     tensors = {}
     for file in (folder / "thinker").glob("*.safetensors"):
         tensors |= {f"thinker.{name}": x for name, x in load_file(file).items()}
+    tensors |= {
+        f"{part}.weight": torch.full((2, 2), torch.nan)
+        for part in ("talker.codec_head", "code2wav.decoder.0")
+    }
     names = sorted(tensors)
-    shards = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    shards = {f"model-{n + 1:05}-of-{SHARDS:05}.safetensors": names[n::SHARDS] for n in range(SHARDS)}
     for file_name, held in shards.items():
         save_file({name: tensors[name] for name in held}, folder / file_name)
     where = {name: file_name for file_name, held in shards.items() for name in held}
@@ -181,18 +186,25 @@ class Spoken:
 
     def states(self, ids: list[int], recordings: list[np.ndarray]) -> tuple[Tensor, ...]:
         """The reference's hidden states [T, D] of such a prompt: embeddings, behind each layer, the last after the norm."""
+        return tuple(one[0] for one in self._fed(ids, recordings).hidden_states)
+
+    def logits(self, ids: list[int], recordings: list[np.ndarray]) -> Tensor:
+        """The reference's logits [T, V] of such a prompt."""
+        found: Tensor = self._fed(ids, recordings).logits[0]
+        return found
+
+    def _fed(self, ids: list[int], recordings: list[np.ndarray]) -> Any:
         x = self.embedded(ids, recordings)[None]
         places = torch.arange(x.shape[1])[None, None].expand(3, 1, -1)
         ones = torch.ones(1, x.shape[1], dtype=torch.int64)
         with torch.inference_mode():
-            made = self.model(
+            return self.model(
                 inputs_embeds=x,
                 attention_mask=ones,
                 position_ids=places,
                 use_cache=False,
                 output_hidden_states=True,
             )
-        return tuple(one[0] for one in made.hidden_states)
 
     def greedy(self, ids: list[int], recordings: list[np.ndarray], num: int) -> list[int]:
         """The reference's likeliest ids behind such a prompt."""

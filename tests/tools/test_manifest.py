@@ -165,16 +165,50 @@ def test_other_projects_files(tmp_path: Path) -> None:
         "no audio: give the path of a recording as audio"
     )
     turns = [
-        {"input_emotion": "sad", "input_text": "I am tired.", "response_text": "x"},
-        {"input_audio": "b.wav"},
-    ]
-    (dialogue,) = read_manifest(write(tmp_path / "h.jsonl", {"dialogue_id": 7, "turns": turns}), "humdial")
+        {"turn_id": 2, "emotion": "sad", "text": "I failed.", "split_audio_file": "b.wav", "response_audio": "x.wav"},
+        {"turn_id": 1, "input_emotion": "neutral", "input_text": "I am tired.", "response_text": "x"},
+    ]  # fmt: skip
+    manifest = write(
+        tmp_path / "h.jsonl", {"dialogue_id": 7, "turns": turns}, {"turns": [{"emotion": "sad"}]}
+    )
+    dialogue, broken = read_manifest(manifest, "humdial")
     assert isinstance(dialogue, ManifestItem) and dialogue.item_id == "7"
     assert [(turn.audio, turn.text) for turn in dialogue.turns] == [
         (None, "I am tired."),
         (tmp_path / "b.wav", None),
     ]
+    assert isinstance(broken, BrokenLine) and broken.reason.endswith(
+        "no audio: give the path of a recording as split_audio_file, or text as input_text"
+    )
     assert dialogue.seed(1) != dialogue.seed(2)
+
+
+@pytest.mark.parametrize("form", ["voicebench", "humdial"])
+def test_other_projects_judges_read_what_was_said(
+    tmp_path: Path, tiny_dir: Path, assets_dir: Path, form: str
+) -> None:
+    """Their own rows with the transcript, and the sound, and without a hidden word."""
+    shutil.copy(assets_dir / "question.wav", tmp_path / "q.wav")
+    row: dict[str, Any] = {"prompt": "What?", "audio": "q.wav", "reference": "a fox"}
+    if form == "humdial":
+        turns = [{"turn_id": n, "emotion": "sad", "text": "Oh.", "split_audio_file": "q.wav"} for n in (2, 1)]
+        row = {"dialogue_id": "d", "turns": [{**turns[0], "response_audio": "given.wav"}, turns[1]]}
+    schedule, out = tmp_path / "short.json", tmp_path / "out"
+    schedule.write_text(json.dumps(SHORT_REFLECTION.to_dict()))
+    more = ("--schedule", str(schedule), "--format", form, "--max-new-tokens", "60")
+    assert main(words(tiny_dir, write(tmp_path / "in.jsonl", row), out, *more)) == 0
+    (result,), (made,) = lines_of(out / "results.jsonl"), lines_of(out / f"{form}.jsonl")
+    said = [turn["transcript"] for turn in result["turns"]]
+    assert any(any(turn["reflections"]) for turn in result["turns"])
+    if form == "voicebench":
+        assert made == {"prompt": "What?", "reference": "a fox", "response": said[0]}
+        return
+    assert made["dialogue_id"] == "d" and [turn["turn_id"] for turn in made["turns"]] == [1, 2]
+    for turn, text in zip(made["turns"], said, strict=True):
+        sound = Path(turn.pop("response_audio"))
+        assert sound.is_absolute() and sound.is_relative_to(out / "audio") and sound.is_file()
+        given = {"emotion": "sad", "text": "Oh.", "split_audio_file": "q.wav", "response_text": text}
+        assert turn == given | {"turn_id": turn["turn_id"]}
 
 
 @pytest.mark.parametrize(

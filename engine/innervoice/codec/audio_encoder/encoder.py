@@ -6,7 +6,7 @@ A recording's rows are those of the recording alone, whatever is encoded beside 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from torch import Tensor
 from innervoice.checkpoint.audio_encoder import HOP, N_FFT, SAMPLE_RATE, AudioEncoderConfig, encoder_shapes
 from innervoice.checkpoint.safetensors import TensorSource
 from innervoice.codec.audio_encoder.features import FeatureWindow, RecordingFeatures
-from innervoice.codec.audio_encoder.layers import EncoderWeights, linear, norm, run_layers, window_lens
+from innervoice.codec.audio_encoder.layers import EncoderWeights, run_layers, window_lens
 from innervoice.codec.audio_encoder.stems import columns_of
 from innervoice.types import Samples
 from innervoice_kernels.speech_codec.mel import mel_filters
@@ -38,14 +38,14 @@ def read_tensors(
 
 
 class AudioEncoder:
-    """An encoder over weights by name; it holds no state between calls."""
+    """An encoder over tensors by name; it holds no state between calls."""
 
     sample_rate = SAMPLE_RATE
 
-    def __init__(self, config: AudioEncoderConfig, weights: EncoderWeights) -> None:
+    def __init__(self, config: AudioEncoderConfig, tensors: Mapping[str, Tensor]) -> None:
         self.config = config
-        self._weights = weights
-        self.device = weights["ln_post.weight"].device
+        self._weights = EncoderWeights(tensors)
+        self.device = self._weights.device
         self._filters = mel_filters(config.num_mel_bins, N_FFT, SAMPLE_RATE).to(self.device)
 
     @classmethod
@@ -110,14 +110,15 @@ class AudioEncoder:
     def _encoded(self, mels: Sequence[Tensor], is_long: Sequence[bool] | None) -> list[Tensor]:
         if not mels:
             return []
-        columns = columns_of(mels, self._weights, self.config, is_long)
+        weights = self._weights
+        columns = columns_of(mels, weights, self.config, is_long)
         lens = [len(x) for x in columns]
-        x = run_layers(torch.cat(columns), self._weights, self.config, window_lens(lens, self.config.window))
+        x = run_layers(torch.cat(columns), weights, self.config, window_lens(lens, self.config.window))
         if self.config.kind == "qwen3_omni":
-            x = F.gelu(linear(norm(x, self._weights, "ln_post"), self._weights, "proj1"))
-            return list(torch.split(linear(x, self._weights, "proj2"), lens))
+            x = F.gelu(weights.linear(weights.norm(x, "ln_post"), "proj1"))
+            return list(torch.split(weights.linear(x, "proj2"), lens))
         # The mean of two columns; an odd last one is dropped.
         halves = torch.cat([part[: len(part) // 2 * 2] for part in torch.split(x, lens)])
         pooled = halves.view(-1, 2, self.config.width).mean(dim=1)
-        rows = linear(norm(pooled, self._weights, "ln_post"), self._weights, "proj")
+        rows = weights.linear(weights.norm(pooled, "ln_post"), "proj")
         return list(torch.split(rows, [n // 2 for n in lens]))

@@ -15,18 +15,54 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from innervoice.checkpoint.audio_encoder import AudioEncoderConfig
-
-EncoderWeights = Mapping[str, Tensor]
-
-
-def linear(x: Tensor, weights: EncoderWeights, name: str) -> Tensor:
-    """x W^T + b by the name of a layer; without a bias in the weights none is added."""
-    return F.linear(x, weights[f"{name}.weight"], weights.get(f"{name}.bias"))
+from innervoice_kernels import _C
+from innervoice_kernels.native import floats, team
 
 
-def norm(x: Tensor, weights: EncoderWeights, name: str) -> Tensor:
-    """LayerNorm over the last dimension."""
-    return F.layer_norm(x, x.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"], 1e-5)
+class EncoderWeights:
+    """An encoder's tensors by name, and the products with them.
+
+    On a CPU without products of bfloat16, matrices of bfloat16 are multiplied by native code as the float32 numbers
+    that they stand for, and hidden states are float32: torch takes four times as long there. Elsewhere torch's own
+    products are the faster ones.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = dict(tensors)
+        self._native: dict[str, _C.Weight] = {}
+        first = self["ln_post.weight"]
+        if first.device.type == "cpu" and first.dtype == torch.bfloat16 and not _C.has_halves():
+            for name, x in tensors.items():
+                if x.ndim == 2:
+                    self._native[name] = _C.Weight(x.detach().contiguous())
+                else:
+                    self._tensors[name] = x.float()
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of hidden states."""
+        return self["ln_post.weight"].dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The device that holds the tensors."""
+        return self["ln_post.weight"].device
+
+    def linear(self, x: Tensor, name: str) -> Tensor:
+        """x W^T + b of a layer: x [T, K] -> [T, N]; without a bias in the weights none is added."""
+        bias, native = self._tensors.get(f"{name}.bias"), self._native.get(f"{name}.weight")
+        if native is None:
+            return F.linear(x, self[f"{name}.weight"], bias)
+        out = torch.empty(len(x), native.shape[0], dtype=torch.float32, device="cpu")
+        _C.gemm(team(), floats(x), native, out, bias)
+        return out
+
+    def norm(self, x: Tensor, name: str) -> Tensor:
+        """LayerNorm over the last dimension."""
+        return F.layer_norm(x, x.shape[-1:], self[f"{name}.weight"], self[f"{name}.bias"], 1e-5)
 
 
 def window_lens(columns: Sequence[int], window: int) -> list[int]:
@@ -38,12 +74,12 @@ def run_layers(x: Tensor, weights: EncoderWeights, config: AudioEncoderConfig, l
     """All layers over columns [T, D] whose windows have these lengths -> [T, D]."""
     for index in range(config.num_layers):
         name = f"layers.{index}"
-        normed = norm(x, weights, f"{name}.self_attn_layer_norm")
-        q, k, v = (linear(normed, weights, f"{name}.self_attn.{part}_proj") for part in "qkv")
+        normed = weights.norm(x, f"{name}.self_attn_layer_norm")
+        q, k, v = (weights.linear(normed, f"{name}.self_attn.{part}_proj") for part in "qkv")
         attended = _attend(q, k, v, config.num_heads, lens)
-        x = x + linear(attended, weights, f"{name}.self_attn.out_proj")
-        inner = F.gelu(linear(norm(x, weights, f"{name}.final_layer_norm"), weights, f"{name}.fc1"))
-        x = x + linear(inner, weights, f"{name}.fc2")
+        x = x + weights.linear(attended, f"{name}.self_attn.out_proj")
+        inner = F.gelu(weights.linear(weights.norm(x, f"{name}.final_layer_norm"), f"{name}.fc1"))
+        x = x + weights.linear(inner, f"{name}.fc2")
     return x
 
 

@@ -64,7 +64,7 @@ def _convolved(
     pieces: Sequence[ChunkFeatures], weights: EncoderWeights, config: AudioEncoderConfig
 ) -> Tensor:
     """Chunks of one width -> [B, columns, D] with their positions."""
-    x = torch.stack([piece for _, _, piece in pieces]).to(weights["ln_post.weight"].dtype)  # [B, M, F]
+    x = torch.stack([piece for _, _, piece in pieces]).to(weights.dtype)  # [B, M, F]
     lens = [frames for _, frames, _ in pieces]
     columns = _flat(x, weights) if config.kind == "qwen3_omni" else _timed(x, lens, weights)
     places = _sinusoids(CHUNK_COLUMNS[config.kind], config.width, x.device)[: columns.shape[1]]
@@ -76,7 +76,8 @@ def _flat(x: Tensor, weights: EncoderWeights) -> Tensor:
     for step in range(1, STEM_STEPS + 1):
         name = f"conv2d{step}"
         y = F.gelu(conv2d(y, weights[f"{name}.weight"], weights[f"{name}.bias"], stride=2, padding=1))
-    return F.linear(y.permute(0, 3, 1, 2).flatten(2), weights["conv_out.weight"])
+    rows = y.permute(0, 3, 1, 2).flatten(2)  # [B, columns, channels of each bin]
+    return weights.linear(rows.flatten(0, 1), "conv_out").view(len(y), rows.shape[1], -1)
 
 
 def _timed(x: Tensor, lens: Sequence[int], weights: EncoderWeights) -> Tensor:

@@ -15,10 +15,10 @@ from innervoice.files import replacing
 from innervoice.schedule import Schedule
 from innervoice.tools.cli.answers import say
 from innervoice.tools.cli.progress import show_items
+from innervoice.tools.manifest.exports import export_lines
 from innervoice.tools.manifest.items import BrokenLine, ManifestFormat, ManifestItem, read_manifest
 from innervoice.tools.manifest.results import RunFolder
 from innervoice.tools.manifest.run import ManifestRun
-from innervoice.tools.manifest.voicebench import voicebench_lines
 
 
 def answer_manifest(
@@ -46,9 +46,9 @@ def answer_manifest(
     if left:
         failures += _answered(load, request, items, folder, concurrency, console)
     folder.finish(item.item_id for item in items)
-    if form == "voicebench":
-        with replacing(out_dir / "voicebench.jsonl") as part:
-            part.write_text("".join(voicebench_lines(items, folder.done)), encoding="utf-8")
+    if form != "innervoice":
+        with replacing(out_dir / f"{form}.jsonl") as part:
+            part.write_text("".join(export_lines(form, items, folder.done, out_dir)), encoding="utf-8")
     num_done = sum(item.item_id in folder.done for item in items)
     say(
         f"wrote {folder.results}: {num_done} of {len(found)} items, {num_done - len(items) + len(left)} of them now"

@@ -117,20 +117,31 @@ def _item(values: Mapping[str, Any], number: int, folder: Path, form: ManifestFo
 
 def _own_turns(values: Mapping[str, Any], folder: Path) -> tuple[ManifestTurn, ...]:
     if "turns" not in values:
-        return (_turn(values, folder, "audio", "text"),)
-    return tuple(_turn(turn, folder, "audio", "text") for turn in _list_of(values, "turns"))
+        return (_turn(values, folder, ("audio",), ("text",)),)
+    return tuple(_turn(turn, folder, ("audio",), ("text",)) for turn in _list_of(values, "turns"))
 
 
 def _voicebench_turns(values: Mapping[str, Any], folder: Path) -> tuple[ManifestTurn, ...]:
     """A row of the data set: the sound is the question, and its text is for the judge alone."""
     if "turns" in values and "audio" not in values:
-        return tuple(_turn(turn, folder, "audio", None) for turn in _list_of(values, "turns"))
-    return (_turn(values, folder, "audio", None),)
+        return tuple(_turn(turn, folder, ("audio",)) for turn in _list_of(values, "turns"))
+    return (_turn(values, folder, ("audio",)),)
 
 
 def _humdial_turns(values: Mapping[str, Any], folder: Path) -> tuple[ManifestTurn, ...]:
     """A dialogue: what the user says, as sound or else as text; earlier replies are the model's own."""
-    return tuple(_turn(turn, folder, "input_audio", "input_text") for turn in _list_of(values, "turns"))
+    keys = ("split_audio_file", "input_audio"), ("input_text", "text")
+    return tuple(_turn(turn, folder, *keys) for turn in humdial_turns(values))
+
+
+def humdial_turns(values: Mapping[str, Any]) -> list[Any]:
+    """The turns of a dialogue of HumDial in their order, which turn_id says where all have one.
+
+    Raises ValueError for a dialogue without turns.
+    """
+    turns = _list_of(values, "turns")
+    is_numbered = all(isinstance(turn, dict) and isinstance(turn.get("turn_id"), int) for turn in turns)
+    return sorted(turns, key=lambda turn: int(turn["turn_id"])) if is_numbered else turns
 
 
 _ID_KEYS: Mapping[str, str] = {"innervoice": "id", "voicebench": "id", "humdial": "dialogue_id"}
@@ -148,20 +159,24 @@ def _list_of(values: Mapping[str, Any], name: str) -> list[Any]:
     return found
 
 
-def _turn(values: Any, folder: Path, audio_key: str, text_key: str | None) -> ManifestTurn:
+def _turn(
+    values: Any, folder: Path, audio_keys: tuple[str, ...], text_keys: tuple[str, ...] = ()
+) -> ManifestTurn:
+    """What the user says in a turn, by the first of the keys that is there: a recording, or else a text."""
     if not isinstance(values, dict):
         raise ValueError(f"a turn is {str(values)[:80]!r}: it must be an object")
+    audio_key = next((key for key in audio_keys if values.get(key) is not None), audio_keys[0])
     audio = values.get(audio_key)
     if isinstance(audio, dict):  # as the data sets library writes it
         audio = audio.get("path")
     if isinstance(audio, str) and audio and "\x00" not in audio:
         return ManifestTurn(folder / audio)
-    text = None if text_key is None else values.get(text_key)
+    text = next((values[key] for key in text_keys if values.get(key) is not None), None)
     if audio is None and isinstance(text, str) and text.strip():
         return ManifestTurn(None, text)
     if audio is not None:
         raise ValueError(f"{audio_key} is {str(audio)[:80]!r}: it must be the path of a recording")
-    other = "" if text_key is None else f", or text as {text_key}"
+    other = f", or text as {text_keys[0]}" if text_keys else ""
     raise ValueError(f"the item has no audio: give the path of a recording as {audio_key}{other}")
 
 
