@@ -21,7 +21,7 @@ namespace {
 
 std::vector<std::string> available_isas() {
   std::vector<std::string> names;
-  for (const Isa isa : {Isa::kPlain, Isa::kAvx2, Isa::kAvx512}) {
+  for (const Isa isa : {Isa::kPlain, Isa::kNeon, Isa::kAvx2, Isa::kAvxVnni, Isa::kAvx512}) {
     if (!is_available(isa)) continue;
     names.insert(isa > best_isa() ? names.begin() : names.end(), name_of(isa));
   }
@@ -139,9 +139,10 @@ void define_cpu(py::module_& m) {
            py::arg("spin_us") = 50)
       .def_property_readonly("num_threads", &ThreadTeam::num_threads);
   py::class_<HeldWeight>(m, "Weight")
-      .def(py::init<const py::object&, const py::object&, const py::object&, std::int64_t, std::int64_t>(),
+      .def(py::init<const py::object&, const py::object&, const py::object&, std::int64_t, std::int64_t,
+                    std::int64_t>(),
            py::arg("data"), py::arg("scale") = py::none(), py::arg("minimum") = py::none(),
-           py::arg("columns") = 0, py::arg("group") = 0)
+           py::arg("columns") = 0, py::arg("group") = 0, py::arg("rows") = 0)
       .def_property_readonly("shape", [](const HeldWeight& held) {
         return std::make_pair(held.view().rows, held.view().columns);
       });

@@ -61,8 +61,9 @@ void check_model(const DecoderModel& model) {
 void use_large_pages_for(const DecoderModel& model) {
   std::vector<MemoryRange> ranges;
   const auto add = [&](const Weight& w) {
-    ranges.push_back({w.data, static_cast<std::size_t>(w.rows * w.row_bytes())});
-    const auto groups = static_cast<std::size_t>(w.rows * w.num_groups());
+    ranges.push_back({w.data, static_cast<std::size_t>(w.num_bytes())});
+    const std::int64_t rows = w.is_laned ? w.num_panels() * kLaneRows : w.rows;
+    const auto groups = static_cast<std::size_t>(rows * w.num_groups());
     for (const std::uint16_t* numbers : {w.group_scale, w.group_minimum}) {
       if (numbers != nullptr) ranges.push_back({numbers, groups * sizeof(std::uint16_t)});
     }

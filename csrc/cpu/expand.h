@@ -35,7 +35,27 @@ inline void expand_int4(const Weight& w, std::int64_t n, std::int64_t begin, std
   }
 }
 
+// The same of a weight in lanes.
+inline void expand_lanes(const Weight& w, std::int64_t n, std::int64_t begin, std::int64_t depth, float* y) {
+  const std::int64_t panel = n / kLaneRows, lane = n % kLaneRows;
+  const auto* codes = static_cast<const std::uint8_t*>(w.data) + panel * w.panel_bytes() + lane * 4;
+  for (std::int64_t k = begin; k < begin + depth; ++k) {
+    if (w.kind == WeightKind::kInt8) {
+      const auto code = static_cast<std::int8_t>(codes[k / 4 * 64 + k % 4]);
+      y[k - begin] = w.scale[n] * static_cast<float>(code);
+      continue;
+    }
+    const int code = (codes[k / 8 * 64 + k % 4] >> (k / 4 % 2 * 4)) & 15;
+    const std::int64_t place = (panel * w.num_groups() + k / w.group) * kLaneRows + lane;
+    const float scale = float_of_half(w.group_scale[place]);
+    y[k - begin] = w.group_minimum == nullptr
+                       ? scale * static_cast<float>(code - 8)
+                       : scale * static_cast<float>(code) + float_of_half(w.group_minimum[place]);
+  }
+}
+
 inline void expand(const Weight& w, std::int64_t n, std::int64_t begin, std::int64_t depth, float* y) {
+  if (w.is_laned) return expand_lanes(w, n, begin, depth, y);
   const std::int64_t whole = depth - depth % kLanes;
   switch (w.kind) {
     case WeightKind::kFloat32: {

@@ -28,6 +28,7 @@ const Kernels& kernels_of(Isa isa) {
     throw std::invalid_argument(std::string("isa ") + name_of(isa) + " is not available here");
   switch (isa) {
 #if defined(INNERVOICE_AVX2)
+    case Isa::kAvxVnni:
     case Isa::kAvx2: return avx2_kernels();
 #endif
 #if defined(INNERVOICE_AVX512)
@@ -80,8 +81,17 @@ void gemm(ThreadTeam& team, Isa isa, const float* x, std::int64_t ldx, std::int6
 void product(Isa isa, const float* x, std::int64_t ldx, std::int64_t M, const Weight& w, float* y,
              std::int64_t ldy, bool is_exact) {
   const Kernels& kernels = kernels_of(isa);
+  if (w.is_laned) {
+    const LaneKernels& lanes = lane_kernels_of(isa);
+    Scratch scratch;
+    const LaneInputs inputs = lanes.ready(w, x, ldx, M, scratch.floats(lane_floats(w, M)), 0, M);
+    return lanes.product(w, 0, w.rows, inputs, M, y, ldy);
+  }
   if (is_exact && (w.kind == WeightKind::kInt8 || w.kind == WeightKind::kInt4)) {
-    kernels.product(w, 0, w.rows, {x, ldx}, M, y, ldy);
+    Inputs as_given;
+    as_given.x = x;
+    as_given.ldx = ldx;
+    kernels.product(w, 0, w.rows, as_given, M, y, ldy);
     return;
   }
   Scratch scratch;

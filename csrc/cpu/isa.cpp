@@ -1,15 +1,41 @@
 #include "innervoice/isa.h"
 
+#if defined(INNERVOICE_AVXVNNI)
+#include <cpuid.h>
+#endif
+
+#if defined(INNERVOICE_NEON) && defined(__linux__) && defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
+
 #include <stdexcept>
 
 namespace innervoice {
 namespace {
 
-constexpr Isa kAll[] = {Isa::kPlain, Isa::kAvx2, Isa::kAvx512};
+constexpr Isa kAll[] = {Isa::kPlain, Isa::kNeon, Isa::kAvx2, Isa::kAvxVnni, Isa::kAvx512};
+
+#if defined(INNERVOICE_NEON)
+bool has_neon() {
+#if defined(__linux__) && defined(__aarch64__)
+  constexpr unsigned long kDotProduct = 1ul << 20;  // HWCAP_ASIMDDP
+  return (getauxval(AT_HWCAP) & kDotProduct) != 0;
+#else
+  return true;  // emulated, or a Mac's
+#endif
+}
+#endif
 
 #if defined(INNERVOICE_AVX2)
 bool has_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+#endif
+
+#if defined(INNERVOICE_AVXVNNI)
+bool has_avxvnni() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;  // the second leaf 7, which older compilers have no name for
+  return has_avx2() && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & (1u << 4)) != 0;
 }
 #endif
 
@@ -33,8 +59,14 @@ constexpr bool kAvx512IsFast = false;
 
 bool is_available(Isa isa) {
   switch (isa) {
+#if defined(INNERVOICE_NEON)
+    case Isa::kNeon: return has_neon();
+#endif
 #if defined(INNERVOICE_AVX2)
     case Isa::kAvx2: return has_avx2();
+#endif
+#if defined(INNERVOICE_AVXVNNI)
+    case Isa::kAvxVnni: return has_avxvnni();
 #endif
 #if defined(INNERVOICE_AVX512)
     case Isa::kAvx512: return has_avx512();
@@ -57,7 +89,9 @@ Isa best_isa() {
 
 const char* name_of(Isa isa) {
   switch (isa) {
+    case Isa::kNeon: return "neon";
     case Isa::kAvx2: return "avx2";
+    case Isa::kAvxVnni: return "avxvnni";
     case Isa::kAvx512: return "avx512";
     default: return "plain";
   }
@@ -73,7 +107,7 @@ Isa isa_named(const std::string& name) {
     }
     return isa;
   }
-  throw std::invalid_argument("isa '" + name + "' is unknown: use plain, avx2 or avx512");
+  throw std::invalid_argument("isa '" + name + "' is unknown: use plain, neon, avx2, avxvnni or avx512");
 }
 
 }  // namespace innervoice

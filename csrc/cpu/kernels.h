@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "cpu/lanes/kernels.h"
 #include "innervoice/fuse.h"
 #include "innervoice/isa.h"
 #include "innervoice/weight.h"
@@ -22,6 +23,7 @@ struct Inputs {
   const std::int32_t* sums =
       nullptr;  // int4: [M, ld_sums], of each group's codes, in lanes: times -8 without a minimum
   std::int64_t ld_sums = 0;
+  LaneInputs lanes;  // of a weight in lanes all that is set but x
 };
 
 // One layer's keys and values as a group of query heads reads them.

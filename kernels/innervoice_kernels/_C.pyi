@@ -234,7 +234,9 @@ class Weight:
 
     data float32 or bfloat16 [N, K]; or int8 [N, K] with scale float32 [N]; or uint8 [N, ceil(columns / 2)] of
     two codes, the even k in the low four bits, with scale and perhaps minimum float16 [N, ceil(columns /
-    group)]. Raises ValueError for anything else.
+    group)]. With rows, which is N, the codes are in lanes, as in linear_lanes.py: data int8 or uint8 [P, steps,
+    64], scale float32 [16 P], or of int4 scale and minimum float16 [P, groups, 16]. Raises ValueError for anything
+    else.
     """
 
     def __init__(
@@ -244,6 +246,7 @@ class Weight:
         minimum: SupportsDLPack | None = None,
         columns: int = 0,
         group: int = 0,
+        rows: int = 0,
     ) -> None: ...
     @property
     def shape(self) -> tuple[int, int]: ...
@@ -355,9 +358,9 @@ def product(
 ) -> None:
     """out = x W^T as a decoder multiplies rows, on the calling thread: x [M, K], out [M, N], float32 and contiguous.
 
-    Inputs of int8 and int4 weights are rounded to 16 bits, each row's largest magnitude at 32767; of bfloat16
-    weights, on avx512, to bfloat16. exact: inputs of int8 and int4 weights are not rounded. Raises ValueError
-    as gemm does.
+    Inputs of int8 and int4 weights are rounded to 16 bits, each row's largest magnitude at 32767, or to 8 bits
+    where the weights are in lanes; of bfloat16 weights, on avx512, to bfloat16. exact: inputs of int8 and int4
+    weights that are not in lanes are not rounded. Raises ValueError as gemm does.
     """
 
 def expert_ffn(

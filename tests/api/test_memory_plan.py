@@ -19,7 +19,9 @@ from innervoice.checkpoint.locate import locate
 from innervoice.checkpoint.quantization import Quantization
 from innervoice.checkpoint.safetensors import DummyTensors
 from innervoice.model.device_step import Buffers
+from innervoice.model.quant import quantize
 from innervoice.model.transformer import Transformer
+from innervoice.model.weights import ModelWeights
 
 GIB = 2**30
 
@@ -166,3 +168,45 @@ def test_a_plan_of_quantised_experts_counts_codes_and_scales(
         for name, shape in thinker_index().items()
     )
     assert made.weight_bytes == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("changes", "device", "dtype", "kv_dtype", "right"),
+    [
+        ({}, "cpu", "bfloat16", "bfloat16", "int8"),
+        ({}, "cpu", "float32", "float32", "native"),
+        ({}, "cpu", "float16", "float16", "native"),
+        ({}, "cpu", "bfloat16", "fp8_e4m3", "native"),
+        ({}, "cuda", "bfloat16", "bfloat16", "native"),
+        ({"backend": "plain"}, "cpu", "bfloat16", "bfloat16", "native"),
+        ({"activations": "native"}, "cpu", "bfloat16", "bfloat16", "native"),
+        ({"activations": "int8"}, "cpu", "float32", "float32", "int8"),
+        (
+            {"activations": "int8"},
+            "cuda",
+            "bfloat16",
+            "bfloat16",
+            "only a CPU multiplies inputs of 8 bits, not cuda",
+        ),
+        ({"activations": "int8", "backend": "plain"}, "cpu", "bfloat16", "bfloat16", "not backend plain"),
+        ({"activations": "int8"}, "cpu", "float16", "float16", "runs float32 and bfloat16, not float16"),
+    ],
+)
+def test_inputs_are_rounded_to_8_bits_where_the_native_decoder_runs(
+    changes: Any, device: str, dtype: str, kv_dtype: str, right: str
+) -> None:
+    """Of a model of int4 weights; one of none of the two formats refuses the option."""
+    empty = torch.empty(0, device="meta")
+    options, where = EngineOptions(**changes), torch.device(device)
+    weights = ModelWeights(empty, (), empty, quantize(torch.ones(3, 40), Quantization("int4")))
+    if right not in ("int8", "native"):
+        with pytest.raises(ValueError, match=f"activations is 'int8': .*{right}.*; use auto"):
+            plan.choose_activations(options, where, dtype, kv_dtype, weights)
+        return
+    assert plan.choose_activations(options, where, dtype, kv_dtype, weights) == right
+    weights = ModelWeights(empty, (), empty, empty)
+    if options.activations == "int8":
+        with pytest.raises(ValueError, match="no weight of this model is int8 or int4"):
+            plan.choose_activations(options, where, dtype, kv_dtype, weights)
+    else:
+        assert plan.choose_activations(options, where, dtype, kv_dtype, weights) == "native"

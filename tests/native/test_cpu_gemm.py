@@ -111,7 +111,7 @@ def test_a_forked_process_works_alone(team: _C.ThreadTeam) -> None:
 
 def test_refusals(team: _C.ThreadTeam) -> None:
     x, w, out = random(2, 6), random(5, 6), torch.empty(2, 5)
-    with pytest.raises(ValueError, match="isa 'sse9' is unknown: use plain, avx2 or avx512"):
+    with pytest.raises(ValueError, match="isa 'sse9' is unknown: use plain, neon, avx2, avxvnni or avx512"):
         _C.gemm(team, x, _C.Weight(w), out, None, "sse9")
     with pytest.raises(ValueError, match=r"x: expected float32 \[M, K\] with K = 6, got float32 \[2, 5\]"):
         _C.gemm(team, x[:, :5].contiguous(), _C.Weight(w), out)

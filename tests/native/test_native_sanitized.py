@@ -16,9 +16,11 @@ pytestmark = pytest.mark.long
 
 SOURCES = (
     "attention_plan", "codebook", "decoder", "experts", "gemm", "isa", "thread_team", "kernels_plain", "large_pages", "sample",
-    "source", "voice/conv", "voice/double_conv", "voice/plain", "voice/stream_conv",
+    "source", "lanes/kernels", "lanes/plain", "voice/conv", "voice/double_conv", "voice/plain", "voice/stream_conv",
 )  # fmt: skip
+PARTS = {"avxvnni": ("lanes/",)}  # of a set of instructions; else all
 FLAGS = {
+    "avxvnni": ("-mavx2", "-mfma", "-mf16c", "-mavxvnni"),
     "avx2": ("-mavx2", "-mfma", "-mf16c"),
     "avx512": (*(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl", "vnni", "bf16")), "-mfma", "-mf16c"),
 }
@@ -31,7 +33,15 @@ def test_kernels_under(sanitizers: str, tmp_path: Path) -> None:
         pytest.skip(f"no {compiler}")
     isas = _C.available_isas()
     isas = [isa for isa in isas[isas.index("plain") :] if isa in FLAGS]
-    common = [compiler, "-std=c++17", "-O1", "-g1", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
+    common = [
+        compiler,
+        "-std=c++17",
+        "-O1",
+        "-g1",
+        "-ffp-contract=off",
+        f"-fsanitize={sanitizers}",
+        "-fno-sanitize-recover=all",
+    ]
     common += [
         "-I",
         str(ROOT / "csrc"),
@@ -45,7 +55,7 @@ def test_kernels_under(sanitizers: str, tmp_path: Path) -> None:
     files += [
         (ROOT / "csrc" / "cpu" / f"{part}{isa}.cpp", FLAGS[isa])
         for isa in isas
-        for part in ("kernels_", "voice/")
+        for part in PARTS.get(isa, ("kernels_", "lanes/", "voice/"))
     ]
     builds = [
         subprocess.Popen(

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from innervoice.model.quant import Weight, to_int4, to_int8
+from innervoice.model.lanes import LanedWeight
+from innervoice.model.quant import Weight, to_int4, to_int8, unlaned
 
 KINDS: dict[str, Callable[[Tensor], Weight]] = {
     "float32": lambda w: w,
@@ -23,4 +24,6 @@ KINDS: dict[str, Callable[[Tensor], Weight]] = {
 
 def numbers(weight: Weight, dtype: torch.dtype) -> Tensor:
     """A weight [N, K] as plain numbers."""
+    if isinstance(weight, LanedWeight):
+        weight = unlaned(weight)
     return weight.to(dtype) if isinstance(weight, Tensor) else weight.dequantize(dtype)

@@ -22,6 +22,7 @@ const VoiceKernels& voice_kernels_of(Isa isa) {
     throw std::invalid_argument(std::string("isa ") + name_of(isa) + " is not available here");
   switch (isa) {
 #if defined(INNERVOICE_AVX2)
+    case Isa::kAvxVnni:
     case Isa::kAvx2: return avx2_voice_kernels();
 #endif
 #if defined(INNERVOICE_AVX512)

@@ -90,6 +90,8 @@ def _load(prepared: Prepared, tracer: Tracer) -> EngineParts:
         on_gpu = torch.device(plan.device).type == "cuda"
         if on_gpu:
             weights = weights.laid_out()
+        if plan.activations == "int8":
+            weights = weights.in_lanes(in_place=True)
         max_rows = _num_rows(prepared)
         speech_encoder, speech = _load_codec(configs.codec, plan, options, tracer, max_rows)
         if configs.encoder is not None:

@@ -17,7 +17,7 @@ from innervoice.checkpoint.locate import CheckpointPaths
 from innervoice.checkpoint.model_config import ModelConfig, dtype_bytes
 from innervoice.checkpoint.quantization import Quantization
 from innervoice.model.gguf_source import GgufSource
-from innervoice.model.pages import FP8_PAGES, PageFormat, page_bytes, pages_for
+from innervoice.model.pages import FP8_PAGES, Activations, PageFormat, page_bytes, pages_for
 from innervoice.model.quant_source import BlankSource, WeightSource
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class MemoryPlan:
     memory_bytes: what the device had left when the plan was made; memory_fraction of it may be used.
     voice_bytes_per_session: a slot of `steady` streaming, 0 without a decoder or in another streaming.
     audio_encoder_bytes: of a model that hears recordings as embedding rows, 0 for others.
+    activations: how inputs of int8 and int4 weights are rounded, "native" without such weights.
     step_bytes_per_session: what the step on a GPU keeps for a row, its logits above all.
     """
 
@@ -57,6 +58,7 @@ class MemoryPlan:
     kv_dtype: str = ""
     audio_encoder_bytes: int = 0
     audio_encoder_dtype: str = "float32"
+    activations: Activations = "native"
 
     @property
     def fixed_bytes(self) -> int:
@@ -94,6 +96,31 @@ def choose_dtype(asked: str, own: str, is_quantised: bool) -> str:
     return "bfloat16" if is_quantised and own == "float32" else own
 
 
+def choose_activations(
+    options: EngineOptions, device: torch.device, dtype: str, kv_dtype: str, weights: ModelWeights
+) -> Activations:
+    """Return how inputs of int8 and int4 weights are rounded. weights: their types alone count.
+
+    "auto" is "int8" where the native decoder runs a bfloat16 model with such weights. Raises ValueError for "int8" where
+    nothing multiplies inputs of 8 bits.
+    """
+    if options.activations == "native":
+        return "native"
+    reason = None
+    if device.type != "cpu":
+        reason = f"only a CPU multiplies inputs of 8 bits, not {device}"
+    elif options.backend == "plain":
+        reason = "only the native decoder multiplies inputs of 8 bits, not backend plain"
+    elif not weights.has_codes:
+        reason = "no weight of this model is int8 or int4, which alone are multiplied so"
+    elif not {dtype, kv_dtype} <= {"float32", "bfloat16"}:
+        reason = f"the native decoder runs float32 and bfloat16, not {dtype} with a cache of {kv_dtype}"
+    if options.activations == "int8" and reason is not None:
+        raise ValueError(f"activations is 'int8': {reason}; use auto")
+    is_int8 = reason is None and (options.activations == "int8" or dtype == "bfloat16")
+    return "int8" if is_int8 else "native"
+
+
 def make_plan(paths: CheckpointPaths, options: EngineOptions | None = None) -> MemoryPlan:
     """The plan for a checkpoint on this machine; nothing is loaded. Raises ValueError, FileNotFoundError."""
     return plan_memory(paths, read_configs(paths), options or EngineOptions(), gguf_of(paths))
@@ -121,6 +148,9 @@ def plan_memory(
 
     # What is needed once, whatever the number of sessions.
     weights = _blank_weights(configs, gguf, dtype, quantization)
+    activations = choose_activations(options, device, dtype, kv_dtype, weights)
+    if activations == "int8":
+        weights = weights.in_lanes()
     codec, encoder = configs.codec, configs.encoder
     encoder_dtype = dtype if options.codec_dtype == "auto" else options.codec_dtype
     fixed = {
@@ -158,6 +188,7 @@ def plan_memory(
         quantization=quantization,
         kv_dtype=kv_dtype,
         audio_encoder_dtype=encoder_dtype,
+        activations=activations,
     )
 
 

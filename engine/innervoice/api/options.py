@@ -19,7 +19,7 @@ from innervoice.checkpoint.quantization import Format, Quantization
 from innervoice.codec.glm_voice.chunks import SteadySettings
 from innervoice.codec.speech_codec import Streaming
 from innervoice.fields import MOST_INT32, MOST_INT64, Choices, Limits, checked, read_fields
-from innervoice.model.pages import Backend, PageFormat
+from innervoice.model.pages import Activations, Backend, PageFormat
 from innervoice.runtime.scheduler import POLICIES, Policy, SchedulerSettings
 from innervoice.runtime.scheduler.settings import Preempt
 from innervoice.types import EventField, check_event_fields
@@ -84,6 +84,12 @@ class EngineOptions:
     )
     kv_dtype: str = option(
         "auto", "Type of the cache; auto: the model's.", choices=("auto", *get_args(PageFormat))
+    )
+    activations: str = option(
+        "auto",
+        "How a CPU rounds the inputs of int8 and int4 weights: int8, by blocks of 32; native: to 16 bits, in "
+        "float32 not at all; auto: int8 in bfloat16.",
+        choices=("auto", *get_args(Activations)),
     )
     memory_fraction: float = option(0.9, "Share of the device's memory to use.", limits=SHARE)
     max_sessions: int | None = option(

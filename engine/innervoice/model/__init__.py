@@ -6,6 +6,7 @@ families/        model families and their checkpoints
 gguf_blocks.py   GGUF's blocks as numbers, or as our int4
 gguf_source.py   the weights of a GGUF file
 kv_cache.py      KVCache: keys and values of all layers, in pages
+lanes.py         int8 and int4 weights whose rows lie side by side, for inputs of 8 bits on a CPU
 lazy_zeros.py    zeros that take memory when they are first written
 native.py        the decoder in native code on the CPU
 pages.py         PageTable: the pages of one sequence, lent and shared by the native PagePool; page formats

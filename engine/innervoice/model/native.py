@@ -2,8 +2,8 @@
 `Transformer`, one call a step.
 
 What is multiplied is what the tensors hold: nothing is copied but the norms' weights, as float32. Between the
-products all is float32; inputs of quantised weights are rounded to 16 bits (in float32 models not at all),
-keys and values to the pages' type.
+products all is float32; inputs of quantised weights are rounded to 16 bits (in float32 models not at all; to 8
+bits where the weights are in lanes), keys and values to the pages' type.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from innervoice.model.kv_cache import KVCache
+from innervoice.model.lanes import LanedWeight
 from innervoice.model.pages import Backend
 from innervoice.model.quant import Fp8Weight, Int4Weight, Int8Weight, Weight
 from innervoice.model.rope_scaling import frequencies
@@ -143,6 +144,9 @@ def why_not(model: Transformer, kv: KVCache) -> str | None:
 
 def held(weight: Weight) -> _C.Weight:
     """The view of a weight that native code multiplies by."""
+    if isinstance(weight, LanedWeight):
+        rows, columns = weight.shape
+        return _C.Weight(weight.codes, weight.scale, weight.minimum, columns, weight.group or 0, rows)
     if isinstance(weight, Int8Weight):
         return _C.Weight(weight.codes.contiguous(), weight.scale.contiguous())
     if isinstance(weight, Int4Weight):

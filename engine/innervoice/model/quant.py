@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from innervoice.checkpoint.quantization import GROUPS, Quantization
+from innervoice.model.lanes import LanedWeight, int4_in_lanes, int8_in_lanes
 from innervoice_kernels.language.expert_products import ExpertWeights
 from innervoice_kernels.language.linear import Norm, SplitWorkspace, gated_linear
 from innervoice_kernels.language.linear import linear as own_linear
@@ -111,7 +112,7 @@ class Int4Weight:
 
 
 Quantized: TypeAlias = Int8Weight | Int4Weight | Fp8Weight
-Weight: TypeAlias = Tensor | Quantized
+Weight: TypeAlias = Tensor | Quantized | LanedWeight
 
 
 def to_int8(w: Tensor) -> Int8Weight:
@@ -203,6 +204,8 @@ def linear(weight: Weight, x: Tensor, bias: Tensor | None = None, *, invariant: 
 
     invariant: a row's sums are the same in every batch, on a GPU by own kernels.
     """
+    if isinstance(weight, LanedWeight):
+        return F.linear(x, unlaned(weight).dequantize(x.dtype), bias)
     if isinstance(weight, Tensor) and not invariant:
         return F.linear(x, weight, bias)
     rows = x.flatten(0, -2)
@@ -230,6 +233,7 @@ def step_linear(
 
     A product of a decode step, one launch for any kind of weight; workspace: kept from step to step.
     """
+    assert not isinstance(weight, LanedWeight), "weights in lanes are a CPU's"
     if isinstance(weight, Tensor) and gated:
         return gated_linear(x, weight, norm, invariant=invariant)
     if isinstance(weight, Tensor):
@@ -251,19 +255,24 @@ def rows_of(weight: Weight, index: Tensor) -> Weight:
     """The rows of a weight by number, in that order."""
     if isinstance(weight, Tensor):
         return weight[index]
+    if isinstance(weight, LanedWeight):
+        return unlaned(weight, index)
     return with_tensors(weight, {name: x[index] for name, x in tensors_of(weight).items()})
 
 
 def rows_between(weight: Weight, first: int, last: int) -> Weight:
-    """The rows [first, last) of a weight, in the same memory."""
+    """The rows [first, last) of a weight, in the same memory unless it is in lanes."""
     if isinstance(weight, Tensor):
         return weight[first:last]
+    if isinstance(weight, LanedWeight):
+        return unlaned(weight, torch.arange(first, last, dtype=torch.int64, device=weight.codes.device))
     return with_tensors(weight, {name: x[first:last] for name, x in tensors_of(weight).items()})
 
 
 def joined(weights: Sequence[Weight], dtype: torch.dtype) -> Weight:
     """Weights of the same K, one below the other; where their formats differ, dequantised to dtype."""
     first = weights[0]
+    assert not any(isinstance(weight, LanedWeight) for weight in weights), "rows are joined before"
     if isinstance(first, Tensor) or len({description(weight) for weight in weights}) > 1:
         return stacked(
             [weight if isinstance(weight, Tensor) else weight.dequantize(dtype) for weight in weights]
@@ -293,6 +302,7 @@ def _as_bytes(x: Tensor) -> NDArray[np.uint8]:
 
 def expert_weights(weight: Weight) -> ExpertWeights:
     """A weight that holds all experts' matrices, as the kernels take it."""
+    assert not isinstance(weight, LanedWeight), "weights in lanes are a CPU's"
     if isinstance(weight, Tensor):
         return ExpertWeights(weight)
     if isinstance(weight, Int4Weight):
@@ -304,7 +314,7 @@ def laid_out(weight: Weight) -> Weight:
     """The same weight in memory as the GPU reads it best: rows of codes begin at multiples of 16 bytes, of
     which a lane reads 16 at once; the scales and minima of a group lie side by side for all outputs.
     """
-    if isinstance(weight, Tensor):
+    if isinstance(weight, Tensor | LanedWeight):
         return weight
     codes = weight.codes
     width = codes.shape[1]
@@ -318,7 +328,28 @@ def laid_out(weight: Weight) -> Weight:
     return with_tensors(weight, {"codes": codes, **turned})
 
 
-def tensors_of(weight: Quantized) -> dict[str, Tensor]:
+def in_lanes(weight: Weight, *, in_place: bool = False) -> Weight:
+    """An int8 or int4 weight in lanes, which the CPU multiplies with inputs of 8 bits; others as they are.
+
+    in_place: where they can be turned in their own memory, the codes of the given weight are used up.
+    """
+    if isinstance(weight, Int8Weight):
+        return int8_in_lanes(weight.codes, weight.scale, in_place=in_place)
+    if isinstance(weight, Int4Weight):
+        parts = weight.codes, weight.scale, weight.minimum, weight.num_columns, weight.group
+        return int4_in_lanes(*parts, in_place=in_place)
+    return weight
+
+
+def unlaned(weight: LanedWeight, index: Tensor | None = None) -> Int8Weight | Int4Weight:
+    """The rows of a weight in lanes by number, in that order; None: all."""
+    codes, scale, minimum = weight.rows(index)
+    if weight.group is None:
+        return Int8Weight(codes, scale)
+    return Int4Weight(codes, scale, minimum, weight.shape[1], weight.group)
+
+
+def tensors_of(weight: Quantized | LanedWeight) -> dict[str, Tensor]:
     """The tensors of a weight by the names of its fields."""
     held = {field.name: getattr(weight, field.name) for field in fields(weight)}
     return {name: value for name, value in held.items() if isinstance(value, Tensor)}
@@ -340,6 +371,8 @@ def description(weight: Weight) -> str:
     """The format in words: "int4 in groups of 32 with minimum"."""
     if isinstance(weight, Int4Weight):
         return f"int4 in groups of {weight.group} {'without' if weight.minimum is None else 'with'} minimum"
+    if isinstance(weight, LanedWeight):
+        return f"{'int8' if weight.group is None else f'int4 in groups of {weight.group}'} in lanes"
     if isinstance(weight, Tensor):
         return str(weight.dtype).removeprefix("torch.")
     return "int8" if isinstance(weight, Int8Weight) else "fp8"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from innervoice.model.quant import Weight, laid_out, num_bytes
+from innervoice.model.quant import Int4Weight, Int8Weight, Weight, in_lanes, laid_out, num_bytes
 
 
 @dataclass(frozen=True)
@@ -55,17 +57,30 @@ class ModelWeights:
         tables = [self.embedding] if self.output is self.embedding else [self.embedding, self.output]
         return sum(num_bytes(x) for x in (*layers, *tables, self.final_norm) if x is not None)
 
+    @property
+    def has_codes(self) -> bool:
+        """Whether weights of products are int8 or int4."""
+        parts = [getattr(layer, field.name) for layer in self.layers for field in fields(layer)]
+        return any(isinstance(part, Int8Weight | Int4Weight) for part in (*parts, self.output))
+
     def laid_out(self) -> ModelWeights:
         """The same weights, in memory as the GPU's kernels read them best."""
+        return self._turned(laid_out)
 
+    def in_lanes(self, *, in_place: bool = False) -> ModelWeights:
+        """The same weights as the CPU multiplies them with inputs of 8 bits: quantised ones in lanes.
+
+        in_place: in their own memory, which uses these weights up.
+        """
+        return self._turned(partial(in_lanes, in_place=in_place))
+
+    def _turned(self, turn: Callable[[Weight], Weight]) -> ModelWeights:
         def turned(x: LayerWeights) -> LayerWeights:
-            qkv, out, gate_up, down = (
-                laid_out(weight) for weight in (x.qkv, x.attention_out, x.gate_up, x.down)
-            )
+            qkv, out, gate_up, down = (turn(weight) for weight in (x.qkv, x.attention_out, x.gate_up, x.down))
             return replace(x, qkv=qkv, attention_out=out, gate_up=gate_up, down=down)
 
-        embedding = laid_out(self.embedding)
-        output = embedding if self.output is self.embedding else laid_out(self.output)
+        embedding = turn(self.embedding)
+        output = embedding if self.output is self.embedding else turn(self.output)
         return replace(self, embedding=embedding, layers=tuple(map(turned, self.layers)), output=output)
 
     @property

@@ -13,6 +13,7 @@ kvstore.py              store_kv: keys and values into their pages
 kvstore_fp8.py          the same into pages of fp8, with a scale a page
 linear.py               linear and gated_linear for few rows, norm and residual fused
 linear_int4.py          int4_linear: over int4 weights
+linear_lanes.py         inputs of 8 bits times int8 and int4 weights, defined; the layout that a CPU reads
 linear_scaled.py        scaled_linear: over int8 and fp8 weights
 linear_tiles.py         what the two share
 norm.py                 rms_norm

@@ -134,7 +134,8 @@ def plan_rows(plan: Line) -> dict[str, str]:
 
 def _formats(plan: Line) -> str:
     fields = plan["quantization"]
-    return str(plan["dtype"]) if fields is None else f"{Quantization(**fields)}, the rest {plan['dtype']}"
+    formats = str(plan["dtype"]) if fields is None else f"{Quantization(**fields)}, the rest {plan['dtype']}"
+    return f"{formats}; inputs int8" if plan.get("activations") == "int8" else formats
 
 
 def written_as_it_goes(written: Iterable[Written], total: int, console: Console) -> list[Written]:

@@ -23,7 +23,15 @@ if TYPE_CHECKING:
 
 
 @with_engine_options(
-    "revision", "local_files_only", "device", "dtype", "quantization", "backend", "kv_dtype", "max_model_len"
+    "revision",
+    "local_files_only",
+    "device",
+    "dtype",
+    "quantization",
+    "backend",
+    "kv_dtype",
+    "activations",
+    "max_model_len",
 )
 def evaluate_command(
     model: ModelOption,

@@ -32,6 +32,7 @@ TRANSCRIPTION_KEY_VARIABLE = "INNERVOICE_TRANSCRIPTION_KEY"
     "quantization",
     "codec_dtype",
     "kv_dtype",
+    "activations",
     "memory_fraction",
     "max_sessions",
     "max_model_len",
