@@ -30,6 +30,7 @@ MODELS = {
 
 
 def make_model(config: ModelConfig, kind: str = "float32", dtype: torch.dtype = torch.float32) -> Transformer:
+    """A model with random weights of a kind, embedding and norms in dtype."""
     generator = torch.Generator().manual_seed(0)
     c = config
 
@@ -106,6 +107,7 @@ REFLECTION = (1.5, 1.0, 2.0)
 
 
 def run(rows: Rows, steps: Sequence[Sequence[int]] = STEPS) -> Tensor:
+    """Feed each row so many random tokens a step, with random tags -> all logits, below each other."""
     generator = torch.Generator().manual_seed(1)
     out = []
     for lengths in steps:
