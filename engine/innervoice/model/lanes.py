@@ -18,6 +18,7 @@ from innervoice_kernels.language.linear_lanes import (
     scales_from_lanes,
     scales_to_lanes,
 )
+from innervoice_kernels.language.weight_formats import int4_ref, scaled_ref
 
 _BLOCK_BYTES = 4 << 20  # of codes that are turned at a time
 
@@ -35,13 +36,20 @@ class LanedWeight:
     shape: tuple[int, int]
     group: int | None  # None: int8
 
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """[N, K], computed in float32 and rounded once."""
+        codes, scale, minimum = self.rows()
+        if self.group is None:
+            return scaled_ref(codes, scale).to(dtype)
+        return int4_ref(codes, scale, minimum, self.shape[1], self.group).to(dtype)
+
     def rows(self, index: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Codes, scales and minima of rows by number [R], as an int8 or int4 weight holds them; None: of all."""
         if index is None:
             codes, scale, minimum, num_rows = self.codes, self.scale, self.minimum, self.shape[0]
         else:
             panels, lanes, num_rows = index // LANES, index % LANES, len(index)
-            codes = _gathered(self.codes.unflatten(2, (LANES, 4)), panels, lanes, 2).flatten(2)
+            codes = _gathered(torch.unflatten(self.codes, 2, (LANES, 4)), panels, lanes, 2).flatten(2)
             scale = self.scale[index] if self.group is None else _gathered(self.scale, panels, lanes, 2)
             minimum = None if self.minimum is None else _gathered(self.minimum, panels, lanes, 2)
         if self.group is None:
@@ -56,7 +64,7 @@ def _gathered(laned: Tensor, panels: Tensor, lanes: Tensor, dim: int) -> Tensor:
     missing = -len(rows) % LANES
     if missing:
         rows = torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])])
-    return rows.unflatten(0, (-1, LANES)).movedim(1, dim)
+    return torch.unflatten(rows, 0, (-1, LANES)).movedim(1, dim)
 
 
 def int8_in_lanes(codes: Tensor, scale: Tensor, *, in_place: bool = False) -> LanedWeight:

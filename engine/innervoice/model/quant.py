@@ -205,7 +205,7 @@ def linear(weight: Weight, x: Tensor, bias: Tensor | None = None, *, invariant: 
     invariant: a row's sums are the same in every batch, on a GPU by own kernels.
     """
     if isinstance(weight, LanedWeight):
-        return F.linear(x, unlaned(weight).dequantize(x.dtype), bias)
+        return F.linear(x, weight.dequantize(x.dtype), bias)
     if isinstance(weight, Tensor) and not invariant:
         return F.linear(x, weight, bias)
     rows = x.flatten(0, -2)
@@ -272,8 +272,7 @@ def rows_between(weight: Weight, first: int, last: int) -> Weight:
 def joined(weights: Sequence[Weight], dtype: torch.dtype) -> Weight:
     """Weights of the same K, one below the other; where their formats differ, dequantised to dtype."""
     first = weights[0]
-    assert not any(isinstance(weight, LanedWeight) for weight in weights), "rows are joined before"
-    if isinstance(first, Tensor) or len({description(weight) for weight in weights}) > 1:
+    if isinstance(first, Tensor | LanedWeight) or len({description(weight) for weight in weights}) > 1:
         return stacked(
             [weight if isinstance(weight, Tensor) else weight.dequantize(dtype) for weight in weights]
         )

@@ -23,6 +23,7 @@ from innervoice.checkpoint.safetensors_writer import Layout, TensorWriter
 from innervoice.codec.audio_encoder import read_tensors
 from innervoice.files import replacing
 from innervoice.model.gguf_source import GgufSource
+from innervoice.model.lanes import LanedWeight
 from innervoice.model.quant import Quantized, empty, num_bytes, row_blocks, rows_of, tensors_of
 from innervoice.model.quant_source import METADATA, BlankSource, QuantizingSource, describe
 
@@ -100,7 +101,7 @@ class Quantizer:
             writer.write(name, tensor)
             return Written(name, str(self._dtype).removeprefix("torch."), shape, num_bytes(tensor), None)
         weight = self._source.weight(name, shape, dtype=self._dtype, device="cpu", head=False)
-        assert not isinstance(weight, Tensor)
+        assert not isinstance(weight, Tensor | LanedWeight)
         for field, tensor in tensors_of(weight).items():
             writer.write(f"{name}.{field}", tensor)
         return Written(

@@ -32,7 +32,7 @@ def rounded_rows_ref(x: Tensor) -> tuple[Tensor, Tensor]:
 
     A block with NaN or infinity has codes 0 and the scale NaN.
     """
-    blocks = F.pad(x.float(), (0, -x.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
+    blocks = torch.unflatten(F.pad(x.float(), (0, -x.shape[1] % BLOCK)), 1, (-1, BLOCK))
     most = blocks.abs().amax(dim=2)
     is_finite, is_there = most.isfinite(), most >= _LEAST
     inverse = torch.where(is_finite & is_there, _LARGEST / most, torch.zeros_like(most))
@@ -56,7 +56,7 @@ def lane_linear_ref(
     """
     rows, steps = rounded_rows_ref(x)
     numbers = (codes if group is None else unpacked(codes, x.shape[1])).double()
-    numbers = F.pad(numbers, (0, -x.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
+    numbers = torch.unflatten(F.pad(numbers, (0, -x.shape[1] % BLOCK)), 1, (-1, BLOCK))
     sums = torch.einsum("mbk,nbk->bmn", rows.double(), numbers)
     own = rows.sum(dim=2, dtype=torch.int64).T.to(wide)  # [B, M]
     steps = steps.T.to(wide)
@@ -91,7 +91,9 @@ def int8_to_lanes(codes: Tensor) -> Tensor:
 
 def int8_from_lanes(laned: Tensor, shape: tuple[int, int]) -> Tensor:
     """The inverse: codes int8 [N, K]."""
-    return laned.unflatten(2, (LANES, 4)).transpose(1, 2).flatten(2).flatten(0, 1)[: shape[0], : shape[1]]
+    return (
+        torch.unflatten(laned, 2, (LANES, 4)).transpose(1, 2).flatten(2).flatten(0, 1)[: shape[0], : shape[1]]
+    )
 
 
 def int4_to_lanes(codes: Tensor) -> Tensor:
@@ -104,7 +106,7 @@ def int4_to_lanes(codes: Tensor) -> Tensor:
 
 def int4_from_lanes(laned: Tensor, shape: tuple[int, int]) -> Tensor:
     """The inverse: codes uint8 [N, ceil(K / 2)]."""
-    rows = laned.unflatten(2, (LANES, 4)).transpose(1, 2).flatten(0, 1)  # [16 P, 4 B, 4]
+    rows = torch.unflatten(laned, 2, (LANES, 4)).transpose(1, 2).flatten(0, 1)  # [16 P, 4 B, 4]
     numbers = torch.stack([rows & 15, rows >> 4], dim=2).flatten(1)
     width = -(-shape[1] // 2)
     return (numbers[:, 0::2] | numbers[:, 1::2] << 4)[: shape[0], :width]
