@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from innervoice_kernels.sampling.bits import has_id, pack_ids
 from innervoice_kernels.sampling.philox import gumbel_noise, philox_ref
-from innervoice_kernels.sampling.sample import REFUSED, Draw, allowed_ids, sample
+from innervoice_kernels.sampling.sample import REFUSED, Draw, allowed_ids, sample, sample_ref
 
 
 @pytest.mark.parametrize(
@@ -46,6 +49,34 @@ def test_gumbel_noise_is_standard_and_keyed() -> None:
 def test_allowed_ids_ascend_without_repeats() -> None:
     draw = Draw(ranges=((10, 13), (0, 2)), extras=(11, 5, 13))
     assert allowed_ids(draw, torch.device("cpu")).tolist() == [0, 1, 5, 10, 11, 12, 13]
+
+
+@pytest.mark.parametrize(("temperature", "top_k", "top_p"), [(0.0, 0, 1.0), (0.9, 0, 1.0), (1.1, 7, 1.0), (0.8, 9, 0.7)])
+def test_packed_bits_leave_out_the_ids_that_a_mask_of_the_others_leaves_out(
+    temperature: float, top_k: int, top_p: float
+) -> None:
+    """Rows with and without bits in one call, against masks of single ids; a size that is no multiple of 32."""
+    size = 75
+    logits = torch.randn(40, size, generator=torch.Generator().manual_seed(5)) * 3
+    logits[:, 70] = 50.0  # the best of all, and never allowed
+    rng = torch.Generator().manual_seed(9)
+    by_bits, by_mask = [], []
+    for n in range(40):
+        kept = torch.randperm(70, generator=rng)[: 1 + n].tolist()
+        plain = Draw((), tuple(kept), temperature, top_k, top_p, seed=3, n=n)
+        bits = pack_ids(kept, size)
+        assert [i for i in range(-1, 99) if has_id(bits, i)] == sorted(kept)
+        by_mask.append(plain)
+        by_bits.append(plain if n % 4 == 0 else replace(plain, ranges=((0, size),), extras=(), bits=bits))
+    before = logits.clone()
+    for run in (sample, sample_ref):
+        ids, logprobs = run(logits, by_bits)
+        wanted, wanted_logprobs = run(logits, by_mask)
+        assert torch.equal(ids, wanted)
+        torch.testing.assert_close(logprobs, wanted_logprobs)
+    assert torch.equal(logits, before)
+    nothing = Draw(((0, size),), bits=pack_ids([], size))
+    assert sample(logits[:1], [nothing])[0].tolist() == [REFUSED]
 
 
 def test_greedy_takes_the_best_allowed_id_and_the_smallest_of_equals() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,9 +16,10 @@ from innervoice_kernels.language import attention_decode, linear  # noqa: E402
 from innervoice_kernels.language.attention import paged_attention, paged_attention_ref  # noqa: E402
 from innervoice_kernels.language.attention_decode import Workspace  # noqa: E402
 from innervoice_kernels.language.linear import SplitWorkspace, gated_linear  # noqa: E402
+from innervoice_kernels.sampling.bits import pack_ids  # noqa: E402
 from innervoice_kernels.sampling.head import head_sample  # noqa: E402
 from innervoice_kernels.sampling.philox import gumbel_noise_ref  # noqa: E402
-from innervoice_kernels.sampling.sample import Draw, sample, sample_ref  # noqa: E402
+from innervoice_kernels.sampling.sample import Draw, draws_of, sample, sample_ref  # noqa: E402
 from innervoice_kernels.testing import CASES, OPS, check  # noqa: E402
 
 MIXED = next(case for case in CASES["paged_attention"] if case.name == "mixed, weighted")
@@ -169,10 +171,26 @@ def test_zeros_of_both_signs_are_equal() -> None:
             ]  # fmt: skip
 
 
-def test_masks_that_a_kernel_cannot_hold_are_refused() -> None:
-    for draw in (Draw(((0, 1), (2, 3), (4, 5), (6, 7))), Draw((), tuple(range(8)))):
-        with use("triton"), pytest.raises(ValueError, match="at most 3 ranges and 7 single ids"):
-            sample(torch.zeros(1, 9), [draw])
+def test_masks_that_a_kernel_cannot_hold_are_drawn_from_by_their_bits() -> None:
+    """More ranges or single ids than a kernel's mask has, and packed bits beside a mask that it holds."""
+    generator = torch.Generator().manual_seed(8)
+    logits = torch.randn(1, 75, generator=generator) * 2
+    odd = pack_ids(range(1, 75, 2), 75)
+    wide = [
+        Draw(((0, 1), (2, 3), (40, 50), (60, 75)), (), 1.2, 5, 0.9, seed=4),
+        Draw((), tuple(range(0, 72, 9)), 0.0),
+        Draw(((0, 75),), (), 0.9, 6, 0.8, seed=2, bits=odd),
+        Draw(((10, 12),), (33,), 0.0),
+    ]
+    for n in range(6):
+        draws = [replace(draw, n=n) for draw in wide]
+        with use("triton"):
+            ids, logprobs = sample(logits.expand(len(draws), -1), draws)
+        expected, expected_logprobs = sample_ref(logits.expand(len(draws), -1), draws)
+        assert ids.tolist() == expected.tolist()
+        torch.testing.assert_close(logprobs, expected_logprobs, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="at most 3 ranges and 7 single ids"):
+        draws_of(wide[:1], logits.device)
 
 
 def test_every_part_of_a_mask_is_drawn_from() -> None:

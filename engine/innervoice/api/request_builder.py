@@ -43,7 +43,7 @@ from innervoice.runtime.edits import check_new_ids
 from innervoice.runtime.feed import Feed
 from innervoice.runtime.fusion import Fusion
 from innervoice.runtime.request import PromptTooLong, Request, SessionTurn
-from innervoice.schedule import Program, Schedule, Segment, compile_schedule
+from innervoice.schedule import Patterns, Program, Schedule, Segment, compile_schedule
 from innervoice.types import EventField, Ids, OutputFormat, Prompt, Sampling, Text, ToolCall, Vocabulary
 
 log = logging.getLogger("innervoice")
@@ -202,7 +202,7 @@ class RequestBuilder:
         if isinstance(made, str):
             made = Schedule.load(made) if made.endswith(".json") else Schedule.preset(made)
         spell = partial(ids_within, self.tokenizer)
-        return compile_schedule(made, self.vocabulary, self.tokenizer.special, spell)
+        return compile_schedule(made, self.vocabulary, self.tokenizer.special, spell, self._patterns)
 
     def program_of(self, options: RequestOptions) -> Program:
         """The schedule of a request, with the tool calls that it allows or asks for.
@@ -243,6 +243,10 @@ class RequestBuilder:
         if not options.tools or reads_tools(self.tokenizer):
             return system
         return with_tools(system, options.tools)
+
+    @cached_property
+    def _patterns(self) -> Patterns:
+        return Patterns(self.vocabulary, self.tokenizer.token_bytes)
 
     @cached_property
     def _result_role(self) -> Role:

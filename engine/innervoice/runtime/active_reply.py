@@ -110,7 +110,15 @@ class ActiveReply:
         )
         mask = self.cursor.mask
         return Draw(
-            mask.ranges, mask.extras, temperature, top_k, top_p, sampling.seed, n=self.num_tokens, d=d
+            mask.ranges,
+            mask.extras,
+            temperature,
+            top_k,
+            top_p,
+            sampling.seed,
+            n=self.num_tokens,
+            d=d,
+            bits=mask.bits,
         )
 
     def append(self, emission: Emission) -> None:

@@ -32,6 +32,25 @@ def check_names(schedule: Schedule, wheres: Sequence[str]) -> None:
             raise ScheduleError(f"schedule.limits.{name} is {limit}: only a reflection can be left out")
 
 
+def check_bound_budgets(schedule: Schedule, spelling: Spelling) -> None:
+    """Refuse budgets of the first pass, and limits, that are too short for the patterns of their segments."""
+    given = [(f"first[{place}]", schedule.cycle[place], budget) for place, budget in enumerate(schedule.first)]
+    by_name = {segment.name: segment for segment in schedule.segments}
+    given += [
+        (f"limits.{name}", by_name[name], max(limit, schedule.floor))
+        for name, limit in schedule.limits.items()
+        if limit or schedule.floor
+    ]
+    for where, segment, budget in given:
+        if budget is None or not segment.is_bound:
+            continue
+        shortest = spelling.guide(segment).shortest
+        if budget < shortest:
+            raise ScheduleError(
+                f"schedule.{where} is {budget}: the shortest text that fits its pattern has {shortest} ids"
+            )
+
+
 def check_listening(schedule: Schedule) -> None:
     """Refuse listening that nothing ends, and in which something is said."""
     if schedule.listen and not any(segment.kind == "fed" for segment in schedule.listen):
@@ -63,6 +82,11 @@ def check_parts(segment: Segment, where: str, vocabulary: Vocabulary, spelling: 
             f"{where}.stop is given, and a {segment.kind} segment ends by itself: leave it out"
         )
     _check_fed(segment, where)
+    for name in ("pattern", "schema"):
+        if getattr(segment, name) is not None and not reflects:
+            raise ScheduleError(
+                f"{where}.{name} is given, and it binds a reflection alone: a {segment.kind} segment has no such text"
+            )
     own_ids = [vocabulary.text, *vocabulary.words]
     if segment.kind == "speech":
         own_ids = [vocabulary.speech or (0, 0)]
@@ -75,6 +99,8 @@ def check_parts(segment: Segment, where: str, vocabulary: Vocabulary, spelling: 
         raise ScheduleError(f"{where}.choices {state}: {remedy}")
     if chooses:
         _check_choice(segment, where, vocabulary, spelling)
+    if segment.is_bound:
+        _check_bound(segment, where, vocabulary, spelling)
 
 
 def _check_fed(segment: Segment, where: str) -> None:
@@ -107,3 +133,20 @@ def _check_choice(segment: Segment, where: str, vocabulary: Vocabulary, spelling
                 raise ScheduleError(
                     f"{where}.choices: {name!r} has the id {token}, which ends a reply, reflecting or a call"
                 )
+
+
+def _check_bound(segment: Segment, where: str, vocabulary: Vocabulary, spelling: Spelling) -> None:
+    """Refuse a pattern that cannot be spelled, within the budget, or that never ends."""
+    if segment.pattern is not None and segment.schema is not None:
+        raise ScheduleError(f"{where} has a pattern and a schema: leave one out")
+    guide = spelling.guide(segment, where)
+    if segment.budget is not None and 0 < segment.budget < guide.shortest:
+        raise ScheduleError(
+            f"{where}.budget is {segment.budget}: the shortest text that fits has {guide.shortest} ids, give it as many"
+        )
+    has_end = bool(spelling.close(segment) or segment.stop or vocabulary.done is not None)
+    if segment.budget is None and not has_end and not guide.ends_by_itself:
+        raise ScheduleError(
+            f"{where}.budget is null, there is neither a close nor a done token, and the text may go on for ever: "
+            "nothing could end it"
+        )

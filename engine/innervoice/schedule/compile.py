@@ -12,8 +12,10 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from innervoice.schedule.check_parts import check_listening, check_names, check_parts
+from innervoice.schedule.check_parts import check_bound_budgets, check_listening, check_names, check_parts
+from innervoice.schedule.guide import BoundSegment
 from innervoice.schedule.layout import NONE_LEFT, SegmentLayout, finishes_text
+from innervoice.schedule.patterns import Patterns
 from innervoice.schedule.program import Schedule, ScheduleError, Segment
 from innervoice.schedule.spelling import Spelling
 from innervoice.types import Sampling, Vocabulary
@@ -27,10 +29,10 @@ class Program:
     table [S, ProgramColumn.WIDTH] int32, forced [N] int32, samplings: overrides that rows refer to. tool_row:
     where the text of a call is drawn that the model chose to make, -1: it may make none. names: of each row's
     segment. labels: the text of a choice that the id ends which is drawn in a row, or the n-th of its forced
-    ids. stops: the rows of reflections with the ids that end them without a close. fits_device: whether a row
-    offers no more single ids than the device's masks hold. feeds: the name of the feed that a row takes ids from.
+    ids. stops: the rows of reflections with the ids that end them without a close. fits_device: whether the
+    device's masks hold what each row offers. feeds: the name of the feed that a row takes ids from.
     closers: the names of the feeds that a drawn id closes. scores: the texts of a choice among which a row's scores
-    decide, by their ids. listening: the rows of what runs until a feed is closed.
+    decide, by their ids. listening: the rows of what runs until a feed is closed. bound: what binds the text of a row.
     """
 
     schedule: Schedule
@@ -48,6 +50,7 @@ class Program:
     closers: Mapping[int, frozenset[str]] = field(default_factory=dict)
     scores: Mapping[int, Mapping[tuple[int, ...], str]] = field(default_factory=dict)
     listening: range = range(0)
+    bound: Mapping[int, BoundSegment] = field(default_factory=dict)
 
     @property
     def tool_open(self) -> int | None:
@@ -107,9 +110,10 @@ def compile_schedule(
     vocabulary: Vocabulary,
     resolve: Callable[[str], int | None] | None = None,
     encode: Callable[[str], Sequence[int]] | None = None,
+    patterns: Patterns | None = None,
 ) -> Program:
     """Check a schedule against a vocabulary and lay it out as rows. resolve: the id of a token's string, None
-    where there is no such token. encode: the ids of a text.
+    where there is no such token. encode: the ids of a text. patterns: makes the guides of segments that patterns bind.
 
     Raises ScheduleError which names the field: for an empty cycle, unknown kinds, budgets below 1 and the like.
     """
@@ -125,7 +129,7 @@ def compile_schedule(
             (),
             NONE_LEFT,
         )
-    spelling = Spelling(vocabulary, resolve, encode)
+    spelling = Spelling(vocabulary, resolve, encode, patterns)
     _check(schedule, vocabulary, spelling)
     layout = SegmentLayout(schedule, vocabulary, spelling)
     return Program(
@@ -144,6 +148,7 @@ def compile_schedule(
         layout.closers,
         layout.scores,
         layout.listening,
+        layout.bound,
     )
 
 
@@ -199,6 +204,7 @@ def _check(schedule: Schedule, vocabulary: Vocabulary, spelling: Spelling) -> No
         _check_segment(segment, f"schedule.{where}", schedule, vocabulary)
         check_parts(segment, f"schedule.{where}", vocabulary, spelling)
     check_names(schedule, [f"schedule.{where}" for where, _ in named])
+    check_bound_budgets(schedule, spelling)
     for i, budget in enumerate(schedule.first):
         if budget is not None and schedule.cycle[i].kind in ("forced", "choice"):
             kind = schedule.cycle[i].kind
@@ -227,7 +233,7 @@ def _check_segment(segment: Segment, where: str, schedule: Schedule, vocabulary:
     if segment.kind == "speech" and has_text:
         raise ScheduleError(f"{where}.budget is null: in a cycle with transcript, speech needs a budget")
     ends = (vocabulary.close if segment.close is None else segment.close or None, vocabulary.done)
-    if segment.kind == "reflection" and ends == (None, None) and not segment.stop:
+    if segment.kind == "reflection" and ends == (None, None) and not (segment.stop or segment.is_bound):
         raise ScheduleError(
             f"{where}.budget is null and there is neither a close nor a done token: nothing could end it"
         )

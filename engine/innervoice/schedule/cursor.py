@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from innervoice.schedule.compile import Program
 from innervoice.schedule.cursor_state import CursorState
 from innervoice.schedule.emission import Emission, Mask
-from innervoice.schedule.free_cursor import FreeCursor
+from innervoice.schedule.guide import Walk
 from innervoice.types import Sampling
 from innervoice_kernels.sampling.cursor_columns import UNLIMITED, Edge, ProgramColumn, TokenKind
 
@@ -81,6 +81,8 @@ class Cursor:
         self._names = program.names
         self._feeds = program.feeds
         self._closers = program.closers
+        self._bound = program.bound
+        self._walk: Walk | None = None  # of the open segment, where a pattern binds it
         self._ignore_eos = ignore_eos
         self._ends = frozenset(program.ends)
         self._tool_open = program.tool_open
@@ -90,6 +92,8 @@ class Cursor:
         self._row = state.row
         self._count = state.count
         self._num_skipped = 0  # reflections since the last token
+        if self._row in self._bound:
+            self._walk = Walk.along(self._bound[self._row], state.spelled)
         if not state.is_guided:  # it has not begun
             self._enter(program.start)
 
@@ -110,6 +114,7 @@ class Cursor:
             caps=tuple(self.caps),
             granted=tuple(self.granted),
             closed=tuple(sorted(self.closed)),
+            spelled=() if self._walk is None else self._walk.ids,
         )
 
     @property
@@ -146,6 +151,8 @@ class Cursor:
     @property
     def mask(self) -> Mask:
         """The ids that may be drawn now. Valid while `forced` is None."""
+        if self._walk is not None:
+            return self._walk.mask(self._limit)
         place = self._row << 3 | self.text_done << 2 | self._offers_done << 1 | self._ignore_eos
         found: Mask | None = self._masks[place]
         if found is None:
@@ -235,6 +242,9 @@ class Cursor:
         edges = self._edges[self._row]
         if kind is _REFLECTION and row[_MISS] != _CHOOSES:
             closes = token == vocabulary.close if edges is None else edges.get(token) == _CLOSES
+            if self._walk is not None:
+                closes = self._walk.closes(token)
+                self._walk = None if closes else self._walk.take(token)
             if closes or token == vocabulary.done:
                 return self._end_reflection(token)
         if self._offers_done and token == vocabulary.done:
@@ -270,7 +280,10 @@ class Cursor:
         No effect elsewhere.
         """
         if self.is_reflecting:
-            self._limit = min(self._limit, max(cap, self.program.schedule.floor))
+            lowered = min(self._limit, max(cap, self.program.schedule.floor))
+            if self._walk is not None:  # which goes on, by the shortest way, from where it is
+                lowered = min(self._limit, max(lowered, self._count))
+            self._limit = lowered
             if self.kind is _REFLECTION:
                 self._leave_if_spent()
 
@@ -319,10 +332,15 @@ class Cursor:
         # The ids of the tag that were drawn before its last one; an id of `stop` is a close by itself.
         row = self._rows[self._row]
         in_tag = not is_done and (self._row, token) not in self.program.stops
+        begins_tag = in_tag and self._row in self._bound and self._rows[row[_CLOSE_ROW]][_LENGTH] > 1
         matched = self._row - row[_MISS] if in_tag else 0
         emission = self._emission(token, _DONE if is_done else _CLOSE, forced=False, matched=matched)
         self.reflection_done |= is_done
-        self._enter(self._next(self._rows[self._row][_CLOSE_ROW]))
+        close = row[_CLOSE_ROW]
+        if begins_tag:  # its rest is forced
+            self._row, self._count = close, 1
+            return emission
+        self._enter(self._next(close))
         self._offers_done = not is_done
         return emission
 
@@ -343,7 +361,12 @@ class Cursor:
 
     def _leave_if_spent(self) -> None:
         endless = self.kind is _SPEECH and self.text_done
-        if self._count >= self._limit and not endless:
+        is_spent = self._count >= self._limit
+        if self._walk is not None:
+            if self._walk.is_over(self._limit):
+                self.granted[-1] = self._limit if is_spent else UNLIMITED
+                self._enter(self._next(self._row))
+        elif is_spent and not endless:
             if self.kind is _REFLECTION:
                 self.granted[-1] = self._count
             self._enter(self._next(self._row))
@@ -358,6 +381,7 @@ class Cursor:
             index = self._next(row[_CLOSE_ROW])
             row = self._rows[index]
         self._row, self._count = index, 0
+        self._walk = Walk(self._bound[index]) if index in self._bound else None
         self._fresh |= bool(row[_HEAD])
         if not row[_FORCED] and not row[_ENTRY]:
             body_of_open = self._kinds[index] is _REFLECTION and row[_MISS] != _CHOOSES
@@ -406,25 +430,7 @@ class Cursor:
             return Emission(token, kind, self.segment, forced, cap, spent, skipped, name, matched=matched)
         if kind is _OPEN:
             return Emission(token, kind, self.segment, forced, self._limit, 0, skipped, name)
-        if kind is _CLOSE and forced and self.granted:  # it had all of its cap
-            cap = self.granted[-1]
+        cap = self.granted[-1] if self.granted else UNLIMITED
+        if kind is _CLOSE and forced and cap != UNLIMITED:  # it had all of its cap
             return Emission(token, kind, self.segment, forced, cap, cap, name=name)
         return Emission(token, kind, self.segment, forced, None, 0, skipped, name, choice, matched, feed)
-
-
-def make_cursor(
-    program: Program,
-    caps: Sequence[int] = (),
-    *,
-    ignore_eos: bool = False,
-    state: CursorState | None = None,
-) -> Cursor | FreeCursor:
-    """The cursor for a program, guided or free, at its start or where `state` says.
-
-    Raises ValueError for a state in which no cursor of this program can be.
-    """
-    if state is not None:
-        state.check(program)
-    if program.schedule.guided:
-        return Cursor(program, caps, ignore_eos=ignore_eos, state=state)
-    return FreeCursor(program, ignore_eos=ignore_eos, state=state)

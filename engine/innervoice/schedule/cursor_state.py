@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from innervoice.fields import MOST_INT32, Count, Limits, read_values, shown, types_of
 from innervoice.schedule.compile import Program
+from innervoice.schedule.guide import Walk
 from innervoice_kernels.sampling.cursor_columns import UNLIMITED, Edge, ProgramColumn, TokenKind
 
 VERSION = 1
@@ -31,6 +32,7 @@ _GUIDED_KEYS = {
     "_row": "row",
     "_count": "count",
 }
+_OPTIONAL = ("closed", "spelled")  # keys that stand there only where they say something
 _FREE_KEYS = {
     "is_done": "is_done",
     "segment": "segment",
@@ -64,6 +66,7 @@ class CursorState:
     caps: tuple[Count, ...] = ()  # of the reflections in order
     granted: tuple[Count, ...] = ()  # caps that took effect, one for each reflection that has begun
     closed: tuple[str, ...] = ()  # names of the feeds that give no more
+    spelled: tuple[Count, ...] = ()  # ids of the open segment's text, where a pattern binds it
 
     @property
     def is_guided(self) -> bool:
@@ -80,7 +83,7 @@ class CursorState:
             elif isinstance(value, TokenKind):
                 value = value.label
             values[key] = value
-        return values | ({"closed": list(self.closed)} if self.closed else {})
+        return values | {name: list(given) for name in _OPTIONAL if (given := getattr(self, name))}
 
     @classmethod
     def from_json(cls, values: Any) -> CursorState:
@@ -96,12 +99,12 @@ class CursorState:
                 f"the cursor's state has version {version!r}: this engine reads version {VERSION}"
             )
         keys = _GUIDED_KEYS if "_row" in values else _FREE_KEYS
-        wrong = (values.keys() - {"version", "closed"}) ^ keys.keys()
+        wrong = (values.keys() - {"version", *_OPTIONAL}) ^ keys.keys()
         if wrong:
             state = "lacks" if wrong & keys.keys() else "has the unknown"
             raise ValueError(f"the cursor's state {state} {min(map(str, wrong))}: export the session again")
         found = {name: _read(name, values[key]) for key, name in keys.items()}
-        found["closed"] = _read("closed", values.get("closed", ()))
+        found |= {name: _read(name, values.get(name, ())) for name in _OPTIONAL}
         if keys is _GUIDED_KEYS and found["row"] < 0:
             raise ValueError(f"{_PREFIX}row is {found['row']}: it must be 0 or more")
         return cls(**found)
@@ -138,19 +141,37 @@ class CursorState:
         is_open = kind is TokenKind.OPEN or (kind is TokenKind.REFLECTION and is_drawn)
         if is_open and self.num_reflections == 0:
             raise ValueError("the cursor's state is in a reflection: num_reflections must be 1 or more")
-        self._check_spent(row, kind)
+        self._check_walk(program)
+        self._check_spent(row, kind, is_bound=self.row in program.bound)
         if self.text_done and not program.table[:, ProgramColumn.DISCARD].any():
             raise ValueError(
                 "the cursor's state has text_done, and nothing in the schedule finishes the text"
             )
 
-    def _check_spent(self, row: Sequence[int], kind: TokenKind) -> None:
-        """A row that draws has tokens left; only speech goes on without an end once the text is finished."""
+    def _check_walk(self, program: Program) -> None:
+        """Where a pattern binds the row, the ids of its text begin a text that fits, and no other row has any."""
+        bound = program.bound.get(self.row)
+        if len(self.spelled) != (self.count if bound is not None else 0):
+            raise ValueError(
+                f"{_PREFIX}spelled has {len(self.spelled)} ids, and its count is {self.count}: export the session again"
+            )
+        walk = None if bound is None else Walk.along(bound, self.spelled)
+        if bound is not None and (walk is None or walk.is_over(self.limit)):
+            raise ValueError(
+                f"{_PREFIX}spelled holds ids that its segment's pattern does not begin with: continue it with the schedule "
+                "that it was made with"
+            )
+
+    def _check_spent(self, row: Sequence[int], kind: TokenKind, *, is_bound: bool) -> None:
+        """A row that draws has tokens left; only speech goes on without an end once the text is finished, and a text
+        that a pattern binds until it fits.
+        """
         if row[ProgramColumn.FORCED] or (kind is TokenKind.SPEECH and self.text_done):
             return
         budget = row[ProgramColumn.BUDGET]
         self._in_range("limit", 1, UNLIMITED if budget < 0 else budget)
-        self._in_range("count", 0, self.limit - 1)
+        if not is_bound:
+            self._in_range("count", 0, self.limit - 1)
 
     def _in_range(self, name: str, low: int, high: int) -> None:
         value = getattr(self, name)

@@ -5,17 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from innervoice_kernels.sampling.bits import Bits, has_id
 from innervoice_kernels.sampling.cursor_columns import TokenKind
 
 
 @dataclass(frozen=True)
 class Mask:
-    """Ids that may be drawn: half-open ranges and single ids."""
+    """Ids that may be drawn: half-open ranges and single ids; bits: which of these, packed, None: all."""
 
     ranges: tuple[tuple[int, int], ...]
     extras: tuple[int, ...] = ()
+    bits: Bits | None = field(default=None, compare=False)
 
     def __contains__(self, token: int) -> bool:
+        if self.bits is not None:
+            return has_id(self.bits, token)
         return token in self.extras or any(low <= token < high for low, high in self.ranges)
 
     @cached_property

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 
+from innervoice.schedule.guide import BoundSegment
 from innervoice.schedule.program import Schedule, Segment
 from innervoice.schedule.spelling import Spelling, tag_states
 from innervoice.types import Sampling, Vocabulary
@@ -58,6 +59,7 @@ class SegmentLayout:
         self.closers: dict[int, frozenset[str]] = {}  # by drawn id
         self.scores: dict[int, dict[tuple[int, ...], str]] = {}  # by row
         self.listening = range(0)
+        self.bound: dict[int, BoundSegment] = {}  # by row
         self.fits_device = True
         self.tool_row = self.start = NONE_LEFT
         self.sequence: list[_Laid] = []
@@ -245,6 +247,8 @@ class SegmentLayout:
             self._row(TokenKind.OPEN, ids=opening)
         body = len(self.rows)
         has_own = segment.close is not None or bool(segment.stop)
+        if segment.is_bound:
+            return self._add_bound(segment, entry, close)
         states = tag_states(close, segment.stop) if has_own else [{}]
         for edges in states:
             row = self._row(
@@ -267,6 +271,23 @@ class SegmentLayout:
         for row in range(entry, len(self.rows)):
             self.rows[row][ProgramColumn.CLOSE_ROW] = last[0]
         return last
+
+    def _add_bound(self, segment: Segment, entry: int, close: tuple[int, ...]) -> list[int]:
+        """Add the row of a reflection's text that a pattern binds, and its close, behind its open -> the last row."""
+        body = self._row(TokenKind.REFLECTION, segment)
+        ends = (*close[:1], *segment.stop, self.vocabulary.done)
+        self.bound[body] = BoundSegment(
+            self.spelling.guide(segment), segment.budget, frozenset(t for t in ends if t is not None)
+        )
+        self.stops |= {(body, token) for token in segment.stop}
+        self.fits_device = False
+        last = self._row(TokenKind.CLOSE, ids=close) if close else body
+        for row in range(entry, last):
+            self._lead(row, body if row < body else last)
+        self.rows[entry][ProgramColumn.ENTRY] = 1
+        for row in range(entry, len(self.rows)):
+            self.rows[row][ProgramColumn.CLOSE_ROW] = last
+        return [last]
 
     def _add_choice(self, segment: Segment) -> range:
         """Add the trie of a choice's texts -> its rows: one for each fork, and one for the rest of a text behind

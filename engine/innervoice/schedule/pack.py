@@ -39,11 +39,11 @@ def request_values(program: Program, sampling: Sampling) -> dict[str, Any]:
     """The values that hold for a whole reply, by the names that `request_columns` of the kernels takes.
 
     Where its program stands among others (table, forced, samplings) is for the caller to add. Raises
-    ValueError for words in several ranges, of which a row of the table has one, and for a choice that forks wider
-    than a mask.
+    ValueError for words in several ranges, of which a row of the table has one, for a choice that forks wider
+    than a mask, and for a pattern.
     """
     if not program.fits_device:
-        raise ValueError("a choice or a tag offers more single ids at once than the device's masks hold")
+        raise ValueError("a choice, a tag or a pattern offers more ids at once than the device's masks hold")
     if len(program.vocabulary.words) > 1:
         raise ValueError(f"words stand in the ranges {program.vocabulary.words}: the device takes one")
     vocabulary, cap = program.vocabulary, program.schedule.reflection
@@ -69,7 +69,7 @@ def request_values(program: Program, sampling: Sampling) -> dict[str, Any]:
     }
 
 
-_HOST_ALONE = ("caps", "granted", "closed")
+_HOST_ALONE = ("caps", "granted", "closed", "spelled")
 
 
 def state_values(state: CursorState) -> dict[str, int]:

@@ -13,6 +13,7 @@ from innervoice.fields import (
     MOST_INT32,
     Choices,
     Count,
+    Encodable,
     FieldType,
     Length,
     Limits,
@@ -64,6 +65,8 @@ class Segment:
     choices: Annotated[tuple[str | tuple[Count, ...], ...], Length(4096)] = ()
     feed: Annotated[str | None, Length(256)] = None
     pick: Literal["drawn", "scored"] = "drawn"
+    pattern: Annotated[str | None, Encodable(), Length(2**16)] = None
+    schema: Mapping[str, Any] | str | None = None
 
     @classmethod
     def of(cls, data: Any, where: str) -> Segment:
@@ -83,6 +86,11 @@ class Segment:
             voice_as=data.get("as", "reflection"),
             **{name: data[name] for name in _PARTS if name in data},
         )
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether a pattern or a schema binds its text."""
+        return self.pattern is not None or self.schema is not None
 
     def checked(self, where: str) -> Segment:
         """The same with checked and converted fields. Raises ValueError, which names the field."""
@@ -106,7 +114,7 @@ class Segment:
         return {"kind": self.kind, "budget": self.budget} | more if more else [self.kind, self.budget]
 
 
-_PARTS = ("name", "open", "close", "stop", "choices", "feed", "pick")
+_PARTS = ("name", "open", "close", "stop", "choices", "feed", "pick", "pattern", "schema")
 _NO_PARTS = {f.name: f.default for f in fields(Segment) if f.name in _PARTS}
 
 

@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from innervoice.checkpoint.files import refuse_unknown
 from innervoice.schedule.compile import Program, compile_schedule
-from innervoice.schedule.cursor import Cursor, make_cursor
+from innervoice.schedule.cursor import Cursor
 from innervoice.schedule.emission import Emission, Mask
+from innervoice.schedule.make_cursor import make_cursor
 from innervoice.schedule.pack import request_values, sampling_table
 from innervoice.schedule.program import Schedule
 from innervoice.types import Sampling, Vocabulary

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 
+from innervoice.schedule.guide import Guide
+from innervoice.schedule.patterns import Patterns
 from innervoice.schedule.program import ScheduleError, Segment
 from innervoice.types import Vocabulary
 from innervoice_kernels.sampling.cursor_columns import Edge
@@ -13,7 +15,8 @@ from innervoice_kernels.sampling.cursor_columns import Edge
 class Spelling:
     """Turns tags and texts into ids.
 
-    special: the id of a token's string; encode: the ids of any text. Without them only ids are taken.
+    special: the id of a token's string; encode: the ids of any text. Without them only ids are taken. patterns: makes
+    the guides of segments that a pattern binds.
     """
 
     def __init__(
@@ -21,10 +24,12 @@ class Spelling:
         vocabulary: Vocabulary,
         special: Callable[[str], int | None] | None,
         encode: Callable[[str], Sequence[int]] | None,
+        patterns: Patterns | None = None,
     ) -> None:
         self._vocabulary = vocabulary
         self._special = special
         self._encode = encode
+        self._patterns = patterns
 
     def ids(self, given: str | Sequence[int], where: str = "text") -> tuple[int, ...]:
         """The ids of a text, of a token's string, or those given.
@@ -53,6 +58,12 @@ class Spelling:
     def close(self, segment: Segment) -> tuple[int, ...]:
         """The ids that close a reflection: its own, or the checkpoint's."""
         return self._own(segment.close, self._vocabulary.close)
+
+    def guide(self, segment: Segment, where: str = "segment") -> Guide:
+        """The guide of a segment that a pattern binds. Raises ScheduleError, which begins with `where`."""
+        if self._patterns is None:
+            raise ScheduleError(f"{where} has a pattern, and there is no tokenizer: load a model with one")
+        return self._patterns.guide(segment, where)
 
     def paths(self, segment: Segment, where: str = "text") -> dict[tuple[int, ...], str]:
         """The ids of each text of a choice -> the text; ids as a JSON list.

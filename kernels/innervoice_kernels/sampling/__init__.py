@@ -1,5 +1,6 @@
 """Logits to tokens: masked sampling and the schedule's cursor on the device.
 
+bits.py            sets of ids as packed bits
 cursor.py          the schedule's cursor on the device, for a batch of rows
 cursor_columns.py  what the numbers in its tensors mean
 cursor_walk.py     its rules

@@ -7,7 +7,7 @@ logits: [B, V]   ->   ids: [B] int64, logprobs: [B] float32
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from torch import Tensor
 from innervoice_kernels import _C
 from innervoice_kernels.backend import NATIVE, TRITON, choose
 from innervoice_kernels.native import floats, team
+from innervoice_kernels.sampling.bits import Bits, keep_bits, pack_ids, unpack_bits
 from innervoice_kernels.sampling.cursor_columns import MaskColumn
 from innervoice_kernels.sampling.philox import gumbel_noise_ref, signed
 
@@ -33,7 +34,8 @@ class Draw:
 
     ranges: half-open id ranges; extras: single ids; temperature 0: greedy; top_k 0 and top_p 1: off.
 
-    seed, n, d: key of the noise (the request's seed, tokens emitted so far, 1 after a discarded draw).
+    seed, n, d: key of the noise (the request's seed, tokens emitted so far, 1 after a discarded draw). bits: which
+    of the ids of ranges and extras may be drawn, packed; None: all.
     """
 
     ranges: tuple[tuple[int, int], ...]
@@ -44,6 +46,7 @@ class Draw:
     seed: int = 0
     n: int = 0
     d: int = 0
+    bits: Bits | None = field(default=None, compare=False)
 
 
 def sample_ref(logits: Tensor, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
@@ -63,7 +66,8 @@ def allowed_ids(draw: Draw, device: torch.device) -> Tensor:
     """The ids of a mask, ascending, each once -> [N] int64."""
     spans = merge_spans((*draw.ranges, *((token, token + 1) for token in draw.extras)))
     parts = [torch.arange(low, high, device=device, dtype=torch.int64) for low, high in spans]
-    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64, device=device)
+    ids = torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64, device=device)
+    return ids if draw.bits is None else ids[unpack_bits(draw.bits, device)[ids]]
 
 
 def _draw_row(row: Tensor, draw: Draw) -> tuple[int, float]:
@@ -171,6 +175,19 @@ def _packed(ranges: tuple[tuple[int, int], ...], extras: tuple[int, ...]) -> tup
     return (*ends, *[0] * (2 * _PARTS[0] - len(ends)), *single, *[-1] * (_PARTS[1] - len(single)))
 
 
+@lru_cache(maxsize=64)
+def _as_bits(ranges: tuple[tuple[int, int], ...], extras: tuple[int, ...], size: int) -> Bits:
+    """A mask as packed bits."""
+    return pack_ids(allowed_ids(Draw(ranges, extras), torch.device("cpu")).numpy(), size)
+
+
+def _fitting(draw: Draw, size: int) -> Draw:
+    """The same draw, by packed bits where a kernel's mask does not hold its ranges and single ids."""
+    if draw.bits is not None or (len(draw.ranges) <= _PARTS[0] and len(draw.extras) <= _PARTS[1]):
+        return draw
+    return replace(draw, ranges=((0, size),), extras=(), bits=_as_bits(draw.ranges, draw.extras, size))
+
+
 def draws_of(draws: Sequence[Draw], device: torch.device) -> Draws:
     """Draws as kernels read them. Raises ValueError for a mask of more ranges or single ids than that."""
     from innervoice_kernels.sampling.cursor import Draws
@@ -190,6 +207,11 @@ def draws_of(draws: Sequence[Draw], device: torch.device) -> Draws:
 def sample(logits: Tensor, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
     """The public op; see `sample_ref`."""
     chosen = choose("sample", logits, has_native=True)
+    if chosen == TRITON:
+        draws = [_fitting(draw, logits.shape[1]) for draw in draws]
+    if any(draw.bits is not None for draw in draws):
+        logits = keep_bits(logits, [draw.bits for draw in draws])
+        draws = [replace(draw, bits=None) for draw in draws]
     if chosen == NATIVE and logits.dtype == torch.float64:
         return sample_ref(logits, draws)
     run = {TRITON: _sample_triton, NATIVE: _sample_native}.get(chosen, sample_ref)

@@ -1,0 +1,187 @@
+"""Patterns: regular expressions and JSON schemas as guides over a vocabulary, by outlines-core."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from innervoice.schedule.guide import Edges, Guide
+from innervoice.schedule.json_schema import check_schema
+from innervoice.schedule.program import ScheduleError, Segment
+from innervoice.types import Vocabulary
+
+_MARK = b"\x00"  # what stands before every pattern that the library is given
+_MOST_GUIDES = 16
+_MOST_EXPANDED = 20_000  # characters of a pattern with its repeats written out
+_REPEAT = re.compile(r"\{(\d+)(?:,(\d*))?\}")
+_PART = re.compile(r"\\[pP]\{[^}]*\}|\\x\{[^}]*\}|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", re.DOTALL)
+
+
+class Patterns:
+    """Makes the guides of segments over a vocabulary, each once, and keeps those that were used last. Thread-safe.
+
+    text_of: the bytes of a text id, b"" for an id without text.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, text_of: Callable[[int], bytes]) -> None:
+        self._vocabulary = vocabulary
+        self._text_of = text_of
+        self._lock = threading.Lock()
+        self._texts: Any = None  # the library's vocabulary, made with the first guide
+        self._guides: OrderedDict[str, Guide] = OrderedDict()
+
+    def guide(self, segment: Segment, where: str) -> Guide:
+        """The guide of a segment's pattern or schema.
+
+        Raises ScheduleError, which begins with `where`: without outlines-core, and for a pattern that it refuses or
+        that the vocabulary cannot spell.
+        """
+        name = f"{where}.{'pattern' if segment.schema is None else 'schema'}"
+        try:
+            import outlines_core
+        except ImportError:
+            raise ScheduleError(
+                f"{name} needs outlines-core, which is not installed: pip install 'innervoice[patterns]'"
+            ) from None
+        pattern = segment.pattern if segment.schema is None else _regex_of(segment.schema, name)
+        assert pattern is not None, "a segment without either is bound by nothing"
+        with self._lock:
+            found = self._guides.pop(pattern, None)
+            if found is None:
+                _check_length(pattern, name)
+                found = self._made(outlines_core, pattern, name)
+            self._guides[pattern] = found
+            while len(self._guides) > _MOST_GUIDES:
+                self._guides.popitem(last=False)
+        return found
+
+    def _made(self, library: Any, pattern: str, name: str) -> Guide:
+        size = self._vocabulary.size
+        if self._texts is None:
+            self._texts = library.Vocabulary(size, self._ids_by_text())
+        try:
+            with suppress(_Unspellable):  # by a vocabulary of nothing
+                _index(library, pattern, library.Vocabulary(1, {_MARK: [0]}))
+            # By itself the library stops at the first end that it meets, and leaves out ids that lead from an end to none.
+            # It holds what must reach \z, but only behind something.
+            index = _index(library, f"\\x00(?:{pattern})\\z", self._texts)
+        except _Unspellable:
+            raise ScheduleError(_unspellable(name, pattern)) from None
+        except ValueError as error:
+            raise ScheduleError(
+                f"{name} is {_short(pattern)}, which outlines-core refuses ({str(error)[:200]}): write a regular "
+                "expression without look-around, anchors and back references"
+            ) from None
+        start: int = index.get_next_state(index.get_initial_state(), size + 1)
+        found = Guide.of(_edges(index, start, size), start, index.get_final_states(), size)
+        if found is None:
+            raise ScheduleError(_unspellable(name, pattern))
+        if not len(found.edges[0][0]):
+            raise ScheduleError(f"{name} is {_short(pattern)}, which only the empty text fits: leave it out")
+        return found
+
+    def _ids_by_text(self) -> Mapping[bytes, list[int]]:
+        texts: dict[bytes, list[int]] = {_MARK: [self._vocabulary.size + 1]}
+        for low, high in (self._vocabulary.text, *self._vocabulary.words):
+            for token in range(low, high):
+                if text := self._text_of(token):
+                    texts.setdefault(text, []).append(token)
+        return texts
+
+
+class _Unspellable(Exception):
+    """Some place of a pattern has no id that leads on."""
+
+
+def _index(library: Any, pattern: str, texts: Any) -> Any:
+    """The library's index of a pattern. Raises _Unspellable, and ValueError with its reason on one line."""
+    try:
+        return library.Index(pattern, texts)
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise _Unspellable if "incompatible with the regex" in reason else ValueError(reason) from None
+
+
+def _edges(index: Any, start: int, size: int) -> dict[int, Edges]:
+    """The edges of all states of a library's index, without those of ids that are none of the vocabulary."""
+    edges: dict[int, Edges] = {}
+    waiting, follow = [start], index.get_next_state
+    while waiting:
+        state = waiting.pop()
+        if state in edges:
+            continue
+        ids = np.array(sorted(token for token in index.get_allowed_tokens(state) if token < size), np.int32)
+        targets = np.fromiter((follow(state, token) for token in ids.tolist()), np.int32, len(ids))
+        edges[state] = (ids, targets)
+        waiting += np.unique(targets).tolist()
+    return edges
+
+
+def _regex_of(schema: str | Mapping[str, Any], name: str) -> str:
+    """The regular expression of a JSON schema. Raises ScheduleError."""
+    from outlines_core.json_schema import build_regex_from_schema
+
+    if isinstance(schema, str):
+        try:
+            read = json.loads(schema)
+        except ValueError as error:
+            raise ScheduleError(f"{name} is {_short(schema)}, which is no JSON ({error})") from None
+    else:
+        read = schema
+    check_schema(read, name)
+    try:
+        made: str = build_regex_from_schema(json.dumps(read))
+    except (ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise ScheduleError(f"{name} is a schema that outlines-core refuses: {reason[:200]}") from None
+    return made
+
+
+def _check_length(pattern: str, name: str) -> None:
+    """Refuse repeats within repeats that would make an automaton of endless size."""
+    num = expanded_length(pattern)
+    if num > _MOST_EXPANDED:
+        raise ScheduleError(
+            f"{name} is {_short(pattern)}, which has {num} characters with its repeats written out: it must have at most "
+            f"{_MOST_EXPANDED}"
+        )
+
+
+def expanded_length(pattern: str) -> int:
+    """About how many characters a regular expression has with its counted repeats written out."""
+    totals, last, place = [0], 0, 0
+    while place < len(pattern):
+        repeat = _REPEAT.match(pattern, place)
+        if repeat is not None:
+            low, high = int(repeat[1]), int(repeat[2] or 0)
+            totals[-1] += last * (max(low, high, 1) - 1)
+            last *= max(low, high, 1)
+            place = repeat.end()
+            continue
+        part = _PART.match(pattern, place)
+        assert part is not None, "any character is a part"
+        place = part.end()
+        if part[0] == "(":
+            totals.append(0)
+        elif part[0] == ")" and len(totals) > 1:
+            last = totals.pop() or 1
+            totals[-1] += last
+        else:
+            last = 1
+            totals[-1] += last
+    return sum(totals)
+
+
+def _unspellable(name: str, pattern: str) -> str:
+    return f"{name} is {_short(pattern)}, a part of which no ids of the vocabulary can spell: use its characters alone"
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:77]}...")
