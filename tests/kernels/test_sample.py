@@ -51,7 +51,9 @@ def test_allowed_ids_ascend_without_repeats() -> None:
     assert allowed_ids(draw, torch.device("cpu")).tolist() == [0, 1, 5, 10, 11, 12, 13]
 
 
-@pytest.mark.parametrize(("temperature", "top_k", "top_p"), [(0.0, 0, 1.0), (0.9, 0, 1.0), (1.1, 7, 1.0), (0.8, 9, 0.7)])
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"), [(0.0, 0, 1.0), (0.9, 0, 1.0), (1.1, 7, 1.0), (0.8, 9, 0.7)]
+)
 def test_packed_bits_leave_out_the_ids_that_a_mask_of_the_others_leaves_out(
     temperature: float, top_k: int, top_p: float
 ) -> None:

@@ -82,12 +82,12 @@ def spellings_of(text: bytes) -> frozenset[tuple[int, ...]]:
     if not text:
         return frozenset({()})
     first = [token for token in IDS if text.startswith(text_of(token))]
-    return frozenset(
-        (token, *rest) for token in first for rest in spellings_of(text[len(text_of(token)) :])
-    )
+    return frozenset((token, *rest) for token in first for rest in spellings_of(text[len(text_of(token)) :]))
 
 
-FINITE = ["ab|abc|ba", "a|ab(c1)?", "a(b|c)?1", "[ab]{1,3}", '"[abc]?"', "é|a", "(ab|a)(12|1)?", "-?1?2", "(abc|cab)c?", "(ab)??c?"]
+FINITE = [
+    "ab|abc|ba", "a|ab(c1)?", "a(b|c)?1", "[ab]{1,3}", '"[abc]?"', "é|a", "(ab|a)(12|1)?", "-?1?2", "(abc|cab)c?", "(ab)??c?",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("pattern", FINITE)
@@ -108,7 +108,9 @@ def test_the_offered_ids_are_those_that_some_spelling_goes_on_with(pattern: str)
         assert offered(cursor) == goes_on | ends, place
 
 
-@pytest.mark.parametrize(("pattern", "budget"), [("a*b", 2), ("[abc]+1", 3), ("(ab)*(12)?", 2), ('"[a-c]*"', 3)])
+@pytest.mark.parametrize(
+    ("pattern", "budget"), [("a*b", 2), ("[abc]+1", 3), ("(ab)*(12)?", 2), ('"[a-c]*"', 3)]
+)
 def test_the_offered_ids_leave_room_for_the_end_within_the_budget(pattern: str, budget: int) -> None:
     """Endless patterns under a budget: at every place the ids of spellings that are short enough, and no others."""
     spellings = spelled(pattern, 3 * budget, budget)
@@ -250,14 +252,18 @@ SCHEMA: dict[str, Any] = {
     "additionalProperties": False,
     "$defs": {"n": {"anyOf": [{"type": "integer"}, {"type": "null"}]}},
 }
-CHARACTERS = Vocabulary(size=200, text=(0, 128), speech=None, end_of_turn=130, open=131, close=132, eos=(130,))
+CHARACTERS = Vocabulary(
+    size=200, text=(0, 128), speech=None, end_of_turn=130, open=131, close=132, eos=(130,)
+)
 
 
 def test_texts_of_a_schema_fit_it() -> None:
     """Random walks over a vocabulary of single characters, also when they are cut short."""
     patterns = Patterns(CHARACTERS, lambda token: bytes([token]))
     values = []
-    for number, schema in enumerate([SCHEMA, json.dumps(SCHEMA), {"type": ["number", "null"]}, {"const": "é"}] * 12):
+    for number, schema in enumerate(
+        [SCHEMA, json.dumps(SCHEMA), {"type": ["number", "null"]}, {"const": "é"}] * 12
+    ):
         if schema == {"const": "é"}:
             continue
         made = Schedule(prologue=(Segment("reflection", schema=schema),), cycle=(Segment("transcript"),))
@@ -315,7 +321,10 @@ def test_refusals(segment: dict[str, Any], message: str) -> None:
         ("3", "schema is '3': write a JSON schema, which is an object"),
         ({}, "schema has no type"),
         ({"type": "dict"}, "schema.type is 'dict'"),
-        ({"type": "integer", "minimum": 3}, "schema.minimum is a keyword that outlines-core does not hold here"),
+        (
+            {"type": "integer", "minimum": 3},
+            "schema.minimum is a keyword that outlines-core does not hold here",
+        ),
         ({"oneOf": [{"type": "null"}]}, "schema has no type"),
         ({"type": "string", "oneOf": []}, "schema.oneOf is a keyword"),
         ({"enum": [[1]]}, "schema.enum holds '[1]', which is no plain value"),
@@ -360,7 +369,10 @@ def test_other_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
     cursor = cursor_of(bound("ab"))
     cursor.emit_forced()
     cursor.draw(0)
-    for changed, message in (({"spelled": [1]}, "its segment's pattern does not begin with"), ({"spelled": []}, "0 ids")):
+    for changed, message in (
+        ({"spelled": [1]}, "its segment's pattern does not begin with"),
+        ({"spelled": []}, "0 ids"),
+    ):
         state = CursorState.from_json(cursor.state.to_json() | changed)
         with pytest.raises(ValueError, match=message):
             make_cursor(cursor.program, state=state)
@@ -379,7 +391,15 @@ def test_other_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("pattern", "length"),
-    [("abc", 3), ("a{3}", 3), ("(ab){2,5}c", 11), ("((a{10}){10}){10}", 1000), ("[^a-z]{4}", 4), (r"\{2\}", 3), ("a{2,}", 2)],
+    [
+        ("abc", 3),
+        ("a{3}", 3),
+        ("(ab){2,5}c", 11),
+        ("((a{10}){10}){10}", 1000),
+        ("[^a-z]{4}", 4),
+        (r"\{2\}", 3),
+        ("a{2,}", 2),
+    ],
 )
 def test_repeats_are_written_out_to_measure_a_pattern(pattern: str, length: int) -> None:
     assert expanded_length(pattern) == length

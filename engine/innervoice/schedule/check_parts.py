@@ -34,7 +34,9 @@ def check_names(schedule: Schedule, wheres: Sequence[str]) -> None:
 
 def check_bound_budgets(schedule: Schedule, spelling: Spelling) -> None:
     """Refuse budgets of the first pass, and limits, that are too short for the patterns of their segments."""
-    given = [(f"first[{place}]", schedule.cycle[place], budget) for place, budget in enumerate(schedule.first)]
+    given = [
+        (f"first[{place}]", schedule.cycle[place], budget) for place, budget in enumerate(schedule.first)
+    ]
     by_name = {segment.name: segment for segment in schedule.segments}
     given += [
         (f"limits.{name}", by_name[name], max(limit, schedule.floor))

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from innervoice.schedule.emission import Mask
-from innervoice_kernels.sampling.bits import Bits, pack_ids
+from innervoice_kernels.sampling.bits import pack_ids
 
 ENDLESS = 2**31 - 1  # of a distance: the end cannot be reached
 

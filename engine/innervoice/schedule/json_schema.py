@@ -47,7 +47,9 @@ def _check(schema: Any, where: str, root: Any, refs: tuple[str, ...]) -> None:
     held = {form} | _FORMS[form] if form else {"type"}.union(*(_OF_TYPES[one] for one in types))
     for name in schema:
         if name not in held and name not in _NOTES:
-            raise ScheduleError(f"{where}.{name} is a keyword that outlines-core does not hold here: leave it out")
+            raise ScheduleError(
+                f"{where}.{name} is a keyword that outlines-core does not hold here: leave it out"
+            )
     if form is None:
         _check_types(schema, where, root, refs, types)
     elif form == "properties":
@@ -73,7 +75,9 @@ def _check_types(
 ) -> None:
     lengths = {"minLength", "maxLength"} & schema.keys()
     if bool(lengths) + ("pattern" in schema) + ("format" in schema) > 1:
-        raise ScheduleError(f"{where} has two of length, pattern and format: outlines-core holds one, leave one out")
+        raise ScheduleError(
+            f"{where} has two of length, pattern and format: outlines-core holds one, leave one out"
+        )
     for low, high in (("minLength", "maxLength"), ("minItems", "maxItems")):
         for name in (low, high):
             value = schema.get(name, 0)
@@ -112,10 +116,14 @@ def _check_properties(schema: Mapping[str, Any], where: str, root: Any, refs: tu
         raise ScheduleError(f"{where}.type is {schema['type']!r}: with properties it must be object")
     for name in required if isinstance(required, Sequence) else []:
         if name not in properties:
-            raise ScheduleError(f"{where}.required names {name!r}, which is none of the properties: add it there")
+            raise ScheduleError(
+                f"{where}.required names {name!r}, which is none of the properties: add it there"
+            )
     for name, inner in properties.items():
         if not isinstance(name, str) or re.search(r'["\\\x00-\x1f]', name):
-            raise ScheduleError(f"{where}.properties has the name {name!r}: use one without quotes and escapes")
+            raise ScheduleError(
+                f"{where}.properties has the name {name!r}: use one without quotes and escapes"
+            )
         _check(inner, f"{where}.properties.{name}", root, refs)
 
 
@@ -129,7 +137,9 @@ def _check_all(schemas: Any, where: str, root: Any, refs: tuple[str, ...]) -> No
 def _check_reference(schema: Mapping[str, Any], where: str, root: Any, refs: tuple[str, ...]) -> None:
     reference, found = schema["$ref"], root
     if not isinstance(reference, str) or not reference.startswith("#/"):
-        raise ScheduleError(f"{where}.$ref is {reference!r}: only places within the schema are known, such as #/$defs/x")
+        raise ScheduleError(
+            f"{where}.$ref is {reference!r}: only places within the schema are known, such as #/$defs/x"
+        )
     if reference in refs or len(refs) == _DEPTH:
         raise ScheduleError(
             f"{where}.$ref is {reference!r}, which leads to itself or deeper than {_DEPTH} references: write it out"
@@ -148,7 +158,9 @@ def _check_values(values: Any, where: str, types: Sequence[str]) -> None:
         own = _type_of(value)
         fits = own in types or (own == "integer" and "number" in types)
         if own is None or (types and not fits):
-            raise ScheduleError(f"{where} holds {str(value)[:80]!r}, which is no plain value of the schema's type")
+            raise ScheduleError(
+                f"{where} holds {str(value)[:80]!r}, which is no plain value of the schema's type"
+            )
 
 
 def _type_of(value: Any) -> str | None:
