@@ -197,5 +197,6 @@ def test_smollm2_writes_hidden_json() -> None:
                 value = json.loads(text)
                 jsonschema.validate(value, schema)
                 assert name == "state" and list(value) == ["emotion", "cause", "needs"]
-                assert reply.transcript.strip() and '"emotion"' not in reply.transcript
-                assert value["cause"] not in reply.transcript or len(value["cause"]) < 12
+                spoken = [e.text for e in reply.events if isinstance(e, Transcript)]
+                assert reply.transcript.strip() and reply.transcript == "".join(spoken)
+                assert text not in reply.transcript and "State:" not in reply.transcript

@@ -43,7 +43,11 @@ WITHOUT_TORCH = (
     "telemetry/metrics.py",
     "tools/simulator",
 )
-KERNELS_WITHOUT_TORCH = ("innervoice_kernels._C", "innervoice_kernels.sampling.cursor_columns.")
+KERNELS_WITHOUT_TORCH = (
+    "innervoice_kernels._C",
+    "innervoice_kernels.sampling.bits.",
+    "innervoice_kernels.sampling.cursor_columns.",
+)
 
 
 def name_of(path: Path) -> str:
@@ -89,8 +93,8 @@ def test_module_is_free_of_torch(path: Path) -> None:
 
 
 def test_kernel_modules_for_the_schedule_load_no_torch() -> None:
-    module = "innervoice_kernels.sampling.cursor_columns"
-    code = f"import sys; sys.path[:0] = sys.argv[1:]\nimport {module}\nprint('torch' in sys.modules)"
+    modules = ", ".join(name.rstrip(".") for name in KERNELS_WITHOUT_TORCH[1:])
+    code = f"import sys; sys.path[:0] = sys.argv[1:]\nimport {modules}\nprint('torch' in sys.modules)"
     result = run_python(code)
     assert (result.returncode, result.stdout) == (0, "False\n"), result.stderr
 

@@ -12,13 +12,14 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from innervoice_kernels import _C
 from innervoice_kernels.backend import NATIVE, TRITON, choose
 from innervoice_kernels.native import floats, team
-from innervoice_kernels.sampling.bits import Bits, keep_bits, pack_ids, unpack_bits
+from innervoice_kernels.sampling.bits import Bits, pack_ids
 from innervoice_kernels.sampling.cursor_columns import MaskColumn
 from innervoice_kernels.sampling.philox import gumbel_noise_ref, signed
 
@@ -67,7 +68,7 @@ def allowed_ids(draw: Draw, device: torch.device) -> Tensor:
     spans = merge_spans((*draw.ranges, *((token, token + 1) for token in draw.extras)))
     parts = [torch.arange(low, high, device=device, dtype=torch.int64) for low, high in spans]
     ids = torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64, device=device)
-    return ids if draw.bits is None else ids[unpack_bits(draw.bits, device)[ids]]
+    return ids if draw.bits is None else ids[_flags(draw.bits, device)[ids]]
 
 
 def _draw_row(row: Tensor, draw: Draw) -> tuple[int, float]:
@@ -181,6 +182,21 @@ def _as_bits(ranges: tuple[tuple[int, int], ...], extras: tuple[int, ...], size:
     return pack_ids(allowed_ids(Draw(ranges, extras), torch.device("cpu")).numpy(), size)
 
 
+def _flags(bits: Bits, device: torch.device) -> Tensor:
+    """Packed bits -> [32 * words] bool."""
+    flags = np.unpackbits(bits.view(np.uint8), bitorder="little").view(np.bool_)
+    return torch.from_numpy(flags).to(device)
+
+
+def _keep_bits(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
+    """Logits with -inf for the ids that a row's bits leave out."""
+    masked = logits.clone()
+    for row, draw in zip(masked, draws, strict=True):
+        if draw.bits is not None:
+            row.masked_fill_(~_flags(draw.bits, logits.device)[: logits.shape[1]], -torch.inf)
+    return masked
+
+
 def _fitting(draw: Draw, size: int) -> Draw:
     """The same draw, by packed bits where a kernel's mask does not hold its ranges and single ids."""
     if draw.bits is not None or (len(draw.ranges) <= _PARTS[0] and len(draw.extras) <= _PARTS[1]):
@@ -210,7 +226,7 @@ def sample(logits: Tensor, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
     if chosen == TRITON:
         draws = [_fitting(draw, logits.shape[1]) for draw in draws]
     if any(draw.bits is not None for draw in draws):
-        logits = keep_bits(logits, [draw.bits for draw in draws])
+        logits = _keep_bits(logits, draws)
         draws = [replace(draw, bits=None) for draw in draws]
     if chosen == NATIVE and logits.dtype == torch.float64:
         return sample_ref(logits, draws)
