@@ -63,7 +63,7 @@ class Guide:
     @cached_property
     def ends_by_itself(self) -> bool:
         """Whether nothing can follow wherever the pattern may end."""
-        return not any(len(self.edges[state][0]) for state in np.flatnonzero(self.distance == 0))
+        return not any(len(self.edges[state][0]) for state in np.flatnonzero(self.distance == 0).tolist())
 
     def follow(self, state: int, token: int) -> int:
         """The state behind an id, -1: the pattern does not go on with it."""
