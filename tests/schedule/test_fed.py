@@ -75,6 +75,23 @@ def test_an_id_ends_the_listening() -> None:
     assert not cursor.waits and cursor.kind is TokenKind.TRANSCRIPT and cursor.closed == {"user"}
 
 
+@pytest.mark.parametrize("way", ["off", "done"])
+def test_it_goes_on_listening_without_its_thoughts(way: str) -> None:
+    """Reflection is off, or was done: the thought at the end of a round is left out, and the next piece follows."""
+    cursor = cursor_of(**LISTENING, **({"reflect": "off"} if way == "off" else {}))
+    for token in (1, 2, 3):
+        cursor.feed(token)
+    if way == "done":
+        think(cursor, 5, VOCABULARY.done or 0)
+        for token in (1, 2, 3):
+            assert cursor.waits
+            cursor.feed(token)
+    assert cursor.waits and cursor.feed_name == "user"
+    cursor.feed(4)
+    cursor.close_feed()
+    assert cursor.kind is TokenKind.TRANSCRIPT
+
+
 def test_the_end_of_fed_text_lets_speech_go_on_to_its_end() -> None:
     said = {"kind": "fed", "as": "transcript", "feed": "text", "budget": 2}
     cursor = cursor_of(cycle=[said, ["speech", 3]])

@@ -89,10 +89,8 @@ class SegmentLayout:
         for index, laid in enumerate(self.sequence):
             if laid.segment.kind == "tool":  # the reply ends behind it
                 continue
-            num = len(schedule.listen)
-            after = index + 1 if index >= num else (index + 1) % num
             for flags in range(4):
-                target = self._target(after, loop_at, flags)
+                target = self._target(self._after(index), loop_at, flags)
                 for row in laid.last:
                     self.rows[row][ProgramColumn.NEXT + flags] = target
         self.start = self._target(0, loop_at, 0)
@@ -120,6 +118,11 @@ class SegmentLayout:
             limit = max(limit, self.schedule.floor)
         return replace(segment, budget=limit if segment.budget is None else min(segment.budget, limit))
 
+    def _after(self, index: int) -> int:
+        """The place of the segment behind another: what is listened with begins again behind its last."""
+        num = len(self.schedule.listen)
+        return index + 1 if index >= num else (index + 1) % num
+
     def _target(self, index: int, loop_at: int, flags: int) -> int:
         """First row of the next segment that runs, skips resolved; found once for all that are skipped."""
         passed = []
@@ -138,7 +141,7 @@ class SegmentLayout:
             if not skipped:
                 found = row
                 break
-            index += 1
+            index = self._after(index)
         self.targets |= dict.fromkeys(passed, found)
         return found
 
