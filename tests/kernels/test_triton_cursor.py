@@ -387,7 +387,7 @@ def test_a_device_refuses_a_choice_that_forks_wider_than_its_masks() -> None:
     program = compile_schedule(
         Schedule.from_dict({"prologue": [choice], "cycle": [["speech", 2]]}), VOCABULARY
     )
-    with pytest.raises(ValueError, match="more single ids at once"):
+    with pytest.raises(ValueError, match="a pattern offers more ids at once"):
         pack.request_values(program, GREEDY)
 
 

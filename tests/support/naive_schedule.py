@@ -287,6 +287,15 @@ class Naive:
                 return
 
 
+def scripted(absent: set[str], seed: int) -> tuple[dict[str, Any], np.ndarray]:
+    """A vocabulary and random logits of 60 tokens over it, of which no two are equal."""
+    rng = np.random.default_rng(seed)
+    logits = rng.permuted(np.tile(np.arange(SIZE), (60, 1)), axis=1)
+    for low, high in ((0, 3), (30, SIZE)):  # special ids and those of tags come often enough
+        logits[:, low:high] += rng.integers(0, 16, size=(60, high - low))
+    return {**VOCAB, **dict.fromkeys(absent)}, logits * 40 + np.arange(SIZE)
+
+
 def hold(
     schedule: dict[str, Any],
     absent: set[str],
@@ -296,11 +305,6 @@ def hold(
     given_ids: dict[str, list[int]] | None = None,
 ) -> None:
     """The host's cursor gives what the interpreter gives, over random logits."""
-    vocab = {**VOCAB, **dict.fromkeys(absent)}
-    rng = np.random.default_rng(seed)
-    logits = rng.permuted(np.tile(np.arange(SIZE), (60, 1)), axis=1)
-    for low, high in ((0, 3), (30, SIZE)):  # special ids and those of tags come often enough
-        logits[:, low:high] += rng.integers(0, 16, size=(60, high - low))
-    logits = logits * 40 + np.arange(SIZE)  # no ties
+    vocab, logits = scripted(absent, seed)
     naive = Naive(schedule, vocab, logits, limit, caps, given_ids)
     assert replay(schedule, vocab, logits, limit, caps, feeds=given_ids) == naive.run()
