@@ -61,6 +61,13 @@ def check_reempathy(made: dict[str, Any]) -> None:
     assert max(lengths(first, "response")) <= 12
     assert plain.reflections == [] and set(parts(plain.events)) == {"response"}
     assert is_apart(reply) and is_apart(first)
+    heavy, neutral = (
+        made["engine"].generate(
+            made["prompt"], schedule=made["reempathy"](weight=weight), sampling=made["sampling"]
+        )
+        for weight in (4.0, 1.0)
+    )
+    assert heavy.ids != neutral.ids
 
 
 def check_stitch(made: dict[str, Any]) -> None:
@@ -97,12 +104,20 @@ def check_intent(made: dict[str, Any]) -> None:
 
 
 def check_aptness(made: dict[str, Any]) -> None:
-    events = made["events"]
-    assert parts(events) == ["draft", "examples", "heading", "strategy", "rewrite"]
+    events, labels = made["events"], made["labels"]
+    assert [name for name in parts(events) if name] == ["draft", "examples", "strategy", "rewrite"]
     shown = "".join(e.text for e in tokens(events, "examples"))
-    assert sum(text in shown for text in made["STORE"]) == 2 and made["draft"].strip()
+    assert len(labels) == 3 and sum(text in labels for text in made["STORE"]) == 2
+    assert all(f"({label}) {text}" in shown for text, label in labels.items())
+    assert {f" {label}\n" for label in labels.values()} <= set(made["STRATEGIES"])
+    assert made["draft"].strip() in labels and {e.feed for e in tokens(events, "examples")} == {"found"}
     assert tokens(events, "strategy")[-1].choice in made["STRATEGIES"]
-    assert "".join(e.text for e in tokens(events, "rewrite")).strip()
+    said = "".join(e.text for e in events if isinstance(e, Transcript))
+    assert (
+        said.strip()
+        and said == "".join(e.text for e in tokens(events, "rewrite"))
+        and made["draft"] not in said
+    )
 
 
 def check_pragmatic(made: dict[str, Any]) -> None:
@@ -111,7 +126,13 @@ def check_pragmatic(made: dict[str, Any]) -> None:
 
 
 def check_knowledge(made: dict[str, Any]) -> None:
-    assert set(made["parts"]) == {"xWant", "xNeed", "xReact"} and made["emotion"] in made["EXEMPLARS"]
+    assert set(made["parts"]) == {"xIntent", "xNeed", "xWant", "xEffect", "xReact"}
+    assert made["emotion"] in made["EXEMPLARS"]
+    asked: list[str] = []
+    others = made["answer"](
+        "I lost my dog.", retrieve=lambda emotion: asked.append(emotion) or ["I am here."]
+    )
+    assert asked == [others[1]] and others[2].transcript.strip()
     assert made["reply"].transcript.strip() and made["reply"].reflections == []
 
 
@@ -126,8 +147,11 @@ def check_shanks(made: dict[str, Any]) -> None:
 
 
 def check_mind_paced(made: dict[str, Any]) -> None:
-    assert len(made["thought"]) == 60 and len(made["speech"]) >= 40
-    assert 0 < made["fed_again"] < 3 * (60 + len(made["speech"]) + 20)
+    """All speech so far is fed again at each turn, and what is said stays as it was said."""
+    thought, speech = made["thought"], made["speech"]
+    assert (len(thought), len(speech), made["fed_again"]) == (60, 48, 16 + 32)
+    shorter = made["mind_paced"]("Why do leaves turn red in autumn?", turns=2)
+    assert shorter == (thought[:40], speech[:32], 16)
 
 
 CHECKS: dict[str, Callable[[dict[str, Any]], None]] = {
