@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 from innervoice.api.options import EngineOptions
 from innervoice.schedule import PRESETS, Schedule
+from innervoice.schedule.json_schema import check_schema
 from innervoice.tools.cli.main import app
 from innervoice.types import Usage
 
@@ -237,10 +238,11 @@ def test_python_of_the_pages_runs(folder: Path) -> None:
 def test_schedules_of_the_pages_are_read(folder: Path) -> None:
     texts = [json.loads(block) for text in PAGES.values() for block in blocks(text, "json")]
     schedules = [text for text in texts if "cycle" in text]
-    thoughtful, named, listening, thinking = map(Schedule.from_dict, schedules)
+    thoughtful, named, bound, listening, thinking = map(Schedule.from_dict, schedules)
     assert thoughtful == Schedule.load(folder / "thoughtful.json")
     assert named.limits == {"cause": 30}
     assert listening.listen and not thoughtful.listen
+    check_schema(bound.prologue[0].schema, "schema")
     assert thinking.tokens["open"] == "<think>" and thinking.has("reflection")
 
 
