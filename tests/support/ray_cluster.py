@@ -8,18 +8,26 @@ import json
 import os
 import signal
 import socket
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx2
 from paths import ROOT
+from realtime_callers import RATE, Tally, listen, question, say
+from websockets.asyncio.client import connect as connect_async
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from innervoice.runtime.playback import Playback
+from innervoice.telemetry.metrics import find_underruns
+
 APPLICATION = "innervoice"
+TEXTS = ("What is the weather like?", "And tomorrow?", "Thank you.")
 PATIENCE_S = 300.0
 SLOW_MACHINE = {
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
@@ -43,7 +51,7 @@ class Caller:
             max_queue=None,
             legacy=True,
         )
-        self.times_s: list[float] = []  # at which sound came
+        self.heard: list[tuple[float, int]] = []  # when sound came, and its samples
         self.sound = b""
         self.session = self.until("session.created")["session"]
         self.token: str = self.session["innervoice"]["resume_token"]
@@ -64,15 +72,16 @@ class Caller:
         while True:
             event: dict[str, Any] = json.loads(self.socket.recv(timeout=PATIENCE_S))
             if event["type"] == "response.output_audio.delta":
-                self.times_s.append(time.monotonic())
-                self.sound += base64.b64decode(event["delta"])
+                delta = base64.b64decode(event["delta"])
+                self.heard.append((time.monotonic(), len(delta) // 2))
+                self.sound += delta
             if event["type"] == type:
                 return event
 
     def ask(self, text: str) -> None:
         """Ask, and wait for nothing."""
         self.sound = b""
-        self.times_s = []
+        self.heard = []
         item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
         self.send("conversation.item.create", item=item)
         self.send("response.create")
@@ -88,6 +97,19 @@ class Caller:
         self.ask(text)
         return self.answer()
 
+    @property
+    def gap_s(self) -> float:
+        """The longest silence in the last reply, for a player that begins with its first sound."""
+        return find_underruns(self.heard, RATE).max_s
+
+    @property
+    def played_s(self) -> float:
+        """The time at which that player has played all of the last reply."""
+        playback = Playback()
+        for time_s, samples in self.heard:
+            playback.send(time_s, samples / RATE)
+        return playback.dry_s
+
     def closed(self) -> int:
         """Read until the connection is closed -> its code."""
         try:
@@ -99,6 +121,80 @@ class Caller:
     def hang_up(self) -> None:
         self.socket.close()
 
+    def vanish(self) -> None:
+        """Lose the connection without a word, if there is one."""
+        with suppress(OSError):
+            self.socket.socket.shutdown(socket.SHUT_RDWR)
+        self.closed()
+
+
+class SpeakingCallers:
+    """Clients that speak in real time and hear the replies, turn after turn, each in one session until they are stopped.
+
+    A thread has their event loop. At the end of the block every call ends after its reply, and what went wrong in one is
+    raised. tokens: of their sessions. replies: how each caller's replies ended.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._url = f"ws://127.0.0.1:{port}/v1/realtime?innervoice=1"
+        self._sound = question()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._is_over = False
+        self._calls: list[Future[None]] = []
+        self.tokens: list[str] = []
+        self.replies: list[list[str]] = []
+
+    def call(self, num: int, every_s: float = 0.2) -> list[str]:
+        """Have so many more callers, one after another -> the tokens of their sessions."""
+        before = len(self.tokens)
+        for i in range(num):
+            self.replies.append([])
+            talk = self._talk(self.replies[-1])
+            self._calls.append(asyncio.run_coroutine_threadsafe(talk, self._loop))
+            wait_for(lambda i=i: len(self.tokens) > before + i)  # type: ignore[misc]
+            time.sleep(every_s)
+        return self.tokens[before:]
+
+    def __enter__(self) -> SpeakingCallers:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._is_over = True
+        ends = wait(self._calls, PATIENCE_S if kind is None else 0.0)
+        for call in ends.not_done:
+            call.cancel()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        if kind is None:
+            assert not ends.not_done, "a call did not end"
+            for call in self._calls:
+                call.result()
+
+    async def _talk(self, replies: list[str]) -> None:
+        async with connect_async(self._url, open_timeout=PATIENCE_S, ping_interval=None) as connection:
+            created = json.loads(await connection.recv())
+            self.tokens.append(created["session"]["innervoice"]["resume_token"])
+            session = {"type": "realtime", "max_output_tokens": 60}
+            await connection.send(json.dumps({"type": "session.update", "session": session}))
+            while not self._is_over:
+                speaking = asyncio.create_task(say(connection, self._sound))
+                try:
+                    replies.append(await asyncio.wait_for(listen(connection, Tally()), PATIENCE_S))
+                    await speaking
+                finally:
+                    speaking.cancel()
+
+
+def wait_for(is_so: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
+    """Wait until something is so. Raises AssertionError."""
+    until_s = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < until_s, f"it did not come true in {seconds:g} s"
+        time.sleep(0.1)
+
 
 class Cluster:
     """Replicas behind one port."""
@@ -108,16 +204,17 @@ class Cluster:
         self._model = model
         self._options: dict[str, Any] = {}
 
-    def deploy(self, replicas: int, **server: Any) -> None:
+    def deploy(self, replicas: int, *, scaling: dict[str, Any] | None = None, **server: Any) -> None:
         """Run so many replicas, as `serve deploy` does, and wait until they serve.
 
-        server: options, whose change replaces all replicas, each once its successor serves.
+        scaling: the configuration that sets their number instead, beginning with so many. server: options, whose
+        change replaces all replicas, each once its successor serves.
         """
-        from ray import serve
         from ray.serve.context import _get_global_client
         from ray.serve.schema import ServeDeploySchema
 
         self._options |= server
+        number = {"num_replicas": replicas} if scaling is None else {"autoscaling_config": scaling}
         arguments = {
             "model": str(self._model),
             "served_name": "tiny",
@@ -130,26 +227,31 @@ class Cluster:
             "route_prefix": "/",
             "import_path": "innervoice.server.ray:build",
             "args": arguments,
-            "deployments": [{"name": "Replica", "num_replicas": replicas, "max_surge_percent": 100}],
+            "deployments": [{"name": "Replica", "max_surge_percent": 100, **number}],
         }
         _get_global_client().deploy_apps(ServeDeploySchema.model_validate({"applications": [application]}))
-        until_s = time.monotonic() + PATIENCE_S
-        while time.monotonic() < until_s:
-            found = serve.status().applications.get(APPLICATION)
-            if found is not None and found.status == "RUNNING":
-                states = {str(name): num for name, num in found.deployments["Replica"].replica_states.items()}
-                if states == {"RUNNING": replicas}:
-                    return
-            time.sleep(0.2)
-        raise AssertionError(f"the replicas do not run: {serve.status()}")
+        self.wait_for_replicas(replicas)
 
-    def homes(self, callers: list[Caller]) -> list[str]:
-        """Name the replica of each caller."""
+    def wait_for_replicas(self, num: int) -> None:
+        """Wait until so many replicas serve, and no others are there."""
+        from ray import serve
+
+        def is_so() -> bool:
+            found = serve.status().applications.get(APPLICATION)
+            if found is None or found.status != "RUNNING":
+                return False
+            states = found.deployments["Replica"].replica_states
+            return {str(name): count for name, count in states.items()} == {"RUNNING": num}
+
+        wait_for(is_so)
+
+    def homes(self, tokens: Iterable[str]) -> list[str]:
+        """Name the replica of each session."""
         from innervoice.server.ray.session_hub import SessionHub
 
         async def ask() -> list[str | None]:
             hub = SessionHub(APPLICATION)
-            return [await hub.home(caller.token) for caller in callers]
+            return [await hub.home(token) for token in tokens]
 
         found = asyncio.run(ask())
         assert None not in found, "a session is in no directory"
@@ -164,22 +266,40 @@ class Cluster:
     def client(self) -> httpx2.Client:
         return httpx2.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=PATIENCE_S)
 
-    def replica_pids(self) -> list[int]:
-        """The processes of replicas, by the title that Ray gives them."""
-        found = []
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                title = path.read_bytes().split(b"\0")[0]
-            except OSError:
-                continue
-            if f"ServeReplica:{APPLICATION}:".encode() in title:
-                found.append(int(path.parent.name))
-        return sorted(found)
-
-    def kill(self, pid: int) -> None:
+    def kill(self, replica: str) -> None:
         """End a replica without a word."""
-        assert pid in self.replica_pids()
+        from ray._private.state import actors
+
+        [pid] = [one["Pid"] for one in actors().values() if (one["Name"] or "").endswith(f"#{replica}")]
         os.kill(pid, signal.SIGKILL)
+
+    def restart_directory(self) -> None:
+        """End the directory's process, which Ray starts anew, and wait for that."""
+        import ray
+
+        from innervoice.server.ray.session_hub import NAMESPACE, SessionHub
+
+        async def lives() -> tuple[str, ...]:
+            try:
+                return await SessionHub(APPLICATION).lives()
+            except ray.exceptions.RayActorError:  # it is being started
+                return ()
+
+        before = asyncio.run(lives())
+        ray.kill(ray.get_actor(f"{APPLICATION}-sessions-0", namespace=NAMESPACE), no_restart=False)
+        wait_for(lambda: asyncio.run(lives()) not in ((), before))
+
+    def secret(self) -> bytes:
+        """The secret that all replicas sign with."""
+        from innervoice.server.ray.session_hub import SessionHub
+
+        return asyncio.run(SessionHub(APPLICATION).secret())
+
+
+def replicas_in_figures(client: httpx2.Client) -> set[str]:
+    """The replicas whose figures /metrics has."""
+    lines = [line for line in client.get("/metrics").text.splitlines() if 'replica="' in line]
+    return {line.split('replica="')[1].split('"')[0] for line in lines}
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from innervoice.server.vad.listener import SpeechListener
 from innervoice.types import EngineDead
 
 Dialect = Literal["ga", "beta"]
+STORE_S = 2.0  # that a store may take to answer
 
 
 class LiveConnection(Protocol):
@@ -39,12 +40,19 @@ class LiveConnection(Protocol):
 class SessionStore(Protocol):
     """The place where a server leaves its sessions for others, under their resume tokens."""
 
-    async def save(self, token: str, data: bytes, keep_s: float) -> bool:
-        """Leave a session as it is now -> False: another server has taken it over."""
+    async def save(self, token: str, data: bytes | None, keep_s: float, term: int = 0) -> bool:
+        """Leave a session as it is now -> False: another server has taken it over.
+
+        data: None: it can be had from this server alone. term: how often it was taken, as `take` said.
+        """
         ...
 
-    async def take(self, token: str) -> bytes | None:
-        """Take a session over -> its state, None: it is not known."""
+    async def take(self, token: str) -> tuple[bytes, int] | None:
+        """Take a session over -> its state and its term, None: it is not known."""
+        ...
+
+    async def is_elsewhere(self, token: str) -> bool:
+        """Whether another server has a session."""
         ...
 
     async def forget(self, token: str) -> None:

@@ -20,11 +20,11 @@ def test_a_session_lives_where_it_was_saved_and_moves_to_who_takes_it() -> None:
     directory = Directory()
     assert directory.save("s", "a", b"one", 10)
     assert directory.home("s") == "a"
-    assert directory.take("s", "b") == b"one"
+    assert directory.take("s", "b") == (b"one", 1)
     assert directory.home("s") == "b"
     assert not directory.save("s", "a", b"late", 10), "the home before has lost it"
     directory.forget("s", "a")
-    assert directory.take("s", "b") == b"one"
+    assert directory.take("s", "b") == (b"one", 2)
     directory.forget("s", "b")
     assert directory.home("s") is None
     assert directory.take("s", "a") is None
@@ -38,7 +38,23 @@ def test_a_session_without_a_state_has_a_home_only() -> None:
     assert directory.home("s") == "a"
     directory.save("s", "a", b"one", 10)
     directory.save("s", "a", None, 10)
-    assert directory.take("s", "b") == b"one"
+    assert directory.take("s", "b") == (b"one", 1)
+
+
+def test_a_key_without_a_state_is_of_who_saved_it_last() -> None:
+    directory = Directory()
+    assert directory.save("header", "a", None, 10)
+    assert directory.save("header", "b", None, 10)
+    assert directory.home("header") == "b"
+
+
+def test_after_a_loss_of_memory_the_copy_that_was_taken_more_often_wins() -> None:
+    directory = Directory()
+    assert directory.save("s", "old", b"1", 10, term=0)
+    assert directory.save("s", "new", b"2", 10, term=1)
+    assert not directory.save("s", "old", b"1", 10, term=0)
+    assert directory.take("s", "third") == (b"2", 2)
+    assert not directory.save("s", "new", b"3", 10, term=1)
 
 
 def test_time_and_room_are_bounded() -> None:
@@ -85,7 +101,7 @@ def test_any_moves_keep_one_home_and_the_newest_state(moves: list[tuple[str, str
             clock.now += number
         elif what == "take":
             found = directory.take(key, home)
-            assert found == states.get(key)
+            assert (None if found is None else found[0]) == states.get(key)
             if found is not None:
                 homes[key] = home
         elif what == "forget":
@@ -96,7 +112,7 @@ def test_any_moves_keep_one_home_and_the_newest_state(moves: list[tuple[str, str
         else:
             data = bytes(number) if what == "save" else None
             kept = directory.save(key, home, data, 1 + number)
-            assert kept == (homes.get(key) in (None, home))
+            assert kept == (homes.get(key) in (None, home) or states.get(key) is None)
             if kept:
                 homes[key] = home
                 states[key] = states.get(key) if data is None else data

@@ -21,7 +21,8 @@ def replica(
 CASES = {
     "the one that answers first": ([replica("a", 2.0), replica("b", 0.5, held=7)], "b"),
     "noise is no reason": ([replica("a", 0.20, held=3), replica("b", 0.26, held=2)], "b"),
-    "neither are milliseconds": ([replica("a", 0.004, held=1), replica("b", 0.05)], "b"),
+    "neither is the pause between two speakers": ([replica("a", 0.004, held=1), replica("b", 0.19)], "b"),
+    "but more than that is": ([replica("a", 0.004, held=1), replica("b", 0.25)], "a"),
     "one that has measured nothing is no earlier": (
         [replica("a", 0.0, held=3), replica("b", 2.0, held=2)],
         "b",

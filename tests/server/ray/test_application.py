@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import pickle
+import re
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
-from paths import ENGINE
+from paths import ENGINE, ROOT
 
 pytest.importorskip("ray", reason="Ray is not installed: `make ray` installs it")
 
+from ray.serve import autoscaling_policy
 from ray.serve._private.common import StreamingHTTPRequest
+from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import ServeDeploySchema
 
 from innervoice.server.cluster.report import ReplicaReport
@@ -83,6 +86,16 @@ def test_the_configuration_is_one_and_its_arguments_are_known(monkeypatch: pytes
     ByLoad(**policy["policy_kwargs"])
 
 
+def test_the_manifest_for_kubernetes_has_a_configuration_that_is_one() -> None:
+    text = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    [manifest] = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+    made = ServeDeploySchema.model_validate(yaml.safe_load(manifest["spec"]["serveConfigV2"]))
+    assert build(made.applications[0].args) is not None
+    [group] = manifest["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    drains_s = made.applications[0].deployments[0].graceful_shutdown_timeout_s
+    assert group["template"]["spec"]["terminationGracePeriodSeconds"] > drains_s
+
+
 def test_the_policy_reads_the_reports_of_all_replicas() -> None:
     reports = {"a": ReplicaReport(4, 0.25, 3, 8, 2), "b": ReplicaReport(9, 0.5, 8, 8, 7, is_draining=True)}
     figures = {
@@ -93,6 +106,34 @@ def test_the_policy_reads_the_reports_of_all_replicas() -> None:
     del figures["num_running"]["a"]
     assert reports_of(figures) == [reports["b"]]
     assert reports_of({}) == []
+
+
+def test_the_number_follows_a_load_that_stays_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The delays are those of the configuration, which Ray Serve applies around the policy."""
+    now_s = [100.0]
+    monkeypatch.setattr(autoscaling_policy, "time", SimpleNamespace(time=lambda: now_s[0]))
+    values = yaml.safe_load((ENGINE / "server" / "ray" / "serve.yaml").read_text(encoding="utf-8"))
+    [deployment] = values["applications"][0]["deployments"]
+    config = AutoscalingConfig(**deployment["autoscaling_config"])
+    policy = autoscaling_policy._apply_autoscaling_config(ByLoad(running=10.0))
+    number, state = 2, {}
+
+    def after(seconds: float, running: int) -> int:
+        nonlocal number, state
+        now_s[0] += seconds
+        report = ReplicaReport(1, 0.1, 5, 64, running)
+        figures = {name: {"a": float(value)} for name, value in report.to_dict().items()}
+        context = SimpleNamespace(
+            aggregated_metrics=figures, capacity_adjusted_min_replicas=1, capacity_adjusted_max_replicas=8,
+            target_num_replicas=number, current_num_replicas=number, total_num_requests=5, config=config, policy_state=state,
+        )  # fmt: skip
+        number, state = policy(context)
+        return number
+
+    assert [after(0, 50), after(9, 50), after(0.9, 15)] == [2, 2, 2], "it passed within upscale_delay_s"
+    assert [after(0, 50), after(9, 50), after(1, 50)] == [2, 2, 5]
+    assert [after(0, 9), after(299, 9), after(0, 45)] == [5, 5, 5], "a pause within downscale_delay_s"
+    assert [after(0, 9), after(299, 9), after(1, 9)] == [5, 5, 1]
 
 
 @pytest.mark.parametrize(("running", "expected"), [(0.0, 1), (40.0, 4), (900.0, 6)])

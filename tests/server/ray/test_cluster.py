@@ -7,20 +7,26 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import httpx2
 import pytest
-from websockets.exceptions import ConnectionClosed
 
 pytest.importorskip("ray", reason="Ray is not installed: `make ray` installs it")
 
-from ray_cluster import Caller, Cluster, running_cluster
+from ray_cluster import (
+    TEXTS,
+    Caller,
+    Cluster,
+    SpeakingCallers,
+    replicas_in_figures,
+    running_cluster,
+    wait_for,
+)
 
 pytestmark = pytest.mark.slow
-TEXTS = ("What is the weather like?", "And tomorrow?", "Thank you.")
+ENDS = {"completed", "incomplete"}  # at its end, or at its most tokens
 
 
 @pytest.fixture(scope="module")
@@ -30,50 +36,45 @@ def cluster(tiny_dir: Path) -> Iterator[Cluster]:
         yield made
 
 
-def hang_up(callers: list[Caller]) -> None:
-    for caller in callers:
-        caller.hang_up()
-
-
-def settled(cluster: Cluster) -> None:
-    """Wait for the replicas' next reports."""
-    time.sleep(2.0)
-    assert cluster.client().get("/ready").status_code == 200
-
-
 def test_all_replicas_are_in_the_figures(cluster: Cluster) -> None:
     client = cluster.client()
     assert client.get("/health").status_code == 200
+    assert client.get("/ready").status_code == 200
     assert client.get("/v1/models").json()["data"][0]["id"] == "tiny"
-    until_s = time.monotonic() + 60
-    while time.monotonic() < until_s:
-        lines = [line for line in client.get("/metrics").text.splitlines() if 'replica="' in line]
-        names = {line.split('replica="')[1].split('"')[0] for line in lines}
-        if len(names) == 2:
-            break
-        time.sleep(0.5)
-    assert len(names) == 2
+    wait_for(lambda: len(replicas_in_figures(client)) == 2)
+    names = replicas_in_figures(client)
+    caller = Caller(cluster.port)
     for name in names:
         trace = client.get("/trace", params={"replica": name, "seconds": 0.2}).json()
         assert "traceEvents" in trace
+    home = cluster.homes([caller.token])[0]
+    with ThreadPoolExecutor(1) as thread:
+        traced = thread.submit(client.get, "/trace", params={"replica": home, "seconds": 3.0})
+        time.sleep(0.5)
+        assert caller.turn(TEXTS[0])
+    names_of_spans = {event["name"] for event in traced.result().json()["traceEvents"]}
+    assert len(names_of_spans) > 5, "the steps of that reply are in it"
+    caller.hang_up()
     assert client.get("/trace", params={"replica": "none"}).status_code == 400
     assert client.get("/trace", params={"seconds": "1e9"}).json()["error"]["param"] == "seconds"
 
 
 def test_callers_are_spread_and_a_new_replica_takes_the_next(cluster: Cluster) -> None:
-    callers = [Caller(cluster.port) for _ in range(16)]
-    counts = Counter(cluster.homes(callers))
-    assert len(counts) == 2
-    assert max(counts.values()) - min(counts.values()) <= 1
+    """Sixteen speak and listen in real time all the while."""
+    time.sleep(2.0)  # reports without the callers of before
+    with SpeakingCallers(cluster.port) as callers:
+        counts = Counter(cluster.homes(callers.call(16)))
+        assert len(counts) == 2
+        assert max(counts.values()) - min(counts.values()) <= 1
 
-    cluster.deploy(3)
-    settled(cluster)
-    more = [Caller(cluster.port) for _ in range(6)]
-    assert len(set(cluster.homes(more))) == 1, "the emptiest takes all until it is as full"
-    assert not set(cluster.homes(more)) & set(counts)
-    for caller in callers + more:
-        assert caller.turn(TEXTS[0])
-    hang_up(callers + more)
+        cluster.deploy(3)
+        time.sleep(2.0)  # the new replica's first report
+        more = cluster.homes(callers.call(6))
+        assert len(set(more)) == 1, "the emptiest takes all until it is as full"
+        assert not set(more) & set(counts)
+        wait_for(lambda: all(callers.replies))
+    assert all(callers.replies), "everybody was answered"
+    assert {end for replies in callers.replies for end in replies} <= ENDS
     cluster.deploy(2)
 
 
@@ -103,54 +104,28 @@ def test_an_answer_goes_on_where_its_pages_are(cluster: Cluster) -> None:
     assert client.get("/ready").status_code == 200
 
 
-def test_a_replica_that_goes_hands_its_sessions_over(cluster: Cluster) -> None:
-    stayed = Caller(cluster.port)
-    expected = [stayed.turn(text) for text in TEXTS]
-    stayed.hang_up()
-    cluster.deploy(1)
-    settled(cluster)
-    idle = [Caller(cluster.port) for _ in range(8)]
-    speaking = [Caller(cluster.port) for _ in range(4)]
-    for caller in idle + speaking:
-        assert caller.turn(TEXTS[0]) == expected[0]
-    for caller in speaking:
-        caller.ask(TEXTS[1])
-    cluster.deploy(1, drain_s=60.0)  # a changed option: another replica takes this one's place
-    for caller in speaking:
-        assert caller.answer() == expected[1], "it is played to its end"
-    assert [caller.closed() for caller in idle + speaking] == [1001] * 12
-    again = [Caller(cluster.port, resume=caller.token) for caller in idle]
-    for before, caller in zip(idle, again, strict=True):
-        assert caller.session["id"] == before.session["id"]
-        assert caller.turn(TEXTS[1]) == expected[1]
-    hang_up(again)
-
-
-def test_a_replica_that_dies_loses_the_replies_in_flight_alone(cluster: Cluster) -> None:
-    cluster.deploy(2)
-    settled(cluster)
-    callers = [Caller(cluster.port) for _ in range(4)]
-    first = [caller.turn(TEXTS[0]) for caller in callers]
-    assert len(set(first)) == 1
-    homes = cluster.homes(callers)
-    assert len(set(homes)) == 2
-    num, num_bytes = cluster.saved_bytes()
-    assert num >= 4
-    assert num_bytes / num < 40_000
-    cluster.kill(cluster.replica_pids()[0])
-    alive = {}
-    for caller in callers:  # those of the dead replica are cut off, the others hear an answer
-        with suppress(ConnectionClosed):
-            caller.ask(TEXTS[1])
-    expected = b""
-    for caller in callers:
-        with suppress(ConnectionClosed):
-            alive[caller.token] = expected = caller.answer()
-    dead = [caller for caller in callers if caller.token not in alive]
-    assert len(alive) == len(dead) == 2
-    assert {home for caller, home in zip(callers, homes, strict=True) if caller in dead} != set(homes)
-    for caller in dead:
+def test_replies_call_for_a_replica_and_sessions_outlive_it(cluster: Cluster) -> None:
+    scaling = {
+        "min_replicas": 1, "max_replicas": 2, "initial_replicas": 1, "upscale_delay_s": 2.0, "downscale_delay_s": 8.0,
+        "metrics_interval_s": 1.0, "look_back_period_s": 2.0,
+        "policy": {
+            "policy_function": "innervoice.server.ray.autoscaling:ByLoad",
+            "policy_kwargs": {"running": 1.0, "first_audio_s": 60.0},
+        },
+    }  # fmt: skip
+    cluster.deploy(1, scaling=scaling)
+    with SpeakingCallers(cluster.port) as callers:
+        callers.call(6, every_s=0.0)
+        cluster.wait_for_replicas(2)
+        stays = [Caller(cluster.port) for _ in range(4)]
+        first = {caller.turn(TEXTS[0]) for caller in stays}
+    assert {end for replies in callers.replies for end in replies} <= ENDS
+    cluster.wait_for_replicas(1)
+    second = set()
+    for caller in stays:
+        caller.vanish()
         again = Caller(cluster.port, resume=caller.token)
         assert again.session["id"] == caller.session["id"]
-        assert again.turn(TEXTS[1]) == expected
+        second.add(again.turn(TEXTS[1]))
         again.hang_up()
+    assert len(first) == len(second) == 1

@@ -13,7 +13,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from innervoice.server.access import Access
 from innervoice.server.errors import ApiError
-from innervoice.server.ray.ingress import CHAT, Ingress, answer_here
+from innervoice.server.ray.ingress import CHAT, Ingress
+from innervoice.server.ray.relay import ReplicaLost, answer_here
 from innervoice.server.signer import Signer
 
 KNOWN, FOREIGN = "audio_" + "a" * 24, "audio_" + "b" * 24
@@ -26,19 +27,37 @@ def figures(number: float) -> bytes:
 
 
 class OtherReplicas:
-    """One other replica, which has an answer."""
+    """One other replica, which has an answer. dies_after: so many messages; is_known: whether the directory answers."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, dies_after: int = 10, kind: str = "application/json", *, is_known: bool = True
+    ) -> None:
+        self._dies_after = dies_after
+        self._kind = kind.encode()
+        self._is_known = is_known
+        self.taken: list[str] = []
         self.claimed: list[str] = []
         self.bodies: list[bytes] = []
 
     async def home_of_answer(self, audio_id: str) -> str | None:
+        if not self._is_known:
+            raise ApiError("session_store_unavailable", "who knows", status=503, retry_after_s=5.0)
         return "b" if audio_id == FOREIGN else None
 
-    async def answer(self, replica: str, scope: Scope, body: bytes) -> AsyncIterator[Message]:
+    async def take_answer(self, audio_id: str) -> None:
+        self.taken.append(audio_id)
+
+    async def answer(self, replica: str, audio_id: str, scope: Scope, body: bytes) -> AsyncIterator[Message]:
         self.bodies.append(body)
-        yield {"type": "http.response.start", "status": 200, "headers": []}
-        yield {"type": "http.response.body", "body": replica.encode()}
+        messages: list[Message] = [
+            {"type": "http.response.start", "status": 200, "headers": [(b"content-type", self._kind)]},
+            {"type": "http.response.body", "body": replica.encode(), "more_body": True},
+            {"type": "http.response.body", "body": b"", "more_body": False},
+        ]
+        for message in messages[: self._dies_after]:
+            yield message
+        if self._dies_after < len(messages):
+            raise ReplicaLost("b is gone")
 
     async def all_figures(self) -> dict[str, str]:
         return {"b": figures(2).decode()}
@@ -119,6 +138,37 @@ def test_the_last_answer_that_is_named_decides(body: bytes, expected: bytes, num
     status, answer, _ = ask(CHAT, *parts, peers=peers)
     assert (status, answer) == (200, expected)
     assert peers.bodies == ([body] if expected == b"b" else [])
+
+
+@pytest.mark.parametrize("num_messages", [0, 1])
+def test_a_replica_that_is_lost_before_the_client_heard_it_is_replaced(num_messages: int) -> None:
+    peers = OtherReplicas(num_messages)
+    body = b'{"id": "%s"}' % FOREIGN.encode()
+    assert ask(CHAT, body, peers=peers)[:2] == (200, b"here 40")
+    assert peers.taken == [FOREIGN]
+
+
+def test_a_stream_that_breaks_off_ends_with_an_error() -> None:
+    peers = OtherReplicas(2, "text/event-stream; charset=utf-8")
+    status, answer, _ = ask(CHAT, b'{"id": "%s"}' % FOREIGN.encode(), peers=peers)
+    assert (status, answer[:7]) == (200, b"bdata: ")
+    error = json.loads(answer[7:])["error"]
+    assert error["code"] == "replica_lost"
+    assert "send the request again" in error["message"]
+    assert peers.taken == [], "it was half heard: no other replica may begin it anew"
+
+
+def test_another_answer_that_breaks_off_is_no_whole_one() -> None:
+    with pytest.raises(ReplicaLost):
+        ask(CHAT, b'{"id": "%s"}' % FOREIGN.encode(), peers=OtherReplicas(2))
+
+
+def test_while_the_directory_is_silent_the_client_may_try_again() -> None:
+    peers = OtherReplicas(is_known=False)
+    status, answer, headers = ask(CHAT, b'{"id": "%s"}' % FOREIGN.encode(), peers=peers)
+    assert (status, headers["retry-after"]) == (503, "5")
+    assert json.loads(answer)["error"]["code"] == "session_store_unavailable"
+    assert ask(CHAT, b'{"messages": []}', peers=peers)[0] == 200, "who names no answer needs no directory"
 
 
 def test_a_body_that_is_too_large_is_the_servers_to_refuse() -> None:

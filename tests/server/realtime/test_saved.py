@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -16,6 +17,7 @@ from innervoice.server.admission import draining
 from innervoice.server.cluster.directory import Directory
 from innervoice.server.context import ServerContext
 from innervoice.server.draining import end_all
+from innervoice.server.realtime.openings import save_all
 from innervoice.server.realtime.saved import SavedDialogue
 
 
@@ -26,11 +28,14 @@ class DirectoryStore:
         self._directory = directory
         self._home = home
 
-    async def save(self, token: str, data: bytes, keep_s: float) -> bool:
-        return self._directory.save(token, self._home, data, keep_s)
+    async def save(self, token: str, data: bytes | None, keep_s: float, term: int = 0) -> bool:
+        return self._directory.save(token, self._home, data, keep_s, term)
 
-    async def take(self, token: str) -> bytes | None:
+    async def take(self, token: str) -> tuple[bytes, int] | None:
         return self._directory.take(token, self._home)
+
+    async def is_elsewhere(self, token: str) -> bool:
+        return self._directory.home(token) not in (None, self._home)
 
     async def forget(self, token: str) -> None:
         self._directory.forget(token, self._home)
@@ -202,10 +207,13 @@ def test_who_hangs_up_leaves_nothing(
 
 def test_a_store_that_fails_disturbs_no_talk(servers: tuple[ServerContext, ServerContext]) -> None:
     class Broken:
-        async def save(self, token: str, data: bytes, keep_s: float) -> bool:
+        async def save(self, token: str, data: bytes | None, keep_s: float, term: int = 0) -> bool:
             raise ConnectionError("no store")
 
-        async def take(self, token: str) -> bytes | None:
+        async def take(self, token: str) -> tuple[bytes, int] | None:
+            raise ConnectionError("no store")
+
+        async def is_elsewhere(self, token: str) -> bool:
             raise ConnectionError("no store")
 
         async def forget(self, token: str) -> None:
@@ -216,12 +224,117 @@ def test_a_store_that_fails_disturbs_no_talk(servers: tuple[ServerContext, Serve
 
     async def work() -> None:
         async with connected(a, innervoice="1") as client:
-            await greeted(client)
+            token = (await greeted(client))["innervoice"]["resume_token"]
             await ask(client)
             await ask(client)
             assert client.of_type("error") == []
-        async with connected(a, resume="resume_elsewhere") as client:
-            assert (await client.until("error"))["error"]["code"] == "invalid_resume_token"
+            client.drop()
+        for known in ("resume_elsewhere", token):  # it may have gone on elsewhere: nobody can say
+            async with connected(a, resume=known) as client:
+                assert (await client.until("error"))["error"]["code"] == "session_store_unavailable"
+                assert await closed(client) == 1013, "the client may try again"
+        await a.resumable.close()
+
+    run(work())
+
+
+async def lose(client: RealtimeClient, server: ServerContext) -> None:
+    """Lose the connection, and wait until the server keeps the session."""
+    await client.settle()
+    client.drop()
+    while server.live:
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("is_forgetful", [False, True], ids=["directory", "restarted"])
+def test_an_old_copy_gives_way_to_the_one_that_went_on(
+    servers: tuple[ServerContext, ServerContext], directory: Directory, engine: Engine, is_forgetful: bool
+) -> None:
+    """is_forgetful: the directory loses all it knows, and the servers save what they have, the old copy first."""
+    a, b = servers
+
+    async def work() -> None:
+        stayed = await stay(make_context(engine, max_output_tokens=30), [ask, ask])
+        async with connected(a, innervoice="1") as client:
+            token = (await greeted(client))["innervoice"]["resume_token"]
+            await ask(client)
+            await lose(client, a)
+        async with connected(b, resume=token) as client:
+            await client.until("session.created")
+            await ask(client)
+            await lose(client, b)
+        assert token in a.resumable, "as it was before it went on"
+        if is_forgetful:
+            forget_all(directory)
+            for server in servers:
+                save_all(server)
+                await settled(server)
+            assert directory.home(token) == "b"
+        async with connected(a, resume=token) as client:
+            await client.until("session.created")
+            await ask(client)
+            assert history_of(a) == stayed[0]
+            assert client.audio().tobytes() == stayed[1]
+        assert directory.home(token) is None
+        assert len(a.resumable) == 0
+        await b.resumable.close()
+
+    run(work())
+
+
+def forget_all(directory: Directory) -> None:
+    for key in list(directory._entries):
+        directory._drop(key)
+
+
+async def settled(server: ServerContext) -> None:
+    """Wait until the sessions that wait for their clients are in the store."""
+    for hosted in server.resumable.values():
+        await hosted.conversation.scope.lane.drained()
+        await hosted._saving
+
+
+def test_the_copy_that_is_saved_later_wins_over_the_old_one_only(
+    servers: tuple[ServerContext, ServerContext], directory: Directory
+) -> None:
+    a, b = servers
+
+    async def work() -> None:
+        async with connected(a, innervoice="1") as client:
+            token = (await greeted(client))["innervoice"]["resume_token"]
+            await ask(client)
+            await lose(client, a)
+        async with connected(b, resume=token) as client:
+            await client.until("session.created")
+            forget_all(directory)
+            save_all(b)
+            await settled(b)
+            save_all(a)  # the old copy comes last
+            while token in a.resumable:
+                await asyncio.sleep(0.01)
+            assert directory.home(token) == "b"
+            await ask(client)
+            assert client.of_type("error") == []
+
+    run(work())
+
+
+@pytest.mark.parametrize("kind", ["fork", "export"])
+def test_the_server_that_has_a_copy_is_known(
+    servers: tuple[ServerContext, ServerContext], directory: Directory, kind: str
+) -> None:
+    a, _ = servers
+
+    async def work() -> None:
+        async with connected(a, innervoice="1") as client:
+            await greeted(client)
+            client.send(f"innervoice.session.{kind}")
+            token = (await client.until(f"innervoice.session.{kind}ed"))["resume_token"]
+            assert directory.home(token) == "a"
+        async with connected(a, resume=token, innervoice="1") as client:
+            await client.until("session.created")
+            await ask(client)
+        await a.resumable.close()
 
     run(work())
 
@@ -237,8 +350,9 @@ def test_what_cannot_be_read_is_refused(
             token = (await greeted(client))["innervoice"]["resume_token"]
             await ask(client)
             await client.settle()
-            data = directory.take(token, "a")
-            assert data is not None
+            taken = directory.take(token, "a")
+            assert taken is not None
+            data = taken[0]
             changed = msgspec.structs.replace(SavedDialogue.from_bytes(data), version="0.0.0").to_bytes()
             directory.save(token, "a", changed if change == "version" else data[:-5], 10.0)
             async with connected(b, resume=token) as other:

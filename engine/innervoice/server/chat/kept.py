@@ -52,8 +52,9 @@ class KeptAnswers:
 
     def add(self, reply: KeptAnswer) -> None:
         """Do the same with an answer that another server gave."""
+        before = self._kept.pop(reply.audio_id, None)
         self._kept[reply.audio_id] = reply
-        self._num_bytes += len(reply.export)
+        self._num_bytes += len(reply.export) - (0 if before is None else len(before.export))
         while len(self._kept) > MAX_KEPT or self._num_bytes > self._max_bytes or self._oldest_is_over():
             _, oldest = self._kept.popitem(last=False)
             self._num_bytes -= len(oldest.export)
@@ -62,6 +63,10 @@ class KeptAnswers:
         """The answer of an id, None when it is not kept any more."""
         found = self._kept.get(audio_id)
         return None if found is None or found.expires_at <= self._clock() else found
+
+    def all(self) -> list[KeptAnswer]:
+        """All that are kept, the oldest first."""
+        return list(self._kept.values())
 
     def _oldest_is_over(self) -> bool:
         oldest = next(iter(self._kept.values()), None)

@@ -17,14 +17,16 @@ class _Entry:
     home: str
     data: bytes | None = field(repr=False)
     until_s: float
+    term: int
 
 
 class Directory:
     """Keys of sessions: resume tokens, and ids of answers' sound.
 
     The replica that saved a session last, or took it, is its home. A replica that is no longer the home may not
-    save any more, so that of two copies one wins. Entries that were saved longest ago go first when there are too
-    many. Not safe for several threads.
+    save any more, so that of two copies one wins. The term of a session counts how often it was taken: a directory
+    that has lost its memory knows by it which of two copies went on. A key without a state is moved by whoever saves
+    it. Entries that were saved longest ago go first when there are too many. Not safe for several threads.
     """
 
     def __init__(
@@ -41,18 +43,19 @@ class Directory:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def save(self, key: str, home: str, data: bytes | None, keep_s: float) -> bool:
+    def save(self, key: str, home: str, data: bytes | None, keep_s: float, term: int = 0) -> bool:
         """Keep a session for its home -> whether it was kept; another replica has it else.
 
-        data: None: the session as it was saved before stays. keep_s: seconds after which it is forgotten.
+        data: None: the session as it was saved before stays. keep_s: seconds after which it is forgotten. term: how
+        often it was taken, as `take` said.
         """
         known = self._find(key)
-        if known is not None and known.home != home:
+        if known is not None and known.home != home and known.data is not None and known.term >= term:
             return False
         if data is None and known is not None:
             data = known.data
         self._drop(key)
-        self._entries[key] = _Entry(home, data, self._clock() + keep_s)
+        self._entries[key] = _Entry(home, data, self._clock() + keep_s, term)
         self.num_bytes += len(data or b"")
         self._make_room()
         return True
@@ -62,13 +65,14 @@ class Directory:
         found = self._find(key)
         return None if found is None else found.home
 
-    def take(self, key: str, home: str) -> bytes | None:
-        """Move a session to a new home -> its state after the last turn, None: there is none."""
+    def take(self, key: str, home: str) -> tuple[bytes, int] | None:
+        """Move a session to a new home -> its state after the last turn and its term, None: there is none."""
         found = self._find(key)
         if found is None or found.data is None:
             return None
         found.home = home
-        return found.data
+        found.term += 1
+        return found.data, found.term
 
     def forget(self, key: str, home: str) -> None:
         """Forget a session that has ended at its home; that of another home stays."""

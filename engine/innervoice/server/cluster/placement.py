@@ -12,7 +12,7 @@ from innervoice.server.cluster.report import ReplicaReport
 
 STALE_S = 5.0
 CLOSE_SHARE = 0.5
-CLOSE_S = 0.05
+CLOSE_S = 0.2  # about the pause between two speakers
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,10 @@ class FirstAudio:
     """The replica that answers first.
 
     Replicas with room come before those without. Of those with room, the ones whose expected first sound lies within
-    CLOSE_S and CLOSE_SHARE of the earliest count as equally early, since no listener hears the difference and
-    costs are measured with noise; so does one that has measured nothing yet. Among these the emptiest is taken, and
-    a tie is drawn. A report older than
-    stale_s is not believed: such replicas come behind, by the better of two choices
-    (Mitzenmacher 2001), and so do all of them when there is no fresh report.
+    CLOSE_S and CLOSE_SHARE of the earliest count as equally early, since a session outlasts what a report says of
+    one moment, and costs are measured with noise; so does one that has measured nothing yet. Among these the emptiest
+    is taken, and a tie is drawn. A report older than stale_s is not believed: such replicas come behind, by the better
+    of two choices (Mitzenmacher 2001), and so do all of them when there is no fresh report.
     """
 
     def __init__(self, random: Random | None = None, stale_s: float = STALE_S) -> None:

@@ -6,6 +6,7 @@ application.py  make_application: what Ray Serve runs
 autoscaling.py  the number of replicas, as Ray Serve asks for it
 command.py      serve_replicas: replicas from the command line
 ingress.py      Ingress: the ASGI application of a replica, which passes requests on
+relay.py        Relay: a request that another replica answers
 replica.py      Replica: an engine and a server, as an actor of Ray Serve
 router.py       FirstAudioRouter: which replica gets a request
 session_hub.py  SessionHub: the directories of sessions, as actors

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Protocol
 
@@ -15,6 +14,7 @@ from innervoice.server.cluster.audio_ids import audio_ids
 from innervoice.server.cluster.figures import with_replicas
 from innervoice.server.errors import ApiError
 from innervoice.server.http_answers import refusal
+from innervoice.server.ray.relay import Relay
 
 CHAT = "/v1/chat/completions"
 SESSION_HEADER = b"x-session-id"
@@ -26,11 +26,18 @@ class Peers(Protocol):
     """The other replicas, as an ingress needs them."""
 
     async def home_of_answer(self, audio_id: str) -> str | None:
-        """Name the other replica that has an answer, None: it is here now, or nowhere."""
+        """Name the other replica that has an answer, None: it is here now, or nowhere.
+
+        Raises ApiError while that is not known.
+        """
         ...
 
-    def answer(self, replica: str, scope: Scope, body: bytes) -> AsyncIterator[Message]:
-        """Have a request answered by another replica -> its ASGI messages."""
+    async def take_answer(self, audio_id: str) -> None:
+        """Take an earlier answer over, as it was left in the directory. Raises ApiError while there is none."""
+        ...
+
+    def answer(self, replica: str, audio_id: str, scope: Scope, body: bytes) -> AsyncIterator[Message]:
+        """Have a request answered by another replica -> its ASGI messages. Raises ReplicaLost."""
         ...
 
     async def all_figures(self) -> dict[str, str]:
@@ -86,7 +93,10 @@ class Ingress:
         return Response(made, media_type="application/json")
 
     async def _chat(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer here, unless another replica has the pages of the answer that the messages go on from."""
+        """Answer here, unless another replica has the pages of the answer that the messages go on from.
+
+        If that one dies before the client has heard anything of it, this one takes its place.
+        """
         taken = [await receive()]
         size = len(taken[0].get("body", b""))
         while taken[-1].get("more_body") and size <= self._max_body_bytes:
@@ -95,12 +105,23 @@ class Ingress:
         if not taken[-1].get("more_body"):
             body = b"".join(one.get("body", b"") for one in taken)
             named = audio_ids(body)
-            home = await self._peers.home_of_answer(named[-1]) if named else None
-            if home is not None:
-                async for message in self._peers.answer(home, scope, body):
-                    await send(message)
+            try:
+                if named and await self._answer_there(named[-1], scope, body, send):
+                    return
+            except ApiError as error:
+                await refusal(error)(scope, receive, send)
                 return
         await self._app(scope, replayed(taken, receive), send)
+
+    async def _answer_there(self, audio_id: str, scope: Scope, body: bytes, send: Send) -> bool:
+        """Have the replica answer that has an earlier answer -> False: it is here. Raises ApiError, ReplicaLost."""
+        home = await self._peers.home_of_answer(audio_id)
+        if home is None:
+            return False
+        if await Relay(send).pass_on(self._peers.answer(home, audio_id, scope, body)):
+            return True
+        await self._peers.take_answer(audio_id)
+        return False
 
     async def _send_figures(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the figures of all replicas to whom this one would send its own."""
@@ -144,36 +165,3 @@ def replayed(messages: list[Message], receive: Receive) -> Receive:
         return waiting.pop(0) if waiting else await receive()
 
     return next_message
-
-
-async def answer_here(app: ASGIApp, scope: Scope, body: bytes) -> AsyncIterator[Message]:
-    """Run an application for a request whose body is known -> its messages as they come.
-
-    When the reader stops, the application's client is gone.
-    """
-    queue: asyncio.Queue[Message | None] = asyncio.Queue()
-    is_over = asyncio.Event()
-    first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def receive() -> Message:
-        if first:
-            return first.pop()
-        await is_over.wait()
-        return {"type": "http.disconnect"}
-
-    async def run() -> None:
-        try:
-            await app(scope, receive, queue.put)
-        finally:
-            queue.put_nowait(None)
-
-    task = asyncio.create_task(run())
-    try:
-        while (message := await queue.get()) is not None:
-            yield message
-        await task
-    finally:
-        is_over.set()
-        if not task.done():
-            await asyncio.wait({task}, timeout=FIGURES_S)
-            task.cancel()

@@ -14,6 +14,8 @@ from typing import Any
 
 import msgspec
 from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import RayServeException
 from starlette.types import ASGIApp, Message, Scope
 
 from innervoice.api.engine import Engine
@@ -23,19 +25,24 @@ from innervoice.server.access import Access
 from innervoice.server.app import make_app
 from innervoice.server.chat.kept import KeptAnswer
 from innervoice.server.cluster.report import ReplicaReport
+from innervoice.server.context import STORE_S
 from innervoice.server.draining import drain
 from innervoice.server.errors import ApiError
 from innervoice.server.options import ServerOptions
 from innervoice.server.process import SWITCH_S, make_context
-from innervoice.server.ray.ingress import FIGURES_S, Ingress, answer_here
+from innervoice.server.ray.ingress import FIGURES_S, Ingress
+from innervoice.server.ray.relay import ReplicaLost, answer_here, lost
 from innervoice.server.ray.session_hub import ReplicaStore, SessionHub, session_key
+from innervoice.server.realtime.openings import save_all, store_unavailable
 
 GONE_S = 1.0  # for which a replica must be out of the list before it drains
+WATCH_S = 5.0  # between looks at whether a directory was started anew
 SESSION_S = 3600.0  # for which a session of HTTP requests stays with its replica
 PLAIN = (
     "type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path", "headers",
     "client", "server",
 )  # fmt: skip
+GONE = (RayActorError, RayServeException)  # what a call to a replica raises that is not there
 log = logging.getLogger("innervoice")
 
 
@@ -63,6 +70,7 @@ class Replica:
         self._loop = asyncio.get_running_loop()
         self._hub = SessionHub(**settings.hub)
         options = ServerOptions(**{"secret": await self._hub.secret()} | dict(settings.server))
+        self._lives, self._watched_s = await self._hub.lives(), time.monotonic()
         prepared = prepare(settings.model, EngineOptions().changed(**settings.engine))
         prepared.check(None, schedule=options.schedule)
         self._engine = await self._loop.run_in_executor(None, Engine.load, prepared)
@@ -96,6 +104,9 @@ class Replica:
         if not self._is_connected:
             self._is_connected = True
             self._start(self._connect())
+        if time.monotonic() >= self._watched_s + WATCH_S:
+            self._watched_s = time.monotonic()
+            self._start(self._watch_directories())
         return (await self._report()).to_dict()
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
@@ -107,13 +118,17 @@ class Replica:
         """Answer with the replica's name."""
         return self._name
 
-    async def figures(self) -> str:
-        """The figures of this replica's server and engine for Prometheus."""
+    async def figures(self, name: str) -> str | None:
+        """The figures of this replica's server and engine for Prometheus, None: another one was asked."""
+        if name != self._name:
+            return None
         text: bytes = await self._loop.run_in_executor(self._server.calls, self._server.metrics.to_text)
         return text.decode()
 
-    async def record(self, seconds: float) -> bytes:
-        """Record this replica's engine for a while -> Chrome trace JSON, for Perfetto."""
+    async def record(self, name: str, seconds: float) -> bytes | None:
+        """Record this replica's engine for a while -> Chrome trace JSON, for Perfetto; None: another one was asked."""
+        if name != self._name:
+            return None
         async with self._recording:
             with TemporaryDirectory() as folder:
                 path = Path(folder) / "trace.json"
@@ -121,8 +136,13 @@ class Replica:
                     await asyncio.sleep(seconds)
                 return path.read_bytes()
 
-    async def answer_for(self, scope: dict[str, Any], body: bytes) -> AsyncIterator[Message]:
-        """Answer a request that came to another replica -> the ASGI messages of the answer."""
+    async def answer_for(self, audio_id: str, scope: dict[str, Any], body: bytes) -> AsyncIterator[Message]:
+        """Answer a request that came to another replica -> the ASGI messages of the answer.
+
+        The call comes here as well when the replica went that had the earlier answer: it is taken over then.
+        """
+        if self._server.kept.find(audio_id) is None:
+            await self.take_answer(audio_id)
         async for message in answer_here(self._app, scope, body):
             yield message
 
@@ -136,26 +156,43 @@ class Replica:
         """Name the other replica that has an answer; one whose replica is gone is taken over, and is here then."""
         if self._server.kept.find(audio_id) is not None:
             return None
-        home = await self._hub.home(audio_id)
+        try:
+            async with asyncio.timeout(STORE_S):
+                home = await self._hub.home(audio_id)
+        except Exception as error:
+            log.warning("the directory of sessions does not answer: %r", error)
+            raise store_unavailable() from None
         if home is None or (home in self._names and home != self._name):
             return home
-        data = await self._store.take(audio_id)
-        if data is not None:
-            self._server.kept.add(msgspec.msgpack.decode(data, type=KeptAnswer))
+        await self.take_answer(audio_id)
         return None
 
-    async def answer(self, replica: str, scope: Scope, body: bytes) -> AsyncIterator[Message]:
+    async def take_answer(self, audio_id: str) -> None:
+        """Take an earlier answer over, if there is one."""
+        try:
+            async with asyncio.timeout(STORE_S):
+                taken = await self._store.take(audio_id)
+        except Exception as error:
+            log.warning("the directory of sessions does not answer: %r", error)
+            raise store_unavailable() from None
+        if taken is not None:
+            self._server.kept.add(msgspec.msgpack.decode(taken[0], type=KeptAnswer))
+
+    async def answer(self, replica: str, audio_id: str, scope: Scope, body: bytes) -> AsyncIterator[Message]:
         """Have a request answered by another replica."""
         handle = self._handle.options(stream=True, session_id=replica)
         plain = {name: scope[name] for name in PLAIN if name in scope}
-        async for message in handle.answer_for.remote(plain, body):
-            yield message
+        try:
+            async for message in handle.answer_for.remote(audio_id, plain, body):
+                yield message
+        except GONE as error:
+            raise ReplicaLost(f"{replica}: {error!r}"[:300]) from error
 
     async def other_figures(self, name: str) -> str | None:
         """Ask another replica for its figures, None: it did not answer in time."""
         try:
             async with asyncio.timeout(FIGURES_S):
-                text: str | None = await self._handle.options(session_id=name).figures.remote()
+                text: str | None = await self._handle.options(session_id=name).figures.remote(name)
                 return text
         except Exception as error:
             log.warning("replica %s gave no figures: %r", name, error)
@@ -169,14 +206,20 @@ class Replica:
 
     async def trace(self, replica: str | None, seconds: float) -> bytes:
         """Record a replica, None: this one. Raises ApiError for one that there is not."""
+        made: bytes | None = None
         if replica in (None, self._name):
-            return await self.record(seconds)
-        if replica not in self._names:
+            made = await self.record(self._name, seconds)
+        elif replica in self._names:
+            try:
+                made = await self._handle.options(session_id=replica).record.remote(replica, seconds)
+            except GONE as error:
+                log.warning("replica %s gave no trace: %r", replica, error)
+                raise lost() from error
+        if made is None:
             known = ", ".join(sorted(self._names)) or self._name
             raise ApiError(
                 "invalid_value", f"there is no replica {str(replica)[:40]!r}: use one of {known}", "replica"
             )
-        made: bytes = await self._handle.options(session_id=replica).record.remote(seconds)
         return made
 
     def claim(self, session: str) -> None:
@@ -200,6 +243,17 @@ class Replica:
         """Have a router in this process, which hears of all replicas."""
         await self._handle.options(session_id=self._name).ping.remote()
 
+    async def _watch_directories(self) -> None:
+        """Leave everything once more in directories that were started anew."""
+        lives = await self._hub.lives()
+        before, self._lives = self._lives, lives
+        if lives == before:
+            return
+        log.warning("a directory of sessions was started anew: all sessions are saved again")
+        save_all(self._server)
+        for reply in self._server.kept.all():
+            await self._save_answer(reply)
+
     def _take_names(self, names: frozenset[str]) -> None:
         self._names = names
         if self._name in names:
@@ -217,8 +271,11 @@ class Replica:
         await drain(self._server)
 
     def _leave_answer(self, reply: KeptAnswer) -> None:
+        self._start(self._save_answer(reply))
+
+    async def _save_answer(self, reply: KeptAnswer) -> None:
         keep_s = max(0.0, reply.expires_at - time.time())
-        self._start(self._store.save(reply.audio_id, msgspec.msgpack.encode(reply), keep_s))
+        await self._store.save(reply.audio_id, msgspec.msgpack.encode(reply), keep_s)
 
     def _start(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.create_task(work)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import pickle
 import time
@@ -16,6 +17,7 @@ from innervoice.server.cluster.placement import STALE_S, Candidate, FirstAudio
 from innervoice.server.cluster.report import ReplicaReport
 from innervoice.server.ray.session_hub import SessionHub, session_key
 
+HOME_S = 1.0  # that a directory may take to answer
 log = logging.getLogger("innervoice")
 
 
@@ -29,9 +31,8 @@ class FirstAudioRouter(RequestRouter):
         """Take the options of the deployment. hub: arguments of `SessionHub`."""
         self._hub = SessionHub(**hub)
         self._placement = FirstAudio(stale_s=stale_s)
-        self._seen: dict[
-            str, tuple[int, float]
-        ] = {}  # number of each replica's last report, and when it came
+        # Number of each replica's last report, and when it came.
+        self._seen: dict[str, tuple[int, float]] = {}
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
@@ -70,7 +71,8 @@ class FirstAudioRouter(RequestRouter):
         if not key:
             return None
         try:
-            home: str | None = await self._hub.home(key)
+            async with asyncio.timeout(HOME_S):
+                home: str | None = await self._hub.home(key)
         except Exception as error:
             log.warning("the directory of sessions does not answer: %r", error)
             return None

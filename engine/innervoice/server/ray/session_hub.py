@@ -14,17 +14,21 @@ NAMESPACE = "innervoice"
 
 
 class DirectoryActor:
-    """A directory in a process of its own. secret: signs the tokens of all replicas."""
+    """A directory in a process of its own, which Ray starts anew with the same arguments, and empty, if it dies.
 
-    def __init__(self, max_bytes: int) -> None:
+    secret: signs the client secrets of all replicas.
+    """
+
+    def __init__(self, max_bytes: int, secret: bytes) -> None:
         self._directory = Directory(max_bytes)
-        self._secret = secrets.token_bytes(32)
+        self._secret = secret
+        self._life = secrets.token_hex(8)
 
-    def save(self, key: str, home: str, data: bytes | None, keep_s: float) -> bool:
+    def save(self, key: str, home: str, data: bytes | None, keep_s: float, term: int) -> bool:
         """As `Directory.save`."""
-        return self._directory.save(key, home, data, keep_s)
+        return self._directory.save(key, home, data, keep_s, term)
 
-    def take(self, key: str, home: str) -> bytes | None:
+    def take(self, key: str, home: str) -> tuple[bytes, int] | None:
         """As `Directory.take`."""
         return self._directory.take(key, home)
 
@@ -39,6 +43,10 @@ class DirectoryActor:
     def secret(self) -> bytes:
         """The secret of the application."""
         return self._secret
+
+    def life(self) -> str:
+        """A name that is another one after each start."""
+        return self._life
 
     def size(self) -> tuple[int, int]:
         """Sessions and bytes that are kept."""
@@ -55,13 +63,13 @@ class SessionHub:
         self._name, self._num_shards, self._max_bytes = name, num_shards, max_bytes
         self._actors: dict[int, Any] = {}
 
-    async def save(self, key: str, home: str, data: bytes | None, keep_s: float) -> bool:
+    async def save(self, key: str, home: str, data: bytes | None, keep_s: float, term: int = 0) -> bool:
         """Keep a session for its home -> whether it was kept."""
-        return bool(await self._actor(key).save.remote(key, home, data, keep_s))
+        return bool(await self._actor(key).save.remote(key, home, data, keep_s, term))
 
-    async def take(self, key: str, home: str) -> bytes | None:
-        """Move a session to a new home -> its state."""
-        found: bytes | None = await self._actor(key).take.remote(key, home)
+    async def take(self, key: str, home: str) -> tuple[bytes, int] | None:
+        """Move a session to a new home -> its state and its term."""
+        found: tuple[bytes, int] | None = await self._actor(key).take.remote(key, home)
         return found
 
     async def home(self, key: str) -> str | None:
@@ -77,6 +85,10 @@ class SessionHub:
         """The secret that signs tokens of all replicas."""
         made: bytes = await self._shard(0).secret.remote()
         return made
+
+    async def lives(self) -> tuple[str, ...]:
+        """Names of the directories; one that was started anew, and has lost what it kept, has another name."""
+        return tuple(await asyncio.gather(*(self._shard(i).life.remote() for i in range(self._num_shards))))
 
     async def size(self) -> tuple[int, int]:
         """Sessions and bytes in all directories."""
@@ -102,7 +114,7 @@ class SessionHub:
                 max_restarts=-1,
                 num_cpus=0,
             )
-            self._actors[number] = options.remote(self._max_bytes)
+            self._actors[number] = options.remote(self._max_bytes, secrets.token_bytes(32))
         return self._actors[number]
 
 
@@ -113,13 +125,17 @@ class ReplicaStore:
         self._hub = hub
         self._replica = replica
 
-    async def save(self, token: str, data: bytes | None, keep_s: float) -> bool:
+    async def save(self, token: str, data: bytes | None, keep_s: float, term: int = 0) -> bool:
         """Leave a session as it is now -> False: another replica has taken it over."""
-        return await self._hub.save(token, self._replica, data, keep_s)
+        return await self._hub.save(token, self._replica, data, keep_s, term)
 
-    async def take(self, token: str) -> bytes | None:
-        """Take a session over -> its state, None: it is not known."""
+    async def take(self, token: str) -> tuple[bytes, int] | None:
+        """Take a session over -> its state and its term, None: it is not known."""
         return await self._hub.take(token, self._replica)
+
+    async def is_elsewhere(self, token: str) -> bool:
+        """Whether another replica has a session."""
+        return await self._hub.home(token) not in (None, self._replica)
 
     async def forget(self, token: str) -> None:
         """Forget a session that has ended here."""

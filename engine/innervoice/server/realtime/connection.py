@@ -25,6 +25,7 @@ CLOSE_S = 3.0
 PART_BYTES = 96_000
 CLEAN_CODES = (1000,)  # with 1001 a browser leaves a page, which may be loaded again
 TAKEN_OVER = 4001
+TRY_AGAIN = (429, 503)
 REASONS = {1001: "drained", 1011: "engine", TAKEN_OVER: "taken_over"}
 
 
@@ -98,7 +99,7 @@ class Connection:
         try:
             return await open_hosted(self._server, self._opening, self)
         except ApiError as error:
-            await self._refuse(Closing(1013 if error.status == 429 else 1008, "error", error))
+            await self._refuse(Closing(1013 if error.status in TRY_AGAIN else 1008, "error", error))
         except OutOfCapacity as error:
             refused = ApiError("session_limit_reached", f"{error}.", type="rate_limit_error")
             await self._refuse(Closing(1013, "error", refused))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from innervoice.api.session import Session
 from innervoice.server.admission import Slot
-from innervoice.server.context import ServerContext
+from innervoice.server.context import STORE_S, ServerContext
 from innervoice.server.errors import ApiError
 from innervoice.server.realtime.conversation import Conversation
 from innervoice.server.realtime.items import ItemList
@@ -18,6 +20,7 @@ from innervoice.server.realtime.writer import Writer
 from innervoice.types import OutOfCapacity
 
 EXPORT_S = 3600.0
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -72,6 +75,7 @@ def offer_copies(conversation: Conversation) -> None:
             raise
         grace_s = server.options.resume_grace_s
         token = server.resumable.add(made, made.drop, grace_s)
+        await _note(server, token, grace_s)
         scope.send(
             {
                 "type": "innervoice.session.forked",
@@ -85,6 +89,7 @@ def offer_copies(conversation: Conversation) -> None:
         made.blob = await scope.session.aexport()
         num_bytes = len(made.blob) + made.items.num_bytes
         token = server.resumable.add(made, made.drop, EXPORT_S, num_bytes=num_bytes)
+        await _note(server, token, EXPORT_S)
         scope.send(
             {
                 "type": "innervoice.session.exported",
@@ -107,6 +112,17 @@ def offer_copies(conversation: Conversation) -> None:
 
     conversation.add_handler(SessionFork, in_lane(fork))
     conversation.add_handler(SessionExport, in_lane(export))
+
+
+async def _note(server: ServerContext, token: str, keep_s: float) -> None:
+    """Let other servers know where a copy can be had."""
+    if server.store is None:
+        return
+    try:
+        async with asyncio.timeout(STORE_S):
+            await server.store.save(token, None, keep_s)
+    except Exception as error:
+        log.warning("a copy of a conversation was not noted in the store: %r", error)
 
 
 def _refusal(error: Exception) -> ApiError:

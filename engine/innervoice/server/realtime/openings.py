@@ -7,8 +7,8 @@ import logging
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from innervoice.server.admission import Slot
-from innervoice.server.context import Opening, ServerContext
+from innervoice.server.admission import RETRY_S, Slot
+from innervoice.server.context import STORE_S, Opening, ServerContext
 from innervoice.server.errors import ApiError
 from innervoice.server.realtime.conversation import Conversation
 from innervoice.server.realtime.copies import Copy, offer_copies
@@ -20,7 +20,6 @@ from innervoice.server.realtime.saved import SavedDialogue, restore, save
 from innervoice.server.realtime.writer import Send, Sent, Writer, WriterLimits
 
 TAKEN_OVER = 4001
-STORE_S = 2.0  # that a store may take to answer
 log = logging.getLogger(__name__)
 
 
@@ -36,7 +35,8 @@ class Holder(Protocol):
 class Hosted:
     """A conversation and the connection that has it, None: it waits for one to take it over.
 
-    expires_s: the end of its time on the monotonic clock. after, greeting: of a client that has come back.
+    expires_s: the end of its time on the monotonic clock. term: how often servers took it over. after, greeting: of a
+    client that has come back.
     """
 
     server: ServerContext
@@ -45,6 +45,7 @@ class Hosted:
     holder: Holder | None
     token: str
     expires_s: float
+    term: int = 0
     after: int | None = None
     greeting: ServerEvent | None = None
     _saving: asyncio.Task[None] | None = field(default=None, repr=False)
@@ -120,12 +121,12 @@ class Hosted:
             keep_s += max(0.0, self.expires_s - scope.clock())
         try:
             async with asyncio.timeout(STORE_S):
-                is_ours = await store.save(self.token, data, keep_s)
+                is_ours = await store.save(self.token, data, keep_s, self.term)
         except Exception as error:
             log.warning("a conversation was not left in the store: %r", error)
             return
         if not is_ours:
-            await self._yield()
+            await self.give_up()
 
     async def _forget_saved(self) -> None:
         """Take a conversation that is over out of the store."""
@@ -140,7 +141,7 @@ class Hosted:
         except Exception as error:
             log.warning("a conversation was not taken out of the store: %r", error)
 
-    async def _yield(self) -> None:
+    async def give_up(self) -> None:
         """Give up a conversation that goes on at another server."""
         if self.holder is not None:
             await self.holder.end(TAKEN_OVER, taken_over())
@@ -178,9 +179,9 @@ async def open_hosted(server: ServerContext, opening: Opening, holder: Holder) -
         config = first_config(server, opening)
         session = await server.engine.aopen_session()
         return _host(server, opening, holder, Conversation(server, session, config, writer))
-    saved = await _find_saved(server, token)
-    if saved is not None:
-        return await _host_saved(server, opening, holder, token, saved)
+    taken = await _take_saved(server, token)
+    if taken is not None:
+        return await _host_saved(server, opening, holder, token, *taken)
     found = server.resumable.find(token)
     if isinstance(found, Copy):
         return await _host_copy(server, opening, holder, token, found)
@@ -212,8 +213,9 @@ def _host(
     holder: Holder,
     conversation: Conversation,
     token: str | None = None,
+    term: int = 0,
 ) -> Hosted:
-    """Give a conversation its place. token: of one that goes on, whose client is greeted otherwise."""
+    """Give a conversation its place. token, term: of one that goes on, whose client is greeted otherwise."""
     scope = conversation.scope
     made = Hosted(
         server,
@@ -222,6 +224,7 @@ def _host(
         holder,
         token or new_id("resume"),
         scope.clock() + server.options.max_session_s,
+        term,
     )
     scope.writer.on_sent = lambda sent: _count(server, conversation, sent)
     offer_copies(conversation)
@@ -252,24 +255,34 @@ async def _host_copy(
     return _host(server, opening, holder, conversation)
 
 
-async def _find_saved(server: ServerContext, token: str) -> SavedDialogue | None:
-    """Take a conversation over that is not here, from the store. Raises ApiError for one that cannot be read."""
-    if server.store is None or token in server.resumable:
+async def _take_saved(server: ServerContext, token: str) -> tuple[SavedDialogue, int] | None:
+    """Take a conversation over that is not here, or is here as it was before it went on elsewhere -> it and its term.
+
+    Raises ApiError for one that cannot be read, and while the store does not say where it is: then an old copy
+    must not go on.
+    """
+    if server.store is None:
         return None
     try:
         async with asyncio.timeout(STORE_S):
-            data = await server.store.take(token)
+            if token in server.resumable and not await server.store.is_elsewhere(token):
+                return None
+            taken = await server.store.take(token)
     except Exception as error:
         log.warning("the store of conversations does not answer: %r", error)
+        raise store_unavailable() from None
+    if taken is None:
         return None
+    if token in server.resumable and isinstance(own := server.resumable.find(token), Hosted):
+        await own.give_up()
     try:
-        return None if data is None else SavedDialogue.from_bytes(data)
+        return SavedDialogue.from_bytes(taken[0]), taken[1]
     except ValueError as error:
         raise ApiError("invalid_resume_token", f"{error}.", "resume") from None
 
 
 async def _host_saved(
-    server: ServerContext, opening: Opening, holder: Holder, token: str, saved: SavedDialogue
+    server: ServerContext, opening: Opening, holder: Holder, token: str, saved: SavedDialogue, term: int
 ) -> Hosted:
     """Go on with a conversation of another server, under the same token."""
     if not opening.slot.is_counted:
@@ -280,7 +293,7 @@ async def _host_saved(
     except BaseException:
         opening.slot.release()
         raise
-    made = _host(server, opening, holder, conversation, token)
+    made = _host(server, opening, holder, conversation, token, term)
     number = _read_number(opening.query.get("last_event"))
     made.after, made.greeting = number, made.resumed(number)
     return made
@@ -298,6 +311,24 @@ async def _take_over(found: Hosted, opening: Opening, holder: Holder) -> Hosted:
     number = _read_number(opening.query.get("last_event"))
     found.after, found.greeting = number, found.resumed(number)
     return found
+
+
+def save_all(server: ServerContext) -> None:
+    """Leave all conversations in the store again, which has lost them; those that reply now are saved after that."""
+    for value in server.resumable.values():
+        if isinstance(value, Hosted):
+            value.save_later()
+
+
+def store_unavailable() -> ApiError:
+    """The refusal of a client that comes back while it is not known which server has its session."""
+    return ApiError(
+        "session_store_unavailable",
+        "It is not known now which server has the session: connect again with the same token.",
+        type="server_error",
+        status=503,
+        retry_after_s=RETRY_S,
+    )
 
 
 def taken_over() -> ApiError:

@@ -71,6 +71,10 @@ class Resumable:
             )
         return entry.value
 
+    def values(self) -> list[Any]:
+        """All that is kept, the longest kept first."""
+        return [entry.value for entry in self._entries.values()]
+
     def forget(self, token: str) -> None:
         """Let a token stand for nothing; what it stood for is not dropped."""
         entry = self._entries.pop(token, None)

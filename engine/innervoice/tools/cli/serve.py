@@ -147,17 +147,23 @@ def serve_command(
 
 
 def start_replicas(load: dict[str, Any], name: str, options: ServerOptions, replicas: int) -> None:
-    """Serve by Ray until a signal. load: the model and its engine's options. Raises ValueError without Ray."""
+    """Serve by Ray until a signal. load: the model and its engine's options.
+
+    Raises ValueError without Ray, OSError where the port is taken.
+    """
     if replicas < 1:
         raise ValueError(f"replicas is {replicas}: it must be 1 or more")
     if not options.port:
         raise ValueError("port is 0: with --replicas give the port that Ray Serve listens on")
     try:
-        from innervoice.server.ray.command import serve_replicas
+        from innervoice.server.process import bind
+        from innervoice.server.ray.command import ADDRESS, serve_replicas
     except ImportError as error:
         raise ValueError(
             f"{error.name} is not installed, which --replicas needs: pip install 'innervoice[server,ray]'"
         ) from error
+    if ADDRESS not in os.environ:  # a running cluster may listen there already
+        bind(options).close()
     engine = {name: value for name, value in load.items() if name != "model"}
     serve_replicas(str(load["model"]), name, engine, options, replicas)
 

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from random import Random
 from typing import Annotated, Any
 
 import typer
@@ -108,7 +109,7 @@ def simulate_command(
         return Cluster(
             device,
             settings,
-            PLACEMENTS[routing](),
+            PLACEMENTS[routing](Random(number)),
             replicas=replicas,
             sessions=sessions,
             seed=number,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Sequence
+from random import Random
 
 import numpy as np
 
@@ -16,10 +18,10 @@ from innervoice.tools.simulator.world import Spoken, World
 
 REPORT_S = 0.5
 MEAN_TURNS = 4.0
-PLACEMENTS: dict[str, Callable[[], Placement]] = {
+PLACEMENTS: dict[str, Callable[[Random], Placement]] = {
     "first-audio": FirstAudio,
     "two-choices": TwoChoices,
-    "round-robin": RoundRobin,
+    "round-robin": lambda random: RoundRobin(),
 }
 
 
@@ -27,8 +29,9 @@ class Cluster:
     """A constant number of sessions on several replicas: when one ends, another begins.
 
     Sessions come one by one in ramp_s seconds; each has a number of turns that is drawn, MEAN_TURNS on average, and
-    stays where it was placed. Every REPORT_S the replicas report and new sessions are placed, one after another,
-    by these reports and by what was sent since. max_sessions: that a replica reports as its most.
+    stays where it was placed. Every REPORT_S the replicas report, and whoever comes before the next reports is
+    placed by these and by what was sent since. One that ends is followed by another REPORT_S later. max_sessions: that
+    a replica reports as its most.
     """
 
     def __init__(
@@ -52,9 +55,8 @@ class Cluster:
         self._barge_in_s = barge_in_s
         self._random = np.random.default_rng((seed, 1))
         starts = np.random.default_rng((seed,)).uniform(0, ramp_s, sessions)
-        self._coming = sorted(starts.tolist(), reverse=True)
+        self._coming: list[float] = sorted(starts.tolist())  # a heap of times
         self._num_begun = 0
-        self._num_ended = 0  # whose successors have not come
         self.num_sessions = [0] * replicas
         self._visits = [_Visits(self, i) for i in range(replicas)]
         self.worlds = [
@@ -64,8 +66,9 @@ class Cluster:
     def until(self, end_s: float, *, stops_late: bool = False) -> SimulatedRun:
         """Run to a time -> all replies. stops_late: end at the first chunk that came too late."""
         while self.now < end_s:
-            self._place()
-            self.now = min(self.now + REPORT_S, end_s)
+            before_s = min(self.now + REPORT_S, end_s)
+            self._place(before_s)
+            self.now = before_s
             for world in self.worlds:
                 world.until(self.now)
                 if stops_late and world.run.num_late:
@@ -84,14 +87,14 @@ class Cluster:
     def leave(self, replica: int) -> None:
         """Note that a session has ended."""
         self.num_sessions[replica] -= 1
-        self._num_ended += 1
+        heapq.heappush(self._coming, self.worlds[replica].now + REPORT_S)
 
-    def _place(self) -> None:
-        num_new, self._num_ended = self._num_ended, 0
-        while self._coming and self._coming[-1] <= self.now:
-            self._coming.pop()
-            num_new += 1
-        if not num_new:
+    def _place(self, before_s: float) -> None:
+        """Place the sessions that come before a time."""
+        starts = []
+        while self._coming and self._coming[0] < before_s:
+            starts.append(heapq.heappop(self._coming))
+        if not starts:
             return
         forecasts = [forecast(world.columns, world.costs) for world in self.worlds]
         held = list(self.num_sessions)
@@ -99,16 +102,16 @@ class Cluster:
             ReplicaReport(0, made.first_audio_s, num, self._max_sessions, made.num_running + made.num_waiting)
             for made, num in zip(forecasts, held, strict=True)
         ]
-        for _ in range(num_new):
+        for start_s in starts:
             candidates = [
                 Candidate(str(i), report, 0.0, self.num_sessions[i]) for i, report in enumerate(reports)
             ]
-            self._begin(int(self._placement.order(candidates)[0]))
+            self._begin(int(self._placement.order(candidates)[0]), start_s)
 
-    def _begin(self, replica: int) -> None:
+    def _begin(self, replica: int, start_s: float) -> None:
         self.num_sessions[replica] += 1
         self._visits[replica].add()
-        self.worlds[replica].join(self.now)
+        self.worlds[replica].join(start_s)
 
 
 class _Visits:

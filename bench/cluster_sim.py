@@ -1,0 +1,146 @@
+"""Replicas under a virtual clock: how many streams N of them carry, by where new sessions go.
+
+Carried is the largest constant number of sessions, in steps of a quarter of one for each replica (one, for a single
+replica), that no listener hears a gap in and 99 of 100 first sounds of which come within 2 s, with every seed. Sessions have 4
+turns on average; one that ends is followed by another, which is placed anew. The search walks up or down from what fewer
+replicas carried, since a run of 512 takes minutes. What FILE has already is not run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from random import Random
+
+from bench.record import Record, parser, read, report
+
+from innervoice.runtime.scheduler import SchedulerSettings
+from innervoice.tools.simulator import PLACEMENTS, Cluster, Measured, SimulatedRun, Spoken, is_carried
+
+MACHINE = Measured({1: 0.010, 65: 0.090, 513: 0.650}, {1: 0.0035, 65: 0.100}, 40e-6)
+DEVICE = "a machine whose step takes 10 ms and 1.25 ms a row more"
+REPLICAS = (1, 8, 64, 512)
+SEEDS = (0, 1, 2)
+SECONDS, RAMP_S = 50.0, 30.0
+FIRST_GUESS = 21.0  # sessions of one replica
+NAME = "streams of a cluster"
+
+
+def one_run(replicas: int, routing: str, sessions: int, seed: int, seconds: float) -> SimulatedRun:
+    """Run to the first chunk that comes too late, or to the end."""
+    return Cluster(
+        MACHINE,
+        SchedulerSettings(max_rows=2048, reflection_rate=0.0, fixed_hidden=0),
+        PLACEMENTS[routing](Random(seed)),
+        replicas=replicas,
+        sessions=sessions,
+        seed=seed,
+        spoken=Spoken(hidden=0),
+        ramp_s=RAMP_S,
+    ).until(seconds, stops_late=True)
+
+
+def most_near(carries: Callable[[int], bool], guess: int, step: int) -> int:
+    """The largest number that is carried, in steps from a guess; with more is taken to be harder. 0: none is."""
+    if carries(guess):
+        while carries(guess + step):
+            guess += step
+        return guess
+    while (guess := guess - step) > 0:
+        if carries(guess):
+            return guess
+    return 0
+
+
+def search(
+    replicas: int, routing: str, guess: float, seeds: Sequence[int], seconds: float
+) -> tuple[int, list[SimulatedRun]]:
+    """The sessions that are carried with every seed, and the runs with them. guess: sessions for each replica."""
+    kept: dict[int, list[SimulatedRun]] = {}
+
+    def carries(sessions: int) -> bool:
+        kept[sessions] = []
+        for seed in seeds:
+            made = one_run(replicas, routing, sessions, seed, seconds)
+            if not is_carried(made):
+                print(f"{replicas} {routing}: {sessions} not, with seed {seed}", flush=True)
+                return False
+            kept[sessions].append(made)
+        print(f"{replicas} {routing}: {sessions} carried", flush=True)
+        return True
+
+    step = max(1, replicas // 4)
+    most = most_near(carries, max(step, round(guess * replicas / step) * step), step)
+    return most, kept.get(most, [])
+
+
+def records(
+    known: Sequence[Record],
+    replicas: Sequence[int] = REPLICAS,
+    seeds: Sequence[int] = SEEDS,
+    seconds: float = SECONDS,
+) -> Iterator[Record]:
+    """A record for each number of replicas and each placement; those that are known come as they are."""
+    alone = None
+    by_routing = dict.fromkeys(PLACEMENTS, FIRST_GUESS)
+    for num in replicas:
+        for routing in PLACEMENTS:
+            shape = f"{num} replicas, {routing}"
+            found = next((one for one in known if (one.name, one.shape) == (NAME, shape)), None)
+            if found is None:
+                found = _measured(shape, num, routing, by_routing[routing], seeds, seconds, alone)
+            by_routing[routing] = (found.ours or 0.0) / num
+            if num == 1 and routing == "first-audio":
+                alone = found.ours
+            yield found
+
+
+def _measured(
+    shape: str,
+    replicas: int,
+    routing: str,
+    guess: float,
+    seeds: Sequence[int],
+    seconds: float,
+    alone: float | None,
+) -> Record:
+    most, runs = search(replicas, routing, guess, seeds, seconds)
+    linear = None if alone is None else alone * replicas
+    return Record(
+        name=NAME,
+        shape=shape,
+        unit="streams",
+        device=DEVICE,
+        better="higher",
+        ours=most,
+        peer=linear,
+        peer_name=None if linear is None else "so many times one replica",
+        ratio=None if linear is None else most / linear,
+        n=len(seeds),
+        details={
+            "replicas": replicas,
+            "routing": routing,
+            "virtual_s": seconds,
+            "seeds": list(seeds),
+            "first_audio_p99_s": [run.first_audio(0.99) for run in runs],
+            "busy": [run.busy for run in runs],
+            "replies": [len(run.replies) for run in runs],
+        },
+    )
+
+
+def main() -> None:
+    """Measure, and print and write the records."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--replicas", type=int, nargs="+", default=REPLICAS)
+    given = arguments.parse_args()
+    path: Path | None = given.json
+    known = read(path) if path is not None and path.exists() else []
+    if given.quick:
+        report(records(known, (1, 2), SEEDS[:1], 15.0), path)
+    else:
+        report(records(known, given.replicas), path)
+
+
+if __name__ == "__main__":
+    main()
