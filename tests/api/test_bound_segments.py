@@ -29,6 +29,9 @@ from innervoice import (
     TokenEvent,
     Transcript,
 )
+from innervoice.api.event_log import EventLog, write_events
+from innervoice.tools.replay.recording import RecordedReply
+from innervoice.tools.replay.replay import replay
 
 PATTERN = r"(calm|sad), [0-9]{1,3}( because [a-z ]{0,40})?\."
 SCHEMA = {
@@ -137,6 +140,18 @@ def test_caps_shorten_a_text_and_give_the_same_reply_again(engine: Engine) -> No
     assert caps[:4] == (2, 4, 0, 1)
     again = engine.generate(Text("hello"), schedule=BOUND, sampling=hot(3), reflection_caps=caps)
     assert again.ids == short.ids
+
+
+def test_a_live_reply_is_made_again_from_its_log(engine: Engine, tmp_path: Path) -> None:
+    short = BOUND.with_changes(limits={"state": 15})
+    stream, log = engine.stream(Text("hello"), schedule=short, sampling=hot(7)), EventLog()
+    lines = [stream.record]
+    for event in stream:
+        lines += log.feed(event)
+    write_events(tmp_path / "bound.jsonl", [line for line in (*lines, *log.finish()) if line])
+    recording = RecordedReply.load(tmp_path / "bound.jsonl")
+    assert replay(engine, recording).mismatch is None
+    check(stream.reply())
 
 
 def test_a_reply_that_is_cut_off_says_so(engine: Engine) -> None:
