@@ -13,7 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from innervoice import Engine, Feed, FeedClosed, Ids, RequestFailed, Sampling, Schedule, Segment, Text
+from innervoice import (
+    Engine,
+    Feed,
+    FeedClosed,
+    Ids,
+    RequestFailed,
+    Sampling,
+    Schedule,
+    Segment,
+    Speech,
+    Text,
+    Transcript,
+)
 from innervoice.api.event_log import EventLog, write_events
 from innervoice.tools.replay.recording import RecordedReply
 from innervoice.tools.replay.replay import replay
@@ -72,6 +84,34 @@ def test_a_thread_that_is_slow_gives_what_all_at_once_gives(engine: Engine, tmp_
     tokenizer = engine.parts.requests.tokenizer
     assert b"".join(map(tokenizer.token_bytes, recording.feeds["text"])).decode() == "".join(words)
     assert replay(engine, recording).mismatch is None
+
+
+def test_the_events_of_another_reply_are_text_and_codes(engine: Engine) -> None:
+    """A helper's words and its sound, as they come, are what the reply says."""
+    helper = list(engine.stream(Text("hello"), sampling=GREEDY, realtime=False))
+    words = [event for event in helper if isinstance(event, Transcript)]
+    sound = [event for event in helper if isinstance(event, Speech)]
+    assert words and sound
+    repeated = Schedule(
+        prologue=(
+            Segment("fed", feed="words", voice_as="transcript"),
+            Segment("fed", feed="sound", voice_as="speech"),
+        ),
+        cycle=(Segment("transcript", 3), Segment("speech", 3)),
+    )
+    feeds = {"words": filled(*words), "sound": filled(*sound)}
+    sampling = Sampling(temperature=0, max_new_tokens=100)
+    reply = engine.generate(Text("say it again"), schedule=repeated, sampling=sampling, feeds=feeds)
+    fed = [event for event in reply.events if getattr(event, "feed", None)]
+    assert "".join(e.text for e in fed if isinstance(e, Transcript)) == "".join(e.text for e in words)
+    assert [i for e in fed if isinstance(e, Speech) for i in e.ids] == [i for e in sound for i in e.ids]
+    with pytest.raises(ValueError, match="outside speech ids"):
+        engine.stream(
+            Text("hi"),
+            schedule=repeated,
+            feeds={"words": filled(), "sound": filled(words[0])},
+            sampling=sampling,
+        )
 
 
 def test_a_task_that_is_cancelled_ends_the_reply_with_the_reason(engine: Engine) -> None:

@@ -13,7 +13,7 @@ from innervoice.model.text import TextTokenizer, ids_within
 from innervoice.model.text.dialogue import SpokenCodes
 from innervoice.runtime.feed import Feed, FeedItem
 from innervoice.schedule import Program
-from innervoice.types import Ids, Prompt, Text, TokenIds, Vocabulary
+from innervoice.types import Ids, Prompt, Speech, Text, TokenEvent, TokenIds, Vocabulary
 
 
 class ItemReader(Protocol):
@@ -65,8 +65,10 @@ def fed_ids(requests: ItemReader, name: str, is_spoken: bool, item: FeedItem) ->
     where, vocabulary = f"the feed {name!r}", requests.vocabulary
     speech = vocabulary.speech or (0, 0)
     ids: Sequence[int]
-    if isinstance(item, Text | str):
-        text = item.text if isinstance(item, Text) else item
+    if isinstance(item, Speech):
+        ids = [speech[0] + code for code in item.codes.tolist()]
+    elif isinstance(item, Text | TokenEvent | str):
+        text = item if isinstance(item, str) else item.text
         requests.check_text(text, where)
         ids = ids_within(requests.tokenizer, text)
     elif isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], np.ndarray):

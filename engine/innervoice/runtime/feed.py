@@ -13,10 +13,12 @@ from typing import Self
 
 from innervoice.fields import AtLeastOne, Seconds, checked
 from innervoice.runtime.event_queue import Waiters, resume
-from innervoice.types import FeedClosed, Ids, Text
+from innervoice.types import FeedClosed, Ids, Text, TokenEvent
 
-FeedItem = str | Text | Ids | int | Sequence[int]
-"""Text, which is spelled on its own; token ids; or one id."""
+FeedItem = str | Text | Ids | int | Sequence[int] | TokenEvent
+"""Text, which is spelled on its own; token ids; one id; or an event of another reply, of another model too: its text, or
+the codes of its speech.
+"""
 
 _NO_PUT = "the feed is closed: open another reply with a new Feed"
 _OVER = "the reply that this feed belongs to is over: it takes nothing more"
