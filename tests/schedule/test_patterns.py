@@ -12,6 +12,8 @@ from typing import Any
 
 import jsonschema
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from innervoice.schedule import (
     UNLIMITED,
@@ -282,6 +284,54 @@ def test_texts_of_a_schema_fit_it() -> None:
         values.append(value)
     assert len({json.dumps(value) for value in values}) > 10
     assert any(isinstance(value, dict) and list(value)[:2] == ["b", "a"] for value in values)
+
+
+_plain = st.sampled_from([None, True, 3, -1.5, "a", "b c", "é{"])
+_leaves = st.one_of(
+    st.sampled_from(["string", "integer", "number", "boolean", "null", ["string", "null"]]).map(
+        lambda name: {"type": name}
+    ),
+    st.builds(lambda low, more: {"type": "string", "minLength": low, "maxLength": low + more},
+              st.integers(0, 2), st.integers(0, 2)),
+    st.sampled_from(["[a-c]+", "^x(1|2)?$", "\\d{2}"]).map(lambda text: {"type": "string", "pattern": text}),
+    st.sampled_from(["date", "date-time", "uuid"]).map(lambda name: {"type": "string", "format": name}),
+    st.lists(_plain, min_size=1, max_size=3).map(lambda values: {"enum": values}),
+    _plain.map(lambda value: {"const": value}),
+)  # fmt: skip
+
+
+def _nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    names = st.lists(st.sampled_from(["a", "b b", "c.d", "ä"]), max_size=3, unique=True)
+    return st.one_of(
+        st.lists(inner, min_size=1, max_size=2).map(lambda several: {"anyOf": several}),
+        st.lists(inner, min_size=1, max_size=2).map(lambda several: {"type": "array", "prefixItems": several}),
+        st.builds(lambda one, low, more: {"type": "array", "items": one, "minItems": low, "maxItems": low + more},
+                  inner, st.integers(0, 2), st.integers(0, 1)),
+        inner.map(lambda one: {"type": "object", "additionalProperties": one}),
+        st.builds(lambda keys, several, needed: {"type": "object", "properties": dict(zip(keys, several, strict=False)),
+                                                 "required": list(dict(zip(keys, several, strict=False)))[:needed]},
+                  names, st.lists(inner, min_size=3, max_size=3), st.integers(0, 3)),
+    )  # fmt: skip
+
+
+BYTES = Vocabulary(size=300, text=(0, 256), speech=None, end_of_turn=270, open=271, close=272, eos=(270,))
+
+
+@settings(max_examples=60, deadline=None)
+@given(schema=st.recursive(_leaves, _nested, max_leaves=4), seed=st.integers(0, 99), cap=st.integers(1, 30))
+def test_what_is_drawn_under_any_schema_fits_it(schema: dict[str, Any], seed: int, cap: int) -> None:
+    made = Schedule(prologue=(Segment("reflection", schema=schema),), cycle=(Segment("transcript"),))
+    program = compile_schedule(made, BYTES, patterns=Patterns(BYTES, lambda token: bytes([token])))
+    cursor = Cursor(program, (cap,))
+    rng, text = random.Random(seed), b""
+    cursor.emit_forced()
+    while cursor.forced is None and cursor.is_reflecting:
+        offered_ids = [token for token in range(300) if token in cursor.mask]
+        printable = [token for token in offered_ids if 32 <= token < 127] or offered_ids
+        emission = cursor.draw(rng.choice(printable if rng.random() < 0.9 else offered_ids))
+        assert emission is not None
+        text += bytes([emission.token]) if emission.kind.label == "reflection" else b""
+    jsonschema.validate(json.loads(text), schema)
 
 
 REFUSED = [

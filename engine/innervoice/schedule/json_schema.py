@@ -34,7 +34,10 @@ _UNSAFE = re.compile(r'"|\\[^dw.\-+*?()\[\]{}|^$/]|(?<!\\)\.|\[\^|[\x00-\x1f]')
 
 def check_schema(schema: Any, where: str) -> None:
     """Raise ScheduleError, which names the keyword, for a schema whose texts may not fit it."""
-    _check(schema, where, schema, ())
+    try:
+        _check(schema, where, schema, ())
+    except RecursionError:
+        raise ScheduleError(f"{where} has schemas within schemas without end: write fewer") from None
 
 
 def _check(schema: Any, where: str, root: Any, refs: tuple[str, ...]) -> None:

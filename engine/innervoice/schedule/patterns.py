@@ -131,7 +131,7 @@ def _regex_of(schema: str | Mapping[str, Any], name: str) -> str:
     if isinstance(schema, str):
         try:
             read = json.loads(schema)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ScheduleError(f"{name} is {_short(schema)}, which is no JSON ({error})") from None
     else:
         read = schema
