@@ -30,12 +30,14 @@ struct Numbers {
   Weight weight;
 
   Numbers(WeightKind kind, std::int64_t rows, std::int64_t columns, std::int64_t group = 0,
-          bool has_minimum = false) {
+          bool has_minimum = false, bool is_laned = false) {
     std::uniform_real_distribution<float> real(-0.2f, 0.2f);
     weight.kind = kind;
     weight.rows = rows;
     weight.columns = columns;
     weight.group = group;
+    weight.is_laned = is_laned;
+    if (is_laned) rows = weight.num_panels() * kLaneRows;
     const auto count = static_cast<std::size_t>(rows * columns);
     if (kind == WeightKind::kFloat32) {
       for (std::size_t i = 0; i < count; ++i) floats.push_back(real(generator));
@@ -45,13 +47,14 @@ struct Numbers {
         halves.push_back(static_cast<std::uint16_t>(0x3c00 + generator() % 256));
       weight.data = halves.data();
     } else if (kind == WeightKind::kInt8) {
-      for (std::size_t i = 0; i < count; ++i)
+      const auto bytes = static_cast<std::size_t>(weight.num_bytes());
+      for (std::size_t i = 0; i < bytes; ++i)
         codes.push_back(static_cast<std::int8_t>(generator() % 255 - 127));
       floats.assign(static_cast<std::size_t>(rows), 0.002f);
       weight.data = codes.data();
       weight.scale = floats.data();
     } else {
-      for (std::int64_t i = 0; i < rows * ((columns + 1) / 2); ++i)
+      for (std::int64_t i = 0; i < weight.num_bytes(); ++i)
         packed.push_back(static_cast<std::uint8_t>(generator()));
       const auto groups = static_cast<std::size_t>(rows * weight.num_groups());
       scales.assign(groups, 0x2400);  // 2^-6
@@ -77,18 +80,21 @@ struct Kind {
   WeightKind kind;
   std::int64_t group;
   bool has_minimum;
+  bool is_laned;
 };
 
-const Kind kKinds[] = {{WeightKind::kFloat32, 0, false}, {WeightKind::kBfloat16, 0, false},
-                       {WeightKind::kInt8, 0, false},    {WeightKind::kInt4, 32, true},
-                       {WeightKind::kInt4, 64, false},   {WeightKind::kInt4, 128, true}};
+const Kind kKinds[] = {{WeightKind::kFloat32, 0, false, false}, {WeightKind::kBfloat16, 0, false, false},
+                       {WeightKind::kInt8, 0, false, false},    {WeightKind::kInt4, 32, true, false},
+                       {WeightKind::kInt4, 64, false, false},   {WeightKind::kInt4, 128, true, false},
+                       {WeightKind::kInt8, 0, false, true},     {WeightKind::kInt4, 32, true, true},
+                       {WeightKind::kInt4, 64, false, true},    {WeightKind::kInt4, 128, true, true}};
 
 bool check_products(Isa isa) {
   ThreadTeam team(3);
   const std::int64_t sizes[][3] = {{1, 1, 1}, {3, 17, 5}, {7, 65, 257}, {2, 33, 96}, {16, 9, 130}};
   for (const Kind& kind : kKinds) {
     for (const auto& [M, N, K] : sizes) {
-      const Numbers w(kind.kind, N, K, kind.group, kind.has_minimum);
+      const Numbers w(kind.kind, N, K, kind.group, kind.has_minimum, kind.is_laned);
       std::vector<float> x(static_cast<std::size_t>(M * K)), y(static_cast<std::size_t>(M * N)), z(y);
       for (float& value : x) value = static_cast<float>(generator() % 1000) / 500.0f - 1.0f;
       product(isa, x.data(), K, M, w.weight, y.data(), N);
@@ -105,7 +111,8 @@ struct Model {
 
   Weight weight(const Kind& kind, std::int64_t rows, std::int64_t columns) {
     return kept
-        .emplace_back(std::make_unique<Numbers>(kind.kind, rows, columns, kind.group, kind.has_minimum))
+        .emplace_back(
+            std::make_unique<Numbers>(kind.kind, rows, columns, kind.group, kind.has_minimum, kind.is_laned))
         ->weight;
   }
 

@@ -30,11 +30,30 @@ inline void split(Bytes x, Bytes& low, Bytes& high) {
 inline Vec load_halves(const std::uint16_t* x) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
 }
-// Whole numbers as bytes.
-inline void store_int8(std::int8_t* y, Vec x) {
-  const __m256i whole = _mm256_cvtps_epi32(x);
-  const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
-  _mm_storel_epi64(reinterpret_cast<__m128i*>(y), _mm_packs_epi16(words, words));
+// The bits of the largest magnitude of a block; NaN and infinity are above all.
+inline std::int32_t largest_bits(const float* x) {
+  __m256i most = _mm256_setzero_si256();
+  for (int k = 0; k < 32; k += kLanes) {
+    const __m256i bits = load_bytes(reinterpret_cast<const std::uint8_t*>(x + k));
+    most = _mm256_max_epi32(most, _mm256_and_si256(bits, _mm256_set1_epi32(0x7fffffff)));
+  }
+  __m128i four = _mm_max_epi32(_mm256_castsi256_si128(most), _mm256_extracti128_si256(most, 1));
+  four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+  return _mm_cvtsi128_si32(_mm_max_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
+}
+// A block's numbers times `factor`, to the nearest; returns their sum.
+inline std::int32_t round_block(const float* x, float factor, std::int8_t* y) {
+  __m256i whole[4];
+  for (int i = 0; i < 4; ++i) whole[i] = _mm256_cvtps_epi32(mul(load(x + i * kLanes), set1(factor)));
+  const __m256i packed =
+      _mm256_packs_epi16(_mm256_packs_epi32(whole[0], whole[1]), _mm256_packs_epi32(whole[2], whole[3]));
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(y), _mm256_permutevar8x32_epi32(packed, order));
+  const __m256i sum =
+      _mm256_add_epi32(_mm256_add_epi32(whole[0], whole[1]), _mm256_add_epi32(whole[2], whole[3]));
+  __m128i four = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+  four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
 }
 
 }  // namespace

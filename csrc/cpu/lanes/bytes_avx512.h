@@ -39,9 +39,19 @@ inline Ints end_nibbles(Nibbles sum, const std::int32_t*) { return sum; }
 inline Vec load_halves(const std::uint16_t* x) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
 }
-// Whole numbers as bytes.
-inline void store_int8(std::int8_t* y, Vec x) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(y), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x)));
+// The bits of the largest magnitude of a block; NaN and infinity are above all.
+inline std::int32_t largest_bits(const float* x) {
+  const __m512i mask = _mm512_set1_epi32(0x7fffffff);
+  const __m512i low = _mm512_and_si512(_mm512_loadu_si512(x), mask);
+  return _mm512_reduce_max_epi32(_mm512_max_epi32(low, _mm512_and_si512(_mm512_loadu_si512(x + 16), mask)));
+}
+// A block's numbers times `factor`, to the nearest; returns their sum.
+inline std::int32_t round_block(const float* x, float factor, std::int8_t* y) {
+  const __m512i low = _mm512_cvtps_epi32(mul(load(x), set1(factor)));
+  const __m512i high = _mm512_cvtps_epi32(mul(load(x + 16), set1(factor)));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(y), _mm512_cvtepi32_epi8(low));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(y + 16), _mm512_cvtepi32_epi8(high));
+  return _mm512_reduce_add_epi32(_mm512_add_epi32(low, high));
 }
 
 }  // namespace

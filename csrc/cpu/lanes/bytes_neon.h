@@ -32,9 +32,6 @@ inline Vec load(const float* x) { return vld1q_f32(x); }
 inline void store(float* y, Vec x) { vst1q_f32(y, x); }
 inline Vec add(Vec a, Vec b) { return vaddq_f32(a, b); }
 inline Vec mul(Vec a, Vec b) { return vmulq_f32(a, b); }
-inline Vec max(Vec a, Vec b) { return vmaxq_f32(a, b); }
-inline float sum(Vec x) { return vaddvq_f32(x); }
-inline Vec round_to_whole(Vec x) { return vrndnq_f32(x); }
 inline Vec to_floats(Ints x) { return vcvtq_f32_s32(x); }
 inline void prefetch(const void* x) { __builtin_prefetch(x); }
 
@@ -56,11 +53,25 @@ inline Nibbles begin_nibbles(const std::int32_t* start) { return vdupq_n_s32(*st
 inline Nibbles dot_nibbles(Nibbles sum, Bytes codes, Bytes x) { return vdotq_s32(sum, codes, x); }
 inline Ints end_nibbles(Nibbles sum, const std::int32_t*) { return sum; }
 inline Vec load_halves(const std::uint16_t* x) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(x))); }
-// Whole numbers as bytes.
-inline void store_int8(std::int8_t* y, Vec x) {
-  const int16x4_t words = vmovn_s32(vcvtq_s32_f32(x));
-  const int8x8_t bytes = vmovn_s16(vcombine_s16(words, words));
-  std::memcpy(y, &bytes, 4);
+// The bits of the largest magnitude of a block; NaN and infinity are above all.
+inline std::int32_t largest_bits(const float* x) {
+  int32x4_t most = vdupq_n_s32(0);
+  for (int k = 0; k < 32; k += kLanes) {
+    const int32x4_t bits = vreinterpretq_s32_f32(vld1q_f32(x + k));
+    most = vmaxq_s32(most, vandq_s32(bits, vdupq_n_s32(0x7fffffff)));
+  }
+  return vmaxvq_s32(most);
+}
+// A block's numbers times `factor`, to the nearest; returns their sum.
+inline std::int32_t round_block(const float* x, float factor, std::int8_t* y) {
+  int32x4_t sum = vdupq_n_s32(0);
+  for (int k = 0; k < 32; k += 2 * kLanes) {
+    const int32x4_t low = vcvtq_s32_f32(vrndnq_f32(mul(load(x + k), set1(factor))));
+    const int32x4_t high = vcvtq_s32_f32(vrndnq_f32(mul(load(x + k + kLanes), set1(factor))));
+    vst1_s8(y + k, vmovn_s16(vcombine_s16(vmovn_s32(low), vmovn_s32(high))));
+    sum = vaddq_s32(sum, vaddq_s32(low, high));
+  }
+  return vaddvq_s32(sum);
 }
 
 }  // namespace

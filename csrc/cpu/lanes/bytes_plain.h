@@ -56,9 +56,25 @@ inline Ints end_nibbles(const Nibbles& sum, const std::int32_t*) { return sum; }
 inline Vec load_halves(const std::uint16_t* x) {
   return each([&](int i) { return float_of_half(x[i]); });
 }
-// Whole numbers as bytes.
-inline void store_int8(std::int8_t* y, const Vec& x) {
-  for (int i = 0; i < kLanes; ++i) y[i] = static_cast<std::int8_t>(x.lane[i]);
+// The bits of the largest magnitude of a block; NaN and infinity are above all.
+inline std::int32_t largest_bits(const float* x) {
+  std::int32_t most = 0;
+  for (int k = 0; k < 32; ++k) {
+    std::int32_t bits;
+    std::memcpy(&bits, x + k, sizeof(bits));
+    bits &= 0x7fffffff;
+    most = bits > most ? bits : most;
+  }
+  return most;
+}
+// A block's numbers times `factor`, to the nearest; returns their sum.
+inline std::int32_t round_block(const float* x, float factor, std::int8_t* y) {
+  std::int32_t sum = 0;
+  for (int k = 0; k < 32; ++k) {
+    y[k] = static_cast<std::int8_t>(std::nearbyintf(x[k] * factor));
+    sum += y[k];
+  }
+  return sum;
 }
 
 }  // namespace

@@ -14,6 +14,7 @@ namespace {
 
 constexpr float kLargestByte = 127.0f;
 constexpr float kLeastMagnitude = 0x1p-100f;  // a block of smaller numbers counts as zeros
+constexpr float kMostMagnitude = 0x1.fffffep127f;
 
 // One block of a row: its codes, scale, and the sum of its codes.
 struct ByteBlock {
@@ -22,26 +23,17 @@ struct ByteBlock {
 
   // NaN and infinity make the scale NaN, and with it every product.
   ByteBlock(const float* x, std::int8_t* codes) {
-    Vec largest = zero(), wrong = zero();
-    for (std::int64_t k = 0; k < kLaneColumns; k += kLanes) {
-      const Vec one = load(x + k);
-      largest = max(largest, max(one, mul(one, set1(-1.0f))));
-      wrong = add(wrong, mul(one, zero()));
+    const std::int32_t bits = largest_bits(x);
+    float most;
+    std::memcpy(&most, &bits, sizeof(most));
+    if (most >= kLeastMagnitude && most <= kMostMagnitude) {
+      scale = most / kLargestByte;
+      sum = round_block(x, kLargestByte / most, codes);
+      return;
     }
-    float lanes[kLanes], most = 0.0f;
-    store(lanes, largest);
-    for (const float lane : lanes) most = lane > most ? lane : most;
-    const float odd = innervoice::sum(wrong);
-    const bool is_there = most >= kLeastMagnitude && odd == 0.0f;
-    scale = (is_there ? most / kLargestByte : 0.0f) + odd;
-    const Vec inverse = set1(is_there ? kLargestByte / most : 0.0f);
-    Vec total = zero();
-    for (std::int64_t k = 0; k < kLaneColumns; k += kLanes) {
-      const Vec whole = round_to_whole(mul(load(x + k), inverse));
-      total = add(total, whole);
-      store_int8(codes + k, whole);
-    }
-    sum = odd == 0.0f ? static_cast<std::int32_t>(innervoice::sum(total)) : 0;
+    std::memset(codes, 0, kLaneColumns);
+    scale = most < kLeastMagnitude ? 0.0f : NAN;
+    sum = 0;
   }
 };
 
@@ -58,9 +50,10 @@ inline LaneInputs ready_in_lanes(const Weight& w, const float* x, std::int64_t l
   for (std::int64_t m = first; m < last; ++m) {
     for (std::int64_t b = 0; b < blocks; ++b) {
       const float* from = x + m * ldx + b * kLaneColumns;
-      float padded[kLaneColumns] = {};
+      float padded[kLaneColumns];
       if ((b + 1) * kLaneColumns > w.columns) {
         const auto count = static_cast<std::size_t>(w.columns - b * kLaneColumns);
+        std::memset(padded, 0, sizeof(padded));
         std::memcpy(padded, from, count * sizeof(float));
         from = padded;
       }

@@ -27,7 +27,9 @@ _PACKAGES = (
     "soxr",
     "huggingface-hub",
 )
-_ISA = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "sve", "bf16")
+_ISA = (
+    "avx2", "avx_vnni", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "asimddp", "sve", "bf16"
+)  # fmt: skip
 _MEMORY = (("MemTotal", "in all"), ("MemAvailable", "free"))
 _GIB = 2**30
 
