@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from interpreted import need_interpreter
@@ -15,18 +14,14 @@ need_interpreter()
 
 from hypothesis import HealthCheck, settings  # noqa: E402
 from hypothesis.stateful import run_state_machine_as_test  # noqa: E402
+from overlapped import compare, make_world  # noqa: E402
 from random_lives import Lives  # noqa: E402
-from scripted_core import FREE, NAN, PAGE, VOCABULARY, Received, World, program  # noqa: E402
+from scripted_core import FREE, NAN, VOCABULARY, Received, World, program  # noqa: E402
 from stepped import small_model  # noqa: E402
 
-from innervoice.model.device_step import DeviceStep, Pending  # noqa: E402
-from innervoice.model.runner import ModelRunner  # noqa: E402
-from innervoice.model.transformer import Transformer  # noqa: E402
 from innervoice.runtime.calibration import calibrate  # noqa: E402
 from innervoice.runtime.overlap import Overlap  # noqa: E402
 from innervoice.schedule import PRESETS, Schedule, Segment  # noqa: E402
-from innervoice.telemetry.trace import Tracer  # noqa: E402
-from innervoice_kernels.backend import use  # noqa: E402
 
 WEIGHTED = program(
     Schedule(
@@ -42,63 +37,6 @@ FORCED = program(
 THINKS = program(Schedule((Segment("transcript", 2), Segment("speech", 4), Segment("reflection", 12))))
 WARM = {"temperature": 0.8, "ignore_eos": True, "logprobs": True}
 CUT = WARM | {"top_k": 7, "top_p": 0.9}
-
-
-class Interpreted(DeviceStep):
-    """A device step whose kernels are interpreted, whatever runs beside it."""
-
-    def step(self, num_rows: int, count: int = 1, begun: Any = None) -> Pending:
-        with use("triton"):
-            return super().step(num_rows, count, begun)
-
-    def warmup(self, weighted: Any = (False,)) -> float:
-        with use("triton"):
-            return super().warmup(weighted)
-
-
-def make_world(
-    model: Transformer,
-    stepped: bool,
-    num_pages: int = 64,
-    max_rows: int = 4,
-    kind: type[World] = World,
-    **options: Any,
-) -> World:
-    """A world whose model is real."""
-    options = {"max_model_len": 80} | options
-    runner = ModelRunner(model, num_pages, PAGE, Tracer(), backend="plain")
-    if stepped:
-        with use("triton"):
-            device_step = Interpreted(
-                model, runner.kv, max_rows=max_rows, max_model_len=options["max_model_len"], num_caps=4
-            )
-        options["device"] = (device_step, FREE)
-    return kind(num_pages, max_rows, runner=runner, **options)
-
-
-def compare(worlds: tuple[World, World]) -> None:
-    """Two worlds made the same events of all their replies, but for times and, where somebody listened, what was
-    granted.
-    """
-    host, device = worlds
-    assert host.received.keys() == device.received.keys()
-    for name, received in host.received.items():
-        assert sums(received) == sums(device.received[name]), name
-        assert np.array_equal(received.samples, device.received[name].samples)
-    for world in worlds:
-        world.core.check_integrity()
-
-
-def sums(received: Received) -> dict[str, Any]:
-    assert received.done is not None
-    usage = {k: v for k, v in asdict(received.done.usage).items() if not k.endswith(("_ms", "_rtf"))}
-    return {
-        "ids": received.ids,
-        "kinds": received.kinds,
-        "usage": usage,
-        "why": received.done.finish_reason,
-        "error": received.done.error,
-    }
 
 
 def test_two_replies_are_the_host_s() -> None:

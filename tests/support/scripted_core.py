@@ -154,7 +154,7 @@ class ScriptedDevice:
     """
 
     def __init__(self, runner: ScriptedRunner, max_rows: int, max_model_len: int) -> None:
-        self.max_model_len = max_model_len
+        self.max_rows, self.max_model_len = max_rows, max_model_len
         self.rows = self
         self.num_steps = 0
         self._runner = runner

@@ -62,12 +62,16 @@ class ActiveReply:
     def __post_init__(self) -> None:
         self._own_caps = list(self.cursor.caps)
         self.reply_id = self.request.reply_id
-        self.by_host |= self.fused is not None
+        self.by_host |= self.fused is not None and self.fused.combine is not None
 
     @property
     def sequences(self) -> list[Sequence]:
         """The sequences of the prompt and of all other contexts."""
         return [self.sequence, *(() if self.fused is None else self.fused.sequences)]
+
+    def number_in(self, sequence: Sequence) -> int:
+        """The number of the reply within the sequence of one of its contexts."""
+        return self.number if self.fused is None else self.fused.number_in(sequence, self.number)
 
     def own_cap(self, number: int) -> int:
         """The caller's cap of a reflection, counted from 0."""

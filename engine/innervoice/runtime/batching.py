@@ -119,10 +119,21 @@ class BatchBuilder:
         if is_whole:
             self._table.columns.phase[reply.table_index] = _DECODE
             self._table.columns.prompt_left[reply.table_index] = 0
-            batch.by_host.append(reply)
+            self._begin_fused(reply, batch)
         else:
             batch.feeding.extend(fed)
         return num - room
+
+    def _begin_fused(self, reply: ActiveReply, batch: StepBatch) -> None:
+        """The last tokens of all contexts: on the device they are a part of the step that draws."""
+        if not self._decoder.begin(reply):
+            batch.by_host.append(reply)
+            return
+        batch.by_device.append(reply)
+        for sequence in reply.sequences:
+            if sequence.num_new > 1:
+                sequence.limit = len(sequence.ids) - 1
+                batch.feeding.append(sequence)
 
     def _decode(self, indices: list[int], batch: StepBatch, now: float) -> None:
         """Let replies draw a token each, where they have pages for it."""
@@ -134,13 +145,14 @@ class BatchBuilder:
                 continue
             if not pages.make_writable(reply.sequence, reply.in_flight):
                 continue
-            if reply.fused and not all(map(pages.make_writable, reply.fused.sequences)):
+            fused = () if reply.fused is None else reply.fused.sequences
+            if fused and not all(pages.make_writable(sequence, reply.in_flight) for sequence in fused):
                 continue
             served.append(index)
             if reply.device_row is None:
                 batch.by_host.append(reply)
             else:
-                table.columns.pages[index] = len(reply.sequence.table.pages)
+                table.columns.pages[index] = sum(len(one.table.pages) for one in (reply.sequence, *fused))
                 batch.by_device.append(reply)
         table.columns.served_s[served] = now
 

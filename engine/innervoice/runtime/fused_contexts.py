@@ -46,6 +46,16 @@ class FusedContexts:
         self._numbers = [sequence.begin_reply(log_weight) for sequence in self.sequences]
         self._logits: tuple[Tensor, Tensor] | None = None
 
+    def number_in(self, sequence: Sequence, otherwise: int) -> int:
+        """The number of the reply within a context's sequence; otherwise: within the prompt's."""
+        numbers = zip(self.sequences, self._numbers, strict=True)
+        return next((number for one, number in numbers if one is sequence), otherwise)
+
+    def believe(self, log_prior: tuple[float, ...]) -> None:
+        """Take what the listener believes of the contexts by now."""
+        if self.fusing.log_prior:
+            self.fusing = replace(self.fusing, log_prior=log_prior)
+
     def append(self, token: int, role: TokenRole) -> None:
         """Add a token of the reply to every context."""
         for sequence, number in zip(self.sequences, self._numbers, strict=True):

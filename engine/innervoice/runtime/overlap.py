@@ -43,20 +43,29 @@ _GREEDY = Sampling(temperature=0.0, top_k=0, top_p=1.0, seed=0, max_new_tokens=1
 
 @dataclass
 class _QueuedStep:
-    """A step on the device. caps: granted with it, by device row; pending None: it only fed prompts."""
+    """A step on the device. rows, caps: of each reply, the rows that drew and what was granted with the step. pending
+    None: it only fed prompts.
+    """
 
     replies: list[ActiveReply]
-    caps: dict[int, int | None]
+    rows: list[tuple[int, ...]]
+    caps: list[int | None]
     pending: Pending | None
     prompt_tokens: int
     begun: Any
     ended: Any
 
 
-@dataclass
-class _DevicePages:
-    """A row's page table on the device, and the number of its first pages that will not change."""
+@dataclass(eq=False)
+class _DeviceRow:
+    """A row of the device's batch: the reply and the one of its sequences that it holds.
 
+    pages: of its page table on the device, of which the first num_fixed will not change.
+    """
+
+    reply: ActiveReply
+    sequence: Sequence
+    number: int
     pages: list[int] = field(default_factory=list)
     num_fixed: int = 0
 
@@ -64,7 +73,8 @@ class _DevicePages:
 class Overlap:
     """Draws on the device where that can hold a reply, and on the host where not. See Decoder.
 
-    `begin` puts a reply into a row of the device's batch. `step` queues a step of some rows behind the
+    `begin` puts a reply into a row of the device's batch, or into a row for each of its contexts, whose cursors walk
+    alike. `step` queues a step of some rows behind the
     prompts that it feeds, and reads the step before: the host's cursor then follows the device's token by
     token. Work that needs a reply's present state calls `settle` first. trial_program: the schedule of rows
     that mean nothing, by which steps are timed.
@@ -91,8 +101,8 @@ class Overlap:
         self._emitter = emitter
         self._faults = faults
         self._trace = trace
-        self._rows: list[ActiveReply] = []
-        self._device_pages: list[_DevicePages] = []
+        self._rows: list[_DeviceRow] = []
+        self._rows_of: dict[ActiveReply, list[_DeviceRow]] = {}
         self._caps: dict[ActiveReply, int] = {}  # for the next step
         self._queued: deque[_QueuedStep] = deque()
 
@@ -110,55 +120,68 @@ class Overlap:
 
         False: the device cannot hold it.
         """
-        if isinstance(reply.sequence.ids[-1], EmbeddingRow):  # which a device's step does not take
+        sequences = reply.sequences
+        if any(
+            isinstance(one.ids[-1], EmbeddingRow) for one in sequences
+        ):  # which a device's step does not take
             reply.by_host = True
         if reply.by_host:
             return False
-        sequence, number, sampling = reply.sequence, len(self._rows), reply.request.sampling
-        room = self.device_step.max_model_len - (len(sequence.ids) - reply.num_tokens)
-        start = RowStart(
-            token=sequence.ids[-1],
-            position=len(sequence.ids) - 1,
-            pages=sequence.table.pages,
-            program=reply.request.program,
-            sampling=replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room)),
-            caps=reply.own_caps,
-            reply=reply.number,
-            log_weight=sequence.log_weights[reply.number],
-            kind=_KINDS[sequence.roles[-1]],
-            cursor=reply.cursor.state,
-            num_tokens=reply.num_tokens,
-        )
+        first, longest = len(self._rows), max(len(one.ids) for one in sequences)
         try:
-            self.device_step.begin(number, start)
+            if first + len(sequences) > self.device_step.max_rows:
+                free = self.device_step.max_rows - first
+                raise OutOfCapacity(f"it takes {len(sequences)} rows of the batch, and {free} are free", 1.0)
+            for number, sequence in enumerate(sequences, first):
+                self.device_step.begin(
+                    number, _row_start(reply, sequence, self.device_step.max_model_len - longest)
+                )
         except (ValueError, TypeError, OverflowError, OutOfCapacity) as error:
             log.info("reply %s is drawn by the host: %s", reply.reply_id, error)
+            for number in range(first, min(first + len(sequences), self.device_step.max_rows)):
+                self.device_step.rows.end(number)
             reply.by_host = True
             return False
-        reply.device_row = number
-        self._rows.append(reply)
-        self._device_pages.append(_DevicePages(list(sequence.table.pages), sequence.table.num_published))
+        reply.device_row = first
+        made = [
+            _DeviceRow(reply, one, number, list(one.table.pages), one.table.num_published)
+            for number, one in enumerate(sequences, first)
+        ]
+        self._rows += made
+        self._rows_of[reply] = made
+        if reply.fused is not None:
+            self.device_step.rows.fuse([row.number for row in made], reply.fused.fusing)
         return True
 
     def leave(self, reply: ActiveReply) -> None:
-        """Take a reply out of its row, which the last row fills. A reply without a row is left alone."""
-        number = reply.device_row
-        if number is None:
+        """Take a reply out of its rows, which the last rows fill. A reply without a row is left alone."""
+        if reply.device_row is None:
             return
+        rows = self._rows_of.pop(reply)
+        if reply.fused is not None and reply.finish is None:  # it may go on elsewhere
+            reply.fused.believe(self.device_step.rows.log_prior([row.number for row in rows]))
         reply.device_row = None
-        self.device_step.rows.end(number)
-        last, last_pages = self._rows.pop(), self._device_pages.pop()
-        if last is not reply:
-            self.device_step.rows.move(len(self._rows), number)
-            self._rows[number] = last
-            self._device_pages[number] = last_pages
-            last.device_row = number
+        for row in rows:
+            self.device_step.rows.end(row.number)
+        for row in sorted(rows, key=lambda row: -row.number):
+            last = self._rows.pop()
+            if last is not row:
+                self._move(last, row.number)
+
+    def _move(self, row: _DeviceRow, number: int) -> None:
+        """Put a row in the place of an idle one."""
+        self.device_step.rows.move(row.number, number)
+        self._rows[number], row.number = row, number
+        row.reply.device_row = self._rows_of[row.reply][0].number
 
     def is_spent(self, reply: ActiveReply) -> bool:
         """Whether queued steps already draw all that the reply may have."""
         num = reply.num_tokens + reply.in_flight
         most = reply.request.sampling.max_new_tokens
-        return num >= most or len(reply.sequence.ids) + reply.in_flight >= self.device_step.max_model_len
+        longest = (
+            len(reply.sequence.ids) if reply.fused is None else max(len(one.ids) for one in reply.sequences)
+        )
+        return num >= most or longest + reply.in_flight >= self.device_step.max_model_len
 
     def grant(self, reply: ActiveReply, cap: int) -> None:
         """Cap a reply's open reflection, or its next: the device's cursor with the step that follows."""
@@ -220,8 +243,12 @@ class Overlap:
 
     def check_integrity(self) -> None:
         """Raise AssertionError where a reply, its row and, if all is read, its cursor on the device disagree."""
-        for number, reply in enumerate(self._rows):
-            assert reply.device_row == number and reply.finish is None, "rows without replies"
+        for number, row in enumerate(self._rows):
+            reply = row.reply
+            assert row.number == number and row in self._rows_of[reply] and reply.finish is None, (
+                "rows without replies"
+            )
+            assert reply.device_row == self._rows_of[reply][0].number, "a reply's first row"
             num = sum(other is reply for queued in self._queued for other in queued.replies)
             assert reply.in_flight == num, "steps that are not counted"
             if self._queued:
@@ -230,8 +257,8 @@ class Overlap:
             assert num_tokens == reply.num_tokens, "tokens that the host does not know"
             host = reply.cursor.state
             assert replace(state, caps=host.caps, granted=host.granted) == host, "cursors apart"
-            there, pages = self._device_pages[number], reply.sequence.table.pages
-            assert there.pages[: there.num_fixed] == pages[: there.num_fixed], "pages of another row"
+            pages = row.sequence.table.pages
+            assert row.pages[: row.num_fixed] == pages[: row.num_fixed], "pages of another row"
 
     def _queue(self, batch: StepBatch) -> int:
         """Queue a step behind the prompts that were fed -> its rows, those that were only fed among them."""
@@ -244,33 +271,37 @@ class Overlap:
         caps, self._caps = self._caps, {}
         if not (batch.by_device or batch.feeding):
             return 0
-        granted = {_row_of(reply): caps.get(reply) for reply in drawing}
+        rows = [self._rows_of[reply] for reply in drawing]
+        numbers = [tuple(row.number for row in held) for held in rows]
+        granted = [caps.get(reply) for reply in drawing]
         pending = None
         if drawing:
-            self._send_pages(drawing)
-            self.device_step.rows.order(granted)
-            pending = self.device_step.step(1 + max(granted), begun=batch.begun)
+            self._send_pages([row for held in rows for row in held])
+            order = {number: cap for held, cap in zip(numbers, granted, strict=True) for number in held}
+            self.device_step.rows.order(order)
+            pending = self.device_step.step(1 + max(order), begun=batch.begun)
             for reply in drawing:
                 reply.in_flight += 1
         ended = self.device_step.mark() if pending is None else None
         prompt_tokens = 0 if batch.by_host else batch.prompt_tokens
-        self._queued.append(_QueuedStep(drawing, granted, pending, prompt_tokens, batch.begun, ended))
+        self._queued.append(
+            _QueuedStep(drawing, numbers, granted, pending, prompt_tokens, batch.begun, ended)
+        )
         return len(drawing) + len(batch.feeding)
 
-    def _send_pages(self, drawing: abc.Sequence[ActiveReply]) -> None:
+    def _send_pages(self, rows: abc.Sequence[_DeviceRow]) -> None:
         """Send the page tables that changed.
 
         Published pages stay, but for the last, which may have been shared and copied.
         """
         changed = {}
-        for reply in drawing:
-            number, table = _row_of(reply), reply.sequence.table
-            there = self._device_pages[number]
-            first = max(min(there.num_fixed, table.num_published) - 1, 0)
-            if there.pages[first:] != table.pages[first:]:
-                changed[number] = table.pages
-                there.pages = list(table.pages)
-            there.num_fixed = table.num_published
+        for row in rows:
+            table = row.sequence.table
+            first = max(min(row.num_fixed, table.num_published) - 1, 0)
+            if row.pages[first:] != table.pages[first:]:
+                changed[row.number] = table.pages
+                row.pages = list(table.pages)
+            row.num_fixed = table.num_published
         if changed:
             self.device_step.rows.set_pages(changed)
 
@@ -287,25 +318,27 @@ class Overlap:
             for reply in queued.replies:
                 reply.in_flight -= 1
             result = StepResult(len(queued.replies), queued.prompt_tokens, step_s=queued.pending.took_s)
-            for reply, (number, cap) in zip(queued.replies, queued.caps.items(), strict=True):
+            for reply, rows, cap in zip(queued.replies, queued.rows, queued.caps, strict=True):
                 # A reply that is over has left: tokens drawn behind its end are dropped.
                 if reply.device_row is None:
                     continue
                 with self._faults.owning(reply):
-                    self._accept(reply, by_row.get(number), cap)
+                    self._accept(reply, [by_row.get(number) for number in rows], cap)
                     self._table.update(reply)
                 if reply.finish is not None:
                     self.leave(reply)
         return result
 
-    def _accept(self, reply: ActiveReply, emitted: Emitted | None, cap: int | None) -> None:
-        """Emit the token that the device drew for a reply."""
-        sequence = reply.sequence
+    def _accept(self, reply: ActiveReply, made: abc.Sequence[Emitted | None], cap: int | None) -> None:
+        """Emit the token that the device drew for a reply, in each of its rows."""
+        emitted = made[0]
         try:
             if emitted is None or emitted.ending is Ending.WAITING:
                 raise CursorMismatch(
                     "a step of this reply came to nothing on the device, without an end or a page: please report this"
                 )
+            if any(one is None or replace(one, row=emitted.row) != emitted for one in made[1:]):
+                raise CursorMismatch(f"the contexts of this reply drew {made}: please report this")
             if emitted.ending is Ending.REFUSED:
                 raise FloatingPointError(NO_NUMBERS)
             if cap is not None:
@@ -319,8 +352,10 @@ class Overlap:
         except (CursorMismatch, FloatingPointError) as error:
             self._fail(reply, str(error))
             return
-        sequence.num_cached = len(sequence.ids)
-        self._pages.publish([sequence])
+        sequences = reply.sequences
+        for sequence in sequences:
+            sequence.num_cached = len(sequence.ids)
+        self._pages.publish(sequences)
         self._emitter.emit(reply, emission, emitted.logprob)
         if reply.finish is None and emitted.ending is Ending.FED:
             self._hand_over(reply)
@@ -336,12 +371,14 @@ class Overlap:
         emitted: what the device says where it drew nothing but the end of the text.
         """
         if emitted is not None:
-            reply.sequence.num_cached = len(reply.sequence.ids)
+            for sequence in reply.sequences:
+                sequence.num_cached = len(sequence.ids)
             if emitted.discarded:
                 reply.cursor.finish_text()
         self.leave(reply)
         self._drop_queued(reply)
-        reply.sequence.feed_last()
+        for sequence in reply.sequences:
+            sequence.feed_last()
         self._table.set_phase(reply, Phase.PREFILL)
 
     def _drop_queued(self, reply: ActiveReply) -> None:
@@ -350,7 +387,8 @@ class Overlap:
             if reply in queued.replies:
                 place = queued.replies.index(reply)
                 del queued.replies[place]
-                del queued.caps[list(queued.caps)[place]]
+                del queued.rows[place]
+                del queued.caps[place]
                 reply.in_flight -= 1
 
     def _fail(self, reply: ActiveReply, error: str) -> None:
@@ -368,6 +406,19 @@ def _prompts_result(queued: _QueuedStep) -> StepResult:
     return StepResult(prompt_tokens=queued.prompt_tokens, step_s=took_s)
 
 
-def _row_of(reply: ActiveReply) -> int:
-    assert reply.device_row is not None, "the host draws for this reply"
-    return reply.device_row
+def _row_start(reply: ActiveReply, sequence: Sequence, room: int) -> RowStart:
+    """What a row that holds a reply's sequence begins with. room: tokens that the longest one may still get."""
+    sampling, number = reply.request.sampling, reply.number_in(sequence)
+    return RowStart(
+        token=sequence.ids[-1],
+        position=len(sequence.ids) - 1,
+        pages=sequence.table.pages,
+        program=reply.request.program,
+        sampling=replace(sampling, max_new_tokens=min(sampling.max_new_tokens, reply.num_tokens + room)),
+        caps=reply.own_caps,
+        reply=number,
+        log_weight=sequence.log_weights[number],
+        kind=_KINDS[sequence.roles[-1]],
+        cursor=reply.cursor.state,
+        num_tokens=reply.num_tokens,
+    )

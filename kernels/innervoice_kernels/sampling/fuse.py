@@ -132,6 +132,25 @@ class FusedGroups:
             log_prior=torch.tensor(_log_priors(groups), dtype=torch.float32, device=device),
         )
 
+    @classmethod
+    def allocate(cls, num_rows: int, device: torch.device) -> FusedGroups:
+        """Groups that are numbered by their first members' rows: each row is one by itself."""
+        rows = torch.arange(num_rows, dtype=torch.int32, device=device)
+        return cls(
+            begin=rows,
+            count=torch.ones_like(rows),
+            kind=torch.zeros_like(rows),
+            weights=torch.zeros(num_rows, 2, dtype=torch.float32, device=device),
+            members=rows.clone(),
+            targets=rows.clone(),
+            log_prior=torch.zeros(num_rows, dtype=torch.float32, device=device),
+        )
+
+    def first(self, number: int) -> FusedGroups:
+        """The first groups, in the same memory."""
+        begin, count, kind, weights = (x[:number] for x in (self.begin, self.count, self.kind, self.weights))
+        return FusedGroups(begin, count, kind, weights, self.members, self.targets, self.log_prior)
+
 
 def _log_priors(groups: Sequence[Fusing]) -> list[float]:
     return [prior for how in groups for prior in (how.log_prior or (0.0,) * how.size)]

@@ -1,6 +1,7 @@
 """A decode step that lives on the device: rows, schedules, layers, draws and cursors;
 the host reads one step late.
 
+fused.py     logits of contexts of one reply, before they are combined
 graphs.py    the graphs of a step, dependent launches measured
 layers.py    the layers of a decode step by the fused kernels
 programs.py  compiled schedules in device memory

@@ -17,6 +17,7 @@ from innervoice.schedule.cursor_state import CursorState
 from innervoice.types import Sampling
 from innervoice_kernels.sampling.cursor import Rows, request_columns, state_columns, state_values
 from innervoice_kernels.sampling.cursor_columns import Ending, StateColumn, TokenKind
+from innervoice_kernels.sampling.fuse import KINDS, FusedGroups, Fusing
 from innervoice_kernels.sampling.step import RowFeed
 from innervoice_kernels.transfer import to_device
 
@@ -58,6 +59,8 @@ class DeviceRows:
         cursor = Rows.allocate(max_rows, num_caps, device)
         self.cursor = replace(cursor, lower=self._orders[_LOWER], coming=self._orders[_COMING])
         self.programs = ProgramStore(device)
+        self.groups = FusedGroups.allocate(max_rows, device)
+        self._fused: list[tuple[list[int], Fusing]] = []
         self._places: list[Place | None] = [None] * max_rows
         self._is_guided = [True] * max_rows
         self._weighted: set[int] = set()
@@ -66,6 +69,26 @@ class DeviceRows:
     def is_weighted(self) -> bool:
         """Whether some reply has a reflection weight."""
         return bool(self._weighted)
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether some rows are contexts of one reply."""
+        return bool(self._fused)
+
+    def fuse(self, rows: Sequence[int], how: Fusing) -> None:
+        """Draw the tokens of these rows, the contexts of one reply in order, from their combined logits.
+
+        They have begun alike, and each draws the same token by itself. The first one that ends leaves the others unfused.
+        """
+        self._fused.append((list(rows), how))
+        for row, prior in zip(rows, how.log_prior, strict=True):
+            self.groups.log_prior[row] = prior
+        self._write_groups()
+
+    def log_prior(self, rows: Sequence[int]) -> tuple[float, ...]:
+        """The log of the listener's present belief in each of these rows' contexts. Waits for the device."""
+        known = self.groups.log_prior.tolist()
+        return tuple(known[row] for row in rows)
 
     def begin(self, row: int, start: RowStart) -> None:
         """Put a reply into a row. Raises ValueError for what cannot be held, and OutOfCapacity."""
@@ -142,6 +165,10 @@ class DeviceRows:
         for tensor in self._lines():
             tensor[target] = tensor[source]
         self._places[target], self._places[source] = self._places[source], None
+        for rows, _ in self._fused:
+            if source in rows:
+                rows[rows.index(source)] = target
+                self._write_groups()
         self._is_guided[target] = self._is_guided[source]
         if source in self._weighted:
             self._weighted ^= {source, target}
@@ -161,8 +188,33 @@ class DeviceRows:
         yield from (getattr(self.feed, f.name) for f in fields(self.feed))
         rows = self.cursor
         yield from (rows.state, rows.request, rows.scale, rows.seed, rows.caps, rows.lower, rows.coming)
+        yield self.groups.log_prior
+
+    def _write_groups(self) -> None:
+        """Say which rows are contexts of one reply; each other row is a group by itself."""
+        groups, num = self.groups, len(self._places)
+        firsts = {rows[0]: (rows, how) for rows, how in self._fused}
+        others = {row for rows, _ in self._fused for row in rows[1:]}
+        columns, members = np.zeros((3, num), np.int32), np.zeros(num, np.int32)
+        weights, begin = np.zeros((num, 2), np.float32), 0
+        for row in range(num):
+            if row in others:
+                continue
+            rows, how = firsts.get(row, ([row], None))
+            members[begin : begin + len(rows)] = rows
+            columns[:, row] = begin, len(rows), 0 if how is None else KINDS.index(how.kind)
+            weights[row] = (0, 0) if how is None else (how.alpha, how.beta)
+            begin += len(rows)
+        there = to_device([*columns, members, members.copy(), weights], groups.members.device)
+        targets = (groups.begin, groups.count, groups.kind, groups.members, groups.targets, groups.weights)
+        for target, values in zip(targets, there, strict=True):
+            target.copy_(values, non_blocking=True)
 
     def _leave(self, row: int) -> None:
+        kept = [(rows, how) for rows, how in self._fused if row not in rows]
+        if len(kept) < len(self._fused):
+            self._fused = kept
+            self._write_groups()
         place = self._places[row]
         self._places[row] = None
         self._weighted.discard(row)

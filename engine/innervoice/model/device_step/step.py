@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from innervoice.model.device_step.graphs import BucketGraphs
+from innervoice.model.device_step.fused import FusedLogits
+from innervoice.model.device_step.graphs import BucketGraphs, StepKind
 from innervoice.model.device_step.layers import Memory, decode_layers
 from innervoice.model.device_step.rows import DeviceRows, RowStart
 from innervoice.model.kv_cache import KVCache
@@ -29,9 +30,10 @@ from innervoice_kernels.jit import (
     num_compiled,
     recorded,
 )
-from innervoice_kernels.sampling.cursor import SLOTS, prepare
+from innervoice_kernels.sampling.cursor import SLOTS, Rows, prepare
 from innervoice_kernels.sampling.cursor_columns import Ending, OutputColumn, TokenKind
-from innervoice_kernels.sampling.head import head_step
+from innervoice_kernels.sampling.fuse import fuse_into, listen
+from innervoice_kernels.sampling.head import head, head_step
 from innervoice_kernels.sampling.sample_pick import Offers, pick, summary
 from innervoice_kernels.sampling.step import Ring, StepInputs, begin_step, end_step
 
@@ -109,6 +111,7 @@ class Buffers:
     layers: Memory
     inputs: StepInputs
     offers: Offers
+    fused: FusedLogits
     ring: Ring
     cos: Tensor  # [max_model_len, R/2]
     sin: Tensor
@@ -125,6 +128,7 @@ class Buffers:
             layers=Memory.allocate(model, max_rows, max_model_len),
             inputs=StepInputs.allocate(max_rows, c.hidden_size, cos.shape[1], weights.dtype, weights.device),
             offers=Offers.allocate(max_rows, c.vocab_size, SLOTS, weights.device),
+            fused=FusedLogits.allocate(max_rows, c.vocab_size, weights.device),
             ring=Ring.allocate(_RING, max_rows, weights.device),
             cos=cos,
             sin=sin,
@@ -133,7 +137,13 @@ class Buffers:
     @property
     def num_bytes(self) -> int:
         """The bytes of all tensors."""
-        parts: list[Any] = [self, self.rows.feed, self.rows.cursor, self.rows.programs.tensors]
+        parts: list[Any] = [
+            self,
+            self.rows.feed,
+            self.rows.cursor,
+            self.rows.groups,
+            self.rows.programs.tensors,
+        ]
         found = 0
         while parts:
             part = parts.pop()
@@ -197,6 +207,7 @@ class DeviceStep:
         self._memory = buffers.layers
         self._inputs = buffers.inputs
         self._offers = buffers.offers
+        self._fused = buffers.fused
         self._ring = buffers.ring
         self._cos = buffers.cos
         self._sin = buffers.sin
@@ -240,12 +251,13 @@ class DeviceStep:
             raise ValueError(
                 f"step: {count} steps of {num_rows} rows, expected 1 to {_RING} of 1 to {self.max_rows}"
             )
-        key = (next(b for b in self.buckets if b >= num_rows), self.rows.is_weighted)
+        kind = StepKind(self.rows.is_weighted, self.rows.is_fused)
+        bucket = next(b for b in self.buckets if b >= num_rows)
         begun = begun or self.mark()
         queued_ns = self._tracer.now_ns()
         with self._tracer.span("queue", rows=num_rows, steps=count):
             for _ in range(count):
-                self._once(*key)
+                self._once(bucket, kind)
         first, self._count = self._count, self._count + count
         host = torch.empty(
             count,
@@ -291,27 +303,33 @@ class DeviceStep:
 
     @torch.inference_mode()
     def launches(
-        self, weighted: Sequence[bool] = (False, True), buckets: Sequence[int] | None = None
+        self,
+        weighted: Sequence[bool] = (False, True),
+        buckets: Sequence[int] | None = None,
+        fused: Sequence[bool] = (False,),
     ) -> list[Launch]:
         """Note what the steps of these buckets launch, None: of all; nothing runs."""
         with recorded() as launches:
             for bucket in self.buckets if buckets is None else buckets:
-                for flag, way in product(weighted, self._ways):
-                    self._launch(bucket, flag, way)
+                for *kind, way in product(weighted, fused, self._ways):
+                    self._launch(bucket, StepKind(*kind), way)
         return launches
 
     @torch.inference_mode()
     def warmup(self, weighted: Sequence[bool] = (False, True), buckets: Sequence[int] | None = None) -> float:
-        """Compile every kernel and capture these buckets, None: all -> seconds taken. Only while all rows are idle."""
+        """Compile every kernel and capture these buckets, None: all -> seconds taken. Only while all rows are idle.
+
+        A step of fused contexts is captured when it is first taken.
+        """
         begin_ns = self._tracer.now_ns()
         buckets = sorted(self.buckets if buckets is None else buckets, reverse=True)
-        compile_all(self.launches(weighted, buckets))
+        compile_all(self.launches(weighted, buckets, (False, True)))
         for bucket in buckets:
             for flag in weighted:
                 if self._use_graphs:
-                    self.graphs.warm(bucket, flag)
+                    self.graphs.warm(bucket, StepKind(flag))
                 else:
-                    self._eager_step(bucket, flag)
+                    self._eager_step(bucket, StepKind(flag))
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         self._count = int(self._ring.count)
@@ -325,22 +343,22 @@ class DeviceStep:
         compiled = 0 if self._ready_s is None else num_compiled() - self._compiled
         return StepStats(self._ready_s, compiled, len(self.graphs), self._replays, self._eager)
 
-    def _once(self, bucket: int, weighted: bool) -> None:
-        replay = self.graphs.find(bucket, weighted)
+    def _once(self, bucket: int, kind: StepKind) -> None:
+        replay = self.graphs.find(bucket, kind)
         if not self._use_graphs:
-            self._eager_step(bucket, weighted, self._tracer)
+            self._eager_step(bucket, kind, self._tracer)
         elif replay is not None:
             replay()
             self._replays += 1
         else:  # without warmup: the first step of a bucket compiles its kernels, and is a step
-            self._eager_step(bucket, weighted)
-            self.graphs.add(bucket, weighted)
+            self._eager_step(bucket, kind)
+            self.graphs.add(bucket, kind)
 
-    def _eager_step(self, bucket: int, weighted: bool, tracer: Tracer | None = None) -> None:
-        self._launch(bucket, weighted, self._ways[0], tracer)
+    def _eager_step(self, bucket: int, kind: StepKind, tracer: Tracer | None = None) -> None:
+        self._launch(bucket, kind, self._ways[0], tracer)
         self._eager += 1
 
-    def _launch(self, bucket: int, weighted: bool, pdl: bool, tracer: Tracer | None = None) -> None:
+    def _launch(self, bucket: int, kind: StepKind, pdl: bool, tracer: Tracer | None = None) -> None:
         tracer = tracer or Tracer()
         weights, rows = self._model.weights, self.rows
         feed = rows.feed.first(bucket)
@@ -360,17 +378,33 @@ class DeviceStep:
                 self._kv,
                 self._memory,
                 tracer,
-                weighted=weighted,
+                weighted=kind.weighted,
                 invariant=self.invariant,
             )
         with tracer.span("head", rows=bucket):
-            if isinstance(weights.output, Tensor):
+            if kind.fused:
+                self._fused_head(hidden, cursor, offers)
+            elif isinstance(weights.output, Tensor):
                 head_step(hidden, weights.output, cursor, programs, offers, invariant=self.invariant)
             else:
                 offers.logits.copy_(self._model.logits(hidden))
                 summary(offers, cursor.draws, SLOTS)
                 pick(offers, cursor.draws, SLOTS, cursor, programs)
         end_step(feed, cursor, self._ring)
+
+    def _fused_head(self, hidden: Tensor, cursor: Rows, offers: Offers) -> None:
+        """The end of a step some of whose rows are contexts of one reply: all logits, combined, and drawn from."""
+        weights, groups = self._model.weights, self.rows.groups.first(len(hidden))
+        raw = self._fused.first(len(hidden))
+        if isinstance(weights.output, Tensor):
+            head(hidden, weights.output, raw.all_ids, raw.offers, 1, invariant=self.invariant)
+        else:
+            raw.offers.logits.copy_(self._model.logits(hidden))
+        fuse_into(raw.offers.logits, groups, raw.stats, offers.logits)
+        summary(offers, cursor.draws, SLOTS)
+        pick(offers, cursor.draws, SLOTS, cursor, self.rows.programs.tensors)
+        tokens, forced = cursor.output[:, OutputColumn.TOKEN], cursor.output[:, OutputColumn.IS_FORCED]
+        listen(raw.offers.logits, groups, raw.stats, tokens, forced, self.max_rows)
 
 
 @cache
