@@ -47,6 +47,7 @@ def text_of(token: int) -> bytes:
     return WORDS.get(token, b"") if token >= 20 else dict(enumerate(TEXTS)).get(token, b"")
 
 
+BYTES = Vocabulary(size=300, text=(0, 256), speech=None, end_of_turn=270, open=271, close=272, eos=(270,))
 IDS = [token for token in range(SIZE) if text_of(token)]
 PATTERNS = Patterns(VOCABULARY, text_of)
 
@@ -127,6 +128,20 @@ def test_the_offered_ids_leave_room_for_the_end_within_the_budget(pattern: str, 
             assert cursor.forced == CLOSE
         else:
             assert offered(cursor) == goes_on | ({CLOSE, DONE} if place in spellings else set()), place
+
+
+def test_few_ids_are_offered_singly_and_many_by_packed_bits() -> None:
+    """The same ids either way, and an id without text never."""
+    letters = Patterns(BYTES, lambda token: bytes([token]))
+    schedule = {"prologue": [bound("[\\x20-\\x7e]|[^a]{2}")], "cycle": [["transcript", 3]]}
+    cursor = Cursor(compile_schedule(Schedule.from_dict(schedule), BYTES, patterns=letters))
+    cursor.emit_forced()
+    assert cursor.mask.bits is not None
+    assert {token for token in range(300) if token in cursor.mask} >= set(range(1, 128)) - {ord("a")}
+    assert 0 not in cursor.mask and 271 not in cursor.mask
+    cursor.draw(0xC3)
+    assert cursor.mask.bits is None
+    assert {token for token in range(300) if token in cursor.mask} == set(range(0x80, 0xC0))
 
 
 def walk(cursor: Cursor, rng: random.Random, likes: tuple[int, ...] = ()) -> list[Emission]:
@@ -312,9 +327,6 @@ def _nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
                                                  "required": list(dict(zip(keys, several, strict=False)))[:needed]},
                   names, st.lists(inner, min_size=3, max_size=3), st.integers(0, 3)),
     )  # fmt: skip
-
-
-BYTES = Vocabulary(size=300, text=(0, 256), speech=None, end_of_turn=270, open=271, close=272, eos=(270,))
 
 
 @settings(max_examples=60, deadline=None)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from innervoice.schedule.emission import Mask
 from innervoice_kernels.sampling.bits import pack_ids
 
+_FEW = 128  # ids that a mask has singly
 ENDLESS = 2**31 - 1  # of a distance: the end cannot be reached
 
 Edges = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]
@@ -95,7 +96,10 @@ class BoundSegment:
         ids = self.guide.allowed(state, most)
         if self.ends and self.guide.distance[state] == 0:
             ids = np.append(ids, sorted(self.ends)).astype(np.int32)
-        made = Mask(((0, self.guide.size),), bits=pack_ids(ids, self.guide.size))
+        if len(ids) <= _FEW:
+            made = Mask((), tuple(ids.tolist()))
+        else:
+            made = Mask(((0, self.guide.size),), bits=pack_ids(ids, self.guide.size))
         if most >= len(self.guide.distance):  # no shortest way is longer
             self.masks[state] = made
         return made

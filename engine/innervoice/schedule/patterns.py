@@ -17,7 +17,7 @@ from innervoice.schedule.json_schema import check_schema
 from innervoice.schedule.program import ScheduleError, Segment
 from innervoice.types import Vocabulary
 
-_MARK = b"\x00"  # what stands before every pattern that the library is given
+_MARK = b"\x00"  # what stands behind every pattern that the library is given
 _MOST_GUIDES = 16
 _MOST_EXPANDED = 20_000  # characters of a pattern with its repeats written out
 _REPEAT = re.compile(r"\{(\d+)(?:,(\d*))?\}")
@@ -70,8 +70,8 @@ class Patterns:
             with suppress(_Unspellable):  # by a vocabulary of nothing
                 _index(library, pattern, library.Vocabulary(1, {_MARK: [0]}))
             # By itself the library stops at the first end that it meets, and leaves out ids that lead from an end to none.
-            # It holds what must reach \z, but only behind something.
-            index = _index(library, f"\\x00(?:{pattern})\\z", self._texts)
+            # Before a mark, which no text holds, it does neither.
+            index = _index(library, f"(?:{pattern})\\x00", self._texts)
         except _Unspellable:
             raise ScheduleError(_unspellable(name, pattern)) from None
         except ValueError as error:
@@ -79,8 +79,10 @@ class Patterns:
                 f"{name} is {_short(pattern)}, which outlines-core refuses ({str(error)[:200]}): write a regular "
                 "expression without look-around, anchors and back references"
             ) from None
-        start: int = index.get_next_state(index.get_initial_state(), size + 1)
-        found = Guide.of(_edges(index, start, size), start, index.get_final_states(), size)
+        start: int = index.get_initial_state()
+        edges = _edges(index, start, size)
+        ends = [state for state in edges if _is_end(index, index.get_next_state(state, size + 1))]
+        found = Guide.of(edges, start, ends, size)
         if found is None:
             raise ScheduleError(_unspellable(name, pattern))
         if not len(found.edges[0][0]):
@@ -91,7 +93,8 @@ class Patterns:
         texts: dict[bytes, list[int]] = {_MARK: [self._vocabulary.size + 1]}
         for low, high in (self._vocabulary.text, *self._vocabulary.words):
             for token in range(low, high):
-                if text := self._text_of(token):
+                text = self._text_of(token)
+                if text and _MARK not in text:
                     texts.setdefault(text, []).append(token)
         return texts
 
@@ -107,6 +110,11 @@ def _index(library: Any, pattern: str, texts: Any) -> Any:
     except ValueError as error:
         reason = " ".join(str(error).split())
         raise _Unspellable if "incompatible with the regex" in reason else ValueError(reason) from None
+
+
+def _is_end(index: Any, state: int | None) -> bool:
+    """Whether a state behind the mark, None: there is none, says that the pattern has ended before it."""
+    return state is not None and bool(index.is_final_state(state))
 
 
 def _edges(index: Any, start: int, size: int) -> dict[int, Edges]:
