@@ -166,7 +166,7 @@ def records(rounds: int, num_replies: int) -> Iterator[Record]:
     }
     for attribute, name in names.items():
         ours, peer = (Times(tuple(getattr(made[key], attribute)), 1) for key in ("ray", "plain"))
-        details = {"p99": _p99_ms(ours), "peer_p99": _p99_ms(peer)}
+        details = {"p99": _p99_ms(ours), "peer_p99": _p99_ms(peer), "peer_n": peer.n}
         shape = f"tiny, {REPLICAS} replicas, 1 caller"
         common: dict[str, Any] = {"unit": "ms", "device": device_name("cpu"), "peer_name": "plain server"}
         yield Record.of(name, shape, ours, peer=peer, details=details, **common)
