@@ -70,7 +70,7 @@ page-test: $(DEVELOPED) $(CLIENTS)/node/installed
 
 # Replicas on Ray Serve, all on this machine; minutes, on few cores more.
 ray: $(DEVELOPED) $(CLUSTERED)
-	$(BIN)/python -m pytest -n 0 -m "slow and not long" tests/server/ray
+	$(BIN)/python -m pytest -n 0 -m "not long" tests/server/ray
 
 # Triton kernels without a GPU: interpreted, and compiled for sm_90. A CUDA build of torch brings its own Triton.
 kernels: $(DEVELOPED)

@@ -79,12 +79,17 @@ def records(
     replicas: Sequence[int] = REPLICAS,
     seeds: Sequence[int] = SEEDS,
     seconds: float = SECONDS,
+    placements: Sequence[str] = tuple(PLACEMENTS),
+    guess: float = FIRST_GUESS,
 ) -> Iterator[Record]:
-    """A record for each number of replicas and each placement; those that are known come as they are."""
-    alone = None
-    by_routing = dict.fromkeys(PLACEMENTS, FIRST_GUESS)
+    """A record for each number of replicas and each placement; those that are known come as they are.
+
+    guess: sessions for each replica that the search begins with.
+    """
+    alone = next((one.ours for one in known if one.shape == "1 replicas, first-audio"), None)
+    by_routing = dict.fromkeys(placements, guess)
     for num in replicas:
-        for routing in PLACEMENTS:
+        for routing in placements:
             shape = f"{num} replicas, {routing}"
             found = next((one for one in known if (one.name, one.shape) == (NAME, shape)), None)
             if found is None:
@@ -133,13 +138,18 @@ def main() -> None:
     """Measure, and print and write the records."""
     arguments = parser(__doc__)
     arguments.add_argument("--replicas", type=int, nargs="+", default=REPLICAS)
+    arguments.add_argument("--routing", nargs="+", default=tuple(PLACEMENTS), choices=tuple(PLACEMENTS))
+    arguments.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    arguments.add_argument(
+        "--guess", type=float, default=FIRST_GUESS, help="sessions of a replica to begin with"
+    )
     given = arguments.parse_args()
     path: Path | None = given.json
     known = read(path) if path is not None and path.exists() else []
     if given.quick:
         report(records(known, (1, 2), SEEDS[:1], 15.0), path)
     else:
-        report(records(known, given.replicas), path)
+        report(records(known, given.replicas, given.seeds, SECONDS, given.routing, given.guess), path)
 
 
 if __name__ == "__main__":
