@@ -66,11 +66,28 @@ def test_calls_between_replicas_have_no_token() -> None:
         ({"model": "m", "gpu": 1}, "no argument gpu"),
         ({"model": "m", "server": {"drain_s": -1}}, "drain_s"),
         ({"model": "m", "server": {"api_keys": ["two words"]}}, "API key"),
+        ({"model": "m", "server": ["drain_s"]}, "server is .*a table of options"),
+        ({"model": "m", "engine": "cpu"}, "engine is 'cpu': it must be a table of options"),
+        ({"model": "m", "engine": {"devise": "cpu"}}, "devise"),
+        ({"model": "m", "server": {"drain": 1}}, "drain"),
+        ({"model": "m", "replicas": 0}, "replicas is 0: it must be a number from 1 on"),
+        ({"model": "m", "replicas": "two"}, "replicas is 'two'"),
+        ({"model": "m", "replicas": 1.5}, "replicas is 1.5"),
+        ({"model": "m", "gpus": -1}, "gpus is -1: it must be a number from 0 on"),
+        ({"model": "m", "gpus": "nan"}, "gpus is 'nan'"),
+        ({"model": "m", "directories": -1}, "directories is -1"),
+        ({"model": "m", "directory_bytes": 0}, "directory_bytes is 0"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         build(arguments)
+
+
+def test_numbers_may_be_text_as_the_command_line_gives_them() -> None:
+    assert (
+        build({"model": "m", "replicas": "3", "gpus": "0.5", "directories": "2", "engine": None}) is not None
+    )
 
 
 def test_the_configuration_is_one_and_its_arguments_are_known(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
 
+from innervoice.api.options import EngineOptions
 from innervoice.server.options import ServerOptions
 from innervoice.server.ray.replica import Replica, ReplicaSettings
 
@@ -46,29 +48,34 @@ def make_application(args: Mapping[str, Any]) -> Application:
     if not args.get("model"):
         raise ValueError("model is missing: give a directory or a hub id, as in model=PATH")
     server: dict[str, Any] = {"api_keys": os.environ.get("INNERVOICE_API_KEY", "").split()}
-    server |= dict(args.get("server") or {})
+    server |= read_table(args, "server")
+    engine = read_table(args, "engine")
     server["api_keys"] = tuple(server["api_keys"])
-    options = ServerOptions(**server)
+    try:
+        EngineOptions().changed(**engine)
+        options = ServerOptions(**server)
+    except TypeError as error:  # of an unknown name
+        raise ValueError(str(error)) from None
     hub = {
         "name": str(args.get("name") or "innervoice"),
-        "num_shards": int(args.get("directories") or 1),
-        "max_bytes": int(args.get("directory_bytes") or 2**30),
+        "num_shards": int(read_number(args, "directories", 1, 1)),
+        "max_bytes": int(read_number(args, "directory_bytes", 2**30, 1)),
     }
     settings = ReplicaSettings(
         model=str(args["model"]),
         name=str(args.get("served_name") or Path(str(args["model"])).name),
-        engine=dict(args.get("engine") or {}),
+        engine=engine,
         server=server,
         hub=hub,
     )
     deployment = serve.deployment(
         name=DEPLOYMENT,
-        num_replicas=int(args.get("replicas") or 1),
+        num_replicas=int(read_number(args, "replicas", 1, 1)),
         max_ongoing_requests=MAX_REQUESTS,
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=options.drain_s + 10.0,
         health_check_period_s=5.0,
-        ray_actor_options={"num_cpus": 1, "num_gpus": float(args.get("gpus") or 0)},
+        ray_actor_options={"num_cpus": 1, "num_gpus": read_number(args, "gpus", 0, 0)},
         request_router_config=RequestRouterConfig(
             request_router_class=ROUTER,
             request_router_kwargs={"hub": hub},
@@ -77,3 +84,27 @@ def make_application(args: Mapping[str, Any]) -> Application:
     )
     application: Application = deployment(serve.ingress()(Replica)).bind(settings)
     return application
+
+
+def read_table(args: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Read options by name, an empty table where there are none. Raises ValueError for another thing."""
+    given = args.get(name)
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{name} is {given!r}: it must be a table of options, as in {name}: {{NAME: VALUE}}")
+    return dict(given)
+
+
+def read_number(args: Mapping[str, Any], name: str, default: float, least: float) -> float:
+    """Read a number, which `serve run` gives as text; a count is whole. Raises ValueError for another thing."""
+    given = args.get(name)
+    if given is None:
+        return default
+    try:
+        value = float(given) if name == "gpus" else int(str(given))
+    except (TypeError, ValueError):
+        value = -math.inf
+    if not least <= value < math.inf:
+        raise ValueError(f"{name} is {given!r}: it must be a number from {least:g} on")
+    return value
