@@ -66,6 +66,7 @@ def test_calls_between_replicas_have_no_token() -> None:
         ({"model": "m", "gpu": 1}, "no argument gpu"),
         ({"model": "m", "server": {"drain_s": -1}}, "drain_s"),
         ({"model": "m", "server": {"api_keys": ["two words"]}}, "API key"),
+        ({"model": "m", "server": {"api_keys": "one-key"}}, "api_keys is a text"),
         ({"model": "m", "server": ["drain_s"]}, "server is .*a table of options"),
         ({"model": "m", "engine": "cpu"}, "engine is 'cpu': it must be a table of options"),
         ({"model": "m", "engine": {"devise": "cpu"}}, "devise"),

@@ -50,7 +50,9 @@ def make_application(args: Mapping[str, Any]) -> Application:
     server: dict[str, Any] = {"api_keys": os.environ.get("INNERVOICE_API_KEY", "").split()}
     server |= read_table(args, "server")
     engine = read_table(args, "engine")
-    server["api_keys"] = tuple(server["api_keys"])
+    if isinstance(server["api_keys"], str):
+        raise ValueError("api_keys is a text: it must be a list of keys, even of one")
+    server["api_keys"] = tuple(server["api_keys"] or ())
     try:
         EngineOptions().changed(**engine)
         options = ServerOptions(**server)
