@@ -318,6 +318,7 @@ def running_cluster(model: Path) -> Iterator[Cluster]:
 
     try:
         ray.init(
+            address="local",  # and no cluster that was left running here
             num_cpus=8,
             object_store_memory=100 * 2**20,
             include_dashboard=False,

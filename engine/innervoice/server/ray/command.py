@@ -37,7 +37,7 @@ def serve_replicas(
     if address:
         check_address(address)
     own = {} if address else {"num_cpus": max(replicas, os.cpu_count() or 1), "include_dashboard": False}
-    ray.init(address=address, logging_level="warning", **own)
+    ray.init(address=address or "local", logging_level="warning", **own)
     try:
         with _until_a_signal():
             serve.start(
