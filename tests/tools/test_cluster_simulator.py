@@ -1,14 +1,24 @@
 from __future__ import annotations
 
+import json
 from collections import Counter
 from random import Random
 
 import numpy as np
 import pytest
+from paths import BENCH, ROOT
 
 from innervoice.runtime.scheduler import SchedulerSettings
 from innervoice.server.cluster.placement import FirstAudio, Placement, RoundRobin, TwoChoices
-from innervoice.tools.simulator import Cluster, Measured, SimulatedDevice, SimulatedRun, Spoken, is_carried
+from innervoice.tools.simulator import (
+    PLACEMENTS,
+    Cluster,
+    Measured,
+    SimulatedDevice,
+    SimulatedRun,
+    Spoken,
+    is_carried,
+)
 
 SMALL = Measured({1: 0.010, 512: 0.250}, {1: 0.002, 512: 0.050}, 20e-6)
 SETTINGS = SchedulerSettings(fixed_hidden=0, max_rows=512)
@@ -77,3 +87,17 @@ def test_turns_do_not_depend_on_where_a_session_is() -> None:
     asked = [Counter((reply.prompt_tokens, reply.speech_tokens) for reply in run.replies) for run in runs]
     common = sum((asked[0] & asked[1]).values())
     assert common > 0.9 * min(len(run.replies) for run in runs)
+
+
+def test_the_table_of_the_documents_is_the_one_that_was_recorded() -> None:
+    records = json.loads((BENCH / "results" / "cluster_simulated.json").read_text(encoding="utf-8"))
+    rows = [
+        line.split("|") for line in (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8").splitlines()
+    ]
+    table = {row[1].strip(): [cell.strip() for cell in row[2:5]] for row in rows if len(row) == 7}
+    for one in records:
+        replicas, routing = one["details"]["replicas"], one["details"]["routing"]
+        cell = table[str(replicas)][list(PLACEMENTS).index(routing)]
+        assert cell == f"{one['ours']} ({one['ours'] / replicas:.2f})"
+        assert routing != "first-audio" or one["ratio"] is None or one["ratio"] >= 0.95
+    assert {one["details"]["replicas"] for one in records} >= {1, 8, 64}
