@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from torch import Tensor
 
@@ -340,8 +341,12 @@ def test_refused_heads(tmp_path: Path, config: Any, tensors: dict[str, Tensor], 
     assert "\n" not in str(error.value)
 
 
-def test_bad_pairs_are_refused(engine: Engine) -> None:
+def test_bad_pairs_are_refused(engine: Engine, tmp_path: Path) -> None:
     evaluator = Evaluator(engine, random_heads())
+    short = tmp_path / "short.wav"
+    soundfile.write(short, sound(200), 16000)
+    with pytest.raises(ValueError, match=f"^{short}: audio has 200 samples at 16000 Hz"):
+        evaluator.score(PAIR[0], short, describe=False)
     with pytest.raises(ValueError, match="has 200 samples at 16000 Hz"):
         evaluator.score(PAIR[0], (sound(200), 16000), describe=False)
     with pytest.raises(FileNotFoundError, match="nowhere"):

@@ -113,7 +113,8 @@ def test_a_manifest_is_rated_once_and_goes_on(
         "pairs.jsonl, line 2 is not JSON",
         "pairs.jsonl, line 4: the reply has no audio: give the path of a recording as reply, or its words as reply_text",
         "pairs.jsonl, line 8: scores is [1]: it must be an object of numbers by name",
-        "item 'brief': audio has 200 samples at 16000 Hz",
+        "short.wav: audio has 200 samples at 16000 Hz",
+        "item 'brief': ",
         "item 'gone': ",
         "5 of 8 pairs failed, which are named above",
     ):

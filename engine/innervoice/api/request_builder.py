@@ -18,7 +18,7 @@ from innervoice.api.options import with_changes
 from innervoice.api.prompt_ids import check_prompt_ids
 from innervoice.api.tool_choice import read_tool_choice
 from innervoice.checkpoint.model_config import GenerationConfig
-from innervoice.codec.audio import SampleRate, read_audio
+from innervoice.codec.audio import SampleRate, naming, read_audio
 from innervoice.codec.speech_codec import SpeechEncoder
 from innervoice.fields import MOST_INT64, Count, Encodable, Length, Limits, Seconds, read_fields
 from innervoice.model.families import Family
@@ -300,7 +300,9 @@ class RequestBuilder:
         if self.speech_tokenizer is None:
             raise ValueError(NO_SPEECH_TOKENIZER)
         self._warn_of_event_loop()
-        return SpokenCodes(tuple(self.speech_tokenizer.encode(*read_audio(content, self._check_sound))))
+        with naming(content):
+            codes = self.speech_tokenizer.encode(*read_audio(content, self._check_sound))
+        return SpokenCodes(tuple(codes))
 
     def spoken(self, part: SpokenCodes) -> list[int]:
         """A recording's ids as they stand in a prompt. Raises ValueError for a model that hears by speech codes."""

@@ -83,7 +83,7 @@ def read_heads(directory: Path, hidden_size: int, num_layers: int, vocab_size: i
             f"{TENSORS} beside its {JSON}" if path.exists() else f"heads, neither {JSON} nor a score.weight"
         )
         raise FileNotFoundError(
-            f"{directory} has no {missing}: give a checkpoint that was trained to rate, or judge with ZeroShotJudge"
+            f"{directory} has no {missing}: give a checkpoint that was trained to rate, or judge with ZeroShotJudge (--zero-shot)"
         )
     if own.exists() and not path.exists():
         raise FileNotFoundError(

@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -48,6 +49,18 @@ def read_audio(source: AudioIn, check_len: CheckLen | None = None) -> tuple[Samp
     samples, rate, where = _read(source, 1, check_len)
     check_samples(samples[:, 0], rate, where)
     return samples[:, 0], int(rate)
+
+
+@contextmanager
+def naming(source: AudioIn) -> Iterator[None]:
+    """Name a file in a ValueError about its sound that does not."""
+    try:
+        yield
+    except ValueError as error:
+        name = str(os.fspath(source)) if isinstance(source, str | os.PathLike) else None
+        if name is None or name in str(error) or type(error) is not ValueError:
+            raise
+        raise ValueError(f"{name}: {error}") from None
 
 
 def read_channels(source: AudioIn) -> tuple[Samples, int]:

@@ -192,7 +192,7 @@ def load_weights(
     from innervoice.model.families import hugging_face_weights
 
     if str(device) != "meta":
-        log.info(
+        log.warning(
             "only the thinker is loaded, for text and recordings: the checkpoint's vision, talker and wave parts are skipped"
         )
     return hugging_face_weights.load_weights(
