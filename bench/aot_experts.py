@@ -7,13 +7,14 @@ from bench.aot_shapes import Call, call, empty, ints
 from torch import Tensor
 
 from innervoice_kernels.language import expert_groups, expert_products
+from innervoice_kernels.language.weight_formats import folded_width
 
 D, EXPERTS, USED, F = 2048, 128, 8, 768
 FORMATS = ("plain", "int8", "fp8", "int4 32", "int4 128", "symmetric 32")
 
 
 def weights(outputs: int, inputs: int, kind: str, dtype: torch.dtype) -> expert_products.ExpertWeights:
-    """Of all experts; int4 laid out as for the GPU, scales and minima group by group."""
+    """Of all experts; int4 laid out as for the GPU, scales and minima group by group, codes folded."""
     num = EXPERTS * outputs
     if kind == "plain":
         return expert_products.ExpertWeights(empty(num, inputs, dtype=dtype))
@@ -22,8 +23,10 @@ def weights(outputs: int, inputs: int, kind: str, dtype: torch.dtype) -> expert_
         return expert_products.ExpertWeights(codes, empty(num, dtype=torch.float32))
     form, group = kind.split()
     scale, low = (empty(inputs // int(group), num, dtype=torch.float16).t() for _ in range(2))
-    codes = empty(num, inputs // 2, dtype=torch.uint8)
-    return expert_products.ExpertWeights(codes, scale, None if form == "symmetric" else low, int(group))
+    codes = empty(num, folded_width(inputs), dtype=torch.uint8)
+    return expert_products.ExpertWeights(
+        codes, scale, None if form == "symmetric" else low, int(group), folded=True
+    )
 
 
 def routing(rows: int, dtype: torch.dtype) -> list[Call]:

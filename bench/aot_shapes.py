@@ -24,6 +24,7 @@ from innervoice_kernels.language import (
     rope,
     step_attention,
 )
+from innervoice_kernels.language.weight_formats import folded_width
 from innervoice_kernels.residual_vq import elu_unit, rvq, taps, windowed
 from innervoice_kernels.sampling import cursor, head, philox, sample_pick, step
 from innervoice_kernels.speech_codec import (
@@ -188,7 +189,7 @@ def products(rows: int, dtype: torch.dtype) -> list[Call]:
 
 
 def quantised(rows: int, dtype: torch.dtype, label: str, *formats: str) -> list[Call]:
-    """A product over quantised weights, laid out as for the GPU: int4 scales and minima group by group."""
+    """A product over quantised weights, laid out as for the GPU: int4 scales and minima group by group, codes folded."""
     norm_of = linear.Norm(empty(D, dtype=dtype), EPS)
     products: dict[str, tuple[int, int, dict[str, Any]]] = {
         "qkv": (QKV, D, {"norm": norm_of}),
@@ -199,7 +200,7 @@ def quantised(rows: int, dtype: torch.dtype, label: str, *formats: str) -> list[
     n, k, more = products[label]
     x, codes4, scale = (
         empty(rows, k, dtype=dtype),
-        empty(n, k // 2, dtype=torch.uint8),
+        empty(n, folded_width(k), dtype=torch.uint8),
         empty(n, dtype=torch.float32),
     )
     made = []
@@ -212,7 +213,7 @@ def quantised(rows: int, dtype: torch.dtype, label: str, *formats: str) -> list[
         kind, group = name.split()
         steps, low = (empty(k // int(group), n, dtype=torch.float16).t() for _ in range(2))
         args = (x, codes4, steps, None if kind == "symmetric" else low, int(group))
-        made.append(call(title, linear_int4.int4_linear, *args, **more))
+        made.append(call(title, linear_int4.int4_linear, *args, folded=True, **more))
     return made
 
 

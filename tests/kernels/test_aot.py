@@ -186,8 +186,7 @@ def test_unpacking_leaves_the_bandwidth_to_the_weights() -> None:
             shares[form] = max(shares.get(form, 0.0), share_of_slots(record))
     assert set(shares) == {"int8", "fp8", "int4 32", "int4 128", "symmetric 32"}
     assert max(shares["int8"], shares["fp8"]) <= 0.45, shares
-    assert shares["int4 128"] <= 0.695, shares
-    assert shares["int4 32"] <= 0.91 and shares["symmetric 32"] <= 0.955, shares
+    assert max(share for form, share in shares.items() if form not in ("int8", "fp8")) <= 0.65, shares
 
 
 @compiles

@@ -87,21 +87,14 @@ def test_every_code_becomes_its_number(name: str, codes: torch.dtype, dtype: tor
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype", "added"), [("_INT4_TO_BF16", torch.bfloat16, 128), ("_INT4_TO_FP16", torch.float16, 64)]
+    ("name", "dtype", "added"), [("BF16", torch.bfloat16, 128), ("FP16", torch.float16, 64)]
 )
-def test_every_half_of_a_byte_meets_its_input(name: str, dtype: torch.dtype, added: int) -> None:
-    """Codes and inputs are put in one order: a number that is its own place in K is found where its code is."""
-    inputs = torch.arange(8).to(dtype)
-    first, second = inputs[:4].view(torch.int32), inputs[4:].view(torch.int32)
-    operands = [int(x) & 0xFFFFFFFF for x in (*first, *second)]
-    order = [
-        *numbers(carried_out("_FIRST_PAIRS", *operands, results=2), dtype),
-        *numbers(carried_out("_SECOND_PAIRS", *operands, results=2), dtype),
-    ]
-    places = torch.stack(order).long()
-    assert sorted(places.tolist()) == list(range(8))
+def test_every_half_of_a_byte_becomes_its_number(name: str, dtype: torch.dtype, added: int) -> None:
+    """Low ones and high ones, in the order of the bytes; what is added to them is taken off again."""
     for offset in range(4):
         for four in CODES.roll(offset).view(-1, 4):
-            made = numbers(carried_out(name, word(four), results=4), dtype)
-            codes = torch.stack([four & 15, four >> 4], dim=-1).flatten()
-            assert torch.equal(made, codes[places].double() + added)
+            made = numbers(carried_out(f"_INT4_TO_{name}", word(four), results=4), dtype)
+            assert torch.equal(made, torch.cat([four & 15, four >> 4]).double() + added)
+    for label, less in (("TAKEN", 0), ("TAKEN_8", 8)):
+        taken = numbers(carried_out(f"_{name}_{label}", results=2), dtype)
+        assert taken.tolist() == [-added - less] * 4

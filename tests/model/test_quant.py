@@ -152,7 +152,11 @@ def test_a_layout_for_the_gpu_changes_no_number(to: Quantization) -> None:
     assert torch.equal(turned.dequantize(), made.dequantize())
     assert turned.codes.stride(0) % 16 == 0 and turned.codes.data_ptr() % 16 == 0
     if isinstance(turned, Int4Weight):
-        assert turned.scale.stride() == (1, 9)
+        assert (
+            turned.scale.stride() == (1, 9) and turned.folded and laid_out(turned).codes.equal(turned.codes)
+        )
+        index = torch.tensor([3, 3, 0])
+        assert torch.equal(embed(turned, index, torch.float32), made.dequantize()[index])
     assert torch.equal(linear(turned, normal(2, 150, seed=1)), linear(made, normal(2, 150, seed=1)))
 
 

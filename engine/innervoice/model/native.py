@@ -137,6 +137,8 @@ def why_not(model: Transformer, kv: KVCache) -> str | None:
     for name, weight in named:
         if isinstance(weight, Fp8Weight):
             return f"{name} is in fp8, covered are float32, bfloat16, int8 and int4"
+        if isinstance(weight, Int4Weight) and weight.folded:
+            return f"{name} is int4 folded for a GPU, covered are codes in the order of their inputs"
         if isinstance(weight, Tensor) and (weight.dtype not in _DTYPES or not weight.is_contiguous()):
             return f"{name} is {weight.dtype} with strides {weight.stride()}, covered are contiguous float32 and bfloat16"
     return None

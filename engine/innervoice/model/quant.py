@@ -16,7 +16,7 @@ In a file the tensors of a weight NAME are called NAME.codes, NAME.scale and NAM
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -32,7 +32,15 @@ from innervoice_kernels.language.linear import Norm, SplitWorkspace, gated_linea
 from innervoice_kernels.language.linear import linear as own_linear
 from innervoice_kernels.language.linear_int4 import int4_linear
 from innervoice_kernels.language.linear_scaled import scaled_linear
-from innervoice_kernels.language.weight_formats import MIDDLE, int4_ref, packed, scaled_ref, spread
+from innervoice_kernels.language.weight_formats import (
+    MIDDLE,
+    fold,
+    folded_width,
+    int4_ref,
+    packed,
+    scaled_ref,
+    spread,
+)
 
 FP8 = torch.float8_e4m3fn
 _LARGEST_FP8 = 448.0
@@ -91,11 +99,13 @@ class Int4Weight:
     minimum: Tensor | None  # [N, ceil(K / group)] float16
     num_columns: int  # K
     group: int
+    folded: bool = False  # codes are [N, 32 ceil(K / 64)], as the GPU multiplies them
 
     def __post_init__(self) -> None:
         check_group(self.group)
         rows = self.codes.shape[0]
-        _check("int4 codes", self.codes, torch.uint8, (rows, -(-self.num_columns // 2)))
+        width = folded_width(self.num_columns) if self.folded else -(-self.num_columns // 2)
+        _check("int4 codes", self.codes, torch.uint8, (rows, width))
         groups = (rows, -(-self.num_columns // self.group))
         _check("the scales of int4 codes", self.scale, torch.float16, groups)
         if self.minimum is not None:
@@ -108,7 +118,8 @@ class Int4Weight:
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """[N, K], computed in float32 and rounded once."""
-        return int4_ref(self.codes, self.scale, self.minimum, self.num_columns, self.group).to(dtype)
+        held = (self.codes, self.scale, self.minimum, self.num_columns, self.group, self.folded)
+        return int4_ref(*held).to(dtype)
 
 
 Quantized: TypeAlias = Int8Weight | Int4Weight | Fp8Weight
@@ -213,7 +224,7 @@ def linear(weight: Weight, x: Tensor, bias: Tensor | None = None, *, invariant: 
         y = own_linear(rows, weight, bias, invariant=True)
     elif isinstance(weight, Int4Weight):
         scales = (weight.scale, weight.minimum, weight.group)
-        y = int4_linear(rows, weight.codes, *scales, bias, invariant=invariant)
+        y = int4_linear(rows, weight.codes, *scales, bias, folded=weight.folded, invariant=invariant)
     else:
         y = scaled_linear(rows, weight.codes, weight.scale, bias, invariant=invariant)
     return y.view(*x.shape[:-1], -1) if y.numel() else y.new_empty(*x.shape[:-1], weight.shape[0])
@@ -241,6 +252,7 @@ def step_linear(
     how = {"workspace": workspace, "invariant": invariant}
     if isinstance(weight, Int4Weight):
         scales = (weight.scale, weight.minimum, weight.group)
+        how |= {"folded": weight.folded}
         return int4_linear(x, weight.codes, *scales, None, residual, norm, gated, **how)  # type: ignore[arg-type]
     return scaled_linear(x, weight.codes, weight.scale, None, residual, norm, gated, **how)  # type: ignore[arg-type]
 
@@ -305,26 +317,36 @@ def expert_weights(weight: Weight) -> ExpertWeights:
     if isinstance(weight, Tensor):
         return ExpertWeights(weight)
     if isinstance(weight, Int4Weight):
-        return ExpertWeights(weight.codes, weight.scale, weight.minimum, weight.group)
+        return ExpertWeights(weight.codes, weight.scale, weight.minimum, weight.group, weight.folded)
     return ExpertWeights(weight.codes, weight.scale)
 
 
 def laid_out(weight: Weight) -> Weight:
     """The same weight in memory as the GPU reads it best: rows of codes begin at multiples of 16 bytes, of
-    which a lane reads 16 at once; the scales and minima of a group lie side by side for all outputs.
+    which a lane reads 16 at once, int4 codes are folded; the scales and minima of a group lie side by side for all outputs.
     """
     if isinstance(weight, Tensor | LanedWeight):
         return weight
+    if isinstance(weight, Int4Weight):
+        return _folded(weight)
     codes = weight.codes
     width = codes.shape[1]
     if width % _LANE_BYTES:
         padded = codes.new_zeros(len(codes), -(-width // _LANE_BYTES) * _LANE_BYTES)
         padded[:, :width] = codes
         codes = padded[:, :width]
-    if not isinstance(weight, Int4Weight):
-        return with_tensors(weight, {"codes": codes, "scale": weight.scale})
-    turned = {name: x.t().contiguous().t() for name, x in tensors_of(weight).items() if name != "codes"}
-    return with_tensors(weight, {"codes": codes, **turned})
+    return with_tensors(weight, {"codes": codes, "scale": weight.scale})
+
+
+def _folded(weight: Int4Weight) -> Int4Weight:
+    """Int4 laid out; codes some rows at a time, because they are wide for a moment."""
+    codes = weight.codes
+    if not weight.folded:
+        parts = row_blocks(codes)
+        codes = stacked([fold(part, weight.num_columns) for part in parts])
+    scale, minimum = (None if x is None else x.t().contiguous().t() for x in (weight.scale, weight.minimum))
+    assert scale is not None
+    return Int4Weight(codes, scale, minimum, weight.num_columns, weight.group, folded=True)
 
 
 def in_lanes(weight: Weight, *, in_place: bool = False) -> Weight:
@@ -360,9 +382,7 @@ def with_tensors(like: Quantized, tensors: Mapping[str, Tensor]) -> Quantized:
     Raises ValueError where their types or shapes do not fit.
     """
     if isinstance(like, Int4Weight):
-        return Int4Weight(
-            tensors["codes"], tensors["scale"], tensors.get("minimum"), like.num_columns, like.group
-        )
+        return replace(like, codes=tensors["codes"], scale=tensors["scale"], minimum=tensors.get("minimum"))
     return type(like)(tensors["codes"], tensors["scale"])
 
 

@@ -35,7 +35,7 @@ from innervoice_kernels.language.linear import LinearTile
 from innervoice_kernels.language.linear_int4 import sums_of_few, sums_of_many
 from innervoice_kernels.language.linear_scaled import scaled_sums
 from innervoice_kernels.language.linear_tiles import finish, outputs_of
-from innervoice_kernels.language.weight_formats import int4_ref, scaled_ref
+from innervoice_kernels.language.weight_formats import fold, folded_width, int4_ref, scaled_ref
 
 PLAIN, SCALED, INT4 = 0, 1, 2
 _PLAIN, _SCALED = tl.constexpr(PLAIN), tl.constexpr(SCALED)
@@ -57,6 +57,7 @@ class ExpertWeights(NamedTuple):
     scale: Tensor | None = None  # [E N] float32; int4: [E N, ceil(K / group)] float16
     minimum: Tensor | None = None  # int4: [E N, ceil(K / group)] float16; None: w = scale (q - 8)
     group: int = 0  # of int4
+    folded: bool = False  # int4 codes are as `fold` makes them, [E N, 32 ceil(K / 64)]
 
     @property
     def kind(self) -> int:
@@ -69,7 +70,8 @@ class ExpertWeights(NamedTuple):
             return self.numbers
         if not self.group:
             return scaled_ref(self.numbers, self.scale)
-        return int4_ref(self.numbers, self.scale, self.minimum, num_columns, self.group).to(dtype)
+        held = (self.numbers, self.scale, self.minimum, num_columns, self.group, self.folded)
+        return int4_ref(*held).to(dtype)
 
 
 def rows_of_groups(num_pairs: int, num_experts: int) -> int:
@@ -138,8 +140,7 @@ def _plain_sums(
 def _expert_linear_kernel(
     x: Ptr, w: Ptr, scale: Ptr, minimum: Ptr, pair: Ptr, expert: Ptr, y: Ptr, P: Count, M: Count, N: Num, K: Num, length: Num,
     used: Num, x_row: Num, w_row: Num, s_row: Num, s_group: Num, ROWS: constexpr, BLOCK_N: constexpr, BLOCK_K: constexpr,
-    KIND: constexpr, GROUP: constexpr, PIECE: constexpr, EVEN: constexpr, MINIMUM: constexpr, GATED: constexpr, FEW: constexpr,
-    STAGES: constexpr,
+    KIND: constexpr, GROUP: constexpr, EVEN: constexpr, MINIMUM: constexpr, GATED: constexpr, FEW: constexpr, STAGES: constexpr,
 ) -> None:  # fmt: skip
     """A tile [BLOCK_N, ROWS] of one expert's outputs for a tile of its pairs a program.
 
@@ -165,12 +166,12 @@ def _expert_linear_kernel(
     elif FEW:
         total, squares = sums_of_few(
             x, w, scale, minimum, x, row, output, is_column, 0, length, length, M, K, x_row, w_row, s_row, s_group, ROWS,
-            BLOCK_N, BLOCK_K, GROUP, PIECE, EVEN, MINIMUM, False, STAGES,
+            BLOCK_N, BLOCK_K, GROUP, EVEN, MINIMUM, False, STAGES,
         )  # fmt: skip
     else:
         total, squares = sums_of_many(
             x, w, scale, minimum, x, row, output, is_column, 0, length, length, M, K, x_row, w_row, s_row, s_group, ROWS,
-            BLOCK_N, BLOCK_K, GROUP, PIECE, EVEN, MINIMUM, False, STAGES,
+            BLOCK_N, BLOCK_K, GROUP, EVEN, MINIMUM, False, STAGES,
         )  # fmt: skip
     finish(
         total, squares, tile, own, is_pair, x, x, y, N, K, 0, 0.0, BLOCK_N, ROWS, False, False, GATED, False
@@ -199,12 +200,14 @@ def _products(
     """Rows p of y from rows p // used of x, for every pair p of the groups."""
     (num_rows, depth), numbers = x.shape, w.numbers
     columns = y.shape[1]
-    width = cdiv(depth, 2) if w.kind == INT4 else depth
+    width = depth if w.kind != INT4 else folded_width(depth) if w.folded else cdiv(depth, 2)
     if tuple(numbers.shape) != (num_experts * columns * (2 if gated else 1), width):
         raise ValueError(
             f"expert products: weights are {tuple(numbers.shape)}, expected "
             f"{(num_experts * columns * (2 if gated else 1), width)} for {num_experts} experts of {depth} inputs"
         )
+    if w.kind == INT4 and not w.folded:
+        numbers = fold(numbers, depth)
     x, numbers = (a if a.stride(-1) == 1 or a.shape[-1] == 1 else a.contiguous() for a in (x, numbers))
     scale = numbers if w.scale is None else w.scale
     minimum = scale if w.minimum is None else w.minimum
@@ -214,12 +217,11 @@ def _products(
     rows = len(groups.pair) // max(tiles, 1)
     config = _TILES[w.kind][2 if x.dtype == torch.float32 else rows > _FEW_ROWS]
     few = rows <= _FEW_ROWS and x.dtype != torch.float32
-    piece = config.depth // 4 if few else min(w.group // 2, config.depth)
     launch(
         _expert_linear_kernel, (cdiv(columns * (2 if gated else 1), config.columns), tiles), x, numbers, scale, minimum,
-        *groups, y, len(y), num_rows, columns, depth, width, used, x.stride(0), numbers.stride(0), scale.stride(0),
+        *groups, y, len(y), num_rows, columns, depth, numbers.shape[1], used, x.stride(0), numbers.stride(0), scale.stride(0),
         scale.stride(-1), ROWS=rows, BLOCK_N=config.columns, BLOCK_K=config.depth, KIND=w.kind, GROUP=w.group,
-        PIECE=piece if w.kind == INT4 else 0, EVEN=depth % (config.depth * (2 if w.kind == INT4 else 1)) == 0,
+        EVEN=depth % (config.depth * (2 if w.kind == INT4 else 1)) == 0,
         MINIMUM=w.minimum is not None, GATED=gated, FEW=few, STAGES=config.stages, num_warps=config.warps,
         num_stages=config.stages,
     )  # fmt: skip

@@ -45,34 +45,32 @@ _FP8_TO_BF16 = tl.constexpr("""{
     mul.bf16x2 $1, $1, power;
     mul.bf16x2 $0, low, power;
 }""")
-# Four bytes are the numbers 0 to 7 of K: 0, 4, 1 and 5 are the first result, 2, 6, 3 and 7 the second, because those pairs
-# have 16 bits between them. To bfloat16 128 is added, to float16 64, whose step is 1/16.
+# A code becomes a byte of its own, low ones and high ones apart. To bfloat16 128 is added; to float16 64, whose step is 1/16.
 _INT4_TO_BF16 = tl.constexpr("""{
-    .reg .b32 a, b, c;
-    shr.b32 a, $4, 4;
-    shr.b32 b, $4, 8;
-    shr.b32 c, $4, 12;
-    lop3.b32 $0, $4, 0x000f000f, 0x43004300, 0xea;
-    lop3.b32 $1, a, 0x000f000f, 0x43004300, 0xea;
-    lop3.b32 $2, b, 0x000f000f, 0x43004300, 0xea;
-    lop3.b32 $3, c, 0x000f000f, 0x43004300, 0xea;
+    .reg .b32 low, high;
+    shr.b32 high, $4, 4;
+    and.b32 low, $4, 0x0f0f0f0f;
+    and.b32 high, high, 0x0f0f0f0f;
+    prmt.b32 $0, low, 0x43434343, 0x4140;
+    prmt.b32 $1, low, 0x43434343, 0x4342;
+    prmt.b32 $2, high, 0x43434343, 0x4140;
+    prmt.b32 $3, high, 0x43434343, 0x4342;
 }""")
 _INT4_TO_FP16 = tl.constexpr("""{
-    .reg .b32 a, b, c;
-    shl.b32 a, $4, 4;
-    shr.b32 b, $4, 4;
-    shr.b32 c, $4, 8;
-    lop3.b32 $0, a, 0x00f000f0, 0x54005400, 0xea;
-    lop3.b32 $1, $4, 0x00f000f0, 0x54005400, 0xea;
-    lop3.b32 $2, b, 0x00f000f0, 0x54005400, 0xea;
-    lop3.b32 $3, c, 0x00f000f0, 0x54005400, 0xea;
+    .reg .b32 low, high;
+    shl.b32 low, $4, 4;
+    and.b32 low, low, 0xf0f0f0f0;
+    and.b32 high, $4, 0xf0f0f0f0;
+    prmt.b32 $0, low, 0x54545454, 0x4140;
+    prmt.b32 $1, low, 0x54545454, 0x4342;
+    prmt.b32 $2, high, 0x54545454, 0x4140;
+    prmt.b32 $3, high, 0x54545454, 0x4342;
 }""")
-# Of numbers 0 to 3 and 4 to 7 the first of both pairs, and the second.
-_FIRST_PAIRS = tl.constexpr("{ prmt.b32 $0, $2, $4, 0x5410; prmt.b32 $1, $2, $4, 0x7632; }")
-_SECOND_PAIRS = tl.constexpr("{ prmt.b32 $0, $3, $5, 0x5410; prmt.b32 $1, $3, $5, 0x7632; }")
-_BF16_ONES = tl.constexpr("{ mov.b32 $0, 0x3f803f80; mov.b32 $1, 0x3f803f80; }")
-_FP16_ONES = tl.constexpr("{ mov.b32 $0, 0x3c003c00; mov.b32 $1, 0x3c003c00; }")
-_MASKED = tl.constexpr("and.b32 $0, $1, $2;")
+# Minus what is added, and minus 8 more.
+_BF16_TAKEN = tl.constexpr("{ mov.b32 $0, 0xc300c300; mov.b32 $1, 0xc300c300; }")
+_BF16_TAKEN_8 = tl.constexpr("{ mov.b32 $0, 0xc308c308; mov.b32 $1, 0xc308c308; }")
+_FP16_TAKEN = tl.constexpr("{ mov.b32 $0, 0xd400d400; mov.b32 $1, 0xd400d400; }")
+_FP16_TAKEN_8 = tl.constexpr("{ mov.b32 $0, 0xd480d480; mov.b32 $1, 0xd480d480; }")
 _BF16_PRODUCT = tl.constexpr("mul.bf16x2 $0, $1, $2;")
 _FP16_PRODUCT = tl.constexpr("mul.f16x2 $0, $1, $2;")
 _BITS = tl.constexpr(not INTERPRETED)
@@ -110,9 +108,7 @@ def added(like: Ptr) -> constexpr:
 
 @jit
 def halves(codes: Block, like: Ptr) -> Block:
-    """Bytes of two codes each, with `added`, in the type that an address points to, exactly: the low and the high ones, or,
-    packed, as `paired` has the numbers that they multiply.
-    """
+    """Bytes of two codes each, with `added`, in the type that an address points to, exactly: the low and the high ones."""
     if _BITS and like.dtype.element_ty == tl.bfloat16:
         return tl.inline_asm_elementwise(
             _INT4_TO_BF16,
@@ -131,49 +127,16 @@ def halves(codes: Block, like: Ptr) -> Block:
 
 
 @jit
-def ones(codes: Block, like: Ptr) -> Block:
-    """As many ones as there are codes, laid out as `halves` are."""
+def taken(codes: Block, like: Ptr, EIGHT: constexpr) -> Block:
+    """For each code minus what `halves` adds to it, EIGHT: and minus 8 more, laid out as `halves` are."""
     if _BITS and like.dtype.element_ty == tl.bfloat16:
-        return tl.inline_asm_elementwise(
-            _BF16_ONES, "=r,=r,r", [codes], dtype=tl.bfloat16, is_pure=True, pack=4
-        )
+        text: constexpr = _BF16_TAKEN_8 if EIGHT else _BF16_TAKEN
+        return tl.inline_asm_elementwise(text, "=r,=r,r", [codes], dtype=tl.bfloat16, is_pure=True, pack=4)
     if _BITS and like.dtype.element_ty == tl.float16:
-        return tl.inline_asm_elementwise(
-            _FP16_ONES, "=r,=r,r", [codes], dtype=tl.float16, is_pure=True, pack=4
-        )
-    return (codes * 0 + 1).to(tl.float32).to(like.dtype.element_ty)
-
-
-@jit
-def places(byte: Block, like: Ptr) -> tuple[Block, Block]:
-    """The two places in K whose numbers meet a byte, before `paired`."""
-    if _BITS and like.dtype.element_ty != tl.float32:
-        first = byte // 4 * 8 + byte % 4
-        return first, first + 4
-    return 2 * byte, 2 * byte + 1
-
-
-@jit
-def paired(a: Block, b: Block, like: Ptr) -> tuple[Block, Block]:
-    """Numbers of `places`, in the order of `halves`."""
-    if _BITS and like.dtype.element_ty != tl.float32:
-        return (
-            tl.inline_asm_elementwise(
-                _FIRST_PAIRS, "=&r,=&r,r,r,r,r", [a, b], dtype=a.dtype, is_pure=True, pack=4
-            ),
-            tl.inline_asm_elementwise(
-                _SECOND_PAIRS, "=&r,=&r,r,r,r,r", [a, b], dtype=a.dtype, is_pure=True, pack=4
-            ),
-        )
-    return a, b
-
-
-@jit
-def masked(a: Block, keep: Block, like: Ptr) -> Block:
-    """Numbers where keep is -1, zeros where it is 0; keep int16."""
-    if _BITS and like.dtype.element_ty != tl.float32:
-        return tl.inline_asm_elementwise(_MASKED, "=r,r,r", [a, keep], dtype=a.dtype, is_pure=True, pack=2)
-    return tl.where(keep != 0, a, 0.0)
+        text16: constexpr = _FP16_TAKEN_8 if EIGHT else _FP16_TAKEN
+        return tl.inline_asm_elementwise(text16, "=r,=r,r", [codes], dtype=tl.float16, is_pure=True, pack=4)
+    less: constexpr = 8.0 if EIGHT else 0.0
+    return ((codes * 0).to(tl.float32) - added(like) - less).to(like.dtype.element_ty)
 
 
 @jit

@@ -85,7 +85,7 @@ def _product_case(
         else:
             held = _KINDS[kind](e * outputs, inputs).make_inputs(dtype, device, generator)
             weights = {"numbers": held["codes"]} | {
-                n: held[n] for n in ("scale", "minimum", "group") if n in held
+                n: held[n] for n in ("scale", "minimum", "group", "folded") if n in held
             }
         x = rows(t * k if down else t, inputs, dtype=dtype, device=device, generator=generator, skip=skip)
         made = {"x": x, "expert": _chosen(t, e, k, generator).to(device), "num_experts": e} | weights
@@ -103,9 +103,11 @@ def _of_tensors(op: Callable[..., Tensor], given: str) -> Callable[..., Tensor]:
     """The op with the tensors of its weights as arguments, and its rows by the name x."""
 
     def run(
-        x: Tensor, numbers: Tensor, scale: Tensor | None = None, minimum: Tensor | None = None, group: int = 0, **more: Any
+        x: Tensor, numbers: Tensor, scale: Tensor | None = None, minimum: Tensor | None = None, group: int = 0,
+        folded: bool = False, **more: Any,
     ) -> Tensor:  # fmt: skip
-        return op(**{given: x}, w=expert_products.ExpertWeights(numbers, scale, minimum, group), **more)
+        w = expert_products.ExpertWeights(numbers, scale, minimum, group, folded)
+        return op(**{given: x}, w=w, **more)
 
     return run
 

@@ -8,7 +8,7 @@ import torch
 
 from innervoice_kernels.language import linear_int4, linear_scaled
 from innervoice_kernels.language.linear import Norm
-from innervoice_kernels.language.weight_formats import packed
+from innervoice_kernels.language.weight_formats import fold, packed
 from innervoice_kernels.testing.case import Case, DeviceName, Inputs, Op, normal, rows
 
 _FFN, _WIDTH = 13696, 4096
@@ -58,7 +58,7 @@ def int4_case(
     name: str, m: int, n: int, k: int, group: int = 32, symmetric: bool = False, bias: bool = False,
     residual: bool = False, turned: bool = False,
 ) -> Case:  # fmt: skip
-    """turned: scale and minimum lie group by group, as they do once a model is laid out for the GPU."""
+    """turned: scale and minimum lie group by group and codes are folded, as they are once a model is laid out for the GPU."""
 
     def make(dtype: torch.dtype, device: DeviceName, generator: torch.Generator) -> Inputs:
         x = normal(m, k, dtype=dtype, device=device, generator=generator)
@@ -74,13 +74,14 @@ def int4_case(
         halves = [x.half().to(device) for x in (scale, -8 * low)]
         if turned:
             halves = [x.t().contiguous().t() for x in halves]
+            codes = fold(codes, k)
         inputs = {
             "x": x,
             "codes": codes.to(device),
             "scale": halves[0],
             "minimum": None if symmetric else halves[1],
         }
-        return _more(inputs | {"group": group}, m, n, bias, residual, dtype, generator)
+        return _more(inputs | {"group": group, "folded": turned}, m, n, bias, residual, dtype, generator)
 
     return Case(name, make)
 
@@ -124,6 +125,9 @@ OPS = (
         int4_case("odd, ragged", 3, 33, 333, 128), int4_case("split", 2, 37, 1100, 64, symmetric=True),
         int4_case("split, ragged", 16, 35, 2054, residual=True),
         int4_case("turned", 5, 70, 256, 64, bias=True, turned=True),
+        int4_case("turned, ragged", 7, 37, 1130, 32, turned=True),
+        int4_case("turned, 20 rows", 20, 40, 330, 32, turned=True),
+        int4_case("turned, many rows", 300, 24, 90, 32, turned=True),
         int4_case("symmetric", 4, 64, 128, 32, symmetric=True),
         int4_case("17 rows", 17, 40, 160, 128, bias=True), int4_case("40 rows", 40, 24, 96, symmetric=True),
         int4_case("many rows", 300, 24, 64, bias=True, residual=True), int4_case("empty", 0, 5, 16),
