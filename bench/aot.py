@@ -105,6 +105,12 @@ def resources(ptx: str) -> dict[str, int]:
     return {"registers": int(registers[0]), "spills": spills}
 
 
+def stack(cubin: bytes) -> int:
+    """Bytes of a thread's stack, where spilled registers go: a kernel without one spills nothing."""
+    used = slots.listing("cuobjdump", cubin, "--dump-resource-usage")
+    return int(re.findall(r"STACK:(\d+)", used)[0])
+
+
 def loop_slots(cubin: bytes) -> int:
     """Instructions of a kernel's largest loop: the issue slots that a warp takes for one round of it."""
     labels: dict[str, int] = {}

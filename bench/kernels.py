@@ -18,8 +18,8 @@ from bench.record import Record, Times, device_name, gpu_state, interleaved, par
 from torch import Tensor
 from torch.nn import functional as F
 
-from innervoice_kernels.language.attention import paged_attention
 from innervoice_kernels.language.attention_decode import Workspace
+from innervoice_kernels.language.step_attention import step_attention
 from innervoice_kernels.sampling.cursor import SLOTS, Programs, Rows, prepare, request_columns
 from innervoice_kernels.sampling.head import head_sample, head_step
 from innervoice_kernels.sampling.sample import Draw
@@ -157,7 +157,11 @@ class Kernels:
         return {name: (eager(function), len(sets)) for name, function in functions.items()}, False
 
     def attention(self, rows: int) -> Iterator[Record]:
-        """Decode attention of as many layers as do not fit the L2 cache, against FlashInfer, SDPA and the copy."""
+        """Attention of a decode step, against FlashInfer, SDPA and the copy, of as many layers as do not fit the L2 cache.
+
+        Ours is what a step runs, which also adds the bias to the new token's queries, keys and values, rotates them and stores
+        the latter; the peers attend alone.
+        """
         s = self.shape
         pages = s.context // PAGE
         each = 2 * rows * s.context * s.groups * s.width * self.dtype.itemsize
@@ -166,13 +170,15 @@ class Kernels:
         layers = [(self.normal(*shape), self.normal(*shape)) for _ in range(num_layers)]
         table = torch.randperm(rows * pages, device=self.device).int().reshape(rows, pages)
         q, out = self.normal(rows, s.heads, s.width), self.normal(rows, s.heads, s.width)
-        starts = torch.arange(rows + 1, dtype=torch.int32, device=self.device)
+        size = (s.heads + 2 * s.groups) * s.width
+        qkv, bias, angles = self.normal(rows, size), self.normal(size), self.normal(rows, s.width // 4)
+        cos, sin = angles.cos(), angles.sin()
         lengths = torch.full((rows,), s.context, dtype=torch.int32, device=self.device)
         workspace = Workspace.allocate(rows, s.heads, s.groups, s.width, s.context, q.device)
 
         def ours(k: Tensor, v: Tensor) -> Callable[[], object]:
-            return lambda: paged_attention(
-                q, k, v, table, starts, lengths, s.width**-0.5, max_queries=1, out=out, workspace=workspace
+            return lambda: step_attention(
+                qkv, cos, sin, k, v, table, lengths, s.width**-0.5, True, bias, out=out, workspace=workspace
             )
 
         runs: dict[str, Callable[[], object]] = {"ours": self.together([ours(k, v) for k, v in layers])}

@@ -58,11 +58,16 @@ def instructions(text: str, trips: int) -> int:
 
 
 def assembly(cubin: bytes) -> str:
-    """The machine code as nvdisasm, which Triton's package has, lists it."""
+    """The machine code, as nvdisasm lists it."""
+    return listing("nvdisasm", cubin, "-c")
+
+
+def listing(tool: str, cubin: bytes, option: str) -> str:
+    """What a tool of Triton's package says of a kernel."""
     import triton
 
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm"
+    path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / tool
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        return subprocess.run([tool, "-c", file.name], capture_output=True, text=True, check=True).stdout
+        return subprocess.run([path, option, file.name], capture_output=True, text=True, check=True).stdout

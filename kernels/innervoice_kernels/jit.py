@@ -194,6 +194,13 @@ def cdiv(a: int, b: int) -> int:
     return -(-a // b)
 
 
+def is_ragged(*sizes: int) -> bool:
+    """Whether rows of these sizes or strides are read number by number, each into a register of its own: a tile is
+    copied to shared memory 16 bytes at a time where all of them are multiples of 16.
+    """
+    return any(size % 16 for size in sizes)
+
+
 # The interpreter cuts bfloat16 and fp8 off where hardware rounds, and multiplies bit patterns in a
 # dot: both are put right here.
 _INTERPRETED = tl.constexpr(INTERPRETED)
@@ -239,3 +246,17 @@ def dot(a: Block, b: Block, total: Block) -> Block:
     if _INTERPRETED:
         a, b = a.to(tl.float32), b.to(tl.float32)
     return tl.dot(a, b, total, input_precision="ieee")
+
+
+@jit
+def add_dot(a: Block, b: Block, total: Block) -> Block:
+    """a @ b + total as `dot`, but float32 operands' products are added up among themselves, and then to total: the error of a
+    long sum grows with its tiles, not with its terms.
+    """
+    if a.dtype == tl.float32 and not _INTERPRETED:
+        # A zero that the compiler does not see, which would add the products to total one after the other again.
+        nothing = tl.inline_asm_elementwise(
+            "mov.b32 $0, 0;", "=r,r", [total], dtype=tl.float32, is_pure=True, pack=1
+        )
+        return total + dot(a, b, nothing)
+    return dot(a, b, total)

@@ -112,10 +112,15 @@ def test_the_gate_of_a_step_runs_in_one_wave() -> None:
 
 def test_attention_of_32_rows_runs_in_one_wave() -> None:
     """Eight splits of 2,048 keys, two groups; of a step and of a batch of the runner."""
-    many = [r for r in table() if r["name"] in ("decode", "step_attention") and "maxnreg" in r["config"]]
+    attends = [
+        r for r in table() if r["name"] in ("decode", "step_attention") and r["config"]["dtype"] == "bf16"
+    ]
+    many = [r for r in attends if r["config"]["num_stages"] == 4]
     assert {record["name"] for record in many} == {"decode", "step_attention"}
     for record in many:
-        assert record["config"]["num_stages"] == 4 and places(record) >= 32 * 8 * 2, record
+        assert places(record) >= 32 * 8 * 2, record
+    for record in attends:  # with reflection weights or pages of fp8 as without
+        assert places(record) >= 3 * SMS, record
 
 
 def test_splits_are_on_their_way_together_when_they_are_merged() -> None:

@@ -105,11 +105,10 @@ def test_the_kernels_of_all_cases_are_translated(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.long
-def test_the_kernels_of_all_cases_compile_and_spill_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small and real cases in all types."""
-    cases = [
-        (op, case, dtype) for op in OPS.values() for case in (*op.cases, *op.real) for dtype in op.dtypes
-    ]
+@pytest.mark.parametrize("op", OPS.values(), ids=lambda op: op.name)
+def test_the_kernels_of_an_op_compile_and_spill_nothing(op: Op, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small and real cases in all types. What Triton's cache has is not compiled again."""
+    cases = [(op, case, dtype) for case in (*op.cases, *op.real) for dtype in op.dtypes]
     kernels, aot = kernels_of(cases, monkeypatch), bench("aot")
     wrong: list[Any] = []
     for (name, _), launch in kernels.items():
@@ -118,7 +117,7 @@ def test_the_kernels_of_all_cases_compile_and_spill_nothing(monkeypatch: pytest.
         except Exception as error:  # all that do not compile are wanted, not the first alone
             wrong.append((name, aot.describe(launch), str(error)[-300:]))
             continue
-        spills = aot.resources(made.asm["ptx"])["spills"]
+        spills = aot.resources(made.asm["ptx"])["spills"] if aot.stack(made.asm["cubin"]) else 0
         if spills or made.metadata.shared > 227 * 1024:
             wrong.append((name, aot.describe(launch), spills, made.metadata.shared))
-    assert len(kernels) > 400 and wrong == []
+    assert kernels and wrong == []

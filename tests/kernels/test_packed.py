@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from innervoice_kernels.language import packed
+from innervoice_kernels.language.weight_formats import fold, unpacked
+from innervoice_kernels.language.weight_formats import packed as packed_codes
 
 CODES = torch.arange(256).to(torch.uint8)
 
@@ -98,3 +100,14 @@ def test_every_half_of_a_byte_becomes_its_number(name: str, dtype: torch.dtype, 
     for label, less in (("TAKEN", 0), ("TAKEN_8", 8)):
         taken = numbers(carried_out(f"_{name}_{label}", results=2), dtype)
         assert taken.tolist() == [-added - less] * 4
+
+
+@pytest.mark.parametrize("inputs", [1, 31, 32, 64, 97, 192])
+def test_of_64_inputs_the_first_32_are_the_low_halves_of_bytes(inputs: int) -> None:
+    made = torch.randint(0, 16, (3, inputs), generator=torch.Generator().manual_seed(inputs))
+    folded = fold(packed_codes(made), inputs)
+    assert folded.shape == (3, -(-inputs // 64) * 32)
+    for k in range(inputs):
+        byte = folded[:, k // 64 * 32 + k % 32]
+        assert torch.equal(byte >> 4 if k % 64 >= 32 else byte & 15, made[:, k].byte())
+    assert torch.equal(unpacked(folded, inputs, folded=True), made.byte())

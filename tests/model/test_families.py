@@ -23,6 +23,7 @@ from innervoice.model.families import Family, family_of
 from innervoice.model.kv_cache import KVCache
 from innervoice.model.native import make_native
 from innervoice.model.pages import pages_for
+from innervoice.model.quant import laid_out
 from innervoice.model.quant_source import BlankSource, QuantizingSource
 from innervoice.model.rope_scaling import frequencies
 from innervoice.model.transformer import AttentionInputs, Transformer
@@ -144,6 +145,11 @@ def test_experts_run_natively_but_in_fp8(tmp_path: Path, caplog: pytest.LogCaptu
     with caplog.at_level(logging.WARNING, logger="innervoice"):
         assert make_native(fp8, kv, "auto") is None
     assert "plain PyTorch: qkv is in fp8, covered are float32, bfloat16, int8 and int4" in caplog.text
+    source = QuantizingSource(TensorDir(tmp_path), Quantization("int4"))
+    weights = family.load_weights(model.config, source, torch.float32, "cpu")
+    folded = replace(weights, output=laid_out(weights.output))
+    with pytest.raises(ValueError, match="output is int4 folded for a GPU"):
+        make_native(Transformer(model.config, folded), kv, "native")
 
 
 def test_tied_weights_share_storage(tmp_path: Path) -> None:

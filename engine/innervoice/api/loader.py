@@ -88,8 +88,7 @@ def _load(prepared: Prepared, tracer: Tracer) -> EngineParts:
         if prepared.gguf is not None and not is_dummy:
             prepared.gguf.check_all_read()
         on_gpu = torch.device(plan.device).type == "cuda"
-        if on_gpu:
-            weights = weights.laid_out()
+        weights = weights.laid_out()
         if plan.activations == "int8":
             weights = weights.in_lanes(in_place=True)
         max_rows = _num_rows(prepared)

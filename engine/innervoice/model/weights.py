@@ -64,8 +64,8 @@ class ModelWeights:
         return any(isinstance(part, Int8Weight | Int4Weight) for part in (*parts, self.output))
 
     def laid_out(self) -> ModelWeights:
-        """The same weights, in memory as the GPU's kernels read them best."""
-        return self._turned(laid_out)
+        """The same weights, in memory as the GPU's kernels read them best; on a CPU they stay as they are."""
+        return self if self.device.type == "cpu" else self._turned(laid_out)
 
     def in_lanes(self, *, in_place: bool = False) -> ModelWeights:
         """The same weights as the CPU multiplies them with inputs of 8 bits: quantised ones in lanes.

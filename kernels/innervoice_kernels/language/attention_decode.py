@@ -38,12 +38,14 @@ SPLIT, MOST = 256, 32
 _AHEAD = tl.constexpr(5)
 # A warp multiplies 16 keys of a step of 64. Five stages are what buffers two steps, 64 KiB, behind the
 # look-up of the pages: three programs share an SM, which has then 192 KiB on their way.
-_WARPS, _STAGES = 4, 5
+_WARPS, _STAGES = 4, 5  # float32 queries over fp8 pages have twice the warps, whose registers hold a step
 # From MANY rows on there are more programs than an H200 holds of these. Of four stages and 128 registers a thread, which
 # is enough for halves, heads of 128 and no reflection weight, an SM holds four: 32 rows of 2,048 keys in two groups run
 # in one wave.
 MANY = 32
 _OF_MANY = {"num_stages": 4, "maxnreg": 128}
+# With a reflection weight or pages of fp8 a thread would take more registers than three programs an SM leave it.
+_OF_THREE = {"maxnreg": 168}
 
 
 @dataclass(frozen=True)
@@ -185,9 +187,13 @@ def _decode_kernel(
 
 def _options_of(batch: PagedBatch) -> dict[str, int]:
     """Warps, stages and registers of a batch's programs."""
-    is_plain = batch.tags is None and batch.scales is None and batch.q.element_size() == 2
-    fits = is_plain and tile_rows(batch.heads, batch.groups) * batch.width <= 16 * 128
-    return {"num_warps": _WARPS} | (_OF_MANY if fits and batch.num_rows >= MANY else {"num_stages": _STAGES})
+    is_plain = batch.tags is None and batch.scales is None
+    if batch.q.element_size() == 4:
+        return {"num_warps": _WARPS if batch.scales is None else 2 * _WARPS, "num_stages": _STAGES}
+    fits = tile_rows(batch.heads, batch.groups) * batch.width <= 16 * 128
+    if fits and is_plain and batch.num_rows >= MANY:
+        return {"num_warps": _WARPS} | _OF_MANY
+    return {"num_warps": _WARPS, "num_stages": _STAGES} | ({} if is_plain or not fits else _OF_THREE)
 
 
 def workspace_of(batch: PagedBatch, given: Workspace | None) -> Workspace:

@@ -20,9 +20,10 @@ from innervoice_kernels.jit import (
     Count,
     Num,
     Ptr,
+    add_dot,
     cdiv,
     constexpr,
-    dot,
+    is_ragged,
     jit,
     launch,
     narrow,
@@ -33,17 +34,18 @@ from innervoice_kernels.language.activation import silu_mul_ref
 from innervoice_kernels.language.expert_groups import Groups, group_pairs, route, route_ref
 from innervoice_kernels.language.linear import LinearTile
 from innervoice_kernels.language.linear_int4 import sums_of_few, sums_of_many
-from innervoice_kernels.language.linear_scaled import scaled_sums
+from innervoice_kernels.language.linear_scaled import PART, scaled_sums
 from innervoice_kernels.language.linear_tiles import finish, outputs_of
 from innervoice_kernels.language.weight_formats import fold, folded_width, int4_ref, scaled_ref
 
 PLAIN, SCALED, INT4 = 0, 1, 2
-_PLAIN, _SCALED = tl.constexpr(PLAIN), tl.constexpr(SCALED)
-# Outputs, depth (of int4 bytes of codes), warps and stages by kind of weight: of few rows a tile, of many, of float32.
+_PLAIN, _SCALED, _PART = tl.constexpr(PLAIN), tl.constexpr(SCALED), tl.constexpr(PART)
+# Outputs, depth (of int4 bytes of codes), warps and stages by kind of weight: of few rows a tile, of many, of float32 and
+# of ragged rows.
 _TILES = {
     PLAIN: (LinearTile(64, 128, 4, 4), LinearTile(128, 64, 4, 4), LinearTile(32, 32, 4, 3)),
     SCALED: (LinearTile(64, 256, 4, 4), LinearTile(64, 128, 4, 3), LinearTile(32, 64, 4, 3)),
-    INT4: (LinearTile(64, 128, 4, 4), LinearTile(64, 64, 4, 4), LinearTile(32, 32, 4, 3)),
+    INT4: (LinearTile(64, 128, 4, 4), LinearTile(64, 64, 4, 4), LinearTile(16, 32, 8, 3)),
 }
 _LEAST_ROWS, _FEW_ROWS, _MOST_ROWS = 8, 16, 64
 _COMBINED = 1024  # numbers of a row that a program sums
@@ -132,7 +134,7 @@ def _plain_sums(
         inside = (k < K) | EVEN
         a = tl.load(x_place + k[:, None], mask=inside[:, None], other=0.0)
         b = tl.load(w_place + k[None, :], mask=inside[None, :], other=0.0, eviction_policy="evict_first")
-        total = dot(b, a, total)
+        total = add_dot(b, a, total)
     return total
 
 
@@ -160,7 +162,8 @@ def _expert_linear_kernel(
         total = _plain_sums(x, w, row, output, is_column, M, K, x_row, w_row, ROWS, BLOCK_N, BLOCK_K, EVEN)
     elif KIND == _SCALED:
         total, squares = scaled_sums(
-            x, w, x, row, output, is_column, 0, K, M, K, x_row, w_row, ROWS, BLOCK_N, BLOCK_K, 4, EVEN, False
+            x, w, x, row, output, is_column, 0, K, M, K, x_row, w_row, ROWS, BLOCK_N, BLOCK_K,
+            min(4, BLOCK_K // _PART), EVEN, False,
         )  # fmt: skip
         total *= tl.load(scale + output, mask=is_column, other=0.0)[:, None]
     elif FEW:
@@ -215,7 +218,8 @@ def _products(
         minimum, scale = minimum.contiguous(), scale.contiguous()
     tiles = len(groups.expert)
     rows = len(groups.pair) // max(tiles, 1)
-    config = _TILES[w.kind][2 if x.dtype == torch.float32 else rows > _FEW_ROWS]
+    is_small = x.dtype == torch.float32 or (w.kind != INT4 and is_ragged(depth, numbers.stride(0)))
+    config = _TILES[w.kind][2 if is_small else rows > _FEW_ROWS]
     few = rows <= _FEW_ROWS and x.dtype != torch.float32
     launch(
         _expert_linear_kernel, (cdiv(columns * (2 if gated else 1), config.columns), tiles), x, numbers, scale, minimum,

@@ -17,11 +17,12 @@ from innervoice_kernels.jit import (
     Count,
     Num,
     Ptr,
+    add_dot,
     cdiv,
     constexpr,
-    dot,
     fetch_ahead,
     follow,
+    is_ragged,
     jit,
     launch,
     narrow,
@@ -54,10 +55,10 @@ class LinearTile(NamedTuple):
 # Four stages are three buffers of 16 KiB of weights and 4 KiB of input; three programs share an SM, with
 # nearly 192 KiB on their way. Gated tiles are two of half the columns, and of three stages: five programs share
 # an SM, so that the 428 of GLM-4-Voice's gate run at once and none is left for a second wave. Float32 is not
-# multiplied by the tensor cores and gets small tiles.
+# multiplied by the tensor cores and gets small tiles, of ragged rows, which pass through registers, smaller ones.
 _HALF = LinearTile(64, 128, 4, 4)
 _HALF_GATED = LinearTile(32, 128, 4, 3)
-_FLOAT32 = LinearTile(32, 32, 4, 3)
+_FLOAT32, _RAGGED_FLOAT32 = LinearTile(32, 32, 4, 3), LinearTile(32, 16, 4, 3)
 # The rule of splitting K: until there are so many programs, two for each SM of the largest chips, while each
 # keeps so much of K.
 _PROGRAMS, _LEAST_DEPTH = 256, 512
@@ -108,9 +109,9 @@ class SplitWorkspace:
         )
 
 
-def _config(dtype: torch.dtype, gated: bool = False) -> LinearTile:
+def _config(dtype: torch.dtype, gated: bool = False, ragged: bool = False) -> LinearTile:
     if dtype == torch.float32:
-        return _FLOAT32
+        return _RAGGED_FLOAT32 if ragged else _FLOAT32
     return _HALF_GATED if gated else _HALF
 
 
@@ -170,12 +171,12 @@ def _skinny_kernel(
             squares += tl.sum(wide * wide, axis=1)
             a = narrow(wide * tl.load(norm + k, mask=inside, other=0.0).to(tl.float32)[None, :], x)
         mask = is_column[None, :] & inside[:, None]
-        total = dot(
+        total = add_dot(
             a, tl.load(w_place + k[:, None], mask=mask, other=0.0, eviction_policy="evict_first"), total
         )
         if GATED:
             below = w_place + tl.cast(N, tl.int64) * w_row + k[:, None]
-            up = dot(a, tl.load(below, mask=mask, other=0.0, eviction_policy="evict_first"), up)
+            up = add_dot(a, tl.load(below, mask=mask, other=0.0, eviction_policy="evict_first"), up)
     if SPLIT > 1:
         place = row_tile * tl.num_programs(0) + tile
         part = partial + (place * SPLIT + split).to(tl.int64) * (ROWS * (BLOCK_N + 1))
@@ -229,7 +230,7 @@ def _skinny(
             f"linear: x is {x.dtype} {tuple(x.shape)}, w {w.dtype} {tuple(w.shape)}{third}: expected one type, [M, K], [N, K]"
         )
     x, w = (a if a.stride(-1) == 1 or depth == 1 else a.contiguous() for a in (x, w))
-    config = _config(x.dtype, gated)
+    config = _config(x.dtype, gated, is_ragged(depth, w.stride(0)))
     split = 1 if gated else split_of(columns, depth, x.dtype)
     row_tiles = cdiv(rows, SKINNY)
     y = torch.empty(rows, columns, dtype=x.dtype, device=x.device)

@@ -10,7 +10,20 @@ import torch
 from torch import Tensor
 
 from innervoice_kernels.backend import TRITON, choose
-from innervoice_kernels.jit import Block, Count, Num, Ptr, cdiv, constexpr, dot, jit, launch, narrow, tl
+from innervoice_kernels.jit import (
+    Block,
+    Count,
+    Num,
+    Ptr,
+    add_dot,
+    cdiv,
+    constexpr,
+    dot,
+    jit,
+    launch,
+    narrow,
+    tl,
+)
 from innervoice_kernels.language.activation import silu_mul_ref
 from innervoice_kernels.language.linear import LinearTile, Norm, SplitWorkspace, split_of
 from innervoice_kernels.language.linear_tiles import (
@@ -30,7 +43,8 @@ from innervoice_kernels.language.weight_formats import FOLD, MIDDLE, fold, folde
 
 # Columns, bytes of codes in K, warps, stages. Few rows: three buffers of 8 KiB of codes, 4 of input and 2 of scales, four
 # programs an SM. A warp has blocks of its own.
-_FEW, _MANY, _FLOAT32 = LinearTile(64, 128, 4, 4), LinearTile(64, 64, 4, 4), LinearTile(32, 32, 4, 3)
+_FEW, _MANY = LinearTile(64, 128, 4, 4), LinearTile(64, 64, 4, 4)
+_FLOAT32, _FLOAT32_MANY = LinearTile(32, 32, 4, 3), LinearTile(16, 32, 8, 3)
 _MIDDLE, _FOLD = tl.constexpr(MIDDLE), tl.constexpr(FOLD)
 
 
@@ -65,7 +79,7 @@ def int4_linear_ref(
 
 def _config(dtype: torch.dtype, rows: int) -> LinearTile:
     if dtype == torch.float32:
-        return _FLOAT32
+        return _FLOAT32 if rows <= 16 else _FLOAT32_MANY
     return _FEW if rows <= 16 else _MANY
 
 
@@ -186,8 +200,8 @@ def sums_of_many(
         place = output[None, :] * s_row
         low = _weights(q & 15, scale, minimum, place + group[:, None] * s_group, known, MINIMUM)
         high = _weights(q >> 4, scale, minimum, place + other[:, None] * s_group, also, MINIMUM)
-        total = dot(a, tl.reshape(narrow(low, x), [BLOCK_J, BLOCK_N]), total)
-        total = dot(b, tl.reshape(narrow(high, x), [BLOCK_J, BLOCK_N]), total)
+        total = add_dot(a, tl.reshape(narrow(low, x), [BLOCK_J, BLOCK_N]), total)
+        total = add_dot(b, tl.reshape(narrow(high, x), [BLOCK_J, BLOCK_N]), total)
     return tl.trans(total), squares
 
 

@@ -10,7 +10,19 @@ import torch
 from torch import Tensor
 
 from innervoice_kernels.backend import TRITON, choose
-from innervoice_kernels.jit import Block, Count, Num, Ptr, cdiv, constexpr, dot, jit, launch, tl
+from innervoice_kernels.jit import (
+    Block,
+    Count,
+    Num,
+    Ptr,
+    add_dot,
+    cdiv,
+    constexpr,
+    is_ragged,
+    jit,
+    launch,
+    tl,
+)
 from innervoice_kernels.language.activation import silu_mul_ref
 from innervoice_kernels.language.linear import LinearTile, Norm, SplitWorkspace, split_of
 from innervoice_kernels.language.linear_tiles import (
@@ -30,7 +42,12 @@ from innervoice_kernels.language.weight_formats import scaled_ref
 
 # Three buffers of 16 KiB of codes and, at 8 rows, 4 KiB of input: three programs an SM. Tiles of more than 16 rows
 # have as much input as codes. Float32 is not multiplied by the tensor cores and gets small tiles.
+# Ragged rows pass through registers, of which a tile may not take too many.
 _FEW, _MANY, _FLOAT32 = LinearTile(64, 256, 4, 4), LinearTile(64, 128, 4, 3), LinearTile(32, 64, 4, 3)
+_RAGGED, _RAGGED_FLOAT32 = LinearTile(64, 64, 4, 3), LinearTile(32, 32, 4, 2)
+# Registers a thread with which three programs share an SM: left to itself the assembler takes 128 at 16 rows, and spills.
+_REGISTERS = 168
+PART = 32  # of K at least, where parts of a block are multiplied apart: a lane's four codes are one register
 
 
 def scaled_linear_ref(
@@ -56,9 +73,11 @@ def scaled_linear_ref(
     return y if residual is None else y + residual
 
 
-def _config(dtype: torch.dtype, rows: int) -> LinearTile:
+def _config(dtype: torch.dtype, rows: int, ragged: bool) -> LinearTile:
     if dtype == torch.float32:
-        return _FLOAT32
+        return _RAGGED_FLOAT32 if ragged else _FLOAT32
+    if ragged:
+        return _RAGGED
     return _FEW if rows <= 16 else _MANY
 
 
@@ -83,7 +102,7 @@ def scaled_sums(
             squares += wide * wide
             a = product(a, tl.load(norm + k, mask=inside, other=0.0), x)
         w = tl.load(w_place + k, mask=inside, other=0.0, eviction_policy="evict_first")
-        total = dot(whole(w, x), tl.permute(a, 0, 2, 1), total)
+        total = add_dot(whole(w, x), tl.permute(a, 0, 2, 1), total)
     return tl.sum(total, axis=0), tl.sum(tl.sum(squares, axis=2), axis=0)
 
 
@@ -145,7 +164,8 @@ def _scaled_linear_triton(
         )
     x, codes, residual = as_launched("scaled_linear", x, codes, residual, columns)
     rows = 16 if invariant else rows_of_tile(num_rows)
-    config = _config(x.dtype, rows)
+    config = _config(x.dtype, rows, is_ragged(depth, codes.stride(0)))
+    limit = {"maxnreg": _REGISTERS} if rows == 16 and x.dtype != torch.float32 else {}
     split = split_of(columns, depth, x.dtype) if rows <= 16 and not gated else 1
     tiles = (cdiv(num if gated else columns, config.columns), split, cdiv(num_rows, rows))
     y = torch.empty(num_rows, columns, dtype=x.dtype, device=x.device)
@@ -157,9 +177,9 @@ def _scaled_linear_triton(
         num_rows, columns, depth,
         x.stride(0), codes.stride(0), 0 if residual is None else residual.stride(0),
         0.0 if norm is None else norm.eps, ROWS=rows,
-        BLOCK_N=config.columns, BLOCK_K=config.depth, PARTS=4, SPLIT=split, EVEN=depth % config.depth == 0,
-        BIAS=bias is not None, RESIDUAL=residual is not None, GATED=gated, NORM=norm is not None, num_warps=config.warps,
-        num_stages=config.stages,
+        BLOCK_N=config.columns, BLOCK_K=config.depth, PARTS=min(4, config.depth // PART), SPLIT=split,
+        EVEN=depth % config.depth == 0, BIAS=bias is not None, RESIDUAL=residual is not None, GATED=gated,
+        NORM=norm is not None, num_warps=config.warps, num_stages=config.stages, **limit,
     )  # fmt: skip
     return y
 

@@ -14,7 +14,20 @@ from torch import Tensor
 
 from innervoice_kernels import _C
 from innervoice_kernels.backend import NATIVE, TRITON, choose
-from innervoice_kernels.jit import Count, Num, Ptr, cdiv, constexpr, dot, jit, launch, narrow, next_power, tl
+from innervoice_kernels.jit import (
+    Count,
+    Num,
+    Ptr,
+    cdiv,
+    constexpr,
+    dot,
+    is_ragged,
+    jit,
+    launch,
+    narrow,
+    next_power,
+    tl,
+)
 from innervoice_kernels.native import team
 from innervoice_kernels.speech_codec.vq import NATIVE_DTYPES, nearest_code
 
@@ -23,6 +36,7 @@ from innervoice_kernels.speech_codec.vq import NATIVE_DTYPES, nearest_code
 _ROWS = 16
 _DEPTH = 32
 _COLUMNS = 64
+_REGISTERS = 255  # a thread, of ragged codes: left to itself the assembler takes fewer, and spills
 
 
 class Codebooks(NamedTuple):
@@ -244,7 +258,7 @@ def _rvq_encode_triton(x: Tensor, codes: Tensor) -> Tensor:
     launch(
         _rvq_encode_kernel, (cdiv(batch * steps, _ROWS),), left, codes.contiguous(), ids, batch * steps,
         steps, num, codes.shape[1], width, ROWS=_ROWS, DEPTH=min(_DEPTH, next_power(width, 16)),
-        COLUMNS=_COLUMNS, num_warps=4, num_stages=2,
+        COLUMNS=_COLUMNS, num_warps=4, num_stages=2, **({"maxnreg": _REGISTERS} if is_ragged(width) else {}),
     )  # fmt: skip
     return ids
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from innervoice_kernels.backend import TRITON, choose
-from innervoice_kernels.jit import Block, Count, Num, Ptr, cdiv, constexpr, dot, jit, launch, tl
+from innervoice_kernels.jit import Block, Count, Num, Ptr, cdiv, constexpr, dot, is_ragged, jit, launch, tl
 from innervoice_kernels.sampling.cursor import SLOTS, Draws, Programs, Rows
 from innervoice_kernels.sampling.sample import Draw, draws_of, sample_ref
 from innervoice_kernels.sampling.sample_cut import MASK_WIDTH, SINGLE, TOP_K
@@ -33,7 +33,7 @@ class HeadTile(NamedTuple):
 
 # Four stages are three buffers of 16 KiB of weights and 4 KiB of input: three programs share an SM. Each
 # walks over every P-th tile, so that those of a narrow mask are spread over all of them.
-_HALF, _FLOAT32 = HeadTile(128, 4, 4, 3), HeadTile(32, 4, 3, 3)
+_HALF, _SMALL = HeadTile(128, 4, 4, 3), HeadTile(32, 4, 3, 3)  # float32 and ragged rows have small tiles
 _SMS = 132  # where there is no GPU to ask: as many as an H200 has
 
 
@@ -129,7 +129,8 @@ def head(x: Tensor, w: Tensor, draws: Draws, offers: Offers, slots: int, *, inva
         summary(offers, draws, slots)
         return
     x, w = (a if a.stride(-1) == 1 or width == 1 else a.contiguous() for a in (x, w))
-    config, tiles = _FLOAT32 if x.dtype == torch.float32 else _HALF, offers.top.shape[1]
+    is_small = x.dtype == torch.float32 or is_ragged(width, w.stride(0))
+    config, tiles = _SMALL if is_small else _HALF, offers.top.shape[1]
     programs = config.programs * (
         torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else _SMS
     )
