@@ -284,7 +284,8 @@ def rows_between(weight: Weight, first: int, last: int) -> Weight:
 def joined(weights: Sequence[Weight], dtype: torch.dtype) -> Weight:
     """Weights of the same K, one below the other; where their formats differ, dequantised to dtype."""
     first = weights[0]
-    if isinstance(first, Tensor | LanedWeight) or len({description(weight) for weight in weights}) > 1:
+    kinds = {(description(weight), isinstance(weight, Int4Weight) and weight.folded) for weight in weights}
+    if isinstance(first, Tensor | LanedWeight) or len(kinds) > 1:
         return stacked(
             [weight if isinstance(weight, Tensor) else weight.dequantize(dtype) for weight in weights]
         )

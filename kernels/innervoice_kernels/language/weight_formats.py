@@ -54,7 +54,7 @@ def packed(numbers: Tensor) -> Tensor:
 def unpacked(codes: Tensor, num_columns: int, folded: bool = False) -> Tensor:
     """uint8 [N, ceil(K / 2)] -> uint8 [N, K] of 0 to 15. folded: codes are as `fold` makes them."""
     if folded:
-        codes = codes.unflatten(1, (-1, FOLD))
+        codes = torch.unflatten(codes, 1, (-1, FOLD))
         return torch.stack([codes & 15, codes >> 4], dim=2).flatten(1)[:, :num_columns]
     return torch.stack([codes & 15, codes >> 4], dim=-1).flatten(1)[:, :num_columns]
 
@@ -72,7 +72,7 @@ def fold(codes: Tensor, num_columns: int) -> Tensor:
     """
     numbers = unpacked(codes, num_columns)
     numbers = torch.nn.functional.pad(numbers, (0, 2 * folded_width(num_columns) - num_columns))
-    low, high = numbers.unflatten(1, (-1, 2, FOLD)).unbind(2)
+    low, high = torch.unflatten(numbers, 1, (-1, 2, FOLD)).unbind(2)
     return (low | high << 4).flatten(1)
 
 

@@ -36,7 +36,7 @@ from innervoice_kernels.speech_codec.vq import NATIVE_DTYPES, nearest_code
 _ROWS = 16
 _DEPTH = 32
 _COLUMNS = 64
-_REGISTERS = 255  # a thread, of ragged codes: left to itself the assembler takes fewer, and spills
+_RAGGED_COLUMNS = 32  # of ragged or short codes, which pass through registers
 
 
 class Codebooks(NamedTuple):
@@ -258,7 +258,7 @@ def _rvq_encode_triton(x: Tensor, codes: Tensor) -> Tensor:
     launch(
         _rvq_encode_kernel, (cdiv(batch * steps, _ROWS),), left, codes.contiguous(), ids, batch * steps,
         steps, num, codes.shape[1], width, ROWS=_ROWS, DEPTH=min(_DEPTH, next_power(width, 16)),
-        COLUMNS=_COLUMNS, num_warps=4, num_stages=2, **({"maxnreg": _REGISTERS} if is_ragged(width) else {}),
+        COLUMNS=_RAGGED_COLUMNS if is_ragged(width) or width < _DEPTH else _COLUMNS, num_warps=4, num_stages=2,
     )  # fmt: skip
     return ids
 
