@@ -152,7 +152,8 @@ class BatchBuilder:
             if reply.device_row is None:
                 batch.by_host.append(reply)
             else:
-                table.columns.pages[index] = sum(len(one.table.pages) for one in (reply.sequence, *fused))
+                num_pages = len(reply.sequence.table.pages)
+                table.columns.pages[index] = num_pages + sum([len(one.table.pages) for one in fused])
                 batch.by_device.append(reply)
         table.columns.served_s[served] = now
 

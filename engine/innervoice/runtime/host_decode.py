@@ -27,9 +27,12 @@ NO_NUMBERS = "the model's logits are not numbers: check the weights, or use a wi
 _NO_LOGITS = torch.empty(0, 0, dtype=torch.float32, device="cpu")
 
 
-def _offered(reply: ActiveReply) -> tuple[tuple[int, int], ...]:
+def _offered(drawing: abc.Sequence[ActiveReply]) -> set[tuple[int, int]]:
     """Ranges of ids whose logits are wanted: for a combination of contexts all."""
-    return reply.cursor.offered if reply.fused is None else ((0, reply.request.program.vocabulary.size),)
+    spans = {span for reply in drawing if reply.fused is None for span in reply.cursor.offered}
+    return spans | {
+        (0, reply.request.program.vocabulary.size) for reply in drawing if reply.fused is not None
+    }
 
 
 class HostDecode:
@@ -80,10 +83,14 @@ class HostDecode:
         logits [B, V].
         """
         drawing = batch.by_host
-        sequences = [sequence for reply in drawing for sequence in reply.sequences] + batch.feeding
+        is_fused = any(reply.fused is not None for reply in drawing)
+        if is_fused:
+            sequences = [sequence for reply in drawing for sequence in reply.sequences] + batch.feeding
+        else:
+            sequences = [reply.sequence for reply in drawing] + batch.feeding
         if not sequences:
             return [], _NO_LOGITS
-        offered = merge_spans({span for reply in drawing for span in _offered(reply)})
+        offered = merge_spans(_offered(drawing))
         logits, failed = self._runner.forward_isolated(sequences, self._pages.new_sequence, offered)
         for sequence in sequences:
             sequence.limit = None
@@ -95,7 +102,7 @@ class HostDecode:
         self._pages.publish(sequences)
 
         # Logits of the rows that draw, which come first.
-        if any(reply.fused is not None for reply in drawing):
+        if is_fused:
             return self._combined(drawing, logits, failed)
         if not failed:
             return drawing, logits[: len(drawing)]

@@ -48,7 +48,7 @@ class _QueuedStep:
     """
 
     replies: list[ActiveReply]
-    rows: list[tuple[int, ...]]
+    rows: list[list[int]]
     caps: list[int | None]
     pending: Pending | None
     prompt_tokens: int
@@ -272,7 +272,7 @@ class Overlap:
         if not (batch.by_device or batch.feeding):
             return 0
         rows = [self._rows_of[reply] for reply in drawing]
-        numbers = [tuple(row.number for row in held) for held in rows]
+        numbers = [[row.number for row in held] for held in rows]
         granted = [caps.get(reply) for reply in drawing]
         pending = None
         if drawing:
@@ -337,7 +337,7 @@ class Overlap:
                 raise CursorMismatch(
                     "a step of this reply came to nothing on the device, without an end or a page: please report this"
                 )
-            if any(one is None or replace(one, row=emitted.row) != emitted for one in made[1:]):
+            if len(made) > 1 and any(one is None or replace(one, row=emitted.row) != emitted for one in made):
                 raise CursorMismatch(f"the contexts of this reply drew {made}: please report this")
             if emitted.ending is Ending.REFUSED:
                 raise FloatingPointError(NO_NUMBERS)
@@ -352,7 +352,7 @@ class Overlap:
         except (CursorMismatch, FloatingPointError) as error:
             self._fail(reply, str(error))
             return
-        sequences = reply.sequences
+        sequences = [reply.sequence] if reply.fused is None else reply.sequences
         for sequence in sequences:
             sequence.num_cached = len(sequence.ids)
         self._pages.publish(sequences)
