@@ -188,7 +188,7 @@ def expanded_length(pattern: str) -> int:
 
 
 def _unspellable(name: str, pattern: str) -> str:
-    return f"{name} is {_short(pattern)}, a part of which no ids of the vocabulary can spell: use its characters alone"
+    return f"{name} is {_short(pattern)}, a part of which no ids of the vocabulary can spell: use its characters, no anchors"
 
 
 def _short(text: str) -> str:
