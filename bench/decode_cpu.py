@@ -199,9 +199,16 @@ class Bench:
     """One model's measurements."""
 
     def __init__(
-        self, name: str, config: ModelConfig, file: Path | None, python: str | None, quick: bool
+        self,
+        name: str,
+        config: ModelConfig,
+        file: Path | None,
+        python: str | None,
+        quick: bool,
+        activations: str = "int8",
     ) -> None:
         self.name, self.config, self.python, self.quick = name, config, python, quick
+        self.activations = activations
         self.tensors = Tensors(config, file)
         self.device = device_name("cpu")
         self.rounds, self.steps = (2, 2) if quick else (9, 8)
@@ -211,6 +218,8 @@ class Bench:
             to = FORMATS[name]
             source = self.tensors if to is None else QuantizingSource(self.tensors, replace(to, head=True))
             weights = load_weights(self.config, source, torch.bfloat16)
+            if to is not None and self.activations == "int8":
+                weights = weights.in_lanes(in_place=True)
             model = Transformer(self.config, weights)
             file = None
             if self.python is not None and name in PEERS:
@@ -260,6 +269,7 @@ class Bench:
                 peer_name=peer_name, goal=goal if tokens else None, dtype=name, threads=threads, bytes=num_bytes,
                 ratio=None if ratios is None else median(ratios), invalid=read_times.unsteady,
                 details={
+                    "activations": self.activations if name in PEERS else None,
                     "isa": _C.available_isas()[-1], "share_of_read": median(shares) if tokens else None,
                     "ratios": None if ratios is None else [min(ratios), max(ratios)],
                     "read_bytes_per_s": bandwidths[str(threads)], "read_bytes_per_s_by_threads": bandwidths,
@@ -292,13 +302,26 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument("--llama-python", metavar="PYTHON", default=os.environ.get("LLAMA_PYTHON"))
     arguments.add_argument("--large", action="store_true", help="a random 1B shape instead of SmolLM2")
     arguments.add_argument("--formats", default=",".join(FORMATS), help="of the weights, with commas")
+    arguments.add_argument(
+        "--activations",
+        default="int8",
+        choices=("int8", "native"),
+        help="how inputs of int8 and int4 are rounded",
+    )
     arguments.add_argument("--threads", default="1,2", help="numbers of threads, with commas")
     options = arguments.parse_args(argv)
     if options.device != "cpu":
         raise SystemExit("bench.decode_cpu measures the CPU: --device cpu")
     file = None if options.large else smollm2_file()
     name = "llama-1b random" if options.large else "smollm2-135m" if file else "smollm2-135m shape, random"
-    bench = Bench(name, LARGE if options.large else SMOLLM2, file, options.llama_python, options.quick)
+    bench = Bench(
+        name,
+        LARGE if options.large else SMOLLM2,
+        file,
+        options.llama_python,
+        options.quick,
+        options.activations,
+    )
     with tempfile.TemporaryDirectory() as folder:
         report(
             bench.records(

