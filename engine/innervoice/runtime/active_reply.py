@@ -138,7 +138,7 @@ class ActiveReply:
     def finish_if_over(self, max_model_len: int, codes_per_s: float, codes_per_frame: int) -> None:
         """Set `finish` when the last token was the reply's last. max_audio_s counts whole frames of codes."""
         sampling, ids = self.request.sampling, self.sequence.ids
-        longest = max(len(sequence.ids) for sequence in self.sequences) if self.fused else len(ids)
+        longest = len(ids) if self.fused is None else max(len(one.ids) for one in self.sequences)
         if self.cursor.is_done or (self.num_tokens and ids[-1] in sampling.stop_token_ids):
             self.finish = "tool_calls" if self.cursor.kind is _TOOL_MARK else "stop"
         elif (

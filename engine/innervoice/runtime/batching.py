@@ -145,15 +145,17 @@ class BatchBuilder:
                 continue
             if not pages.make_writable(reply.sequence, reply.in_flight):
                 continue
-            fused = () if reply.fused is None else reply.fused.sequences
-            if fused and not all(pages.make_writable(sequence, reply.in_flight) for sequence in fused):
+            others = None if reply.fused is None else reply.fused.sequences
+            if others and not all(pages.make_writable(sequence, reply.in_flight) for sequence in others):
                 continue
             served.append(index)
             if reply.device_row is None:
                 batch.by_host.append(reply)
             else:
                 num_pages = len(reply.sequence.table.pages)
-                table.columns.pages[index] = num_pages + sum([len(one.table.pages) for one in fused])
+                if others:
+                    num_pages += sum(len(one.table.pages) for one in others)
+                table.columns.pages[index] = num_pages
                 batch.by_device.append(reply)
         table.columns.served_s[served] = now
 

@@ -121,7 +121,10 @@ class EventBuilder:
             return self._extended(Tool(**common, call=call))
         if self._first_audio_at is None:
             self._hidden_before_audio += 1
-        return self._extended(Reflection(**common, text=self._feed_hidden(emission)))
+        if self._held or emission.matched:
+            return self._extended(Reflection(**common, text=self._feed_hidden(emission)))
+        text = self._hidden_text.feed([token]) if kind is _REFLECTION else ""
+        return self._extended(Reflection(**common, text=text))
 
     def _feed_hidden(self, emission: Emission) -> str:
         """The hidden text that a token makes certain: what may be the beginning of a close of several ids waits."""

@@ -27,12 +27,12 @@ NO_NUMBERS = "the model's logits are not numbers: check the weights, or use a wi
 _NO_LOGITS = torch.empty(0, 0, dtype=torch.float32, device="cpu")
 
 
-def _offered(drawing: abc.Sequence[ActiveReply]) -> set[tuple[int, int]]:
+def _offered(drawing: abc.Sequence[ActiveReply], *, is_fused: bool) -> set[tuple[int, int]]:
     """Ranges of ids whose logits are wanted: for a combination of contexts all."""
-    spans = {span for reply in drawing if reply.fused is None for span in reply.cursor.offered}
-    return spans | {
-        (0, reply.request.program.vocabulary.size) for reply in drawing if reply.fused is not None
-    }
+    spans = {span for reply in drawing for span in reply.cursor.offered}
+    if is_fused:
+        spans |= {(0, reply.request.program.vocabulary.size) for reply in drawing if reply.fused is not None}
+    return spans
 
 
 class HostDecode:
@@ -83,14 +83,14 @@ class HostDecode:
         logits [B, V].
         """
         drawing = batch.by_host
-        is_fused = any(reply.fused is not None for reply in drawing)
+        is_fused = bool([reply for reply in drawing if reply.fused is not None])
         if is_fused:
             sequences = [sequence for reply in drawing for sequence in reply.sequences] + batch.feeding
         else:
             sequences = [reply.sequence for reply in drawing] + batch.feeding
         if not sequences:
             return [], _NO_LOGITS
-        offered = merge_spans(_offered(drawing))
+        offered = merge_spans(_offered(drawing, is_fused=is_fused))
         logits, failed = self._runner.forward_isolated(sequences, self._pages.new_sequence, offered)
         for sequence in sequences:
             sequence.limit = None

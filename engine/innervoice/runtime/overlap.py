@@ -43,13 +43,14 @@ _GREEDY = Sampling(temperature=0.0, top_k=0, top_p=1.0, seed=0, max_new_tokens=1
 
 @dataclass
 class _QueuedStep:
-    """A step on the device. rows, caps: of each reply, the rows that drew and what was granted with the step. pending
-    None: it only fed prompts.
+    """A step on the device. rows, caps: of each reply, its first row and what was granted with the step; others: the
+    further rows of a reply that has several contexts. pending None: it only fed prompts.
     """
 
     replies: list[ActiveReply]
-    rows: list[list[int]]
+    rows: list[int]
     caps: list[int | None]
+    others: dict[ActiveReply, list[int]]
     pending: Pending | None
     prompt_tokens: int
     begun: Any
@@ -271,13 +272,16 @@ class Overlap:
         caps, self._caps = self._caps, {}
         if not (batch.by_device or batch.feeding):
             return 0
-        rows = [self._rows_of[reply] for reply in drawing]
-        numbers = [[row.number for row in held] for held in rows]
+        numbers = [self._rows_of[reply][0].number for reply in drawing]
         granted = [caps.get(reply) for reply in drawing]
+        fused = [reply for reply in drawing if reply.fused is not None]
+        others = {reply: [row.number for row in self._rows_of[reply][1:]] for reply in fused}
         pending = None
         if drawing:
-            self._send_pages([row for held in rows for row in held])
-            order = {number: cap for held, cap in zip(numbers, granted, strict=True) for number in held}
+            self._send_pages([row for reply in drawing for row in self._rows_of[reply]])
+            order = dict(zip(numbers, granted, strict=True))
+            for reply, further in others.items():
+                order |= dict.fromkeys(further, caps.get(reply))
             self.device_step.rows.order(order)
             pending = self.device_step.step(1 + max(order), begun=batch.begun)
             for reply in drawing:
@@ -285,7 +289,7 @@ class Overlap:
         ended = self.device_step.mark() if pending is None else None
         prompt_tokens = 0 if batch.by_host else batch.prompt_tokens
         self._queued.append(
-            _QueuedStep(drawing, numbers, granted, pending, prompt_tokens, batch.begun, ended)
+            _QueuedStep(drawing, numbers, granted, others, pending, prompt_tokens, batch.begun, ended)
         )
         return len(drawing) + len(batch.feeding)
 
@@ -318,27 +322,34 @@ class Overlap:
             for reply in queued.replies:
                 reply.in_flight -= 1
             result = StepResult(len(queued.replies), queued.prompt_tokens, step_s=queued.pending.took_s)
-            for reply, rows, cap in zip(queued.replies, queued.rows, queued.caps, strict=True):
+            for reply, number, cap in zip(queued.replies, queued.rows, queued.caps, strict=True):
                 # A reply that is over has left: tokens drawn behind its end are dropped.
                 if reply.device_row is None:
                     continue
                 with self._faults.owning(reply):
-                    self._accept(reply, [by_row.get(number) for number in rows], cap)
+                    further = [by_row.get(one) for one in queued.others[reply]] if reply.fused else ()
+                    self._accept(reply, by_row.get(number), further, cap)
                     self._table.update(reply)
                 if reply.finish is not None:
                     self.leave(reply)
         return result
 
-    def _accept(self, reply: ActiveReply, made: abc.Sequence[Emitted | None], cap: int | None) -> None:
-        """Emit the token that the device drew for a reply, in each of its rows."""
-        emitted = made[0]
+    def _accept(
+        self,
+        reply: ActiveReply,
+        emitted: Emitted | None,
+        further: abc.Sequence[Emitted | None],
+        cap: int | None,
+    ) -> None:
+        """Emit the token that the device drew for a reply. further: what it drew in the reply's other rows."""
         try:
             if emitted is None or emitted.ending is Ending.WAITING:
                 raise CursorMismatch(
                     "a step of this reply came to nothing on the device, without an end or a page: please report this"
                 )
-            if len(made) > 1 and any(one is None or replace(one, row=emitted.row) != emitted for one in made):
-                raise CursorMismatch(f"the contexts of this reply drew {made}: please report this")
+            if further and any(one is None or replace(one, row=emitted.row) != emitted for one in further):
+                drawn = [emitted, *further]
+                raise CursorMismatch(f"the contexts of this reply drew {drawn}: please report this")
             if emitted.ending is Ending.REFUSED:
                 raise FloatingPointError(NO_NUMBERS)
             if cap is not None:
@@ -389,6 +400,7 @@ class Overlap:
                 del queued.replies[place]
                 del queued.rows[place]
                 del queued.caps[place]
+                queued.others.pop(reply, None)
                 reply.in_flight -= 1
 
     def _fail(self, reply: ActiveReply, error: str) -> None:

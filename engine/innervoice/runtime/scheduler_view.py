@@ -110,7 +110,7 @@ class SchedulerView:
         columns.pages[index] = len(sequence.table.pages)
         columns.hidden_total[index] = reply.num_hidden
         columns.num_drawn[index] = reply.num_tokens
-        waits = reply.finish is None and reply.cursor.waits
+        waits = reply.cursor.waits and reply.finish is None
         columns.is_waiting[index] = waits
         if columns.phase[index] == _PREFILL:
             columns.prompt_left[index] = sequence.num_new - waits

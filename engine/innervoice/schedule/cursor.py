@@ -42,6 +42,7 @@ _CLOSE = TokenKind.CLOSE
 _DONE = TokenKind.DONE
 _END = TokenKind.END
 _SPEECH = TokenKind.SPEECH
+_TRANSCRIPT = TokenKind.TRANSCRIPT
 _TOOL = TokenKind.TOOL
 _TOOL_MARK = TokenKind.TOOL_MARK
 
@@ -79,6 +80,7 @@ class Cursor:
         self._masks = program.masks
         self._edges = program.edges
         self._names = program.names
+        self._labels = program.labels
         self._feeds = program.feeds
         self._closers = program.closers
         self._bound = program.bound
@@ -91,6 +93,7 @@ class Cursor:
         self._limit = state.limit
         self._row = state.row
         self._count = state.count
+        self.waits = self._rows[self._row][_FORCED] == _FED  # the next id comes from outside
         self._num_skipped = 0  # reflections since the last token
         if self._row in self._bound:
             self._walk = Walk.along(self._bound[self._row], state.spelled)
@@ -137,11 +140,6 @@ class Cursor:
         """The id that must come next, None when the next one is drawn."""
         row = self._rows[self._row]
         return int(self.program.forced[row[_OFFSET] + self._count]) if row[_FORCED] == 1 else None
-
-    @property
-    def waits(self) -> bool:
-        """Whether the next id comes from outside: call `feed`, or `close_feed`."""
-        return self._rows[self._row][_FORCED] == _FED
 
     @property
     def feed_name(self) -> str | None:
@@ -204,9 +202,9 @@ class Cursor:
         assert token is not None, "emit_forced at a state that draws"
         row, kind = self._rows[self._row], self.kind
         self._offers_done = False
-        emission = self._emission(
-            token, kind, forced=True, choice=self.program.labels.get((self._row, self._count))
-        )
+        labels = self._labels
+        choice = labels.get((self._row, self._count)) if labels else None
+        emission = self._emission(token, kind, forced=True, choice=choice)
         self._count += 1
         if self._count == row[_LENGTH]:
             self._enter(self._next(self._row))
@@ -237,7 +235,7 @@ class Cursor:
         row, vocabulary = self._rows[self._row], self.program.vocabulary
         kind = self.kind
         is_discarded = row[_DISCARD] and row[_LOW1] <= token < row[_HIGH1]
-        if token in self._closers and not is_discarded:
+        if self._closers and token in self._closers and not is_discarded:
             self.closed |= self._closers[token]
         edges = self._edges[self._row]
         if kind is _REFLECTION and row[_MISS] != _CHOOSES:
@@ -316,7 +314,7 @@ class Cursor:
         """Emit an id that leads to another state of its segment, or out of it."""
         row = self._rows[self._row]
         chooses = row[_MISS] == _CHOOSES
-        label = self.program.labels.get((self._row, token)) if chooses else None
+        label = self._labels.get((self._row, token)) if chooses else None
         # Where a reflection looks for a tag, its states stand in a row behind that of MISS.
         matched = target - row[_MISS] if kind is _REFLECTION and not chooses else 0
         emission = self._emission(token, kind, forced=False, choice=label, matched=matched)
@@ -377,10 +375,13 @@ class Cursor:
     def _enter(self, index: int) -> None:
         """Stand at the first row from index on that is not capped to nothing."""
         row = self._rows[index]
-        while (row[_ENTRY] and not self._open_reflection(index)) or self._is_closed(index, row):
+        while (row[_ENTRY] and not self._open_reflection(index)) or (
+            row[_FORCED] == _FED and self._is_closed(index, row)
+        ):
             index = self._next(row[_CLOSE_ROW])
             row = self._rows[index]
         self._row, self._count = index, 0
+        self.waits = row[_FORCED] == _FED
         self._walk = Walk(self._bound[index]) if index in self._bound else None
         self._fresh |= bool(row[_HEAD])
         if not row[_FORCED] and not row[_ENTRY]:
@@ -390,8 +391,8 @@ class Cursor:
             self._leave_if_spent()
 
     def _is_closed(self, index: int, row: list[int]) -> bool:
-        """Whether a row takes ids from a feed that gives no more; the end of the text's feed finishes the text."""
-        if row[_FORCED] != _FED or self._feeds.get(index) not in self.closed:
+        """Whether the feed of a row gives no more; the end of the text's feed finishes the text."""
+        if self._feeds.get(index) not in self.closed:
             return False
         self.text_done |= bool(row[_DISCARD])
         return True
@@ -421,10 +422,13 @@ class Cursor:
         matched: int = 0,
         feed: str | None = None,
     ) -> Emission:
-        self.segment += self._fresh
-        self._fresh = False
+        if self._fresh:
+            self.segment += 1
+            self._fresh = False
         skipped, self._num_skipped = self._num_skipped, 0
         name = None if kind is _END or kind is _TOOL_MARK else self._names[self._row]
+        if kind is _SPEECH or kind is _TRANSCRIPT:
+            return Emission(token, kind, self.segment, forced, None, 0, skipped, name, choice, matched, feed)
         if kind is _REFLECTION and self._is_capped(self._rows[self._row]):
             cap, spent = self._limit, self._count + 1
             return Emission(token, kind, self.segment, forced, cap, spent, skipped, name, matched=matched)

@@ -28,7 +28,7 @@ class Mask:
         return (*self.ranges, *((token, token + 1) for token in self.extras))
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Emission:
     """One emitted token: its id, kind, the reply's segment it belongs to (from 0), and
     whether the schedule forced it.
@@ -37,7 +37,8 @@ class Emission:
     and those that it has had with this one. num_skipped: reflections since the token before that a cap of 0
     left out. name: of its segment. choice: the text of the choice that the token completes. matched: how many of
     the last tokens, with this one, may be the beginning of the segment's close. feed: the name of the feed that
-    gave it. All of these say how the token came about, not which it is, and are not compared.
+    gave it. All of these say how the token came about, not which it is, and are not compared. One is made for every
+    token; it is not frozen, as that would make its construction several times as dear, and nobody changes it.
     """
 
     token: int

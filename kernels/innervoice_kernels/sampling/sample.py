@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 REFUSED = -1
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Draw:
     """The sampling parameters of one row.
 
@@ -225,7 +225,7 @@ def sample(logits: Tensor, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
     chosen = choose("sample", logits, has_native=True)
     if chosen == TRITON:
         draws = [_fitting(draw, logits.shape[1]) for draw in draws]
-    if any(draw.bits is not None for draw in draws):
+    if [draw for draw in draws if draw.bits is not None]:
         logits = _keep_bits(logits, draws)
         draws = [replace(draw, bits=None) for draw in draws]
     if chosen == NATIVE and logits.dtype == torch.float64:

@@ -47,8 +47,9 @@ def plan_step(
     admit = admit_rows(rows, costs, settings, runs, pages_free)
     if admit:
         runs[admit] = True
-    able = runs & ~rows.is_blocked & ~(rows.is_waiting & (rows.prompt_left == 0))
-    draws = able & (rows.prompt_left == 0) & ~rows.is_listening
+    is_fed = rows.prompt_left == 0
+    able = runs & ~(rows.is_blocked | (rows.is_waiting & is_fed))
+    draws = able & is_fed & ~rows.is_listening
     made = settings.planner.draft(rows, costs, settings, now, able, draws)
     return _finish(rows, settings, made, admit, runs, pages_free)
 
