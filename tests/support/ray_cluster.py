@@ -245,16 +245,23 @@ class Cluster:
 
         wait_for(is_so)
 
-    def homes(self, tokens: Iterable[str]) -> list[str]:
-        """Name the replica of each session."""
+    def homes(self, keys: Iterable[str], seconds: float = 20.0) -> list[str]:
+        """Name the replica of each session or answer, once the directory has all of them.
+
+        seconds: for which that is waited for: a state is on its way when its turn ends.
+        """
         from innervoice.server.ray.session_hub import SessionHub
+
+        asked = list(keys)
 
         async def ask() -> list[str | None]:
             hub = SessionHub(APPLICATION)
-            return [await hub.home(token) for token in tokens]
+            return [await hub.home(key) for key in asked]
 
-        found = asyncio.run(ask())
-        assert None not in found, "a session is in no directory"
+        until_s = time.monotonic() + seconds
+        while None in (found := asyncio.run(ask())):
+            assert time.monotonic() < until_s, f"{found.count(None)} sessions are in no directory"
+            time.sleep(0.1)
         return [str(home) for home in found]
 
     def saved_bytes(self) -> tuple[int, int]:

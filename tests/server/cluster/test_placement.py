@@ -14,7 +14,8 @@ from innervoice.server.cluster.report import ReplicaReport
 def replica(
     name: str, first_s: float = 0.2, held: int = 0, most: int = 8, age_s: float = 0.1, **more: object
 ) -> Candidate:
-    report = ReplicaReport(1, first_s, held, most, is_draining=bool(more.pop("drains", False)))
+    running = int(more.pop("running", 1))  # type: ignore[call-overload]
+    report = ReplicaReport(1, first_s, held, most, running, is_draining=bool(more.pop("drains", False)))
     return Candidate(name, report, age_s, **more)  # type: ignore[arg-type]
 
 
@@ -23,6 +24,8 @@ CASES = {
     "noise is no reason": ([replica("a", 0.20, held=3), replica("b", 0.26, held=2)], "b"),
     "neither is the pause between two speakers": ([replica("a", 0.004, held=1), replica("b", 0.19)], "b"),
     "but more than that is": ([replica("a", 0.004, held=1), replica("b", 0.25)], "a"),
+    "one without a reply begins at once": ([replica("a", 2.0, running=0), replica("b", 0.5, held=7)], "a"),
+    "and before a busy one": ([replica("a", 0.3, held=5, running=0), replica("b", 2.0, held=3)], "a"),
     "one that has measured nothing is no earlier": (
         [replica("a", 0.0, held=3), replica("b", 2.0, held=2)],
         "b",
@@ -45,6 +48,42 @@ def test_the_replica_that_is_taken(name: str) -> None:
     for seed in range(8):
         for given_order in (candidates, candidates[::-1]):
             assert FirstAudio(Random(seed)).order(given_order)[0] == expected
+
+
+def reported(name: str, number: int, first_s: float, held: int) -> Candidate:
+    return Candidate(name, ReplicaReport(number, first_s, held, 8, 1), 0.1)
+
+
+def test_what_is_late_for_a_moment_is_not_late_for_a_session() -> None:
+    """While a replica reads a prompt it says that a question would wait, and it is even with the others again soon."""
+    placement = FirstAudio(Random(4))
+    held = dict.fromkeys("abc", 0)
+    for k in range(24):
+        busy = "abc"[k % 2]  # the same two again and again
+        replicas = [reported(name, k, 1.5 if name == busy else 0.2, held[name]) for name in "abc"]
+        held[placement.order(replicas)[0]] += 1
+    assert set(held.values()) == {8}
+
+
+@pytest.mark.parametrize("num_reports", [12, 30])
+def test_what_stays_late_is(num_reports: int) -> None:
+    """Until it is early once."""
+    placement = FirstAudio(Random(5))
+    taken = []
+    for k in range(num_reports):
+        replicas = [reported("a", k, 0.2 if k == 0 else 1.5, 1), reported("b", k, 0.3, 5)]
+        placement.note(replicas)
+        taken.append(placement.order(replicas)[0])
+    assert taken[:10] == ["a"] * 10
+    assert taken[10:] == ["b"] * (num_reports - 10)
+    assert placement.order([reported("a", 99, 0.3, 1), reported("b", 99, 0.3, 5)])[0] == "a"
+
+
+def test_a_replica_that_is_gone_is_forgotten() -> None:
+    placement = FirstAudio(Random(6))
+    placement.note([reported("a", 1, 0.1, 1), reported("b", 1, 0.3, 5)])
+    placement.note([reported("b", 2, 0.3, 5)])
+    assert placement.order([reported("a", 1, 1.5, 0), reported("b", 2, 0.3, 5)])[0] == "b"
 
 
 def test_equal_ones_are_drawn() -> None:

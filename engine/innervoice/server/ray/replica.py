@@ -244,12 +244,15 @@ class Replica:
         await self._handle.options(session_id=self._name).ping.remote()
 
     async def _watch_directories(self) -> None:
-        """Leave everything once more in directories that were started anew."""
+        """Leave everything once more in directories that were started anew, or did not take a state."""
         lives = await self._hub.lives()
         before, self._lives = self._lives, lives
-        if lives == before:
+        if lives == before and not self._store.is_behind:
             return
-        log.warning("a directory of sessions was started anew: all sessions are saved again")
+        self._store.is_behind = False
+        log.warning(
+            "a directory of sessions was started anew, or did not answer: all sessions are saved again"
+        )
         save_all(self._server)
         for reply in self._server.kept.all():
             await self._save_answer(reply)

@@ -50,8 +50,7 @@ class FirstAudioRouter(RequestRouter):
         super().update_replicas(replicas)
         names = {one.replica_id.unique_id for one in replicas}
         self._seen = {name: seen for name, seen in self._seen.items() if name in names}
-        for one in replicas:
-            self._candidate(one.replica_id.unique_id, one)
+        self._placement.note([self._candidate(one.replica_id.unique_id, one) for one in replicas])
         try:
             context = serve.get_replica_context()
         except RayServeException:

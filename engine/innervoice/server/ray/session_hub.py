@@ -119,15 +119,23 @@ class SessionHub:
 
 
 class ReplicaStore:
-    """The hub as one replica sees it: where its server leaves sessions."""
+    """The hub as one replica sees it: where its server leaves sessions.
+
+    is_behind: whether a state did not arrive since that was set to False: everything has to be saved again.
+    """
 
     def __init__(self, hub: SessionHub, replica: str) -> None:
         self._hub = hub
         self._replica = replica
+        self.is_behind = False
 
     async def save(self, token: str, data: bytes | None, keep_s: float, term: int = 0) -> bool:
         """Leave a session as it is now -> False: another replica has taken it over."""
-        return await self._hub.save(token, self._replica, data, keep_s, term)
+        try:
+            return await self._hub.save(token, self._replica, data, keep_s, term)
+        except BaseException:  # the caller's deadline among them
+            self.is_behind = True
+            raise
 
     async def take(self, token: str) -> tuple[bytes, int] | None:
         """Take a session over -> its state and its term, None: it is not known."""
