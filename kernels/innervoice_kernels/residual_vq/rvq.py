@@ -36,7 +36,8 @@ from innervoice_kernels.speech_codec.vq import NATIVE_DTYPES, nearest_code
 _ROWS = 16
 _DEPTH = 32
 _COLUMNS = 64
-_RAGGED_COLUMNS = 32  # of ragged or short codes, which pass through registers
+# Of ragged or short codes, which pass through registers; left to itself the assembler takes too few of them, and spills.
+_RAGGED_COLUMNS, _REGISTERS = 32, 255
 
 
 class Codebooks(NamedTuple):
@@ -255,10 +256,12 @@ def _rvq_encode_triton(x: Tensor, codes: Tensor) -> Tensor:
     (batch, steps, width), num = x.shape, len(codes)
     left = x.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     ids = torch.empty(batch, num, steps, dtype=torch.int64, device=x.device)
+    is_small = is_ragged(width) or width < _DEPTH
     launch(
         _rvq_encode_kernel, (cdiv(batch * steps, _ROWS),), left, codes.contiguous(), ids, batch * steps,
         steps, num, codes.shape[1], width, ROWS=_ROWS, DEPTH=min(_DEPTH, next_power(width, 16)),
-        COLUMNS=_RAGGED_COLUMNS if is_ragged(width) or width < _DEPTH else _COLUMNS, num_warps=4, num_stages=2,
+        COLUMNS=_RAGGED_COLUMNS if is_small else _COLUMNS, num_warps=4, num_stages=2,
+        **({"maxnreg": _REGISTERS} if is_small else {}),
     )  # fmt: skip
     return ids
 
