@@ -423,7 +423,8 @@ class Worker:
     def _check_readers(self) -> None:
         """Pause the replies whose readers are behind, end those whose readers are gone."""
         now, core = self.clock(), self._core
-        for reply_id, queue in list(self._queues.items()):
+        # Copied at once: while pairs are listed one by one, the collector may run, and callers add replies meanwhile.
+        for reply_id, queue in self._queues.copy().items():
             if queue.is_abandoned:
                 self.telemetry.count("abandoned")
                 core.cancel(reply_id)
