@@ -51,7 +51,7 @@ def child(*words: str, **environment: str) -> Iterator[tuple[subprocess.Popen[st
         assert process.stdout is not None
         line = process.stdout.readline()
         found = re.fullmatch(
-            r"innervoice-mini is served at (https?://127\.0\.0\.1:\d+)/v1; to talk to it open \1/ in a browser\n",
+            r"[\w.-]+ is served at (https?://127\.0\.0\.1:\d+)/v1; to talk to it open \1/ in a browser\n",
             line,
         )
         assert found is not None, line
@@ -114,8 +114,9 @@ def test_a_reply_that_runs_at_sigterm_is_heard_to_its_end() -> None:
 
 
 @pytest.mark.slow
-def test_the_drain_ends_in_time_and_a_second_signal_ends_it_at_once() -> None:
-    with child("--drain-s", "1") as (process, base):
+def test_the_drain_ends_in_time_and_a_second_signal_ends_it_at_once(tiny_dir: Path) -> None:
+    model = ("--model", str(tiny_dir))  # of random weights, which talks on
+    with child(*model, "--drain-s", "1") as (process, base):
         listening = Listening(base, 2000)
         assert listening.has_begun.wait(30)
         began_s = time.monotonic()
@@ -124,7 +125,7 @@ def test_the_drain_ends_in_time_and_a_second_signal_ends_it_at_once() -> None:
         assert time.monotonic() - began_s < 1 + 2 + 2
         listening.join(10)
         assert listening.last["error"]["code"] == "server_draining"
-    with child("--drain-s", "600") as (process, base):
+    with child(*model, "--drain-s", "600") as (process, base):
         listening = Listening(base, 2000)
         assert listening.has_begun.wait(30)
         process.send_signal(signal.SIGINT)
