@@ -35,7 +35,9 @@ struct Bf16Product {
     for (auto& one : total) {
       for (Vec& v : one) v = zero();
     }
+    const char* ahead = reinterpret_cast<const char*>(w) + bytes_ahead(kR * K * 2);
     for (std::int64_t k = 0; k < K; k += kShorts) {
+      for (int r = 0; r < kR; ++r, ahead += kLineBytes) prefetch(ahead);
       const __mmask32 there = K - k >= kShorts ? ~__mmask32{0} : (__mmask32{1} << (K - k)) - 1;
       __m512bh a[kM];
       for (int m = 0; m < kM; ++m) a[m] = load_pairs(x + m * ldx + k, there);
