@@ -2,8 +2,10 @@
 
 Carried is the largest constant number of sessions, in steps of a quarter of one for each replica (one, for a single
 replica), that no listener hears a gap in and 99 of 100 first sounds of which come within 2 s, with every seed. Sessions have 4
-turns on average; one that ends is followed by another, which is placed anew. The search walks up or down from what fewer
-replicas carried, since a run of 512 takes minutes. What FILE has already is not run again.
+turns on average; one that ends is followed by another, which is placed anew. "apart" is what no placement can better much:
+as many replicas that share nothing, each with its part of the sessions for good, and a seed of its own. It is not
+so many times one replica, since none of N times as many listeners may hear a gap. The search walks up or down from
+what fewer replicas carried, since a run of 512 takes minutes. What FILE has already is not run again.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from bench.record import Record, parser, read, report
 
 from innervoice.runtime.scheduler import SchedulerSettings
 from innervoice.tools.simulator import PLACEMENTS, Cluster, Measured, SimulatedRun, Spoken, is_carried
+from innervoice.tools.simulator.cluster import merged
 
 MACHINE = Measured({1: 0.010, 65: 0.090, 513: 0.650}, {1: 0.0035, 65: 0.100}, 40e-6)
 DEVICE = "a machine whose step takes 10 ms and 1.25 ms a row more"
@@ -24,10 +27,14 @@ SEEDS = (0, 1, 2)
 SECONDS, RAMP_S = 50.0, 30.0
 FIRST_GUESS = 21.0  # sessions of one replica
 NAME = "streams of a cluster"
+APART = "apart"
+KINDS = (*PLACEMENTS, APART)
 
 
 def one_run(replicas: int, routing: str, sessions: int, seed: int, seconds: float) -> SimulatedRun:
     """Run to the first chunk that comes too late, or to the end."""
+    if routing == APART:
+        return apart(replicas, sessions, seed, seconds)
     return Cluster(
         MACHINE,
         SchedulerSettings(max_rows=2048, reflection_rate=0.0, fixed_hidden=0),
@@ -38,6 +45,17 @@ def one_run(replicas: int, routing: str, sessions: int, seed: int, seconds: floa
         spoken=Spoken(hidden=0),
         ramp_s=RAMP_S,
     ).until(seconds, stops_late=True)
+
+
+def apart(replicas: int, sessions: int, seed: int, seconds: float) -> SimulatedRun:
+    """Run replicas that share nothing, one after the other, to the first with a chunk that comes too late."""
+    runs: list[SimulatedRun] = []
+    for i in range(min(replicas, sessions)):
+        part = sessions // replicas + (i < sessions % replicas)
+        runs.append(one_run(1, "first-audio", part, seed * replicas + i, seconds))
+        if runs[-1].num_late:
+            break
+    return merged(runs, runs[-1].duration_s)
 
 
 def most_near(carries: Callable[[int], bool], guess: int, step: int) -> int:
@@ -79,17 +97,17 @@ def records(
     replicas: Sequence[int] = REPLICAS,
     seeds: Sequence[int] = SEEDS,
     seconds: float = SECONDS,
-    placements: Sequence[str] = tuple(PLACEMENTS),
+    kinds: Sequence[str] = KINDS,
     guess: float = FIRST_GUESS,
 ) -> Iterator[Record]:
-    """A record for each number of replicas and each placement; those that are known come as they are.
+    """A record for each number of replicas and each placement, or none; those that are known come as they are.
 
     guess: sessions for each replica that the search begins with.
     """
     alone = next((one.ours for one in known if one.shape == "1 replicas, first-audio"), None)
-    by_routing = dict.fromkeys(placements, guess)
+    by_routing = dict.fromkeys(kinds, guess)
     for num in replicas:
-        for routing in placements:
+        for routing in kinds:
             shape = f"{num} replicas, {routing}"
             found = next((one for one in known if (one.name, one.shape) == (NAME, shape)), None)
             if found is None:
@@ -138,7 +156,7 @@ def main() -> None:
     """Measure, and print and write the records."""
     arguments = parser(__doc__)
     arguments.add_argument("--replicas", type=int, nargs="+", default=REPLICAS)
-    arguments.add_argument("--routing", nargs="+", default=tuple(PLACEMENTS), choices=tuple(PLACEMENTS))
+    arguments.add_argument("--routing", nargs="+", default=KINDS, choices=KINDS)
     arguments.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     arguments.add_argument(
         "--guess", type=float, default=FIRST_GUESS, help="sessions of a replica to begin with"
