@@ -41,5 +41,18 @@ def test_a_user_who_still_speaks_is_not_waited_for() -> None:
     assert forecast(columns, costs()) == before
 
 
-def test_nothing_was_measured() -> None:
-    assert forecast(ReplyColumns(), LearnedCosts()).first_audio_s == 0.0
+@pytest.mark.parametrize("prefill, voice", [(0.0, {}), (20e-6, {}), (0.0, {1: 0.05}), (20e-6, {1: 0.05})])
+def test_nothing_is_expected_before_a_step_was_measured(prefill: float, voice: dict[int, float]) -> None:
+    columns, learned = ReplyColumns(), LearnedCosts({}, voice, prefill)
+    add(columns, phase=Phase.PREFILL, prompt_left=900)
+    made = forecast(columns, learned)
+    assert (made.first_audio_s, made.num_running) == (0.0, 1)
+    learned.observe_step(1, 0, 0.01)
+    assert forecast(columns, learned).first_audio_s > FIRST_TOKENS * 0.01
+
+
+def test_a_prompt_that_is_fed_first_is_no_forecast() -> None:
+    columns, learned = ReplyColumns(), LearnedCosts()
+    learned.observe_step(0, 512, 0.2)
+    assert learned.prefill_token_s > 0
+    assert forecast(columns, learned).first_audio_s == 0.0

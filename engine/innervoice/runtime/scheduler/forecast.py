@@ -17,8 +17,8 @@ FIRST_TOKENS = 40  # transcript and speech that a reply's first chunk of sound t
 class Forecast:
     """The expectations of one engine.
 
-    first_audio_s: seconds from a usual question that came now to its first sound. num_running: replies that are
-    being made. num_waiting: replies that have no row yet.
+    first_audio_s: seconds from a usual question that came now to its first sound, 0: not known. num_running:
+    replies that are being made. num_waiting: replies that have no row yet.
     """
 
     first_audio_s: float
@@ -30,7 +30,7 @@ def forecast(columns: ReplyColumns, costs: LearnedCosts) -> Forecast:
     """Expect the first sound of one more reply.
 
     prompts ahead x token + question x token + first tokens x time between steps + codec call, the last two at the
-    batch size with that reply. 0 s before anything was measured.
+    batch size with that reply. 0 s, not known, before a step was measured: its prompt alone is a fraction.
     """
     rows = columns.rows
     is_drawing = (rows.phase == Phase.DECODE) | (rows.phase == Phase.PREFILL)
@@ -39,7 +39,10 @@ def forecast(columns: ReplyColumns, costs: LearnedCosts) -> Forecast:
     runs = int(np.count_nonzero(is_drawing & ~rows.is_listening))
     prompts = int(rows.prompt_left[is_fed].sum()) + QUESTION_TOKENS
     batch = runs + waits + 1
-    drawn_s = FIRST_TOKENS * costs.between_steps_s(batch)
-    first_s = prompts * costs.prefill_token_s + drawn_s + costs.voice.estimate(min(4, batch))
+    between_s, first_s = costs.between_steps_s(batch), 0.0
+    if between_s > 0:
+        first_s = (
+            FIRST_TOKENS * between_s + prompts * costs.prefill_token_s + costs.voice.estimate(min(4, batch))
+        )
     voicing = int(np.count_nonzero(rows.phase == Phase.VOICING))
     return Forecast(first_s, runs + voicing, waits)

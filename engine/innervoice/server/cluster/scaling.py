@@ -33,7 +33,8 @@ def replicas_needed(reports: Sequence[ReplicaReport], target: ScalingTarget) -> 
     """The replicas that would bring the load to the target: by replies, by sessions, and by the first sound.
 
     ceil(replies / running), ceil(sessions / (fill x most)), and one more than there are while the median of the
-    expected first sounds is late. Draining replicas count as load, and not as replicas. 0: there is no report.
+    expected first sounds is late. One that makes no reply is not late: others would begin no earlier. Draining
+    replicas count as load, and not as replicas. 0: there is no report.
     """
     if not reports:
         return 0
@@ -41,7 +42,7 @@ def replicas_needed(reports: Sequence[ReplicaReport], target: ScalingTarget) -> 
     by_replies = math.ceil(sum(one.num_running for one in reports) / target.running)
     most = max(one.max_sessions for one in reports)
     by_sessions = math.ceil(sum(one.num_sessions for one in reports) / (target.fill * most))
-    waits = sorted(one.first_audio_s for one in serving)
+    waits = sorted(one.first_audio_s if one.num_running else 0.0 for one in serving)
     is_late = bool(waits) and waits[len(waits) // 2] > target.first_audio_s
     by_first_audio = len(serving) + 1 if is_late else 0
     return max(1, by_replies, by_sessions, by_first_audio)
