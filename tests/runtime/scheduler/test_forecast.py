@@ -41,7 +41,7 @@ def test_a_user_who_still_speaks_is_not_waited_for() -> None:
     assert forecast(columns, costs()) == before
 
 
-@pytest.mark.parametrize("prefill, voice", [(0.0, {}), (20e-6, {}), (0.0, {1: 0.05}), (20e-6, {1: 0.05})])
+@pytest.mark.parametrize(("prefill", "voice"), [(0.0, {}), (20e-6, {}), (0.0, {1: 0.05}), (20e-6, {1: 0.05})])
 def test_nothing_is_expected_before_a_step_was_measured(prefill: float, voice: dict[int, float]) -> None:
     columns, learned = ReplyColumns(), LearnedCosts({}, voice, prefill)
     add(columns, phase=Phase.PREFILL, prompt_left=900)
