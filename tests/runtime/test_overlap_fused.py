@@ -48,7 +48,11 @@ def by_device(world: World) -> set[str]:
 def test_contexts_and_a_reply_beside_them_are_the_host_s() -> None:
     """The reply beside them begins first and ends first, so that the last context takes its row."""
     model = small_model(vocabulary=VOCABULARY)
-    worlds = make_world(model, False), make_world(model, True)
+    counted: list[list[int]] = [[], []]
+    worlds = [
+        make_world(model, stepped, step_s=lambda rows, fed, at=at: at.append(rows) or 0.01)
+        for stepped, at in zip((False, True), counted, strict=True)
+    ]
     seen = []
     for world in worlds:
         world.submit("alone", [8, 8, 1], FREE, 7, most=4, is_live=False, sampling=WARM)
@@ -66,8 +70,9 @@ def test_contexts_and_a_reply_beside_them_are_the_host_s() -> None:
             )
             assert believed != pytest.approx(reply.fused.fusing.log_prior), "the prior follows the tokens"
         world.run()
-    compare(worlds)
+    compare((worlds[0], worlds[1]))
     assert seen[0] >= {"pragmatic"} and seen[1] >= 3
+    assert [max(rows) for rows in counted] == [4, 4] and {rows[-1] for rows in counted} == {3}
     worlds[0].submit("plain", THREE[0], WEIGHTED, 12345, most=9, is_live=False, sampling=WARM, caps=(2, 1))
     worlds[0].run()
     assert worlds[1].received["pragmatic"].ids != worlds[0].received["plain"].ids
@@ -75,10 +80,10 @@ def test_contexts_and_a_reply_beside_them_are_the_host_s() -> None:
 
 
 @pytest.mark.slow
-def test_every_kind_is_the_host_s_and_what_does_not_fit_is_drawn_by_the_host() -> None:
-    """Of 4 rows guidance has 2 and contrast 2; a function is the host's own, and so is what comes beside them."""
+def test_every_kind_is_the_host_s_and_what_does_not_fit_waits() -> None:
+    """Of 6 rows guidance has 2 and contrast 2, and a function, the host's own, has 2; three more wait for rows."""
     model = small_model(vocabulary=VOCABULARY)
-    worlds = make_world(model, False, num_pages=400), make_world(model, True, num_pages=400)
+    worlds = [make_world(model, stepped, num_pages=400, max_rows=6) for stepped in (False, True)]
     for world in worlds:
         submit(world, "guidance", Fusion.guidance(1.8), THREE[:2], most=11)
         submit(world, "contrast", Fusion.contrast(0.5, 0.1), THREE[1:], most=11, schedule=FREE)
@@ -88,12 +93,14 @@ def test_every_kind_is_the_host_s_and_what_does_not_fit_is_drawn_by_the_host() -
         if world is worlds[1]:
             assert by_device(world) == {"guidance", "contrast"}
         submit(world, "pragmatic", Fusion.pragmatic(), THREE, most=3, sampling={"temperature": 0.0})
+        world.step()
+        assert world.core.table.num_waiting == 1
         while not world.received["pragmatic"].ids:
             world.step()
         if world is worlds[1]:
-            assert by_device(world) == {"guidance", "contrast"}
+            assert "pragmatic" in by_device(world)
         world.run()
-    compare(worlds)
+    compare((worlds[0], worlds[1]))
 
 
 @pytest.mark.slow

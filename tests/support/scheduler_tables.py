@@ -46,7 +46,7 @@ def add(jobs: ReplyColumns, now: float = 0.0, *, priority: int = 0, **columns: A
 def tables(draw: st.DrawFn) -> tuple[ReplyColumns, float, int]:
     """Any replies at all, the time, and the number of free pages."""
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
-    jobs, now = ReplyColumns(4), float(draw(st.floats(0, 100)))
+    jobs, now, wide = ReplyColumns(4), float(draw(st.floats(0, 100))), draw(st.booleans())
     for _ in range(draw(st.integers(0, 40))):
         phase = Phase(int(random.integers(1, 5)))
         context = int(random.integers(1, 600))
@@ -63,6 +63,7 @@ def tables(draw: st.DrawFn) -> tuple[ReplyColumns, float, int]:
             hidden_floor=int(random.integers(0, most + 1)) if random.random() < 0.3 else 0,
             hidden_count=int(random.integers(0, cap + 1)) if reflects else 0, hidden_total=300, sound_total_s=4.0,
             unvoiced_s=float(random.uniform(0, 3)), chunks_ready=int(random.integers(0, 2)),
+            more_rows=int(random.integers(1, 4)) if wide and phase != Phase.VOICING and random.random() < 0.3 else 0,
         )  # fmt: skip
     for table_index in jobs.indices.tolist()[:: draw(st.integers(3, 9))]:
         jobs.remove(table_index)

@@ -65,6 +65,11 @@ class ActiveReply:
         self.by_host |= self.fused is not None and self.fused.combine is not None
 
     @property
+    def num_rows(self) -> int:
+        """Rows of a step that it takes: one for each of its contexts."""
+        return 1 if self.fused is None else self.fused.size
+
+    @property
     def sequences(self) -> list[Sequence]:
         """The sequences of the prompt and of all other contexts."""
         return [self.sequence, *(() if self.fused is None else self.fused.sequences)]

@@ -73,7 +73,7 @@ class Admission:
         self.check_room()
         for context in request.contexts:
             check_length(len(context), self._max_model_len)
-        num_tokens += fused_tokens(map(len, request.contexts))
+        num_tokens += fused_tokens(map(len, request.contexts), self._pages.page_size)
 
         # A turn goes on with its session's sequence, and keeps of a prefetched prompt what is right.
         snapshot, num_cached, num_pages = None, 0, 0
@@ -103,7 +103,8 @@ class Admission:
         if self._max_waiting is None:
             return
         num_active, num_waiting = self._table.num_active, self._table.num_waiting
-        if num_waiting + num_coming >= self._max_waiting + max(0, self._max_rows - num_active):
+        num_free = max(0, self._max_rows - self._table.num_rows)
+        if num_waiting + num_coming >= self._max_waiting + num_free:
             raise OutOfCapacity(
                 f"{num_active} replies run and {num_waiting} wait, as many as may: try again, or load the model with "
                 "a larger max_waiting",
@@ -118,7 +119,9 @@ class Admission:
         used = columns.indices
         num_waiting = int((columns.phase[used] == Phase.WAITING).sum())
         size = settings.page_size
-        need = 2 * (len(used) - num_waiting) + -(-settings.prefill_chunk // size)
+        need = 2 * (len(used) - num_waiting + int(columns.more_rows[used].sum())) + -(
+            -settings.prefill_chunk // size
+        )
         first = self._table.first_waiting() if num_waiting else None
         if first is not None:
             need += int(columns.context[first]) // size + 2 - int(columns.pages[first])

@@ -4,6 +4,8 @@ feeds.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from innervoice.model.pages import PagePool
 from innervoice.model.sequence import Sequence
 from innervoice.runtime.active_reply import ActiveReply
@@ -42,12 +44,12 @@ class BatchBuilder:
 
     def build(self, plan: StepPlan, now: float) -> StepBatch:
         """The rows that the plan names and that have pages. now: served from now on."""
-        batch = StepBatch([], [], [], 0, self._decoder.mark())
+        batch = StepBatch([], [], [], 0, self._decoder.mark(), [])
         prompt_tokens = sum(self._feed(index, num, batch, now) for index, num in plan.prefill)
         self._decode(plan.decode.tolist(), batch, now)
         if batch.is_empty and (plan.prefill or len(plan.decode)) and self._decoder.num_queued == 0:
             self._give_up(plan)
-        return StepBatch(batch.by_host, batch.by_device, batch.feeding, prompt_tokens, batch.begun)
+        return replace(batch, prompt_tokens=prompt_tokens)
 
     def _feed(self, index: int, num: int, batch: StepBatch, now: float) -> int:
         """Let a prompt be fed up to `num` tokens; a reply whose prompt is through draws as well -> tokens
@@ -98,15 +100,16 @@ class BatchBuilder:
         shares = pages.shares and first.num_new > self._pool.page_size
         for sequence in others if not shares else ():
             pages.adopt(sequence)
-        left = [sequence.num_new - waits for sequence in reply.sequences]
-        if reply.finish is not None or sum(left) <= 0:
+        # The last token of each is fed with those of all others, by the step that draws.
+        left = [sequence.num_new - 1 for sequence in reply.sequences]
+        if reply.finish is not None or (waits and sum(left) == 0):
             return 0
         is_whole = not waits and not shares and sum(left) <= num
         if shares:
-            left = [left[0] - (not waits), *[0] * len(others)]
+            left = [left[0], *[0] * len(others)]
         fed, room = [], num
         for sequence, piece in zip(reply.sequences, left, strict=True):
-            piece = min(piece, room)
+            piece = piece + 1 if is_whole else min(piece, room)
             if piece > 0:
                 sequence.limit = None if is_whole else sequence.num_cached + piece
                 fed.append(sequence)
@@ -126,6 +129,7 @@ class BatchBuilder:
 
     def _begin_fused(self, reply: ActiveReply, batch: StepBatch) -> None:
         """The last tokens of all contexts: on the device they are a part of the step that draws."""
+        batch.fused.append(reply)
         if not self._decoder.begin(reply):
             batch.by_host.append(reply)
             return
@@ -145,16 +149,17 @@ class BatchBuilder:
                 continue
             if not pages.make_writable(reply.sequence, reply.in_flight):
                 continue
-            others = None if reply.fused is None else reply.fused.sequences
-            if others and not all(pages.make_writable(sequence, reply.in_flight) for sequence in others):
-                continue
+            num_pages = len(reply.sequence.table.pages)
+            if reply.fused is not None:
+                others = reply.fused.sequences
+                if not all(pages.make_writable(sequence, reply.in_flight) for sequence in others):
+                    continue
+                num_pages += sum(len(one.table.pages) for one in others)
+                batch.fused.append(reply)
             served.append(index)
             if reply.device_row is None:
                 batch.by_host.append(reply)
             else:
-                num_pages = len(reply.sequence.table.pages)
-                if others:
-                    num_pages += sum(len(one.table.pages) for one in others)
                 table.columns.pages[index] = num_pages
                 batch.by_device.append(reply)
         table.columns.served_s[served] = now

@@ -106,7 +106,7 @@ class Core:
 
     @property
     def num_rows(self) -> int:
-        """Rows in use: by sessions, and by single replies in progress."""
+        """Rows in use: by sessions, and by single replies in progress, one for each context."""
         return self.sessions.num_rows
 
     def step_tokens(self, now: float) -> StepResult:

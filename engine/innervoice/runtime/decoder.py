@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import abc
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from innervoice.model.sequence import Sequence
@@ -41,7 +41,8 @@ class StepBatch:
     """The rows of a step, with pages for all that they feed.
 
     by_host, by_device: replies whose next token the host, or the device, draws. feeding: sequences that are
-    fed a part of their prompt. prompt_tokens: fed in all. begun: the decoder's mark of the step's begin.
+    fed a part of their prompt. prompt_tokens: fed in all. begun: the decoder's mark of the step's begin. fused: those
+    of the replies that have several contexts, each a row.
     """
 
     by_host: list[ActiveReply]
@@ -49,6 +50,12 @@ class StepBatch:
     feeding: list[Sequence]
     prompt_tokens: int
     begun: Any = None
+    fused: list[ActiveReply] = field(default_factory=list)
+
+    @property
+    def num_host_rows(self) -> int:
+        """Rows that the host draws from."""
+        return len(self.by_host) + sum(reply.num_rows - 1 for reply in self.fused if reply.device_row is None)
 
     @property
     def is_empty(self) -> bool:

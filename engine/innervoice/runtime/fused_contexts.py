@@ -16,12 +16,13 @@ from innervoice.runtime.fusion import Fusion
 from innervoice.types import RequestFailed
 from innervoice_kernels.sampling.fuse import Fusing, listener
 
-_MOST_PAGE = 64  # tokens of the largest page: a context's last one is counted whole
 
+def fused_tokens(lengths: Iterable[int], page_size: int) -> int:
+    """Tokens for which a scheduler is to count pages, of contexts of these lengths beside a prompt.
 
-def fused_tokens(lengths: Iterable[int]) -> int:
-    """Tokens for which a scheduler is to count pages, of contexts of these lengths, each with pages of its own."""
-    return sum(length + _MOST_PAGE for length in lengths)
+    Each has whole pages of its own, with room for its next token.
+    """
+    return sum(page_size * (length // page_size + 1) for length in lengths)
 
 
 class FusedContexts:

@@ -27,14 +27,6 @@ NO_NUMBERS = "the model's logits are not numbers: check the weights, or use a wi
 _NO_LOGITS = torch.empty(0, 0, dtype=torch.float32, device="cpu")
 
 
-def _offered(drawing: abc.Sequence[ActiveReply], *, is_fused: bool) -> set[tuple[int, int]]:
-    """Ranges of ids whose logits are wanted: for a combination of contexts all."""
-    spans = {span for reply in drawing for span in reply.cursor.offered}
-    if is_fused:
-        spans |= {(0, reply.request.program.vocabulary.size) for reply in drawing if reply.fused is not None}
-    return spans
-
-
 class HostDecode:
     """Feeds and draws, and waits for each step. See Decoder."""
 
@@ -66,7 +58,7 @@ class HostDecode:
         drawing, logits = self.forward(batch)
         self.draw(drawing, logits)
         self.update_table(batch)
-        return StepResult(len(batch.by_host), batch.prompt_tokens)
+        return StepResult(batch.num_host_rows, batch.prompt_tokens)
 
     def grant(self, reply: ActiveReply, cap: int) -> None:
         """Cap a reply's open reflection, or its next; a cap that is reached closes it."""
@@ -83,15 +75,18 @@ class HostDecode:
         logits [B, V].
         """
         drawing = batch.by_host
-        is_fused = bool([reply for reply in drawing if reply.fused is not None])
-        if is_fused:
+        spans = {span for reply in drawing for span in reply.cursor.offered}
+        fused = [reply for reply in batch.fused if reply.device_row is None]
+        if fused:  # a combination of contexts takes the logits of all ids
             sequences = [sequence for reply in drawing for sequence in reply.sequences] + batch.feeding
+            spans |= {(0, reply.request.program.vocabulary.size) for reply in fused}
         else:
             sequences = [reply.sequence for reply in drawing] + batch.feeding
         if not sequences:
             return [], _NO_LOGITS
-        offered = merge_spans(_offered(drawing, is_fused=is_fused))
-        logits, failed = self._runner.forward_isolated(sequences, self._pages.new_sequence, offered)
+        logits, failed = self._runner.forward_isolated(
+            sequences, self._pages.new_sequence, merge_spans(spans)
+        )
         for sequence in sequences:
             sequence.limit = None
 
@@ -102,7 +97,7 @@ class HostDecode:
         self._pages.publish(sequences)
 
         # Logits of the rows that draw, which come first.
-        if is_fused:
+        if fused:
             return self._combined(drawing, logits, failed)
         if not failed:
             return drawing, logits[: len(drawing)]

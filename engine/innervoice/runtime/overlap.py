@@ -193,6 +193,7 @@ class Overlap:
 
     def step(self, batch: StepBatch) -> StepResult:
         """Feed prompts, queue a step of the device, draw for the other replies, read the step before."""
+        num_host_rows = batch.num_host_rows
         drawing, logits = self._host.forward(batch)
         num_queued = self._queue(batch)
         self._host.draw(drawing, logits)
@@ -204,7 +205,7 @@ class Overlap:
         if num_queued and not batch.by_host:
             return replace(read, queued=num_queued)
         return StepResult(
-            rows=read.rows + len(batch.by_host),
+            rows=read.rows + num_host_rows,
             prompt_tokens=read.prompt_tokens + batch.prompt_tokens,
             queued=num_queued,
             step_s=None if batch.by_host else read.step_s,
@@ -274,8 +275,11 @@ class Overlap:
             return 0
         numbers = [self._rows_of[reply][0].number for reply in drawing]
         granted = [caps.get(reply) for reply in drawing]
-        fused = [reply for reply in drawing if reply.fused is not None]
-        others = {reply: [row.number for row in self._rows_of[reply][1:]] for reply in fused}
+        others = {
+            reply: [row.number for row in self._rows_of[reply][1:]]
+            for reply in batch.fused
+            if reply.device_row is not None and reply.finish is None
+        }
         pending = None
         if drawing:
             self._send_pages([row for reply in drawing for row in self._rows_of[reply]])
@@ -291,7 +295,7 @@ class Overlap:
         self._queued.append(
             _QueuedStep(drawing, numbers, granted, others, pending, prompt_tokens, batch.begun, ended)
         )
-        return len(drawing) + len(batch.feeding)
+        return len(numbers) + sum(map(len, others.values())) + len(batch.feeding)
 
     def _send_pages(self, rows: abc.Sequence[_DeviceRow]) -> None:
         """Send the page tables that changed.
@@ -321,7 +325,8 @@ class Overlap:
             by_row = {emitted.row: emitted for emitted in step}
             for reply in queued.replies:
                 reply.in_flight -= 1
-            result = StepResult(len(queued.replies), queued.prompt_tokens, step_s=queued.pending.took_s)
+            num_rows = len(queued.replies) + sum(map(len, queued.others.values()))
+            result = StepResult(num_rows, queued.prompt_tokens, step_s=queued.pending.took_s)
             for reply, number, cap in zip(queued.replies, queued.rows, queued.caps, strict=True):
                 # A reply that is over has left: tokens drawn behind its end are dropped.
                 if reply.device_row is None:

@@ -35,6 +35,7 @@ class ReplyTable:
         self._entries: dict[int, Entry] = {}
         self._fed: dict[str, ActiveReply] = {}  # those that take ids from outside
         self._deadlines: dict[str, float] = {}  # of those requests that have one
+        self._num_rows = 0  # of active replies
         self._view = SchedulerView(speech)
         self.columns: ReplyColumns = self._view.columns  # for the planner, which reads them
         self.update = self._view.update
@@ -52,9 +53,14 @@ class ReplyTable:
         return len(self._active)
 
     @property
-    def num_single(self) -> int:
-        """Replies in progress that belong to no session."""
-        return sum(reply.request.session_id is None for reply in self._active.values())
+    def num_rows(self) -> int:
+        """Rows that replies in progress hold, one for each of their contexts. Any thread may ask."""
+        return self._num_rows
+
+    @property
+    def num_single_rows(self) -> int:
+        """Rows of replies that belong to no session."""
+        return sum(reply.num_rows for reply in self._active.values() if reply.request.session_id is None)
 
     @property
     def active(self) -> ValuesView[ActiveReply]:
@@ -111,6 +117,7 @@ class ReplyTable:
     def start(self, reply: ActiveReply) -> None:
         """Put a reply into the row of its request."""
         self._active[reply.reply_id] = reply
+        self._num_rows += reply.num_rows
         self._entries[reply.table_index] = reply
         if reply.request.program.takes_ids:
             self._fed[reply.reply_id] = reply
@@ -127,7 +134,8 @@ class ReplyTable:
         entry = self._entries[table_index]
         if not isinstance(entry, SessionState):
             end_feeds(entry if isinstance(entry, Request) else entry.request)
-        self._active.pop(reply_id, None)
+        active = self._active.pop(reply_id, None)
+        self._num_rows -= 0 if active is None else active.num_rows
         self._fed.pop(reply_id, None)
         self._deadlines.pop(reply_id, None)
         self._free(table_index)
@@ -197,3 +205,4 @@ class ReplyTable:
         num = len(self._entries)
         assert num == len(self.columns), "rows without owners"
         assert num == len(self._waiting) + len(self._active) + num_prefetching, "replies without rows"
+        assert self._num_rows == sum(reply.num_rows for reply in self._active.values()), "rows miscounted"

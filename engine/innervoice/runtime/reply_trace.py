@@ -15,6 +15,7 @@ from innervoice.runtime.reply_table import ReplyTable
 from innervoice.runtime.request import Request
 from innervoice.runtime.scheduler import Phase, ReplyColumns, SchedulerSettings, StepPlan
 from innervoice.runtime.scheduler.admission import num_pages
+from innervoice.runtime.scheduler.table import more_rows
 from innervoice.schedule import UNLIMITED, TokenKind
 from innervoice.telemetry.trace import Lines, Tracer
 from innervoice.types import AudioChunk, Done, Event, TokenEvent
@@ -91,7 +92,8 @@ class ReplyTrace:
                     "pages_free": pages_free,
                 }
                 self._of_entry(entry, now).lines.instant(_DECISIONS, "preempted", now, **why)
-        drawing, prompts = len(plan.decode), sum(num for _, num in plan.prefill)
+        drawing = len(plan.decode) + more_rows(table.columns, plan.decode)
+        prompts = sum(num for _, num in plan.prefill)
         if drawing or prompts:
             self._tracer.counter("batch", rows=drawing, prompt_tokens=prompts)
 
@@ -277,10 +279,10 @@ class _Step:
             *plan.admit,
         }
         indices = columns.indices
-        waiting = set(indices[columns.phase[indices] == Phase.WAITING].tolist())
-        self._num_rows = (
-            len(indices) - len(waiting) - int(columns.is_listening[indices].sum()) + len(plan.admit)
-        )
+        is_waiting = columns.phase[indices] == Phase.WAITING
+        waiting = set(indices[is_waiting].tolist())
+        holding = [*indices[~is_waiting & ~columns.is_listening[indices]].tolist(), *plan.admit]
+        self._num_rows = sum(1 + int(columns.more_rows[table_index]) for table_index in holding)
         left = sorted(
             waiting.difference(plan.admit), key=lambda p: (-int(columns.priority[p]), int(columns.order[p]))
         )
@@ -310,8 +312,10 @@ class _Step:
         columns, settings = self._columns, self._settings
         if table_index != self._first:
             return "waits behind others", {"waiting": self._num_waiting}
-        if self._num_rows >= settings.max_rows:
-            return "waits for a row", {"rows": self._num_rows, "max_rows": settings.max_rows}
+        num_rows = 1 + int(columns.more_rows[table_index])
+        if self._num_rows + num_rows > settings.max_rows:
+            what = "waits for a row" if num_rows == 1 else f"waits for {num_rows} rows"
+            return what, {"rows": self._num_rows, "max_rows": settings.max_rows}
         needed = num_pages(int(columns.context[table_index]) + 1, settings) - int(columns.pages[table_index])
         if needed > self._pages_free:
             return "waits for pages", {"needed": needed, "free": self._pages_free}

@@ -77,6 +77,7 @@ class SchedulerView:
         columns = self.columns
         columns.submitted_s[index] = request.submitted_s
         columns.context[index] = num_tokens
+        columns.more_rows[index] = len(request.contexts)
         columns.pages[index] = num_pages
         columns.prompt_left[index] = columns.prompt_len[index] = max(num_tokens - num_cached, 1)
         columns.is_live[index] = request.is_live and self._streams
@@ -120,6 +121,7 @@ class SchedulerView:
             self._look_ahead(index, reply.cursor, reply.num_speech)
         else:
             columns.phase[index] = _VOICING
+            columns.more_rows[index] = 0
             columns.prompt_left[index] = 0
             columns.is_reflecting[index] = False
         made_s = reply.num_samples / self._sample_rate
@@ -128,7 +130,8 @@ class SchedulerView:
     def _add_contexts(self, index: int, fused: FusedContexts, *, waits: bool) -> None:
         """Count the contexts of a reply beside its prompt."""
         columns, sequences = self.columns, fused.sequences
-        columns.context[index] += fused_tokens(len(sequence.ids) for sequence in sequences)
+        page_size = sequences[0].table.page_size
+        columns.context[index] += fused_tokens((len(sequence.ids) for sequence in sequences), page_size)
         columns.pages[index] += sum(len(sequence.table.pages) for sequence in sequences)
         if columns.phase[index] == _PREFILL:
             columns.prompt_left[index] += sum(sequence.num_new - waits for sequence in sequences)

@@ -16,6 +16,7 @@ class SequencePages:
         self._runner = runner
         self._pool = pool
         self.shares = share_prefixes
+        self.page_size = pool.page_size
 
     def new_sequence(self) -> Sequence:
         """An empty sequence without pages."""

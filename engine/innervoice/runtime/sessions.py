@@ -60,8 +60,8 @@ class Sessions:
 
     @property
     def num_rows(self) -> int:
-        """Rows in use: by sessions, and by single replies in progress."""
-        return len(self._registry) + self._table.num_single
+        """Rows in use: by sessions, and by single replies in progress, one for each context."""
+        return len(self._registry) + self._table.num_single_rows
 
     def is_busy(self, session_id: str) -> bool:
         """Whether a reply of a session waits or is in progress; not in one that is closed."""

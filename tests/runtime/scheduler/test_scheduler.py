@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -14,9 +15,14 @@ from innervoice.runtime.scheduler import (
     Phase,
     ReplyColumns,
     SchedulerSettings,
+    forecast,
     plan_step,
     plan_voice,
 )
+
+
+def rows_of(jobs: ReplyColumns, indices: Iterable[int]) -> int:
+    return sum(1 + int(jobs.more_rows[table_index]) for table_index in indices)
 
 
 @given(tables(), settings_of)
@@ -27,13 +33,9 @@ def test_every_plan_is_possible(table: tuple[ReplyColumns, float, int], chosen: 
     indices, runs = jobs.indices, (Phase.PREFILL, Phase.DECODE)
     assert all(jobs.phase[table_index] == Phase.WAITING for table_index in plan.admit)
     held = sum(1 for table_index in indices if jobs.phase[table_index] != Phase.WAITING)
-    speaking = sum(
-        1
-        for table_index in indices
-        if jobs.phase[table_index] != Phase.WAITING and not jobs.is_listening[table_index]
-    )
-    assert not plan.admit or speaking + len(plan.admit) <= chosen.max_rows
-    assert len(plan.decode) <= chosen.max_batch
+    held_rows = [i for i in indices if jobs.phase[i] != Phase.WAITING and not jobs.is_listening[i]]
+    assert not plan.admit or rows_of(jobs, [*held_rows, *plan.admit]) <= chosen.max_rows
+    assert len(plan.decode) <= 1 or rows_of(jobs, plan.decode) <= chosen.max_batch
     assert len(set(plan.decode.tolist())) == len(plan.decode)
     for table_index in plan.decode.tolist():
         assert jobs.phase[table_index] in runs or table_index in plan.admit
@@ -143,6 +145,65 @@ def test_arrival_order_is_arrival_order() -> None:
     for policy in ("fcfs", "fixed"):
         plan = plan_step(jobs, costs(), SchedulerSettings(policy=policy, max_batch=3), 0.0, 1000)
         assert plan.decode.tolist() == added[:3]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_contexts_are_rows(policy: str) -> None:
+    """A reply of three contexts: it waits for three rows, fills a step as three replies, and costs as much."""
+    chosen = SchedulerSettings(policy=policy, max_rows=6, max_batch=4)
+    jobs = ReplyColumns()
+    plain = [add(jobs, sound_end_s=2.0) for _ in range(4)]
+    waits = add(jobs, phase=Phase.WAITING, context=10, more_rows=2)
+    behind = add(jobs, phase=Phase.WAITING, context=10)
+    assert plan_step(jobs, costs(), chosen, 0.0, 1000).admit == [], "none overtakes it"
+    jobs.remove(plain.pop())
+    assert plan_step(jobs, costs(), chosen, 0.0, 1000).admit == [waits]
+    jobs.remove(plain.pop())
+    assert plan_step(jobs, costs(), chosen, 0.0, 1000).admit == [waits, behind]
+
+    fused = add(jobs, sound_end_s=0.5, more_rows=2, priority=1)
+    jobs.order[fused] = -1
+    drawn = plan_step(jobs, costs(), chosen, 0.0, 1000).decode.tolist()
+    assert drawn == [fused, plain[0]], "three rows and one"
+    narrow = SchedulerSettings(policy=policy, max_batch=2)
+    assert plan_step(jobs, costs(), narrow, 0.0, 1000).decode.tolist() == [fused], "it is not divided"
+
+
+def test_contexts_cost_what_as_many_replies_do() -> None:
+    """Caps, the room for one more, pace and forecast, of one reply with eight contexts and of eight replies."""
+    learned, chosen = costs(row_s=1e-3), SchedulerSettings()
+    made = []
+    for num, more in ((1, 0), (8, 0), (1, 7)):
+        jobs = ReplyColumns()
+        for _ in range(num):
+            add(jobs, hidden_most=1000, hidden_cap=1000, more_rows=more)
+        one = add(jobs, phase=Phase.WAITING, context=10)
+        plan = plan_step(jobs, learned, chosen, 0.0, 1000)
+        made.append((int(plan.caps[0]), forecast(jobs, learned).first_audio_s))
+        jobs.remove(one)
+    (alone, first_s), *wide = made
+    assert wide[0][0] == wide[1][0] < alone
+    assert (
+        wide[0][1] == pytest.approx(wide[1][1], abs=0.0031) and wide[0][1] > first_s + 40 * 7e-3
+    )  # but one is voiced
+
+    jobs = ReplyColumns()
+    for _ in range(30):
+        add(jobs)
+    waits = add(jobs, phase=Phase.WAITING, context=10)
+    tight = SchedulerSettings(max_load=18.75 * (0.004 + 0.034) + 31 * 0.001 / 2.08)
+    assert plan_step(jobs, learned, tight, 0.0, 1000).admit == [waits]
+    jobs.more_rows[waits] = 7
+    assert plan_step(jobs, learned, tight, 0.0, 1000).admit == [], "eight rows more would not keep pace"
+
+    jobs = ReplyColumns()
+    first = add(jobs, has_sound=False, spoken_left=22, prompt_len=100, hidden_most=1000, submitted_s=-0.3)
+    for _ in range(40):
+        add(jobs, sound_end_s=8.0, spoken_rate=0.5)
+    narrow = len(plan_step(jobs, learned, chosen, 0.0, 1000).decode)
+    jobs.more_rows[first] = 7
+    plan = plan_step(jobs, learned, chosen, 0.0, 1000)
+    assert plan.decode[0] == first and rows_of(jobs, plan.decode) >= narrow, "its first sound is due later"
 
 
 def test_nobody_starves() -> None:

@@ -11,7 +11,7 @@ from innervoice.runtime.scheduler.costs import LearnedCosts
 from innervoice.runtime.scheduler.policies import SchedulerSettings
 from innervoice.runtime.scheduler.policy import SpokenLoad
 from innervoice.runtime.scheduler.settings import PlanConstants
-from innervoice.runtime.scheduler.table import Columns, Phase, TableIndices
+from innervoice.runtime.scheduler.table import Columns, Phase, TableIndices, more_rows
 
 _FREE, _WAITING = int(Phase.FREE), int(Phase.WAITING)
 
@@ -19,11 +19,11 @@ _FREE, _WAITING = int(Phase.FREE), int(Phase.WAITING)
 def admit_rows(
     rows: Columns, costs: LearnedCosts, settings: SchedulerSettings, runs: NDArray[np.bool_], pages_free: int
 ) -> list[int]:
-    """Replies that get a row now, in order of priority and arrival; none overtakes one that does not fit.
+    """Replies that get their rows now, in order of priority and arrival; none overtakes one that does not fit.
 
-    A row needs pages for its whole prompt, beside those that are promised to others, and one for each that
-    runs. A user who still speaks takes no row, and a reply whose reader does not read takes none of the
-    machine's time.
+    A reply takes a row for each of its contexts, with pages for its whole prompt beside those that are promised to
+    others, and one for each that runs. A user who still speaks takes no row, and a reply whose reader does not read
+    takes none of the machine's time.
     """
     waiting = np.flatnonzero(rows.phase == _WAITING)
     if not len(waiting):
@@ -31,7 +31,8 @@ def admit_rows(
     if len(waiting) > 1:
         waiting = waiting[np.lexsort((rows.order[waiting], -rows.priority[waiting]))]
     held = np.flatnonzero(runs)
-    num_rows = int(np.count_nonzero((rows.phase != _FREE) & ~rows.is_listening)) - len(waiting)
+    holds = (rows.phase != _FREE) & (rows.phase != _WAITING) & ~rows.is_listening
+    num_rows = int(np.count_nonzero(holds)) + more_rows(rows, holds)
     pages_free -= int(np.maximum(num_pages(rows.context[held] + 1, settings) - rows.pages[held], 1).sum())
     idle = rows.is_listening | rows.is_blocked | rows.is_waiting
     load = SpokenLoad.of(rows, held[rows.is_live[held] & ~idle[held]])
@@ -39,13 +40,16 @@ def admit_rows(
     for index in waiting.tolist():
         needed = num_pages(int(rows.context[index]) + 1, settings) - int(rows.pages[index])
         live = bool(rows.is_live[index])
+        load.next_rows = 1 + int(rows.more_rows[index])
         too_many = live and not policy.has_room(load, costs, settings)
-        if num_rows >= settings.max_rows or (needed > pages_free and num_rows > 0) or too_many:
+        does_not_fit = num_rows + load.next_rows > settings.max_rows
+        if does_not_fit or (needed > pages_free and num_rows > 0) or too_many:
             break
         chosen.append(index)
-        num_rows = num_rows + 1
-        pages_free = pages_free - needed
-        load.num = load.num + live
+        num_rows += load.next_rows
+        pages_free -= needed
+        load.num += live
+        load.more_rows += live * (load.next_rows - 1)
     return chosen
 
 

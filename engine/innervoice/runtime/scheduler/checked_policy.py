@@ -15,7 +15,7 @@ from innervoice.runtime.scheduler.costs import LearnedCosts
 from innervoice.runtime.scheduler.draft import DraftStep
 from innervoice.runtime.scheduler.policy import Policy, SpokenLoad
 from innervoice.runtime.scheduler.settings import PlanConstants
-from innervoice.runtime.scheduler.table import NO_INDICES, Columns, ReplyColumns, TableIndices
+from innervoice.runtime.scheduler.table import NO_INDICES, Columns, ReplyColumns, TableIndices, more_rows
 
 
 class PolicyError(ValueError):
@@ -70,8 +70,8 @@ class CheckedPolicy(Policy):
         drawing = np.flatnonzero(draws)
         wants = "table indices of replies that could draw, each at most once"
         decode = self._subset("draft (decode)", answer.decode, drawing, wants)
-        if len(decode) > settings.max_batch:
-            self._refuse("draft (decode)", answer.decode, f"at most {settings.max_batch} replies")
+        if len(decode) + more_rows(rows, decode) > settings.max_batch:
+            self._refuse("draft (decode)", answer.decode, f"replies of at most {settings.max_batch} rows")
         cap_rows = self._subset("draft (cap_rows)", answer.cap_rows, drawing, wants)
         caps = self._counts("draft (caps)", answer.caps, len(cap_rows))
         prefill = self._prompts(answer.prefill, rows, settings, able)

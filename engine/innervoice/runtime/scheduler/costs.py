@@ -135,21 +135,25 @@ class LearnedCosts:
         """
         return min(max(self._busy_s / self._decode_s, 1.0), 4.0)
 
-    def between_steps_s(self, rows: int) -> float:
-        """Seconds from one step of so many replies to the next.
+    def between_steps_s(self, replies: int, more_rows: int = 0) -> float:
+        """Seconds from one step of so many replies to the next. more_rows: that they take beside one each.
 
-        Codec calls stretch the pace of a reply by those of the others alone, a share of (rows - 1) / rows: its own
+        Codec calls stretch the pace of a reply by those of the others alone, a share of (replies - 1) / replies: its own
         come when its tokens are there, and whoever plans counts them by themselves.
         """
-        return self.decode.estimate(rows) * (1 + (self.stretch - 1) * (rows - 1) / max(rows, 1))
+        step_s = self.decode.estimate(replies + more_rows)
+        return step_s * (1 + (self.stretch - 1) * (replies - 1) / max(replies, 1))
 
-    def first_audio_s(self, prompt: NDArray[np.int64], drawn: NDArray[np.int64]) -> NDArray[np.float64]:
+    def first_audio_s(
+        self, prompt: NDArray[np.int64], drawn: NDArray[np.int64], more_rows: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
         """Seconds to the first sound of a reply that is alone: its prompt of so many tokens fed, so
-        many tokens drawn, a chunk made.
+        many tokens drawn, of so many rows beside one, a chunk made.
         """
-        alone: NDArray[np.float64] = (
-            prompt * self.prefill_token_s + drawn * self.decode.estimate(1) + self.voice.estimate(1)
-        )
+        step_s: float | NDArray[np.float64] = self.decode.estimate(1)
+        if more_rows.any():
+            step_s = np.array([self.decode.estimate(1 + more) for more in more_rows.tolist()])
+        alone: NDArray[np.float64] = prompt * self.prefill_token_s + drawn * step_s + self.voice.estimate(1)
         return alone
 
     def observe_step(self, rows: int, prefill_tokens: int, seconds: float) -> None:

@@ -12,22 +12,22 @@ from numpy.typing import NDArray
 
 from innervoice.runtime.scheduler.costs import LearnedCosts
 from innervoice.runtime.scheduler.settings import PlanConstants
-from innervoice.runtime.scheduler.table import NO_INDICES, Columns, TableIndices
+from innervoice.runtime.scheduler.table import NO_INDICES, Columns, TableIndices, first_rows, more_rows
 from innervoice_kernels.sampling.cursor_columns import UNLIMITED
 
 
 class Outlook(NamedTuple):
     """All replies, in time, as if those that could draw did so in every step.
 
-    rows: what is known of them; draws: which of them could draw, num: how many. step_s: from one such step to
-    the next. left_s: until the tokens of the next chunk must be there; room_s: what is left of that beside
+    rows: what is known of them; draws: which of them could draw; num_rows: of a step that they take. step_s: from one such
+    step to the next. left_s: until the tokens of the next chunk must be there; room_s: what is left of that beside
     its spoken tokens and a margin; token_s: how long each of these tokens may take. All three are +inf for
     those that cannot draw or that have no listener.
     """
 
     rows: Columns
     draws: NDArray[np.bool_]
-    num: int
+    num_rows: int
     step_s: float
     left_s: NDArray[np.float64]
     room_s: NDArray[np.float64]
@@ -42,8 +42,8 @@ def look_ahead(
     A first sound is due first_audio_stretch times its floor after the question; the floor is what a reply
     takes that is alone.
     """
-    num = int(np.count_nonzero(draws))
-    step_s = costs.between_steps_s(num)
+    num, more = int(np.count_nonzero(draws)), more_rows(rows, draws)
+    step_s = costs.between_steps_s(num, more)
     now += costs.voice.estimate(min(4, num))
     left_s = rows.sound_end_s + rows.ready_s - (now + settings.margin_s)
     tokens = rows.spoken_left
@@ -54,12 +54,13 @@ def look_ahead(
         hides = np.maximum(rows.hidden_cap[first] - rows.hidden_count[first], 0) * rows.is_reflecting[first]
         tokens = tokens.copy()
         tokens[first] += hides
-        alone_s = costs.first_audio_s(rows.prompt_len[first], rows.num_drawn[first] + tokens[first])
+        drawn = rows.num_drawn[first] + tokens[first]
+        alone_s = costs.first_audio_s(rows.prompt_len[first], drawn, rows.more_rows[first])
         left_s[first] = rows.submitted_s[first] + settings.first_audio_stretch * alone_s - now
         cost_s[first] = tokens[first] * step_s
     left_s[~listens] = math.inf
     room_s, token_s = left_s - cost_s, left_s / np.maximum(tokens, 1)
-    return Outlook(rows, draws, num, step_s, left_s, room_s, token_s)
+    return Outlook(rows, draws, num + more, step_s, left_s, room_s, token_s)
 
 
 def grant(settings: PlanConstants, outlook: Outlook) -> TableIndices:
@@ -99,22 +100,23 @@ def choose(
     the step feeds the prompt of a reply whose listener waits for a first sound. Prompts are bound by arithmetic, where
     every row makes the step longer: none comes along.
     """
-    most = min(settings.max_batch, outlook.num)
+    most = min(settings.max_batch, outlook.num_rows)
     if most == 0:
         return NO_INDICES
     allowed_s = float(np.min(outlook.token_s)) / costs.stretch
-    if not feeds_first and most == outlook.num and costs.decode.estimate(most) <= allowed_s:
+    if not feeds_first and most == outlook.num_rows and costs.decode.estimate(most) <= allowed_s:
         return drawing
     rows, room_s = outlook.rows, outlook.room_s[drawing]
     urgent = room_s < 0
     starved = rows.served_s[drawing] < now - settings.starve_s
     short = rows.has_sound[drawing] & (room_s < 0.5 * settings.reserve_s)
     pace = costs.decode.least_at(_demand(settings, rows, able) * costs.stretch, most) if short.any() else 1
-    size = max(pace, int(np.count_nonzero(urgent | starved)), 1)
+    needy = urgent | starved
+    size = max(pace, int(np.count_nonzero(needy)) + more_rows(rows, drawing[needy]), 1)
     if not feeds_first:
         size = max(size, costs.decode.most_within(allowed_s, most))
         size = max(size, costs.decode.most_within(costs.decode.estimate(size) * (1 + settings.plateau), most))
-    return drawing[_rank(rows, drawing, room_s, urgent, starved)[: min(size, most)]]
+    return first_rows(rows, drawing[_rank(rows, drawing, room_s, urgent, starved)], min(size, most))
 
 
 def _rank(
@@ -134,6 +136,7 @@ def _rank(
 
 
 def _demand(settings: PlanConstants, rows: Columns, able: NDArray[np.bool_]) -> float:
-    """Tokens a second that listeners hear, and hidden ones that the settings ask for."""
-    rates = rows.spoken_rate[able & rows.is_live]
-    return float(rates.sum()) + (settings.reflection_rate or 0.0) * len(rates)
+    """Rows a second of the tokens that listeners hear, and of hidden ones that the settings ask for."""
+    listens = able & rows.is_live
+    rates = rows.spoken_rate[listens] * (1 + rows.more_rows[listens])
+    return float(rates.sum()) + (settings.reflection_rate or 0.0) * (len(rates) + more_rows(rows, listens))

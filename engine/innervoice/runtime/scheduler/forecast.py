@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from innervoice.runtime.scheduler.costs import LearnedCosts
-from innervoice.runtime.scheduler.table import Phase, ReplyColumns
+from innervoice.runtime.scheduler.table import Phase, ReplyColumns, more_rows
 
 QUESTION_TOKENS = 125  # 10 s of a user's speech at 12.5 tokens a second
 FIRST_TOKENS = 40  # transcript and speech that a reply's first chunk of sound takes
@@ -34,12 +34,14 @@ def forecast(columns: ReplyColumns, costs: LearnedCosts) -> Forecast:
     """
     rows = columns.rows
     is_drawing = (rows.phase == Phase.DECODE) | (rows.phase == Phase.PREFILL)
-    is_fed = ((rows.phase == Phase.WAITING) | (rows.phase == Phase.PREFILL)) & ~rows.is_listening
-    waits = int(np.count_nonzero((rows.phase == Phase.WAITING) & ~rows.is_listening))
-    runs = int(np.count_nonzero(is_drawing & ~rows.is_listening))
+    is_waiting = (rows.phase == Phase.WAITING) & ~rows.is_listening
+    is_fed = is_waiting | ((rows.phase == Phase.PREFILL) & ~rows.is_listening)
+    is_drawing &= ~rows.is_listening
+    waits, runs = int(np.count_nonzero(is_waiting)), int(np.count_nonzero(is_drawing))
     prompts = int(rows.prompt_left[is_fed].sum()) + QUESTION_TOKENS
     batch = runs + waits + 1
-    between_s, first_s = costs.between_steps_s(batch), 0.0
+    more = more_rows(rows, is_waiting | is_drawing)
+    between_s, first_s = costs.between_steps_s(batch, more), 0.0
     if between_s > 0:
         first_s = (
             FIRST_TOKENS * between_s + prompts * costs.prefill_token_s + costs.voice.estimate(min(4, batch))

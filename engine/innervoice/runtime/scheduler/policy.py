@@ -20,18 +20,22 @@ from innervoice.runtime.scheduler.codec_plan import VoicePlan
 from innervoice.runtime.scheduler.costs import LearnedCosts
 from innervoice.runtime.scheduler.draft import DraftStep, feed_prompts
 from innervoice.runtime.scheduler.settings import PlanConstants
-from innervoice.runtime.scheduler.table import Columns, ReplyColumns, TableIndices
+from innervoice.runtime.scheduler.table import Columns, ReplyColumns, TableIndices, first_rows, more_rows
 
 
 @dataclass
 class SpokenLoad:
     """Live replies that hold pages: their number, and on average their spoken tokens a second and a chunk's
     seconds.
+
+    more_rows: of a step, that they take beside one each, for further contexts; next_rows: all those of one more.
     """
 
     num: int
     rate: float
     chunk_s: float
+    more_rows: int = 0
+    next_rows: int = 1
 
     @classmethod
     def of(cls, rows: Columns, speaking: TableIndices) -> SpokenLoad:
@@ -41,6 +45,7 @@ class SpokenLoad:
             len(speaking),
             float(rows.spoken_rate[speaking].sum()) / num,
             float(rows.chunk_s[speaking].sum()) / num,
+            more_rows(rows, speaking),
         )
 
     def with_one_more(self, costs: LearnedCosts) -> float:
@@ -48,7 +53,7 @@ class SpokenLoad:
         left out.
         """
         voice_s = costs.voice.estimate(self.num + 1) / self.chunk_s if self.chunk_s > 0 else 0.0
-        return self.rate * costs.decode.estimate(self.num + 1) + voice_s
+        return self.rate * costs.decode.estimate(self.num + self.more_rows + self.next_rows) + voice_s
 
 
 class Policy:
@@ -62,7 +67,7 @@ class Policy:
         return True
 
     def order(self, rows: Columns, drawing: TableIndices) -> TableIndices:
-        """Sort the replies that could draw; a step takes the first max_batch of them."""
+        """Sort the replies that could draw; a step takes the first of them, up to max_batch rows."""
         return drawing[np.argsort(rows.order[drawing], kind="stable")]
 
     def caps(self, rows: Columns, drawing: TableIndices, settings: PlanConstants) -> TableIndices:
@@ -85,7 +90,7 @@ class Policy:
         A policy whose order, caps and prompts depend on each other overrides this in place of `order` and
         `caps`.
         """
-        drawing = self.order(rows, np.flatnonzero(draws))[: settings.max_batch]
+        drawing = first_rows(rows, self.order(rows, np.flatnonzero(draws)), settings.max_batch)
         prefill = feed_prompts(rows, settings.prefill_chunk, able & (rows.prompt_left > 0))
         return DraftStep(drawing, prefill, drawing, self.caps(rows, drawing, settings))
 

@@ -12,7 +12,7 @@ Preempt = Literal["recompute", "swap"]  # how keys and values of a preempted rep
 class PlanConstants:
     """Limits of every policy, and constants of single ones.
 
-    max_rows: replies that may hold pages. max_batch: replies that draw in one step. prefill_chunk: prompt
+    max_rows: rows of all replies that may hold pages, one for each context. max_batch: rows of a step. prefill_chunk: prompt
     tokens of one step at most. page_size: tokens of a page of the cache. fixed_hidden: cap of every
     reflection segment under `fixed`.
 

@@ -131,7 +131,7 @@ def _prefill_len(
     rows, most = outlook.rows, settings.prefill_chunk
     if costs.prefill_token_s <= 0:
         return most
-    spare_s = outlook.left_s - rows.spoken_left * costs.decode.estimate(outlook.num)
+    spare_s = outlook.left_s - rows.spoken_left * costs.decode.estimate(outlook.num_rows)
     heard = rows.has_sound & ~rows.is_waiting
     least_s = float(np.min(spare_s, initial=math.inf, where=heard)) + settings.margin_s
     num = int(min(max(0.5 * least_s / costs.prefill_token_s, 0), most))

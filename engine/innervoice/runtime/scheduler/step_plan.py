@@ -13,7 +13,14 @@ from innervoice.runtime.scheduler.codec_plan import VoicePlan
 from innervoice.runtime.scheduler.costs import LearnedCosts
 from innervoice.runtime.scheduler.draft import DraftStep
 from innervoice.runtime.scheduler.policies import SchedulerSettings
-from innervoice.runtime.scheduler.table import NO_INDICES, Columns, Phase, ReplyColumns, TableIndices
+from innervoice.runtime.scheduler.table import (
+    NO_INDICES,
+    Columns,
+    Phase,
+    ReplyColumns,
+    TableIndices,
+    more_rows,
+)
 
 # Plain numbers: numpy compares with an enum's member many times slower.
 _PREFILL, _DECODE = int(Phase.PREFILL), int(Phase.DECODE)
@@ -77,7 +84,9 @@ def _finish(
 
     Where its pages cannot be had, they are taken back from others, and rows taken out, until they can.
     """
-    most = len(made.decode) + sum(num // settings.page_size + 2 for _, num in made.prefill)
+    most = len(made.decode) + more_rows(rows, made.decode)
+    for table_index, num in made.prefill:
+        most += num // settings.page_size + 2 * (1 + int(rows.more_rows[table_index]))
     if most <= pages_free:
         return StepPlan(admit, [], made.decode, made.prefill, made.cap_rows, made.caps, made.wake_s)
     filled, takes = rows.context - rows.prompt_left, np.zeros(len(rows.phase), np.bool_)

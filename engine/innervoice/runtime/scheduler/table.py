@@ -56,6 +56,7 @@ _COLUMNS: dict[str, tuple[type, float]] = {
     "chunk_s": (np.float64, 0.0),  # sound of the next chunk
     "spoken_rate": (np.float64, 0.0),  # transcript and speech tokens per second of sound
     "chunks_ready": (np.int64, 0),  # for the codec
+    "more_rows": (np.int64, 0),  # of a step, beside its first: one for each further context
 }
 
 
@@ -91,6 +92,7 @@ class Columns:
     chunk_s: NDArray[np.float64]
     spoken_rate: NDArray[np.float64]
     chunks_ready: NDArray[np.int64]
+    more_rows: NDArray[np.int64]
 
     def read_only(self) -> Self:
         """Return the same columns as views that refuse to be written."""
@@ -100,6 +102,21 @@ class Columns:
             view.flags.writeable = False
             setattr(seen, name, view)
         return seen
+
+
+def more_rows(rows: Columns, replies: NDArray[np.bool_] | TableIndices) -> int:
+    """Rows of a step that these replies take beside one each: a reply's contexts are rows of their own."""
+    if not np.count_nonzero(rows.more_rows):
+        return 0
+    return int(rows.more_rows[replies].sum())
+
+
+def first_rows(rows: Columns, replies: TableIndices, most: int) -> TableIndices:
+    """The first of these replies that together take at most so many rows of a step; the first in any case."""
+    if not np.count_nonzero(rows.more_rows):
+        return replies[:most]
+    taken = np.cumsum(1 + rows.more_rows[replies])
+    return replies[: max(int(np.searchsorted(taken, most, side="right")), 1)]
 
 
 class ReplyColumns(Columns):
