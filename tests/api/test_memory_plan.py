@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,8 @@ def test_a_plan_of_quantised_experts_counts_codes_and_scales(
         ({"backend": "plain"}, "cpu", "bfloat16", "bfloat16", "native"),
         ({"activations": "native"}, "cpu", "bfloat16", "bfloat16", "native"),
         ({"activations": "int8"}, "cpu", "float32", "float32", "int8"),
+        ({"activations": "mixed"}, "cpu", "bfloat16", "bfloat16", "mixed"),
+        ({"activations": "mixed", "backend": "plain"}, "cpu", "bfloat16", "bfloat16", "not backend plain"),
         (
             {"activations": "int8"},
             "cuda",
@@ -198,14 +201,19 @@ def test_inputs_are_rounded_to_8_bits_where_the_native_decoder_runs(
     """Of a model of int4 weights; one of none of the two formats refuses the option."""
     empty = torch.empty(0, device="meta")
     options, where = EngineOptions(**changes), torch.device(device)
-    weights = ModelWeights(empty, (), empty, quantize(torch.ones(3, 40), Quantization("int4")))
-    if right not in ("int8", "native"):
-        with pytest.raises(ValueError, match=f"activations is 'int8': .*{right}.*; use auto"):
+    weights = ModelWeights(empty, (), empty, quantize(torch.ones(3, 40), Quantization("int4", 64)))
+    if right not in ("int8", "mixed", "native"):
+        with pytest.raises(
+            ValueError, match=f"activations is '{options.activations}': .*{right}.*; use auto"
+        ):
             plan.choose_activations(options, where, dtype, kv_dtype, weights)
         return
     assert plan.choose_activations(options, where, dtype, kv_dtype, weights) == right
+    losing = replace(weights, output=quantize(torch.ones(3, 40), Quantization("int4")))
+    chosen = "mixed" if options.activations == "auto" and right == "int8" else right
+    assert plan.choose_activations(options, where, dtype, kv_dtype, losing) == chosen
     weights = ModelWeights(empty, (), empty, empty)
-    if options.activations == "int8":
+    if options.activations in ("int8", "mixed"):
         with pytest.raises(ValueError, match="no weight of this model is int8 or int4"):
             plan.choose_activations(options, where, dtype, kv_dtype, weights)
     else:

@@ -11,7 +11,9 @@ from rows import Rows
 from torch import Tensor
 
 from innervoice.checkpoint.model_config import ModelConfig
+from innervoice.model.lanes import LanedWeight
 from innervoice.model.native import NativeDecoder
+from innervoice.model.pages import Activations
 from innervoice.model.quant import Int4Weight, Int8Weight, Weight
 from innervoice.model.transformer import Transformer
 from innervoice_kernels import _C
@@ -37,11 +39,11 @@ class Rounded(Transformer):
 
 
 def laned(
-    config: ModelConfig, kind: str, dtype: torch.dtype = torch.float32
+    config: ModelConfig, kind: str, dtype: torch.dtype = torch.float32, activations: Activations = "int8"
 ) -> tuple[Transformer, Transformer]:
     """A model, and the same with its weights in lanes."""
     model = make_model(config, kind, dtype)
-    return model, Transformer(config, model.weights.in_lanes())
+    return model, Transformer(config, model.weights.for_inputs(activations))
 
 
 @pytest.mark.parametrize("kind", ["int8", "int4-32", "int4-32s", "int4-64s", "int4-128"])
@@ -57,10 +59,13 @@ def test_logits_are_as_exact_as_the_reference(isa: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["plain", "experts"])
-@pytest.mark.parametrize("kind", ["int8", "int4-32", "int4-64s"])
-def test_neither_threads_nor_neighbours_change_a_bit(kind: str, name: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "activations"),
+    [("int8", "int8"), ("int4-32", "int8"), ("int4-32", "mixed"), ("int4-64s", "int8")],
+)
+def test_neither_threads_nor_neighbours_change_a_bit(kind: str, activations: Activations, name: str) -> None:
     """Prompts of few and of many rows, then steps of a token each."""
-    _, model = laned(replace(MODELS[name], tied=False), kind, torch.bfloat16)
+    _, model = laned(replace(MODELS[name], tied=False), kind, torch.bfloat16, activations)
     together = [
         run(NativeRows(model, NativeDecoder(model, _C.ThreadTeam(n)), 3, 64, REFLECTION), STEPS)
         for n in (1, 2, 5)
@@ -74,3 +79,24 @@ def test_neither_threads_nor_neighbours_change_a_bit(kind: str, name: str) -> No
         alone = NativeRows(model, native, 1, 64)
         for step, got in zip(ids, beside, strict=True):
             assert torch.equal(alone.step([step[row]])[0], got[row])
+
+
+def test_mixed_inputs_are_native_for_queries_keys_and_values_alone() -> None:
+    model = make_model(replace(MODELS["plain"], tied=False), "int4-32", torch.bfloat16)
+    weights = model.weights.for_inputs("mixed")
+    assert model.weights.for_inputs("native") is model.weights
+    assert isinstance(weights.output, LanedWeight)
+    for mixed, own in zip(weights.layers, model.weights.layers, strict=True):
+        assert mixed.qkv is own.qkv and isinstance(own.qkv, Int4Weight)
+        assert all(isinstance(x, LanedWeight) for x in (mixed.attention_out, mixed.gate_up, mixed.down))
+
+
+@pytest.mark.parametrize(
+    ("kind", "output", "loses"),
+    [("int4-32", "int4-32", True), ("int4-32", "bfloat16", False), ("int4-32", "int8", False)]
+    + [(kind, kind, False) for kind in ("int8", "int4-32s", "int4-64", "int4-128", "bfloat16")],
+)
+def test_models_that_lose_most_are_known_by_their_formats(kind: str, output: str, loses: bool) -> None:
+    config = replace(MODELS["plain"], tied=False)
+    weights, other = (make_model(config, name, torch.bfloat16).weights for name in (kind, output))
+    assert replace(weights, output=other.output).loses_most == loses

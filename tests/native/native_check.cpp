@@ -100,6 +100,9 @@ bool check_products(Isa isa) {
       product(isa, x.data(), K, M, w.weight, y.data(), N);
       gemm(team, isa, x.data(), K, M, w.weight, nullptr, z.data(), N);
       if (!near(y, z, 0.02f)) return std::printf("product of kind %d\n", static_cast<int>(kind.kind)), false;
+      product(Isa::kPlain, x.data(), K, M, w.weight, z.data(), N);
+      if (kind.is_laned ? y != z : !near(y, z, 0.02f))
+        return std::printf("%s is not plain C++'s product\n", name_of(isa)), false;
     }
   }
   return true;
@@ -392,8 +395,8 @@ bool check_team() {
 
 int main() {
   bool is_right = check_team() && check_sample();
-  for (const innervoice::Isa isa :
-       {innervoice::Isa::kPlain, innervoice::Isa::kAvx2, innervoice::Isa::kAvx512}) {
+  for (const innervoice::Isa isa : {innervoice::Isa::kPlain, innervoice::Isa::kNeon, innervoice::Isa::kAvx2,
+                                    innervoice::Isa::kAvxVnni, innervoice::Isa::kAvx512}) {
     if (!innervoice::is_available(isa)) continue;
     is_right = is_right && check_products(isa) && check_decoder(isa) && check_source(isa) &&
                check_convolutions(isa) && check_codebook(isa);

@@ -2,41 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
-from native_weights import KINDS
+from lane_cases import LANED, SIZES, made, reference
 from torch import Tensor
 
 from innervoice.model.lanes import LanedWeight
 from innervoice.model.native import held
-from innervoice.model.quant import Int4Weight, Int8Weight, embed, in_lanes, linear, rows_between, unlaned
+from innervoice.model.quant import Int8Weight, embed, in_lanes, linear, rows_between, unlaned
 from innervoice_kernels import _C
-from innervoice_kernels.language.linear_lanes import lane_linear_ref
+from innervoice_kernels.language.linear_lanes import rounded_rows_ref
 
 ISAS = _C.available_isas()
-LANED = [kind for kind in KINDS if kind.startswith("int")]
-SIZES = (
-    (1, 1, 1),
-    (3, 17, 5),
-    (16, 70, 576),
-    (2, 33, 96),
-    (1, 9, 8300),
-    (5, 3, 160),
-    (29, 47, 417),
-    (70, 48, 2049),
-)
-
-
-def made(kind: str, rows: int, columns: int, generator: torch.Generator) -> Int8Weight | Int4Weight:
-    weight = KINDS[kind](torch.randn(rows, columns, generator=generator))
-    assert isinstance(weight, Int8Weight | Int4Weight)
-    return weight
-
-
-def reference(x: Tensor, weight: Int8Weight | Int4Weight, wide: torch.dtype = torch.float32) -> Tensor:
-    if isinstance(weight, Int8Weight):
-        return lane_linear_ref(x, weight.codes, weight.scale, wide=wide)
-    return lane_linear_ref(x, weight.codes, weight.scale, weight.minimum, weight.group, wide)
 
 
 def product(x: Tensor, weight: LanedWeight, isa: str | None = None) -> Tensor:
@@ -116,3 +94,13 @@ def test_weights_in_lanes_keep_their_numbers(kind: str) -> None:
         expanded = torch.empty(columns, rows)
         _C.gemm(_C.ThreadTeam(1), torch.eye(columns), held(laned), expanded)
         assert torch.equal(expanded.T, right)
+
+
+def test_inputs_are_rounded_by_a_true_quotient() -> None:
+    """Of 127 by the block's largest magnitude, in float32: a reciprocal times 127 would round some numbers otherwise."""
+    x = torch.randn(512, 8192, generator=torch.Generator().manual_seed(5))
+    codes, scale = rounded_rows_ref(x)
+    blocks = x.numpy().reshape(512, -1, 32)
+    most = np.abs(blocks).max(axis=2)
+    right = np.rint(blocks * (np.float32(127) / most)[..., None])
+    assert np.array_equal(codes.numpy(), right) and np.array_equal(scale.numpy(), most / np.float32(127))

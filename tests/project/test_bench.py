@@ -106,12 +106,47 @@ def test_every_module_has_the_same_arguments(tmp_path: Path) -> None:
     assert (arguments.device, arguments.quick, arguments.json) == ("cpu", True, tmp_path / "x")
 
 
-def test_a_run_that_is_cut_leaves_what_it_had(tmp_path: Path) -> None:
-    def cut() -> Any:
+def test_parts_of_a_file_are_measured_by_several_runs(tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    one, two, three = made(1.0), replace(made(2.0), shape="other"), replace(made(3.0), shape="third")
+    record.report([one, two], file, append=True)
+    record.report([replace(two, ours=5.0), three], file, append=True)
+    assert [(x.shape, x.ours) for x in record.read(file)] == [
+        (one.shape, 1.0), ("other", 5.0), ("third", 3.0)
+    ]  # fmt: skip
+    record.report([three], file)
+    assert len(record.read(file)) == 1
+
+
+def test_an_interrupted_run_says_where_its_records_are(tmp_path: Path, capsys: Any) -> None:
+    def interrupted() -> Any:
         yield made()
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit, match="130"):
+        record.report(interrupted(), tmp_path / "x.json")
+    assert capsys.readouterr().err == f"interrupted after 1 records, in {tmp_path / 'x.json'}\n"
+    assert len(record.read(tmp_path / "x.json")) == 1
+
+
+def test_things_that_leave_threads_spinning_are_followed_by_a_pause() -> None:
+    ends: list[float] = []
+    gaps: list[float] = []
+
+    def run() -> None:
+        gaps.append(time.perf_counter() - ends[-1] if ends else 1.0)
+        ends.append(time.perf_counter())
+
+    record.interleaved({"a": run, "b": run}, rounds=2, warmup=0, settle_s=0.01)
+    assert len(gaps) == 4 and min(gaps) >= 0.01
+
+
+def test_a_run_that_is_cut_leaves_what_it_had(tmp_path: Path) -> None:
+    def cut() -> Any:
+        yield made()
+        raise RuntimeError("cut")
+
+    with pytest.raises(RuntimeError, match="cut"):
         record.report(cut(), tmp_path / "x.json")
     assert len(record.read(tmp_path / "x.json")) == 1
 

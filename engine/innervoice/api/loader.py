@@ -88,9 +88,7 @@ def _load(prepared: Prepared, tracer: Tracer) -> EngineParts:
         if prepared.gguf is not None and not is_dummy:
             prepared.gguf.check_all_read()
         on_gpu = torch.device(plan.device).type == "cuda"
-        weights = weights.laid_out()
-        if plan.activations == "int8":
-            weights = weights.in_lanes(in_place=True)
+        weights = weights.laid_out().for_inputs(plan.activations, in_place=True)
         max_rows = _num_rows(prepared)
         speech_encoder, speech = _load_codec(configs.codec, plan, options, tracer, max_rows)
         if configs.encoder is not None:

@@ -101,8 +101,8 @@ def choose_activations(
 ) -> Activations:
     """Return how inputs of int8 and int4 weights are rounded. weights: their types alone count.
 
-    "auto" is "int8" where the native decoder runs a bfloat16 model with such weights. Raises ValueError for "int8" where
-    nothing multiplies inputs of 8 bits.
+    "auto" is "int8" where the native decoder runs a bfloat16 model with such weights, "mixed" where that would cost too
+    much of what the model knows. Raises ValueError for either where nothing multiplies inputs of 8 bits.
     """
     if options.activations == "native":
         return "native"
@@ -115,10 +115,13 @@ def choose_activations(
         reason = "no weight of this model is int8 or int4, which alone are multiplied so"
     elif not {dtype, kv_dtype} <= {"float32", "bfloat16"}:
         reason = f"the native decoder runs float32 and bfloat16, not {dtype} with a cache of {kv_dtype}"
-    if options.activations == "int8" and reason is not None:
-        raise ValueError(f"activations is 'int8': {reason}; use auto")
-    is_int8 = reason is None and (options.activations == "int8" or dtype == "bfloat16")
-    return "int8" if is_int8 else "native"
+    if options.activations != "auto":
+        if reason is not None:
+            raise ValueError(f"activations is {options.activations!r}: {reason}; use auto")
+        return cast(Activations, options.activations)
+    if reason is not None or dtype != "bfloat16":
+        return "native"
+    return "mixed" if weights.loses_most else "int8"
 
 
 def make_plan(paths: CheckpointPaths, options: EngineOptions | None = None) -> MemoryPlan:
@@ -149,8 +152,7 @@ def plan_memory(
     # What is needed once, whatever the number of sessions.
     weights = _blank_weights(configs, gguf, dtype, quantization)
     activations = choose_activations(options, device, dtype, kv_dtype, weights)
-    if activations == "int8":
-        weights = weights.in_lanes()
+    weights = weights.for_inputs(activations)
     codec, encoder = configs.codec, configs.encoder
     encoder_dtype = dtype if options.codec_dtype == "auto" else options.codec_dtype
     fixed = {

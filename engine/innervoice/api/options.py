@@ -88,7 +88,8 @@ class EngineOptions:
     activations: str = option(
         "auto",
         "How a CPU rounds the inputs of int8 and int4 weights: int8, by blocks of 32; native: to 16 bits, in "
-        "float32 not at all; auto: int8 in bfloat16.",
+        "float32 not at all; mixed: int8, but native for queries, keys and values; auto: in bfloat16 int8, or mixed "
+        "where int8 costs too much.",
         choices=("auto", *get_args(Activations)),
     )
     memory_fraction: float = option(0.9, "Share of the device's memory to use.", limits=SHARE)

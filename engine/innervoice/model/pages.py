@@ -27,7 +27,7 @@ __all__ = [
 
 Numbers: TypeAlias = Sequence[int] | NDArray[np.int64]
 Backend = Literal["auto", "native", "plain"]  # the code that runs a model on a CPU over these pages
-Activations = Literal["int8", "native"]  # how a CPU rounds the inputs of int8 and int4 weights
+Activations = Literal["int8", "mixed", "native"]  # how a CPU rounds the inputs of int8 and int4 weights
 PageFormat = Literal["float32", "bfloat16", "float16", "fp8_e4m3"]
 FP8_PAGES: PageFormat = "fp8_e4m3"
 

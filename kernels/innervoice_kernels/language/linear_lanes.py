@@ -35,7 +35,10 @@ def rounded_rows_ref(x: Tensor) -> tuple[Tensor, Tensor]:
     blocks = torch.unflatten(F.pad(x.float(), (0, -x.shape[1] % BLOCK)), 1, (-1, BLOCK))
     most = blocks.abs().amax(dim=2)
     is_finite, is_there = most.isfinite(), most >= _LEAST
-    inverse = torch.where(is_finite & is_there, _LARGEST / most, torch.zeros_like(most))
+    # Tensor by tensor: a number by a tensor is its reciprocal times the number in torch, which is rounded twice.
+    inverse = torch.where(
+        is_finite & is_there, torch.full_like(most, _LARGEST) / most, torch.zeros_like(most)
+    )
     codes = torch.round(torch.where(is_finite[..., None], blocks, 0) * inverse[..., None]).to(torch.int8)
     scale = torch.where(is_there | ~is_finite, most / _LARGEST, torch.zeros_like(most))
     return codes, torch.where(is_finite, scale, torch.full_like(scale, torch.nan))

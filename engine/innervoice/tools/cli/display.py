@@ -135,7 +135,8 @@ def plan_rows(plan: Line) -> dict[str, str]:
 def _formats(plan: Line) -> str:
     fields = plan["quantization"]
     formats = str(plan["dtype"]) if fields is None else f"{Quantization(**fields)}, the rest {plan['dtype']}"
-    return f"{formats}; inputs int8" if plan.get("activations") == "int8" else formats
+    inputs = {"int8": "; inputs int8", "mixed": "; inputs int8, native for queries, keys and values"}
+    return formats + inputs.get(str(plan.get("activations")), "")
 
 
 def written_as_it_goes(written: Iterable[Written], total: int, console: Console) -> list[Written]:
