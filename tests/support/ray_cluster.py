@@ -188,6 +188,13 @@ class SpeakingCallers:
                     speaking.cancel()
 
 
+def free_port() -> int:
+    """A port of the loopback that nobody listens on."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
 def wait_for(is_so: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
     """Wait until something is so. Raises AssertionError."""
     until_s = time.monotonic() + seconds
@@ -332,9 +339,7 @@ def running_cluster(model: Path) -> Iterator[Cluster]:
             logging_level="warning",
             log_to_driver=False,
         )
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            port = taken.getsockname()[1]
+        port = free_port()
         serve.start(http_options=HTTPOptions(host="127.0.0.1", port=port))
         yield Cluster(model, port)
     finally:

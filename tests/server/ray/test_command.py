@@ -1,11 +1,20 @@
-"""What `innervoice serve --replicas` refuses before anything is started."""
+"""`innervoice serve --replicas`: what it refuses before anything is started, and its end."""
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
+import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from paths import ENGINE, ROOT
+from ray_cluster import PATIENCE_S, SLOW_MACHINE, free_port, wait_for
 
 from innervoice.server.options import ServerOptions
 from innervoice.tools.cli.serve import start_replicas
@@ -53,3 +62,117 @@ def test_other_addresses_are_for_ray_to_check(address: str) -> None:
     from innervoice.server.ray.command import check_address
 
     check_address(address)
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def wrapped() -> None:
+    """Code that makes another exception of each, as native code does."""
+    try:
+        interrupt()
+    except BaseException as error:
+        raise SystemError("returned a result with an exception set") from error
+
+
+def swallowed() -> None:
+    with suppress(BaseException):
+        interrupt()
+
+
+def of_ray() -> None:
+    """A signal behind `ray.init`, whose handler is this."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+    interrupt()
+
+
+@pytest.mark.parametrize("work", [interrupt, wrapped, swallowed, of_ray], ids=lambda work: work.__name__)
+def test_a_signal_ends_the_block_and_what_was_started(work: Callable[[], None]) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: `make ray` installs it")
+    from innervoice.server.ray.command import until_a_signal
+
+    before = signal.getsignal(signal.SIGTERM)
+    ended = []
+    with until_a_signal() as signals, ExitStack() as ends:
+        ends.callback(ended.append, "Serve")
+        work()
+        signals.wait()
+        raise AssertionError("it goes on behind the signal")
+    assert ended == ["Serve"]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_another_failure_stays_one() -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: `make ray` installs it")
+    from innervoice.server.ray.command import until_a_signal
+
+    with pytest.raises(ZeroDivisionError), until_a_signal():
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("applications", "port", "complaint"),
+    [
+        (["other"], 8001, r"listen on 127\.0\.0\.1:8001 already: give --host 127\.0\.0\.1 --port 8001"),
+        (["innervoice"], 8000, "has an application innervoice already: end the other"),
+        (["other"], 8000, None),
+    ],
+)
+def test_a_cluster_that_serves_already(
+    applications: list[str], port: int, complaint: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: `make ray` installs it")
+    from ray.serve.config import HTTPOptions
+
+    from innervoice.server.ray import command
+
+    client = SimpleNamespace(http_config=HTTPOptions(host="127.0.0.1", port=port))
+    monkeypatch.setattr(command, "_get_global_client", lambda **options: client)
+    status = SimpleNamespace(applications=dict.fromkeys(applications))
+    monkeypatch.setattr(command.serve, "status", lambda: status)
+    asked = HTTPOptions(host="127.0.0.1", port=8000)
+    if complaint is None:
+        assert not command.has_to_start(asked)
+        return
+    with pytest.raises(ValueError, match=complaint):
+        command.has_to_start(asked)
+
+
+def processes(session: int) -> dict[int, str]:
+    """Processes of a session that have not ended, with their names."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        with suppress(OSError, ValueError):
+            state, _, _, of_session = (folder / "stat").read_text().rsplit(")", 1)[1].split()[:4]
+            if int(of_session) == session and state != "Z":
+                found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["gcs_server", "ray::ServeController"])
+def test_a_signal_while_it_starts_leaves_nothing_behind(moment: str, tiny_dir: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: `make ray` installs it")
+    words = [
+        "serve",
+        "--model",
+        str(tiny_dir),
+        "--device",
+        "cpu",
+        "--replicas",
+        "1",
+        "--port",
+        str(free_port()),
+    ]
+    environment = os.environ | SLOW_MACHINE | {"PYTHONPATH": f"{ENGINE.parent}{os.pathsep}{ROOT / 'kernels'}"}
+    environment.pop("RAY_ADDRESS", None)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "innervoice", *words], env=environment, start_new_session=True, stderr=subprocess.PIPE
+    )  # fmt: skip
+    wait_for(lambda: any(moment in name for name in processes(process.pid).values()))
+    process.terminate()
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, errors.decode()
+    assert b"Traceback" not in errors
+    wait_for(lambda: not processes(process.pid), 90.0)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields
 from typing import Any
 
 import ray
 import torch
 from ray import serve
+from ray.exceptions import AuthenticationError
 from ray.serve.config import HTTPOptions
+from ray.serve.context import _get_global_client
+from ray.serve.exceptions import RayServeException
 
 from innervoice.server.options import ServerOptions
 from innervoice.server.process import SIGNALS
@@ -30,69 +33,136 @@ def serve_replicas(
 ) -> None:
     """Start replicas and serve until SIGINT or SIGTERM; running replies are played out then.
 
-    A GPU is one replica's, where there is one and the device is not the CPU. Raises ConnectionError when the cluster
-    of RAY_ADDRESS does not answer.
+    A GPU is one replica's, where there is one and the device is not the CPU. All that was started here ends with it,
+    also when the signal comes while it starts. Raises ConnectionError when the cluster of RAY_ADDRESS does not
+    answer, ValueError when another `innervoice serve` or another port is served there.
     """
-    address = os.environ.get(ADDRESS)
-    if address:
-        check_address(address)
-    own = {} if address else {"num_cpus": max(replicas, os.cpu_count() or 1), "include_dashboard": False}
-    ray.init(address=address or "local", logging_level="warning", **own)
+    gpus = 1 if torch.cuda.is_available() and engine.get("device") != "cpu" else 0
+    server = {one.name: getattr(options, one.name) for one in fields(options) if one.name != "secret"}
+    arguments = {
+        "model": model, "served_name": name, "name": NAME, "replicas": replicas, "gpus": gpus, "engine": engine,
+        "server": server,
+    }  # fmt: skip
+    application = make_application(arguments)
+    http = HTTPOptions(
+        host=options.host,
+        port=options.port,
+        ssl_certfile=_path(options.ssl_certfile),
+        ssl_keyfile=_path(options.ssl_keyfile),
+    )
+    with until_a_signal() as signals, ExitStack() as ends:
+        ends.callback(ray.shutdown)
+        connect(os.environ.get(ADDRESS) or None, replicas, signals.take)
+        if has_to_start(http):
+            ends.callback(serve.shutdown)
+        ends.callback(SessionHub(NAME).end)
+        ends.callback(delete)
+        serve.start(http_options=http)
+        serve.run(application, name=NAME, route_prefix="/")
+        where = f"{options.scheme}://{options.host}:{options.port}"
+        print(
+            f"{name} is served by {replicas} replicas at {where}/v1; to talk to it open {where}/",
+            flush=True,
+        )
+        signals.wait()
+
+
+def connect(address: str | None, replicas: int, take_signals: Callable[[], None]) -> None:
+    """Connect to a cluster, None: start Ray on this machine. Raises ConnectionError.
+
+    take_signals: sets the handlers that `ray.init` has replaced by its own.
+    """
+    if address is None:
+        cores = max(replicas, os.cpu_count() or 1)
+        ray.init(address="local", num_cpus=cores, include_dashboard=False, logging_level="warning")
+        take_signals()
+        return
+    check_address(address)
+    signal.pthread_sigmask(
+        signal.SIG_BLOCK, [signal.SIGTERM]
+    )  # while it connects, Ray aborts the process at one
     try:
-        with _until_a_signal():
-            serve.start(
-                http_options=HTTPOptions(
-                    host=options.host,
-                    port=options.port,
-                    ssl_certfile=_path(options.ssl_certfile),
-                    ssl_keyfile=_path(options.ssl_keyfile),
-                )
-            )
-            gpus = 1 if torch.cuda.is_available() and engine.get("device") != "cpu" else 0
-            server = {one.name: getattr(options, one.name) for one in fields(options) if one.name != "secret"}
-            arguments = {
-                "model": model, "served_name": name, "name": NAME, "replicas": replicas, "gpus": gpus, "engine": engine,
-                "server": server,
-            }  # fmt: skip
-            serve.run(make_application(arguments), name=NAME, route_prefix="/")
-            where = f"{options.scheme}://{options.host}:{options.port}"
-            print(
-                f"{name} is served by {replicas} replicas at {where}/v1; to talk to it open {where}/",
-                flush=True,
-            )
-            while True:
-                signal.pause()
+        ray.init(address=address, logging_level="warning")
+    except (ConnectionError, AuthenticationError) as error:
+        raise ConnectionError(
+            f"{ADDRESS} is {address}, where Ray did not let this process in ({str(error).splitlines()[0]}): give the "
+            "address of a running head, and if `ray start` said that it wants a token, set RAY_AUTH_MODE=token here too"
+        ) from error
     finally:
-        end(is_own=not address)
+        take_signals()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 
 
-def end(*, is_own: bool) -> None:
-    """End the application, whose replicas drain, and Ray itself if it was started for it."""
-    serve.delete(NAME)
-    SessionHub(NAME).end()
-    if is_own:
-        serve.shutdown()
-    ray.shutdown()
+def has_to_start(http: HTTPOptions) -> bool:
+    """Check what Ray Serve does on the cluster already -> whether it has to be started.
+
+    Raises ValueError when our name is taken, or when its proxies listen elsewhere than asked.
+    """
+    client = _get_global_client(raise_if_no_controller_running=False)
+    if client is None:
+        return True
+    if NAME in serve.status().applications:
+        raise ValueError(
+            f"the cluster of {ADDRESS} has an application {NAME} already: end the other `innervoice serve`, or what "
+            "is left of it by `serve shutdown`"
+        )
+    there = client.http_config
+    if (there.host, there.port) != (http.host, http.port):
+        raise ValueError(
+            f"the proxies of the cluster of {ADDRESS} listen on {there.host}:{there.port} already: give --host "
+            f"{there.host} --port {there.port}"
+        )
+    return False
+
+
+def delete() -> None:
+    """End the application, if there is one; its replicas drain."""
+    with suppress(RayServeException):  # Ray Serve was not started
+        serve.delete(NAME)
 
 
 class _Ended(BaseException):
     """A signal came."""
 
 
-@contextmanager
-def _until_a_signal() -> Iterator[None]:
-    """End the block at SIGINT or SIGTERM, wherever it is; Ray's own handlers would end the process with a failure."""
+class _Signals:
+    """SIGINT and SIGTERM, which end a block wherever it is, by an exception."""
 
-    def stop(*_: object) -> None:
+    def __init__(self) -> None:
+        self.came = False
+
+    def take(self) -> None:
+        """Set the handlers, or set them once more behind others."""
+        for number in SIGNALS:
+            signal.signal(number, self._stop)
+
+    def wait(self) -> None:
+        """Wait for one, or for none if one has come, whose exception somebody has caught."""
+        while not self.came:
+            signal.pause()
+
+    def _stop(self, *_: object) -> None:
+        self.came = True
         raise _Ended
 
-    before = {number: signal.signal(number, stop) for number in SIGNALS}
+
+@contextmanager
+def until_a_signal() -> Iterator[_Signals]:
+    """End the block at SIGINT or SIGTERM, also where native code makes another exception of it, or where `ray.init` has
+    handlers of its own, which raise SystemExit.
+    """
+    before = [(number, signal.getsignal(number)) for number in SIGNALS]
+    signals = _Signals()
+    signals.take()
     try:
-        yield
-    except _Ended:
+        yield signals
+    except SystemExit:
         pass
+    except BaseException:
+        if not signals.came:
+            raise
     finally:
-        for number, handler in before.items():
+        for number, handler in before:
             signal.signal(number, handler)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -96,18 +97,22 @@ class SessionHub:
         return sum(num for num, _ in sizes), sum(num_bytes for _, num_bytes in sizes)
 
     def end(self) -> None:
-        """End the actors, with all that they keep."""
+        """End the actors that there are, with all that they keep."""
         for i in range(self._num_shards):
-            ray.kill(self._shard(i))
+            with suppress(ValueError):  # there is none of that name
+                ray.kill(ray.get_actor(self._actor_name(i), namespace=NAMESPACE))
         self._actors.clear()
 
     def _actor(self, key: str) -> Any:
         return self._shard(shard_of(key, self._num_shards))
 
+    def _actor_name(self, number: int) -> str:
+        return f"{self._name}-sessions-{number}"
+
     def _shard(self, number: int) -> Any:
         if number not in self._actors:
             options = ray.remote(DirectoryActor).options(
-                name=f"{self._name}-sessions-{number}",
+                name=self._actor_name(number),
                 namespace=NAMESPACE,
                 get_if_exists=True,
                 lifetime="detached",

@@ -59,29 +59,34 @@ def run_in_shell(run: Callable[[], int]) -> int:
     """Run a command with this process's streams and signals; returns its exit code.
 
     A cut pipe is no failure. Output that is lost to a full disk is one, with code 2. SIGTERM and SIGHUP, unless
-    they are ignored, unwind the command and give 128 and their number, as Ctrl-C does.
+    they are ignored, unwind the command and give 128 and their number, as Ctrl-C does, also where native code has
+    made another exception of them.
     """
+    came: list[int] = []
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        came.append(number)
+        raise Ended(128 + number)
+
     _fill_closed_descriptors()
     output, errors = Outlet(1), Outlet(2)
     sys.stdout = _text(output, sys.stdout, "replace")
     sys.stderr = _text(errors, sys.stderr, "backslashreplace")
     for number in ENDING:
         if signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, _end)
+            signal.signal(number, end)
     try:
         code = run()
-    except Ended as error:
-        code = int(str(error.code))
+    except BaseException:
+        if not came:
+            raise
+        code = 128 + came[0]
     sys.stdout.flush()
     if output.error is not None and output.error.errno != errno.EPIPE and code == 0:
         print(f"innervoice: standard output: {output.error.strerror}", file=sys.stderr)
         code = 2
     sys.stderr.flush()
     return code
-
-
-def _end(number: int, frame: FrameType | None) -> NoReturn:
-    raise Ended(128 + number)
 
 
 def _fill_closed_descriptors() -> None:
