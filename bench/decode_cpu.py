@@ -11,8 +11,10 @@ import ctypes
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import get_args
@@ -47,6 +49,9 @@ from innervoice_kernels import _C
 
 CONTEXT, PAGE, PROMPT = 1024, 16, 256
 SETTLE_S = 0.03  # in which the threads that an OpenMP of ours or of a peer leaves spinning go to sleep
+READ_BYTES = (
+    600_000_000  # that a plain read passes over at least, since a short one shows how threads wake up
+)
 MOST_THREADS = 256
 LARGE_PAGE, MADV_COLLAPSE = 2 << 20, 25
 SMOLLM2 = ModelConfig(
@@ -188,6 +193,23 @@ def eager(config: ModelConfig) -> tuple[Callable[[], None], Callable[[int], None
     return prefill, decode
 
 
+def settle() -> None:
+    """A pause between two turns."""
+    time.sleep(SETTLE_S)
+
+
+def settled(run: Callable[[], object]) -> None:
+    """A pause, then `run`."""
+    settle()
+    run()
+
+
+def repeat(run: Callable[[], object], count: int) -> None:
+    """`run` so many times."""
+    for _ in range(count):
+        run()
+
+
 def plain_read(num_bytes: int, threads: int) -> Callable[[], object]:
     """Reading as many bytes as the weights have, in large pages as they, by the same threads: the largest of all numbers."""
     x = torch.zeros(num_bytes // 4, dtype=torch.int32)
@@ -254,7 +276,9 @@ class Bench:
         decodes: dict[str, Callable[[], object]] = {"ours": lambda: ours.decode(self.steps)}
         # By most threads first: the last one's idle threads must not spin beside what is timed next.
         counts = sorted({threads, *all_threads}, reverse=True)
-        reads = {f"read {count}": plain_read(num_bytes, count) for count in counts}
+        read_once = {f"read {count}": plain_read(num_bytes, count) for count in counts}
+        passes = -(-READ_BYTES // num_bytes)
+        reads = {read: partial(repeat, once, passes) for read, once in read_once.items()}
         peer_name, goal, llama = None, None, None
         if file is not None and self.python is not None:
             peer_name, goal = f"llama.cpp {PEERS[name][1]}", PEERS[name][0]
@@ -267,11 +291,16 @@ class Bench:
             with_threads(prefill, threads)()
             decodes["peer"] = with_threads(lambda: step(self.steps), threads)
         try:
-            first = interleaved(prefills | reads, rounds=self.prefills, warmup=1, settle_s=SETTLE_S)
-            then = interleaved(decodes | reads, rounds=self.rounds, warmup=1, settle_s=SETTLE_S)
+            # A read wakes its threads before it is timed: it is what the memory gives, not what waking costs.
+            before: dict[str, Callable[[], object]] = dict.fromkeys(decodes, settle)
+            before |= {read: partial(settled, once) for read, once in read_once.items()}
+            first = interleaved(prefills | reads, rounds=self.prefills, warmup=1, before=before)
+            then = interleaved(decodes | reads, rounds=self.rounds, warmup=1, before=before)
         finally:
             if llama is not None:
                 llama.close()
+        for read in reads:
+            first[read], then[read] = first[read].divided_by(passes), then[read].divided_by(passes)
         for what, cases, measured, tokens in (
             ("prefill", f"{PROMPT} tokens", first, None),
             ("decode", f"{self.steps} tokens from {PROMPT}", then, self.steps),

@@ -90,6 +90,10 @@ class Times:
         """How many times as long the peer took, round by round; both were taken in turns."""
         return tuple(theirs / ours for ours, theirs in zip(self.seconds, peer.seconds, strict=True))
 
+    def divided_by(self, count: int) -> Times:
+        """The durations of one of `count` equal parts."""
+        return Times(tuple(seconds / count for seconds in self.seconds), self.warmup)
+
     @property
     def unsteady(self) -> str | None:
         """Why records beside this plain read say nothing: it moved by more than `MOST_MOVED` within them."""
@@ -210,15 +214,15 @@ def interleaved(
     warmup: int = 3,
     at_least_s: float = 0.0,
     inner: int = 1,
-    settle_s: float = 0.0,
+    before: Mapping[str, Callable[[], object]] | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Times]:
     """Time things in turns, so that what else the machine does falls on all alike: rounds of each, after warmup of each.
 
     More rounds are taken until at_least_s seconds have passed. inner: a duration is the mean of so many calls in a row. On cuda
     between two device events, for what is queued in between; on the CPU by the clock: time.process_time leaves out what
-    other processes take, and adds up the threads of this one. settle_s: a pause before each, for threads of the one before
-    that go on spinning.
+    other processes take, and adds up the threads of this one. before: calls ahead of each timed one, by its name, that are
+    not timed, such as a pause in which spinning threads go to sleep.
     """
     if rounds < 1 or inner < 1 or not runs:
         raise ValueError(
@@ -233,7 +237,8 @@ def interleaved(
     done = 0
     while done < rounds or time.perf_counter() < end:
         for name, run in runs.items():
-            time.sleep(settle_s)
+            if before is not None and name in before:
+                before[name]()
             seconds[name].append(once(run, inner))
         done += 1
     return {name: Times(tuple(values), warmup) for name, values in seconds.items()}

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -129,16 +130,18 @@ def test_an_interrupted_run_says_where_its_records_are(tmp_path: Path, capsys: A
     assert len(record.read(tmp_path / "x.json")) == 1
 
 
-def test_things_that_leave_threads_spinning_are_followed_by_a_pause() -> None:
-    ends: list[float] = []
-    gaps: list[float] = []
+def test_calls_before_a_turn_are_not_timed() -> None:
+    calls: list[str] = []
 
-    def run() -> None:
-        gaps.append(time.perf_counter() - ends[-1] if ends else 1.0)
-        ends.append(time.perf_counter())
+    def pause() -> None:
+        calls.append("pause")
+        time.sleep(0.02)
 
-    record.interleaved({"a": run, "b": run}, rounds=2, warmup=0, settle_s=0.01)
-    assert len(gaps) == 4 and min(gaps) >= 0.01
+    runs = {name: partial(calls.append, name) for name in ("a", "b")}
+    found = record.interleaved(runs, rounds=2, warmup=1, before={"b": pause})
+    assert calls == ["a", "b", *["a", "pause", "b"] * 2]
+    assert found["b"].median < 0.02
+    assert record.Times((4.0, 6.0), 1).divided_by(2) == record.Times((2.0, 3.0), 1)
 
 
 def test_a_run_that_is_cut_leaves_what_it_had(tmp_path: Path) -> None:
