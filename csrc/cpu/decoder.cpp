@@ -11,6 +11,7 @@
 #include "cpu/attention_plan.h"
 #include "cpu/decoder_products.h"
 #include "cpu/experts.h"
+#include "cpu/fetch_pages.h"
 #include "cpu/half.h"
 #include "cpu/kernels.h"
 #include "innervoice/gemm.h"
@@ -21,6 +22,7 @@ namespace {
 
 constexpr std::int64_t kMostTokens = 256;  // that pass through the layers together
 constexpr std::int64_t kOutputs = 32;      // that a thread takes at a time
+constexpr std::int64_t kPiecesAThread = 3;
 constexpr std::int64_t kLogits = 256;
 
 void check(bool holds, const std::string& message) {
@@ -179,6 +181,7 @@ struct Decoder::Work {
     const ProductSource from =
         products.source(me, mine.ready, layer.qkv, norm(me, mine, layer.attention_norm, x, count), D, count);
     me.for_each(H + 2 * G, 1, [&](std::int64_t head, std::int64_t) {
+      if (count <= kFewRows) fetch_pages(model, batch, pages, index, head, H + 2 * G, me.num_threads());
       const bool is_query = head < H, is_value = head >= H + G;
       float* y = is_query ? heads + head * size : mine.attention.floats(count * size);
       const std::int64_t ldy = is_query ? num_outputs : size;
@@ -274,18 +277,26 @@ struct Decoder::Work {
             layer.ffn_norm, model.norm_eps};
   }
 
+  // Outputs of a piece of gates, with as many of what they open, which lie far away: few rows wait for memory
+  // wherever a piece begins, so that pieces are as long as a fair share among threads allows.
+  static std::int64_t grain_of(const Member& me, std::int64_t width) {
+    const std::int64_t pieces = me.num_threads() == 1 ? 1 : kPiecesAThread * me.num_threads();
+    return (width + pieces * kOutputs - 1) / (pieces * kOutputs) * kOutputs;
+  }
+
   void feed_forward(Member& me, Thread& mine, const DecoderLayer& layer, std::int64_t count) {
     if (layer.router.rows > 0) return experts.add(me, products, experts_of(layer), x, count, x);
     const std::int64_t width = layer.down.columns;
     const ProductSource from =
         products.source(me, mine.ready, layer.gate_up, norm(me, mine, layer.ffn_norm, x, count), D, count);
-    me.for_each(width, kOutputs, [&](std::int64_t first, std::int64_t last) {
-      float* gate = mine.attention.floats(2 * count * kOutputs);
-      float* up = gate + count * kOutputs;
-      products.multiply(mine.product, from, first, last, gate, kOutputs);
-      products.multiply(mine.product, from, width + first, width + last, up, kOutputs);
+    const std::int64_t grain = count <= kFewRows ? grain_of(me, width) : kOutputs;
+    me.for_each(width, grain, [&](std::int64_t first, std::int64_t last) {
+      float* gate = mine.attention.floats(2 * count * grain);
+      float* up = gate + count * grain;
+      products.multiply(mine.product, from, first, last, gate, grain);
+      products.multiply(mine.product, from, width + first, width + last, up, grain);
       for (std::int64_t m = 0; m < count; ++m) {
-        kernels.silu_mul(gate + m * kOutputs, up + m * kOutputs, last - first, gated + m * width + first);
+        kernels.silu_mul(gate + m * grain, up + m * grain, last - first, gated + m * width + first);
       }
     });
     add_product(me, mine, layer.down, gated, count);

@@ -57,6 +57,16 @@ std::vector<int> usable_processors() {
   return processors;
 }
 
+int this_processor() { return sched_getcpu(); }
+
+// Keeps the calling thread off `processor`, on those that the process's first thread may use.
+void stay_off(int processor) {
+  cpu_set_t others;
+  if (sched_getaffinity(getpid(), sizeof(others), &others) != 0) return;
+  CPU_CLR(processor, &others);
+  if (CPU_COUNT(&others) > 0) sched_setaffinity(0, sizeof(others), &others);
+}
+
 void pin_to(std::thread::native_handle_type thread, int processor) {
   cpu_set_t mask;
   CPU_ZERO(&mask);
@@ -67,6 +77,8 @@ void pin_to(std::thread::native_handle_type thread, int processor) {
 #else
 std::vector<int> usable_processors() { return {}; }
 void pin_to(std::thread::native_handle_type, int) {}
+int this_processor() { return -1; }
+void stay_off(int) {}
 #endif
 
 int checked(int num_threads) {
@@ -109,7 +121,9 @@ ThreadTeam::ThreadTeam(int num_threads, bool pin, int spin_us)
     : num_threads_(checked(num_threads)), owner_(process_id()), spin_us_(spin_us) {
   if (spin_us < 0) throw std::invalid_argument("spin_us is " + std::to_string(spin_us) + ": use 0 or more");
   const std::vector<int> processors = usable_processors();
-  if (!processors.empty() && num_threads_ > static_cast<int>(processors.size())) spin_us_ = 0;
+  const bool has_cores = num_threads_ <= static_cast<int>(processors.size());
+  if (!processors.empty() && !has_cores) spin_us_ = 0;
+  keeps_apart_ = has_cores && !pin;
   shares_ = std::make_unique<Share[]>(static_cast<std::size_t>(num_threads_));
   threads_.reserve(static_cast<std::size_t>(num_threads_ - 1));
   for (int index = 1; index < num_threads_; ++index) {
@@ -137,6 +151,7 @@ void ThreadTeam::run_job(Job job, void* context) {
   const int num_threads = process_id() == owner_ ? num_threads_ : 1;
   job_ = job;
   context_ = context;
+  if (keeps_apart_) caller_processor_ = this_processor();
   Member member(this, 0, num_threads);
   meet(num_threads);  // the others wait for work there
   job(context, member);
@@ -147,6 +162,7 @@ void ThreadTeam::work(int index) {
   for (;;) {
     meet(num_threads_);
     if (stop_) return;
+    if (keeps_apart_ && this_processor() == caller_processor_) stay_off(caller_processor_);
     Member member(this, index, num_threads_);
     job_(context_, member);
     meet(num_threads_);

@@ -7,8 +7,11 @@
 //     ...
 //   });
 //
-// Who waits spins for a bounded time and then sleeps, so that a neighbour that needs the core gets it. What
-// is computed must not depend on which thread does it: for_each hands out pieces as threads come for them.
+// Who waits spins for a bounded time and then sleeps, so that a neighbour that needs the core gets it. A
+// thread that finds itself on the caller's processor goes to the others and stays there: the system would put
+// two that wake each other by turns together, and leave them there, since neither lacks a processor for long.
+// What is computed must not depend on which thread does it: for_each hands out pieces as threads come for
+// them.
 #pragma once
 
 #include <atomic>
@@ -94,6 +97,8 @@ class ThreadTeam {
   const int num_threads_;
   const long owner_;  // the process that has the threads
   int spin_us_;
+  bool keeps_apart_ = false;   // there is a core for every thread, and the system chooses which
+  int caller_processor_ = -1;  // of the running job
   std::mutex one_job_;
   Job job_ = nullptr;
   void* context_ = nullptr;
