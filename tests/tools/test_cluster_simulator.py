@@ -6,6 +6,7 @@ from random import Random
 
 import numpy as np
 import pytest
+from benches import bench
 from paths import BENCH, ROOT
 
 from innervoice.runtime.scheduler import SchedulerSettings
@@ -89,15 +90,26 @@ def test_turns_do_not_depend_on_where_a_session_is() -> None:
     assert common > 0.9 * min(len(run.replies) for run in runs)
 
 
+def test_replicas_apart_have_their_parts_of_the_sessions() -> None:
+    apart, one_run = bench("cluster_sim").apart, bench("cluster_sim").one_run
+    together = apart(2, 3, 5, 8.0)
+    alone = [one_run(1, "first-audio", part, seed, 8.0) for part, seed in ((2, 10), (1, 11))]
+    assert together.replies == [reply for run in alone for reply in run.replies]
+    assert len(together.replies) >= 2
+    late = apart(3, 240, 0, 60.0)
+    assert late.num_late > 0
+    assert late.num_steps == one_run(1, "first-audio", 80, 0, 60.0).num_steps, "the first ends it"
+
+
 def test_the_table_of_the_documents_is_the_one_that_was_recorded() -> None:
     records = json.loads((BENCH / "results" / "cluster_simulated.json").read_text(encoding="utf-8"))
     rows = [
         line.split("|") for line in (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8").splitlines()
     ]
-    table = {row[1].strip(): [cell.strip() for cell in row[2:5]] for row in rows if len(row) == 7}
+    table = {row[1].strip(): [cell.strip() for cell in row[2:6]] for row in rows if len(row) == 8}
     for one in records:
         replicas, routing = one["details"]["replicas"], one["details"]["routing"]
-        cell = table[str(replicas)][list(PLACEMENTS).index(routing)]
+        cell = table[str(replicas)][[*PLACEMENTS, "apart"].index(routing)]
         assert cell == f"{one['ours']} ({one['ours'] / replicas:.2f})"
         assert routing != "first-audio" or one["ratio"] is None or one["ratio"] >= 0.95
     assert {one["details"]["replicas"] for one in records} >= {1, 8, 64}

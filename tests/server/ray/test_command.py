@@ -139,6 +139,61 @@ def test_a_cluster_that_serves_already(
         command.has_to_start(asked)
 
 
+@pytest.mark.parametrize(
+    ("address", "device", "gpus", "expected"),
+    [
+        (None, "cpu", 8, 0),
+        (None, None, 0, 0),
+        (None, "auto", 2, 1),
+        (None, "cuda", 4, 1),
+        (
+            None,
+            None,
+            1,
+            "2 replicas need a GPU each, and this machine has 1: give --replicas 1, or --device cpu",
+        ),
+        (None, "cuda", 0, "this machine has 0: give --device cpu"),
+        ("head:6379", "cpu", 8, 0),
+        ("head:6379", None, 0, 0),
+        ("head:6379", None, 2, 1),
+        ("head:6379", None, 1, 1),
+        ("head:6379", "cuda", 0, 1),
+    ],
+)
+def test_the_gpus_of_each_replica(
+    address: str | None, device: str | None, gpus: int, expected: int | str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    pytest.importorskip("ray", reason="Ray is not installed: `make ray` installs it")
+    from innervoice.server.ray import command
+
+    monkeypatch.setattr(command.torch.cuda, "device_count", lambda: -1 if address else gpus)
+    monkeypatch.setattr(command.ray, "cluster_resources", lambda: {"GPU": float(gpus)} if gpus else {})
+    if isinstance(expected, str):
+        with pytest.raises(ValueError, match=expected):
+            command.gpus_of_each(address, device, 2)
+        return
+    assert command.gpus_of_each(address, device, 2) == expected
+    warns = address is not None and expected == 1 and gpus < 2
+    assert ("it serves once it has more" in capsys.readouterr().err) is warns
+
+
+@pytest.mark.parametrize(
+    ("messages", "expected"),
+    [
+        (["Deploying failed: no room."], "Deploying failed: no room"),
+        (["Deploying failed.", "Traceback:\n  File 1\nValueError: device 'cuda' is not here\n\n"], "device 'cuda' is not here"),
+        (["RuntimeError: Traceback\n  x\ninnervoice.types.OutOfCapacity: no pages\nmore"], "no pages"),
+        (["a.b.FileNotFoundError: first", "ray.RayTaskError(KeyError): second"], "first"),
+    ],
+)  # fmt: skip
+def test_what_a_replica_said_that_did_not_start(messages: list[str], expected: str) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: `make ray` installs it")
+    from innervoice.server.ray.command import last_error
+
+    assert last_error(messages) == expected
+
+
 def processes(session: int) -> dict[int, str]:
     """Processes of a session that have not ended, with their names."""
     found = {}

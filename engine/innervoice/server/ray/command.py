@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields
 from typing import Any
@@ -26,6 +28,7 @@ from innervoice.server.ray.session_hub import SessionHub
 ADDRESS = "RAY_ADDRESS"
 NAME = "innervoice"
 CONNECT_S = 5.0
+_ERROR = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception|Capacity): (.+)")
 
 
 def serve_replicas(
@@ -35,15 +38,15 @@ def serve_replicas(
 
     A GPU is one replica's, where there is one and the device is not the CPU. All that was started here ends with it,
     also when the signal comes while it starts. Raises ConnectionError when the cluster of RAY_ADDRESS does not
-    answer, ValueError when another `innervoice serve` or another port is served there.
+    answer, ValueError when another `innervoice serve` or another port is served there, when this machine has too few
+    GPUs, and when no replica could be started.
     """
-    gpus = 1 if torch.cuda.is_available() and engine.get("device") != "cpu" else 0
+    address = os.environ.get(ADDRESS) or None
     server = {one.name: getattr(options, one.name) for one in fields(options) if one.name != "secret"}
-    arguments = {
-        "model": model, "served_name": name, "name": NAME, "replicas": replicas, "gpus": gpus, "engine": engine,
-        "server": server,
+    arguments: dict[str, Any] = {
+        "model": model, "served_name": name, "name": NAME, "replicas": replicas, "engine": engine, "server": server
     }  # fmt: skip
-    application = make_application(arguments)
+    make_application(arguments)  # bad ones are refused before anything is started
     http = HTTPOptions(
         host=options.host,
         port=options.port,
@@ -52,13 +55,13 @@ def serve_replicas(
     )
     with until_a_signal() as signals, ExitStack() as ends:
         ends.callback(ray.shutdown)
-        connect(os.environ.get(ADDRESS) or None, replicas, signals.take)
+        connect(address, replicas, signals.take)
+        arguments["gpus"] = gpus_of_each(address, engine.get("device"), replicas)
         if has_to_start(http):
             ends.callback(serve.shutdown)
         ends.callback(SessionHub(NAME).end)
         ends.callback(delete)
-        serve.start(http_options=http)
-        serve.run(application, name=NAME, route_prefix="/")
+        run(arguments, http)
         where = f"{options.scheme}://{options.host}:{options.port}"
         print(
             f"{name} is served by {replicas} replicas at {where}/v1; to talk to it open {where}/",
@@ -91,6 +94,53 @@ def connect(address: str | None, replicas: int, take_signals: Callable[[], None]
     finally:
         take_signals()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+
+
+def gpus_of_each(address: str | None, device: str | None, replicas: int) -> int:
+    """Decide on the GPUs of each replica: one, where there are any and the device is not the CPU.
+
+    A cluster that was joined may get more machines, so that too few are a warning there. Raises ValueError for this machine.
+    """
+    if device == "cpu":
+        return 0
+    num = round(ray.cluster_resources().get("GPU", 0)) if address else torch.cuda.device_count()
+    if num >= replicas or (num == 0 and device in (None, "auto")):
+        return min(num, 1)
+    found = (
+        f"{replicas} replicas need a GPU each, and {'the cluster' if address else 'this machine'} has {num}"
+    )
+    if not address:
+        raise ValueError(
+            f"{found}: give --replicas {num}, or --device cpu" if num else f"{found}: give --device cpu"
+        )
+    print(f"innervoice: WARNING: {found}: it serves once it has more", file=sys.stderr, flush=True)
+    return 1
+
+
+def run(arguments: Mapping[str, Any], http: HTTPOptions) -> None:
+    """Run the application, and wait until it serves.
+
+    Raises OSError where no proxy can listen, ValueError with what a replica said that did not start.
+    """
+    try:
+        serve.start(http_options=http)
+    except RuntimeError as error:
+        raise OSError(
+            f"no proxy could be started: {last_error([str(error)])}: choose another host or port"
+        ) from error
+    try:
+        serve.run(make_application(arguments), name=NAME, route_prefix="/")
+    except RuntimeError as error:
+        found = serve.status().applications.get(NAME)
+        said = [] if found is None else [one.message for one in found.deployments.values()]
+        raise ValueError(f"no replica could be started: {last_error([str(error), *said])}") from error
+
+
+def last_error(messages: Sequence[str]) -> str:
+    """Find the line of the last exception in messages with tracebacks, or else the last line."""
+    lines = [line.strip() for message in messages for line in message.splitlines() if line.strip()]
+    errors = [found[1] for line in lines if (found := _ERROR.match(line))]
+    return [*lines[-1:], *errors][-1].rstrip(".")
 
 
 def has_to_start(http: HTTPOptions) -> bool:

@@ -93,7 +93,8 @@ class Replica:
         return Ingress(self._app, self._name, self, access, options.max_message_bytes)
 
     async def __del__(self) -> None:
-        self._engine.close()
+        if hasattr(self, "_engine"):  # not where it could not be loaded
+            self._engine.close()
 
     def check_health(self) -> None:
         """Raise ApiError once the engine has stopped: Ray Serve replaces the replica then."""
