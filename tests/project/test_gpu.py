@@ -228,6 +228,32 @@ def test_nothing_is_compiled_after_warmup() -> None:
     assert stats.graphs == 2 * len(stepper.buckets)
 
 
+def test_a_step_of_contexts_is_captured_by_the_warmup() -> None:
+    """Two and three contexts of one reply, and a reply beside them, in several buckets."""
+    from innervoice.model.device_step import RowStart
+    from innervoice_kernels.sampling.fuse import Fusing
+
+    replies = replies_of(*[Schedule.preset("stitch_s"), WEIGHTED] * 9)
+    one = stepped(torch.bfloat16, replies, fused=True)
+    stepper = one.stepper
+    for row in range(len(replies)):
+        stepper.rows.end(row)
+    stepper.warmup()
+    assert stepper.stats().graphs == 2 * (2 * len(stepper.buckets) - 1)
+    begun = 0
+    for how in (Fusing("guidance", 1.5), Fusing("pragmatic", log_prior=(-1.1,) * 3), Fusing("contrast", 0.1)):
+        rows = list(range(begun, begun + how.size))
+        begun += how.size
+        for row in rows:
+            reply = replies[rows[0]]
+            stepper.begin(row, RowStart(5 + row, 0, one.pages[row], reply.program, reply.sampling))
+        stepper.rows.fuse(rows, how)
+        (drawn,) = stepper.read(stepper.step(begun))
+        assert len({emitted.token for emitted in drawn if emitted.row in rows}) == 1
+    stats = stepper.stats()
+    assert (stats.jit_after_warmup, stats.eager_steps, stats.replays) == (0, 0, 3)
+
+
 @contextmanager
 def without_waits() -> Iterator[None]:
     """Within, what would have the host wait for the device raises RuntimeError."""

@@ -25,6 +25,7 @@ from innervoice.codec.glm_voice.hift_graphs import VocoderGraphs
 from innervoice.codec.glm_voice.steady import SteadyOutput
 from innervoice.codec.speech_codec import rehearse
 from innervoice.model.device_step import DeviceStep, RowStart
+from innervoice.model.device_step.graphs import BucketGraphs, StepKind
 from innervoice.model.pages import PagePool, PageTable
 from innervoice.model.runner import ModelRunner
 from innervoice.model.sequence import Sequence
@@ -35,6 +36,7 @@ from innervoice.types import Sampling
 from innervoice_kernels.backend import use
 from innervoice_kernels.graphs import capturing
 from innervoice_kernels.jit import HAS_TRITON, INTERPRETED, Launch, recorded
+from innervoice_kernels.sampling.fuse import Fusing, fuse
 
 pytestmark = pytest.mark.skipif(
     not HAS_TRITON or INTERPRETED, reason="needs Triton's compiler, not its interpreter"
@@ -108,6 +110,44 @@ def test_random_steps_of_experts_wait_for_nothing_and_need_no_other_kernel(
         model._feed_forward(model.weights.layers[0], x)
     assert device.waits == [] and len(launches) == 5
     hold_random_steps(core, 20)
+
+
+def test_contexts_need_no_kernel_and_no_graph_that_the_warm_up_did_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Any number of them in any number of rows: combined by the host, and by the graphs of an engine that was made to
+    combine; of another engine each graph comes with the first step that needs it.
+    """
+    core = Core()
+    warm, rng = core.warm() | keys_of(core.device_step.launches(fused=(True,))), random.Random(2)
+    launches: list[Launch] = []
+    for _ in range(20):
+        groups = [
+            Fusing("pragmatic", log_prior=(-1.0,) * rng.randint(2, 9)) for _ in range(rng.randint(1, 5))
+        ]
+        num = sum(group.size for group in groups)
+        with warmup.sequences(core, [1] * num) as rows:  # type: ignore[arg-type]
+            logits = core.runner.forward(rows)
+        with recorded() as made:
+            fuse(logits, groups)
+        launches += made
+    assert launches and keys_of(launches) - warm == set()
+
+    monkeypatch.setattr("innervoice.model.device_step.step.compile_all", lambda launches: None)
+    for fused in (True, False):
+        step = DeviceStep(core.runner.model, core.runner.kv, max_rows=ROWS, max_model_len=LENGTH, fused=fused)
+        step._use_graphs = True
+        step.graphs = BucketGraphs(step._launch, (False,), capture=lambda run: run, seconds=lambda run: 1.0)
+        with recorded():
+            step.warmup()
+            num_graphs = len(step.graphs)
+            for _ in range(200):
+                num_rows = rng.randint(2, ROWS)
+                bucket = next(bucket for bucket in step.buckets if bucket >= num_rows)
+                step._once(bucket, StepKind(rng.random() < 0.5, True))
+        assert (step.stats().eager_steps == 0) == fused == (len(step.graphs) == num_graphs)
+        num_buckets = len(step.buckets)
+        assert num_graphs == 2 * (num_buckets + (num_buckets - 1) * fused)
 
 
 def hold_random_steps(core: Core, steps: int) -> None:

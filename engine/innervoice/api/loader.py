@@ -178,6 +178,7 @@ def _device_step(
         max_model_len=plan.max_model_len,
         tracer=tracer,
         invariant=options.invariant,
+        fused=options.fusion,
     )
     return step, compile_schedule(Schedule((Segment("transcript"),)), vocabulary)
 

@@ -142,6 +142,10 @@ class EngineOptions:
     )
     name: str = option("engine", "Name of the engine in its metrics.")
     warmup: bool | None = option(None, "Compile and calibrate before the first reply; default: on a GPU.")
+    fusion: bool = option(
+        False,
+        "On a GPU: capture the steps of replies with several contexts before the first reply, not when one comes.",
+    )
     template: Mapping[str, object] | None = option(
         None, "Variables of the chat template, such as enable_thinking; a request's go before them."
     )

@@ -11,6 +11,7 @@ from innervoice.model.sequence import Sequence as Tokens
 from innervoice.runtime.core import Core
 from innervoice_kernels.graphs import capturing
 from innervoice_kernels.jit import compile_all, recorded
+from innervoice_kernels.sampling.fuse import FIRST, fuse
 from innervoice_kernels.sampling.sample import Draw, sample
 
 # Tokens of the rows of a step: one, of which attention has a kernel of its own, alone and beside others; then what
@@ -43,7 +44,7 @@ def voices_tried(num_slots: int) -> list[int]:
 
 
 def try_prompts(core: Core) -> None:
-    """Feed prompts of several lengths, with a reflection weight and without, and draw by the host."""
+    """Feed prompts of several lengths, with a reflection weight and without; combine and draw by the host."""
     # Attention of as many rows of one token has a kernel of its own; a CPU does not load its file.
     from innervoice_kernels.language.attention_decode import MANY
 
@@ -56,6 +57,7 @@ def try_prompts(core: Core) -> None:
                 logits = core.runner.forward(rows)
     sample(logits, [Draw(((0, 1),))])
     sample(logits, [Draw(((0, 1),), (), 0.8, 2, 0.9)])
+    fuse(logits, [FIRST] * len(logits))
 
 
 def most_fed(core: Core) -> int:

@@ -173,7 +173,8 @@ class DeviceStep:
       after that are dropped.
     - `rows.lower_cap`, `rows.state` (the host cursor's, for a fork or an export; it waits for the device).
 
-    graphs: capture a CUDA graph a bucket; never on a CPU, where kernels run in Triton's interpreter.
+    graphs: capture a CUDA graph a bucket; never on a CPU, where kernels run in Triton's interpreter. fused: `warmup`
+    captures steps whose rows are contexts of one reply too; else each is captured when it is first taken.
     invariant: a row's tokens are the same alone and in any bucket, without cuBLAS, which is faster for more
     than 16 rows. pdl: programmatic dependent launch, a layer's kernels fetch their weights while the one
     before ends; None: as INNERVOICE_PDL says, or, where it is not set, as `warmup` measures to be faster for a bucket.
@@ -190,6 +191,7 @@ class DeviceStep:
         num_caps: int = NUM_CAPS,
         tracer: Tracer | None = None,
         graphs: bool = True,
+        fused: bool = False,
         invariant: bool = False,
         pdl: bool | None = None,
     ) -> None:
@@ -215,6 +217,7 @@ class DeviceStep:
         self._kv = kv
         self._tracer = tracer or Tracer()
         self._use_graphs = graphs and self.device.type == "cuda"
+        self._captures_fused = fused
         self.pdl = _wants_pdl() if pdl is None else pdl
         if self.device.type != "cuda" or torch.cuda.get_device_capability(self.device) < PDL_SINCE:
             self.pdl = False
@@ -251,7 +254,7 @@ class DeviceStep:
             raise ValueError(
                 f"step: {count} steps of {num_rows} rows, expected 1 to {_RING} of 1 to {self.max_rows}"
             )
-        kind = StepKind(self.rows.is_weighted, self.rows.is_fused)
+        kind = StepKind(self.rows.is_weighted, self.rows.is_fused and num_rows > 1)
         bucket = next(b for b in self.buckets if b >= num_rows)
         begun = begun or self.mark()
         queued_ns = self._tracer.now_ns()
@@ -317,19 +320,19 @@ class DeviceStep:
 
     @torch.inference_mode()
     def warmup(self, weighted: Sequence[bool] = (False, True), buckets: Sequence[int] | None = None) -> float:
-        """Compile every kernel and capture these buckets, None: all -> seconds taken. Only while all rows are idle.
-
-        A step of fused contexts is captured when it is first taken.
-        """
+        """Compile every kernel and capture these buckets, None: all -> seconds taken. Only while all rows are idle."""
         begin_ns = self._tracer.now_ns()
         buckets = sorted(self.buckets if buckets is None else buckets, reverse=True)
         compile_all(self.launches(weighted, buckets, (False, True)))
         for bucket in buckets:
-            for flag in weighted:
+            # The contexts of a reply are two rows at least; how many, and which, a graph reads from memory.
+            combines = (False, True) if self._captures_fused and bucket > 1 else (False,)
+            for weighs, fuses in product(weighted, combines):
+                kind = StepKind(weighs, fuses)
                 if self._use_graphs:
-                    self.graphs.warm(bucket, StepKind(flag))
+                    self.graphs.warm(bucket, kind)
                 else:
-                    self._eager_step(bucket, StepKind(flag))
+                    self._eager_step(bucket, kind)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         self._count = int(self._ring.count)
