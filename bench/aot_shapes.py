@@ -222,7 +222,9 @@ def end_of_step(rows: int, dtype: torch.dtype, invariant: bool) -> Call:
     """What may be drawn, the head, the draws, the cursors."""
     meta = torch.device("meta")
     made = cursor.Rows.allocate(rows, 32, meta)
-    programs = cursor.Programs(ints(64, ProgramColumn.WIDTH), ints(64), empty(4, 3, dtype=torch.float32))
+    programs = cursor.Programs(
+        ints(64, ProgramColumn.WIDTH), ints(64), empty(4, 3, dtype=torch.float32), ints(1 << 19)
+    )
     offers = sample_pick.Offers.allocate(rows, VOCABULARY, cursor.SLOTS, meta)
     x, w = empty(rows, D, dtype=dtype), empty(VOCABULARY, D, dtype=dtype)
 
@@ -254,7 +256,9 @@ def ends(rows: int, dtype: torch.dtype) -> Call:
 def cursors(rows: int) -> Call:
     """Cursors that take what was drawn elsewhere."""
     made = cursor.Rows.allocate(rows, 32, torch.device("meta"))
-    programs = cursor.Programs(ints(64, ProgramColumn.WIDTH), ints(64), empty(4, 3, dtype=torch.float32))
+    programs = cursor.Programs(
+        ints(64, ProgramColumn.WIDTH), ints(64), empty(4, 3, dtype=torch.float32), ints(1 << 19)
+    )
     drawn, logprob = ints(rows, cursor.SLOTS), empty(rows, cursor.SLOTS, dtype=torch.float32)
     return Call(f"{rows} rows", lambda: cursor.advance(made, programs, drawn, logprob))
 

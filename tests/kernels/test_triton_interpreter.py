@@ -15,14 +15,13 @@ need_interpreter()
 
 from naive_schedule import Naive, scripted  # noqa: E402
 from random_schedules import SIZE, VOCABULARY, fed_schedules, feeds  # noqa: E402
-from triton_rows import rows_of  # noqa: E402
+from triton_rows import allowed_ids, rows_of  # noqa: E402
 
 from innervoice.schedule import Cursor, Emission, Schedule, compile_schedule, pack  # noqa: E402
 from innervoice.types import Sampling  # noqa: E402
 from innervoice_kernels.sampling.cursor import SLOTS, Rows, advance, prepare, state_columns  # noqa: E402
 from innervoice_kernels.sampling.cursor_columns import (  # noqa: E402
     Ending,
-    MaskColumn,
     OutputColumn,
     StateColumn,
     TokenKind,
@@ -99,15 +98,12 @@ def hold_rows(cases: list[dict[str, Any]]) -> None:
     """Draws are made by torch from the masks of the kernels."""
     replies = [Followed(case) for case in cases]
     rows, programs = rows_of([(one.program, one.sampling, one.caps) for one in replies])
-    every = torch.arange(SIZE)
     for row, reply in enumerate(replies):
         if reply.cursor.waits:
             reply.go_on(rows, row)
     for _ in range(2 * 16 + 2):
         prepare(rows, programs)
-        m = rows.draws.mask[:, :, None]
-        ranges, single = m[:, : MaskColumn.EXTRA0], m[:, MaskColumn.EXTRA0 : MaskColumn.TOP_K]
-        allowed = ((every >= ranges[:, ::2]) & (every < ranges[:, 1::2])).any(1) | (every == single).any(1)
+        allowed = allowed_ids(rows, SIZE)
         logits = torch.stack([one.logits[min(len(one.ids), 59)] for one in replies])
         best = logits.repeat_interleave(SLOTS, 0).masked_fill(~allowed, -1).argmax(1)
         drawn = best.masked_fill(~allowed.any(1), -1).int().reshape(-1, SLOTS)

@@ -41,6 +41,13 @@ REPLIES = [
 ]
 
 
+WIDE = Reply(  # a fork of more ids than a mask holds singly
+    (4, 2),
+    Schedule((Segment("choice", choices=[[n, 1] for n in range(0, 20, 2)]),), (Segment("speech", 3),)),
+    WARM,
+)
+
+
 def hold(
     replies: list[Reply], steps: int, to: Quantization | None = None, *, experts: bool = False, **options: object
 ) -> Stepped:  # fmt: skip
@@ -55,7 +62,7 @@ def hold(
 
 
 def test_tokens_are_the_host_s() -> None:
-    stepped = hold(REPLIES, steps=4)
+    stepped = hold([*REPLIES, WIDE], steps=4)
     assert stepped.stepper.stats().eager_steps == 4 and stepped.stepper.stats().graphs == 0
     assert stepped.stepper.stats().ready_s is None
 

@@ -4,6 +4,7 @@ that only notes them.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from benches import bench
+from benches import BENCH, bench
 from pretend_device import PretendDevice, specialised
 
 from innervoice.checkpoint.decoder_tensors import flow_shapes, hift_shapes
@@ -309,3 +310,13 @@ def test_a_step_of_any_weights_is_as_lean_as_one_of_bfloat16(device: PretendDevi
     one, two = nodes
     assert two - one == 5
     assert one + 39 * (two - one) <= (206 if to is None else 210), nodes
+
+
+@pytest.mark.parametrize("to", [None, "int8", "fp8", "int4"])
+def test_every_kernel_of_a_step_is_compiled_ahead_of_time(to: str | None) -> None:
+    """Weighted or not, of contexts or not: the table of what is compiled for sm_90 without a GPU names it."""
+    table = json.loads((BENCH / "aot_sm90.json").read_text())
+    launches = Core(to).device_step.launches(buckets=(16, 64), fused=(False, True))
+    names = {launch.kernel.__name__.strip("_").removesuffix("_kernel") for launch in launches}
+    assert {"prepare", "summary", "pick", "stats", "fuse", "listener"} <= names
+    assert names <= {record["name"] for record in table}

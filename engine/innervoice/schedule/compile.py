@@ -26,13 +26,13 @@ from innervoice_kernels.sampling.cursor_columns import ProgramColumn, TokenKind
 class Program:
     """A compiled schedule.
 
-    table [S, ProgramColumn.WIDTH] int32, forced [N] int32, samplings: overrides that rows refer to. tool_row:
-    where the text of a call is drawn that the model chose to make, -1: it may make none. names: of each row's
-    segment. labels: the text of a choice that the id ends which is drawn in a row, or the n-th of its forced
-    ids. stops: the rows of reflections with the ids that end them without a close. fits_device: whether the
-    device's masks hold what each row offers. feeds: the name of the feed that a row takes ids from.
-    closers: the names of the feeds that a drawn id closes. scores: the texts of a choice among which a row's scores
-    decide, by their ids. listening: the rows of what runs until a feed is closed. bound: what binds the text of a row.
+    table [S, ProgramColumn.WIDTH] int32, forced [N] int32, samplings: overrides that rows refer to. tool_row: where
+    the text of a call is drawn that the model chose to make, -1: it may make none. names: of each row's segment.
+    labels: the text of a choice that the id ends which is drawn in a row, or the n-th of its forced ids. stops: the
+    rows of reflections with the ids that end them without a close. feeds: the name of the feed that a row takes ids
+    from. closers: the names of the feeds that a drawn id closes. scores: the texts of a choice among which a row's
+    scores decide, by their ids. listening: the rows of what runs until a feed is closed. bound: what binds the text
+    of a row. sets [*] int32: packed ids that a row offers beside what its columns hold.
     """
 
     schedule: Schedule
@@ -45,12 +45,17 @@ class Program:
     names: tuple[str | None, ...] = ()
     labels: Mapping[tuple[int, int], str] = field(default_factory=dict)
     stops: frozenset[tuple[int, int]] = frozenset()
-    fits_device: bool = True
     feeds: Mapping[int, str] = field(default_factory=dict)
     closers: Mapping[int, frozenset[str]] = field(default_factory=dict)
     scores: Mapping[int, Mapping[tuple[int, ...], str]] = field(default_factory=dict)
     listening: range = range(0)
     bound: Mapping[int, BoundSegment] = field(default_factory=dict)
+    sets: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+
+    @property
+    def fits_device(self) -> bool:
+        """Whether the device's cursor can walk it: no pattern binds a segment."""
+        return not self.bound
 
     @property
     def tool_open(self) -> int | None:
@@ -143,12 +148,12 @@ def compile_schedule(
         tuple(layout.names),
         layout.labels,
         frozenset(layout.stops),
-        layout.fits_device,
         layout.feeds,
         layout.closers,
         layout.scores,
         layout.listening,
         layout.bound,
+        layout.sets,
     )
 
 

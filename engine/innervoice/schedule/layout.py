@@ -6,17 +6,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 
+import numpy as np
+import numpy.typing as npt
+
 from innervoice.schedule.guide import BoundSegment
 from innervoice.schedule.program import Schedule, Segment
 from innervoice.schedule.spelling import Spelling, tag_states
 from innervoice.types import Sampling, Vocabulary
+from innervoice_kernels.sampling.bits import pack_ids
 from innervoice_kernels.sampling.cursor_columns import Edge, ProgramColumn, TokenKind
 
 NONE_LEFT = -1
 _NOW, _LATER, _SINGLES = 1, 2, 3  # values of ProgramColumn.ENDS
 _FED = 2  # of ProgramColumn.FORCED
 _NUM_RANGES = 3
-_NUM_SINGLES = ProgramColumn.WIDTH - ProgramColumn.SINGLE0
+_NUM_SINGLES = ProgramColumn.SET - ProgramColumn.SINGLE0
 
 
 def finishes_text(schedule: Schedule) -> bool:
@@ -60,7 +64,7 @@ class SegmentLayout:
         self.scores: dict[int, dict[tuple[int, ...], str]] = {}  # by row
         self.listening = range(0)
         self.bound: dict[int, BoundSegment] = {}  # by row
-        self.fits_device = True
+        self._offered: dict[int, set[int]] = {}  # by row: ids that it offers beside what its columns hold
         self.tool_row = self.start = NONE_LEFT
         self.sequence: list[_Laid] = []
         self._sampled: Segment | None = None
@@ -72,6 +76,7 @@ class SegmentLayout:
         self.behind_call = NONE_LEFT
 
         self._lay_out(schedule)
+        self.sets = self._pack_offered()
 
     def _lay_out(self, schedule: Schedule) -> None:
         passes = [schedule.listen, schedule.prologue]
@@ -283,7 +288,6 @@ class SegmentLayout:
             self.spelling.guide(segment), segment.budget, frozenset(t for t in ends if t is not None)
         )
         self.stops |= {(body, token) for token in segment.stop}
-        self.fits_device = False
         last = self._row(TokenKind.CLOSE, ids=close) if close else body
         for row in range(entry, last):
             self._lead(row, body if row < body else last)
@@ -341,6 +345,7 @@ class SegmentLayout:
         if not edges:
             return
         values[ProgramColumn.EDGES], values[ProgramColumn.NUM_EDGES] = len(self.forced), len(edges)
+        edges = dict(sorted(edges.items()))
         self.forced += [*edges, *edges.values()]
         low = ProgramColumn.LOW0
         ranges = [(values[low + 2 * i], values[low + 2 * i + 1]) for i in range(_NUM_RANGES)]
@@ -356,9 +361,23 @@ class SegmentLayout:
             values[column] = token
         rest = outside[len(free) :]
         empty = [i for i, (a, b) in enumerate(ranges) if a >= b]
+        if len(rest) > len(empty):
+            self._offered.setdefault(row, set()).update(rest)
+            return
         for i, token in zip(empty, rest, strict=False):
             values[low + 2 * i], values[low + 2 * i + 1] = token, token + 1
-        self.fits_device &= len(rest) <= len(empty)
+
+    def _pack_offered(self) -> npt.NDArray[np.int32]:
+        """The sets of ids that rows offer beside what their columns hold, equal ones once; rows get their places."""
+        places: dict[frozenset[int], int] = {}
+        packed = [np.zeros(0, np.int32)]
+        for row, ids in self._offered.items():
+            key = frozenset(ids)
+            if key not in places:
+                places[key] = sum(map(len, packed))
+                packed.append(pack_ids(sorted(ids), self.vocabulary.size))
+            self.rows[row][ProgramColumn.SET] = places[key]
+        return np.concatenate(packed)
 
     def _lead(self, row: int, to: int) -> None:
         self.rows[row][ProgramColumn.NEXT : ProgramColumn.NEXT + 4] = [to] * 4
@@ -381,6 +400,7 @@ class SegmentLayout:
         self.forced += ids
         row[ProgramColumn.BUDGET] = -1 if segment is None or segment.budget is None else segment.budget
         row[ProgramColumn.CLOSE_ROW] = row[ProgramColumn.MISS] = len(self.rows)
+        row[ProgramColumn.SET] = -1
         for i in range(_NUM_SINGLES):
             row[ProgramColumn.SINGLE0 + i] = -1
         for i, (low, high) in enumerate(ranges):
@@ -389,7 +409,10 @@ class SegmentLayout:
         for i in range(2):
             row[ProgramColumn.EXTRA0 + i] = present[i] if i < len(present) else -1
         if words and self.vocabulary.words:
-            row[ProgramColumn.LOW2], row[ProgramColumn.HIGH2] = self.vocabulary.words[0]
+            first, *others = self.vocabulary.words
+            row[ProgramColumn.LOW2], row[ProgramColumn.HIGH2] = first
+            if others:
+                self._offered[len(self.rows)] = {token for low, high in others for token in range(low, high)}
         row[ProgramColumn.ENDS], row[ProgramColumn.DISCARD] = ends, int(discard)
         row[ProgramColumn.SAMPLING] = -1
         if segment is not None and segment.sampling is not None:

@@ -38,14 +38,13 @@ def sampling_table(program: Program) -> npt.NDArray[np.float32]:
 def request_values(program: Program, sampling: Sampling) -> dict[str, Any]:
     """The values that hold for a whole reply, by the names that `request_columns` of the kernels takes.
 
-    Where its program stands among others (table, forced, samplings) is for the caller to add. Raises
-    ValueError for words in several ranges, of which a row of the table has one, for a choice that forks wider
-    than a mask, and for a pattern.
+    Where its program stands among others (table, forced, samplings, sets) is for the caller to add. Raises
+    ValueError for a pattern, whose ids the host finds.
     """
     if not program.fits_device:
-        raise ValueError("a choice, a tag or a pattern offers more ids at once than the device's masks hold")
-    if len(program.vocabulary.words) > 1:
-        raise ValueError(f"words stand in the ranges {program.vocabulary.words}: the device takes one")
+        raise ValueError(
+            "a pattern binds a segment, and what it offers is found by the host: leave the reply to it"
+        )
     vocabulary, cap = program.vocabulary, program.schedule.reflection
     low, high = vocabulary.speech or (0, 0)
     return {

@@ -82,7 +82,7 @@ def _by_kernel(
     kernels = importlib.import_module("innervoice_kernels.sampling.replay")
     request = request_values(program, Sampling(max_new_tokens=max_new_tokens))
     ids, kinds = kernels.replay_program(
-        (program.table, program.forced, sampling_table(program)), request, logits, caps
+        (program.table, program.forced, sampling_table(program), program.sets), request, logits, caps
     )
     return ids, kinds
 

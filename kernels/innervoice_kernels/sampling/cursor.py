@@ -98,50 +98,62 @@ def request_columns(*, eos: Sequence[int] = (), **values: int | None) -> list[in
 @dataclass(frozen=True)
 class Programs:
     """Compiled schedules one behind the other: their rows, their forced ids, and the
-    samplings that rows refer to.
+    samplings and sets of ids that rows refer to.
 
-    samplings [*, 3]: temperature, top_p, top_k; NaN: the request's.
+    samplings [*, 3]: temperature, top_p, top_k; NaN: the request's. sets: packed bits, see `bits.py`.
     """
 
     table: Tensor  # [S, ProgramColumn.WIDTH] int32
     forced: Tensor  # [N] int32
     samplings: Tensor  # [*, 3] float32
+    sets: Tensor  # [*] int32
 
     @classmethod
-    def join(cls, programs: Sequence[tuple[Tensor, Tensor, Tensor]], device: str | torch.device) -> Programs:
-        """Tables, forced ids and samplings of several programs, one behind the other; none
-        of the three comes out empty.
+    def join(cls, programs: Sequence[tuple[Tensor, ...]], device: str | torch.device) -> Programs:
+        """Tables, forced ids, samplings and sets of several programs, one behind the other; none
+        of the four comes out empty.
         """
-        tables, forced, samplings = (
-            [list(t) for t in zip(*programs, strict=True)] if programs else [[], [], []]
+        tables, forced, samplings, sets = (
+            [list(t) for t in zip(*programs, strict=True)] if programs else [[], [], [], []]
         )
         tables.append(torch.zeros(1, ProgramColumn.WIDTH, dtype=torch.float32, device="cpu"))
         forced.append(torch.zeros(1, dtype=torch.float32, device="cpu"))
         samplings.append(torch.full((1, 3), float("nan"), dtype=torch.float32, device="cpu"))
-        return cls(torch.cat(tables).to(device, torch.int32), torch.cat(forced).to(device, torch.int32),
-                   torch.cat(samplings).to(device, torch.float32))  # fmt: skip
+        sets.append(torch.zeros(1, dtype=torch.int32, device="cpu"))
+        return cls(
+            torch.cat(tables).to(device, torch.int32),
+            torch.cat(forced).to(device, torch.int32),
+            torch.cat(samplings).to(device, torch.float32),
+            torch.cat(sets).to(device, torch.int32),
+        )
 
 
 @dataclass(frozen=True)
 class Draws:
     """The sampling parameters of each of R slots. Empty masks draw nothing.
 
-    mask [R, 14] int32: three ranges, seven single ids (-1: none), top_k. scale [R, 2] float32: temperature,
-    top_p. key [R, 3] int64: seed, n, d.
+    mask [R, MaskColumn.WIDTH] int32. scale [R, 2] float32: temperature, top_p. key [R, 3] int64: seed, n, d. sets [*]
+    int32: packed bits of the ids that masks have beside ranges and single ids, those of all slots.
     """
 
     mask: Tensor
     scale: Tensor
     key: Tensor
+    sets: Tensor
 
     @classmethod
-    def allocate(cls, slots: int, device: torch.device) -> Draws:
+    def allocate(cls, slots: int, device: torch.device, sets: Tensor | None = None) -> Draws:
         """For so many slots, unwritten."""
         return cls(
             torch.empty(slots, MaskColumn.WIDTH, dtype=torch.int32, device=device),
             torch.empty(slots, 2, dtype=torch.float32, device=device),
             torch.empty(slots, 3, dtype=torch.int64, device=device),
+            torch.zeros(1, dtype=torch.int32, device=device) if sets is None else sets,
         )
+
+    def first(self, slots: int) -> Draws:
+        """The first slots, in the same memory."""
+        return Draws(self.mask[:slots], self.scale[:slots], self.key[:slots], self.sets)
 
 
 @dataclass(frozen=True)
@@ -168,8 +180,10 @@ class Rows:
     logprob: Tensor  # [B] float32, NaN where nothing was drawn
 
     @classmethod
-    def allocate(cls, num_rows: int, num_caps: int, device: str | torch.device) -> Rows:
-        """Allocate idle rows."""
+    def allocate(
+        cls, num_rows: int, num_caps: int, device: str | torch.device, sets: Tensor | None = None
+    ) -> Rows:
+        """Allocate idle rows. sets: of the programs that they will follow; None: these have none."""
         device = torch.device(device)
 
         def ints(*shape: int) -> Tensor:
@@ -188,7 +202,7 @@ class Rows:
             lower=ints(num_rows) - 1,
             coming=ints(num_rows) - 1,
             successor=torch.zeros_like(state),
-            draws=Draws.allocate(SLOTS * num_rows, device),
+            draws=Draws.allocate(SLOTS * num_rows, device, sets),
             output=ints(num_rows, OutputColumn.WIDTH),
             logprob=torch.zeros(num_rows, dtype=torch.float32, device=device),
         )
@@ -196,7 +210,7 @@ class Rows:
     def first(self, num_rows: int) -> Rows:
         """The first rows, in the same memory."""
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        draws = Draws(*(getattr(self.draws, f.name)[: SLOTS * num_rows] for f in fields(Draws)))
+        draws = self.draws.first(SLOTS * num_rows)
         return Rows(**{name: part[:num_rows] for name, part in parts.items() if name != "draws"}, draws=draws)
 
     def begin(

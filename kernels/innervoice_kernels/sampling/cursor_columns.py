@@ -80,7 +80,8 @@ class ProgramColumn(IntEnum):
     SINGLE1 = 27
     SINGLE2 = 28
     SINGLE3 = 29
-    WIDTH = 30
+    SET = 30  # offset into the sets: packed bits, one for each id of the vocabulary, of ids drawn as well; -1: none
+    WIDTH = 31
 
 
 class Edge(IntEnum):
@@ -140,8 +141,9 @@ class RequestColumn(IntEnum):
     TOOL_OPEN = 16
     TOOL_CLOSE = 17
     TOOL_ROW = 18  # where a call's text is drawn, once its open was
-    EOS = 19  # ids that end the reply, up to 4
-    WIDTH = 23
+    SETS = 19
+    EOS = 20  # ids that end the reply, up to 4
+    WIDTH = 24
 
 
 class OutputColumn(IntEnum):
@@ -175,7 +177,9 @@ class Ending(IntEnum):
 
 
 class MaskColumn(IntEnum):
-    """Columns of a draw's mask: three half-open ranges, seven single ids (-1: none), and top_k (0: off)."""
+    """Columns of a draw's mask: three half-open ranges, seven single ids (-1: none), top_k (0: off), and the place of a
+    packed set of further ids (-1: none).
+    """
 
     LOW0 = 0
     HIGH0 = 1
@@ -188,4 +192,5 @@ class MaskColumn(IntEnum):
     DONE = 8
     END = 9  # ids that end the reply, up to 4
     TOP_K = 13
-    WIDTH = 14
+    SET = 14
+    WIDTH = 15

@@ -18,7 +18,7 @@ from innervoice_kernels.sampling.cursor_columns import (
 (
     _FORCED, _KIND, _BUDGET, _NEXT, _CLOSE_ROW, _OFFSET, _LENGTH, _LOW0, _HIGH0, _LOW1, _HIGH1, _LOW2, _HIGH2,
     _EXTRA0, _EXTRA1, _ENDS, _ENTRY, _HEAD, _DISCARD, _SAMPLING, _EDGES, _NUM_EDGES, _MISS, _SINGLE0, _SINGLE1, _SINGLE2,
-    _SINGLE3, _TABLE_WIDTH,
+    _SINGLE3, _SET, _TABLE_WIDTH,
 ) = (tl.constexpr(int(i)) for i in ProgramColumn)  # fmt: skip
 (
     _ROW, _COUNT, _LIMIT, _TEXT_DONE, _REFLECTION_DONE, _IS_DONE, _NUM_REFLECTIONS, _SEGMENT, _OFFERS_DONE, _FRESH, _NUM_TOKENS,
@@ -27,7 +27,7 @@ from innervoice_kernels.sampling.cursor_columns import (
 (
     _R_TABLE, _R_FORCED, _R_SAMPLINGS, _R_START, _R_IS_GUIDED, _R_FLOOR, _R_REFLECT, _R_OPEN, _R_CLOSE, _R_DONE,
     _R_SPEECH_LOW, _R_SPEECH_HIGH, _R_VOCABULARY, _R_IGNORE_EOS, _R_MAX_TOKENS, _R_TOP_K, _R_TOOL_OPEN, _R_TOOL_CLOSE,
-    _R_TOOL_ROW, _R_EOS, _REQUEST_WIDTH,
+    _R_TOOL_ROW, _R_SETS, _R_EOS, _REQUEST_WIDTH,
 ) = (tl.constexpr(int(i)) for i in RequestColumn)  # fmt: skip
 _REFLECTION, _TRANSCRIPT, _SPEECH, _OPEN, _CLOSE, _DONE, _END, _TOOL, _TOOL_MARK = (
     tl.constexpr(int(i)) for i in TokenKind
@@ -39,7 +39,8 @@ _O_TOKEN, _O_KIND, _O_SEGMENT, _O_IS_FORCED, _O_IS_DONE, _O_DISCARDED, _OUTPUT_W
     tl.constexpr(int(i)) for i in OutputColumn
 )
 (
-    _M_LOW0, _M_HIGH0, _M_LOW1, _M_HIGH1, _M_LOW2, _M_HIGH2, _M_EXTRA0, _M_EXTRA1, _M_DONE, _M_END, _M_TOP_K, _MASK_WIDTH,
+    _M_LOW0, _M_HIGH0, _M_LOW1, _M_HIGH1, _M_LOW2, _M_HIGH2, _M_EXTRA0, _M_EXTRA1, _M_DONE, _M_END, _M_TOP_K, _M_SET,
+    _MASK_WIDTH,
 ) = (tl.constexpr(int(i)) for i in MaskColumn)  # fmt: skip
 _NUM_ENDS = tl.constexpr(int(RequestColumn.WIDTH - RequestColumn.EOS))
 _UNLIMITED = tl.constexpr(UNLIMITED)
@@ -125,6 +126,9 @@ def _write_draw(
         tl.store(out + _M_END + i, tl.where(is_single, single, ending), mask=exists)
     done = tl.where(guided & (offers != 0), tl.load(request + _R_DONE, mask=exists, other=0), -1)
     tl.store(out + _M_DONE, done, mask=exists)
+    further = tl.load(at + _SET, mask=guided, other=-1)
+    sets = tl.load(request + _R_SETS, mask=exists, other=0)
+    tl.store(out + _M_SET, tl.where(further < 0, -1, sets + further), mask=exists)
     own = tl.load(at + _SAMPLING, mask=guided, other=-1)
     place = samplings + (tl.load(request + _R_SAMPLINGS, mask=exists, other=0) + own) * 3
     for i in tl.static_range(2):
@@ -260,16 +264,18 @@ def _label(
 
 @jit
 def _follow_edges(token: Block, at: Block, forced: Block, takes: Block) -> tuple[Block, ...]:
-    """The state that a drawn id leads to, or an Edge -> it, and whether the row's state has edges."""
+    """The state that a drawn id leads to, or an Edge -> it, and whether the row's state has edges, which ascend."""
     edges = forced + tl.load(at + _EDGES, mask=takes, other=0)
     num = tl.load(at + _NUM_EDGES, mask=takes, other=0)
+    low, high = tl.zeros_like(num), num
+    while tl.max(high - low, axis=0) > 0:
+        middle = (low + high) // 2
+        is_below = (low < high) & (tl.load(edges + middle, mask=low < high, other=0) < token)
+        high = tl.where(is_below, high, middle)
+        low = tl.where(is_below, middle + 1, low)
+    is_it = (low < num) & (tl.load(edges + low, mask=low < num, other=-1) == token)
     target = tl.load(at + _MISS, mask=takes, other=0)
-    i = tl.zeros_like(num)
-    while tl.max((i < num).to(tl.int32), axis=0) > 0:
-        is_it = (i < num) & (tl.load(edges + i, mask=i < num, other=-1) == token)
-        target = tl.where(is_it, tl.load(edges + num + i, mask=is_it, other=0), target)
-        i += 1
-    return target, num > 0
+    return tl.where(is_it, tl.load(edges + num + low, mask=is_it, other=0), target), num > 0
 
 
 @jit

@@ -18,7 +18,7 @@ from innervoice_kernels.backend import TRITON, choose
 from innervoice_kernels.jit import Block, Count, Num, Ptr, cdiv, constexpr, dot, is_ragged, jit, launch, tl
 from innervoice_kernels.sampling.cursor import SLOTS, Draws, Programs, Rows
 from innervoice_kernels.sampling.sample import Draw, draws_of, sample_ref
-from innervoice_kernels.sampling.sample_cut import MASK_WIDTH, SINGLE, TOP_K
+from innervoice_kernels.sampling.sample_cut import MASK_WIDTH, SET, SINGLE, TOP_K
 from innervoice_kernels.sampling.sample_pick import ROWS, TILE, Offers, pick, summarise, summary
 
 
@@ -46,7 +46,9 @@ def head_sample_ref(x: Tensor, w: Tensor, draws: Sequence[Draw]) -> tuple[Tensor
 
 
 @jit
-def _touches(low: Num, high: Num, slot: Block, is_slot: Block, mask: Ptr) -> Block:
+def _touches(
+    low: Num, high: Num, slot: Block, is_slot: Block, mask: Ptr, sets: Ptr, TILE: constexpr
+) -> Block:
     """Whether ids low to high have one that one of the slots may draw."""
     m = mask + slot * MASK_WIDTH
     found = (tl.load(m, mask=is_slot, other=0) < high) & (tl.load(m + 1, mask=is_slot, other=0) > low)
@@ -56,12 +58,15 @@ def _touches(low: Num, high: Num, slot: Block, is_slot: Block, mask: Ptr) -> Blo
     for i in tl.static_range(SINGLE, TOP_K):
         extra = tl.load(m + i, mask=is_slot, other=-1)
         found |= (extra >= low) & (extra < high)
+    place = tl.load(m + SET, mask=is_slot, other=-1)
+    for i in tl.static_range(0, TILE, 32):
+        found |= tl.load(sets + place + (low + i) // 32, mask=(place >= 0) & (low + i < high), other=0) != 0
     return tl.max(found.to(tl.int32), axis=0)
 
 
 @jit
 def _head_kernel(
-    x: Ptr, w: Ptr, logits: Ptr, mask: Ptr, scale: Ptr, key: Ptr, top: Ptr, total: Ptr, score: Ptr, best: Ptr,
+    x: Ptr, w: Ptr, logits: Ptr, mask: Ptr, sets: Ptr, scale: Ptr, key: Ptr, top: Ptr, total: Ptr, score: Ptr, best: Ptr,
     B: Count, V: Num, D: Num, N: Num, x_row: Num, w_row: Num, ROWS: constexpr, SLOTS: constexpr,
     TILE: constexpr, DEPTH: constexpr, EVEN: constexpr,
 ) -> None:  # fmt: skip
@@ -72,7 +77,8 @@ def _head_kernel(
         column = tile * TILE + tl.arange(0, TILE)
         needed = 0
         for i in tl.static_range(SLOTS):
-            needed += _touches(tile * TILE, tl.minimum(tile * TILE + TILE, V), row * SLOTS + i, is_row, mask)
+            end = tl.minimum(tile * TILE + TILE, V)
+            needed += _touches(tile * TILE, end, row * SLOTS + i, is_row, mask, sets, TILE)
         z = tl.zeros([ROWS, TILE], tl.float32)
         if needed > 0:
             for first in tl.range(0, D, DEPTH):
@@ -101,7 +107,21 @@ def _head_kernel(
             )
             for i in tl.static_range(SLOTS):
                 summarise(
-                    z, tile, row * SLOTS + i, is_row, N, mask, scale, key, top, total, score, best, TILE
+                    z,
+                    tile,
+                    row * SLOTS + i,
+                    is_row,
+                    V,
+                    N,
+                    mask,
+                    sets,
+                    scale,
+                    key,
+                    top,
+                    total,
+                    score,
+                    best,
+                    TILE,
                 )
         else:
             for i in tl.static_range(SLOTS):
@@ -135,7 +155,7 @@ def head(x: Tensor, w: Tensor, draws: Draws, offers: Offers, slots: int, *, inva
         torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else _SMS
     )
     launch(
-        _head_kernel, (min(tiles, programs), cdiv(num_rows, ROWS)), x, w, offers.logits, draws.mask,
+        _head_kernel, (min(tiles, programs), cdiv(num_rows, ROWS)), x, w, offers.logits, draws.mask, draws.sets,
         draws.scale, draws.key, offers.top, offers.total, offers.score, offers.best, num_rows, vocabulary,
         width, tiles, x.stride(0), w.stride(0), ROWS=ROWS, SLOTS=slots, TILE=TILE, DEPTH=config.depth,
         EVEN=width % config.depth == 0, num_warps=config.warps, num_stages=config.stages,

@@ -18,7 +18,7 @@ from innervoice_kernels.sampling.cursor_columns import Ending, OutputColumn, Tok
 from innervoice_kernels.sampling.sample_pick import Offers, pick, summary
 
 Trace = tuple[list[int], list[str]]
-Arrays = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]
+Arrays = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32], NDArray[np.int32]]
 
 
 def replay_rows(rows: Rows, programs: Programs, logits: Tensor) -> list[Trace]:
@@ -60,7 +60,7 @@ def replay_program(
 ) -> Trace:
     """One greedy reply.
 
-    program: its table, forced ids and samplings; request: as request_columns takes it; logits [T, V].
+    program: its table, forced ids, samplings and sets; request: as request_columns takes it; logits [T, V].
 
     device: the GPU where there is one, unless given. Raises ValueError where the kernels cannot
     run, and as `replay_rows` does.
@@ -70,10 +70,10 @@ def replay_program(
     )
     with use(TRITON):
         choose("replay", scripted)
-    rows = Rows.allocate(1, max(len(caps), 1), scripted.device)
+    programs = Programs.join([tuple(torch.from_numpy(np.asarray(part)) for part in program)], scripted.device)
+    rows = Rows.allocate(1, max(len(caps), 1), scripted.device, programs.sets)
     rows.begin(0, request_columns(**request), temperature=0.0, top_p=1.0, seed=0, caps=caps)
-    table, forced, samplings = (torch.from_numpy(np.asarray(part)) for part in program)
-    return replay_rows(rows, Programs.join([(table, forced, samplings)], scripted.device), scripted[None])[0]
+    return replay_rows(rows, programs, scripted[None])[0]
 
 
 def step(rows: Rows, programs: Programs, logits: Tensor, offers: Offers) -> None:

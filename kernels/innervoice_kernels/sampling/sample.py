@@ -208,7 +208,7 @@ def draws_of(draws: Sequence[Draw], device: torch.device) -> Draws:
     """Draws as kernels read them. Raises ValueError for a mask of more ranges or single ids than that."""
     from innervoice_kernels.sampling.cursor import Draws
 
-    masks = [(*_packed(draw.ranges, draw.extras), draw.top_k) for draw in draws]
+    masks = [(*_packed(draw.ranges, draw.extras), draw.top_k, -1) for draw in draws]
     return Draws(
         torch.tensor(masks, dtype=torch.int32, device=device).reshape(-1, MaskColumn.WIDTH),
         torch.tensor(
@@ -217,6 +217,7 @@ def draws_of(draws: Sequence[Draw], device: torch.device) -> Draws:
         torch.tensor(
             [(signed(draw.seed), draw.n, draw.d) for draw in draws], dtype=torch.int64, device=device
         ).reshape(-1, 3),
+        torch.zeros(1, dtype=torch.int32, device=device),
     )
 
 

@@ -13,9 +13,9 @@ from innervoice_kernels.jit import Block, Num, Ptr, constexpr, jit, tl
 from innervoice_kernels.sampling.cursor_columns import MaskColumn
 from innervoice_kernels.sampling.philox import gumbel
 
-# Parts of a mask: ranges up to SINGLE, single ids up to TOP_K.
-SINGLE, TOP_K, MASK_WIDTH = (
-    tl.constexpr(int(i)) for i in (MaskColumn.EXTRA0, MaskColumn.TOP_K, MaskColumn.WIDTH)
+# Parts of a mask: ranges up to SINGLE, single ids up to TOP_K, the place of a set.
+SINGLE, TOP_K, SET, MASK_WIDTH = (
+    tl.constexpr(int(i)) for i in (MaskColumn.EXTRA0, MaskColumn.TOP_K, MaskColumn.SET, MaskColumn.WIDTH)
 )
 COUNT, MASS, TIES = (tl.constexpr(i) for i in range(3))
 _WIDTH, _TILE_WIDTH = tl.constexpr(16), tl.constexpr(2)
@@ -23,14 +23,16 @@ _LOWEST, _HIGHEST = tl.constexpr(-(2**31)), tl.constexpr(2**31 - 1)
 
 
 @jit
-def allowed(ids: Block, mask: Ptr) -> Block:
-    """Test which ids a mask has; see cursor_columns.Mask."""
+def allowed(ids: Block, asked: Block, mask: Ptr, sets: Ptr) -> Block:
+    """Test which of the asked ids a mask has; see cursor_columns.Mask."""
     inside = (ids >= tl.load(mask)) & (ids < tl.load(mask + 1))
     for i in tl.static_range(2, SINGLE, 2):
         inside |= (ids >= tl.load(mask + i)) & (ids < tl.load(mask + i + 1))
     for i in tl.static_range(SINGLE, TOP_K):
         inside |= ids == tl.load(mask + i)
-    return inside
+    place = tl.load(mask + SET)
+    word = tl.load(sets + place + ids // 32, mask=asked & (place >= 0), other=0)
+    return asked & (inside | (((word >> (ids % 32)) & 1) != 0))
 
 
 @jit
@@ -63,6 +65,7 @@ def _candidates(
     hot: Ptr,
     count: Num,
     mask: Ptr,
+    sets: Ptr,
     temperature: Num,
     TILE: constexpr,
     CHUNK: constexpr,
@@ -71,14 +74,14 @@ def _candidates(
     place = first + tl.arange(0, CHUNK)
     inside = place < count * TILE
     ids = tl.load(hot + place // TILE, mask=inside, other=0) * TILE + place % TILE
-    ok = inside & allowed(ids, mask)
+    ok = allowed(ids, inside, mask, sets)
     z = tl.load(logits + ids, mask=ok, other=float("-inf")).to(tl.float32)
     return ids, ok, tl.div_rn(z, tl.zeros_like(z) + temperature)
 
 
 @jit
 def _reached(
-    thresholds: Block, logits: Ptr, hot: Ptr, count: Num, mask: Ptr, temperature: Num, best: Num, cut: Num,
+    thresholds: Block, logits: Ptr, hot: Ptr, count: Num, mask: Ptr, sets: Ptr, temperature: Num, best: Num, cut: Num,
     MODE: constexpr, TILE: constexpr, CHUNK: constexpr,
 ) -> Block:  # fmt: skip
     """Number, or mass, of candidates at or above each threshold; MODE TIES: of
@@ -86,7 +89,7 @@ def _reached(
     """
     total = tl.zeros([_WIDTH], tl.float32)
     for first in range(0, count * TILE, CHUNK):
-        ids, ok, s = _candidates(first, logits, hot, count, mask, temperature, TILE, CHUNK)
+        ids, ok, s = _candidates(first, logits, hot, count, mask, sets, temperature, TILE, CHUNK)
         key, weight = order(s), ok.to(tl.float32)
         if MODE == MASS:
             weight *= tl.exp(s - best)
@@ -98,14 +101,16 @@ def _reached(
 
 @jit
 def _largest(
-    low: Num, high: Num, target: Num, logits: Ptr, hot: Ptr, count: Num, mask: Ptr, temperature: Num,
+    low: Num, high: Num, target: Num, logits: Ptr, hot: Ptr, count: Num, mask: Ptr, sets: Ptr, temperature: Num,
     best: Num, cut: Num, MODE: constexpr, TILE: constexpr, CHUNK: constexpr,
 ) -> Block:  # fmt: skip
     """The largest of low to high that reaches the target, low if none above it does. All int64."""
     while low < high:
         step = (high - low + _WIDTH - 1) // _WIDTH
         thresholds = tl.minimum(low + step * (tl.arange(0, _WIDTH) + 1), high).to(tl.int32)
-        reached = _reached(thresholds, logits, hot, count, mask, temperature, best, cut, MODE, TILE, CHUNK)
+        reached = _reached(
+            thresholds, logits, hot, count, mask, sets, temperature, best, cut, MODE, TILE, CHUNK
+        )
         low, high = _narrowed(low, high, step, tl.sum((reached >= target).to(tl.int64)), _WIDTH)
     return low
 
@@ -130,19 +135,19 @@ def _tile_floor(key: Block, present: Block, high: Num, k: Num) -> Block:
 
 @jit
 def _top_p(
-    cut: Num, high: Num, top_p: Num, logits: Ptr, hot: Ptr, count: Num, mask: Ptr, temperature: Num,
+    cut: Num, high: Num, top_p: Num, logits: Ptr, hot: Ptr, count: Num, mask: Ptr, sets: Ptr, temperature: Num,
     best: Num, V: Num, TILE: constexpr, CHUNK: constexpr,
 ) -> tuple[Block, ...]:  # fmt: skip
     """Of candidates from cut on: where top_p of their mass is reached, and the last id that is kept there."""
     lane = tl.arange(0, _WIDTH)
     thresholds = tl.zeros([_WIDTH], tl.int32) + cut.to(tl.int32)
-    mass = _reached(thresholds, logits, hot, count, mask, temperature, best, 0, MASS, TILE, CHUNK)
+    mass = _reached(thresholds, logits, hot, count, mask, sets, temperature, best, 0, MASS, TILE, CHUNK)
     target = tl.max(mass) * top_p
-    cut = _largest(cut, high, target, logits, hot, count, mask, temperature, best, 0, MASS, TILE, CHUNK)
+    cut = _largest(cut, high, target, logits, hot, count, mask, sets, temperature, best, 0, MASS, TILE, CHUNK)
     at = cut.to(tl.int32)
     thresholds = tl.where(lane == 0, at, at + 1)
-    mass = _reached(thresholds, logits, hot, count, mask, temperature, best, 0, MASS, TILE, CHUNK)
-    number = _reached(thresholds, logits, hot, count, mask, temperature, best, 0, COUNT, TILE, CHUNK)
+    mass = _reached(thresholds, logits, hot, count, mask, sets, temperature, best, 0, MASS, TILE, CHUNK)
+    number = _reached(thresholds, logits, hot, count, mask, sets, temperature, best, 0, COUNT, TILE, CHUNK)
     missing = target - tl.sum(tl.where(lane == 1, mass, 0.0))
     ties = tl.max(number) - tl.sum(tl.where(lane == 1, number, 0.0))
     weight = tl.exp(_unorder(at) - best)
@@ -151,14 +156,27 @@ def _top_p(
     if kept < ties:
         first = tl.zeros([], tl.int64)
         last = _largest(
-            first, last, ties - kept + 1, logits, hot, count, mask, temperature, best, at, TIES, TILE, CHUNK
+            first,
+            last,
+            ties - kept + 1,
+            logits,
+            hot,
+            count,
+            mask,
+            sets,
+            temperature,
+            best,
+            at,
+            TIES,
+            TILE,
+            CHUNK,
         )
     return cut, last
 
 
 @jit
 def draw_filtered(
-    top: Block, best_z: Num, logits: Ptr, hot: Ptr, mask: Ptr, temperature: Num, top_p: Num, top_k: Num,
+    top: Block, best_z: Num, logits: Ptr, hot: Ptr, mask: Ptr, sets: Ptr, temperature: Num, top_p: Num, top_k: Num,
     key: Ptr, V: Num, TILE: constexpr, TILES: constexpr, CHUNK: constexpr,
 ) -> Block:  # fmt: skip
     """The id with the largest score plus noise of those that top-k and top-p keep.
@@ -185,6 +203,7 @@ def draw_filtered(
             hot,
             count,
             mask,
+            sets,
             temperature,
             best,
             0,
@@ -194,13 +213,15 @@ def draw_filtered(
         )
     last = tl.cast(V, tl.int64)
     if top_p < 1:
-        cut, last = _top_p(cut, high, top_p, logits, hot, count, mask, temperature, best, V, TILE, CHUNK)
+        cut, last = _top_p(
+            cut, high, top_p, logits, hot, count, mask, sets, temperature, best, V, TILE, CHUNK
+        )
     seed = tl.load(key)
     n = tl.load(key + 1)
     d = tl.load(key + 2)
     largest, token = tl.full([], float("-inf"), tl.float32), tl.full([], _HIGHEST, tl.int32)
     for first in range(0, count * TILE, CHUNK):
-        ids, ok, s = _candidates(first, logits, hot, count, mask, temperature, TILE, CHUNK)
+        ids, ok, s = _candidates(first, logits, hot, count, mask, sets, temperature, TILE, CHUNK)
         own = order(s)
         kept = ok & ((own > cut) | ((own == cut) & (ids <= last)))
         score = tl.where(kept, s + gumbel(seed, n, d, ids), float("-inf"))

@@ -17,7 +17,7 @@ from innervoice_kernels.jit import Block, Count, Num, Ptr, cdiv, constexpr, jit,
 from innervoice_kernels.sampling.cursor import SLOTS, Draws, Programs, Rows
 from innervoice_kernels.sampling.cursor_walk import advance_rows
 from innervoice_kernels.sampling.philox import gumbel
-from innervoice_kernels.sampling.sample_cut import MASK_WIDTH, SINGLE, TOP_K, draw_filtered
+from innervoice_kernels.sampling.sample_cut import MASK_WIDTH, SET, SINGLE, TOP_K, draw_filtered
 
 TILE = 64  # ids: as many columns of the head as one of its tiles has
 ROWS = 16  # rows of a tile of the head
@@ -71,8 +71,8 @@ class Offers:
 
 @jit
 def summarise(
-    z: Block, tile: Num, slot: Block, is_slot: Block, N: Num, mask: Ptr, scale: Ptr, key: Ptr, top: Ptr,
-    total: Ptr, score: Ptr, best: Ptr, TILE: constexpr,
+    z: Block, tile: Num, slot: Block, is_slot: Block, V: Num, N: Num, mask: Ptr, sets: Ptr, scale: Ptr, key: Ptr,
+    top: Ptr, total: Ptr, score: Ptr, best: Ptr, TILE: constexpr,
 ) -> None:  # fmt: skip
     """Offer the logits z [ROWS, TILE] of a tile to the slots [ROWS] of its rows."""
     ids = tile * TILE + tl.arange(0, TILE)[None, :]
@@ -84,6 +84,13 @@ def summarise(
         ok |= (ids >= low) & (ids < high)
     for i in tl.static_range(SINGLE, TOP_K):
         ok |= ids == tl.load(m + i, mask=exists, other=-1)
+    sets_at = tl.load(mask + slot * MASK_WIDTH + SET, mask=is_slot, other=-1)
+    if tl.max(sets_at, axis=0) >= 0:
+        for i in tl.static_range(0, TILE, 32):
+            first = tile * TILE + i
+            word = tl.load(sets + sets_at + first // 32, mask=(sets_at >= 0) & (first < V), other=0)
+            is_here = (ids >= first) & (ids < first + 32)
+            ok |= is_here & (((word[:, None] >> (ids % 32)) & 1) != 0)
     is_bad = tl.max((ok & (z != z)).to(tl.int32), axis=1) > 0
     z = tl.where(ok, z, float("-inf"))
     largest = tl.where(is_bad, float("inf"), tl.max(z, axis=1))
@@ -117,7 +124,7 @@ def summarise(
 
 @jit
 def _summary_kernel(
-    logits: Ptr, mask: Ptr, scale: Ptr, key: Ptr, top: Ptr, total: Ptr, score: Ptr, best: Ptr, B: Count, V: Num,
+    logits: Ptr, mask: Ptr, sets: Ptr, scale: Ptr, key: Ptr, top: Ptr, total: Ptr, score: Ptr, best: Ptr, B: Count, V: Num,
     N: Num, row_stride: Num, SLOTS: constexpr, ROWS: constexpr, TILE: constexpr,
 ) -> None:  # fmt: skip
     """One tile of ids of ROWS rows a program."""
@@ -127,12 +134,14 @@ def _summary_kernel(
     place = row.to(tl.int64)[:, None] * row_stride + column[None, :]
     z = tl.load(logits + place, mask=inside, other=float("-inf")).to(tl.float32)
     for i in tl.static_range(SLOTS):
-        summarise(z, tile, row * SLOTS + i, row < B, N, mask, scale, key, top, total, score, best, TILE)
+        summarise(
+            z, tile, row * SLOTS + i, row < B, V, N, mask, sets, scale, key, top, total, score, best, TILE
+        )
 
 
 @jit
 def _pick_kernel(
-    logits: Ptr, mask: Ptr, scale: Ptr, key: Ptr, top: Ptr, total: Ptr, score: Ptr, best: Ptr, hot: Ptr,
+    logits: Ptr, mask: Ptr, sets: Ptr, scale: Ptr, key: Ptr, top: Ptr, total: Ptr, score: Ptr, best: Ptr, hot: Ptr,
     drawn: Ptr, logprob: Ptr, arrived: Ptr, state: Ptr, request: Ptr, caps: Ptr, successor: Ptr, table: Ptr,
     forced: Ptr, output: Ptr, out_logprob: Ptr, B: Count, C: Num, V: Num, N: Num, row_stride: Num,
     SLOTS: constexpr, TILE: constexpr, TILES: constexpr, CHUNK: constexpr, ADVANCE: constexpr,
@@ -161,6 +170,7 @@ def _pick_kernel(
             logits,
             hot + slot * N,
             mask,
+            sets,
             temperature,
             top_p,
             top_k,
@@ -192,7 +202,7 @@ def summary(offers: Offers, draws: Draws, slots: int) -> None:
     """Fill the tiles' offers from offers.logits."""
     num_rows, vocabulary = offers.logits.shape
     launch(
-        _summary_kernel, (cdiv(vocabulary, TILE), cdiv(num_rows, ROWS)), offers.logits, draws.mask,
+        _summary_kernel, (cdiv(vocabulary, TILE), cdiv(num_rows, ROWS)), offers.logits, draws.mask, draws.sets,
         draws.scale, draws.key, offers.top, offers.total, offers.score, offers.best, num_rows, vocabulary,
         offers.top.shape[1], offers.logits.stride(0), SLOTS=slots, ROWS=ROWS, TILE=TILE, num_warps=4,
     )  # fmt: skip
@@ -214,7 +224,7 @@ def pick(
             rows.logprob
         )  # fmt: skip
     launch(
-        _pick_kernel, (num_rows * slots,), offers.logits, draws.mask, draws.scale, draws.key, offers.top,
+        _pick_kernel, (num_rows * slots,), offers.logits, draws.mask, draws.sets, draws.scale, draws.key, offers.top,
         offers.total, offers.score, offers.best, offers.hot, offers.drawn, offers.logprob, offers.arrived,
         *cursor, num_rows, 0 if rows is None else rows.caps.shape[1], vocabulary, offers.top.shape[1],
         offers.logits.stride(0), SLOTS=slots, TILE=TILE, TILES=next_power(offers.top.shape[1]), CHUNK=_CHUNK,

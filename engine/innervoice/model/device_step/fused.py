@@ -26,6 +26,7 @@ class FusedLogits:
         all_ids = Draws.allocate(max_rows, device)
         all_ids.mask.fill_(0)
         all_ids.mask[:, MaskColumn.EXTRA0 : MaskColumn.TOP_K] = -1
+        all_ids.mask[:, MaskColumn.SET] = -1
         all_ids.mask[:, MaskColumn.HIGH0] = vocabulary
         all_ids.scale.copy_(torch.tensor([0.0, 1.0], dtype=torch.float32, device=device))
         all_ids.key.fill_(0)
@@ -34,7 +35,6 @@ class FusedLogits:
 
     def first(self, num_rows: int) -> FusedLogits:
         """The first rows, in the same memory."""
-        draws = Draws(
-            self.all_ids.mask[:num_rows], self.all_ids.scale[:num_rows], self.all_ids.key[:num_rows]
+        return FusedLogits(
+            self.offers.first(num_rows, 1), self.all_ids.first(num_rows), self.stats[:num_rows]
         )
-        return FusedLogits(self.offers.first(num_rows, 1), draws, self.stats[:num_rows])

@@ -13,21 +13,22 @@ from innervoice.types import OutOfCapacity
 from innervoice_kernels.sampling.cursor import Programs
 from innervoice_kernels.sampling.cursor_columns import ProgramColumn
 
-Key = tuple[bytes, bytes, bytes]
+Key = tuple[bytes, ...]
+_PARTS = {"table": "states", "forced": "forced ids", "samplings": "samplings", "sets": "words of sets"}
 
 
 @dataclass(frozen=True)
 class Place:
-    """The place of a program in the store: its first state, forced id and sampling, and the number of each."""
+    """The place of a program in the store: the first state, forced id, sampling and set, and the number of each."""
 
     key: Key
-    offsets: tuple[int, int, int]
-    sizes: tuple[int, int, int]
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
 
     @property
     def columns(self) -> dict[str, int]:
         """As `request_columns` takes them."""
-        return dict(zip(("table", "forced", "samplings"), self.offsets, strict=True))
+        return dict(zip(_PARTS, self.offsets, strict=True))
 
 
 class _Arena:
@@ -57,17 +58,27 @@ class _Arena:
 
 
 class ProgramStore:
-    """Room for states, forced ids and samplings of all programs in use; `tensors` is what the kernels read."""
+    """Room for states, forced ids, samplings and sets of all programs in use; `tensors` is what the kernels read.
+
+    sets: words of 32 ids; by default 99 sets of GLM-4-Voice's vocabulary.
+    """
 
     def __init__(
-        self, device: torch.device, *, states: int = 16384, forced: int = 65536, samplings: int = 1024
+        self,
+        device: torch.device,
+        *,
+        states: int = 16384,
+        forced: int = 65536,
+        samplings: int = 1024,
+        sets: int = 1 << 19,
     ) -> None:
         self.tensors = Programs(
             torch.zeros(states, ProgramColumn.WIDTH, dtype=torch.int32, device=device),
             torch.zeros(forced, dtype=torch.int32, device=device),
             torch.full((samplings, 3), float("nan"), dtype=torch.float32, device=device),
+            torch.zeros(sets, dtype=torch.int32, device=device),
         )
-        self._arenas = [_Arena(size) for size in (states, forced, samplings)]
+        self._arenas = [_Arena(size) for size in (states, forced, samplings, sets)]
         self._places: dict[Key, Place] = {}
         self._users: dict[Key, int] = {}
 
@@ -76,13 +87,12 @@ class ProgramStore:
 
         Raises OutOfCapacity.
         """
-        samplings = sampling_table(program)
-        key = (program.table.tobytes(), program.forced.tobytes(), samplings.tobytes())
+        arrays = (program.table, program.forced, sampling_table(program), program.sets)
+        key = tuple(array.tobytes() for array in arrays)
         if key not in self._places:
-            parts = [torch.from_numpy(part) for part in (program.table, program.forced, samplings)]
-            place = Place(
-                key, self._room([len(part) for part in parts]), (len(parts[0]), len(parts[1]), len(parts[2]))
-            )
+            parts = [torch.from_numpy(array) for array in arrays]
+            sizes = tuple(map(len, parts))
+            place = Place(key, self._room(sizes), sizes)
             for target, part, offset in zip(self._parts, parts, place.offsets, strict=True):
                 target[offset : offset + len(part)].copy_(part, non_blocking=True)
             self._places[key] = place
@@ -99,11 +109,11 @@ class ProgramStore:
 
     @property
     def _parts(self) -> tuple[torch.Tensor, ...]:
-        return self.tensors.table, self.tensors.forced, self.tensors.samplings
+        return tuple(getattr(self.tensors, name) for name in _PARTS)
 
-    def _room(self, sizes: Sequence[int]) -> tuple[int, int, int]:
+    def _room(self, sizes: Sequence[int]) -> tuple[int, ...]:
         found: list[int] = []
-        for arena, size, name in zip(self._arenas, sizes, ("states", "forced ids", "samplings"), strict=True):
+        for arena, size, name in zip(self._arenas, sizes, _PARTS.values(), strict=True):
             begin = arena.take(size)
             if begin is None:
                 for earlier, offset, length in zip(self._arenas, found, sizes, strict=False):
@@ -113,4 +123,4 @@ class ProgramStore:
                     1.0,
                 )
             found.append(begin)
-        return found[0], found[1], found[2]
+        return tuple(found)

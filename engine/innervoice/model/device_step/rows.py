@@ -56,9 +56,9 @@ class DeviceRows:
         self._orders = torch.full((_ORDERS, max_rows), -1, dtype=torch.int32, device=device)
         self._orders[_RESTS] = 0
         self.feed = replace(RowFeed.allocate(max_rows, max_pages, device), rests=self._orders[_RESTS])
-        cursor = Rows.allocate(max_rows, num_caps, device)
-        self.cursor = replace(cursor, lower=self._orders[_LOWER], coming=self._orders[_COMING])
         self.programs = ProgramStore(device)
+        cursor = Rows.allocate(max_rows, num_caps, device, self.programs.tensors.sets)
+        self.cursor = replace(cursor, lower=self._orders[_LOWER], coming=self._orders[_COMING])
         self.groups = FusedGroups.allocate(max_rows, device)
         self._fused: list[tuple[list[int], Fusing]] = []
         self._places: list[Place | None] = [None] * max_rows
