@@ -221,10 +221,10 @@ def quantised(rows: int, dtype: torch.dtype, label: str, *formats: str) -> list[
 def end_of_step(rows: int, dtype: torch.dtype, invariant: bool) -> Call:
     """What may be drawn, the head, the draws, the cursors."""
     meta = torch.device("meta")
-    made = cursor.Rows.allocate(rows, 32, meta)
     programs = cursor.Programs(
         ints(64, ProgramColumn.WIDTH), ints(64), empty(4, 3, dtype=torch.float32), ints(1 << 19)
     )
+    made = cursor.Rows.allocate(rows, 32, meta, programs.sets)
     offers = sample_pick.Offers.allocate(rows, VOCABULARY, cursor.SLOTS, meta)
     x, w = empty(rows, D, dtype=dtype), empty(VOCABULARY, D, dtype=dtype)
 
@@ -267,7 +267,7 @@ def draws(rows: int) -> Call:
     """Logits that are there already."""
     meta = torch.device("meta")
     offers = sample_pick.Offers.allocate(rows, VOCABULARY, cursor.SLOTS, meta)
-    made = cursor.Draws.allocate(rows * cursor.SLOTS, meta)
+    made = cursor.Draws.allocate(rows * cursor.SLOTS, meta, ints(1 << 19))
 
     def run() -> None:
         sample_pick.summary(offers, made, cursor.SLOTS)

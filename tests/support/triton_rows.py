@@ -52,5 +52,6 @@ def allowed_ids(rows: Rows, size: int) -> Tensor:
     ranges, single = m[:, : MaskColumn.EXTRA0], m[:, MaskColumn.EXTRA0 : MaskColumn.TOP_K]
     found = ((ids >= ranges[:, ::2]) & (ids < ranges[:, 1::2])).any(1) | (ids == single).any(1)
     places = masks[:, MaskColumn.SET, None]
+    assert rows.draws.sets is not None, "rows of programs"
     words = rows.draws.sets[(places.clamp(min=0) + ids // 32).clamp(max=len(rows.draws.sets) - 1)]
     return found | ((places >= 0) & ((words >> (ids % 32)) & 1 > 0))

@@ -133,13 +133,13 @@ class Draws:
     """The sampling parameters of each of R slots. Empty masks draw nothing.
 
     mask [R, MaskColumn.WIDTH] int32. scale [R, 2] float32: temperature, top_p. key [R, 3] int64: seed, n, d. sets [*]
-    int32: packed bits of the ids that masks have beside ranges and single ids, those of all slots.
+    int32: packed bits of the ids that masks have beside ranges and single ids, those of all slots; None: they have none.
     """
 
     mask: Tensor
     scale: Tensor
     key: Tensor
-    sets: Tensor
+    sets: Tensor | None = None
 
     @classmethod
     def allocate(cls, slots: int, device: torch.device, sets: Tensor | None = None) -> Draws:
@@ -148,7 +148,7 @@ class Draws:
             torch.empty(slots, MaskColumn.WIDTH, dtype=torch.int32, device=device),
             torch.empty(slots, 2, dtype=torch.float32, device=device),
             torch.empty(slots, 3, dtype=torch.int64, device=device),
-            torch.zeros(1, dtype=torch.int32, device=device) if sets is None else sets,
+            sets,
         )
 
     def first(self, slots: int) -> Draws:

@@ -126,16 +126,16 @@ def _write_draw(
         tl.store(out + _M_END + i, tl.where(is_single, single, ending), mask=exists)
     done = tl.where(guided & (offers != 0), tl.load(request + _R_DONE, mask=exists, other=0), -1)
     tl.store(out + _M_DONE, done, mask=exists)
-    further = tl.load(at + _SET, mask=guided, other=-1)
-    sets = tl.load(request + _R_SETS, mask=exists, other=0)
-    tl.store(out + _M_SET, tl.where(further < 0, -1, sets + further), mask=exists)
+    place = tl.load(at + _SET, mask=guided, other=-1)
+    place += tl.where(place < 0, 0, tl.load(request + _R_SETS, mask=exists, other=0))
+    tl.store(out + _M_SET, place, mask=exists)
     own = tl.load(at + _SAMPLING, mask=guided, other=-1)
-    place = samplings + (tl.load(request + _R_SAMPLINGS, mask=exists, other=0) + own) * 3
+    samplings += (tl.load(request + _R_SAMPLINGS, mask=exists, other=0) + own) * 3
     for i in tl.static_range(2):
         theirs = tl.load(scale + 2 * b + i, mask=exists, other=0.0)
-        value = tl.load(place + i, mask=own >= 0, other=float("nan"))
+        value = tl.load(samplings + i, mask=own >= 0, other=float("nan"))
         tl.store(mask_scale + slot * 2 + i, tl.where(value == value, value, theirs), mask=exists)
-    top_k = tl.load(place + 2, mask=own >= 0, other=float("nan"))
+    top_k = tl.load(samplings + 2, mask=own >= 0, other=float("nan"))
     is_own = top_k == top_k
     theirs = tl.load(request + _R_TOP_K, mask=exists, other=0)
     tl.store(out + _M_TOP_K, tl.where(is_own, tl.where(is_own, top_k, 0.0).to(tl.int32), theirs), mask=exists)
@@ -154,10 +154,8 @@ def prepare_rows(
     s, request = state + b * _STATE_WIDTH, request + b * _REQUEST_WIDTH
     table += tl.load(request + _R_TABLE, mask=exists, other=0) * _TABLE_WIDTH
     caps += b * C
-    floor, reflect = (
-        tl.load(request + _R_FLOOR, mask=exists, other=0),
-        tl.load(request + _R_REFLECT, mask=exists, other=0),
-    )
+    floor = tl.load(request + _R_FLOOR, mask=exists, other=0)
+    reflect = tl.load(request + _R_REFLECT, mask=exists, other=0)
     alive = exists & (tl.load(s + _IS_DONE, mask=exists, other=1) == 0)
     guided = alive & (tl.load(request + _R_IS_GUIDED, mask=exists, other=0) != 0)
     row, count = tl.load(s + _ROW, mask=guided, other=0), tl.load(s + _COUNT, mask=guided, other=0)
@@ -291,10 +289,8 @@ def advance_rows(
     table += tl.load(request + _R_TABLE, mask=exists, other=0) * _TABLE_WIDTH
     forced += tl.load(request + _R_FORCED, mask=exists, other=0)
     caps += b * C
-    floor, reflect = (
-        tl.load(request + _R_FLOOR, mask=exists, other=0),
-        tl.load(request + _R_REFLECT, mask=exists, other=0),
-    )
+    floor = tl.load(request + _R_FLOOR, mask=exists, other=0)
+    reflect = tl.load(request + _R_REFLECT, mask=exists, other=0)
     ending = tl.load(s + _IS_DONE, mask=exists, other=_IDLE)
     alive = exists & (ending == _RUNNING)
     guided = alive & (tl.load(request + _R_IS_GUIDED, mask=exists, other=0) != 0)

@@ -58,9 +58,11 @@ def _touches(
     for i in tl.static_range(SINGLE, TOP_K):
         extra = tl.load(m + i, mask=is_slot, other=-1)
         found |= (extra >= low) & (extra < high)
-    place = tl.load(m + SET, mask=is_slot, other=-1)
-    for i in tl.static_range(0, TILE, 32):
-        found |= tl.load(sets + place + (low + i) // 32, mask=(place >= 0) & (low + i < high), other=0) != 0
+    if sets is not None:
+        place = tl.load(m + SET, mask=is_slot, other=-1)
+        for i in tl.static_range(0, TILE, 32):
+            asked = (place >= 0) & (low + i < high)
+            found |= tl.load(sets + place + (low + i) // 32, mask=asked, other=0) != 0
     return tl.max(found.to(tl.int32), axis=0)
 
 

@@ -217,7 +217,6 @@ def draws_of(draws: Sequence[Draw], device: torch.device) -> Draws:
         torch.tensor(
             [(signed(draw.seed), draw.n, draw.d) for draw in draws], dtype=torch.int64, device=device
         ).reshape(-1, 3),
-        torch.zeros(1, dtype=torch.int32, device=device),
     )
 
 

@@ -30,9 +30,11 @@ def allowed(ids: Block, asked: Block, mask: Ptr, sets: Ptr) -> Block:
         inside |= (ids >= tl.load(mask + i)) & (ids < tl.load(mask + i + 1))
     for i in tl.static_range(SINGLE, TOP_K):
         inside |= ids == tl.load(mask + i)
-    place = tl.load(mask + SET)
-    word = tl.load(sets + place + ids // 32, mask=asked & (place >= 0), other=0)
-    return asked & (inside | (((word >> (ids % 32)) & 1) != 0))
+    if sets is not None:
+        place = tl.load(mask + SET)
+        word = tl.load(sets + place + ids // 32, mask=asked & (place >= 0), other=0)
+        inside |= ((word >> (ids % 32)) & 1) != 0
+    return asked & inside
 
 
 @jit

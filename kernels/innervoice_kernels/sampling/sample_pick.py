@@ -84,21 +84,21 @@ def summarise(
         ok |= (ids >= low) & (ids < high)
     for i in tl.static_range(SINGLE, TOP_K):
         ok |= ids == tl.load(m + i, mask=exists, other=-1)
-    sets_at = tl.load(mask + slot * MASK_WIDTH + SET, mask=is_slot, other=-1)
-    if tl.max(sets_at, axis=0) >= 0:
-        for i in tl.static_range(0, TILE, 32):
-            first = tile * TILE + i
-            word = tl.load(sets + sets_at + first // 32, mask=(sets_at >= 0) & (first < V), other=0)
-            is_here = (ids >= first) & (ids < first + 32)
-            ok |= is_here & (((word[:, None] >> (ids % 32)) & 1) != 0)
+    if sets is not None:
+        place = tl.load(mask + slot * MASK_WIDTH + SET, mask=is_slot, other=-1)
+        if tl.max(place, axis=0) >= 0:
+            word = tl.zeros_like(ids + place[:, None])
+            for i in tl.static_range(0, TILE, 32):
+                first = tile * TILE + i
+                here = tl.load(sets + place + first // 32, mask=(place >= 0) & (first < V), other=0)
+                word = tl.where(ids >= first, here[:, None], word)
+            ok |= ((word >> (ids % 32)) & 1) != 0
     is_bad = tl.max((ok & (z != z)).to(tl.int32), axis=1) > 0
     z = tl.where(ok, z, float("-inf"))
     largest = tl.where(is_bad, float("inf"), tl.max(z, axis=1))
-    place, is_number = slot * N + tile, (largest > float("-inf")) & (largest < float("inf"))
-    tl.store(top + place, largest, mask=is_slot)
-    tl.store(
-        total + place, tl.sum(tl.exp(z - tl.where(is_number, largest, 0.0)[:, None]), axis=1), mask=is_slot
-    )
+    at, is_number = slot * N + tile, (largest > float("-inf")) & (largest < float("inf"))
+    tl.store(top + at, largest, mask=is_slot)
+    tl.store(total + at, tl.sum(tl.exp(z - tl.where(is_number, largest, 0.0)[:, None]), axis=1), mask=is_slot)
     temperature, top_p = (
         tl.load(scale + slot * 2, mask=is_slot, other=0.0),
         tl.load(scale + slot * 2 + 1, mask=is_slot, other=1.0),
@@ -118,8 +118,8 @@ def summarise(
         divisor = tl.where(noisy, temperature, 1.0)[:, None] + tl.zeros_like(z)
         z = tl.where(noisy[:, None], tl.div_rn(z, divisor) + noise, z)
     offered = tl.max(z, axis=1)
-    tl.store(score + place, offered, mask=is_slot)
-    tl.store(best + place, tl.min(tl.where(z == offered[:, None], ids, _NO_ID), axis=1), mask=is_slot)
+    tl.store(score + at, offered, mask=is_slot)
+    tl.store(best + at, tl.min(tl.where(z == offered[:, None], ids, _NO_ID), axis=1), mask=is_slot)
 
 
 @jit
