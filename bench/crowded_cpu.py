@@ -12,12 +12,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import get_args
 
 import torch
 from bench.decode_cpu import FORMATS, SMOLLM2, Ours, Tensors
-from bench.record import Record, cpu_facts, device_name, interleaved, parser, report
+from bench.record import Record, add_append, cpu_facts, device_name, interleaved, parser, report
 
 from innervoice.model.families.llama import load_weights
+from innervoice.model.pages import Activations
 from innervoice.model.quant_source import QuantizingSource
 from innervoice.model.transformer import Transformer
 
@@ -66,14 +68,13 @@ def on_cores(model: Transformer, threads: int, cores: set[int]) -> Callable[[], 
     return run
 
 
-def records(quick: bool) -> Iterator[Record]:
+def records(quick: bool, activations: Activations) -> Iterator[Record]:
     config = replace(SMOLLM2, num_layers=2) if quick else SMOLLM2
     to = FORMATS["int8"]
     assert to is not None
-    model = Transformer(
-        config,
-        load_weights(config, QuantizingSource(Tensors(config, None), replace(to, head=True)), torch.bfloat16),
-    )
+    source = QuantizingSource(Tensors(config, None), replace(to, head=True))
+    weights = load_weights(config, source, torch.bfloat16).for_inputs(activations, in_place=True)
+    model = Transformer(config, weights)
     torch.set_num_threads(1)
     cores = os.sched_getaffinity(0)
     busy = Busy(max(cores))
@@ -94,16 +95,21 @@ def records(quick: bool) -> Iterator[Record]:
     for shape, (threads, _) in cases.items():
         yield Record.of(
             "decode on a crowded CPU", f"{shape}, {STEPS} tokens", times[shape], unit="ms", device=device_name("cpu"),
-            dtype="int8", peer=times["alone"], peer_name="1 thread, quiet", threads=threads, bytes=model.weights.num_bytes,
-            details={"cpu": cpu_facts()},
+            dtype=f"int8, inputs {activations}", peer=times["alone"], peer_name="1 thread, quiet", threads=threads,
+            bytes=model.weights.num_bytes, details={"cpu": cpu_facts()},
         )  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> None:
-    options = parser(__doc__).parse_args(argv)
+    arguments = parser(__doc__)
+    arguments.add_argument(
+        "--activations", default="int8", choices=get_args(Activations), help="how inputs are rounded"
+    )
+    add_append(arguments)
+    options = arguments.parse_args(argv)
     if options.device != "cpu" or not hasattr(os, "sched_setaffinity"):
         raise SystemExit("bench.crowded_cpu measures a CPU under Linux: --device cpu")
-    report(records(options.quick), options.json)
+    report(records(options.quick, options.activations), options.json, append=options.append)
 
 
 if __name__ == "__main__":

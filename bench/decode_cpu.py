@@ -270,6 +270,8 @@ class Bench:
         self, name: str, model: Transformer, file: Path | None, threads: int, all_threads: list[int]
     ) -> Iterator[Record]:
         shape = f"{self.name}, {threads} threads"
+        is_named = name in PEERS and self.activations != "int8"
+        dtype = f"{name}, inputs {self.activations}" if is_named else name
         ours = Ours(model, threads)
         num_bytes = model.weights.num_bytes
         prefills: dict[str, Callable[[], object]] = {"ours": ours.prefill}
@@ -311,7 +313,7 @@ class Bench:
             shares = [share * (tokens or 1) for share in times.ratios_to(read_times)]
             yield Record.of(
                 f"{what} on a CPU", f"{shape}, {cases}", times, unit="ms", device=self.device, peer=peer,
-                peer_name=peer_name, goal=goal if tokens else None, dtype=name, threads=threads, bytes=num_bytes,
+                peer_name=peer_name, goal=goal if tokens else None, dtype=dtype, threads=threads, bytes=num_bytes,
                 ratio=None if ratios is None else median(ratios), invalid=read_times.unsteady,
                 details={
                     "activations": self.activations if name in PEERS else None,
@@ -322,14 +324,14 @@ class Bench:
                 },
             )  # fmt: skip
         for count in counts:
-            yield self.read(f"{shape}, beside decode", num_bytes, count, then[f"read {count}"])
+            yield self.read(f"{shape}, beside decode", dtype, num_bytes, count, then[f"read {count}"])
 
-    def read(self, shape: str, num_bytes: int, threads: int, times: Times) -> Record:
+    def read(self, shape: str, dtype: str, num_bytes: int, threads: int, times: Times) -> Record:
         """The bandwidth of the plain read in the rounds of a decode."""
         p10, mid, p90 = (num_bytes / seconds / 1e9 for seconds in (times.p90, times.median, times.p10))
         return Record(
             f"plain read by {threads} threads", shape, "GB/s", self.device, mid, better="higher", n=times.n, median=mid,
-            p10=p10, p90=p90, warmup=times.warmup, bytes=num_bytes, threads=threads, invalid=times.unsteady,
+            p10=p10, p90=p90, warmup=times.warmup, bytes=num_bytes, dtype=dtype, threads=threads, invalid=times.unsteady,
         )  # fmt: skip
 
 
