@@ -8,8 +8,8 @@
 namespace innervoice {
 namespace {
 
-constexpr int kLaneTileRows = 4;       // rows of inputs whose sums registers hold
-constexpr int kLaneVectorsOfRows = 2;  // rows up to which all vectors of a panel are taken together
+constexpr int kLaneTileRows = 6;       // rows of inputs whose sums registers hold
+constexpr int kLaneVectorsOfRows = 6;  // rows up to which all vectors of a panel are taken together
 
 using Bytes = __m256i;
 
