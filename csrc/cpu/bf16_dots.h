@@ -27,6 +27,8 @@ inline __m512bh load_pairs(const std::uint16_t* x, __mmask32 there) {
   return reinterpret_cast<__m512bh>(_mm512_maskz_loadu_epi16(there, x));
 }
 
+// Rows of the weight one after another: so they are one stream, which the processor fetches ahead; the sums of
+// a row and the next overlap.
 template <int kR, int kM>
 struct Bf16Product {
   static void run(const std::uint16_t* w, std::int64_t K, const std::uint16_t* x, std::int64_t ldx, float* y,
@@ -35,15 +37,13 @@ struct Bf16Product {
     for (auto& one : total) {
       for (Vec& v : one) v = zero();
     }
-    const char* ahead = reinterpret_cast<const char*>(w) + bytes_ahead(kR * K * 2);
-    for (std::int64_t k = 0; k < K; k += kShorts) {
-      for (int r = 0; r < kR; ++r, ahead += kLineBytes) prefetch(ahead);
-      const __mmask32 there = K - k >= kShorts ? ~__mmask32{0} : (__mmask32{1} << (K - k)) - 1;
-      __m512bh a[kM];
-      for (int m = 0; m < kM; ++m) a[m] = load_pairs(x + m * ldx + k, there);
-      for (int r = 0; r < kR; ++r) {
-        const __m512bh b = load_pairs(w + r * K + k, there);
-        for (int m = 0; m < kM; ++m) total[m][r] = _mm512_dpbf16_ps(total[m][r], a[m], b);
+    for (int r = 0; r < kR; ++r) {
+      const std::uint16_t* row = w + r * K;
+      for (std::int64_t k = 0; k < K; k += kShorts) {
+        const __mmask32 there = K - k >= kShorts ? ~__mmask32{0} : (__mmask32{1} << (K - k)) - 1;
+        const __m512bh b = load_pairs(row + k, there);
+        for (int m = 0; m < kM; ++m)
+          total[m][r] = _mm512_dpbf16_ps(total[m][r], load_pairs(x + m * ldx + k, there), b);
       }
     }
     store_totals<kR, kM>(total, nullptr, nullptr, y, ldy);
