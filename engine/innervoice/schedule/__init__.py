@@ -14,6 +14,7 @@ make_cursor.py   the cursor of a program, guided or free
 pack.py          programs, requests and positions as the numbers of the device's cursor
 patterns.py      regular expressions and JSON schemas become guides, by outlines-core
 program.py       Segment and Schedule, from Python or JSON
+regex_parts.py   the length of a regular expression, and what no automaton can hold
 replay.py        a schedule over scripted logits
 spelling.py      the ids of tags and texts, and tags of several ids among drawn ones
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -15,13 +14,12 @@ import numpy as np
 from innervoice.schedule.guide import Edges, Guide
 from innervoice.schedule.json_schema import check_schema
 from innervoice.schedule.program import ScheduleError, Segment
+from innervoice.schedule.regex_parts import expanded_length, unsupported
 from innervoice.types import Vocabulary
 
 _MARK = b"\x00"  # what stands behind every pattern that the library is given
 _MOST_GUIDES = 16
 _MOST_EXPANDED = 20_000  # characters of a pattern with its repeats written out
-_REPEAT = re.compile(r"\{(\d+)(?:,(\d*))?\}")
-_PART = re.compile(r"\\[pP]\{[^}]*\}|\\x\{[^}]*\}|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", re.DOTALL)
 
 
 class Patterns:
@@ -55,7 +53,7 @@ class Patterns:
         with self._lock:
             found = self._guides.pop(pattern, None)
             if found is None:
-                _check_length(pattern, name)
+                _check_parts(pattern, name)
                 found = self._made(outlines_core, pattern, name)
             self._guides[pattern] = found
             while len(self._guides) > _MOST_GUIDES:
@@ -77,7 +75,7 @@ class Patterns:
         except ValueError as error:
             raise ScheduleError(
                 f"{name} is {_short(pattern)}, which outlines-core refuses ({str(error)[:200]}): write a regular "
-                "expression without look-around, anchors and back references"
+                "expression in the syntax of Rust's regex"
             ) from None
         start: int = index.get_initial_state()
         edges = _edges(index, start, size)
@@ -152,8 +150,12 @@ def _regex_of(schema: str | Mapping[str, Any], name: str) -> str:
     return made
 
 
-def _check_length(pattern: str, name: str) -> None:
-    """Refuse repeats within repeats that would make an automaton of endless size."""
+def _check_parts(pattern: str, name: str) -> None:
+    """Refuse what no automaton holds, and repeats within repeats that would make one of endless size."""
+    found = unsupported(pattern)
+    if found is not None:
+        what, remedy = found
+        raise ScheduleError(f"{name} is {_short(pattern)}, which has {what}: {remedy}")
     num = expanded_length(pattern)
     if num > _MOST_EXPANDED:
         raise ScheduleError(
@@ -162,33 +164,10 @@ def _check_length(pattern: str, name: str) -> None:
         )
 
 
-def expanded_length(pattern: str) -> int:
-    """About how many characters a regular expression has with its counted repeats written out."""
-    totals, last, place = [0], 0, 0
-    while place < len(pattern):
-        repeat = _REPEAT.match(pattern, place)
-        if repeat is not None:
-            low, high = int(repeat[1]), int(repeat[2] or 0)
-            totals[-1] += last * (max(low, high, 1) - 1)
-            last *= max(low, high, 1)
-            place = repeat.end()
-            continue
-        part = _PART.match(pattern, place)
-        assert part is not None, "any character is a part"
-        place = part.end()
-        if part[0] == "(":
-            totals.append(0)
-        elif part[0] == ")" and len(totals) > 1:
-            last = totals.pop() or 1
-            totals[-1] += last
-        else:
-            last = 1
-            totals[-1] += last
-    return sum(totals)
-
-
 def _unspellable(name: str, pattern: str) -> str:
-    return f"{name} is {_short(pattern)}, a part of which no ids of the vocabulary can spell: use its characters, no anchors"
+    return (
+        f"{name} is {_short(pattern)}, a part of which no ids of the vocabulary can spell: use its characters"
+    )
 
 
 def _short(text: str) -> str:
