@@ -33,6 +33,7 @@ reply_factory.py     a request to an ActiveReply
 reply_table.py       every reply that waits or is in progress, by id and by row of the scheduler's table
 reply_trace.py       the decisions about each reply, and why, as lines of a trace
 request.py           Request: a validated request for one reply
+row_start.py         a reply as a row of the device takes it over
 scheduler/           who runs next
 scheduler_view.py    the facts of replies and sessions in the scheduler's columns
 scoring.py           Scoring: choices whose texts' log-probabilities decide

@@ -34,8 +34,9 @@ class ActiveReply:
     by the codec, before any resampling; skip_samples: the next ones that a paused reply had delivered before.
     playback: the listener's clock. host_pages: keys and values that wait on the host while the reply has no
     pages. device_row: the row of the device's batch whose cursor draws for this reply, None: the host draws;
-    by_host: the device cannot hold this reply. fused: its contexts beside the prompt, None: it has none. in_flight:
-    queued device steps of this reply, whose tokens the host does not know yet.
+    by_host: the device cannot hold this reply. fused: its contexts beside the prompt, None: it has none. is_plain: it has
+    none, and takes no ids from outside. in_flight: queued device steps of this reply, whose tokens the host does not know
+    yet.
     """
 
     request: Request
@@ -63,6 +64,7 @@ class ActiveReply:
         self._own_caps = list(self.cursor.caps)
         self.reply_id = self.request.reply_id
         self.by_host |= self.fused is not None and self.fused.combine is not None
+        self.is_plain = self.fused is None and not self.request.program.takes_ids
 
     @property
     def num_rows(self) -> int:

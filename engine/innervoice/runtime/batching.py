@@ -149,18 +149,18 @@ class BatchBuilder:
                 continue
             if not pages.make_writable(reply.sequence, reply.in_flight):
                 continue
-            num_pages = len(reply.sequence.table.pages)
-            if reply.fused is not None:
-                others = reply.fused.sequences
-                if not all(pages.make_writable(sequence, reply.in_flight) for sequence in others):
+            fused = reply.fused
+            if fused is not None:
+                if not all(pages.make_writable(sequence, reply.in_flight) for sequence in fused.sequences):
                     continue
-                num_pages += sum(len(one.table.pages) for one in others)
                 batch.fused.append(reply)
             served.append(index)
             if reply.device_row is None:
                 batch.by_host.append(reply)
             else:
-                table.columns.pages[index] = num_pages
+                table.columns.pages[index] = len(reply.sequence.table.pages)
+                if fused is not None:
+                    table.columns.pages[index] += sum(len(one.table.pages) for one in fused.sequences)
                 batch.by_device.append(reply)
         table.columns.served_s[served] = now
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 from collections import abc, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,30 +14,24 @@ from typing import Any
 from innervoice.model.device_step import DeviceStep, Emitted, Pending, RowStart
 from innervoice.model.rows import EmbeddingRow
 from innervoice.model.sequence import Sequence
-from innervoice.model.token_role import TokenRole
 from innervoice.runtime.active_reply import ActiveReply
 from innervoice.runtime.decoder import NOTHING, StepBatch, StepResult
 from innervoice.runtime.emitter import Emitter
 from innervoice.runtime.faults import Faults
-from innervoice.runtime.follow import CursorMismatch, follow
+from innervoice.runtime.follow import CursorMismatch, check_alike, follow
 from innervoice.runtime.host_decode import NO_NUMBERS, HostDecode
 from innervoice.runtime.reply_table import ReplyTable
 from innervoice.runtime.reply_trace import ReplyTrace
+from innervoice.runtime.row_start import row_start
 from innervoice.runtime.scheduler import Phase
 from innervoice.runtime.sequence_pages import SequencePages
-from innervoice.schedule import Program, TokenKind
+from innervoice.schedule import Program
 from innervoice.types import OutOfCapacity, Sampling
 from innervoice_kernels.sampling.cursor_columns import Ending
 
 log = logging.getLogger("innervoice")
 
-# A kind for each role, as the reflection weight tells them apart.
-_KINDS = {
-    TokenRole.NEUTRAL: None,
-    TokenRole.HIDDEN: TokenKind.REFLECTION,
-    TokenRole.SPOKEN: TokenKind.SPEECH,
-    TokenRole.CALL: TokenKind.TOOL,
-}
+_RUNNING = Ending.RUNNING
 _GREEDY = Sampling(temperature=0.0, top_k=0, top_p=1.0, seed=0, max_new_tokens=1 << 30, ignore_eos=True)
 
 
@@ -135,7 +129,7 @@ class Overlap:
                 raise OutOfCapacity(f"it takes {len(sequences)} rows of the batch, and {free} are free", 1.0)
             for number, sequence in enumerate(sequences, first):
                 self.device_step.begin(
-                    number, _row_start(reply, sequence, self.device_step.max_model_len - longest)
+                    number, row_start(reply, sequence, self.device_step.max_model_len - longest)
                 )
         except (ValueError, TypeError, OverflowError, OutOfCapacity) as error:
             log.info("reply %s is drawn by the host: %s", reply.reply_id, error)
@@ -273,7 +267,7 @@ class Overlap:
         caps, self._caps = self._caps, {}
         if not (batch.by_device or batch.feeding):
             return 0
-        numbers = [self._rows_of[reply][0].number for reply in drawing]
+        numbers = [_row_of(reply) for reply in drawing]
         granted = [caps.get(reply) for reply in drawing]
         others = {
             reply: [row.number for row in self._rows_of[reply][1:]]
@@ -282,10 +276,10 @@ class Overlap:
         }
         pending = None
         if drawing:
-            self._send_pages([row for reply in drawing for row in self._rows_of[reply]])
             order = dict(zip(numbers, granted, strict=True))
             for reply, further in others.items():
                 order |= dict.fromkeys(further, caps.get(reply))
+            self._send_pages(order)
             self.device_step.rows.order(order)
             pending = self.device_step.step(1 + max(order), begun=batch.begun)
             for reply in drawing:
@@ -297,17 +291,19 @@ class Overlap:
         )
         return len(numbers) + sum(map(len, others.values())) + len(batch.feeding)
 
-    def _send_pages(self, rows: abc.Sequence[_DeviceRow]) -> None:
-        """Send the page tables that changed.
+    def _send_pages(self, numbers: Iterable[int]) -> None:
+        """Send the page tables of these rows that changed.
 
         Published pages stay, but for the last, which may have been shared and copied.
         """
         changed = {}
-        for row in rows:
+        rows = self._rows
+        for number in numbers:
+            row = rows[number]
             table = row.sequence.table
             first = max(min(row.num_fixed, table.num_published) - 1, 0)
             if row.pages[first:] != table.pages[first:]:
-                changed[row.number] = table.pages
+                changed[number] = table.pages
                 row.pages = list(table.pages)
             row.num_fixed = table.num_published
         if changed:
@@ -332,8 +328,10 @@ class Overlap:
                 if reply.device_row is None:
                     continue
                 with self._faults.owning(reply):
-                    further = [by_row.get(one) for one in queued.others[reply]] if reply.fused else ()
-                    self._accept(reply, by_row.get(number), further, cap)
+                    further = (
+                        None if reply.fused is None else [by_row.get(one) for one in queued.others[reply]]
+                    )
+                    self._accept(reply, by_row.get(number), cap, further)
                     self._table.update(reply)
                 if reply.finish is not None:
                     self.leave(reply)
@@ -343,8 +341,8 @@ class Overlap:
         self,
         reply: ActiveReply,
         emitted: Emitted | None,
-        further: abc.Sequence[Emitted | None],
         cap: int | None,
+        further: abc.Sequence[Emitted | None] | None,
     ) -> None:
         """Emit the token that the device drew for a reply. further: what it drew in the reply's other rows."""
         try:
@@ -352,16 +350,15 @@ class Overlap:
                 raise CursorMismatch(
                     "a step of this reply came to nothing on the device, without an end or a page: please report this"
                 )
-            if further and any(one is None or replace(one, row=emitted.row) != emitted for one in further):
-                drawn = [emitted, *further]
-                raise CursorMismatch(f"the contexts of this reply drew {drawn}: please report this")
+            if further is not None:
+                check_alike(emitted, further)
             if emitted.ending is Ending.REFUSED:
                 raise FloatingPointError(NO_NUMBERS)
             if cap is not None:
                 reply.grant(cap)
                 if self._trace.enabled:
                     self._trace.granted(reply, cap)
-            if emitted.ending is Ending.FED and emitted.token < 0:
+            if emitted.token < 0:  # no more than the end of a feed
                 self._hand_over(reply, emitted)
                 return
             emission = follow(reply, emitted)
@@ -373,13 +370,17 @@ class Overlap:
             sequence.num_cached = len(sequence.ids)
         self._pages.publish(sequences)
         self._emitter.emit(reply, emission, emitted.logprob)
-        if reply.finish is None and emitted.ending is Ending.FED:
+        if reply.finish is None and emitted.ending is not _RUNNING:
+            self._end(reply, emitted.ending)
+
+    def _end(self, reply: ActiveReply, ending: Ending) -> None:
+        """Let the host go on with a reply that the device leaves to it; any other end is none of the host's."""
+        if ending is Ending.FED:
             self._hand_over(reply)
-        elif reply.finish is None and emitted.ending is not Ending.RUNNING:
-            self._fail(
-                reply,
-                f"the device ended this reply ({emitted.ending.name}) where the host does not: please report this",
-            )
+            return
+        self._fail(
+            reply, f"the device ended this reply ({ending.name}) where the host does not: please report this"
+        )
 
     def _hand_over(self, reply: ActiveReply, emitted: Emitted | None = None) -> None:
         """Let the host go on with a reply that waits for ids, or that goes on without a feed which is closed.
@@ -414,6 +415,11 @@ class Overlap:
         self._emitter.stop(reply, "error")
 
 
+def _row_of(reply: ActiveReply) -> int:
+    assert reply.device_row is not None, "the host draws for this reply"
+    return reply.device_row
+
+
 def _prompts_result(queued: _QueuedStep) -> StepResult:
     """The result of a step that only fed prompts, once it is over."""
     if queued.ended is None:
@@ -421,21 +427,3 @@ def _prompts_result(queued: _QueuedStep) -> StepResult:
     queued.ended.synchronize()
     took_s = queued.begun.elapsed_time(queued.ended) / 1e3
     return StepResult(prompt_tokens=queued.prompt_tokens, step_s=took_s)
-
-
-def _row_start(reply: ActiveReply, sequence: Sequence, room: int) -> RowStart:
-    """What a row that holds a reply's sequence begins with. room: tokens that the longest one may still get."""
-    sampling, number = reply.request.sampling, reply.number_in(sequence)
-    return RowStart(
-        token=sequence.ids[-1],
-        position=len(sequence.ids) - 1,
-        pages=sequence.table.pages,
-        program=reply.request.program,
-        sampling=replace(sampling, max_new_tokens=min(sampling.max_new_tokens, reply.num_tokens + room)),
-        caps=reply.own_caps,
-        reply=number,
-        log_weight=sequence.log_weights[number],
-        kind=_KINDS[sequence.roles[-1]],
-        cursor=reply.cursor.state,
-        num_tokens=reply.num_tokens,
-    )

@@ -111,12 +111,10 @@ class SchedulerView:
         columns.pages[index] = len(sequence.table.pages)
         columns.hidden_total[index] = reply.num_hidden
         columns.num_drawn[index] = reply.num_tokens
-        waits = reply.cursor.waits and reply.finish is None
-        columns.is_waiting[index] = waits
         if columns.phase[index] == _PREFILL:
-            columns.prompt_left[index] = sequence.num_new - waits
-        if reply.fused is not None:
-            self._add_contexts(index, reply.fused, waits=waits)
+            columns.prompt_left[index] = sequence.num_new
+        if not reply.is_plain:
+            self._update_more(index, reply)
         if reply.finish is None:
             self._look_ahead(index, reply.cursor, reply.num_speech)
         else:
@@ -126,6 +124,15 @@ class SchedulerView:
             columns.is_reflecting[index] = False
         made_s = reply.num_samples / self._sample_rate
         columns.unvoiced_s[index] = max(0.0, reply.num_speech / self._codes_per_s - made_s)
+
+    def _update_more(self, index: int, reply: ActiveReply) -> None:
+        """Write whether a reply waits for ids, whose last token is then not fed, and count its contexts."""
+        columns, waits = self.columns, reply.cursor.waits and reply.finish is None
+        columns.is_waiting[index] = waits
+        if columns.phase[index] == _PREFILL:
+            columns.prompt_left[index] -= waits
+        if reply.fused is not None:
+            self._add_contexts(index, reply.fused, waits=waits)
 
     def _add_contexts(self, index: int, fused: FusedContexts, *, waits: bool) -> None:
         """Count the contexts of a reply beside its prompt."""

@@ -149,13 +149,14 @@ class Cursor:
     @property
     def mask(self) -> Mask:
         """The ids that may be drawn now. Valid while `forced` is None."""
-        if self._walk is not None:
-            return self._walk.mask(self._limit)
         place = self._row << 3 | self.text_done << 2 | self._offers_done << 1 | self._ignore_eos
         found: Mask | None = self._masks[place]
-        if found is None:
-            found = self._masks[place] = self._mask()
-        return found
+        if found is not None:
+            return found
+        if self._walk is not None:  # one of many, which the segment keeps
+            return self._walk.mask(self._limit)
+        made = self._masks[place] = self._mask()
+        return made
 
     @property
     def offered(self) -> tuple[tuple[int, int], ...]:
@@ -232,12 +233,11 @@ class Cursor:
     def draw(self, token: int) -> Emission | None:
         """Take a drawn id. None: it ended the text and is discarded; the next draw uses the same logits."""
         assert token in self.mask, f"{token} is not in the mask of state {self._row}"
-        row, vocabulary = self._rows[self._row], self.program.vocabulary
-        kind = self.kind
+        at, vocabulary = self._row, self.program.vocabulary
+        row, kind, edges = self._rows[at], self._kinds[at], self._edges[at]
         is_discarded = row[_DISCARD] and row[_LOW1] <= token < row[_HIGH1]
         if self._closers and token in self._closers and not is_discarded:
             self.closed |= self._closers[token]
-        edges = self._edges[self._row]
         if kind is _REFLECTION and row[_MISS] != _CHOOSES:
             closes = token == vocabulary.close if edges is None else edges.get(token) == _CLOSES
             if self._walk is not None:
@@ -358,16 +358,16 @@ class Cursor:
         return emission
 
     def _leave_if_spent(self) -> None:
-        endless = self.kind is _SPEECH and self.text_done
         is_spent = self._count >= self._limit
         if self._walk is not None:
-            if self._walk.is_over(self._limit):
-                self.granted[-1] = self._limit if is_spent else UNLIMITED
-                self._enter(self._next(self._row))
-        elif is_spent and not endless:
-            if self.kind is _REFLECTION:
-                self.granted[-1] = self._count
-            self._enter(self._next(self._row))
+            if not self._walk.is_over(self._limit):
+                return
+            self.granted[-1] = self._limit if is_spent else UNLIMITED
+        elif not is_spent or (self.kind is _SPEECH and self.text_done):  # which is endless
+            return
+        elif self.kind is _REFLECTION:
+            self.granted[-1] = self._count
+        self._enter(self._next(self._row))
 
     def _next(self, row: int) -> int:
         return self._rows[row][_NEXT + self.text_done + 2 * self.reflection_done]
@@ -426,9 +426,11 @@ class Cursor:
             self.segment += 1
             self._fresh = False
         skipped, self._num_skipped = self._num_skipped, 0
-        name = None if kind is _END or kind is _TOOL_MARK else self._names[self._row]
+        name = self._names[self._row]
         if kind is _SPEECH or kind is _TRANSCRIPT:
             return Emission(token, kind, self.segment, forced, None, 0, skipped, name, choice, matched, feed)
+        if kind is _END or kind is _TOOL_MARK:
+            return Emission(token, kind, self.segment, forced, None, 0, skipped)
         if kind is _REFLECTION and self._is_capped(self._rows[self._row]):
             cap, spent = self._limit, self._count + 1
             return Emission(token, kind, self.segment, forced, cap, spent, skipped, name, matched=matched)
