@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import abc
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -40,9 +41,8 @@ def make_batch(
     to the device in one copy.
     """
     # Where each sequence begins in the batch, and its pages.
-    starts = [0]
-    for sequence in sequences:
-        starts.append(starts[-1] + sequence.num_new)
+    queries = [sequence.num_new for sequence in sequences]
+    starts = [0, *accumulate(queries)]
     pages = [sequence.table.pages for sequence in sequences]
     width = width or max(map(len, pages))
     page_table = np.array([held + [0] * (width - len(held)) for held in pages], np.int32)
@@ -52,7 +52,7 @@ def make_batch(
     _C.fill_slots(page_table, query_start, context_len, page_size, slots)
     positions = np.array([t for s in sequences for t in range(s.num_cached, s.end)], np.int64)
     ids = np.array([i for s in sequences for i in s.ids[s.num_cached : s.end]], np.int64)
-    last = np.array(query_start[1:] - 1, np.int64)
+    last = np.array([start - 1 for start in starts[1:]], np.int64)
     key_tags = np.zeros(starts[-1], np.int32)
     arrays: list[NDArray[Any]] = [ids, key_tags, last, positions, slots, page_table, query_start, context_len]
     # The reflection weight: tags and weights only where some reply has one.
@@ -62,7 +62,6 @@ def make_batch(
         arrays.append(np.array([tag for _, tag in query_tags], np.int32))
         arrays.append(np.array([sequence.log_weights[tag] for sequence, tag in query_tags], np.float32))
     there = to_device(arrays, device)
-    queries = np.diff(query_start)
     attention = AttentionInputs(
         positions=there[3],
         slots=there[4],
@@ -71,8 +70,8 @@ def make_batch(
         context_len=there[7],
         query_tag=there[8] if len(there) > 8 else None,
         log_weight=there[9] if len(there) > 9 else None,
-        min_queries=int(queries.min()),
-        max_queries=int(queries.max()),
+        min_queries=min(queries),
+        max_queries=max(queries),
     )
     fed = (token for s in sequences for token in s.ids[s.num_cached : s.end])
     return Batch(there[0], there[1], there[2], attention, _rows(fed, device))

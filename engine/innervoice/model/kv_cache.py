@@ -56,6 +56,13 @@ class KVCache:
         else:
             store_kv_fp8(k, v, *pages, self.k_scale[layer], self.v_scale[layer], slots)
 
+    def tag(self, slots: Tensor, tags: Tensor) -> None:
+        """Note for tokens at slots [T] int64 the reply whose reflection each holds, tags [T] int32."""
+        if self.key_tag.device.type == "cpu":  # by NumPy, which is ready for few numbers sooner
+            self.key_tag.numpy().reshape(-1)[slots.numpy()] = tags.numpy()
+        else:
+            self.key_tag.view(-1)[slots] = tags
+
     def copy_page(self, source: int, target: int) -> None:
         """Copy what one page holds of all layers to another."""
         for pages in (self.k, self.v, self.k_scale, self.v_scale):

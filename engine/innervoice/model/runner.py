@@ -163,7 +163,7 @@ class ModelRunner:
         """The batch of a forward pass, behind which its tokens are cached."""
         batch = make_batch(sequences, self.page_size, self.device, self._width)
         with self._tracer.span("forward", rows=len(sequences), tokens=len(batch.ids)):
-            self.kv.key_tag.view(-1)[batch.attention.slots] = batch.key_tag
+            self.kv.tag(batch.attention.slots, batch.key_tag)
             yield batch
         for sequence in sequences:
             sequence.num_cached = sequence.end
