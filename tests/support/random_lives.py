@@ -163,6 +163,8 @@ class Lives(RuleBasedStateMachine):
         self.world.worker.call(lambda core: None)  # a cancellation on its way comes first
         state = core.registry.known(session)
         busy, before = state.busy, list(state.sequence.ids)
+        reply = None if busy is None else core.table.find(busy)
+        drawn = 0 if reply is None else reply.in_flight  # by the device, and read by the interruption
         played_s = None if played > 6 else min(played, state.last.playback.sent_s if state.last else 0.0)
         if busy is None and state.last is None:
             with pytest.raises(ValueError, match="has not replied"):
@@ -173,7 +175,7 @@ class Lives(RuleBasedStateMachine):
         )
         sequence = state.sequence
         assert state.busy is None and heard.history_tokens == state.num_tokens
-        assert Counter(sequence.ids) - Counter(before) == Counter()
+        assert (Counter(sequence.ids) - Counter(before)).total() <= drawn
         assert sequence.num_cached <= len(sequence.ids) and (
             cut == "speech" or heard.unheard_text_tokens == 0
         )
