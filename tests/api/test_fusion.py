@@ -124,7 +124,14 @@ def test_refusals(engine: Engine) -> None:
     refused("fusion is given without contexts", fusion=Fusion.pragmatic())
     refused("takes 2 contexts, and there are 3", contexts=[Ids([1]), Ids([2])], fusion=Fusion.guidance(2.0))
     refused("has 2 values for 3 contexts", contexts=[Ids([1])] * 2, fusion=Fusion.pragmatic(prior=(0.5, 0.5)))
-    refused("outside the vocabulary", contexts=[Ids([10**6])], fusion=Fusion.guidance(2.0))
+    two = Fusion.guidance(2.0)
+    refused("contexts[0]: prompt id 1000000 is outside the vocabulary", contexts=[Ids([10**6])], fusion=two)
+    refused("contexts[1]: the prompt has no ids", contexts=[Ids([1]), Ids([])], fusion=Fusion.pragmatic())
+    refused(
+        "contexts[0]: the prompt has 600 tokens and the cache holds 512",
+        contexts=[Ids([1] * 600)],
+        fusion=two,
+    )
     many = [Ids([1])] * engine.parts.core.max_rows
     refused("takes as many rows, and there are", contexts=many, fusion=Fusion.pragmatic())
     with (

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from innervoice.model.rows import EmbeddingRow, rows_among
 from innervoice.types import Vocabulary
@@ -31,3 +32,16 @@ def check_prompt_ids(ids: Sequence[int], vocabulary: Vocabulary, hidden_size: in
             raise ValueError(
                 f"prompt id {int(i)} stands for a row of a recording and has none: give the recording, or its rows"
             )
+
+
+def context_ids(
+    contexts: Iterable[Any], ids_of: Callable[[Any], Sequence[int]]
+) -> tuple[tuple[int, ...], ...]:
+    """The ids of a reply's further contexts. Raises ValueError, which names the one that is refused."""
+    made = []
+    for number, context in enumerate(contexts):
+        try:
+            made.append(tuple(ids_of(context)))
+        except ValueError as error:
+            raise ValueError(f"contexts[{number}]: {error}") from None
+    return tuple(made)

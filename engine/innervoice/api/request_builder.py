@@ -11,11 +11,11 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from innervoice.api.fed_items import fed_ids, feeds_of
 from innervoice.api.options import with_changes
-from innervoice.api.prompt_ids import check_prompt_ids
+from innervoice.api.prompt_ids import check_prompt_ids, context_ids
 from innervoice.api.tool_choice import read_tool_choice
 from innervoice.checkpoint.model_config import GenerationConfig
 from innervoice.codec.audio import SampleRate, naming, read_audio
@@ -183,7 +183,7 @@ class RequestBuilder:
         if session_id is not None:
             raise ValueError("a session's reply has one context: use Engine.stream for a reply of several")
         fusion.check(1 + len(contexts))
-        return tuple(self._checked(self._prompt_ids(cast(Prompt, one), options)) for one in contexts)
+        return context_ids(contexts, lambda one: self._checked(self._prompt_ids(one, options)))
 
     def spoken_head(self, codes: Sequence[int], system: str | None, *, first: bool) -> list[int]:
         """The beginning of a turn's prompt whose recording begins with these codes.
