@@ -225,6 +225,36 @@ def test_items_keep_their_ids_and_their_order(context: ServerContext) -> None:
     run(work())
 
 
+def test_an_id_that_is_used_again_at_once_was_deleted_before(context: ServerContext) -> None:
+    async def work() -> None:
+        async with connected(context) as client:
+            await greeted(client)
+            client.say("one", id="a", role="assistant")
+            await client.until("conversation.item.done")
+            gate = asyncio.Event()
+
+            async def wait() -> None:
+                await gate.wait()
+
+            [connection] = context.live
+            connection._hosted.conversation.scope.lane.put(wait)  # type: ignore[attr-defined]
+            client.send("conversation.item.truncate", item_id="a", content_index=0, audio_end_ms=0)
+            client.send("conversation.item.delete", item_id="a")
+            client.say("two", id="a")
+            client.send("conversation.item.delete", item_id="a")
+            client.say("three", id="a")
+            await client.settle(0.05)
+            gate.set()
+            client.send("conversation.item.retrieve", item_id="a")
+            last = await client.until("conversation.item.retrieved")
+            assert last["item"]["content"][0]["text"] == "three"
+            told = [kind for kind in client.types() if kind.endswith(("item.added", "item.deleted"))]
+            added, deleted = "conversation.item.added", "conversation.item.deleted"
+            assert told == [added, deleted, added, deleted, added]
+
+    run(work())
+
+
 def test_a_greeting_needs_no_user(context: ServerContext) -> None:
     async def work() -> None:
         async with connected(context) as client:

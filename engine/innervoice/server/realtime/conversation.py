@@ -51,6 +51,7 @@ class Conversation:
             conversation_id=new_id("conv"),
             expires_at=int(time.time() + server.options.max_session_s),
         )
+        self._leaving: set[str] = set()  # ids of deleted items of which the client has not heard yet
         self.replies = Replies(self.scope, self._on_idle)
         self.turns = UserTurns(self.scope, self.replies)
         self._pass_instructions()
@@ -177,6 +178,7 @@ class Conversation:
         if item.role == "user":
             self.replies.note_turn(any(part.audio for part in item.content))
         scope.remember_sound(item)
+        self._say_deleted(item.id)  # of an earlier item with this id
         scope.announce(item, previous)
 
     def _retrieve_item(self, event: events.ItemRetrieve) -> None:
@@ -241,7 +243,13 @@ class Conversation:
             self._put(stop_and_delete, event.event_id)
         else:
             scope.history.remove(scope.items.delete(id))
-            self._when_settled(lambda: scope.send(server_events.item_deleted(id)), event.event_id)
+            self._leaving.add(id)
+            self._when_settled(lambda: self._say_deleted(id), event.event_id)
+
+    def _say_deleted(self, id: str) -> None:
+        if id in self._leaving:
+            self._leaving.remove(id)
+            self.scope.send(server_events.item_deleted(id))
 
     def _truncate_item(self, event: events.ItemTruncate) -> None:
         scope, id = self.scope, event.item_id
@@ -258,7 +266,8 @@ class Conversation:
 
         async def run() -> None:
             await self.replies.stopped(id)
-            if was_running and id not in scope.items:
+            found = scope.items.find(id)
+            if found is not item and (was_running or found is not None):
                 raise _no_item_to_cut(id)
             kept_ms = await scope.history.truncate(id, event.audio_end_ms)
             scope.send(server_events.item_truncated(id, event.content_index, round(kept_ms)))
