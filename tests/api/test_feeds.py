@@ -182,6 +182,9 @@ def test_refusals(engine: Engine) -> None:
     full.put(Ids([1]))
     with pytest.raises(TimeoutError, match=r"has had no room for 0\.01 s"):
         full.put(1, timeout_s=0.01)
+    for wait in (float("nan"), "1 s", -1):
+        with pytest.raises(ValueError, match="timeout_s is"):
+            full.put(1, timeout_s=wait)
     for wrong in ({"maxsize": 0}, {"timeout_s": 0}):
         with pytest.raises(ValueError, match="must be"):
             Feed(**wrong)

@@ -106,9 +106,18 @@ def test_pages_run_out_and_come_back(tiny_dir: Path) -> None:
 
 
 def test_a_function_that_fails_ends_its_reply_alone(engine: Engine) -> None:
-    for wrong in (lambda logits: logits, lambda logits: 3, lambda logits: 1 // 0):
+    def silent(logits: Any) -> Any:
+        raise KeyError
+
+    def blank(value: float) -> Any:
+        return lambda logits: logits[0] * 0 + value
+
+    numbers = (blank(float(one)) for one in ("nan", "inf", "-inf"))
+    for wrong in (lambda logits: logits, lambda logits: 3, lambda logits: 1 // 0, silent, *numbers):
         beside = engine.stream(Ids(OTHER), schedule="stitch_s", sampling=SAMPLING, realtime=False)
-        with pytest.raises(RequestFailed, match=r"must give one row|a step of this reply failed"):
+        with pytest.raises(
+            RequestFailed, match=r"must give one row|a step of this reply failed: \w|must be a finite number"
+        ):
             ids_of(engine, [PROMPT, OTHER], Fusion.of(wrong))
         assert [i for e in beside.reply().events if isinstance(e, TokenEvent) for i in e.ids]
     engine.parts.core.check_integrity()
@@ -143,6 +152,9 @@ def test_refusals(engine: Engine) -> None:
         lambda: Fusion.contrast(alpha=0.0),
         lambda: Fusion.pragmatic(beta=-1.0),
         lambda: Fusion("mean"),
+        lambda: Fusion("function"),
+        lambda: Fusion("guidance", 2.0, combine=sum),
+        lambda: Fusion.of(3),  # type: ignore[arg-type]
     ):
         with pytest.raises(ValueError, match=r"Fusion\."):
             make()

@@ -15,7 +15,17 @@ import transformers
 from chat_files import save
 from family_models import make
 
-from innervoice import Engine, Ids, Sampling, Schedule, ScheduleError, Segment, Text, TokenEvent
+from innervoice import (
+    Engine,
+    Feed,
+    Ids,
+    Sampling,
+    Schedule,
+    ScheduleError,
+    Segment,
+    Text,
+    TokenEvent,
+)
 
 GREEDY = Sampling(temperature=0, max_new_tokens=24)
 THINK = Schedule(
@@ -67,6 +77,11 @@ def test_hidden_text_without_marks(engine: Engine) -> None:
         engine.stream(Text("hello"), schedule=THINK.with_changes(tokens={}))
     with pytest.raises(ScheduleError, match="no speech codebook"):
         engine.stream(Text("hello"), schedule="interleaved")
+    fed = THINK.with_changes(prologue=(Segment("fed", 2, voice_as="speech", feed="codes"),))
+    with pytest.raises(ScheduleError, match="no speech codebook"):
+        engine.stream(Text("hello"), schedule=fed, feeds={"codes": Feed()})
+    with pytest.raises(ScheduleError, match="add a transcript"):
+        engine.stream(Text("hello"), schedule=THINK.with_changes(cycle=(Segment("reflection", 3),)))
 
 
 def test_free_decoding_equals_transformers(engine: Engine, folder: Path) -> None:

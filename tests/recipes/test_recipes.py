@@ -107,6 +107,8 @@ def check_aptness(made: dict[str, Any]) -> None:
     events, labels = made["events"], made["labels"]
     assert [name for name in parts(events) if name] == ["draft", "examples", "strategy", "rewrite"]
     shown = "".join(e.text for e in tokens(events, "examples"))
+    # A draft that closes itself before its budget is spent.
+    assert len(made["answer"]("Say yes.")[1]) == 3
     assert len(labels) == 3 and sum(text in labels for text in made["STORE"]) == 2
     assert all(f"({label}) {text}" in shown for text, label in labels.items())
     assert {f" {label}\n" for label in labels.values()} <= set(made["STRATEGIES"])

@@ -28,7 +28,7 @@ class Faults:
     def fail(self, reply: ActiveReply, error: BaseException) -> None:
         """Take no more of a reply: its end is an error, and sound that is not made yet is left out."""
         log.warning("reply %s failed", reply.reply_id, exc_info=error)
-        reply.error = f"a step of this reply failed: {error or type(error).__name__}"
+        reply.error = f"a step of this reply failed: {str(error) or type(error).__name__}"
         reply.finish = "error"
         self._failed.append(reply)
 

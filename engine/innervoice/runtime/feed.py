@@ -9,9 +9,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import Annotated, Self
 
-from innervoice.fields import AtLeastOne, Seconds, checked
+from innervoice.fields import AtLeastOne, Limits, Seconds, checked
 from innervoice.runtime.event_queue import Waiters, resume
 from innervoice.types import FeedClosed, Ids, Text, TokenEvent
 
@@ -22,6 +22,11 @@ the codes of its speech.
 
 _NO_PUT = "the feed is closed: open another reply with a new Feed"
 _OVER = "the reply that this feed belongs to is over: it takes nothing more"
+
+
+@checked
+def _read_timeout(timeout_s: Annotated[float, Limits(0, is_finite=False)]) -> float:
+    return timeout_s
 
 
 class Feed:
@@ -51,6 +56,8 @@ class Feed:
         Raises FeedClosed once the feed is closed or its reply is over, TimeoutError, and ValueError for what the
         reply cannot take.
         """
+        if timeout_s is not None:
+            timeout_s = _read_timeout(timeout_s)
         with self._changed:
             has_room = self._changed.wait_for(self._takes, timeout_s)
             if not has_room:

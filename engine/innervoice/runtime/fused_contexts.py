@@ -82,6 +82,10 @@ class FusedContexts:
         if not isinstance(made, Tensor) or made.shape != logits.shape[1:]:
             found = tuple(made.shape) if isinstance(made, Tensor) else shown(made)
             raise RequestFailed(f"the fusion gave {found}: it must give one row of {logits.shape[1]} logits")
+        if not math.isfinite(best := float(made.max())):
+            raise RequestFailed(
+                f"the largest logit that the fusion gave is {best}: it must be a finite number"
+            )
         return made.to(logits)
 
     def release(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from innervoice.fields import Length, Limits, read_fields
+from innervoice.fields import Length, Limits, read_fields, shown
 
 _Share = Annotated[float, Limits(above=0, most=1)]
 
@@ -31,6 +31,9 @@ class Fusion:
         object.__setattr__(self, "combine", None)
         read_fields(self, "Fusion.")
         object.__setattr__(self, "combine", combine)
+        if (self.kind == "function") != callable(combine):
+            needs = "is made by Fusion.of(function)" if self.kind == "function" else "takes no function"
+            raise ValueError(f"Fusion.combine is {shown(combine)}: fusion {self.kind!r} {needs}")
         if self.kind == "contrast" and not 0 < self.alpha <= 1:
             raise ValueError(f"Fusion.alpha is {self.alpha}: a contrast's must be above 0 and at most 1")
 

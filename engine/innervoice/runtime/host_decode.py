@@ -207,7 +207,7 @@ class HostDecode:
         for reply in batch.by_host:
             for error in [failed[id(one)] for one in reply.sequences if id(one) in failed][:1]:
                 with self._faults.owning(reply):
-                    reply.error = f"a step of this reply failed: {error}"
+                    reply.error = f"a step of this reply failed: {str(error) or type(error).__name__}"
                     self._emitter.stop(reply, "error")
         broken = {id(sequence) for sequence in batch.feeding if id(sequence) in failed}
         if not broken:

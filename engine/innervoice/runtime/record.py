@@ -31,8 +31,11 @@ def request_line(request: Request, model: str, history: SessionSnapshot | None =
     if request.fusion is not None:
         made["contexts"] = [list(ids) for ids in request.contexts]
         made["fusion"] = {
-            **asdict(replace(request.fusion, combine=None)),
+            "kind": request.fusion.kind,
+            "alpha": request.fusion.alpha,
+            "beta": request.fusion.beta,
             "prior": list(request.fusion.prior),
+            "combine": None,
         }
     made = with_rows_written(made)
     return made | ({} if history is None else {"history": replace(history, model=model).to_dict()})

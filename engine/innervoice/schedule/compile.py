@@ -217,9 +217,10 @@ def _check(schedule: Schedule, vocabulary: Vocabulary, spelling: Spelling) -> No
     kinds = {segment.kind for segment in schedule.cycle} - {"fed"}
     if not kinds - {"reflection"} or (kinds <= {"reflection", "transcript"} and schedule.has("speech")):
         raise ScheduleError(
-            "schedule.cycle: nothing can run in it once text and reflection are finished and feeds closed; add speech"
+            "schedule.cycle: nothing can run in it once text and reflection are finished and feeds closed; add "
+            + ("a transcript" if vocabulary.speech is None else "speech")
         )
-    if schedule.has("speech") and vocabulary.speech is None:
+    if vocabulary.speech is None and any(s.kind == "speech" or s.voice_as == "speech" for _, s in named):
         raise ScheduleError(
             "the schedule has speech but no speech codebook is known: load a speech tokenizer or a decoder"
         )

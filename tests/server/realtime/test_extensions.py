@@ -108,15 +108,27 @@ def thought(n: int, budget: ReflectionBudget | None, **fields: Any) -> Reflectio
     return Reflection(reply_id="r", index=n, t=0.1 * n, segment=1, ids=[n], budget=budget, **fields)
 
 
+def made_extensions(sent: list[dict[str, Any]]) -> ReplyExtensions:
+    kinds = frozenset({"reflection", "timeline"})
+    return ReplyExtensions("resp", "item", kinds, lambda event, is_delta: sent.append(event), 12.5)
+
+
+def test_a_hidden_choice_opens_has_its_name_and_says_what_was_chosen() -> None:
+    sent: list[dict[str, Any]] = []
+    made = made_extensions(sent)
+    made.take(thought(1, None, text="sad", name="emotion"))
+    made.take(thought(2, None, text="ness", name="emotion", forced=True, choice="sadness"))
+    made.take(Transcript(reply_id="r", index=3, t=0.5, segment=2, ids=[9], text="a"))
+    assert [one["type"].removeprefix("innervoice.") for one in sent] == [
+        "reflection.started", *["reflection.delta"] * 2, "reflection.done", "segment",
+    ]  # fmt: skip
+    assert {one["name"] for one in sent} == {"emotion"} and sent[0]["cap"] is None
+    assert [one.get("choice") for one in sent] == [None, None, *["sadness"] * 3]
+
+
 def test_budgets_are_sent_as_they_are_set_and_lowered() -> None:
     sent: list[dict[str, Any]] = []
-    made = ReplyExtensions(
-        "resp",
-        "item",
-        frozenset({"reflection", "timeline"}),
-        lambda event, is_delta: sent.append(event),
-        12.5,
-    )
+    made = made_extensions(sent)
     made.take(thought(1, ReflectionBudget(40, 0, 1.5)))
     assert [one["type"] for one in sent] == ["innervoice.reflection.started"]
     assert sent[0] | {"cap": 40, "spent": 0, "reserve_ms": 1500, "t_ms": 100.0} == sent[0]

@@ -27,6 +27,7 @@ class _Segment:
     text: str = ""
     budget: ReflectionBudget | None = None
     opening: ReflectionBudget | None = None
+    has_opened: bool = False
 
     def take(self, event: TokenEvent) -> None:
         """Count an event of this segment."""
@@ -87,12 +88,11 @@ class ReplyExtensions:
         if event.budget is not None and event.budget.num_skipped and "reflection" in self.kinds:
             self._send_skipped(event.t, event.budget)
         segment = self._segment
-        has_begun = segment.opening is not None
         segment.take(event)
         if isinstance(event, Speech):
             self._num_codes += len(event.ids)
         if isinstance(event, Reflection) and "reflection" in self.kinds:
-            self._reflect(segment, event, is_opening=not has_begun and segment.opening is not None)
+            self._reflect(segment, event)
 
     def end(self, usage: Usage | None) -> None:
         """Close the last segment, and send the figures of the reply; None: it was stopped before there were any."""
@@ -112,14 +112,15 @@ class ReplyExtensions:
                 reflection_caps=[None if cap >= UNLIMITED else cap for cap in usage.reflection_caps],
             )
 
-    def _reflect(self, segment: _Segment, event: Reflection, *, is_opening: bool) -> None:
-        """Send the budget of a reflection that opens, and its text."""
+    def _reflect(self, segment: _Segment, event: Reflection) -> None:
+        """Send the budget of a reflection that opens, none of a choice, and its text; injected text opens nothing."""
         segment.text += event.text
-        if is_opening:
+        if not segment.has_opened and (segment.opening is not None or not event.forced):
+            segment.has_opened = True
             fields = {"segment": segment.number, "t_ms": _ms(event.t), **segment.called, **segment.thought}
             self._send("innervoice.reflection.started", True, **fields)
         if event.text:
-            fields = {"segment": segment.number, "delta": event.text}
+            fields = {"segment": segment.number, "delta": event.text, **segment.called}
             if event.budget is not None:
                 fields |= segment.thought | {"reserve_ms": round(1e3 * event.budget.reserve_s)}
             self._send("innervoice.reflection.delta", True, **fields)
