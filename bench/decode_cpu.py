@@ -387,7 +387,7 @@ def main(argv: list[str] | None = None) -> None:
         options.llama_python,
         options.quick,
         options.activations,
-        prefills=3 if options.large else 7,
+        prefills=5 if options.large else 7,
     )
     with tempfile.TemporaryDirectory() as folder:
         made = bench.records(Path(folder), options.formats, options.threads)
