@@ -380,18 +380,18 @@ def main(argv: list[str] | None = None) -> None:
         check_python(options.llama_python)
     file = None if options.large else smollm2_file()
     name = "llama-1b random" if options.large else "smollm2-135m" if file else "smollm2-135m shape, random"
-    bench = Bench(
-        name,
-        LARGE if options.large else SMOLLM2,
-        file,
-        options.llama_python,
-        options.quick,
-        options.activations,
-        prefills=5 if options.large else 7,
-    )
     with tempfile.TemporaryDirectory() as folder:
-        made = bench.records(Path(folder), options.formats, options.threads)
-        report(made, options.json, append=options.append)
+
+        def made() -> Iterator[Record]:
+            """Loading is part of it, so that an interruption meets no record yet."""
+            config = LARGE if options.large else SMOLLM2
+            prefills = 5 if options.large else 7
+            bench = Bench(
+                name, config, file, options.llama_python, options.quick, options.activations, prefills
+            )
+            yield from bench.records(Path(folder), options.formats, options.threads)
+
+        report(made(), options.json, append=options.append)
 
 
 if __name__ == "__main__":

