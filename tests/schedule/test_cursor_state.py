@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from random_schedules import VOCABULARY, schedules
 
@@ -87,7 +87,17 @@ def test_a_cursor_goes_on_from_its_state(cursor: Cursor | FreeCursor, seed: int)
     assert twin.state == cursor.state
 
 
+DONE_BEHIND_ONE_LEFT_OUT: dict[str, Any] = {
+    "cycle": [
+        {"kind": "forced", "as": "reflection", "ids": [0, 0]},
+        {"kind": "forced", "as": "reflection", "ids": [0, 0, 0]},
+        ["reflection", 3], ["reflection", 1], ["reflection", 1], ["speech", 1],
+    ],
+}  # fmt: skip
+
+
 @settings(max_examples=100, deadline=None)
+@example(given_schedule=DONE_BEHIND_ONE_LEFT_OUT, caps=[0, 0, 0], seed=0)
 @given(given_schedule=schedules(), caps=st.lists(st.integers(0, 4), max_size=6), seed=st.integers(0, 2**32))
 def test_emissions_say_what_each_reflection_may_have_and_has_had(
     given_schedule: dict[str, Any], caps: list[int], seed: int

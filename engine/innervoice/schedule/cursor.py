@@ -247,7 +247,8 @@ class Cursor:
                 return self._end_reflection(token)
         if self._offers_done and token == vocabulary.done:
             self._offers_done, self.reflection_done = False, True
-            return Emission(token, _DONE, self.segment, forced=False)
+            skipped, self._num_skipped = self._num_skipped, 0
+            return Emission(token, _DONE, self.segment, False, None, 0, skipped)
         if is_discarded:
             self.finish_text()
             return None
@@ -422,9 +423,8 @@ class Cursor:
         matched: int = 0,
         feed: str | None = None,
     ) -> Emission:
-        if self._fresh:
-            self.segment += 1
-            self._fresh = False
+        self.segment += self._fresh
+        self._fresh = False
         skipped, self._num_skipped = self._num_skipped, 0
         name = self._names[self._row]
         if kind is _SPEECH or kind is _TRANSCRIPT:
