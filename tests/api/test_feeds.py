@@ -171,6 +171,8 @@ def test_refusals(engine: Engine) -> None:
     refused("feeds holds 'else'", feeds={"text": Feed(), "else": Feed()})
     refused("the feed 'text' was given id 999999, outside the vocabulary", feeds={"text": filled(999999)})
     refused("the feed 'text'", feeds={"text": filled({"a": 1})})
+    refused("the feed 'text' has a lone surrogate", feeds={"text": filled("so \ud800")})
+    refused("give (samples, rate)", feeds={"text": filled(np.zeros(800, np.float32))})
     spoken = Schedule(prologue=(Segment("fed", 2, voice_as="speech", feed="text"),), cycle=SPOKEN.cycle[1:])
     refused("outside speech ids", schedule=spoken, feeds={"text": filled(1)})
     feed = filled("so ")

@@ -66,6 +66,14 @@ def test_the_likeliest_text_is_chosen_and_its_log_probabilities_are_those_of_the
     assert replay(engine, RecordedReply.load(tmp_path / "scored.jsonl")).mismatch is None
 
 
+def test_texts_that_do_not_fit_the_model_are_not_compared(engine: Engine) -> None:
+    pick = Segment("choice", choices=((5,), (8, *[9] * 600)), pick="scored")
+    schedule = Schedule(prologue=(pick,), cycle=(Segment("transcript", 3), Segment("speech", 4)))
+    reply = engine.generate(Ids([1, 2, 3]), schedule=schedule, sampling=SAMPLING, realtime=False)
+    assert (reply.finish_reason, reply.ids) == ("length", [])
+    engine.parts.core.check_integrity()
+
+
 def test_a_cancelled_reply_leaves_no_page_and_sessions_go_on(engine: Engine) -> None:
     with engine.open_session(sampling=SAMPLING, realtime=False) as session:
         first = session.reply(Ids([1, 2, 3] * 20), schedule=scored()).reply()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
 
-from innervoice.fields import FieldType
+from innervoice.fields import Encodable, FieldType
 from innervoice.model.text import TextTokenizer, ids_within
 from innervoice.model.text.dialogue import SpokenCodes
 from innervoice.runtime.feed import Feed, FeedItem
@@ -69,7 +69,7 @@ def fed_ids(requests: ItemReader, name: str, is_spoken: bool, item: FeedItem) ->
         ids = [speech[0] + code for code in item.codes.tolist()]
     elif isinstance(item, Text | TokenEvent | str):
         text = item if isinstance(item, str) else item.text
-        requests.check_text(text, where)
+        requests.check_text(FieldType.of(Annotated[str, Encodable()]).read(text, where), where)
         ids = ids_within(requests.tokenizer, text)
     elif isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], np.ndarray):
         codes = requests.part(item)
@@ -77,6 +77,8 @@ def fed_ids(requests: ItemReader, name: str, is_spoken: bool, item: FeedItem) ->
         ids = [speech[0] + code for code in codes.codes]
     elif isinstance(item, Ids):
         ids = item.ids
+    elif isinstance(item, np.ndarray) and item.dtype.kind == "f":
+        raise ValueError(f"{where} was given samples without their rate: give (samples, rate)")
     else:
         ids = FieldType.of(TokenIds).read(item if isinstance(item, Iterable) else [item], where)
     low, high = speech if is_spoken else (0, vocabulary.size)

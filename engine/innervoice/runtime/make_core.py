@@ -122,7 +122,7 @@ def make_core(
         speech_step=SpeechStep(table, speech, completion, outbox, faults, trace, costs, settings),
         feeding=FeedStep(table, decoder, emitter, completion, faults),
         probing=probing,
-        scoring=Scoring(probing, table, emitter, completion, faults),
+        scoring=Scoring(probing, table, emitter, completion, faults, max_model_len),
         outbox=outbox,
         faults=faults,
         trace=trace,

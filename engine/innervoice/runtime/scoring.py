@@ -20,8 +20,15 @@ class Scoring:
     """Scores the texts of the choices that replies wait for, one reply after another."""
 
     def __init__(
-        self, probing: Probing, table: ReplyTable, emitter: Emitter, completion: Completion, faults: Faults
+        self,
+        probing: Probing,
+        table: ReplyTable,
+        emitter: Emitter,
+        completion: Completion,
+        faults: Faults,
+        max_model_len: int,
     ) -> None:
+        self._max_model_len = max_model_len
         self._probing = probing
         self._table = table
         self._emitter = emitter
@@ -50,14 +57,18 @@ class Scoring:
 
     def _next(self) -> ActiveReply | None:
         """Begin with the first reply that waits for scores; None: none does."""
-        for reply in self._table.fed:
+        for reply in list(self._table.fed):
             cursor = reply.cursor
             waits = isinstance(cursor, Cursor) and cursor.waits and cursor.feed_name is None
             if waits and reply.device_row is None and reply.finish is None:
                 sequence = reply.sequence
+                texts = list(cursor.program.scores[cursor.row])
+                if len(sequence.ids) + max(map(len, texts)) > self._max_model_len:
+                    self._completion.stop(reply, "length")  # they cannot be compared
+                    continue
                 self._question = ProbedPrompt.of(
                     sequence.columns(len(sequence.ids)),
-                    list(cursor.program.scores[cursor.row]),
+                    texts,
                     TokenRole.of(cursor.kind),
                     reply.number,
                     tuple(sequence.log_weights),

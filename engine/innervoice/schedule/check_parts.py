@@ -16,6 +16,10 @@ _LIMITED = ("reflection", *_SPOKEN)
 def check_names(schedule: Schedule, wheres: Sequence[str]) -> None:
     """Refuse a name that two segments have, and a limit that fits no segment. wheres: of the segments in order."""
     names = [segment.name for segment in schedule.segments]
+    for where, segment in zip(wheres, schedule.segments, strict=True):
+        for field, value in (("name", segment.name), ("feed", segment.feed)):
+            if value is not None and not value.strip():
+                raise ScheduleError(f"{where}.{field} is {value!r}: give it a name, or leave it out")
     for name, number in Counter(name for name in names if name is not None).items():
         if number > 1:
             first, second = [where for where, own in zip(wheres, names, strict=True) if own == name][:2]

@@ -28,6 +28,7 @@ from innervoice.types import Sampling
 
 KINDS = ("reflection", "transcript", "speech", "forced", "tool", "choice", "fed")
 MOST_SEGMENTS = 2**16
+_Spelled = Annotated[str, Encodable()] | tuple[Count, ...]
 TOKEN_NAMES = ("open", "close", "done", "end_of_turn", "tool_open", "tool_close")
 
 
@@ -58,12 +59,12 @@ class Segment:
     ids: tuple[Count, ...] = ()
     sampling: Sampling | None = None
     voice_as: Annotated[str, Choices(KINDS[:3])] = "reflection"
-    name: Annotated[str | None, Length(256)] = None
-    open: str | tuple[Count, ...] | None = None
-    close: str | tuple[Count, ...] | None = None
+    name: Annotated[str | None, Encodable(), Length(256)] = None
+    open: _Spelled | None = None
+    close: _Spelled | None = None
     stop: Annotated[tuple[Count, ...], Length(64)] = ()
-    choices: Annotated[tuple[str | tuple[Count, ...], ...], Length(4096)] = ()
-    feed: Annotated[str | None, Length(256)] = None
+    choices: Annotated[tuple[_Spelled, ...], Length(4096)] = ()
+    feed: Annotated[str | None, Encodable(), Length(256)] = None
     pick: Literal["drawn", "scored"] = "drawn"
     pattern: Annotated[str | None, Encodable(), Length(2**16)] = None
     schema: Mapping[str, Any] | str | None = None
