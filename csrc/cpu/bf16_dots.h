@@ -27,8 +27,8 @@ inline __m512bh load_pairs(const std::uint16_t* x, __mmask32 there) {
   return reinterpret_cast<__m512bh>(_mm512_maskz_loadu_epi16(there, x));
 }
 
-// Rows of the weight one after another: so they are one stream, which the processor fetches ahead; the sums of
-// a row and the next overlap.
+// Rows of the weight one after another: so they are one stream, which the processor fetches ahead; the sums
+// of a row and the next overlap.
 template <int kR, int kM>
 struct Bf16Product {
   static void run(const std::uint16_t* w, std::int64_t K, const std::uint16_t* x, std::int64_t ldx, float* y,
