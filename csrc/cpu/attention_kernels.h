@@ -57,9 +57,14 @@ template <typename Number>
 inline void find_tile(const PagedKeys& keys, std::int64_t first, std::int64_t count, std::int64_t head_dim,
                       std::int64_t width, Number* room, KeyTile<Number>& tile) {
   const auto bytes = static_cast<std::size_t>(head_dim) * sizeof(Number);
-  for (std::int64_t j = 0; j < count; ++j) {
-    const std::int64_t position = first + j, offset = position % keys.page_size;
-    const std::int64_t page = keys.pages[position / keys.page_size];
+  std::int64_t offset = first % keys.page_size;
+  const std::int32_t* pages = keys.pages + first / keys.page_size;
+  for (std::int64_t j = 0; j < count; ++j, ++offset) {
+    if (offset == keys.page_size) {
+      offset = 0;
+      ++pages;
+    }
+    const std::int64_t page = *pages;
     const std::int64_t at = page * keys.page_stride + offset * keys.token_stride;
     tile.k[j] = static_cast<const Number*>(keys.k) + at;
     tile.v[j] = static_cast<const Number*>(keys.v) + at;
@@ -131,10 +136,13 @@ inline void add_values(const float* weights, const float* decay, const Number* c
 // scores[0 .. seen) become exp(score - largest of all so far), the rest up to a vector 0. Returns what the
 // sums so far are to be multiplied with.
 inline float weigh(float* scores, std::int64_t seen, float& largest, float& total) {
-  float most = largest;
-  for (std::int64_t j = 0; j < seen; ++j) most = scores[j] > most ? scores[j] : most;
   const std::int64_t whole = (seen + kLanes - 1) / kLanes * kLanes;
-  for (std::int64_t j = seen; j < whole; ++j) scores[j] = most;
+  for (std::int64_t j = seen; j < whole; ++j) scores[j] = -INFINITY;
+  Vec most_of = set1(largest);
+  for (std::int64_t j = 0; j < whole; j += kLanes) most_of = max(load(scores + j), most_of);
+  float lanes[kLanes], most = largest;
+  store(lanes, most_of);
+  for (const float one : lanes) most = one > most ? one : most;
   for (std::int64_t j = 0; j < whole; j += kLanes) store(scores + j, exp(add(load(scores + j), set1(-most))));
   for (std::int64_t j = seen; j < whole; ++j) scores[j] = 0.0f;
   Vec part = zero();

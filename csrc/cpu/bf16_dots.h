@@ -57,9 +57,10 @@ struct Bf16Body {
   float* y;
   std::int64_t ldy;
   template <int kR, int kM>
-  void operator()(std::int64_t n, std::int64_t m) const {
-    const auto* weights = static_cast<const std::uint16_t*>(w.row(n));
-    Bf16Product<kR, kM>::run(weights, w.columns, x.bf16 + m * x.ld, x.ld, y + m * ldy + n - first, ldy);
+  void operator()(WeightRows n, std::int64_t m) const {
+    static_assert(kStreams == 1);
+    const auto* weights = static_cast<const std::uint16_t*>(w.row(n.first));
+    Bf16Product<kR, kM>::run(weights, w.columns, x.bf16 + m * x.ld, x.ld, y + m * ldy + n.first - first, ldy);
   }
 };
 

@@ -47,8 +47,9 @@ inline void add_pairs(const std::uint16_t* w, std::int64_t ldw, const float* x, 
 }
 
 template <int kR, int kM>
-inline void bf16_rows(const std::uint16_t* w, std::int64_t K, const float* x, std::int64_t ldx, float* y,
-                      std::int64_t ldy) {
+inline void bf16_rows(const std::uint16_t* w, std::int64_t K, std::int64_t step, const float* x,
+                      std::int64_t ldx, float* y, std::int64_t ldy) {
+  const std::int64_t ldw = step * K;
   Vec total[2][kM][kR];
   for (auto& chain : total) {
     for (auto& row : chain) {
@@ -58,21 +59,21 @@ inline void bf16_rows(const std::uint16_t* w, std::int64_t K, const float* x, st
   const char* ahead = reinterpret_cast<const char*>(w) + bytes_ahead(kR * K * 2);
   std::int64_t k = 0;
   for (; k + 2 * kPairs <= K; k += 2 * kPairs) {
-    for (int r = 0; r < kR; ++r, ahead += kLineBytes) prefetch(ahead);
-    add_pairs<kR, kM>(w + k, K, x + k, ldx, total);
-    add_pairs<kR, kM>(w + k + kPairs, K, x + k + kPairs, ldx, total);
+    ahead = fetch_lines<kR>(ahead, step);
+    add_pairs<kR, kM>(w + k, ldw, x + k, ldx, total);
+    add_pairs<kR, kM>(w + k + kPairs, ldw, x + k + kPairs, ldx, total);
   }
-  for (; k + kPairs <= K; k += kPairs) add_pairs<kR, kM>(w + k, K, x + k, ldx, total);
+  for (; k + kPairs <= K; k += kPairs) add_pairs<kR, kM>(w + k, ldw, x + k, ldx, total);
   if (k < K) {
     std::uint16_t last[kR * kPairs] = {};
     for (int r = 0; r < kR; ++r)
-      std::memcpy(last + r * kPairs, w + r * K + k, static_cast<std::size_t>(K - k) * 2);
+      std::memcpy(last + r * kPairs, w + r * ldw + k, static_cast<std::size_t>(K - k) * 2);
     add_pairs<kR, kM>(last, kPairs, x + k, ldx, total);
   }
   for (int m = 0; m < kM; ++m) {
     for (int r = 0; r < kR; ++r) total[0][m][r] = add(total[0][m][r], total[1][m][r]);
   }
-  store_totals<kR, kM>(total[0], nullptr, nullptr, y, ldy);
+  store_totals<kR, kM>(total[0], nullptr, nullptr, y, ldy, step);
 }
 
 struct Bf16Body {
@@ -82,9 +83,9 @@ struct Bf16Body {
   float* y;
   std::int64_t ldy;
   template <int kR, int kM>
-  void operator()(std::int64_t n, std::int64_t m) const {
-    bf16_rows<kR, kM>(static_cast<const std::uint16_t*>(w.row(n)), w.columns, x.x + m * x.ldx, x.ldx,
-                      y + m * ldy + n - first, ldy);
+  void operator()(WeightRows n, std::int64_t m) const {
+    bf16_rows<kR, kM>(static_cast<const std::uint16_t*>(w.row(n.first)), w.columns, n.step, x.x + m * x.ldx,
+                      x.ldx, y + m * ldy + n.first - first, ldy);
   }
 };
 

@@ -213,11 +213,10 @@ inline void product_of_many(const Weight& w, std::int64_t first, std::int64_t la
   if (w.group == 128) Int4Tiles<128>::run(w, first, last, x, M, y, ldy, memory);
 }
 
-// Eight floats at once leave no gain to int4 codes of 16 bits: a sum takes two operations, and each group its
-// own.
+// Where there are vectors: so many rows have the bits of few.
 inline std::int64_t panel_floats(const Weight& w) {
-  const bool is_faster = w.kind == WeightKind::kInt8 ? kIsFused : w.kind == WeightKind::kInt4 && kLanes == 16;
-  return is_faster ? CodePanel::floats(w) : 0;
+  const bool is_quantised = w.kind == WeightKind::kInt8 || w.kind == WeightKind::kInt4;
+  return kIsFused && is_quantised ? CodePanel::floats(w) : 0;
 }
 
 }  // namespace

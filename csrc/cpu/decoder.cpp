@@ -23,7 +23,8 @@ namespace {
 constexpr std::int64_t kMostTokens = 256;  // that pass through the layers together
 constexpr std::int64_t kOutputs = 32;      // that a thread takes at a time
 constexpr std::int64_t kPiecesAThread = 3;
-constexpr std::int64_t kLogits = 256;
+constexpr std::int64_t kLogits = 256;        // that a thread takes at a time
+constexpr std::int64_t kLogitsOfFew = 2048;  // of few rows
 
 void check(bool holds, const std::string& message) {
   if (!holds) throw std::invalid_argument(message);
@@ -173,30 +174,46 @@ struct Decoder::Work {
     for (std::int64_t d = 0; d < size; ++d) bf16[d] = bf16_of_float(head[d]);
   }
 
-  // Norm, queries, keys, values, their norms and rotation; a piece of work is a head. Ends in a meeting.
+  // Norm, queries, keys, values, their norms and rotation; a piece of work is some heads. Ends in a meeting.
   void project(Member& me, Thread& mine, std::size_t index, const DecoderBatch& batch,
                const DecoderPages& pages, std::int64_t begin, std::int64_t count) {
     const DecoderLayer& layer = model.layers[index];
     const std::int64_t H = model.num_heads, G = model.num_kv_heads, size = model.head_dim;
     const ProductSource from =
         products.source(me, mine.ready, layer.qkv, norm(me, mine, layer.attention_norm, x, count), D, count);
-    me.for_each(H + 2 * G, 1, [&](std::int64_t head, std::int64_t) {
-      if (count <= kFewRows) fetch_pages(model, batch, pages, index, head, H + 2 * G, me.num_threads());
-      const bool is_query = head < H, is_value = head >= H + G;
-      float* y = is_query ? heads + head * size : mine.attention.floats(count * size);
-      const std::int64_t ldy = is_query ? num_outputs : size;
-      products.multiply(mine.product, from, head * size, (head + 1) * size, y, ldy);
-      const float* norm_weight = is_value ? nullptr : is_query ? layer.q_norm : layer.k_norm;
-      for (std::int64_t m = 0; m < count; ++m) {
-        float* row = y + m * ldy;
-        if (layer.qkv_bias != nullptr) {
-          for (std::int64_t d = 0; d < size; ++d) row[d] += layer.qkv_bias[head * size + d];
+    const std::int64_t grain = count <= kFewRows ? heads_of_piece(me, H + 2 * G) : 1;
+    me.for_each(H + 2 * G, grain, [&](std::int64_t first, std::int64_t last) {
+      if (count <= kFewRows) {
+        for (std::int64_t head = first; head < last; ++head)
+          fetch_pages(model, batch, pages, index, head, H + 2 * G, me.num_threads());
+      }
+      const std::int64_t ldy = (last - first) * size;
+      float* y = mine.attention.floats(count * ldy);
+      products.multiply(mine.product, from, first * size, last * size, y, ldy);
+      for (std::int64_t head = first; head < last; ++head) {
+        const bool is_query = head < H, is_value = head >= H + G;
+        const float* norm_weight = is_value ? nullptr : is_query ? layer.q_norm : layer.k_norm;
+        for (std::int64_t m = 0; m < count; ++m) {
+          float* row = y + m * ldy + (head - first) * size;
+          if (layer.qkv_bias != nullptr) {
+            for (std::int64_t d = 0; d < size; ++d) row[d] += layer.qkv_bias[head * size + d];
+          }
+          if (norm_weight != nullptr) kernels.rms_norm(row, norm_weight, model.norm_eps, size, row);
+          if (!is_value) rotate(row, m);
+          if (!is_query) {
+            keep(pages, index, is_value, (head - H) % G, batch.slots[begin + m], row);
+          } else {
+            std::memcpy(heads + m * num_outputs + head * size, row,
+                        static_cast<std::size_t>(size) * sizeof(float));
+          }
         }
-        if (norm_weight != nullptr) kernels.rms_norm(row, norm_weight, model.norm_eps, size, row);
-        if (!is_value) rotate(row, m);
-        if (!is_query) keep(pages, index, is_value, (head - H) % G, batch.slots[begin + m], row);
       }
     });
+  }
+
+  static std::int64_t heads_of_piece(const Member& me, std::int64_t num_heads) {
+    const std::int64_t pieces = me.num_threads() == 1 ? 1 : kPiecesAThread * me.num_threads();
+    return (num_heads + pieces - 1) / pieces;
   }
 
   void attend(Thread& mine, const AttentionPlan& plan, const AttentionPiece& piece, std::size_t layer,
@@ -260,14 +277,22 @@ struct Decoder::Work {
     for (std::int64_t d = 0; d < size; ++d) y[d] /= total;
   }
 
+  // Outputs of a piece for few rows: these wait for memory wherever a piece begins, so that pieces are as
+  // long as a fair share among threads allows.
+  static std::int64_t grain_of(const Member& me, std::int64_t width) {
+    const std::int64_t pieces = me.num_threads() == 1 ? 1 : kPiecesAThread * me.num_threads();
+    return (width + pieces * kOutputs - 1) / (pieces * kOutputs) * kOutputs;
+  }
+
   // x += from W^T, a few outputs a piece. Ends in a meeting.
   void add_product(Member& me, Thread& mine, const Weight& w, const float* from, std::int64_t count) {
     const ProductSource inputs = products.source(me, mine.ready, w, from, w.columns, count);
-    me.for_each(D, kOutputs, [&](std::int64_t first, std::int64_t last) {
-      float* y = mine.out.floats(count * kOutputs);
-      products.multiply(mine.product, inputs, first, last, y, kOutputs);
+    const std::int64_t grain = count <= kFewRows ? grain_of(me, D) : kOutputs;
+    me.for_each(D, grain, [&](std::int64_t first, std::int64_t last) {
+      float* y = mine.out.floats(count * grain);
+      products.multiply(mine.product, inputs, first, last, y, grain);
       for (std::int64_t m = 0; m < count; ++m) {
-        for (std::int64_t n = first; n < last; ++n) x[m * D + n] += y[m * kOutputs + n - first];
+        for (std::int64_t n = first; n < last; ++n) x[m * D + n] += y[m * grain + n - first];
       }
     });
   }
@@ -275,13 +300,6 @@ struct Decoder::Work {
   ExpertLayer experts_of(const DecoderLayer& layer) const {
     return {layer.router,   layer.gate_up, layer.down, model.num_used_experts, model.normalizes_experts,
             layer.ffn_norm, model.norm_eps};
-  }
-
-  // Outputs of a piece of gates, with as many of what they open, which lie far away: few rows wait for memory
-  // wherever a piece begins, so that pieces are as long as a fair share among threads allows.
-  static std::int64_t grain_of(const Member& me, std::int64_t width) {
-    const std::int64_t pieces = me.num_threads() == 1 ? 1 : kPiecesAThread * me.num_threads();
-    return (width + pieces * kOutputs - 1) / (pieces * kOutputs) * kOutputs;
   }
 
   void feed_forward(Member& me, Thread& mine, const DecoderLayer& layer, std::int64_t count) {
@@ -319,9 +337,9 @@ struct Decoder::Work {
   // The ids whose logits are wanted, in pieces.
   void cut_outputs(const DecoderBatch& batch) {
     output_pieces.clear();
+    const std::int64_t grain = batch.num_wanted <= kFewRows ? kLogitsOfFew : kLogits;
     const auto cut = [&](std::int64_t first, std::int64_t last) {
-      for (; first < last; first += kLogits)
-        output_pieces.emplace_back(first, std::min(first + kLogits, last));
+      for (; first < last; first += grain) output_pieces.emplace_back(first, std::min(first + grain, last));
     };
     if (batch.num_outputs < 0) return cut(0, model.output.rows);
     for (std::int64_t i = 0; i < batch.num_outputs; ++i) cut(batch.outputs[2 * i], batch.outputs[2 * i + 1]);

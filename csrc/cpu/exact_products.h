@@ -35,10 +35,10 @@ struct Int4Numbers {
 
 // The columns [k, end) of kR rows of a weight and of kM rows of inputs: whole vectors of them.
 template <typename Numbers, int kR, int kM, std::size_t... kRows>
-inline std::int64_t add_exact(const Weight& w, std::int64_t n, std::int64_t g, std::int64_t k,
-                              std::int64_t end, const float* x, std::int64_t ldx, Vec (&total)[kM][kR],
+inline std::int64_t add_exact(const Weight& w, WeightRows n, std::int64_t g, std::int64_t k, std::int64_t end,
+                              const float* x, std::int64_t ldx, Vec (&total)[kM][kR],
                               std::index_sequence<kRows...>) {
-  const Numbers rows[kR] = {Numbers(w, n + static_cast<std::int64_t>(kRows), g)...};
+  const Numbers rows[kR] = {Numbers(w, n.first + static_cast<std::int64_t>(kRows) * n.step, g)...};
   for (; k + kLanes <= end; k += kLanes) {
     Vec a[kM];
     for (int m = 0; m < kM; ++m) a[m] = load(x + m * ldx + k);
@@ -59,18 +59,19 @@ struct ExactBody {
   std::int64_t ldy;
 
   template <int kR, int kM>
-  void operator()(std::int64_t n, std::int64_t m) const {
+  void operator()(WeightRows n, std::int64_t m) const {
     const std::int64_t K = w.columns, span = w.group == 0 ? kLineBytes : w.group;
     const float* from = x.x + m * x.ldx;
     Vec total[kM][kR];
     for (auto& one : total) {
       for (Vec& v : one) v = zero();
     }
-    const char* ahead = static_cast<const char*>(w.row(n)) + bytes_ahead(kR * w.row_bytes());
+    const char* ahead = static_cast<const char*>(w.row(n.first)) + bytes_ahead(kR * w.row_bytes());
     std::int64_t k = 0, fetched = 0;
     for (std::int64_t begin = 0; begin < K; begin += span) {
       const std::int64_t end = begin + span < K ? begin + span : K;
-      for (; fetched < kR * end / Numbers::kCodesInByte; fetched += kLineBytes) prefetch(ahead + fetched);
+      for (; n.step == 1 && fetched < kR * end / Numbers::kCodesInByte; fetched += kLineBytes)
+        prefetch(ahead + fetched);
       k = add_exact<Numbers, kR, kM>(w, n, begin / span, begin, end, from, x.ldx, total,
                                      std::make_index_sequence<kR>());
       if (k < end) add_last<kR, kM>(n, k, end - k, from, total);
@@ -79,21 +80,23 @@ struct ExactBody {
     for (int i = 0; i < kM; ++i) {
       for (int r = 0; r < kR; ++r) {
         const float one = sum(total[i][r]);
-        y[(m + i) * ldy + n - first + r] = Numbers::kCodesInByte == 2 ? one : one * w.scale[n + r];
+        const std::int64_t row = n.first + r * n.step;
+        y[(m + i) * ldy + row - first] = Numbers::kCodesInByte == 2 ? one : one * w.scale[row];
       }
     }
   }
 
   // Columns that do not fill a vector, with zeros behind them.
   template <int kR, int kM>
-  void add_last(std::int64_t n, std::int64_t k, std::int64_t count, const float* from,
+  void add_last(WeightRows n, std::int64_t k, std::int64_t count, const float* from,
                 Vec (&total)[kM][kR]) const {
     for (int r = 0; r < kR; ++r) {
       float numbers[kLanes] = {};
+      const std::int64_t row = n.first + r * n.step;
       for (std::int64_t i = 0; i < count; ++i) {
         numbers[i] = Numbers::kCodesInByte == 2
-                         ? expand_code(w, n + r, k + i)
-                         : static_cast<float>(static_cast<const std::int8_t*>(w.row(n + r))[k + i]);
+                         ? expand_code(w, row, k + i)
+                         : static_cast<float>(static_cast<const std::int8_t*>(w.row(row))[k + i]);
       }
       for (int m = 0; m < kM; ++m) {
         const Tail<float, kLanes> tail(from + m * x.ldx + k, count);

@@ -22,15 +22,29 @@ inline std::int64_t rounded_up(std::int64_t count, std::int64_t block) {
   return (count + block - 1) / block * block;
 }
 
-// How far ahead the weights are fetched: whole blocks of rows. They are fetched in the order of their
-// addresses, whatever the order in which rows side by side are read: memory serves one stream faster than
-// several.
+// Rows of a weight that are multiplied side by side: first, first + step, first + 2 step, ...
+struct WeightRows {
+  std::int64_t first;
+  std::int64_t step = 1;
+};
+
+// How far ahead the weights of a single stream are fetched: whole blocks of rows, in the order of their
+// addresses, whatever the order in which rows side by side are read.
 inline std::int64_t bytes_ahead(std::int64_t block_bytes) { return rounded_up(kBytesAhead, block_bytes); }
 
-// Sums of kR x kM pairs from vectors to y.
+// Streams far apart are left to the processor, which fetches each by itself and is slower where it is told.
+// kLines lines from `ahead` on; returns where they end.
+template <int kLines, typename Byte>
+inline const Byte* fetch_lines(const Byte* ahead, std::int64_t step) {
+  if (step != 1) return ahead;
+  for (int i = 0; i < kLines; ++i) prefetch(ahead + i * kLineBytes);
+  return ahead + kLines * kLineBytes;
+}
+
+// Sums of kR x kM pairs from vectors to y, whose columns are `step` apart as the rows of the weight are.
 template <int kR, int kM>
 inline void store_totals(Vec (&total)[kM][kR], const float* factor, const float* row_scale, float* y,
-                         std::int64_t ldy) {
+                         std::int64_t ldy, std::int64_t step = 1) {
   for (int m = 0; m < kM; ++m) {
     float sums[4];
     if constexpr (kR == 4) {
@@ -40,15 +54,17 @@ inline void store_totals(Vec (&total)[kM][kR], const float* factor, const float*
     }
     for (int r = 0; r < kR; ++r) {
       const float scaled = factor == nullptr ? sums[r] : sums[r] * factor[m];
-      y[m * ldy + r] = row_scale == nullptr ? scaled : scaled * row_scale[r];
+      y[m * ldy + r * step] = row_scale == nullptr ? scaled : scaled * row_scale[r * step];
     }
   }
 }
 
 template <int kR, int kM>
 struct FloatProduct {
-  static void run(const float* w, std::int64_t K, const float* x, std::int64_t ldx, float* y,
-                  std::int64_t ldy) {
+  // Rows of w are `step` of its rows apart.
+  static void run(const float* w, std::int64_t K, std::int64_t step, const float* x, std::int64_t ldx,
+                  float* y, std::int64_t ldy) {
+    const std::int64_t ldw = step * K;
     constexpr int kChains = kR * kM >= 8 ? 1 : 2;
     Vec total[kChains][kM][kR];
     for (auto& chain : total) {
@@ -61,14 +77,14 @@ struct FloatProduct {
     std::int64_t k = 0;
     for (; k + kChains * kLanes <= K; k += kChains * kLanes) {
       if (k * sizeof(float) % kLineBytes == 0) {
-        for (int r = 0; r < kR; ++r, ahead += kLineBytes) prefetch(ahead);
+        ahead = fetch_lines<kR>(ahead, step);
       }
       for (int c = 0; c < kChains; ++c) {
         const std::int64_t place = k + c * kLanes;
         Vec a[kM];
         for (int m = 0; m < kM; ++m) a[m] = load(x + m * ldx + place);
         for (int r = 0; r < kR; ++r) {
-          const Vec b = load(w + r * K + place);
+          const Vec b = load(w + r * ldw + place);
           for (int m = 0; m < kM; ++m) total[c][m][r] = fma(a[m], b, total[c][m][r]);
         }
       }
@@ -78,10 +94,10 @@ struct FloatProduct {
         for (int r = 0; r < kR; ++r) total[0][m][r] = add(total[0][m][r], total[1][m][r]);
       }
     }
-    store_totals<kR, kM>(total[0], nullptr, nullptr, y, ldy);
+    store_totals<kR, kM>(total[0], nullptr, nullptr, y, ldy, step);
     for (; k < K; ++k) {
       for (int r = 0; r < kR; ++r) {
-        for (int m = 0; m < kM; ++m) y[m * ldy + r] += x[m * ldx + k] * w[r * K + k];
+        for (int m = 0; m < kM; ++m) y[m * ldy + r * step] += x[m * ldx + k] * w[r * ldw + k];
       }
     }
   }
@@ -99,10 +115,10 @@ struct Tail {
 
 template <int kR, int kM>
 struct Int8Product {
-  static void run(const Weight& w, std::int64_t n, const Inputs& x, std::int64_t row, float* y,
+  static void run(const Weight& w, WeightRows n, const Inputs& x, std::int64_t row, float* y,
                   std::int64_t ldy) {
-    const std::int64_t K = w.columns;
-    const auto* codes = static_cast<const std::int8_t*>(w.row(n));
+    const std::int64_t K = w.columns, ldw = n.step * K;
+    const auto* codes = static_cast<const std::int8_t*>(w.row(n.first));
     const std::int16_t* a = x.codes + row * x.ld;
     const std::int8_t* ahead = codes + bytes_ahead(kR * K);
     Vec total[kM][kR];
@@ -118,16 +134,16 @@ struct Int8Product {
       std::int64_t k = begin;
       for (; k + kShorts <= end; k += kShorts) {
         if (k % kLineBytes == 0) {
-          for (int r = 0; r < kR; ++r, ahead += kLineBytes) prefetch(ahead);
+          ahead = fetch_lines<kR>(ahead, n.step);
         }
         for (int r = 0; r < kR; ++r) {
-          const Shorts b = widen(codes + r * K + k);
+          const Shorts b = widen(codes + r * ldw + k);
           for (int m = 0; m < kM; ++m) part[m][r] = dot(part[m][r], b, load_shorts(a + m * x.ld + k));
         }
       }
       if (k < end) {
         for (int r = 0; r < kR; ++r) {
-          const Tail<std::int8_t, kShorts> tail(codes + r * K + k, end - k);
+          const Tail<std::int8_t, kShorts> tail(codes + r * ldw + k, end - k);
           const Shorts b = widen(tail.codes);
           for (int m = 0; m < kM; ++m) part[m][r] = dot(part[m][r], b, load_shorts(a + m * x.ld + k));
         }
@@ -136,20 +152,21 @@ struct Int8Product {
         for (int r = 0; r < kR; ++r) total[m][r] = add(total[m][r], to_floats(part[m][r]));
       }
     }
-    store_totals<kR, kM>(total, x.scale + row, w.scale + n, y, ldy);
+    store_totals<kR, kM>(total, x.scale + row, w.scale + n.first, y, ldy, n.step);
   }
 };
 
 // kGroups scales for each kBlocks vectors of codes.
 template <int kR, int kM, int kGroups, int kBlocks, bool kMinimum>
 struct Int4Product {
-  static void run(const Weight& w, std::int64_t n, const Inputs& x, std::int64_t row, float* y,
+  static void run(const Weight& w, WeightRows n, const Inputs& x, std::int64_t row, float* y,
                   std::int64_t ldy) {
-    const std::int64_t bytes = w.row_bytes(), groups = w.num_groups();
-    const auto* codes = static_cast<const std::uint8_t*>(w.row(n));
+    const std::int64_t bytes = w.row_bytes(), groups = w.num_groups(), ldw = n.step * bytes;
+    const std::int64_t ld_scales = n.step * groups;
+    const auto* codes = static_cast<const std::uint8_t*>(w.row(n.first));
     const std::uint8_t* ahead = codes + bytes_ahead(kR * bytes);
-    const std::uint16_t* scales = w.group_scale + n * groups;
-    const std::uint16_t* minima = kMinimum ? w.group_minimum + n * groups : nullptr;
+    const std::uint16_t* scales = w.group_scale + n.first * groups;
+    const std::uint16_t* minima = kMinimum ? w.group_minimum + n.first * groups : nullptr;
     const std::int16_t* a = x.codes + row * x.ld;
     const std::int32_t* sums = x.sums + row * x.ld_sums;
     const std::int64_t blocks = (w.columns + kInt4Block - 1) / kInt4Block, whole = bytes / (kInt4Block / 2);
@@ -165,10 +182,10 @@ struct Int4Product {
       }
       for (std::int64_t block = span * kBlocks; block < blocks && block < (span + 1) * kBlocks; ++block) {
         if (block * (kInt4Block / 2) % kLineBytes == 0) {
-          for (int r = 0; r < kR; ++r, ahead += kLineBytes) prefetch(ahead);
+          ahead = fetch_lines<kR>(ahead, n.step);
         }
         for (int r = 0; r < kR; ++r) {
-          const std::uint8_t* place = codes + r * bytes + block * (kInt4Block / 2);
+          const std::uint8_t* place = codes + r * ldw + block * (kInt4Block / 2);
           const Shorts packed = block < whole ? load_shorts(reinterpret_cast<const std::int16_t*>(place))
                                               : load_first(place, bytes % (kInt4Block / 2));
           const Shorts b0 = nibbles<0>(packed), b1 = nibbles<1>(packed), b2 = nibbles<2>(packed),
@@ -184,10 +201,10 @@ struct Int4Product {
       }
       const std::int64_t g = span * kGroups;
       for (int r = 0; r < kR; ++r) {
-        const Vec scale = spread_halves<kGroups>(scales + r * groups + g, groups - g);
+        const Vec scale = spread_halves<kGroups>(scales + r * ld_scales + g, groups - g);
         for (int m = 0; m < kM; ++m) total[m][r] = fma(scale, to_floats(part[m][r]), total[m][r]);
         if constexpr (kMinimum) {
-          const Vec minimum = spread_halves<kGroups>(minima + r * groups + g, groups - g);
+          const Vec minimum = spread_halves<kGroups>(minima + r * ld_scales + g, groups - g);
           for (int m = 0; m < kM; ++m) {
             const Vec sum = to_floats(load_ints(sums + m * x.ld_sums + span * kLanes));
             total[m][r] = fma(minimum, sum, total[m][r]);
@@ -195,24 +212,24 @@ struct Int4Product {
         }
       }
     }
-    store_totals<kR, kM>(total, x.scale + row, nullptr, y, ldy);
+    store_totals<kR, kM>(total, x.scale + row, nullptr, y, ldy, n.step);
   }
 };
 
-// Calls body<R, M>(first row of w, first row of x) so that all N x M pairs are covered: blocks of kR x kM and
+// Calls body<R, M>(rows of w, first row of x) so that all N x M pairs are covered: blocks of kR x kM and
 // what is left.
 template <int kM, typename Body>
 inline void rows_of_inputs(std::int64_t first, std::int64_t last, std::int64_t m, Body&& body) {
   constexpr int kR = kM == 1 ? 4 : kM == 2 ? 2 : 1;
   std::int64_t n = first;
-  for (; n + kR <= last; n += kR) body.template operator()<kR, kM>(n, m);
-  for (; n < last; ++n) body.template operator()<1, kM>(n, m);
+  for (; n + kR <= last; n += kR) body.template operator()<kR, kM>(WeightRows{n}, m);
+  for (; n < last; ++n) body.template operator()<1, kM>(WeightRows{n}, m);
 }
 
 constexpr std::int64_t kRowsKept = 16;  // rows of w that stay in the first cache for all rows of x
 
 template <typename Body>
-inline void cover(std::int64_t first, std::int64_t last, std::int64_t M, Body&& body) {
+inline void cover_in_order(std::int64_t first, std::int64_t last, std::int64_t M, Body&& body) {
   for (std::int64_t n = first; n < last; n += kRowsKept) {
     const std::int64_t end = n + kRowsKept < last ? n + kRowsKept : last;
     std::int64_t m = 0;
@@ -223,6 +240,27 @@ inline void cover(std::int64_t first, std::int64_t last, std::int64_t M, Body&& 
   }
 }
 
+constexpr std::int64_t kStreamedRows = 2;  // of inputs: more of them are bound by products
+
+// Rows [first, last) of w are cut into kStreams parts that are read side by side: memory and the processor's
+// prefetchers serve several streams faster than one where they lie in pages of their own.
+template <typename Body>
+inline void cover(std::int64_t first, std::int64_t last, std::int64_t M, Body&& body) {
+  const std::int64_t step = (last - first) / kStreams;
+  if (kStreams > 1 && step > 1 && M <= kStreamedRows) {
+    for (std::int64_t n = first; n < first + step; ++n) {
+      if (M == 1) {
+        body.template operator()<kStreams, 1>(WeightRows{n, step}, 0);
+      } else {
+        for (int s = 0; s + 2 <= kStreams; s += 2)
+          body.template operator()<2, 2>(WeightRows{n + s * step, step}, 0);
+      }
+    }
+    first += kStreams * step;
+  }
+  cover_in_order(first, last, M, body);
+}
+
 struct FloatBody {
   const Weight& w;
   std::int64_t first;
@@ -230,9 +268,9 @@ struct FloatBody {
   float* y;
   std::int64_t ldy;
   template <int kR, int kM>
-  void operator()(std::int64_t n, std::int64_t m) const {
-    FloatProduct<kR, kM>::run(static_cast<const float*>(w.row(n)), w.columns, x.x + m * x.ldx, x.ldx,
-                              y + m * ldy + n - first, ldy);
+  void operator()(WeightRows n, std::int64_t m) const {
+    FloatProduct<kR, kM>::run(static_cast<const float*>(w.row(n.first)), w.columns, n.step, x.x + m * x.ldx,
+                              x.ldx, y + m * ldy + n.first - first, ldy);
   }
 };
 
@@ -243,8 +281,8 @@ struct Int8Body {
   float* y;
   std::int64_t ldy;
   template <int kR, int kM>
-  void operator()(std::int64_t n, std::int64_t m) const {
-    Int8Product<kR, kM>::run(w, n, x, m, y + m * ldy + n - first, ldy);
+  void operator()(WeightRows n, std::int64_t m) const {
+    Int8Product<kR, kM>::run(w, n, x, m, y + m * ldy + n.first - first, ldy);
   }
 };
 
@@ -256,8 +294,8 @@ struct Int4Body {
   float* y;
   std::int64_t ldy;
   template <int kR, int kM>
-  void operator()(std::int64_t n, std::int64_t m) const {
-    Int4Product<kR, kM, kGroups, kBlocks, kMinimum>::run(w, n, x, m, y + m * ldy + n - first, ldy);
+  void operator()(WeightRows n, std::int64_t m) const {
+    Int4Product<kR, kM, kGroups, kBlocks, kMinimum>::run(w, n, x, m, y + m * ldy + n.first - first, ldy);
   }
 };
 

@@ -55,10 +55,17 @@ inline Vec scale_by_power(Vec x, Vec n) {
   return _mm256_mul_ps(x, _mm256_castsi256_ps(bits));
 }
 inline Vec round_to_whole(Vec x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-// y[i] = the sum of the lanes of x[i], for four vectors.
+// y[i] = the sum of the lanes of x[i], for four vectors, in the order in which `sum` adds them up: a row's
+// bits are the same beside others.
 inline void store_sums(float* y, const Vec* x) {
-  const Vec pairs = _mm256_hadd_ps(_mm256_hadd_ps(x[0], x[1]), _mm256_hadd_ps(x[2], x[3]));
-  _mm_storeu_ps(y, _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1)));
+  __m128 half[4], quarters[2];
+  for (int i = 0; i < 4; ++i)
+    half[i] = _mm_add_ps(_mm256_castps256_ps128(x[i]), _mm256_extractf128_ps(x[i], 1));
+  for (int i = 0; i < 2; ++i) {
+    const __m128 a = half[2 * i], b = half[2 * i + 1];
+    quarters[i] = _mm_add_ps(_mm_movelh_ps(a, b), _mm_movehl_ps(b, a));
+  }
+  _mm_storeu_ps(y, _mm_hadd_ps(quarters[0], quarters[1]));
 }
 // Rounded to whole numbers of 16 bits.
 inline void store_int16(std::int16_t* y, Vec x) {
@@ -158,6 +165,7 @@ inline Doubles load(const double* x) { return _mm256_loadu_pd(x); }
 inline void store(double* y, Doubles x) { _mm256_storeu_pd(y, x); }
 inline Doubles fma(Doubles a, Doubles b, Doubles c) { return _mm256_fmadd_pd(a, b, c); }
 
+constexpr int kStreams = 4;  // of a weight that are read side by side
 inline void prefetch(const void* x) { _mm_prefetch(static_cast<const char*>(x), _MM_HINT_T0); }
 
 }  // namespace

@@ -162,6 +162,7 @@ inline Doubles load(const double* x) { return _mm512_loadu_pd(x); }
 inline void store(double* y, Doubles x) { _mm512_storeu_pd(y, x); }
 inline Doubles fma(Doubles a, Doubles b, Doubles c) { return _mm512_fmadd_pd(a, b, c); }
 
+constexpr int kStreams = 1;  // of a weight that are read side by side
 inline void prefetch(const void* x) { _mm_prefetch(static_cast<const char*>(x), _MM_HINT_T0); }
 
 }  // namespace

@@ -201,6 +201,7 @@ inline Doubles fma(const Doubles& a, const Doubles& b, const Doubles& c) {
   return y;
 }
 
+constexpr int kStreams = 1;  // of a weight that are read side by side
 inline void prefetch(const void*) {}
 
 }  // namespace

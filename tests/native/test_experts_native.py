@@ -18,7 +18,7 @@ from innervoice_kernels.testing.rule import errors
 
 ISAS = _C.available_isas()
 # Rows, experts, experts of a row, width, width within an expert.
-SIZES = ((1, 1, 1, 5, 3), (3, 9, 4, 40, 33), (2, 17, 2, 65, 31), (70, 3, 2, 64, 96), (90, 8, 8, 32, 64))
+SIZES = ((1, 1, 1, 5, 3), (3, 9, 4, 40, 33), (2, 17, 2, 65, 31), (70, 3, 2, 64, 96), (96, 8, 8, 40, 64))
 
 
 @dataclass(frozen=True)

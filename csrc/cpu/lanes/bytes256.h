@@ -13,8 +13,14 @@ constexpr int kLaneVectorsOfRows = 6;  // rows up to which all vectors of a pane
 
 using Bytes = __m256i;
 
+// Compilers would read twice what is used twice, and add up in an order that needs more registers than there
+// are: x stays where it is.
+inline Bytes kept(Bytes x) {
+  asm("" : "+x"(x));
+  return x;
+}
 inline Bytes load_bytes(const std::uint8_t* x) {
-  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
+  return kept(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
 }
 // The four bytes in every lane.
 inline Bytes spread_four(const std::int8_t* x) {

@@ -25,7 +25,7 @@ inline Ints dot_signed(Ints sum, Signed w, Bytes x) {
 }
 inline Nibbles begin_nibbles(const std::int32_t*) { return _mm256_setzero_si256(); }
 inline Nibbles dot_nibbles(Nibbles sum, Bytes codes, Bytes x) {
-  return _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, x));
+  return kept(_mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, x)));
 }
 inline Ints end_nibbles(Nibbles sum, const std::int32_t* start) {
   return _mm256_add_epi32(_mm256_madd_epi16(sum, _mm256_set1_epi16(1)), _mm256_set1_epi32(*start));

@@ -16,6 +16,7 @@ namespace innervoice {
 namespace {
 
 constexpr int kLanes = 4;
+constexpr int kStreams = 1;            // of a weight that are read side by side
 constexpr int kLaneTileRows = 4;       // rows of inputs whose sums registers hold
 constexpr int kLaneVectorsOfRows = 4;  // rows up to which all vectors of a panel are taken together
 constexpr std::int32_t kMovedBytes = 0;

@@ -14,15 +14,19 @@ namespace {
 constexpr int kVectorsOfPanel = static_cast<int>(kLaneRows) / kLanes;
 constexpr std::int64_t kBytesAhead = 4096;  // that weights are fetched before they are read
 constexpr std::int64_t kLineBytes = 64;
-constexpr std::int64_t kFewRows = 16;                // of inputs that are always taken together
-constexpr std::int64_t kStepBytes = 64;              // of four columns of int8, eight of int4
+constexpr std::int64_t kFewRows = 16;            // of inputs that are always taken together
+constexpr std::int64_t kStreamedRows = 1;        // of inputs for which a weight is read as several streams
+constexpr std::int64_t kLeastStream = 12 << 10;  // bytes of a stream that repay its beginning
+constexpr std::int64_t kStepBytes = 64;          // of four columns of int8, eight of int4
 constexpr std::int64_t kLaneBlockBytes = 256 << 10;  // of inputs that are multiplied with all panels
 
-// kV vectors of a panel's lanes times kM rows of inputs.
-template <int kV, int kM>
+// kV vectors of the lanes of each of kP panels times kM rows of inputs. Panels lie `apart` bytes apart;
+// vector i is of panel i / kV.
+template <int kP, int kV, int kM>
 struct LaneTile {
-  Ints sums[kM][kV];
-  Vec total[kM][kV];
+  static constexpr int kN = kP * kV;
+  Ints sums[kM][kN];
+  Vec total[kM][kN];
 
   LaneTile() {
     for (auto& row : total) {
@@ -30,104 +34,145 @@ struct LaneTile {
     }
   }
 
-  void add_int8(const std::uint8_t* w, const LaneInputs& x, std::int64_t row, std::int64_t block) {
+  // Where vector i of four (int8) or eight columns (int4) stands.
+  static const std::uint8_t* place(const std::uint8_t* w, std::int64_t apart, int i) {
+    return w + i / kV * apart + i % kV * 4 * kLanes;
+  }
+
+  void add_int8(const std::uint8_t* w, std::int64_t apart, const LaneInputs& x, std::int64_t row,
+                std::int64_t block) {
     const std::int8_t* a = x.codes + (row * x.blocks + block) * kLaneColumns;
     const std::int64_t ld = x.blocks * kLaneColumns;
     for (int m = 0; m < kM; ++m) {
-      for (int v = 0; v < kV; ++v) sums[m][v] = begin_signed(x.start + (row + m) * x.blocks + block);
+      for (int i = 0; i < kN; ++i) sums[m][i] = begin_signed(x.start + (row + m) * x.blocks + block);
     }
-    for (std::int64_t k = 0; k < kLaneColumns; k += 4) {
-      Signed codes[kV];
-      for (int v = 0; v < kV; ++v) codes[v] = load_signed(w + k / 4 * kStepBytes + v * 4 * kLanes);
+    // Unrolled, a single row would keep more numbers than there are registers.
+#pragma GCC unroll 1
+    for (std::int64_t k = 0; k < kLaneColumns; k += 4, w += kStepBytes) {
+      if constexpr (kM == 1) {
+        const Bytes four = spread_four(a + k);
+        for (int i = 0; i < kN; ++i)
+          sums[0][i] = dot_signed(sums[0][i], load_signed(place(w, apart, i)), four);
+        continue;
+      }
+      Signed codes[kN];
+      for (int i = 0; i < kN; ++i) codes[i] = load_signed(place(w, apart, i));
       for (int m = 0; m < kM; ++m) {
         const Bytes four = spread_four(a + m * ld + k);
-        for (int v = 0; v < kV; ++v) sums[m][v] = dot_signed(sums[m][v], codes[v], four);
+        for (int i = 0; i < kN; ++i) sums[m][i] = dot_signed(sums[m][i], codes[i], four);
       }
     }
   }
 
-  void add_int4(const std::uint8_t* w, const LaneInputs& x, std::int64_t row, std::int64_t block) {
+  void add_int4(const std::uint8_t* w, std::int64_t apart, const LaneInputs& x, std::int64_t row,
+                std::int64_t block) {
     const std::int8_t* a = x.codes + (row * x.blocks + block) * kLaneColumns;
     const std::int64_t ld = x.blocks * kLaneColumns;
-    Nibbles some[kM][kV];
+    Nibbles some[kM][kN];
     for (int m = 0; m < kM; ++m) {
-      for (int v = 0; v < kV; ++v) some[m][v] = begin_nibbles(x.start + (row + m) * x.blocks + block);
+      for (int i = 0; i < kN; ++i) some[m][i] = begin_nibbles(x.start + (row + m) * x.blocks + block);
     }
-    for (std::int64_t k = 0; k < kLaneColumns; k += 8) {
-      Bytes low[kV], high[kV];
-      for (int v = 0; v < kV; ++v)
-        split(load_bytes(w + k / 8 * kStepBytes + v * 4 * kLanes), low[v], high[v]);
+    // Unrolled, a single row would keep more numbers than there are registers.
+#pragma GCC unroll 1
+    for (std::int64_t k = 0; k < kLaneColumns; k += 8, w += kStepBytes) {
+      if constexpr (kM == 1) {
+        const Bytes first = spread_four(a + k), second = spread_four(a + k + 4);
+        for (int i = 0; i < kN; ++i) {
+          Bytes low, high;
+          split(load_bytes(place(w, apart, i)), low, high);
+          some[0][i] = dot_nibbles(dot_nibbles(some[0][i], low, first), high, second);
+        }
+        continue;
+      }
+      Bytes low[kN], high[kN];
+      for (int i = 0; i < kN; ++i) split(load_bytes(place(w, apart, i)), low[i], high[i]);
       for (int m = 0; m < kM; ++m) {
         const Bytes first = spread_four(a + m * ld + k), second = spread_four(a + m * ld + k + 4);
-        for (int v = 0; v < kV; ++v) {
-          some[m][v] = dot_nibbles(some[m][v], low[v], first);
-          some[m][v] = dot_nibbles(some[m][v], high[v], second);
+        for (int i = 0; i < kN; ++i) {
+          some[m][i] = dot_nibbles(some[m][i], low[i], first);
+          some[m][i] = dot_nibbles(some[m][i], high[i], second);
         }
       }
     }
     for (int m = 0; m < kM; ++m) {
-      for (int v = 0; v < kV; ++v)
-        sums[m][v] = end_nibbles(some[m][v], x.start + (row + m) * x.blocks + block);
+      for (int i = 0; i < kN; ++i)
+        sums[m][i] = end_nibbles(some[m][i], x.start + (row + m) * x.blocks + block);
     }
   }
 
   // y += scale of the block times its sums; kIsFirst: y is not read.
   template <bool kIsFirst>
-  void scale_block(const LaneInputs& x, std::int64_t row, std::int64_t block, Vec (&y)[kM][kV]) {
+  void scale_block(const LaneInputs& x, std::int64_t row, std::int64_t block, Vec (&y)[kM][kN]) {
     for (int m = 0; m < kM; ++m) {
       const Vec scale = set1(x.scale[(row + m) * x.blocks + block]);
-      for (int v = 0; v < kV; ++v) {
-        const Vec one = mul(scale, to_floats(sums[m][v]));
-        y[m][v] = kIsFirst ? one : add(y[m][v], one);
+      for (int i = 0; i < kN; ++i) {
+        const Vec one = mul(scale, to_floats(sums[m][i]));
+        y[m][i] = kIsFirst ? one : add(y[m][i], one);
       }
     }
   }
 
-  void store_rows(float* y, const float* row_scale) const {
+  // y [kP, kM, kLaneRows]; row_scale of the first panel, those of the next `step` panels on, or null.
+  void store_rows(float* y, const float* row_scale, std::int64_t step) const {
     for (int m = 0; m < kM; ++m) {
-      for (int v = 0; v < kV; ++v) {
-        const Vec one = row_scale == nullptr ? total[m][v] : mul(total[m][v], load(row_scale + v * kLanes));
-        store(y + m * kLaneRows + v * kLanes, one);
+      for (int i = 0; i < kN; ++i) {
+        const int p = i / kV, v = i % kV * kLanes;
+        const Vec one =
+            row_scale == nullptr ? total[m][i] : mul(total[m][i], load(row_scale + p * step * kLaneRows + v));
+        store(y + (p * kM + m) * kLaneRows + v, one);
       }
     }
   }
 };
 
+// Panels of a weight that are multiplied side by side: first, first + step, ...
+struct Panels {
+  std::int64_t first;
+  std::int64_t step = 1;
+};
+
+// A block's codes are fetched before they are read, but of several streams, which the processor fetches.
+template <int kP>
+inline void fetch_block(const std::uint8_t* from, std::int64_t bytes) {
+  if constexpr (kP > 1) return;
+  for (std::int64_t i = 0; i < bytes; i += kLineBytes) prefetch(from + kBytesAhead + i);
+}
+
 template <int kBlocks, bool kMinimum>
 struct Int4Lanes {
   static constexpr std::int64_t kBlockBytes = kLaneRows * kLaneColumns / 2;
 
-  template <int kV, int kM>
-  static void take(const std::uint8_t* codes, const LaneInputs& x, std::int64_t row, std::int64_t block,
-                   LaneTile<kV, kM>& tile) {
+  template <int kP, int kV, int kM>
+  static void take(const std::uint8_t* codes, std::int64_t apart, const LaneInputs& x, std::int64_t row,
+                   std::int64_t block, LaneTile<kP, kV, kM>& tile) {
     const std::uint8_t* from = codes + block * kBlockBytes;
-    for (std::int64_t i = 0; i < kBlockBytes; i += kLineBytes) prefetch(from + kBytesAhead + i);
-    tile.add_int4(from, x, row, block);
+    fetch_block<kP>(from, kBlockBytes);
+    tile.add_int4(from, apart, x, row, block);
   }
 
-  template <int kV, int kM>
-  static void run(const Weight& w, std::int64_t panel, int v, const LaneInputs& x, std::int64_t row,
-                  float* y) {
-    const std::int64_t groups = w.num_groups();
-    const auto* codes = static_cast<const std::uint8_t*>(w.data) + panel * w.panel_bytes() + v * 4 * kLanes;
-    const std::uint16_t* scales = w.group_scale + panel * groups * kLaneRows + v * kLanes;
-    const std::uint16_t* minima =
-        kMinimum ? w.group_minimum + panel * groups * kLaneRows + v * kLanes : nullptr;
-    LaneTile<kV, kM> tile;
+  template <int kP, int kV, int kM>
+  static void run(const Weight& w, Panels panels, int v, const LaneInputs& x, std::int64_t row, float* y) {
+    const std::int64_t groups = w.num_groups(), apart = panels.step * w.panel_bytes();
+    const auto* codes =
+        static_cast<const std::uint8_t*>(w.data) + panels.first * w.panel_bytes() + v * 4 * kLanes;
+    const std::int64_t first = panels.first * groups * kLaneRows + v * kLanes;
+    const std::int64_t scales_apart = panels.step * groups * kLaneRows;
+    LaneTile<kP, kV, kM> tile;
     for (std::int64_t g = 0; g < groups; ++g) {
       const std::int64_t begin = g * kBlocks, end = begin + kBlocks < x.blocks ? begin + kBlocks : x.blocks;
-      Vec part[kM][kV];
-      take<kV, kM>(codes, x, row, begin, tile);
+      Vec part[kM][kP * kV];
+      take(codes, apart, x, row, begin, tile);
       tile.template scale_block<true>(x, row, begin, part);
       for (std::int64_t b = begin + 1; b < end; ++b) {
-        take<kV, kM>(codes, x, row, b, tile);
+        take(codes, apart, x, row, b, tile);
         tile.template scale_block<false>(x, row, b, part);
       }
-      for (int i = 0; i < kV; ++i) {
-        const Vec scale = load_halves(scales + g * kLaneRows + i * kLanes);
+      for (int i = 0; i < kP * kV; ++i) {
+        const std::int64_t place = first + g * kLaneRows + i / kV * scales_apart + i % kV * kLanes;
+        const Vec scale = load_halves(w.group_scale + place);
         for (int m = 0; m < kM; ++m) tile.total[m][i] = add(tile.total[m][i], mul(scale, part[m][i]));
         if constexpr (kMinimum) {
-          const Vec minimum = load_halves(minima + g * kLaneRows + i * kLanes);
+          const Vec minimum = load_halves(w.group_minimum + place);
           for (int m = 0; m < kM; ++m) {
             const Vec sum = set1(x.sums[(row + m) * x.groups + g]);
             tile.total[m][i] = add(tile.total[m][i], mul(minimum, sum));
@@ -135,37 +180,55 @@ struct Int4Lanes {
         }
       }
     }
-    tile.store_rows(y, nullptr);
+    tile.store_rows(y, nullptr, 0);
   }
 };
 
 struct Int8Lanes {
-  template <int kV, int kM>
-  static void run(const Weight& w, std::int64_t panel, int v, const LaneInputs& x, std::int64_t row,
-                  float* y) {
+  template <int kP, int kV, int kM>
+  static void run(const Weight& w, Panels panels, int v, const LaneInputs& x, std::int64_t row, float* y) {
     constexpr std::int64_t kBlockBytes = kLaneRows * kLaneColumns;
-    const auto* codes = static_cast<const std::uint8_t*>(w.data) + panel * w.panel_bytes() + v * 4 * kLanes;
-    LaneTile<kV, kM> tile;
+    const std::int64_t apart = panels.step * w.panel_bytes();
+    const auto* codes =
+        static_cast<const std::uint8_t*>(w.data) + panels.first * w.panel_bytes() + v * 4 * kLanes;
+    LaneTile<kP, kV, kM> tile;
     for (std::int64_t b = 0; b < x.blocks; ++b) {
       const std::uint8_t* from = codes + b * kBlockBytes;
-      for (std::int64_t i = 0; i < kBlockBytes; i += kLineBytes) prefetch(from + kBytesAhead + i);
-      tile.add_int8(from, x, row, b);
+      fetch_block<kP>(from, kBlockBytes);
+      tile.add_int8(from, apart, x, row, b);
       tile.template scale_block<false>(x, row, b, tile.total);
     }
-    tile.store_rows(y, w.scale + panel * kLaneRows + v * kLanes);
+    tile.store_rows(y, w.scale + panels.first * kLaneRows + v * kLanes, panels.step);
   }
 };
 
-// Rows [m, m + kM) of inputs times a panel; y points to the panel's first column that is wanted.
-template <typename Lanes, int kM>
-inline void panel_of_rows(const Weight& w, std::int64_t panel, std::int64_t begin, std::int64_t end,
-                          const LaneInputs& x, std::int64_t row, float* y, std::int64_t ldy) {
-  alignas(64) float made[kM][kLaneRows];
+// Rows [row, row + kM) of inputs times columns [begin, end) of kP panels; y: where the first panel's begin.
+template <typename Lanes, int kP, int kM>
+inline void panels_of_rows(const Weight& w, Panels panels, std::int64_t begin, std::int64_t end,
+                           const LaneInputs& x, std::int64_t row, float* y, std::int64_t ldy) {
+  alignas(64) float made[kP][kM][kLaneRows];
   constexpr int kV = kM <= kLaneVectorsOfRows ? kVectorsOfPanel : 1;
   for (int v = 0; v < kVectorsOfPanel; v += kV)
-    Lanes::template run<kV, kM>(w, panel, v, x, row, made[0] + v * kLanes);
-  for (int m = 0; m < kM; ++m)
-    std::memcpy(y + m * ldy, made[m] + begin, static_cast<std::size_t>(end - begin) * sizeof(float));
+    Lanes::template run<kP, kV, kM>(w, panels, v, x, row, made[0][0] + v * kLanes);
+  for (int p = 0; p < kP; ++p) {
+    for (int m = 0; m < kM; ++m) {
+      std::memcpy(y + m * ldy + p * panels.step * kLaneRows, made[p][m] + begin,
+                  static_cast<std::size_t>(end - begin) * sizeof(float));
+    }
+  }
+}
+
+// Rows [top, bottom) of inputs times columns [begin, end) of kP panels; y: where row 0 and the first panel's
+// begin.
+template <typename Lanes, int kP>
+inline void panels_of_inputs(const Weight& w, Panels panels, std::int64_t begin, std::int64_t end,
+                             const LaneInputs& x, std::int64_t top, std::int64_t bottom, float* y,
+                             std::int64_t ldy) {
+  std::int64_t m = top;
+  for (; m + kLaneTileRows <= bottom; m += kLaneTileRows)
+    panels_of_rows<Lanes, kP, kLaneTileRows>(w, panels, begin, end, x, m, y + m * ldy, ldy);
+  for (; m + 2 <= bottom; m += 2) panels_of_rows<Lanes, kP, 2>(w, panels, begin, end, x, m, y + m * ldy, ldy);
+  for (; m < bottom; ++m) panels_of_rows<Lanes, kP, 1>(w, panels, begin, end, x, m, y + m * ldy, ldy);
 }
 
 template <typename Lanes>
@@ -176,15 +239,22 @@ inline void cover_lanes(const Weight& w, std::int64_t first, std::int64_t last, 
   const std::int64_t step = fitting < kFewRows ? kFewRows : fitting;
   for (std::int64_t top = 0; top < M; top += step) {
     const std::int64_t bottom = top + step < M ? top + step : M;
-    for (std::int64_t n = first; n < last;) {
+    std::int64_t n = first;
+    if constexpr (kStreams > 1) {
+      // Whole panels in kStreams parts, side by side.
+      const std::int64_t apart = (last - first) / kLaneRows / kStreams, begin = first / kLaneRows;
+      if (M <= kStreamedRows && first % kLaneRows == 0 && apart * w.panel_bytes() >= kLeastStream) {
+        for (std::int64_t panel = begin; panel < begin + apart; ++panel) {
+          panels_of_inputs<Lanes, kStreams>(w, {panel, apart}, 0, kLaneRows, x, top, bottom,
+                                            y + panel * kLaneRows - first, ldy);
+        }
+        n += kStreams * apart * kLaneRows;
+      }
+    }
+    while (n < last) {
       const std::int64_t panel = n / kLaneRows, begin = n % kLaneRows;
       const std::int64_t end = last - panel * kLaneRows < kLaneRows ? last - panel * kLaneRows : kLaneRows;
-      float* to = y + n - first;
-      std::int64_t m = top;
-      for (; m + kLaneTileRows <= bottom; m += kLaneTileRows)
-        panel_of_rows<Lanes, kLaneTileRows>(w, panel, begin, end, x, m, to + m * ldy, ldy);
-      for (; m + 2 <= bottom; m += 2) panel_of_rows<Lanes, 2>(w, panel, begin, end, x, m, to + m * ldy, ldy);
-      for (; m < bottom; ++m) panel_of_rows<Lanes, 1>(w, panel, begin, end, x, m, to + m * ldy, ldy);
+      panels_of_inputs<Lanes, 1>(w, {panel}, begin, end, x, top, bottom, y + n - first, ldy);
       n += end - begin;
     }
   }
