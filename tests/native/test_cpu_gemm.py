@@ -9,8 +9,10 @@ import threading
 
 import pytest
 import torch
+from native_weights import KINDS
 from torch import Tensor
 
+from innervoice.model.native import held
 from innervoice_kernels import _C
 from innervoice_kernels.testing.rule import errors
 
@@ -49,6 +51,23 @@ def test_results_do_not_depend_on_the_threads(isa: str) -> None:
         outs.append(torch.empty(19, 1000))
         _C.gemm(_C.ThreadTeam(num_threads), x, weight, outs[-1], None, isa)
     assert all(torch.equal(out, outs[0]) for out in outs)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_row_alone_has_the_bits_of_the_row_beside_others(isa: str, kind: str, exact: bool) -> None:
+    """Of up to 16 rows, whatever number of them is multiplied at once and however the weight is read."""
+    for outputs, columns in ((1, 33), (7, 64), (43, 417), (65, 1031)):
+        weight = held(KINDS[kind](random(outputs, columns, seed=1)))
+        x = random(16, columns)
+        alone = torch.empty(16, outputs)
+        for row in range(16):
+            _C.product(x[row : row + 1], weight, alone[row : row + 1], isa, exact)
+        for count in (2, 3, 4, 7, 16):
+            beside = torch.empty(count, outputs)
+            _C.product(x[:count], weight, beside, isa, exact)
+            assert torch.equal(beside, alone[:count]), (outputs, columns, count)
 
 
 def test_a_team_takes_jobs_of_many_callers_one_by_one(team: _C.ThreadTeam) -> None:

@@ -19,6 +19,7 @@ SIZES = (
     (5, 3, 160),
     (29, 47, 417),
     (70, 48, 2049),
+    (1, 293, 1601),  # long enough for streams side by side
 )
 
 
