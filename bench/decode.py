@@ -6,6 +6,7 @@ On a GPU at 9B with random weights, 2,048 tokens of context. On a CPU it is benc
 
 from __future__ import annotations
 
+import argparse
 import gc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -234,10 +235,15 @@ def main(argv: list[str] | None = None) -> None:
         choices=("all", "first", "compiled"),
         help="first: what has goals, without prompts and compiled peers; compiled: those peers alone",
     )
-    options, others = arguments.parse_known_args(argv)
-    if options.device == "cpu" and options.part == "all":
+    # Before the help of this module is printed: a CPU's bench has its own.
+    chosen = argparse.ArgumentParser(add_help=False)
+    chosen.add_argument("--device", default=arguments.get_default("device"))
+    chosen.add_argument("--part", default="all")
+    where, _ = chosen.parse_known_args(argv)
+    if where.device == "cpu" and where.part == "all":
         decode_cpu.main(argv)
         return
+    options, others = arguments.parse_known_args(argv)
     if others:
         arguments.error(f"unrecognized arguments: {' '.join(others)}")
     made = Decode(options.device, options.quick, options.part).records()

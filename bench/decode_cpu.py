@@ -377,6 +377,8 @@ def main(argv: list[str] | None = None) -> None:
             "llama.cpp is left out: --llama-python names a Python that has llama-cpp-python", file=sys.stderr
         )
     else:
+        if os.sep in options.llama_python:  # it is started in another folder
+            options.llama_python = os.path.abspath(options.llama_python)
         check_python(options.llama_python)
     file = None if options.large else smollm2_file()
     name = "llama-1b random" if options.large else "smollm2-135m" if file else "smollm2-135m shape, random"

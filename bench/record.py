@@ -306,7 +306,18 @@ def report(
     append: records of other cases that the file holds stay in it.
     """
     made: list[Record] = []
-    before = read(path) if append and path is not None and path.exists() else []
+    before = []
+    if path is not None:
+        try:
+            before = read(path) if append and path.exists() else []
+            # A file that cannot be written is told before minutes of measurement.
+            path.parent.mkdir(parents=True, exist_ok=True)
+            is_new = not path.exists()
+            path.open("a", encoding="utf-8").close()
+            if is_new:
+                path.unlink()
+        except (OSError, ValueError) as error:
+            raise SystemExit(f"--json {path}: {error}") from None
     try:
         for record in records:
             if rehearsal and record.goal is not None and record.invalid is None:
@@ -333,7 +344,10 @@ def write(records: Sequence[Record], path: Path) -> None:
 
 def read(path: Path) -> list[Record]:
     """The records of a file. Raises ValueError for a file of another form."""
-    lines = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        lines = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON ({error}): name another file for the records") from error
     if not isinstance(lines, list):
         raise ValueError(f"{path} holds a {type(lines).__name__}, expected a list of records")
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -268,3 +269,18 @@ def test_a_command_names_no_folder_of_this_machine(monkeypatch: pytest.MonkeyPat
 def test_committed_results_are_records() -> None:
     for path in sorted((BENCH / "results").rglob("*.json")):
         assert record.read(path), f"{path} is empty"
+
+
+def test_a_file_that_holds_no_records_or_cannot_be_written_is_told_first(tmp_path: Path) -> None:
+    def none() -> Iterator[record.Record]:
+        raise AssertionError("nothing is to be measured")
+        yield
+
+    spoilt, folder = tmp_path / "spoilt.json", tmp_path / "folder.json"
+    spoilt.write_text("no records")
+    folder.mkdir()
+    with pytest.raises(SystemExit, match=r"spoilt\.json is not JSON"):
+        record.report(none(), spoilt, append=True)
+    with pytest.raises(SystemExit, match=r"folder\.json: .*directory"):
+        record.report(none(), folder)
+    assert record.report(iter(()), tmp_path / "new.json") == [] and not (tmp_path / "new.json").exists()
