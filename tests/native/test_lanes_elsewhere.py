@@ -84,7 +84,8 @@ def compiled(way: Way, folder: Path) -> Path:
         simde = simde_folder()
         if simde is None:
             pytest.skip("no headers of SIMDe: name their folder in INNERVOICE_SIMDE")
-        command += ["-DINNERVOICE_SIMDE", "-isystem", str(simde)]
+        # Searched last: earlier, a folder of the system's would hide from C++ the headers of C behind its own.
+        command += ["-DINNERVOICE_SIMDE", "-idirafter", str(simde)]
     source, program = folder / "lanes.cpp", folder / "lanes"
     source.write_text(f'{way.before}#include "cpu/lanes/{way.isa}.cpp"\n', encoding="utf-8")
     files = [str(source), str(ROOT / "tests" / "native" / "lane_check.cpp")]
