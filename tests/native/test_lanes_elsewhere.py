@@ -26,6 +26,7 @@ from innervoice.model.quant import Int8Weight, in_lanes
 
 pytestmark = pytest.mark.slow
 
+SYSTEM = ("/usr/include", "/usr/local/include")
 CROSS, QEMU = "aarch64-linux-gnu-g++", ("qemu-aarch64", "qemu-aarch64-static")
 AVX2 = ("-mavx2", "-mfma", "-mf16c", "-Wno-psabi")
 BY_AVX512 = "#include <immintrin.h>\n#define _mm256_dpbusd_avx_epi32 _mm256_dpbusd_epi32\n"
@@ -58,10 +59,11 @@ WAYS = {
 
 
 def simde_folder() -> Path | None:
-    """The folder that holds simde/, if there is one."""
-    for folder in (os.environ.get("INNERVOICE_SIMDE"), "/usr/include", "/usr/local/include"):
-        if folder and (Path(folder) / "simde" / "x86" / "avx512.h").exists():
-            return Path(folder)
+    """The folder that holds a simde/ with what lanes of AVX-512 need (0.8 has it), if there is one."""
+    for folder in (os.environ.get("INNERVOICE_SIMDE"), *SYSTEM):
+        conversions = Path(folder or "/") / "simde" / "x86" / "avx512" / "cvt.h"
+        if conversions.exists() and "simde_mm512_cvtepi32_ps" in conversions.read_text(encoding="utf-8"):
+            return Path(folder or "/")
     return None
 
 
@@ -83,9 +85,9 @@ def compiled(way: Way, folder: Path) -> Path:
     if way.by_simde:
         simde = simde_folder()
         if simde is None:
-            pytest.skip("no headers of SIMDe: name their folder in INNERVOICE_SIMDE")
-        # Searched last: earlier, a folder of the system's would hide from C++ the headers of C behind its own.
-        command += ["-DINNERVOICE_SIMDE", "-idirafter", str(simde)]
+            pytest.skip("no headers of SIMDe 0.8 or newer: name their folder in INNERVOICE_SIMDE")
+        # A folder of the system's is searched anyway; named, it would hide from C++ the headers of C behind its own.
+        command += ["-DINNERVOICE_SIMDE", *([] if str(simde) in SYSTEM else ["-isystem", str(simde)])]
     source, program = folder / "lanes.cpp", folder / "lanes"
     source.write_text(f'{way.before}#include "cpu/lanes/{way.isa}.cpp"\n', encoding="utf-8")
     files = [str(source), str(ROOT / "tests" / "native" / "lane_check.cpp")]
