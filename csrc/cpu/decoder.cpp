@@ -138,6 +138,13 @@ struct Decoder::Work {
     for (std::int64_t d = 0; d < size; ++d) bf16[d] = bf16_of_float(head[d]);
   }
 
+  // Length of a piece for few rows, in whole units: these wait for memory wherever a piece begins, so that
+  // pieces are as long as a fair share among threads allows.
+  static std::int64_t grain_of(const Member& me, std::int64_t length, std::int64_t unit) {
+    const std::int64_t pieces = me.num_threads() == 1 ? 1 : kPiecesAThread * me.num_threads();
+    return (length + pieces * unit - 1) / (pieces * unit) * unit;
+  }
+
   // Norm, queries, keys, values, their norms and rotation; a piece of work is some heads. Ends in a meeting.
   void project(Member& me, Thread& mine, std::size_t index, const DecoderBatch& batch,
                const DecoderPages& pages, std::int64_t begin, std::int64_t count) {
@@ -145,7 +152,7 @@ struct Decoder::Work {
     const std::int64_t H = model.num_heads, G = model.num_kv_heads, size = model.head_dim;
     const ProductSource from =
         products.source(me, mine.ready, layer.qkv, norm(me, mine, layer.attention_norm, x, count), D, count);
-    const std::int64_t grain = count <= kFewRows ? heads_of_piece(me, H + 2 * G) : 1;
+    const std::int64_t grain = count <= kFewRows ? grain_of(me, H + 2 * G, 1) : 1;
     me.for_each(H + 2 * G, grain, [&](std::int64_t first, std::int64_t last) {
       if (count <= kFewRows) {
         for (std::int64_t head = first; head < last; ++head)
@@ -173,11 +180,6 @@ struct Decoder::Work {
         }
       }
     });
-  }
-
-  static std::int64_t heads_of_piece(const Member& me, std::int64_t num_heads) {
-    const std::int64_t pieces = me.num_threads() == 1 ? 1 : kPiecesAThread * me.num_threads();
-    return (num_heads + pieces - 1) / pieces;
   }
 
   void attend(Thread& mine, const AttentionPlan& plan, const AttentionPiece& piece, std::size_t layer,
@@ -241,17 +243,10 @@ struct Decoder::Work {
     for (std::int64_t d = 0; d < size; ++d) y[d] /= total;
   }
 
-  // Outputs of a piece for few rows: these wait for memory wherever a piece begins, so that pieces are as
-  // long as a fair share among threads allows.
-  static std::int64_t grain_of(const Member& me, std::int64_t width) {
-    const std::int64_t pieces = me.num_threads() == 1 ? 1 : kPiecesAThread * me.num_threads();
-    return (width + pieces * kOutputs - 1) / (pieces * kOutputs) * kOutputs;
-  }
-
   // x += from W^T, a few outputs a piece. Ends in a meeting.
   void add_product(Member& me, Thread& mine, const Weight& w, const float* from, std::int64_t count) {
     const ProductSource inputs = products.source(me, mine.ready, w, from, w.columns, count);
-    const std::int64_t grain = count <= kFewRows ? grain_of(me, D) : kOutputs;
+    const std::int64_t grain = count <= kFewRows ? grain_of(me, D, kOutputs) : kOutputs;
     me.for_each(D, grain, [&](std::int64_t first, std::int64_t last) {
       float* y = mine.out.floats(count * grain);
       products.multiply(mine.product, inputs, first, last, y, grain);
@@ -271,7 +266,7 @@ struct Decoder::Work {
     const std::int64_t width = layer.down.columns;
     const ProductSource from =
         products.source(me, mine.ready, layer.gate_up, norm(me, mine, layer.ffn_norm, x, count), D, count);
-    const std::int64_t grain = count <= kFewRows ? grain_of(me, width) : kOutputs;
+    const std::int64_t grain = count <= kFewRows ? grain_of(me, width, kOutputs) : kOutputs;
     me.for_each(width, grain, [&](std::int64_t first, std::int64_t last) {
       float* gate = mine.attention.floats(2 * count * grain);
       float* up = gate + count * grain;
